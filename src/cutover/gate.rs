@@ -1,0 +1,205 @@
+//! The gate that every unit passes: a [`Pass`] fixes the route of one unit, and a flip waits until no pass is out.
+//!
+//! Each session owns a [`Slot`] on its own cache line. Entering writes only that line and reads the shared phase, which
+//! nobody writes while the gate is open: units on different cores share nothing. The fence works as Dekker's algorithm
+//! does: a session writes *inside* and then reads the phase, the fencer writes *closed* and then reads all slots; both
+//! with sequential consistency, so at least one sees the other.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::sync::Notify;
+
+use crate::record::Side;
+
+/// Which side answers a unit, and what happens beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The side that answers.
+    pub primary: Side,
+    /// Its writes are captured and mirrored to the other side.
+    pub mirror: bool,
+    /// The control state's number; every decision carries one.
+    pub epoch: u64,
+}
+
+/// The gate of one process.
+#[derive(Clone)]
+pub struct Gate {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    closed: AtomicBool,
+    route: arc_swap::ArcSwap<Route>,
+    slots: Mutex<Vec<Weak<SlotState>>>,
+    opened: Notify,
+    left: Notify,
+}
+
+#[repr(align(128))]
+struct SlotState {
+    /// 0 outside, otherwise how many units the session has inside.
+    inside: AtomicU64,
+}
+
+/// A session's place at the gate.
+pub struct Slot {
+    gate: Gate,
+    state: Arc<SlotState>,
+}
+
+/// Leave to run one unit on [`Pass::route`]. A flip waits until it is dropped: drop it when the primary can no longer
+/// act on the unit, not when the client hangs up.
+pub struct Pass {
+    route: Route,
+    shared: Arc<Shared>,
+    state: Arc<SlotState>,
+}
+
+impl Gate {
+    /// An open gate.
+    pub fn new(route: Route) -> Gate {
+        Gate {
+            shared: Arc::new(Shared {
+                closed: AtomicBool::new(false),
+                route: arc_swap::ArcSwap::from_pointee(route),
+                slots: Mutex::default(),
+                opened: Notify::new(),
+                left: Notify::new(),
+            }),
+        }
+    }
+
+    /// A session's place; dropped with the session.
+    pub fn slot(&self) -> Slot {
+        let state = Arc::new(SlotState { inside: AtomicU64::new(0) });
+        let mut slots = self.shared.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if slots.len() == slots.capacity() {
+            slots.retain(|slot| slot.strong_count() > 0);
+        }
+        slots.push(Arc::downgrade(&state));
+        Slot { gate: self.clone(), state }
+    }
+
+    /// The route that a unit entering now would get.
+    pub fn route(&self) -> Route {
+        **self.shared.route.load()
+    }
+
+    /// Hold back every unit that has not entered. Units inside go on: [`Gate::drained`] waits for them.
+    pub fn close(&self) {
+        self.shared.closed.store(true, SeqCst);
+    }
+
+    /// Resolves when no unit is inside a closed gate. Cancel safe.
+    pub async fn drained(&self) {
+        loop {
+            let left = self.shared.left.notified();
+            tokio::pin!(left);
+            left.as_mut().enable();
+            if self.inside() == 0 {
+                return;
+            }
+            left.await;
+        }
+    }
+
+    /// How many units are inside.
+    pub fn inside(&self) -> u64 {
+        let slots = self.shared.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.iter().filter_map(Weak::upgrade).map(|slot| slot.inside.load(SeqCst)).sum()
+    }
+
+    /// Let units in again, on this route.
+    pub fn open(&self, route: Route) {
+        self.shared.route.store(Arc::new(route));
+        self.shared.closed.store(false, SeqCst);
+        self.shared.opened.notify_waiters();
+    }
+}
+
+impl Slot {
+    /// Enter if the gate is open. `None` means wait for [`Slot::opened`].
+    pub fn try_enter(&self) -> Option<Pass> {
+        self.state.inside.fetch_add(1, SeqCst);
+        let pass = Pass { route: self.gate.route(), shared: self.gate.shared.clone(), state: self.state.clone() };
+        // A pass dropped here tells a waiting fencer that the session is out again.
+        (!self.gate.shared.closed.load(SeqCst)).then_some(pass)
+    }
+
+    /// Enter, held while the gate is closed. Cancel safe.
+    pub async fn enter(&self) -> Pass {
+        loop {
+            let opened = self.gate.shared.opened.notified();
+            tokio::pin!(opened);
+            opened.as_mut().enable();
+            if let Some(pass) = self.try_enter() {
+                return pass;
+            }
+            opened.await;
+        }
+    }
+}
+
+impl Pass {
+    /// Fixed until the pass is dropped.
+    pub fn route(&self) -> Route {
+        self.route
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.state.inside.fetch_sub(1, SeqCst);
+        if self.shared.closed.load(SeqCst) {
+            self.shared.left.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    fn gate() -> Gate {
+        Gate::new(Route { primary: Side::Origin, mirror: true, epoch: 1 })
+    }
+
+    #[tokio::test]
+    async fn a_closed_gate_holds_new_units_and_waits_for_those_inside() {
+        let gate = gate();
+        let slot = gate.slot();
+        let pass = slot.try_enter().expect("open");
+        gate.close();
+        assert!(slot.try_enter().is_none());
+        assert!(gate.drained().now_or_never().is_none());
+        drop(pass);
+        gate.drained().await;
+    }
+
+    #[tokio::test]
+    async fn a_held_unit_enters_on_the_new_route() {
+        let gate = gate();
+        let slot = gate.slot();
+        gate.close();
+        let mut entering = Box::pin(slot.enter());
+        assert!(entering.as_mut().now_or_never().is_none());
+        gate.drained().await;
+        gate.open(Route { primary: Side::Target, mirror: true, epoch: 2 });
+        assert_eq!(entering.await.route().primary, Side::Target);
+    }
+
+    #[tokio::test]
+    async fn a_session_that_hangs_up_while_held_leaves_nothing_inside() {
+        let gate = gate();
+        gate.close();
+        let slot = gate.slot();
+        let mut entering = Box::pin(slot.enter());
+        assert!(entering.as_mut().now_or_never().is_none());
+        drop(entering);
+        drop(slot);
+        gate.drained().await;
+    }
+}

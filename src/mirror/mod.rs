@@ -1,0 +1,4 @@
+//! The mirror: what makes the secondary equal to the primary. Two engines over one journal: by *state* (owed keys are
+//! paid by copying rows) and, for wires whose timestamps converge, by *replay*.
+
+pub mod state;

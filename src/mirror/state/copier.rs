@@ -1,0 +1,115 @@
+//! What the engine asks of a wire: open a snapshot on the primary, make owed rows on the secondary equal to it.
+
+use std::collections::HashMap;
+use std::future::Future;
+
+use crate::record::{Backend, TableId};
+
+/// All that is owed in one payment.
+#[derive(Clone, Debug, Default)]
+pub struct Owed {
+    /// Per table, the keys; `true`: the row may have been deleted or re-keyed, so rows that point at it are owed too.
+    pub keys: HashMap<TableId, HashMap<Box<[u8]>, bool>>,
+    /// Tables of which every row is owed.
+    pub tables: Vec<TableId>,
+    /// Schema changes to repeat first, in order, as the wire encoded them.
+    pub ddl: Vec<(TableId, Box<[u8]>)>,
+}
+
+/// What a connect learned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Hash of the primary's life: changes with every restart, crash restart, failover.
+    pub life: u64,
+    /// How many payments the secondary holds. Less than remembered: it lost some, and their keys are owed again.
+    pub payments: u64,
+}
+
+/// A snapshot of the primary that exists: it was taken after the lock on the secondary, and its first query answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The primary's write position when the snapshot was taken.
+    pub written: u64,
+    /// The primary's flushed position then; paid keys below it survive a crash of the primary.
+    pub flushed: u64,
+}
+
+/// A key that the secondary refuses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The table.
+    pub table: TableId,
+    /// Its qualified name, for people.
+    pub name: String,
+    /// `None`: the whole table (missing there, other columns, no privilege).
+    pub key: Option<Box<[u8]>>,
+    /// The key as an operator may see it on request, never logged.
+    pub shown: String,
+    /// The error's class and message without row values.
+    pub why: String,
+}
+
+/// What a payment did.
+#[derive(Clone, Debug, Default)]
+pub struct Paid {
+    /// The secondary's payment counter after it.
+    pub payments: u64,
+    /// Keys made equal (present or absent), after closure over foreign keys.
+    pub keys: u64,
+    /// Rows written.
+    pub rows: u64,
+    /// Bytes written.
+    pub bytes: u64,
+    /// What had to be left out: parked by the engine, all else is exact.
+    pub refused: Vec<Refused>,
+}
+
+/// Why a copier stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The primary is away or refuses: retry after a pause, with a new [`Copier::open`].
+    #[error("primary: {0}")]
+    Primary(String),
+    /// The secondary is away or refuses: retry after a pause, with a new [`Copier::open`].
+    #[error("secondary: {0}")]
+    Secondary(String),
+    /// Another applier holds the lock.
+    #[error("another applier holds the lock on the secondary: {0}")]
+    Fenced(String),
+    /// The schema changed under the snapshot: take a new one, nothing was written.
+    #[error("schema changed under the snapshot: {0}")]
+    Stale(String),
+}
+
+/// The wire's hands. One owner; calls in this order: `open`, then any number of (`gone`, `snapshot`, `pay` | `release`).
+/// After any error but [`Error::Stale`] only `open` may follow. Not cancel safe: a cancelled call needs `open` again.
+pub trait Copier: Send {
+    /// Connect both sides. The lock on the secondary is held *before* the primary is touched, and every writing
+    /// connection of an earlier applier is proven over.
+    fn open(&mut self) -> impl Future<Output = Result<Standing, Error>> + Send;
+
+    /// Which of these units' executors can no longer change anything: backend gone, or two-phase transaction ended.
+    fn gone<'a>(
+        &'a mut self,
+        backends: &'a [Backend],
+        prepared: &'a [Box<[u8]>],
+    ) -> impl Future<Output = Result<Gone, Error>> + Send + 'a;
+
+    /// Take the snapshot S. When this returns, S exists.
+    fn snapshot(&mut self) -> impl Future<Output = Result<Snapshot, Error>> + Send;
+
+    /// Make every owed row (closed over foreign keys) on the secondary equal to S, in one transaction; end S.
+    fn pay<'a>(&'a mut self, owed: &'a Owed) -> impl Future<Output = Result<Paid, Error>> + Send + 'a;
+
+    /// End S without a payment.
+    fn release(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+/// Answer of [`Copier::gone`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gone {
+    /// Proven over.
+    pub backends: Vec<Backend>,
+    /// Prepared transactions that are no longer there.
+    pub prepared: Vec<Box<[u8]>>,
+}

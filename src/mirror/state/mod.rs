@@ -1,0 +1,3 @@
+//! Mirroring by state: the journal names keys, payments copy their rows.
+
+pub mod copier;

@@ -1,0 +1,3 @@
+//! The wires. Siblings: one never imports another, and the core names none of them.
+
+pub mod postgres;

@@ -1,0 +1,192 @@
+//! What the proxy knows of a database's schema: tables, their keys, and what could write behind a statement's back.
+//!
+//! A [`Catalog`] is an immutable snapshot shared by all sessions; a schema change replaces it whole.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::record::TableId;
+
+/// One database's schema as of some moment.
+#[derive(Clone, Debug, Default)]
+pub struct Catalog {
+    /// Grows with every reload that found a difference: what was prepared under another epoch is prepared anew.
+    pub epoch: u64,
+    /// `server_version_num`, e.g. 150018.
+    pub version: u32,
+    /// Every table, partition, foreign table and view outside the system schemas, by oid.
+    pub relations: HashMap<u32, Arc<Relation>>,
+    /// Oids by bare name, over all schemas.
+    pub by_name: HashMap<String, Vec<u32>>,
+    /// By label.
+    pub by_id: HashMap<TableId, u32>,
+    /// Lower-case names of functions, procedures, aggregates outside `pg_catalog` and `information_schema` (any schema),
+    /// except those that are C-language members of an extension that is known not to write.
+    pub user_functions: HashSet<String>,
+    /// Symbols of operators outside `pg_catalog`.
+    pub user_operators: HashSet<String>,
+    /// Names of types, outside the system schemas, that a cast or a domain check could run a user function for.
+    pub user_types: HashSet<String>,
+    /// Foreign keys.
+    pub foreign_keys: Vec<Arc<ForeignKey>>,
+    /// The server's encoding is UTF8.
+    pub utf8: bool,
+}
+
+/// What a relation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Holds rows: an ordinary table or a leaf partition.
+    Table,
+    /// A partitioned table; its rows are in its leaves.
+    Partitioned,
+    /// A view.
+    View,
+    /// A materialized view: REFRESH only, never mirrored.
+    Materialized,
+    /// A foreign table: never mirrored.
+    Foreign,
+}
+
+/// A table, view, ...
+#[derive(Clone, Debug)]
+pub struct Relation {
+    /// On this side.
+    pub oid: u32,
+    /// The label.
+    pub id: TableId,
+    /// Its schema.
+    pub schema: String,
+    /// Its bare name.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+    /// UNLOGGED: dirty after any crash of the primary.
+    pub unlogged: bool,
+    /// In order of `attnum`, dropped ones left out.
+    pub columns: Vec<Column>,
+    /// The mirror's key, see [`Key`]. A partitioned table has its own, the leaves theirs.
+    pub key: Option<Key>,
+    /// Direct parent by partitioning or inheritance.
+    pub parents: Vec<u32>,
+    /// Direct children by partitioning or inheritance.
+    pub children: Vec<u32>,
+    /// What could run behind a statement's back.
+    pub hazards: Hazards,
+    /// Relations a view reads, directly, by oid.
+    pub reads: Vec<u32>,
+    /// Planner's estimate of rows.
+    pub rows: f64,
+}
+
+/// One column.
+#[derive(Clone, Debug)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub attnum: i16,
+    /// Its type's oid.
+    pub type_oid: u32,
+    /// Base type's oid where the type is a domain, else `type_oid`.
+    pub base_oid: u32,
+    /// The type as SQL, e.g. `pg_catalog.int4`, `app.mood`, without modifier.
+    pub type_sql: String,
+    /// `atttypmod`, -1 = none (of the domain where the type is one).
+    pub typmod: i32,
+    /// `typtype`: b b(ase), e(num), d(omain), c(omposite), r(ange), m(ultirange).
+    pub typtype: u8,
+    /// Collation is deterministic (or the type has none).
+    pub deterministic: bool,
+    /// GENERATED ALWAYS AS (..) STORED or VIRTUAL: never written.
+    pub generated: bool,
+    /// 0 none, `a` always, `d` by default.
+    pub identity: u8,
+    /// NOT NULL.
+    pub not_null: bool,
+    /// Has a default (serial included).
+    pub has_default: bool,
+    /// Binary format may be copied between servers: no oid of a user type inside.
+    pub binary_safe: bool,
+}
+
+/// The mirror's key: primary key, else a unique index that is valid, immediate, total, without expressions, all NOT NULL.
+#[derive(Clone, Debug)]
+pub struct Key {
+    /// The index's name.
+    pub name: String,
+    /// Positions in [`Relation::columns`], in index order.
+    pub columns: Vec<usize>,
+}
+
+/// What could write, or change what is written, behind a statement's back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hazards {
+    /// Enabled row trigger BEFORE INSERT that could change the key.
+    pub before_insert: bool,
+    /// Enabled row trigger BEFORE UPDATE.
+    pub before_update: bool,
+    /// Any enabled user trigger: other tables may be written.
+    pub triggers: bool,
+    /// Rules other than a view's ON SELECT.
+    pub rules: bool,
+    /// INSTEAD OF triggers.
+    pub instead_of: bool,
+    /// Row level security is on.
+    pub row_security: bool,
+    /// A default, check constraint, policy, generated column, index or view body calls a user function.
+    pub user_functions: bool,
+    /// A view that PostgreSQL updates by itself.
+    pub updatable_view: bool,
+}
+
+/// `ON DELETE`, `ON UPDATE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// NO ACTION or RESTRICT.
+    None,
+    /// CASCADE.
+    Cascade,
+    /// SET NULL.
+    SetNull,
+    /// SET DEFAULT.
+    SetDefault,
+}
+
+/// A foreign key between leaf or partitioned tables.
+#[derive(Clone, Debug)]
+pub struct ForeignKey {
+    /// Its name.
+    pub name: String,
+    /// The referencing relation's oid.
+    pub child: u32,
+    /// The referenced relation's oid.
+    pub parent: u32,
+    /// Positions in the child's columns.
+    pub child_columns: Vec<usize>,
+    /// Positions in the parent's columns, same order.
+    pub parent_columns: Vec<usize>,
+    /// On delete of the parent.
+    pub on_delete: Act,
+    /// On update of the parent's columns.
+    pub on_update: Act,
+    /// DEFERRABLE.
+    pub deferrable: bool,
+}
+
+impl Relation {
+    /// `schema.name`, quoted where SQL needs it, for text that goes to a server or a person.
+    pub fn sql(&self) -> String {
+        format!("{}.{}", quote(&self.schema), quote(&self.name))
+    }
+
+    /// The key's columns.
+    pub fn key_columns(&self) -> impl Iterator<Item = &Column> {
+        self.key.iter().flat_map(|key| key.columns.iter().map(|&at| &self.columns[at]))
+    }
+}
+
+/// Quote an identifier, always.
+pub fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

@@ -1,0 +1,236 @@
+//! What a session must do with a statement: the result of analysis, cached by the statement's shape.
+//!
+//! A *shape* is the token sequence without the contents of literals: the grammar sees only token kinds, so statements
+//! of one shape parse alike, and one plan serves them all. A plan therefore never holds an offset or a literal, only
+//! indexes into the tokens of the text at hand.
+
+use std::sync::Arc;
+
+use crate::record::TableId;
+
+use super::catalog::Relation;
+
+/// The plan of a whole Query text or Parse text.
+#[derive(Clone, Debug)]
+pub struct Script {
+    /// Its statements, in order; empty for an empty query.
+    pub statements: Vec<Statement>,
+    /// The catalog epoch it was made under.
+    pub epoch: u64,
+}
+
+/// One statement of a script.
+#[derive(Clone, Debug)]
+pub struct Statement {
+    /// First and one-past-last token (whitespace, comments and the semicolon are outside).
+    pub tokens: std::ops::Range<usize>,
+    /// Highest `$n` used.
+    pub params: u16,
+    /// What to do.
+    pub action: Action,
+}
+
+/// What to do with a statement.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Changes no row that is mirrored, and cannot end a transaction: forward.
+    Pass,
+    /// BEGIN, START TRANSACTION.
+    Begin,
+    /// COMMIT, END.
+    Commit {
+        /// AND CHAIN.
+        chain: bool,
+    },
+    /// ROLLBACK, ABORT.
+    Rollback {
+        /// AND CHAIN.
+        chain: bool,
+    },
+    /// SAVEPOINT, RELEASE, ROLLBACK TO: keys stay, a superset is harmless.
+    Savepoint,
+    /// PREPARE TRANSACTION; the token that holds the name.
+    PrepareTransaction {
+        /// Token index of the name's literal.
+        gid: usize,
+    },
+    /// COMMIT PREPARED or ROLLBACK PREPARED.
+    FinishPrepared {
+        /// Token index of the name's literal.
+        gid: usize,
+    },
+    /// Every key that could change is in the text or its parameters.
+    Evident(Evident),
+    /// The server must be asked: keys come by a hidden RETURNING.
+    Asked(Asked),
+    /// COPY .. FROM STDIN: keys come with the stream.
+    CopyIn(CopyIn),
+    /// Whole tables are owed (TRUNCATE), by label.
+    Truncate(Vec<TableId>),
+    /// Writes that nobody names; the labels of tables known to be concerned (may be empty: count).
+    Counted(Counted),
+    /// A schema change.
+    Ddl(Ddl),
+    /// SQL-level PREPARE: the name as PostgreSQL folds it, and what it will do.
+    Prepare {
+        /// Folded name.
+        name: String,
+        /// The inner statement; its tokens are the same text's.
+        inner: Arc<Statement>,
+    },
+    /// SQL-level EXECUTE.
+    Execute {
+        /// Folded name.
+        name: String,
+        /// The arguments, where they are plain constants or parameters; `None` = an expression.
+        args: Vec<Option<Operand>>,
+    },
+    /// DEALLOCATE name or ALL; DISCARD ALL counts as ALL.
+    Deallocate {
+        /// `None` = all.
+        name: Option<String>,
+    },
+    /// SET search_path, SET ROLE, DISCARD, CREATE TEMP, ..: what names mean may have changed for this session.
+    Session,
+    /// Not understood, or may commit by itself (CALL, DO, VACUUM, ..): treated as a counted write that can commit.
+    Opaque(Counted),
+}
+
+/// Where a key value comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operand {
+    /// A literal token; `negative`: a minus sign stood before it.
+    Literal {
+        /// Token index.
+        token: usize,
+        /// A minus sign stood before it.
+        negative: bool,
+        /// An explicit cast to this base type's oid stood on it; 0 = none.
+        cast: u32,
+    },
+    /// `$n`, counted from 0.
+    Param {
+        /// Index.
+        index: u16,
+        /// It is used only here in the statement, so an undeclared type is the column's own.
+        sole: bool,
+        /// An explicit cast to this base type's oid stood on it; 0 = none.
+        cast: u32,
+    },
+    /// TRUE or FALSE.
+    Bool(bool),
+    /// NULL: pins nothing that a key could be, no row is concerned.
+    Null,
+}
+
+/// All keys can be read off the text and the parameters.
+#[derive(Clone, Debug)]
+pub struct Evident {
+    /// For each table that the name could mean, and each row or pin, the operands of the key's columns.
+    pub keys: Vec<EvidentKey>,
+    /// Triggers, user functions: hidden writes must be counted as well.
+    pub counted: Option<Counted>,
+    /// How to ask instead, when a value turns out not to parse.
+    pub fallback: Option<Box<Asked>>,
+}
+
+/// One key of one table.
+#[derive(Clone, Debug)]
+pub struct EvidentKey {
+    /// The table; a partitioned one stands for all its leaves and the key goes to each that could hold it.
+    pub tables: Vec<Arc<Relation>>,
+    /// Operands in order of the key's columns.
+    pub columns: Vec<Operand>,
+    /// The row may be deleted or re-keyed.
+    pub moved: bool,
+}
+
+/// A hidden RETURNING.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Appended behind the statement's last token: ` RETURNING ...` or `, ...` (after a client's own list).
+    pub suffix: String,
+    /// The client has a RETURNING of its own: its columns come first and are shown.
+    pub shown: bool,
+    /// How many columns were added: `tableoid::text` first, then for each key column one (for `old` and `new` where
+    /// the statement re-keys rows: old first, then new).
+    pub hidden: usize,
+    /// The suffix has old and new keys.
+    pub rekeys: bool,
+    /// Rows may be deleted or re-keyed.
+    pub moved: bool,
+    /// The tables that it could mean, for a dirty mark if asking fails.
+    pub tables: Vec<TableId>,
+    /// Triggers, user functions: hidden writes must be counted as well.
+    pub counted: Option<Counted>,
+}
+
+/// COPY .. FROM STDIN.
+#[derive(Clone, Debug)]
+pub struct CopyIn {
+    /// The tables that the name could mean.
+    pub tables: Vec<Arc<Relation>>,
+    /// Where each key column stands in the stream's columns; `None`: it is not in the stream, the table is dirty.
+    pub key_at: Option<Vec<usize>>,
+    /// How the stream is written.
+    pub format: CopyFormat,
+    /// Triggers, user functions: hidden writes must be counted as well.
+    pub counted: Option<Counted>,
+}
+
+/// The options of a COPY stream that matter for finding keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CopyFormat {
+    /// FORMAT text.
+    Text {
+        /// DELIMITER.
+        delimiter: u8,
+        /// NULL.
+        null: Vec<u8>,
+        /// HEADER.
+        header: bool,
+    },
+    /// FORMAT csv.
+    Csv {
+        /// DELIMITER.
+        delimiter: u8,
+        /// NULL.
+        null: Vec<u8>,
+        /// QUOTE.
+        quote: u8,
+        /// ESCAPE.
+        escape: u8,
+        /// HEADER.
+        header: bool,
+    },
+    /// FORMAT binary.
+    Binary,
+    /// Options that the proxy does not follow (ENCODING, ON_ERROR, WHERE is fine): the table is dirty.
+    Other,
+}
+
+/// Hidden writes are possible.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Tables that are certainly concerned and whose keys nobody knows: dirty without counting.
+    pub dirty: Vec<TableId>,
+    /// Why, for people: `function call`, `trigger on public.acc`, `rule`, ...
+    pub why: String,
+}
+
+/// A schema change.
+#[derive(Clone, Debug)]
+pub struct Ddl {
+    /// Tables concerned, where they are known.
+    pub tables: Vec<TableId>,
+    /// `CREATE TABLE`, `ALTER TABLE`, ..: for people and metrics.
+    pub tag: String,
+    /// Can be repeated inside a transaction on the secondary and leaves rows as they are, or rewrites are owed whole.
+    pub mirrorable: bool,
+    /// Tables whose rows may have been rewritten or created by it: owed whole.
+    pub rewritten: Vec<TableId>,
+    /// It concerns only temporary objects.
+    pub temporary: bool,
+    /// It commits by itself (CREATE INDEX CONCURRENTLY, ..).
+    pub commits: bool,
+}

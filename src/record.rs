@@ -1,0 +1,423 @@
+//! What one unit leaves in the journal when it is mirrored by state: the keys that it may have changed.
+//!
+//! A record names keys, never rows: a superset is harmless, a subset never. Sessions build it in a [`RecordBuf`], the
+//! journal stores its bytes without looking inside, the mirror reads it back with [`Items`].
+//!
+//! Layout, integers little-endian, `varint` = LEB128:
+//!
+//! ```text
+//! record := version u8 (1), backend u32, life u64, item*
+//! item   := tag u8, table u64, body
+//! tag 1 KEY      body = varint length, key bytes
+//! tag 2 MOVED    body = varint length, key bytes     the row may have been deleted or re-keyed
+//! tag 3 TABLE    body = nothing                      every row of the table is owed (TRUNCATE, rewriting DDL)
+//! tag 4 DIRTY    body = reason u8                    a write whose keys are not known
+//! tag 5 DDL      body = varint length, opaque bytes  a schema change to repeat; the wire encodes it
+//! tag 6 PREPARED body = varint length, name bytes    the unit stays open until this two-phase transaction ends
+//! ```
+
+use std::fmt;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// Which cluster of the migration. They never swap names; what swaps is the role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Side {
+    /// Where the data was when the migration began.
+    Origin,
+    /// Where it is going.
+    Target,
+}
+
+impl Side {
+    /// The label used in metrics, logs and the admin API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Side::Origin => "origin",
+            Side::Target => "target",
+        }
+    }
+
+    /// The other cluster.
+    pub fn other(self) -> Side {
+        match self {
+            Side::Origin => Side::Target,
+            Side::Target => Side::Origin,
+        }
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A table's label: the same on both sides, in every process and after every restart, because it is derived from the
+/// qualified name alone. Whoever loads a catalog refuses two names with one label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TableId(pub u64);
+
+impl TableId {
+    /// FNV-1a over `schema`, a zero byte, `table`.
+    pub fn of(schema: &str, table: &str) -> TableId {
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        for byte in schema.bytes().chain([0]).chain(table.bytes()) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+        TableId(hash)
+    }
+}
+
+/// Who executed the unit on the primary, so that a lost unit can be proven over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Backend {
+    /// Process or connection id on the primary (PostgreSQL: `BackendKeyData`'s pid).
+    pub id: u32,
+    /// Hash that names the primary's life (server start, timeline, crash restart) the backend belonged to; 0 = unknown.
+    pub life: u64,
+}
+
+/// Why a table is dirty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Reason {
+    /// A statement wrote rows whose keys the proxy could not learn (function, trigger, rule, COPY without keys, ...).
+    Uncaptured = 1,
+    /// The table has no usable key.
+    NoKey = 2,
+    /// The journal was full, or failed.
+    Journal = 3,
+    /// A schema change that is not mirrored.
+    Ddl = 4,
+    /// The primary or the proxy may have lost acknowledged writes and the journal cannot tell which.
+    Lost = 5,
+    /// The primary's own statistics counted more writes than were captured: someone bypasses the proxy.
+    Counts = 6,
+}
+
+impl Reason {
+    /// The word used in metrics, logs and the admin API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Uncaptured => "uncaptured",
+            Reason::NoKey => "no_key",
+            Reason::Journal => "journal",
+            Reason::Ddl => "ddl",
+            Reason::Lost => "lost",
+            Reason::Counts => "counts",
+        }
+    }
+
+    fn from_u8(byte: u8) -> Option<Reason> {
+        Some(match byte {
+            1 => Reason::Uncaptured,
+            2 => Reason::NoKey,
+            3 => Reason::Journal,
+            4 => Reason::Ddl,
+            5 => Reason::Lost,
+            6 => Reason::Counts,
+            _ => return None,
+        })
+    }
+}
+
+/// One thing a record says. Key bytes are opaque here: the wire encodes the canonical value, equal keys are equal bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Item<'a> {
+    /// This key's row must be made equal. `moved`: it may have been deleted or re-keyed, so rows that point at it count.
+    Key {
+        /// The table.
+        table: TableId,
+        /// The canonical key.
+        key: &'a [u8],
+        /// May have been deleted or re-keyed.
+        moved: bool,
+    },
+    /// Every row of the table is owed.
+    Table(TableId),
+    /// Rows of the table differ and nobody knows which.
+    Dirty(TableId, Reason),
+    /// A schema change to repeat on the secondary before any later row is paid.
+    Ddl(TableId, &'a [u8]),
+    /// The unit was prepared under this name and ends only with it.
+    Prepared(&'a [u8]),
+}
+
+/// A record being built. Reused between units: [`RecordBuf::clear`] keeps its memory.
+#[derive(Default)]
+pub struct RecordBuf {
+    items: BytesMut,
+    count: usize,
+}
+
+const VERSION: u8 = 1;
+const HEADER: usize = 1 + 4 + 8;
+
+impl RecordBuf {
+    /// True when nothing was added.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// How many items it holds.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Size of the record in bytes.
+    pub fn bytes(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Forget everything, keep the memory.
+    pub fn clear(&mut self) {
+        self.items.clear();
+        self.count = 0;
+    }
+
+    /// Owe one key.
+    pub fn key(&mut self, table: TableId, key: &[u8], moved: bool) {
+        self.tag(if moved { 2 } else { 1 }, table);
+        self.bytes_body(key);
+    }
+
+    /// Owe every row of a table.
+    pub fn table(&mut self, table: TableId) {
+        self.tag(3, table);
+    }
+
+    /// Say that rows of the table changed and that nobody knows which.
+    pub fn dirty(&mut self, table: TableId, reason: Reason) {
+        self.tag(4, table);
+        self.items.put_u8(reason as u8);
+    }
+
+    /// A schema change, encoded by the wire.
+    pub fn ddl(&mut self, table: TableId, body: &[u8]) {
+        self.tag(5, table);
+        self.bytes_body(body);
+    }
+
+    /// The unit was prepared under this name.
+    pub fn prepared(&mut self, name: &[u8]) {
+        self.tag(6, TableId(0));
+        self.bytes_body(name);
+    }
+
+    /// The record's bytes, as the journal keeps them.
+    pub fn finish(&mut self, backend: Backend) -> &[u8] {
+        self.header();
+        self.items[1..5].copy_from_slice(&backend.id.to_le_bytes());
+        self.items[5..13].copy_from_slice(&backend.life.to_le_bytes());
+        &self.items
+    }
+
+    fn header(&mut self) {
+        if self.items.is_empty() {
+            self.items.put_u8(VERSION);
+            self.items.put_bytes(0, HEADER - 1);
+        }
+    }
+
+    fn tag(&mut self, tag: u8, table: TableId) {
+        self.header();
+        self.items.put_u8(tag);
+        self.items.put_u64_le(table.0);
+        self.count += 1;
+    }
+
+    fn bytes_body(&mut self, body: &[u8]) {
+        put_varint(&mut self.items, body.len() as u64);
+        self.items.extend_from_slice(body);
+    }
+}
+
+/// A record read back.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Who executed the unit.
+    pub backend: Backend,
+    body: Bytes,
+}
+
+/// The bytes are not a record that this version can read.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Malformed {
+    /// Cut short.
+    #[error("record is cut short")]
+    Truncated,
+    /// Written by a newer tandem.
+    #[error("record has version {0}, this tandem reads version {VERSION}")]
+    Version(u8),
+    /// An item this version does not know.
+    #[error("record has an item with tag {0}, which this tandem does not know")]
+    Tag(u8),
+    /// A dirty mark with an unknown reason.
+    #[error("record has a dirty mark with reason {0}, which this tandem does not know")]
+    Reason(u8),
+}
+
+impl Record {
+    /// Check every item, so that [`Record::items`] cannot fail.
+    pub fn parse(bytes: Bytes) -> Result<Record, Malformed> {
+        let version = *bytes.first().ok_or(Malformed::Truncated)?;
+        if version != VERSION {
+            return Err(Malformed::Version(version));
+        }
+        let id = array(&bytes, 1).ok_or(Malformed::Truncated)?;
+        let life = array(&bytes, 5).ok_or(Malformed::Truncated)?;
+        let mut rest = &bytes[HEADER..];
+        while !rest.is_empty() {
+            item(&mut rest)?;
+        }
+        Ok(Record {
+            backend: Backend { id: u32::from_le_bytes(id), life: u64::from_le_bytes(life) },
+            body: bytes.slice(HEADER..),
+        })
+    }
+
+    /// Everything the unit left.
+    pub fn items(&self) -> Items<'_> {
+        Items { rest: &self.body }
+    }
+}
+
+/// Iterator over a checked record.
+pub struct Items<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Items<'a> {
+    type Item = Item<'a>;
+
+    fn next(&mut self) -> Option<Item<'a>> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        Some(item(&mut self.rest).expect("checked by Record::parse"))
+    }
+}
+
+fn item<'a>(rest: &mut &'a [u8]) -> Result<Item<'a>, Malformed> {
+    let tag = take(rest, 1)?[0];
+    let table = TableId(u64::from_le_bytes(array(take(rest, 8)?, 0).ok_or(Malformed::Truncated)?));
+    Ok(match tag {
+        1 | 2 => Item::Key { table, key: sized(rest)?, moved: tag == 2 },
+        3 => Item::Table(table),
+        4 => {
+            let byte = take(rest, 1)?[0];
+            Item::Dirty(table, Reason::from_u8(byte).ok_or(Malformed::Reason(byte))?)
+        }
+        5 => Item::Ddl(table, sized(rest)?),
+        6 => Item::Prepared(sized(rest)?),
+        other => return Err(Malformed::Tag(other)),
+    })
+}
+
+fn sized<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Malformed> {
+    let len = get_varint(rest).ok_or(Malformed::Truncated)?;
+    take(rest, usize::try_from(len).map_err(|_| Malformed::Truncated)?)
+}
+
+fn take<'a>(rest: &mut &'a [u8], len: usize) -> Result<&'a [u8], Malformed> {
+    let (head, tail) = rest.split_at_checked(len).ok_or(Malformed::Truncated)?;
+    *rest = tail;
+    Ok(head)
+}
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..at + N)?.try_into().ok()
+}
+
+/// Append a LEB128 integer.
+pub fn put_varint(out: &mut BytesMut, mut value: u64) {
+    while value >= 0x80 {
+        out.put_u8(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.put_u8(value as u8);
+}
+
+/// Take a LEB128 integer off the front; `None` when it is cut short or does not fit.
+pub fn get_varint(rest: &mut &[u8]) -> Option<u64> {
+    let mut value = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let (&byte, tail) = rest.split_first()?;
+        *rest = tail;
+        let bits = u64::from(byte & 0x7f);
+        if shift == 63 && bits > 1 {
+            return None;
+        }
+        value |= bits << shift;
+        if byte < 0x80 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn full() -> Vec<u8> {
+        let mut buf = RecordBuf::default();
+        let t = TableId::of("public", "acc");
+        buf.key(t, b"k", false);
+        buf.key(t, &[7; 200], true);
+        buf.table(t);
+        buf.dirty(t, Reason::Uncaptured);
+        buf.ddl(t, b"ALTER");
+        buf.prepared(b"gid");
+        buf.finish(Backend { id: 7, life: 9 }).to_vec()
+    }
+
+    #[test]
+    fn a_record_reads_back_as_it_was_built() {
+        let record = Record::parse(full().into()).expect("valid");
+        assert_eq!(record.backend, Backend { id: 7, life: 9 });
+        let t = TableId::of("public", "acc");
+        let items: Vec<_> = record.items().collect();
+        assert_eq!(
+            items,
+            vec![
+                Item::Key { table: t, key: b"k", moved: false },
+                Item::Key { table: t, key: &[7; 200], moved: true },
+                Item::Table(t),
+                Item::Dirty(t, Reason::Uncaptured),
+                Item::Ddl(t, b"ALTER"),
+                Item::Prepared(b"gid"),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_record_cut_anywhere_is_an_error_or_a_shorter_record() {
+        let bytes = full();
+        for cut in 0..bytes.len() {
+            if let Ok(record) = Record::parse(Bytes::copy_from_slice(&bytes[..cut])) {
+                assert!(record.items().count() < 6);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parse_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(record) = Record::parse(bytes.into()) {
+                let _ = record.items().count();
+            }
+        }
+
+        #[test]
+        fn varints_round_trip(value in any::<u64>()) {
+            let mut out = BytesMut::new();
+            put_varint(&mut out, value);
+            let mut rest = &out[..];
+            prop_assert_eq!(get_varint(&mut rest), Some(value));
+            prop_assert!(rest.is_empty());
+        }
+    }
+}

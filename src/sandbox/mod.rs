@@ -1,0 +1,1 @@
+//! Real servers in temporary folders, for the demo and the tests.
