@@ -1,0 +1,244 @@
+//! `proxy.toml`: read once at the start, checked whole, and turned into types that need no further checks.
+//!
+//! Every key of the file can be overridden by an environment variable `TANDEM_SECTION_KEY`
+//! (`TANDEM_JOURNAL_DURABILITY=os`); of several `[[listen]]` the second is `TANDEM_LISTEN_2_ADDRESS`. Secrets are read
+//! from files. The keys, what they do and their defaults are declared in [`section`], and nowhere else.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+pub mod section;
+pub mod server;
+pub mod source;
+pub mod value;
+
+pub use section::{Journal, Limits, Log, Mirror, Runtime};
+pub use server::Server;
+pub use source::Error;
+pub use value::{Durability, Host, LogFormat, Mode, OnDdl, OnFull, OnUncaptured, Secret, Size, SslMode, Wire};
+
+use source::{Default, Key, Place, Section, Source, Values};
+
+/// A checked configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// What all listeners speak.
+    pub wire: Wire,
+    /// Where clients connect; at least one.
+    pub listen: Vec<Listen>,
+    /// Where the data is when the migration begins.
+    pub origin: Server,
+    /// Where it is going.
+    pub target: Server,
+    /// The journal.
+    pub journal: Journal,
+    /// The mirror.
+    pub mirror: Mirror,
+    /// The admin API.
+    pub admin: Admin,
+    /// Bounds.
+    pub limits: Limits,
+    /// Logs.
+    pub log: Log,
+    /// Threads.
+    pub runtime: Runtime,
+}
+
+/// A listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Where.
+    pub address: std::net::SocketAddr,
+    /// TLS towards clients.
+    pub tls: Option<ListenTls>,
+}
+
+/// TLS towards clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenTls {
+    /// Certificate chain in PEM.
+    pub cert: PathBuf,
+    /// Private key in PEM.
+    pub key: PathBuf,
+    /// Clients without TLS are refused.
+    pub required: bool,
+}
+
+/// The admin API's address and token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Loopback, or there is a token.
+    pub address: std::net::SocketAddr,
+    /// What clients must present.
+    pub token: Option<Secret>,
+}
+
+impl Config {
+    /// Read `path`, overlay the environment, check everything.
+    pub fn load(path: &Path) -> Result<Config, Error> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Error::new(&Place::File(path.display().to_string()), format!("cannot be read: {error}"))
+        })?;
+        Config::from_text(&path.display().to_string(), &text, std::env::vars())
+    }
+
+    /// Check a file's text. `file` is what errors call it.
+    pub fn from_text(
+        file: &str,
+        text: &str,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Config, Error> {
+        let shapes: Vec<_> = section::SHAPES.iter().map(|&(name, many, _, keys)| (name, many, keys)).collect();
+        let source = Source::read(file, text, &shapes, variables)?;
+        let (wire, listen) = listeners(&source)?;
+        let config = Config {
+            wire,
+            listen,
+            origin: Server::origin(&source.one("origin"))?,
+            target: Server::target(&source.one("target"))?,
+            journal: read(&source)?,
+            mirror: mirror(&source.one("mirror"))?,
+            admin: admin(&source.one("admin"))?,
+            limits: limits(&source.one("limits"))?,
+            log: read(&source)?,
+            runtime: read(&source)?,
+        };
+        config.sides_differ(&source)?;
+        Ok(config)
+    }
+
+    fn sides_differ(&self, source: &Source) -> Result<(), Error> {
+        let same = self.origin.database == self.target.database
+            && self.origin.hosts.iter().any(|host| self.target.hosts.contains(host));
+        if same {
+            let message = "[origin] and [target] are the same database: a migration needs two";
+            return Err(Error::new(&source.one("target").place, message));
+        }
+        Ok(())
+    }
+}
+
+fn read<S: Section>(source: &Source) -> Result<S, Error> {
+    S::read(&source.one(S::NAME))
+}
+
+fn listeners(source: &Source) -> Result<(Wire, Vec<Listen>), Error> {
+    let mut found: Option<Wire> = None;
+    let mut listen = Vec::new();
+    for values in source.many("listen") {
+        let one = section::Listen::read(&values)?;
+        if found.is_some_and(|wire| wire != one.wire) {
+            return Err(Error::new(values.place("wire"), "all [[listen]] of one tandem speak the same wire"));
+        }
+        found = Some(one.wire);
+        listen.push(Listen { address: one.address, tls: listen_tls(one, &values)? });
+    }
+    let missing = "no [[listen]]: where should clients connect?";
+    Ok((found.ok_or_else(|| Error::new(&source.place(), missing))?, listen))
+}
+
+fn listen_tls(listen: section::Listen, values: &Values) -> Result<Option<ListenTls>, Error> {
+    match (listen.tls_cert, listen.tls_key) {
+        (Some(cert), Some(key)) => Ok(Some(ListenTls { cert, key, required: listen.tls_required })),
+        (None, None) if listen.tls_required => {
+            Err(Error::new(values.place("tls_required"), "tls_required needs tls_cert and tls_key"))
+        }
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(Error::new(values.place("tls_cert"), "tls_cert needs tls_key beside it")),
+        (None, Some(_)) => Err(Error::new(values.place("tls_key"), "tls_key needs tls_cert beside it")),
+    }
+}
+
+fn mirror(values: &Values) -> Result<Mirror, Error> {
+    let mirror = Mirror::read(values)?;
+    if mirror.mode == Mode::Sync {
+        let message = "mirror.mode = \"sync\" is not there yet: use \"async\" (nothing is lost, the secondary follows)";
+        return Err(Error::new(values.place("mode"), message));
+    }
+    if mirror.owed_keys_max == 0 {
+        return Err(Error::new(values.place("owed_keys_max"), "`owed_keys_max` must be at least 1"));
+    }
+    if mirror.retry_min.is_zero() || mirror.retry_min > mirror.retry_max {
+        return Err(Error::new(values.place("retry_min"), "`retry_min` must be above 0s and at most `retry_max`"));
+    }
+    Ok(mirror)
+}
+
+fn limits(values: &Values) -> Result<Limits, Error> {
+    let limits = Limits::read(values)?;
+    let counts = [
+        ("connections", limits.connections),
+        ("plan_cache", limits.plan_cache),
+        ("message_bytes", limits.message_bytes.bytes()),
+        ("statement_bytes", limits.statement_bytes.bytes()),
+    ];
+    match counts.into_iter().find(|(_, count)| *count == 0) {
+        Some((key, _)) => Err(Error::new(values.place(key), format!("`{key}` must be above 0"))),
+        None => Ok(limits),
+    }
+}
+
+fn admin(values: &Values) -> Result<Admin, Error> {
+    let admin = section::Admin::read(values)?;
+    let token = admin.token_file.as_deref().map(|path| secret(path, values.place("token_file"))).transpose()?;
+    if token.is_none() && !admin.address.ip().is_loopback() {
+        let message = "the admin API outside loopback needs `token_file`, a file that holds the bearer token";
+        return Err(Error::new(values.place("address"), message));
+    }
+    Ok(Admin { address: admin.address, token })
+}
+
+/// A secret from a file, without the line end that editors leave.
+fn secret(path: &Path, place: &Place) -> Result<Secret, Error> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Error::new(place, format!("{} cannot be read: {error}", path.display())))?;
+    match text.trim_end_matches(['\r', '\n']) {
+        "" => Err(Error::new(place, format!("{} is empty", path.display()))),
+        text => Ok(Secret::new(text)),
+    }
+}
+
+/// The text of `proxy.toml.example`: every key with its default, commented out where the smallest file needs none.
+pub fn example() -> String {
+    let mut out = String::from(
+        "# Every key of proxy.toml with what it does and its default. The smallest file is what is not commented out.\n\
+         # Each key can be overridden by an environment variable TANDEM_SECTION_KEY: TANDEM_JOURNAL_DIR=/var/lib/tandem.\n\
+         # Durations are \"300ms\", \"5s\", \"10m\", \"1h\"; sizes are \"64MB\"; \"\" means not set.\n",
+    );
+    for (name, many, about, keys) in section::SHAPES {
+        out.push('\n');
+        comment(&mut out, about);
+        let header = if *many { format!("[[{name}]]") } else { format!("[{name}]") };
+        let _ = writeln!(out, "{header}");
+        for key in *keys {
+            comment(&mut out, key.doc);
+            let _ = writeln!(out, "{}", example_line(key));
+        }
+    }
+    out
+}
+
+fn comment(out: &mut String, lines: &[&str]) {
+    for line in lines {
+        let _ = writeln!(out, "#{line}");
+    }
+}
+
+fn example_line(key: &Key) -> String {
+    let name = key.name;
+    let literal = |text: &str| match (key.list, key.bare) {
+        (true, _) if text.is_empty() => "[]".to_owned(),
+        (true, _) => format!("[\"{text}\"]"),
+        (false, true) => text.to_owned(),
+        (false, false) => format!("\"{text}\""),
+    };
+    match key.default {
+        Default::Is(text) => format!("#{name} = {}", literal(text)),
+        Default::Required(text) => format!("{name} = {}", literal(text)),
+        Default::Unset(text) if name == "url" => format!("{name} = {}", literal(text)),
+        Default::Unset(text) => format!("#{name} = {} # such as {}", literal(""), literal(text)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

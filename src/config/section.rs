@@ -1,0 +1,177 @@
+//! The sections of `proxy.toml`: every key with its documentation and default, declared once. The structs, the reader
+//! and the example file all come from these declarations.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::source::{Default::*, Error, Key, Section, Values};
+use super::value::*;
+
+/// Declares sections.
+macro_rules! sections {
+    ($(
+        $(#[doc = $about:literal])*
+        $many:ident $name:literal $section:ident {
+            $($(#[doc = $doc:literal])* $key:ident: $type:ty = $default:expr;)+
+        }
+    )+) => {
+        $(
+            $(#[doc = $about])*
+            #[derive(Clone, Debug, PartialEq, Eq)]
+            pub struct $section { $($(#[doc = $doc])* pub $key: $type,)+ }
+
+            impl Section for $section {
+                const NAME: &'static str = $name;
+                const MANY: bool = stringify!($many).as_bytes()[0] == b'm';
+                const DOC: &'static [&'static str] = &[$($about),*];
+                const KEYS: &'static [Key] = &[$(Key {
+                    name: stringify!($key),
+                    doc: &[$($doc),*],
+                    default: $default,
+                    bare: <$type as Setting>::BARE,
+                    list: <$type as Setting>::LIST,
+                }),+];
+
+                fn read(values: &Values) -> Result<Self, Error> {
+                    let mut keys = Self::KEYS.iter();
+                    Ok($section { $($key: values.get(keys.next().expect("one for each field, in order"))?),+ })
+                }
+            }
+        )+
+
+        /// Every section, in the order of the example file.
+        pub(super) const SHAPES: &[(&str, bool, &[&str], &[Key])] =
+            &[$(($name, $section::MANY, $section::DOC, $section::KEYS)),+];
+    };
+}
+
+sections! {
+    /// Where clients connect. There may be several.
+    many "listen" Listen {
+        /// What clients speak.
+        wire: Wire = Required("postgres");
+        /// IP address and port.
+        address: SocketAddr = Required("127.0.0.1:6432");
+        /// Certificate chain in PEM that is shown to clients; with tls_key it turns TLS on.
+        tls_cert: Option<PathBuf> = Unset("/etc/tandem/server.crt");
+        /// The certificate's private key in PEM.
+        tls_key: Option<PathBuf> = Unset("/etc/tandem/server.key");
+        /// Refuse clients that do not ask for TLS.
+        tls_required: bool = Is("false");
+    }
+
+    /// Where the data is when the migration begins.
+    one "origin" Origin {
+        /// All at once: "postgres://user@host:port/database?sslmode=verify-full". What is set below goes before it.
+        url: Option<String> = Unset("postgres://tandem@127.0.0.1:5432/app");
+        /// The members of the cluster; the one that takes writes is found.
+        hosts: Vec<Host> = Unset("db1:5432");
+        /// The database that is mirrored.
+        database: Option<String> = Unset("app");
+        /// Who tandem itself logs in as; clients log in as themselves.
+        user: Option<String> = Unset("tandem");
+        /// A file that holds that user's password.
+        password_file: Option<PathBuf> = Unset("/etc/tandem/origin.password");
+        /// TLS as libpq understands it: disable, allow, prefer, require, verify-ca, verify-full ("" is prefer).
+        sslmode: Option<SslMode> = Unset("verify-full");
+        /// Certificates in PEM that are trusted; unset, those of the system.
+        tls_ca: Option<PathBuf> = Unset("/etc/tandem/origin-ca.crt");
+    }
+
+    /// Where the data is going.
+    one "target" Target {
+        /// As in [origin].
+        url: Option<String> = Unset("postgres://tandem@127.0.0.1:5433/app");
+        /// As in [origin].
+        hosts: Vec<Host> = Unset("db2:5432");
+        /// As in [origin].
+        database: Option<String> = Unset("app");
+        /// As in [origin].
+        user: Option<String> = Unset("tandem");
+        /// As in [origin].
+        password_file: Option<PathBuf> = Unset("/etc/tandem/target.password");
+        /// As in [origin].
+        sslmode: Option<SslMode> = Unset("verify-full");
+        /// As in [origin].
+        tls_ca: Option<PathBuf> = Unset("/etc/tandem/target-ca.crt");
+    }
+
+    /// The durable log between the primary's answer and the secondary.
+    one "journal" Journal {
+        /// Its folder; one tandem at a time owns it.
+        dir: PathBuf = Is("tandem-data");
+        /// When a record counts as durable, so that its write may be acknowledged: memory, os or fsync.
+        durability: Durability = Is("fsync");
+        /// Most disk space it takes.
+        size_limit: Size = Is("4GB");
+        /// What happens when that is used up: block (clients wait) or dirty (tables written become dirty).
+        on_full: OnFull = Is("dirty");
+    }
+
+    /// Mirroring of writes to the secondary.
+    one "mirror" Mirror {
+        /// off or async.
+        mode: Mode = Is("async");
+        /// A write whose keys cannot be learned: dirty (it runs, its tables become dirty) or refuse.
+        on_uncaptured: OnUncaptured = Is("dirty");
+        /// A schema change: mirror, refuse, or note (it runs on the primary only and is noted as dirty).
+        ddl: OnDdl = Is("mirror");
+        /// TRUNCATE: mirror, refuse or note.
+        truncate: OnDdl = Is("mirror");
+        /// Most keys held in memory as owed; past it the journal waits on disk.
+        owed_keys_max: usize = Is("1000000");
+        /// First pause after a side failed; it doubles, with jitter.
+        retry_min: Duration = Is("100ms");
+        /// Longest pause.
+        retry_max: Duration = Is("10s");
+        /// How long paid keys are remembered, to be paid again after a failover that lost acknowledged writes.
+        retention: Duration = Is("10m");
+        /// Copy dirty tables again without being asked.
+        self_repair: bool = Is("true");
+        /// Longest time a snapshot of the primary is held for one payment's parts.
+        snapshot_hold: Duration = Is("300ms");
+    }
+
+    /// The HTTP API: health, metrics, status, operations.
+    one "admin" Admin {
+        /// IP address and port; any other than loopback needs token_file.
+        address: SocketAddr = Is("127.0.0.1:6480");
+        /// A file that holds the bearer token.
+        token_file: Option<PathBuf> = Unset("/etc/tandem/admin.token");
+    }
+
+    /// Bounds. Everything from outside has one.
+    one "limits" Limits {
+        /// Clients at once.
+        connections: usize = Is("10000");
+        /// Largest message from a client or a server; larger ones end the connection. PostgreSQL's own limit is 1GB.
+        message_bytes: Size = Is("1GB");
+        /// Longest statement that is analysed; longer ones are treated as writes whose keys are not known.
+        statement_bytes: Size = Is("4MB");
+        /// Statement shapes kept analysed.
+        plan_cache: usize = Is("10000");
+        /// Longest time for a client to log in.
+        login_timeout: Duration = Is("60s");
+        /// Longest time to reach a server.
+        connect_timeout: Duration = Is("10s");
+        /// Close clients that were silent outside a transaction for this long; 0s: never.
+        idle_timeout: Duration = Is("0s");
+        /// Longest time given to open transactions when tandem is told to stop.
+        drain_timeout: Duration = Is("30s");
+    }
+
+    /// Logs go to standard error.
+    one "log" Log {
+        /// text or json.
+        format: LogFormat = Is("text");
+        /// error, warn, info, debug or trace; also by module: "info,tandem::mirror=debug".
+        level: String = Is("info");
+    }
+
+    /// Threads.
+    one "runtime" Runtime {
+        /// Threads that serve clients; 0: one for each processor.
+        workers: usize = Is("0");
+    }
+}

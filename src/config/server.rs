@@ -1,0 +1,196 @@
+//! A cluster of the migration: where it is, which database, who tandem logs in as. Given as a URL, as keys, or both.
+
+use std::path::PathBuf;
+
+use super::section::{Origin, Target};
+use super::source::{Error, Place, Section, Values};
+use super::value::{Host, Secret, Setting, SslMode};
+
+/// PostgreSQL's usual port.
+const PORT: u16 = 5432;
+
+/// A checked `[origin]` or `[target]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Members of the cluster, at least one, in the order in which they are tried.
+    pub hosts: Vec<Address>,
+    /// The database that is mirrored.
+    pub database: String,
+    /// Who tandem itself logs in as.
+    pub user: String,
+    /// Their password, if they need one.
+    pub password: Option<Secret>,
+    /// TLS towards it.
+    pub sslmode: SslMode,
+    /// Trusted certificates in PEM; `None`: those of the system.
+    pub tls_ca: Option<PathBuf>,
+}
+
+/// One member of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// Name or IP address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.host.contains(':') {
+            return write!(f, "[{}]:{}", self.host, self.port);
+        }
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// What a URL or the keys say; the keys go first.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Parts {
+    hosts: Vec<Host>,
+    database: Option<String>,
+    user: Option<String>,
+    password: Option<Secret>,
+    sslmode: Option<SslMode>,
+    tls_ca: Option<PathBuf>,
+}
+
+impl Server {
+    pub(super) fn origin(values: &Values) -> Result<Server, Error> {
+        let Origin { url, hosts, database, user, password_file, sslmode, tls_ca } = Origin::read(values)?;
+        let keys = Parts { hosts, database, user, password: None, sslmode, tls_ca };
+        server("origin", url, keys, password_file, values)
+    }
+
+    pub(super) fn target(values: &Values) -> Result<Server, Error> {
+        let Target { url, hosts, database, user, password_file, sslmode, tls_ca } = Target::read(values)?;
+        let keys = Parts { hosts, database, user, password: None, sslmode, tls_ca };
+        server("target", url, keys, password_file, values)
+    }
+}
+
+fn server(
+    name: &str,
+    url: Option<String>,
+    mut keys: Parts,
+    password_file: Option<PathBuf>,
+    values: &Values,
+) -> Result<Server, Error> {
+    keys.password = password_file.map(|path| super::secret(&path, values.place("password_file"))).transpose()?;
+    let url = url.map(|url| parse(&url).map_err(|message| bad_url(message, values.place("url")))).transpose()?;
+    let url = url.unwrap_or_default();
+    let hosts = if keys.hosts.is_empty() { url.hosts } else { keys.hosts };
+    if hosts.is_empty() {
+        return Err(Error::new(&values.place, format!("[{name}] needs `url` or `hosts`")));
+    }
+    let user = keys.user.or(url.user);
+    let user =
+        user.ok_or_else(|| Error::new(&values.place, format!("[{name}] needs `user`: who tandem logs in as")))?;
+    Ok(Server {
+        hosts: hosts.into_iter().map(|host| Address { host: host.name, port: host.port.unwrap_or(PORT) }).collect(),
+        database: keys.database.or(url.database).unwrap_or_else(|| user.clone()),
+        user,
+        password: keys.password.or(url.password),
+        sslmode: keys.sslmode.or(url.sslmode).unwrap_or(SslMode::Prefer),
+        tls_ca: keys.tls_ca.or(url.tls_ca),
+    })
+}
+
+/// The URL itself is not repeated: it may hold a password.
+fn bad_url(message: String, place: &Place) -> Error {
+    Error::new(place, format!("`url` must be like postgres://user@host:5432/database: {message}"))
+}
+
+/// Source: PostgreSQL documentation, "Connection URIs" in the chapter on libpq.
+fn parse(url: &str) -> Result<Parts, String> {
+    let rest = ["postgres://", "postgresql://"].into_iter().find_map(|scheme| url.strip_prefix(scheme));
+    let rest = rest.ok_or("it begins with postgres://")?;
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
+    let (login, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let (user, password) = login.split_once(':').unwrap_or((login, ""));
+    let mut parts = Parts {
+        hosts: Vec::from_text(hosts).ok_or("its host is not one")?,
+        database: given(database)?,
+        user: given(user)?,
+        password: given(password)?.map(|text| Secret::new(&text)),
+        ..Parts::default()
+    };
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        parameter(&mut parts, pair)?;
+    }
+    Ok(parts)
+}
+
+fn parameter(parts: &mut Parts, pair: &str) -> Result<(), String> {
+    let (name, value) = pair.split_once('=').ok_or("a parameter has no value")?;
+    let value = decode(value)?;
+    match name {
+        "sslmode" => {
+            parts.sslmode = Some(SslMode::from_text(&value).ok_or(format!("sslmode is {}", SslMode::EXPECTS))?)
+        }
+        "sslrootcert" => parts.tls_ca = Some(PathBuf::from(value)),
+        "user" => parts.user = Some(value),
+        "password" => parts.password = Some(Secret::new(&value)),
+        "dbname" => parts.database = Some(value),
+        // tandem always looks for the member that takes writes.
+        "target_session_attrs" if value == "read-write" || value == "primary" => {}
+        _ => return Err(format!("it cannot have the parameter `{name}`")),
+    }
+    Ok(())
+}
+
+fn given(text: &str) -> Result<Option<String>, String> {
+    Ok(if text.is_empty() { None } else { Some(decode(text)?) })
+}
+
+/// Undo percent-encoding.
+fn decode(text: &str) -> Result<String, String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            out.push(byte);
+            continue;
+        }
+        let mut digit = || bytes.next().and_then(|byte| char::from(byte).to_digit(16));
+        let (high, low) = digit().zip(digit()).ok_or("a % is not followed by two hexadecimal digits")?;
+        out.push(u8::try_from(high * 16 + low).map_err(|_| "two hexadecimal digits are a byte")?);
+    }
+    String::from_utf8(out).map_err(|_| "it is not UTF-8 after percent-decoding".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_may_say_everything() {
+        let parts = parse("postgresql://me:p%40ss@a:1,[::1]:2/my%20db?sslmode=verify-ca&sslrootcert=/ca.pem");
+        let host = |name: &str, port| Host { name: name.to_owned(), port: Some(port) };
+        let expected = Parts {
+            hosts: vec![host("a", 1), host("::1", 2)],
+            database: Some("my db".to_owned()),
+            user: Some("me".to_owned()),
+            password: Some(Secret::new("p@ss")),
+            sslmode: Some(SslMode::VerifyCa),
+            tls_ca: Some(PathBuf::from("/ca.pem")),
+        };
+        assert_eq!(parts, Ok(expected));
+    }
+
+    #[test]
+    fn what_a_url_cannot_say_is_an_error() {
+        for bad in [
+            "mysql://a",
+            "postgres://a:b:c@h:x/",
+            "postgres://h/d?sslmode=maybe",
+            "postgres://h/d?sslmod=require",
+            "postgres://h/%zz",
+            "postgres://h/%ff",
+            "postgres://h/d?target_session_attrs=standby",
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}

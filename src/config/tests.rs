@@ -1,0 +1,166 @@
+//! What a configuration means, and what errors say.
+
+use std::time::Duration;
+
+use super::*;
+
+const SMALLEST: &str = r#"
+[[listen]]
+wire = "postgres"
+address = "127.0.0.1:6432"
+
+[origin]
+url = "postgres://tandem@127.0.0.1:5432/app"
+
+[target]
+url = "postgres://tandem@127.0.0.1:5433/app"
+"#;
+
+fn config(text: &str) -> Result<Config, Error> {
+    Config::from_text("proxy.toml", text, [])
+}
+
+fn with(variables: &[(&str, &str)]) -> Result<Config, Error> {
+    let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Config::from_text("proxy.toml", SMALLEST, variables)
+}
+
+fn message(result: Result<Config, Error>) -> String {
+    result.expect_err("must be refused").to_string()
+}
+
+#[test]
+fn the_example_file_is_what_the_declarations_say() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/proxy.toml.example");
+    if std::env::var_os("UPDATE_EXAMPLE").is_some() {
+        std::fs::write(path, example()).expect("the project folder can be written");
+    }
+    let file = std::fs::read_to_string(path).expect("the file is there");
+    assert_eq!(file, example(), "run UPDATE_EXAMPLE=1 cargo test config::");
+}
+
+#[test]
+fn the_example_file_equals_the_defaults() {
+    let smallest = config(SMALLEST).expect("valid");
+    assert_eq!(config(&example()).expect("valid"), smallest);
+    let every_key: String = example()
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase()) => format!("{key}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    assert!(every_key.contains("\ndurability ="));
+    assert_eq!(config(&every_key).expect("valid"), smallest);
+}
+
+#[test]
+fn the_smallest_file_is_a_listen_an_origin_and_a_target() {
+    let config = config(SMALLEST).expect("valid");
+    assert_eq!(config.origin.hosts[0].to_string(), "127.0.0.1:5432");
+    assert_eq!(config.target.database, "app");
+    assert_eq!(config.journal.durability, Durability::Fsync);
+    assert_eq!(config.journal.on_full, OnFull::Dirty);
+    assert_eq!(config.mirror.mode, Mode::Async);
+}
+
+#[test]
+fn an_unknown_key_names_the_nearest_and_the_line() {
+    let text = format!("{SMALLEST}\n[journal]\ndir = \"x\"\ndurabilty = \"os\"\n");
+    assert_eq!(message(config(&text)), "proxy.toml:14: unknown key `durabilty`: did you mean `durability`?");
+    let text = format!("{SMALLEST}\n[jurnal]\n");
+    assert_eq!(message(config(&text)), "proxy.toml:12: unknown section `jurnal`: did you mean `journal`?");
+}
+
+#[test]
+fn a_wrong_value_says_what_is_expected_and_the_line() {
+    let text = format!("{SMALLEST}\n[mirror]\nretry_max = 5\n");
+    assert_eq!(
+        message(config(&text)),
+        "proxy.toml:13: `retry_max` must be a duration such as \"300ms\", \"5s\", \"10m\" or \"1h\""
+    );
+    let text = format!("{SMALLEST}\n[journal]\ndurability = \"maybe\"\n");
+    assert_eq!(message(config(&text)), "proxy.toml:13: `durability` must be one of \"memory\" \"os\" \"fsync\"");
+    let text = format!("{SMALLEST}\n[journal]\ndir = {{ a = 1 }}\n");
+    assert_eq!(message(config(&text)), "proxy.toml:13: `dir` takes a plain value, not this one");
+}
+
+#[test]
+fn broken_toml_names_the_line() {
+    assert!(message(config("[[listen]]\nwire = \n")).starts_with("proxy.toml:2: "));
+    assert_eq!(message(config("[listen]\n")), "proxy.toml:1: `listen` is a section: write [[listen]]");
+}
+
+#[test]
+fn variables_go_before_the_file() {
+    let config = with(&[
+        ("TANDEM_JOURNAL_DURABILITY", "os"),
+        ("TANDEM_MIRROR_ON_UNCAPTURED", "refuse"),
+        ("TANDEM_ORIGIN_HOSTS", "db1,db2:7000"),
+        ("TANDEM_LISTEN_ADDRESS", "127.0.0.1:1"),
+        ("TANDEM_LISTEN_2_WIRE", "postgres"),
+        ("TANDEM_LISTEN_2_ADDRESS", "127.0.0.1:2"),
+        ("TANDEM_PG_BIN", "not a section"),
+        ("TANDEM_LIMITS_IDLE_TIMEOUT", "1h"),
+    ])
+    .expect("valid");
+    assert_eq!(config.journal.durability, Durability::Os);
+    assert_eq!(config.mirror.on_uncaptured, OnUncaptured::Refuse);
+    let hosts: Vec<String> = config.origin.hosts.iter().map(ToString::to_string).collect();
+    assert_eq!(hosts, ["db1:5432", "db2:7000"]);
+    let ports: Vec<u16> = config.listen.iter().map(|listen| listen.address.port()).collect();
+    assert_eq!(ports, [1, 2]);
+    assert_eq!(config.limits.idle_timeout, Duration::from_secs(3600));
+}
+
+#[test]
+fn a_wrong_variable_is_named() {
+    assert_eq!(
+        message(with(&[("TANDEM_JOURNAL_DRI", "x")])),
+        "environment variable TANDEM_JOURNAL_DRI: unknown key of [journal] `dri`: did you mean `dir`?"
+    );
+    assert_eq!(
+        message(with(&[("TANDEM_LISTEN_999_WIRE", "postgres")])),
+        "environment variable TANDEM_LISTEN_999_WIRE: at most 100 [[listen]] come from variables"
+    );
+}
+
+#[test]
+fn what_does_not_fit_together_is_refused() {
+    let cases = [
+        ("[admin]\naddress = \"0.0.0.0:80\"", "needs `token_file`"),
+        ("[mirror]\nmode = \"sync\"", "is not there yet"),
+        ("[mirror]\nretry_min = \"20s\"", "at most `retry_max`"),
+        ("[mirror]\nowed_keys_max = 0", "at least 1"),
+        ("[limits]\nplan_cache = 0", "above 0"),
+        ("[[listen]]\nwire = \"postgres\"", "`address` is missing"),
+        ("[[listen]]\nwire = \"postgres\"\naddress = \"[::1]:1\"\ntls_cert = \"c\"", "tls_key"),
+        ("[[listen]]\nwire = \"postgres\"\naddress = \"[::1]:1\"\ntls_required = true", "tls_cert and tls_key"),
+        ("[admin]\ntoken_file = \"/nonexistent\"", "cannot be read"),
+    ];
+    for (text, expected) in cases {
+        let said = message(config(&format!("{SMALLEST}\n{text}\n")));
+        assert!(said.contains(expected), "{text}: {said}");
+    }
+    assert!(message(config("")).contains("no [[listen]]"));
+    assert!(message(config(&SMALLEST.replace("5433", "5432"))).contains("the same database"));
+}
+
+#[test]
+fn secrets_come_from_files_and_are_not_shown() {
+    let dir = tempfile::tempdir().expect("a temp folder");
+    let file = dir.path().join("password");
+    std::fs::write(&file, "hunter2\n").expect("written");
+    let config = with(&[
+        ("TANDEM_ORIGIN_PASSWORD_FILE", file.to_str().expect("UTF-8")),
+        ("TANDEM_ADMIN_TOKEN_FILE", file.to_str().expect("UTF-8")),
+        ("TANDEM_ADMIN_ADDRESS", "0.0.0.0:80"),
+        ("TANDEM_TARGET_URL", "postgres://me:hunter2@elsewhere/app"),
+    ])
+    .expect("valid");
+    assert_eq!(config.origin.password.as_ref().map(Secret::reveal), Some("hunter2"));
+    assert_eq!(config.target.password.as_ref().map(Secret::reveal), Some("hunter2"));
+    assert!(!format!("{config:?}").contains("hunter2"));
+    let said = message(with(&[("TANDEM_TARGET_URL", "postgres://me:hunter2@h/d?x=y")]));
+    assert!(!said.contains("hunter2"), "{said}");
+}

@@ -1,0 +1,339 @@
+//! The values that keys can hold. Each has one text form, the same in `proxy.toml`, in the environment and in the
+//! example file; text becomes types here, once.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A type that a key can hold.
+pub trait Setting: Sized {
+    /// What a value looks like, for an error: "a duration such as \"300ms\"".
+    const EXPECTS: &'static str;
+    /// TOML writes it without quotes.
+    const BARE: bool = false;
+    /// TOML writes it as an array; its text form separates by commas.
+    const LIST: bool = false;
+
+    /// Read the text form. `None`: it is not one.
+    fn from_text(text: &str) -> Option<Self>;
+}
+
+impl Setting for bool {
+    const EXPECTS: &'static str = "true or false";
+    const BARE: bool = true;
+
+    fn from_text(text: &str) -> Option<bool> {
+        text.parse().ok()
+    }
+}
+
+impl Setting for usize {
+    const EXPECTS: &'static str = "a number";
+    const BARE: bool = true;
+
+    fn from_text(text: &str) -> Option<usize> {
+        text.parse().ok()
+    }
+}
+
+impl Setting for String {
+    const EXPECTS: &'static str = "a text";
+
+    fn from_text(text: &str) -> Option<String> {
+        Some(text.to_owned())
+    }
+}
+
+impl Setting for PathBuf {
+    const EXPECTS: &'static str = "a path";
+
+    fn from_text(text: &str) -> Option<PathBuf> {
+        (!text.is_empty()).then(|| PathBuf::from(text))
+    }
+}
+
+impl Setting for SocketAddr {
+    const EXPECTS: &'static str = "an IP address and a port such as \"127.0.0.1:6432\"";
+
+    fn from_text(text: &str) -> Option<SocketAddr> {
+        text.parse().ok()
+    }
+}
+
+impl Setting for Duration {
+    const EXPECTS: &'static str = "a duration such as \"300ms\", \"5s\", \"10m\" or \"1h\"";
+
+    fn from_text(text: &str) -> Option<Duration> {
+        let (count, unit) = split_number(text)?;
+        let millis = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return None,
+        };
+        count.checked_mul(millis).map(Duration::from_millis)
+    }
+}
+
+/// A size in bytes, written as "64MB"; units are powers of 1024.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+impl Size {
+    /// As a length in memory; on a machine of 32 bits the largest one.
+    pub fn bytes(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+impl Setting for Size {
+    const EXPECTS: &'static str = "a size such as \"64MB\" (B, KB, MB, GB, TB)";
+
+    fn from_text(text: &str) -> Option<Size> {
+        let (count, unit) = split_number(text)?;
+        let shift = match unit {
+            "" | "B" => 0,
+            "KB" => 10,
+            "MB" => 20,
+            "GB" => 30,
+            "TB" => 40,
+            _ => return None,
+        };
+        count.checked_mul(1 << shift).map(Size)
+    }
+}
+
+/// "300ms" into 300 and "ms".
+fn split_number(text: &str) -> Option<(u64, &str)> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (count, unit) = text.split_at(end);
+    Some((count.parse().ok()?, unit.trim_start()))
+}
+
+/// An empty text is "not set".
+impl<T: Setting> Setting for Option<T> {
+    const EXPECTS: &'static str = T::EXPECTS;
+    const BARE: bool = T::BARE;
+    const LIST: bool = T::LIST;
+
+    fn from_text(text: &str) -> Option<Option<T>> {
+        if text.is_empty() { Some(None) } else { T::from_text(text).map(Some) }
+    }
+}
+
+impl<T: Setting> Setting for Vec<T> {
+    const EXPECTS: &'static str = T::EXPECTS;
+    const LIST: bool = true;
+
+    fn from_text(text: &str) -> Option<Vec<T>> {
+        text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(T::from_text).collect()
+    }
+}
+
+/// A host and perhaps a port; without one the wire's usual port is meant.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Host {
+    /// Name or IP address, an IPv6 address without brackets.
+    pub name: String,
+    /// TCP port.
+    pub port: Option<u16>,
+}
+
+impl Setting for Host {
+    const EXPECTS: &'static str = "hosts such as \"db1.example:5432\"";
+
+    fn from_text(text: &str) -> Option<Host> {
+        let (name, port) = match text.strip_prefix('[') {
+            Some(rest) => rest.split_once(']')?,
+            None => text.split_at(text.rfind(':').unwrap_or(text.len())),
+        };
+        let port = match port.strip_prefix(':') {
+            Some(port) => Some(port.parse().ok().filter(|&port| port > 0)?),
+            None if port.is_empty() => None,
+            None => return None,
+        };
+        let valid = !name.is_empty() && !name.contains(['/', ' ', '@']);
+        valid.then(|| Host { name: name.to_owned(), port })
+    }
+}
+
+/// A password or token. It is never printed (promise 13).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Arc<str>);
+
+impl Secret {
+    /// Keep `text` out of logs.
+    pub fn new(text: &str) -> Secret {
+        Secret(text.into())
+    }
+
+    /// The secret itself, for the one place that sends or compares it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// Declares an enum whose variants are words.
+macro_rules! words {
+    ($(#[$attr:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$attr])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$doc])* $variant),+ }
+
+        impl $name {
+            /// The word in the configuration, in metrics and in the admin API.
+            pub fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $word),+ }
+            }
+        }
+
+        impl Setting for $name {
+            const EXPECTS: &'static str = concat!("one of", $(" \"", $word, "\""),+);
+
+            fn from_text(text: &str) -> Option<Self> {
+                match text { $($word => Some($name::$variant),)+ _ => None }
+            }
+        }
+    };
+}
+
+words! {
+    /// What a listener speaks. Only `proxy` may pick a protocol by it.
+    Wire {
+        /// PostgreSQL, protocol 3.0 and 3.2.
+        Postgres = "postgres",
+    }
+}
+
+words! {
+    /// When a record counts as durable, so that its write may be acknowledged (promise 1).
+    Durability {
+        /// When it is in tandem's own memory: a kill of tandem loses it.
+        Memory = "memory",
+        /// When the operating system has it: a kill of tandem loses nothing, a power cut does.
+        Os = "os",
+        /// When the disk has it.
+        Fsync = "fsync",
+    }
+}
+
+words! {
+    /// What a full journal does.
+    OnFull {
+        /// Clients wait for room.
+        Block = "block",
+        /// Tables written while it is full become dirty; clients notice nothing.
+        Dirty = "dirty",
+    }
+}
+
+words! {
+    /// Whether writes are mirrored.
+    Mode {
+        /// Only forward.
+        Off = "off",
+        /// Acknowledged as soon as the primary and the journal have it.
+        Async = "async",
+        /// Acknowledged when the secondary has it too.
+        Sync = "sync",
+    }
+}
+
+words! {
+    /// What happens with a write whose keys the proxy cannot learn.
+    OnUncaptured {
+        /// It runs, and its tables become dirty.
+        Dirty = "dirty",
+        /// The client gets an error that says why.
+        Refuse = "refuse",
+    }
+}
+
+words! {
+    /// What happens with a schema change or a TRUNCATE.
+    OnDdl {
+        /// Repeated on the secondary before any later row.
+        Mirror = "mirror",
+        /// The client gets an error.
+        Refuse = "refuse",
+        /// It runs on the primary; the difference is noted as dirty.
+        Note = "note",
+    }
+}
+
+words! {
+    /// TLS towards a server, as libpq defines the words.
+    SslMode {
+        /// Never.
+        Disable = "disable",
+        /// Only if the server insists.
+        Allow = "allow",
+        /// If the server can.
+        Prefer = "prefer",
+        /// Always, whatever certificate it shows.
+        Require = "require",
+        /// Always, with a certificate of a trusted authority.
+        VerifyCa = "verify-ca",
+        /// Always, and the certificate names the host.
+        VerifyFull = "verify-full",
+    }
+}
+
+words! {
+    /// How logs are written.
+    LogFormat {
+        /// For people.
+        Text = "text",
+        /// One JSON object a line.
+        Json = "json",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(Duration::from_text("300ms"), Some(Duration::from_millis(300)));
+        assert_eq!(Duration::from_text("10m"), Some(Duration::from_secs(600)));
+        for bad in ["", "5", "ms", "-1s", "5 days", "99999999999999999999s", "18446744073709551615h"] {
+            assert_eq!(Duration::from_text(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_powers_of_1024() {
+        assert_eq!(Size::from_text("64MB"), Some(Size(64 << 20)));
+        assert_eq!(Size::from_text("512"), Some(Size(512)));
+        for bad in ["", "MB", "64mb", "64 parsecs", "18446744073709551615TB"] {
+            assert_eq!(Size::from_text(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn hosts_may_be_names_ipv4_and_ipv6() {
+        let host = |name: &str, port| Some(Host { name: name.to_owned(), port });
+        assert_eq!(Host::from_text("db1"), host("db1", None));
+        assert_eq!(Host::from_text("10.0.0.1:5433"), host("10.0.0.1", Some(5433)));
+        assert_eq!(Host::from_text("[::1]:5433"), host("::1", Some(5433)));
+        assert_eq!(Host::from_text("[::1]"), host("::1", None));
+        for bad in ["", ":5432", "db1:", "db1:0", "db1:70000", "[::1", "[::1]x", "a/b", "user@db1"] {
+            assert_eq!(Host::from_text(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_not_printed() {
+        assert_eq!(format!("{:?}", Secret::new("hunter2")), "Secret(..)");
+    }
+}
