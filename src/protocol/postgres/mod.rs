@@ -1,6 +1,9 @@
 //! PostgreSQL, protocol 3.0 and 3.2.
 
 pub mod catalog;
+pub mod client;
 pub mod key;
 pub mod plan;
+#[cfg(test)]
+mod testing;
 pub mod wire;

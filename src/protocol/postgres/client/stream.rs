@@ -1,0 +1,251 @@
+//! The socket under a connection: TCP, a Unix socket, or TLS over TCP.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::protocol::postgres::wire::SSL_REQUEST;
+
+use super::Error;
+use super::config::{Endpoint, Host, ServerConfig, SslMode, Tls};
+
+/// A connected socket; reading and writing go straight through.
+#[derive(Debug)]
+pub enum Stream {
+    /// TCP, in clear.
+    Tcp(TcpStream),
+    /// A Unix socket.
+    Unix(UnixStream),
+    /// TLS over TCP.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// What to do about TLS on one attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attempt {
+    /// In clear.
+    Plain,
+    /// TLS; in clear if the server says that it has none.
+    TlsOrPlain,
+    /// TLS or nothing.
+    Tls,
+}
+
+impl SslMode {
+    /// What to try, in order.
+    pub(super) fn attempts(self, endpoint: &Endpoint) -> &'static [Attempt] {
+        match (&endpoint.host, self) {
+            (Host::Unix(_), _) | (_, SslMode::Disable) => &[Attempt::Plain],
+            (_, SslMode::Allow) => &[Attempt::Plain, Attempt::Tls],
+            (_, SslMode::Prefer) => &[Attempt::TlsOrPlain, Attempt::Plain],
+            _ => &[Attempt::Tls],
+        }
+    }
+}
+
+impl Stream {
+    /// Connect to one host and agree on TLS. Not cancel safe: a cancelled connect is dropped whole.
+    pub(super) async fn open(config: &ServerConfig, endpoint: &Endpoint, attempt: Attempt) -> Result<Stream, Error> {
+        let name = match &endpoint.host {
+            Host::Unix(dir) => {
+                let path = dir.join(format!(".s.PGSQL.{}", endpoint.port));
+                return Ok(Stream::Unix(UnixStream::connect(path).await?));
+            }
+            Host::Tcp(name) => name,
+        };
+        let mut tcp = TcpStream::connect((name.as_str(), endpoint.port)).await?;
+        tcp.set_nodelay(true)?;
+        keepalive(config, &tcp)?;
+        if attempt == Attempt::Plain || !offered(&mut tcp).await? {
+            return match attempt {
+                Attempt::Tls => Err(Error::Tls("the server has no TLS, and sslmode demands it".into())),
+                _ => Ok(Stream::Tcp(tcp)),
+            };
+        }
+        let server = ServerName::try_from(name.clone()).map_err(|error| Error::Tls(error.to_string()))?;
+        let connector = TlsConnector::from(Arc::new(tls_config(&config.tls)?));
+        let tls = connector.connect(server, tcp).await.map_err(|error| Error::Tls(error.to_string()))?;
+        Ok(Stream::Tls(Box::new(tls)))
+    }
+
+    /// Nobody on the way can read along: TLS, or a socket of this machine.
+    pub fn is_private(&self) -> bool {
+        !matches!(self, Stream::Tcp(_))
+    }
+}
+
+fn keepalive(config: &ServerConfig, tcp: &TcpStream) -> io::Result<()> {
+    let Some(idle) = config.keepalive else { return Ok(()) };
+    let settings = socket2::TcpKeepalive::new().with_time(idle).with_interval(idle / 4 + Duration::from_secs(1));
+    socket2::SockRef::from(tcp).set_tcp_keepalive(&settings)
+}
+
+/// SSLRequest is answered by one byte, `S` or `N` (documentation, "SSL Session Encryption"). Nothing may follow it
+/// in clear: what a man in the middle stuffed behind it would be taken for the server's first encrypted words.
+async fn offered(tcp: &mut TcpStream) -> Result<bool, Error> {
+    let mut request = [0; 8];
+    request[..4].copy_from_slice(&8_i32.to_be_bytes());
+    request[4..].copy_from_slice(&SSL_REQUEST.to_be_bytes());
+    tcp.write_all(&request).await?;
+    match tcp.read_u8().await? {
+        b'S' => Ok(true),
+        b'N' => Ok(false),
+        other => Err(Error::Unexpected { kind: char::from(other), doing: "asking for TLS" }),
+    }
+}
+
+fn tls_config(tls: &Tls) -> Result<ClientConfig, Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::Tls(error.to_string()))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Verifier::new(tls)?));
+    match &tls.client_cert {
+        None => Ok(builder.with_no_client_auth()),
+        Some((cert, key)) => {
+            let chain = certificates(cert)?;
+            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| pem(key, &error))?;
+            builder.with_client_auth_cert(chain, key).map_err(|error| Error::Tls(error.to_string()))
+        }
+    }
+}
+
+fn certificates(path: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    CertificateDer::pem_file_iter(path)
+        .and_then(|certificates| certificates.collect())
+        .map_err(|error| pem(path, &error))
+}
+
+fn pem(path: &std::path::Path, error: &dyn std::fmt::Display) -> Error {
+    Error::Tls(format!("{}: {error}", path.display()))
+}
+
+fn roots(tls: &Tls) -> Result<RootCertStore, Error> {
+    let certificates = match &tls.root_cert {
+        Some(path) => certificates(path)?,
+        None => rustls_native_certs::load_native_certs().certs,
+    };
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(certificates);
+    Ok(roots)
+}
+
+/// libpq's rungs between "any certificate" and "this host's": rustls alone knows only the top one.
+#[derive(Debug)]
+struct Verifier {
+    provider: rustls::crypto::CryptoProvider,
+    /// `None`: any certificate will do.
+    chain: Option<Arc<WebPkiServerVerifier>>,
+    names: bool,
+}
+
+impl Verifier {
+    fn new(tls: &Tls) -> Result<Verifier, Error> {
+        let provider = rustls::crypto::ring::default_provider();
+        let verify = match tls.mode {
+            SslMode::VerifyCa | SslMode::VerifyFull => true,
+            SslMode::Require => tls.root_cert.is_some(),
+            _ => false,
+        };
+        let chain = match verify {
+            false => None,
+            true => {
+                let builder =
+                    WebPkiServerVerifier::builder_with_provider(Arc::new(roots(tls)?), Arc::new(provider.clone()));
+                Some(builder.build().map_err(|error| Error::Tls(error.to_string()))?)
+            }
+        };
+        Ok(Verifier { provider, chain, names: tls.mode == SslMode::VerifyFull })
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
+        match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp, now) {
+            // The name is looked at last: everything else was in order.
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) if !self.names => Ok(ServerCertVerified::assertion()),
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
