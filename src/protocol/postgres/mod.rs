@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod client;
 pub mod key;
+pub mod lexer;
 pub mod plan;
 #[cfg(test)]
 mod testing;
