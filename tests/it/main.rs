@@ -1,0 +1,4 @@
+//! tandem against real servers, in one binary. `support` starts what a test needs.
+
+mod sandbox;
+mod support;

@@ -1,0 +1,51 @@
+//! What the tests have in common: servers and clients.
+
+#![allow(dead_code, reason = "each test uses what it needs")]
+
+use tandem::sandbox::{Installation, Options, Postgres, Sandbox, binaries};
+use tokio_postgres::NoTls;
+
+/// A server of the newest version with default options, and its sandbox.
+pub(crate) fn server(name: &str) -> Postgres {
+    server_with(name, &newest(), &Options::default())
+}
+
+/// A server.
+pub(crate) fn server_with(name: &str, installation: &Installation, options: &Options) -> Postgres {
+    let sandbox = Sandbox::new(false).expect("a temp folder");
+    Postgres::start_new(&sandbox, installation, name, options).expect("a server")
+}
+
+/// An old origin and a new target: two versions where they can be had.
+pub(crate) fn pair() -> (Postgres, Postgres) {
+    let (old, new) = binaries::oldest_and_newest().expect("PostgreSQL is installed");
+    (server_with("origin", &old, &Options::default()), server_with("target", &new, &Options::default()))
+}
+
+/// The newest PostgreSQL there is.
+pub(crate) fn newest() -> Installation {
+    binaries::oldest_and_newest().expect("PostgreSQL is installed").1
+}
+
+/// A client of `url`; its connection runs as a task of the test.
+pub(crate) async fn connect(url: &str) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("the server answers");
+    tokio::spawn(connection);
+    client
+}
+
+/// Run a script of statements on `url`, on a connection of its own.
+pub(crate) async fn sql(url: &str, script: &str) {
+    connect(url).await.batch_execute(script).await.expect(script);
+}
+
+/// The rows of a query as text, columns separated by `|`.
+pub(crate) async fn rows(url: &str, query: &str) -> Vec<String> {
+    use tokio_postgres::SimpleQueryMessage::Row;
+    let messages = connect(url).await.simple_query(query).await.expect(query);
+    let line = |row: &tokio_postgres::SimpleQueryRow| {
+        let cells: Vec<&str> = (0..row.len()).map(|at| row.get(at).unwrap_or("NULL")).collect();
+        cells.join("|")
+    };
+    messages.iter().filter_map(|message| if let Row(row) = message { Some(line(row)) } else { None }).collect()
+}
