@@ -1,1 +1,60 @@
-//! To be written.
+//! Logs: to standard error, as text for people or one JSON object a line. What is logged are shapes (table, key hash,
+//! length, lsn), never values (promise 13). `error` needs a person; a client hanging up is `debug`.
+
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
+
+use crate::config::{Log, LogFormat};
+
+/// Changes the level of a running process.
+#[derive(Clone)]
+pub struct Level(reload::Handle<EnvFilter, Registry>);
+
+/// Logs could not be set up or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `log.level` is not understood.
+    #[error("log.level: {0}; it is like \"info\" or \"info,tandem::mirror=debug\"")]
+    Level(String),
+    /// This process already logs elsewhere.
+    #[error("logs are already set up")]
+    Twice,
+}
+
+/// Set up logs for the process, once.
+pub fn install(log: &Log) -> Result<Level, Error> {
+    let (filter, handle) = reload::Layer::new(filter(&log.level)?);
+    let registry = tracing_subscriber::registry().with(filter);
+    let plain = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let set = match log.format {
+        LogFormat::Text => registry.with(plain.with_ansi(false)).try_init(),
+        LogFormat::Json => registry.with(plain.json().flatten_event(true)).try_init(),
+    };
+    set.map_err(|_| Error::Twice)?;
+    Ok(Level(handle))
+}
+
+impl Level {
+    /// Log at another level from now on.
+    pub fn set(&self, level: &str) -> Result<(), Error> {
+        self.0.reload(filter(level)?).map_err(|error| Error::Level(error.to_string()))
+    }
+}
+
+/// Understand a level without using it.
+pub fn filter(level: &str) -> Result<EnvFilter, Error> {
+    EnvFilter::builder().parse(level).map_err(|error| Error::Level(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_is_a_word_or_words_by_module() {
+        assert!(filter("info").is_ok());
+        assert!(filter("info,tandem::mirror=debug").is_ok());
+        assert!(filter("tandem=loud").is_err());
+    }
+}

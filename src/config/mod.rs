@@ -7,11 +7,13 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+pub mod live;
 pub mod section;
 pub mod server;
 pub mod source;
 pub mod value;
 
+pub use live::Live;
 pub use section::{Journal, Limits, Log, Mirror, Runtime};
 pub use server::Server;
 pub use source::Error;

@@ -196,6 +196,12 @@ macro_rules! words {
             }
         }
 
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
         impl Setting for $name {
             const EXPECTS: &'static str = concat!("one of", $(" \"", $word, "\""),+);
 
