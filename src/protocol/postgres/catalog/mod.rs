@@ -2,8 +2,12 @@
 //!
 //! A [`Catalog`] is an immutable snapshot shared by all sessions; a schema change replaces it whole.
 
+mod load;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+
+pub use load::{LoadError, load};
 
 use crate::record::TableId;
 
@@ -23,7 +27,7 @@ pub struct Catalog {
     /// Lower-case names of functions, procedures, aggregates outside `pg_catalog` and `information_schema` (any schema),
     /// except those that are C-language members of an extension that is known not to write.
     pub user_functions: HashSet<String>,
-    /// Symbols of operators outside `pg_catalog`.
+    /// Symbols of operators outside `pg_catalog` whose function is one of those.
     pub user_operators: HashSet<String>,
     /// Names of types, outside the system schemas, that a cast or a domain check could run a user function for.
     pub user_types: HashSet<String>,

@@ -1,0 +1,597 @@
+//! Reads a [`Catalog`] from a server's `pg_catalog`, versions 14 to 18, in a dozen queries of one snapshot.
+//!
+//! Object ids below 16384 (`FirstNormalObjectId`, `access/transam.h`) belong to PostgreSQL itself; everything from
+//! there on was made by somebody and is looked at with suspicion: a function of theirs may write.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::protocol::postgres::client::{Client, DataRow, Error};
+use crate::record::TableId;
+
+use super::{Act, Catalog, Column, ForeignKey, Hazards, Key, Kind, Relation};
+
+/// Why a catalog cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The connection, or the server refused a query.
+    #[error("reading the catalog: {0}")]
+    Client(#[from] Error),
+    /// Two tables share a label. It takes 2^32 tables for a fair chance of it; renaming one mends it.
+    #[error("tables {0} and {1} share one label: rename one of them")]
+    Collision(String, String),
+    /// Older than what was tried.
+    #[error("the server's version is {0}; tandem reads catalogs from 140000 on")]
+    Version(u32),
+}
+
+/// Load the schema that the connection's database has now. Inside a transaction, the one that its snapshot sees; else
+/// in a transaction of its own. The schema `tandem` is the mirror's own and left out. [`Catalog::epoch`] stays 0: it
+/// belongs to whoever keeps the catalog.
+///
+/// # Errors
+/// See [`LoadError`]. A transaction of its own is ended either way. Not cancel safe.
+pub async fn load(conn: &mut Client) -> Result<Catalog, LoadError> {
+    if conn.status() != b'I' {
+        return read(conn).await;
+    }
+    conn.simple("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = ''").await?;
+    let catalog = read(conn).await;
+    conn.simple("COMMIT").await?;
+    catalog
+}
+
+async fn read(conn: &mut Client) -> Result<Catalog, LoadError> {
+    let server = conn.simple(SERVER).await?;
+    let row = server.first().ok_or(Error::Value(0))?;
+    let mut catalog = Catalog { version: row.parse(0)?, utf8: row.bool(1)?, ..Catalog::default() };
+    if catalog.version < 140_000 {
+        return Err(LoadError::Version(catalog.version));
+    }
+    let types = types(conn).await?;
+    let mut relations = relations(conn).await?;
+    columns(conn, &types, &mut relations).await?;
+    keys(conn, &mut relations).await?;
+    parents(conn, &mut relations).await?;
+    hazards(conn, &types, &mut relations).await?;
+    catalog.foreign_keys = foreign_keys(conn, &relations).await?;
+    catalog.user_functions = names(conn, FUNCTIONS).await?;
+    catalog.user_operators = names(conn, OPERATORS).await?;
+    catalog.user_types =
+        types.0.values().filter(|ty| ty.oid >= FIRST_NORMAL_OID && ty.hot).map(|ty| ty.name.clone()).collect();
+    index(catalog, relations)
+}
+
+fn index(mut catalog: Catalog, relations: HashMap<u32, Relation>) -> Result<Catalog, LoadError> {
+    for (oid, relation) in relations {
+        if let Some(other) = catalog.by_id.insert(relation.id, oid) {
+            return Err(LoadError::Collision(relation.sql(), catalog.relations[&other].sql()));
+        }
+        catalog.by_name.entry(relation.name.clone()).or_default().push(oid);
+        catalog.relations.insert(oid, Arc::new(relation));
+    }
+    catalog.by_name.values_mut().for_each(|oids| oids.sort_unstable());
+    Ok(catalog)
+}
+
+const FIRST_NORMAL_OID: u32 = 16384;
+
+const SERVER: &str = "SELECT pg_catalog.current_setting('server_version_num'), \
+    pg_catalog.pg_encoding_to_char(encoding) = 'UTF8' FROM pg_catalog.pg_database \
+    WHERE datname = pg_catalog.current_database()";
+
+/// Functions that may write: everybody's, except C functions of extensions. Those compute (uuid-ossp, pgcrypto,
+/// PostGIS, citext, ..); the ones that are known to write are named here.
+const HOT: &str = "hot AS (SELECT p.oid FROM pg_catalog.pg_proc p WHERE p.oid >= 16384 \
+    AND p.prorettype NOT IN ('pg_catalog.trigger'::pg_catalog.regtype, 'pg_catalog.event_trigger'::pg_catalog.regtype) \
+    AND NOT (p.prolang = (SELECT oid FROM pg_catalog.pg_language WHERE lanname = 'c') AND EXISTS ( \
+      SELECT FROM pg_catalog.pg_depend m JOIN pg_catalog.pg_extension e ON e.oid = m.refobjid \
+      WHERE m.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND m.objid = p.oid AND m.deptype = 'e' \
+      AND m.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass \
+      AND e.extname NOT IN ('dblink', 'postgres_fdw', 'file_fdw', 'pg_background', 'pg_cron', 'pg_partman', \
+        'pg_repack', 'pg_squeeze', 'pglogical', 'adminpack', 'lo', 'http', 'pg_net', 'citus', 'timescaledb', \
+        'pgagent', 'pg_surgery', 'spi', 'refint', 'autoinc', 'insert_username', 'moddatetime', 'tablefunc', 'xml2'))))";
+
+const FUNCTIONS: &str =
+    "WITH {HOT} SELECT DISTINCT pg_catalog.lower(proname) FROM pg_catalog.pg_proc JOIN hot USING (oid)";
+
+const OPERATORS: &str = "WITH {HOT} SELECT DISTINCT oprname FROM pg_catalog.pg_operator o JOIN hot ON hot.oid = o.oprcode \
+    WHERE o.oid >= 16384";
+
+async fn ask(conn: &mut Client, sql: &str) -> Result<Vec<DataRow>, Error> {
+    conn.simple(&sql.replace("{HOT}", HOT).replace("{RELATIONS}", RELATIONS)).await
+}
+
+async fn names(conn: &mut Client, sql: &str) -> Result<HashSet<String>, Error> {
+    ask(conn, sql).await?.iter().map(|row| row.string(0)).collect()
+}
+
+/// The relations that a catalog holds.
+const RELATIONS: &str = "pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'tandem') \
+    AND n.nspname !~ '^pg_(toast|temp_|toast_temp_)' \
+    AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't'";
+
+async fn relations(conn: &mut Client) -> Result<HashMap<u32, Relation>, Error> {
+    let sql = "SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence = 'u', c.relrowsecurity, c.reltuples, \
+        c.relkind = 'v' AND pg_catalog.pg_relation_is_updatable(c.oid, false) & 28 <> 0 FROM {RELATIONS}";
+    ask(conn, sql).await?.iter().map(relation).collect()
+}
+
+fn relation(row: &DataRow) -> Result<(u32, Relation), Error> {
+    let (schema, name) = (row.string(1)?, row.string(2)?);
+    let kind = match row.text(3)? {
+        Some("r") => Kind::Table,
+        Some("p") => Kind::Partitioned,
+        Some("v") => Kind::View,
+        Some("m") => Kind::Materialized,
+        _ => Kind::Foreign,
+    };
+    let oid = row.parse(0)?;
+    let relation = Relation {
+        oid,
+        id: TableId::of(&schema, &name),
+        schema,
+        name,
+        kind,
+        unlogged: row.bool(4)?,
+        columns: Vec::new(),
+        key: None,
+        parents: Vec::new(),
+        children: Vec::new(),
+        hazards: Hazards { row_security: row.bool(5)?, updatable_view: row.bool(7)?, ..Hazards::default() },
+        reads: Vec::new(),
+        rows: row.parse(6)?,
+    };
+    Ok((oid, relation))
+}
+
+async fn columns(conn: &mut Client, types: &Types, relations: &mut HashMap<u32, Relation>) -> Result<(), Error> {
+    let sql = "SELECT a.attrelid, a.attname, a.attnum, a.atttypid, a.atttypmod, coalesce(l.collisdeterministic, true), \
+        a.attgenerated <> '', a.attidentity, a.attnotnull, a.atthasdef FROM {RELATIONS} \
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
+        LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation ORDER BY a.attrelid, a.attnum";
+    for row in ask(conn, sql).await? {
+        if let Some(relation) = relations.get_mut(&row.parse(0)?) {
+            relation.columns.push(column(&row, types)?);
+        }
+    }
+    Ok(())
+}
+
+fn column(row: &DataRow, types: &Types) -> Result<Column, Error> {
+    let type_oid = row.parse(3)?;
+    let ty = types.0.get(&type_oid).ok_or(Error::Value(3))?;
+    let (base_oid, domain_typmod) = types.base(type_oid);
+    let typmod = row.parse(4)?;
+    Ok(Column {
+        name: row.string(1)?,
+        attnum: row.parse(2)?,
+        type_oid,
+        base_oid,
+        type_sql: ty.sql.clone(),
+        typmod: if typmod == -1 { domain_typmod } else { typmod },
+        typtype: ty.typtype,
+        deterministic: row.bool(5)?,
+        generated: row.bool(6)?,
+        identity: row.text(7)?.and_then(|text| text.bytes().next()).unwrap_or(0),
+        not_null: row.bool(8)?,
+        has_default: row.bool(9)?,
+        binary_safe: types.binary_safe(type_oid, 0),
+    })
+}
+
+// Indexes come best first: the primary key, the replica identity, then by width and name, so that every load and
+// every process chooses the same one.
+async fn keys(conn: &mut Client, relations: &mut HashMap<u32, Relation>) -> Result<(), Error> {
+    let sql = "SELECT c.oid, x.relname, i.indkey, i.indnkeyatts FROM {RELATIONS} \
+        JOIN pg_catalog.pg_index i ON i.indrelid = c.oid JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid \
+        WHERE i.indisunique AND i.indisvalid AND i.indisready AND i.indislive AND i.indimmediate \
+        AND NOT i.indisexclusion AND i.indpred IS NULL AND i.indexprs IS NULL \
+        ORDER BY c.oid, i.indisprimary DESC, i.indisreplident DESC, i.indnkeyatts, x.relname";
+    for row in ask(conn, sql).await? {
+        let Some(relation) = relations.get_mut(&row.parse(0)?) else { continue };
+        if relation.key.is_some() {
+            continue;
+        }
+        let attnums = row.string(2)?;
+        let columns = positions(relation, attnums.split(' ').take(row.parse(3)?));
+        if columns.iter().all(|&at| relation.columns[at].not_null) && columns.len() == row.parse::<usize>(3)? {
+            relation.key = Some(Key { name: row.string(1)?, columns });
+        }
+    }
+    Ok(())
+}
+
+fn positions<'a>(relation: &Relation, attnums: impl Iterator<Item = &'a str>) -> Vec<usize> {
+    let position = |text: &str| {
+        let attnum: i16 = text.parse().ok()?;
+        relation.columns.iter().position(|column| column.attnum == attnum)
+    };
+    attnums.filter_map(position).collect()
+}
+
+async fn parents(conn: &mut Client, relations: &mut HashMap<u32, Relation>) -> Result<(), Error> {
+    let sql = "SELECT inhrelid, inhparent FROM pg_catalog.pg_inherits ORDER BY inhrelid, inhseqno";
+    for row in ask(conn, sql).await? {
+        let (child, parent) = (row.parse(0)?, row.parse(1)?);
+        if !relations.contains_key(&child) || !relations.contains_key(&parent) {
+            continue;
+        }
+        relations.entry(child).and_modify(|relation| relation.parents.push(parent));
+        relations.entry(parent).and_modify(|relation| relation.children.push(child));
+    }
+    Ok(())
+}
+
+async fn hazards(conn: &mut Client, types: &Types, relations: &mut HashMap<u32, Relation>) -> Result<(), Error> {
+    triggers_and_rules(conn, relations).await?;
+    reads(conn, relations).await?;
+    called(conn, relations).await?;
+    for relation in relations.values_mut() {
+        let hot = |column: &Column| types.0.get(&column.type_oid).is_some_and(|ty| ty.hot);
+        relation.hazards.user_functions |= relation.columns.iter().any(hot);
+    }
+    spread(relations);
+    Ok(())
+}
+
+// Bits of tgtype: catalog/pg_trigger.h.
+const ROW: i32 = 1;
+const BEFORE: i32 = 2;
+const INSERT: i32 = 4;
+const UPDATE: i32 = 16;
+const INSTEAD: i32 = 64;
+
+async fn triggers_and_rules(conn: &mut Client, relations: &mut HashMap<u32, Relation>) -> Result<(), Error> {
+    // Origin and always fire in a client's session; replica and disabled do not.
+    let sql = "SELECT tgrelid, tgtype FROM pg_catalog.pg_trigger WHERE NOT tgisinternal AND tgenabled IN ('O', 'A')";
+    for row in ask(conn, sql).await? {
+        let Some(relation) = relations.get_mut(&row.parse(0)?) else { continue };
+        let bits: i32 = row.parse(1)?;
+        let before = bits & (ROW | BEFORE) == ROW | BEFORE;
+        relation.hazards.triggers = true;
+        relation.hazards.before_insert |= before && bits & INSERT != 0;
+        relation.hazards.before_update |= before && bits & UPDATE != 0;
+        relation.hazards.instead_of |= bits & INSTEAD != 0;
+    }
+    let sql = "SELECT ev_class FROM pg_catalog.pg_rewrite WHERE rulename <> '_RETURN' AND ev_enabled IN ('O', 'A')";
+    for row in ask(conn, sql).await? {
+        relations.entry(row.parse(0)?).and_modify(|relation| relation.hazards.rules = true);
+    }
+    Ok(())
+}
+
+async fn reads(conn: &mut Client, relations: &mut HashMap<u32, Relation>) -> Result<(), Error> {
+    let sql = "SELECT DISTINCT w.ev_class, d.refobjid FROM pg_catalog.pg_depend d \
+        JOIN pg_catalog.pg_rewrite w ON w.oid = d.objid AND w.rulename = '_RETURN' \
+        WHERE d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass \
+        AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid <> w.ev_class ORDER BY 1, 2";
+    for row in ask(conn, sql).await? {
+        let read = row.parse(1)?;
+        relations.entry(row.parse(0)?).and_modify(|relation| relation.reads.push(read));
+    }
+    Ok(())
+}
+
+/// What calls a function that may write, itself or through an operator: defaults and generated columns, check
+/// constraints, policies, index expressions, view bodies.
+async fn called(conn: &mut Client, relations: &mut HashMap<u32, Relation>) -> Result<(), Error> {
+    let sql = "WITH {HOT} SELECT DISTINCT \
+        coalesce(ad.adrelid, nullif(co.conrelid, 0), po.polrelid, ix.indrelid, rw.ev_class) FROM ({CALLS}) d \
+        LEFT JOIN pg_catalog.pg_attrdef ad ON d.class = 'pg_attrdef' AND ad.oid = d.objid \
+        LEFT JOIN pg_catalog.pg_constraint co ON d.class = 'pg_constraint' AND co.oid = d.objid \
+        LEFT JOIN pg_catalog.pg_policy po ON d.class = 'pg_policy' AND po.oid = d.objid \
+        LEFT JOIN pg_catalog.pg_index ix ON d.class = 'pg_class' AND ix.indexrelid = d.objid \
+        LEFT JOIN pg_catalog.pg_rewrite rw ON d.class = 'pg_rewrite' AND rw.oid = d.objid AND rw.rulename = '_RETURN'";
+    for row in ask(conn, &sql.replace("{CALLS}", CALLS)).await? {
+        if row.get(0)?.is_some() {
+            relations.entry(row.parse(0)?).and_modify(|relation| relation.hazards.user_functions = true);
+        }
+    }
+    Ok(())
+}
+
+/// Objects that depend on a hot function, and the catalog (`class`) they are in.
+const CALLS: &str = "SELECT k.relname AS class, d.objid FROM pg_catalog.pg_depend d \
+    JOIN pg_catalog.pg_class k ON k.oid = d.classid \
+    WHERE (d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.refobjid IN (SELECT oid FROM hot)) \
+    OR (d.refclassid = 'pg_catalog.pg_operator'::pg_catalog.regclass AND d.refobjid IN \
+      (SELECT o.oid FROM pg_catalog.pg_operator o JOIN hot ON hot.oid = o.oprcode))";
+
+/// A view runs what the views it reads run; a statement on a parent meets what its children have.
+fn spread(relations: &mut HashMap<u32, Relation>) {
+    loop {
+        let grown: Vec<(u32, Hazards)> = relations
+            .values()
+            .map(|relation| (relation.oid, inherited(relation, relations)))
+            .filter(|(oid, hazards)| relations[oid].hazards != *hazards)
+            .collect();
+        if grown.is_empty() {
+            return;
+        }
+        for (oid, hazards) in grown {
+            relations.entry(oid).and_modify(|relation| relation.hazards = hazards);
+        }
+    }
+}
+
+fn inherited(relation: &Relation, all: &HashMap<u32, Relation>) -> Hazards {
+    let mut hazards = relation.hazards;
+    for child in relation.children.iter().filter_map(|oid| all.get(oid)) {
+        hazards.before_insert |= child.hazards.before_insert;
+        hazards.before_update |= child.hazards.before_update;
+        hazards.triggers |= child.hazards.triggers;
+        hazards.rules |= child.hazards.rules;
+        hazards.user_functions |= child.hazards.user_functions;
+    }
+    for read in relation.reads.iter().filter_map(|oid| all.get(oid)) {
+        // A table's defaults and checks do not run when it is read; its policies do.
+        hazards.user_functions |= read.hazards.user_functions && (read.kind == Kind::View || read.hazards.row_security);
+    }
+    hazards
+}
+
+// A constraint of a partition that came with its parent's has conparentid: the parent's says it all.
+async fn foreign_keys(conn: &mut Client, relations: &HashMap<u32, Relation>) -> Result<Vec<Arc<ForeignKey>>, Error> {
+    let sql = "SELECT conname, conrelid, confrelid, pg_catalog.array_to_string(conkey, ' '), \
+        pg_catalog.array_to_string(confkey, ' '), confdeltype, confupdtype, condeferrable \
+        FROM pg_catalog.pg_constraint WHERE contype = 'f' AND conparentid = 0 ORDER BY conrelid, conname";
+    let mut found = Vec::new();
+    for row in ask(conn, sql).await? {
+        let (child, parent) = (row.parse(1)?, row.parse(2)?);
+        let (Some(child_table), Some(parent_table)) = (relations.get(&child), relations.get(&parent)) else { continue };
+        found.push(Arc::new(ForeignKey {
+            name: row.string(0)?,
+            child,
+            parent,
+            child_columns: positions(child_table, row.string(3)?.split(' ')),
+            parent_columns: positions(parent_table, row.string(4)?.split(' ')),
+            on_delete: act(&row, 5)?,
+            on_update: act(&row, 6)?,
+            deferrable: row.bool(7)?,
+        }));
+    }
+    Ok(found)
+}
+
+// Letters of confdeltype: catalog/pg_constraint.h and nodes/parsenodes.h.
+fn act(row: &DataRow, at: usize) -> Result<Act, Error> {
+    Ok(match row.text(at)? {
+        Some("c") => Act::Cascade,
+        Some("n") => Act::SetNull,
+        Some("d") => Act::SetDefault,
+        _ => Act::None,
+    })
+}
+
+struct Type {
+    oid: u32,
+    name: String,
+    sql: String,
+    typtype: u8,
+    /// A domain's base type.
+    base: u32,
+    typmod: i32,
+    /// An array's element type.
+    element: u32,
+    /// A range's subtype, or a multirange's range.
+    range: u32,
+    /// A composite's attributes.
+    attributes: Vec<u32>,
+    /// Send and receive functions exist and are PostgreSQL's own.
+    portable: bool,
+    /// Reading a value of it may run a user function.
+    hot: bool,
+}
+
+struct Types(HashMap<u32, Type>);
+
+async fn types(conn: &mut Client) -> Result<Types, Error> {
+    let sql = "WITH {HOT} SELECT t.oid, t.typname, pg_catalog.quote_ident(n.nspname) || '.' || \
+        pg_catalog.quote_ident(t.typname), t.typtype, t.typbasetype, t.typtypmod, \
+        CASE WHEN t.typlen = -1 AND t.typcategory = 'A' THEN t.typelem ELSE 0 END, \
+        coalesce(r.rngsubtype, m.rngtypid, 0), \
+        coalesce((SELECT pg_catalog.string_agg(a.atttypid::pg_catalog.text, ' ') FROM pg_catalog.pg_attribute a \
+          WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped), ''), \
+        s.oid IS NOT NULL AND t.typreceive <> 0 AND (t.oid < 16384 OR s.prolang = 12 OR t.typtype <> 'b') \
+          AND t.typname !~ '^reg', \
+        t.typinput IN (SELECT oid FROM hot) OR EXISTS (SELECT FROM pg_catalog.pg_cast k \
+          WHERE (k.casttarget = t.oid OR k.castsource = t.oid) AND k.castfunc IN (SELECT oid FROM hot)) \
+        OR EXISTS (SELECT FROM pg_catalog.pg_constraint o JOIN ({CALLS}) d ON d.class = 'pg_constraint' \
+          AND d.objid = o.oid WHERE o.contypid = t.oid) \
+        FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace \
+        LEFT JOIN pg_catalog.pg_range r ON r.rngtypid = t.oid LEFT JOIN pg_catalog.pg_range m ON m.rngmultitypid = t.oid \
+        LEFT JOIN pg_catalog.pg_proc s ON s.oid = t.typsend";
+    let rows = ask(conn, &sql.replace("{CALLS}", CALLS)).await?;
+    let mut types = Types(rows.iter().map(read_type).collect::<Result<_, _>>()?);
+    types.spread();
+    Ok(types)
+}
+
+fn read_type(row: &DataRow) -> Result<(u32, Type), Error> {
+    let oid = row.parse(0)?;
+    let attributes = row.string(8)?;
+    let read = Type {
+        oid,
+        name: row.string(1)?,
+        sql: row.string(2)?,
+        typtype: row.text(3)?.and_then(|text| text.bytes().next()).unwrap_or(b'b'),
+        base: row.parse(4)?,
+        typmod: row.parse(5)?,
+        element: row.parse(6)?,
+        range: row.parse(7)?,
+        attributes: attributes.split(' ').filter_map(|oid| oid.parse().ok()).collect(),
+        portable: row.bool(9)?,
+        hot: row.bool(10)?,
+    };
+    Ok((oid, read))
+}
+
+impl Types {
+    /// A domain's base type and modifier, through domains over domains.
+    fn base(&self, oid: u32) -> (u32, i32) {
+        let (mut at, mut typmod) = (oid, -1);
+        while let Some(ty) = self.0.get(&at).filter(|ty| ty.typtype == b'd') {
+            typmod = if typmod == -1 { ty.typmod } else { typmod };
+            at = ty.base;
+        }
+        (at, typmod)
+    }
+
+    /// Whether the binary form means the same on another server. `array_send` and `record_send` write the oids of
+    /// what is inside; `regclass` and kin *are* oids; an extension's own format may differ between its versions.
+    fn binary_safe(&self, oid: u32, depth: usize) -> bool {
+        let Some(ty) = self.0.get(&oid) else { return false };
+        if !ty.portable || depth > 16 {
+            return false;
+        }
+        let inside = |oid: u32| oid < FIRST_NORMAL_OID && self.binary_safe(oid, depth + 1);
+        match ty.typtype {
+            b'd' => self.binary_safe(ty.base, depth + 1),
+            b'c' => ty.attributes.iter().all(|&oid| inside(oid)),
+            b'r' | b'm' => self.binary_safe(ty.range, depth + 1),
+            _ if ty.element != 0 => inside(ty.element),
+            _ => true,
+        }
+    }
+
+    fn spread(&mut self) {
+        loop {
+            let heats = |ty: &Type| !ty.hot && ty.parts().any(|oid| self.0.get(&oid).is_some_and(|part| part.hot));
+            let grown: Vec<u32> = self.0.values().filter(|ty| heats(ty)).map(|ty| ty.oid).collect();
+            if grown.is_empty() {
+                return;
+            }
+            for oid in grown {
+                self.0.entry(oid).and_modify(|ty| ty.hot = true);
+            }
+        }
+    }
+}
+
+impl Type {
+    fn parts(&self) -> impl Iterator<Item = u32> {
+        [self.base, self.element, self.range].into_iter().chain(self.attributes.iter().copied())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::postgres::testing::Server;
+
+    async fn loaded(server: &Server, sql: &str) -> Catalog {
+        let mut conn = Client::connect(&server.config()).await.expect("connects");
+        conn.simple(sql).await.expect("a schema");
+        load(&mut conn).await.expect("a catalog")
+    }
+
+    fn table<'a>(catalog: &'a Catalog, name: &str) -> &'a Relation {
+        &catalog.relations[&catalog.by_name[name][0]]
+    }
+
+    #[tokio::test]
+    async fn columns_and_types_are_as_declared() {
+        for server in Server::all() {
+            let catalog = loaded(
+                &server,
+                "CREATE SCHEMA app; CREATE TYPE app.mood AS ENUM ('a'); CREATE DOMAIN d AS varchar(7); CREATE DOMAIN dd AS d; \
+                 CREATE TYPE pair AS (a int4, b text); CREATE TYPE odd AS (m app.mood); \
+                 CREATE COLLATION ci (provider=icu, locale='und', deterministic=false); \
+                 CREATE TABLE t (gone int, id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY, m app.mood, dom dd, n numeric(10,2), \
+                   ms app.mood[], ns int4[], p pair, o odd, r int4range, c regclass, ci text COLLATE ci, \
+                   g int8 GENERATED ALWAYS AS (id * 2) STORED, x text NOT NULL DEFAULT 'q'); \
+                 ALTER TABLE t DROP COLUMN gone",
+            )
+            .await;
+            let t = table(&catalog, "t");
+            assert_eq!(t.id, TableId::of("public", "t"));
+            assert_eq!(t.columns[t.key.as_ref().expect("a key").columns[0]].name, "id");
+            let column = |name: &str| t.columns.iter().find(|column| column.name == name).expect(name);
+            assert_eq!((column("id").identity, column("id").attnum), (b'a', 2));
+            assert_eq!(column("m").type_sql, "app.mood");
+            assert_eq!((column("dom").base_oid, column("dom").typmod), (1043, 11));
+            assert!(column("g").generated && !column("ci").deterministic && column("x").has_default);
+            for (name, safe) in [
+                ("m", true),
+                ("ms", false),
+                ("ns", true),
+                ("p", true),
+                ("o", false),
+                ("r", true),
+                ("c", false),
+                ("n", true),
+            ] {
+                assert_eq!(column(name).binary_safe, safe, "{name}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_key_is_unique_immediate_total_and_not_null() {
+        for server in Server::all() {
+            let catalog = loaded(
+                &server,
+                "CREATE TABLE none (a int, b int NOT NULL, UNIQUE (a)); CREATE UNIQUE INDEX ON none (b) WHERE b > 1; \
+                 CREATE UNIQUE INDEX ON none ((b + 1)); ALTER TABLE none ADD UNIQUE (b) DEFERRABLE; \
+                 CREATE TABLE one (a int NOT NULL, b int NOT NULL, c int); CREATE UNIQUE INDEX one_ba ON one (b, a) INCLUDE (c); \
+                 CREATE TABLE ident (a int NOT NULL UNIQUE, b int NOT NULL, c int NOT NULL); \
+                 CREATE UNIQUE INDEX ident_i ON ident (b, c); ALTER TABLE ident REPLICA IDENTITY USING INDEX ident_i",
+            )
+            .await;
+            assert!(table(&catalog, "none").key.is_none());
+            let one = table(&catalog, "one");
+            assert_eq!(one.key_columns().map(|column| column.name.as_str()).collect::<Vec<_>>(), ["b", "a"]);
+            assert_eq!(table(&catalog, "ident").key.as_ref().expect("a key").name, "ident_i");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_may_run_behind_a_statement_is_found() {
+        for server in Server::all() {
+            let catalog = loaded(
+                &server,
+                "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'; \
+                 CREATE FUNCTION trg() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; \
+                 CREATE TABLE plain (a int PRIMARY KEY, u uuid DEFAULT gen_random_uuid()); CREATE TABLE dflt (a int DEFAULT f()); \
+                 CREATE TABLE chk (a int CHECK (a > f())); CREATE TABLE bi (a int); \
+                 CREATE TRIGGER bi BEFORE INSERT ON bi FOR EACH ROW EXECUTE FUNCTION trg(); \
+                 CREATE TABLE off (a int); CREATE TRIGGER off AFTER INSERT ON off FOR EACH ROW EXECUTE FUNCTION trg(); \
+                 ALTER TABLE off DISABLE TRIGGER off; CREATE VIEW v1 AS SELECT a, f() FROM plain; CREATE VIEW v2 AS SELECT a FROM v1; \
+                 CREATE VIEW v3 AS SELECT a FROM plain; CREATE TABLE ruled (a int); CREATE RULE r AS ON INSERT TO ruled DO ALSO NOTIFY x; \
+                 CREATE TABLE part (a int) PARTITION BY LIST (a); CREATE TABLE leaf PARTITION OF part (CHECK (f() = 1)) FOR VALUES IN (1); \
+                 CREATE TABLE rls (a int); ALTER TABLE rls ENABLE ROW LEVEL SECURITY; \
+                 CREATE DOMAIN dom AS int CHECK (VALUE > f()); CREATE TABLE domt (a dom[]); CREATE OPERATOR ### (FUNCTION = int4pl, LEFTARG = int, RIGHTARG = int)",
+            )
+            .await;
+            let hazards = |name: &str| table(&catalog, name).hazards;
+            assert_eq!(hazards("plain"), Hazards::default());
+            for name in ["dflt", "chk", "v1", "v2", "part", "leaf", "domt"] {
+                assert!(hazards(name).user_functions, "{name}");
+            }
+            assert!(!hazards("v3").user_functions && hazards("v3").updatable_view);
+            assert!(hazards("bi").triggers && hazards("bi").before_insert && !hazards("bi").before_update);
+            assert!(!hazards("off").triggers && hazards("ruled").rules && hazards("rls").row_security);
+            assert!(catalog.user_functions.contains("f") && !catalog.user_functions.contains("trg"));
+            assert!(catalog.user_types.contains("dom") && !catalog.user_operators.contains("###"));
+            assert_eq!(table(&catalog, "v2").reads, [table(&catalog, "v1").oid]);
+            assert_eq!(table(&catalog, "leaf").parents, [table(&catalog, "part").oid]);
+        }
+    }
+
+    #[tokio::test]
+    async fn foreign_keys_name_columns_and_actions() {
+        for server in Server::all() {
+            let catalog = loaded(
+                &server,
+                "CREATE TABLE p (x int, a int, b int, PRIMARY KEY (a, b)); CREATE TABLE c (id int PRIMARY KEY, b int, a int, \
+                 FOREIGN KEY (a, b) REFERENCES p ON DELETE CASCADE ON UPDATE SET NULL DEFERRABLE)",
+            )
+            .await;
+            let [fk] = &catalog.foreign_keys[..] else { panic!("one foreign key") };
+            assert_eq!((&fk.child_columns[..], &fk.parent_columns[..]), (&[2, 1][..], &[1, 2][..]));
+            assert_eq!((fk.on_delete, fk.on_update, fk.deferrable), (Act::Cascade, Act::SetNull, true));
+        }
+    }
+}
