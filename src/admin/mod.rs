@@ -1,1 +1,69 @@
-//! To be written.
+//! The HTTP API: health, metrics, status, and what operators do. JSON, bearer token, loopback by default.
+//!
+//! [`serve`] runs it; [`client`] is how the CLI talks to it; `docs/openapi.json` describes it, and a test holds the two
+//! together. It never shows row values (promise 13): parked keys appear as hashes unless their values are asked for.
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::config::{Live, Secret, Wire};
+use crate::cutover::gate::Gate;
+use crate::journal::Journal;
+use crate::metrics::Exporter;
+use crate::telemetry::Level;
+
+pub mod client;
+mod routes;
+mod server;
+pub mod status;
+
+pub use routes::ROUTES;
+pub use server::serve;
+
+/// Whether clients are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// Listeners are not open yet.
+    Starting,
+    /// Clients are served.
+    Ready,
+    /// No new clients; those inside finish.
+    Draining,
+}
+
+impl Readiness {
+    /// The word in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Readiness::Starting => "starting",
+            Readiness::Ready => "ready",
+            Readiness::Draining => "draining",
+        }
+    }
+}
+
+/// What the API shows and changes: handles of everything else.
+#[derive(Clone)]
+pub struct State {
+    /// What clients speak.
+    pub wire: Wire,
+    /// Where units pass.
+    pub gate: Gate,
+    /// `None`: mirroring is off.
+    pub journal: Option<Journal>,
+    /// Settings that can be changed.
+    pub live: Live,
+    /// The level of logs; `None`: somebody else set them up.
+    pub level: Option<Level>,
+    /// Metrics.
+    pub exporter: Exporter,
+    /// Whether clients are served.
+    pub readiness: watch::Receiver<Readiness>,
+    /// What requests must present.
+    pub token: Option<Secret>,
+    /// When the process began.
+    pub started: Instant,
+}
+
+#[cfg(test)]
+mod tests;

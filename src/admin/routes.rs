@@ -1,0 +1,208 @@
+//! What the API answers.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::hint::black_box;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Body, Frame};
+use hyper::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use hyper::{Method, Request, Response, StatusCode};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::status::Status;
+use super::{Readiness, State};
+use crate::config::Secret;
+use crate::metrics;
+
+/// Every path, its methods, and whether it needs the token.
+pub const ROUTES: &[(&str, &[&str], bool)] = &[
+    ("/healthz", &["GET"], false),
+    ("/readyz", &["GET"], false),
+    ("/metrics", &["GET"], false),
+    ("/v1/status", &["GET"], true),
+    ("/v1/settings", &["GET", "PATCH"], true),
+    ("/v1/events", &["GET"], true),
+];
+
+/// Bytes of a request's body.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Time for a request's body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a subscriber of events hears of a changed status.
+const EVENTS_EVERY: Duration = Duration::from_secs(1);
+
+type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+/// A request that is refused: its code and why.
+struct Refused(StatusCode, String);
+
+/// Answer one request.
+pub(super) async fn answer<B>(request: Request<B>, state: &State, stop: CancellationToken) -> Answer
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+{
+    let answer = route(request, state, stop).await.unwrap_or_else(refused);
+    metrics::ADMIN_REQUESTS_TOTAL.counter(&[("code", class(answer.status()))]).increment(1);
+    answer
+}
+
+async fn route<B>(request: Request<B>, state: &State, stop: CancellationToken) -> Result<Answer, Refused>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+{
+    let path = request.uri().path().to_owned();
+    let (_, methods, guarded) = ROUTES
+        .iter()
+        .find(|(known, ..)| *known == path)
+        .ok_or_else(|| Refused(StatusCode::NOT_FOUND, format!("there is no {path}")))?;
+    if *guarded {
+        authorize(request.headers(), state.token.as_ref())?;
+    }
+    if !methods.contains(&request.method().as_str()) {
+        return Ok(not_allowed(methods));
+    }
+    match (request.method(), path.as_str()) {
+        (_, "/healthz") => Ok(text(StatusCode::OK, "ok\n".to_owned())),
+        (_, "/readyz") => Ok(ready(*state.readiness.borrow())),
+        (_, "/metrics") => {
+            Status::of(state).record();
+            Ok(text(StatusCode::OK, state.exporter.render()))
+        }
+        (_, "/v1/status") => Ok(json(&Status::of(state))),
+        (_, "/v1/events") => Ok(events(state.clone(), stop)),
+        (&Method::PATCH, "/v1/settings") => change(body(request).await?, state),
+        (_, "/v1/settings") => Ok(json(&state.live.get().texts())),
+        _ => Err(Refused(StatusCode::NOT_FOUND, format!("there is no {path}"))),
+    }
+}
+
+fn authorize(headers: &HeaderMap, token: Option<&Secret>) -> Result<(), Refused> {
+    let Some(token) = token else { return Ok(()) };
+    let given = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    if given.is_some_and(|given| same(given, token.reveal().as_bytes())) {
+        return Ok(());
+    }
+    Err(Refused(StatusCode::UNAUTHORIZED, "this needs the header `Authorization: Bearer TOKEN`".to_owned()))
+}
+
+/// Compare without telling by the time it takes where the first difference is.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && black_box(a.iter().zip(b).fold(0, |differs, (x, y)| black_box(differs | (x ^ y)))) == 0
+}
+
+async fn body<B>(request: Request<B>) -> Result<Bytes, Refused>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+{
+    let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(request.into_body(), BODY_BYTES_MAX).collect());
+    let late = || Refused(StatusCode::REQUEST_TIMEOUT, "the body did not come in time".to_owned());
+    let broken = |_| Refused(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is cut or over {BODY_BYTES_MAX} bytes"));
+    Ok(collected.await.map_err(|_| late())?.map_err(broken)?.to_bytes())
+}
+
+fn change(body: Bytes, state: &State) -> Result<Answer, Refused> {
+    let bad = |why: String| Refused(StatusCode::BAD_REQUEST, why);
+    let changes: BTreeMap<String, String> = serde_json::from_slice(&body)
+        .map_err(|_| bad("the body must be an object of texts: {\"mirror.ddl\": \"refuse\"}".to_owned()))?;
+    if let Some(level) = changes.get("log.level") {
+        crate::telemetry::filter(level).map_err(|error| bad(error.to_string()))?;
+    }
+    let pairs = changes.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let settings = state.live.change(pairs).map_err(|error| bad(error.to_string()))?;
+    if let Some(level) = &state.level {
+        level.set(&settings.level).map_err(|error| bad(error.to_string()))?;
+    }
+    for (name, value) in &changes {
+        tracing::info!(name, value, "setting changed by the admin API");
+    }
+    Ok(json(&settings.texts()))
+}
+
+/// A stream of server-sent events: `status` at once and whenever it changed.
+fn events(state: State, stop: CancellationToken) -> Answer {
+    let ticks = tokio::time::interval(EVENTS_EVERY);
+    let frames = stream::unfold((state, ticks, String::new()), |(state, mut ticks, last)| async move {
+        loop {
+            ticks.tick().await;
+            let status = serde_json::to_string(&Status::of(&state)).unwrap_or_default();
+            if status != last {
+                let frame = Frame::data(Bytes::from(format!("event: status\ndata: {status}\n\n")));
+                return Some((Ok::<_, Infallible>(frame), (state, ticks, status)));
+            }
+        }
+    });
+    let body = StreamBody::new(frames.take_until(stop.cancelled_owned()));
+    let mut answer = Response::new(UnsyncBoxBody::new(body));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+fn ready(readiness: Readiness) -> Answer {
+    let code = if readiness == Readiness::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    text(code, format!("{}\n", readiness.as_str()))
+}
+
+fn text(code: StatusCode, text: String) -> Answer {
+    reply(code, "text/plain; charset=utf-8", text.into())
+}
+
+fn json(value: &impl Serialize) -> Answer {
+    json_with(StatusCode::OK, value)
+}
+
+fn json_with(code: StatusCode, value: &impl Serialize) -> Answer {
+    let text = serde_json::to_vec(value).expect("our own types are JSON");
+    reply(code, "application/json", text.into())
+}
+
+fn reply(code: StatusCode, kind: &'static str, body: Bytes) -> Answer {
+    let mut answer = Response::new(UnsyncBoxBody::new(Full::new(body)));
+    *answer.status_mut() = code;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer
+}
+
+fn refused(Refused(code, why): Refused) -> Answer {
+    let mut answer = json_with(code, &BTreeMap::from([("error", why)]));
+    if code == StatusCode::UNAUTHORIZED {
+        answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    answer
+}
+
+fn not_allowed(methods: &[&str]) -> Answer {
+    let allowed = methods.join(", ");
+    let mut answer = refused(Refused(StatusCode::METHOD_NOT_ALLOWED, format!("this takes {allowed}")));
+    if let Ok(allowed) = HeaderValue::from_str(&allowed) {
+        answer.headers_mut().insert(ALLOW, allowed);
+    }
+    answer
+}
+
+fn class(code: StatusCode) -> &'static str {
+    match code.as_u16() / 100 {
+        2 => "2xx",
+        4 => "4xx",
+        _ => "5xx",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_equal_only_to_themselves() {
+        assert!(same(b"token", b"token"));
+        for other in [&b""[..], b"toke", b"tokens", b"tokeN", b"\0oken"] {
+            assert!(!same(b"token", other));
+        }
+    }
+}

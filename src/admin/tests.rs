@@ -1,0 +1,158 @@
+//! The API over real sockets, without a database.
+
+use std::sync::LazyLock;
+
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::client::{Client, Error};
+use super::*;
+use crate::config::Config;
+use crate::cutover::gate::Route;
+use crate::record::Side;
+
+static EXPORTER: LazyLock<Exporter> = LazyLock::new(|| crate::metrics::install().expect("once in this binary"));
+
+struct Running {
+    url: String,
+    authority: String,
+    stop: CancellationToken,
+    served: tokio::task::JoinHandle<()>,
+    readiness: watch::Sender<Readiness>,
+}
+
+async fn run(token: Option<&str>) -> Running {
+    let (readiness, watched) = watch::channel(Readiness::Starting);
+    let config = Config::from_text("proxy.toml", &crate::config::example(), []).expect("valid");
+    let state = State {
+        wire: Wire::Postgres,
+        gate: Gate::new(Route { primary: Side::Origin, mirror: true, epoch: 1 }),
+        journal: Some(Journal::in_memory()),
+        live: Live::new(&config),
+        level: None,
+        exporter: EXPORTER.clone(),
+        readiness: watched,
+        token: token.map(Secret::new),
+        started: Instant::now(),
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let authority = listener.local_addr().expect("bound").to_string();
+    let stop = CancellationToken::new();
+    let served = tokio::spawn(serve(listener, state, stop.clone()));
+    Running { url: format!("http://{authority}"), authority, stop, served, readiness }
+}
+
+/// One request by hand, whole answer.
+async fn raw(authority: &str, request: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(authority).await.expect("connected");
+    stream.write_all(request.as_bytes()).await.expect("written");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("read");
+    answer
+}
+
+async fn get(running: &Running, path: &str) -> String {
+    raw(&running.authority, &format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).await
+}
+
+#[tokio::test]
+async fn status_and_settings_answer_and_settings_change() {
+    let running = run(None).await;
+    let client = Client::new(&running.url, None).expect("a URL");
+    let status = client.get("/v1/status").await.expect("answered");
+    assert_eq!(status["phase"], "mirroring");
+    assert_eq!(status["primary"], "origin");
+    let changed = client.patch("/v1/settings", &json!({"mirror.ddl": "refuse"})).await.expect("changed");
+    assert_eq!(changed["mirror.ddl"], "refuse");
+    assert_eq!(client.get("/v1/settings").await.expect("answered")["mirror.ddl"], "refuse");
+    let refused = client.patch("/v1/settings", &json!({"mirror.dll": "refuse"})).await;
+    assert!(matches!(refused, Err(Error::Refused(why)) if why.contains("did you mean `mirror.ddl`")));
+    let refused = client.patch("/v1/settings", &json!({"log.level": "tandem=loud"})).await;
+    assert!(matches!(refused, Err(Error::Refused(why)) if why.contains("log.level")));
+}
+
+#[tokio::test]
+async fn readiness_follows_the_listeners() {
+    let running = run(None).await;
+    assert!(get(&running, "/readyz").await.starts_with("HTTP/1.1 503"));
+    running.readiness.send_replace(Readiness::Ready);
+    assert!(get(&running, "/readyz").await.starts_with("HTTP/1.1 200"));
+    running.readiness.send_replace(Readiness::Draining);
+    assert!(get(&running, "/readyz").await.ends_with("draining\n"));
+    assert!(get(&running, "/healthz").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn the_token_guards_all_but_health_and_metrics() {
+    let running = run(Some("s3cret")).await;
+    for (path, _, guarded) in ROUTES.iter().filter(|(path, ..)| *path != "/v1/events") {
+        let refused = get(&running, path).await.starts_with("HTTP/1.1 401");
+        assert_eq!(refused, *guarded, "{path}");
+    }
+    let wrong = Client::new(&running.url, Some(&Secret::new("s3cres"))).expect("a URL");
+    assert!(matches!(wrong.get("/v1/status").await, Err(Error::Refused(_))));
+    let right = Client::new(&running.url, Some(&Secret::new("s3cret"))).expect("a URL");
+    right.get("/v1/status").await.expect("the token is right");
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods_are_named() {
+    let running = run(None).await;
+    assert!(get(&running, "/v1/nothing").await.starts_with("HTTP/1.1 404"));
+    let answer = raw(&running.authority, "DELETE /v1/settings HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 405"));
+    assert!(answer.to_lowercase().contains("allow: get, patch"));
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_refused() {
+    let running = run(None).await;
+    let client = Client::new(&running.url, None).expect("a URL");
+    let answer = client.patch("/v1/settings", &json!({"mirror.ddl": "x".repeat(100_000)})).await;
+    assert!(answer.is_err());
+    client.get("/v1/status").await.expect("still serving");
+}
+
+#[tokio::test]
+async fn metrics_render_in_text() {
+    let running = run(None).await;
+    get(&running, "/healthz").await;
+    let answer = get(&running, "/metrics").await;
+    assert!(answer.contains("# TYPE tandem_admin_requests_total counter"), "{answer}");
+    assert!(answer.contains("tandem_units_inside 0"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_stop_ends_streams_of_events_too() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let running = run(None).await;
+    let mut stream = tokio::net::TcpStream::connect(&running.authority).await.expect("connected");
+    stream.write_all(b"GET /v1/events HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("written");
+    let mut seen = Vec::new();
+    while !String::from_utf8_lossy(&seen).contains("event: status") {
+        assert!(stream.read_buf(&mut seen).await.expect("read") > 0);
+    }
+    running.stop.cancel();
+    running.served.await.expect("it ends");
+}
+
+#[test]
+fn the_openapi_file_has_every_route_and_no_other() {
+    let file = include_str!("../../docs/openapi.json");
+    let file: serde_json::Value = serde_json::from_str(file).expect("JSON");
+    let mut described = Vec::new();
+    for (path, methods) in file["paths"].as_object().expect("paths") {
+        for method in methods.as_object().expect("methods").keys() {
+            described.push((path.clone(), method.to_uppercase()));
+        }
+    }
+    let mut served: Vec<(String, String)> = ROUTES
+        .iter()
+        .flat_map(|(path, methods, _)| methods.iter().map(|method| ((*path).to_owned(), (*method).to_owned())))
+        .collect();
+    described.sort();
+    served.sort();
+    assert_eq!(described, served);
+}
