@@ -1,6 +1,6 @@
 //! The servers that all other tests stand on.
 
-use tandem::sandbox::{Options, Sandbox, Stop, binaries};
+use ::tandem::sandbox::{Options, Sandbox, Stop, binaries};
 
 use crate::support::{newest, rows, server, server_with, sql};
 

@@ -2,7 +2,9 @@
 
 #![allow(dead_code, reason = "each test uses what it needs")]
 
-use tandem::sandbox::{Installation, Options, Postgres, Sandbox, binaries};
+pub(crate) mod tandem;
+
+use ::tandem::sandbox::{Installation, Options, Postgres, Sandbox, binaries};
 use tokio_postgres::NoTls;
 
 /// A server of the newest version with default options, and its sandbox.

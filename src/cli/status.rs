@@ -1,0 +1,59 @@
+//! `tandem status`.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::Value;
+
+use super::{Admin, Failure, Output, field};
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  tandem status
+  tandem status --watch                       again every second, until Ctrl-C
+  tandem --json status | jq .journal";
+
+/// How often `--watch` looks.
+const EVERY: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Args)]
+pub(super) struct Status {
+    #[command(flatten)]
+    admin: Admin,
+    /// Show it again every second.
+    #[arg(long, short)]
+    watch: bool,
+}
+
+pub(super) async fn run(command: Status, output: &Output) -> Result<(), Failure> {
+    let client = command.admin.client()?;
+    if !command.watch {
+        output.print(&client.get("/v1/status").await?, screen);
+        return Ok(());
+    }
+    let mut ticks = tokio::time::interval(EVERY);
+    loop {
+        ticks.tick().await;
+        output.repaint(&client.get("/v1/status").await?, screen);
+    }
+}
+
+/// The lines of the screen: a name and pointers into the status.
+const LINES: &[(&str, &[(&str, &str)])] = &[
+    ("tandem", &[("/version", ""), ("/readiness", ""), ("/uptime_s", " s")]),
+    ("wire", &[("/wire", ""), ("/phase", "")]),
+    ("primary", &[("/primary", ""), ("/epoch", " (epoch)")]),
+    ("units inside", &[("/units_inside", "")]),
+    ("journal", &[("/journal/appended", " appended"), ("/journal/trimmed", " trimmed")]),
+];
+
+fn screen(status: &Value) -> String {
+    let mut out = String::new();
+    for (name, parts) in LINES {
+        let parts: Vec<String> =
+            parts.iter().map(|(pointer, unit)| format!("{}{unit}", field(status, pointer))).collect();
+        let _ = writeln!(out, "{name:14} {}", parts.join(", "));
+    }
+    out
+}

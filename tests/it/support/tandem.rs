@@ -1,0 +1,103 @@
+//! The real binary as a child process.
+
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use ::tandem::admin::client::Client;
+use ::tandem::sandbox::{Sandbox, free_port};
+
+/// The program under test.
+pub(crate) const TANDEM: &str = env!("CARGO_BIN_EXE_tandem");
+
+/// A running `tandem run`; dropped, it is killed.
+pub(crate) struct Tandem {
+    child: Option<Child>,
+    sandbox: Sandbox,
+    /// Where clients connect.
+    pub(crate) port: u16,
+    /// Where the admin API is.
+    pub(crate) admin: String,
+}
+
+impl Tandem {
+    /// Start it between two servers. `more` is added to its proxy.toml. Returns when it is ready.
+    pub(crate) async fn start(origin: &str, target: &str, more: &str) -> Tandem {
+        let sandbox = Sandbox::new(false).expect("a temp folder");
+        let (port, admin) = (free_port(), free_port());
+        let text = format!(
+            "[[listen]]\nwire = \"postgres\"\naddress = \"127.0.0.1:{port}\"\n\
+             [origin]\nurl = \"{origin}\"\n[target]\nurl = \"{target}\"\n\
+             [admin]\naddress = \"127.0.0.1:{admin}\"\n{more}\n"
+        );
+        std::fs::write(sandbox.dir().join("proxy.toml"), text).expect("written");
+        let mut tandem = Tandem { child: None, sandbox, port, admin: format!("http://127.0.0.1:{admin}") };
+        tandem.launch().await;
+        tandem
+    }
+
+    /// Start the process, again with the same files.
+    pub(crate) async fn launch(&mut self) {
+        let log = std::fs::File::options().create(true).append(true).open(self.dir().join("log")).expect("a log");
+        let mut command = Command::new(TANDEM);
+        command.arg("run").current_dir(self.dir()).env_remove("TANDEM_PG_BIN").stdin(Stdio::null()).stderr(log);
+        self.child = Some(command.spawn().expect("the binary runs"));
+        let client = self.client();
+        for _ in 0..2_000 {
+            if client.get("/v1/status").await.is_ok_and(|status| status["readiness"] == "ready") {
+                return;
+            }
+            if let Ok(Some(status)) = self.child.as_mut().expect("spawned above").try_wait() {
+                panic!("tandem ended with {status}:\n{}", self.log());
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("tandem is not ready:\n{}", self.log());
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("it is ours");
+            child.wait().expect("it is ours");
+        }
+    }
+
+    /// SIGTERM; the exit code.
+    pub(crate) fn terminate(&mut self) -> Option<i32> {
+        let mut child = self.child.take()?;
+        let sent = Command::new("kill").arg(child.id().to_string()).status().expect("kill runs");
+        assert!(sent.success());
+        child.wait().expect("it is ours").code()
+    }
+
+    /// `postgres://postgres@..` through it.
+    pub(crate) fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// The admin API.
+    pub(crate) fn client(&self) -> Client {
+        Client::new(&self.admin, None).expect("a URL")
+    }
+
+    /// What it logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.dir().join("log")).unwrap_or_default()
+    }
+
+    /// Its working folder, with proxy.toml and the journal.
+    pub(crate) fn dir(&self) -> &Path {
+        self.sandbox.dir()
+    }
+}
+
+impl Drop for Tandem {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Run the command line to its end.
+pub(crate) fn cli(args: &[&str]) -> Output {
+    Command::new(TANDEM).args(args).env_remove("TANDEM_PG_BIN").output().expect("the binary runs")
+}
