@@ -94,6 +94,8 @@ pub enum Reason {
     Lost = 5,
     /// The primary's own statistics counted more writes than were captured: someone bypasses the proxy.
     Counts = 6,
+    /// The secondary refuses the whole table, or more of its keys than may be parked.
+    Refused = 7,
 }
 
 impl Reason {
@@ -106,10 +108,12 @@ impl Reason {
             Reason::Ddl => "ddl",
             Reason::Lost => "lost",
             Reason::Counts => "counts",
+            Reason::Refused => "refused",
         }
     }
 
-    fn from_u8(byte: u8) -> Option<Reason> {
+    /// The reason with this number, as records and the dirty ledger write it.
+    pub fn from_u8(byte: u8) -> Option<Reason> {
         Some(match byte {
             1 => Reason::Uncaptured,
             2 => Reason::NoKey,
@@ -117,6 +121,7 @@ impl Reason {
             4 => Reason::Ddl,
             5 => Reason::Lost,
             6 => Reason::Counts,
+            7 => Reason::Refused,
             _ => return None,
         })
     }
@@ -275,6 +280,11 @@ impl Record {
             backend: Backend { id: u32::from_le_bytes(id), life: u64::from_le_bytes(life) },
             body: bytes.slice(HEADER..),
         })
+    }
+
+    /// Copy the record out of the buffer it was read from, so that keeping it does not keep its neighbours.
+    pub fn detach(&mut self) {
+        self.body = Bytes::copy_from_slice(&self.body);
     }
 
     /// Everything the unit left.

@@ -1,3 +1,16 @@
 //! Mirroring by state: the journal names keys, payments copy their rows.
+//!
+//! [`ledger`] says what is owed, [`engine`] pays it through a wire's [`copier`], [`retention`] says what has to stay
+//! owable because one of the two servers may yet lose it, [`book`] keeps the little that must survive a restart beside
+//! the journal, [`handle`] is how the rest of the process looks at it.
 
+pub mod backoff;
+pub mod book;
 pub mod copier;
+pub mod engine;
+pub mod handle;
+pub mod ledger;
+pub mod retention;
+
+pub use engine::{Config, Engine, Paths};
+pub use handle::{Handle, Phase, Status};

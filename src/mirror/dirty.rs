@@ -1,0 +1,213 @@
+//! The dirty ledger: tables known to differ, or not known to agree, and why. Only a payment of the whole table taken
+//! after the last mark, or an operator, clears one (promise 6).
+//!
+//! A mark is durable when [`Dirty::mark`] returns, and so before the journal is trimmed beyond the record that made it.
+//! A table counts once however often it is marked, so the ledger is as large as the schema, never as large as traffic.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::journal::Lsn;
+use crate::record::{Reason, TableId};
+
+use super::durable::{Durable, Error};
+
+/// The dirty tables; cheap to clone, clones share one ledger. Locked briefly, also across the file write of a mark that
+/// says something new: marks are rare.
+#[derive(Clone)]
+pub struct Dirty {
+    shared: Arc<Mutex<Shared>>,
+}
+
+struct Shared {
+    file: Durable,
+    book: Book,
+}
+
+/// What the file holds.
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Book {
+    tables: BTreeMap<u64, Kept>,
+    /// Marks of these tables by records below the position were cleared by an operator: reading them again is no news.
+    cleared: BTreeMap<u64, u64>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Kept {
+    /// Numbers of [`Reason`] and how often each was given.
+    reasons: BTreeMap<u8, u64>,
+    first_unix: u64,
+    last_unix: u64,
+    last_lsn: u64,
+}
+
+/// A dirty table, as people see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirtyTable {
+    /// The table's label.
+    pub table: TableId,
+    /// Why, and how many marks each reason has.
+    pub reasons: Vec<(Reason, u64)>,
+    /// Seconds since the epoch of the first mark.
+    pub first_unix: u64,
+    /// Seconds since the epoch of the last mark that said something new.
+    pub last_unix: u64,
+    /// The journal's position at the last mark: a payment whose cut lies above it covers them all.
+    pub last: Lsn,
+}
+
+impl Dirty {
+    /// Load what an earlier process left.
+    pub fn open(file: Durable) -> Result<Dirty, Error> {
+        let book = file.load()?.unwrap_or_default();
+        Ok(Dirty { shared: Arc::new(Mutex::new(Shared { file, book })) })
+    }
+
+    /// Mark a table, as of a journal position. Durable when it returns.
+    pub fn mark(&self, table: TableId, reason: Reason, at: Lsn) -> Result<(), Error> {
+        let mut shared = self.lock();
+        if shared.book.cleared.get(&table.0).is_some_and(|&below| at.0 < below) {
+            return Ok(());
+        }
+        if shared.book.mark(table, reason, at) { shared.save() } else { Ok(()) }
+    }
+
+    /// All dirty tables, by label.
+    pub fn list(&self) -> Vec<DirtyTable> {
+        self.lock().book.tables.iter().map(|(&table, kept)| kept.show(TableId(table))).collect()
+    }
+
+    /// One table.
+    pub fn get(&self, table: TableId) -> Option<DirtyTable> {
+        self.lock().book.tables.get(&table.0).map(|kept| kept.show(table))
+    }
+
+    /// How many tables.
+    pub fn len(&self) -> usize {
+        self.lock().book.tables.len()
+    }
+
+    /// No table is dirty.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The whole table was made equal by a payment whose cut was at `cut`: clear it, unless it was marked since.
+    pub(crate) fn repaired(&self, table: TableId, cut: Lsn) -> Result<bool, Error> {
+        let mut shared = self.lock();
+        let covered = shared.book.tables.get(&table.0).is_some_and(|kept| kept.last_lsn < cut.0);
+        if covered {
+            shared.book.tables.remove(&table.0);
+            shared.save()?;
+        }
+        Ok(covered)
+    }
+
+    /// An operator says that the table is well. Marks by records below `at` are not believed again. False: was not dirty.
+    pub fn clear(&self, table: TableId, at: Lsn) -> Result<bool, Error> {
+        let mut shared = self.lock();
+        let was = shared.book.tables.remove(&table.0).is_some();
+        if was {
+            shared.book.cleared.insert(table.0, at.0);
+            shared.save()?;
+        }
+        Ok(was)
+    }
+
+    /// The journal holds nothing below `at`: what was remembered against re-reading it can go, with the next save.
+    pub(crate) fn trimmed(&self, at: Lsn) {
+        self.lock().book.cleared.retain(|_, &mut below| below > at.0);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    fn save(&self) -> Result<(), Error> {
+        self.file.save(&self.book)
+    }
+}
+
+impl Book {
+    /// True when the file must say it: a busy table is marked by every record, and a count is not worth a sync. The
+    /// position is kept in memory: after a restart the records above it are read, and mark it, again.
+    fn mark(&mut self, table: TableId, reason: Reason, at: Lsn) -> bool {
+        let now = unix_now();
+        let kept = self.tables.entry(table.0).or_insert_with(|| Kept {
+            reasons: BTreeMap::new(),
+            first_unix: now,
+            last_unix: now,
+            last_lsn: at.0,
+        });
+        kept.last_unix = now;
+        kept.last_lsn = kept.last_lsn.max(at.0);
+        let count = kept.reasons.entry(reason as u8).or_insert(0);
+        *count += 1;
+        *count == 1
+    }
+}
+
+impl Kept {
+    fn show(&self, table: TableId) -> DirtyTable {
+        let reasons = self.reasons.iter().filter_map(|(&byte, &count)| Some((Reason::from_u8(byte)?, count)));
+        DirtyTable {
+            table,
+            reasons: reasons.collect(),
+            first_unix: self.first_unix,
+            last_unix: self.last_unix,
+            last: Lsn(self.last_lsn),
+        }
+    }
+}
+
+/// Seconds since the epoch, for people.
+pub(crate) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T: TableId = TableId(7);
+
+    fn reopened(file: &Durable) -> Dirty {
+        Dirty::open(file.clone()).expect("loads")
+    }
+
+    #[test]
+    fn a_mark_survives_a_restart_promise_6() {
+        let file = Durable::in_memory("dirty");
+        reopened(&file).mark(T, Reason::Uncaptured, Lsn(5)).expect("saved");
+        let tables = reopened(&file).list();
+        assert_eq!(tables.len(), 1);
+        assert_eq!(tables[0].reasons, [(Reason::Uncaptured, 1)]);
+    }
+
+    #[test]
+    fn a_payment_clears_only_marks_below_its_cut() {
+        let dirty = reopened(&Durable::in_memory("dirty"));
+        dirty.mark(T, Reason::Counts, Lsn(5)).expect("saved");
+        assert!(!dirty.repaired(T, Lsn(5)).expect("saved"));
+        assert!(dirty.repaired(T, Lsn(6)).expect("saved"));
+        assert!(dirty.is_empty());
+    }
+
+    #[test]
+    fn a_cleared_table_is_not_dirty_again_by_records_read_again() {
+        let file = Durable::in_memory("dirty");
+        let dirty = reopened(&file);
+        dirty.mark(T, Reason::Uncaptured, Lsn(5)).expect("saved");
+        assert!(dirty.clear(T, Lsn(9)).expect("saved"));
+        let dirty = reopened(&file);
+        dirty.mark(T, Reason::Uncaptured, Lsn(5)).expect("saved");
+        assert!(dirty.is_empty());
+        dirty.mark(T, Reason::Uncaptured, Lsn(9)).expect("saved");
+        assert_eq!(dirty.len(), 1);
+    }
+}

@@ -1,0 +1,189 @@
+//! A small file that is replaced whole: what the mirror must remember beside the journal.
+//!
+//! A value is written to a temporary file, synced, renamed over the old one, and the directory synced: after a crash
+//! the old value or the new one is there, never a mixture. Layout: one line `tandem NAME VERSION CRC32\n`, then the value
+//! as JSON, readable by a person in need. Cost: the whole value on every save, so owners bound their size and save only
+//! what changed.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+const VERSION: u32 = 1;
+
+/// Why a value could not be loaded or saved.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The disk said no.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is not one of ours, was cut, or was edited.
+    #[error("{path} is damaged ({why}); move it away to start without it, then verify the mirrored tables")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// Where a value lives. Cheap to clone; clones of one in memory share it.
+#[derive(Clone, Debug)]
+pub struct Durable {
+    name: &'static str,
+    place: Place,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    File(PathBuf),
+    Memory(Arc<Mutex<Option<Vec<u8>>>>),
+}
+
+impl Durable {
+    /// In a directory, as `NAME`.
+    pub fn in_dir(dir: &Path, name: &'static str) -> Durable {
+        Durable { name, place: Place::File(dir.join(name)) }
+    }
+
+    /// In memory: outlives its owner, not the process. For tests, and for a mirror told to keep nothing.
+    pub fn in_memory(name: &'static str) -> Durable {
+        Durable { name, place: Place::Memory(Arc::default()) }
+    }
+
+    /// The value saved last; `None` when there is none.
+    pub fn load<T: DeserializeOwned>(&self) -> Result<Option<T>, Error> {
+        self.bytes()?.map(|bytes| self.decode(&bytes)).transpose()
+    }
+
+    /// Durable when it returns. Blocks for two syncs.
+    pub fn save<T: Serialize>(&self, value: &T) -> Result<(), Error> {
+        let bytes = self.encode(value)?;
+        match &self.place {
+            Place::File(path) => replace(path, &bytes).map_err(|source| Error::Io { path: path.clone(), source }),
+            Place::Memory(cell) => {
+                *cell.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
+                Ok(())
+            }
+        }
+    }
+
+    fn bytes(&self) -> Result<Option<Vec<u8>>, Error> {
+        match &self.place {
+            Place::Memory(cell) => Ok(cell.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+            Place::File(path) => match fs::read(path) {
+                Ok(bytes) => Ok(Some(bytes)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(source) => Err(Error::Io { path: path.clone(), source }),
+            },
+        }
+    }
+
+    fn encode<T: Serialize>(&self, value: &T) -> Result<Vec<u8>, Error> {
+        let body = serde_json::to_vec(value).map_err(|error| self.damaged(error.to_string()))?;
+        let mut bytes = format!("tandem {} {VERSION} {:08x}\n", self.name, crc32fast::hash(&body)).into_bytes();
+        bytes.extend_from_slice(&body);
+        Ok(bytes)
+    }
+
+    fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, Error> {
+        let at = bytes.iter().position(|&byte| byte == b'\n').ok_or_else(|| self.damaged("no first line"))?;
+        let (head, body) = (&bytes[..at], &bytes[at + 1..]);
+        let expected = format!("tandem {} {VERSION} {:08x}", self.name, crc32fast::hash(body));
+        if head != expected.as_bytes() {
+            return Err(self.damaged("name, version or checksum differ"));
+        }
+        serde_json::from_slice(body).map_err(|error| self.damaged(error.to_string()))
+    }
+
+    fn damaged(&self, why: impl Into<String>) -> Error {
+        let path = match &self.place {
+            Place::File(path) => path.clone(),
+            Place::Memory(_) => PathBuf::from(self.name),
+        };
+        Error::Damaged { path, why: why.into() }
+    }
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let temporary = path.with_extension("new");
+    let mut file = File::create(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    // The rename itself is durable only with the directory.
+    File::open(dir)?.sync_all()
+}
+
+/// Keys are bytes; in JSON they are hex.
+pub(crate) mod hex {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(crate) fn serialize<S: Serializer>(key: &Option<Box<[u8]>>, out: S) -> Result<S::Ok, S::Error> {
+        match key {
+            None => out.serialize_none(),
+            Some(key) => out.serialize_str(&key.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Box<[u8]>>, D::Error> {
+        let text = Option::<String>::deserialize(from)?;
+        text.map(|text| parse(&text).ok_or_else(|| D::Error::custom("a key is not hex"))).transpose()
+    }
+
+    fn parse(text: &str) -> Option<Box<[u8]>> {
+        let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect();
+        let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
+        Some(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_read_back_and_replaced() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let durable = Durable::in_dir(dir.path(), "book");
+        assert_eq!(durable.load::<Vec<u32>>().expect("absent"), None);
+        durable.save(&vec![1, 2]).expect("saved");
+        durable.save(&vec![3]).expect("saved");
+        assert_eq!(durable.load::<Vec<u32>>().expect("there"), Some(vec![3]));
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused_wherever_the_damage_is() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let durable = Durable::in_dir(dir.path(), "book");
+        durable.save(&vec![1, 2]).expect("saved");
+        let path = dir.path().join("book");
+        let good = fs::read(&path).expect("saved above");
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            fs::write(&path, &bad).expect("written");
+            assert!(matches!(durable.load::<Vec<u32>>(), Err(Error::Damaged { .. })), "byte {at}");
+            fs::write(&path, &good[..at]).expect("written");
+            assert!(matches!(durable.load::<Vec<u32>>(), Err(Error::Damaged { .. })), "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn a_temporary_file_left_by_a_crash_is_not_read() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let durable = Durable::in_dir(dir.path(), "book");
+        durable.save(&vec![1]).expect("saved");
+        fs::write(dir.path().join("book.new"), b"half").expect("written");
+        assert_eq!(durable.load::<Vec<u32>>().expect("old value"), Some(vec![1]));
+    }
+}

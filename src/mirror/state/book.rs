@@ -1,0 +1,114 @@
+//! The little that must survive a restart beside the journal.
+//!
+//! Keys need nothing: what the journal still holds is owed again. Schema changes must not run twice, so each is written
+//! here *before* its payment, with the number that the secondary's counter will show if that payment commits: after a
+//! crash the counter says whether it did. The numbers of payments whose records were trimmed are remembered too: a
+//! secondary that has fewer has lost what nobody can owe again, and every table that was ever owed is dirty.
+//!
+//! One journal, one secondary: the numbers mean nothing if another journal's applier pays in between.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::journal::Lsn;
+use crate::mirror::durable::{Durable, Error};
+use crate::record::TableId;
+
+/// What is remembered. Every change is durable when the method returns, where its comment does not say otherwise.
+pub struct Book {
+    file: Durable,
+    page: Page,
+    saved: Page,
+}
+
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Page {
+    /// The highest payment of which some record was trimmed.
+    floor: u64,
+    /// Tables that were ever owed.
+    tables: BTreeSet<u64>,
+    /// Records with schema changes, and the payment that repeats them.
+    ddl: BTreeMap<u64, u64>,
+}
+
+impl Book {
+    /// Load what an earlier process left.
+    pub fn open(file: Durable) -> Result<Book, Error> {
+        let page: Page = file.load()?.unwrap_or_default();
+        Ok(Book { file, saved: page.clone(), page })
+    }
+
+    /// The secondary holds `payments`: schema changes that were meant for later ones have not happened. The records of
+    /// those that have.
+    pub fn stand(&mut self, payments: u64) -> Result<Vec<Lsn>, Error> {
+        self.page.ddl.retain(|_, &mut number| number <= payments);
+        self.save()?;
+        Ok(self.page.ddl.keys().copied().map(Lsn).collect())
+    }
+
+    /// The secondary lacks payments whose records are gone: the tables that may differ. From now on `payments` is what
+    /// it has.
+    pub fn lost(&mut self, payments: u64) -> Option<Vec<TableId>> {
+        let lost = payments < self.page.floor;
+        self.page.floor = self.page.floor.min(payments);
+        lost.then(|| self.page.tables.iter().copied().map(TableId).collect())
+    }
+
+    /// The payment with this number is about to repeat the schema changes of these records.
+    pub fn intend(&mut self, records: impl IntoIterator<Item = Lsn>, number: u64) -> Result<(), Error> {
+        self.page.ddl.extend(records.into_iter().map(|lsn| (lsn.0, number)));
+        self.save()
+    }
+
+    /// Payments up to this number were let go, and these tables were owed. Durable with the next save.
+    pub fn note(&mut self, floor: Option<u64>, tables: impl IntoIterator<Item = TableId>) {
+        self.page.floor = self.page.floor.max(floor.unwrap_or(0));
+        self.page.tables.extend(tables.into_iter().map(|table| table.0));
+    }
+
+    /// The journal is about to be trimmed to `at`.
+    pub fn trim(&mut self, at: Lsn) -> Result<(), Error> {
+        self.page.ddl.retain(|&lsn, _| lsn >= at.0);
+        self.save()
+    }
+
+    fn save(&mut self) -> Result<(), Error> {
+        if self.page != self.saved {
+            self.file.save(&self.page)?;
+            self.saved = self.page.clone();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(file: &Durable) -> Book {
+        Book::open(file.clone()).expect("loads")
+    }
+
+    #[test]
+    fn the_counter_says_whether_a_schema_change_happened() {
+        let file = Durable::in_memory("book");
+        open(&file).intend([Lsn(4)], 10).expect("saved");
+        assert_eq!(open(&file).stand(10).expect("saved"), [Lsn(4)]);
+        assert_eq!(open(&file).stand(9).expect("saved"), []);
+        // The next payment has that number and is another one.
+        assert_eq!(open(&file).stand(10).expect("saved"), []);
+    }
+
+    #[test]
+    fn a_secondary_behind_the_floor_names_every_table() {
+        let file = Durable::in_memory("book");
+        let mut book = open(&file);
+        book.note(Some(5), [TableId(1), TableId(2)]);
+        book.trim(Lsn(9)).expect("saved");
+        let mut book = open(&file);
+        assert_eq!(book.lost(5), None);
+        assert_eq!(book.lost(4), Some(vec![TableId(1), TableId(2)]));
+        assert_eq!(book.lost(4), None);
+    }
+}

@@ -1,0 +1,692 @@
+//! The loop that pays what is owed: one task over the journal, a wire's [`Copier`] and the [`Ledger`].
+//!
+//! ```text
+//!             open
+//! connecting -------> reading <---------------------------------------------------.
+//!     ^                  | something ended, and the pause between payments is over |
+//!     |                  v                                                         |
+//!     |               gone? -> read -> freeze -> snapshot S -> read -> collect -> pay
+//!     '---- any error but Stale: the cut goes back to the ledger ------------------'
+//! ```
+//!
+//! There is no tick. Idle, it waits for the journal to grow; an ended unit is paid at once. Under load the pause
+//! between two payments follows the length of the last one, so that at most half of the time a snapshot is held, and
+//! payments grow instead. A backlog larger than one payment is paid in parts without pauses, read no further ahead than
+//! the cap: the journal is the spill.
+//!
+//! A payment whose answer was lost needs no case of its own: its cut is owed again, and paying twice is harmless
+//! (promise 5). Schema changes are not harmless twice; [`super::book`] tells how they run once.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use crate::journal::{self, Journal, Lsn};
+use crate::mirror::dirty::Dirty;
+use crate::mirror::durable::{self, Durable};
+use crate::mirror::parked::Parked;
+use crate::record::{Malformed, Reason, RecordBuf, TableId};
+
+use super::backoff::Backoff;
+use super::book::Book;
+use super::copier::{self, Copier, Paid, Snapshot, Standing};
+use super::handle::{Handle, Phase, Status, owe};
+use super::ledger::{Cut, Ledger, Mark};
+use super::retention::{Payment, Retention};
+
+/// Names of the engine's metrics.
+pub mod names {
+    /// Gauge: units read and not paid.
+    pub const LAG_RECORDS: &str = "tandem_mirror_lag_records";
+    /// Gauge: distinct keys of ended units that wait for a payment.
+    pub const LAG_KEYS: &str = "tandem_mirror_lag_keys";
+    /// Gauge: bytes of the journal between what is paid and what is appended.
+    pub const LAG_BYTES: &str = "tandem_mirror_lag_bytes";
+    /// Gauge: age of the oldest unpaid unit in seconds.
+    pub const LAG_SECONDS: &str = "tandem_mirror_lag_seconds";
+    /// Gauge: 1 when the last payment was exact.
+    pub const EXACT: &str = "tandem_mirror_exact";
+    /// Counter: payments made.
+    pub const PAYMENTS: &str = "tandem_mirror_payments_total";
+    /// Counter: payments that failed, reconnects included.
+    pub const FAILURES: &str = "tandem_mirror_failures_total";
+    /// Counter: keys paid.
+    pub const KEYS: &str = "tandem_mirror_paid_keys_total";
+    /// Counter: rows written to the secondary.
+    pub const ROWS: &str = "tandem_mirror_paid_rows_total";
+    /// Counter: bytes written to the secondary.
+    pub const BYTES: &str = "tandem_mirror_paid_bytes_total";
+    /// Histogram: seconds from the request for a snapshot to the end of its payment.
+    pub const PAYMENT_SECONDS: &str = "tandem_mirror_payment_seconds";
+    /// Gauge: parked keys.
+    pub const PARKED: &str = "tandem_mirror_parked";
+    /// Gauge: dirty tables.
+    pub const DIRTY: &str = "tandem_mirror_dirty";
+}
+
+/// How the engine behaves.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Distinct keys owed in memory; past it the journal is read no further, and the mirror catches up in parts. A
+    /// payment may exceed it by a quarter, to stay exact, and by one read of the journal.
+    pub owed_keys_max: usize,
+    /// How much of the journal is read at once, in bytes.
+    pub read_bytes: usize,
+    /// The least pause between two payments.
+    pub pause_min: Duration,
+    /// The longest pause between two payments, however long they take.
+    pub pause_max: Duration,
+    /// How long a payment is kept owable after it was made, for a failover of either side.
+    pub retention: Duration,
+    /// The first pause after a failure.
+    pub retry_min: Duration,
+    /// The longest pause after failures.
+    pub retry_max: Duration,
+    /// How often in a row a stale snapshot is taken anew without a pause.
+    pub stale_retries: u32,
+    /// A unit open for so long is asked about, and again as often.
+    pub lost_after: Duration,
+    /// An idle engine makes an empty payment so often: it keeps both connections, learns what the primary flushed, and
+    /// notices a new life. Below the secondary's `idle_session_timeout`.
+    pub heartbeat: Duration,
+    /// How long it goes on paying when told to stop.
+    pub drain: Duration,
+    /// How many keys may be parked.
+    pub parked_max: usize,
+    /// Dirty tables are owed whole without being asked.
+    pub self_repair: bool,
+    /// How often they are.
+    pub repair_every: Duration,
+    /// Of the jitter between retries.
+    pub seed: u64,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            owed_keys_max: 1_000_000,
+            read_bytes: 1 << 20,
+            pause_min: Duration::from_millis(2),
+            pause_max: Duration::from_millis(300),
+            retention: Duration::from_secs(60),
+            retry_min: Duration::from_millis(50),
+            retry_max: Duration::from_secs(10),
+            stale_retries: 5,
+            lost_after: Duration::from_millis(500),
+            heartbeat: Duration::from_secs(10),
+            drain: Duration::from_secs(5),
+            parked_max: 10_000,
+            self_repair: false,
+            repair_every: Duration::from_secs(30),
+            seed: u64::from(std::process::id()),
+        }
+    }
+}
+
+/// Where the engine keeps what must survive a restart.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    book: Durable,
+    parked: Durable,
+    dirty: Durable,
+}
+
+impl Paths {
+    /// In this directory, which exists, as `mirror-book`, `mirror-parked`, `mirror-dirty`.
+    pub fn in_dir(dir: PathBuf) -> Paths {
+        Paths {
+            book: Durable::in_dir(&dir, "mirror-book"),
+            parked: Durable::in_dir(&dir, "mirror-parked"),
+            dirty: Durable::in_dir(&dir, "mirror-dirty"),
+        }
+    }
+
+    /// In memory, shared by clones: for tests.
+    pub fn in_memory() -> Paths {
+        Paths {
+            book: Durable::in_memory("mirror-book"),
+            parked: Durable::in_memory("mirror-parked"),
+            dirty: Durable::in_memory("mirror-dirty"),
+        }
+    }
+}
+
+/// Why an attempt ended. All are tried again: what can be mended from outside (a server, a disk, an older binary) is.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Copier(#[from] copier::Error),
+    #[error("journal: {0}")]
+    Journal(#[from] journal::Error),
+    #[error("journal at {at:?}: {why}; nothing behind it is mirrored until it can be read")]
+    Malformed { at: Lsn, why: Malformed },
+    #[error(transparent)]
+    Durable(#[from] durable::Error),
+}
+
+/// The engine. One a process and direction; [`Engine::run`] is its task.
+pub struct Engine<C> {
+    config: Config,
+    journal: Journal,
+    copier: C,
+    ledger: Ledger,
+    retention: Retention,
+    book: Book,
+    parked: Parked,
+    dirty: Dirty,
+    backoff: Backoff,
+    /// What the last connect and the payments since have shown. `payments` is at least what the book's floor says.
+    standing: Option<Standing>,
+    status: watch::Sender<Status>,
+    paused: watch::Receiver<bool>,
+    /// Kept so that the receiver lives on when every handle is gone.
+    _pausing: watch::Sender<bool>,
+    /// No payment before. Moved by payments and failures.
+    next_payment: Instant,
+    next_gone: Instant,
+    next_trim: Instant,
+    next_repair: Instant,
+    last_contact: Instant,
+    stale: u32,
+    meters: Meters,
+}
+
+/// What the loop does next.
+enum Step {
+    /// Also when nothing is owed: the heartbeat.
+    Pay,
+    AskGone,
+    /// Nothing, until this moment comes or the journal grows.
+    Wait {
+        until: Instant,
+        journal: bool,
+    },
+}
+
+impl<C: Copier> Engine<C> {
+    /// An engine over a journal; everything the journal still holds is owed. The files of `paths` are read.
+    pub fn new(
+        config: Config,
+        journal: Journal,
+        copier: C,
+        paths: Paths,
+    ) -> Result<(Engine<C>, Handle), durable::Error> {
+        let parked = Parked::open(paths.parked, config.parked_max)?;
+        let dirty = Dirty::open(paths.dirty)?;
+        let (status, status_seen) = watch::channel(Status { paid: journal.trimmed(), ..Status::default() });
+        let (pausing, paused) = watch::channel(false);
+        let handle = Handle {
+            journal: journal.clone(),
+            parked: parked.clone(),
+            dirty: dirty.clone(),
+            status: status_seen,
+            paused: pausing.clone(),
+            self_repair: config.self_repair,
+        };
+        let now = Instant::now();
+        let engine = Engine {
+            ledger: Ledger::new(journal.trimmed()),
+            retention: Retention::default(),
+            book: Book::open(paths.book)?,
+            backoff: Backoff::new(config.retry_min, config.retry_max, config.seed),
+            standing: None,
+            next_payment: now,
+            next_gone: now,
+            next_trim: now,
+            next_repair: now,
+            last_contact: now,
+            stale: 0,
+            meters: Meters::new(),
+            config,
+            journal,
+            copier,
+            parked,
+            dirty,
+            status,
+            paused,
+            _pausing: pausing,
+        };
+        Ok((engine, handle))
+    }
+
+    /// Pay until told to stop; then go on until everything appended by then is paid, the primary or the secondary is
+    /// away, or [`Config::drain`] is over. Dropping the future is as safe as a crash: the journal still owes.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let bound = self.config.drain;
+        tokio::select! {
+            () = self.work(&stop) => {}
+            () = async { stop.cancelled().await; sleep(bound).await } => {
+                warn!(lag_keys = self.ledger.keys(), "mirror stopped before everything was paid; the journal keeps the rest");
+            }
+        }
+        self.show(Phase::Stopped);
+    }
+
+    async fn work(&mut self, stop: &CancellationToken) {
+        while let Err(error) = self.attempt(stop).await {
+            let pause = self.failed(&error);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Count and show a failure; how long to wait.
+    fn failed(&mut self, error: &Error) -> Duration {
+        let phase = match error {
+            Error::Copier(copier::Error::Fenced(_)) => Phase::Fenced,
+            _ => Phase::Failed,
+        };
+        let pause = self.backoff.pause();
+        self.meters.failures.increment(1);
+        match error {
+            Error::Copier(_) => warn!(%error, retry_in = ?pause, "mirror waits"),
+            _ => error!(%error, retry_in = ?pause, "mirror cannot go on"),
+        }
+        self.status.send_modify(|status| status.error = Some(error.to_string()));
+        self.show(phase);
+        pause
+    }
+
+    /// Connect and pay, until an error or, told to stop, until nothing is left.
+    async fn attempt(&mut self, stop: &CancellationToken) -> Result<(), Error> {
+        if self.standing.is_none() {
+            self.show(Phase::Connecting);
+        }
+        let standing = self.copier.open().await?;
+        self.stand(standing)?;
+        self.last_contact = Instant::now();
+        let mut target = None;
+        loop {
+            self.advance(self.config.owed_keys_max).await?;
+            if stop.is_cancelled() {
+                let target = *target.get_or_insert_with(|| self.journal.appended());
+                if self.ledger.paid() >= target || *self.paused.borrow() {
+                    return self.trim(Instant::now());
+                }
+            }
+            let now = Instant::now();
+            match self.step(now) {
+                Step::Pay => self.payment().await?,
+                Step::AskGone => self.ask_gone(now).await?,
+                Step::Wait { until, journal } => {
+                    self.trim(now)?;
+                    self.rest();
+                    self.wait(until, journal, stop).await;
+                }
+            }
+        }
+    }
+
+    fn step(&mut self, now: Instant) -> Step {
+        let heartbeat = self.last_contact + self.config.heartbeat;
+        if *self.paused.borrow_and_update() {
+            return Step::Wait { until: now + self.config.heartbeat, journal: false };
+        }
+        if self.config.self_repair && self.next_repair <= now {
+            self.next_repair = now + self.config.repair_every;
+            self.owe_dirty();
+        }
+        let gone = self.ledger.open_since().map(|since| (since + self.config.lost_after).max(self.next_gone));
+        if gone.is_some_and(|at| at <= now) {
+            return Step::AskGone;
+        }
+        let due = self.ledger.due();
+        let ready = self.next_payment <= now || (self.behind() && self.stale == 0);
+        if heartbeat <= now || (due && ready) {
+            return Step::Pay;
+        }
+        let payment = due.then_some(self.next_payment);
+        let repair = self.config.self_repair.then_some(self.next_repair);
+        let until = [gone, payment, repair].into_iter().flatten().fold(heartbeat, Instant::min);
+        // A payment that waits for the end of the pause reads all that came meanwhile at once.
+        Step::Wait { until, journal: !due }
+    }
+
+    async fn wait(&mut self, until: Instant, journal: bool, stop: &CancellationToken) {
+        let stopping = stop.is_cancelled();
+        tokio::select! {
+            () = sleep_until(until) => {}
+            () = self.journal.wait_appended(self.ledger.next()), if journal => {}
+            _ = self.paused.changed() => {}
+            () = stop.cancelled(), if !stopping => {}
+        }
+    }
+
+    fn behind(&self) -> bool {
+        self.ledger.keys() >= self.config.owed_keys_max
+    }
+
+    /// Read the journal as far as it is appended now, or until `keys` keys are owed. False: there is more.
+    async fn advance(&mut self, keys: usize) -> Result<bool, Error> {
+        let appended = self.journal.appended();
+        while self.ledger.next() < appended {
+            if self.ledger.keys() >= keys {
+                return Ok(false);
+            }
+            self.read_batch().await?;
+        }
+        Ok(true)
+    }
+
+    async fn read_batch(&mut self) -> Result<(), Error> {
+        let from = self.ledger.next();
+        let (entries, next) = self.journal.read(from, self.config.read_bytes).await?;
+        let now = Instant::now();
+        let read = entries.into_iter().try_for_each(|entry| self.ledger.read(entry, now));
+        if read.is_ok() {
+            self.ledger.batch_read(from, next);
+        }
+        self.note_marks()?;
+        read.map_err(|why| Error::Malformed { at: self.ledger.next(), why })
+    }
+
+    /// Dirty marks are durable before anything can trim their records.
+    fn note_marks(&mut self) -> Result<(), Error> {
+        while let Some(mark) = self.ledger.first_mark() {
+            self.dirty.mark(mark.table, mark.reason, mark.at)?;
+            self.ledger.drop_mark();
+        }
+        Ok(())
+    }
+
+    /// What a connect learned: owe again what either side has lost. Nothing before the rewind may fail.
+    fn stand(&mut self, standing: Standing) -> Result<(), Error> {
+        let before = self.standing.replace(standing.clone());
+        let mut from = None;
+        let mut marks = Vec::new();
+        if before.as_ref().is_some_and(|before| before.life != standing.life) {
+            let (oldest, schemas) = self.retention.lost_by_primary();
+            from = oldest;
+            marks.extend(schemas.into_iter().map(|table| (table, Reason::Ddl)));
+            info!(owed_from = ?oldest, "the primary began another life: what it may have lost is owed again");
+        }
+        if before.is_some_and(|before| before.payments > standing.payments) {
+            let oldest = self.retention.lost_by_secondary(standing.payments);
+            from = [from, oldest].into_iter().flatten().min();
+            warn!(payments = standing.payments, owed_from = ?oldest, "the secondary lost payments: they are owed again");
+        }
+        if let Some(tables) = self.book.lost(standing.payments) {
+            warn!(
+                tables = tables.len(),
+                "the secondary lost payments that the journal no longer holds: tables are dirty"
+            );
+            marks.extend(tables.into_iter().map(|table| (table, Reason::Lost)));
+        }
+        if let Some(from) = from {
+            self.ledger.rewind(from);
+        }
+        let at = self.journal.appended();
+        marks.into_iter().for_each(|(table, reason)| self.ledger.mark(Mark { table, reason, at }));
+        let repeated = self.book.stand(standing.payments)?;
+        self.ledger.repeated(repeated);
+        self.note_marks()
+    }
+
+    /// Ask which of the units that nobody ended can no longer do anything. Always before a snapshot, never inside one.
+    async fn ask_gone(&mut self, now: Instant) -> Result<(), Error> {
+        let since = now - self.config.lost_after;
+        let (backends, prepared) = self.ledger.lost(since);
+        let gone = self.copier.gone(&backends, &prepared).await?;
+        // An outcome that was written meanwhile says more than the proof.
+        self.advance(self.config.owed_keys_max).await?;
+        let ended = self.ledger.gone(&gone, since);
+        debug!(asked = backends.len(), ended, "units without an outcome");
+        self.next_gone = Instant::now() + self.config.lost_after;
+        self.last_contact = Instant::now();
+        self.note_marks()
+    }
+
+    /// One payment. Whatever goes wrong, its cut is owed again.
+    async fn payment(&mut self) -> Result<(), Error> {
+        let catching_up = self.behind();
+        self.show(if catching_up { Phase::CatchingUp } else { Phase::Paying });
+        let began = Instant::now();
+        let mut cut = self.ledger.freeze();
+        match self.pay(&mut cut).await {
+            Ok((snapshot, paid, exact)) => {
+                let written_down = self.settled(&cut, &snapshot, &paid, exact, began);
+                if written_down.is_err() {
+                    // What was refused is in no file: owe all of it again.
+                    self.ledger.restore(cut);
+                }
+                written_down
+            }
+            Err(Error::Copier(copier::Error::Stale(why))) => {
+                self.ledger.restore(cut);
+                self.go_stale(&why);
+                Ok(())
+            }
+            Err(error) => {
+                self.ledger.restore(cut);
+                Err(error)
+            }
+        }
+    }
+
+    /// Snapshot, collect, pay. The order of the calls is the proof of exactness, see [`Ledger`].
+    async fn pay(&mut self, cut: &mut Cut) -> Result<(Snapshot, Paid, bool), Error> {
+        let snapshot = self.copier.snapshot().await?;
+        let exact = self.advance(self.config.owed_keys_max / 4).await?;
+        let in_doubt = self.ledger.schema_in_doubt();
+        if in_doubt && self.stale < self.config.stale_retries {
+            self.copier.release().await?;
+            return Err(copier::Error::Stale("a schema change is ending".into()).into());
+        }
+        // A backlog is paid for what its cut holds: what else was read is neither all nor needed.
+        if exact {
+            self.ledger.collect(cut);
+        }
+        let payments = self.standing.as_ref().map_or(0, |standing| standing.payments);
+        self.book.intend(cut.ddl_records(), payments + 1)?;
+        let paid = self.copier.pay(cut.owed()).await?;
+        Ok((snapshot, paid, exact && !in_doubt))
+    }
+
+    fn go_stale(&mut self, why: &str) {
+        debug!(why, attempt = self.stale, "snapshot thrown away");
+        self.stale += 1;
+        let pause = if self.stale <= self.config.stale_retries { self.config.pause_min } else { self.backoff.pause() };
+        self.next_payment = Instant::now() + pause;
+    }
+
+    /// The payment is on the secondary.
+    fn settled(
+        &mut self,
+        cut: &Cut,
+        snapshot: &Snapshot,
+        paid: &Paid,
+        exact: bool,
+        began: Instant,
+    ) -> Result<(), Error> {
+        let now = Instant::now();
+        self.record_refused(cut, paid, exact)?;
+        self.record_repairs(cut, paid)?;
+        self.keep(cut, snapshot, paid.payments, now);
+        if exact {
+            self.owe_provisional()?;
+        }
+        self.stale = 0;
+        self.backoff.reset();
+        self.last_contact = now;
+        let took = now - began;
+        self.next_payment = now + took.clamp(self.config.pause_min, self.config.pause_max);
+        self.report(paid, exact, took);
+        self.trim(now)
+    }
+
+    fn record_refused(&mut self, cut: &Cut, paid: &Paid, exact: bool) -> Result<(), Error> {
+        for refused in &paid.refused {
+            warn!(
+                table = refused.name,
+                whole = refused.key.is_none(),
+                why = refused.why,
+                "the secondary refuses: parked"
+            );
+        }
+        let here = self.journal.appended();
+        for table in self.parked.paid(cut.owed(), &paid.refused, exact)? {
+            self.dirty.mark(table, Reason::Refused, here)?;
+        }
+        Ok(())
+    }
+
+    /// Tables copied whole are clean, unless they were marked after the cut or an open unit may still change them.
+    fn record_repairs(&mut self, cut: &Cut, paid: &Paid) -> Result<(), Error> {
+        let whole = |table: &&TableId| !paid.refused.iter().any(|r| r.key.is_none() && r.table == **table);
+        for &table in cut.owed().tables.iter().filter(whole) {
+            if !self.ledger.may_dirty(table) && self.dirty.repaired(table, cut.upto)? {
+                info!(table = table.0, "table repaired");
+            }
+        }
+        Ok(())
+    }
+
+    /// Keep the payment owable, and let go of those that nobody can lose any more.
+    fn keep(&mut self, cut: &Cut, snapshot: &Snapshot, number: u64, now: Instant) {
+        if let Some(standing) = &mut self.standing {
+            standing.payments = number;
+        }
+        if let Some(oldest) = cut.oldest() {
+            let ddl = cut.ddl_tables();
+            self.retention.push(Payment { number, written: snapshot.written, oldest, at: now, ddl });
+        }
+        self.retention.flushed(snapshot.flushed);
+        let floor = self.retention.release(self.config.retention, now);
+        self.book.note(floor, self.ledger.take_tables());
+    }
+
+    /// What inexact payments parked is tried once more, now that nothing unpaid can be in its way.
+    fn owe_provisional(&mut self) -> Result<(), Error> {
+        for entry in self.parked.take_provisional() {
+            let mut record = RecordBuf::default();
+            if let Some(key) = &entry.key {
+                record.key(entry.table(), key, true);
+                owe(&self.journal, &mut record)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A full journal is tried again with the next turn.
+    fn owe_dirty(&self) {
+        for dirty in self.dirty.list() {
+            let mut record = RecordBuf::default();
+            record.table(dirty.table);
+            if owe(&self.journal, &mut record).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Give up the part of the journal that nobody needs; at most once a second, because the book is synced first.
+    fn trim(&mut self, now: Instant) -> Result<(), Error> {
+        let needed = self.retention.oldest().map_or(self.ledger.paid(), |oldest| oldest.min(self.ledger.paid()));
+        if now < self.next_trim || needed <= self.journal.trimmed() {
+            return Ok(());
+        }
+        self.next_trim = now + Duration::from_secs(1);
+        self.book.trim(needed)?;
+        self.dirty.trimmed(needed);
+        self.journal.trim(needed);
+        Ok(())
+    }
+
+    fn rest(&self) {
+        let paused = *self.paused.borrow();
+        self.show(match (paused, self.ledger.due()) {
+            (true, _) => Phase::Paused,
+            (false, false) => Phase::Idle,
+            (false, true) => Phase::Paying,
+        });
+    }
+
+    fn report(&self, paid: &Paid, exact: bool, took: Duration) {
+        self.meters.paid(paid, took);
+        self.status.send_modify(|status| {
+            status.error = None;
+            status.exact = exact;
+            status.payments = paid.payments;
+            status.paid_keys += paid.keys;
+            status.paid_rows += paid.rows;
+            status.paid_bytes += paid.bytes;
+            status.last_payment = took;
+            status.paid = self.ledger.paid();
+        });
+    }
+
+    /// Publish the phase and what the ledger says. While a cut is out nothing of it counts as paid.
+    fn show(&self, phase: Phase) {
+        self.status.send_modify(|status| {
+            status.phase = phase;
+            status.paid = self.ledger.paid();
+            status.lag_records = self.ledger.records();
+            status.lag_keys = self.ledger.keys() as u64;
+            status.lag_since = self.ledger.oldest_seen();
+            status.parked = self.parked.len();
+            status.dirty = self.dirty.len();
+            self.meters.lag(status, self.journal.appended());
+        });
+    }
+}
+
+/// Handles of the metrics, looked up once.
+struct Meters {
+    lag_records: Gauge,
+    lag_keys: Gauge,
+    lag_bytes: Gauge,
+    lag_seconds: Gauge,
+    exact: Gauge,
+    payments: Counter,
+    failures: Counter,
+    keys: Counter,
+    rows: Counter,
+    bytes: Counter,
+    seconds: Histogram,
+    parked: Gauge,
+    dirty: Gauge,
+}
+
+impl Meters {
+    fn new() -> Meters {
+        Meters {
+            lag_records: metrics::gauge!(names::LAG_RECORDS),
+            lag_keys: metrics::gauge!(names::LAG_KEYS),
+            lag_bytes: metrics::gauge!(names::LAG_BYTES),
+            lag_seconds: metrics::gauge!(names::LAG_SECONDS),
+            exact: metrics::gauge!(names::EXACT),
+            payments: metrics::counter!(names::PAYMENTS),
+            failures: metrics::counter!(names::FAILURES),
+            keys: metrics::counter!(names::KEYS),
+            rows: metrics::counter!(names::ROWS),
+            bytes: metrics::counter!(names::BYTES),
+            seconds: metrics::histogram!(names::PAYMENT_SECONDS),
+            parked: metrics::gauge!(names::PARKED),
+            dirty: metrics::gauge!(names::DIRTY),
+        }
+    }
+
+    fn paid(&self, paid: &Paid, took: Duration) {
+        self.payments.increment(1);
+        self.keys.increment(paid.keys);
+        self.rows.increment(paid.rows);
+        self.bytes.increment(paid.bytes);
+        self.seconds.record(took.as_secs_f64());
+    }
+
+    fn lag(&self, status: &Status, appended: Lsn) {
+        self.lag_records.set(status.lag_records as f64);
+        self.lag_keys.set(status.lag_keys as f64);
+        self.lag_bytes.set(appended.0.saturating_sub(status.paid.0) as f64);
+        self.lag_seconds.set(status.lag_since.map_or(0.0, |since| since.elapsed().as_secs_f64()));
+        self.exact.set(if status.exact { 1.0 } else { 0.0 });
+        self.parked.set(status.parked as f64);
+        self.dirty.set(status.dirty as f64);
+    }
+}

@@ -1,0 +1,225 @@
+//! How the rest of the process looks at the engine: its status, its two ledgers, and what an operator may ask of it.
+//!
+//! What an operator owes again (a retry, a repair) goes through the journal as a record of backend 0: it is ordered
+//! with the clients' writes, paid, retained and owed again after a crash as they are.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::journal::{self, Journal, Lsn, Outcome};
+use crate::mirror::dirty::Dirty;
+use crate::mirror::durable;
+use crate::mirror::parked::Parked;
+use crate::record::{Backend, Reason, RecordBuf, TableId};
+
+/// What the engine is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// Opening its connections, for the first time or after a failure.
+    #[default]
+    Connecting,
+    /// Nothing is owed but what is in flight.
+    Idle,
+    /// Making a payment.
+    Paying,
+    /// Paying a backlog larger than one payment: the secondary is equal at no point in time until it is done.
+    CatchingUp,
+    /// An operator said so.
+    Paused,
+    /// Another applier holds the lock on the secondary; tries again.
+    Fenced,
+    /// The last attempt failed, see [`Status::error`]; tries again.
+    Failed,
+    /// The engine has ended.
+    Stopped,
+}
+
+impl Phase {
+    /// The word used in metrics, logs and the admin API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Phase::Connecting => "connecting",
+            Phase::Idle => "idle",
+            Phase::Paying => "paying",
+            Phase::CatchingUp => "catching up",
+            Phase::Paused => "paused",
+            Phase::Fenced => "fenced",
+            Phase::Failed => "failed",
+            Phase::Stopped => "stopped",
+        }
+    }
+}
+
+/// The engine's state, as of its last step.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// What it is doing.
+    pub phase: Phase,
+    /// The last error, until a payment succeeds.
+    pub error: Option<String>,
+    /// Everything appended below is paid.
+    pub paid: Lsn,
+    /// The last payment made the secondary equal to the primary at one snapshot, parked keys and dirty tables apart.
+    pub exact: bool,
+    /// Units read and not paid.
+    pub lag_records: u64,
+    /// Distinct keys of ended units that wait for a payment.
+    pub lag_keys: u64,
+    /// When the oldest unpaid unit was read: coarse, and since the start of the process.
+    pub lag_since: Option<Instant>,
+    /// The secondary's payment counter.
+    pub payments: u64,
+    /// Keys paid by this process.
+    pub paid_keys: u64,
+    /// Rows written by this process.
+    pub paid_rows: u64,
+    /// Bytes written by this process.
+    pub paid_bytes: u64,
+    /// How long the last payment took, snapshot included.
+    pub last_payment: Duration,
+    /// Parked keys.
+    pub parked: usize,
+    /// Dirty tables.
+    pub dirty: usize,
+}
+
+/// Lag at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Lag {
+    /// Units read and not paid.
+    pub records: u64,
+    /// Distinct keys that wait for a payment.
+    pub keys: u64,
+    /// Journal between what is paid and what is appended.
+    pub bytes: u64,
+    /// Age of the oldest unpaid unit.
+    pub seconds: f64,
+}
+
+/// Why a request was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The journal did not take the record.
+    #[error("not owed again: {0}; try again when the mirror has caught up")]
+    Journal(#[from] journal::Error),
+    /// The ledger's file could not be written.
+    #[error("not recorded: {0}")]
+    Durable(#[from] durable::Error),
+    /// There is no such parked key.
+    #[error("no parked key has the id {0}; `tandem parked list` shows those there are")]
+    NotParked(String),
+    /// The table is not dirty.
+    #[error("the table is not dirty")]
+    NotDirty,
+    /// The engine has ended.
+    #[error("the mirror has stopped")]
+    Stopped,
+}
+
+/// The engine's handle; cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) journal: Journal,
+    pub(super) parked: Parked,
+    pub(super) dirty: Dirty,
+    pub(super) status: watch::Receiver<Status>,
+    pub(super) paused: watch::Sender<bool>,
+    pub(super) self_repair: bool,
+}
+
+impl Handle {
+    /// The status now.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// The status and its changes.
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// How far the secondary is behind, now.
+    pub fn lag(&self) -> Lag {
+        let status = self.status.borrow();
+        Lag {
+            records: status.lag_records,
+            keys: status.lag_keys,
+            bytes: self.journal.appended().0.saturating_sub(status.paid.0),
+            seconds: status.lag_since.map_or(0.0, |since| since.elapsed().as_secs_f64()),
+        }
+    }
+
+    /// Resolves when every unit whose record was appended below `lsn` has ended and is paid. Cancel safe.
+    pub async fn settle(&self, lsn: Lsn) -> Result<(), Error> {
+        let settled = |status: &Status| status.paid >= lsn || status.phase == Phase::Stopped;
+        let mut status = self.status.clone();
+        let paid = status.wait_for(settled).await.map_err(|_| Error::Stopped)?.paid;
+        if paid >= lsn { Ok(()) } else { Err(Error::Stopped) }
+    }
+
+    /// Begin no further payment until [`Handle::resume`]; the one under way is finished.
+    pub fn pause(&self) {
+        self.paused.send_replace(true);
+    }
+
+    /// Pay again.
+    pub fn resume(&self) {
+        self.paused.send_replace(false);
+    }
+
+    /// The parked keys: to list, show and discard.
+    pub fn parked(&self) -> &Parked {
+        &self.parked
+    }
+
+    /// The dirty tables: to list.
+    pub fn dirty(&self) -> &Dirty {
+        &self.dirty
+    }
+
+    /// Owe a parked key again. It leaves the list when its payment succeeds.
+    pub fn retry_parked(&self, id: &str) -> Result<Lsn, Error> {
+        let entry = self.parked.get(id).ok_or_else(|| Error::NotParked(id.to_owned()))?;
+        let mut record = RecordBuf::default();
+        match &entry.key {
+            Some(key) => record.key(entry.table(), key, true),
+            None => record.table(entry.table()),
+        }
+        Ok(owe(&self.journal, &mut record)?)
+    }
+
+    /// Owe every row of a table, dirty or not. A dirty mark goes when the payment succeeds and no later mark was made.
+    pub fn repair(&self, table: TableId) -> Result<Lsn, Error> {
+        let mut record = RecordBuf::default();
+        record.table(table);
+        Ok(owe(&self.journal, &mut record)?)
+    }
+
+    /// An operator says that the table is well after all.
+    pub fn clear_dirty(&self, table: TableId) -> Result<(), Error> {
+        let known = self.dirty.clear(table, self.journal.appended())?;
+        if known { Ok(()) } else { Err(Error::NotDirty) }
+    }
+
+    /// Mark a table dirty without the journal, which is full or broken. Durable when it returns; blocks for two syncs
+    /// the first time a table gets a reason. Call it before the write is forwarded *and* when it has ended: only the
+    /// second call keeps a repair in between from being believed.
+    pub fn mark_dirty(&self, table: TableId, reason: Reason) -> Result<(), Error> {
+        self.dirty.mark(table, reason, self.journal.appended())?;
+        if self.self_repair {
+            // Full or broken, as the caller knows: the engine tries again at its heartbeat.
+            let _ = self.repair(table);
+        }
+        Ok(())
+    }
+}
+
+/// Append a record of our own: ended when written.
+pub(super) fn owe(journal: &Journal, record: &mut RecordBuf) -> Result<Lsn, journal::Error> {
+    let ticket = journal.begin(record.finish(Backend { id: 0, life: 0 }))?;
+    let lsn = ticket.lsn();
+    ticket.end(Outcome::Committed);
+    Ok(lsn)
+}

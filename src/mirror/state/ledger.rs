@@ -1,0 +1,576 @@
+//! What is owed: every key that a unit may have changed since the secondary last was made equal. In memory, pure, no
+//! time of its own, no IO.
+//!
+//! A record in the journal is a unit *sent*: it was appended just before the message that could commit it was
+//! forwarded. [`Ledger::read`] takes entries in order. A unit waits in `open` until the journal, or a proof that nobody
+//! can execute it any more, says that it *ended*; committed or aborted is the same to a key, the payment copies what is
+//! there. Ended units coalesce into one set of keys, whatever their number.
+//!
+//! ```text
+//!            read(Record)        read(Outcome), gone()          freeze()             paid
+//! journal ----------------> open ----------------------> ended ---------> Cut ---------------> forgotten
+//!                                                          ^                \  failed
+//!                                                          '-----------------'  restore()
+//! ```
+//!
+//! The order that makes a payment exact (section 5 of the architecture): `freeze`, then the snapshot S, then read on to
+//! what is appended now, then [`Ledger::collect`]. Every unit that committed before S wrote its record before that, so
+//! it is in the payment; every unit of the cut ended before S, so what S shows of it is final and the cut is paid. A
+//! unit that ended in between is in the payment and stays owed.
+//!
+//! Schema changes are different: committed or aborted is not the same to them, and they must run once. They are owed in
+//! the order of their records, which is the order of the locks that they held, when the journal says *committed*. One
+//! whose unit was proven over without an answer has an unknown outcome and is neither repeated nor forgotten: its table
+//! is marked dirty with reason `ddl`. If it aborted, the next payment of the whole table clears that; if it committed,
+//! the copier finds other columns and refuses the table until somebody repeats the change there.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::journal::{Entry, Lsn, Outcome};
+use crate::record::{Backend, Item, Malformed, Reason, Record, TableId};
+
+use super::copier::{Gone, Owed};
+
+/// What is owed, and how far the journal was read.
+#[derive(Clone, Default)]
+pub struct Ledger {
+    /// Where reading goes on. Every unit below is in `open`, in `ended`, in a cut, or paid.
+    next: Lsn,
+    open: BTreeMap<Lsn, Unit>,
+    ended: Owing,
+    marks: VecDeque<Mark>,
+    tables: HashSet<TableId>,
+    /// Schema changes that the secondary has already, by record: read again, they are not owed again.
+    repeated: HashSet<Lsn>,
+}
+
+/// A unit that may still change something.
+#[derive(Clone)]
+struct Unit {
+    record: Record,
+    seen: Instant,
+    /// The two-phase transaction that it became. `sure`: its PREPARE was answered, so the backend no longer matters.
+    prepared: Option<Prepared>,
+    ddl: bool,
+}
+
+#[derive(Clone)]
+struct Prepared {
+    name: Box<[u8]>,
+    sure: bool,
+}
+
+/// Coalesced keys of ended units.
+#[derive(Clone, Default)]
+struct Owing {
+    owed: Owed,
+    ddl: BTreeMap<Lsn, Vec<Ddl>>,
+    keys: usize,
+    records: u64,
+    oldest: Option<(Lsn, Instant)>,
+}
+
+/// A schema change as [`Owed::ddl`] hands it to the copier.
+type Ddl = (TableId, Box<[u8]>);
+
+/// All that ended before a snapshot, taken out of the ledger for one payment. It is paid as a whole, or goes back.
+pub struct Cut {
+    owing: Owing,
+    /// Where reading stood when it was taken: everything in it lies below.
+    pub upto: Lsn,
+}
+
+/// A table that a record says is dirty, as of a position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The table.
+    pub table: TableId,
+    /// Why.
+    pub reason: Reason,
+    /// Where the journal said so.
+    pub at: Lsn,
+}
+
+impl Ledger {
+    /// Nothing is owed below `from`.
+    pub fn new(from: Lsn) -> Ledger {
+        Ledger { next: from, ..Ledger::default() }
+    }
+
+    /// Where reading goes on.
+    pub fn next(&self) -> Lsn {
+        self.next
+    }
+
+    /// Everything below is paid. A cut that is out counts as paid: its owner knows better.
+    pub fn paid(&self) -> Lsn {
+        let open = self.open.keys().next().copied();
+        let ended = self.ended.oldest.map(|(lsn, _)| lsn);
+        [open, ended].into_iter().flatten().min().unwrap_or(self.next)
+    }
+
+    /// Ended keys that wait for a payment.
+    pub fn keys(&self) -> usize {
+        self.ended.keys
+    }
+
+    /// Units not paid: open ones, and ended ones as far as they were counted.
+    pub fn records(&self) -> u64 {
+        self.open.len() as u64 + self.ended.records
+    }
+
+    /// Something ended and is not paid.
+    pub fn due(&self) -> bool {
+        self.ended.oldest.is_some()
+    }
+
+    /// When the oldest unpaid unit was read.
+    pub fn oldest_seen(&self) -> Option<Instant> {
+        let open = self.open.values().next().map(|unit| unit.seen);
+        let ended = self.ended.oldest.map(|(_, seen)| seen);
+        [open, ended].into_iter().flatten().min()
+    }
+
+    /// When the oldest open unit was read.
+    pub fn open_since(&self) -> Option<Instant> {
+        self.open.values().map(|unit| unit.seen).min()
+    }
+
+    /// Take one entry. On an error nothing was taken, and reading stays where it is.
+    pub fn read(&mut self, entry: Entry, now: Instant) -> Result<(), Malformed> {
+        match entry {
+            Entry::Record { lsn, payload } => {
+                self.next = lsn;
+                self.record(lsn, payload, now)?;
+            }
+            Entry::Outcome { lsn, of, outcome } => {
+                self.next = lsn;
+                self.outcome(lsn, of, outcome);
+            }
+        }
+        self.next = Lsn(self.next.0 + 1);
+        Ok(())
+    }
+
+    /// A batch was read: `next` is where the journal says to go on, `from` where the batch began. Units that stay open
+    /// let go of the batch's buffer.
+    pub fn batch_read(&mut self, from: Lsn, next: Lsn) {
+        self.next = next;
+        self.open.range_mut(from..).for_each(|(_, unit)| unit.record.detach());
+    }
+
+    fn record(&mut self, lsn: Lsn, payload: Bytes, now: Instant) -> Result<(), Malformed> {
+        let record = Record::parse(payload)?;
+        let mut unit = Unit { record, seen: now, prepared: None, ddl: false };
+        for item in unit.record.items() {
+            match item {
+                Item::Prepared(name) => unit.prepared = Some(Prepared { name: name.into(), sure: false }),
+                Item::Ddl(..) => unit.ddl = true,
+                Item::Dirty(table, reason) => self.marks.push_back(Mark { table, reason, at: lsn }),
+                Item::Key { .. } | Item::Table(_) => {}
+            }
+        }
+        if unit.record.backend.id == 0 {
+            // Nobody executes it on the primary: the mirror's own retries and repairs, ended when written.
+            self.end(lsn, lsn, unit, Some(Outcome::Committed));
+        } else {
+            self.open.insert(lsn, unit);
+        }
+        Ok(())
+    }
+
+    fn outcome(&mut self, at: Lsn, of: Lsn, outcome: Outcome) {
+        // Unknown: settled before, by a proof or by a payment, and read again.
+        let Some(mut unit) = self.open.remove(&of) else { return };
+        match (&mut unit.prepared, outcome) {
+            (Some(prepared), Outcome::Committed) => {
+                prepared.sure = true;
+                self.open.insert(of, unit);
+            }
+            _ => self.end(at, of, unit, Some(outcome)),
+        }
+    }
+
+    /// The unit can no longer change anything. `outcome: None`: nobody said how it ended.
+    fn end(&mut self, at: Lsn, lsn: Lsn, unit: Unit, outcome: Option<Outcome>) {
+        for item in unit.record.items() {
+            match item {
+                Item::Key { table, key, moved } => self.ended.key(table, key, moved),
+                Item::Table(table) => self.ended.table(table),
+                // Again, as of its end: a payment in between may not have seen what it did.
+                Item::Dirty(table, reason) => self.marks.push_back(Mark { table, reason, at }),
+                Item::Ddl(table, body) => self.end_ddl(at, lsn, (table, body), outcome),
+                Item::Prepared(_) => {}
+            }
+        }
+        self.ended.count(lsn, unit.seen);
+    }
+
+    fn end_ddl(&mut self, at: Lsn, lsn: Lsn, (table, body): (TableId, &[u8]), outcome: Option<Outcome>) {
+        match outcome {
+            Some(Outcome::Aborted) => {}
+            _ if self.repeated.contains(&lsn) => {}
+            Some(Outcome::Committed) => self.ended.ddl.entry(lsn).or_default().push((table, body.into())),
+            None => self.marks.push_back(Mark { table, reason: Reason::Ddl, at }),
+        }
+    }
+
+    /// What to ask [`super::copier::Copier::gone`] about: units open since before `since`.
+    pub fn lost(&self, since: Instant) -> (Vec<Backend>, Vec<Box<[u8]>>) {
+        let lost = self.open.values().filter(|unit| unit.seen <= since);
+        let (backends, prepared): (HashSet<_>, HashSet<_>) = lost
+            .map(|unit| (unit.record.backend, unit.prepared.as_ref().map(|prepared| prepared.name.clone())))
+            .unzip();
+        (backends.into_iter().collect(), prepared.into_iter().flatten().collect())
+    }
+
+    /// The answer: units read before `since` whose executors are proven gone have ended. A two-phase transaction ends
+    /// with its name; without the answer to its PREPARE the backend must be gone too, or it may yet appear. Units read
+    /// later are not concerned: they may run on a backend that got a dead one's number. Returns how many ended.
+    pub fn gone(&mut self, gone: &Gone, since: Instant) -> usize {
+        let backends: HashSet<_> = gone.backends.iter().collect();
+        let names: HashSet<_> = gone.prepared.iter().collect();
+        let over = |unit: &Unit| {
+            let backend = backends.contains(&unit.record.backend);
+            unit.seen <= since
+                && match &unit.prepared {
+                    None => backend,
+                    Some(prepared) => (prepared.sure || backend) && names.contains(&prepared.name),
+                }
+        };
+        let over: Vec<Lsn> = self.open.iter().filter(|(_, unit)| over(unit)).map(|(&lsn, _)| lsn).collect();
+        for &lsn in &over {
+            let unit = self.open.remove(&lsn).expect("found above");
+            self.end(self.next, lsn, unit, None);
+        }
+        over.len()
+    }
+
+    /// Take out all that has ended, *before* the snapshot is taken.
+    pub fn freeze(&mut self) -> Cut {
+        self.tables.extend(self.ended.owed.keys.keys().chain(&self.ended.owed.tables));
+        let mut owing = std::mem::take(&mut self.ended);
+        owing.owed.ddl = owing.ddl.values().flatten().cloned().collect();
+        Cut { owing, upto: self.next }
+    }
+
+    /// A schema change that is not in the cut may or may not be in the snapshot: its table would be copied across two
+    /// schemas. Two-phase ones are not waited for.
+    pub fn schema_in_doubt(&self) -> bool {
+        !self.ended.ddl.is_empty() || self.open.values().any(|unit| unit.ddl && unit.prepared.is_none())
+    }
+
+    /// Add to the cut, *after* the snapshot was taken and the journal was read on, all else that is owed. It is in the
+    /// payment, and it stays owed.
+    pub fn collect(&self, cut: &mut Cut) {
+        for (table, keys) in &self.ended.owed.keys {
+            keys.iter().for_each(|(key, &moved)| cut.owing.key(*table, key, moved));
+        }
+        self.ended.owed.tables.iter().for_each(|&table| cut.owing.table(table));
+        for item in self.open.values().flat_map(|unit| unit.record.items()) {
+            match item {
+                Item::Key { table, key, moved } => cut.owing.key(table, key, moved),
+                Item::Table(table) => cut.owing.table(table),
+                Item::Dirty(..) | Item::Ddl(..) | Item::Prepared(_) => {}
+            }
+        }
+    }
+
+    /// The payment failed: all of it is owed again.
+    pub fn restore(&mut self, cut: Cut) {
+        self.ended = cut.owing.merge(std::mem::take(&mut self.ended));
+    }
+
+    /// Read again from `from`: what was paid above it may have been lost.
+    pub fn rewind(&mut self, from: Lsn) {
+        self.next = from.min(self.paid());
+        self.open.clear();
+        self.ended = Owing::default();
+    }
+
+    /// The schema changes of these records are on the secondary, those of no others.
+    pub fn repeated(&mut self, records: impl IntoIterator<Item = Lsn>) {
+        self.repeated = records.into_iter().collect();
+        self.ended.ddl.retain(|lsn, _| !self.repeated.contains(lsn));
+    }
+
+    /// An open unit says that this table is dirty.
+    pub fn may_dirty(&self, table: TableId) -> bool {
+        let dirty = |item| matches!(item, Item::Dirty(t, _) if t == table);
+        self.open.values().any(|unit| unit.record.items().any(dirty))
+    }
+
+    /// A table is dirty for a reason that no record tells.
+    pub fn mark(&mut self, mark: Mark) {
+        self.marks.push_back(mark);
+    }
+
+    /// The first dirty mark that nobody wrote down yet.
+    pub fn first_mark(&self) -> Option<Mark> {
+        self.marks.front().copied()
+    }
+
+    /// It is written down.
+    pub fn drop_mark(&mut self) {
+        self.marks.pop_front();
+    }
+
+    /// Take the tables seen in cuts so far.
+    pub fn take_tables(&mut self) -> HashSet<TableId> {
+        std::mem::take(&mut self.tables)
+    }
+}
+
+impl Owing {
+    fn key(&mut self, table: TableId, key: &[u8], moved: bool) {
+        let keys = self.owed.keys.entry(table).or_default();
+        if let Some(flag) = keys.get_mut(key) {
+            *flag |= moved;
+        } else {
+            keys.insert(key.into(), moved);
+            self.keys += 1;
+        }
+    }
+
+    fn table(&mut self, table: TableId) {
+        if !self.owed.tables.contains(&table) {
+            self.owed.tables.push(table);
+        }
+    }
+
+    fn count(&mut self, lsn: Lsn, seen: Instant) {
+        self.records += 1;
+        self.age(lsn, seen);
+    }
+
+    fn age(&mut self, lsn: Lsn, seen: Instant) {
+        let (oldest, since) = self.oldest.get_or_insert((lsn, seen));
+        *oldest = lsn.min(*oldest);
+        *since = seen.min(*since);
+    }
+
+    /// Both; `self` is the older and usually the larger one.
+    fn merge(mut self, newer: Owing) -> Owing {
+        for (table, keys) in newer.owed.keys {
+            let mine = self.owed.keys.entry(table).or_default();
+            for (key, moved) in keys {
+                let flag = mine.entry(key).or_insert_with(|| {
+                    self.keys += 1;
+                    false
+                });
+                *flag |= moved;
+            }
+        }
+        newer.owed.tables.into_iter().for_each(|table| self.table(table));
+        self.owed.ddl.clear();
+        self.ddl.extend(newer.ddl);
+        self.records += newer.records;
+        if let Some((lsn, seen)) = newer.oldest {
+            self.age(lsn, seen);
+        }
+        self
+    }
+}
+
+impl Cut {
+    /// What to pay.
+    pub fn owed(&self) -> &Owed {
+        &self.owing.owed
+    }
+
+    /// Keys in it.
+    pub fn keys(&self) -> usize {
+        self.owing.keys
+    }
+
+    /// Units in it.
+    pub fn records(&self) -> u64 {
+        self.owing.records
+    }
+
+    /// The first record that it pays for; `None`: it pays for nothing.
+    pub fn oldest(&self) -> Option<Lsn> {
+        self.owing.oldest.map(|(lsn, _)| lsn)
+    }
+
+    /// When the oldest of its units was read.
+    pub fn oldest_seen(&self) -> Option<Instant> {
+        self.owing.oldest.map(|(_, seen)| seen)
+    }
+
+    /// The records whose schema changes it holds.
+    pub fn ddl_records(&self) -> impl Iterator<Item = Lsn> {
+        self.owing.ddl.keys().copied()
+    }
+
+    /// The tables that those change.
+    pub fn ddl_tables(&self) -> Vec<TableId> {
+        self.owing.owed.ddl.iter().map(|(table, _)| *table).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::RecordBuf;
+
+    const T: TableId = TableId(1);
+    const ME: Backend = Backend { id: 7, life: 1 };
+
+    struct Script {
+        ledger: Ledger,
+        at: u64,
+        now: Instant,
+    }
+
+    impl Script {
+        fn new() -> Script {
+            Script { ledger: Ledger::new(Lsn(0)), at: 0, now: Instant::now() }
+        }
+
+        fn unit(&mut self, build: impl FnOnce(&mut RecordBuf)) -> Lsn {
+            let mut buf = RecordBuf::default();
+            build(&mut buf);
+            let payload = Bytes::copy_from_slice(buf.finish(ME));
+            let lsn = self.lsn();
+            self.ledger.read(Entry::Record { lsn, payload }, self.now).expect("well formed");
+            lsn
+        }
+
+        fn ends(&mut self, of: Lsn, outcome: Outcome) {
+            let lsn = self.lsn();
+            self.ledger.read(Entry::Outcome { lsn, of, outcome }, self.now).expect("well formed");
+        }
+
+        fn lsn(&mut self) -> Lsn {
+            self.at += 1;
+            Lsn(self.at - 1)
+        }
+
+        fn gone(&mut self, backend: bool, name: &[u8]) -> usize {
+            let gone = Gone { backends: backend.then_some(ME).into_iter().collect(), prepared: vec![name.into()] };
+            self.ledger.gone(&gone, self.now)
+        }
+    }
+
+    fn keys(cut: &Cut) -> Vec<(Vec<u8>, bool)> {
+        let mut keys: Vec<_> = cut.owed().keys.values().flatten().map(|(key, &moved)| (key.to_vec(), moved)).collect();
+        keys.sort();
+        keys
+    }
+
+    #[test]
+    fn keys_coalesce_and_a_flag_is_never_lost() {
+        let mut script = Script::new();
+        for moved in [false, true, false] {
+            let unit = script.unit(|buf| buf.key(T, b"k", moved));
+            script.ends(unit, Outcome::Committed);
+        }
+        let cut = script.ledger.freeze();
+        assert_eq!(keys(&cut), [(b"k".to_vec(), true)]);
+        assert_eq!((cut.keys(), cut.records(), cut.oldest()), (1, 3, Some(Lsn(0))));
+    }
+
+    #[test]
+    fn a_unit_that_ends_after_the_freeze_is_in_the_payment_and_stays_owed() {
+        let mut script = Script::new();
+        let early = script.unit(|buf| buf.key(T, b"a", false));
+        let late = script.unit(|buf| buf.key(T, b"b", true));
+        script.unit(|buf| buf.key(T, b"c", false));
+        script.ends(early, Outcome::Aborted);
+        let mut cut = script.ledger.freeze();
+        script.ends(late, Outcome::Committed);
+        script.ledger.collect(&mut cut);
+        assert_eq!(keys(&cut), [(b"a".to_vec(), false), (b"b".to_vec(), true), (b"c".to_vec(), false)]);
+        assert_eq!(cut.oldest(), Some(early));
+        drop(cut);
+        assert_eq!(script.ledger.paid(), late);
+        assert_eq!(keys(&script.ledger.freeze()), [(b"b".to_vec(), true)]);
+    }
+
+    #[test]
+    fn a_failed_payment_is_owed_again_with_its_age() {
+        let mut script = Script::new();
+        let unit = script.unit(|buf| buf.key(T, b"a", true));
+        script.ends(unit, Outcome::Committed);
+        let mut cut = script.ledger.freeze();
+        let later = script.unit(|buf| buf.key(T, b"a", false));
+        script.ends(later, Outcome::Committed);
+        script.ledger.collect(&mut cut);
+        script.ledger.restore(cut);
+        assert_eq!(script.ledger.paid(), unit);
+        assert_eq!(script.ledger.keys(), 1);
+        assert_eq!(keys(&script.ledger.freeze()), [(b"a".to_vec(), true)]);
+    }
+
+    #[test]
+    fn a_lost_unit_ends_when_its_backend_is_gone_promise_3() {
+        let mut script = Script::new();
+        let unit = script.unit(|buf| buf.key(T, b"a", false));
+        assert_eq!(script.gone(false, b""), 0);
+        assert_eq!(script.ledger.paid(), unit);
+        assert_eq!(script.gone(true, b""), 1);
+        assert_eq!(keys(&script.ledger.freeze()), [(b"a".to_vec(), false)]);
+    }
+
+    #[test]
+    fn a_two_phase_unit_ends_with_its_name_and_not_with_its_backend() {
+        let mut script = Script::new();
+        let build = |buf: &mut RecordBuf| {
+            buf.key(T, b"a", false);
+            buf.prepared(b"gid");
+        };
+        let answered = script.unit(build);
+        script.ends(answered, Outcome::Committed);
+        assert_eq!(script.gone(true, b"other"), 0);
+        assert_eq!(script.gone(false, b"gid"), 1);
+        script.unit(build);
+        assert_eq!(script.gone(false, b"gid"), 0, "its PREPARE may still arrive");
+        assert_eq!(script.gone(true, b"gid"), 1);
+        let refused = script.unit(build);
+        script.ends(refused, Outcome::Aborted);
+        assert!(script.ledger.open.is_empty());
+    }
+
+    #[test]
+    fn schema_changes_are_owed_in_order_of_record_once_and_only_if_committed() {
+        let mut script = Script::new();
+        let units: Vec<_> = (0..4_u8).map(|n| script.unit(|buf| buf.ddl(T, &[n]))).collect();
+        assert!(script.ledger.schema_in_doubt());
+        script.ends(units[2], Outcome::Committed);
+        script.ends(units[1], Outcome::Aborted);
+        script.ends(units[0], Outcome::Committed);
+        assert_eq!(script.gone(true, b""), 1);
+        assert!(script.ledger.marks.iter().any(|mark| mark.table == T && mark.reason == Reason::Ddl));
+        let cut = script.ledger.freeze();
+        assert!(!script.ledger.schema_in_doubt());
+        let bodies: Vec<_> = cut.owed().ddl.iter().map(|(_, body)| body.to_vec()).collect();
+        assert_eq!(bodies, [[0], [2]]);
+        script.ledger.restore(cut);
+        script.ledger.repeated([units[0]]);
+        assert_eq!(script.ledger.freeze().owed().ddl, [(T, vec![2].into())]);
+    }
+
+    #[test]
+    fn a_dirty_mark_counts_when_read_and_when_its_unit_ends() {
+        let mut script = Script::new();
+        let unit = script.unit(|buf| buf.dirty(T, Reason::Uncaptured));
+        assert!(script.ledger.may_dirty(T));
+        script.ends(unit, Outcome::Committed);
+        assert!(!script.ledger.may_dirty(T));
+        let at: Vec<_> = script.ledger.marks.iter().map(|mark| mark.at).collect();
+        assert_eq!(at, [Lsn(0), Lsn(1)]);
+    }
+
+    #[test]
+    fn a_record_of_a_newer_version_stops_reading_where_it_is() {
+        let mut script = Script::new();
+        script.unit(|buf| buf.key(T, b"a", false));
+        let entry = Entry::Record { lsn: Lsn(1), payload: Bytes::from_static(&[9]) };
+        assert_eq!(script.ledger.read(entry, script.now), Err(Malformed::Version(9)));
+        assert_eq!(script.ledger.next(), Lsn(1));
+    }
+}
