@@ -51,8 +51,6 @@ const BACKLOG: i32 = 4_096;
 pub fn run(config: Config) -> Result<(), Error> {
     let level = telemetry::install(&config.log).map_err(|error| Error::Setup(error.to_string()))?;
     let exporter = metrics::install().map_err(|error| Error::Setup(error.to_string()))?;
-    // Fails only when another part of the process chose ring before us.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     raise_file_limit();
     let listeners = bind_all(&config)?;
     let admin = bind(config.admin.address)?;

@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::admin::client;
 use crate::config::{self, Secret};
 
+mod demo;
 mod output;
 mod run;
 mod set;
@@ -32,6 +33,7 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
+  tandem demo                                 see it work, on two servers of its own
   tandem run --config proxy.toml              serve clients and mirror their writes
   tandem status --watch                       see the lag go down
   tandem set mirror.on_uncaptured=refuse      change a setting of the running tandem
@@ -43,6 +45,9 @@ enum Command {
     /// Serve clients and mirror their writes until SIGTERM or Ctrl-C.
     #[command(after_help = run::EXAMPLES)]
     Run(run::Run),
+    /// See it work: two real servers, a load, a killed target, a killed tandem, and a comparison.
+    #[command(after_help = demo::EXAMPLES)]
+    Demo(demo::Demo),
     /// Show a running tandem: phase, sides, journal, lag.
     #[command(after_help = status::EXAMPLES)]
     Status(status::Status),
@@ -123,8 +128,11 @@ pub fn main() -> ExitCode {
     // Clap exits with 2 on wrong usage by itself, and with 0 on --help.
     let cli = Cli::parse();
     let output = Output::new(cli.json);
+    // Fails only when another part of the process chose ring before us.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let done = match cli.command {
         Command::Run(command) => run::run(command),
+        Command::Demo(command) => demo::run(command, &output),
         Command::Status(command) => wait(status::run(command, &output)),
         Command::Set(command) => wait(set::run(command, &output)),
     };

@@ -14,6 +14,11 @@ impl Output {
         Output { json }
     }
 
+    /// Standard output is for a program.
+    pub(super) fn is_json(&self) -> bool {
+        self.json
+    }
+
     /// Print a result: as JSON, or as what `text` makes of it. A reader that went away is no error of ours.
     pub(super) fn print(&self, value: &Value, text: impl FnOnce(&Value) -> String) {
         let text = if self.json { value.to_string() } else { text(value) };

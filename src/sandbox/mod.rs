@@ -76,7 +76,10 @@ for file in "$1"/*/data/postmaster.pid; do
   kill -QUIT "$pid" 2>/dev/null || continue
   for _ in 1 2 3 4 5 6 7 8 9 10; do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
 done
-rm -rf "$1"
+for file in "$1"/*.pid; do
+  [ -f "$file" ] && kill -KILL "$(head -n 1 "$file")" 2>/dev/null
+done
+[ -n "$2" ] || rm -rf "$1"
 "#;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -87,13 +90,27 @@ impl Sandbox {
         let dir = temp_root().join(format!("tandem-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
         std::fs::create_dir(&dir).map_err(io_error(format!("create {}", dir.display())))?;
         std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o711)).map_err(io_error("open the folder"))?;
-        let reaper = if keep { None } else { Some(reaper(&dir)?) };
+        let reaper = Some(reaper(&dir, keep)?);
         Ok(Sandbox { inner: Arc::new(Inner { dir, keep, reaper }) })
     }
 
     /// The folder.
     pub fn dir(&self) -> &Path {
         &self.inner.dir
+    }
+
+    /// The reaper kills this process too, if it is still there.
+    pub fn remember(&self, pid: u32) -> Result<(), Error> {
+        std::fs::write(self.pid_file(pid), pid.to_string()).map_err(io_error("remember a process"))
+    }
+
+    /// The process is gone.
+    pub fn forget(&self, pid: u32) {
+        let _ = std::fs::remove_file(self.pid_file(pid));
+    }
+
+    fn pid_file(&self, pid: u32) -> PathBuf {
+        self.inner.dir.join(format!("{pid}.pid"))
     }
 
     /// A folder in it that the servers' user owns.
@@ -116,10 +133,11 @@ impl Drop for Inner {
     }
 }
 
-fn reaper(dir: &Path) -> Result<Child, Error> {
+fn reaper(dir: &Path, keep: bool) -> Result<Child, Error> {
     Command::new("sh")
         .args(["-c", REAPER, "reaper"])
         .arg(dir)
+        .arg(if keep { "keep" } else { "" })
         .process_group(0) // Ctrl-C goes to the terminal's group; the reaper outlives it.
         .stdin(Stdio::piped())
         .stdout(Stdio::null())

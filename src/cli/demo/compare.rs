@@ -1,0 +1,97 @@
+//! Both sides row by row, by connections of their own: tandem has no part in it, and is not even running.
+
+use std::cmp::Ordering;
+
+use super::Failure;
+use super::schema::TABLES;
+use super::stage::reach;
+use crate::protocol::postgres::client::{Client, Error, ServerConfig};
+
+/// What was found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Rows looked at, each pair once.
+    pub(super) rows: u64,
+    /// Only the origin has them.
+    pub(super) lost: u64,
+    /// Only the target has them.
+    pub(super) extra: u64,
+    /// They differ.
+    pub(super) mismatched: u64,
+}
+
+impl Found {
+    fn count(&mut self, origin: Option<&(String, String)>, target: Option<&(String, String)>) -> Ordering {
+        self.rows += 1;
+        let order = match (origin, target) {
+            (Some(origin), Some(target)) => origin.0.cmp(&target.0),
+            (Some(_), None) => Ordering::Less,
+            _ => Ordering::Greater,
+        };
+        match order {
+            Ordering::Less => self.lost += 1,
+            Ordering::Greater => self.extra += 1,
+            Ordering::Equal => self.mismatched += u64::from(origin != target),
+        }
+        order
+    }
+}
+
+/// Compare all tables.
+pub(super) async fn sides(origin: &ServerConfig, target: &ServerConfig) -> Result<Found, Failure> {
+    let mut found = Found::default();
+    for (table, key) in TABLES {
+        let sql = format!(
+            "SET extra_float_digits = 1; SET TimeZone = 'UTC'; \
+             SELECT ROW({key})::text COLLATE \"C\" AS key, t::text FROM {table} t ORDER BY 1"
+        );
+        let (mut origin, mut target) = (Rows::of(origin, &sql).await?, Rows::of(target, &sql).await?);
+        let (mut left, mut right) = (origin.next().await?, target.next().await?);
+        while left.is_some() || right.is_some() {
+            let order = found.count(left.as_ref(), right.as_ref());
+            if order.is_le() {
+                left = origin.next().await?;
+            }
+            if order.is_ge() {
+                right = target.next().await?;
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// A query's rows as they come, in order of the first column's bytes.
+struct Rows(Client);
+
+impl Rows {
+    async fn of(config: &ServerConfig, sql: &str) -> Result<Rows, Failure> {
+        let mut client = reach(config).await?;
+        client.put_query(sql);
+        client.send().await?;
+        Ok(Rows(client))
+    }
+
+    async fn next(&mut self) -> Result<Option<(String, String)>, Error> {
+        let Some(row) = self.0.next_row().await? else { return Ok(None) };
+        Ok(Some((row.string(0)?, row.string(1)?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_lost_extra_or_different() {
+        let row = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let (a, b, a2) = (row("a", "1"), row("b", "1"), row("a", "2"));
+        let mut found = Found::default();
+        assert_eq!(found.count(Some(&a), Some(&a)), Ordering::Equal);
+        assert_eq!(found.count(Some(&a), Some(&a2)), Ordering::Equal);
+        assert_eq!(found.count(Some(&a), Some(&b)), Ordering::Less);
+        assert_eq!(found.count(Some(&b), Some(&a)), Ordering::Greater);
+        assert_eq!(found.count(None, Some(&a)), Ordering::Greater);
+        assert_eq!(found.count(Some(&a), None), Ordering::Less);
+        assert_eq!(found, Found { rows: 6, lost: 2, extra: 2, mismatched: 1 });
+    }
+}
