@@ -57,9 +57,6 @@ impl Metric {
 /// From 10 us, where a proxy's own work lies, to 10 s.
 const SECONDS: &[f64] =
     &[1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
-/// Counts of keys in one payment.
-const COUNTS: &[f64] = &[1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5, 1e6];
-
 macro_rules! metrics {
     ($($(#[doc = $help:literal])* $name:ident = $text:literal, $kind:expr;)+) => {
         $($(#[doc = $help])* pub const $name: Metric = Metric { name: $text, kind: $kind, help: concat!($($help),*) };)+
@@ -96,36 +93,32 @@ metrics! {
     JOURNAL_SYNC_SECONDS = "tandem_journal_sync_seconds", Kind::Histogram(SECONDS);
     /// Records that the journal did not take. Label: reason.
     JOURNAL_REFUSED_TOTAL = "tandem_journal_refused_total", Kind::Counter;
-    /// Age of the oldest record that the secondary does not have. Label: wire.
+    /// Age of the oldest unit that the secondary does not have.
     MIRROR_LAG_SECONDS = "tandem_mirror_lag_seconds", Kind::Gauge;
-    /// Records that the secondary does not have. Label: wire.
+    /// Units that the secondary does not have.
     MIRROR_LAG_RECORDS = "tandem_mirror_lag_records", Kind::Gauge;
-    /// Keys owed. Label: wire.
+    /// Keys that wait for a payment.
     MIRROR_LAG_KEYS = "tandem_mirror_lag_keys", Kind::Gauge;
-    /// Bytes of journal that the secondary does not have. Label: wire.
+    /// Bytes of journal that the secondary does not have.
     MIRROR_LAG_BYTES = "tandem_mirror_lag_bytes", Kind::Gauge;
-    /// Payments made. Label: wire.
+    /// Whether the last payment made the secondary equal to one snapshot: 1 or 0.
+    MIRROR_EXACT = "tandem_mirror_exact", Kind::Gauge;
+    /// Payments made.
     MIRROR_PAYMENTS_TOTAL = "tandem_mirror_payments_total", Kind::Counter;
-    /// Keys made equal. Label: wire.
-    MIRROR_KEYS_TOTAL = "tandem_mirror_keys_total", Kind::Counter;
-    /// Rows written to the secondary. Label: wire.
-    MIRROR_ROWS_TOTAL = "tandem_mirror_rows_total", Kind::Counter;
-    /// Bytes written to the secondary. Label: wire.
-    MIRROR_WRITTEN_BYTES_TOTAL = "tandem_mirror_written_bytes_total", Kind::Counter;
-    /// Time of one payment. Label: wire.
-    MIRROR_PAYMENT_SECONDS = "tandem_mirror_payment_seconds", Kind::Histogram(SECONDS);
-    /// Keys of one payment. Label: wire.
-    MIRROR_PAYMENT_KEYS = "tandem_mirror_payment_keys", Kind::Histogram(COUNTS);
-    /// Payments that failed and are tried again. Labels: wire, side.
+    /// Payments that failed and are made again.
     MIRROR_FAILURES_TOTAL = "tandem_mirror_failures_total", Kind::Counter;
-    /// Whether the applier is connected to both sides: 1 or 0. Label: wire.
-    MIRROR_CONNECTED = "tandem_mirror_connected", Kind::Gauge;
-    /// Keys and tables that the secondary refuses, set aside. Label: wire.
-    PARKED = "tandem_parked", Kind::Gauge;
-    /// Tables and ranges known to differ or not known to agree. Label: wire.
-    DIRTY = "tandem_dirty", Kind::Gauge;
-    /// Dirty marks made. Labels: wire, reason.
-    DIRTY_TOTAL = "tandem_dirty_total", Kind::Counter;
+    /// Keys made equal.
+    MIRROR_PAID_KEYS_TOTAL = "tandem_mirror_paid_keys_total", Kind::Counter;
+    /// Rows written to the secondary.
+    MIRROR_PAID_ROWS_TOTAL = "tandem_mirror_paid_rows_total", Kind::Counter;
+    /// Bytes written to the secondary.
+    MIRROR_PAID_BYTES_TOTAL = "tandem_mirror_paid_bytes_total", Kind::Counter;
+    /// Time of one payment, snapshot included.
+    MIRROR_PAYMENT_SECONDS = "tandem_mirror_payment_seconds", Kind::Histogram(SECONDS);
+    /// Keys and tables that the secondary refuses, set aside.
+    MIRROR_PARKED = "tandem_mirror_parked", Kind::Gauge;
+    /// Tables known to differ or not known to agree.
+    MIRROR_DIRTY = "tandem_mirror_dirty", Kind::Gauge;
     /// Requests of the admin API. Label: code.
     ADMIN_REQUESTS_TOTAL = "tandem_admin_requests_total", Kind::Counter;
 }

@@ -76,6 +76,8 @@ impl Assembly {
             wire: config.wire,
             gate: Gate::new(Route { primary: Side::Origin, mirror, epoch: 1 }),
             journal: mirror.then(Journal::in_memory),
+            mirror: None,
+            names: std::sync::Arc::new(|_| None),
             live: Live::new(&config),
             level: Some(level),
             exporter,

@@ -3,6 +3,8 @@
 //! [`serve`] runs it; [`client`] is how the CLI talks to it; `docs/openapi.json` describes it, and a test holds the two
 //! together. It never shows row values (promise 13): parked keys appear as hashes unless their values are asked for.
 
+use std::sync::Arc;
+
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -10,9 +12,12 @@ use crate::config::{Live, Secret, Wire};
 use crate::cutover::gate::Gate;
 use crate::journal::Journal;
 use crate::metrics::Exporter;
+use crate::mirror::state::Handle;
+use crate::record::TableId;
 use crate::telemetry::Level;
 
 pub mod client;
+mod ledgers;
 mod routes;
 mod server;
 pub mod status;
@@ -42,6 +47,9 @@ impl Readiness {
     }
 }
 
+/// The qualified name of a table's label.
+pub type Names = Arc<dyn Fn(TableId) -> Option<String> + Send + Sync>;
+
 /// What the API shows and changes: handles of everything else.
 #[derive(Clone)]
 pub struct State {
@@ -51,6 +59,10 @@ pub struct State {
     pub gate: Gate,
     /// `None`: mirroring is off.
     pub journal: Option<Journal>,
+    /// What pays; `None`: mirroring is off.
+    pub mirror: Option<Handle>,
+    /// What people call a table, where somebody knows its schema.
+    pub names: Names,
     /// Settings that can be changed.
     pub live: Live,
     /// The level of logs; `None`: somebody else set them up.

@@ -13,10 +13,11 @@ use hyper::body::{Body, Frame};
 use hyper::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use super::status::Status;
-use super::{Readiness, State};
+use super::{Readiness, State, ledgers};
 use crate::config::Secret;
 use crate::metrics;
 
@@ -26,6 +27,8 @@ pub const ROUTES: &[(&str, &[&str], bool)] = &[
     ("/readyz", &["GET"], false),
     ("/metrics", &["GET"], false),
     ("/v1/status", &["GET"], true),
+    ("/v1/parked", &["GET", "POST"], true),
+    ("/v1/dirty", &["GET", "POST"], true),
     ("/v1/settings", &["GET", "PATCH"], true),
     ("/v1/events", &["GET"], true),
 ];
@@ -40,7 +43,7 @@ const EVENTS_EVERY: Duration = Duration::from_secs(1);
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 /// A request that is refused: its code and why.
-struct Refused(StatusCode, String);
+pub(super) struct Refused(pub(super) StatusCode, pub(super) String);
 
 /// Answer one request.
 pub(super) async fn answer<B>(request: Request<B>, state: &State, stop: CancellationToken) -> Answer
@@ -76,6 +79,10 @@ where
         }
         (_, "/v1/status") => Ok(json(&Status::of(state))),
         (_, "/v1/events") => Ok(events(state.clone(), stop)),
+        (&Method::GET, "/v1/parked") => Ok(json(&ledgers::parked(state, has_values(&request))?)),
+        (&Method::POST, "/v1/parked") => Ok(json(&ledgers::act_on_parked(state, &parse(&body(request).await?)?)?)),
+        (&Method::GET, "/v1/dirty") => Ok(json(&ledgers::dirty(state)?)),
+        (&Method::POST, "/v1/dirty") => Ok(json(&ledgers::act_on_dirty(state, &parse(&body(request).await?)?)?)),
         (&Method::PATCH, "/v1/settings") => change(body(request).await?, state),
         (_, "/v1/settings") => Ok(json(&state.live.get().texts())),
         _ => Err(Refused(StatusCode::NOT_FOUND, format!("there is no {path}"))),
@@ -104,6 +111,15 @@ where
     let late = || Refused(StatusCode::REQUEST_TIMEOUT, "the body did not come in time".to_owned());
     let broken = |_| Refused(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is cut or over {BODY_BYTES_MAX} bytes"));
     Ok(collected.await.map_err(|_| late())?.map_err(broken)?.to_bytes())
+}
+
+/// Row values are shown only to who asks for them by name (promise 13).
+fn has_values<B>(request: &Request<B>) -> bool {
+    request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair == "values=true"))
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
+    serde_json::from_slice(body).map_err(|error| Refused(StatusCode::BAD_REQUEST, format!("the body: {error}")))
 }
 
 fn change(body: Bytes, state: &State) -> Result<Answer, Refused> {

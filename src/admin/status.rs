@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::State;
 use crate::metrics;
+use crate::mirror::state::Handle;
 
 /// Everything at a glance. More fields may come; these stay.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +27,8 @@ pub struct Status {
     pub uptime_s: u64,
     /// `None`: mirroring is off.
     pub journal: Option<JournalStatus>,
+    /// `None`: mirroring is off.
+    pub mirror: Option<MirrorStatus>,
 }
 
 /// The journal's positions.
@@ -35,6 +38,61 @@ pub struct JournalStatus {
     pub appended: u64,
     /// Nothing below is kept.
     pub trimmed: u64,
+}
+
+/// What the mirror does, and how far the secondary is behind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MirrorStatus {
+    /// `connecting`, `idle`, `paying`, `catching up`, `paused`, `fenced`, `failed` or `stopped`.
+    pub phase: String,
+    /// The last error, until a payment succeeds.
+    pub error: Option<String>,
+    /// Everything below is on the secondary.
+    pub applied: u64,
+    /// The last payment made the secondary equal to the primary at one moment, parked keys and dirty tables apart.
+    pub exact: bool,
+    /// Units that the secondary does not have.
+    pub lag_records: u64,
+    /// Keys that wait for a payment.
+    pub lag_keys: u64,
+    /// Bytes of journal that the secondary does not have.
+    pub lag_bytes: u64,
+    /// Age of the oldest unit that the secondary does not have.
+    pub lag_seconds: f64,
+    /// Payments that the secondary holds.
+    pub payments: u64,
+    /// Keys made equal by this process.
+    pub paid_keys: u64,
+    /// Rows written by this process.
+    pub paid_rows: u64,
+    /// Bytes written by this process.
+    pub paid_bytes: u64,
+    /// Keys and tables that the secondary refuses.
+    pub parked: usize,
+    /// Tables known to differ or not known to agree.
+    pub dirty: usize,
+}
+
+impl MirrorStatus {
+    fn of(handle: &Handle) -> MirrorStatus {
+        let (status, lag) = (handle.status(), handle.lag());
+        MirrorStatus {
+            phase: status.phase.as_str().to_owned(),
+            error: status.error,
+            applied: status.paid.0,
+            exact: status.exact,
+            lag_records: lag.records,
+            lag_keys: lag.keys,
+            lag_bytes: lag.bytes,
+            lag_seconds: (lag.seconds * 1_000.0).round() / 1_000.0,
+            payments: status.payments,
+            paid_keys: status.paid_keys,
+            paid_rows: status.paid_rows,
+            paid_bytes: status.paid_bytes,
+            parked: status.parked,
+            dirty: status.dirty,
+        }
+    }
 }
 
 impl Status {
@@ -54,6 +112,7 @@ impl Status {
                 .journal
                 .as_ref()
                 .map(|journal| JournalStatus { appended: journal.appended().0, trimmed: journal.trimmed().0 }),
+            mirror: state.mirror.as_ref().map(MirrorStatus::of),
         }
     }
 

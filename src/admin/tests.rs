@@ -10,9 +10,44 @@ use super::client::{Client, Error};
 use super::*;
 use crate::config::Config;
 use crate::cutover::gate::Route;
-use crate::record::Side;
+use crate::mirror::state;
+use crate::mirror::state::copier::{self, Copier, Gone, Owed, Paid, Snapshot, Standing};
+use crate::record::{Backend, Reason, Side};
 
 static EXPORTER: LazyLock<Exporter> = LazyLock::new(|| crate::metrics::install().expect("once in this binary"));
+
+const ACCOUNTS: TableId = TableId(7);
+
+/// A wire that never answers.
+struct Silent;
+
+impl Copier for Silent {
+    async fn open(&mut self) -> Result<Standing, copier::Error> {
+        std::future::pending().await
+    }
+
+    async fn gone<'a>(&'a mut self, _: &'a [Backend], _: &'a [Box<[u8]>]) -> Result<Gone, copier::Error> {
+        std::future::pending().await
+    }
+
+    async fn snapshot(&mut self) -> Result<Snapshot, copier::Error> {
+        std::future::pending().await
+    }
+
+    async fn pay<'a>(&'a mut self, _: &'a Owed) -> Result<Paid, copier::Error> {
+        std::future::pending().await
+    }
+
+    async fn release(&mut self) -> Result<(), copier::Error> {
+        std::future::pending().await
+    }
+}
+
+fn mirror() -> Handle {
+    let config = state::Config::default();
+    let built = state::Engine::new(config, Journal::in_memory(), Silent, state::Paths::in_memory());
+    built.map(|(_, handle)| handle).expect("nothing to load")
+}
 
 struct Running {
     url: String,
@@ -23,12 +58,18 @@ struct Running {
 }
 
 async fn run(token: Option<&str>) -> Running {
+    run_with(token, None).await
+}
+
+async fn run_with(token: Option<&str>, mirror: Option<Handle>) -> Running {
     let (readiness, watched) = watch::channel(Readiness::Starting);
     let config = Config::from_text("proxy.toml", &crate::config::example(), []).expect("valid");
     let state = State {
         wire: Wire::Postgres,
         gate: Gate::new(Route { primary: Side::Origin, mirror: true, epoch: 1 }),
         journal: Some(Journal::in_memory()),
+        mirror,
+        names: Arc::new(|table| (table == ACCOUNTS).then(|| "public.accounts".to_owned())),
         live: Live::new(&config),
         level: None,
         exporter: EXPORTER.clone(),
@@ -113,6 +154,46 @@ async fn a_body_that_is_too_large_is_refused() {
     let answer = client.patch("/v1/settings", &json!({"mirror.ddl": "x".repeat(100_000)})).await;
     assert!(answer.is_err());
     client.get("/v1/status").await.expect("still serving");
+}
+
+#[tokio::test]
+async fn dirty_tables_are_listed_by_name_repaired_and_cleared() {
+    let mirror = mirror();
+    mirror.mark_dirty(ACCOUNTS, Reason::Uncaptured).expect("marked");
+    let running = run_with(None, Some(mirror)).await;
+    let client = Client::new(&running.url, None).expect("a URL");
+    let list = client.get("/v1/dirty").await.expect("answered");
+    assert_eq!(list[0]["table"], "public.accounts");
+    assert_eq!(list[0]["reasons"]["uncaptured"], 1);
+    let repair = json!({"action": "repair", "table": "public.accounts"});
+    assert!(client.post("/v1/dirty", &repair).await.expect("owed")["settles_at"].is_u64());
+    let clear = json!({"action": "clear", "table": list[0]["id"]});
+    client.post("/v1/dirty", &clear).await.expect("cleared");
+    assert_eq!(client.get("/v1/dirty").await.expect("answered"), json!([]));
+    let again = client.post("/v1/dirty", &clear).await;
+    assert!(matches!(again, Err(Error::Refused(why)) if why.contains("is not dirty")));
+    let wrong = client.post("/v1/dirty", &json!({"action": "burn", "table": "x"})).await;
+    assert!(matches!(wrong, Err(Error::Refused(why)) if why.contains("unknown variant")));
+}
+
+#[tokio::test]
+async fn parked_keys_that_are_not_there_are_named() {
+    let running = run_with(None, Some(mirror())).await;
+    let client = Client::new(&running.url, None).expect("a URL");
+    assert_eq!(client.get("/v1/parked").await.expect("answered"), json!([]));
+    for action in ["retry", "discard"] {
+        let answer = client.post("/v1/parked", &json!({"action": action, "id": "00ff"})).await;
+        assert!(matches!(answer, Err(Error::Refused(why)) if why.contains("00ff")));
+    }
+}
+
+#[tokio::test]
+async fn without_a_mirror_its_ledgers_say_so() {
+    let running = run(None).await;
+    let client = Client::new(&running.url, None).expect("a URL");
+    for path in ["/v1/parked", "/v1/dirty"] {
+        assert!(matches!(client.get(path).await, Err(Error::Refused(why)) if why == "mirroring is off"));
+    }
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use crate::admin::client;
 use crate::config::{self, Secret};
 
 mod demo;
+mod ledgers;
 mod output;
 mod run;
 mod set;
@@ -51,6 +52,12 @@ enum Command {
     /// Show a running tandem: phase, sides, journal, lag.
     #[command(after_help = status::EXAMPLES)]
     Status(status::Status),
+    /// Rows that the secondary refuses: list, show, retry, discard.
+    #[command(after_help = ledgers::PARKED_EXAMPLES)]
+    Parked(ledgers::Parked),
+    /// Tables that may differ: list, repair.
+    #[command(after_help = ledgers::DIRTY_EXAMPLES)]
+    Dirty(ledgers::Dirty),
     /// Show or change settings of a running tandem.
     #[command(after_help = set::EXAMPLES)]
     Set(set::Set),
@@ -134,6 +141,8 @@ pub fn main() -> ExitCode {
         Command::Run(command) => run::run(command),
         Command::Demo(command) => demo::run(command, &output),
         Command::Status(command) => wait(status::run(command, &output)),
+        Command::Parked(command) => wait(ledgers::parked(command, &output)),
+        Command::Dirty(command) => wait(ledgers::dirty(command, &output)),
         Command::Set(command) => wait(set::run(command, &output)),
     };
     match done {

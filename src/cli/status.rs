@@ -46,6 +46,11 @@ const LINES: &[(&str, &[(&str, &str)])] = &[
     ("primary", &[("/primary", ""), ("/epoch", " (epoch)")]),
     ("units inside", &[("/units_inside", "")]),
     ("journal", &[("/journal/appended", " appended"), ("/journal/trimmed", " trimmed")]),
+    ("mirror", &[("/mirror/phase", ""), ("/mirror/applied", " applied")]),
+    ("lag", &[("/mirror/lag_seconds", " s"), ("/mirror/lag_records", " units"), ("/mirror/lag_keys", " keys")]),
+    ("paid", &[("/mirror/payments", " payments"), ("/mirror/paid_rows", " rows")]),
+    ("set aside", &[("/mirror/parked", " parked"), ("/mirror/dirty", " dirty tables")]),
+    ("last error", &[("/mirror/error", "")]),
 ];
 
 fn screen(status: &Value) -> String {
