@@ -125,6 +125,7 @@ pub struct Tokens {
     hash: u64,
     reading: Reading,
     ascii: bool,
+    utf8: bool,
 }
 
 impl Tokens {
@@ -169,11 +170,17 @@ impl Tokens {
         self.ascii
     }
 
+    /// The text was written in UTF-8, by the session's `client_encoding`.
+    pub fn utf8(&self) -> bool {
+        self.utf8
+    }
+
     /// Cut a text. What was in here is forgotten.
     pub fn lex(&mut self, text: &[u8], dialect: Dialect) {
         self.list.clear();
         self.shape.clear();
         self.ascii = text.is_ascii();
+        self.utf8 = dialect.encoding == Encoding::Utf8;
         self.reading = Reading::Plain;
         if text.len() >= u32::MAX as usize || (!self.ascii && dialect.encoding == Encoding::Unsafe) {
             self.reading = Reading::Unreadable;

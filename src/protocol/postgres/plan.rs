@@ -17,6 +17,8 @@ pub struct Script {
     pub statements: Vec<Statement>,
     /// The catalog epoch it was made under.
     pub epoch: u64,
+    /// The contents of literals had a say (COPY options, a text that does not parse): it serves this text only.
+    pub exact: bool,
 }
 
 /// One statement of a script.
@@ -26,6 +28,8 @@ pub struct Statement {
     pub tokens: std::ops::Range<usize>,
     /// Highest `$n` used.
     pub params: u16,
+    /// A SELECT, VALUES or TABLE that locks and writes nothing: fit for a shadow read.
+    pub read: bool,
     /// What to do.
     pub action: Action,
 }
@@ -75,6 +79,8 @@ pub enum Action {
     Prepare {
         /// Folded name.
         name: String,
+        /// The declared types' oids; 0 = inferred, `u32::MAX` = one that the proxy does not follow.
+        types: Vec<u32>,
         /// The inner statement; its tokens are the same text's.
         inner: Arc<Statement>,
     },
@@ -130,14 +136,14 @@ pub struct Evident {
     pub keys: Vec<EvidentKey>,
     /// Triggers, user functions: hidden writes must be counted as well.
     pub counted: Option<Counted>,
-    /// How to ask instead, when a value turns out not to parse.
+    /// How to ask instead, when a value turns out not to parse; without it, the tables are dirty then.
     pub fallback: Option<Box<Asked>>,
 }
 
 /// One key of one table.
 #[derive(Clone, Debug)]
 pub struct EvidentKey {
-    /// The table; a partitioned one stands for all its leaves and the key goes to each that could hold it.
+    /// The ordinary tables and leaf partitions that could hold it; their keys have the same columns and forms.
     pub tables: Vec<Arc<Relation>>,
     /// Operands in order of the key's columns.
     pub columns: Vec<Operand>,
@@ -152,11 +158,14 @@ pub struct Asked {
     pub suffix: String,
     /// The client has a RETURNING of its own: its columns come first and are shown.
     pub shown: bool,
-    /// How many columns were added: `tableoid::text` first, then for each key column one (for `old` and `new` where
-    /// the statement re-keys rows: old first, then new).
+    /// How many columns were added: `tableoid::text` first, then for each key column one, as `Form::asked` says.
+    /// Where `rekeys`, that list comes twice: of the old row, then of the new one (all NULL where there is none).
     pub hidden: usize,
     /// The suffix has old and new keys.
     pub rekeys: bool,
+    /// Keys that the answer does not name but the text does: of writing CTEs, and the old keys of re-keyed rows where
+    /// the server cannot return them. If one of them does not parse, its tables are dirty.
+    pub also: Vec<EvidentKey>,
     /// Rows may be deleted or re-keyed.
     pub moved: bool,
     /// The tables that it could mean, for a dirty mark if asking fails.
@@ -205,7 +214,7 @@ pub enum CopyFormat {
     },
     /// FORMAT binary.
     Binary,
-    /// Options that the proxy does not follow (ENCODING, ON_ERROR, WHERE is fine): the table is dirty.
+    /// Options that the proxy does not follow (ENCODING, ON_ERROR, ..): the table is dirty.
     Other,
 }
 
@@ -219,7 +228,7 @@ pub struct Counted {
 }
 
 /// A schema change.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Ddl {
     /// Tables concerned, where they are known.
     pub tables: Vec<TableId>,
@@ -229,6 +238,8 @@ pub struct Ddl {
     pub mirrorable: bool,
     /// Tables whose rows may have been rewritten or created by it: owed whole.
     pub rewritten: Vec<TableId>,
+    /// Schema (where it is written) and name of a table that it creates with rows in it: owed whole once it is known.
+    pub fills: Option<(Option<String>, String)>,
     /// It concerns only temporary objects.
     pub temporary: bool,
     /// It commits by itself (CREATE INDEX CONCURRENTLY, ..).

@@ -1,0 +1,88 @@
+//! The hidden RETURNING: what is asked of the server when keys are not in the text.
+
+use std::sync::Arc;
+
+use pg_query::NodeEnum;
+use pg_query::protobuf::{RangeVar, ReturningClause, ReturningOptionKind};
+
+use super::super::catalog::{Relation, quote};
+use super::super::key::Form;
+use super::super::plan::Asked;
+use super::target::{labels, same_key};
+
+/// Names for the two rows that no client would choose.
+const OLD: &str = "tandem_old_row";
+const NEW: &str = "tandem_new_row";
+
+/// Where a hidden RETURNING goes.
+pub(super) struct Question<'a> {
+    /// The statement's target.
+    pub(super) name: &'a RangeVar,
+    /// The client's own list.
+    pub(super) returning: Option<&'a ReturningClause>,
+    /// Old and new keys are needed.
+    pub(super) rekeys: bool,
+    /// Rows may be deleted or re-keyed.
+    pub(super) moved: bool,
+}
+
+impl Question<'_> {
+    /// One suffix that serves every table that could hold the rows; `None`: it would change what the statement does,
+    /// or the tables' keys differ.
+    pub(super) fn suffix(&self, holders: &[Arc<Relation>]) -> Option<Asked> {
+        let first = holders.first()?;
+        let key = first.key.as_ref()?;
+        let alike = holders.iter().all(|holder| same_key(first, holder) && !forbids(holder));
+        if !alike {
+            return None;
+        }
+        let shown = self.returning.is_some_and(|clause| !clause.exprs.is_empty());
+        let (with, rows) = self.rows(shown);
+        let columns = rows.iter().flat_map(|row| list(first, row)).collect::<Vec<_>>().join(", ");
+        let suffix = if shown { format!(", {columns}") } else { format!(" RETURNING {with}{columns}") };
+        Some(Asked {
+            suffix,
+            shown,
+            hidden: rows.len() * (1 + key.columns.len()),
+            rekeys: self.rekeys,
+            also: Vec::new(),
+            moved: self.moved,
+            tables: labels(holders),
+            counted: None,
+        })
+    }
+
+    /// The names by which the row (or the old and the new one) is called, and what declares them.
+    fn rows(&self, shown: bool) -> (String, Vec<String>) {
+        if !self.rekeys {
+            let alias = self.name.alias.as_ref().map_or(&self.name.relname, |alias| &alias.aliasname);
+            return (String::new(), vec![quote(alias)]);
+        }
+        if !shown {
+            let with = format!("WITH (OLD AS {}, NEW AS {}) ", quote(OLD), quote(NEW));
+            return (with, vec![quote(OLD), quote(NEW)]);
+        }
+        let named = |kind, default: &str| self.option(kind).map_or(default.to_owned(), quote);
+        let old = named(ReturningOptionKind::ReturningOptionOld, "old");
+        let new = named(ReturningOptionKind::ReturningOptionNew, "new");
+        (String::new(), vec![old, new])
+    }
+
+    fn option(&self, kind: ReturningOptionKind) -> Option<&str> {
+        self.returning?.options.iter().find_map(|node| match node.node.as_ref() {
+            Some(NodeEnum::ReturningOption(option)) if option.option == kind as i32 => Some(option.value.as_str()),
+            _ => None,
+        })
+    }
+}
+
+/// RETURNING needs SELECT policies to agree and is refused under rules.
+fn forbids(relation: &Relation) -> bool {
+    relation.hazards.row_security || relation.hazards.rules || relation.hazards.instead_of
+}
+
+fn list(relation: &Relation, row: &str) -> Vec<String> {
+    let mut all = vec![format!("{row}.tableoid::pg_catalog.text")];
+    all.extend(relation.key_columns().map(|column| Form::asked(column, &format!("{row}.{}", quote(&column.name)))));
+    all
+}

@@ -1,0 +1,65 @@
+//! MERGE: always asked (17 and later return its rows), else dirty.
+
+use std::sync::Arc;
+
+use pg_query::NodeEnum;
+use pg_query::protobuf::{CmdType, MergeStmt, MergeWhenClause};
+
+use super::super::catalog::Relation;
+use super::Scope;
+use super::ask::Question;
+use super::target::{Named, Target, holders, key_names, labels};
+use super::write::{Outcome, assigned};
+
+impl Scope<'_> {
+    pub(super) fn merge(&mut self, merge: &MergeStmt) -> Outcome {
+        let Some(name) = merge.relation.as_ref() else { return Outcome::counted("a MERGE without target") };
+        let outcome = match Target::of(self.catalog, name) {
+            Target::Temporary => Outcome::default(),
+            Target::System => Outcome::counted("a system catalog is written"),
+            Target::Unknown => Outcome::counted(format!("unknown table {}", name.relname)),
+            Target::Known(named) => self.merged(merge, &named),
+        };
+        self.with(merge.with_clause.as_ref(), outcome)
+    }
+
+    fn merged(&self, merge: &MergeStmt, named: &Named) -> Outcome {
+        let Some(name) = merge.relation.as_ref() else { return Outcome::default() };
+        let all: Vec<_> = named.tables.iter().flat_map(|table| holders(self.catalog, table, name.inh)).collect();
+        let clauses: Vec<&MergeWhenClause> = merge
+            .merge_when_clauses
+            .iter()
+            .filter_map(|node| match node.node.as_ref() {
+                Some(NodeEnum::MergeWhenClause(clause)) => Some(&**clause),
+                _ => None,
+            })
+            .collect();
+        let deletes = clauses.iter().any(|clause| clause.command_type == CmdType::CmdDelete as i32);
+        let updates = clauses.iter().filter(|clause| clause.command_type == CmdType::CmdUpdate as i32);
+        let set: Vec<&str> = updates.flat_map(|clause| assigned(&clause.target_list)).collect();
+        // Before 18 a re-keyed row's old key is not returned.
+        let rekeys = all.iter().any(|table| table.key.is_none() || assigns_key(&set, table));
+        let referenced = self.catalog.foreign_keys.iter().any(|reference| {
+            let parents = all.iter().chain(&named.tables).filter(|part| part.oid == reference.parent);
+            parents.into_iter().any(|parent| {
+                let mut columns = reference.parent_columns.iter().filter_map(|&at| parent.columns.get(at));
+                columns.any(|column| set.contains(&column.name.as_str()))
+            })
+        });
+        let moved = deletes || rekeys || referenced;
+        let question = Question { name, returning: merge.returning_clause.as_ref(), rekeys, moved };
+        let can = self.catalog.version >= 170_000 && (!rekeys || self.returns_old()) && named.behind.is_empty();
+        let mut outcome = match can.then(|| question.suffix(&all)).flatten() {
+            Some(asked) => Outcome::asked(asked, named.counted.clone()),
+            None => Outcome::dirty(labels(&all), "MERGE whose rows cannot be asked for"),
+        };
+        if !named.behind.is_empty() {
+            outcome.merge(Outcome::dirty(labels(&named.behind), "MERGE through a view"));
+        }
+        outcome
+    }
+}
+
+fn assigns_key(set: &[&str], table: &Arc<Relation>) -> bool {
+    key_names(table).iter().any(|name| set.contains(name))
+}

@@ -1,0 +1,214 @@
+//! What a PostgreSQL text will do: its statements, and for each where the keys come from that it may change.
+//!
+//! Structure (targets, pins, rows of VALUES) is read from PostgreSQL's own grammar; what a statement could *reach*
+//! (functions, operators, types, views) is read from its tokens, because a name that is not in the text cannot be
+//! called, and a list of tokens has no node that a walker could forget.
+//!
+//! The rule throughout: a superset of keys is harmless, a subset is a lost row. Anything not understood is counted.
+
+mod ask;
+mod copy;
+mod merge;
+mod operand;
+mod reach;
+mod target;
+mod utility;
+mod write;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use pg_query::NodeEnum;
+use pg_query::protobuf::{self, CommonTableExpr, RawStmt, SelectStmt, WithClause};
+
+use super::catalog::Catalog;
+use super::lexer::{Kind, Reading, Tokens};
+use super::plan::{Action, Counted, Evident, Script, Statement};
+
+use reach::Reach;
+
+/// More words and operators than this may nest deeper than a worker's stack: parsed on a stack of their own.
+const INLINE_TOKENS: usize = 1000;
+
+/// More than this is not parsed at all: counted.
+const TOKENS_MAX: usize = 2_000_000;
+
+/// Stack that the grammar's own tree takes for one nested operator, generously.
+const STACK_PER_TOKEN: usize = 1024;
+
+/// What to do with a text. Never fails: what is not understood is [`Action::Opaque`].
+pub fn analyze(text: &[u8], tokens: &Tokens, catalog: &Catalog) -> Script {
+    let mut exact = tokens.reading() != Reading::Plain;
+    let statements = match parse(text, tokens) {
+        Ok(parsed) => {
+            let mut scope = Scope { catalog, tokens, text, exact: false, span: 0..0 };
+            let list = parsed.stmts.iter().filter_map(|raw| scope.statement(raw)).collect();
+            exact |= scope.exact;
+            list
+        }
+        Err(why) => {
+            exact = true;
+            vec![opaque(tokens, why)]
+        }
+    };
+    Script { statements, epoch: catalog.epoch, exact }
+}
+
+fn opaque(tokens: &Tokens, why: &str) -> Statement {
+    let action = Action::Opaque(Counted { dirty: Vec::new(), why: why.to_owned() });
+    Statement { tokens: 0..tokens.list().len(), params: 0, read: false, action }
+}
+
+fn parse(text: &[u8], tokens: &Tokens) -> Result<protobuf::ParseResult, &'static str> {
+    if tokens.reading() == Reading::Unreadable || tokens.list().len() > TOKENS_MAX {
+        return Err("a text that the proxy cannot read");
+    }
+    let readable = readable(text, tokens)?;
+    let nesting = tokens.list().iter().filter(|token| matches!(token.kind, Kind::Ident | Kind::Op)).count();
+    if nesting <= INLINE_TOKENS {
+        return grammar(&readable);
+    }
+    let stack = (8 << 20) + nesting * STACK_PER_TOKEN;
+    std::thread::scope(|scope| {
+        let worker = std::thread::Builder::new().stack_size(stack).spawn_scoped(scope, || grammar(&readable));
+        worker.ok().and_then(|worker| worker.join().ok()).unwrap_or(Err("a text too large to parse"))
+    })
+}
+
+/// The text as UTF-8 with every token in its place: in other encodings the contents of literals and comments are
+/// blotted out, and names that are not ASCII cannot be read.
+fn readable<'a>(text: &'a [u8], tokens: &Tokens) -> Result<std::borrow::Cow<'a, str>, &'static str> {
+    if tokens.is_ascii() {
+        return std::str::from_utf8(text).map(Into::into).map_err(|_| "a text that the proxy cannot read");
+    }
+    if let Ok(text) = std::str::from_utf8(text) {
+        if tokens.utf8() {
+            return Ok(text.into());
+        }
+    }
+    let names = tokens.list().iter().filter(|token| !token.kind.is_literal());
+    if names.into_iter().any(|token| !token.text(text).is_ascii()) {
+        return Err("a name that is not ASCII, in another client encoding");
+    }
+    let blotted = text.iter().map(|&byte| if byte.is_ascii() { char::from(byte) } else { '?' }).collect::<String>();
+    Ok(blotted.into())
+}
+
+/// PostgreSQL's grammar. Its wrapper asserts some tree shapes while collecting names that nobody here uses.
+fn grammar(text: &str) -> Result<protobuf::ParseResult, &'static str> {
+    match catch_unwind(AssertUnwindSafe(|| pg_query::parse(text, 0))) {
+        Ok(Ok(result)) => Ok(result.protobuf),
+        Ok(Err(_)) | Err(_) => Err("a text that does not parse"),
+    }
+}
+
+/// What an analysis looks at: one text, one catalog, and the statement at hand.
+struct Scope<'a> {
+    catalog: &'a Catalog,
+    tokens: &'a Tokens,
+    text: &'a [u8],
+    /// A literal's content had a say.
+    exact: bool,
+    /// Tokens of the statement at hand.
+    span: std::ops::Range<usize>,
+}
+
+impl Scope<'_> {
+    fn statement(&mut self, raw: &RawStmt) -> Option<Statement> {
+        let node = raw.stmt.as_ref()?.node.as_ref()?;
+        let start = usize::try_from(raw.stmt_location).unwrap_or(0);
+        let len = usize::try_from(raw.stmt_len).unwrap_or(0);
+        let first = self.tokens.from(start);
+        let last = if len == 0 { self.tokens.list().len() } else { self.tokens.from(start + len) };
+        self.span = first..last;
+        // A statement that runs to the text's end may have its semicolon inside the span.
+        while self.span.end > self.span.start && self.is_op(self.span.end - 1, b";") {
+            self.span.end -= 1;
+        }
+        let action = self.action(node);
+        let read = matches!((node, &action), (NodeEnum::SelectStmt(select), Action::Pass) if reads_only(select));
+        Some(Statement { tokens: self.span.clone(), params: self.params(), read, action })
+    }
+
+    fn action(&mut self, node: &NodeEnum) -> Action {
+        match node {
+            NodeEnum::SelectStmt(select) => self.select(select),
+            NodeEnum::InsertStmt(_) | NodeEnum::UpdateStmt(_) | NodeEnum::DeleteStmt(_) | NodeEnum::MergeStmt(_) => {
+                self.write(node)
+            }
+            NodeEnum::CopyStmt(copy) => self.copy(copy),
+            other => self.utility(other),
+        }
+    }
+
+    /// A SELECT: a read, unless it reaches user code, writes in a CTE, or makes a table.
+    fn select(&mut self, select: &SelectStmt) -> Action {
+        let reach = Reach::of(self);
+        if let Some(into) = leftmost(select).into_clause.as_ref() {
+            return self.select_into(into, reach);
+        }
+        let inner = self.with_writes(select.with_clause.as_ref());
+        if let Some(inner) = inner {
+            return inner.finish(reach);
+        }
+        match reach {
+            Reach::Builtin => Action::Pass,
+            Reach::Settings => Action::Session,
+            Reach::User(why) => Action::Counted(Counted { dirty: Vec::new(), why }),
+        }
+    }
+
+    /// Everything that the writing CTEs of a statement concern; `None`: none of them writes.
+    fn with_writes(&mut self, with: Option<&WithClause>) -> Option<write::Outcome> {
+        let mut all: Option<write::Outcome> = None;
+        for cte in with.iter().flat_map(|with| &with.ctes) {
+            let Some(NodeEnum::CommonTableExpr(cte)) = cte.node.as_ref() else { continue };
+            if let Some(outcome) = self.cte_writes(cte) {
+                all.get_or_insert_default().merge(outcome.without_answer());
+            }
+        }
+        all
+    }
+
+    fn cte_writes(&mut self, cte: &CommonTableExpr) -> Option<write::Outcome> {
+        match cte.ctequery.as_ref()?.node.as_ref()? {
+            NodeEnum::SelectStmt(select) => self.with_writes(select.with_clause.as_ref()),
+            node => self.outcome(node),
+        }
+    }
+
+    fn params(&self) -> u16 {
+        let list = self.tokens.list().get(self.span.clone()).unwrap_or_default();
+        list.iter().filter_map(|token| self.param_number(token)).max().unwrap_or(0)
+    }
+
+    fn param_number(&self, token: &super::lexer::Token) -> Option<u16> {
+        if token.kind != Kind::Param {
+            return None;
+        }
+        std::str::from_utf8(token.text(self.text).get(1..)?).ok()?.parse().ok()
+    }
+
+    fn is_op(&self, at: usize, op: &[u8]) -> bool {
+        self.tokens.get(at).is_some_and(|token| token.kind == Kind::Op && token.text(self.text) == op)
+    }
+}
+
+/// Where a SELECT INTO says so: the first SELECT of a set operation.
+fn leftmost(mut select: &SelectStmt) -> &SelectStmt {
+    while let Some(left) = select.larg.as_deref() {
+        select = left;
+    }
+    select
+}
+
+fn reads_only(select: &SelectStmt) -> bool {
+    select.locking_clause.is_empty()
+        && [select.larg.as_deref(), select.rarg.as_deref()].into_iter().flatten().all(reads_only)
+}
+
+fn evident(keys: Vec<super::plan::EvidentKey>, counted: Option<Counted>) -> Action {
+    Action::Evident(Evident { keys, counted, fallback: None })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+//! Which tables a name could mean, and what stands between a statement and their rows.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use pg_query::protobuf::RangeVar;
+
+use super::super::catalog::{Catalog, Kind, Relation};
+use super::super::key::Form;
+use crate::record::TableId;
+
+/// What the target of a write is.
+#[derive(Debug)]
+pub(super) enum Target {
+    /// Only a temporary table: never mirrored.
+    Temporary,
+    /// A system catalog.
+    System,
+    /// Not in the catalog: new, temporary, or a mistake.
+    Unknown,
+    /// Everything the name could mean.
+    Known(Named),
+}
+
+/// The relations that bear the name.
+#[derive(Debug, Default)]
+pub(super) struct Named {
+    /// Ordinary and partitioned tables as named.
+    pub(super) tables: Vec<Arc<Relation>>,
+    /// Base tables behind views of that name, and tables whose rows cannot be followed.
+    pub(super) behind: Vec<Arc<Relation>>,
+    /// Why hidden writes must be counted, if at all.
+    pub(super) counted: Option<String>,
+}
+
+impl Target {
+    /// Resolve a name as PostgreSQL writes it.
+    pub(super) fn of(catalog: &Catalog, name: &RangeVar) -> Target {
+        match name.schemaname.as_str() {
+            "pg_temp" => return Target::Temporary,
+            "pg_catalog" | "information_schema" | "pg_toast" => return Target::System,
+            _ => {}
+        }
+        let schema = Some(name.schemaname.as_str()).filter(|schema| !schema.is_empty());
+        let found = named(catalog, schema, &name.relname);
+        if !found.is_empty() {
+            return Target::Known(Named::of(catalog, found));
+        }
+        if schema.is_none() && name.relname.starts_with("pg_") { Target::System } else { Target::Unknown }
+    }
+}
+
+/// Every relation of that name, in the schema or over all of them.
+pub(super) fn named(catalog: &Catalog, schema: Option<&str>, name: &str) -> Vec<Arc<Relation>> {
+    let oids = catalog.by_name.get(name).into_iter().flatten();
+    let mut found: Vec<_> = oids
+        .filter_map(|oid| catalog.relations.get(oid))
+        .filter(|relation| schema.is_none_or(|schema| schema == relation.schema))
+        .cloned()
+        .collect();
+    found.sort_by_key(|relation| relation.oid);
+    found
+}
+
+impl Named {
+    fn of(catalog: &Catalog, found: Vec<Arc<Relation>>) -> Named {
+        let mut all = Named::default();
+        for relation in found {
+            match relation.kind {
+                Kind::Table | Kind::Partitioned => {
+                    all.note_hazards(catalog, &relation);
+                    all.tables.push(relation);
+                }
+                Kind::View => all.view(catalog, &relation),
+                // Never mirrored; a materialized view cannot be written at all.
+                Kind::Foreign | Kind::Materialized => {}
+            }
+        }
+        all
+    }
+
+    fn note_hazards(&mut self, catalog: &Catalog, relation: &Arc<Relation>) {
+        for part in with_children(catalog, relation) {
+            let hazards = part.hazards;
+            let what = match () {
+                () if hazards.rules => "rule",
+                () if hazards.triggers => "trigger",
+                () if hazards.user_functions => "function",
+                () => continue,
+            };
+            self.counted.get_or_insert_with(|| format!("{what} on {}.{}", part.schema, part.name));
+        }
+    }
+
+    /// Which key a row seen through a view has is not known: its base tables cannot be followed.
+    fn view(&mut self, catalog: &Catalog, view: &Arc<Relation>) {
+        let why = || format!("view {}.{}", view.schema, view.name);
+        self.counted.get_or_insert_with(why);
+        if view.hazards.instead_of || view.hazards.rules || !view.hazards.updatable_view {
+            return; // What is written is the trigger's business: counts tell.
+        }
+        let mut seen = HashSet::from([view.oid]);
+        let mut open: Vec<u32> = view.reads.clone();
+        while let Some(oid) = open.pop() {
+            let Some(relation) = catalog.relations.get(&oid).filter(|_| seen.insert(oid)) else { continue };
+            match relation.kind {
+                Kind::View => open.extend(&relation.reads),
+                Kind::Table | Kind::Partitioned => {
+                    self.note_hazards(catalog, relation);
+                    self.behind.push(relation.clone());
+                }
+                Kind::Foreign | Kind::Materialized => {}
+            }
+        }
+    }
+}
+
+/// The relation and everything below it.
+pub(super) fn with_children(catalog: &Catalog, relation: &Arc<Relation>) -> Vec<Arc<Relation>> {
+    let mut all = vec![relation.clone()];
+    let mut seen = HashSet::from([relation.oid]);
+    let mut at = 0;
+    while let Some(parent) = all.get(at).cloned() {
+        let children = parent.children.iter().filter_map(|oid| catalog.relations.get(oid));
+        all.extend(children.filter(|child| seen.insert(child.oid)).cloned().collect::<Vec<_>>());
+        at += 1;
+    }
+    all
+}
+
+/// The tables that hold the rows of a target: a partitioned table's leaves; an inheritance parent and, unless ONLY
+/// was said (or rows are inserted), its children.
+pub(super) fn holders(catalog: &Catalog, relation: &Arc<Relation>, below: bool) -> Vec<Arc<Relation>> {
+    if relation.kind != Kind::Partitioned && !below {
+        return vec![relation.clone()];
+    }
+    let mut all = with_children(catalog, relation);
+    all.retain(|part| part.kind == Kind::Table);
+    all
+}
+
+/// Labels for dirty marks.
+pub(super) fn labels(tables: &[Arc<Relation>]) -> Vec<TableId> {
+    let mut ids: Vec<_> = tables.iter().map(|table| table.id).collect();
+    ids.sort();
+    ids.dedup();
+    ids
+}
+
+/// Names of the key's columns; empty: no key.
+pub(super) fn key_names(relation: &Relation) -> Vec<&str> {
+    relation.key_columns().map(|column| column.name.as_str()).collect()
+}
+
+/// The columns of both keys have the same names and forms, so that one list of operands or one hidden RETURNING
+/// serves both.
+pub(super) fn same_key(a: &Relation, b: &Relation) -> bool {
+    let describe = |relation: &Relation| -> Vec<_> {
+        relation
+            .key_columns()
+            .map(|column| (column.name.clone(), Form::of(column), column.base_oid, column.typmod))
+            .collect()
+    };
+    describe(a) == describe(b)
+}

@@ -1,0 +1,491 @@
+//! Everything that is not a query: transactions, PREPARE and EXECUTE, settings, schema changes.
+//!
+//! Every utility statement of the grammar is named here. One that is not is opaque.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use pg_query::NodeEnum;
+use pg_query::protobuf::{
+    AlterTableCmd, AlterTableStmt, AlterTableType, ConstrType, CreateTableAsStmt, DiscardMode, DropBehavior, DropStmt,
+    ExecuteStmt, ExplainStmt, IntoClause, Node, ObjectType, PrepareStmt, RangeVar, TransactionStmt,
+    TransactionStmtKind as T, TruncateStmt, VariableSetKind, VariableSetStmt,
+};
+
+use super::super::catalog::Relation;
+use super::super::plan::{Action, Counted, Ddl, Statement};
+use super::Scope;
+use super::operand::string;
+use super::reach::Reach;
+use super::target::{Target, labels, named, with_children};
+use crate::record::TableId;
+
+/// Settings by which names, rights or triggers change for the session.
+const SESSION_SETTINGS: &[&str] =
+    &["search_path", "role", "session_authorization", "session_replication_role", "row_security"];
+
+impl Scope<'_> {
+    pub(super) fn utility(&mut self, node: &NodeEnum) -> Action {
+        use NodeEnum as N;
+        match node {
+            N::TransactionStmt(transaction) => self.transaction(transaction),
+            N::PrepareStmt(prepare) => self.prepare(prepare),
+            N::ExecuteStmt(execute) => self.execute(execute),
+            N::DeallocateStmt(deallocate) => {
+                Action::Deallocate { name: (!deallocate.isall).then(|| deallocate.name.clone()) }
+            }
+            N::DeclareCursorStmt(declare) => self.declare(declare.options, declare.query.as_deref()),
+            N::ExplainStmt(explain) => self.explain(explain),
+            N::TruncateStmt(truncate) => self.truncate(truncate),
+            N::VariableSetStmt(set) => variable(set),
+            N::DiscardStmt(discard) => match DiscardMode::try_from(discard.target) {
+                Ok(DiscardMode::DiscardAll) => Action::Deallocate { name: None },
+                Ok(DiscardMode::DiscardTemp) => Action::Session,
+                _ => Action::Pass,
+            },
+
+            // Nothing that is mirrored changes, and nothing commits.
+            N::VariableShowStmt(_)
+            | N::FetchStmt(_) // Counted with its DECLARE.
+            | N::ClosePortalStmt(_)
+            | N::ListenStmt(_)
+            | N::UnlistenStmt(_)
+            | N::NotifyStmt(_)
+            | N::LockStmt(_)
+            | N::ConstraintsSetStmt(_)
+            | N::CheckPointStmt(_) => Action::Pass,
+
+            // May write anything, or commit by itself.
+            N::CallStmt(_) => opaque("CALL"),
+            N::DoStmt(_) => opaque("DO"),
+            N::LoadStmt(_) => opaque("LOAD"),
+            N::VacuumStmt(vacuum) if vacuum.is_vacuumcmd => opaque("VACUUM"),
+            N::VacuumStmt(_) => Action::Pass,
+            N::ClusterStmt(_) => opaque("CLUSTER"),
+            N::ReindexStmt(_) => opaque("REINDEX"),
+
+            other => self.schema_change(other),
+        }
+    }
+
+    fn transaction(&self, transaction: &TransactionStmt) -> Action {
+        let chain = transaction.chain;
+        let gid = self.string_token(self.span.start);
+        match (T::try_from(transaction.kind), gid) {
+            (Ok(T::TransStmtBegin | T::TransStmtStart), _) => Action::Begin,
+            (Ok(T::TransStmtCommit), _) => Action::Commit { chain },
+            (Ok(T::TransStmtRollback), _) => Action::Rollback { chain },
+            (Ok(T::TransStmtSavepoint | T::TransStmtRelease | T::TransStmtRollbackTo), _) => Action::Savepoint,
+            (Ok(T::TransStmtPrepare), Some(gid)) => Action::PrepareTransaction { gid },
+            (Ok(T::TransStmtCommitPrepared | T::TransStmtRollbackPrepared), Some(gid)) => {
+                Action::FinishPrepared { gid }
+            }
+            _ => opaque("a transaction statement that the proxy does not know"),
+        }
+    }
+
+    fn prepare(&mut self, prepare: &PrepareStmt) -> Action {
+        let Some(node) = prepare.query.as_deref().and_then(|query| query.node.as_ref()) else {
+            return opaque("PREPARE of nothing");
+        };
+        let types: Vec<u32> = prepare
+            .argtypes
+            .iter()
+            .map(|node| match node.node.as_ref() {
+                Some(NodeEnum::TypeName(name)) => self.type_oid(name),
+                _ => super::operand::OTHER_TYPE,
+            })
+            .collect();
+        // The inner statement begins behind `PREPARE name [(types)] AS`.
+        let list = self.tokens.list();
+        let behind_as = (self.span.start + 2..self.span.end)
+            .find(|&at| list.get(at).is_some_and(|token| token.text(self.text).eq_ignore_ascii_case(b"as")));
+        let outer = self.span.clone();
+        self.span.start = behind_as.map_or(outer.end, |at| at + 1);
+        let action = self.action(node);
+        let read = matches!((node, &action), (NodeEnum::SelectStmt(select), Action::Pass) if super::reads_only(select));
+        let inner = Arc::new(Statement { tokens: self.span.clone(), params: self.params(), read, action });
+        self.span = outer;
+        Action::Prepare { name: prepare.name.clone(), types, inner }
+    }
+
+    fn execute(&self, execute: &ExecuteStmt) -> Action {
+        if let Some(why) = Reach::of(self).why() {
+            return opaque(&why); // An argument calls it.
+        }
+        let args = execute.params.iter().map(|param| self.operand(param)).collect();
+        Action::Execute { name: execute.name.clone(), args }
+    }
+
+    /// A cursor runs when it is fetched from, or at COMMIT where it is WITH HOLD: user code is counted for the
+    /// transaction, or cannot be.
+    fn declare(&mut self, options: i32, query: Option<&Node>) -> Action {
+        const HOLD: i32 = 0x0020; // CURSOR_OPT_HOLD of parsenodes.h.
+        let Some(NodeEnum::SelectStmt(select)) = query.and_then(|query| query.node.as_ref()) else {
+            return opaque("a cursor over a utility");
+        };
+        match self.select(select) {
+            Action::Counted(counted) if options & HOLD != 0 => Action::Opaque(counted),
+            action => action,
+        }
+    }
+
+    /// EXPLAIN ANALYZE executes; its rows are a plan, so nothing can be asked.
+    fn explain(&mut self, explain: &ExplainStmt) -> Action {
+        let analyze = explain.options.iter().any(|node| match node.node.as_ref() {
+            Some(NodeEnum::DefElem(option)) => option.defname == "analyze",
+            _ => false,
+        });
+        let Some(node) = explain.query.as_deref().and_then(|query| query.node.as_ref()) else {
+            return Action::Pass;
+        };
+        if !analyze {
+            return Action::Pass;
+        }
+        match (node, self.outcome(node)) {
+            (_, Some(outcome)) => outcome.without_answer().finish(Reach::of(self)),
+            (NodeEnum::SelectStmt(select), None) => self.select(select),
+            _ => opaque("EXPLAIN ANALYZE of a utility"),
+        }
+    }
+
+    fn truncate(&self, truncate: &TruncateStmt) -> Action {
+        let mut tables: Vec<Arc<Relation>> = Vec::new();
+        let names = truncate.relations.iter().filter_map(range_var);
+        for name in names {
+            match Target::of(self.catalog, name) {
+                Target::Temporary => {}
+                Target::System => return opaque("a system catalog is truncated"),
+                Target::Unknown => return opaque(&format!("TRUNCATE of unknown table {}", name.relname)),
+                Target::Known(named) => {
+                    for table in &named.tables {
+                        let below = if name.inh { with_children(self.catalog, table) } else { vec![table.clone()] };
+                        tables.extend(below);
+                    }
+                }
+            }
+        }
+        if truncate.behavior == DropBehavior::DropCascade as i32 {
+            self.referencing(&mut tables);
+        }
+        if tables.is_empty() { Action::Pass } else { Action::Truncate(labels(&tables)) }
+    }
+
+    /// Add what refers to the tables, and what refers to that.
+    fn referencing(&self, tables: &mut Vec<Arc<Relation>>) {
+        let mut seen: HashSet<u32> = tables.iter().map(|table| table.oid).collect();
+        let mut at = 0;
+        while let Some(parent) = tables.get(at).map(|table| table.oid) {
+            let children = self.catalog.foreign_keys.iter().filter(|reference| reference.parent == parent);
+            for child in children.filter_map(|reference| self.catalog.relations.get(&reference.child)) {
+                let below = with_children(self.catalog, child);
+                tables.extend(below.into_iter().filter(|part| seen.insert(part.oid)));
+            }
+            at += 1;
+        }
+    }
+
+    pub(super) fn select_into(&self, into: &IntoClause, reach: Reach) -> Action {
+        self.filled("SELECT INTO", into, reach)
+    }
+
+    fn create_as(&mut self, create: &CreateTableAsStmt) -> Action {
+        let Some(into) = create.into.as_ref() else { return opaque("CREATE TABLE AS") };
+        if create.objtype == ObjectType::ObjectMatview as i32 {
+            return Action::Ddl(Ddl { mirrorable: true, ..tagged("CREATE MATERIALIZED VIEW") });
+        }
+        let executes = matches!(create.query.as_deref().and_then(|q| q.node.as_ref()), Some(NodeEnum::ExecuteStmt(_)));
+        let reach = if executes { Reach::User("CREATE TABLE AS EXECUTE".to_owned()) } else { Reach::of(self) };
+        self.filled("CREATE TABLE AS", into, reach)
+    }
+
+    /// A table made with rows in it.
+    fn filled(&self, tag: &str, into: &IntoClause, reach: Reach) -> Action {
+        let Some(name) = into.rel.as_ref() else { return opaque(tag) };
+        if is_temporary(name) {
+            return match reach {
+                Reach::User(why) => Action::Counted(Counted { dirty: Vec::new(), why }),
+                Reach::Builtin | Reach::Settings => Action::Session,
+            };
+        }
+        let schema = Some(name.schemaname.clone()).filter(|schema| !schema.is_empty());
+        let rewritten = schema.iter().map(|schema| TableId::of(schema, &name.relname)).collect();
+        let fills = (!into.skip_data).then(|| (schema, name.relname.clone()));
+        // Code of the user's that runs on both sides would write on both sides.
+        let mirrorable = reach.why().is_none();
+        Action::Ddl(Ddl { rewritten, fills, mirrorable, ..tagged(tag) })
+    }
+
+    fn schema_change(&mut self, node: &NodeEnum) -> Action {
+        use NodeEnum as N;
+        let on = |name: Option<&RangeVar>| name.map(|name| self.concerned(name)).unwrap_or_default();
+        let mirrored = |tag: &str, tables: Vec<Arc<Relation>>| {
+            Action::Ddl(Ddl { tables: labels(&tables), mirrorable: true, ..tagged(tag) })
+        };
+        let plain = |tag: &str| mirrored(tag, Vec::new());
+        let kept = |tag: &str, commits: bool| Action::Ddl(Ddl { commits, ..tagged(tag) });
+        match node {
+            N::CreateTableAsStmt(create) => self.create_as(create),
+            N::CreateStmt(create) if create.relation.as_ref().is_some_and(is_temporary) => Action::Session,
+            N::CreateStmt(create) => {
+                let parents: Vec<_> = create.inh_relations.iter().filter_map(range_var).collect();
+                mirrored("CREATE TABLE", parents.into_iter().flat_map(|name| self.concerned(name)).collect())
+            }
+            N::AlterTableStmt(alter) => self.alter_table(alter),
+            N::DropStmt(drop) => self.drop(drop),
+            N::RenameStmt(rename) => mirrored("ALTER .. RENAME", on(rename.relation.as_ref())),
+            N::AlterObjectSchemaStmt(alter) => mirrored("ALTER .. SET SCHEMA", on(alter.relation.as_ref())),
+            N::IndexStmt(index) => {
+                let tables = labels(&on(index.relation.as_ref()));
+                let commits = index.concurrent;
+                Action::Ddl(Ddl { tables, mirrorable: true, commits, ..tagged("CREATE INDEX") })
+            }
+            N::CreateTrigStmt(trigger) => mirrored("CREATE TRIGGER", on(trigger.relation.as_ref())),
+            N::RuleStmt(rule) => mirrored("CREATE RULE", on(rule.relation.as_ref())),
+            N::CreatePolicyStmt(policy) => mirrored("CREATE POLICY", on(policy.table.as_ref())),
+            N::AlterPolicyStmt(policy) => mirrored("ALTER POLICY", on(policy.table.as_ref())),
+            N::ViewStmt(view) if view.view.as_ref().is_some_and(is_temporary) => Action::Session,
+            N::ViewStmt(_) => plain("CREATE VIEW"),
+            N::RefreshMatViewStmt(_) => plain("REFRESH MATERIALIZED VIEW"),
+            N::CreateSeqStmt(create) if create.sequence.as_ref().is_some_and(is_temporary) => Action::Session,
+            N::CreateSeqStmt(_) => plain("CREATE SEQUENCE"),
+            N::AlterSeqStmt(_) => plain("ALTER SEQUENCE"),
+            // Values stored by a type's rules are what they were; an enum that gains a label needs it on both sides.
+            N::AlterEnumStmt(_) => plain("ALTER TYPE"),
+            N::AlterTypeStmt(_) => plain("ALTER TYPE"),
+            N::AlterDomainStmt(_) => plain("ALTER DOMAIN"),
+            N::CreateDomainStmt(_) => plain("CREATE DOMAIN"),
+            N::CreateEnumStmt(_) | N::CreateRangeStmt(_) | N::CompositeTypeStmt(_) => plain("CREATE TYPE"),
+            N::DefineStmt(_) => plain("CREATE AGGREGATE, OPERATOR, TYPE, ..."),
+            N::CreateFunctionStmt(_) => plain("CREATE FUNCTION"),
+            N::AlterFunctionStmt(_) => plain("ALTER FUNCTION"),
+            N::CreateCastStmt(_) => plain("CREATE CAST"),
+            N::CreateConversionStmt(_) => plain("CREATE CONVERSION"),
+            N::CreateTransformStmt(_) => plain("CREATE TRANSFORM"),
+            N::CreateOpClassStmt(_) | N::CreateOpFamilyStmt(_) => plain("CREATE OPERATOR CLASS"),
+            N::AlterOpFamilyStmt(_) | N::AlterOperatorStmt(_) => plain("ALTER OPERATOR"),
+            N::CreateStatsStmt(_) => plain("CREATE STATISTICS"),
+            N::AlterStatsStmt(_) => plain("ALTER STATISTICS"),
+            N::AlterCollationStmt(_) => plain("ALTER COLLATION"),
+            N::AlterTsdictionaryStmt(_) | N::AlterTsconfigurationStmt(_) => plain("ALTER TEXT SEARCH"),
+            N::AlterObjectDependsStmt(alter) => mirrored("ALTER .. DEPENDS", on(alter.relation.as_ref())),
+            N::AlterOwnerStmt(_) => plain("ALTER .. OWNER"),
+            N::CommentStmt(_) => plain("COMMENT"),
+            N::SecLabelStmt(_) => plain("SECURITY LABEL"),
+            N::GrantStmt(_) => plain("GRANT"),
+            N::AlterDefaultPrivilegesStmt(_) => plain("ALTER DEFAULT PRIVILEGES"),
+            N::CreateSchemaStmt(_) => plain("CREATE SCHEMA"),
+
+            // May run a script, or concerns more than rows: not repeated by the mirror.
+            N::CreateExtensionStmt(_) => opaque("CREATE EXTENSION"),
+            N::AlterExtensionStmt(_) | N::AlterExtensionContentsStmt(_) => opaque("ALTER EXTENSION"),
+            N::CreatePlangStmt(_) => kept("CREATE LANGUAGE", false),
+            N::CreateAmStmt(_) => kept("CREATE ACCESS METHOD", false),
+            N::CreateEventTrigStmt(_) | N::AlterEventTrigStmt(_) => kept("EVENT TRIGGER", false),
+            N::CreateFdwStmt(_) | N::AlterFdwStmt(_) => kept("FOREIGN DATA WRAPPER", false),
+            N::CreateForeignServerStmt(_) | N::AlterForeignServerStmt(_) => kept("SERVER", false),
+            N::CreateForeignTableStmt(_) | N::ImportForeignSchemaStmt(_) => kept("FOREIGN TABLE", false),
+            N::CreateUserMappingStmt(_) | N::AlterUserMappingStmt(_) | N::DropUserMappingStmt(_) => {
+                kept("USER MAPPING", false)
+            }
+            N::CreatePublicationStmt(_) | N::AlterPublicationStmt(_) => kept("PUBLICATION", false),
+            N::CreateSubscriptionStmt(_) | N::AlterSubscriptionStmt(_) | N::DropSubscriptionStmt(_) => {
+                kept("SUBSCRIPTION", true)
+            }
+            N::CreateRoleStmt(_) | N::AlterRoleStmt(_) | N::AlterRoleSetStmt(_) | N::DropRoleStmt(_) => {
+                kept("ROLE", false)
+            }
+            N::GrantRoleStmt(_) => kept("GRANT ROLE", false),
+            N::ReassignOwnedStmt(_) => kept("REASSIGN OWNED", false),
+            N::DropOwnedStmt(_) => opaque("DROP OWNED"),
+            N::CreatedbStmt(_) | N::DropdbStmt(_) => kept("DATABASE", true),
+            N::AlterDatabaseStmt(_) | N::AlterDatabaseSetStmt(_) | N::AlterDatabaseRefreshCollStmt(_) => {
+                kept("ALTER DATABASE", true)
+            }
+            N::CreateTableSpaceStmt(_) | N::DropTableSpaceStmt(_) | N::AlterTableSpaceOptionsStmt(_) => {
+                kept("TABLESPACE", true)
+            }
+            N::AlterTableMoveAllStmt(_) => kept("ALTER .. SET TABLESPACE", false),
+            N::AlterSystemStmt(_) => kept("ALTER SYSTEM", true),
+            _ => opaque("a statement that the proxy does not know"),
+        }
+    }
+
+    /// The tables a schema change concerns, children included.
+    fn concerned(&self, name: &RangeVar) -> Vec<Arc<Relation>> {
+        let schema = Some(name.schemaname.as_str()).filter(|schema| !schema.is_empty());
+        let found = named(self.catalog, schema, &name.relname);
+        found.iter().flat_map(|relation| with_children(self.catalog, relation)).collect()
+    }
+
+    fn alter_table(&self, alter: &AlterTableStmt) -> Action {
+        let Some(name) = alter.relation.as_ref() else { return opaque("ALTER TABLE") };
+        if is_temporary(name) {
+            return Action::Session;
+        }
+        let mut tables = self.concerned(name);
+        let user = Reach::of(self).why().is_some();
+        let commands: Vec<_> = alter.cmds.iter().filter_map(command).collect();
+        for other in commands.iter().filter_map(|command| partition(command)) {
+            tables.extend(self.concerned(other));
+        }
+        let rewrites = commands.iter().any(|command| rewrites(command, user));
+        let ids = labels(&tables);
+        Action::Ddl(Ddl {
+            rewritten: if rewrites { ids.clone() } else { Vec::new() },
+            tables: ids,
+            mirrorable: commands.len() == alter.cmds.len() && !commands.iter().any(|command| stays(command)),
+            commits: commands.iter().any(|command| detaches_concurrently(command)),
+            ..tagged("ALTER TABLE")
+        })
+    }
+
+    fn drop(&self, drop: &DropStmt) -> Action {
+        let tables: Vec<Arc<Relation>> = match ObjectType::try_from(drop.remove_type) {
+            Ok(ObjectType::ObjectTable) => {
+                let names: Vec<Vec<&str>> = drop.objects.iter().map(parts).collect();
+                if names.iter().all(|name| matches!(name.as_slice(), ["pg_temp", _])) {
+                    return Action::Session;
+                }
+                names.iter().flat_map(|name| self.named_parts(name)).collect()
+            }
+            Ok(ObjectType::ObjectSchema) => {
+                let schemas: Vec<&str> = drop.objects.iter().filter_map(string).collect();
+                let all = self.catalog.relations.values();
+                all.filter(|relation| schemas.contains(&relation.schema.as_str())).cloned().collect()
+            }
+            Ok(ObjectType::ObjectTrigger | ObjectType::ObjectRule | ObjectType::ObjectPolicy) => {
+                let names = drop.objects.iter().map(parts);
+                names
+                    .flat_map(|name| name.split_last().map(|(_, on)| self.named_parts(on)).unwrap_or_default())
+                    .collect()
+            }
+            _ => Vec::new(),
+        };
+        let commits = drop.concurrent;
+        Action::Ddl(Ddl { tables: labels(&tables), mirrorable: true, commits, ..tagged("DROP") })
+    }
+
+    fn named_parts(&self, name: &[&str]) -> Vec<Arc<Relation>> {
+        let found = match name {
+            [.., schema, table] => named(self.catalog, Some(schema), table),
+            [table] => named(self.catalog, None, table),
+            [] => Vec::new(),
+        };
+        found.iter().flat_map(|relation| with_children(self.catalog, relation)).collect()
+    }
+}
+
+fn opaque(why: &str) -> Action {
+    Action::Opaque(Counted { dirty: Vec::new(), why: why.to_owned() })
+}
+
+fn tagged(tag: &str) -> Ddl {
+    Ddl { tag: tag.to_owned(), ..Ddl::default() }
+}
+
+fn is_temporary(name: &RangeVar) -> bool {
+    name.relpersistence == "t" || name.schemaname == "pg_temp"
+}
+
+fn range_var(node: &Node) -> Option<&RangeVar> {
+    match node.node.as_ref()? {
+        NodeEnum::RangeVar(name) => Some(name),
+        _ => None,
+    }
+}
+
+/// The parts of a qualified name in DROP.
+fn parts(node: &Node) -> Vec<&str> {
+    match node.node.as_ref() {
+        Some(NodeEnum::List(list)) => list.items.iter().filter_map(string).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn variable(set: &VariableSetStmt) -> Action {
+    let all = set.kind == VariableSetKind::VarResetAll as i32;
+    let name = set.name.to_ascii_lowercase();
+    if all || SESSION_SETTINGS.contains(&name.as_str()) { Action::Session } else { Action::Pass }
+}
+
+fn command(node: &Node) -> Option<&AlterTableCmd> {
+    match node.node.as_ref()? {
+        NodeEnum::AlterTableCmd(command) => Some(command),
+        _ => None,
+    }
+}
+
+fn kind(command: &AlterTableCmd) -> AlterTableType {
+    AlterTableType::try_from(command.subtype).unwrap_or(AlterTableType::Undefined)
+}
+
+/// The table that is attached or detached, or the new parent.
+fn partition(command: &AlterTableCmd) -> Option<&RangeVar> {
+    match command.def.as_deref()?.node.as_ref()? {
+        NodeEnum::PartitionCmd(partition) => partition.name.as_ref(),
+        NodeEnum::RangeVar(name) => Some(name),
+        _ => None,
+    }
+}
+
+fn detaches_concurrently(command: &AlterTableCmd) -> bool {
+    matches!(
+        command.def.as_deref().and_then(|def| def.node.as_ref()),
+        Some(NodeEnum::PartitionCmd(partition)) if partition.concurrent
+    )
+}
+
+/// Rows may be rewritten, or get values that each server computes for itself.
+fn rewrites(command: &AlterTableCmd, user: bool) -> bool {
+    match kind(command) {
+        AlterTableType::AtAlterColumnType
+        | AlterTableType::AtSetLogged
+        | AlterTableType::AtSetUnLogged
+        | AlterTableType::AtSetAccessMethod
+        | AlterTableType::AtSetExpression
+        | AlterTableType::AtAttachPartition
+        | AlterTableType::AtDetachPartition
+        | AlterTableType::AtDetachPartitionFinalize
+        | AlterTableType::AtAddInherit
+        | AlterTableType::AtDropInherit => true,
+        AlterTableType::AtAddColumn => user || !plain_column(command),
+        _ => false,
+    }
+}
+
+/// A new column whose value in old rows is NULL or a constant.
+fn plain_column(command: &AlterTableCmd) -> bool {
+    let Some(NodeEnum::ColumnDef(column)) = command.def.as_deref().and_then(|def| def.node.as_ref()) else {
+        return false;
+    };
+    let serial = column.type_name.as_ref().is_none_or(|name| {
+        name.names.iter().filter_map(string).any(|part| part.contains("serial"))
+    });
+    !serial
+        && column.constraints.iter().all(|node| match node.node.as_ref() {
+            Some(NodeEnum::Constraint(constraint)) => match ConstrType::try_from(constraint.contype) {
+                Ok(ConstrType::ConstrIdentity | ConstrType::ConstrGenerated) => false,
+                Ok(ConstrType::ConstrDefault) => constraint.raw_expr.as_deref().is_some_and(is_constant),
+                _ => true,
+            },
+            _ => false,
+        })
+}
+
+/// Not `'now'::timestamptz`: a cast may read the clock.
+fn is_constant(node: &Node) -> bool {
+    matches!(node.node.as_ref(), Some(NodeEnum::AConst(_)))
+}
+
+/// Concerns where a server keeps its files, or what fires on the secondary.
+fn stays(command: &AlterTableCmd) -> bool {
+    matches!(
+        kind(command),
+        AlterTableType::AtSetTableSpace
+            | AlterTableType::AtEnableAlwaysTrig
+            | AlterTableType::AtEnableReplicaTrig
+            | AlterTableType::AtEnableAlwaysRule
+            | AlterTableType::AtEnableReplicaRule
+    )
+}
