@@ -192,12 +192,24 @@ pub fn columns(mut key: &[u8]) -> impl Iterator<Item = &[u8]> {
 fn canonical_float(base_oid: u32, value: &mut [u8]) {
     if let (700, Ok(bytes)) = (base_oid, <[u8; 4]>::try_from(&*value)) {
         let float = f32::from_be_bytes(bytes);
-        let same = if float == 0.0 { 0.0 } else if float.is_nan() { f32::NAN } else { float };
+        let same = if float == 0.0 {
+            0.0
+        } else if float.is_nan() {
+            f32::NAN
+        } else {
+            float
+        };
         value.copy_from_slice(&same.to_be_bytes());
     }
     if let (701, Ok(bytes)) = (base_oid, <[u8; 8]>::try_from(&*value)) {
         let float = f64::from_be_bytes(bytes);
-        let same = if float == 0.0 { 0.0 } else if float.is_nan() { f64::NAN } else { float };
+        let same = if float == 0.0 {
+            0.0
+        } else if float.is_nan() {
+            f64::NAN
+        } else {
+            float
+        };
         value.copy_from_slice(&same.to_be_bytes());
     }
 }

@@ -11,6 +11,8 @@ mod copy;
 mod merge;
 mod operand;
 mod reach;
+#[cfg(test)]
+pub(crate) mod schema;
 mod target;
 mod utility;
 mod write;

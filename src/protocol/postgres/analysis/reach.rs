@@ -121,10 +121,7 @@ impl Scope<'_> {
     fn is_builtin_call(&self, at: usize) -> bool {
         at >= 2
             && self.is_op(at - 1, b".")
-            && self
-                .tokens
-                .get(at - 2)
-                .is_some_and(|token| token.text(self.text).eq_ignore_ascii_case(b"pg_catalog"))
+            && self.tokens.get(at - 2).is_some_and(|token| token.text(self.text).eq_ignore_ascii_case(b"pg_catalog"))
     }
 }
 

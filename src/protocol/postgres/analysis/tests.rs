@@ -1,1 +1,152 @@
-//! x
+//! For each statement of a corpus, the plan in one line.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+use super::super::catalog::Catalog;
+use super::super::lexer::{Dialect, Tokens};
+use super::super::plan::{Action, Asked, Counted, EvidentKey, Operand};
+use super::schema::catalog;
+use super::*;
+use crate::record::TableId;
+
+/// Names of labels, for people.
+struct Describe<'a> {
+    text: &'a str,
+    tokens: &'a Tokens,
+    names: HashMap<TableId, String>,
+}
+
+impl Describe<'_> {
+    fn script(&self, script: &Script) -> String {
+        script.statements.iter().map(|statement| self.action(&statement.action)).collect::<Vec<_>>().join(" | ")
+    }
+
+    fn action(&self, action: &Action) -> String {
+        match action {
+            Action::Evident(evident) => {
+                let asks = evident.fallback.as_ref().map_or("", |_| " ?");
+                format!("evident {}{}{asks}", self.keys(&evident.keys), self.counted(evident.counted.as_ref()))
+            }
+            Action::Asked(asked) => self.asked(asked),
+            Action::Counted(counted) => format!("counted{}", self.counted(Some(counted))),
+            Action::Opaque(counted) => format!("opaque{}", self.counted(Some(counted))),
+            Action::Truncate(ids) => format!("truncate {}", self.labels(ids)),
+            Action::CopyIn(copy) => {
+                let tables: Vec<_> = copy.tables.iter().map(|table| table.name.as_str()).collect();
+                let counted = self.counted(copy.counted.as_ref());
+                format!("copy {} {:?} {:?}{counted}", tables.join(","), copy.key_at, copy.format)
+            }
+            Action::Prepare { name, types, inner } => {
+                format!("prepare {name} {types:?}: {}", self.action(&inner.action))
+            }
+            Action::Execute { name, args } => {
+                let args: Vec<_> =
+                    args.iter().map(|arg| arg.as_ref().map_or("?".to_owned(), |arg| self.operand(arg))).collect();
+                format!("execute {name}({})", args.join(", "))
+            }
+            Action::Ddl(ddl) => {
+                let mut out = format!("ddl {:?} {}", ddl.tag, self.labels(&ddl.tables));
+                if !ddl.rewritten.is_empty() {
+                    let _ = write!(out, " rewritten={}", self.labels(&ddl.rewritten));
+                }
+                if let Some((_, name)) = &ddl.fills {
+                    let _ = write!(out, " fills={name}");
+                }
+                out += if ddl.mirrorable { "" } else { " kept" };
+                out + if ddl.commits { " commits" } else { "" }
+            }
+            Action::PrepareTransaction { gid } => format!("prepare transaction {}", self.token(*gid)),
+            Action::FinishPrepared { gid } => format!("finish {}", self.token(*gid)),
+            other => format!("{other:?}").to_lowercase(),
+        }
+    }
+
+    fn asked(&self, asked: &Asked) -> String {
+        let mut out = format!("asked [{}] {}", asked.suffix.trim(), self.labels(&asked.tables));
+        for (set, word) in [(asked.moved, " moved"), (asked.rekeys, " rekeys"), (asked.shown, " shown")] {
+            out += if set { word } else { "" };
+        }
+        if !asked.also.is_empty() {
+            let _ = write!(out, " also {}", self.keys(&asked.also));
+        }
+        out + &self.counted(asked.counted.as_ref())
+    }
+
+    fn keys(&self, keys: &[EvidentKey]) -> String {
+        let each = keys.iter().map(|key| {
+            let tables: Vec<_> = key.tables.iter().map(|table| format!("{}.{}", table.schema, table.name)).collect();
+            let tables = tables.join(",").replace("public.", "");
+            let values: Vec<_> = key.columns.iter().map(|operand| self.operand(operand)).collect();
+            format!("{tables}({}){}", values.join(","), if key.moved { "!" } else { "" })
+        });
+        each.collect::<Vec<_>>().join(" ")
+    }
+
+    fn operand(&self, operand: &Operand) -> String {
+        let cast = |cast: &u32| if *cast == 0 { String::new() } else { format!("::{cast}") };
+        match operand {
+            Operand::Literal { token, negative, cast: to } => {
+                format!("{}{}{}", if *negative { "-" } else { "" }, self.token(*token), cast(to))
+            }
+            Operand::Param { index, sole, cast: to } => {
+                format!("${}{}{}", index + 1, if *sole { "" } else { "*" }, cast(to))
+            }
+            Operand::Bool(value) => value.to_string(),
+            Operand::Null => "null".to_owned(),
+        }
+    }
+
+    fn token(&self, at: usize) -> &str {
+        let token = self.tokens.get(at).expect("a token of the text");
+        &self.text[token.start as usize..token.end as usize]
+    }
+
+    fn labels(&self, ids: &[TableId]) -> String {
+        let mut names: Vec<_> = ids.iter().map(|id| self.names.get(id).map_or("?", |name| name.as_str())).collect();
+        names.sort_unstable();
+        format!("{{{}}}", names.join(","))
+    }
+
+    fn counted(&self, counted: Option<&Counted>) -> String {
+        counted.map_or(String::new(), |counted| {
+            let dirty = if counted.dirty.is_empty() {
+                String::new()
+            } else {
+                format!(" dirty={}", self.labels(&counted.dirty))
+            };
+            format!(" counted<{}>{dirty}", counted.why)
+        })
+    }
+}
+
+fn plan_on(catalog: &Catalog, text: &str) -> String {
+    let mut tokens = Tokens::default();
+    tokens.lex(text.as_bytes(), Dialect::default());
+    let script = analyze(text.as_bytes(), &tokens, catalog);
+    let names = catalog.relations.values().map(|relation| (relation.id, relation.name.clone())).collect();
+    Describe { text, tokens: &tokens, names }.script(&script)
+}
+
+fn check(catalog: &Catalog, corpus: &str) {
+    let mut wrong = String::new();
+    for entry in corpus.split("\n\n").map(str::trim).filter(|entry| !entry.is_empty()) {
+        let (text, expected) = entry.rsplit_once("\n=> ").unwrap_or((entry, "(nothing)"));
+        let plan = plan_on(catalog, text.trim());
+        if plan != expected.trim() {
+            let _ = write!(wrong, "{text}\n=> {plan}\n\n");
+        }
+    }
+    assert!(wrong.is_empty(), "plans that differ from the corpus, as they are:\n\n{wrong}");
+}
+
+#[test]
+fn every_statement_of_the_corpus_has_its_plan() {
+    check(&catalog(), include_str!("corpus.txt"));
+}
+
+#[test]
+fn a_server_of_18_is_asked_for_old_and_new_keys() {
+    let catalog = Catalog { version: 180_000, ..catalog() };
+    check(&catalog, include_str!("corpus_18.txt"));
+}

@@ -459,9 +459,10 @@ fn plain_column(command: &AlterTableCmd) -> bool {
     let Some(NodeEnum::ColumnDef(column)) = command.def.as_deref().and_then(|def| def.node.as_ref()) else {
         return false;
     };
-    let serial = column.type_name.as_ref().is_none_or(|name| {
-        name.names.iter().filter_map(string).any(|part| part.contains("serial"))
-    });
+    let serial = column
+        .type_name
+        .as_ref()
+        .is_none_or(|name| name.names.iter().filter_map(string).any(|part| part.contains("serial")));
     !serial
         && column.constraints.iter().all(|node| match node.node.as_ref() {
             Some(NodeEnum::Constraint(constraint)) => match ConstrType::try_from(constraint.contype) {

@@ -265,11 +265,7 @@ impl Scope<'_> {
 
     /// The heart of it: for each table that the name could mean, the rows that the text names, else what the server
     /// must be asked, else a dirty mark.
-    fn rows_written(
-        &self,
-        write: &Write<'_>,
-        rows: impl Fn(&Self, &Arc<Relation>) -> Option<Vec<Row>>,
-    ) -> Outcome {
+    fn rows_written(&self, write: &Write<'_>, rows: impl Fn(&Self, &Arc<Relation>) -> Option<Vec<Row>>) -> Outcome {
         let named = match Target::of(self.catalog, write.name) {
             Target::Temporary => return Outcome::default(),
             Target::System => return Outcome { opaque: true, ..Outcome::counted("a system catalog is written") },
@@ -305,7 +301,8 @@ impl Scope<'_> {
         let mut keys = Vec::new();
         for group in groups(&holders) {
             for row in &rows {
-                let columns = key_names(group.first()?).iter().map(|name| value_of(row, name)).collect::<Option<_>>()?;
+                let columns =
+                    key_names(group.first()?).iter().map(|name| value_of(row, name)).collect::<Option<_>>()?;
                 keys.push(EvidentKey { tables: group.clone(), columns, moved });
             }
         }
@@ -314,8 +311,7 @@ impl Scope<'_> {
 
     /// A hidden RETURNING is prepared even where all keys are evident, for the value that does not parse.
     fn ask_or_dirty(&self, write: &Write<'_>, named: &Named, unknown: Vec<Arc<Relation>>, outcome: &mut Outcome) {
-        let all: Vec<_> =
-            named.tables.iter().flat_map(|table| holders(self.catalog, table, write.below)).collect();
+        let all: Vec<_> = named.tables.iter().flat_map(|table| holders(self.catalog, table, write.below)).collect();
         let rekeys = write.updates && self.rekeys(write);
         let moved = write.deletes || rekeys || named.tables.iter().any(|table| self.assigns_referenced(write, table));
         let question =
@@ -511,13 +507,7 @@ impl Pinning<'_, '_> {
         }
     }
 
-    fn equal(
-        &self,
-        left: &Node,
-        right: &Node,
-        pins: &mut Vec<(String, Vec<Operand>)>,
-        tuples: &mut Vec<Vec<Row>>,
-    ) {
+    fn equal(&self, left: &Node, right: &Node, pins: &mut Vec<(String, Vec<Operand>)>, tuples: &mut Vec<Vec<Row>>) {
         if let (Some(names), Some(row)) = (self.columns(left), self.tuple(left, right)) {
             if row.len() == names.len() {
                 tuples.push(vec![row]);
@@ -532,13 +522,7 @@ impl Pinning<'_, '_> {
         }
     }
 
-    fn within(
-        &self,
-        left: &Node,
-        right: &Node,
-        pins: &mut Vec<(String, Vec<Operand>)>,
-        tuples: &mut Vec<Vec<Row>>,
-    ) {
+    fn within(&self, left: &Node, right: &Node, pins: &mut Vec<(String, Vec<Operand>)>, tuples: &mut Vec<Vec<Row>>) {
         let Some(NodeEnum::List(list)) = right.node.as_ref() else { return };
         if let Some(column) = self.key_column(left) {
             if let Some(values) = list.items.iter().map(|item| self.scope.operand(item)).collect() {
@@ -603,4 +587,3 @@ fn equality(name: &[Node]) -> bool {
     let names: Vec<_> = name.iter().filter_map(string).collect();
     matches!(names.as_slice(), ["="] | ["pg_catalog", "="])
 }
-
