@@ -1,0 +1,118 @@
+//! Rules of the house that are worth a test.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use ::tandem::metrics::{CATALOG, Kind};
+
+/// What assembles the program, or shows it: these may name protocols. All else is the core.
+const ABOVE_PROTOCOLS: &[&str] = &["protocol", "proxy.rs", "cli", "lib.rs", "main.rs"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// All Rust files below a folder of the project.
+fn sources(below: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(below)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder of the project") {
+            let path = entry.expect("readable").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+fn relative(path: &Path) -> String {
+    path.strip_prefix(root().join("src")).expect("below src").display().to_string()
+}
+
+/// The file without comments: what it names, not what it talks about.
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).expect("UTF-8");
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn nothing_in_the_core_names_a_protocol() {
+    for path in sources("src") {
+        let file = relative(&path);
+        let above = ABOVE_PROTOCOLS.iter().any(|above| file == *above || file.starts_with(&format!("{above}/")));
+        assert!(above || !code(&path).contains("crate::protocol"), "{file} is core and names crate::protocol");
+    }
+}
+
+#[test]
+fn one_protocol_never_imports_another() {
+    let folders: Vec<String> = fs::read_dir(root().join("src/protocol"))
+        .expect("there are protocols")
+        .map(|entry| entry.expect("readable").path())
+        .filter(|path| path.is_dir())
+        .map(|path| path.file_name().expect("a name").to_string_lossy().into_owned())
+        .collect();
+    for path in sources("src/protocol") {
+        let file = relative(&path);
+        for other in folders.iter().filter(|other| !file.starts_with(&format!("protocol/{other}/"))) {
+            let named = code(&path).contains(&format!("crate::protocol::{other}"));
+            assert!(!named, "{file} names the protocol {other}");
+        }
+    }
+}
+
+#[test]
+fn only_the_assembly_picks_a_protocol_by_the_wire() {
+    for path in sources("src") {
+        let file = relative(&path);
+        let picks = code(&path).contains("Wire::Postgres =>");
+        assert!(!picks || file == "proxy.rs", "{file} matches on the wire");
+    }
+}
+
+#[test]
+fn every_metric_of_the_dashboards_exists() {
+    let mut known = BTreeSet::new();
+    for metric in CATALOG {
+        known.insert(metric.name.to_owned());
+        if matches!(metric.kind, Kind::Histogram(_)) {
+            known.extend(["_bucket", "_sum", "_count"].map(|suffix| format!("{}{suffix}", metric.name)));
+        }
+    }
+    let mut seen = 0;
+    for entry in fs::read_dir(root().join("grafana")).expect("there are dashboards") {
+        let path = entry.expect("readable").path();
+        let text = fs::read_to_string(&path).expect("UTF-8");
+        let dashboard: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        for name in metric_names(&dashboard.to_string()) {
+            assert!(known.contains(&name), "{} draws {name}, which does not exist", path.display());
+            seen += 1;
+        }
+    }
+    assert!(seen > 10, "the dashboards draw something");
+}
+
+#[test]
+fn every_metric_that_is_recorded_is_described() {
+    for path in sources("src").into_iter().filter(|path| relative(path) != "metrics.rs") {
+        for line in code(&path).lines().filter(|line| line.contains("\"tandem_")) {
+            for name in metric_names(line) {
+                let described = CATALOG.iter().any(|metric| metric.name == name);
+                assert!(described, "{} records {name}, which src/metrics.rs does not know", relative(&path));
+            }
+        }
+    }
+}
+
+/// Words like `tandem_mirror_lag_seconds`; a metric's name has at least two underscores or is `tandem_clients`.
+fn metric_names(text: &str) -> Vec<String> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .filter(|word| word.starts_with("tandem_") && (word.matches('_').count() > 1 || *word == "tandem_clients"))
+        .map(str::to_owned)
+        .collect()
+}
