@@ -81,19 +81,19 @@ sections! {
 
     /// Where the data is going.
     one "target" Target {
-        /// As in [origin].
+        /// As of the origin.
         url: Option<String> = Unset("postgres://tandem@127.0.0.1:5433/app");
-        /// As in [origin].
+        /// As of the origin.
         hosts: Vec<Host> = Unset("db2:5432");
-        /// As in [origin].
+        /// As of the origin.
         database: Option<String> = Unset("app");
-        /// As in [origin].
+        /// As of the origin.
         user: Option<String> = Unset("tandem");
-        /// As in [origin].
+        /// As of the origin.
         password_file: Option<PathBuf> = Unset("/etc/tandem/target.password");
-        /// As in [origin].
+        /// As of the origin.
         sslmode: Option<SslMode> = Unset("verify-full");
-        /// As in [origin].
+        /// As of the origin.
         tls_ca: Option<PathBuf> = Unset("/etc/tandem/target-ca.crt");
     }
 

@@ -120,7 +120,7 @@ impl Gate {
 }
 
 impl Slot {
-    /// Enter if the gate is open. `None` means wait for [`Slot::opened`].
+    /// Enter if the gate is open. `None` means wait: [`Slot::enter`].
     pub fn try_enter(&self) -> Option<Pass> {
         self.state.inside.fetch_add(1, SeqCst);
         let pass = Pass { route: self.gate.route(), shared: self.gate.shared.clone(), state: self.state.clone() };
