@@ -13,21 +13,24 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::thread;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Readiness};
-use crate::config::{Config, Live, Mode, Wire};
+use crate::config::{Config, Listen, Live, Mode, Wire};
 use crate::cutover::gate::{Gate, Route};
 use crate::journal::Journal;
 use crate::metrics::{self, Exporter};
-use crate::record::Side;
+use crate::protocol::postgres;
+use crate::record::{Reason, Side, TableId};
 use crate::telemetry::{self, Level};
 
 /// Why the proxy does not run, or ended.
@@ -93,7 +96,9 @@ impl Assembly {
         let api = tokio::spawn(admin::serve(admin, self.state.clone(), self.stop.clone()));
         let upkeep = tokio::spawn(self.state.exporter.clone().run(self.stop.clone()));
         let signals = tokio::spawn(signals(self.drain.clone()));
-        let workers = self.workers(&listeners)?;
+        let serving = self.serving().await?;
+        let background = self.background(&serving);
+        let workers = self.workers(listeners, &serving)?;
         self.readiness.send_replace(Readiness::Ready);
         tracing::info!(wire = %self.config.wire, "serving clients");
         self.drain.cancelled().await;
@@ -102,29 +107,58 @@ impl Assembly {
         let ended = tokio::task::spawn_blocking(|| workers.into_iter().try_for_each(thread::JoinHandle::join)).await;
         self.stop.cancel();
         signals.abort();
-        let _ = tokio::join!(api, upkeep);
+        let _ = tokio::join!(api, upkeep, background);
         match ended {
             Ok(Ok(())) => Ok(()),
             _ => Err(Error::Failed("a worker ended by a panic: see the log".to_owned())),
         }
     }
 
-    /// Start the threads that serve clients.
-    fn workers(&self, listeners: &[TcpListener]) -> Result<Vec<thread::JoinHandle<()>>, Error> {
-        let auto = || thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let count = if self.config.runtime.workers == 0 { auto() } else { self.config.runtime.workers };
-        (0..count).map(|number| self.worker(number, listeners)).collect()
+    /// Everything that listeners serve with; the one place where a wire is picked.
+    async fn serving(&self) -> Result<Serving, Error> {
+        match self.config.wire {
+            Wire::Postgres => {
+                let lost = Box::new(|table: TableId, reason: Reason| {
+                    tracing::error!(table = table.0, reason = reason.as_str(), "a table is dirty");
+                });
+                let (gate, journal) = (self.state.gate.clone(), self.state.journal.clone());
+                let setup = postgres::Setup::new(&self.config, gate, journal, Arc::default(), lost).await?;
+                Ok(Serving::Postgres(setup))
+            }
+        }
     }
 
-    fn worker(&self, number: usize, listeners: &[TcpListener]) -> Result<thread::JoinHandle<()>, Error> {
-        let listeners: io::Result<Vec<TcpListener>> = listeners.iter().map(TcpListener::try_clone).collect();
-        let listeners = listeners.map_err(setup("sharing a listener"))?;
-        let (wire, drain, deadline) = (self.config.wire, self.drain.clone(), self.config.limits.drain_timeout);
+    /// What runs beside the clients.
+    fn background(&self, serving: &Serving) -> JoinHandle<()> {
+        match serving {
+            Serving::Postgres(setup) if self.state.journal.is_some() => {
+                let schema = setup.shared.catalog.clone();
+                tokio::spawn(schema.run(setup.server.clone(), self.stop.clone()))
+            }
+            Serving::Postgres(_) => tokio::spawn(std::future::ready(())),
+        }
+    }
+
+    /// Start the threads that serve clients.
+    fn workers(&self, listeners: Vec<TcpListener>, serving: &Serving) -> Result<Vec<thread::JoinHandle<()>>, Error> {
+        let auto = || thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let count = if self.config.runtime.workers == 0 { auto() } else { self.config.runtime.workers };
+        let fronts = self.config.listen.iter().map(|listen| serving.front(listen)).collect::<Result<Vec<_>, _>>()?;
+        let pairs: Vec<_> = listeners.into_iter().zip(fronts).collect();
+        (0..count).map(|number| self.worker(number, &pairs)).collect()
+    }
+
+    fn worker(&self, number: usize, pairs: &[(TcpListener, Front)]) -> Result<thread::JoinHandle<()>, Error> {
+        let share = |(listener, front): &(TcpListener, Front)| Ok((listener.try_clone()?, front.clone()));
+        let pairs: io::Result<Vec<(TcpListener, Front)>> = pairs.iter().map(share).collect();
+        let pairs = pairs.map_err(setup("sharing a listener"))?;
+        let (drain, deadline) = (self.drain.clone(), self.config.limits.drain_timeout);
         let runtime = runtime()?;
         let serve = move || {
-            let served =
-                futures_util::future::join_all(listeners.into_iter().map(|one| serve(wire, one, drain.clone())));
             runtime.block_on(async {
+                let served = futures_util::future::join_all(
+                    pairs.into_iter().map(|(listener, front)| front.serve(listener, drain.clone())),
+                );
                 tokio::pin!(served);
                 tokio::select! {
                     _ = served.as_mut() => {}
@@ -138,10 +172,43 @@ impl Assembly {
     }
 }
 
-/// The one place where a wire is picked.
-async fn serve(wire: Wire, _listener: TcpListener, drain: CancellationToken) {
-    match wire {
-        Wire::Postgres => drain.cancelled().await,
+/// What all listeners of the picked wire share.
+enum Serving {
+    Postgres(postgres::Setup),
+}
+
+/// One listener's share.
+#[derive(Clone)]
+enum Front {
+    Postgres(Arc<postgres::Front>),
+}
+
+impl Serving {
+    fn front(&self, listen: &Listen) -> Result<Front, Error> {
+        match self {
+            Serving::Postgres(setup) => Ok(Front::Postgres(Arc::new(setup.front(listen.tls.as_ref())?))),
+        }
+    }
+}
+
+impl Front {
+    async fn serve(self, listener: TcpListener, drain: CancellationToken) {
+        let listener = match tokio::net::TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => return tracing::error!(%error, "a listener cannot be used"),
+        };
+        match self {
+            Front::Postgres(front) => postgres::serve(listener, front, drain).await,
+        }
+    }
+}
+
+impl From<postgres::SetupError> for Error {
+    fn from(error: postgres::SetupError) -> Error {
+        match error {
+            postgres::SetupError::Origin(_) => Error::Unreachable(error.to_string()),
+            postgres::SetupError::Tls(_) => Error::Setup(error.to_string()),
+        }
     }
 }
 

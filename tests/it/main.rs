@@ -4,3 +4,4 @@ mod cli;
 mod rules;
 mod sandbox;
 mod support;
+mod transcript;

@@ -1,12 +1,25 @@
 //! PostgreSQL, protocol 3.0 and 3.2.
+//!
+//! [`serve`] accepts clients; each is one task: [`startup`] relays the first messages, [`relay`] moves bytes through a
+//! [`session`], which captures keys by the plans of [`analysis`].
 
 pub mod analysis;
 pub mod catalog;
 pub mod client;
+pub mod copy_stream;
 pub mod evident;
 pub mod key;
 pub mod lexer;
 pub mod plan;
+mod relay;
+mod serve;
+pub mod session;
+mod setup;
+pub mod shared;
+mod startup;
 #[cfg(test)]
 mod testing;
 pub mod wire;
+
+pub use serve::{Front, serve};
+pub use setup::{Error as SetupError, Setup};

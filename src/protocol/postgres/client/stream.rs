@@ -80,6 +80,26 @@ impl Stream {
         Ok(Stream::Tls(Box::new(tls)))
     }
 
+    /// Connect to the first host that can be reached, and agree on TLS as configured, without saying who we are: for
+    /// connections whose start-up is relayed. Not cancel safe.
+    ///
+    /// # Errors
+    /// The last host's.
+    pub async fn dial(config: &ServerConfig) -> Result<(Stream, Endpoint), Error> {
+        let mut last = Error::Config("no host is configured for this connection".into());
+        for endpoint in &config.hosts {
+            for &attempt in config.tls.mode.attempts(endpoint) {
+                let opened =
+                    tokio::time::timeout(config.connect_timeout, Stream::open(config, endpoint, attempt)).await;
+                match opened.unwrap_or(Err(Error::Timeout(config.connect_timeout))) {
+                    Ok(stream) => return Ok((stream, endpoint.clone())),
+                    Err(why) => last = Error::Connect { host: endpoint.clone(), why: Box::new(why) },
+                }
+            }
+        }
+        Err(last)
+    }
+
     /// Nobody on the way can read along: TLS, or a socket of this machine.
     pub fn is_private(&self) -> bool {
         !matches!(self, Stream::Tcp(_))

@@ -1,0 +1,270 @@
+//! Accepts clients and runs their sessions.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use dashmap::DashMap;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::metrics;
+
+use super::client::{Endpoint, ServerConfig, Stream};
+use super::relay::{self, Abandoned, End};
+use super::session::Session;
+use super::shared::Shared;
+use super::startup::{self, First, Started};
+use super::wire::{self, CANCEL_REQUEST, GSSENC_REQUEST, SSL_REQUEST};
+
+/// A client has this long to say who it is.
+const STARTUP_TIME: Duration = Duration::from_secs(60);
+/// The first byte of a TLS record of type handshake: direct TLS, without SSLRequest.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// What a listener serves with.
+pub struct Front {
+    /// What sessions share.
+    pub shared: Arc<Shared>,
+    /// The primary; user and password are the clients' own.
+    pub server: ServerConfig,
+    /// TLS towards clients.
+    pub tls: Option<TlsAcceptor>,
+    /// Clients without TLS are refused.
+    pub tls_required: bool,
+    /// More clients than this are refused.
+    pub clients_max: usize,
+    /// Clients connected, over all listeners.
+    pub clients: Arc<AtomicUsize>,
+    /// Who a CancelRequest is for.
+    pub cancels: Cancels,
+}
+
+/// Cancel keys of running sessions and the server that each belongs to. The keys are the servers' own.
+#[derive(Clone, Default)]
+pub struct Cancels(Arc<DashMap<Vec<u8>, Endpoint>>);
+
+/// Accept until stopped; returns when the last session is over. New clients are refused from the moment of the stop.
+pub async fn serve(listener: TcpListener, front: Arc<Front>, stop: CancellationToken) {
+    let sessions = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((client, _)) => {
+                sessions.spawn(one(client, front.clone(), stop.clone()));
+            }
+            Err(error) => {
+                // Out of file descriptors: those who are here will leave some.
+                tracing::warn!(%error, "a client could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    drop(listener);
+    sessions.close();
+    sessions.wait().await;
+}
+
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn one(client: TcpStream, front: Arc<Front>, stop: CancellationToken) {
+    let counted = Counted(front.clients.clone());
+    let clients = front.clients.fetch_add(1, Ordering::Relaxed) + 1;
+    metrics::CLIENTS.gauge(&[("wire", "postgres")]).set(clients as f64);
+    if let Err(error) = greet(client, &front, clients, stop).await {
+        tracing::debug!(%error, "a client did not get as far as a session");
+    }
+    drop(counted);
+    metrics::CLIENTS.gauge(&[("wire", "postgres")]).set(front.clients.load(Ordering::Relaxed) as f64);
+}
+
+/// The first messages: encryption, cancel, or a session.
+async fn greet(
+    mut client: TcpStream,
+    front: &Arc<Front>,
+    clients: usize,
+    stop: CancellationToken,
+) -> Result<(), startup::Error> {
+    client.set_nodelay(true)?;
+    let mut head = [0; 1];
+    let direct = timeout(STARTUP_TIME, client.peek(&mut head)).await.map_err(timed_out)?? == 1
+        && head[0] == TLS_HANDSHAKE
+        && front.tls.is_some();
+    if direct {
+        return greet_tls(client, front, clients, stop).await;
+    }
+    loop {
+        let first = timeout(STARTUP_TIME, startup::first(&mut client)).await.map_err(timed_out)??;
+        match first.code {
+            SSL_REQUEST if front.tls.is_some() => {
+                client.write_all(b"S").await?;
+                return greet_tls(client, front, clients, stop).await;
+            }
+            SSL_REQUEST | GSSENC_REQUEST => client.write_all(b"N").await?,
+            CANCEL_REQUEST => return cancel(&first, front).await,
+            _ if front.tls_required => {
+                let text = "tandem takes only clients with TLS here";
+                return refuse(&mut client, "28000", text, Some("set sslmode=require")).await;
+            }
+            _ => return session(client, first, front, clients, stop).await,
+        }
+    }
+}
+
+async fn greet_tls(
+    client: TcpStream,
+    front: &Arc<Front>,
+    clients: usize,
+    stop: CancellationToken,
+) -> Result<(), startup::Error> {
+    let Some(acceptor) = &front.tls else { return Ok(()) };
+    let mut client = timeout(STARTUP_TIME, acceptor.accept(client)).await.map_err(timed_out)??;
+    loop {
+        let first = timeout(STARTUP_TIME, startup::first(&mut client)).await.map_err(timed_out)??;
+        match first.code {
+            // Encryption inside encryption: PostgreSQL refuses it too.
+            GSSENC_REQUEST => client.write_all(b"N").await?,
+            CANCEL_REQUEST => return cancel(&first, front).await,
+            SSL_REQUEST => return Err(startup::Error::Length(8)),
+            _ => return session(client, first, front, clients, stop).await,
+        }
+    }
+}
+
+async fn session<C: AsyncRead + AsyncWrite + Unpin>(
+    mut client: C,
+    first: First,
+    front: &Arc<Front>,
+    clients: usize,
+    stop: CancellationToken,
+) -> Result<(), startup::Error> {
+    if first.code >> 16 != 3 {
+        let text = format!("unsupported frontend protocol {}.{}", first.code >> 16, first.code & 0xffff);
+        return refuse(&mut client, "0A000", &text, None).await;
+    }
+    if clients > front.clients_max {
+        let hint = Some("raise limits.connections in tandem's configuration");
+        return refuse(&mut client, "53300", "sorry, too many clients already (tandem)", hint).await;
+    }
+    let (mut server, endpoint) = match Stream::dial(&front.server).await {
+        Ok(dialed) => dialed,
+        Err(error) => {
+            tracing::warn!(%error, "the primary cannot be reached");
+            let hint = Some("tandem itself runs; see its log and `tandem status`");
+            return refuse(&mut client, "08006", "tandem cannot reach the primary", hint).await;
+        }
+    };
+    server.write_all(&first.packet).await?;
+    server.flush().await?;
+    let started = timeout(STARTUP_TIME, startup::relay(&mut client, &mut server)).await.map_err(timed_out)??;
+    metrics::CLIENTS_TOTAL.counter(&[("wire", "postgres")]).increment(1);
+    run(client, server, &first, started, endpoint, front, stop).await;
+    Ok(())
+}
+
+async fn run<C: AsyncRead + AsyncWrite + Unpin>(
+    client: C,
+    server: Stream,
+    first: &First,
+    started: Started,
+    endpoint: Endpoint,
+    front: &Arc<Front>,
+    stop: CancellationToken,
+) {
+    let mut session = Session::new(front.shared.clone(), started.pid);
+    if is_replication(&first.packet) {
+        session.pass_through();
+    }
+    for (name, value) in &started.parameters {
+        session.set_parameter(name, value);
+    }
+    front.cancels.0.insert(started.key.clone(), endpoint.clone());
+    let abandoned = Cancel { key: started.key.clone(), endpoint, front: front.clone() };
+    let end = relay::run(client, server, session, abandoned, stop).await;
+    front.cancels.0.remove(&started.key);
+    if let End::Io(error) = &end {
+        tracing::debug!(%error, "a session lost a connection");
+    }
+}
+
+/// `replication=..` in the start-up packet: a walsender speaks another dialect; it is passed through.
+fn is_replication(packet: &[u8]) -> bool {
+    packet.get(8..).is_some_and(|rest| rest.split(|&byte| byte == 0).step_by(2).any(|name| name == b"replication"))
+}
+
+struct Cancel {
+    key: Vec<u8>,
+    endpoint: Endpoint,
+    front: Arc<Front>,
+}
+
+impl Abandoned for Cancel {
+    fn cancel(&mut self) {
+        let packet = cancel_packet(&self.key);
+        let (endpoint, front) = (self.endpoint.clone(), self.front.clone());
+        tokio::spawn(async move {
+            if let Err(error) = send_cancel(&packet, &endpoint, &front.server).await {
+                tracing::warn!(%error, "a statement whose client hung up could not be cancelled");
+            }
+        });
+    }
+}
+
+fn cancel_packet(key: &[u8]) -> Vec<u8> {
+    let len = i32::try_from(8 + key.len()).expect("a cancel key is at most 256 bytes");
+    [&len.to_be_bytes()[..], &CANCEL_REQUEST.to_be_bytes(), key].concat()
+}
+
+/// A CancelRequest goes to the server that gave the key, as it came. An unknown key goes nowhere.
+async fn cancel(first: &First, front: &Arc<Front>) -> Result<(), startup::Error> {
+    let key = first.packet.get(8..).unwrap_or_default().to_vec();
+    let Some(endpoint) = front.cancels.0.get(&key).map(|entry| entry.value().clone()) else {
+        tracing::debug!("a cancel request for no session of ours");
+        return Ok(());
+    };
+    send_cancel(&first.packet, &endpoint, &front.server).await.map_err(startup::Error::Io)
+}
+
+async fn send_cancel(packet: &[u8], endpoint: &Endpoint, server: &ServerConfig) -> io::Result<()> {
+    let config = ServerConfig { hosts: vec![endpoint.clone()], ..server.clone() };
+    let (mut stream, _) = Stream::dial(&config).await.map_err(io::Error::other)?;
+    stream.write_all(packet).await?;
+    stream.flush().await?;
+    // The server closes when the signal was sent.
+    let mut end = [0; 1];
+    let _ = timeout(Duration::from_secs(10), stream.read(&mut end)).await;
+    Ok(())
+}
+
+async fn refuse<C: AsyncWrite + Unpin>(
+    client: &mut C,
+    code: &str,
+    text: &str,
+    hint: Option<&str>,
+) -> Result<(), startup::Error> {
+    metrics::CLIENTS_REFUSED_TOTAL.counter(&[("wire", "postgres"), ("reason", "refused")]).increment(1);
+    let mut out = BytesMut::new();
+    wire::error_response(&mut out, "FATAL", code, text, hint);
+    client.write_all(&out).await?;
+    client.shutdown().await?;
+    Ok(())
+}
+
+fn timed_out(_: tokio::time::error::Elapsed) -> startup::Error {
+    startup::Error::Io(io::ErrorKind::TimedOut.into())
+}

@@ -1,0 +1,392 @@
+//! From the server to the client: take off what is ours, learn keys, hold what must not be known yet.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use crate::protocol::postgres::lexer::Encoding;
+use crate::protocol::postgres::plan::{Action, Script};
+use crate::protocol::postgres::wire::{Fields, HEADER, Header, WireError, back, bare, message};
+
+use super::expect::{Effect, Expect, View};
+use super::{Fault, Out, Session, Wait};
+
+impl Session {
+    /// Take what can be taken of the server's bytes; returns how many were. Stops when something must be held, or a
+    /// message is cut.
+    pub fn server(&mut self, input: &[u8], out: &mut Out<'_>) -> Result<usize, Fault> {
+        if self.raw {
+            out.to_client.extend_from_slice(input);
+            return Ok(input.len());
+        }
+        let mut at = 0;
+        loop {
+            at += self.stream_back(&input[at..], out);
+            if self.holding || self.back_rest > 0 {
+                return Ok(at);
+            }
+            let rest = &input[at..];
+            let Some(header) = Header::peek(rest).map_err(Fault::Server)? else { return Ok(at) };
+            if self.streams_back(header.kind) {
+                out.to_client.extend_from_slice(&rest[..HEADER]);
+                at += HEADER;
+                self.back_rest = header.size - HEADER;
+                continue;
+            }
+            let Some(whole) = rest.get(..header.size) else {
+                return self.shared.check_size(header).map(|()| at).map_err(Fault::Server);
+            };
+            if !self.back(header.kind, whole, out)? {
+                self.holding = true;
+                return Ok(at);
+            }
+            at += header.size;
+        }
+    }
+
+    fn stream_back(&mut self, input: &[u8], out: &mut Out<'_>) -> usize {
+        let take = self.back_rest.min(input.len());
+        out.to_client.extend_from_slice(&input[..take]);
+        self.back_rest -= take;
+        take
+    }
+
+    /// Data goes through as it comes, unless it has columns of ours.
+    fn streams_back(&self, kind: u8) -> bool {
+        match kind {
+            back::COPY_DATA => true,
+            back::DATA_ROW => !matches!(self.expects.front(), Some(Expect::Execute { view: View::Asked { .. }, .. })),
+            _ => false,
+        }
+    }
+
+    /// One whole message. `false`: not now, something must be durable first.
+    fn back(&mut self, kind: u8, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
+        let body = &whole[HEADER..];
+        match kind {
+            back::NOTICE_RESPONSE | back::NOTIFICATION_RESPONSE => {}
+            back::PARAMETER_STATUS => self.parameter(body),
+            back::PARSE_COMPLETE => return self.parse_complete(whole, out),
+            back::BIND_COMPLETE => match self.expects.pop_front() {
+                Some(Expect::Bind { shown: true }) => {}
+                Some(Expect::Bind { shown: false }) => return Ok(true),
+                _ => return Err(out_of_turn(kind)),
+            },
+            back::CLOSE_COMPLETE => match self.expects.pop_front() {
+                Some(Expect::Close { statement }) => statement.iter().for_each(|name| self.statements.remove(name)),
+                _ => return Err(out_of_turn(kind)),
+            },
+            back::ROW_DESCRIPTION | back::NO_DATA => return self.description(kind, whole, out),
+            back::DATA_ROW => return self.asked_row(body, out).map(|()| true),
+            back::COMMAND_COMPLETE | back::EMPTY_QUERY_RESPONSE | back::PORTAL_SUSPENDED => {
+                return self.complete(kind, whole, out);
+            }
+            back::COPY_IN_RESPONSE => self.copy_begins(),
+            back::ERROR_RESPONSE => return self.error(whole, out).map(|()| true),
+            back::READY_FOR_QUERY => return self.ready(whole, out),
+            _ => {}
+        }
+        out.to_client.extend_from_slice(whole);
+        Ok(true)
+    }
+
+    fn parse_complete(&mut self, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
+        let Some(Expect::Parse { shown }) = self.expects.pop_front() else {
+            return Err(out_of_turn(back::PARSE_COMPLETE));
+        };
+        if self.waits_for_parse()
+            && let Wait::Parse(name, prepared) = std::mem::replace(&mut self.wait, Wait::Nothing)
+        {
+            self.statements.put(&name, prepared);
+        }
+        if shown {
+            out.to_client.extend_from_slice(whole);
+        }
+        Ok(true)
+    }
+
+    /// RowDescription or NoData: of a Describe, or the head of a simple Query's rows.
+    fn description(&mut self, kind: u8, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
+        let view = match self.expects.front() {
+            Some(Expect::Describe { .. }) => match self.expects.pop_front() {
+                Some(Expect::Describe { view }) => view,
+                _ => return Err(out_of_turn(kind)),
+            },
+            Some(Expect::Query { .. }) => View::Plain,
+            _ => return Err(out_of_turn(kind)),
+        };
+        match view.asked() {
+            Some(asked) if kind == back::ROW_DESCRIPTION && asked.shown => {
+                let fields = describe_without(&whole[HEADER..], asked.hidden).map_err(Fault::Server)?;
+                message(out.to_client, kind, |b| b.extend_from_slice(&fields));
+            }
+            Some(_) | None if view.is_piece() && (kind == back::NO_DATA || view.asked().is_some()) => {}
+            Some(_) if kind == back::ROW_DESCRIPTION => bare(out.to_client, back::NO_DATA),
+            _ => out.to_client.extend_from_slice(whole),
+        }
+        Ok(true)
+    }
+
+    /// A row with hidden columns: learn the key, show the rest.
+    fn asked_row(&mut self, body: &[u8], out: &mut Out<'_>) -> Result<(), Fault> {
+        let Some(Expect::Execute { view, .. }) = self.expects.front() else {
+            return Err(out_of_turn(back::DATA_ROW));
+        };
+        let (Some(asked), View::Asked { binary, .. }) = (view.asked(), view) else {
+            return Err(out_of_turn(back::DATA_ROW));
+        };
+        let mut fields = Fields::new(back::DATA_ROW, body);
+        let total = usize::from(fields.u16().map_err(Fault::Server)?);
+        let shown = total.checked_sub(asked.hidden).ok_or_else(|| out_of_turn(back::DATA_ROW))?;
+        let start = fields.rest();
+        for _ in 0..shown {
+            fields.value().map_err(Fault::Server)?;
+        }
+        if asked.shown {
+            let columns = &start[..start.len() - fields.rest().len()];
+            message(out.to_client, back::DATA_ROW, |b| {
+                b.put_u16(shown as u16);
+                b.extend_from_slice(columns);
+            });
+        }
+        let binary = *binary;
+        let catalog = self.shared.catalog.now();
+        super::capture::returned(&mut self.keys, asked, fields, binary, &catalog, &self.shared)
+            .map_err(Fault::Server)?;
+        self.spill()
+    }
+
+    /// A statement is done. What commits is shown when its record is durable.
+    fn complete(&mut self, kind: u8, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
+        if !self.is_durable() {
+            return Ok(false);
+        }
+        let tag = whole.get(HEADER..whole.len() - 1).unwrap_or_default();
+        let mut piece = false;
+        match self.expects.front_mut() {
+            Some(Expect::Query { script, at, text }) => {
+                let effect = script.as_deref().map_or(Effect::None, |script| effect_of(script, *at, text));
+                *at += 1;
+                self.apply(effect);
+            }
+            Some(Expect::Execute { view, .. }) if kind == back::PORTAL_SUSPENDED => {
+                if matches!(view, View::Asked { .. }) {
+                    self.asking -= 1;
+                }
+                self.expects.pop_front();
+            }
+            Some(Expect::Execute { .. }) => {
+                let Some(Expect::Execute { view, effect }) = self.expects.pop_front() else {
+                    return Err(out_of_turn(kind));
+                };
+                if matches!(view, View::Asked { .. }) {
+                    self.asking -= 1;
+                }
+                piece = view.is_piece();
+                self.apply(effect);
+            }
+            _ => return Err(out_of_turn(kind)),
+        }
+        if tag == b"ROLLBACK" {
+            self.front_group().rolled_back = true;
+        }
+        match &mut self.pieces {
+            Some(pieces) if piece => pieces.completed(whole, out),
+            _ => out.to_client.extend_from_slice(whole),
+        }
+        Ok(true)
+    }
+
+    fn apply(&mut self, effect: Effect) {
+        match effect {
+            Effect::None => {}
+            Effect::Prepared { name, inner, types, text } => {
+                self.statements.put_sql(name, super::statements::SqlPrepared { inner, types, text });
+            }
+            Effect::Deallocated { name } => self.statements.deallocate(name.as_deref()),
+            Effect::Schema => self.front_group().schema = true,
+        }
+    }
+
+    /// Syncs that came behind the Execute of a COPY and before its end are ignored by the server.
+    fn copy_begins(&mut self) {
+        if !matches!(self.expects.front(), Some(Expect::Execute { .. })) {
+            return;
+        }
+        let mut ended = false;
+        let mut ignored = 0;
+        self.expects.retain(|expect| match expect {
+            Expect::Sync if !ended => {
+                ignored += 1;
+                false
+            }
+            Expect::CopyEnd => {
+                ended = true;
+                false
+            }
+            _ => true,
+        });
+        for _ in 0..ignored {
+            if let Some(group) = self.groups.pop_front() {
+                // Its tickets wait for the Sync that counts.
+                match self.groups.front_mut() {
+                    Some(next) => next.tickets += group.tickets,
+                    None => {
+                        self.open_tickets += group.tickets;
+                        self.open_started = true;
+                    }
+                }
+            }
+        }
+    }
+
+    /// An error ends a simple Query, or everything up to the next Sync.
+    fn error(&mut self, whole: &[u8], out: &mut Out<'_>) -> Result<(), Fault> {
+        self.front_group().failed = true;
+        let shift = self.pieces.as_mut().map_or(0, |pieces| pieces.failed());
+        if shift > 0 {
+            let body = shifted(&whole[HEADER..], shift).map_err(Fault::Server)?;
+            message(out.to_client, back::ERROR_RESPONSE, |b| b.extend_from_slice(&body));
+        } else {
+            out.to_client.extend_from_slice(whole);
+        }
+        self.copy = None;
+        if matches!(self.expects.front(), Some(Expect::Query { .. } | Expect::Function | Expect::Sync) | None) {
+            return Ok(());
+        }
+        if matches!(self.wait, Wait::Parse(..)) {
+            self.wait = Wait::Nothing;
+        }
+        while let Some(expect) = self.expects.front() {
+            match expect {
+                Expect::Sync => return Ok(()),
+                Expect::Execute { view: View::Asked { .. }, .. } => self.asking -= 1,
+                // A Parse that was skipped may have left an older unnamed statement in place.
+                Expect::Parse { .. } => self.statements.remove(b""),
+                _ => {}
+            }
+            self.expects.pop_front();
+        }
+        self.skipping = true;
+        Ok(())
+    }
+
+    /// The end of a group.
+    fn ready(&mut self, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
+        if !self.is_durable() {
+            return Ok(false);
+        }
+        let status = whole.get(HEADER).copied().unwrap_or(b'I');
+        match self.expects.pop_front() {
+            Some(Expect::Sync | Expect::Query { .. } | Expect::Function) => {}
+            _ => return Err(out_of_turn(back::READY_FOR_QUERY)),
+        }
+        let group = self.groups.pop_front().ok_or_else(|| out_of_turn(back::READY_FOR_QUERY))?;
+        self.status = status;
+        self.in_transaction = status == b'T' && self.groups.is_empty() && !self.open_started;
+        let tickets = self.carried + group.tickets;
+        if let Some(pieces) = self.pieces.take_if(|pieces| pieces.synced()) {
+            pieces.finish(group.failed, out);
+        }
+        if group.schema {
+            self.schema_stale = true;
+            self.shared.catalog.stale();
+        }
+        if status == b'I' {
+            self.carried = 0;
+            self.unit_over(tickets, group.failed || group.rolled_back, group.failed && group.schema);
+        } else {
+            self.carried = tickets;
+        }
+        out.to_client.extend_from_slice(whole);
+        Ok(true)
+    }
+
+    /// The taken name's Parse is the newest message, so its answer is the last of those that are owed.
+    fn waits_for_parse(&self) -> bool {
+        matches!(self.wait, Wait::Parse(..)) && self.expects.is_empty()
+    }
+
+    fn front_group(&mut self) -> &mut super::Group {
+        match self.groups.front_mut() {
+            Some(group) => group,
+            None => &mut self.open_group,
+        }
+    }
+
+    /// Settings that decide how text is read; the server reports every change.
+    fn parameter(&mut self, body: &[u8]) {
+        let mut fields = Fields::new(back::PARAMETER_STATUS, body);
+        let (Ok(name), Ok(value)) = (fields.cstr(), fields.cstr()) else { return };
+        self.set_parameter(name, value);
+    }
+
+    /// A setting as the server reported it, at start-up or later.
+    pub fn set_parameter(&mut self, name: &[u8], value: &[u8]) {
+        match name {
+            b"standard_conforming_strings" => self.dialect.standard_strings = value == b"on",
+            b"client_encoding" => {
+                let name = String::from_utf8_lossy(value);
+                self.dialect.encoding = Encoding::named(&name);
+                self.client_utf8 = name.eq_ignore_ascii_case("UTF8");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What the completion of a simple Query's `at`-th statement changes.
+fn effect_of(script: &Script, at: usize, text: &Bytes) -> Effect {
+    script.statements.get(at).map_or(Effect::None, |statement| effect_of_action(&statement.action, text))
+}
+
+/// What the completion of a statement changes.
+pub(super) fn effect_of_action(action: &Action, text: &Bytes) -> Effect {
+    match action {
+        Action::Prepare { name, inner, types } => {
+            Effect::Prepared { name: name.clone(), inner: inner.clone(), types: types.clone(), text: text.clone() }
+        }
+        Action::Deallocate { name } => Effect::Deallocated { name: name.clone() },
+        Action::Ddl(ddl) if !ddl.temporary => Effect::Schema,
+        _ => Effect::None,
+    }
+}
+
+fn out_of_turn(kind: u8) -> Fault {
+    Fault::OutOfTurn(char::from(kind))
+}
+
+/// A RowDescription's body without its last `hidden` columns.
+fn describe_without(body: &[u8], hidden: usize) -> Result<BytesMut, WireError> {
+    let mut fields = Fields::new(back::ROW_DESCRIPTION, body);
+    let total = usize::from(fields.u16()?);
+    let shown = total.checked_sub(hidden).ok_or(WireError::Malformed('T'))?;
+    let start = fields.rest();
+    for _ in 0..shown {
+        fields.cstr()?;
+        fields.take(18)?;
+    }
+    let mut out = BytesMut::with_capacity(body.len());
+    out.put_u16(shown as u16);
+    out.extend_from_slice(&start[..start.len() - fields.rest().len()]);
+    Ok(out)
+}
+
+/// An ErrorResponse's body with its position moved: the server saw a piece, the client sent the whole.
+fn shifted(body: &[u8], by: usize) -> Result<BytesMut, WireError> {
+    let mut fields = Fields::new(back::ERROR_RESPONSE, body);
+    let mut out = BytesMut::with_capacity(body.len() + 8);
+    while fields.rest().has_remaining() {
+        let field = fields.u8()?;
+        out.put_u8(field);
+        if field == 0 {
+            break;
+        }
+        let value = fields.cstr()?;
+        let position = std::str::from_utf8(value).ok().and_then(|text| text.parse::<usize>().ok());
+        match (field, position) {
+            (b'P', Some(position)) => out.extend_from_slice((position + by).to_string().as_bytes()),
+            _ => out.extend_from_slice(value),
+        }
+        out.put_u8(0);
+    }
+    Ok(out)
+}

@@ -1,0 +1,363 @@
+//! What a statement may change, as keys of the open unit.
+
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+
+use crate::protocol::postgres::catalog::Catalog;
+use crate::protocol::postgres::copy_stream::CopyStream;
+use crate::protocol::postgres::evident::{Arguments, NoParams, Param, Params, Source};
+use crate::protocol::postgres::key::{self, Returned};
+use crate::protocol::postgres::lexer::Tokens;
+use crate::protocol::postgres::plan::{Action, Asked, Counted, Evident, Script, Statement};
+use crate::protocol::postgres::shared::Shared;
+use crate::protocol::postgres::wire::{Fields, WireError, back, front};
+use crate::record::{Reason, RecordBuf, TableId};
+
+use super::statements::Prepared;
+use super::{Fault, Session, Wait};
+
+/// Stands for tables that nobody can name: every mirrored table.
+pub(super) const ANY: TableId = TableId(0);
+
+/// The plan of a text that needs no attention.
+pub(super) fn nothing() -> Arc<Script> {
+    static NOTHING: OnceLock<Arc<Script>> = OnceLock::new();
+    NOTHING.get_or_init(|| Arc::new(Script { statements: Vec::new(), epoch: 0, exact: false })).clone()
+}
+
+impl Session {
+    /// The plan of a text. `None`: wait for the catalog first.
+    pub(super) fn plan(&mut self, text: &[u8]) -> Result<Option<Arc<Script>>, Fault> {
+        if !self.pass.as_ref().is_some_and(|pass| pass.route().mirror) {
+            return Ok(Some(nothing()));
+        }
+        if text.len() > self.shared.policy.statement_bytes_max {
+            self.unknown_write("a statement longer than limits.statement_bytes");
+            return Ok(Some(nothing()));
+        }
+        self.lex(text);
+        let catalog = self.shared.catalog.now();
+        let script = self.shared.plans.plan(text, &self.tokens, &catalog);
+        if !self.reloaded && script.statements.iter().any(|statement| unknown(&statement.action)) {
+            self.reloaded = true;
+            self.wait = Wait::Catalog(self.shared.catalog.reloaded());
+            return Ok(None);
+        }
+        Ok(Some(script))
+    }
+
+    pub(super) fn lex(&mut self, text: &[u8]) {
+        self.tokens.lex(text, self.dialect);
+    }
+
+    /// Can a hidden RETURNING be added to this text without touching what the client's encoding means?
+    pub(super) fn utf8(&self, text: &[u8]) -> bool {
+        self.client_utf8 || text.is_ascii()
+    }
+
+    /// The bytes of a statement in the text that was lexed last.
+    pub(super) fn range(&self, statement: &Statement) -> Option<Range<usize>> {
+        let tokens = self.tokens.list().get(statement.tokens.clone())?;
+        Some(tokens.first()?.start as usize..tokens.last()?.end as usize)
+    }
+
+    /// Where the hidden RETURNING of a single statement goes, in the text that was lexed last.
+    pub(super) fn splice<'a>(&self, script: &'a Script) -> Option<(usize, &'a str)> {
+        let statement = script.statements.first()?;
+        Some((self.range(statement)?.end, super::asked_of(statement)?.suffix.as_str()))
+    }
+
+    /// Must this Parse carry a hidden RETURNING from the start?
+    pub(super) fn asks(&self, script: &Script) -> bool {
+        matches!(script.statements.first().map(|statement| &statement.action), Some(Action::Asked(_)))
+    }
+
+    /// What is sent in place of a statement that configuration refuses: the server itself raises the error, so that the
+    /// transaction's state is what it would be after any error.
+    pub(super) fn refusal(&self, script: &Script) -> Option<String> {
+        let why = script.statements.iter().find_map(|statement| self.shared.policy.refuses(&statement.action))?;
+        let text = format!("tandem: this statement is refused while mirroring: {why}").replace('\'', "''");
+        Some(format!(
+            "DO $tandem$ BEGIN RAISE EXCEPTION USING ERRCODE = '0A000', MESSAGE = '{text}', HINT = 'see mirror.on_uncaptured, mirror.ddl and mirror.truncate in the configuration of tandem'; END $tandem$"
+        ))
+    }
+
+    /// Keys of a statement that goes as text. `false`: they are not in the text, but the server can be asked.
+    pub(super) fn capture_text(&mut self, text: &[u8], script: &Script, statement: &Statement) -> Result<bool, Fault> {
+        match &statement.action {
+            Action::Evident(evident) => {
+                let source = Source { text, tokens: &self.tokens, utf8: self.client_utf8 };
+                if evident.keys(source, &NoParams, &mut self.keys).is_err() {
+                    if evident.fallback.is_some() && self.utf8(text) {
+                        return Ok(false);
+                    }
+                    self.dirty_evident(evident);
+                }
+                self.counted(evident.counted.as_ref());
+            }
+            Action::Execute { name, args } => {
+                let (name, args) = (name.clone(), args.clone());
+                let before = script.statements.iter().find_map(|statement| match &statement.action {
+                    Action::Prepare { name: other, inner, types } if *other == name => {
+                        Some((inner.clone(), types.clone(), Bytes::copy_from_slice(text)))
+                    }
+                    _ => None,
+                });
+                self.capture_execute(text, &name, &args, before);
+            }
+            Action::CopyIn(copy) => {
+                self.copy = Some(CopyStream::new(copy, self.client_utf8));
+                self.counted(copy.counted.as_ref());
+            }
+            Action::PrepareTransaction { gid } => {
+                let gid = self.tokens.get(*gid).map(|token| unquoted(token.text(text))).unwrap_or_default();
+                self.keys.prepared(&gid);
+            }
+            other => {
+                let range = self.range(statement).unwrap_or(0..text.len());
+                self.capture_other(other, &text[range]);
+            }
+        }
+        self.spill()?;
+        Ok(true)
+    }
+
+    /// Actions whose keys do not depend on values.
+    fn capture_other(&mut self, action: &Action, text: &[u8]) {
+        match action {
+            Action::Truncate(tables) if self.shared.policy.mirror_truncate => {
+                tables.iter().for_each(|&table| self.keys.table(table));
+            }
+            Action::Truncate(tables) => tables.iter().for_each(|&table| self.keys.dirty(table, Reason::Ddl)),
+            Action::Counted(counted) | Action::Opaque(counted) => self.counted(Some(counted)),
+            Action::Ddl(ddl) if !ddl.temporary => {
+                if self.shared.policy.mirror_ddl && ddl.mirrorable {
+                    let table = ddl.tables.first().copied().unwrap_or(ANY);
+                    self.keys.ddl(table, &ddl_body(&self.shared.policy.search_path, text));
+                    ddl.rewritten.iter().for_each(|&table| self.keys.table(table));
+                } else {
+                    let tables = if ddl.tables.is_empty() { &ddl.rewritten } else { &ddl.tables };
+                    tables.iter().for_each(|&table| self.keys.dirty(table, Reason::Ddl));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Keys of a statement whose parameters are bound. `false`: they cannot be read off.
+    pub(super) fn capture_bind(&mut self, prepared: &Prepared, params: &BindParams<'_>) -> Result<bool, Fault> {
+        let Some(statement) = prepared.script.statements.first() else { return Ok(true) };
+        match &statement.action {
+            Action::Pass => return Ok(true),
+            Action::Evident(evident) => {
+                if needs_text(evident) {
+                    self.tokens.lex(&prepared.text, self.dialect);
+                }
+                let source = Source { text: &prepared.text, tokens: &self.tokens, utf8: self.client_utf8 };
+                let read = evident.keys(source, params, &mut self.keys);
+                self.counted(evident.counted.as_ref());
+                if read.is_err() {
+                    if evident.fallback.is_none() || !self.utf8(&prepared.text) || self.skipping {
+                        self.dirty_evident(evident);
+                        return Ok(true);
+                    }
+                    return Ok(false);
+                }
+            }
+            Action::Asked(asked) => {
+                self.lex(&prepared.text);
+                let source = Source { text: &prepared.text, tokens: &self.tokens, utf8: self.client_utf8 };
+                also(asked, source, params, &mut self.keys);
+                self.counted(asked.counted.as_ref());
+                if !prepared.asked {
+                    asked.tables.iter().for_each(|&table| self.keys.dirty(table, Reason::Uncaptured));
+                }
+            }
+            _ => {
+                self.lex(&prepared.text);
+                return self.capture_text(&prepared.text.clone(), &prepared.script.clone(), statement);
+            }
+        }
+        self.spill()?;
+        Ok(true)
+    }
+
+    /// Keys that an asked statement's answer does not name.
+    pub(super) fn capture_also(&mut self, text: &[u8], asked: &Asked) {
+        let source = Source { text, tokens: &self.tokens, utf8: self.client_utf8 };
+        also(asked, source, &NoParams, &mut self.keys);
+        self.counted(asked.counted.as_ref());
+    }
+
+    /// SQL-level EXECUTE.
+    fn capture_execute(
+        &mut self,
+        text: &[u8],
+        name: &str,
+        args: &[Option<crate::protocol::postgres::plan::Operand>],
+        before: Option<(Arc<Statement>, Vec<u32>, Bytes)>,
+    ) {
+        let known = before.or_else(|| {
+            let sql = self.statements.sql(name)?;
+            Some((sql.inner.clone(), sql.types.clone(), sql.text.clone()))
+        });
+        let Some((inner, types, prepared_text)) = known else {
+            return self.unknown_write("EXECUTE of a statement that tandem did not see prepared");
+        };
+        match &inner.action {
+            Action::Evident(evident) => {
+                let mut tokens = Tokens::default();
+                tokens.lex(&prepared_text, self.dialect);
+                let source = Source { text: &prepared_text, tokens: &tokens, utf8: self.client_utf8 };
+                let own = Source { text, tokens: &self.tokens, utf8: self.client_utf8 };
+                let arguments = Arguments { source: own, args, types: &types };
+                if evident.keys_executed(source, arguments, &NoParams, &mut self.keys).is_err() {
+                    self.dirty_evident(evident);
+                }
+                self.counted(evident.counted.as_ref());
+            }
+            Action::Asked(asked) => {
+                asked.tables.iter().for_each(|&table| self.keys.dirty(table, Reason::Uncaptured));
+            }
+            other => self.capture_other(&other.clone(), &prepared_text),
+        }
+    }
+
+    fn dirty_evident(&mut self, evident: &Evident) {
+        for key in &evident.keys {
+            key.tables.iter().for_each(|table| self.keys.dirty(table.id, Reason::Uncaptured));
+        }
+    }
+
+    /// Writes that no key names.
+    fn counted(&mut self, counted: Option<&Counted>) {
+        let Some(counted) = counted else { return };
+        if counted.dirty.is_empty() {
+            self.keys.dirty(ANY, Reason::Uncaptured);
+        }
+        counted.dirty.iter().for_each(|&table| self.keys.dirty(table, Reason::Uncaptured));
+    }
+
+    /// A write of which nothing is known.
+    pub(super) fn unknown_write(&mut self, why: &'static str) {
+        if self.pass.as_ref().is_some_and(|pass| pass.route().mirror) {
+            tracing::warn!(why, "a write cannot be captured");
+            self.keys.dirty(ANY, Reason::Uncaptured);
+        }
+    }
+}
+
+/// The hidden columns of one row: `tableoid`, then the key; twice where rows are re-keyed.
+pub(super) fn returned(
+    keys: &mut RecordBuf,
+    asked: &Asked,
+    mut fields: Fields<'_>,
+    binary: bool,
+    catalog: &Catalog,
+    shared: &Shared,
+) -> Result<(), WireError> {
+    let halves = if asked.rekeys { 2 } else { 1 };
+    for _ in 0..halves {
+        let mut columns = Vec::with_capacity(asked.hidden);
+        for _ in 0..asked.hidden / halves {
+            columns.push(fields.value()?.map(|value| Returned { value, binary }));
+        }
+        let Some(columns) = columns.into_iter().collect::<Option<Vec<_>>>() else { continue };
+        let Some((oid, columns)) = columns.split_first() else { continue };
+        let oid = key::returned_oid(*oid).map_err(|_| WireError::Malformed(char::from(back::DATA_ROW)))?;
+        // Not in the catalog: a temporary table, or one younger than the catalog, which is told to look again.
+        let Some(relation) = catalog.relations.get(&oid) else {
+            asked.tables.iter().for_each(|&table| keys.dirty(table, Reason::Uncaptured));
+            shared.catalog.stale();
+            continue;
+        };
+        let mut key = Vec::new();
+        match key::from_returned(relation, columns, &mut key) {
+            Ok(()) => keys.key(relation.id, &key, asked.moved),
+            Err(_) => keys.dirty(relation.id, Reason::Uncaptured),
+        }
+    }
+    Ok(())
+}
+
+fn also(asked: &Asked, source: Source<'_>, params: &impl Params, keys: &mut RecordBuf) {
+    for each in &asked.also {
+        let one = Evident { keys: vec![each.clone()], counted: None, fallback: None };
+        if one.keys(source, params, keys).is_err() {
+            each.tables.iter().for_each(|table| keys.dirty(table.id, Reason::Uncaptured));
+        }
+    }
+}
+
+/// Does any key stand in the text itself?
+fn needs_text(evident: &Evident) -> bool {
+    use crate::protocol::postgres::plan::Operand;
+    evident.keys.iter().flat_map(|key| &key.columns).any(|operand| matches!(operand, Operand::Literal { .. }))
+}
+
+/// Does the statement name something that the catalog does not have?
+fn unknown(action: &Action) -> bool {
+    matches!(action, Action::Counted(counted) | Action::Opaque(counted) if counted.why.starts_with("unknown"))
+}
+
+fn ddl_body(search_path: &str, sql: &[u8]) -> Vec<u8> {
+    let mut body = bytes::BytesMut::new();
+    crate::record::put_varint(&mut body, search_path.len() as u64);
+    body.extend_from_slice(search_path.as_bytes());
+    body.extend_from_slice(sql);
+    body.to_vec()
+}
+
+fn unquoted(literal: &[u8]) -> Vec<u8> {
+    let inner = literal.strip_prefix(b"'").and_then(|rest| rest.strip_suffix(b"'")).unwrap_or(literal);
+    String::from_utf8_lossy(inner).replace("''", "'").into_bytes()
+}
+
+/// The parameters of a Bind, where they stand in its bytes.
+pub(super) struct BindParams<'a> {
+    formats: &'a [u8],
+    values: Vec<Option<&'a [u8]>>,
+    raw: &'a [u8],
+    results: &'a [u8],
+    types: &'a [u32],
+}
+
+impl<'a> BindParams<'a> {
+    /// Reads what follows the names of portal and statement.
+    pub(super) fn read(mut fields: Fields<'a>, types: &'a [u32]) -> Result<BindParams<'a>, WireError> {
+        let raw = fields.rest();
+        let codes = usize::from(fields.u16()?);
+        let formats = fields.take(codes * 2)?;
+        let count = fields.u16()?;
+        let values = (0..count).map(|_| fields.value()).collect::<Result<_, _>>()?;
+        let raw = &raw[..raw.len() - fields.rest().len()];
+        let codes = usize::from(fields.u16()?);
+        let results = fields.take(codes * 2)?;
+        if !fields.rest().is_empty() {
+            return Err(WireError::Malformed(char::from(front::BIND)));
+        }
+        Ok(BindParams { formats, values, raw, results, types })
+    }
+
+    /// Parameter formats and values, as they came.
+    pub(super) fn values(&self) -> &'a [u8] {
+        self.raw
+    }
+
+    /// Result format codes, two bytes each.
+    pub(super) fn result_formats(&self) -> &'a [u8] {
+        self.results
+    }
+}
+
+impl Params for BindParams<'_> {
+    fn get(&self, index: u16) -> Option<Param<'_>> {
+        let index = usize::from(index);
+        let value = *self.values.get(index)?;
+        let at = if self.formats.len() == 2 { 0 } else { index * 2 };
+        let binary = self.formats.get(at + 1) == Some(&1);
+        Some(Param { declared: self.types.get(index).copied().unwrap_or(0), binary, value })
+    }
+}

@@ -1,0 +1,73 @@
+//! What the server still owes an answer to, in order: one entry for each message that went to it.
+//!
+//! The protocol answers in order, so a queue is enough to know which message an answer belongs to, and whether the
+//! client may see it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::protocol::postgres::plan::{Asked, Script, Statement};
+
+/// One message that the server will answer.
+#[derive(Debug)]
+pub(super) enum Expect {
+    /// ParseComplete.
+    Parse { shown: bool },
+    /// BindComplete.
+    Bind { shown: bool },
+    /// RowDescription or NoData, after ParameterDescription for a statement.
+    Describe { view: View },
+    /// Rows, then CommandComplete, EmptyQueryResponse, PortalSuspended.
+    Execute { view: View, effect: Effect },
+    /// CloseComplete; the statement that is gone then.
+    Close { statement: Option<Bytes> },
+    /// CopyDone or CopyFail went by: no answer of its own, Syncs before it were ignored if the copy began.
+    CopyEnd,
+    /// ReadyForQuery.
+    Sync,
+    /// A simple Query: everything up to and with ReadyForQuery. `at` counts its statements that completed; the text is
+    /// kept where a PREPARE in it may need it.
+    Query { script: Option<Arc<Script>>, at: usize, text: Bytes },
+    /// FunctionCallResponse and ReadyForQuery.
+    Function,
+}
+
+/// What the client sees of an answer with rows.
+#[derive(Clone, Debug)]
+pub(super) enum View {
+    /// As it comes.
+    Plain,
+    /// A piece of a simple Query, run by the extended protocol: NoData is not shown.
+    Piece,
+    /// Hidden columns at the end are keys. `piece` as above; `binary`: the hidden columns come in binary format.
+    Asked { script: Arc<Script>, at: usize, piece: bool, binary: bool },
+}
+
+impl View {
+    /// The hidden RETURNING, if there is one.
+    pub(super) fn asked(&self) -> Option<&Asked> {
+        match self {
+            View::Asked { script, at, .. } => script.statements.get(*at).and_then(super::asked_of),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_piece(&self) -> bool {
+        matches!(self, View::Piece | View::Asked { piece: true, .. })
+    }
+}
+
+/// What a statement's completion changes in the session.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Effect {
+    /// Nothing that matters here.
+    #[default]
+    None,
+    /// SQL-level PREPARE.
+    Prepared { name: String, inner: Arc<Statement>, types: Vec<u32>, text: Bytes },
+    /// DEALLOCATE or DISCARD ALL; `None` = all.
+    Deallocated { name: Option<String> },
+    /// Names may mean something else now, or the schema changed.
+    Schema,
+}

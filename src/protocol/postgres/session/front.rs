@@ -1,0 +1,509 @@
+//! From the client to the server: capture keys, journal them before anything that could commit goes on.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes};
+
+use crate::protocol::postgres::copy_stream::CopyStream;
+use crate::protocol::postgres::plan::{Action, Script};
+use crate::protocol::postgres::wire::{self, Fields, HEADER, Header, WireError, front};
+
+use super::back::effect_of_action;
+use super::expect::{Effect, Expect, View};
+use super::pieces::Pieces;
+use super::statements::{Portal, Prepared};
+use super::{Fault, Group, Out, Session, Wait};
+
+impl Session {
+    /// Take what can be taken of the client's bytes; returns how many were. Stops when something must be waited for, or a
+    /// message is cut.
+    pub fn client(&mut self, input: &[u8], out: &mut Out<'_>) -> Result<usize, Fault> {
+        if self.raw {
+            out.to_server.extend_from_slice(input);
+            return Ok(input.len());
+        }
+        let mut at = 0;
+        loop {
+            at += self.stream_front(&input[at..], out)?;
+            if self.front_rest.0 > 0 || !self.wants_client() {
+                return Ok(at);
+            }
+            let rest = &input[at..];
+            let Some(header) = Header::peek(rest).map_err(Fault::Client)? else { return Ok(at) };
+            if !self.enter(header.kind) {
+                return Ok(at);
+            }
+            if header.kind == front::COPY_DATA {
+                out.to_server.extend_from_slice(&rest[..HEADER]);
+                at += HEADER;
+                self.front_rest = (header.size - HEADER, header.kind);
+                continue;
+            }
+            let Some(whole) = rest.get(..header.size) else {
+                return self.shared.check_size(header).map(|()| at).map_err(Fault::Client);
+            };
+            if !self.front(header.kind, whole, out)? {
+                return Ok(at);
+            }
+            self.reloaded = false;
+            at += header.size;
+        }
+    }
+
+    /// Pass the gate, unless the session is inside or only leaves.
+    fn enter(&mut self, kind: u8) -> bool {
+        if self.pass.is_some() || kind == front::TERMINATE {
+            return true;
+        }
+        self.pass = self.slot.try_enter();
+        if self.pass.is_none() {
+            let slot = self.slot.clone();
+            self.wait = Wait::Gate(Box::pin(async move { slot.enter().await }));
+        }
+        self.pass.is_some()
+    }
+
+    fn stream_front(&mut self, input: &[u8], out: &mut Out<'_>) -> Result<usize, Fault> {
+        let take = self.front_rest.0.min(input.len());
+        let chunk = &input[..take];
+        out.to_server.extend_from_slice(chunk);
+        self.front_rest.0 -= take;
+        if take > 0 && self.front_rest.1 == front::COPY_DATA {
+            self.copy_chunk(chunk)?;
+        }
+        Ok(take)
+    }
+
+    fn copy_chunk(&mut self, chunk: &[u8]) -> Result<(), Fault> {
+        if let Some(copy) = &mut self.copy {
+            copy.feed(chunk, &mut self.keys);
+            self.spill()?;
+        }
+        Ok(())
+    }
+
+    /// One whole message. `false`: not now, it comes again.
+    fn front(&mut self, kind: u8, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
+        if self.skipping && matches!(kind, front::PARSE | front::BIND | front::DESCRIBE | front::EXECUTE | front::CLOSE)
+        {
+            // The server skips it, so it means nothing.
+            out.to_server.extend_from_slice(whole);
+            return Ok(true);
+        }
+        match kind {
+            front::QUERY => return self.query(whole, out),
+            front::PARSE => return self.parse(whole, out),
+            front::BIND => return self.bind(whole, out),
+            front::DESCRIBE => return self.describe(whole, out),
+            front::EXECUTE => return self.execute(whole, out),
+            front::CLOSE => return self.close(whole, out),
+            front::SYNC => return self.sync(whole, out),
+            front::FUNCTION_CALL => return self.function(whole, out),
+            front::COPY_DONE | front::COPY_FAIL => return self.copy_end(kind, whole, out),
+            _ => out.to_server.extend_from_slice(whole),
+        }
+        Ok(true)
+    }
+
+    // ---- simple protocol
+
+    fn query(&mut self, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
+        if self.stale() {
+            return Ok(false);
+        }
+        let text = text_of(whole).map_err(Fault::Client)?;
+        let Some(script) = self.plan(text)? else { return Ok(false) };
+        if let Some(refusal) = self.refusal(&script) {
+            wire::query(out.to_server, refusal.as_bytes());
+            self.boundary(Expect::Query { script: None, at: 0, text: Bytes::new() });
+            return Ok(true);
+        }
+        if self.in_pieces(&script) && self.utf8(text) {
+            return self.begin_pieces(text, script);
+        }
+        // Everything up to here is answered before anything of this Query runs.
+        if !self.asked_answered(out) {
+            return Ok(false);
+        }
+        let mut ends = !self.in_transaction;
+        let mut needs_text = false;
+        for statement in &script.statements {
+            if !self.capture_text(text, &script, statement)? {
+                return self.begin_pieces(text, script.clone());
+            }
+            ends |= could_commit(&statement.action);
+            needs_text |= matches!(statement.action, Action::Prepare { .. });
+        }
+        if ends && !self.append()? {
+            return Ok(false);
+        }
+        out.to_server.extend_from_slice(whole);
+        let text = if needs_text { Bytes::copy_from_slice(text) } else { Bytes::new() };
+        self.boundary(Expect::Query { script: Some(script), at: 0, text });
+        Ok(true)
+    }
+
+    /// Must the server be asked for keys? Not where every statement will be refused anyway: in a failed transaction, or
+    /// for a parameter that a simple Query cannot have.
+    fn in_pieces(&self, script: &Script) -> bool {
+        let failed = self.status == b'E' && self.groups.is_empty();
+        let asks = script.statements.iter().any(|statement| matches!(statement.action, Action::Asked(_)));
+        asks && !failed && script.statements.iter().all(|statement| statement.params == 0)
+    }
+
+    /// Run a simple Query by the extended protocol, statement by statement.
+    fn begin_pieces(&mut self, text: &[u8], script: Arc<Script>) -> Result<bool, Fault> {
+        if !self.groups.is_empty() {
+            self.wait = Wait::Answers;
+            return Ok(false);
+        }
+        let ranges = script
+            .statements
+            .iter()
+            .map(|statement| self.range(statement))
+            .collect::<Option<Vec<_>>>()
+            .unwrap_or_default();
+        self.pieces = Some(Pieces::new(Bytes::copy_from_slice(text), script, ranges));
+        Ok(true)
+    }
+
+    // ---- extended protocol
+
+    fn parse(&mut self, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
+        if self.stale() {
+            return Ok(false);
+        }
+        let mut fields = Fields::new(front::PARSE, &whole[HEADER..]);
+        let name = fields.cstr().map_err(Fault::Client)?;
+        let text = fields.cstr().map_err(Fault::Client)?;
+        let types = declared(&mut fields).map_err(Fault::Client)?;
+        let Some(script) = self.plan(text)? else { return Ok(false) };
+        if let Some(refusal) = self.refusal(&script) {
+            wire::parse(out.to_server, name, refusal.as_bytes(), &[]);
+            let script = super::capture::nothing();
+            self.statements.put(name, Prepared { script, text: Bytes::new(), types: Arc::default(), asked: false });
+            self.expect(Expect::Parse { shown: true });
+            return Ok(true);
+        }
+        // A name that is taken is refused by the server, unless it was freed by something not answered yet: only its
+        // answer tells which statement the name means.
+        let taken = !name.is_empty() && self.statements.get(name).is_some();
+        let asked = self.asks(&script) && self.utf8(text);
+        if asked {
+            self.parse_asked(name, text, &script, &types, out);
+        } else {
+            out.to_server.extend_from_slice(whole);
+        }
+        let keep = !matches!(script.statements.first().map(|s| &s.action), None | Some(Action::Pass));
+        let text = if keep { Bytes::copy_from_slice(text) } else { Bytes::new() };
+        let prepared = Prepared { script, text, types: types.into(), asked };
+        self.expect(Expect::Parse { shown: true });
+        if taken {
+            wire::bare(out.to_server, front::FLUSH);
+            self.wait = Wait::Parse(Bytes::copy_from_slice(name), prepared);
+        } else {
+            self.statements.put(name, prepared);
+        }
+        Ok(true)
+    }
+
+    fn parse_asked(&mut self, name: &[u8], text: &[u8], script: &Script, types: &[u32], out: &mut Out<'_>) {
+        let Some((end, suffix)) = self.splice(script) else { return };
+        wire::message(out.to_server, front::PARSE, |b| {
+            wire::cstr(b, name);
+            b.extend_from_slice(&text[..end]);
+            b.extend_from_slice(suffix.as_bytes());
+            wire::cstr(b, &text[end..]);
+            b.put_u16(types.len() as u16);
+            types.iter().for_each(|&oid| b.put_u32(oid));
+        });
+    }
+
+    fn bind(&mut self, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
+        let mut fields = Fields::new(front::BIND, &whole[HEADER..]);
+        let portal = fields.cstr().map_err(Fault::Client)?;
+        let name = fields.cstr().map_err(Fault::Client)?;
+        let Some(prepared) = self.statements.get(name).cloned() else {
+            self.statements.put_portal(portal, Portal { statement: None, binary: false, asked: false });
+            return Ok(self.forward(whole, out, Expect::Bind { shown: true }));
+        };
+        let params = super::capture::BindParams::read(fields, &prepared.types).map_err(Fault::Client)?;
+        let evident = self.capture_bind(&prepared, &params)?;
+        let asked = prepared.asked || !evident && self.ask_instead(&prepared, out);
+        let mut binary = false;
+        if asked {
+            binary = self.bind_asked(whole, portal, name, &prepared, &params, out);
+        } else {
+            out.to_server.extend_from_slice(whole);
+        }
+        self.expect(Expect::Bind { shown: true });
+        self.statements.put_portal(portal, Portal { statement: Some(prepared), binary, asked });
+        Ok(true)
+    }
+
+    /// Bind with our columns behind the client's: format codes must count them where the client gives one for each.
+    fn bind_asked(
+        &mut self,
+        whole: &[u8],
+        portal: &[u8],
+        name: &[u8],
+        prepared: &Prepared,
+        params: &super::capture::BindParams<'_>,
+        out: &mut Out<'_>,
+    ) -> bool {
+        let formats = params.result_formats();
+        let hidden = prepared.script.statements.first().and_then(super::asked_of).map_or(0, |asked| asked.hidden);
+        let twin = if prepared.asked { name } else { TWIN };
+        let codes = formats.len() / 2;
+        if codes <= 1 && prepared.asked {
+            out.to_server.extend_from_slice(whole);
+            return formats.get(1) == Some(&1);
+        }
+        let values = params.values();
+        wire::message(out.to_server, front::BIND, |b| {
+            wire::cstr(b, portal);
+            wire::cstr(b, twin);
+            b.extend_from_slice(values);
+            if codes <= 1 {
+                b.put_u16(codes as u16);
+                b.extend_from_slice(formats);
+            } else {
+                b.put_u16((codes + hidden) as u16);
+                b.extend_from_slice(formats);
+                b.put_bytes(0, hidden * 2);
+            }
+        });
+        codes == 1 && formats.get(1) == Some(&1)
+    }
+
+    /// The keys of this one Bind cannot be read off: bind a twin of the statement that asks for them.
+    fn ask_instead(&mut self, prepared: &Prepared, out: &mut Out<'_>) -> bool {
+        let Some(statement) = prepared.script.statements.first() else { return false };
+        if super::asked_of(statement).is_none() || !self.utf8(&prepared.text) || self.skipping {
+            return false;
+        }
+        self.lex(&prepared.text);
+        let Some((end, suffix)) = self.splice(&prepared.script) else { return false };
+        let text = &prepared.text;
+        wire::close(out.to_server, b'S', TWIN);
+        self.expect(Expect::Close { statement: None });
+        wire::message(out.to_server, front::PARSE, |b| {
+            wire::cstr(b, TWIN);
+            b.extend_from_slice(&text[..end]);
+            b.extend_from_slice(suffix.as_bytes());
+            wire::cstr(b, &text[end..]);
+            b.put_u16(prepared.types.len() as u16);
+            prepared.types.iter().for_each(|&oid| b.put_u32(oid));
+        });
+        self.expect(Expect::Parse { shown: false });
+        true
+    }
+
+    fn describe(&mut self, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
+        let mut fields = Fields::new(front::DESCRIBE, &whole[HEADER..]);
+        let what = fields.u8().map_err(Fault::Client)?;
+        let name = fields.cstr().map_err(Fault::Client)?;
+        let asked = match what {
+            b'S' => self.statements.get(name).filter(|prepared| prepared.asked).cloned(),
+            _ => self.statements.portal(name).filter(|portal| portal.asked).and_then(|p| p.statement.clone()),
+        };
+        let view = asked.map_or(View::Plain, |prepared| view_asked(&prepared.script, false));
+        Ok(self.forward(whole, out, Expect::Describe { view }))
+    }
+
+    fn execute(&mut self, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
+        let mut fields = Fields::new(front::EXECUTE, &whole[HEADER..]);
+        let name = fields.cstr().map_err(Fault::Client)?;
+        let Some(portal) = self.statements.portal(name).cloned() else {
+            return Ok(self.forward(whole, out, Expect::Execute { view: View::Plain, effect: Effect::None }));
+        };
+        let Some(prepared) = portal.statement else {
+            self.unknown_write("a statement that tandem did not see prepared");
+            return self.execute_committing(whole, out, Effect::None);
+        };
+        let Some(statement) = prepared.script.statements.first() else {
+            return Ok(self.forward(whole, out, Expect::Execute { view: View::Plain, effect: Effect::None }));
+        };
+        if portal.asked {
+            return Ok(self.execute_asked(name, whole, &prepared, portal.binary, out));
+        }
+        if let Action::CopyIn(copy) = &statement.action {
+            self.copy = Some(CopyStream::new(copy, self.client_utf8));
+        }
+        let effect = effect_of_action(&statement.action, &prepared.text);
+        if could_commit(&statement.action) {
+            return self.execute_committing(whole, out, effect);
+        }
+        Ok(self.forward(whole, out, Expect::Execute { view: View::Plain, effect }))
+    }
+
+    /// An Execute that could commit: what came before it is journaled first.
+    fn execute_committing(&mut self, whole: &[u8], out: &mut Out<'_>, effect: Effect) -> Result<bool, Fault> {
+        if !self.asked_answered(out) || !self.append()? {
+            return Ok(false);
+        }
+        self.in_transaction = false;
+        Ok(self.forward(whole, out, Expect::Execute { view: View::Plain, effect }))
+    }
+
+    /// Without a RETURNING of the client's, a row limit would suspend the portal that the client believes has no rows.
+    fn execute_asked(
+        &mut self,
+        name: &[u8],
+        whole: &[u8],
+        prepared: &Prepared,
+        binary: bool,
+        out: &mut Out<'_>,
+    ) -> bool {
+        let view = view_asked(&prepared.script, binary);
+        if view.asked().is_some_and(|asked| asked.shown) {
+            out.to_server.extend_from_slice(whole);
+        } else {
+            wire::execute(out.to_server, name, 0);
+        }
+        self.asking += 1;
+        self.flushed = false;
+        self.expect(Expect::Execute { view, effect: Effect::None });
+        true
+    }
+
+    fn close(&mut self, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
+        let mut fields = Fields::new(front::CLOSE, &whole[HEADER..]);
+        let what = fields.u8().map_err(Fault::Client)?;
+        let name = fields.cstr().map_err(Fault::Client)?;
+        let statement = (what == b'S').then(|| Bytes::copy_from_slice(name));
+        if what == b'P' && !name.is_empty() {
+            self.statements.close_portal(name);
+        }
+        Ok(self.forward(whole, out, Expect::Close { statement }))
+    }
+
+    /// Sync commits what is outside a transaction block.
+    fn sync(&mut self, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
+        if !self.in_transaction && !self.copying() && (!self.asked_answered(out) || !self.append()?) {
+            return Ok(false);
+        }
+        out.to_server.extend_from_slice(whole);
+        self.boundary(Expect::Sync);
+        Ok(true)
+    }
+
+    fn function(&mut self, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
+        self.unknown_write("a function called by the fast path");
+        if !self.asked_answered(out) || !self.append()? {
+            return Ok(false);
+        }
+        out.to_server.extend_from_slice(whole);
+        self.boundary(Expect::Function);
+        Ok(true)
+    }
+
+    /// The end of a COPY stream: outside a transaction it commits.
+    fn copy_end(&mut self, kind: u8, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
+        if let Some(mut copy) = self.copy.take()
+            && kind == front::COPY_DONE
+        {
+            copy.finish(&mut self.keys);
+        }
+        if !self.in_transaction && !self.append()? {
+            return Ok(false);
+        }
+        // The record belongs to the group whose Execute or Query began the copy.
+        if let Some(group) = self.groups.back_mut() {
+            group.tickets += std::mem::take(&mut self.open_tickets);
+        }
+        out.to_server.extend_from_slice(whole);
+        if matches!(self.expects.back(), Some(Expect::Sync)) {
+            self.expects.push_back(Expect::CopyEnd);
+        }
+        Ok(true)
+    }
+
+    fn copying(&self) -> bool {
+        self.copy.is_some()
+    }
+
+    // ---- what they share
+
+    fn forward(&mut self, whole: &[u8], out: &mut Out<'_>, expect: Expect) -> bool {
+        out.to_server.extend_from_slice(whole);
+        self.expect(expect);
+        true
+    }
+
+    /// The server will answer, unless it skips to the next Sync.
+    pub(super) fn expect(&mut self, expect: Expect) {
+        self.open_started = true;
+        if !self.skipping {
+            self.expects.push_back(expect);
+        }
+    }
+
+    /// A message that ReadyForQuery answers went out.
+    pub(super) fn boundary(&mut self, expect: Expect) {
+        let failed = std::mem::take(&mut self.open_group);
+        self.groups.push_back(Group { tickets: std::mem::take(&mut self.open_tickets), ..failed });
+        self.expects.push_back(expect);
+        self.open_started = false;
+        self.skipping = false;
+        self.flushed = false;
+        self.in_transaction = false;
+    }
+
+    /// Are all hidden keys there? If not, the server is asked to hurry and the message waits.
+    pub(super) fn asked_answered(&mut self, out: &mut Out<'_>) -> bool {
+        if self.asking == 0 {
+            return true;
+        }
+        if !self.flushed && self.open_started {
+            wire::bare(out.to_server, front::FLUSH);
+            self.flushed = true;
+        }
+        self.wait = Wait::Keys;
+        false
+    }
+
+    /// After a schema change of its own, a session waits for the catalog that knows it.
+    fn stale(&mut self) -> bool {
+        if !self.schema_stale {
+            return false;
+        }
+        self.schema_stale = false;
+        self.wait = Wait::Catalog(self.shared.catalog.reloaded());
+        true
+    }
+}
+
+/// The name of the statement that asks in place of another.
+const TWIN: &[u8] = b"tandem twin";
+
+/// Could this end a transaction, or commit by itself?
+pub(super) fn could_commit(action: &Action) -> bool {
+    match action {
+        Action::Commit { .. }
+        | Action::Rollback { .. }
+        | Action::PrepareTransaction { .. }
+        | Action::FinishPrepared { .. }
+        | Action::Opaque(_) => true,
+        Action::Ddl(ddl) => ddl.commits,
+        _ => false,
+    }
+}
+
+/// The view on an answer with our columns.
+fn view_asked(script: &Arc<Script>, binary: bool) -> View {
+    View::Asked { script: script.clone(), at: 0, piece: false, binary }
+}
+
+/// A Query's text: everything but the terminating zero, which must be there and be the only one.
+fn text_of(whole: &[u8]) -> Result<&[u8], WireError> {
+    match whole[HEADER..].split_last() {
+        Some((0, text)) => Ok(text),
+        _ => Err(WireError::Malformed('Q')),
+    }
+}
+
+fn declared(fields: &mut Fields<'_>) -> Result<Vec<u32>, WireError> {
+    let count = fields.u16()?;
+    (0..count).map(|_| fields.u32()).collect()
+}

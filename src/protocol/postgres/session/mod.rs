@@ -1,0 +1,346 @@
+//! One client's session, without any IO: bytes of both directions in, bytes of both directions out.
+//!
+//! ```text
+//!  client ──bytes──▶ front.rs ──▶ to_server        a captured write is journaled before what could commit it goes on
+//!  client ◀── to_client ◀── back.rs ◀──bytes── server        a commit is shown when its record is durable
+//! ```
+//!
+//! What the session holds:
+//!
+//! - a [`Pass`](crate::cutover::gate::Pass) while the primary may act for it;
+//! - `keys`: what the open unit may have changed and is not in the journal yet. A message that could commit is
+//!   forwarded only after the keys were appended ([`Session::append`]), so `keys` never outlives its unit;
+//! - `tickets`: records of the open unit in the journal, oldest first. They end when ReadyForQuery says that the session
+//!   is outside any transaction;
+//! - `expects`: what the server owes an answer to;
+//! - `groups`: one for each ReadyForQuery to come.
+//!
+//! A statement whose keys only the server knows (*asked*) carries a hidden RETURNING. In the extended protocol nothing
+//! commits before Sync, so no hidden transaction is needed: the Sync waits until the keys are there and journaled. A
+//! simple Query with such a statement is run in pieces by the extended protocol, which leaves no trace for the client:
+//! both forms use up the unnamed statement and portal, and both are one implicit transaction.
+
+mod back;
+mod capture;
+mod expect;
+mod front;
+mod pieces;
+mod statements;
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+
+use crate::cutover::gate::{Pass, Slot};
+use crate::journal::{self, Durable, Outcome, Ticket};
+use crate::record::{Backend, RecordBuf};
+
+use super::copy_stream::CopyStream;
+use super::lexer::{Dialect, Tokens};
+use super::plan::{Action, Asked, Statement};
+use super::shared::Shared;
+use super::wire::WireError;
+
+use expect::Expect;
+use pieces::Pieces;
+use statements::{Prepared, Statements};
+
+/// Where output goes.
+pub struct Out<'a> {
+    /// To the primary.
+    pub to_server: &'a mut BytesMut,
+    /// To the client.
+    pub to_client: &'a mut BytesMut,
+}
+
+/// Why a session cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The client broke the protocol.
+    #[error("client: {0}")]
+    Client(WireError),
+    /// The server broke the protocol.
+    #[error("server: {0}")]
+    Server(WireError),
+    /// An answer came that nothing was asked for.
+    #[error("server: answer of type {0:?} out of turn")]
+    OutOfTurn(char),
+    /// The journal failed while a client waited for it.
+    #[error("{0}")]
+    Journal(#[from] journal::Error),
+}
+
+/// What the session waits for before it takes more from the client.
+enum Wait {
+    /// Nothing.
+    Nothing,
+    /// The gate.
+    Gate(Pin<Box<dyn Future<Output = Pass> + Send>>),
+    /// Answers with keys, before a message that could commit.
+    Keys,
+    /// The answer to a Parse that may be refused because its name is taken.
+    Parse(Bytes, Prepared),
+    /// Every ReadyForQuery that is still to come.
+    Answers,
+    /// Room in the journal.
+    Room(Pin<Box<dyn Future<Output = Result<(), journal::Error>> + Send>>),
+    /// A newer catalog, for a statement that names something unknown or after a schema change.
+    Catalog(Pin<Box<dyn Future<Output = ()> + Send>>),
+}
+
+/// One ReadyForQuery to come.
+#[derive(Default)]
+struct Group {
+    /// How many tickets it brought.
+    tickets: usize,
+    /// An ErrorResponse came.
+    failed: bool,
+    /// Its COMMIT was answered with ROLLBACK.
+    rolled_back: bool,
+    /// A schema change completed in it.
+    schema: bool,
+}
+
+struct Held {
+    ticket: Ticket,
+    durable: Option<Durable>,
+}
+
+/// One client's session.
+pub struct Session {
+    shared: Arc<Shared>,
+    slot: Arc<Slot>,
+    pass: Option<Pass>,
+    backend: Backend,
+    dialect: Dialect,
+    /// Reported by the server; text is captured only where it can be lexed.
+    client_utf8: bool,
+    /// The server's last word: `I`, `T` or `E`.
+    status: u8,
+    /// `status` is `T` and nothing that could end the transaction was forwarded since.
+    in_transaction: bool,
+    statements: Statements,
+    keys: RecordBuf,
+    tickets: VecDeque<Held>,
+    /// Tickets of the group that has no Sync yet.
+    open_tickets: usize,
+    /// Tickets that earlier groups of the open transaction brought.
+    carried: usize,
+    expects: VecDeque<Expect>,
+    groups: VecDeque<Group>,
+    /// The group without a Sync: messages were forwarded, or its error was seen.
+    open_group: Group,
+    open_started: bool,
+    /// The server skips what comes before the next Sync.
+    skipping: bool,
+    /// Executes with a hidden RETURNING that were not answered.
+    asking: usize,
+    flushed: bool,
+    wait: Wait,
+    holding: bool,
+    pieces: Option<Pieces>,
+    copy: Option<CopyStream>,
+    /// An unknown name already sent the session to the catalog for this message.
+    reloaded: bool,
+    schema_stale: bool,
+    /// Rest of a message that is forwarded as it comes; the kind, to feed COPY.
+    front_rest: (usize, u8),
+    back_rest: usize,
+    tokens: Tokens,
+    raw: bool,
+}
+
+impl Session {
+    /// A session whose start-up is over: `backend` is whom the server named, `status` its first ReadyForQuery.
+    pub fn new(shared: Arc<Shared>, backend_pid: u32) -> Session {
+        let slot = Arc::new(shared.gate.slot());
+        let life = shared.life();
+        Session {
+            shared,
+            slot,
+            pass: None,
+            backend: Backend { id: backend_pid, life },
+            dialect: Dialect::default(),
+            client_utf8: true,
+            status: b'I',
+            in_transaction: false,
+            statements: Statements::default(),
+            keys: RecordBuf::default(),
+            tickets: VecDeque::new(),
+            open_tickets: 0,
+            carried: 0,
+            expects: VecDeque::new(),
+            groups: VecDeque::new(),
+            open_group: Group::default(),
+            open_started: false,
+            skipping: false,
+            asking: 0,
+            flushed: false,
+            wait: Wait::Nothing,
+            holding: false,
+            pieces: None,
+            copy: None,
+            reloaded: false,
+            schema_stale: false,
+            front_rest: (0, 0),
+            back_rest: 0,
+            tokens: Tokens::default(),
+            raw: false,
+        }
+    }
+
+    /// Forward everything as it is from now on: for dialects that are not SQL sessions.
+    pub fn pass_through(&mut self) {
+        self.raw = true;
+    }
+
+    /// May more be taken from the client now?
+    pub fn wants_client(&self) -> bool {
+        matches!(self.wait, Wait::Nothing) && self.pieces.is_none()
+    }
+
+    /// May more be taken from the server now?
+    pub fn wants_server(&self) -> bool {
+        !self.holding
+    }
+
+    /// Is the primary still able to act for this session?
+    pub fn is_idle(&self) -> bool {
+        self.pass.is_none()
+    }
+
+    /// Drive what the session waits for. `true`: something changed, feed it again.
+    pub fn poll(&mut self, cx: &mut Context<'_>, out: &mut Out<'_>) -> Result<bool, Fault> {
+        let mut moved = false;
+        if self.holding && self.poll_durable(cx)? {
+            self.holding = false;
+            moved = true;
+        }
+        match &mut self.wait {
+            Wait::Gate(entering) => {
+                if let Poll::Ready(pass) = entering.as_mut().poll(cx) {
+                    self.pass = Some(pass);
+                    self.wait = Wait::Nothing;
+                    moved = true;
+                }
+            }
+            Wait::Room(room) => {
+                if let Poll::Ready(result) = room.as_mut().poll(cx) {
+                    result?;
+                    self.wait = Wait::Nothing;
+                    moved = true;
+                }
+            }
+            Wait::Catalog(loaded) => {
+                if loaded.as_mut().poll(cx).is_ready() {
+                    self.wait = Wait::Nothing;
+                    moved = true;
+                }
+            }
+            Wait::Keys if self.asking == 0 => {
+                self.wait = Wait::Nothing;
+                moved = true;
+            }
+            Wait::Answers if self.groups.is_empty() => {
+                self.wait = Wait::Nothing;
+                moved = true;
+            }
+            Wait::Nothing | Wait::Keys | Wait::Parse(..) | Wait::Answers => {}
+        }
+        if self.pieces.is_some() && matches!(self.wait, Wait::Nothing) {
+            moved |= self.run_pieces(out)?;
+        }
+        Ok(moved)
+    }
+
+    /// The backend is gone: what it had open can only have been rolled back, or is in doubt if it could have committed.
+    pub fn server_closed(&mut self) {
+        self.tickets.clear();
+        self.pass = None;
+    }
+
+    /// `true` when every ticket that the front group's answers wait for is durable.
+    fn poll_durable(&mut self, cx: &mut Context<'_>) -> Result<bool, Fault> {
+        let needed = self.front_tickets();
+        for held in self.tickets.iter_mut().take(needed).filter(|held| held.durable.is_none()) {
+            match held.ticket.poll_durable(cx) {
+                Poll::Ready(Ok(durable)) => held.durable = Some(durable),
+                Poll::Ready(Err(error)) => return Err(error.into()),
+                Poll::Pending => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// How many tickets, from the oldest, the answers of the front group stand behind.
+    fn front_tickets(&self) -> usize {
+        self.carried + self.groups.front().map_or(self.open_tickets, |group| group.tickets)
+    }
+
+    fn is_durable(&self) -> bool {
+        self.tickets.iter().take(self.front_tickets()).all(|held| held.durable.is_some())
+    }
+
+    /// Write the keys of the open unit to the journal. After it, what could commit them may be forwarded.
+    /// `false`: wait first.
+    fn append(&mut self) -> Result<bool, Fault> {
+        if self.keys.is_empty() {
+            return Ok(true);
+        }
+        match self.shared.journal.begin(self.keys.finish(self.backend)) {
+            Ok(ticket) => {
+                self.tickets.push_back(Held { ticket, durable: None });
+                self.open_tickets += 1;
+                self.keys.clear();
+                Ok(true)
+            }
+            Err(journal::Error::Full) if self.shared.policy.block_when_full => {
+                let journal = self.shared.journal.clone();
+                let bytes = self.keys.bytes();
+                self.wait = Wait::Room(Box::pin(async move { journal.room(bytes).await }));
+                Ok(false)
+            }
+            Err(error) => {
+                self.shared.lose(&mut self.keys, &error);
+                self.keys.clear();
+                Ok(true)
+            }
+        }
+    }
+
+    /// A large transaction does not pile up in memory: its keys go to the journal as they come.
+    fn spill(&mut self) -> Result<(), Fault> {
+        if self.keys.bytes() >= self.shared.policy.spill_bytes {
+            self.append()?;
+        }
+        Ok(())
+    }
+
+    /// ReadyForQuery with state `I` ends the unit: its tickets end, whatever was not appended was rolled back.
+    fn unit_over(&mut self, tickets: usize, failed: bool, uncertain: bool) {
+        let outcome = if failed { Outcome::Aborted } else { Outcome::Committed };
+        for held in self.tickets.drain(..tickets) {
+            if !uncertain {
+                held.ticket.end(outcome);
+            }
+        }
+        if self.groups.is_empty() && !self.open_started {
+            self.keys.clear();
+            self.statements.transaction_over();
+            self.pass = None;
+        }
+    }
+}
+
+/// The hidden RETURNING of a statement that is asked, or may be.
+fn asked_of(statement: &Statement) -> Option<&Asked> {
+    match &statement.action {
+        Action::Asked(asked) => Some(asked),
+        Action::Evident(evident) => evident.fallback.as_deref(),
+        _ => None,
+    }
+}

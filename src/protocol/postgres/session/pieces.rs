@@ -1,0 +1,144 @@
+//! A simple Query run statement by statement in the extended protocol, because one of its statements must be asked for
+//! keys, and the simple protocol commits before it answers.
+//!
+//! The client sees what the simple protocol would have shown: ParseComplete, BindComplete and NoData are hidden, an
+//! error's position is moved to where the client's text has it, the last CommandComplete waits for the commit.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::protocol::postgres::plan::{Action, Script};
+use crate::protocol::postgres::wire::{self, front};
+
+use super::expect::{Expect, View};
+use super::front::could_commit;
+use super::{Fault, Out, Session, Wait};
+use crate::protocol::postgres::session::back::effect_of_action;
+
+pub(super) struct Pieces {
+    text: Bytes,
+    script: Arc<Script>,
+    ranges: Vec<Range<usize>>,
+    next: usize,
+    /// Statements that completed.
+    done: usize,
+    failed: bool,
+    synced: bool,
+    /// The last CommandComplete, until the commit is known.
+    held: BytesMut,
+}
+
+impl Pieces {
+    pub(super) fn new(text: Bytes, script: Arc<Script>, ranges: Vec<Range<usize>>) -> Pieces {
+        Pieces { text, script, ranges, next: 0, done: 0, failed: false, synced: false, held: BytesMut::new() }
+    }
+
+    /// A statement completed: all but the last are shown at once.
+    pub(super) fn completed(&mut self, whole: &[u8], out: &mut Out<'_>) {
+        self.done += 1;
+        if self.done == self.ranges.len() {
+            self.held.extend_from_slice(whole);
+        } else {
+            out.to_client.extend_from_slice(whole);
+        }
+    }
+
+    /// An error came; by how many characters its position moves.
+    pub(super) fn failed(&mut self) -> usize {
+        self.failed = true;
+        let start = self.ranges.get(self.done).map_or(0, |range| range.start);
+        // Positions count characters; bytes that continue one do not count.
+        self.text[..start].iter().filter(|&&byte| byte & 0xc0 != 0x80).count()
+    }
+
+    pub(super) fn synced(&self) -> bool {
+        self.synced
+    }
+
+    /// ReadyForQuery: the commit succeeded, or an error was shown in its place.
+    pub(super) fn finish(self, failed: bool, out: &mut Out<'_>) {
+        if !failed {
+            out.to_client.extend_from_slice(&self.held);
+        }
+    }
+}
+
+impl Session {
+    /// Send what can be sent. `true`: something was.
+    pub(super) fn run_pieces(&mut self, out: &mut Out<'_>) -> Result<bool, Fault> {
+        let mut moved = false;
+        while matches!(self.wait, Wait::Nothing) {
+            let Some(pieces) = &self.pieces else { return Ok(moved) };
+            if pieces.synced {
+                return Ok(moved);
+            }
+            let next = pieces.next;
+            let more = next < pieces.ranges.len() && !pieces.failed;
+            moved |= if more { self.piece(next, out)? } else { self.last_piece(out)? };
+        }
+        Ok(moved)
+    }
+
+    fn piece(&mut self, at: usize, out: &mut Out<'_>) -> Result<bool, Fault> {
+        let Some(pieces) = &self.pieces else { return Ok(false) };
+        let (text, script, range) = (pieces.text.clone(), pieces.script.clone(), pieces.ranges[at].clone());
+        let Some(statement) = script.statements.get(at) else { return Ok(false) };
+        let commits = could_commit(&statement.action);
+        self.lex(&text);
+        let mut asked = super::asked_of(statement).filter(|_| matches!(statement.action, Action::Asked(_)));
+        if asked.is_none() && !self.capture_text(&text, &script, statement)? {
+            asked = super::asked_of(statement);
+        }
+        if let Some(asked) = asked {
+            self.capture_also(&text, asked);
+        }
+        if commits && (!self.asked_answered(out) || !self.append()?) {
+            return Ok(true);
+        }
+        let suffix = asked.map_or("", |asked| asked.suffix.as_str());
+        wire::message(out.to_server, front::PARSE, |b| {
+            b.put_u8(0);
+            b.extend_from_slice(&text[range]);
+            wire::cstr(b, suffix.as_bytes());
+            b.put_u16(0);
+        });
+        // Unnamed portal and statement, no parameters, all results as text.
+        wire::message(out.to_server, front::BIND, |b| b.put_bytes(0, 8));
+        wire::describe(out.to_server, b'P', b"");
+        wire::execute(out.to_server, b"", 0);
+        let view = match asked {
+            Some(_) => View::Asked { script: script.clone(), at, piece: true, binary: false },
+            None => View::Piece,
+        };
+        let effect = effect_of_action(&statement.action, &text);
+        if asked.is_some() && !self.skipping {
+            self.asking += 1;
+        }
+        self.expect(Expect::Parse { shown: false });
+        self.expect(Expect::Bind { shown: false });
+        self.expect(Expect::Describe { view: view.clone() });
+        self.expect(Expect::Execute { view, effect });
+        self.flushed = false;
+        if commits {
+            self.in_transaction = false;
+        }
+        if let Some(pieces) = &mut self.pieces {
+            pieces.next += 1;
+        }
+        Ok(true)
+    }
+
+    fn last_piece(&mut self, out: &mut Out<'_>) -> Result<bool, Fault> {
+        if !self.in_transaction && (!self.asked_answered(out) || !self.append()?) {
+            return Ok(true);
+        }
+        wire::bare(out.to_server, front::SYNC);
+        self.boundary(Expect::Sync);
+        if let Some(pieces) = &mut self.pieces {
+            pieces.synced = true;
+        }
+        Ok(true)
+    }
+}

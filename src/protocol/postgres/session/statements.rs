@@ -1,0 +1,117 @@
+//! Prepared statements and portals of a session, as the server has them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::protocol::postgres::plan::{Script, Statement};
+
+/// A statement that was parsed, by Parse.
+#[derive(Clone, Debug)]
+pub(super) struct Prepared {
+    /// Its plan; at most one statement in it.
+    pub(super) script: Arc<Script>,
+    /// The client's text; empty when the plan needs none of it.
+    pub(super) text: Bytes,
+    /// Parameter types as the client declared them.
+    pub(super) types: Arc<[u32]>,
+    /// The text that the server has carries our RETURNING.
+    pub(super) asked: bool,
+}
+
+/// A statement prepared by SQL.
+#[derive(Clone, Debug)]
+pub(super) struct SqlPrepared {
+    pub(super) inner: Arc<Statement>,
+    pub(super) types: Vec<u32>,
+    pub(super) text: Bytes,
+}
+
+/// A portal: what it will do when executed.
+#[derive(Clone, Debug)]
+pub(super) struct Portal {
+    /// `None`: of a statement that we do not know.
+    pub(super) statement: Option<Prepared>,
+    /// Its hidden columns come in binary.
+    pub(super) binary: bool,
+    /// Runs with our RETURNING.
+    pub(super) asked: bool,
+}
+
+/// All of a session's statements and portals. The unnamed ones have places of their own: no hash on the hot path.
+#[derive(Default)]
+pub(super) struct Statements {
+    unnamed: Option<Prepared>,
+    named: HashMap<Bytes, Prepared>,
+    sql: HashMap<String, SqlPrepared>,
+    unnamed_portal: Option<Portal>,
+    portals: HashMap<Bytes, Portal>,
+}
+
+impl Statements {
+    pub(super) fn get(&self, name: &[u8]) -> Option<&Prepared> {
+        if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) }
+    }
+
+    pub(super) fn put(&mut self, name: &[u8], statement: Prepared) {
+        if name.is_empty() {
+            self.unnamed = Some(statement);
+        } else {
+            self.named.insert(Bytes::copy_from_slice(name), statement);
+        }
+    }
+
+    pub(super) fn remove(&mut self, name: &[u8]) {
+        if name.is_empty() {
+            self.unnamed = None;
+        } else {
+            self.named.remove(name);
+        }
+    }
+
+    pub(super) fn sql(&self, name: &str) -> Option<&SqlPrepared> {
+        self.sql.get(name)
+    }
+
+    pub(super) fn put_sql(&mut self, name: String, statement: SqlPrepared) {
+        self.sql.insert(name, statement);
+    }
+
+    /// DEALLOCATE reaches statements of both kinds; `None` = all.
+    pub(super) fn deallocate(&mut self, name: Option<&str>) {
+        match name {
+            Some(name) => {
+                self.sql.remove(name);
+                self.named.remove(name.as_bytes());
+            }
+            None => {
+                self.sql.clear();
+                self.named.clear();
+            }
+        }
+    }
+
+    pub(super) fn portal(&self, name: &[u8]) -> Option<&Portal> {
+        if name.is_empty() { self.unnamed_portal.as_ref() } else { self.portals.get(name) }
+    }
+
+    pub(super) fn put_portal(&mut self, name: &[u8], portal: Portal) {
+        if name.is_empty() {
+            self.unnamed_portal = Some(portal);
+        } else {
+            self.portals.insert(Bytes::copy_from_slice(name), portal);
+        }
+    }
+
+    pub(super) fn close_portal(&mut self, name: &[u8]) {
+        self.portals.remove(name);
+    }
+
+    /// Portals do not outlive their transaction (SQL cursors WITH HOLD only read).
+    pub(super) fn transaction_over(&mut self) {
+        if !self.portals.is_empty() {
+            self.portals.clear();
+        }
+    }
+}

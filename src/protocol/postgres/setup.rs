@@ -1,0 +1,159 @@
+//! From configuration to what sessions and the mirror run on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::TlsAcceptor;
+
+use crate::config::{self, Config, ListenTls, OnDdl, OnFull, OnUncaptured};
+use crate::cutover::gate::Gate;
+use crate::journal::Journal;
+use crate::record::{Reason, TableId};
+
+use super::catalog::{Catalog, load};
+use super::client::{self, Client, Endpoint, Host, ServerConfig, SslMode, Tls};
+use super::serve::{Cancels, Front};
+use super::shared::{PlanCache, Policy, Schema, Shared};
+
+/// What all listeners of the process serve with.
+pub struct Setup {
+    /// What sessions share.
+    pub shared: Arc<Shared>,
+    /// The primary, with tandem's own credentials.
+    pub server: ServerConfig,
+    clients_max: usize,
+    clients: Arc<AtomicUsize>,
+    cancels: Cancels,
+}
+
+/// Why PostgreSQL cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The primary's catalog is needed before the first client.
+    #[error("origin: {0}")]
+    Origin(String),
+    /// A certificate or key cannot be used.
+    #[error("[[listen]] TLS: {0}")]
+    Tls(String),
+}
+
+/// Called with tables whose writes the journal did not take.
+pub(super) type Lost = Box<dyn Fn(TableId, Reason) + Send + Sync>;
+
+impl Setup {
+    /// Connect to the origin and learn its schema. Without a journal nothing is captured.
+    pub async fn new(
+        config: &Config,
+        gate: Gate,
+        journal: Option<Journal>,
+        life: Arc<AtomicU64>,
+        lost: Lost,
+    ) -> Result<Setup, Error> {
+        let server = server_config(&config.origin, config);
+        let catalog = match &journal {
+            Some(_) => load_catalog(&server).await?,
+            None => Catalog::default(),
+        };
+        let shared = Shared {
+            gate,
+            journal: journal.unwrap_or_else(Journal::in_memory),
+            catalog: Schema::new(catalog),
+            plans: PlanCache::new(config.limits.plan_cache),
+            policy: policy(config),
+            life,
+            lost,
+        };
+        Ok(Setup {
+            shared: Arc::new(shared),
+            server,
+            clients_max: config.limits.connections,
+            clients: Arc::default(),
+            cancels: Cancels::default(),
+        })
+    }
+
+    /// What one listener serves with.
+    pub fn front(&self, tls: Option<&ListenTls>) -> Result<Front, Error> {
+        Ok(Front {
+            shared: self.shared.clone(),
+            server: self.server.clone(),
+            tls: tls.map(acceptor).transpose()?,
+            tls_required: tls.is_some_and(|tls| tls.required),
+            clients_max: self.clients_max,
+            clients: self.clients.clone(),
+            cancels: self.cancels.clone(),
+        })
+    }
+}
+
+async fn load_catalog(server: &ServerConfig) -> Result<Catalog, Error> {
+    let mut client = Client::connect(server).await.map_err(|error| Error::Origin(error.to_string()))?;
+    let mut catalog = load(&mut client).await.map_err(|error| Error::Origin(error.to_string()))?;
+    client.close().await;
+    catalog.epoch = 1;
+    Ok(catalog)
+}
+
+fn policy(config: &Config) -> Policy {
+    Policy {
+        block_when_full: config.journal.on_full == OnFull::Block,
+        refuse_uncaptured: config.mirror.on_uncaptured == OnUncaptured::Refuse,
+        refuse_ddl: config.mirror.ddl == OnDdl::Refuse,
+        mirror_ddl: config.mirror.ddl == OnDdl::Mirror,
+        refuse_truncate: config.mirror.truncate == OnDdl::Refuse,
+        mirror_truncate: config.mirror.truncate == OnDdl::Mirror,
+        spill_bytes: 256 << 10,
+        message_bytes_max: usize::try_from(config.limits.message_bytes.0).unwrap_or(usize::MAX),
+        statement_bytes_max: usize::try_from(config.limits.statement_bytes.0).unwrap_or(usize::MAX),
+        search_path: "\"$user\", public".to_owned(),
+    }
+}
+
+/// A cluster of the configuration as the client understands it.
+pub(crate) fn server_config(server: &config::Server, config: &Config) -> ServerConfig {
+    let mode = match server.sslmode {
+        config::SslMode::Disable => SslMode::Disable,
+        config::SslMode::Allow => SslMode::Allow,
+        config::SslMode::Prefer => SslMode::Prefer,
+        config::SslMode::Require => SslMode::Require,
+        config::SslMode::VerifyCa => SslMode::VerifyCa,
+        config::SslMode::VerifyFull => SslMode::VerifyFull,
+    };
+    let hosts = server.hosts.iter().map(|address| {
+        let host = match address.host.starts_with('/') {
+            true => Host::Unix(address.host.clone().into()),
+            false => Host::Tcp(address.host.clone()),
+        };
+        Endpoint { host, port: address.port }
+    });
+    ServerConfig {
+        hosts: hosts.collect(),
+        user: server.user.clone(),
+        password: server.password.as_ref().map(|secret| secret.reveal().to_owned()),
+        database: server.database.clone(),
+        tls: Tls { mode, root_cert: server.tls_ca.clone(), client_cert: None },
+        params: vec![("application_name".to_owned(), "tandem".to_owned())],
+        connect_timeout: config.limits.connect_timeout,
+        ..client::ServerConfig::default()
+    }
+}
+
+fn acceptor(tls: &ListenTls) -> Result<TlsAcceptor, Error> {
+    let say =
+        |what: &std::path::Path, error: &dyn std::fmt::Display| Error::Tls(format!("{}: {error}", what.display()));
+    let chain = CertificateDer::pem_file_iter(&tls.cert)
+        .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
+        .map_err(|error| say(&tls.cert, &error))?;
+    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|error| say(&tls.key, &error))?;
+    let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::Tls(error.to_string()))?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|error| say(&tls.cert, &error))?;
+    // Direct TLS demands it (documentation, "SSL Session Encryption").
+    config.alpn_protocols = vec![b"postgresql".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}

@@ -1,0 +1,241 @@
+//! What all sessions of a listener share.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::cutover::gate::Gate;
+use crate::journal::{self, Journal};
+use crate::record::{Backend, Item, Reason, Record, RecordBuf, TableId};
+
+use super::analysis::analyze;
+use super::catalog::{Catalog, load};
+use super::client::{Client, ServerConfig};
+use super::lexer::Tokens;
+use super::plan::Action;
+use super::plan::Script;
+use super::wire::{Header, WireError};
+
+/// What all sessions of a listener share.
+pub struct Shared {
+    /// Every unit passes it.
+    pub gate: Gate,
+    /// Where captured writes go.
+    pub journal: Journal,
+    /// The primary's schema.
+    pub catalog: Schema,
+    /// Plans by shape.
+    pub plans: PlanCache,
+    /// What configuration decides.
+    pub policy: Policy,
+    /// Hash of the primary's life, told by the applier; 0 = not known yet.
+    pub life: Arc<AtomicU64>,
+    /// Called with tables whose writes the journal did not take.
+    pub lost: Box<dyn Fn(TableId, Reason) + Send + Sync>,
+}
+
+/// What configuration decides.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Wait for room when the journal is full, instead of marking dirty.
+    pub block_when_full: bool,
+    /// Refuse statements whose writes nobody can name.
+    pub refuse_uncaptured: bool,
+    /// Refuse schema changes.
+    pub refuse_ddl: bool,
+    /// Repeat schema changes on the secondary.
+    pub mirror_ddl: bool,
+    /// Refuse TRUNCATE.
+    pub refuse_truncate: bool,
+    /// Repeat TRUNCATE on the secondary.
+    pub mirror_truncate: bool,
+    /// A longer statement is not analysed.
+    pub statement_bytes_max: usize,
+    /// Keys of one transaction that are kept in memory before they go to the journal.
+    pub spill_bytes: usize,
+    /// A larger message is refused.
+    pub message_bytes_max: usize,
+    /// Where unqualified names of schema changes are looked up on the secondary.
+    pub search_path: String,
+}
+
+impl Policy {
+    /// Why a statement is refused, if it is.
+    pub fn refuses(&self, action: &Action) -> Option<String> {
+        match action {
+            Action::Ddl(ddl) if self.refuse_ddl && !ddl.temporary => Some(ddl.tag.clone()),
+            Action::Truncate(_) if self.refuse_truncate => Some("TRUNCATE".to_owned()),
+            Action::Counted(counted) | Action::Opaque(counted) if self.refuse_uncaptured => Some(counted.why.clone()),
+            _ => None,
+        }
+    }
+}
+
+impl Shared {
+    /// The primary's life as far as known.
+    pub fn life(&self) -> u64 {
+        self.life.load(Ordering::Relaxed)
+    }
+
+    /// A message that is not whole yet: would it be too large?
+    pub fn check_size(&self, header: Header) -> Result<(), WireError> {
+        let limit = self.policy.message_bytes_max;
+        if header.size > limit {
+            return Err(WireError::TooLarge { kind: char::from(header.kind), len: header.size, limit });
+        }
+        Ok(())
+    }
+
+    /// The journal did not take these keys: their tables are dirty.
+    pub fn lose(&self, keys: &mut RecordBuf, error: &journal::Error) {
+        tracing::error!(%error, "the journal did not take a record: its tables are dirty");
+        let bytes = bytes::Bytes::copy_from_slice(keys.finish(Backend { id: 0, life: 0 }));
+        let Ok(record) = Record::parse(bytes) else { return };
+        for item in record.items() {
+            match item {
+                Item::Key { table, .. } | Item::Table(table) | Item::Dirty(table, _) | Item::Ddl(table, _) => {
+                    (self.lost)(table, Reason::Journal);
+                }
+                Item::Prepared(_) => {}
+            }
+        }
+    }
+}
+
+/// The primary's schema as sessions see it, and the way to ask for a newer one.
+#[derive(Clone)]
+pub struct Schema {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    now: ArcSwap<Catalog>,
+    asked: AtomicU64,
+    wake: Notify,
+    done: watch::Sender<u64>,
+}
+
+/// A statement waits no longer than this for a catalog that knows what it names.
+const RELOAD_WAIT: Duration = Duration::from_secs(5);
+/// Schema changes that bypass the proxy are seen within this.
+const RELOAD_EVERY: Duration = Duration::from_secs(10);
+const RETRY: Duration = Duration::from_millis(500);
+
+impl Schema {
+    /// Start with a loaded catalog.
+    pub fn new(catalog: Catalog) -> Schema {
+        let inner = Inner {
+            now: ArcSwap::from_pointee(catalog),
+            asked: AtomicU64::new(0),
+            wake: Notify::new(),
+            done: watch::Sender::new(0),
+        };
+        Schema { inner: Arc::new(inner) }
+    }
+
+    /// The catalog as of now.
+    pub fn now(&self) -> arc_swap::Guard<Arc<Catalog>> {
+        self.inner.now.load()
+    }
+
+    /// Something changed: load anew soon.
+    pub fn stale(&self) {
+        self.inner.asked.fetch_add(1, Ordering::SeqCst);
+        self.inner.wake.notify_one();
+    }
+
+    /// Resolves when a load that began after this call is in place, or after a bound.
+    pub fn reloaded(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let want = self.inner.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        self.inner.wake.notify_one();
+        let mut done = self.inner.done.subscribe();
+        Box::pin(async move {
+            let wait = done.wait_for(|&done| done >= want);
+            if tokio::time::timeout(RELOAD_WAIT, wait).await.is_err() {
+                tracing::warn!("the catalog could not be loaded in time");
+            }
+        })
+    }
+
+    /// Load anew whenever asked, and now and then by itself.
+    pub async fn run(self, server: ServerConfig, stop: CancellationToken) {
+        let mut client = None;
+        loop {
+            let wake = tokio::time::timeout(RELOAD_EVERY, self.inner.wake.notified());
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = wake => {}
+            }
+            let asked = self.inner.asked.load(Ordering::SeqCst);
+            match self.load(&server, &mut client).await {
+                Ok(()) => {
+                    self.inner.done.send_replace(asked);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the primary's catalog cannot be loaded");
+                    client = None;
+                    tokio::time::sleep(RETRY).await;
+                    self.inner.wake.notify_one();
+                }
+            }
+        }
+    }
+
+    async fn load(&self, server: &ServerConfig, client: &mut Option<Client>) -> anyhow::Result<()> {
+        if client.is_none() {
+            *client = Some(Client::connect(server).await?);
+        }
+        let Some(conn) = client else { return Ok(()) };
+        let mut catalog = load(conn).await?;
+        let now = self.now();
+        catalog.epoch = now.epoch + u64::from(!same(&catalog, &now));
+        self.inner.now.store(Arc::new(catalog));
+        Ok(())
+    }
+}
+
+/// Do both say the same, but for estimates?
+fn same(a: &Catalog, b: &Catalog) -> bool {
+    let text = |catalog: &Catalog| {
+        let mut relations: Vec<_> = catalog
+            .relations
+            .values()
+            .map(|relation| {
+                let mut relation = (**relation).clone();
+                relation.rows = 0.0;
+                format!("{relation:?}")
+            })
+            .collect();
+        relations.sort();
+        relations
+    };
+    let names = |set: &std::collections::HashSet<String>| {
+        let mut names: Vec<_> = set.iter().cloned().collect();
+        names.sort();
+        names
+    };
+    text(a) == text(b)
+        && names(&a.user_functions) == names(&b.user_functions)
+        && names(&a.user_operators) == names(&b.user_operators)
+        && names(&a.user_types) == names(&b.user_types)
+        && format!("{:?}", a.foreign_keys) == format!("{:?}", b.foreign_keys)
+}
+
+/// Plans by shape.
+pub struct PlanCache;
+impl PlanCache {
+    /// At most so many shapes.
+    pub fn new(_shapes: usize) -> PlanCache {
+        PlanCache
+    }
+    /// The plan of a text.
+    pub fn plan(&self, text: &[u8], tokens: &Tokens, catalog: &Catalog) -> Arc<Script> {
+        Arc::new(analyze(text, tokens, catalog))
+    }
+}

@@ -1,0 +1,191 @@
+//! The first messages of a connection, until both sides are ready for queries.
+//!
+//! Authentication is relayed: the server's challenge goes to the client, the client's answer to the server, and tandem
+//! never learns the password. One thing is changed on the way: the mechanism `SCRAM-SHA-256-PLUS` is not offered, because
+//! it binds to the TLS channel, and there are two of them. (A client that uses TLS, supports channel binding and finds
+//! that the server, over TLS too, does not offer it, is refused by the server as under attack: such clients set
+//! `channel_binding=disable`, or the server connection goes without TLS.)
+
+use std::io;
+
+use bytes::{BufMut, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::wire::{Fields, HEADER, Header, WireError, back, front, message};
+
+/// PostgreSQL's own limit of a start-up packet.
+pub(super) const STARTUP_BYTES_MAX: usize = 10_000;
+/// Authentication messages are short; PostgreSQL takes at most this.
+const AUTH_BYTES_MAX: usize = 65_536;
+
+/// The start-up failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// A socket failed or ended.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// Not what the protocol says.
+    #[error("{0}")]
+    Wire(#[from] WireError),
+    /// A first message that is not one.
+    #[error("a first message of {0} bytes is not PostgreSQL's")]
+    Length(i32),
+    /// The server said no; the client was told.
+    #[error("the server refused the connection")]
+    Refused,
+}
+
+/// A first message: the code behind the length, and the whole packet.
+pub(super) struct First {
+    /// Protocol version, or one of the request codes.
+    pub(super) code: i32,
+    /// With its length, as it came.
+    pub(super) packet: BytesMut,
+}
+
+/// Read a first message. Reads not one byte more: what follows an SSLRequest must be TLS, not something stuffed in front.
+pub(super) async fn first<S: AsyncRead + Unpin>(stream: &mut S) -> Result<First, Error> {
+    let len = stream.read_i32().await?;
+    let size = usize::try_from(len).ok().filter(|size| (8..=STARTUP_BYTES_MAX).contains(size));
+    let size = size.ok_or(Error::Length(len))?;
+    let mut packet = BytesMut::zeroed(size);
+    packet[..4].copy_from_slice(&len.to_be_bytes());
+    stream.read_exact(&mut packet[4..]).await?;
+    let code = i32::from_be_bytes([packet[4], packet[5], packet[6], packet[7]]);
+    Ok(First { code, packet })
+}
+
+/// What the start-up taught about the session.
+#[derive(Default)]
+pub(super) struct Started {
+    /// The server's process.
+    pub(super) pid: u32,
+    /// Body of BackendKeyData: what a CancelRequest will carry.
+    pub(super) key: Vec<u8>,
+    /// Settings that the server reported.
+    pub(super) parameters: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Relay everything between the start-up packet, which was forwarded, and the first ReadyForQuery, which is too.
+pub(super) async fn relay<C, S>(client: &mut C, server: &mut S) -> Result<Started, Error>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut started = Started::default();
+    let mut answer = BytesMut::new();
+    loop {
+        let (kind, mut whole) = whole_message(server, AUTH_BYTES_MAX * 16).await?;
+        let body = &whole[HEADER..];
+        let mut asks = false;
+        match kind {
+            back::AUTHENTICATION => {
+                asks = authentication_asks(body);
+                if let Some(without) = without_channel_binding(body)? {
+                    whole = without;
+                }
+            }
+            back::BACKEND_KEY_DATA => {
+                started.key = body.to_vec();
+                started.pid = Fields::new(kind, body).u32()?;
+            }
+            back::PARAMETER_STATUS => {
+                let mut fields = Fields::new(kind, body);
+                started.parameters.push((fields.cstr()?.to_vec(), fields.cstr()?.to_vec()));
+            }
+            _ => {}
+        }
+        // What needs no answer travels with what does.
+        answer.extend_from_slice(&whole);
+        if asks || matches!(kind, back::READY_FOR_QUERY | back::ERROR_RESPONSE) {
+            client.write_all(&answer).await?;
+            client.flush().await?;
+            answer.clear();
+        }
+        match kind {
+            back::READY_FOR_QUERY => return Ok(started),
+            back::ERROR_RESPONSE => return Err(Error::Refused),
+            _ => {}
+        }
+        if asks {
+            let (kind, whole) = whole_message(client, AUTH_BYTES_MAX).await?;
+            if kind != front::PASSWORD {
+                return Err(WireError::Malformed(char::from(kind)).into());
+            }
+            server.write_all(&whole).await?;
+            server.flush().await?;
+        }
+    }
+}
+
+/// Does this authentication message wait for the client's answer?
+fn authentication_asks(body: &[u8]) -> bool {
+    // 3 cleartext, 5 MD5, 7 GSS, 8 GSS continue, 9 SSPI, 10 SASL, 11 SASL continue.
+    let code = Fields::new(back::AUTHENTICATION, body).i32();
+    matches!(code, Ok(3 | 5 | 7..=11))
+}
+
+/// AuthenticationSASL without the mechanisms that bind to a TLS channel; `None`: nothing to change.
+fn without_channel_binding(body: &[u8]) -> Result<Option<BytesMut>, WireError> {
+    let mut fields = Fields::new(back::AUTHENTICATION, body);
+    if fields.i32()? != 10 {
+        return Ok(None);
+    }
+    let mut out = BytesMut::new();
+    let mut kept = Vec::new();
+    loop {
+        let mechanism = fields.cstr()?;
+        if mechanism.is_empty() {
+            break;
+        }
+        if !mechanism.ends_with(b"-PLUS") {
+            kept.push(mechanism);
+        }
+    }
+    message(&mut out, back::AUTHENTICATION, |b| {
+        b.put_i32(10);
+        for mechanism in kept {
+            b.extend_from_slice(mechanism);
+            b.put_u8(0);
+        }
+        b.put_u8(0);
+    });
+    Ok(Some(out))
+}
+
+/// Read one message whole, not one byte more.
+async fn whole_message<S: AsyncRead + Unpin>(stream: &mut S, limit: usize) -> Result<(u8, BytesMut), Error> {
+    let mut head = [0; HEADER];
+    stream.read_exact(&mut head).await?;
+    let header = Header::peek(&head)?.ok_or(WireError::Malformed('?'))?;
+    if header.size > limit {
+        return Err(WireError::TooLarge { kind: char::from(header.kind), len: header.size, limit }.into());
+    }
+    let mut whole = BytesMut::zeroed(header.size);
+    whole[..HEADER].copy_from_slice(&head);
+    stream.read_exact(&mut whole[HEADER..]).await?;
+    Ok((header.kind, whole))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channel_binding_is_not_offered() {
+        let mut body = BytesMut::new();
+        body.put_i32(10);
+        body.extend_from_slice(b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0");
+        let out = without_channel_binding(&body).expect("well formed").expect("changed");
+        assert_eq!(&out[HEADER + 4..], b"SCRAM-SHA-256\0\0");
+        assert!(authentication_asks(&body));
+    }
+
+    #[tokio::test]
+    async fn a_first_message_of_an_impossible_length_is_refused_before_it_is_read() {
+        for len in [-1, 0, 7, 10_001, i32::MAX] {
+            let bytes = [&len.to_be_bytes()[..], &[0; 8]].concat();
+            assert!(matches!(first(&mut &bytes[..]).await, Err(Error::Length(_))));
+        }
+    }
+}
