@@ -7,13 +7,46 @@
 //! - *durable*: synced as configured; survives the machine;
 //! - *applied*: the secondary has everything below it;
 //! - *trimmed*: nothing below it is kept.
+//!
+//! An append copies its bytes into a mapped, never synced `ring` and returns: the pages are the kernel's, so that is
+//! *written*. One thread moves the ring's bytes into zero-filled `segment` files with one sync for all that gathered
+//! meanwhile (`writer`). After a crash `recovery` reads the segments, then what only the ring has. A position is a byte
+//! offset in the log, so the ring, the segments and the readers agree on it without an index.
 
+mod announce;
+mod control;
+mod entry;
+mod options;
+mod reader;
+mod recovery;
+mod ring;
+mod segment;
+mod state;
+pub mod storage;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::future::poll_fn;
+use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 
-/// A position: where an entry starts. Grows with every append, is never used again, also not after recovery.
+pub use control::Labels;
+pub use options::{Durability, OpenError, Options, SyncSample};
+pub use recovery::{Last, Recovered};
+
+use entry::{Draft, HEADER, OUTCOME};
+use state::{Drive, Ending, Shared, State, lock, remember};
+use storage::{Disk, MemoryDisk, Storage};
+
+/// A position: where an entry starts, in bytes from the beginning of the log. Grows with every append, is never used
+/// again, also not after recovery.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Lsn(pub u64);
 
@@ -50,7 +83,8 @@ pub enum Entry {
 /// Why the journal did not take a record.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Error {
-    /// The configured size is used up: wait for [`Journal::room`], or mark dirty.
+    /// No room: the configured size is used up, the disk is full, or it is slower than what comes in, which passes by
+    /// itself. Wait for [`Journal::room`] as long as you can, then mark dirty.
     #[error("the journal is full")]
     Full,
     /// The record alone is larger than the journal takes: split it.
@@ -69,103 +103,304 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Durable(());
 
-/// Handle to the journal; cheap to clone.
-#[derive(Clone)]
-pub struct Journal {
-    inner: Arc<Mutex<Inner>>,
+/// What a journal is doing.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Everything below is written.
+    pub appended: Lsn,
+    /// Everything below is durable as configured.
+    pub durable: Lsn,
+    /// Nothing below is kept.
+    pub trimmed: Lsn,
+    /// Bytes of segment files on disk, spare ones included.
+    pub bytes: u64,
+    /// The configured limit of them.
+    pub limit_bytes: u64,
+    /// Segments that hold entries.
+    pub segments: usize,
+    /// Segments kept ready.
+    pub spare: usize,
+    /// Units without an outcome that are not in doubt.
+    pub open: u64,
+    /// About how long ago the oldest entry that is kept was appended, in this process; zero when none is.
+    pub oldest: Duration,
+    /// Groups made durable since the journal was opened.
+    pub syncs: u64,
+    /// The last of them.
+    pub last_sync: Option<SyncSample>,
+    /// Why nothing is accepted any more.
+    pub broken: Option<Arc<str>>,
 }
 
-#[derive(Default)]
-struct Inner {
-    entries: Vec<Entry>,
-    trimmed: u64,
-    wakers: Vec<Waker>,
+/// Handle to the journal; cheap to clone. When the last handle and ticket are gone, the threads end, and the next open
+/// finds what a kill leaves: [`Journal::close`] is for an orderly end.
+#[derive(Clone)]
+pub struct Journal {
+    shared: Arc<Shared>,
+    _threads: Arc<Threads>,
+}
+
+/// The threads, stopped and joined by the last handle.
+struct Threads {
+    shared: Arc<Shared>,
+    handles: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Journal {
-    /// A journal in memory, for tests that need no disk.
+    /// Open the journal in a directory, or make one. Blocks: reads the last segment, and writes a few syncs' worth.
+    pub fn open(dir: &Path, options: Options) -> Result<(Journal, Recovered), OpenError> {
+        let disk = Arc::new(Disk::open(dir)?);
+        let (shared, recovered) = recovery::open(disk, options, Drive::Threads)?;
+        let journal = Journal::new(shared);
+        let spawned = writer::spawn(&journal.shared);
+        let handles = spawned.map_err(|error| OpenError::Io { place: dir.display().to_string(), error })?;
+        *lock(&journal._threads.handles) = handles;
+        Ok((journal, recovered))
+    }
+
+    /// Open the journal in any storage, without threads: nothing becomes durable but by [`Journal::sync_now`]. For
+    /// simulations that choose when to crash.
+    pub fn open_on(storage: Arc<dyn Storage>, options: Options) -> Result<(Journal, Recovered), OpenError> {
+        let (shared, recovered) = recovery::open(storage, options, Drive::Manual)?;
+        Ok((Journal::new(shared), recovered))
+    }
+
+    /// A journal in memory, for tests that need no disk: durable at once, 1 GiB large.
     pub fn in_memory() -> Journal {
-        Journal { inner: Arc::default() }
+        let options = Options {
+            durability: Durability::Memory,
+            size_limit_bytes: 1 << 30,
+            segment_bytes: 4 << 20,
+            record_limit_bytes: 1 << 20,
+            ring_bytes: 4 << 20,
+            ..Options::default()
+        };
+        let opened = recovery::open(MemoryDisk::default().storage(), options, Drive::Inline);
+        let (shared, _) = opened.expect("these options are valid and this disk does not fail");
+        Journal::new(shared)
+    }
+
+    fn new(shared: Arc<Shared>) -> Journal {
+        let threads = Threads { shared: shared.clone(), handles: Mutex::default() };
+        Journal { shared, _threads: Arc::new(threads) }
     }
 
     /// Append a record. *Written* when it returns: it survives a kill of the process. Never waits; room for the outcome
     /// is reserved with it.
     pub fn begin(&self, payload: &[u8]) -> Result<Ticket, Error> {
-        let mut inner = self.lock();
-        let lsn = inner.next();
-        inner.push(Entry::Record { lsn, payload: Bytes::copy_from_slice(payload) });
-        Ok(Ticket { journal: self.clone(), lsn })
+        if payload.len() > self.shared.options.record_limit_bytes {
+            return Err(Error::TooLarge(payload.len()));
+        }
+        let draft = Draft::record(self.shared.seed, payload);
+        let len = (HEADER + payload.len()) as u64;
+        let (lsn, wakers) = {
+            let mut state = self.shared.lock();
+            if let Some(refusal) = state.refusal() {
+                return Err(refusal);
+            }
+            if !self.shared.fits(&state, len) {
+                return Err(Error::Full);
+            }
+            state.open += 1;
+            self.append(&mut state, &draft, payload)
+        };
+        wakers.into_iter().for_each(Waker::wake);
+        self.shared.drive_inline();
+        Ok(Ticket { journal: self.clone(), lsn: Lsn(lsn), settled: false, waits: false })
     }
 
-    /// Resolves when a record of `bytes` would fit again, or the journal broke.
+    /// Copy an entry for which there is room. The wakers are woken after the lock is released.
+    fn append(&self, state: &mut State, draft: &Draft, payload: &[u8]) -> (u64, Vec<Waker>) {
+        let len = (HEADER + payload.len()) as u64;
+        let lsn = state.place(len, self.shared.options.segment_bytes);
+        self.shared.ring.write(lsn, &draft.header(lsn));
+        self.shared.ring.write(lsn + HEADER as u64, payload);
+        self.shared.ring.publish(state.appended);
+        self.shared.appended.store(state.appended, Ordering::Release);
+        self.shared.kick(state);
+        (lsn, std::mem::take(&mut state.waiting.appended))
+    }
+
+    /// Resolves when a record of `bytes` would fit again, or the journal broke. Others may be faster: ask
+    /// [`Journal::begin`] again. Cancel safe.
     pub async fn room(&self, bytes: usize) -> Result<(), Error> {
-        let _ = bytes;
-        Ok(())
+        if bytes > self.shared.options.record_limit_bytes {
+            return Err(Error::TooLarge(bytes));
+        }
+        poll_fn(|cx| {
+            let mut state = self.shared.lock();
+            if let Some(refusal) = state.refusal() {
+                return Poll::Ready(Err(refusal));
+            }
+            if self.shared.fits(&state, (HEADER + bytes) as u64) {
+                return Poll::Ready(Ok(()));
+            }
+            remember(&mut state.waiting.room, cx);
+            Poll::Pending
+        })
+        .await
     }
 
     /// Everything below is written.
     pub fn appended(&self) -> Lsn {
-        self.lock().next()
+        Lsn(self.shared.appended.load(Ordering::Acquire))
+    }
+
+    /// Everything below is durable as configured.
+    pub fn durable(&self) -> Lsn {
+        match self.shared.options.durability {
+            Durability::Memory => self.appended(),
+            Durability::Os | Durability::Fsync => Lsn(self.shared.durable.load(Ordering::Acquire)),
+        }
     }
 
     /// Resolves when something was appended at or after `lsn`. Cancel safe.
     pub async fn wait_appended(&self, lsn: Lsn) {
-        std::future::poll_fn(|cx| {
-            let mut inner = self.lock();
-            if inner.next() > lsn {
+        poll_fn(|cx| {
+            let mut state = self.shared.lock();
+            if state.appended > lsn.0 {
                 return Poll::Ready(());
             }
-            inner.wakers.push(cx.waker().clone());
+            remember(&mut state.waiting.appended, cx);
             Poll::Pending
         })
         .await;
     }
 
-    /// Read entries from `from` on, in order, as far as *appended* when called: up to about `bytes` of them. The second
-    /// value is where to read next.
+    /// Read entries from `from` on, in order, as far as *appended* when called: up to about `bytes` of them, at least one
+    /// if there is one. The second value is where to read next; read until it is where you want to be. `from` is the
+    /// position of an entry, or one returned here, or [`Journal::trimmed`]. Cancel safe.
     pub async fn read(&self, from: Lsn, bytes: usize) -> Result<(Vec<Entry>, Lsn), Error> {
-        let inner = self.lock();
-        if from.0 < inner.trimmed {
-            return Err(Error::Trimmed(from));
-        }
-        let mut size = 0;
-        let entries: Vec<Entry> = inner.entries[from.0 as usize..]
-            .iter()
-            .take_while(|entry| {
-                let fits = size <= bytes;
-                size += if let Entry::Record { payload, .. } = entry { payload.len() } else { 16 };
-                fits
-            })
-            .cloned()
-            .collect();
-        let next = Lsn(from.0 + entries.len() as u64);
-        Ok((entries, next))
+        self.shared.read(from, bytes).await
     }
 
     /// Where reading can begin: nothing below is kept.
     pub fn trimmed(&self) -> Lsn {
-        Lsn(self.lock().trimmed)
+        Lsn(self.shared.lock().trimmed)
     }
 
-    /// Nothing below `lsn` is needed any more.
+    /// Nothing below `lsn`, the position of an entry or *appended*, is needed any more. Whole segments are used again once
+    /// that is durable; after a crash a little of what was trimmed may be there again.
     pub fn trim(&self, lsn: Lsn) {
-        let mut inner = self.lock();
-        inner.trimmed = inner.trimmed.max(lsn.0);
+        let mut state = self.shared.lock();
+        state.trimmed = state.trimmed.max(lsn.0.min(state.appended));
+        state.control_due |= state.frees(state.trimmed);
+        self.shared.kick(&mut state);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// Say that units with this label are about to be written, right before [`Journal::begin`]. True: go ahead. False:
+    /// wait for [`Journal::announced`] first. What is true stays so for a window at least.
+    pub fn announce(&self, label: u64) -> bool {
+        let known = lock(&self.shared.announced).announce(label);
+        if known != Some(true) {
+            let mut state = self.shared.lock();
+            state.control_due |= known.is_none();
+            self.shared.kick(&mut state);
+        }
+        if self.shared.drive == Drive::Inline && known.is_none() {
+            self.shared.step();
+        }
+        known == Some(true) || self.shared.drive == Drive::Inline
+    }
+
+    /// Resolves when an announced label is durable. Cancel safe.
+    pub async fn announced(&self, label: u64) -> Result<(), Error> {
+        poll_fn(|cx| self.poll_announced(label, cx)).await
+    }
+
+    /// [`Journal::announced`], for those who poll.
+    pub fn poll_announced(&self, label: u64, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        {
+            let mut announced = lock(&self.shared.announced);
+            if announced.is_durable(label) {
+                return Poll::Ready(Ok(()));
+            }
+            announced.wait(cx);
+        }
+        // After the waker is kept: whoever breaks the journal says so first and wakes then.
+        self.shared.lock().refusal().map_or(Poll::Pending, |refusal| Poll::Ready(Err(refusal)))
+    }
+
+    /// The labels in [`Recovered::active`] are marked dirty, durably: forget them.
+    pub fn confirm_loss(&self) {
+        let mut state = self.shared.lock();
+        state.loss_confirmed = true;
+        state.control_due = true;
+        self.shared.kick(&mut state);
+    }
+
+    /// What the journal is doing.
+    pub fn status(&self) -> Status {
+        let durable = self.durable();
+        let state = self.shared.lock();
+        let files = state.live.len() + state.free.len();
+        let kept = state.appended > state.trimmed;
+        Status {
+            appended: Lsn(state.appended),
+            durable,
+            trimmed: Lsn(state.trimmed),
+            bytes: files as u64 * self.shared.options.file_bytes(),
+            limit_bytes: self.shared.options.size_limit_bytes,
+            segments: state.live.len(),
+            spare: state.free.len(),
+            open: state.open,
+            oldest: state.ages.front().filter(|_| kept).map_or(Duration::ZERO, |(_, at)| at.elapsed()),
+            syncs: state.syncs,
+            last_sync: state.last_sync,
+            broken: state.broken.clone(),
+        }
+    }
+
+    /// Do all that the threads would do, here and now. For a journal without threads.
+    pub fn sync_now(&self) {
+        self.shared.drain();
+    }
+
+    /// Sync everything, mark the end as clean, take nothing more. Units without an outcome stay in doubt. Cancel safe: the
+    /// closing goes on.
+    pub async fn close(&self) -> Result<(), Error> {
+        {
+            let mut state = self.shared.lock();
+            if state.ending == Ending::Open {
+                state.ending = Ending::Closing;
+            }
+            self.shared.work.notify_one();
+            self.shared.fill.notify_one();
+        }
+        if self.shared.drive != Drive::Threads {
+            self.shared.finish();
+        }
+        poll_fn(|cx| {
+            let mut state = self.shared.lock();
+            if let Some(reason) = &state.broken {
+                return Poll::Ready(Err(Error::Broken(reason.clone())));
+            }
+            if state.ending == Ending::Closed {
+                return Poll::Ready(Ok(()));
+            }
+            remember(&mut state.waiting.closed, cx);
+            Poll::Pending
+        })
+        .await
     }
 }
 
-impl Inner {
-    fn next(&self) -> Lsn {
-        Lsn(self.entries.len() as u64)
-    }
-
-    fn push(&mut self, entry: Entry) {
-        self.entries.push(entry);
-        self.wakers.drain(..).for_each(Waker::wake);
+impl Drop for Threads {
+    fn drop(&mut self) {
+        {
+            let mut state = self.shared.lock();
+            if state.ending == Ending::Open {
+                state.ending = Ending::Dropped;
+            }
+            self.shared.work.notify_one();
+            self.shared.fill.notify_one();
+        }
+        // So that the directory is free when the handle is gone. A waker that drops the last handle does it on the sync
+        // thread itself, which must not wait for itself.
+        let me = std::thread::current().id();
+        for handle in lock(&self.handles).drain(..).filter(|handle| handle.thread().id() != me) {
+            let _ = handle.join();
+        }
     }
 }
 
@@ -173,6 +408,8 @@ impl Inner {
 pub struct Ticket {
     journal: Journal,
     lsn: Lsn,
+    settled: bool,
+    waits: bool,
 }
 
 impl Ticket {
@@ -182,14 +419,62 @@ impl Ticket {
     }
 
     /// Ready when the record is durable as configured. One waker a ticket.
-    pub fn poll_durable(&mut self, _cx: &mut Context<'_>) -> Poll<Result<Durable, Error>> {
-        Poll::Ready(Ok(Durable(())))
+    pub fn poll_durable(&mut self, cx: &mut Context<'_>) -> Poll<Result<Durable, Error>> {
+        let shared = &self.journal.shared;
+        if shared.durable.load(Ordering::Acquire) > self.lsn.0 {
+            return Poll::Ready(Ok(Durable(())));
+        }
+        let mut state = shared.lock();
+        if shared.durable.load(Ordering::Acquire) > self.lsn.0 {
+            return Poll::Ready(Ok(Durable(())));
+        }
+        if let Some(reason) = &state.broken {
+            return Poll::Ready(Err(Error::Broken(reason.clone())));
+        }
+        self.waits = true;
+        state.waiting.durable.insert(self.lsn.0, cx.waker().clone());
+        Poll::Pending
     }
 
     /// Write how the unit ended. Never waits, never fails for want of room.
-    pub fn end(self, outcome: Outcome) {
-        let mut inner = self.journal.lock();
-        let lsn = inner.next();
-        inner.push(Entry::Outcome { lsn, of: self.lsn, outcome });
+    pub fn end(mut self, outcome: Outcome) {
+        let journal = self.journal.clone();
+        let draft = Draft::outcome(journal.shared.seed, outcome, self.lsn);
+        let wakers = {
+            let mut state = journal.shared.lock();
+            self.settled = true;
+            state.open -= 1;
+            self.stop_waiting(&mut state);
+            if matches!(state.ending, Ending::Sealed | Ending::Closed) {
+                return;
+            }
+            journal.append(&mut state, &draft, &entry::unit(self.lsn)).1
+        };
+        wakers.into_iter().for_each(Waker::wake);
+        journal.shared.drive_inline();
+    }
+
+    fn stop_waiting(&self, state: &mut State) {
+        if self.waits {
+            state.waiting.durable.remove(&self.lsn.0);
+        }
     }
 }
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.settled {
+            return;
+        }
+        let wakers = {
+            let mut state = self.journal.shared.lock();
+            state.open -= 1;
+            self.stop_waiting(&mut state);
+            std::mem::take(&mut state.waiting.room)
+        };
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Reserved for each open unit; what the sizes of the options are reckoned with.
+const _: () = assert!(OUTCOME == 24, "the documentation of `Options::ring_bytes` says so");

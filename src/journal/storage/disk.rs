@@ -1,0 +1,148 @@
+//! A real directory.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memmap2::{MmapOptions, MmapRaw};
+
+use super::{Blob, Storage};
+use crate::journal::options::OpenError;
+
+const LOCK: &str = "lock";
+const UNFINISHED: &str = ".tmp";
+const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+
+/// A directory, locked against a second process for as long as it lives.
+pub struct Disk {
+    path: PathBuf,
+    directory: File,
+    boot: u128,
+    /// Held for its lock: the kernel releases it with the process, however that ends.
+    _lock: File,
+}
+
+impl Disk {
+    /// Open the directory, making it if needed.
+    pub fn open(path: &Path) -> Result<Disk, OpenError> {
+        let failed = |error| OpenError::Io { place: path.display().to_string(), error };
+        make(path).map_err(failed)?;
+        let directory = File::open(path).map_err(failed)?;
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK)).map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(OpenError::Locked(path.display().to_string())),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        let disk = Disk { path: path.to_owned(), directory, boot: boot(), _lock: lock };
+        disk.sweep().map_err(failed)?;
+        Ok(disk)
+    }
+
+    /// Remove files whose creation a crash interrupted.
+    fn sweep(&self) -> io::Result<()> {
+        let unfinished = self.names()?.into_iter().filter(|name| name.ends_with(UNFINISHED));
+        unfinished.into_iter().try_for_each(|name| fs::remove_file(self.path.join(name)))
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    }
+
+    fn file(&self, name: &str) -> io::Result<File> {
+        OpenOptions::new().read(true).write(true).open(self.path.join(name))
+    }
+}
+
+impl Storage for Disk {
+    fn place(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn boot(&self) -> u128 {
+        self.boot
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.names()
+    }
+
+    /// The zeros are written under another name and synced, then the file gets its name, then the directory is synced:
+    /// a file that has its name is whole. Zeros are written out, because blocks that are only allocated (`fallocate`)
+    /// still cost a metadata update with the first sync of each.
+    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn Blob>> {
+        let unfinished = self.path.join(format!("{name}{UNFINISHED}"));
+        let made = zeros(&unfinished, len);
+        if made.is_err() {
+            // A disk that is full gets back what was taken; the first error is the one to tell.
+            let _ = fs::remove_file(&unfinished);
+        }
+        let file = made?;
+        fs::rename(&unfinished, self.path.join(name))?;
+        self.directory.sync_all()?;
+        Ok(Arc::new(file))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn Blob>> {
+        Ok(Arc::new(self.file(name)?))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path.join(name))
+    }
+
+    fn map(&self, name: &str) -> io::Result<Arc<MmapRaw>> {
+        // Populated now: a page fault under the journal's lock would be felt by everybody.
+        Ok(Arc::new(MmapOptions::new().populate().map_raw(&self.file(name)?)?))
+    }
+}
+
+impl Blob for File {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read_at(&self, at: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.read_exact_at(buf, at)
+    }
+
+    fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write_all_at(bytes, at)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+}
+
+/// Make the directory, and make its name durable.
+fn make(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(path)?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+fn zeros(path: &Path, len: u64) -> io::Result<File> {
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+    let mut left = len;
+    while left > 0 {
+        let some = left.min(ZEROS.len() as u64);
+        file.write_all(&ZEROS[..some as usize])?;
+        left -= some;
+    }
+    file.sync_all()?;
+    Ok(file)
+}
+
+/// The kernel's id of this boot. Where there is none, a new one each time: recovery then assumes the worst.
+fn boot() -> u128 {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+    let digits = id.map(|id| id.trim().replace('-', ""));
+    let known = digits.and_then(|digits| u128::from_str_radix(&digits, 16).ok());
+    known.unwrap_or_else(|| u128::from(crate::journal::control::random()) << 64)
+}

@@ -1,0 +1,471 @@
+//! The journal as a whole: crashes chosen by seeds, full and failing disks, a real kill.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
+use futures_util::FutureExt;
+
+use super::*;
+
+/// Paste a failing seed here to run only that one.
+const SEED: Option<u64> = None;
+const SEEDS: u64 = 400;
+
+fn small() -> Options {
+    Options {
+        size_limit_bytes: 6 * (16384 + 4096),
+        segment_bytes: 16384,
+        record_limit_bytes: 2000,
+        ring_bytes: 8192,
+        ..Options::default()
+    }
+}
+
+fn open(disk: &MemoryDisk) -> (Journal, Recovered) {
+    Journal::open_on(disk.storage(), small()).expect("opens")
+}
+
+fn is_durable(ticket: &mut Ticket) -> bool {
+    poll_fn(|cx| ticket.poll_durable(cx)).now_or_never().is_some_and(|durable| durable.is_ok())
+}
+
+fn read_all(journal: &Journal) -> Vec<Entry> {
+    let (mut at, mut all) = (journal.trimmed(), Vec::new());
+    loop {
+        let (entries, next) = journal.read(at, 3000).now_or_never().expect("no threads").expect("readable");
+        all.extend(entries);
+        if next == at {
+            return all;
+        }
+        at = next;
+    }
+}
+
+fn lsn(entry: &Entry) -> Lsn {
+    match entry {
+        Entry::Record { lsn, .. } | Entry::Outcome { lsn, .. } => *lsn,
+    }
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) % limit
+    }
+}
+
+/// Everything that was ever handed out, and what must never be missing.
+#[derive(Default)]
+struct Model {
+    entries: Vec<(Entry, bool)>,
+    labels: std::collections::BTreeSet<u64>,
+}
+
+impl Model {
+    fn wrote(&mut self, entry: Entry) {
+        let last = self.entries.last().map(|(entry, _)| lsn(entry));
+        assert!(last.is_none_or(|last| last < lsn(&entry)), "an lsn was used again: {:?}", lsn(&entry));
+        self.entries.push((entry, false));
+    }
+
+    fn durable_below(&mut self, position: Lsn) {
+        self.entries.iter_mut().filter(|(entry, _)| lsn(entry) < position).for_each(|(_, durable)| *durable = true);
+    }
+
+    /// What is read is what was written, in order; all that had to survive is there. What did not is forgotten.
+    fn check(&mut self, journal: &Journal, all_must_survive: bool) {
+        let (trimmed, found) = (journal.trimmed(), read_all(journal));
+        let mut read = found.iter().filter(|entry| lsn(entry) >= trimmed).peekable();
+        self.entries.retain(|(entry, durable)| {
+            if lsn(entry) < trimmed {
+                return false;
+            }
+            let survived = read.next_if(|read| *read == entry).is_some();
+            assert!(survived || !(*durable || all_must_survive), "missing: {:?}", lsn(entry));
+            survived
+        });
+        assert_eq!(read.next(), None, "an entry that nobody wrote");
+    }
+}
+
+fn simulate(seed: u64) {
+    let (disk, mut random, mut model) = (MemoryDisk::default(), Random(seed), Model::default());
+    let mut next_above = Lsn(0);
+    for life in 0..6 {
+        let (journal, recovered) = open(&disk);
+        assert!(recovered.appended >= next_above, "life {life} began below what was handed out");
+        model.check(&journal, recovered.last != Last::Lost);
+        if recovered.last == Last::Lost {
+            let active: std::collections::BTreeSet<u64> = recovered.active.list.iter().copied().collect();
+            assert!(model.labels.is_subset(&active), "a label of a lost window is not reported");
+        }
+        model.labels.clear();
+        model.durable_below(recovered.appended);
+        live(&journal, &disk, &mut random, &mut model);
+        next_above = journal.appended();
+        match random.below(4) {
+            0 => drop(disk.storage()),
+            1 => {
+                disk.fail_after(random.below(6), libc::EIO);
+                journal.sync_now();
+                model.durable_below(journal.durable());
+                disk.power_loss(random.below(u64::MAX >> 33));
+            }
+            2 => disk.power_loss(random.below(u64::MAX >> 33)),
+            _ => {
+                journal.close().now_or_never().expect("no threads").expect("closes");
+                model.durable_below(journal.appended());
+                model.labels.clear();
+                disk.power_loss(seed);
+            }
+        }
+    }
+}
+
+fn live(journal: &Journal, disk: &MemoryDisk, random: &mut Random, model: &mut Model) {
+    let mut tickets = Vec::new();
+    for _ in 0..random.below(300) {
+        match random.below(12) {
+            0..6 => {
+                let payload = vec![random.below(256) as u8; random.below(700) as usize];
+                if let Ok(ticket) = journal.begin(&payload) {
+                    model.wrote(Entry::Record { lsn: ticket.lsn(), payload: payload.into() });
+                    tickets.push(ticket);
+                }
+            }
+            6..8 if !tickets.is_empty() => {
+                let ticket = tickets.swap_remove(random.below(tickets.len() as u64) as usize);
+                let (lsn, of, outcome) = (journal.appended(), ticket.lsn(), Outcome::Committed);
+                ticket.end(outcome);
+                model.wrote(Entry::Outcome { lsn, of, outcome });
+            }
+            8 => {
+                journal.sync_now();
+                model.durable_below(journal.durable());
+                tickets.iter_mut().for_each(|ticket| assert!(is_durable(ticket)));
+            }
+            9 => disk.write_back(random.below(1 << 30)),
+            10 if !model.entries.is_empty() => {
+                let index = random.below(model.entries.len() as u64) as usize;
+                journal.trim(lsn(&model.entries[index].0));
+            }
+            _ => {
+                let label = random.below(20);
+                if journal.announce(label) {
+                    model.labels.insert(label);
+                }
+            }
+        }
+    }
+    // Tickets of a killed process are not dropped in order; here it changes nothing on the disk.
+}
+
+#[test]
+fn after_any_crash_nothing_durable_is_missing_nothing_is_invented_and_no_lsn_is_used_again() {
+    if let Some(seed) = SEED {
+        return simulate(seed);
+    }
+    for seed in 0..SEEDS {
+        let run = std::panic::catch_unwind(|| simulate(seed));
+        assert!(run.is_ok(), "seed {seed} failed");
+    }
+}
+
+#[test]
+fn a_killed_process_loses_nothing_that_was_written() {
+    let disk = MemoryDisk::default();
+    let (journal, _) = open(&disk);
+    let lsn = journal.begin(b"only in the ring").expect("room").lsn();
+    let (journal, recovered) = open(&disk);
+    assert_eq!((recovered.last, recovered.from_ring), (Last::Killed, 32));
+    assert_eq!(read_all(&journal), vec![Entry::Record { lsn, payload: Bytes::from_static(b"only in the ring") }]);
+}
+
+#[test]
+fn a_segment_torn_at_any_byte_keeps_the_entries_before_the_tear() {
+    let disk = MemoryDisk::default();
+    let (journal, _) = open(&disk);
+    let lsns: Vec<Lsn> = (0..5_u8).map(|n| journal.begin(&[n; 20]).expect("room").lsn()).collect();
+    journal.sync_now();
+    let end = journal.appended().0;
+    for cut in 0..end {
+        let disk = MemoryDisk::default();
+        let (journal, _) = open(&disk);
+        (0..5_u8).for_each(|n| drop(journal.begin(&[n; 20]).expect("room")));
+        journal.sync_now();
+        disk.power_loss(cut);
+        disk.tamper("ring", |bytes| bytes.fill(0));
+        disk.tamper("00000001.segment", |bytes| bytes[(segment::PAGE + cut) as usize..].fill(0xff));
+        let (journal, recovered) = open(&disk);
+        assert_eq!(recovered.last, Last::Lost);
+        assert!(recovered.appended.0 >= end, "cut at {cut}");
+        let whole = lsns.iter().filter(|lsn| lsn.0 + 36 <= cut).count();
+        assert_eq!(read_all(&journal).len(), whole, "cut at {cut}");
+    }
+}
+
+#[test]
+fn what_a_clean_close_had_synced_and_is_gone_is_an_error() {
+    let disk = MemoryDisk::default();
+    let (journal, _) = open(&disk);
+    drop(journal.begin(b"synced").expect("room"));
+    journal.close().now_or_never().expect("no threads").expect("closes");
+    disk.power_loss(1);
+    disk.tamper("ring", |bytes| bytes.fill(0));
+    disk.tamper("00000001.segment", |bytes| bytes[segment::PAGE as usize..].fill(0));
+    let Err(error) = Journal::open_on(disk.storage(), small()) else { panic!("opened a damaged journal") };
+    assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
+}
+
+#[test]
+fn a_missing_segment_and_a_missing_control_file_are_errors() {
+    for gone in ["00000001.segment", "control"] {
+        let disk = MemoryDisk::default();
+        let (journal, _) = open(&disk);
+        while let Ok(ticket) = journal.begin(&[1; 1000]) {
+            ticket.end(Outcome::Committed);
+            journal.sync_now();
+        }
+        disk.storage().remove(gone).expect("there");
+        let Err(error) = Journal::open_on(disk.storage(), small()) else { panic!("opened without {gone}") };
+        assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_newer_version_is_refused() {
+    for name in ["control", "00000001.segment", "ring"] {
+        let disk = MemoryDisk::default();
+        drop(open(&disk));
+        drop(disk.storage());
+        disk.tamper(name, |bytes| {
+            let slots = if name == "control" { vec![0, 32 << 10] } else { vec![0] };
+            slots.into_iter().for_each(|at| bytes[at + 8] = 2);
+        });
+        let Err(error) = Journal::open_on(disk.storage(), small()) else { panic!("opened a newer {name}") };
+        assert!(matches!(error, OpenError::Newer { found: 2, known: 1, .. }), "{name}: {error}");
+    }
+}
+
+#[test]
+fn a_full_journal_refuses_records_takes_outcomes_and_has_room_again_after_a_trim() {
+    let disk = MemoryDisk::default();
+    let (journal, _) = open(&disk);
+    let mut tickets = Vec::new();
+    let refused = loop {
+        match journal.begin(&[7; 1000]) {
+            Ok(ticket) => tickets.push(ticket),
+            Err(error) => break error,
+        }
+        journal.sync_now();
+    };
+    assert_eq!(refused, Error::Full);
+    let mut room = Box::pin(journal.room(1000));
+    assert!(room.as_mut().now_or_never().is_none());
+    tickets.into_iter().for_each(|ticket| ticket.end(Outcome::Committed));
+    assert_eq!(journal.status().broken, None);
+    journal.trim(journal.appended());
+    journal.sync_now();
+    room.now_or_never().expect("there is room").expect("not broken");
+    assert!(journal.begin(&[7; 1000]).is_ok());
+    assert!(journal.status().bytes <= journal.status().limit_bytes);
+}
+
+#[test]
+fn a_ring_full_of_unsynced_records_refuses_until_the_next_sync() {
+    let (journal, _) = open(&MemoryDisk::default());
+    while let Ok(ticket) = journal.begin(&[7; 500]) {
+        ticket.end(Outcome::Aborted);
+    }
+    assert!(journal.room(500).now_or_never().is_none());
+    journal.sync_now();
+    journal.room(500).now_or_never().expect("there is room").expect("not broken");
+}
+
+#[test]
+fn a_record_over_the_limit_is_refused_alone() {
+    let (journal, _) = open(&MemoryDisk::default());
+    assert_eq!(journal.begin(&[0; 2001]).err(), Some(Error::TooLarge(2001)));
+    assert!(journal.begin(&[0; 2000]).is_ok());
+}
+
+#[test]
+fn a_full_disk_refuses_before_a_record_is_accepted() {
+    let disk = MemoryDisk::default();
+    let (journal, _) = open(&disk);
+    disk.limit_space(Some(0));
+    let mut tickets = Vec::new();
+    while let Ok(ticket) = journal.begin(&[7; 1000]) {
+        tickets.push(ticket);
+        journal.sync_now();
+    }
+    tickets.into_iter().for_each(|ticket| ticket.end(Outcome::Committed));
+    journal.sync_now();
+    assert_eq!(journal.status().broken, None);
+    assert_eq!(journal.durable(), journal.appended());
+    disk.limit_space(None);
+    journal.sync_now();
+    assert!(journal.begin(&[7; 1000]).is_ok());
+}
+
+#[test]
+fn a_failing_disk_fails_every_waiter_and_every_later_record() {
+    let disk = MemoryDisk::default();
+    let (journal, _) = open(&disk);
+    let mut ticket = journal.begin(b"record").expect("room");
+    assert!(!is_durable(&mut ticket));
+    assert!(!journal.announce(1));
+    disk.fail_after(0, libc::EIO);
+    journal.sync_now();
+    let failed = poll_fn(|cx| ticket.poll_durable(cx)).now_or_never().expect("does not hang");
+    assert!(matches!(failed, Err(Error::Broken(_))));
+    assert!(matches!(journal.begin(b"more"), Err(Error::Broken(_))));
+    assert!(matches!(journal.announced(1).now_or_never(), Some(Err(Error::Broken(_)))));
+    assert!(matches!(journal.room(1).now_or_never(), Some(Err(Error::Broken(_)))));
+    ticket.end(Outcome::Committed);
+}
+
+#[test]
+fn a_trimmed_position_is_not_readable_and_what_follows_is() {
+    let (journal, _) = open(&MemoryDisk::default());
+    let first = journal.begin(b"first").expect("room").lsn();
+    let second = journal.begin(b"second").expect("room").lsn();
+    journal.trim(second);
+    assert_eq!(journal.read(first, 100).now_or_never(), Some(Err(Error::Trimmed(first))));
+    assert_eq!(read_all(&journal).len(), 1);
+}
+
+#[test]
+fn a_lost_window_is_reported_until_it_is_confirmed() {
+    let disk = MemoryDisk::default();
+    let (journal, _) = open(&disk);
+    assert!(!journal.announce(42));
+    journal.sync_now();
+    assert!(journal.announce(42));
+    disk.power_loss(1);
+    for _ in 0..2 {
+        let (_journal, recovered) = open(&disk);
+        assert_eq!(recovered.active.list, vec![42]);
+    }
+    let (journal, _) = open(&disk);
+    journal.confirm_loss();
+    journal.sync_now();
+    assert!(open(&disk).1.active.is_empty());
+}
+
+#[test]
+fn labels_that_nobody_announces_again_leave_after_a_window() {
+    let disk = MemoryDisk::default();
+    let options = Options { window: Duration::ZERO, ..small() };
+    let (journal, _) = Journal::open_on(disk.storage(), options).expect("opens");
+    journal.announce(42);
+    (0..4).for_each(|_| journal.sync_now());
+    disk.power_loss(1);
+    assert!(open(&disk).1.active.is_empty());
+}
+
+#[test]
+fn more_labels_than_can_be_listed_stand_for_all() {
+    let disk = MemoryDisk::default();
+    let (journal, _) = open(&disk);
+    (0..=control::LABELS as u64 + 5).for_each(|label| drop(journal.announce(label)));
+    journal.sync_now();
+    assert!(journal.announce(u64::MAX));
+    disk.power_loss(1);
+    assert!(open(&disk).1.active.all);
+}
+
+#[tokio::test]
+async fn a_journal_on_a_real_disk_syncs_reads_and_closes() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let path = dir.path().join("journal");
+    let options = Options { size_limit_bytes: 100 << 20, segment_bytes: 4 << 20, ..Options::default() };
+    let (journal, recovered) = Journal::open(&path, options.clone()).expect("opens");
+    assert_eq!(recovered.last, Last::Clean);
+    let mut ticket = journal.begin(b"record").expect("room");
+    poll_fn(|cx| ticket.poll_durable(cx)).await.expect("durable");
+    ticket.end(Outcome::Committed);
+    for _ in 0..9 {
+        journal.room(1 << 20).await.expect("not broken");
+        journal.begin(&vec![1; 1 << 20]).expect("there was room").end(Outcome::Aborted);
+    }
+    assert!(!journal.announce(1));
+    journal.announced(1).await.expect("not broken");
+    let Err(second) = Journal::open(&path, options.clone()) else { panic!("opened twice") };
+    assert!(second.to_string().contains(&path.display().to_string()), "{second}");
+
+    journal.close().await.expect("closes");
+    drop(journal);
+    let (journal, recovered) = Journal::open(&path, options).expect("opens");
+    assert_eq!(recovered.last, Last::Clean);
+    let (mut at, mut count) = (journal.trimmed(), 0);
+    while at < journal.appended() {
+        let (entries, next) = journal.read(at, 1 << 20).await.expect("readable");
+        count += entries.len();
+        at = next;
+    }
+    assert_eq!(count, 20);
+}
+
+const CHILD: &str = "TANDEM_TEST_JOURNAL_CHILD";
+
+/// Not a test of its own: the process that [`a_process_killed_by_the_kernel_has_lost_nothing_it_told`] kills.
+#[test]
+fn child_that_appends_until_killed() {
+    let Some(dir) = std::env::var_os(CHILD) else { return };
+    let options = Options { size_limit_bytes: 64 << 20, segment_bytes: 4 << 20, ..Options::default() };
+    let (journal, _) = Journal::open(Path::new(&dir), options).expect("opens");
+    let mut told = std::io::stderr().lock();
+    for n in 0_u64.. {
+        let ticket = journal.begin(&n.to_le_bytes()).or_else(|_| {
+            journal.trim(journal.durable());
+            journal.begin(&n.to_le_bytes())
+        });
+        let Ok(ticket) = ticket else { continue };
+        if writeln!(told, "{n} {}", ticket.lsn().0).is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_process_killed_by_the_kernel_has_lost_nothing_it_told() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let exe = std::env::current_exe().expect("this test");
+    let mut child = Command::new(exe)
+        .args(["--exact", "journal::tests::child_that_appends_until_killed", "--nocapture"])
+        .env(CHILD, dir.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let mut told: Vec<String> = lines.by_ref().take(3000).map(|line| line.expect("text")).collect();
+    child.kill().expect("running");
+    child.wait().expect("gone");
+    // Also what was told between our last line and the kill; the very last line may be cut.
+    told.extend(lines.map_while(Result::ok));
+
+    let options = Options { size_limit_bytes: 64 << 20, segment_bytes: 4 << 20, ..Options::default() };
+    let (journal, recovered) = Journal::open(dir.path(), options).expect("opens");
+    assert_eq!(recovered.last, Last::Killed);
+    let (mut at, mut found) = (journal.trimmed(), std::collections::BTreeMap::new());
+    while at < journal.appended() {
+        let (entries, next) = journal.read(at, 1 << 20).await.expect("readable");
+        for entry in entries {
+            if let Entry::Record { lsn, payload } = entry {
+                found.insert(segment::u64_at(&payload, 0), lsn.0);
+            }
+        }
+        at = next;
+    }
+    let pairs = told.iter().filter_map(|line| line.split_once(' '));
+    let told: Vec<(u64, u64)> = pairs.filter_map(|(n, lsn)| Some((n.parse().ok()?, lsn.parse().ok()?))).collect();
+    assert!(told.len() >= 2900);
+    let cut = told.len() - 1;
+    for (n, lsn) in &told[..cut] {
+        assert!(*lsn < journal.trimmed().0 || found.get(n) == Some(lsn), "record {n} at {lsn} is missing");
+    }
+}
