@@ -4,6 +4,7 @@
 //! [`session`], which captures keys by the plans of [`analysis`].
 
 pub mod analysis;
+pub mod cache;
 pub mod catalog;
 pub mod client;
 pub mod copy_stream;

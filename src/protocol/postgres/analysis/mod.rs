@@ -82,10 +82,8 @@ fn readable<'a>(text: &'a [u8], tokens: &Tokens) -> Result<std::borrow::Cow<'a, 
     if tokens.is_ascii() {
         return std::str::from_utf8(text).map(Into::into).map_err(|_| "a text that the proxy cannot read");
     }
-    if let Ok(text) = std::str::from_utf8(text) {
-        if tokens.utf8() {
-            return Ok(text.into());
-        }
+    if let (true, Ok(text)) = (tokens.utf8(), std::str::from_utf8(text)) {
+        return Ok(text.into());
     }
     let names = tokens.list().iter().filter(|token| !token.kind.is_literal());
     if names.into_iter().any(|token| !token.text(text).is_ascii()) {

@@ -150,3 +150,21 @@ fn a_server_of_18_is_asked_for_old_and_new_keys() {
     let catalog = Catalog { version: 180_000, ..catalog() };
     check(&catalog, include_str!("corpus_18.txt"));
 }
+
+#[test]
+fn depth_does_not_end_the_process() {
+    let catalog = catalog();
+    for (open, middle, close, count) in [
+        ("1+", "1", "", 50_000),
+        ("(", "1", ")", 50_000),
+        ("not ", "true", "", 50_000),
+        ("-", "1", "", 9_000),
+        ("(select ", "1", ")", 5_000),
+        ("case when true then ", "1", " end", 5_000),
+        ("'a'||", "'b'", "", 900),
+    ] {
+        let text = format!("select {}{middle}{}", open.repeat(count), close.repeat(count));
+        let plan = plan_on(&catalog, &text);
+        assert!(plan.starts_with("pass") || plan.starts_with("opaque"), "{open}: {plan}");
+    }
+}

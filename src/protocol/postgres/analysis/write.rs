@@ -528,10 +528,8 @@ impl Pinning<'_, '_> {
             if let Some(values) = list.items.iter().map(|item| self.scope.operand(item)).collect() {
                 add_pin(pins, column, values);
             }
-        } else if self.columns(left).is_some() {
-            if let Some(rows) = list.items.iter().map(|item| self.tuple(left, item)).collect() {
-                tuples.push(rows);
-            }
+        } else if let Some(rows) = list.items.iter().map(|item| self.tuple(left, item)).collect() {
+            tuples.push(rows);
         }
     }
 
