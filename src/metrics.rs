@@ -83,16 +83,16 @@ metrics! {
     ADDED_LATENCY_SECONDS = "tandem_added_latency_seconds", Kind::Histogram(SECONDS);
     /// Statements captured. Labels: wire, how (evident, asked, streamed, counted, refused).
     CAPTURED_TOTAL = "tandem_captured_total", Kind::Counter;
-    /// Next position of the journal that is written.
-    JOURNAL_APPENDED_LSN = "tandem_journal_appended_lsn", Kind::Gauge;
-    /// Bytes of the journal that are still needed.
-    JOURNAL_KEPT_BYTES = "tandem_journal_kept_bytes", Kind::Gauge;
-    /// Bytes that the journal may take.
+    /// Bytes of the journal on disk, spare segments included.
+    JOURNAL_BYTES = "tandem_journal_bytes", Kind::Gauge;
+    /// Bytes that it may take.
     JOURNAL_LIMIT_BYTES = "tandem_journal_limit_bytes", Kind::Gauge;
+    /// Units in it that the primary has not answered.
+    JOURNAL_OPEN = "tandem_journal_open_units", Kind::Gauge;
+    /// Whether it failed and takes nothing more: 1 or 0.
+    JOURNAL_BROKEN = "tandem_journal_broken", Kind::Gauge;
     /// Time of one sync of the journal.
     JOURNAL_SYNC_SECONDS = "tandem_journal_sync_seconds", Kind::Histogram(SECONDS);
-    /// Records that the journal did not take. Label: reason.
-    JOURNAL_REFUSED_TOTAL = "tandem_journal_refused_total", Kind::Counter;
     /// Age of the oldest unit that the secondary does not have.
     MIRROR_LAG_SECONDS = "tandem_mirror_lag_seconds", Kind::Gauge;
     /// Units that the secondary does not have.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::State;
+use crate::journal::Journal;
 use crate::metrics;
 use crate::mirror::state::Handle;
 
@@ -31,13 +32,38 @@ pub struct Status {
     pub mirror: Option<MirrorStatus>,
 }
 
-/// The journal's positions.
+/// The journal's positions and size.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JournalStatus {
     /// Everything below is written.
     pub appended: u64,
+    /// Everything below is durable as configured.
+    pub durable: u64,
     /// Nothing below is kept.
     pub trimmed: u64,
+    /// Bytes on disk, spare segments included.
+    pub bytes: u64,
+    /// The configured limit of them.
+    pub limit_bytes: u64,
+    /// Units that the primary has not answered.
+    pub open: u64,
+    /// Why nothing is accepted any more.
+    pub broken: Option<String>,
+}
+
+impl JournalStatus {
+    fn of(journal: &Journal) -> JournalStatus {
+        let status = journal.status();
+        JournalStatus {
+            appended: status.appended.0,
+            durable: status.durable.0,
+            trimmed: status.trimmed.0,
+            bytes: status.bytes,
+            limit_bytes: status.limit_bytes,
+            open: status.open,
+            broken: status.broken.map(|why| why.to_string()),
+        }
+    }
 }
 
 /// What the mirror does, and how far the secondary is behind.
@@ -108,10 +134,7 @@ impl Status {
             epoch: route.epoch,
             units_inside: state.gate.inside(),
             uptime_s: state.started.elapsed().as_secs(),
-            journal: state
-                .journal
-                .as_ref()
-                .map(|journal| JournalStatus { appended: journal.appended().0, trimmed: journal.trimmed().0 }),
+            journal: state.journal.as_ref().map(JournalStatus::of),
             mirror: state.mirror.as_ref().map(MirrorStatus::of),
         }
     }
@@ -120,7 +143,10 @@ impl Status {
     pub(super) fn record(&self) {
         metrics::UNITS_INSIDE.gauge(&[]).set(self.units_inside as f64);
         if let Some(journal) = &self.journal {
-            metrics::JOURNAL_APPENDED_LSN.gauge(&[]).set(journal.appended as f64);
+            metrics::JOURNAL_BYTES.gauge(&[]).set(journal.bytes as f64);
+            metrics::JOURNAL_LIMIT_BYTES.gauge(&[]).set(journal.limit_bytes as f64);
+            metrics::JOURNAL_OPEN.gauge(&[]).set(journal.open as f64);
+            metrics::JOURNAL_BROKEN.gauge(&[]).set(f64::from(u8::from(journal.broken.is_some())));
         }
     }
 }

@@ -45,7 +45,10 @@ const LINES: &[(&str, &[(&str, &str)])] = &[
     ("wire", &[("/wire", ""), ("/phase", "")]),
     ("primary", &[("/primary", ""), ("/epoch", " (epoch)")]),
     ("units inside", &[("/units_inside", "")]),
-    ("journal", &[("/journal/appended", " appended"), ("/journal/trimmed", " trimmed")]),
+    (
+        "journal",
+        &[("/journal/appended", " appended"), ("/journal/durable", " durable"), ("/journal/bytes", " bytes on disk")],
+    ),
     ("mirror", &[("/mirror/phase", ""), ("/mirror/applied", " applied")]),
     ("lag", &[("/mirror/lag_seconds", " s"), ("/mirror/lag_records", " units"), ("/mirror/lag_keys", " keys")]),
     ("paid", &[("/mirror/payments", " payments"), ("/mirror/paid_rows", " rows")]),
