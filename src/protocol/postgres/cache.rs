@@ -19,8 +19,8 @@ use super::plan::Script;
 /// Roughly what one token of a text costs in a plan and its key.
 const BYTES_PER_TOKEN: usize = 64;
 
-/// What one plan costs beside its tokens.
-const BYTES_PER_PLAN: usize = 512;
+/// What a plan weighs at least, so that the configured number of plans is never passed; larger ones count as several.
+const WEIGHT_MIN: usize = 4096;
 
 /// Plans by shape and by text.
 pub struct PlanCache {
@@ -36,13 +36,13 @@ struct Plan {
 }
 
 impl PlanCache {
-    /// Holds plans of about `bytes_max` bytes.
-    pub fn new(bytes_max: usize) -> PlanCache {
+    /// Holds at most so many plans, in at most about 4 KiB each on average.
+    pub fn new(plans_max: usize) -> PlanCache {
         PlanCache {
             shapes: DashMap::with_hasher(Spread),
             texts: DashMap::with_hasher(Spread),
             weight: AtomicUsize::new(0),
-            weight_max: bytes_max,
+            weight_max: plans_max.saturating_mul(WEIGHT_MIN),
         }
     }
 
@@ -75,8 +75,8 @@ impl PlanCache {
 
     fn make(&self, text: &[u8], tokens: &Tokens, catalog: &Catalog) -> Arc<Script> {
         let script = Arc::new(analyze(text, tokens, catalog));
-        let weight = tokens.list().len() * BYTES_PER_TOKEN + text.len() + BYTES_PER_PLAN;
-        if tokens.reading() == Reading::Unreadable || !shareable(tokens) || weight > self.weight_max / 4 {
+        let weight = (tokens.list().len() * BYTES_PER_TOKEN + text.len()).max(WEIGHT_MIN);
+        if tokens.reading() == Reading::Unreadable || !shareable(tokens) || weight > self.weight_max {
             return script;
         }
         let plan = Plan { script: script.clone(), weight };
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn texts_of_one_shape_share_a_plan_until_the_catalog_changes() {
-        let cache = PlanCache::new(1 << 20);
+        let cache = PlanCache::new(100);
         let mut catalog = catalog();
         let first = plan(&cache, "delete from acc where id = 1", &catalog);
         assert!(Arc::ptr_eq(&first, &plan(&cache, "DELETE FROM acc WHERE id = 22", &catalog)));
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn where_literals_have_a_say_only_the_same_text_shares() {
-        let cache = PlanCache::new(1 << 20);
+        let cache = PlanCache::new(100);
         let catalog = catalog();
         let semicolons = plan(&cache, "copy acc from stdin (delimiter ';')", &catalog);
         let bars = plan(&cache, "copy acc from stdin (delimiter '|')", &catalog);
@@ -178,12 +178,12 @@ mod tests {
 
     #[test]
     fn it_stays_within_its_limit() {
-        let cache = PlanCache::new(64 << 10);
+        let cache = PlanCache::new(20);
         let catalog = catalog();
         for at in 0..500 {
             plan(&cache, &format!("select a{at} from acc"), &catalog);
         }
-        assert!(cache.weight.load(Ordering::Relaxed) <= 64 << 10);
-        assert!(!cache.is_empty() && cache.len() < 120);
+        assert!(cache.weight.load(Ordering::Relaxed) <= cache.weight_max);
+        assert!(!cache.is_empty() && cache.len() <= 20);
     }
 }

@@ -50,10 +50,8 @@ impl CopyStream {
     ) {
         let tables = &self.tables;
         let mut owe = |key: &[u8]| tables.iter().for_each(|table| keys.key(table.id, key, false));
-        if let Some(reader) = &mut self.reader {
-            if step(reader, &mut owe).is_err() {
-                self.reader = None;
-            }
+        if self.reader.as_mut().is_some_and(|reader| step(reader, &mut owe).is_err()) {
+            self.reader = None;
         }
     }
 }

@@ -12,10 +12,11 @@ use crate::cutover::gate::Gate;
 use crate::journal::Journal;
 use crate::record::{Reason, TableId};
 
+use super::cache::PlanCache;
 use super::catalog::{Catalog, load};
 use super::client::{self, Client, Endpoint, Host, ServerConfig, SslMode, Tls};
 use super::serve::{Cancels, Front};
-use super::shared::{PlanCache, Policy, Schema, Shared};
+use super::shared::{Policy, Schema, Shared};
 
 /// What all listeners of the process serve with.
 pub struct Setup {

@@ -14,12 +14,10 @@ use crate::cutover::gate::Gate;
 use crate::journal::{self, Journal};
 use crate::record::{Backend, Item, Reason, Record, RecordBuf, TableId};
 
-use super::analysis::analyze;
+use super::cache::PlanCache;
 use super::catalog::{Catalog, load};
 use super::client::{Client, ServerConfig};
-use super::lexer::Tokens;
 use super::plan::Action;
-use super::plan::Script;
 use super::wire::{Header, WireError};
 
 /// What all sessions of a listener share.
@@ -225,17 +223,4 @@ fn same(a: &Catalog, b: &Catalog) -> bool {
         && names(&a.user_operators) == names(&b.user_operators)
         && names(&a.user_types) == names(&b.user_types)
         && format!("{:?}", a.foreign_keys) == format!("{:?}", b.foreign_keys)
-}
-
-/// Plans by shape.
-pub struct PlanCache;
-impl PlanCache {
-    /// At most so many shapes.
-    pub fn new(_shapes: usize) -> PlanCache {
-        PlanCache
-    }
-    /// The plan of a text.
-    pub fn plan(&self, text: &[u8], tokens: &Tokens, catalog: &Catalog) -> Arc<Script> {
-        Arc::new(analyze(text, tokens, catalog))
-    }
 }
