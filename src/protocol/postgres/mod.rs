@@ -7,6 +7,7 @@ pub mod analysis;
 pub mod cache;
 pub mod catalog;
 pub mod client;
+pub mod copier;
 pub mod copy_stream;
 pub mod evident;
 pub mod key;

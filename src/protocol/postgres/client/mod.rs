@@ -294,6 +294,15 @@ impl Client {
         error
     }
 
+    /// Read everything up to the last ReadyForQuery that is owed, whatever it says; unsent messages are sent first.
+    pub async fn drain(&mut self) -> Result<(), Error> {
+        self.send().await?;
+        while self.ready_owed > 0 {
+            self.recv().await?;
+        }
+        Ok(())
+    }
+
     /// Start `COPY .. FROM STDIN`.
     ///
     /// # Errors

@@ -1,0 +1,214 @@
+//! Rows on their way: read requests ahead of the rows, and a COPY that is fed with the rows' own bytes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::{BufMut, BytesMut};
+
+use crate::protocol::postgres::client::{Client, DataRow, Error, Format, SEND_BYTES};
+use crate::protocol::postgres::wire::{self, front};
+use crate::record::TableId;
+
+use super::debt::Arrays;
+use super::schema::Pair;
+
+/// How many bytes of requests may be on their way while nobody reads answers: less than any socket buffer, so that
+/// neither end waits for the other for ever.
+const AHEAD_BYTES: usize = 16 << 10;
+
+/// Rows of one table to be read at S.
+pub(super) struct Request<'k> {
+    pub(super) pair: Arc<Pair>,
+    /// `None`: every row.
+    pub(super) keys: Option<&'k [&'k [u8]]>,
+}
+
+/// Keeps small requests ahead of the rows, large ones one at a time.
+pub(super) struct Reader<'k> {
+    waiting: VecDeque<Request<'k>>,
+    /// Table and size of what was sent and not fully answered.
+    sent: VecDeque<(TableId, usize)>,
+}
+
+impl<'k> Reader<'k> {
+    pub(super) fn new(requests: VecDeque<Request<'k>>) -> Reader<'k> {
+        Reader { waiting: requests, sent: VecDeque::new() }
+    }
+
+    /// Send what may be sent.
+    pub(super) async fn pump(&mut self, conn: &mut Client) -> Result<(), Error> {
+        let mut ahead: usize = self.sent.iter().map(|(_, size)| size).sum();
+        while ahead < AHEAD_BYTES && (self.sent.is_empty() || self.small_next()) {
+            let Some(request) = self.waiting.pop_front() else { break };
+            let before = conn.unsent();
+            request.put(conn);
+            let size = conn.unsent() - before;
+            self.sent.push_back((request.pair.id, size));
+            ahead += size;
+        }
+        conn.send().await
+    }
+
+    fn small_next(&self) -> bool {
+        let bytes = |request: &Request<'_>| request.keys.map_or(0, |keys| keys.iter().map(|key| key.len() + 8).sum());
+        self.waiting.front().is_some_and(|request| bytes(request) < AHEAD_BYTES / 2)
+    }
+
+    /// The next answer is of this table.
+    pub(super) fn next_is(&self, table: TableId) -> bool {
+        self.sent.front().is_some_and(|(id, _)| *id == table)
+    }
+
+    /// The next answer was read to its end.
+    pub(super) async fn done(&mut self, conn: &mut Client) -> Result<(), Error> {
+        self.sent.pop_front();
+        if self.waiting.is_empty() { Ok(()) } else { self.pump(conn).await }
+    }
+}
+
+impl Request<'_> {
+    fn put(&self, conn: &mut Client) {
+        let format = if self.pair.binary { Format::Binary } else { Format::Text };
+        match self.keys {
+            None => conn.put_statement(&self.pair.read_whole_sql(), &[], format),
+            Some(keys) => conn.put_statement(&self.pair.read_sql(), &Arrays::of(&self.pair, keys).params(), format),
+        }
+        conn.put_sync();
+    }
+}
+
+/// Start of a binary COPY: signature, flags, length of the header's extension (documentation, "COPY", "Binary Format").
+const BINARY_START: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+const BINARY_END: &[u8] = &[0xff, 0xff];
+
+/// A COPY into one table, begun with its first row.
+pub(super) struct CopyOut {
+    sql: String,
+    binary: bool,
+    /// Where the length of the CopyData being written stands in the output buffer.
+    open: Option<usize>,
+    started: bool,
+    bytes: u64,
+}
+
+impl CopyOut {
+    pub(super) fn new(sql: String, binary: bool) -> CopyOut {
+        CopyOut { sql, binary, open: None, started: false, bytes: 0 }
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Add a row; sends when enough is gathered.
+    pub(super) async fn row(&mut self, conn: &mut Client, row: &DataRow) -> Result<(), Error> {
+        if !self.started {
+            self.started = true;
+            conn.put_query(&self.sql);
+            self.data(conn.out());
+            if self.binary {
+                conn.out().extend_from_slice(BINARY_START);
+            }
+        }
+        let out = conn.out();
+        self.data(out);
+        let before = out.len();
+        if self.binary {
+            out.extend_from_slice(&row.0)
+        } else {
+            put_text(out, row)?
+        }
+        self.bytes += (out.len() - before) as u64;
+        if out.len() >= SEND_BYTES {
+            self.close(out);
+            conn.send().await?;
+        }
+        Ok(())
+    }
+
+    /// End it. False if it never began: there was no row.
+    pub(super) fn end(&mut self, conn: &mut Client) -> bool {
+        if !self.started {
+            return false;
+        }
+        if self.binary {
+            self.data(conn.out());
+            conn.out().extend_from_slice(BINARY_END);
+        }
+        self.close(conn.out());
+        wire::bare(conn.out(), front::COPY_DONE);
+        true
+    }
+
+    /// Give it up: the server refuses it, and the transaction with it.
+    pub(super) fn give_up(&mut self, conn: &mut Client) {
+        if self.started {
+            self.close(conn.out());
+            wire::message(conn.out(), front::COPY_FAIL, |b| wire::cstr(b, b"the rows could not be read"));
+        }
+    }
+
+    fn data(&mut self, out: &mut BytesMut) {
+        if self.open.is_none() {
+            out.put_u8(front::COPY_DATA);
+            self.open = Some(out.len());
+            out.put_i32(0);
+        }
+    }
+
+    fn close(&mut self, out: &mut BytesMut) {
+        if let Some(at) = self.open.take() {
+            let len = i32::try_from(out.len() - at).expect("one row and a send buffer stay below 2 GiB");
+            out[at..at + 4].copy_from_slice(&len.to_be_bytes());
+        }
+    }
+}
+
+/// A line of COPY text (documentation, "COPY", "Text Format").
+fn put_text(out: &mut BytesMut, row: &DataRow) -> Result<(), Error> {
+    for (at, value) in row.values().enumerate() {
+        if at > 0 {
+            out.put_u8(b'\t');
+        }
+        match value? {
+            None => out.extend_from_slice(b"\\N"),
+            Some(value) => put_escaped(out, value),
+        }
+    }
+    out.put_u8(b'\n');
+    Ok(())
+}
+
+fn put_escaped(out: &mut BytesMut, value: &[u8]) {
+    let mut from = 0;
+    for (at, byte) in value.iter().enumerate() {
+        let escape = match byte {
+            b'\\' => b'\\',
+            b'\n' => b'n',
+            b'\r' => b'r',
+            b'\t' => b't',
+            _ => continue,
+        };
+        out.extend_from_slice(&value[from..at]);
+        out.put_slice(&[b'\\', escape]);
+        from = at + 1;
+    }
+    out.extend_from_slice(&value[from..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copy_text_is_escaped() {
+        let mut body = BytesMut::new();
+        body.put_u16(3);
+        for value in [Some(&b"a\tb\\c\n\r"[..]), None, Some(b"")] {
+            crate::protocol::postgres::client::put_value(&mut body, value);
+        }
+        let mut out = BytesMut::new();
+        put_text(&mut out, &DataRow(body.freeze())).expect("a row");
+        assert_eq!(&out[..], b"a\\tb\\\\c\\n\\r\t\\N\t\n");
+    }
+}

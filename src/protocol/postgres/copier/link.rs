@@ -1,0 +1,185 @@
+//! Opening both sides: settings, the applier's locks, the payment counter, the primary's life.
+
+use std::collections::HashMap;
+
+use tokio::time::Instant;
+
+use crate::mirror::state::copier::Error;
+use crate::protocol::postgres::client::{self, Client, ServerConfig, TargetSession};
+use crate::record::TableId;
+
+use super::schema::{Schema, operator_schemas};
+
+/// First half of our advisory locks: `tand` in ASCII.
+pub const LOCK_CLASS: i32 = 0x7461_6e64;
+/// Held exclusively by the one applier, for as long as it lives.
+pub const LOCK_APPLIER: i32 = 1;
+/// Held shared by every connection that writes to the secondary. A new applier takes it exclusively once: then every
+/// statement of an older applier is over, on whatever connection it ran.
+pub const LOCK_WRITERS: i32 = 2;
+
+/// Both connections, and what was learned through them.
+pub(super) struct Link {
+    pub(super) primary: Client,
+    pub(super) secondary: Client,
+    pub(super) schema: Schema,
+    /// The catalogs must be read again before the next payment.
+    pub(super) schema_stale: bool,
+    /// `session_replication_role = replica` is ours: no foreign key, trigger or rule acts on the secondary.
+    pub(super) replica: bool,
+    pub(super) search_path: String,
+    pub(super) payments: u64,
+    pub(super) life: u64,
+    /// S exists.
+    pub(super) at_snapshot: bool,
+    /// Tables that the primary would not let us read, and why: left out until the next open.
+    pub(super) poisoned: HashMap<TableId, String>,
+    pub(super) used: Instant,
+}
+
+/// For both sides: text forms and plans that do not depend on a role's settings.
+const SETTINGS: &str = "SET row_security = off; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres'; \
+    SET TimeZone = 'UTC'; SET extra_float_digits = 1; SET bytea_output = 'hex'; SET xmloption = 'content'; \
+    SET lc_monetary = 'C'; SET standard_conforming_strings = on; SET jit = off; SET enable_seqscan = off; \
+    SET enable_hashjoin = off; SET enable_mergejoin = off; SET lock_timeout = '2s'; SET statement_timeout = 0; \
+    SET idle_in_transaction_session_timeout = '10s'; SET max_parallel_workers_per_gather = 0; SET client_min_messages = error";
+
+/// For the secondary: a payment that was answered survives, and a silent applier loses its locks.
+const SECONDARY_SETTINGS: &str = "SET synchronous_commit = on; SET idle_session_timeout = '30s'";
+
+/// Not every platform has them.
+const WISHES: &[&str] = &[
+    "SET client_connection_check_interval = '1s'",
+    "SET tcp_keepalives_idle = 5",
+    "SET tcp_keepalives_interval = 2",
+    "SET tcp_keepalives_count = 3",
+    "SET tcp_user_timeout = '10s'",
+];
+
+const STORE: &str = "CREATE SCHEMA IF NOT EXISTS tandem; CREATE TABLE IF NOT EXISTS tandem.payment (\
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row), n bigint NOT NULL, owner_pid integer, \
+    owner_since timestamptz); INSERT INTO tandem.payment (n) VALUES (0) ON CONFLICT DO NOTHING";
+
+pub(super) async fn open(primary: &ServerConfig, secondary: &ServerConfig) -> Result<Link, Error> {
+    let mut conn = connect(secondary).await.map_err(on_secondary)?;
+    let replica = prepare_secondary(&mut conn).await.map_err(on_secondary)?;
+    take_locks(&mut conn).await?;
+    let payments = counter(&mut conn).await.map_err(on_secondary)?;
+    // From here on no older applier can write: only now may the primary be looked at.
+    let mut from = connect(primary).await.map_err(on_primary)?;
+    from.simple(SETTINGS).await.map_err(on_primary)?;
+    let life = life(&mut from).await.map_err(on_primary)?;
+    let mut schemas = operator_schemas(&mut from).await.map_err(on_primary)?;
+    schemas.extend(operator_schemas(&mut conn).await.map_err(on_secondary)?);
+    schemas.sort_unstable();
+    schemas.dedup();
+    let search_path = if schemas.is_empty() { "''".to_owned() } else { schemas.join(", ") };
+    let set = format!("SET search_path = {search_path}");
+    from.simple(&set).await.map_err(on_primary)?;
+    conn.simple(&set).await.map_err(on_secondary)?;
+    Ok(Link {
+        primary: from,
+        secondary: conn,
+        schema: Schema::new(),
+        schema_stale: true,
+        replica,
+        search_path: if schemas.is_empty() { String::new() } else { search_path },
+        payments,
+        life,
+        at_snapshot: false,
+        poisoned: HashMap::new(),
+        used: Instant::now(),
+    })
+}
+
+async fn connect(config: &ServerConfig) -> Result<Client, client::Error> {
+    let mut config = config.clone();
+    config.target_session = TargetSession::ReadWrite;
+    if !config.params.iter().any(|(name, _)| name == "application_name") {
+        config.params.push(("application_name".into(), "tandem mirror".into()));
+    }
+    Client::connect(&config).await
+}
+
+async fn prepare_secondary(conn: &mut Client) -> Result<bool, client::Error> {
+    conn.simple(SETTINGS).await?;
+    conn.simple(SECONDARY_SETTINGS).await?;
+    for wish in WISHES {
+        allowed(conn, wish).await?;
+    }
+    // Since 15 it can be granted (GRANT SET ON PARAMETER); before that it takes a superuser or a provider's role.
+    allowed(conn, "SET session_replication_role = replica").await
+}
+
+async fn allowed(conn: &mut Client, sql: &str) -> Result<bool, client::Error> {
+    match conn.simple(sql).await {
+        Ok(_) => Ok(true),
+        Err(client::Error::Db(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+async fn take_locks(conn: &mut Client) -> Result<(), Error> {
+    let sql = format!("SELECT pg_catalog.pg_try_advisory_lock({LOCK_CLASS}, {LOCK_APPLIER})");
+    let rows = conn.simple(&sql).await.map_err(on_secondary)?;
+    if rows.first().is_none_or(|row| !row.bool(0).unwrap_or(false)) {
+        return Err(Error::Fenced(holder(conn).await));
+    }
+    let sql = format!(
+        "SELECT pg_catalog.pg_advisory_lock({LOCK_CLASS}, {LOCK_WRITERS}); \
+         SELECT pg_catalog.pg_advisory_lock_shared({LOCK_CLASS}, {LOCK_WRITERS}); \
+         SELECT pg_catalog.pg_advisory_unlock({LOCK_CLASS}, {LOCK_WRITERS})"
+    );
+    match conn.simple(&sql).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.code() == Some("55P03") => {
+            Err(Error::Fenced("a writing connection of an older applier is still open".into()))
+        }
+        Err(error) => Err(on_secondary(error)),
+    }
+}
+
+async fn holder(conn: &mut Client) -> String {
+    let sql = format!(
+        "SELECT a.pid, coalesce(a.application_name, ''), coalesce(a.client_addr::pg_catalog.text, 'local') \
+         FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' \
+         AND l.granted AND l.classid = {LOCK_CLASS} AND l.objid = {LOCK_APPLIER}"
+    );
+    let found = conn.simple(&sql).await.ok().and_then(|rows| rows.into_iter().next());
+    let told = found.and_then(|row| {
+        let (pid, name, from) = (row.string(0).ok()?, row.string(1).ok()?, row.string(2).ok()?);
+        Some(format!("process {pid} ({name}) from {from}"))
+    });
+    told.unwrap_or_else(|| "it is not visible to this role".into())
+}
+
+async fn counter(conn: &mut Client) -> Result<u64, client::Error> {
+    let there = conn.simple("SELECT pg_catalog.to_regclass('tandem.payment') IS NOT NULL").await?;
+    if !there.first().map(|row| row.bool(0)).transpose()?.unwrap_or(false) {
+        conn.simple(STORE).await?;
+    }
+    let sql = "UPDATE tandem.payment SET owner_pid = pg_catalog.pg_backend_pid(), owner_since = pg_catalog.now() \
+        RETURNING n";
+    conn.simple(sql).await?.first().ok_or(client::Error::Value(0))?.parse(0)
+}
+
+/// What names a life of the server (POSTGRES-CORNERS 5): a crash restart keeps the start time and resets statistics;
+/// a failover changes the timeline; a restored copy has the same system id and another start.
+async fn life(conn: &mut Client) -> Result<u64, client::Error> {
+    let sql = "SELECT pg_catalog.concat_ws('/', s.system_identifier, \
+        pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8), \
+        pg_catalog.pg_postmaster_start_time(), b.stats_reset) \
+        FROM pg_catalog.pg_control_system() s, pg_catalog.pg_stat_bgwriter b";
+    let rows = conn.simple(sql).await?;
+    let text = rows.first().ok_or(client::Error::Value(0))?.string(0)?;
+    // The label's hash serves as well; 0 means unknown.
+    Ok(TableId::of("life", &text).0.max(1))
+}
+
+pub(super) fn on_primary(error: client::Error) -> Error {
+    Error::Primary(error.to_string())
+}
+
+pub(super) fn on_secondary(error: client::Error) -> Error {
+    Error::Secondary(error.to_string())
+}

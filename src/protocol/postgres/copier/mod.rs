@@ -1,0 +1,206 @@
+//! The mirror's hands on PostgreSQL: [`Copier`] over two connections of ours.
+//!
+//! Who encodes: sessions put canonical keys into records (see [`super::key`]), this reads them. A schema change
+//! ([`Owed::ddl`]) is a varint length and the `search_path` it was made under, then its text.
+//!
+//! The lock on the secondary is taken before the primary is looked at (promise 5). S is a `REPEATABLE READ, READ ONLY`
+//! transaction of the primary's connection and exists when [`Copier::snapshot`] returned. Where the target's role may
+//! not set `session_replication_role`, foreign keys act there and payments take another order (see `closure`); user
+//! triggers must then be off by name.
+
+mod closure;
+mod copy;
+mod debt;
+mod link;
+mod pay;
+mod schema;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::mirror::state::copier::{Copier, Error, Gone, Owed, Paid, Snapshot, Standing};
+use crate::protocol::postgres::client::{Format, Param, ServerConfig};
+use crate::record::Backend;
+
+pub use link::{LOCK_APPLIER, LOCK_CLASS, LOCK_WRITERS};
+use link::{Link, on_primary, on_secondary};
+use pay::Trouble;
+
+/// The secondary ends a session that is silent for 30 s; each call after this much silence says something to it.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// How to pay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Most keys in one statement: 1 000 to 10 000; more buys nothing.
+    pub batch_keys: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { batch_keys: 10_000 }
+    }
+}
+
+/// Copies owed rows from one PostgreSQL to another.
+pub struct PgCopier {
+    primary: ServerConfig,
+    secondary: ServerConfig,
+    options: Options,
+    link: Option<Link>,
+}
+
+impl PgCopier {
+    /// Nothing is connected until [`Copier::open`].
+    pub fn new(primary: ServerConfig, secondary: ServerConfig, options: Options) -> PgCopier {
+        PgCopier { primary, secondary, options, link: None }
+    }
+
+    fn link(&mut self) -> Result<&mut Link, Error> {
+        self.link.as_mut().ok_or_else(|| Error::Primary("not connected: open first".into()))
+    }
+
+    /// After an error that leaves a connection in no known state, only an open helps.
+    fn lose<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
+        if result.is_err() {
+            self.link = None;
+        }
+        result
+    }
+
+    async fn ask_gone(&mut self, backends: &[Backend], prepared: &[Box<[u8]>]) -> Result<Gone, Error> {
+        let link = self.link()?;
+        link.heartbeat().await?;
+        let mut gone = Gone::default();
+        if !backends.is_empty() {
+            let alive = link.alive(backends).await?;
+            // A backend of another life ended with it.
+            let over =
+                |backend: &&Backend| (backend.life != 0 && backend.life != link.life) || !alive.contains(&backend.id);
+            gone.backends = backends.iter().filter(over).copied().collect();
+        }
+        if !prepared.is_empty() {
+            // Read after the backends: who prepared and left is listed, who is listed no more has ended.
+            let open = link.prepared().await?;
+            gone.prepared = prepared.iter().filter(|gid| !open.contains(*gid)).cloned().collect();
+        }
+        Ok(gone)
+    }
+
+    async fn pay_at_snapshot(&mut self, owed: &Owed) -> Result<Paid, Error> {
+        let options = self.options.clone();
+        let link = self.link()?;
+        link.used = Instant::now();
+        if owed.keys.is_empty() && owed.tables.is_empty() && owed.ddl.is_empty() {
+            link.end_snapshot().await?;
+            return Ok(Paid { payments: link.payments, ..Paid::default() });
+        }
+        let trouble = match pay::pay(link, owed, &options).await {
+            Ok(paid) => {
+                link.end_snapshot().await?;
+                return Ok(paid);
+            }
+            Err(trouble) => trouble,
+        };
+        if let Trouble::Unreadable(table, why) = &trouble {
+            link.poisoned.insert(*table, why.clone());
+        }
+        let (error, alive) = trouble.told();
+        if alive {
+            link.roll_back().await?;
+        }
+        Err(error)
+    }
+}
+
+impl Link {
+    async fn heartbeat(&mut self) -> Result<(), Error> {
+        if self.used.elapsed() >= HEARTBEAT {
+            self.used = Instant::now();
+            self.secondary.simple("SELECT 1").await.map_err(on_secondary)?;
+        }
+        Ok(())
+    }
+
+    // Outside any transaction: inside one, pg_stat_activity is frozen.
+    async fn alive(&mut self, backends: &[Backend]) -> Result<HashSet<u32>, Error> {
+        let pids: Vec<String> = backends.iter().map(|backend| backend.id.to_string()).collect();
+        let pids = format!("{{{}}}", pids.join(","));
+        let sql = "SELECT pid FROM pg_catalog.pg_stat_activity WHERE pid = ANY ($1::pg_catalog.int8[])";
+        let rows = self.primary.query(sql, &[Param::text(&pids)], Format::Text).await.map_err(on_primary)?;
+        rows.iter().map(|row| row.parse(0).map_err(on_primary)).collect()
+    }
+
+    async fn prepared(&mut self) -> Result<HashSet<Box<[u8]>>, Error> {
+        let rows = self.primary.simple("SELECT gid FROM pg_catalog.pg_prepared_xacts").await.map_err(on_primary)?;
+        rows.iter().map(|row| Ok(row.get(0).map_err(on_primary)?.unwrap_or_default().into())).collect()
+    }
+
+    async fn begin_snapshot(&mut self) -> Result<Snapshot, Error> {
+        let sql = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+            SELECT pg_catalog.pg_current_wal_insert_lsn() - '0/0', pg_catalog.pg_current_wal_flush_lsn() - '0/0'";
+        let rows = self.primary.simple(sql).await.map_err(on_primary)?;
+        self.at_snapshot = true;
+        let row = rows.first().ok_or_else(|| Error::Primary("the snapshot's query has no answer".into()))?;
+        Ok(Snapshot { written: row.parse(0).map_err(on_primary)?, flushed: row.parse(1).map_err(on_primary)? })
+    }
+
+    async fn end_snapshot(&mut self) -> Result<(), Error> {
+        if std::mem::take(&mut self.at_snapshot) {
+            self.primary.simple("COMMIT").await.map_err(on_primary)?;
+        }
+        Ok(())
+    }
+
+    /// Undo both sides after a payment that ended early, and read the catalogs anew.
+    async fn roll_back(&mut self) -> Result<(), Error> {
+        self.at_snapshot = false;
+        self.schema_stale = true;
+        // Answers that nobody read would be taken for those of the next statement: read them all.
+        self.primary.drain().await.map_err(on_primary)?;
+        self.secondary.drain().await.map_err(on_secondary)?;
+        self.primary.simple("ROLLBACK").await.map_err(on_primary)?;
+        self.secondary.simple("ROLLBACK").await.map_err(on_secondary)?;
+        Ok(())
+    }
+}
+
+impl Copier for PgCopier {
+    async fn open(&mut self) -> Result<Standing, Error> {
+        self.link = None;
+        let link = link::open(&self.primary, &self.secondary).await?;
+        let standing = Standing { life: link.life, payments: link.payments };
+        self.link = Some(link);
+        Ok(standing)
+    }
+
+    async fn gone<'a>(&'a mut self, backends: &'a [Backend], prepared: &'a [Box<[u8]>]) -> Result<Gone, Error> {
+        let gone = self.ask_gone(backends, prepared).await;
+        self.lose(gone)
+    }
+
+    async fn snapshot(&mut self) -> Result<Snapshot, Error> {
+        let snapshot = match self.link() {
+            Ok(link) => link.begin_snapshot().await,
+            Err(error) => Err(error),
+        };
+        self.lose(snapshot)
+    }
+
+    async fn pay<'a>(&'a mut self, owed: &'a Owed) -> Result<Paid, Error> {
+        match self.pay_at_snapshot(owed).await {
+            Err(error @ Error::Stale(_)) => Err(error),
+            other => self.lose(other),
+        }
+    }
+
+    async fn release(&mut self) -> Result<(), Error> {
+        let released = match self.link() {
+            Ok(link) => link.end_snapshot().await,
+            Err(error) => Err(error),
+        };
+        self.lose(released)
+    }
+}

@@ -1,0 +1,380 @@
+//! Both sides' tables, matched by qualified name: what a payment reads here and writes there.
+//!
+//! Each side has its own oids, column order and types. Columns meet by name. What the secondary computes itself
+//! (generated columns) is left out; columns that only the secondary has get their defaults.
+//!
+//! **Partitions.** All keys of a partition tree are paid at its topmost root, read and written through it: a row that
+//! moved between partitions is one key there, and the sides may be partitioned differently. Where a leaf's key is not
+//! the root's (a root without a key), the leaf is paid as a table of its own. **Inheritance** is `ONLY`: each table has
+//! its own keys.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::protocol::postgres::catalog::{self, Catalog, Column, Kind, Relation, quote};
+use crate::protocol::postgres::client::{self, Client};
+use crate::protocol::postgres::key::Form;
+use crate::record::TableId;
+
+/// One table on both sides.
+#[derive(Debug)]
+pub(super) struct Pair {
+    pub(super) id: TableId,
+    pub(super) primary: Arc<Relation>,
+    pub(super) secondary: Arc<Relation>,
+    /// Names of the columns that are copied, as the secondary orders them.
+    columns: Vec<String>,
+    /// Rows may be copied in binary form.
+    pub(super) binary: bool,
+    pub(super) key: Vec<KeyColumn>,
+    /// Two spellings may be one key: rows are read once per row, not once per key, and all in one statement.
+    pub(super) wide: bool,
+}
+
+/// One column of a table's key.
+#[derive(Debug)]
+pub(super) struct KeyColumn {
+    name: String,
+    /// Oid of the values in the parameter, and of the parameter, which is an array of them.
+    pub(super) element: u32,
+    pub(super) array: u32,
+    /// Cast that the parameter's values need, on the primary and on the secondary.
+    casts: Option<(String, String)>,
+}
+
+/// One of both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum At {
+    Primary,
+    Secondary,
+}
+
+impl Pair {
+    fn relation(&self, at: At) -> &Relation {
+        match at {
+            At::Primary => &self.primary,
+            At::Secondary => &self.secondary,
+        }
+    }
+
+    /// The table as a FROM item: its own rows, or those of all partitions.
+    pub(super) fn table(&self, at: At) -> String {
+        let relation = self.relation(at);
+        let only = if relation.kind == Kind::Partitioned { "" } else { "ONLY " };
+        format!("{only}{}", relation.sql())
+    }
+
+    fn column_list(&self, prefix: &str) -> String {
+        self.columns.iter().map(|name| format!("{prefix}{}", quote(name))).collect::<Vec<_>>().join(", ")
+    }
+
+    /// `unnest($1, ..) u(k0, ..)`.
+    fn unnest(&self) -> String {
+        let params: Vec<_> = (1..=self.key.len()).map(|n| format!("${n}")).collect();
+        let names: Vec<_> = (0..self.key.len()).map(|n| format!("k{n}")).collect();
+        format!("unnest({}) u({})", params.join(", "), names.join(", "))
+    }
+
+    /// The value of the n-th key column in the parameters, as that side's type.
+    pub(super) fn parameter(&self, n: usize, at: At) -> String {
+        match (&self.key[n].casts, at) {
+            (None, _) => format!("u.k{n}"),
+            (Some((cast, _)), At::Primary) | (Some((_, cast)), At::Secondary) => format!("u.k{n}::{cast}"),
+        }
+    }
+
+    fn matched(&self, at: At) -> String {
+        let equal = |n: usize| format!("t.{} = {}", quote(&self.key[n].name), self.parameter(n, at));
+        (0..self.key.len()).map(equal).collect::<Vec<_>>().join(" AND ")
+    }
+
+    pub(super) fn read_sql(&self) -> String {
+        let once = if self.wide { "DISTINCT ON (t.tableoid, t.ctid) " } else { "" };
+        let (columns, unnest) = (self.column_list("t."), self.unnest());
+        format!(
+            "SELECT {once}{columns} FROM {unnest} JOIN {} t ON {}",
+            self.table(At::Primary),
+            self.matched(At::Primary)
+        )
+    }
+
+    pub(super) fn read_whole_sql(&self) -> String {
+        format!("SELECT {} FROM {} t", self.column_list("t."), self.table(At::Primary))
+    }
+
+    pub(super) fn delete_sql(&self) -> String {
+        let unnest = self.unnest();
+        format!("DELETE FROM {} t USING {unnest} WHERE {}", self.table(At::Secondary), self.matched(At::Secondary))
+    }
+
+    pub(super) fn delete_whole_sql(&self) -> String {
+        format!("DELETE FROM {}", self.table(At::Secondary))
+    }
+
+    pub(super) fn copy_sql(&self) -> String {
+        self.copy_into(&self.secondary.sql())
+    }
+
+    pub(super) fn copy_into(&self, table: &str) -> String {
+        let format = if self.binary { " (FORMAT binary)" } else { "" };
+        format!("COPY {table} ({}) FROM STDIN{format}", self.column_list(""))
+    }
+
+    /// A scratch table that takes the same rows, without any constraint.
+    pub(super) fn scratch_sql(&self) -> String {
+        let (columns, table) = (self.column_list(""), self.secondary.sql());
+        format!("CREATE TEMPORARY TABLE tandem_in ON COMMIT DROP AS SELECT {columns} FROM {table} WITH NO DATA")
+    }
+
+    /// Expressions that yield the key of `alias` as [`crate::protocol::postgres::key::from_returned`] reads it.
+    pub(super) fn asked(&self, alias: &str) -> String {
+        let columns = self.primary.key_columns().zip(&self.key);
+        let asked = columns.map(|(column, key)| Form::asked(column, &format!("{alias}.{}", quote(&key.name))));
+        asked.collect::<Vec<_>>().join(", ")
+    }
+
+    /// `SELECT key of child FROM child JOIN ..`: the rows of this table that point at keys of `parent` (given as its
+    /// parameters), `pairs` being (child column, parent column).
+    pub(super) fn pointing_sql(&self, parent: &Pair, pairs: &[(&str, &str)], at: At) -> String {
+        let asked = self.asked("c");
+        let (child, unnest) = (self.table(at), parent.unnest());
+        let in_key = |name: &str| parent.key.iter().position(|column| column.name == name);
+        if pairs.iter().all(|(_, referenced)| in_key(referenced).is_some()) {
+            let equal = |(own, referenced): &(&str, &str)| {
+                let n = in_key(referenced).expect("tested above");
+                format!("c.{} = {}", quote(own), parent.parameter(n, at))
+            };
+            let on = pairs.iter().map(equal).collect::<Vec<_>>().join(" AND ");
+            return format!("SELECT {asked} FROM {unnest} JOIN {child} c ON {on}");
+        }
+        // The key does not hold what is referenced: the parent's row does, while it is still the old one.
+        let equal = |(own, referenced): &(&str, &str)| format!("c.{} = t.{}", quote(own), quote(referenced));
+        let on = pairs.iter().map(equal).collect::<Vec<_>>().join(" AND ");
+        let (table, matched) = (parent.table(at), parent.matched(at));
+        format!("SELECT {asked} FROM {unnest} JOIN {table} t ON {matched} JOIN {child} c ON {on}")
+    }
+}
+
+/// What is known of both sides at the time of a snapshot.
+pub(super) struct Schema {
+    pub(super) primary: Catalog,
+    pub(super) secondary: Catalog,
+    pairs: HashMap<TableId, Result<Arc<Pair>, String>>,
+    /// `relnatts` by oid on the primary: a column added behind our back shows there.
+    natts: HashMap<u32, i32>,
+    /// Array types of PostgreSQL's own types.
+    arrays: HashMap<u32, u32>,
+    readable: HashSet<u32>,
+    writable: HashSet<u32>,
+}
+
+/// Where an owed table is paid.
+pub(super) enum Home {
+    /// Here; the permutation that turns the owed key into this table's, if it is not the same.
+    Pair(Arc<Pair>, Option<Vec<usize>>),
+    /// Gone from both sides.
+    Nowhere,
+    /// It cannot be paid: its name, and why.
+    Refused(String, String),
+}
+
+impl Schema {
+    pub(super) async fn load_primary(&mut self, conn: &mut Client) -> Result<(), catalog::LoadError> {
+        self.primary = catalog::load(conn).await?;
+        self.pairs.clear();
+        self.natts.clear();
+        self.readable.clear();
+        let sql = "SELECT oid, relnatts, pg_catalog.has_table_privilege(oid, 'SELECT') FROM pg_catalog.pg_class \
+            WHERE relkind IN ('r', 'p')";
+        for row in conn.simple(sql).await? {
+            self.natts.insert(row.parse(0)?, row.parse(1)?);
+            if row.bool(2)? {
+                self.readable.insert(row.parse(0)?);
+            }
+        }
+        let sql = "SELECT oid, typarray FROM pg_catalog.pg_type WHERE oid < 16384 AND typarray <> 0";
+        for row in conn.simple(sql).await? {
+            self.arrays.insert(row.parse(0)?, row.parse(1)?);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn load_secondary(&mut self, conn: &mut Client) -> Result<(), catalog::LoadError> {
+        self.secondary = catalog::load(conn).await?;
+        self.pairs.clear();
+        self.writable.clear();
+        let sql = "SELECT oid FROM pg_catalog.pg_class WHERE relkind IN ('r', 'p') \
+            AND pg_catalog.has_table_privilege(oid, 'SELECT') AND pg_catalog.has_table_privilege(oid, 'INSERT') \
+            AND pg_catalog.has_table_privilege(oid, 'DELETE')";
+        for row in conn.simple(sql).await? {
+            self.writable.insert(row.parse(0)?);
+        }
+        Ok(())
+    }
+
+    pub(super) fn new() -> Schema {
+        Schema {
+            primary: Catalog::default(),
+            secondary: Catalog::default(),
+            pairs: HashMap::new(),
+            natts: HashMap::new(),
+            arrays: HashMap::new(),
+            readable: HashSet::new(),
+            writable: HashSet::new(),
+        }
+    }
+
+    /// A table's name on whichever side has it, for people.
+    pub(super) fn name(&self, id: TableId) -> String {
+        let found = |catalog: &Catalog| Some(catalog.relations.get(catalog.by_id.get(&id)?)?.sql());
+        found(&self.primary).or_else(|| found(&self.secondary)).unwrap_or_else(|| format!("table {:016x}", id.0))
+    }
+
+    /// Where the keys of this table are paid.
+    pub(super) fn home(&mut self, id: TableId) -> Home {
+        let Some(relation) = self.primary.by_id.get(&id).and_then(|oid| self.primary.relations.get(oid)).cloned()
+        else {
+            return match self.secondary.by_id.contains_key(&id) {
+                true => Home::Refused(self.name(id), "the primary has no such table any more".into()),
+                false => Home::Nowhere,
+            };
+        };
+        let root = root_of(&self.primary, &relation);
+        let (home, permutation) = match permutation(&relation, &root) {
+            Some(permutation) => (root, permutation),
+            None => (relation, None),
+        };
+        match self.pair(&home) {
+            Ok(pair) => Home::Pair(pair, permutation),
+            Err(why) => Home::Refused(home.sql(), why),
+        }
+    }
+
+    fn pair(&mut self, relation: &Arc<Relation>) -> Result<Arc<Pair>, String> {
+        if let Some(known) = self.pairs.get(&relation.id) {
+            return known.clone();
+        }
+        let made = self.make(relation).map(Arc::new);
+        self.pairs.insert(relation.id, made.clone());
+        made
+    }
+
+    fn make(&self, primary: &Arc<Relation>) -> Result<Pair, String> {
+        let secondary = self.secondary.by_id.get(&primary.id).and_then(|oid| self.secondary.relations.get(oid));
+        let secondary = secondary.cloned().ok_or("the secondary has no such table")?;
+        for (side, kind) in [("primary", primary.kind), ("secondary", secondary.kind)] {
+            if !matches!(kind, Kind::Table | Kind::Partitioned) {
+                return Err(format!("it is no table on the {side}"));
+            }
+        }
+        if !self.readable.contains(&primary.oid) {
+            return Err("the mirror's role may not SELECT from it on the primary".into());
+        }
+        if !self.writable.contains(&secondary.oid) {
+            return Err("the mirror's role may not SELECT, INSERT and DELETE there on the secondary".into());
+        }
+        if primary.key.is_none() {
+            return Err("it has no usable key".into());
+        }
+        let (columns, binary) = shared_columns(primary, &secondary)?;
+        let key = primary.key_columns().map(|column| self.key_column(column, &secondary)).collect::<Result<_, _>>()?;
+        let wide = !primary.key_columns().all(exact);
+        Ok(Pair { id: primary.id, primary: Arc::clone(primary), secondary, columns, binary, key, wide })
+    }
+
+    fn key_column(&self, column: &Column, secondary: &Relation) -> Result<KeyColumn, String> {
+        let name = column.name.clone();
+        let there = find(secondary, &name).ok_or_else(|| format!("the secondary has no column {}", quote(&name)))?;
+        let text = KeyColumn {
+            name,
+            element: TEXT,
+            array: TEXT_ARRAY,
+            casts: Some((column.type_sql.clone(), there.type_sql.clone())),
+        };
+        Ok(match (Form::of(column), self.arrays.get(&column.base_oid)) {
+            (Form::Text, _) | (_, None) => text,
+            (_, Some(&array)) => KeyColumn { element: column.base_oid, array, casts: None, ..text },
+        })
+    }
+
+    /// The table and all its partitions on the primary, with their `relnatts`.
+    pub(super) fn tree(&self, pair: &Pair) -> Vec<(u32, i32)> {
+        let mut tree = vec![pair.primary.oid];
+        let mut at = 0;
+        while let Some(relation) = tree.get(at).and_then(|oid| self.primary.relations.get(oid)) {
+            if relation.kind == Kind::Partitioned {
+                tree.extend(&relation.children);
+            }
+            at += 1;
+        }
+        tree.into_iter().map(|oid| (oid, self.natts.get(&oid).copied().unwrap_or(-1))).collect()
+    }
+}
+
+const TEXT: u32 = 25;
+const TEXT_ARRAY: u32 = 1009;
+
+/// Types of which equal values have equal bytes, beside those that the canonical form makes so.
+const EXACT: &[u32] = &[18, 19, 26, 650, 790, 774, 829, 869, 1082, 1083, 1114, 1184, 1560, 1562, 3220];
+
+fn exact(column: &Column) -> bool {
+    match Form::of(column) {
+        Form::Int(_) | Form::Uuid | Form::Bool | Form::Bytea | Form::Numeric => true,
+        Form::Utf8 => column.deterministic,
+        Form::Binary | Form::Text => column.typtype == b'e' || EXACT.contains(&column.base_oid),
+    }
+}
+
+fn find<'a>(relation: &'a Relation, name: &str) -> Option<&'a Column> {
+    relation.columns.iter().find(|column| column.name == name)
+}
+
+fn shared_columns(primary: &Relation, secondary: &Relation) -> Result<(Vec<String>, bool), String> {
+    for column in primary.columns.iter().filter(|column| !column.generated) {
+        if find(secondary, &column.name).is_none() {
+            return Err(format!("the secondary has no column {}", quote(&column.name)));
+        }
+    }
+    let mut binary = true;
+    let mut names = Vec::new();
+    for there in secondary.columns.iter().filter(|column| !column.generated) {
+        if let Some(here) = find(primary, &there.name) {
+            binary &= here.binary_safe && there.binary_safe && here.type_sql == there.type_sql;
+            names.push(there.name.clone());
+        }
+    }
+    Ok((names, binary))
+}
+
+fn root_of(catalog: &Catalog, relation: &Arc<Relation>) -> Arc<Relation> {
+    let mut root = Arc::clone(relation);
+    while let Some(parent) = root.parents.first().and_then(|oid| catalog.relations.get(oid)) {
+        if parent.kind != Kind::Partitioned {
+            break;
+        }
+        root = Arc::clone(parent);
+    }
+    root
+}
+
+/// Where each column of the root's key stands in the relation's; `None`: their keys are not of the same columns.
+/// `Some(None)`: same order.
+fn permutation(relation: &Relation, root: &Relation) -> Option<Option<Vec<usize>>> {
+    let own: Vec<_> = relation.key_columns().map(|column| column.name.as_str()).collect();
+    let places: Option<Vec<usize>> =
+        root.key_columns().map(|column| own.iter().position(|name| *name == column.name)).collect();
+    let places = places.filter(|places| places.len() == own.len() && !own.is_empty());
+    match places {
+        _ if relation.oid == root.oid => Some(None),
+        Some(places) if places.iter().copied().eq(0..own.len()) => Some(None),
+        Some(places) => Some(Some(places)),
+        None => None,
+    }
+}
+
+/// The schemas beside `pg_catalog` that have an operator `=`: a key of type `citext` must be compared by its own.
+pub(super) async fn operator_schemas(conn: &mut Client) -> Result<Vec<String>, client::Error> {
+    let sql = "SELECT DISTINCT pg_catalog.quote_ident(n.nspname) FROM pg_catalog.pg_operator o \
+        JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace WHERE o.oprname = '=' AND n.nspname <> 'pg_catalog'";
+    conn.simple(sql).await?.iter().map(|row| row.string(0)).collect()
+}

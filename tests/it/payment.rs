@@ -1,0 +1,504 @@
+//! Payments between two real servers: an old origin, a new target.
+
+use bytes::BytesMut;
+use tandem::mirror::state::copier::{Copier, Error, Owed, Paid};
+use tandem::protocol::postgres::client::{Client, ServerConfig};
+use tandem::protocol::postgres::copier::{Options, PgCopier};
+use tandem::protocol::postgres::key;
+use tandem::record::{Backend, TableId, put_varint};
+use tandem::sandbox::Postgres;
+
+use crate::support::{pair, rows, sql};
+
+struct World {
+    origin: Postgres,
+    target: Postgres,
+    copier: PgCopier,
+}
+
+fn config(server: &Postgres) -> ServerConfig {
+    server.url("postgres").parse().expect("a URL")
+}
+
+impl World {
+    /// Both sides with this schema.
+    async fn new(schema: &str) -> World {
+        World::with(schema, schema).await
+    }
+
+    async fn with(origin_schema: &str, target_schema: &str) -> World {
+        let (origin, target) = pair();
+        sql(&origin.url("postgres"), origin_schema).await;
+        sql(&target.url("postgres"), target_schema).await;
+        let mut copier = PgCopier::new(config(&origin), config(&target), Options::default());
+        copier.open().await.expect("both sides open");
+        World { origin, target, copier }
+    }
+
+    async fn origin(&self, script: &str) {
+        sql(&self.origin.url("postgres"), script).await;
+    }
+
+    async fn target(&self, script: &str) {
+        sql(&self.target.url("postgres"), script).await;
+    }
+
+    async fn try_pay(&mut self, owed: &Owed) -> Result<Paid, Error> {
+        self.copier.snapshot().await?;
+        self.copier.pay(owed).await
+    }
+
+    /// Pay, taking S anew as long as the schema is stale.
+    async fn pay(&mut self, owed: &Owed) -> Paid {
+        for _ in 0..5 {
+            match self.try_pay(owed).await {
+                Err(Error::Stale(why)) => eprintln!("stale: {why}"),
+                other => return other.expect("paid"),
+            }
+        }
+        panic!("stale five times");
+    }
+
+    async fn assert_same(&self, table: &str) {
+        let query = format!("SELECT t::text FROM {table} t ORDER BY 1");
+        let (origin, target) = (self.origin.url("postgres"), self.target.url("postgres"));
+        assert_eq!(rows(&origin, &query).await, rows(&target, &query).await, "{table}");
+    }
+}
+
+fn table(name: &str) -> TableId {
+    TableId::of("public", name)
+}
+
+fn bytes(columns: &[&[u8]]) -> Box<[u8]> {
+    let mut out = Vec::new();
+    columns.iter().for_each(|column| key::push(&mut out, column));
+    out.into()
+}
+
+fn int(value: i32) -> Box<[u8]> {
+    bytes(&[&value.to_be_bytes()])
+}
+
+/// Owe these integer keys.
+fn owe(owed: &mut Owed, name: &str, flagged: bool, keys: impl IntoIterator<Item = i32>) {
+    owed.keys.entry(table(name)).or_default().extend(keys.into_iter().map(|key| (int(key), flagged)));
+}
+
+fn owed(name: &str, keys: impl IntoIterator<Item = i32>) -> Owed {
+    let mut owed_keys = Owed::default();
+    owe(&mut owed_keys, name, false, keys);
+    owed_keys
+}
+
+fn ddl(name: &str, sql: &str) -> (TableId, Box<[u8]>) {
+    let mut body = BytesMut::new();
+    put_varint(&mut body, 6);
+    body.extend_from_slice(b"public");
+    body.extend_from_slice(sql.as_bytes());
+    (table(name), body[..].into())
+}
+
+#[tokio::test]
+async fn owed_keys_are_made_equal_whether_present_changed_or_absent() {
+    let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY, v text)").await;
+    world.origin("INSERT INTO t VALUES (1, 'one'), (2, 'two'), (4, 'four')").await;
+    world.target("INSERT INTO t VALUES (2, 'old'), (3, 'gone'), (4, 'not owed')").await;
+    let paid = world.pay(&owed("t", [1, 2, 3, 77])).await;
+    assert_eq!((paid.payments, paid.keys, paid.rows), (1, 4, 2));
+    assert!(paid.refused.is_empty());
+    let found = rows(&world.target.url("postgres"), "SELECT * FROM t ORDER BY 1").await;
+    assert_eq!(found, ["1|one", "2|two", "4|not owed"]);
+    assert_eq!(world.pay(&owed("t", [4])).await.payments, 2);
+    world.assert_same("t").await;
+    assert_eq!(world.pay(&Owed::default()).await.payments, 2);
+}
+
+#[tokio::test]
+async fn all_types_arrive_as_they_are() {
+    let types = "CREATE TYPE mood AS ENUM ('ok', 'bad'); CREATE TYPE pair AS (a int, b text); CREATE DOMAIN pos AS int CHECK (VALUE > 0);";
+    let binary = "CREATE TABLE b (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, f float8, n numeric, ts timestamptz, d date, m mood, \
+        r int4range, p pair, o pos, j jsonb, c char(5), i interval, u uuid, y bytea, a int[], x text, g int GENERATED ALWAYS AS (o + 1) STORED);";
+    let text = "CREATE TABLE x (id int PRIMARY KEY, ms mood[], s text, c regclass);";
+    let origin = format!("{types} {binary} {text}");
+    // Other oids, other column order.
+    let other = "CREATE TABLE x (c regclass, s text, ms mood[], id int PRIMARY KEY);";
+    let target = format!(
+        "CREATE TYPE shift AS ENUM ('x'); CREATE TABLE gone (id int); DROP TABLE gone; {types} {binary} {other}"
+    );
+    let mut world = World::with(&origin, &target).await;
+    world
+        .origin(
+            "INSERT INTO b (f, n, ts, d, m, r, p, o, j, c, i, u, y, a, x) VALUES \
+             ('NaN', 'NaN', 'infinity', '0044-03-15 BC', 'bad', '[1,5)', '(7,\"a,b\")', 3, '{\"a\":[1,null]}', 'ab', '1 mon 2 days', \
+              gen_random_uuid(), '\\x00ff', '{1,NULL,3}', E'tab\\tback\\\\slash\\nline'), \
+             ('-infinity', 1.500, '-infinity', 'infinity', NULL, 'empty', NULL, NULL, NULL, NULL, NULL, NULL, '', '{}', ''), \
+             (0.1, 123456789012345678901234567890.123456789, now(), '2024-02-29', 'ok', '(,)', '(,)', 1, '1', '', '-1 sec', NULL, NULL, '{{1,2},{3,4}}', 'ü'); \
+             INSERT INTO x VALUES (1, '{ok,bad,NULL}', E'a\\tb\\\\N\\n\\r', 'b'), (2, NULL, '\\N', NULL), (3, '{}', '', 'x')",
+        )
+        .await;
+    let mut all = owed("b", 1..=3);
+    owe(&mut all, "x", false, 1..=3);
+    let paid = world.pay(&all).await;
+    assert_eq!((paid.rows, paid.refused), (6, vec![]));
+    world.assert_same("b").await;
+    for (side, server) in [("origin", &world.origin), ("target", &world.target)] {
+        let found = rows(&server.url("postgres"), "SELECT id, ms, quote_literal(s), c FROM x ORDER BY id").await;
+        assert_eq!(found[0], "1|{ok,bad,NULL}|E'a\tb\\\\N\n\r'|b", "{side}");
+        assert_eq!((found[1].as_str(), found[2].as_str()), ("2|NULL|E'\\\\N'|NULL", "3|{}|''|x"), "{side}");
+    }
+}
+
+#[tokio::test]
+async fn keys_of_every_form_find_their_rows() {
+    let schema = "CREATE TYPE mood AS ENUM ('ok', 'bad'); CREATE DOMAIN code AS varchar(9); \
+        CREATE TABLE e (m mood, c char(4), d code, PRIMARY KEY (m, c, d)); CREATE TABLE n (k numeric PRIMARY KEY, v int); \
+        CREATE TABLE i (k interval PRIMARY KEY, v int); CREATE TABLE ts (k timestamptz, u uuid, b bytea, PRIMARY KEY (k, u, b))";
+    let mut world = World::new(schema).await;
+    world
+        .origin(
+            "INSERT INTO e VALUES ('bad', 'a', 'x'), ('ok', 'a', 'x'); INSERT INTO n VALUES (1.50, 1); INSERT INTO i VALUES ('1 mon', 1); \
+             INSERT INTO ts VALUES ('2000-01-01 00:00:01+00', '00000000-0000-0000-0000-000000000001', 'b')",
+        )
+        .await;
+    world.target("INSERT INTO e VALUES ('ok', 'gone', 'x'); INSERT INTO n VALUES (1.5, 0); INSERT INTO i VALUES ('30 days', 0)").await;
+    let mut all = Owed::default();
+    let mut one = |name: &str, key: Box<[u8]>| {
+        all.keys.entry(table(name)).or_default().insert(key, false);
+    };
+    one("e", bytes(&[b"bad", b"a", b"x"]));
+    one("e", bytes(&[b"ok", b"a", b"x"]));
+    one("e", bytes(&[b"ok", b"gone", b"x"]));
+    // 1.5: two digits, weight 0, positive, scale 1.
+    one("n", bytes(&[&[0, 2, 0, 0, 0, 0, 0, 1, 0, 1, 19, 136]]));
+    // One month, thirty days, 29 days and 24 hours are equal: three spellings of one key.
+    for (micros, days, months) in [(0_i64, 0_i32, 1_i32), (0, 30, 0), (86_400_000_000, 29, 0)] {
+        let spelling = [&micros.to_be_bytes()[..], &days.to_be_bytes(), &months.to_be_bytes()].concat();
+        one("i", bytes(&[&spelling]));
+    }
+    let mut uuid = [0; 16];
+    uuid[15] = 1;
+    one("ts", bytes(&[&1_000_000_i64.to_be_bytes(), &uuid, b"b"]));
+    let paid = world.pay(&all).await;
+    assert_eq!((paid.rows, paid.refused), (5, vec![]));
+    for name in ["e", "n", "i", "ts"] {
+        world.assert_same(name).await;
+    }
+}
+
+#[tokio::test]
+async fn unique_values_may_be_swapped_and_strangers_that_hold_one_are_owed_too() {
+    let mut world = World::new(
+        "CREATE TABLE t (id int PRIMARY KEY, u text, n int); CREATE UNIQUE INDEX ON t (lower(u)) WHERE n > 0",
+    )
+    .await;
+    world.origin("INSERT INTO t VALUES (1, 'A', 1), (2, 'B', 1)").await;
+    world.pay(&owed("t", [1, 2])).await;
+    world
+        .origin(
+            "UPDATE t SET u = 'tmp' WHERE id = 1; UPDATE t SET u = 'A' WHERE id = 2; UPDATE t SET u = 'B' WHERE id = 1",
+        )
+        .await;
+    world.pay(&owed("t", [1, 2])).await;
+    world.assert_same("t").await;
+    // A stranger holds what an owed row brings.
+    world.target("INSERT INTO t VALUES (9, 'c', 1)").await;
+    world.origin("INSERT INTO t VALUES (3, 'C', 2), (4, 'D', 2)").await;
+    let paid = world.pay(&owed("t", [3, 4])).await;
+    assert_eq!((paid.keys, paid.refused), (3, vec![]));
+    world.assert_same("t").await;
+}
+
+#[tokio::test]
+async fn a_row_that_the_secondary_refuses_is_parked_alone() {
+    let origin = "CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE ok (id int PRIMARY KEY)";
+    let target = "CREATE TABLE t (id int PRIMARY KEY, v int CHECK (v <> 13)); CREATE TABLE ok (id int PRIMARY KEY)";
+    let mut world = World::with(origin, target).await;
+    world.origin("INSERT INTO t SELECT i, i FROM generate_series(1, 40) i; INSERT INTO ok VALUES (1)").await;
+    let mut all = owed("t", 1..=40);
+    owe(&mut all, "ok", false, [1]);
+    let paid = world.pay(&all).await;
+    assert_eq!((paid.payments, paid.rows), (1, 40));
+    let [refused] = &paid.refused[..] else { panic!("one refused: {:?}", paid.refused) };
+    assert_eq!((refused.key.as_deref(), refused.shown.as_str()), (Some(&int(13)[..]), "13"));
+    assert!(refused.why.contains("23514"), "{}", refused.why);
+    let count = rows(&world.target.url("postgres"), "SELECT (SELECT count(*) FROM t), (SELECT count(*) FROM ok)").await;
+    assert_eq!(count, ["39|1"]);
+}
+
+#[tokio::test]
+async fn a_table_that_the_secondary_lacks_is_parked_and_others_go_on() {
+    let origin = "CREATE TABLE here (id int PRIMARY KEY); CREATE TABLE lacks (id int PRIMARY KEY); CREATE TABLE narrow (id int PRIMARY KEY, v int)";
+    let target = "CREATE TABLE here (id int PRIMARY KEY); CREATE TABLE narrow (id int PRIMARY KEY)";
+    let mut world = World::with(origin, target).await;
+    world.origin("INSERT INTO here VALUES (1); INSERT INTO lacks VALUES (1); INSERT INTO narrow VALUES (1)").await;
+    let mut all = owed("here", [1]);
+    owe(&mut all, "lacks", false, [1]);
+    owe(&mut all, "narrow", false, [1]);
+    let paid = world.pay(&all).await;
+    let mut refused: Vec<_> =
+        paid.refused.iter().map(|refused| (refused.name.as_str(), refused.why.as_str())).collect();
+    refused.sort_unstable();
+    assert_eq!(
+        refused,
+        [
+            ("\"public\".\"lacks\"", "the secondary has no such table"),
+            ("\"public\".\"narrow\"", "the secondary has no column \"v\"")
+        ]
+    );
+    world.assert_same("here").await;
+}
+
+const FAMILY: &str = "CREATE TABLE p (id int PRIMARY KEY, code text UNIQUE); \
+    CREATE TABLE c (pid int REFERENCES p ON DELETE CASCADE ON UPDATE CASCADE, n int, PRIMARY KEY (pid, n)); \
+    CREATE TABLE g (id int PRIMARY KEY, pid int, n int, FOREIGN KEY (pid, n) REFERENCES c ON DELETE CASCADE ON UPDATE CASCADE); \
+    CREATE TABLE s (id int PRIMARY KEY, pid int REFERENCES p ON DELETE SET NULL ON UPDATE CASCADE); \
+    CREATE TABLE byc (id int PRIMARY KEY, code text REFERENCES p (code) ON DELETE CASCADE ON UPDATE CASCADE); \
+    CREATE TABLE self (id int PRIMARY KEY, up int REFERENCES self ON DELETE CASCADE);";
+const FAMILY_ROWS: &str = "INSERT INTO p VALUES (1, 'a'), (2, 'b'), (3, 'c'); INSERT INTO c VALUES (1, 1), (1, 2), (2, 1); \
+    INSERT INTO g VALUES (1, 1, 1), (2, 2, 1), (3, 1, 2); INSERT INTO s VALUES (1, 1), (2, 2); INSERT INTO byc VALUES (1, 'a'), (2, 'b'); \
+    INSERT INTO self VALUES (1, NULL), (2, 1), (3, 2), (4, NULL)";
+
+async fn cascades(world: &mut World) {
+    world.origin(FAMILY_ROWS).await;
+    world.target("SET session_replication_role = replica").await;
+    world.target(FAMILY_ROWS).await;
+    // Deleted; moved to a parent that is deleted; re-keyed; a referenced code changed.
+    world
+        .origin(
+            "DELETE FROM p WHERE id = 1; DELETE FROM self WHERE id = 1; UPDATE p SET id = 7, code = 'z' WHERE id = 2",
+        )
+        .await;
+    let mut all = Owed::default();
+    owe(&mut all, "p", true, [1, 2, 7]);
+    owe(&mut all, "self", true, [1]);
+    let paid = world.pay(&all).await;
+    assert_eq!(paid.refused, vec![]);
+    for name in ["p", "c", "g", "s", "byc", "self"] {
+        world.assert_same(name).await;
+    }
+    // Parent deleted and inserted again: nothing to see at S but the flag.
+    world.origin("DELETE FROM p WHERE id = 7; INSERT INTO p VALUES (7, 'again')").await;
+    let mut again = Owed::default();
+    owe(&mut again, "p", true, [7]);
+    world.pay(&again).await;
+    for name in ["p", "c", "g", "s", "byc"] {
+        world.assert_same(name).await;
+    }
+}
+
+#[tokio::test]
+async fn cascades_follow_where_foreign_keys_do_not_act() {
+    let mut world = World::new(FAMILY).await;
+    cascades(&mut world).await;
+}
+
+#[tokio::test]
+async fn cascades_follow_where_foreign_keys_act() {
+    let mut world = World::new(FAMILY).await;
+    let role = "CREATE ROLE plain LOGIN; GRANT ALL ON SCHEMA public TO plain; GRANT ALL ON ALL TABLES IN SCHEMA public TO plain; \
+        GRANT ALL ON SCHEMA tandem TO plain; GRANT ALL ON ALL TABLES IN SCHEMA tandem TO plain";
+    world.target(role).await;
+    let mut plain = config(&world.target);
+    plain.user = "plain".into();
+    world.copier = PgCopier::new(config(&world.origin), plain, Options::default());
+    while let Err(Error::Fenced(_)) = world.copier.open().await {}
+    cascades(&mut world).await;
+}
+
+#[tokio::test]
+async fn a_named_child_that_moved_and_went_takes_its_own_children_along() {
+    let mut world = World::new(
+        "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE c (id int PRIMARY KEY, p int REFERENCES p ON DELETE CASCADE); \
+         CREATE TABLE g (id int PRIMARY KEY, c int REFERENCES c ON DELETE CASCADE)",
+    )
+    .await;
+    let start = "INSERT INTO p VALUES (1), (2); INSERT INTO c VALUES (1, 1); INSERT INTO g VALUES (1, 1)";
+    world.origin(start).await;
+    world.target(start).await;
+    world.origin("UPDATE c SET p = 2 WHERE id = 1; DELETE FROM p WHERE id = 2").await;
+    let mut all = owed("c", [1]);
+    owe(&mut all, "p", true, [2]);
+    world.pay(&all).await;
+    for name in ["p", "c", "g"] {
+        world.assert_same(name).await;
+    }
+}
+
+#[tokio::test]
+async fn partitions_are_paid_through_their_root() {
+    let origin = "CREATE TABLE m (id int, at int, v text, PRIMARY KEY (id, at)) PARTITION BY RANGE (at); \
+        CREATE TABLE m1 PARTITION OF m FOR VALUES FROM (0) TO (10); CREATE TABLE m2 PARTITION OF m FOR VALUES FROM (10) TO (20)";
+    // One partition there, and columns in another order.
+    let target = "CREATE TABLE m (v text, at int, id int, PRIMARY KEY (id, at)) PARTITION BY RANGE (at); \
+        CREATE TABLE whole PARTITION OF m FOR VALUES FROM (0) TO (100)";
+    let mut world = World::with(origin, target).await;
+    world.origin("INSERT INTO m VALUES (1, 1, 'a'), (2, 11, 'b')").await;
+    let key = |id: i32, at: i32| bytes(&[&id.to_be_bytes(), &at.to_be_bytes()]);
+    let mut all = Owed::default();
+    all.keys.entry(table("m1")).or_default().insert(key(1, 1), false);
+    all.keys.entry(table("m")).or_default().insert(key(2, 11), false);
+    assert_eq!(world.pay(&all).await.rows, 2);
+    world.origin("UPDATE m SET at = 15 WHERE id = 1").await;
+    let mut moved = Owed::default();
+    moved.keys.entry(table("m1")).or_default().insert(key(1, 1), true);
+    moved.keys.entry(table("m2")).or_default().insert(key(1, 15), false);
+    world.pay(&moved).await;
+    let query = "SELECT id, at, v FROM m ORDER BY 1";
+    assert_eq!(rows(&world.target.url("postgres"), query).await, ["1|15|a", "2|11|b"]);
+    // A new partition is noticed.
+    world
+        .origin("CREATE TABLE m3 PARTITION OF m FOR VALUES FROM (20) TO (30); INSERT INTO m VALUES (3, 21, 'c')")
+        .await;
+    let mut new = Owed::default();
+    new.keys.entry(table("m3")).or_default().insert(key(3, 21), false);
+    new.keys.entry(table("m")).or_default().insert(key(3, 21), false);
+    world.pay(&new).await;
+    assert_eq!(rows(&world.target.url("postgres"), query).await, ["1|15|a", "2|11|b", "3|21|c"]);
+}
+
+#[tokio::test]
+async fn what_rewrites_a_table_under_the_snapshot_makes_it_stale() {
+    let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY, v int)").await;
+    world.origin("INSERT INTO t VALUES (1, 1)").await;
+    world.pay(&owed("t", [1])).await;
+    for change in
+        ["TRUNCATE t", "ALTER TABLE t ALTER v TYPE bigint", "DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY, v int)"]
+    {
+        world.copier.snapshot().await.expect("S");
+        world.origin(change).await;
+        let error = world.copier.pay(&owed("t", [1])).await.expect_err(change);
+        assert!(matches!(error, Error::Stale(_)), "{change}: {error}");
+        let kept = rows(&world.target.url("postgres"), "SELECT id, v FROM t").await;
+        assert_eq!(kept, ["1|1"], "{change}");
+        world.origin("INSERT INTO t VALUES (1, 1) ON CONFLICT DO NOTHING").await;
+        world.pay(&owed("t", [1])).await;
+    }
+    // A column that was added between two snapshots changes no file: it is counted.
+    world.origin("ALTER TABLE t ADD COLUMN w int DEFAULT 3").await;
+    let error = world.try_pay(&owed("t", [1])).await.expect_err("another column");
+    assert!(matches!(error, Error::Stale(_)), "{error}");
+    assert!(world.pay(&owed("t", [1])).await.refused[0].why.contains("has no column"));
+}
+
+#[tokio::test]
+async fn schema_changes_are_repeated_first_and_may_come_twice() {
+    let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY)").await;
+    let change = "ALTER TABLE t ADD COLUMN v text DEFAULT 'x'";
+    world.origin(change).await;
+    world.origin("CREATE TABLE n (id int PRIMARY KEY); INSERT INTO t VALUES (1); INSERT INTO n VALUES (1)").await;
+    let mut all = owed("t", [1]);
+    owe(&mut all, "n", false, [1]);
+    all.ddl = vec![
+        ddl("t", change),
+        ddl("n", "CREATE TABLE n (id int PRIMARY KEY)"),
+        ddl("bad", "ALTER TABLE n RENAME TO t"),
+    ];
+    all.ddl.truncate(2);
+    for _ in 0..2 {
+        assert_eq!(world.pay(&all).await.refused, vec![]);
+        world.assert_same("t").await;
+        world.assert_same("n").await;
+    }
+    let refused =
+        world.pay(&Owed { ddl: vec![ddl("t", "CREATE INDEX CONCURRENTLY ON t (v)")], ..Owed::default() }).await.refused;
+    assert!(refused[0].key.is_none() && refused[0].why.contains("25001"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_table_owed_whole_is_replaced() {
+    let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY, v int)").await;
+    world.target("INSERT INTO t SELECT i, 0 FROM generate_series(1, 50) i").await;
+    world.origin("INSERT INTO t VALUES (7, 7), (70, 70)").await;
+    let paid = world.pay(&Owed { tables: vec![table("t")], ..Owed::default() }).await;
+    assert_eq!(paid.rows, 2);
+    world.assert_same("t").await;
+}
+
+#[tokio::test]
+async fn one_applier_at_a_time() {
+    let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY)").await;
+    world.pay(&owed("t", [1])).await;
+    let mut second = PgCopier::new(config(&world.origin), config(&world.target), Options::default());
+    let error = second.open().await.expect_err("the first holds the lock");
+    assert!(matches!(&error, Error::Fenced(why) if why.contains("tandem mirror")), "{error}");
+    // The zombie's session is ended: whatever it still had open cannot be committed, and the successor counts on.
+    world.copier.snapshot().await.expect("S");
+    let kill = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'";
+    world.target(kill).await;
+    let standing = loop {
+        match second.open().await {
+            Err(Error::Fenced(_)) => (),
+            other => break other.expect("opens"),
+        }
+    };
+    assert_eq!(standing.payments, 1);
+    let error = world.copier.pay(&owed("t", [1])).await.expect_err("fenced off");
+    assert!(matches!(error, Error::Secondary(_)), "{error}");
+}
+
+#[tokio::test]
+async fn who_is_gone_is_told_from_who_is_there() {
+    let (mut world, options) = (World::new("CREATE TABLE t (id int PRIMARY KEY)").await, "max_prepared_transactions");
+    assert_eq!(rows(&world.origin.url("postgres"), &format!("SHOW {options}")).await.len(), 1);
+    let life = world.copier.open().await;
+    let life = match life {
+        Ok(standing) => standing.life,
+        Err(_) => loop {
+            if let Ok(standing) = world.copier.open().await {
+                break standing.life;
+            }
+        },
+    };
+    let alive = Client::connect(&config(&world.origin)).await.expect("connects");
+    let gone = Client::connect(&config(&world.origin)).await.expect("connects");
+    let backend = |id: u32, life: u64| Backend { id, life };
+    let asked = [
+        backend(alive.pid(), life),
+        backend(gone.pid(), life),
+        backend(alive.pid(), life ^ 1),
+        backend(alive.pid(), 0),
+    ];
+    gone.close().await;
+    let expected = vec![asked[1], asked[2]];
+    loop {
+        let found = world.copier.gone(&asked, &[b"none"[..].into()]).await.expect("asked");
+        assert_eq!(found.prepared.len(), 1);
+        assert!(
+            found.backends.contains(&asked[2])
+                && !found.backends.contains(&asked[0])
+                && !found.backends.contains(&asked[3])
+        );
+        if found.backends == expected {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_crash_of_the_primary_is_another_life() {
+    let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY)").await;
+    world.copier = PgCopier::new(config(&world.origin), config(&world.target), Options::default());
+    let open = async |copier: &mut PgCopier| loop {
+        match copier.open().await {
+            Ok(standing) => break standing,
+            Err(Error::Fenced(_)) => (),
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let first = open(&mut world.copier).await;
+    let again = open(&mut world.copier).await;
+    assert_eq!(first, again);
+    // A backend is killed: the server restarts inside, its start time stays.
+    let victim = Client::connect(&config(&world.origin)).await.expect("connects");
+    let status =
+        std::process::Command::new("kill").args(["-9", &victim.pid().to_string()]).status().expect("kill runs");
+    assert!(status.success());
+    let life = loop {
+        match world.copier.open().await {
+            Ok(standing) if standing.life != first.life => break standing.life,
+            _ => (),
+        }
+    };
+    assert_ne!(life, first.life);
+}
