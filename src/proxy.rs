@@ -25,10 +25,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Readiness};
-use crate::config::{Config, Listen, Live, Mode, Wire};
+use crate::config::{self, Config, Listen, Live, Mode, Wire};
 use crate::cutover::gate::{Gate, Route};
-use crate::journal::Journal;
+use crate::journal::{self, Journal, Last, Recovered};
 use crate::metrics::{self, Exporter};
+use crate::mirror::state::{self, Engine, Paths};
 use crate::protocol::postgres;
 use crate::record::{Reason, Side, TableId};
 use crate::telemetry::{self, Level};
@@ -78,9 +79,9 @@ impl Assembly {
         let state = admin::State {
             wire: config.wire,
             gate: Gate::new(Route { primary: Side::Origin, mirror, epoch: 1 }),
-            journal: mirror.then(Journal::in_memory),
+            journal: None,
             mirror: None,
-            names: std::sync::Arc::new(|_| None),
+            names: Arc::new(|_| None),
             live: Live::new(&config),
             level: Some(level),
             exporter,
@@ -91,52 +92,86 @@ impl Assembly {
         Assembly { config, state, readiness, drain: CancellationToken::new(), stop: CancellationToken::new() }
     }
 
-    async fn run(self, listeners: Vec<TcpListener>, admin: TcpListener) -> Result<(), Error> {
+    async fn run(mut self, listeners: Vec<TcpListener>, admin: TcpListener) -> Result<(), Error> {
+        let signals = tokio::spawn(signals(self.drain.clone()));
+        let mirror = self.mirror().await?;
         let admin = tokio::net::TcpListener::from_std(admin).map_err(setup("admin.address"))?;
         let api = tokio::spawn(admin::serve(admin, self.state.clone(), self.stop.clone()));
         let upkeep = tokio::spawn(self.state.exporter.clone().run(self.stop.clone()));
-        let signals = tokio::spawn(signals(self.drain.clone()));
-        let serving = self.serving().await?;
-        let background = self.background(&serving);
-        let workers = self.workers(listeners, &serving)?;
+        let workers = self.workers(listeners, &mirror.serving)?;
         self.readiness.send_replace(Readiness::Ready);
         tracing::info!(wire = %self.config.wire, "serving clients");
         self.drain.cancelled().await;
         self.readiness.send_replace(Readiness::Draining);
         tracing::info!(units = self.state.gate.inside(), "no new clients; those inside finish");
         let ended = tokio::task::spawn_blocking(|| workers.into_iter().try_for_each(thread::JoinHandle::join)).await;
+        mirror.stop.cancel();
+        futures_util::future::join_all(mirror.tasks).await;
+        let closed = self.close_journal().await;
         self.stop.cancel();
         signals.abort();
-        let _ = tokio::join!(api, upkeep, background);
+        let _ = tokio::join!(api, upkeep);
         match ended {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(())) => closed,
             _ => Err(Error::Failed("a worker ended by a panic: see the log".to_owned())),
         }
     }
 
-    /// Everything that listeners serve with; the one place where a wire is picked.
-    async fn serving(&self) -> Result<Serving, Error> {
-        match self.config.wire {
-            Wire::Postgres => {
-                let lost = Box::new(|table: TableId, reason: Reason| {
-                    tracing::error!(table = table.0, reason = reason.as_str(), "a table is dirty");
-                });
-                let (gate, journal) = (self.state.gate.clone(), self.state.journal.clone());
-                let setup = postgres::Setup::new(&self.config, gate, journal, Arc::default(), lost).await?;
-                Ok(Serving::Postgres(setup))
-            }
+    async fn close_journal(&self) -> Result<(), Error> {
+        match &self.state.journal {
+            Some(journal) => journal.close().await.map_err(|error| Error::Failed(error.to_string())),
+            None => Ok(()),
         }
     }
 
-    /// What runs beside the clients.
-    fn background(&self, serving: &Serving) -> JoinHandle<()> {
-        match serving {
-            Serving::Postgres(setup) if self.state.journal.is_some() => {
-                let schema = setup.shared.catalog.clone();
-                tokio::spawn(schema.run(setup.server.clone(), self.stop.clone()))
+    /// Open the journal, start the mirror, learn the primary's schema: all that must be there before the first client.
+    async fn mirror(&mut self) -> Result<Mirror, Error> {
+        let recovered = match self.config.mirror.mode {
+            Mode::Off => None,
+            // `sync` was refused when the configuration was read.
+            Mode::Async | Mode::Sync => {
+                let (journal, recovered) = open_journal(&self.config)?;
+                self.state.journal = Some(journal);
+                Some(recovered)
             }
-            Serving::Postgres(_) => tokio::spawn(std::future::ready(())),
+        };
+        // The one place where a wire is picked.
+        match self.config.wire {
+            Wire::Postgres => self.postgres(recovered).await,
         }
+    }
+
+    async fn postgres(&mut self, recovered: Option<Recovered>) -> Result<Mirror, Error> {
+        let stop = CancellationToken::new();
+        let (gate, journal) = (self.state.gate.clone(), self.state.journal.clone());
+        let Some((journal, recovered)) = journal.zip(recovered) else {
+            let setup = postgres::Setup::new(&self.config, gate, None, Box::new(|_, _| {})).await?;
+            return Ok(Mirror { serving: Serving::Postgres(setup), tasks: Vec::new(), stop });
+        };
+        let copier = postgres::copier(&self.config);
+        let paths = Paths::in_dir(self.config.journal.dir.clone());
+        let (engine, handle) = Engine::new(engine_config(&self.config), journal.clone(), copier, paths)
+            .map_err(|error| Error::Setup(error.to_string()))?;
+        let marks = handle.clone();
+        let lost = Box::new(move |table: TableId, reason: Reason| {
+            if let Err(error) = marks.mark_dirty(table, reason) {
+                tracing::error!(%error, table = table.0, "a dirty mark could not be made durable");
+            }
+        });
+        let setup = postgres::Setup::new(&self.config, gate, Some(journal.clone()), lost).await?;
+        if recovered.last == Last::Lost {
+            tracing::error!("the machine or its disk lost writes that were not synced: every table is dirty");
+            for table in setup.tables() {
+                handle.mark_dirty(table, Reason::Lost).map_err(|error| Error::Failed(error.to_string()))?;
+            }
+            journal.confirm_loss();
+        }
+        self.state.names = setup.names();
+        self.state.mirror = Some(handle);
+        let schema = setup.shared.catalog.clone();
+        let tasks =
+            vec![tokio::spawn(engine.run(stop.clone())), tokio::spawn(schema.run(setup.server.clone(), stop.clone()))];
+        Ok(Mirror { serving: Serving::Postgres(setup), tasks, stop })
     }
 
     /// Start the threads that serve clients.
@@ -169,6 +204,44 @@ impl Assembly {
             });
         };
         thread::Builder::new().name(format!("worker-{number}")).spawn(serve).map_err(setup("starting a worker"))
+    }
+}
+
+/// What runs beside the clients, and what they are served with.
+struct Mirror {
+    serving: Serving,
+    tasks: Vec<JoinHandle<()>>,
+    stop: CancellationToken,
+}
+
+fn open_journal(config: &Config) -> Result<(Journal, Recovered), Error> {
+    let durability = match config.journal.durability {
+        config::Durability::Memory => journal::Durability::Memory,
+        config::Durability::Os => journal::Durability::Os,
+        config::Durability::Fsync => journal::Durability::Fsync,
+    };
+    let seconds = metrics::JOURNAL_SYNC_SECONDS.histogram(&[]);
+    let options = journal::Options {
+        durability,
+        size_limit_bytes: config.journal.size_limit.0,
+        on_sync: Some(Arc::new(move |sample: journal::SyncSample| seconds.record(sample.took.as_secs_f64()))),
+        ..journal::Options::default()
+    };
+    let opened = Journal::open(&config.journal.dir, options).map_err(|error| Error::Setup(error.to_string()))?;
+    let recovered = &opened.1;
+    tracing::info!(last = ?recovered.last, trimmed = recovered.trimmed.0, appended = recovered.appended.0, "journal open");
+    Ok(opened)
+}
+
+fn engine_config(config: &Config) -> state::Config {
+    state::Config {
+        owed_keys_max: config.mirror.owed_keys_max,
+        retention: config.mirror.retention,
+        retry_min: config.mirror.retry_min,
+        retry_max: config.mirror.retry_max,
+        self_repair: config.mirror.self_repair,
+        pause_max: config.mirror.snapshot_hold,
+        ..state::Config::default()
     }
 }
 

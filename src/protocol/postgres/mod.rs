@@ -24,4 +24,4 @@ mod testing;
 pub mod wire;
 
 pub use serve::{Front, serve};
-pub use setup::{Error as SetupError, Setup};
+pub use setup::{Error as SetupError, Setup, copier};

@@ -13,8 +13,9 @@ use crate::journal::Journal;
 use crate::record::{Reason, TableId};
 
 use super::cache::PlanCache;
-use super::catalog::{Catalog, load};
+use super::catalog::{Catalog, Kind, load};
 use super::client::{self, Client, Endpoint, Host, ServerConfig, SslMode, Tls};
+use super::copier::{Options, PgCopier};
 use super::serve::{Cancels, Front};
 use super::shared::{Policy, Schema, Shared};
 
@@ -45,13 +46,7 @@ pub(super) type Lost = Box<dyn Fn(TableId, Reason) + Send + Sync>;
 
 impl Setup {
     /// Connect to the origin and learn its schema. Without a journal nothing is captured.
-    pub async fn new(
-        config: &Config,
-        gate: Gate,
-        journal: Option<Journal>,
-        life: Arc<AtomicU64>,
-        lost: Lost,
-    ) -> Result<Setup, Error> {
+    pub async fn new(config: &Config, gate: Gate, journal: Option<Journal>, lost: Lost) -> Result<Setup, Error> {
         let server = server_config(&config.origin, config);
         let catalog = match &journal {
             Some(_) => load_catalog(&server).await?,
@@ -63,7 +58,7 @@ impl Setup {
             catalog: Schema::new(catalog),
             plans: PlanCache::new(config.limits.plan_cache),
             policy: policy(config),
-            life,
+            life: Arc::new(AtomicU64::new(0)),
             lost,
         };
         Ok(Setup {
@@ -72,6 +67,22 @@ impl Setup {
             clients_max: config.limits.connections,
             clients: Arc::default(),
             cancels: Cancels::default(),
+        })
+    }
+
+    /// Labels of every table that is mirrored.
+    pub fn tables(&self) -> Vec<TableId> {
+        let catalog = self.shared.catalog.now();
+        catalog.relations.values().filter(|one| one.kind == Kind::Table).map(|one| one.id).collect()
+    }
+
+    /// What people call a table.
+    pub fn names(&self) -> Arc<dyn Fn(TableId) -> Option<String> + Send + Sync> {
+        let schema = self.shared.catalog.clone();
+        Arc::new(move |table| {
+            let catalog = schema.now();
+            let relation = catalog.relations.get(catalog.by_id.get(&table)?)?;
+            Some(format!("{}.{}", relation.schema, relation.name))
         })
     }
 
@@ -87,6 +98,12 @@ impl Setup {
             cancels: self.cancels.clone(),
         })
     }
+}
+
+/// The mirror's hands: from the origin to the target.
+pub fn copier(config: &Config) -> PgCopier {
+    let (origin, target) = (server_config(&config.origin, config), server_config(&config.target, config));
+    PgCopier::new(origin, target, Options::default())
 }
 
 async fn load_catalog(server: &ServerConfig) -> Result<Catalog, Error> {

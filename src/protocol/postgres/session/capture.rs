@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use crate::protocol::postgres::catalog::Catalog;
+use crate::protocol::postgres::catalog::{Catalog, Kind};
 use crate::protocol::postgres::copy_stream::CopyStream;
 use crate::protocol::postgres::evident::{Arguments, NoParams, Param, Params, Source};
 use crate::protocol::postgres::key::{self, Returned};
@@ -18,8 +18,8 @@ use crate::record::{Reason, RecordBuf, TableId};
 use super::statements::Prepared;
 use super::{Fault, Session, Wait};
 
-/// Stands for tables that nobody can name: every mirrored table.
-pub(super) const ANY: TableId = TableId(0);
+/// The label of a schema change that names no table.
+const NO_TABLE: TableId = TableId(0);
 
 /// The plan of a text that needs no attention.
 pub(super) fn nothing() -> Arc<Script> {
@@ -134,7 +134,7 @@ impl Session {
             Action::Counted(counted) | Action::Opaque(counted) => self.counted(Some(counted)),
             Action::Ddl(ddl) if !ddl.temporary => {
                 if self.shared.policy.mirror_ddl && ddl.mirrorable {
-                    let table = ddl.tables.first().copied().unwrap_or(ANY);
+                    let table = ddl.tables.first().copied().unwrap_or(NO_TABLE);
                     self.keys.ddl(table, &ddl_body(&self.shared.policy.search_path, text));
                     ddl.rewritten.iter().for_each(|&table| self.keys.table(table));
                 } else {
@@ -235,7 +235,7 @@ impl Session {
     fn counted(&mut self, counted: Option<&Counted>) {
         let Some(counted) = counted else { return };
         if counted.dirty.is_empty() {
-            self.keys.dirty(ANY, Reason::Uncaptured);
+            self.dirty_any();
         }
         counted.dirty.iter().for_each(|&table| self.keys.dirty(table, Reason::Uncaptured));
     }
@@ -244,7 +244,15 @@ impl Session {
     pub(super) fn unknown_write(&mut self, why: &'static str) {
         if self.pass.as_ref().is_some_and(|pass| pass.route().mirror) {
             tracing::warn!(why, "a write cannot be captured");
-            self.keys.dirty(ANY, Reason::Uncaptured);
+            self.dirty_any();
+        }
+    }
+
+    /// Any table may have been written.
+    fn dirty_any(&mut self) {
+        let catalog = self.shared.catalog.now();
+        for relation in catalog.relations.values().filter(|relation| relation.kind == Kind::Table) {
+            self.keys.dirty(relation.id, Reason::Uncaptured);
         }
     }
 }
