@@ -8,7 +8,9 @@
 
 use std::collections::HashMap;
 use std::task::{Context, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::control::{LABELS, Labels};
 use super::state::remember;

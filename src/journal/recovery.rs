@@ -17,7 +17,8 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Instant;
+
+use tokio::time::Instant;
 
 use super::announce::Announced;
 use super::control::{self, Control, Found, Labels};
@@ -57,7 +58,8 @@ pub struct Recovered {
     /// Positions that may have been handed out and lead nowhere; empty unless `last` is [`Last::Lost`].
     pub gap: Range<Lsn>,
     /// What was being written when something was lost, by label: dirty since then (promise 3). Told again at every open
-    /// until [`super::Journal::confirm_loss`].
+    /// until [`super::Journal::confirm_loss`]. Act on this, not on `last`: the open that noticed may itself have been cut
+    /// short, and the next one then finds a clean end.
     pub active: Labels,
 }
 

@@ -13,7 +13,7 @@ use crate::journal::options::OpenError;
 
 const LOCK: &str = "lock";
 const UNFINISHED: &str = ".tmp";
-const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 /// A directory, locked against a second process for as long as it lives.
 pub struct Disk {
