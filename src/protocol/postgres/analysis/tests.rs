@@ -168,3 +168,107 @@ fn depth_does_not_end_the_process() {
         assert!(plan.starts_with("pass") || plan.starts_with("opaque"), "{open}: {plan}");
     }
 }
+
+/// The same text with other literals of the same kinds.
+fn other_literals(text: &str, tokens: &Tokens) -> String {
+    let mut out = String::new();
+    let mut end = 0;
+    for token in tokens.list() {
+        let (start, stop) = (token.start as usize, token.end as usize);
+        out += &text[end..start];
+        out += match token.kind {
+            Kind::Int => "42",
+            Kind::Float => "4.25",
+            Kind::String => "'other ''text'''",
+            Kind::Dollar => "$q$other$q$",
+            _ => &text[start..stop],
+        };
+        end = stop;
+    }
+    out + &text[end..]
+}
+
+#[test]
+fn texts_of_one_shape_have_one_plan() {
+    let catalog = catalog();
+    let entries = include_str!("corpus.txt").split("\n\n").filter_map(|entry| entry.rsplit_once("\n=> "));
+    let (mut tokens, mut again) = (Tokens::default(), Tokens::default());
+    for (text, _) in entries {
+        tokens.lex(text.as_bytes(), Dialect::default());
+        let script = analyze(text.as_bytes(), &tokens, &catalog);
+        if script.exact {
+            continue;
+        }
+        let other = other_literals(text, &tokens);
+        again.lex(other.as_bytes(), Dialect::default());
+        assert_eq!(tokens.shape(), again.shape(), "{text}");
+        let other_script = analyze(other.as_bytes(), &again, &catalog);
+        assert_eq!(format!("{script:?}"), format!("{other_script:?}"), "{text}\n{other}");
+    }
+}
+
+proptest::proptest! {
+    /// The fuzz target of the same name, on texts that look like SQL.
+    #[test]
+    fn any_text_gets_a_plan_within_its_tokens(picks in proptest::collection::vec(0..WORDS.len(), 0..25), raw in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..40)) {
+        let catalog = catalog();
+        let mut text = picks.iter().map(|&at| WORDS[at]).collect::<Vec<_>>().join(" ").into_bytes();
+        for dialect in [Dialect::default(), Dialect { encoding: super::super::lexer::Encoding::Safe, standard_strings: false }] {
+            let mut tokens = Tokens::default();
+            tokens.lex(&text, dialect);
+            let script = analyze(&text, &tokens, &catalog);
+            proptest::prop_assert!(script.statements.iter().all(|statement| statement.tokens.end <= tokens.list().len()));
+            text.extend_from_slice(&raw);
+        }
+    }
+}
+
+const WORDS: &[&str] = &[
+    "select",
+    "insert into",
+    "update",
+    "delete from",
+    "acc",
+    "part",
+    "set",
+    "where",
+    "id",
+    "=",
+    "1",
+    "'x'",
+    "$1",
+    "(",
+    ")",
+    ",",
+    "values",
+    "returning",
+    "*",
+    "with w as (",
+    "on conflict",
+    "do nothing",
+    "do update set",
+    "from",
+    "and",
+    "in",
+    "copy",
+    "stdin",
+    "truncate",
+    "drop table",
+    "begin",
+    ";",
+    "-",
+    "::int",
+    "prepare p as",
+    "execute p",
+    "as",
+    "null",
+    "merge into",
+    "using",
+    "on",
+    "when matched then",
+    "alter table",
+    "add column",
+    "explain analyze",
+    "\"q\"",
+    "é",
+];
