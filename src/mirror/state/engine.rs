@@ -259,6 +259,7 @@ impl<C: Copier> Engine<C> {
     pub async fn run(mut self, stop: CancellationToken) {
         let bound = self.config.drain;
         tokio::select! {
+            biased;
             () = self.work(&stop) => {}
             () = async { stop.cancelled().await; sleep(bound).await } => {
                 warn!(lag_keys = self.ledger.keys(), "mirror stopped before everything was paid; the journal keeps the rest");
@@ -267,10 +268,16 @@ impl<C: Copier> Engine<C> {
         self.show(Phase::Stopped);
     }
 
+    #[cfg(test)]
+    pub(super) fn copier_mut(&mut self) -> &mut C {
+        &mut self.copier
+    }
+
     async fn work(&mut self, stop: &CancellationToken) {
         while let Err(error) = self.attempt(stop).await {
             let pause = self.failed(&error);
             tokio::select! {
+            biased;
                 () = stop.cancelled() => return,
                 () = sleep(pause) => {}
             }
@@ -352,6 +359,7 @@ impl<C: Copier> Engine<C> {
     async fn wait(&mut self, until: Instant, journal: bool, stop: &CancellationToken) {
         let stopping = stop.is_cancelled();
         tokio::select! {
+            biased;
             () = sleep_until(until) => {}
             () = self.journal.wait_appended(self.ledger.next()), if journal => {}
             _ = self.paused.changed() => {}

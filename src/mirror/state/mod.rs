@@ -12,5 +12,8 @@ pub mod handle;
 pub mod ledger;
 pub mod retention;
 
+#[cfg(test)]
+mod simulation;
+
 pub use engine::{Config, Engine, Paths};
 pub use handle::{Handle, Phase, Status};

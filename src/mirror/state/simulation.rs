@@ -1,0 +1,565 @@
+//! The real engine over a journal, a primary and a secondary in memory, under seeded schedules and paused time:
+//! sessions commit, abort, prepare, lose their answers; the copier fails at every call, before and after its effect; the
+//! engine, the primary and the secondary crash. Every payment meant to be exact is compared with its snapshot, and
+//! everything is compared at the end: promises 2 to 6.
+//!
+//! Paste a failing seed into [`SEED`] to run it alone.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::copier::{Copier, Error, Gone, Owed, Paid, Refused, Snapshot, Standing};
+use super::engine::{Config, Engine, Paths};
+use super::handle::{Handle, Phase};
+use crate::journal::{Journal, Outcome, Ticket};
+use crate::mirror::parked::Parked;
+use crate::record::{Backend, Reason, RecordBuf, TableId};
+
+/// Paste a failing seed here: `Some(seed)`.
+const SEED: Option<u64> = None;
+const SEEDS: u64 = 300;
+
+/// Its keys are captured.
+const NAMED: TableId = TableId(1);
+/// Its writes are known only as dirty marks.
+const UNNAMED: TableId = TableId(2);
+const KEYS: u64 = 6;
+const RETENTION: Duration = Duration::from_secs(3);
+
+#[derive(Clone, Default, Debug, PartialEq)]
+struct Rows {
+    rows: BTreeMap<(TableId, Vec<u8>), u64>,
+    schema: Vec<u64>,
+}
+
+impl Rows {
+    fn of(&self, table: TableId) -> BTreeMap<Vec<u8>, u64> {
+        let rows = self.rows.iter().filter(|((t, _), _)| *t == table);
+        rows.map(|((_, key), &value)| (key.clone(), value)).collect()
+    }
+
+    fn set(&mut self, table: TableId, key: &[u8], value: Option<u64>) {
+        match value {
+            Some(value) => self.rows.insert((table, key.to_vec()), value),
+            None => self.rows.remove(&(table, key.to_vec())),
+        };
+    }
+}
+
+#[derive(Clone, Default)]
+struct Writes {
+    rows: Vec<(TableId, Vec<u8>, Option<u64>)>,
+    schema: Option<u64>,
+}
+
+/// Both servers and the dice.
+struct World {
+    dice: u64,
+    /// Commits of the primary, each as the state after it; those up to `flushed` survive its crash.
+    commits: Vec<Rows>,
+    flushed: usize,
+    life: u64,
+    alive: HashSet<u32>,
+    prepared: HashMap<Vec<u8>, Writes>,
+    next: u64,
+    /// Payments of the secondary, each as the state after it.
+    payments: Vec<(Rows, Instant)>,
+    secondary_life: u64,
+    /// Process of the proxy: sessions of an earlier one say nothing any more.
+    process: u64,
+    faults: bool,
+    /// Every payment must be exact, parked keys apart.
+    strict: bool,
+    compared: u64,
+}
+
+type Shared = Arc<Mutex<World>>;
+
+fn world(shared: &Shared) -> MutexGuard<'_, World> {
+    shared.lock().expect("no test panics with it")
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        World {
+            dice: seed,
+            commits: vec![Rows::default()],
+            flushed: 0,
+            life: 1,
+            alive: HashSet::new(),
+            prepared: HashMap::new(),
+            next: 1,
+            payments: vec![(Rows::default(), Instant::now())],
+            secondary_life: 1,
+            process: 1,
+            faults: true,
+            strict: true,
+            compared: 0,
+        }
+    }
+
+    /// 0..n.
+    fn roll(&mut self, n: u64) -> u64 {
+        self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.dice;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % n
+    }
+
+    fn fails(&mut self, percent: u64) -> bool {
+        self.faults && self.roll(100) < percent
+    }
+
+    fn fresh(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn backend(&mut self) -> Backend {
+        let id = u32::try_from(self.fresh()).expect("a short run");
+        self.alive.insert(id);
+        Backend { id, life: self.life }
+    }
+
+    fn primary(&self) -> &Rows {
+        self.commits.last().expect("begins with the empty state")
+    }
+
+    fn commit(&mut self, writes: &Writes) {
+        let mut rows = self.primary().clone();
+        writes.rows.iter().for_each(|(table, key, value)| rows.set(*table, key, *value));
+        rows.schema.extend(writes.schema);
+        self.commits.push(rows);
+        if self.roll(3) == 0 {
+            self.flushed = self.commits.len() - 1;
+        }
+    }
+
+    fn crash_primary(&mut self) {
+        self.commits.truncate(self.flushed + 1);
+        self.life += 1;
+        self.alive.clear();
+        // Write positions are never used again for other contents while anything remembers them.
+        let last = self.primary().clone();
+        self.commits.push(last);
+        self.flushed = self.commits.len() - 1;
+    }
+
+    /// A failover of the secondary that loses what is younger than the retention promises to keep.
+    fn crash_secondary(&mut self) {
+        self.secondary_life += 1;
+        let lost = self.roll(4);
+        for _ in 0..lost {
+            let young = self.payments.last().is_some_and(|(_, at)| at.elapsed() < RETENTION / 2);
+            if young && self.payments.len() > 1 {
+                self.payments.pop();
+            }
+        }
+    }
+}
+
+/// The wire's hands, clumsy ones.
+struct Hands {
+    shared: Shared,
+    parked: Option<Parked>,
+    opened: Option<(u64, u64)>,
+    snapshot: Option<Rows>,
+}
+
+impl Hands {
+    async fn delay(&self) {
+        let ms = world(&self.shared).roll(8);
+        sleep(Duration::from_millis(ms)).await;
+    }
+
+    /// After an error only `open` may follow, and lives are noticed by broken connections.
+    fn check(&mut self) -> Result<(), Error> {
+        let opened = self.opened.expect("open comes first, also after an error");
+        let mut world = world(&self.shared);
+        let broken = opened != (world.life, world.secondary_life) || world.fails(3);
+        if broken {
+            self.opened = None;
+            self.snapshot = None;
+            return Err(Error::Primary("connection reset".into()));
+        }
+        Ok(())
+    }
+}
+
+impl Copier for Hands {
+    async fn open(&mut self) -> Result<Standing, Error> {
+        self.delay().await;
+        let mut world = world(&self.shared);
+        if world.fails(10) {
+            return Err(Error::Fenced("somebody".into()));
+        }
+        self.snapshot = None;
+        self.opened = Some((world.life, world.secondary_life));
+        Ok(Standing { life: world.life, payments: world.payments.len() as u64 - 1 })
+    }
+
+    async fn gone(&mut self, backends: &[Backend], prepared: &[Box<[u8]>]) -> Result<Gone, Error> {
+        self.delay().await;
+        self.check()?;
+        let world = world(&self.shared);
+        let over = |backend: &&Backend| backend.life != world.life || !world.alive.contains(&backend.id);
+        let ended = |name: &&Box<[u8]>| !world.prepared.contains_key(&name.to_vec());
+        Ok(Gone {
+            backends: backends.iter().filter(over).copied().collect(),
+            prepared: prepared.iter().filter(ended).cloned().collect(),
+        })
+    }
+
+    async fn snapshot(&mut self) -> Result<Snapshot, Error> {
+        self.delay().await;
+        self.check()?;
+        assert!(self.snapshot.is_none(), "one snapshot at a time");
+        let taken = {
+            let world = world(&self.shared);
+            self.snapshot = Some(world.primary().clone());
+            Snapshot { written: world.commits.len() as u64 - 1, flushed: world.flushed as u64 }
+        };
+        self.delay().await;
+        Ok(taken)
+    }
+
+    async fn pay(&mut self, owed: &Owed) -> Result<Paid, Error> {
+        self.delay().await;
+        self.check()?;
+        let at = self.snapshot.take().expect("pay comes after snapshot");
+        let mut world = world(&self.shared);
+        if world.fails(5) {
+            return Err(Error::Stale("table rewritten".into()));
+        }
+        let (mut rows, _) = world.payments.last().expect("begins with the empty state").clone();
+        let refused = apply(&mut world, &mut rows, &at, owed);
+        if world.strict && refused.iter().all(|refused| refused.key.is_some()) {
+            world.compared += 1;
+            let parked = self.parked.as_ref().map_or(Vec::new(), Parked::list);
+            let whole = parked.iter().any(|entry| entry.key.is_none());
+            let mut apart: BTreeSet<Vec<u8>> =
+                parked.into_iter().filter_map(|entry| Some(entry.key?.to_vec())).collect();
+            apart.extend(refused.iter().filter_map(|refused| Some(refused.key.as_ref()?.to_vec())));
+            let shown =
+                |rows: &Rows| rows.of(NAMED).into_iter().filter(|(key, _)| !apart.contains(key)).collect::<Vec<_>>();
+            assert!(whole || shown(&rows) == shown(&at), "inexact: {:?} is not {:?}", shown(&rows), shown(&at));
+        }
+        world.payments.push((rows, Instant::now()));
+        let payments = world.payments.len() as u64 - 1;
+        if world.fails(3) {
+            drop(world);
+            self.opened = None;
+            return Err(Error::Secondary("the answer to COMMIT was lost".into()));
+        }
+        Ok(Paid { payments, keys: 1, rows: 1, bytes: 1, refused })
+    }
+
+    async fn release(&mut self) -> Result<(), Error> {
+        self.check()?;
+        self.snapshot = None;
+        Ok(())
+    }
+}
+
+/// Make the owed rows equal to the snapshot's, except what is refused.
+fn apply(world: &mut World, rows: &mut Rows, at: &Rows, owed: &Owed) -> Vec<Refused> {
+    for (_, body) in &owed.ddl {
+        let change = u64::from_le_bytes(body[..].try_into().expect("written by a session"));
+        assert!(!rows.schema.contains(&change), "a schema change is repeated twice: promise 5");
+        rows.schema.push(change);
+    }
+    let mut refused = Vec::new();
+    if rows.schema != at.schema && (owed.keys.contains_key(&NAMED) || owed.tables.contains(&NAMED)) {
+        refused.push(refuse(None, "other columns"));
+    }
+    let whole = !refused.is_empty();
+    for (&table, key) in owed.keys.iter().flat_map(|(table, keys)| keys.keys().map(move |key| (table, key))) {
+        if whole && table == NAMED {
+            continue;
+        }
+        if world.fails(2) {
+            refused.push(refuse(Some(key.clone()), "check constraint"));
+        } else {
+            rows.set(table, key, at.rows.get(&(table, key.to_vec())).copied());
+        }
+    }
+    for &table in owed.tables.iter().filter(|&&table| !(whole && table == NAMED)) {
+        rows.rows.retain(|(t, _), _| *t != table);
+        at.of(table).iter().for_each(|(key, &value)| rows.set(table, key, Some(value)));
+    }
+    refused
+}
+
+fn refuse(key: Option<Box<[u8]>>, why: &str) -> Refused {
+    Refused { table: NAMED, name: "named".into(), key, shown: String::new(), why: why.into() }
+}
+
+/// One client's connection.
+struct Session {
+    shared: Shared,
+    journal: Journal,
+    backend: Backend,
+}
+
+impl Session {
+    async fn run(mut self, units: u64) {
+        for _ in 0..units {
+            self.pause(60).await;
+            self.unit().await;
+        }
+        self.leave();
+    }
+
+    async fn pause(&self, ms: u64) {
+        let ms = world(&self.shared).roll(ms);
+        sleep(Duration::from_millis(ms)).await;
+    }
+
+    fn leave(&self) {
+        world(&self.shared).alive.remove(&self.backend.id);
+    }
+
+    /// Connected anew, after a crash of either.
+    fn reconnect(&mut self) {
+        let mut world = world(&self.shared);
+        if !world.alive.contains(&self.backend.id) {
+            self.backend = world.backend();
+        }
+    }
+
+    async fn unit(&mut self) {
+        self.reconnect();
+        let (writes, mut record, fate, process) = self.plan();
+        let name = world(&self.shared).fresh().to_le_bytes().to_vec();
+        if fate == 1 {
+            record.prepared(&name);
+        }
+        let ticket = self.journal.begin(record.finish(self.backend)).expect("there is room");
+        self.pause(6).await;
+        match fate {
+            0 => self.lose(ticket, writes),
+            1 => self.prepare(ticket, writes, name, process).await,
+            2 | 3 => self.answer(ticket, Outcome::Aborted, process).await,
+            _ => self.commit(ticket, &writes, process).await,
+        }
+    }
+
+    fn plan(&self) -> (Writes, RecordBuf, u64, u64) {
+        let mut world = world(&self.shared);
+        let mut writes = Writes::default();
+        let mut record = RecordBuf::default();
+        for _ in 0..=world.roll(2) {
+            let key = world.roll(KEYS).to_le_bytes().to_vec();
+            let value = (world.roll(4) > 0).then(|| world.fresh());
+            record.key(NAMED, &key, value.is_none());
+            writes.rows.push((NAMED, key, value));
+        }
+        if world.roll(12) == 0 {
+            let key = world.roll(KEYS).to_le_bytes().to_vec();
+            let value = world.fresh();
+            record.dirty(UNNAMED, Reason::Uncaptured);
+            writes.rows.push((UNNAMED, key, Some(value)));
+        }
+        if world.roll(25) == 0 {
+            let change = world.fresh();
+            record.ddl(NAMED, &change.to_le_bytes());
+            writes.schema = Some(change);
+        }
+        let fate = world.roll(14);
+        (writes, record, fate, world.process)
+    }
+
+    /// The primary's part, if it still knows the connection.
+    fn connected(&self) -> bool {
+        let world = world(&self.shared);
+        world.alive.contains(&self.backend.id) && world.life == self.backend.life
+    }
+
+    async fn commit(&self, ticket: Ticket, writes: &Writes, process: u64) {
+        if self.connected() {
+            world(&self.shared).commit(writes);
+            self.answer(ticket, Outcome::Committed, process).await;
+        }
+    }
+
+    /// The answer travels, and finds its proxy or not.
+    async fn answer(&self, ticket: Ticket, outcome: Outcome, process: u64) {
+        self.pause(6).await;
+        if world(&self.shared).process == process {
+            ticket.end(outcome);
+        }
+    }
+
+    /// The connection is cut; the primary may commit what it got, later, or never.
+    fn lose(&mut self, ticket: Ticket, writes: Writes) {
+        drop(ticket);
+        let (shared, old) = (self.shared.clone(), self.backend);
+        self.backend = world(&self.shared).backend();
+        tokio::spawn(async move {
+            let ms = world(&shared).roll(2000);
+            sleep(Duration::from_millis(ms)).await;
+            let mut world = world(&shared);
+            if world.alive.contains(&old.id) && world.roll(2) == 0 {
+                world.commit(&writes);
+            }
+            world.alive.remove(&old.id);
+        });
+    }
+
+    async fn prepare(&self, ticket: Ticket, writes: Writes, name: Vec<u8>, process: u64) {
+        if !self.connected() {
+            return;
+        }
+        world(&self.shared).prepared.insert(name.clone(), writes);
+        let shared = self.shared.clone();
+        tokio::spawn(async move {
+            let ms = world(&shared).roll(3000);
+            sleep(Duration::from_millis(ms)).await;
+            let mut world = world(&shared);
+            let writes = world.prepared.remove(&name).expect("prepared above");
+            if world.roll(3) > 0 {
+                world.commit(&writes);
+            }
+        });
+        self.answer(ticket, Outcome::Committed, process).await;
+    }
+}
+
+/// The proxy's mirror, which can be killed and started again over the same journal and files.
+struct Proxy {
+    config: Config,
+    journal: Journal,
+    paths: Paths,
+    shared: Shared,
+    task: Option<tokio::task::JoinHandle<()>>,
+    stop: CancellationToken,
+}
+
+impl Proxy {
+    fn start(&mut self) -> Handle {
+        let hands = Hands { shared: self.shared.clone(), parked: None, opened: None, snapshot: None };
+        self.start_with(hands)
+    }
+
+    fn start_with(&mut self, hands: Hands) -> Handle {
+        let (mut engine, handle) =
+            Engine::new(self.config.clone(), self.journal.clone(), hands, self.paths.clone()).expect("files load");
+        engine.copier_mut().parked = Some(handle.parked().clone());
+        self.task = Some(tokio::spawn(engine.run(self.stop.clone())));
+        handle
+    }
+
+    async fn kill(&mut self) {
+        let task = self.task.take().expect("started");
+        task.abort();
+        let ended = task.await;
+        assert!(ended.is_err_and(|error| error.is_cancelled()), "the engine ends only when told to");
+        world(&self.shared).process += 1;
+    }
+}
+
+fn config(seed: u64) -> Config {
+    Config {
+        owed_keys_max: if seed % 3 == 0 { 3 } else { 1000 },
+        read_bytes: 100,
+        retention: RETENTION,
+        retry_max: Duration::from_millis(500),
+        heartbeat: Duration::from_secs(2),
+        lost_after: Duration::from_millis(100),
+        self_repair: true,
+        repair_every: Duration::from_secs(1),
+        seed,
+        ..Config::default()
+    }
+}
+
+async fn simulate(seed: u64) -> u64 {
+    let shared = Arc::new(Mutex::new(World::new(seed)));
+    let journal = Journal::in_memory();
+    let config = config(seed);
+    world(&shared).strict = config.owed_keys_max > 100;
+    let stop = CancellationToken::new();
+    let mut proxy =
+        Proxy { config, journal: journal.clone(), paths: Paths::in_memory(), shared: shared.clone(), task: None, stop };
+    let mut handle = proxy.start();
+    let sessions: Vec<_> = (0..4).map(|_| session(&shared, &journal)).collect();
+    let crashes = world(&shared).roll(8);
+    for _ in 0..crashes {
+        let ms = world(&shared).roll(600);
+        let what = world(&shared).roll(3);
+        sleep(Duration::from_millis(ms)).await;
+        match what {
+            0 => world(&shared).crash_primary(),
+            1 => world(&shared).crash_secondary(),
+            _ => {
+                proxy.kill().await;
+                handle = proxy.start();
+            }
+        }
+    }
+    for session in sessions {
+        session.await.expect("a session ends");
+    }
+    converge(&shared, &journal, &handle).await;
+    proxy.stop.cancel();
+    proxy.task.take().expect("started").await.expect("the engine ends when told to");
+    assert_eq!(handle.status().phase, Phase::Stopped);
+    let compared = world(&shared).compared;
+    compared
+}
+
+fn session(shared: &Shared, journal: &Journal) -> tokio::task::JoinHandle<()> {
+    let backend = world(shared).backend();
+    tokio::spawn(Session { shared: shared.clone(), journal: journal.clone(), backend }.run(25))
+}
+
+/// Faults end, an operator does what only an operator can, and both sides are equal.
+async fn converge(shared: &Shared, journal: &Journal, handle: &Handle) {
+    world(shared).faults = false;
+    // The last lost and prepared units end by themselves.
+    sleep(Duration::from_secs(4)).await;
+    settle(journal, handle).await;
+    {
+        let mut world = world(shared);
+        let schema = world.primary().schema.clone();
+        world.payments.last_mut().expect("begins with one").0.schema = schema;
+    }
+    for entry in handle.parked().list() {
+        handle.retry_parked(&entry.id()).expect("there is room");
+    }
+    handle.repair(UNNAMED).expect("there is room");
+    settle(journal, handle).await;
+    sleep(Duration::from_secs(3)).await;
+    settle(journal, handle).await;
+    let world = world(shared);
+    let (secondary, _) = world.payments.last().expect("begins with one");
+    assert_eq!(secondary, world.primary());
+    assert!(handle.parked().is_empty(), "{:?}", handle.parked().list());
+    assert!(handle.dirty().is_empty(), "{:?}", handle.dirty().list());
+}
+
+async fn settle(journal: &Journal, handle: &Handle) {
+    let settled = timeout(Duration::from_secs(600), handle.settle(journal.appended())).await;
+    settled.unwrap_or_else(|_| panic!("stuck: {:?}", handle.status())).expect("the engine runs");
+}
+
+fn run(seed: u64) -> u64 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime").block_on(simulate(seed))
+}
+
+#[test]
+fn the_secondary_is_exact_at_every_payment_and_equal_at_the_end_promises_2_to_6() {
+    let seeds = SEED.map_or(0..SEEDS, |seed| seed..seed + 1);
+    let mut compared = 0;
+    for seed in seeds {
+        let ran = std::panic::catch_unwind(|| run(seed));
+        compared += ran.unwrap_or_else(|_| panic!("seed {seed} failed: paste it into SEED"));
+    }
+    assert!(SEED.is_some() || compared > 1000, "only {compared} payments were compared");
+}
