@@ -38,7 +38,8 @@ impl Scope<'_> {
         let updates = clauses.iter().filter(|clause| clause.command_type == CmdType::CmdUpdate as i32);
         let set: Vec<&str> = updates.flat_map(|clause| assigned(&clause.target_list)).collect();
         // Before 18 a re-keyed row's old key is not returned.
-        let rekeys = all.iter().any(|table| table.key.is_none() || assigns_key(&set, table));
+        let rekeys =
+            all.iter().any(|table| table.key.is_none() || table.hazards.before_update || assigns_key(&set, table));
         let referenced = self.catalog.foreign_keys.iter().any(|reference| {
             let parents = all.iter().chain(&named.tables).filter(|part| part.oid == reference.parent);
             parents.into_iter().any(|parent| {

@@ -79,6 +79,8 @@ pub(crate) fn catalog() -> Catalog {
     b.table(4, "stamped", &["at timestamptz", "v int4"], &[0]);
     b.table(5, "trig", &["id int4", "v int4"], &[0]).hazards =
         Hazards { before_insert: true, triggers: true, ..Hazards::default() };
+    b.table(8, "touched", &["id int4", "v int4"], &[0]).hazards =
+        Hazards { before_update: true, triggers: true, ..Hazards::default() };
     b.table(6, "ruled", &["id int4", "v int4"], &[0]).hazards.rules = true;
     b.table(7, "tenants", &["id int4", "v int4"], &[0]).hazards.row_security = true;
     let root = b.table(10, "part", &["id int4", "day int4", "v text"], &[0, 1]);

@@ -207,7 +207,7 @@ impl Scope<'_> {
         // Before 18 the server returns new keys only: the old ones must be in the text.
         if outcome.must_ask && !self.returns_old() && self.rekeys(&write) {
             let Write { name, .. } = write;
-            let plain = Write { name, returning: None, assigned: Vec::new(), below: name.inh, ..write };
+            let plain = Write { name, returning: None, assigned: Vec::new(), updates: false, ..write };
             let old = self.rows_written(&plain, |scope, table| scope.pinned(condition, name, table));
             if old.must_ask || old.keys.is_empty() {
                 outcome = outcome.without_answer();
@@ -248,7 +248,11 @@ impl Scope<'_> {
         // A partitioned table's own key contains its partition columns; without one, any column may move a row.
         let leaves = table.kind == Kind::Partitioned && table.key.is_none() && !write.assigned.is_empty();
         let holders = holders(self.catalog, table, write.below);
-        leaves || holders.iter().any(|holder| key_names(holder).iter().any(|name| write.assigned.contains(name)))
+        // A BEFORE UPDATE trigger may assign the key, whatever SET says.
+        let trigger = write.updates && holders.iter().any(|holder| holder.hazards.before_update);
+        leaves
+            || trigger
+            || holders.iter().any(|holder| key_names(holder).iter().any(|name| write.assigned.contains(name)))
     }
 
     /// The columns that others refer to are assigned.
