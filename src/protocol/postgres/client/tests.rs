@@ -87,3 +87,32 @@ async fn the_first_host_that_will_do_is_taken() {
     let error = Client::connect(&config).await.expect_err("read-only");
     assert!(error.to_string().contains("read-only"), "{error}");
 }
+
+#[tokio::test]
+async fn tls_is_as_strict_as_configured() {
+    let signed = rcgen::generate_simple_self_signed(vec!["elsewhere.example".into()]).expect("a certificate");
+    let (cert, key) = (signed.cert.pem(), signed.signing_key.serialize_pem());
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path().join("root.pem");
+    std::fs::write(&root, &cert).expect("written");
+    let server = Server::with_tls(crate::sandbox::postgres::Tls { cert, key, ca: None });
+    let mut admin = Client::connect(&server.config()).await.expect("connects");
+    admin.simple("CREATE ROLE u LOGIN PASSWORD 'p'").await.expect("a role");
+    let mut config = server.tcp_config();
+    (config.user, config.password) = ("u".into(), Some("p".into()));
+    for (mode, root, private) in [
+        (SslMode::Disable, None, Some(false)),
+        (SslMode::Prefer, None, Some(true)),
+        (SslMode::Require, None, Some(true)),
+        (SslMode::VerifyCa, Some(&root), Some(true)),
+        (SslMode::VerifyCa, None, None),
+        (SslMode::VerifyFull, Some(&root), None),
+    ] {
+        config.tls = Tls { mode, root_cert: root.cloned(), client_cert: None };
+        match (Client::connect(&config).await, private) {
+            (Ok(client), Some(private)) => assert_eq!(client.is_private(), private, "{mode:?}"),
+            (Err(Error::Connect { why, .. }), None) => assert!(matches!(*why, Error::Tls(_)), "{mode:?}: {why}"),
+            (other, _) => panic!("{mode:?}: {other:?}"),
+        }
+    }
+}
