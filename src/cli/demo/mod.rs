@@ -4,6 +4,7 @@
 //! killed with SIGKILL and started again, all under load. In the end both sides are compared row by row by connections
 //! of their own, and every write that a client saw acknowledged must be there. Exit code 0 only if it is so.
 
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -115,7 +116,7 @@ async fn play(command: &Demo, bar: &ProgressBar) -> Result<Report, Failure> {
     schema::create(&stage.origin_config()?).await?;
     schema::create(&stage.target_config()?).await?;
     stage.start_tandem().await?;
-    bar.println(stage.describe());
+    tell(bar, &stage.describe());
     let load = Arc::new(Load::new(stage.proxy_config()?));
     let writers: Vec<_> = (0..command.clients).map(|number| tokio::spawn(load.clone().client(number))).collect();
     let watcher = tokio::spawn(watch(load.clone(), stage.admin()?, bar.clone()));
@@ -133,7 +134,7 @@ async fn play(command: &Demo, bar: &ProgressBar) -> Result<Report, Failure> {
     bar.set_message("comparing both sides, without tandem");
     let report = report(command, &stage, &load, &ledgers).await?;
     if let Some(error) = load.first_error.get() {
-        bar.println(format!("the first error that a client saw: {error}"));
+        tell(bar, &format!("the first error that a client saw: {error}"));
     }
     Ok(Report { kills, target_outage_s: (outage.as_secs_f64() * 10.0).round() / 10.0, ..report }.judged())
 }
@@ -146,17 +147,17 @@ async fn act(command: &Demo, stage: &mut Stage, load: &Load, bar: &ProgressBar) 
     sleep_until(at(0.25)).await;
     let away = Instant::now();
     tokio::task::block_in_place(|| stage.kill_target())?;
-    bar.println("target killed (SIGKILL to all its processes); clients go on");
+    tell(bar, "target killed (SIGKILL to all its processes); clients go on");
     sleep_until(at(0.5)).await;
     tokio::task::block_in_place(|| stage.revive_target())?;
     let outage = away.elapsed();
-    bar.println(format!("target is back after {:.1} s", outage.as_secs_f64()));
+    tell(bar, &format!("target is back after {:.1} s", outage.as_secs_f64()));
     let mut kills = 0;
     for part in [2.0 / 3.0, 5.0 / 6.0] {
         sleep_until(at(part)).await;
         load.around_kill.store(true, Relaxed);
         stage.kill_tandem();
-        bar.println("tandem killed (SIGKILL); starting it again");
+        tell(bar, "tandem killed (SIGKILL); starting it again");
         stage.start_tandem().await?;
         kills += 1;
         sleep(Duration::from_secs(1)).await;
@@ -207,6 +208,15 @@ impl Report {
     fn judged(self) -> Report {
         let differ = self.lost + self.extra + self.mismatched + self.client_errors;
         Report { ok: differ == 0 && self.writes_acked > 0 && self.rows_compared > 0, ..self }
+    }
+}
+
+/// A line that stays above the progress; where nobody watches a terminal, a line of standard error.
+fn tell(bar: &ProgressBar, line: &str) {
+    if bar.is_hidden() {
+        let _ = writeln!(std::io::stderr(), "demo: {line}");
+    } else {
+        bar.println(line);
     }
 }
 

@@ -1,0 +1,14 @@
+//! The demo as users run it: it says so when everything is well, and it is well.
+
+use crate::support::tandem::cli;
+
+#[test]
+fn the_demo_ends_well() {
+    let demo = cli(&["--json", "demo", "--seconds", "8", "--clients", "6"]);
+    let said = String::from_utf8_lossy(&demo.stdout);
+    let report: serde_json::Value = serde_json::from_str(&said)
+        .unwrap_or_else(|error| panic!("{error}: {said}{}", String::from_utf8_lossy(&demo.stderr)));
+    assert_eq!(report["ok"], true, "{report}");
+    assert_eq!(report["kills"], 2, "{report}");
+    assert_eq!(demo.status.code(), Some(0), "{report}");
+}
