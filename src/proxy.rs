@@ -143,9 +143,9 @@ impl Assembly {
 
     async fn postgres(&mut self, recovered: Option<Recovered>) -> Result<Mirror, Error> {
         let stop = CancellationToken::new();
-        let (gate, journal) = (self.state.gate.clone(), self.state.journal.clone());
+        let (gate, journal, live) = (self.state.gate.clone(), self.state.journal.clone(), self.state.live.clone());
         let Some((journal, recovered)) = journal.zip(recovered) else {
-            let setup = postgres::Setup::new(&self.config, gate, None, Box::new(|_, _| {})).await?;
+            let setup = postgres::Setup::new(&self.config, live, gate, None, Box::new(|_, _| {})).await?;
             return Ok(Mirror { serving: Serving::Postgres(setup), tasks: Vec::new(), stop });
         };
         let copier = postgres::copier(&self.config);
@@ -158,7 +158,7 @@ impl Assembly {
                 tracing::error!(%error, table = table.0, "a dirty mark could not be made durable");
             }
         });
-        let setup = postgres::Setup::new(&self.config, gate, Some(journal.clone()), lost).await?;
+        let setup = postgres::Setup::new(&self.config, live, gate, Some(journal.clone()), lost).await?;
         if recovered.last == Last::Lost {
             tracing::error!("the machine or its disk lost writes that were not synced: every table is dirty");
             for table in setup.tables() {

@@ -5,5 +5,6 @@ mod demo;
 mod payment;
 mod rules;
 mod sandbox;
+mod settings;
 mod support;
 mod transcript;

@@ -7,7 +7,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::{self, Config, ListenTls, OnDdl, OnFull, OnUncaptured};
+use crate::config::{self, Config, ListenTls, Live};
 use crate::cutover::gate::Gate;
 use crate::journal::Journal;
 use crate::record::{Reason, TableId};
@@ -46,7 +46,13 @@ pub(super) type Lost = Box<dyn Fn(TableId, Reason) + Send + Sync>;
 
 impl Setup {
     /// Connect to the origin and learn its schema. Without a journal nothing is captured.
-    pub async fn new(config: &Config, gate: Gate, journal: Option<Journal>, lost: Lost) -> Result<Setup, Error> {
+    pub async fn new(
+        config: &Config,
+        live: Live,
+        gate: Gate,
+        journal: Option<Journal>,
+        lost: Lost,
+    ) -> Result<Setup, Error> {
         let server = server_config(&config.origin, config);
         let catalog = match &journal {
             Some(_) => load_catalog(&server).await?,
@@ -57,7 +63,7 @@ impl Setup {
             journal: journal.unwrap_or_else(Journal::in_memory),
             catalog: Schema::new(catalog),
             plans: PlanCache::new(config.limits.plan_cache),
-            policy: policy(config),
+            policy: policy(config, live),
             life: Arc::new(AtomicU64::new(0)),
             lost,
         };
@@ -114,14 +120,9 @@ async fn load_catalog(server: &ServerConfig) -> Result<Catalog, Error> {
     Ok(catalog)
 }
 
-fn policy(config: &Config) -> Policy {
+fn policy(config: &Config, live: Live) -> Policy {
     Policy {
-        block_when_full: config.journal.on_full == OnFull::Block,
-        refuse_uncaptured: config.mirror.on_uncaptured == OnUncaptured::Refuse,
-        refuse_ddl: config.mirror.ddl == OnDdl::Refuse,
-        mirror_ddl: config.mirror.ddl == OnDdl::Mirror,
-        refuse_truncate: config.mirror.truncate == OnDdl::Refuse,
-        mirror_truncate: config.mirror.truncate == OnDdl::Mirror,
+        live,
         spill_bytes: 256 << 10,
         message_bytes_max: usize::try_from(config.limits.message_bytes.0).unwrap_or(usize::MAX),
         statement_bytes_max: usize::try_from(config.limits.statement_bytes.0).unwrap_or(usize::MAX),

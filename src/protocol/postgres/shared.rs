@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::{Live, OnDdl, OnFull, OnUncaptured};
 use crate::cutover::gate::Gate;
 use crate::journal::{self, Journal};
 use crate::record::{Backend, Item, Reason, Record, RecordBuf, TableId};
@@ -38,21 +39,11 @@ pub struct Shared {
     pub lost: Box<dyn Fn(TableId, Reason) + Send + Sync>,
 }
 
-/// What configuration decides.
-#[derive(Clone, Debug)]
+/// What configuration decides, some of it anew while tandem runs.
+#[derive(Clone)]
 pub struct Policy {
-    /// Wait for room when the journal is full, instead of marking dirty.
-    pub block_when_full: bool,
-    /// Refuse statements whose writes nobody can name.
-    pub refuse_uncaptured: bool,
-    /// Refuse schema changes.
-    pub refuse_ddl: bool,
-    /// Repeat schema changes on the secondary.
-    pub mirror_ddl: bool,
-    /// Refuse TRUNCATE.
-    pub refuse_truncate: bool,
-    /// Repeat TRUNCATE on the secondary.
-    pub mirror_truncate: bool,
+    /// Settings that operators change.
+    pub live: Live,
     /// A longer statement is not analysed.
     pub statement_bytes_max: usize,
     /// Keys of one transaction that are kept in memory before they go to the journal.
@@ -64,12 +55,29 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// Wait for room when the journal is full, instead of marking dirty.
+    pub fn block_when_full(&self) -> bool {
+        self.live.get().on_full == OnFull::Block
+    }
+
+    /// Repeat schema changes on the secondary.
+    pub fn mirror_ddl(&self) -> bool {
+        self.live.get().ddl == OnDdl::Mirror
+    }
+
+    /// Repeat TRUNCATE on the secondary.
+    pub fn mirror_truncate(&self) -> bool {
+        self.live.get().truncate == OnDdl::Mirror
+    }
+
     /// Why a statement is refused, if it is.
     pub fn refuses(&self, action: &Action) -> Option<String> {
+        let settings = self.live.get();
+        let uncaptured = settings.on_uncaptured == OnUncaptured::Refuse;
         match action {
-            Action::Ddl(ddl) if self.refuse_ddl && !ddl.temporary => Some(ddl.tag.clone()),
-            Action::Truncate(_) if self.refuse_truncate => Some("TRUNCATE".to_owned()),
-            Action::Counted(counted) | Action::Opaque(counted) if self.refuse_uncaptured => Some(counted.why.clone()),
+            Action::Ddl(ddl) if settings.ddl == OnDdl::Refuse && !ddl.temporary => Some(ddl.tag.clone()),
+            Action::Truncate(_) if settings.truncate == OnDdl::Refuse => Some("TRUNCATE".to_owned()),
+            Action::Counted(counted) | Action::Opaque(counted) if uncaptured => Some(counted.why.clone()),
             _ => None,
         }
     }

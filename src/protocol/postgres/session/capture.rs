@@ -127,13 +127,13 @@ impl Session {
     /// Actions whose keys do not depend on values.
     fn capture_other(&mut self, action: &Action, text: &[u8]) {
         match action {
-            Action::Truncate(tables) if self.shared.policy.mirror_truncate => {
+            Action::Truncate(tables) if self.shared.policy.mirror_truncate() => {
                 tables.iter().for_each(|&table| self.keys.table(table));
             }
             Action::Truncate(tables) => tables.iter().for_each(|&table| self.keys.dirty(table, Reason::Ddl)),
             Action::Counted(counted) | Action::Opaque(counted) => self.counted(Some(counted)),
             Action::Ddl(ddl) if !ddl.temporary => {
-                if self.shared.policy.mirror_ddl && ddl.mirrorable {
+                if self.shared.policy.mirror_ddl() && ddl.mirrorable {
                     let table = ddl.tables.first().copied().unwrap_or(NO_TABLE);
                     self.keys.ddl(table, &ddl_body(&self.shared.policy.search_path, text));
                     ddl.rewritten.iter().for_each(|&table| self.keys.table(table));

@@ -298,7 +298,7 @@ impl Session {
                 self.keys.clear();
                 Ok(true)
             }
-            Err(journal::Error::Full) if self.shared.policy.block_when_full => {
+            Err(journal::Error::Full) if self.shared.policy.block_when_full() => {
                 let journal = self.shared.journal.clone();
                 let bytes = self.keys.bytes();
                 self.wait = Wait::Room(Box::pin(async move { journal.room(bytes).await }));
