@@ -73,16 +73,13 @@ metrics! {
     CLIENTS_TOTAL = "tandem_clients_total", Kind::Counter;
     /// Clients turned away. Labels: wire, reason.
     CLIENTS_REFUSED_TOTAL = "tandem_clients_refused_total", Kind::Counter;
-    /// Units answered. Labels: wire, kind (read, write).
-    UNITS_TOTAL = "tandem_units_total", Kind::Counter;
-    /// Units inside the gate now. Label: wire.
+    /// Units inside the gate now.
     UNITS_INSIDE = "tandem_units_inside", Kind::Gauge;
     /// Bytes forwarded. Labels: wire, direction (in, out).
     FORWARDED_BYTES_TOTAL = "tandem_forwarded_bytes_total", Kind::Counter;
-    /// What tandem itself added to a unit's time. Labels: wire, kind (read, write).
+    /// From bytes read to bytes passed on, one read in sixteen; waits for the journal are not in it. Labels: wire, direction
+    /// (in, out).
     ADDED_LATENCY_SECONDS = "tandem_added_latency_seconds", Kind::Histogram(SECONDS);
-    /// Statements captured. Labels: wire, how (evident, asked, streamed, counted, refused).
-    CAPTURED_TOTAL = "tandem_captured_total", Kind::Counter;
     /// Bytes of the journal on disk, spare segments included.
     JOURNAL_BYTES = "tandem_journal_bytes", Kind::Gauge;
     /// Bytes that it may take.
