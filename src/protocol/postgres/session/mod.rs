@@ -7,7 +7,7 @@
 //!
 //! What the session holds:
 //!
-//! - a [`Pass`](crate::cutover::gate::Pass) while the primary may act for it;
+//! - a [`Pass`] while the primary may act for it;
 //! - `keys`: what the open unit may have changed and is not in the journal yet. A message that could commit is
 //!   forwarded only after the keys were appended ([`Session::append`]), so `keys` never outlives its unit;
 //! - `tickets`: records of the open unit in the journal, oldest first. They end when ReadyForQuery says that the session
