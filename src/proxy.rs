@@ -159,7 +159,8 @@ impl Assembly {
             }
         });
         let setup = postgres::Setup::new(&self.config, live, gate, Some(journal.clone()), lost).await?;
-        if recovered.last == Last::Lost {
+        // Labels stay active until the loss is confirmed, also when the start that noticed it was itself interrupted.
+        if recovered.last == Last::Lost || !recovered.active.is_empty() {
             tracing::error!("the machine or its disk lost writes that were not synced: every table is dirty");
             for table in setup.tables() {
                 handle.mark_dirty(table, Reason::Lost).map_err(|error| Error::Failed(error.to_string()))?;

@@ -451,6 +451,7 @@ impl<'a> Recovery<'a> {
         let full_at = tail.segment.base + tail.segment.capacity;
         self.live.push_back(tail.segment);
         let state = State {
+            fill: false,
             appended,
             moved: appended,
             durable: appended,

@@ -59,6 +59,8 @@ pub(super) struct State {
     pub moved: u64,
     pub durable: u64,
     pub trimmed: u64,
+    /// There is something for the thread that fills segments.
+    pub fill: bool,
     /// Where this life began: the ring holds nothing below.
     pub start: u64,
     /// Units without an outcome; room for it is reserved.

@@ -174,6 +174,7 @@ impl Shared {
             last.end = Some(cut);
         }
         state.live.push_back(segment.clone());
+        state.fill = true;
         self.fill.notify_one();
         Ok(segment)
     }
@@ -229,6 +230,7 @@ impl Shared {
                 state.free.push(segment.slot);
             }
         }
+        state.fill = true;
         self.fill.notify_one();
         std::mem::take(&mut state.waiting.room)
     }
@@ -286,11 +288,13 @@ impl Shared {
                 tracing::warn!(place = self.storage.place(), %error, "journal: no room for another segment, will retry");
             }
             told = made.is_err();
-            let state = self.lock();
+            let mut state = self.lock();
             if state.ending != Ending::Open {
                 return;
             }
-            if !matches!(made, Ok(true)) {
+            // Work that came while the lock was away has notified nobody.
+            let more = std::mem::take(&mut state.fill) && made.is_ok();
+            if !more && !matches!(made, Ok(true)) {
                 drop(self.fill.wait_timeout(state, NAP));
             }
         }

@@ -2,6 +2,7 @@
 
 mod cli;
 mod demo;
+mod hidden_writes;
 mod payment;
 mod rules;
 mod sandbox;

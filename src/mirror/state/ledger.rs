@@ -169,8 +169,7 @@ impl Ledger {
             match item {
                 Item::Prepared(name) => unit.prepared = Some(Prepared { name: name.into(), sure: false }),
                 Item::Ddl(..) => unit.ddl = true,
-                Item::Dirty(table, reason) => self.marks.push_back(Mark { table, reason, at: lsn }),
-                Item::Key { .. } | Item::Table(_) => {}
+                Item::Key { .. } | Item::Table(_) | Item::Dirty(..) => {}
             }
         }
         if unit.record.backend.id == 0 {
@@ -200,7 +199,8 @@ impl Ledger {
             match item {
                 Item::Key { table, key, moved } => self.ended.key(table, key, moved),
                 Item::Table(table) => self.ended.table(table),
-                // Again, as of its end: a payment in between may not have seen what it did.
+                Item::Dirty(..) if outcome == Some(Outcome::Aborted) => {}
+                // As of its end: a payment before that may not have seen what it did.
                 Item::Dirty(table, reason) => self.marks.push_back(Mark { table, reason, at }),
                 Item::Ddl(table, body) => self.end_ddl(at, lsn, (table, body), outcome),
                 Item::Prepared(_) => {}
@@ -555,14 +555,18 @@ mod tests {
     }
 
     #[test]
-    fn a_dirty_mark_counts_when_read_and_when_its_unit_ends() {
+    fn a_dirty_mark_counts_when_its_unit_ends_and_not_if_it_was_aborted() {
         let mut script = Script::new();
         let unit = script.unit(|buf| buf.dirty(T, Reason::Uncaptured));
         assert!(script.ledger.may_dirty(T));
+        assert!(script.ledger.marks.is_empty());
         script.ends(unit, Outcome::Committed);
         assert!(!script.ledger.may_dirty(T));
         let at: Vec<_> = script.ledger.marks.iter().map(|mark| mark.at).collect();
-        assert_eq!(at, [Lsn(0), Lsn(1)]);
+        assert_eq!(at, [Lsn(1)]);
+        let refused = script.unit(|buf| buf.dirty(T, Reason::Uncaptured));
+        script.ends(refused, Outcome::Aborted);
+        assert_eq!(script.ledger.marks.len(), 1);
     }
 
     #[test]

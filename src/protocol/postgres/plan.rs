@@ -98,7 +98,9 @@ pub enum Action {
     },
     /// SET search_path, SET ROLE, DISCARD, CREATE TEMP, ..: what names mean may have changed for this session.
     Session,
-    /// Not understood, or may commit by itself (CALL, DO, VACUUM, ..): treated as a counted write that can commit.
+    /// Commits by itself and changes no row: VACUUM, REINDEX, CLUSTER.
+    Commits,
+    /// Not understood, or may commit by itself (CALL, DO, ..): treated as a counted write that can commit.
     Opaque(Counted),
 }
 

@@ -59,10 +59,10 @@ impl Scope<'_> {
             N::CallStmt(_) => opaque("CALL"),
             N::DoStmt(_) => opaque("DO"),
             N::LoadStmt(_) => opaque("LOAD"),
-            N::VacuumStmt(vacuum) if vacuum.is_vacuumcmd => opaque("VACUUM"),
+            N::VacuumStmt(vacuum) if vacuum.is_vacuumcmd => Action::Commits,
             N::VacuumStmt(_) => Action::Pass,
-            N::ClusterStmt(_) => opaque("CLUSTER"),
-            N::ReindexStmt(_) => opaque("REINDEX"),
+            N::ClusterStmt(_) => Action::Commits,
+            N::ReindexStmt(_) => Action::Commits,
 
             other => self.schema_change(other),
         }

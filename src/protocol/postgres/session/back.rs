@@ -53,7 +53,10 @@ impl Session {
     fn streams_back(&self, kind: u8) -> bool {
         match kind {
             back::COPY_DATA => true,
-            back::DATA_ROW => !matches!(self.expects.front(), Some(Expect::Execute { view: View::Asked { .. }, .. })),
+            back::DATA_ROW => {
+                let hidden = View::is_hidden;
+                !matches!(self.expects.front(), Some(Expect::Execute { view, .. }) if hidden(view))
+            }
             _ => false,
         }
     }
@@ -71,7 +74,12 @@ impl Session {
                 _ => return Err(out_of_turn(kind)),
             },
             back::CLOSE_COMPLETE => match self.expects.pop_front() {
-                Some(Expect::Close { statement }) => statement.iter().for_each(|name| self.statements.remove(name)),
+                Some(Expect::Close { statement, shown }) => {
+                    statement.iter().for_each(|name| self.statements.remove(name));
+                    if !shown {
+                        return Ok(true);
+                    }
+                }
                 _ => return Err(out_of_turn(kind)),
             },
             back::ROW_DESCRIPTION | back::NO_DATA => return self.description(kind, whole, out),
@@ -130,6 +138,9 @@ impl Session {
         let Some(Expect::Execute { view, .. }) = self.expects.front() else {
             return Err(out_of_turn(back::DATA_ROW));
         };
+        if let View::Count { after } = *view {
+            return self.count_row(after, body).map_err(Fault::Server);
+        }
         let (Some(asked), View::Asked { binary, .. }) = (view.asked(), view) else {
             return Err(out_of_turn(back::DATA_ROW));
         };
@@ -177,9 +188,17 @@ impl Session {
                 let Some(Expect::Execute { view, effect }) = self.expects.pop_front() else {
                     return Err(out_of_turn(kind));
                 };
+                if let View::Count { after } = view {
+                    if after {
+                        self.asking -= 1;
+                        self.count_done();
+                    }
+                    return Ok(true);
+                }
                 if matches!(view, View::Asked { .. }) {
                     self.asking -= 1;
                 }
+                self.counted_tag(tag);
                 piece = view.is_piece();
                 self.apply(effect);
             }
@@ -259,6 +278,10 @@ impl Session {
             match expect {
                 Expect::Sync => return Ok(()),
                 Expect::Execute { view: View::Asked { .. }, .. } => self.asking -= 1,
+                Expect::Execute { view: View::Count { after: true }, .. } => {
+                    self.asking -= 1;
+                    self.counting.pop_front();
+                }
                 // A Parse that was skipped may have left an older unnamed statement in place.
                 Expect::Parse { .. } => self.statements.remove(b""),
                 _ => {}

@@ -15,6 +15,7 @@ use crate::protocol::postgres::shared::Shared;
 use crate::protocol::postgres::wire::{Fields, WireError, back, front};
 use crate::record::{Reason, RecordBuf, TableId};
 
+use super::counting::counts;
 use super::statements::Prepared;
 use super::{Fault, Session, Wait};
 
@@ -86,6 +87,9 @@ impl Session {
 
     /// Keys of a statement that goes as text. `false`: they are not in the text, but the server can be asked.
     pub(super) fn capture_text(&mut self, text: &[u8], script: &Script, statement: &Statement) -> Result<bool, Fault> {
+        if self.pieces.is_none() && counts(&statement.action) {
+            self.dirty_any(); // Nobody counts a statement that goes as it is.
+        }
         match &statement.action {
             Action::Evident(evident) => {
                 let source = Source { text, tokens: &self.tokens, utf8: self.client_utf8 };
@@ -177,7 +181,8 @@ impl Session {
             }
             _ => {
                 self.lex(&prepared.text);
-                return self.capture_text(&prepared.text.clone(), &prepared.script.clone(), statement);
+                let counted = counts(&statement.action);
+                return if counted { Ok(true) } else { self.capture_text(&prepared.text, &prepared.script, statement) };
             }
         }
         self.spill()?;
@@ -216,12 +221,19 @@ impl Session {
                 if evident.keys_executed(source, arguments, &NoParams, &mut self.keys).is_err() {
                     self.dirty_evident(evident);
                 }
-                self.counted(evident.counted.as_ref());
+                if counts(&inner.action) {
+                    self.dirty_any();
+                }
             }
             Action::Asked(asked) => {
                 asked.tables.iter().for_each(|&table| self.keys.dirty(table, Reason::Uncaptured));
             }
-            other => self.capture_other(&other.clone(), &prepared_text),
+            other => {
+                if counts(other) {
+                    self.dirty_any();
+                }
+                self.capture_other(&other.clone(), &prepared_text);
+            }
         }
     }
 
@@ -231,12 +243,9 @@ impl Session {
         }
     }
 
-    /// Writes that no key names.
+    /// Tables that the plan knows to be dirty; where it knows none, the server counts.
     fn counted(&mut self, counted: Option<&Counted>) {
         let Some(counted) = counted else { return };
-        if counted.dirty.is_empty() {
-            self.dirty_any();
-        }
         counted.dirty.iter().for_each(|&table| self.keys.dirty(table, Reason::Uncaptured));
     }
 
@@ -249,7 +258,7 @@ impl Session {
     }
 
     /// Any table may have been written.
-    fn dirty_any(&mut self) {
+    pub(super) fn dirty_any(&mut self) {
         let catalog = self.shared.catalog.now();
         for relation in catalog.relations.values().filter(|relation| relation.kind == Kind::Table) {
             self.keys.dirty(relation.id, Reason::Uncaptured);

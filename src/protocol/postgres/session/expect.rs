@@ -21,7 +21,7 @@ pub(super) enum Expect {
     /// Rows, then CommandComplete, EmptyQueryResponse, PortalSuspended.
     Execute { view: View, effect: Effect },
     /// CloseComplete; the statement that is gone then.
-    Close { statement: Option<Bytes> },
+    Close { statement: Option<Bytes>, shown: bool },
     /// CopyDone or CopyFail went by: no answer of its own, Syncs before it were ignored if the copy began.
     CopyEnd,
     /// ReadyForQuery.
@@ -40,6 +40,8 @@ pub(super) enum View {
     Plain,
     /// A piece of a simple Query, run by the extended protocol: NoData is not shown.
     Piece,
+    /// A hidden query: counts before or after a statement.
+    Count { after: bool },
     /// Hidden columns at the end are keys. `piece` as above; `binary`: the hidden columns come in binary format.
     Asked { script: Arc<Script>, at: usize, piece: bool, binary: bool },
 }
@@ -51,6 +53,11 @@ impl View {
             View::Asked { script, at, .. } => script.statements.get(*at).and_then(super::asked_of),
             _ => None,
         }
+    }
+
+    /// Rows are not for the client as they come.
+    pub(super) fn is_hidden(&self) -> bool {
+        matches!(self, View::Asked { .. } | View::Count { .. })
     }
 
     pub(super) fn is_piece(&self) -> bool {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes};
 
 use crate::protocol::postgres::copy_stream::CopyStream;
-use crate::protocol::postgres::plan::{Action, Script};
+use crate::protocol::postgres::plan::{Action, Script, Statement};
 use crate::protocol::postgres::wire::{self, Fields, HEADER, Header, WireError, front};
 
 use super::back::effect_of_action;
+use super::counting::counts;
 use super::expect::{Effect, Expect, View};
 use super::pieces::Pieces;
 use super::statements::{Portal, Prepared};
@@ -118,7 +119,7 @@ impl Session {
             self.boundary(Expect::Query { script: None, at: 0, text: Bytes::new() });
             return Ok(true);
         }
-        if self.in_pieces(&script) && self.utf8(text) {
+        if self.in_pieces(&script, text) {
             return self.begin_pieces(text, script);
         }
         // Everything up to here is answered before anything of this Query runs.
@@ -145,10 +146,13 @@ impl Session {
 
     /// Must the server be asked for keys? Not where every statement will be refused anyway: in a failed transaction, or
     /// for a parameter that a simple Query cannot have.
-    fn in_pieces(&self, script: &Script) -> bool {
+    fn in_pieces(&self, script: &Script, text: &[u8]) -> bool {
         let failed = self.status == b'E' && self.groups.is_empty();
-        let asks = script.statements.iter().any(|statement| matches!(statement.action, Action::Asked(_)));
-        asks && !failed && script.statements.iter().all(|statement| statement.params == 0)
+        let asks = |action: &Action| matches!(action, Action::Asked(_)) && self.utf8(text) || counts(action);
+        // A text that does not parse cannot be cut into statements.
+        let whole = script.exact && matches!(script.statements[..], [Statement { action: Action::Opaque(_), .. }]);
+        let needed = !whole && script.statements.iter().any(|statement| asks(&statement.action));
+        needed && !failed && script.statements.iter().all(|statement| statement.params == 0)
     }
 
     /// Run a simple Query by the extended protocol, statement by statement.
@@ -286,7 +290,7 @@ impl Session {
         let Some((end, suffix)) = self.splice(&prepared.script) else { return false };
         let text = &prepared.text;
         wire::close(out.to_server, b'S', TWIN);
-        self.expect(Expect::Close { statement: None });
+        self.expect(Expect::Close { statement: None, shown: false });
         wire::message(out.to_server, front::PARSE, |b| {
             wire::cstr(b, TWIN);
             b.extend_from_slice(&text[..end]);
@@ -324,17 +328,37 @@ impl Session {
         let Some(statement) = prepared.script.statements.first() else {
             return Ok(self.forward(whole, out, Expect::Execute { view: View::Plain, effect: Effect::None }));
         };
+        let counts = counts(&statement.action);
+        // A statement of a transaction cannot commit, whatever it is.
+        let commits = could_commit(&statement.action);
+        if counts && commits && !self.in_transaction {
+            if !self.asked_answered(out) || !self.append()? {
+                return Ok(false);
+            }
+            self.provisional();
+        }
+        if counts {
+            self.count_before(statement, commits && !self.in_transaction, out);
+        }
         if portal.asked {
-            return Ok(self.execute_asked(name, whole, &prepared, portal.binary, out));
+            self.execute_asked(name, whole, &prepared, portal.binary, out);
+            if counts {
+                self.count_after(out);
+            }
+            return Ok(true);
         }
         if let Action::CopyIn(copy) = &statement.action {
             self.copy = Some(CopyStream::new(copy, self.client_utf8));
         }
         let effect = effect_of_action(&statement.action, &prepared.text);
-        if could_commit(&statement.action) {
+        if commits && !counts {
             return self.execute_committing(whole, out, effect);
         }
-        Ok(self.forward(whole, out, Expect::Execute { view: View::Plain, effect }))
+        self.forward(whole, out, Expect::Execute { view: View::Plain, effect });
+        if counts {
+            self.count_after(out);
+        }
+        Ok(true)
     }
 
     /// An Execute that could commit: what came before it is journaled first.
@@ -347,14 +371,7 @@ impl Session {
     }
 
     /// Without a RETURNING of the client's, a row limit would suspend the portal that the client believes has no rows.
-    fn execute_asked(
-        &mut self,
-        name: &[u8],
-        whole: &[u8],
-        prepared: &Prepared,
-        binary: bool,
-        out: &mut Out<'_>,
-    ) -> bool {
+    fn execute_asked(&mut self, name: &[u8], whole: &[u8], prepared: &Prepared, binary: bool, out: &mut Out<'_>) {
         let view = view_asked(&prepared.script, binary);
         if view.asked().is_some_and(|asked| asked.shown) {
             out.to_server.extend_from_slice(whole);
@@ -364,7 +381,6 @@ impl Session {
         self.asking += 1;
         self.flushed = false;
         self.expect(Expect::Execute { view, effect: Effect::None });
-        true
     }
 
     fn close(&mut self, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
@@ -375,7 +391,7 @@ impl Session {
         if what == b'P' && !name.is_empty() {
             self.statements.close_portal(name);
         }
-        Ok(self.forward(whole, out, Expect::Close { statement }))
+        Ok(self.forward(whole, out, Expect::Close { statement, shown: true }))
     }
 
     /// Sync commits what is outside a transaction block.
@@ -484,6 +500,7 @@ pub(super) fn could_commit(action: &Action) -> bool {
         | Action::Rollback { .. }
         | Action::PrepareTransaction { .. }
         | Action::FinishPrepared { .. }
+        | Action::Commits
         | Action::Opaque(_) => true,
         Action::Ddl(ddl) => ddl.commits,
         _ => false,

@@ -7,7 +7,7 @@
 //!
 //! What the session holds:
 //!
-//! - a [`Pass`] while the primary may act for it;
+//! - a [`Pass`](crate::cutover::gate::Pass) while the primary may act for it;
 //! - `keys`: what the open unit may have changed and is not in the journal yet. A message that could commit is
 //!   forwarded only after the keys were appended ([`Session::append`]), so `keys` never outlives its unit;
 //! - `tickets`: records of the open unit in the journal, oldest first. They end when ReadyForQuery says that the session
@@ -22,6 +22,7 @@
 
 mod back;
 mod capture;
+mod counting;
 mod expect;
 mod front;
 mod pieces;
@@ -32,6 +33,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
@@ -45,9 +47,13 @@ use super::plan::{Action, Asked, Statement};
 use super::shared::Shared;
 use super::wire::WireError;
 
+use counting::Counting;
 use expect::Expect;
 use pieces::Pieces;
 use statements::{Prepared, Statements};
+
+/// How long a unit waits for room in a full journal before its tables are dirty instead.
+const FULL_WAIT: Duration = Duration::from_millis(500);
 
 /// Where output goes.
 pub struct Out<'a> {
@@ -87,7 +93,7 @@ enum Wait {
     /// Every ReadyForQuery that is still to come.
     Answers,
     /// Room in the journal.
-    Room(Pin<Box<dyn Future<Output = Result<(), journal::Error>> + Send>>),
+    Room(Pin<Box<dyn Future<Output = bool> + Send>>),
     /// A newer catalog, for a statement that names something unknown or after a schema change.
     Catalog(Pin<Box<dyn Future<Output = ()> + Send>>),
 }
@@ -108,6 +114,10 @@ struct Group {
 struct Held {
     ticket: Ticket,
     durable: Option<Durable>,
+    /// It says that every table is dirty ..
+    provisional: bool,
+    /// .. and a better record followed.
+    replaced: bool,
 }
 
 /// One client's session.
@@ -140,6 +150,8 @@ pub struct Session {
     /// Executes with a hidden RETURNING that were not answered.
     asking: usize,
     flushed: bool,
+    /// Statements whose hidden writes the server counts, oldest first.
+    counting: VecDeque<Counting>,
     wait: Wait,
     holding: bool,
     pieces: Option<Pieces>,
@@ -152,6 +164,8 @@ pub struct Session {
     back_rest: usize,
     tokens: Tokens,
     raw: bool,
+    /// The journal stayed full: the next append marks dirty.
+    gave_up: bool,
 }
 
 impl Session {
@@ -180,6 +194,7 @@ impl Session {
             skipping: false,
             asking: 0,
             flushed: false,
+            counting: VecDeque::new(),
             wait: Wait::Nothing,
             holding: false,
             pieces: None,
@@ -190,6 +205,7 @@ impl Session {
             back_rest: 0,
             tokens: Tokens::default(),
             raw: false,
+            gave_up: false,
         }
     }
 
@@ -229,8 +245,8 @@ impl Session {
                 }
             }
             Wait::Room(room) => {
-                if let Poll::Ready(result) = room.as_mut().poll(cx) {
-                    result?;
+                if let Poll::Ready(made) = room.as_mut().poll(cx) {
+                    self.gave_up = !made;
                     self.wait = Wait::Nothing;
                     moved = true;
                 }
@@ -293,15 +309,13 @@ impl Session {
         }
         match self.shared.journal.begin(self.keys.finish(self.backend)) {
             Ok(ticket) => {
-                self.tickets.push_back(Held { ticket, durable: None });
+                self.tickets.push_back(Held { ticket, durable: None, provisional: false, replaced: false });
                 self.open_tickets += 1;
                 self.keys.clear();
                 Ok(true)
             }
-            Err(journal::Error::Full) if self.shared.policy.block_when_full() => {
-                let journal = self.shared.journal.clone();
-                let bytes = self.keys.bytes();
-                self.wait = Wait::Room(Box::pin(async move { journal.room(bytes).await }));
+            Err(journal::Error::Full) if !std::mem::take(&mut self.gave_up) => {
+                self.wait = Wait::Room(self.room());
                 Ok(false)
             }
             Err(error) => {
@@ -310,6 +324,14 @@ impl Session {
                 Ok(true)
             }
         }
+    }
+
+    /// Resolves with `true` when there is room. A disk that is a moment behind is waited for by any policy; a journal
+    /// that stays full is waited for only where configuration says so (promise 7).
+    fn room(&self) -> Pin<Box<dyn Future<Output = bool> + Send>> {
+        let (journal, bytes) = (self.shared.journal.clone(), self.keys.bytes());
+        let patience = if self.shared.policy.block_when_full() { Duration::MAX } else { FULL_WAIT };
+        Box::pin(async move { matches!(tokio::time::timeout(patience, journal.room(bytes)).await, Ok(Ok(()))) })
     }
 
     /// A large transaction does not pile up in memory: its keys go to the journal as they come.
@@ -324,8 +346,10 @@ impl Session {
     fn unit_over(&mut self, tickets: usize, failed: bool, uncertain: bool) {
         let outcome = if failed { Outcome::Aborted } else { Outcome::Committed };
         for held in self.tickets.drain(..tickets) {
-            if !uncertain {
-                held.ticket.end(outcome);
+            if held.provisional && held.replaced {
+                held.ticket.end(Outcome::Aborted);
+            } else if !uncertain {
+                held.ticket.end(if held.provisional { Outcome::Committed } else { outcome });
             }
         }
         if self.groups.is_empty() && !self.open_started {

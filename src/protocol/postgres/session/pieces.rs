@@ -12,6 +12,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::protocol::postgres::plan::{Action, Script};
 use crate::protocol::postgres::wire::{self, front};
 
+use super::counting::counts;
 use super::expect::{Expect, View};
 use super::front::could_commit;
 use super::{Fault, Out, Session, Wait};
@@ -97,6 +98,14 @@ impl Session {
         if commits && (!self.asked_answered(out) || !self.append()?) {
             return Ok(true);
         }
+        let counts = counts(&statement.action);
+        let provisional = counts && commits && !self.in_transaction;
+        if provisional {
+            self.provisional();
+        }
+        if counts {
+            self.count_before(statement, provisional, out);
+        }
         let suffix = asked.map_or("", |asked| asked.suffix.as_str());
         wire::message(out.to_server, front::PARSE, |b| {
             b.put_u8(0);
@@ -120,6 +129,9 @@ impl Session {
         self.expect(Expect::Bind { shown: false });
         self.expect(Expect::Describe { view: view.clone() });
         self.expect(Expect::Execute { view, effect });
+        if counts {
+            self.count_after(out);
+        }
         self.flushed = false;
         if commits {
             self.in_transaction = false;

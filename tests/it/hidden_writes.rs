@@ -1,0 +1,77 @@
+//! Writes that no key names (functions, triggers, DO, CALL) are counted by the primary itself: exactly the tables that
+//! they wrote are dirty, and a call that writes nothing leaves no mark (promise 6).
+
+use crate::support::{pair, rows, sql, tandem::Tandem};
+
+const SCHEMA: &str = "
+    CREATE TABLE acc (id int PRIMARY KEY, v int);
+    CREATE TABLE audit (id serial PRIMARY KEY, what text);
+    CREATE TABLE calm (id int PRIMARY KEY);
+    CREATE FUNCTION pure(x int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN x + 1; END $$;
+    CREATE FUNCTION hidden(x int) RETURNS int LANGUAGE plpgsql AS
+        $$ BEGIN INSERT INTO audit (what) VALUES ('hidden'); RETURN x; END $$;
+    CREATE PROCEDURE two() LANGUAGE plpgsql AS
+        $$ BEGIN INSERT INTO audit (what) VALUES ('1'); COMMIT; INSERT INTO audit (what) VALUES ('2'); END $$;
+    CREATE FUNCTION log() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN INSERT INTO audit (what) VALUES ('trigger'); RETURN NULL; END $$;
+    CREATE TABLE watched (id int PRIMARY KEY, v int);
+    CREATE TRIGGER watch AFTER INSERT OR UPDATE ON watched FOR EACH ROW EXECUTE FUNCTION log();
+";
+
+/// The tables that are dirty after these statements, each on a connection of its own, went through tandem.
+async fn dirty_after(tandem: &Tandem, statements: &[&str]) -> Vec<String> {
+    for statement in statements {
+        rows(&tandem.url("postgres"), statement).await;
+    }
+    settled(tandem).await;
+    let listed = tandem.client().get("/v1/dirty").await.expect("the API answers");
+    let tables = listed.as_array().expect("a list");
+    let mut names: Vec<String> =
+        tables.iter().map(|entry| entry["table"].as_str().expect("a name").to_owned()).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exactly_the_tables_that_hidden_writes_changed_are_dirty() {
+    let (origin, target) = pair();
+    let (origin_url, target_url) = (origin.url("postgres"), target.url("postgres"));
+    sql(&origin_url, SCHEMA).await;
+    sql(&target_url, SCHEMA).await;
+    let tandem = Tandem::start(&origin_url, &target_url, "[mirror]\nself_repair = false").await;
+    let none: Vec<String> = Vec::new();
+    let calm = ["SELECT pure(1)", "DO $$ BEGIN PERFORM 1; END $$", "VACUUM calm", "INSERT INTO calm VALUES (1)"];
+    assert_eq!(dirty_after(&tandem, &calm).await, none);
+    assert_eq!(dirty_after(&tandem, &["BEGIN; SELECT hidden(1); ROLLBACK"]).await, none);
+    let audit = vec!["public.audit".to_owned()];
+    assert_eq!(dirty_after(&tandem, &["SELECT hidden(1)"]).await, audit);
+    clear(&tandem).await;
+    assert_eq!(dirty_after(&tandem, &["DO $$ BEGIN UPDATE acc SET v = 1; END $$"]).await, none, "no row was there");
+    for statement in ["INSERT INTO watched VALUES (1, 1)", "CALL two()"] {
+        assert_eq!(dirty_after(&tandem, &[statement]).await, audit, "{statement}");
+        clear(&tandem).await;
+    }
+    assert_eq!(
+        rows(&target_url, "SELECT v FROM watched").await,
+        ["1"],
+        "the statement's own row is mirrored all the same"
+    );
+    let log = tandem.log();
+    assert!(!log.contains("ERROR"), "{log}");
+}
+
+async fn clear(tandem: &Tandem) {
+    let action = serde_json::json!({"action": "clear", "table": "public.audit"});
+    tandem.client().post("/v1/dirty", &action).await.expect("it was dirty");
+}
+
+/// Everything that was written is paid.
+async fn settled(tandem: &Tandem) {
+    loop {
+        let status = tandem.client().get("/v1/status").await.expect("the API answers");
+        if status["mirror"]["applied"] == status["journal"]["appended"] && status["mirror"]["lag_keys"] == 0 {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
