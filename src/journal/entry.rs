@@ -52,7 +52,7 @@ impl Draft {
         Draft::new(seed, RECORD, payload)
     }
 
-    /// The payload is the unit's lsn, as [`unit`] encodes it.
+    /// The payload is the unit's lsn, as [`unit()`] encodes it.
     pub(super) fn outcome(seed: u32, outcome: Outcome, of: Lsn) -> Draft {
         let kind = match outcome {
             Outcome::Committed => COMMITTED,

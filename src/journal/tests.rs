@@ -174,7 +174,7 @@ fn live(journal: &Journal, disk: &MemoryDisk, random: &mut Random, model: &mut M
             }
             8 => {
                 journal.sync_now();
-                model.synced(&journal);
+                model.synced(journal);
                 tickets.iter_mut().for_each(|ticket| assert!(is_durable(ticket)));
             }
             9 => disk.write_back(random.below(1 << 30)),

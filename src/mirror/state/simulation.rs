@@ -208,10 +208,10 @@ impl Copier for Hands {
         self.check()?;
         let world = world(&self.shared);
         let over = |backend: &&Backend| backend.life != world.life || !world.alive.contains(&backend.id);
-        let ended = |name: &&Box<[u8]>| !world.prepared.contains_key(&name.to_vec());
+        let ended = |name: &[u8]| !world.prepared.contains_key(name);
         Ok(Gone {
             backends: backends.iter().filter(over).copied().collect(),
-            prepared: prepared.iter().filter(ended).cloned().collect(),
+            prepared: prepared.iter().filter(|name| ended(name)).cloned().collect(),
         })
     }
 
@@ -465,7 +465,7 @@ impl Proxy {
 
 fn config(seed: u64) -> Config {
     Config {
-        owed_keys_max: if seed % 3 == 0 { 3 } else { 1000 },
+        owed_keys_max: if seed.is_multiple_of(3) { 3 } else { 1000 },
         read_bytes: 100,
         retention: RETENTION,
         retry_max: Duration::from_millis(500),
@@ -509,8 +509,7 @@ async fn simulate(seed: u64) -> u64 {
     proxy.stop.cancel();
     proxy.task.take().expect("started").await.expect("the engine ends when told to");
     assert_eq!(handle.status().phase, Phase::Stopped);
-    let compared = world(&shared).compared;
-    compared
+    world(&shared).compared
 }
 
 fn session(shared: &Shared, journal: &Journal) -> tokio::task::JoinHandle<()> {

@@ -1,6 +1,6 @@
 //! PostgreSQL, protocol 3.0 and 3.2.
 //!
-//! [`serve`] accepts clients; each is one task: [`startup`] relays the first messages, [`relay`] moves bytes through a
+//! [`serve()`] accepts clients; each is one task: [`startup`] relays the first messages, [`relay`] moves bytes through a
 //! [`session`], which captures keys by the plans of [`analysis`].
 
 pub mod analysis;
