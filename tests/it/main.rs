@@ -1,9 +1,13 @@
 //! tandem against real servers, in one binary. `support` starts what a test needs.
 
 mod cli;
+mod crowd;
 mod demo;
+mod hidden;
 mod hidden_writes;
+mod invariant;
 mod payment;
+mod rounds;
 mod rules;
 mod sandbox;
 mod settings;

@@ -100,7 +100,7 @@ pub struct Config {
     pub parked_max: usize,
     /// Dirty tables are owed whole without being asked.
     pub self_repair: bool,
-    /// How often they are.
+    /// The least time between two repairs.
     pub repair_every: Duration,
     /// Of the jitter between retries.
     pub seed: u64,
@@ -336,7 +336,7 @@ impl<C: Copier> Engine<C> {
         if *self.paused.borrow_and_update() {
             return Step::Wait { until: now + self.config.heartbeat, journal: false };
         }
-        if self.config.self_repair && self.next_repair <= now {
+        if self.next_repair <= now && self.repairable() {
             self.next_repair = now + self.config.repair_every;
             self.owe_dirty();
         }
@@ -350,7 +350,7 @@ impl<C: Copier> Engine<C> {
             return Step::Pay;
         }
         let payment = due.then_some(self.next_payment);
-        let repair = self.config.self_repair.then_some(self.next_repair);
+        let repair = self.repairable().then_some(self.next_repair);
         let until = [gone, payment, repair].into_iter().flatten().fold(heartbeat, Instant::min);
         // A payment that waits for the end of the pause reads all that came meanwhile at once.
         Step::Wait { until, journal: !due }
@@ -580,6 +580,13 @@ impl<C: Copier> Engine<C> {
             }
         }
         Ok(())
+    }
+
+    /// A table is dirty that no open unit keeps so. The first repair is not waited for, only the next ones are: a table
+    /// that is dirtied all the time is copied once in `repair_every`.
+    fn repairable(&self) -> bool {
+        let settled = |table| !self.ledger.may_dirty(table);
+        self.config.self_repair && self.dirty.list().iter().any(|dirty| settled(dirty.table))
     }
 
     /// A full journal is tried again with the next turn.

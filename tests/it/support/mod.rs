@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each test uses what it needs")]
 
+pub(crate) mod load;
+pub(crate) mod memory;
+pub(crate) mod stage;
 pub(crate) mod tandem;
 
 use ::tandem::sandbox::{Installation, Options, Postgres, Sandbox, binaries};

@@ -80,6 +80,45 @@ impl Tandem {
         Client::new(&self.admin, None).expect("a URL")
     }
 
+    /// Wait until the secondary has everything, and nothing is parked or dirty. Clients are silent meanwhile.
+    pub(crate) async fn settled(&self) {
+        self.status_is("settled", is_settled).await;
+    }
+
+    /// Wait until the mirror is in this phase.
+    pub(crate) async fn mirror_is(&self, phase: &str) {
+        self.status_is(phase, |status| status["mirror"]["phase"] == phase).await;
+    }
+
+    /// Wait until it has paid something since it was started.
+    pub(crate) async fn mirror_pays(&self) {
+        self.status_is("paying", |status| status["mirror"]["paid_keys"].as_u64() > Some(0)).await;
+    }
+
+    async fn status_is(&self, what: &str, is: impl Fn(&serde_json::Value) -> bool) {
+        let mut last = String::new();
+        for _ in 0..6_000 {
+            match self.client().get("/v1/status").await {
+                Ok(status) if is(&status) => return,
+                Ok(status) => last = status.to_string(),
+                Err(error) => last = error.to_string(),
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("never {what}: {last}\n{}", self.log());
+    }
+
+    /// Ask for the repair of every dirty table; [`Tandem::settled`] waits for it.
+    pub(crate) async fn repair_all(&self) {
+        self.status_is("caught up", has_caught_up).await;
+        let dirty = self.client().get("/v1/dirty").await.expect("it answers");
+        for table in dirty.as_array().expect("a list") {
+            let body = serde_json::json!({"action": "repair", "table": table["id"]});
+            // It may have repaired itself meanwhile.
+            let _ = self.client().post("/v1/dirty", &body).await;
+        }
+    }
+
     /// What it logged.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir().join("log")).unwrap_or_default()
@@ -95,6 +134,19 @@ impl Drop for Tandem {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn zero(status: &serde_json::Value, fields: &[&str]) -> bool {
+    fields.iter().all(|field| status["mirror"][field].as_u64() == Some(0))
+}
+
+/// The mirror has read and paid the whole journal.
+fn has_caught_up(status: &serde_json::Value) -> bool {
+    zero(status, &["lag_records", "lag_keys", "lag_bytes"])
+}
+
+fn is_settled(status: &serde_json::Value) -> bool {
+    has_caught_up(status) && zero(status, &["dirty", "parked"])
 }
 
 /// Run the command line to its end.

@@ -1,0 +1,152 @@
+//! Rounds of a mixed load while something is killed, and the comparison of both sides afterwards, without tandem: all
+//! rows of all tables in both directions, and every write that a client saw acknowledged. `TANDEM_ROUNDS=100` plays more.
+
+use std::process::Command;
+
+use ::tandem::sandbox::Stop;
+
+use crate::support::load::Load;
+use crate::support::stage::Stage;
+use crate::support::tandem::{TANDEM, Tandem};
+use crate::support::{connect, load, rows};
+
+/// Clients of a round.
+const CLIENTS: u32 = 8;
+/// Units before, between and after what happens in a round.
+const UNITS: u64 = 150;
+
+fn rounds() -> u32 {
+    std::env::var("TANDEM_ROUNDS").map_or(5, |rounds| rounds.parse().expect("TANDEM_ROUNDS is a number"))
+}
+
+/// Load that other rounds' rows do not disturb.
+fn load_of_round(stage: &Stage, round: u32) -> Load {
+    Load::start(&stage.url(), 1 + round * CLIENTS, CLIENTS)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_acknowledged_is_lost_when_tandem_is_killed_promises_1_to_5() {
+    let mut stage = Stage::of_load().await;
+    let mut told = crate::support::memory::Memory::default();
+    for round in 0..rounds() {
+        let load = load_of_round(&stage, round);
+        load.more(UNITS).await;
+        stage.tandem.kill();
+        stage.tandem.launch().await;
+        load.more(UNITS).await;
+        // And at its start, with a backlog.
+        stage.tandem.kill();
+        stage.tandem.launch().await;
+        load.more(UNITS).await;
+        let done = load.stop().await;
+        assert_eq!(done.refused, Vec::<String>::new(), "round {round}");
+        told.merge(done.memory);
+        stage.assert_equal(load::TABLES).await;
+        for (side, server) in [("origin", &stage.origin), ("target", &stage.target)] {
+            told.assert_kept(side, &server.url("postgres"), load::OWNED).await;
+        }
+        eprintln!("round {round}: {} units acknowledged, {} answers lost", done.acked, done.lost);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_sides_are_equal_after_the_primary_lost_acknowledged_writes() {
+    let mut stage = Stage::new(load::SCHEMA, "", &["synchronous_commit = off", "wal_writer_delay = 10s"]).await;
+    for (round, how) in [Stop::Kill, Stop::Immediate].into_iter().enumerate() {
+        let load = load_of_round(&stage, round as u32);
+        load.more(UNITS).await;
+        stage.origin.restart(how).expect("it comes back");
+        load.more(UNITS).await;
+        let done = load.stop().await;
+        assert_eq!(done.refused, Vec::<String>::new());
+        stage.assert_equal(load::TABLES).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_sides_are_equal_after_one_backend_was_killed_and_the_primary_restarted_itself() {
+    let stage = Stage::of_load().await;
+    let load = stage.load(CLIENTS);
+    load.more(UNITS).await;
+    let query =
+        "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() LIMIT 1";
+    let pid = rows(&stage.origin.url("postgres"), query).await.remove(0);
+    assert!(Command::new("kill").args(["-KILL", &pid]).status().expect("kill runs").success());
+    load.more(UNITS).await;
+    let done = load.stop().await;
+    assert!(done.lost > 0, "the crash was seen");
+    stage.assert_kept(&done).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_do_not_notice_that_the_target_dies_and_comes_back_promise_7() {
+    let mut stage = Stage::of_load().await;
+    let load = stage.load(CLIENTS);
+    for how in [Stop::Kill, Stop::Immediate, Stop::Fast] {
+        load.more(UNITS).await;
+        stage.target.stop(how).expect("it stops");
+        load.more(UNITS).await;
+        stage.target.start().expect("it comes back");
+    }
+    load.more(UNITS).await;
+    let done = load.stop().await;
+    assert_eq!(done.lost, 0);
+    stage.assert_kept(&done).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_do_not_notice_that_the_target_is_frozen_promise_7() {
+    let stage = Stage::of_load().await;
+    let load = stage.load(CLIENTS);
+    load.more(UNITS).await;
+    stage.target.freeze();
+    load.more(4 * UNITS).await;
+    stage.target.thaw();
+    let done = load.stop().await;
+    assert_eq!(done.lost, 0);
+    stage.assert_kept(&done).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_tandems_on_one_target_one_pays_and_the_other_takes_over_promise_5() {
+    let mut stage = Stage::of_load().await;
+    let mut second = Tandem::start(&stage.origin.url("postgres"), &stage.target.url("postgres"), "").await;
+    second.mirror_is("fenced").await;
+    let loads = [stage.load(CLIENTS), Load::start(&second.url("postgres"), 1 + CLIENTS, CLIENTS)];
+    for load in &loads {
+        load.more(UNITS).await;
+    }
+    stage.tandem.kill();
+    // The first is gone, its debts are in its journal; the second pays its own.
+    second.mirror_pays().await;
+    stage.tandem.launch().await;
+    stage.tandem.mirror_is("fenced").await;
+    let [first, other] = loads;
+    first.more(UNITS).await;
+    other.more(UNITS).await;
+    let (mut done, other) = (first.stop().await, other.stop().await);
+    assert_eq!(other.refused, Vec::<String>::new());
+    done.memory.merge(other.memory);
+    second.settled().await;
+    assert_eq!(second.terminate(), Some(0));
+    stage.assert_kept(&done).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_in_use_is_refused_in_words() {
+    let stage = Stage::of_load().await;
+    let ports = [::tandem::sandbox::free_port(), ::tandem::sandbox::free_port()];
+    let text = std::fs::read_to_string(stage.tandem.dir().join("proxy.toml")).expect("readable");
+    let admin = stage.tandem.admin.rsplit_once(':').expect("a port").1;
+    let text =
+        text.replace(&stage.tandem.port.to_string(), &ports[0].to_string()).replace(admin, &ports[1].to_string());
+    std::fs::write(stage.tandem.dir().join("second.toml"), text).expect("written");
+    let mut command = Command::new(TANDEM);
+    let output =
+        command.args(["run", "--config", "second.toml"]).current_dir(stage.tandem.dir()).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("tandem-data") && said.contains("use"), "{said}");
+    connect(&stage.url()).await.batch_execute("INSERT INTO parents VALUES (1, 1)").await.expect("the first goes on");
+    stage.assert_equal(load::TABLES).await;
+}

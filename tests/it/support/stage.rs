@@ -1,0 +1,73 @@
+//! Two servers and tandem between them, the same schema on both sides.
+
+use ::tandem::sandbox::{Options, Postgres, binaries};
+
+use super::load::{self, Done, Load};
+use super::tandem::Tandem;
+use super::{rows, server_with, sql};
+
+/// What a test plays on. Dropped, all of it is gone.
+pub(crate) struct Stage {
+    pub(crate) tandem: Tandem,
+    pub(crate) origin: Postgres,
+    pub(crate) target: Postgres,
+}
+
+impl Stage {
+    /// With the schema of the load.
+    pub(crate) async fn of_load() -> Stage {
+        Stage::new(load::SCHEMA, "", &[]).await
+    }
+
+    /// With a schema, more lines for proxy.toml, and settings of the origin.
+    pub(crate) async fn new(schema: &str, more: &str, origin_config: &[&str]) -> Stage {
+        let (old, new) = binaries::oldest_and_newest().expect("PostgreSQL is installed");
+        let config = origin_config.iter().map(|line| (*line).to_owned()).collect();
+        let origin = server_with("origin", &old, &Options { config, ..Options::default() });
+        let target = server_with("target", &new, &Options::default());
+        for server in [&origin, &target] {
+            sql(&server.url("postgres"), schema).await;
+        }
+        let tandem = Tandem::start(&origin.url("postgres"), &target.url("postgres"), more).await;
+        Stage { tandem, origin, target }
+    }
+
+    /// Through tandem.
+    pub(crate) fn url(&self) -> String {
+        self.tandem.url("postgres")
+    }
+
+    /// Clients begin.
+    pub(crate) fn load(&self, clients: u32) -> Load {
+        Load::start(&self.url(), 1, clients)
+    }
+
+    /// The secondary has caught up, and all rows of all tables are equal, asked without tandem.
+    pub(crate) async fn assert_equal(&self, tables: &[&str]) {
+        self.tandem.settled().await;
+        for table in tables {
+            let query = format!("SET extra_float_digits = 1; SET timezone = 'UTC'; SELECT t::text FROM {table} t");
+            let mut sides =
+                [rows(&self.origin.url("postgres"), &query).await, rows(&self.target.url("postgres"), &query).await];
+            sides.iter_mut().for_each(|side| side.sort_unstable());
+            let [origin, target] = sides;
+            let lost = origin.iter().find(|row| target.binary_search(row).is_err());
+            let extra = target.iter().find(|row| origin.binary_search(row).is_err());
+            let counts = (origin.len(), target.len());
+            assert!(
+                lost.is_none() && extra.is_none() && counts.0 == counts.1,
+                "{table} differs: {counts:?} rows, the target misses {lost:?} and has {extra:?}\n{}",
+                self.tandem.log()
+            );
+        }
+    }
+
+    /// Both sides are equal, and have what the clients were told.
+    pub(crate) async fn assert_kept(&self, done: &Done) {
+        assert_eq!(done.refused, Vec::<String>::new(), "{}", self.tandem.log());
+        self.assert_equal(load::TABLES).await;
+        for (side, server) in [("origin", &self.origin), ("target", &self.target)] {
+            done.memory.assert_kept(side, &server.url("postgres"), load::OWNED).await;
+        }
+    }
+}
