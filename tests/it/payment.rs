@@ -1,5 +1,7 @@
 //! Payments between two real servers: an old origin, a new target.
 
+use std::time::Duration;
+
 use bytes::BytesMut;
 use tandem::mirror::state::copier::{Copier, Error, Owed, Paid};
 use tandem::protocol::postgres::client::{Client, ServerConfig};
@@ -33,6 +35,14 @@ impl World {
         let mut copier = PgCopier::new(config(&origin), config(&target), Options::default());
         copier.open().await.expect("both sides open");
         World { origin, target, copier }
+    }
+
+    /// Another applier takes over.
+    async fn reopen(&mut self, options: Options) {
+        self.copier = PgCopier::new(config(&self.origin), config(&self.target), options);
+        while let Err(error) = self.copier.open().await {
+            assert!(matches!(error, Error::Fenced(_)), "{error}");
+        }
     }
 
     async fn origin(&self, script: &str) {
@@ -501,4 +511,62 @@ async fn a_crash_of_the_primary_is_another_life() {
         }
     };
     assert_ne!(life, first.life);
+}
+
+#[tokio::test]
+async fn a_payment_of_many_statements_passes() {
+    let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY, v text)").await;
+    world.origin("INSERT INTO t SELECT i, 'value number ' || i FROM generate_series(1, 200000) i").await;
+    // More statements than a socket holds answers; then COPYs that several answers fill.
+    for batch_keys in [500, 10_000] {
+        world.reopen(Options { batch_keys, ..Options::default() }).await;
+        assert_eq!(world.pay(&owed("t", 1..=200_000)).await.rows, 200_000);
+    }
+    let sum = "SELECT count(*), sum(hashtext(t::text)) FROM t";
+    assert_eq!(rows(&world.target.url("postgres"), sum).await, rows(&world.origin.url("postgres"), sum).await);
+}
+
+#[tokio::test]
+async fn one_side_may_be_slow_while_the_other_waits_in_its_transaction() {
+    let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY)").await;
+    world.origin("INSERT INTO t VALUES (1)").await;
+    world
+        .target(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(2.5); RETURN NULL; END'; \
+             CREATE TRIGGER slow AFTER DELETE ON t EXECUTE FUNCTION slow(); ALTER TABLE t ENABLE ALWAYS TRIGGER slow",
+        )
+        .await;
+    world.reopen(Options { silence_max: Duration::from_secs(1), ..Options::default() }).await;
+    assert_eq!(world.pay(&owed("t", [1])).await.rows, 1);
+    world.target("DROP TRIGGER slow ON t").await;
+    let mut locker = Client::connect(&config(&world.origin)).await.expect("connects");
+    locker.simple("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE").await.expect("locked");
+    let unlocked = tokio::spawn(async move { locker.simple("SELECT pg_sleep(1.5); COMMIT").await.map(drop) });
+    assert_eq!(world.pay(&owed("t", [1])).await.rows, 1);
+    unlocked.await.expect("ends").expect("unlocked");
+}
+
+#[tokio::test]
+async fn an_empty_payment_says_something_to_the_secondary() {
+    let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY)").await;
+    world.reopen(Options { heartbeat: Duration::ZERO, ..Options::default() }).await;
+    let heard = "SELECT state_change FROM pg_stat_activity WHERE application_name = 'tandem mirror'";
+    let before = rows(&world.target.url("postgres"), heard).await;
+    assert_eq!(before.len(), 1);
+    world.pay(&Owed::default()).await;
+    assert_ne!(rows(&world.target.url("postgres"), heard).await, before);
+}
+
+#[tokio::test]
+async fn a_connection_that_cannot_be_written_to_tells_why() {
+    let world = World::new("CREATE TABLE t (id int PRIMARY KEY)").await;
+    let mut client = Client::connect(&config(&world.target)).await.expect("connects");
+    world.target(&format!("SELECT pg_terminate_backend({}, 5000)", client.pid())).await;
+    let error = loop {
+        client.put_keepalive();
+        if let Err(error) = client.send().await {
+            break error;
+        }
+    };
+    assert_eq!(error.code(), Some("57P01"), "{error}");
 }

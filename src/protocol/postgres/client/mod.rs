@@ -17,8 +17,9 @@ mod error;
 mod row;
 mod stream;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -38,6 +39,8 @@ use stream::Attempt;
 /// How much a streaming writer gathers before it sends.
 pub const SEND_BYTES: usize = 64 << 10;
 const READ_BYTES: usize = 64 << 10;
+/// How long the reason of a broken connection is looked for: what is said was said before it broke.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How a value is written on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,8 +88,11 @@ pub struct Client {
     parameters: HashMap<String, String>,
     tag: Bytes,
     status: u8,
-    /// Syncs and Queries put whose ReadyForQuery has not come yet.
-    ready_owed: usize,
+    /// Syncs and Queries put since the start, and how many of them were answered by ReadyForQuery: `got <= put`.
+    ready_put: u64,
+    ready_got: u64,
+    /// Which of them, counted from 1, nobody waits for: see [`Client::put_keepalive`].
+    keepalives: VecDeque<u64>,
 }
 
 impl Client {
@@ -134,7 +140,9 @@ impl Client {
             parameters: HashMap::new(),
             tag: Bytes::new(),
             status: b'I',
-            ready_owed: 1,
+            ready_put: 1,
+            ready_got: 0,
+            keepalives: VecDeque::new(),
         };
         client.start_up().await?;
         if config.target_session == TargetSession::ReadWrite {
@@ -284,7 +292,7 @@ impl Client {
             Ok(error) => Error::from(error),
             Err(error) => return error.into(),
         };
-        while self.ready_owed > 0 {
+        while self.ready_got < self.ready_put {
             match self.recv().await {
                 Ok(message) if message.kind == back::READY_FOR_QUERY => break,
                 Ok(_) => (),
@@ -297,8 +305,11 @@ impl Client {
     /// Read everything up to the last ReadyForQuery that is owed, whatever it says; unsent messages are sent first.
     pub async fn drain(&mut self) -> Result<(), Error> {
         self.send().await?;
-        while self.ready_owed > 0 {
-            self.recv().await?;
+        while self.ready_got < self.ready_put {
+            let message = self.read_message().await?;
+            if message.kind == back::READY_FOR_QUERY {
+                self.note_ready(&message.body)?;
+            }
         }
         Ok(())
     }
@@ -327,11 +338,8 @@ impl Client {
             match message.kind {
                 back::NOTICE_RESPONSE | back::NOTIFICATION_RESPONSE => continue,
                 back::PARAMETER_STATUS => self.note_parameter(&message.body)?,
-                back::READY_FOR_QUERY => {
-                    self.status = Fields::new(message.kind, &message.body).u8()?;
-                    self.ready_owed = self.ready_owed.saturating_sub(1);
-                    return Ok(message);
-                }
+                back::READY_FOR_QUERY if self.note_ready(&message.body)? => return Ok(message),
+                back::READY_FOR_QUERY => (),
                 back::COMMAND_COMPLETE => {
                     self.tag = message.body.slice(..message.body.len().saturating_sub(1));
                     return Ok(message);
@@ -376,6 +384,17 @@ impl Client {
         }
     }
 
+    // False: it answers a keepalive, and nobody waits for it.
+    fn note_ready(&mut self, body: &[u8]) -> Result<bool, WireError> {
+        self.status = Fields::new(back::READY_FOR_QUERY, body).u8()?;
+        self.ready_got += 1;
+        let waited_for = self.keepalives.front() != Some(&self.ready_got);
+        if !waited_for {
+            self.keepalives.pop_front();
+        }
+        Ok(waited_for)
+    }
+
     fn note_parameter(&mut self, body: &[u8]) -> Result<(), WireError> {
         let mut fields = Fields::new(back::PARAMETER_STATUS, body);
         let name = String::from_utf8_lossy(fields.cstr()?).into_owned();
@@ -392,7 +411,7 @@ impl Client {
     /// Put a simple Query.
     pub fn put_query(&mut self, sql: &str) {
         wire::query(&mut self.out, sql.as_bytes());
-        self.ready_owed += 1;
+        self.ready_put += 1;
     }
 
     /// Put a Parse: `types` may be shorter than the parameters, 0 = infer.
@@ -431,7 +450,14 @@ impl Client {
     /// Put a Sync: the server answers it with ReadyForQuery.
     pub fn put_sync(&mut self) {
         wire::bare(&mut self.out, front::SYNC);
-        self.ready_owed += 1;
+        self.ready_put += 1;
+    }
+
+    /// Put a Sync whose answer is skipped when it comes: the server's clocks for idle sessions and idle transactions
+    /// begin anew. Not inside `COPY .. FROM STDIN`, where servers ignore a Sync, and leave it unanswered.
+    pub fn put_keepalive(&mut self) {
+        self.put_sync();
+        self.keepalives.push_back(self.ready_put);
     }
 
     /// Put a Flush: the server sends what it has, without ending the implicit transaction.
@@ -451,11 +477,34 @@ impl Client {
 
     /// Send everything that was put. While this writes nothing is read: do not ask for megabytes of answers and put
     /// megabytes more behind them.
+    ///
+    /// # Errors
+    /// A server that hangs up says why first: then [`Error::Db`] with its words, else the socket's error. Either way
+    /// the connection is of no more use.
     pub async fn send(&mut self) -> Result<(), Error> {
+        match self.write().await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.last_words().await.unwrap_or(error.into())),
+        }
+    }
+
+    async fn write(&mut self) -> std::io::Result<()> {
         self.stream.write_all(&self.out).await?;
         self.out.clear();
-        self.stream.flush().await?;
-        Ok(())
+        self.stream.flush().await
+    }
+
+    // What cannot be written to may still be read from.
+    async fn last_words(&mut self) -> Option<Error> {
+        let told = async {
+            loop {
+                let message = self.recv().await.ok()?;
+                if message.kind == back::ERROR_RESPONSE {
+                    return Some(DbError::parse(&message.body).ok()?.into());
+                }
+            }
+        };
+        timeout(LAST_WORDS, told).await.ok().flatten()
     }
 
     /// Say goodbye. Dropping the connection does as well, only less politely.

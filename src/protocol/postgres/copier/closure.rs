@@ -16,7 +16,7 @@ use crate::protocol::postgres::key::{Returned, from_returned};
 use crate::record::TableId;
 
 use super::debt::{Arrays, Debt, Debts, batches};
-use super::link::Link;
+use super::link::{Link, beside};
 use super::pay::Trouble;
 use super::schema::{At, Home, Pair, Schema};
 
@@ -152,9 +152,13 @@ async fn point_at(
         let arrays = Arrays::of(&parent, batch);
         for at in [At::Secondary, At::Primary] {
             let sql = child.pointing_sql(&parent, &columns, at);
-            let conn = if at == At::Primary { &mut link.primary } else { &mut link.secondary };
+            let (conn, silent) = match at {
+                At::Primary => (&mut link.primary, &mut link.secondary),
+                At::Secondary => (&mut link.secondary, &mut link.primary),
+            };
             let trouble = |error| Trouble::reading(at, child.id, error);
-            read_keys(conn, &child, &sql, &arrays, &mut found).await.map_err(trouble)?;
+            let reading = read_keys(conn, &child, &sql, &arrays, &mut found);
+            beside(silent, link.options.pulse(), reading).await.map_err(trouble)?;
         }
     }
     Ok(found)

@@ -100,8 +100,8 @@ impl CopyOut {
         self.bytes
     }
 
-    /// Add a row; sends when enough is gathered.
-    pub(super) async fn row(&mut self, conn: &mut Client, row: &DataRow) -> Result<(), Error> {
+    /// Add a row. True: enough is gathered, [`CopyOut::close`] and send.
+    pub(super) fn row(&mut self, conn: &mut Client, row: &DataRow) -> Result<bool, Error> {
         if !self.started {
             self.started = true;
             conn.put_query(&self.sql);
@@ -119,11 +119,17 @@ impl CopyOut {
             put_text(out, row)?
         }
         self.bytes += (out.len() - before) as u64;
-        if out.len() >= SEND_BYTES {
-            self.close(out);
-            conn.send().await?;
+        Ok(out.len() >= SEND_BYTES)
+    }
+
+    /// No row came for a while: send what there is, or show that we are alive.
+    pub(super) async fn wait(&mut self, conn: &mut Client) -> Result<(), Error> {
+        if self.started {
+            self.close(conn);
+        } else {
+            conn.put_keepalive();
         }
-        Ok(())
+        conn.send().await
     }
 
     /// End it. False if it never began: there was no row.
@@ -135,7 +141,7 @@ impl CopyOut {
             self.data(conn.out());
             conn.out().extend_from_slice(BINARY_END);
         }
-        self.close(conn.out());
+        self.close(conn);
         wire::bare(conn.out(), front::COPY_DONE);
         true
     }
@@ -143,7 +149,7 @@ impl CopyOut {
     /// Give it up: the server refuses it, and the transaction with it.
     pub(super) fn give_up(&mut self, conn: &mut Client) {
         if self.started {
-            self.close(conn.out());
+            self.close(conn);
             wire::message(conn.out(), front::COPY_FAIL, |b| wire::cstr(b, b"the rows could not be read"));
         }
     }
@@ -156,8 +162,10 @@ impl CopyOut {
         }
     }
 
-    fn close(&mut self, out: &mut BytesMut) {
+    /// Complete the message being written: before anything else is put, and before each send.
+    pub(super) fn close(&mut self, conn: &mut Client) {
         if let Some(at) = self.open.take() {
+            let out = conn.out();
             let len = i32::try_from(out.len() - at).expect("one row and a send buffer stay below 2 GiB");
             out[at..at + 4].copy_from_slice(&len.to_be_bytes());
         }

@@ -1,13 +1,16 @@
 //! Opening both sides: settings, the applier's locks, the payment counter, the primary's life.
 
 use std::collections::HashMap;
+use std::future::Future;
+use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::mirror::state::copier::Error;
 use crate::protocol::postgres::client::{self, Client, ServerConfig, TargetSession};
 use crate::record::TableId;
 
+use super::Options;
 use super::schema::{Schema, operator_schemas};
 
 /// First half of our advisory locks: `tand` in ASCII.
@@ -35,6 +38,23 @@ pub(super) struct Link {
     /// Tables that the primary would not let us read, and why: left out until the next open.
     pub(super) poisoned: HashMap<TableId, String>,
     pub(super) used: Instant,
+    pub(super) options: Options,
+}
+
+/// Run `work` on one connection and show the other one, silent inside its transaction, every `pulse` that we are
+/// alive. If that fails its next use will say so.
+pub(super) async fn beside<T>(silent: &mut Client, pulse: Duration, work: impl Future<Output = T>) -> T {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = async { sleep(pulse).await } => {
+                silent.put_keepalive();
+                let _ = silent.send().await;
+            }
+        }
+    }
 }
 
 /// For both sides: text forms and plans that do not depend on a role's settings.
@@ -42,10 +62,15 @@ const SETTINGS: &str = "SET row_security = off; SET DateStyle = 'ISO, YMD'; SET 
     SET TimeZone = 'UTC'; SET extra_float_digits = 1; SET bytea_output = 'hex'; SET xmloption = 'content'; \
     SET lc_monetary = 'C'; SET standard_conforming_strings = on; SET jit = off; SET enable_seqscan = off; \
     SET enable_hashjoin = off; SET enable_mergejoin = off; SET lock_timeout = '2s'; SET statement_timeout = 0; \
-    SET idle_in_transaction_session_timeout = '10s'; SET max_parallel_workers_per_gather = 0; SET client_min_messages = error";
+    SET max_parallel_workers_per_gather = 0; SET client_min_messages = error";
 
 /// For the secondary: a payment that was answered survives, and a silent applier loses its locks.
 const SECONDARY_SETTINGS: &str = "SET synchronous_commit = on; SET idle_session_timeout = '30s'";
+
+/// Neither side keeps a transaction of an applier that went silent.
+fn silence_max(options: &Options) -> String {
+    format!("SET idle_in_transaction_session_timeout = {}", options.silence_max.as_millis())
+}
 
 /// Not every platform has them.
 const WISHES: &[&str] = &[
@@ -60,14 +85,16 @@ const STORE: &str = "CREATE SCHEMA IF NOT EXISTS tandem; CREATE TABLE IF NOT EXI
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row), n bigint NOT NULL, owner_pid integer, \
     owner_since timestamptz); INSERT INTO tandem.payment (n) VALUES (0) ON CONFLICT DO NOTHING";
 
-pub(super) async fn open(primary: &ServerConfig, secondary: &ServerConfig) -> Result<Link, Error> {
+pub(super) async fn open(primary: &ServerConfig, secondary: &ServerConfig, options: &Options) -> Result<Link, Error> {
     let mut conn = connect(secondary).await.map_err(on_secondary)?;
     let replica = prepare_secondary(&mut conn).await.map_err(on_secondary)?;
+    conn.simple(&silence_max(options)).await.map_err(on_secondary)?;
     take_locks(&mut conn).await?;
     let payments = counter(&mut conn).await.map_err(on_secondary)?;
     // From here on no older applier can write: only now may the primary be looked at.
     let mut from = connect(primary).await.map_err(on_primary)?;
     from.simple(SETTINGS).await.map_err(on_primary)?;
+    from.simple(&silence_max(options)).await.map_err(on_primary)?;
     let life = life(&mut from).await.map_err(on_primary)?;
     let mut schemas = operator_schemas(&mut from).await.map_err(on_primary)?;
     schemas.extend(operator_schemas(&mut conn).await.map_err(on_secondary)?);
@@ -89,6 +116,7 @@ pub(super) async fn open(primary: &ServerConfig, secondary: &ServerConfig) -> Re
         at_snapshot: false,
         poisoned: HashMap::new(),
         used: Instant::now(),
+        options: options.clone(),
     })
 }
 

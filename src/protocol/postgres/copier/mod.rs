@@ -28,19 +28,28 @@ pub use link::{LOCK_APPLIER, LOCK_CLASS, LOCK_WRITERS};
 use link::{Link, on_primary, on_secondary};
 use pay::Trouble;
 
-/// The secondary ends a session that is silent for 30 s; each call after this much silence says something to it.
-const HEARTBEAT: Duration = Duration::from_secs(5);
-
 /// How to pay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Most keys in one statement: 1 000 to 10 000; more buys nothing.
     pub batch_keys: usize,
+    /// The secondary ends a session that is silent for 30 s, and with it the lock: every `gone`, `release` and empty
+    /// `pay` after this much silence says something to it.
+    pub heartbeat: Duration,
+    /// Both servers end a transaction of ours that is silent for this long; whole milliseconds. A payment shows thrice
+    /// as often that it is alive, so only an applier that hangs is hit.
+    pub silence_max: Duration,
+}
+
+impl Options {
+    fn pulse(&self) -> Duration {
+        self.silence_max / 3
+    }
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { batch_keys: 10_000 }
+        Options { batch_keys: 10_000, heartbeat: Duration::from_secs(5), silence_max: Duration::from_secs(10) }
     }
 }
 
@@ -92,13 +101,14 @@ impl PgCopier {
     async fn pay_at_snapshot(&mut self, owed: &Owed) -> Result<Paid, Error> {
         let options = self.options.clone();
         let link = self.link()?;
-        link.used = Instant::now();
         if owed.keys.is_empty() && owed.tables.is_empty() && owed.ddl.is_empty() {
-            link.end_snapshot().await?;
+            link.end_snapshot_and_beat().await?;
             return Ok(Paid { payments: link.payments, ..Paid::default() });
         }
+        link.used = Instant::now();
         let trouble = match pay::pay(link, owed, &options).await {
             Ok(paid) => {
+                link.used = Instant::now();
                 link.end_snapshot().await?;
                 return Ok(paid);
             }
@@ -117,7 +127,7 @@ impl PgCopier {
 
 impl Link {
     async fn heartbeat(&mut self) -> Result<(), Error> {
-        if self.used.elapsed() >= HEARTBEAT {
+        if self.used.elapsed() >= self.options.heartbeat {
             self.used = Instant::now();
             self.secondary.simple("SELECT 1").await.map_err(on_secondary)?;
         }
@@ -154,6 +164,11 @@ impl Link {
         Ok(())
     }
 
+    async fn end_snapshot_and_beat(&mut self) -> Result<(), Error> {
+        self.end_snapshot().await?;
+        self.heartbeat().await
+    }
+
     /// Undo both sides after a payment that ended early, and read the catalogs anew.
     async fn roll_back(&mut self) -> Result<(), Error> {
         self.at_snapshot = false;
@@ -170,7 +185,7 @@ impl Link {
 impl Copier for PgCopier {
     async fn open(&mut self) -> Result<Standing, Error> {
         self.link = None;
-        let link = link::open(&self.primary, &self.secondary).await?;
+        let link = link::open(&self.primary, &self.secondary, &self.options).await?;
         let standing = Standing { life: link.life, payments: link.payments };
         self.link = Some(link);
         Ok(standing)
@@ -198,7 +213,7 @@ impl Copier for PgCopier {
 
     async fn release(&mut self) -> Result<(), Error> {
         let released = match self.link() {
-            Ok(link) => link.end_snapshot().await,
+            Ok(link) => link.end_snapshot_and_beat().await,
             Err(error) => Err(error),
         };
         self.lose(released)

@@ -22,7 +22,7 @@ use super::Options;
 use super::closure::{close, parents_first, read_keys};
 use super::copy::{CopyOut, Reader, Request};
 use super::debt::{Arrays, Debt, Debts, batches, refused_key, refused_table, reorder, well_formed};
-use super::link::{Link, on_primary, on_secondary};
+use super::link::{Link, beside, on_primary, on_secondary};
 use super::schema::{At, Home, Pair};
 
 /// How often the holders of unique values are looked for before a table goes row by row.
@@ -133,7 +133,7 @@ struct Payment<'p> {
     begun: bool,
 }
 
-/// What was put to the secondary and not answered yet.
+/// One statement that was put to the secondary.
 enum Step {
     Plain,
     Delete(TableId),
@@ -162,8 +162,11 @@ impl<'p> Payment<'p> {
         // Until the payment is committed, what was read of the secondary may be rolled back.
         self.link.schema_stale = true;
         let link = &mut *self.link;
-        link.schema.load_primary(&mut link.primary).await.map_err(|error| loading(error, Trouble::Primary))?;
-        link.schema.load_secondary(&mut link.secondary).await.map_err(|error| loading(error, Trouble::Secondary))
+        let pulse = link.options.pulse();
+        let primary = link.schema.load_primary(&mut link.primary);
+        beside(&mut link.secondary, pulse, primary).await.map_err(|error| loading(error, Trouble::Primary))?;
+        let secondary = link.schema.load_secondary(&mut link.secondary);
+        beside(&mut link.primary, pulse, secondary).await.map_err(|error| loading(error, Trouble::Secondary))
     }
 
     /// With schema changes to repeat: begin the transaction with them. Returns those that the secondary refused.
@@ -172,11 +175,11 @@ impl<'p> Payment<'p> {
         if self.owed.ddl.is_empty() {
             return Ok(refused);
         }
-        let conn = &mut self.link.secondary;
+        let (conn, pulse) = (&mut self.link.secondary, self.link.options.pulse());
         conn.simple("BEGIN").await.map_err(Trouble::Secondary)?;
         self.begun = true;
         for (table, body) in &self.owed.ddl {
-            if let Err(why) = repeat(conn, body).await? {
+            if let Err(why) = beside(&mut self.link.primary, pulse, repeat(conn, body)).await? {
                 refused.push((*table, why));
             }
         }
@@ -230,10 +233,10 @@ impl<'p> Payment<'p> {
 
     async fn attempt(&mut self) -> Result<(), Trouble> {
         let order = self.order();
-        let mut steps = VecDeque::new();
+        let mut steps = Steps::default();
         if !self.begun {
             self.link.secondary.put_query("BEGIN");
-            steps.push_back(Step::Plain);
+            steps.put(Step::Plain);
             self.begun = true;
         }
         // One statement a table where foreign keys act: a table that points at itself must not lose half its rows.
@@ -243,31 +246,31 @@ impl<'p> Payment<'p> {
         let mut reader = Reader::new(requests);
         reader.pump(&mut self.link.primary).await.map_err(Trouble::Primary)?;
         for id in order.iter().rev() {
-            delete(&mut self.link.secondary, &self.debts[id], &sorted[id], batch_keys, &mut steps).await?;
+            delete(self.link, &self.debts[id], &sorted[id], batch_keys, &mut steps).await?;
         }
         let mut bytes = 0;
         for id in order.iter().filter(|id| !self.isolated.contains(id)) {
             bytes += copy(self.link, &mut reader, &self.debts[id].pair, &mut steps).await?;
         }
-        let (mut rows, mut refused) = (0, Vec::new());
+        let mut refused = Vec::new();
         if !self.isolated.is_empty() {
-            settle(&mut self.link.secondary, &mut steps, &mut rows).await?;
+            steps.settle(self.link).await?;
             for id in order.iter().filter(|id| self.isolated.contains(id)) {
                 let (keys, pair) = (&sorted[id], &self.debts[id].pair);
-                bytes += isolate(self.link, pair, keys, self.options.batch_keys, &mut rows, &mut refused).await?;
+                bytes += isolate(self.link, pair, keys, self.options.batch_keys, &mut steps.rows, &mut refused).await?;
             }
         }
         check_schema(self.link, &self.debts).await?;
         let conn = &mut self.link.secondary;
         conn.put_statement("UPDATE tandem.payment SET n = n + 1 RETURNING n", &[], Format::Text);
         conn.put_sync();
-        steps.push_back(Step::Count);
+        steps.put(Step::Count);
         conn.put_query("COMMIT");
-        steps.push_back(Step::Commit);
-        let payments = settle(conn, &mut steps, &mut rows).await?;
-        self.paid.payments = payments.ok_or(Trouble::Secondary(client::Error::Value(0)))?;
+        steps.put(Step::Commit);
+        steps.settle(self.link).await?;
+        self.paid.payments = steps.payments.ok_or(Trouble::Secondary(client::Error::Value(0)))?;
         self.paid.keys = sorted.values().map(|keys| keys.len() as u64).sum();
-        (self.paid.rows, self.paid.bytes) = (rows, bytes);
+        (self.paid.rows, self.paid.bytes) = (steps.rows, bytes);
         self.paid.refused.append(&mut refused);
         self.link.payments = self.paid.payments;
         self.link.schema_stale = false;
@@ -338,8 +341,9 @@ impl<'p> Payment<'p> {
             copy_batch(self.link, pair, batch, "pg_temp.tandem_in").await?;
         }
         let mut found = Vec::new();
-        let (conn, sql) = (&mut self.link.secondary, unique.holders_sql(pair));
-        read_keys(conn, pair, &sql, &Arrays::none(), &mut found).await.map_err(refused)?;
+        let (link, sql, none) = (&mut *self.link, unique.holders_sql(pair), Arrays::none());
+        let reading = read_keys(&mut link.secondary, pair, &sql, &none, &mut found);
+        beside(&mut link.primary, link.options.pulse(), reading).await.map_err(refused)?;
         Ok(found)
     }
 }
@@ -402,83 +406,107 @@ fn requests<'k>(
 }
 
 async fn delete(
-    conn: &mut Client,
+    link: &mut Link,
     debt: &Debt<'_>,
     keys: &[&[u8]],
     batch_keys: usize,
-    steps: &mut VecDeque<Step>,
+    steps: &mut Steps,
 ) -> Result<(), Trouble> {
     let id = debt.pair.id;
     if debt.whole {
-        conn.put_query(&debt.pair.delete_whole_sql());
-        steps.push_back(Step::Delete(id));
+        link.secondary.put_query(&debt.pair.delete_whole_sql());
+        steps.put(Step::Delete(id));
     }
     let sql = debt.pair.delete_sql();
     for batch in batches(&debt.pair, keys, batch_keys) {
-        conn.put_statement(&sql, &Arrays::of(&debt.pair, batch).params(), Format::Text);
-        conn.put_sync();
-        steps.push_back(Step::Delete(id));
-        if conn.unsent() >= SEND_BYTES {
-            conn.send().await.map_err(Trouble::Secondary)?;
+        link.secondary.put_statement(&sql, &Arrays::of(&debt.pair, batch).params(), Format::Text);
+        link.secondary.put_sync();
+        steps.put(Step::Delete(id));
+        if link.secondary.unsent() >= SEND_BYTES {
+            send_to_secondary(link).await?;
         }
+        steps.keep_near(link).await?;
     }
     Ok(())
 }
 
 /// Stream one table's rows; how many bytes.
-async fn copy(
-    link: &mut Link,
-    reader: &mut Reader<'_>,
-    pair: &Pair,
-    steps: &mut VecDeque<Step>,
-) -> Result<u64, Trouble> {
+async fn copy(link: &mut Link, reader: &mut Reader<'_>, pair: &Pair, steps: &mut Steps) -> Result<u64, Trouble> {
     let mut out = CopyOut::new(pair.copy_sql(), pair.binary);
     while reader.next_is(pair.id) {
         let unreadable = |error| Trouble::reading_primary(pair.id, error);
         // The primary is silent while it works: let the secondary work meanwhile.
-        link.secondary.send().await.map_err(Trouble::Secondary)?;
-        stream(&mut link.primary, &mut link.secondary, &mut out, unreadable).await?;
+        out.close(&mut link.secondary);
+        send_to_secondary(link).await?;
+        stream(link, &mut out, unreadable).await?;
         reader.done(&mut link.primary).await.map_err(Trouble::Primary)?;
     }
     if out.end(&mut link.secondary) {
-        steps.push_back(Step::Copy(pair.id));
+        steps.put(Step::Copy(pair.id));
     }
     Ok(out.bytes())
 }
 
 /// Rows of one answer into a COPY. If reading fails the COPY is given up, so that its connection lives on.
 async fn stream(
-    from: &mut Client,
-    to: &mut Client,
+    link: &mut Link,
     out: &mut CopyOut,
     unreadable: impl Fn(client::Error) -> Trouble,
 ) -> Result<(), Trouble> {
     loop {
-        match from.next_row().await {
-            Ok(Some(row)) => out.row(to, &row).await.map_err(Trouble::Secondary)?,
+        match next_row(link, out).await {
+            Ok(Some(row)) if out.row(&mut link.secondary, &row).map_err(Trouble::Primary)? => {
+                out.close(&mut link.secondary);
+                send_to_secondary(link).await?;
+            }
+            Ok(Some(_)) => (),
             Ok(None) => return Ok(()),
             Err(error) => {
-                out.give_up(to);
+                out.give_up(&mut link.secondary);
                 return Err(unreadable(error));
             }
         }
     }
 }
 
+/// The primary may be long in finding a row: the secondary is told meanwhile that we are alive.
+async fn next_row(link: &mut Link, out: &mut CopyOut) -> Result<Option<client::DataRow>, client::Error> {
+    let (pulse, to) = (link.options.pulse(), &mut link.secondary);
+    let next = link.primary.next_row();
+    tokio::pin!(next);
+    loop {
+        tokio::select! {
+            biased;
+            row = &mut next => return row,
+            () = async { tokio::time::sleep(pulse).await } => {
+                // If this fails, the next send will say so.
+                let _ = out.wait(to).await;
+            }
+        }
+    }
+}
+
+/// The secondary may be long in taking it: the primary is told meanwhile that we are alive.
+async fn send_to_secondary(link: &mut Link) -> Result<(), Trouble> {
+    let sending = link.secondary.send();
+    beside(&mut link.primary, link.options.pulse(), sending).await.map_err(Trouble::Secondary)
+}
+
 /// Copy one batch by itself and wait for the answer: how many rows and bytes.
 async fn copy_batch(link: &mut Link, pair: &Pair, keys: &[&[u8]], table: &str) -> Result<(u64, u64), Trouble> {
     let arrays = Arrays::of(pair, keys);
-    let (from, to) = (&mut link.primary, &mut link.secondary);
+    let from = &mut link.primary;
     from.put_statement(&pair.read_sql(), &arrays.params(), if pair.binary { Format::Binary } else { Format::Text });
     from.put_sync();
     from.send().await.map_err(Trouble::Primary)?;
     let mut out = CopyOut::new(pair.copy_into(table), pair.binary);
-    stream(from, to, &mut out, |error| Trouble::reading_primary(pair.id, error)).await?;
-    let mut rows = 0;
-    if out.end(to) {
-        settle(to, &mut VecDeque::from([Step::Copy(pair.id)]), &mut rows).await?;
+    stream(link, &mut out, |error| Trouble::reading_primary(pair.id, error)).await?;
+    let mut steps = Steps::default();
+    if out.end(&mut link.secondary) {
+        steps.put(Step::Copy(pair.id));
+        steps.settle(link).await?;
     }
-    Ok((rows, out.bytes()))
+    Ok((steps.rows, out.bytes()))
 }
 
 /// Copy a table group by group, halving what is refused, until the refused keys are known.
@@ -517,25 +545,68 @@ async fn isolate(
     Ok(bytes)
 }
 
-/// Read the answers to everything that was put. The first refusal is the trouble: all behind it failed with it.
-async fn settle(conn: &mut Client, steps: &mut VecDeque<Step>, rows: &mut u64) -> Result<Option<u64>, Trouble> {
-    conn.send().await.map_err(Trouble::Secondary)?;
-    let (mut first, mut count) = (None, None);
-    while let Some(step) = steps.pop_front() {
-        let (row, error) = outcome(conn).await.map_err(Trouble::Secondary)?;
+/// How many statements may be on their way to the secondary with their answers unread. A short answer takes about 1 KiB
+/// of a socket's buffer; were the buffer full, the server would wait for us while we wait for it.
+const STEPS_AHEAD: usize = 64;
+
+/// What was put to the secondary and not answered yet, and what the answers said so far.
+#[derive(Default)]
+struct Steps {
+    waiting: VecDeque<Step>,
+    /// The first refusal: all behind it failed with it.
+    first: Option<Trouble>,
+    rows: u64,
+    payments: Option<u64>,
+}
+
+impl Steps {
+    fn put(&mut self, step: Step) {
+        self.waiting.push_back(step);
+    }
+
+    /// Read answers if too many are owed; what they refuse is told by [`Steps::settle`].
+    async fn keep_near(&mut self, link: &mut Link) -> Result<(), Trouble> {
+        if self.waiting.len() <= STEPS_AHEAD { Ok(()) } else { self.read_down_to(link, STEPS_AHEAD / 2).await }
+    }
+
+    /// Send what was put and read all answers.
+    async fn settle(&mut self, link: &mut Link) -> Result<(), Trouble> {
+        self.read_down_to(link, 0).await?;
+        self.first.take().map_or(Ok(()), Err)
+    }
+
+    async fn read_down_to(&mut self, link: &mut Link, left: usize) -> Result<(), Trouble> {
+        send_to_secondary(link).await?;
+        let count = self.waiting.len().saturating_sub(left);
+        for step in self.waiting.drain(..count).collect::<Vec<_>>() {
+            let answer = outcome(&mut link.secondary);
+            let answer = beside(&mut link.primary, link.options.pulse(), answer).await;
+            let (row, error) = answer.map_err(Trouble::Secondary)?;
+            self.note(&link.secondary, step, row, error)?;
+        }
+        Ok(())
+    }
+
+    fn note(
+        &mut self,
+        conn: &Client,
+        step: Step,
+        row: Option<client::DataRow>,
+        error: Option<DbError>,
+    ) -> Result<(), Trouble> {
         match (step, error) {
-            (_, Some(_)) if first.is_some() => (),
-            (Step::Delete(id) | Step::Copy(id), Some(error)) => first = Some(Trouble::writing(id, error.into())),
-            (_, Some(error)) => first = Some(Trouble::Secondary(error.into())),
-            (Step::Copy(_), None) => *rows += conn.affected(),
-            (Step::Count, None) => count = row.and_then(|row| row.parse(0).ok()),
-            (Step::Commit, None) if first.is_none() && conn.tag() != "COMMIT" => {
+            (_, Some(_)) if self.first.is_some() => (),
+            (Step::Delete(id) | Step::Copy(id), Some(error)) => self.first = Some(Trouble::writing(id, error.into())),
+            (_, Some(error)) => self.first = Some(Trouble::Secondary(error.into())),
+            (Step::Copy(_), None) => self.rows += conn.affected(),
+            (Step::Count, None) => self.payments = row.and_then(|row| row.parse(0).ok()),
+            (Step::Commit, None) if self.first.is_none() && conn.tag() != "COMMIT" => {
                 return Err(Trouble::Secondary(client::Error::Unexpected { kind: 'C', doing: "committing" }));
             }
             _ => (),
         }
+        Ok(())
     }
-    first.map_or(Ok(count), Err)
 }
 
 /// One answer up to ReadyForQuery: its last row, or its error.
@@ -587,7 +658,8 @@ async fn check_schema(link: &mut Link, debts: &Debts<'_>) -> Result<(), Trouble>
     let expected = [oids.len(), roots.len(), partitions];
     let arrays = [oids, natts, roots, names, trees].map(|values| format!("{{{}}}", values.join(",")));
     let params = [0, 1, 2, 3, 4].map(|at| Param::text(&arrays[at]));
-    let rows = link.primary.query(sql, &params, Format::Text).await.map_err(Trouble::Primary)?;
+    let asking = link.primary.query(sql, &params, Format::Text);
+    let rows = beside(&mut link.secondary, link.options.pulse(), asking).await.map_err(Trouble::Primary)?;
     let row = rows.first().ok_or(Trouble::Primary(client::Error::Value(0)))?;
     for (at, expected) in expected.into_iter().enumerate() {
         if row.parse::<usize>(at).map_err(Trouble::Primary)? != expected {
