@@ -29,7 +29,7 @@ async fn work(url: String, who: u32) {
             client.execute(sql, &[&(id as i32), &(who as i32)]).await.expect("an update of two");
         }
         client.execute("INSERT INTO log (who) VALUES ($1)", &[&(who as i32)]).await.expect("an insert");
-        let end = if who % 5 == 0 { "ROLLBACK" } else { "COMMIT" };
+        let end = if who.is_multiple_of(5) { "ROLLBACK" } else { "COMMIT" };
         client.batch_execute(end).await.expect(end);
     }
 }

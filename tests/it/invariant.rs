@@ -2,7 +2,7 @@
 //! adds the same amount to an account, a teller, a branch and the history, so their sums agree in every state of the
 //! primary; they must agree in every reading of the target, too.
 
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use crate::support::connect;
 use crate::support::stage::Stage;
@@ -34,17 +34,27 @@ async fn bank() -> Stage {
     stage
 }
 
+/// Ends with its owner.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 async fn sums_agree_in_every_reading(mode: &str) {
     let stage = bank().await;
     let transfers = TRANSFERS.to_string();
     let args = ["-n", "-c", "4", "-j", "2", "-M", mode, "-t", &transfers];
-    let mut running =
-        pgbench(&stage, stage.tandem.port, &args).stderr(Stdio::null()).spawn().expect("pgbench is installed");
+    let mut pgbench = pgbench(&stage, stage.tandem.port, &args);
+    let mut running = Running(pgbench.stderr(Stdio::null()).spawn().expect("pgbench is installed"));
     let reader = connect(&stage.target.url("postgres")).await;
     let (mut seen, mut last) = (0, 0);
     let mut done = None;
     while done.is_none() {
-        done = running.try_wait().expect("it is ours");
+        done = running.0.try_wait().expect("it is ours");
         reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.expect("the target answers");
         let row = reader.query_one(SUMS, &[]).await.expect("the target answers");
         reader.batch_execute("COMMIT").await.expect("the target answers");

@@ -6,6 +6,7 @@ use std::process::Command;
 use ::tandem::sandbox::Stop;
 
 use crate::support::load::Load;
+use crate::support::memory::Memory;
 use crate::support::stage::Stage;
 use crate::support::tandem::{TANDEM, Tandem};
 use crate::support::{connect, load, rows};
@@ -24,20 +25,18 @@ fn load_of_round(stage: &Stage, round: u32) -> Load {
     Load::start(&stage.url(), 1 + round * CLIENTS, CLIENTS)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn nothing_acknowledged_is_lost_when_tandem_is_killed_promises_1_to_5() {
-    let mut stage = Stage::of_load().await;
-    let mut told = crate::support::memory::Memory::default();
-    for round in 0..rounds() {
+/// Tandem is killed twice in each round, the second time with the backlog of the first.
+async fn rounds_of_kills(rounds: u32, more: &str) {
+    let mut stage = Stage::new(load::SCHEMA, more, &[]).await;
+    let mut told = Memory::default();
+    for round in 0..rounds {
         let load = load_of_round(&stage, round);
         load.more(UNITS).await;
-        stage.tandem.kill();
-        stage.tandem.launch().await;
-        load.more(UNITS).await;
-        // And at its start, with a backlog.
-        stage.tandem.kill();
-        stage.tandem.launch().await;
-        load.more(UNITS).await;
+        for _ in 0..2 {
+            stage.tandem.kill();
+            stage.tandem.launch().await;
+            load.more(UNITS).await;
+        }
         let done = load.stop().await;
         assert_eq!(done.refused, Vec::<String>::new(), "round {round}");
         told.merge(done.memory);
@@ -46,6 +45,18 @@ async fn nothing_acknowledged_is_lost_when_tandem_is_killed_promises_1_to_5() {
             told.assert_kept(side, &server.url("postgres"), load::OWNED).await;
         }
         eprintln!("round {round}: {} units acknowledged, {} answers lost", done.acked, done.lost);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_acknowledged_is_lost_when_tandem_is_killed_promises_1_to_5() {
+    rounds_of_kills(rounds(), "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_acknowledged_is_lost_when_tandem_is_killed_whatever_the_durability() {
+    for durability in ["os", "memory"] {
+        rounds_of_kills(1, &format!("[journal]\ndurability = \"{durability}\"")).await;
     }
 }
 
@@ -60,7 +71,23 @@ async fn both_sides_are_equal_after_the_primary_lost_acknowledged_writes() {
         let done = load.stop().await;
         assert_eq!(done.refused, Vec::<String>::new());
         stage.assert_equal(load::TABLES).await;
+        let wrong = done.memory.wrong(&stage.origin.url("postgres"), load::OWNED).await;
+        let lost = wrong.iter().filter(|what| what.contains("the client knows")).count();
+        assert!(lost > 0, "the primary lost something, or this proves nothing");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[should_panic(expected = "notes differs")]
+async fn the_comparison_finds_one_row_that_differs() {
+    let stage = Stage::of_load().await;
+    let load = stage.load(CLIENTS);
+    load.more(UNITS).await;
+    load.stop().await;
+    stage.tandem.settled().await;
+    let stranger = "INSERT INTO notes VALUES ('stranger', 1)";
+    connect(&stage.target.url("postgres")).await.batch_execute(stranger).await.expect("written");
+    stage.assert_equal(load::TABLES).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

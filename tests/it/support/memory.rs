@@ -67,8 +67,8 @@ impl Memory {
         }
     }
 
-    /// Every acknowledged write is on the server, and nothing that was never asked for.
-    pub(crate) async fn assert_kept(&self, side: &str, url: &str, tables: &[(&'static str, &str)]) {
+    /// What of it the server does not have, or has and nobody asked for.
+    pub(crate) async fn wrong(&self, url: &str, tables: &[(&'static str, &str)]) -> Vec<String> {
         let mut found = HashMap::new();
         for (table, key) in tables {
             for line in rows(url, &format!("SELECT {key}, version FROM {table}")).await {
@@ -76,20 +76,29 @@ impl Memory {
                 found.insert((*table, key.to_owned()), version.parse().expect("a version"));
             }
         }
-        let allowed = |row: &Row, state: State| row.acked == state || row.doubts.contains(&state);
+        let mut wrong = Vec::new();
         for (key, row) in &self.rows {
             let state = found.get(key).copied();
-            assert!(allowed(row, state), "{side} has {state:?} of {key:?}, the client knows {row:?}");
+            if row.acked != state && !row.doubts.contains(&state) {
+                wrong.push(format!("{key:?} is {state:?}, the client knows {row:?}"));
+            }
         }
-        for key in found.keys() {
-            assert!(self.rows.contains_key(key), "{side} has {key:?}, which nobody wrote");
-        }
+        let strange = found.keys().filter(|key| !self.rows.contains_key(*key));
+        wrong.extend(strange.map(|key| format!("{key:?} was never written")));
         for line in rows(url, "SELECT id, n FROM hot").await {
             let (id, n) = line.split_once('|').expect("two columns");
             let (id, n): (i32, u64) = (id.parse().expect("a number"), n.parse().expect("a number"));
             let (sure, doubtful) = self.bumps.get(&id).copied().unwrap_or_default();
-            assert!((sure..=sure + doubtful).contains(&n), "{side} hot {id} is {n}, acked {sure}, doubtful {doubtful}");
+            if !(sure..=sure + doubtful).contains(&n) {
+                wrong.push(format!("hot {id} is {n}, of {sure} acknowledged and {doubtful} doubtful increments"));
+            }
         }
+        wrong
+    }
+
+    /// Every acknowledged write is there, and nothing that was never asked for.
+    pub(crate) async fn assert_kept(&self, side: &str, url: &str, tables: &[(&'static str, &str)]) {
+        assert_eq!(self.wrong(url, tables).await, Vec::<String>::new(), "{side}");
     }
 }
 
