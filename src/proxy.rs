@@ -241,7 +241,7 @@ fn engine_config(config: &Config) -> state::Config {
         retry_min: config.mirror.retry_min,
         retry_max: config.mirror.retry_max,
         self_repair: config.mirror.self_repair,
-        pause_max: config.mirror.snapshot_hold,
+        pause_max: config.mirror.pause_max,
         ..state::Config::default()
     }
 }

@@ -129,8 +129,9 @@ sections! {
         retention: Duration = Is("10m");
         /// Copy dirty tables again without being asked.
         self_repair: bool = Is("true");
-        /// Longest time a snapshot of the primary is held for one payment's parts.
-        snapshot_hold: Duration = Is("300ms");
+        /// Longest pause between two payments; tandem pauses for as long as the last one took, so that it gathers more
+        /// when it is behind.
+        pause_max: Duration = Is("300ms");
     }
 
     /// The HTTP API: health, metrics, status, operations.
@@ -151,12 +152,10 @@ sections! {
         statement_bytes: Size = Is("4MB");
         /// Statement shapes kept analysed.
         plan_cache: usize = Is("10000");
-        /// Longest time for a client to log in.
+        /// Longest time for each step of a client's login.
         login_timeout: Duration = Is("60s");
         /// Longest time to reach a server.
         connect_timeout: Duration = Is("10s");
-        /// Close clients that were silent outside a transaction for this long; 0s: never.
-        idle_timeout: Duration = Is("0s");
         /// Longest time given to open transactions when tandem is told to stop.
         drain_timeout: Duration = Is("30s");
     }

@@ -101,7 +101,7 @@ fn variables_go_before_the_file() {
         ("TANDEM_LISTEN_2_WIRE", "postgres"),
         ("TANDEM_LISTEN_2_ADDRESS", "127.0.0.1:2"),
         ("TANDEM_PG_BIN", "not a section"),
-        ("TANDEM_LIMITS_IDLE_TIMEOUT", "1h"),
+        ("TANDEM_LIMITS_LOGIN_TIMEOUT", "1h"),
     ])
     .expect("valid");
     assert_eq!(config.journal.durability, Durability::Os);
@@ -110,7 +110,7 @@ fn variables_go_before_the_file() {
     assert_eq!(hosts, ["db1:5432", "db2:7000"]);
     let ports: Vec<u16> = config.listen.iter().map(|listen| listen.address.port()).collect();
     assert_eq!(ports, [1, 2]);
-    assert_eq!(config.limits.idle_timeout, Duration::from_secs(3600));
+    assert_eq!(config.limits.login_timeout, Duration::from_secs(3600));
 }
 
 #[test]

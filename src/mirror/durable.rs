@@ -2,11 +2,12 @@
 //!
 //! A value is written to a temporary file, synced, renamed over the old one, and the directory synced: after a crash
 //! the old value or the new one is there, never a mixture. Layout: one line `tandem NAME VERSION CRC32\n`, then the value
-//! as JSON, readable by a person in need. Cost: the whole value on every save, so owners bound their size and save only
-//! what changed.
+//! as JSON, readable by a person in need, and by nobody else: keys are in it, so the file's mode is 0600 (promise 13).
+//! Cost: the whole value on every save, so owners bound their size and save only what changed.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -116,7 +117,9 @@ impl Durable {
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let temporary = path.with_extension("new");
-    let mut file = File::create(&temporary)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    // One that a crash left keeps the mode that it was made with.
+    file.set_permissions(fs::Permissions::from_mode(0o600))?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
@@ -176,6 +179,17 @@ mod tests {
             fs::write(&path, &good[..at]).expect("written");
             assert!(matches!(durable.load::<Vec<u32>>(), Err(Error::Damaged { .. })), "cut at {at}");
         }
+    }
+
+    #[test]
+    fn a_saved_value_is_for_its_owner_alone() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let left = dir.path().join("book.new");
+        fs::write(&left, b"half").expect("written");
+        fs::set_permissions(&left, fs::Permissions::from_mode(0o644)).expect("ours");
+        Durable::in_dir(dir.path(), "book").save(&vec![1]).expect("saved");
+        let mode = fs::metadata(dir.path().join("book")).expect("saved").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! A real directory.
+//! A real directory. Records hold key values, so the directory and its files are for their owner alone (promise 13):
+//! a directory that is made here gets mode 0700, files 0600. One that is there keeps the mode that its owner gave it.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,7 +31,7 @@ impl Disk {
         let failed = |error| OpenError::Io { place: path.display().to_string(), error };
         make(path).map_err(failed)?;
         let directory = File::open(path).map_err(failed)?;
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK)).map_err(failed)?;
+        let lock = private().create(true).truncate(false).write(true).open(path.join(LOCK)).map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(OpenError::Locked(path.display().to_string())),
@@ -122,13 +123,20 @@ fn make(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
-    fs::create_dir_all(path)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
+/// How files are made: for their owner alone.
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.mode(0o600);
+    options
+}
+
 fn zeros(path: &Path, len: u64) -> io::Result<File> {
-    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+    let mut file = private().read(true).write(true).create(true).truncate(true).open(path)?;
     let mut left = len;
     while left > 0 {
         let some = left.min(ZEROS.len() as u64);
@@ -145,4 +153,28 @@ fn boot() -> u128 {
     let digits = id.map(|id| id.trim().replace('-', ""));
     let known = digits.and_then(|digits| u128::from_str_radix(&digits, 16).ok());
     known.unwrap_or_else(|| u128::from(crate::journal::control::random()) << 64)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).expect("it is there").permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn what_it_makes_only_its_owner_may_read() {
+        let sandbox = tempfile::tempdir().expect("a temp folder");
+        let dir = sandbox.path().join("outer/journal");
+        let disk = Disk::open(&dir).expect("opened");
+        disk.create("segment", 10).expect("created");
+        assert_eq!(mode(&dir), 0o700);
+        assert_eq!(mode(&sandbox.path().join("outer")), 0o700);
+        for name in ["lock", "segment"] {
+            assert_eq!(mode(&dir.join(name)), 0o600, "{name}");
+        }
+    }
 }

@@ -23,8 +23,6 @@ use super::shared::Shared;
 use super::startup::{self, First, Started};
 use super::wire::{self, CANCEL_REQUEST, GSSENC_REQUEST, SSL_REQUEST};
 
-/// A client has this long to say who it is.
-const STARTUP_TIME: Duration = Duration::from_secs(60);
 /// The first byte of a TLS record of type handshake: direct TLS, without SSLRequest.
 const TLS_HANDSHAKE: u8 = 0x16;
 
@@ -40,6 +38,8 @@ pub struct Front {
     pub tls_required: bool,
     /// More clients than this are refused.
     pub clients_max: usize,
+    /// For each step of a login: encryption, the first message, authentication (`limits.login_timeout`).
+    pub login_timeout: Duration,
     /// Clients connected, over all listeners.
     pub clients: Arc<AtomicUsize>,
     /// Who a CancelRequest is for.
@@ -102,14 +102,14 @@ async fn greet(
 ) -> Result<(), startup::Error> {
     client.set_nodelay(true)?;
     let mut head = [0; 1];
-    let direct = timeout(STARTUP_TIME, client.peek(&mut head)).await.map_err(timed_out)?? == 1
+    let direct = timeout(front.login_timeout, client.peek(&mut head)).await.map_err(timed_out)?? == 1
         && head[0] == TLS_HANDSHAKE
         && front.tls.is_some();
     if direct {
         return greet_tls(client, front, clients, stop).await;
     }
     loop {
-        let first = timeout(STARTUP_TIME, startup::first(&mut client)).await.map_err(timed_out)??;
+        let first = timeout(front.login_timeout, startup::first(&mut client)).await.map_err(timed_out)??;
         match first.code {
             SSL_REQUEST if front.tls.is_some() => {
                 client.write_all(b"S").await?;
@@ -133,9 +133,9 @@ async fn greet_tls(
     stop: CancellationToken,
 ) -> Result<(), startup::Error> {
     let Some(acceptor) = &front.tls else { return Ok(()) };
-    let mut client = timeout(STARTUP_TIME, acceptor.accept(client)).await.map_err(timed_out)??;
+    let mut client = timeout(front.login_timeout, acceptor.accept(client)).await.map_err(timed_out)??;
     loop {
-        let first = timeout(STARTUP_TIME, startup::first(&mut client)).await.map_err(timed_out)??;
+        let first = timeout(front.login_timeout, startup::first(&mut client)).await.map_err(timed_out)??;
         match first.code {
             // Encryption inside encryption: PostgreSQL refuses it too.
             GSSENC_REQUEST => client.write_all(b"N").await?,
@@ -171,7 +171,7 @@ async fn session<C: AsyncRead + AsyncWrite + Unpin>(
     };
     server.write_all(&first.packet).await?;
     server.flush().await?;
-    let started = timeout(STARTUP_TIME, startup::relay(&mut client, &mut server)).await.map_err(timed_out)??;
+    let started = timeout(front.login_timeout, startup::relay(&mut client, &mut server)).await.map_err(timed_out)??;
     metrics::CLIENTS_TOTAL.counter(&[("wire", "postgres")]).increment(1);
     run(client, server, &first, started, endpoint, front, stop).await;
     Ok(())

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -26,6 +27,7 @@ pub struct Setup {
     /// The primary, with tandem's own credentials.
     pub server: ServerConfig,
     clients_max: usize,
+    login_timeout: Duration,
     clients: Arc<AtomicUsize>,
     cancels: Cancels,
 }
@@ -71,6 +73,7 @@ impl Setup {
             shared: Arc::new(shared),
             server,
             clients_max: config.limits.connections,
+            login_timeout: config.limits.login_timeout,
             clients: Arc::default(),
             cancels: Cancels::default(),
         })
@@ -100,6 +103,7 @@ impl Setup {
             tls: tls.map(acceptor).transpose()?,
             tls_required: tls.is_some_and(|tls| tls.required),
             clients_max: self.clients_max,
+            login_timeout: self.login_timeout,
             clients: self.clients.clone(),
             cancels: self.cancels.clone(),
         })
