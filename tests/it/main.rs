@@ -6,6 +6,7 @@ mod demo;
 mod hidden;
 mod hidden_writes;
 mod invariant;
+mod journeys;
 mod payment;
 mod rounds;
 mod rules;
