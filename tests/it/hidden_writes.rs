@@ -23,7 +23,7 @@ async fn dirty_after(tandem: &Tandem, statements: &[&str]) -> Vec<String> {
     for statement in statements {
         rows(&tandem.url("postgres"), statement).await;
     }
-    settled(tandem).await;
+    tandem.settled().await;
     let listed = tandem.client().get("/v1/dirty").await.expect("the API answers");
     let tables = listed.as_array().expect("a list");
     let mut names: Vec<String> =
@@ -63,15 +63,4 @@ async fn exactly_the_tables_that_hidden_writes_changed_are_dirty() {
 async fn clear(tandem: &Tandem) {
     let action = serde_json::json!({"action": "clear", "table": "public.audit"});
     tandem.client().post("/v1/dirty", &action).await.expect("it was dirty");
-}
-
-/// Everything that was written is paid.
-async fn settled(tandem: &Tandem) {
-    loop {
-        let status = tandem.client().get("/v1/status").await.expect("the API answers");
-        if status["mirror"]["applied"] == status["journal"]["appended"] && status["mirror"]["lag_keys"] == 0 {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
 }

@@ -11,6 +11,7 @@ mod payment;
 mod rounds;
 mod rules;
 mod sandbox;
+mod schema;
 mod settings;
 mod support;
 mod transcript;

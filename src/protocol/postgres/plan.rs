@@ -240,7 +240,8 @@ pub struct Ddl {
     pub mirrorable: bool,
     /// Tables whose rows may have been rewritten or created by it: owed whole.
     pub rewritten: Vec<TableId>,
-    /// Schema (where it is written) and name of a table that it creates with rows in it: owed whole once it is known.
+    /// Schema (where it is written) and name of a table that it creates: owed whole, for what it was filled with and what
+    /// the same transaction writes into it before any catalog knows it.
     pub fills: Option<(Option<String>, String)>,
     /// It concerns only temporary objects.
     pub temporary: bool,

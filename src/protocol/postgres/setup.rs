@@ -130,7 +130,6 @@ fn policy(config: &Config, live: Live) -> Policy {
         spill_bytes: 256 << 10,
         message_bytes_max: usize::try_from(config.limits.message_bytes.0).unwrap_or(usize::MAX),
         statement_bytes_max: usize::try_from(config.limits.statement_bytes.0).unwrap_or(usize::MAX),
-        search_path: "\"$user\", public".to_owned(),
     }
 }
 

@@ -50,8 +50,6 @@ pub struct Policy {
     pub spill_bytes: usize,
     /// A larger message is refused.
     pub message_bytes_max: usize,
-    /// Where unqualified names of schema changes are looked up on the secondary.
-    pub search_path: String,
 }
 
 impl Policy {

@@ -229,7 +229,8 @@ impl Scope<'_> {
             N::CreateStmt(create) if create.relation.as_ref().is_some_and(is_temporary) => Action::Session,
             N::CreateStmt(create) => {
                 let parents: Vec<_> = create.inh_relations.iter().filter_map(range_var).collect();
-                mirrored("CREATE TABLE", parents.into_iter().flat_map(|name| self.concerned(name)).collect())
+                let parents = parents.into_iter().flat_map(|name| self.concerned(name)).collect();
+                created(mirrored("CREATE TABLE", parents), create.relation.as_ref())
             }
             N::AlterTableStmt(alter) => self.alter_table(alter),
             N::DropStmt(drop) => self.drop(drop),
@@ -489,4 +490,15 @@ fn stays(command: &AlterTableCmd) -> bool {
             | AlterTableType::AtEnableAlwaysRule
             | AlterTableType::AtEnableReplicaRule
     )
+}
+
+/// What the transaction that creates a table writes into it is not in any catalog yet.
+fn created(action: Action, name: Option<&RangeVar>) -> Action {
+    match (action, name) {
+        (Action::Ddl(ddl), Some(name)) => {
+            let schema = Some(name.schemaname.clone()).filter(|schema| !schema.is_empty());
+            Action::Ddl(Ddl { fills: Some((schema, name.relname.clone())), ..ddl })
+        }
+        (other, _) => other,
+    }
 }

@@ -138,8 +138,10 @@ impl Session {
         let Some(Expect::Execute { view, .. }) = self.expects.front() else {
             return Err(out_of_turn(back::DATA_ROW));
         };
-        if let View::Count { after } = *view {
-            return self.count_row(after, body).map_err(Fault::Server);
+        match *view {
+            View::Count { after } => return self.count_row(after, body).map_err(Fault::Server),
+            View::Path => return self.path_row(body).map_err(Fault::Server),
+            _ => {}
         }
         let (Some(asked), View::Asked { binary, .. }) = (view.asked(), view) else {
             return Err(out_of_turn(back::DATA_ROW));
@@ -195,6 +197,10 @@ impl Session {
                     }
                     return Ok(true);
                 }
+                if matches!(view, View::Path) {
+                    self.asking -= 1;
+                    return Ok(true);
+                }
                 if matches!(view, View::Asked { .. }) {
                     self.asking -= 1;
                 }
@@ -233,7 +239,7 @@ impl Session {
         let mut ended = false;
         let mut ignored = 0;
         self.expects.retain(|expect| match expect {
-            Expect::Sync if !ended => {
+            Expect::Sync { .. } if !ended => {
                 ignored += 1;
                 false
             }
@@ -268,7 +274,7 @@ impl Session {
             out.to_client.extend_from_slice(whole);
         }
         self.copy = None;
-        if matches!(self.expects.front(), Some(Expect::Query { .. } | Expect::Function | Expect::Sync) | None) {
+        if matches!(self.expects.front(), Some(Expect::Query { .. } | Expect::Function | Expect::Sync { .. }) | None) {
             return Ok(());
         }
         if matches!(self.wait, Wait::Parse(..)) {
@@ -276,8 +282,8 @@ impl Session {
         }
         while let Some(expect) = self.expects.front() {
             match expect {
-                Expect::Sync => return Ok(()),
-                Expect::Execute { view: View::Asked { .. }, .. } => self.asking -= 1,
+                Expect::Sync { .. } => return Ok(()),
+                Expect::Execute { view: View::Asked { .. } | View::Path, .. } => self.asking -= 1,
                 Expect::Execute { view: View::Count { after: true }, .. } => {
                     self.asking -= 1;
                     self.counting.pop_front();
@@ -298,10 +304,11 @@ impl Session {
             return Ok(false);
         }
         let status = whole.get(HEADER).copied().unwrap_or(b'I');
-        match self.expects.pop_front() {
-            Some(Expect::Sync | Expect::Query { .. } | Expect::Function) => {}
+        let shown = match self.expects.pop_front() {
+            Some(Expect::Sync { shown }) => shown,
+            Some(Expect::Query { .. } | Expect::Function) => true,
             _ => return Err(out_of_turn(back::READY_FOR_QUERY)),
-        }
+        };
         let group = self.groups.pop_front().ok_or_else(|| out_of_turn(back::READY_FOR_QUERY))?;
         self.status = status;
         self.in_transaction = status == b'T' && self.groups.is_empty() && !self.open_started;
@@ -319,7 +326,9 @@ impl Session {
         } else {
             self.carried = tickets;
         }
-        out.to_client.extend_from_slice(whole);
+        if shown {
+            out.to_client.extend_from_slice(whole);
+        }
         Ok(true)
     }
 

@@ -135,17 +135,26 @@ impl Session {
                 tables.iter().for_each(|&table| self.keys.table(table));
             }
             Action::Truncate(tables) => tables.iter().for_each(|&table| self.keys.dirty(table, Reason::Ddl)),
-            Action::Counted(counted) | Action::Opaque(counted) => self.counted(Some(counted)),
+            Action::Counted(counted) => self.counted(Some(counted)),
+            Action::Opaque(counted) => {
+                self.counted(Some(counted));
+                self.path_may_differ();
+            }
             Action::Ddl(ddl) if !ddl.temporary => {
-                if self.shared.policy.mirror_ddl() && ddl.mirrorable {
+                if let (true, Some(path)) = (self.shared.policy.mirror_ddl() && ddl.mirrorable, &self.path) {
                     let table = ddl.tables.first().copied().unwrap_or(NO_TABLE);
-                    self.keys.ddl(table, &ddl_body(&self.shared.policy.search_path, text));
+                    self.keys.ddl(table, &ddl_body(path, text));
                     ddl.rewritten.iter().for_each(|&table| self.keys.table(table));
+                    if let Some((schema, name)) = &ddl.fills {
+                        let schema = schema.clone().unwrap_or_else(|| super::path::first(path));
+                        self.keys.table(TableId::of(&schema, name));
+                    }
                 } else {
                     let tables = if ddl.tables.is_empty() { &ddl.rewritten } else { &ddl.tables };
                     tables.iter().for_each(|&table| self.keys.dirty(table, Reason::Ddl));
                 }
             }
+            Action::Session | Action::Savepoint => self.path_may_differ(),
             _ => {}
         }
     }

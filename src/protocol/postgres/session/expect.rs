@@ -24,8 +24,8 @@ pub(super) enum Expect {
     Close { statement: Option<Bytes>, shown: bool },
     /// CopyDone or CopyFail went by: no answer of its own, Syncs before it were ignored if the copy began.
     CopyEnd,
-    /// ReadyForQuery.
-    Sync,
+    /// ReadyForQuery; hidden when the client did not ask for it.
+    Sync { shown: bool },
     /// A simple Query: everything up to and with ReadyForQuery. `at` counts its statements that completed; the text is
     /// kept where a PREPARE in it may need it.
     Query { script: Option<Arc<Script>>, at: usize, text: Bytes },
@@ -42,6 +42,8 @@ pub(super) enum View {
     Piece,
     /// A hidden query: counts before or after a statement.
     Count { after: bool },
+    /// A hidden query: the schemas that unqualified names mean.
+    Path,
     /// Hidden columns at the end are keys. `piece` as above; `binary`: the hidden columns come in binary format.
     Asked { script: Arc<Script>, at: usize, piece: bool, binary: bool },
 }
@@ -57,7 +59,7 @@ impl View {
 
     /// Rows are not for the client as they come.
     pub(super) fn is_hidden(&self) -> bool {
-        matches!(self, View::Asked { .. } | View::Count { .. })
+        matches!(self, View::Asked { .. } | View::Count { .. } | View::Path)
     }
 
     pub(super) fn is_piece(&self) -> bool {

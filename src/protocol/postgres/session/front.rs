@@ -119,6 +119,9 @@ impl Session {
             self.boundary(Expect::Query { script: None, at: 0, text: Bytes::new() });
             return Ok(true);
         }
+        if self.ask_path(&script, out) {
+            return Ok(false);
+        }
         if self.in_pieces(&script, text) {
             return self.begin_pieces(text, script);
         }
@@ -188,6 +191,9 @@ impl Session {
             self.statements.put(name, Prepared { script, text: Bytes::new(), types: Arc::default(), asked: false });
             self.expect(Expect::Parse { shown: true });
             return Ok(true);
+        }
+        if self.ask_path(&script, out) {
+            return Ok(false);
         }
         // A name that is taken is refused by the server, unless it was freed by something not answered yet: only its
         // answer tells which statement the name means.
@@ -400,7 +406,7 @@ impl Session {
             return Ok(false);
         }
         out.to_server.extend_from_slice(whole);
-        self.boundary(Expect::Sync);
+        self.boundary(Expect::Sync { shown: true });
         Ok(true)
     }
 
@@ -429,7 +435,7 @@ impl Session {
             group.tickets += std::mem::take(&mut self.open_tickets);
         }
         out.to_server.extend_from_slice(whole);
-        if matches!(self.expects.back(), Some(Expect::Sync)) {
+        if matches!(self.expects.back(), Some(Expect::Sync { .. })) {
             self.expects.push_back(Expect::CopyEnd);
         }
         Ok(true)

@@ -7,7 +7,7 @@
 //!
 //! What the session holds:
 //!
-//! - a [`Pass`](crate::cutover::gate::Pass) while the primary may act for it;
+//! - a [`Pass`] while the primary may act for it;
 //! - `keys`: what the open unit may have changed and is not in the journal yet. A message that could commit is
 //!   forwarded only after the keys were appended ([`Session::append`]), so `keys` never outlives its unit;
 //! - `tickets`: records of the open unit in the journal, oldest first. They end when ReadyForQuery says that the session
@@ -25,6 +25,7 @@ mod capture;
 mod counting;
 mod expect;
 mod front;
+mod path;
 mod pieces;
 mod statements;
 
@@ -164,6 +165,10 @@ pub struct Session {
     back_rest: usize,
     tokens: Tokens,
     raw: bool,
+    /// What unqualified names mean in this session, for schema changes; `None`: ask.
+    path: Option<String>,
+    /// A SET of the open transaction may be rolled back.
+    path_touched: bool,
     /// The journal stayed full: the next append marks dirty.
     gave_up: bool,
 }
@@ -206,6 +211,8 @@ impl Session {
             tokens: Tokens::default(),
             raw: false,
             gave_up: false,
+            path: None,
+            path_touched: false,
         }
     }
 
@@ -351,6 +358,9 @@ impl Session {
             } else if !uncertain {
                 held.ticket.end(if held.provisional { Outcome::Committed } else { outcome });
             }
+        }
+        if std::mem::take(&mut self.path_touched) {
+            self.path = None;
         }
         if self.groups.is_empty() && !self.open_started {
             self.keys.clear();

@@ -147,7 +147,7 @@ impl Session {
             return Ok(true);
         }
         wire::bare(out.to_server, front::SYNC);
-        self.boundary(Expect::Sync);
+        self.boundary(Expect::Sync { shown: true });
         if let Some(pieces) = &mut self.pieces {
             pieces.synced = true;
         }
