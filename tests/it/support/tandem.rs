@@ -54,19 +54,6 @@ impl Tandem {
         panic!("tandem is not ready:\n{}", self.log());
     }
 
-    /// Resolves when everything that was written is paid.
-    pub(crate) async fn settled(&self) {
-        let client = self.client();
-        for _ in 0..3_000 {
-            let status = client.get("/v1/status").await.expect("the API answers");
-            if status["mirror"]["applied"] == status["journal"]["appended"] && status["mirror"]["lag_keys"] == 0 {
-                return;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-        panic!("the mirror does not catch up:\n{}", self.log());
-    }
-
     /// SIGKILL.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
