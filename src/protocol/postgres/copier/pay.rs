@@ -359,7 +359,7 @@ async fn repeat(conn: &mut Client, body: &[u8]) -> Result<Result<(), String>, Tr
     let Some((path, sql)) = ddl(body) else { return Ok(Err("the record's schema change is malformed".into())) };
     conn.simple("SAVEPOINT tandem_ddl").await.map_err(Trouble::Secondary)?;
     set_search_path(conn, path).await?;
-    let why = match conn.simple(sql).await {
+    let why = match conn.simple(&without_concurrently(sql)).await {
         Ok(_) => return Ok(Ok(())),
         Err(client::Error::Db(error)) => error,
         Err(error) => return Err(Trouble::Secondary(error)),
@@ -376,6 +376,25 @@ fn ddl(mut body: &[u8]) -> Option<(&str, &str)> {
     let (path, sql) = body.split_at_checked(len)?;
     let text = |bytes| std::str::from_utf8(bytes).ok().filter(|text| !text.contains('\0'));
     Some((text(path)?, text(sql)?))
+}
+
+/// CONCURRENTLY cannot run inside a transaction, and ours locks nobody out but readers of the secondary: the change is
+/// repeated without the word. It is reserved, so nothing else is spelt like it without quotes. Materialized views are
+/// the exception: they may be refreshed so anywhere.
+fn without_concurrently(sql: &str) -> Cow<'_, str> {
+    use pg_query::protobuf::Token;
+    let Ok(scanned) = pg_query::scan(sql) else { return Cow::Borrowed(sql) };
+    if scanned.tokens.iter().any(|token| token.token == Token::Materialized as i32) {
+        return Cow::Borrowed(sql);
+    }
+    let mut kept = Cow::Borrowed(sql);
+    for token in scanned.tokens.iter().rev().filter(|token| token.token == Token::Concurrently as i32) {
+        let range = usize::try_from(token.start).unwrap_or(0)..usize::try_from(token.end).unwrap_or(0);
+        if kept.get(range.clone()).is_some() {
+            kept.to_mut().replace_range(range, " ");
+        }
+    }
+    kept
 }
 
 async fn set_search_path(conn: &mut Client, path: &str) -> Result<(), Trouble> {
@@ -699,5 +718,22 @@ impl Unique {
             pair.asked("h"),
             equal.join(" AND ")
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schema_changes_are_repeated_without_concurrently() {
+        for (sql, expected) in [
+            ("CREATE UNIQUE INDEX concurrently i ON t (a)", "CREATE UNIQUE INDEX   i ON t (a)"),
+            ("ALTER TABLE t DETACH PARTITION p CONCURRENTLY", "ALTER TABLE t DETACH PARTITION p  "),
+            ("CREATE INDEX \"CONCURRENTLY\" ON t (ü) /* CONCURRENTLY */", ""),
+            ("REFRESH MATERIALIZED VIEW CONCURRENTLY v", ""),
+        ] {
+            assert_eq!(without_concurrently(sql), if expected.is_empty() { sql } else { expected });
+        }
     }
 }
