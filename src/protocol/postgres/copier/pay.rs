@@ -4,6 +4,8 @@
 //! the other as the bytes they are (a DataRow in binary is a tuple of `COPY .. (FORMAT binary)`), the schema is checked
 //! to be the one that was read, and counter and COMMIT follow. A failed statement makes the COMMIT a ROLLBACK, so
 //! nothing is waited for in between.
+//! Five round trips, one after the other, are a small payment: S, the rows, the schema's check, the secondary's whole
+//! transaction, the end of S. Larger ones add none on the secondary, and one on the primary for each batch of keys.
 //!
 //! A refusal is mended at the same S: a unique value held by a row that nobody owed makes the holder owed, three
 //! times; then the table's rows go one group after the other under savepoints, halved until the refused ones are
