@@ -45,6 +45,8 @@ pub struct Ledger {
     tables: HashSet<TableId>,
     /// Schema changes that the secondary has already, by record: read again, they are not owed again.
     repeated: HashSet<Lsn>,
+    /// Where reading stood when [`Ledger::lost`] was called last.
+    asked: Lsn,
 }
 
 /// A unit that may still change something.
@@ -52,7 +54,7 @@ pub struct Ledger {
 struct Unit {
     record: Record,
     seen: Instant,
-    /// The two-phase transaction that it became. `sure`: its PREPARE was answered, so the backend no longer matters.
+    /// The two-phase transaction that it became.
     prepared: Option<Prepared>,
     ddl: bool,
 }
@@ -60,7 +62,8 @@ struct Unit {
 #[derive(Clone)]
 struct Prepared {
     name: Box<[u8]>,
-    sure: bool,
+    /// Where the journal says that its PREPARE was answered: asked about after that, the backend no longer matters.
+    sure: Option<Lsn>,
 }
 
 /// Coalesced keys of ended units.
@@ -167,7 +170,7 @@ impl Ledger {
         let mut unit = Unit { record, seen: now, prepared: None, ddl: false };
         for item in unit.record.items() {
             match item {
-                Item::Prepared(name) => unit.prepared = Some(Prepared { name: name.into(), sure: false }),
+                Item::Prepared(name) => unit.prepared = Some(Prepared { name: name.into(), sure: None }),
                 Item::Ddl(..) => unit.ddl = true,
                 Item::Key { .. } | Item::Table(_) | Item::Dirty(..) => {}
             }
@@ -186,7 +189,7 @@ impl Ledger {
         let Some(mut unit) = self.open.remove(&of) else { return };
         match (&mut unit.prepared, outcome) {
             (Some(prepared), Outcome::Committed) => {
-                prepared.sure = true;
+                prepared.sure = Some(at);
                 self.open.insert(of, unit);
             }
             _ => self.end(at, of, unit, Some(outcome)),
@@ -219,7 +222,8 @@ impl Ledger {
     }
 
     /// What to ask [`super::copier::Copier::gone`] about: units open since before `since`.
-    pub fn lost(&self, since: Instant) -> (Vec<Backend>, Vec<Box<[u8]>>) {
+    pub fn lost(&mut self, since: Instant) -> (Vec<Backend>, Vec<Box<[u8]>>) {
+        self.asked = self.next;
         let lost = self.open.values().filter(|unit| unit.seen <= since);
         let (backends, prepared): (HashSet<_>, HashSet<_>) = lost
             .map(|unit| (unit.record.backend, unit.prepared.as_ref().map(|prepared| prepared.name.clone())))
@@ -228,17 +232,21 @@ impl Ledger {
     }
 
     /// The answer: units read before `since` whose executors are proven gone have ended. A two-phase transaction ends
-    /// with its name; without the answer to its PREPARE the backend must be gone too, or it may yet appear. Units read
-    /// later are not concerned: they may run on a backend that got a dead one's number. Returns how many ended.
+    /// with its name; unless its PREPARE was answered before [`Ledger::lost`] the backend must be gone too, or the name
+    /// may have appeared after the question. Units read later are not concerned: they may run on a backend that got a
+    /// dead one's number. Returns how many ended.
     pub fn gone(&mut self, gone: &Gone, since: Instant) -> usize {
         let backends: HashSet<_> = gone.backends.iter().collect();
         let names: HashSet<_> = gone.prepared.iter().collect();
+        let asked = self.asked;
         let over = |unit: &Unit| {
             let backend = backends.contains(&unit.record.backend);
             unit.seen <= since
                 && match &unit.prepared {
                     None => backend,
-                    Some(prepared) => (prepared.sure || backend) && names.contains(&prepared.name),
+                    Some(prepared) => {
+                        (prepared.sure.is_some_and(|at| at < asked) || backend) && names.contains(&prepared.name)
+                    }
                 }
         };
         let over: Vec<Lsn> = self.open.iter().filter(|(_, unit)| over(unit)).map(|(&lsn, _)| lsn).collect();
@@ -451,6 +459,7 @@ mod tests {
         }
 
         fn gone(&mut self, backend: bool, name: &[u8]) -> usize {
+            self.ledger.lost(self.now);
             let gone = Gone { backends: backend.then_some(ME).into_iter().collect(), prepared: vec![name.into()] };
             self.ledger.gone(&gone, self.now)
         }
@@ -533,6 +542,17 @@ mod tests {
         let refused = script.unit(build);
         script.ends(refused, Outcome::Aborted);
         assert!(script.ledger.open.is_empty());
+    }
+
+    #[test]
+    fn a_name_that_was_asked_about_before_its_prepare_was_answered_may_have_appeared_since_promise_3() {
+        let mut script = Script::new();
+        let unit = script.unit(|buf| buf.prepared(b"gid"));
+        script.ledger.lost(script.now);
+        script.ends(unit, Outcome::Committed);
+        let gone = Gone { backends: Vec::new(), prepared: vec![b"gid"[..].into()] };
+        assert_eq!(script.ledger.gone(&gone, script.now), 0);
+        assert_eq!(script.gone(false, b"gid"), 1);
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub mod ledger;
 pub mod retention;
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod simulation;
 
 pub use engine::{Config, Engine, Paths};
