@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use dashmap::DashMap;
+use dashmap::{DashMap, DashSet};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -44,6 +44,8 @@ pub struct Front {
     pub clients: Arc<AtomicUsize>,
     /// Who a CancelRequest is for.
     pub cancels: Cancels,
+    /// Databases that clients used and that are not mirrored: each is named in the log once.
+    pub elsewhere: Arc<DashSet<String>>,
 }
 
 /// Cancel keys of running sessions and the server that each belongs to. The keys are the servers' own.
@@ -190,6 +192,14 @@ async fn run<C: AsyncRead + AsyncWrite + Unpin>(
     if is_replication(&first.packet) {
         session.pass_through();
     }
+    if let Some(database) = elsewhere(&first.packet, &front.server.database) {
+        session.leave_uncaptured();
+        metrics::SESSIONS_UNCAPTURED_TOTAL.counter(&[("wire", "postgres")]).increment(1);
+        if front.elsewhere.insert(database.clone()) {
+            let mirrored = &front.server.database;
+            tracing::warn!(database, mirrored, "clients of another database than origin's are not mirrored");
+        }
+    }
     for (name, value) in &started.parameters {
         session.set_parameter(name, value);
     }
@@ -204,7 +214,25 @@ async fn run<C: AsyncRead + AsyncWrite + Unpin>(
 
 /// `replication=..` in the start-up packet: a walsender speaks another dialect; it is passed through.
 fn is_replication(packet: &[u8]) -> bool {
-    packet.get(8..).is_some_and(|rest| rest.split(|&byte| byte == 0).step_by(2).any(|name| name == b"replication"))
+    parameter(packet, b"replication").is_some()
+}
+
+/// The client's database, if it is not the mirrored one: its tables are not those of our catalog. Without a name it is
+/// the user's (documentation, "StartupMessage").
+fn elsewhere(packet: &[u8], mirrored: &str) -> Option<String> {
+    let named = parameter(packet, b"database").filter(|name| !name.is_empty());
+    let database = named.or_else(|| parameter(packet, b"user")).unwrap_or_default();
+    (database != mirrored.as_bytes()).then(|| String::from_utf8_lossy(database).into_owned())
+}
+
+/// A parameter of the start-up packet; of one that is named twice the last counts.
+fn parameter<'a>(packet: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let mut fields = packet.get(8..)?.split(|&byte| byte == 0);
+    let mut found = None;
+    while let (Some(key), Some(value)) = (fields.next().filter(|key| !key.is_empty()), fields.next()) {
+        found = if key == name { Some(value) } else { found };
+    }
+    found
 }
 
 struct Cancel {
@@ -267,4 +295,22 @@ async fn refuse<C: AsyncWrite + Unpin>(
 
 fn timed_out(_: tokio::time::error::Elapsed) -> startup::Error {
     startup::Error::Io(io::ErrorKind::TimedOut.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packet(fields: &str) -> Vec<u8> {
+        [&[0; 8][..], fields.as_bytes(), b"\0"].concat()
+    }
+
+    #[test]
+    fn a_client_of_another_database_is_told_from_one_of_ours() {
+        assert_eq!(elsewhere(&packet("user\0app\0database\0shop\0"), "shop"), None);
+        assert_eq!(elsewhere(&packet("user\0shop\0"), "shop"), None);
+        assert_eq!(elsewhere(&packet("database\0\0user\0shop\0"), "shop"), None);
+        assert_eq!(elsewhere(&packet("user\0shop\0database\0other\0"), "shop").as_deref(), Some("other"));
+        assert_eq!(elsewhere(&packet("user\0app\0application_name\0database\0"), "shop").as_deref(), Some("app"));
+    }
 }

@@ -30,6 +30,7 @@ pub struct Setup {
     login_timeout: Duration,
     clients: Arc<AtomicUsize>,
     cancels: Cancels,
+    elsewhere: Arc<dashmap::DashSet<String>>,
 }
 
 /// Why PostgreSQL cannot be served.
@@ -76,6 +77,7 @@ impl Setup {
             login_timeout: config.limits.login_timeout,
             clients: Arc::default(),
             cancels: Cancels::default(),
+            elsewhere: Arc::default(),
         })
     }
 
@@ -106,6 +108,7 @@ impl Setup {
             login_timeout: self.login_timeout,
             clients: self.clients.clone(),
             cancels: self.cancels.clone(),
+            elsewhere: self.elsewhere.clone(),
         })
     }
 }

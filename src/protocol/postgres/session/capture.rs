@@ -31,7 +31,7 @@ pub(super) fn nothing() -> Arc<Script> {
 impl Session {
     /// The plan of a text. `None`: wait for the catalog first.
     pub(super) fn plan(&mut self, text: &[u8]) -> Result<Option<Arc<Script>>, Fault> {
-        if !self.pass.as_ref().is_some_and(|pass| pass.route().mirror) {
+        if !self.captures() {
             return Ok(Some(nothing()));
         }
         if text.len() > self.shared.policy.statement_bytes_max {
@@ -260,7 +260,7 @@ impl Session {
 
     /// A write of which nothing is known.
     pub(super) fn unknown_write(&mut self, why: &'static str) {
-        if self.pass.as_ref().is_some_and(|pass| pass.route().mirror) {
+        if self.captures() {
             tracing::warn!(why, "a write cannot be captured");
             self.dirty_any();
         }

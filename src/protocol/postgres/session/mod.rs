@@ -171,6 +171,8 @@ pub struct Session {
     path_touched: bool,
     /// The journal stayed full: the next append marks dirty.
     gave_up: bool,
+    /// Works on tables that our catalog does not have.
+    uncaptured: bool,
 }
 
 impl Session {
@@ -213,12 +215,23 @@ impl Session {
             gave_up: false,
             path: None,
             path_touched: false,
+            uncaptured: false,
         }
     }
 
     /// Forward everything as it is from now on: for dialects that are not SQL sessions.
     pub fn pass_through(&mut self) {
         self.raw = true;
+    }
+
+    /// Nothing that this session writes is mirrored: its database is not the one that is. It passes the gate as others.
+    pub fn leave_uncaptured(&mut self) {
+        self.uncaptured = true;
+    }
+
+    /// Are writes captured now?
+    fn captures(&self) -> bool {
+        !self.uncaptured && self.pass.as_ref().is_some_and(|pass| pass.route().mirror)
     }
 
     /// May more be taken from the client now?
