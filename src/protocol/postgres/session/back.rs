@@ -97,7 +97,7 @@ impl Session {
     }
 
     fn parse_complete(&mut self, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
-        let Some(Expect::Parse { shown }) = self.expects.pop_front() else {
+        let Some(Expect::Parse { shown, .. }) = self.expects.pop_front() else {
             return Err(out_of_turn(back::PARSE_COMPLETE));
         };
         if self.waits_for_parse()
@@ -181,7 +181,9 @@ impl Session {
                 self.apply(effect);
             }
             Some(Expect::Execute { view, .. }) if kind == back::PORTAL_SUSPENDED => {
-                if matches!(view, View::Asked { .. }) {
+                if let (Some(asked), View::Asked { portal, .. }) = (view.asked(), &*view) {
+                    self.suspended.retain(|(name, _)| name != portal);
+                    self.suspended.push((portal.clone(), asked.tables.clone()));
                     self.asking -= 1;
                 }
                 self.expects.pop_front();
@@ -201,7 +203,8 @@ impl Session {
                     self.asking -= 1;
                     return Ok(true);
                 }
-                if matches!(view, View::Asked { .. }) {
+                if let View::Asked { portal, .. } = &view {
+                    self.suspended.retain(|(name, _)| name != portal);
                     self.asking -= 1;
                 }
                 self.counted_tag(tag);
@@ -210,9 +213,9 @@ impl Session {
             }
             _ => return Err(out_of_turn(kind)),
         }
-        if tag == b"ROLLBACK" {
-            self.front_group().rolled_back = true;
-        }
+        let group = self.front_group();
+        group.completed += 1;
+        group.rolled_back |= tag == b"ROLLBACK";
         match &mut self.pieces {
             Some(pieces) if piece => pieces.completed(whole, out),
             _ => out.to_client.extend_from_slice(whole),
@@ -233,6 +236,9 @@ impl Session {
 
     /// Syncs that came behind the Execute of a COPY and before its end are ignored by the server.
     fn copy_begins(&mut self) {
+        let front = self.front_number();
+        // Otherwise its CopyDone went out already.
+        self.copy_in = self.copies.front().is_some_and(|&(group, _)| group <= front);
         if !matches!(self.expects.front(), Some(Expect::Execute { .. })) {
             return;
         }
@@ -250,16 +256,7 @@ impl Session {
             _ => true,
         });
         for _ in 0..ignored {
-            if let Some(group) = self.groups.pop_front() {
-                // Its tickets wait for the Sync that counts.
-                match self.groups.front_mut() {
-                    Some(next) => next.tickets += group.tickets,
-                    None => {
-                        self.open_tickets += group.tickets;
-                        self.open_started = true;
-                    }
-                }
-            }
+            self.merge_front_group();
         }
     }
 
@@ -273,12 +270,9 @@ impl Session {
         } else {
             out.to_client.extend_from_slice(whole);
         }
-        self.copy = None;
+        self.copies_failed();
         if matches!(self.expects.front(), Some(Expect::Query { .. } | Expect::Function | Expect::Sync { .. }) | None) {
             return Ok(());
-        }
-        if matches!(self.wait, Wait::Parse(..)) {
-            self.wait = Wait::Nothing;
         }
         while let Some(expect) = self.expects.front() {
             match expect {
@@ -288,14 +282,52 @@ impl Session {
                     self.asking -= 1;
                     self.counting.pop_front();
                 }
-                // A Parse that was skipped may have left an older unnamed statement in place.
-                Expect::Parse { .. } => self.statements.remove(b""),
+                // A Parse that was skipped may have left an older statement in place.
+                Expect::Parse { name, .. } => self.statements.remove(name),
+                // Only Sync ends the skipping: its ReadyForQuery comes for these too.
+                Expect::Query { .. } | Expect::Function => self.merge_front_group(),
                 _ => {}
             }
             self.expects.pop_front();
         }
+        // The Parse that is waited for was the last message: it was refused or skipped.
+        if matches!(self.wait, Wait::Parse(..)) {
+            self.wait = Wait::Nothing;
+        }
         self.skipping = true;
         Ok(())
+    }
+
+    /// No ReadyForQuery comes for the front group: what it holds waits for the next one.
+    fn merge_front_group(&mut self) {
+        let Some(group) = self.groups.pop_front() else { return };
+        match self.groups.front_mut() {
+            Some(next) => {
+                next.tickets += group.tickets;
+                next.failed |= group.failed;
+                next.schema |= group.schema;
+                next.completed += group.completed;
+            }
+            None => {
+                self.open_tickets += group.tickets;
+                self.open_group.failed |= group.failed;
+                self.open_group.schema |= group.schema;
+                self.open_group.completed += group.completed;
+                self.open_started = true;
+            }
+        }
+    }
+
+    /// The number of the group that is being answered.
+    fn front_number(&self) -> u64 {
+        self.boundaries.saturating_sub(self.groups.len() as u64)
+    }
+
+    /// The COPY streams of the front group will not be read; later ones may.
+    fn copies_failed(&mut self) {
+        let front = self.front_number();
+        self.copies.retain(|&(group, _)| group > front);
+        self.copy_in = false;
     }
 
     /// The end of a group.
@@ -309,6 +341,7 @@ impl Session {
             Some(Expect::Query { .. } | Expect::Function) => true,
             _ => return Err(out_of_turn(back::READY_FOR_QUERY)),
         };
+        self.copies_failed();
         let group = self.groups.pop_front().ok_or_else(|| out_of_turn(back::READY_FOR_QUERY))?;
         self.status = status;
         self.in_transaction = status == b'T' && self.groups.is_empty() && !self.open_started;
@@ -316,13 +349,20 @@ impl Session {
         if let Some(pieces) = self.pieces.take_if(|pieces| pieces.synced()) {
             pieces.finish(group.failed, out);
         }
-        if group.schema {
+        // Others see a schema change when it is committed, the session itself at once: nobody can know that catalog.
+        let schema = group.schema | std::mem::take(&mut self.carried_schema);
+        self.carried_schema = schema && status != b'I';
+        if group.schema || schema && status == b'I' {
             self.schema_stale = true;
             self.shared.catalog.stale();
         }
         if status == b'I' {
             self.carried = 0;
-            self.unit_over(tickets, group.failed || group.rolled_back, group.failed && group.schema);
+            self.suspended.clear();
+            // ROLLBACK may have been one to a savepoint, and an error may have come behind a COMMIT.
+            let refused = group.failed && group.completed == 0 || group.rolled_back && group.completed == 1;
+            let uncertain = (group.failed || group.rolled_back) && !refused && schema;
+            self.unit_over(tickets, refused, uncertain);
         } else {
             self.carried = tickets;
         }
@@ -330,6 +370,16 @@ impl Session {
             out.to_client.extend_from_slice(whole);
         }
         Ok(true)
+    }
+
+    /// Is something on its way that gives names of statements another meaning?
+    pub(super) fn renaming(&self) -> bool {
+        let renames = |action: &Action| matches!(action, Action::Prepare { .. } | Action::Deallocate { .. });
+        self.expects.iter().any(|expect| match expect {
+            Expect::Query { script: Some(script), .. } => script.statements.iter().any(|one| renames(&one.action)),
+            Expect::Execute { effect, .. } => matches!(effect, Effect::Prepared { .. } | Effect::Deallocated { .. }),
+            _ => false,
+        })
     }
 
     /// The taken name's Parse is the newest message, so its answer is the last of those that are owed.

@@ -6,7 +6,6 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use crate::protocol::postgres::catalog::{Catalog, Kind};
-use crate::protocol::postgres::copy_stream::CopyStream;
 use crate::protocol::postgres::evident::{Arguments, NoParams, Param, Params, Source};
 use crate::protocol::postgres::key::{self, Returned};
 use crate::protocol::postgres::lexer::Tokens;
@@ -16,7 +15,8 @@ use crate::protocol::postgres::wire::{Fields, WireError, back, front};
 use crate::record::{Reason, RecordBuf, TableId};
 
 use super::counting::counts;
-use super::statements::Prepared;
+use super::expect::{Effect, Expect};
+use super::statements::{Prepared, SqlPrepared};
 use super::{Fault, Session, Wait};
 
 /// The label of a schema change that names no table.
@@ -28,6 +28,15 @@ pub(super) fn nothing() -> Arc<Script> {
     NOTHING.get_or_init(|| Arc::new(Script { statements: Vec::new(), epoch: 0, exact: false })).clone()
 }
 
+/// The plan of a text that is not analysed: it may write to any table, and commit.
+fn too_long(catalog: &Catalog) -> Arc<Script> {
+    let tables = catalog.relations.values().filter(|relation| relation.kind == Kind::Table);
+    let why = "a statement longer than limits.statement_bytes".to_owned();
+    let action = Action::Opaque(Counted { dirty: tables.map(|table| table.id).collect(), why });
+    let statements = vec![Statement { tokens: 0..0, params: 0, read: false, action }];
+    Arc::new(Script { statements, epoch: catalog.epoch, exact: true })
+}
+
 impl Session {
     /// The plan of a text. `None`: wait for the catalog first.
     pub(super) fn plan(&mut self, text: &[u8]) -> Result<Option<Arc<Script>>, Fault> {
@@ -35,8 +44,7 @@ impl Session {
             return Ok(Some(nothing()));
         }
         if text.len() > self.shared.policy.statement_bytes_max {
-            self.unknown_write("a statement longer than limits.statement_bytes");
-            return Ok(Some(nothing()));
+            return Ok(Some(too_long(&self.shared.catalog.now())));
         }
         self.lex(text);
         let catalog = self.shared.catalog.now();
@@ -103,16 +111,14 @@ impl Session {
             }
             Action::Execute { name, args } => {
                 let (name, args) = (name.clone(), args.clone());
-                let before = script.statements.iter().find_map(|statement| match &statement.action {
-                    Action::Prepare { name: other, inner, types } if *other == name => {
-                        Some((inner.clone(), types.clone(), Bytes::copy_from_slice(text)))
-                    }
-                    _ => None,
-                });
-                self.capture_execute(text, &name, &args, before);
+                let meant = self.prepared_as(&name, script, text);
+                if meant.is_empty() {
+                    self.unknown_write("EXECUTE of a statement that tandem did not see prepared");
+                }
+                meant.into_iter().for_each(|one| self.capture_execute(text, &args, one));
             }
             Action::CopyIn(copy) => {
-                self.copy = Some(CopyStream::new(copy, self.client_utf8));
+                self.copy_expected(copy);
                 self.counted(copy.counted.as_ref());
             }
             Action::PrepareTransaction { gid } => {
@@ -131,6 +137,11 @@ impl Session {
     /// Actions whose keys do not depend on values.
     fn capture_other(&mut self, action: &Action, text: &[u8]) {
         match action {
+            // The server could not be asked: nobody knows the keys.
+            Action::Asked(asked) => {
+                asked.tables.iter().for_each(|&table| self.keys.dirty(table, Reason::Uncaptured));
+                self.counted(asked.counted.as_ref());
+            }
             Action::Truncate(tables) if self.shared.policy.mirror_truncate() => {
                 tables.iter().for_each(|&table| self.keys.table(table));
             }
@@ -164,6 +175,8 @@ impl Session {
         let Some(statement) = prepared.script.statements.first() else { return Ok(true) };
         match &statement.action {
             Action::Pass => return Ok(true),
+            // Its stream is expected at Execute.
+            Action::CopyIn(copy) => self.counted(copy.counted.as_ref()),
             Action::Evident(evident) => {
                 if needs_text(evident) {
                     self.tokens.lex(&prepared.text, self.dialect);
@@ -205,21 +218,43 @@ impl Session {
         self.counted(asked.counted.as_ref());
     }
 
+    /// Every statement that a name of SQL may mean when what was sent so far has run: the one it means now, those that
+    /// are being prepared, and those of the script itself. Keys too many do no harm.
+    fn prepared_as(&self, name: &str, script: &Script, text: &[u8]) -> Vec<SqlPrepared> {
+        let of_script = |script: &Script, text: &dyn Fn() -> Bytes| {
+            let each = script.statements.iter().filter_map(|statement| match &statement.action {
+                Action::Prepare { name: other, inner, types } if other == name => {
+                    Some(SqlPrepared { inner: inner.clone(), types: types.clone(), text: text() })
+                }
+                _ => None,
+            });
+            each.collect::<Vec<_>>()
+        };
+        let mut meant: Vec<_> = self.statements.sql(name).cloned().into_iter().collect();
+        for expect in &self.expects {
+            match expect {
+                Expect::Query { script: Some(script), text, .. } => meant.extend(of_script(script, &|| text.clone())),
+                Expect::Execute { effect: Effect::Prepared { name: other, inner, types, text }, .. }
+                    if other == name =>
+                {
+                    let (inner, types, text) = (inner.clone(), types.clone(), text.clone());
+                    meant.push(SqlPrepared { inner, types, text });
+                }
+                _ => {}
+            }
+        }
+        meant.extend(of_script(script, &|| Bytes::copy_from_slice(text)));
+        meant
+    }
+
     /// SQL-level EXECUTE.
     fn capture_execute(
         &mut self,
         text: &[u8],
-        name: &str,
         args: &[Option<crate::protocol::postgres::plan::Operand>],
-        before: Option<(Arc<Statement>, Vec<u32>, Bytes)>,
+        meant: SqlPrepared,
     ) {
-        let known = before.or_else(|| {
-            let sql = self.statements.sql(name)?;
-            Some((sql.inner.clone(), sql.types.clone(), sql.text.clone()))
-        });
-        let Some((inner, types, prepared_text)) = known else {
-            return self.unknown_write("EXECUTE of a statement that tandem did not see prepared");
-        };
+        let SqlPrepared { inner, types, text: prepared_text } = meant;
         match &inner.action {
             Action::Evident(evident) => {
                 let mut tokens = Tokens::default();
@@ -243,6 +278,14 @@ impl Session {
                 }
                 self.capture_other(&other.clone(), &prepared_text);
             }
+        }
+    }
+
+    /// Keys that cannot be read off a statement that must go as it is.
+    pub(super) fn capture_unread(&mut self, statement: &Statement) {
+        if let Action::Evident(evident) = &statement.action {
+            self.dirty_evident(evident);
+            self.counted(evident.counted.as_ref());
         }
     }
 

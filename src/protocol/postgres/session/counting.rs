@@ -13,7 +13,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 
-use bytes::BufMut;
+use bytes::{BufMut, Bytes};
 
 use crate::protocol::postgres::catalog::{Act, Catalog, Kind};
 use crate::protocol::postgres::plan::{Action, Counted, Statement};
@@ -96,7 +96,7 @@ impl Session {
         // The portal must not stay: in a transaction the next one takes its name.
         wire::close(out.to_server, b'P', NAME);
         self.expect(Expect::Close { statement: None, shown: false });
-        self.expect(Expect::Parse { shown: false });
+        self.expect(Expect::Parse { shown: false, name: Bytes::new() });
         self.expect(Expect::Bind { shown: false });
         self.expect(Expect::Execute { view: View::Count { after }, effect: Effect::None });
         self.expect(Expect::Close { statement: None, shown: false });

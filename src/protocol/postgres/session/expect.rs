@@ -12,8 +12,8 @@ use crate::protocol::postgres::plan::{Asked, Script, Statement};
 /// One message that the server will answer.
 #[derive(Debug)]
 pub(super) enum Expect {
-    /// ParseComplete.
-    Parse { shown: bool },
+    /// ParseComplete. `name`: what it was put under already, if it has a name.
+    Parse { shown: bool, name: Bytes },
     /// BindComplete.
     Bind { shown: bool },
     /// RowDescription or NoData, after ParameterDescription for a statement.
@@ -45,7 +45,7 @@ pub(super) enum View {
     /// A hidden query: the schemas that unqualified names mean.
     Path,
     /// Hidden columns at the end are keys. `piece` as above; `binary`: the hidden columns come in binary format.
-    Asked { script: Arc<Script>, at: usize, piece: bool, binary: bool },
+    Asked { script: Arc<Script>, at: usize, piece: bool, binary: bool, portal: Bytes },
 }
 
 impl View {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes};
 
 use crate::protocol::postgres::copy_stream::CopyStream;
-use crate::protocol::postgres::plan::{Action, Script, Statement};
+use crate::protocol::postgres::plan::{Action, CopyIn, Script, Statement};
 use crate::protocol::postgres::wire::{self, Fields, HEADER, Header, WireError, front};
+use crate::record::Reason;
 
 use super::back::effect_of_action;
 use super::counting::counts;
@@ -53,7 +54,10 @@ impl Session {
 
     /// Pass the gate, unless the session is inside or only leaves.
     fn enter(&mut self, kind: u8) -> bool {
-        if self.pass.is_some() || kind == front::TERMINATE {
+        // No answer ends a pass for these: Flush, and what is left of a COPY that failed.
+        let no_unit =
+            matches!(kind, front::TERMINATE | front::FLUSH | front::COPY_DATA | front::COPY_DONE | front::COPY_FAIL);
+        if self.pass.is_some() || no_unit {
             return true;
         }
         self.pass = self.slot.try_enter();
@@ -76,7 +80,7 @@ impl Session {
     }
 
     fn copy_chunk(&mut self, chunk: &[u8]) -> Result<(), Fault> {
-        if let Some(copy) = &mut self.copy {
+        if let Some((_, copy)) = self.copies.front_mut() {
             copy.feed(chunk, &mut self.keys);
             self.spill()?;
         }
@@ -85,8 +89,7 @@ impl Session {
 
     /// One whole message. `false`: not now, it comes again.
     fn front(&mut self, kind: u8, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
-        if self.skipping && matches!(kind, front::PARSE | front::BIND | front::DESCRIBE | front::EXECUTE | front::CLOSE)
-        {
+        if self.skipping && !matches!(kind, front::SYNC | front::COPY_DATA | front::COPY_DONE | front::COPY_FAIL) {
             // The server skips it, so it means nothing.
             out.to_server.extend_from_slice(whole);
             return Ok(true);
@@ -122,7 +125,8 @@ impl Session {
         if self.ask_path(&script, out) {
             return Ok(false);
         }
-        if self.in_pieces(&script, text) {
+        let pieces = self.can_be_pieces(&script, text);
+        if pieces && needs_pieces(&script) {
             return self.begin_pieces(text, script);
         }
         // Everything up to here is answered before anything of this Query runs.
@@ -131,9 +135,13 @@ impl Session {
         }
         let mut ends = !self.in_transaction;
         let mut needs_text = false;
+        let doomed = self.is_doomed(&script);
         for statement in &script.statements {
-            if !self.capture_text(text, &script, statement)? {
-                return self.begin_pieces(text, script.clone());
+            if !doomed && !self.capture_text(text, &script, statement)? {
+                if pieces {
+                    return self.begin_pieces(text, script.clone());
+                }
+                self.capture_unread(statement);
             }
             ends |= could_commit(&statement.action);
             needs_text |= matches!(statement.action, Action::Prepare { .. });
@@ -147,15 +155,23 @@ impl Session {
         Ok(true)
     }
 
-    /// Must the server be asked for keys? Not where every statement will be refused anyway: in a failed transaction, or
-    /// for a parameter that a simple Query cannot have.
-    fn in_pieces(&self, script: &Script, text: &[u8]) -> bool {
-        let failed = self.status == b'E' && self.groups.is_empty();
-        let asks = |action: &Action| matches!(action, Action::Asked(_)) && self.utf8(text) || counts(action);
-        // A text that does not parse cannot be cut into statements.
-        let whole = script.exact && matches!(script.statements[..], [Statement { action: Action::Opaque(_), .. }]);
-        let needed = !whole && script.statements.iter().any(|statement| asks(&statement.action));
-        needed && !failed && script.statements.iter().all(|statement| statement.params == 0)
+    /// Can it be run in pieces? Not with a parameter, which a simple Query cannot have, not around a COPY, whose stream
+    /// comes before the next piece, and not where our text would not fit the client's encoding.
+    fn can_be_pieces(&self, script: &Script, text: &[u8]) -> bool {
+        let utf8 = self.utf8(text);
+        let fits = |statement: &Statement| {
+            let action = &statement.action;
+            statement.params == 0
+                && !matches!(action, Action::CopyIn(_))
+                && (utf8 || !matches!(action, Action::Asked(_)))
+        };
+        !self.is_doomed(script) && script.statements.iter().all(fits)
+    }
+
+    /// Will every statement be refused? In a failed transaction, unless one of them ends it.
+    fn is_doomed(&self, script: &Script) -> bool {
+        let failed = self.status == b'E' && self.groups.is_empty() && !self.open_started;
+        failed && !script.statements.iter().any(|statement| ends_failure(&statement.action))
     }
 
     /// Run a simple Query by the extended protocol, statement by statement.
@@ -189,7 +205,7 @@ impl Session {
             wire::parse(out.to_server, name, refusal.as_bytes(), &[]);
             let script = super::capture::nothing();
             self.statements.put(name, Prepared { script, text: Bytes::new(), types: Arc::default(), asked: false });
-            self.expect(Expect::Parse { shown: true });
+            self.expect(Expect::Parse { shown: true, name: Bytes::copy_from_slice(name) });
             return Ok(true);
         }
         if self.ask_path(&script, out) {
@@ -197,17 +213,19 @@ impl Session {
         }
         // A name that is taken is refused by the server, unless it was freed by something not answered yet: only its
         // answer tells which statement the name means.
-        let taken = !name.is_empty() && self.statements.get(name).is_some();
+        let taken = !name.is_empty() && (self.statements.is_taken(name) || self.renaming());
         let asked = self.asks(&script) && self.utf8(text);
         if asked {
             self.parse_asked(name, text, &script, &types, out);
         } else {
             out.to_server.extend_from_slice(whole);
         }
-        let keep = !matches!(script.statements.first().map(|s| &s.action), None | Some(Action::Pass));
+        let action = script.statements.first().map(|statement| &statement.action);
+        let keep = !matches!(action, None | Some(Action::Pass | Action::Counted(_) | Action::Opaque(_)));
         let text = if keep { Bytes::copy_from_slice(text) } else { Bytes::new() };
         let prepared = Prepared { script, text, types: types.into(), asked };
-        self.expect(Expect::Parse { shown: true });
+        let put = if taken { Bytes::new() } else { Bytes::copy_from_slice(name) };
+        self.expect(Expect::Parse { shown: true, name: put });
         if taken {
             wire::bare(out.to_server, front::FLUSH);
             self.wait = Wait::Parse(Bytes::copy_from_slice(name), prepared);
@@ -305,7 +323,7 @@ impl Session {
             b.put_u16(prepared.types.len() as u16);
             prepared.types.iter().for_each(|&oid| b.put_u32(oid));
         });
-        self.expect(Expect::Parse { shown: false });
+        self.expect(Expect::Parse { shown: false, name: Bytes::new() });
         true
     }
 
@@ -317,7 +335,7 @@ impl Session {
             b'S' => self.statements.get(name).filter(|prepared| prepared.asked).cloned(),
             _ => self.statements.portal(name).filter(|portal| portal.asked).and_then(|p| p.statement.clone()),
         };
-        let view = asked.map_or(View::Plain, |prepared| view_asked(&prepared.script, false));
+        let view = asked.map_or(View::Plain, |prepared| view_asked(&prepared.script, false, b""));
         Ok(self.forward(whole, out, Expect::Describe { view }))
     }
 
@@ -354,7 +372,7 @@ impl Session {
             return Ok(true);
         }
         if let Action::CopyIn(copy) = &statement.action {
-            self.copy = Some(CopyStream::new(copy, self.client_utf8));
+            self.copy_expected(copy);
         }
         let effect = effect_of_action(&statement.action, &prepared.text);
         if commits && !counts {
@@ -378,7 +396,7 @@ impl Session {
 
     /// Without a RETURNING of the client's, a row limit would suspend the portal that the client believes has no rows.
     fn execute_asked(&mut self, name: &[u8], whole: &[u8], prepared: &Prepared, binary: bool, out: &mut Out<'_>) {
-        let view = view_asked(&prepared.script, binary);
+        let view = view_asked(&prepared.script, binary, name);
         if view.asked().is_some_and(|asked| asked.shown) {
             out.to_server.extend_from_slice(whole);
         } else {
@@ -393,7 +411,11 @@ impl Session {
         let mut fields = Fields::new(front::CLOSE, &whole[HEADER..]);
         let what = fields.u8().map_err(Fault::Client)?;
         let name = fields.cstr().map_err(Fault::Client)?;
-        let statement = (what == b'S').then(|| Bytes::copy_from_slice(name));
+        let named = what == b'S' && !name.is_empty() && self.statements.is_taken(name);
+        let statement = named.then(|| Bytes::copy_from_slice(name));
+        if what == b'S' && name.is_empty() {
+            self.statements.remove(name);
+        }
         if what == b'P' && !name.is_empty() {
             self.statements.close_portal(name);
         }
@@ -402,6 +424,11 @@ impl Session {
 
     /// Sync commits what is outside a transaction block.
     fn sync(&mut self, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
+        if self.copy_in {
+            // The server reads the stream and ignores it.
+            out.to_server.extend_from_slice(whole);
+            return Ok(true);
+        }
         if !self.in_transaction && !self.copying() && (!self.asked_answered(out) || !self.append()?) {
             return Ok(false);
         }
@@ -422,16 +449,19 @@ impl Session {
 
     /// The end of a COPY stream: outside a transaction it commits.
     fn copy_end(&mut self, kind: u8, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
-        if let Some(mut copy) = self.copy.take()
+        if let Some((_, mut copy)) = self.copies.pop_front()
             && kind == front::COPY_DONE
         {
             copy.finish(&mut self.keys);
         }
+        self.copy_in = false;
         if !self.in_transaction && !self.append()? {
             return Ok(false);
         }
         // The record belongs to the group whose Execute or Query began the copy.
-        if let Some(group) = self.groups.back_mut() {
+        if !self.open_started
+            && let Some(group) = self.groups.back_mut()
+        {
             group.tickets += std::mem::take(&mut self.open_tickets);
         }
         out.to_server.extend_from_slice(whole);
@@ -442,7 +472,12 @@ impl Session {
     }
 
     fn copying(&self) -> bool {
-        self.copy.is_some()
+        !self.copies.is_empty()
+    }
+
+    /// A COPY was sent: its stream comes when the server asks for it. One Query may have several.
+    pub(super) fn copy_expected(&mut self, copy: &CopyIn) {
+        self.copies.push_back((self.boundaries, CopyStream::new(copy, self.client_utf8)));
     }
 
     // ---- what they share
@@ -466,6 +501,7 @@ impl Session {
         let failed = std::mem::take(&mut self.open_group);
         self.groups.push_back(Group { tickets: std::mem::take(&mut self.open_tickets), ..failed });
         self.expects.push_back(expect);
+        self.boundaries += 1;
         self.open_started = false;
         self.skipping = false;
         self.flushed = false;
@@ -475,6 +511,10 @@ impl Session {
     /// Are all hidden keys there? If not, the server is asked to hurry and the message waits.
     pub(super) fn asked_answered(&mut self, out: &mut Out<'_>) -> bool {
         if self.asking == 0 {
+            // A portal that was not read to its end has written rows whose keys it did not tell.
+            for table in self.suspended.drain(..).flat_map(|(_, tables)| tables) {
+                self.keys.dirty(table, Reason::Uncaptured);
+            }
             return true;
         }
         if !self.flushed && self.open_started {
@@ -513,9 +553,22 @@ pub(super) fn could_commit(action: &Action) -> bool {
     }
 }
 
+/// Must the server be asked for keys or counts between the statements?
+fn needs_pieces(script: &Script) -> bool {
+    // A text that does not parse cannot be cut into statements.
+    let whole = script.exact && matches!(script.statements[..], [Statement { action: Action::Opaque(_), .. }]);
+    let asks = |action: &Action| matches!(action, Action::Asked(_)) || counts(action);
+    !whole && script.statements.iter().any(|statement| asks(&statement.action))
+}
+
+/// Could this make statements run again in a failed transaction?
+fn ends_failure(action: &Action) -> bool {
+    could_commit(action) || matches!(action, Action::Savepoint)
+}
+
 /// The view on an answer with our columns.
-fn view_asked(script: &Arc<Script>, binary: bool) -> View {
-    View::Asked { script: script.clone(), at: 0, piece: false, binary }
+fn view_asked(script: &Arc<Script>, binary: bool, portal: &[u8]) -> View {
+    View::Asked { script: script.clone(), at: 0, piece: false, binary, portal: Bytes::copy_from_slice(portal) }
 }
 
 /// A Query's text: everything but the terminating zero, which must be there and be the only one.

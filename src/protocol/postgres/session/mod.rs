@@ -28,6 +28,8 @@ mod front;
 mod path;
 mod pieces;
 mod statements;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -40,7 +42,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::cutover::gate::{Pass, Slot};
 use crate::journal::{self, Durable, Outcome, Ticket};
-use crate::record::{Backend, RecordBuf};
+use crate::record::{Backend, RecordBuf, TableId};
 
 use super::copy_stream::CopyStream;
 use super::lexer::{Dialect, Tokens};
@@ -110,6 +112,8 @@ struct Group {
     rolled_back: bool,
     /// A schema change completed in it.
     schema: bool,
+    /// How many statements completed.
+    completed: u32,
 }
 
 struct Held {
@@ -141,6 +145,8 @@ pub struct Session {
     open_tickets: usize,
     /// Tickets that earlier groups of the open transaction brought.
     carried: usize,
+    /// A schema change completed in an earlier group of the open transaction.
+    carried_schema: bool,
     expects: VecDeque<Expect>,
     groups: VecDeque<Group>,
     /// The group without a Sync: messages were forwarded, or its error was seen.
@@ -156,7 +162,14 @@ pub struct Session {
     wait: Wait,
     holding: bool,
     pieces: Option<Pieces>,
-    copy: Option<CopyStream>,
+    /// COPY streams that were sent for and did not end, each with the number of its group.
+    copies: VecDeque<(u64, CopyStream)>,
+    /// The server reads a COPY stream.
+    copy_in: bool,
+    /// How many messages went out that ReadyForQuery answers.
+    boundaries: u64,
+    /// Tables of portals with a hidden RETURNING that a row limit suspended.
+    suspended: Vec<(Bytes, Vec<TableId>)>,
     /// An unknown name already sent the session to the catalog for this message.
     reloaded: bool,
     schema_stale: bool,
@@ -194,6 +207,7 @@ impl Session {
             tickets: VecDeque::new(),
             open_tickets: 0,
             carried: 0,
+            carried_schema: false,
             expects: VecDeque::new(),
             groups: VecDeque::new(),
             open_group: Group::default(),
@@ -205,7 +219,10 @@ impl Session {
             wait: Wait::Nothing,
             holding: false,
             pieces: None,
-            copy: None,
+            copies: VecDeque::new(),
+            copy_in: false,
+            boundaries: 0,
+            suspended: Vec::new(),
             reloaded: false,
             schema_stale: false,
             front_rest: (0, 0),
@@ -356,7 +373,8 @@ impl Session {
 
     /// A large transaction does not pile up in memory: its keys go to the journal as they come.
     fn spill(&mut self) -> Result<(), Fault> {
-        if self.keys.bytes() >= self.shared.policy.spill_bytes {
+        // What a Parse waits for must not be replaced by a wait for room.
+        if self.keys.bytes() >= self.shared.policy.spill_bytes && !matches!(self.wait, Wait::Parse(..)) {
             self.append()?;
         }
         Ok(())

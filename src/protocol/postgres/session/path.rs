@@ -41,7 +41,7 @@ impl Session {
         wire::execute(out.to_server, NAME, 0);
         wire::close(out.to_server, b'P', NAME);
         self.expect(Expect::Close { statement: None, shown: false });
-        self.expect(Expect::Parse { shown: false });
+        self.expect(Expect::Parse { shown: false, name: bytes::Bytes::new() });
         self.expect(Expect::Bind { shown: false });
         self.expect(Expect::Execute { view: View::Path, effect: Effect::None });
         self.expect(Expect::Close { statement: None, shown: false });

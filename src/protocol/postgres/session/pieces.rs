@@ -118,14 +118,14 @@ impl Session {
         wire::describe(out.to_server, b'P', b"");
         wire::execute(out.to_server, b"", 0);
         let view = match asked {
-            Some(_) => View::Asked { script: script.clone(), at, piece: true, binary: false },
+            Some(_) => View::Asked { script: script.clone(), at, piece: true, binary: false, portal: Bytes::new() },
             None => View::Piece,
         };
         let effect = effect_of_action(&statement.action, &text);
         if asked.is_some() && !self.skipping {
             self.asking += 1;
         }
-        self.expect(Expect::Parse { shown: false });
+        self.expect(Expect::Parse { shown: false, name: Bytes::new() });
         self.expect(Expect::Bind { shown: false });
         self.expect(Expect::Describe { view: view.clone() });
         self.expect(Expect::Execute { view, effect });

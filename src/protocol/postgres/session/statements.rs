@@ -54,6 +54,11 @@ impl Statements {
         if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) }
     }
 
+    /// Does the server have a statement of this name, by Parse or by PREPARE? They share one name space.
+    pub(super) fn is_taken(&self, name: &[u8]) -> bool {
+        self.get(name).is_some() || std::str::from_utf8(name).is_ok_and(|name| self.sql.contains_key(name))
+    }
+
     pub(super) fn put(&mut self, name: &[u8], statement: Prepared) {
         if name.is_empty() {
             self.unnamed = Some(statement);
@@ -67,6 +72,9 @@ impl Statements {
             self.unnamed = None;
         } else {
             self.named.remove(name);
+            if let Ok(name) = std::str::from_utf8(name) {
+                self.sql.remove(name);
+            }
         }
     }
 

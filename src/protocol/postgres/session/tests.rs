@@ -1,0 +1,422 @@
+//! Sequences of messages that could lose a key, lose count of the answers, or keep the gate: hand-made answers, an
+//! in-memory journal.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::AtomicU64;
+use std::task::Waker;
+
+use bytes::BufMut;
+
+use super::*;
+use crate::config::{Config, Live};
+use crate::cutover::gate::{Gate, Route};
+use crate::journal::{Entry, Journal, Lsn};
+use crate::protocol::postgres::analysis::schema::catalog;
+use crate::protocol::postgres::cache::PlanCache;
+use crate::protocol::postgres::shared::{Policy, Schema};
+use crate::protocol::postgres::wire::{self, HEADER, Header, front};
+use crate::record::{Item, Record, Side, TableId};
+
+struct Peers {
+    session: Session,
+    shared: Arc<Shared>,
+    from_client: BytesMut,
+    from_server: BytesMut,
+    to_server: BytesMut,
+    to_client: BytesMut,
+}
+
+fn policy() -> Policy {
+    let text = "[[listen]]
+wire = \"postgres\"
+address = \"127.0.0.1:1\"
+\
+                [origin]
+url = \"postgres://a@h:1/d\"
+[target]
+url = \"postgres://a@h:2/d\"
+";
+    let config = Config::from_text("proxy.toml", text, []).expect("valid");
+    Policy { live: Live::new(&config), statement_bytes_max: 300, spill_bytes: 1 << 20, message_bytes_max: 1 << 20 }
+}
+
+impl Peers {
+    fn new() -> Peers {
+        let shared = Arc::new(Shared {
+            gate: Gate::new(Route { primary: Side::Origin, mirror: true, epoch: 1 }),
+            journal: Journal::in_memory(),
+            catalog: Schema::new(catalog()),
+            plans: PlanCache::new(100),
+            policy: policy(),
+            life: Arc::new(AtomicU64::new(1)),
+            lost: Box::new(|_, _| {}),
+        });
+        let session = Session::new(shared.clone(), 7);
+        let (from_client, from_server, to_server, to_client) = Default::default();
+        Peers { session, shared, from_client, from_server, to_server, to_client }
+    }
+
+    /// Let everything move that can.
+    fn turn(&mut self) {
+        for _ in 0..100 {
+            let mut out = Out { to_server: &mut self.to_server, to_client: &mut self.to_client };
+            let mut cx = Context::from_waker(Waker::noop());
+            let mut moved = self.session.poll(&mut cx, &mut out).expect("no fault");
+            let took = self.session.server(&self.from_server, &mut out).expect("no fault");
+            let _ = self.from_server.split_to(took);
+            moved |= took > 0;
+            if self.session.wants_client() {
+                let took = self.session.client(&self.from_client, &mut out).expect("no fault");
+                let _ = self.from_client.split_to(took);
+                moved |= took > 0;
+            }
+            if !moved && self.from_server.is_empty() {
+                return;
+            }
+            // The journal's own thread makes records durable.
+            std::thread::yield_now();
+        }
+    }
+
+    /// The client sends; returns the kinds of what goes on to the server.
+    fn client(&mut self, make: impl FnOnce(&mut BytesMut)) -> String {
+        make(&mut self.from_client);
+        self.turn();
+        kinds(&mut self.to_server)
+    }
+
+    fn query(&mut self, text: &str) -> String {
+        self.client(|out| wire::query(out, text.as_bytes()))
+    }
+
+    /// The server answers, one word a message; returns the kinds of what the client sees.
+    fn server(&mut self, answers: &str) -> String {
+        for answer in answers.split_whitespace() {
+            let (kind, body) = answer.split_at(1);
+            wire::message(&mut self.from_server, kind.as_bytes()[0], |b| match kind {
+                "C" => wire::cstr(b, body.replace('_', " ").as_bytes()),
+                "E" => b.put_slice(b"SERROR\0C22012\0Mno\0\0"),
+                "G" => b.put_slice(&[0, 0, 0]),
+                "t" | "T" => b.put_u16(0),
+                _ => b.put_slice(body.as_bytes()),
+            });
+        }
+        for _ in 0..10_000 {
+            self.turn();
+            if self.from_server.is_empty() {
+                break;
+            }
+        }
+        kinds(&mut self.to_client)
+    }
+
+    /// The keys and dirty tables in the journal, by table.
+    fn journaled(&self) -> BTreeSet<String> {
+        let (entries, _) = futures_util::FutureExt::now_or_never(self.shared.journal.read(Lsn::default(), 1 << 20))
+            .expect("at once")
+            .expect("read");
+        let mut found = BTreeSet::new();
+        for entry in entries {
+            let Entry::Record { payload, .. } = entry else { continue };
+            for item in Record::parse(payload).expect("a record").items() {
+                found.insert(match item {
+                    Item::Key { table, key, .. } => format!("{} {}", name(table), key.escape_ascii()),
+                    Item::Table(table) => format!("{} all", name(table)),
+                    Item::Dirty(table, _) => format!("{} dirty", name(table)),
+                    Item::Ddl(..) => "ddl".to_owned(),
+                    Item::Prepared(gid) => format!("prepared {}", gid.escape_ascii()),
+                });
+            }
+        }
+        found
+    }
+
+    fn has(&self, what: &str) -> bool {
+        self.journaled().iter().any(|item| item.starts_with(what))
+    }
+}
+
+fn name(table: TableId) -> String {
+    let catalog = catalog();
+    catalog.by_id.get(&table).map_or("?".to_owned(), |oid| catalog.relations[oid].name.clone())
+}
+
+fn kinds(bytes: &mut BytesMut) -> String {
+    let mut found = String::new();
+    while let Some(header) = Header::peek(bytes).expect("the protocol") {
+        assert!(bytes.len() >= header.size && header.size >= HEADER, "whole messages");
+        found.push(char::from(header.kind));
+        let _ = bytes.split_to(header.size);
+    }
+    found
+}
+
+fn bind(out: &mut BytesMut, portal: &str, statement: &str, params: &[&str]) {
+    wire::message(out, front::BIND, |b| {
+        wire::cstr(b, portal.as_bytes());
+        wire::cstr(b, statement.as_bytes());
+        b.put_u16(0);
+        b.put_u16(params.len() as u16);
+        for param in params {
+            b.put_u32(param.len() as u32);
+            b.put_slice(param.as_bytes());
+        }
+        b.put_u16(0);
+    });
+}
+
+#[test]
+fn an_asked_update_behind_a_rollback_of_a_failed_transaction_is_captured() {
+    let mut peers = Peers::new();
+    peers.query("begin");
+    peers.server("CBEGIN ZT");
+    peers.query("select 1/0");
+    peers.server("E ZE");
+    // Asked in pieces: nothing is forwarded as a Query of which nobody knows the keys.
+    assert!(!peers.query("rollback; update acc set bal = 1 where bal = 2").contains('Q'));
+}
+
+#[test]
+fn an_asked_update_that_cannot_be_asked_makes_its_table_dirty() {
+    for text in [
+        "update acc set bal = 1 where bal = 2; commit; select $1",
+        "update acc set bal = 1 where bal = 2; copy pair from stdin",
+    ] {
+        let mut peers = Peers::new();
+        assert_eq!(peers.query(text), "Q", "{text}");
+        assert!(peers.has("acc dirty"), "{text}: {:?}", peers.journaled());
+    }
+    let mut peers = Peers::new();
+    peers.session.set_parameter(b"client_encoding", b"LATIN1");
+    peers.client(|out| wire::query(out, b"update acc set note = '\xe9' where bal = 2"));
+    assert!(peers.has("acc dirty"), "{:?}", peers.journaled());
+}
+
+#[test]
+fn a_statement_too_long_to_analyse_may_commit_and_is_dirty_each_time() {
+    let long = format!("/* {} */ ", "x".repeat(400));
+    let mut peers = Peers::new();
+    peers.query("begin");
+    peers.server("CBEGIN ZT");
+    peers.query("insert into acc values (5, 1, '')");
+    peers.server("CINSERT_0_1 ZT");
+    assert!(!peers.has("acc"), "nothing can commit yet");
+    peers.query(&format!("{long} commit"));
+    assert!(peers.has("acc "), "{:?}", peers.journaled());
+
+    let mut peers = Peers::new();
+    let text = format!("{long} insert into acc values ($1, 1, '')");
+    peers.client(|out| {
+        wire::parse(out, b"s", text.as_bytes(), &[]);
+        wire::bare(out, front::SYNC);
+    });
+    peers.server("1 ZI");
+    let before = peers.shared.journal.appended();
+    for _ in 0..2 {
+        peers.client(|out| {
+            bind(out, "", "s", &["1"]);
+            wire::execute(out, b"", 0);
+            wire::bare(out, front::SYNC);
+        });
+        peers.server("2 CINSERT_0_1 ZI");
+    }
+    assert!(peers.shared.journal.appended() > before && peers.has("acc dirty"), "{:?}", peers.journaled());
+}
+
+#[test]
+fn a_hidden_returning_that_a_row_limit_suspends_makes_its_table_dirty_at_commit() {
+    let mut peers = Peers::new();
+    peers.client(|out| {
+        wire::parse(out, b"", b"update acc set bal = 1 where bal = 2 returning bal", &[]);
+        bind(out, "", "", &[]);
+        wire::execute(out, b"", 1);
+        wire::bare(out, front::SYNC);
+    });
+    let seen = peers.server("1 2 s");
+    assert_eq!(seen, "12s");
+    assert_eq!(kinds(&mut peers.to_server), "S");
+    assert!(peers.has("acc dirty"), "{:?}", peers.journaled());
+}
+
+#[test]
+fn the_close_of_a_hidden_statement_is_not_shown() {
+    let mut peers = Peers::new();
+    let sent = peers.client(|out| {
+        wire::parse(out, b"", b"insert into acc values ($1, 1, '')", &[]);
+        bind(out, "", "", &["  1  e"]);
+        wire::execute(out, b"", 0);
+        wire::bare(out, front::SYNC);
+    });
+    assert!(sent.starts_with("PCPB"), "a twin asks: {sent}");
+    assert_eq!(peers.server("1 3 1 2"), "12");
+}
+
+#[test]
+fn every_copy_of_a_query_is_read_with_its_own_columns() {
+    let mut peers = Peers::new();
+    peers.query("copy acc from stdin; copy pair from stdin");
+    assert_eq!(peers.server("G"), "G");
+    peers.client(|out| {
+        wire::message(out, front::COPY_DATA, |b| b.put_slice(b"41\t1\tx\n"));
+        wire::bare(out, front::COPY_DONE);
+    });
+    peers.server("CCOPY_1 G");
+    peers.client(|out| {
+        wire::message(out, front::COPY_DATA, |b| b.put_slice(b"42\ty\t1\n"));
+        wire::bare(out, front::COPY_DONE);
+    });
+    let found = peers.journaled();
+    assert!(found.iter().any(|item| item.starts_with("acc ")) && found.iter().any(|item| item.starts_with("pair ")));
+    assert!(!found.iter().any(|item| item.ends_with("dirty")), "{found:?}");
+}
+
+#[test]
+fn an_error_of_an_earlier_query_does_not_end_the_capture_of_a_copy() {
+    let mut peers = Peers::new();
+    peers.query("select 1/0");
+    peers.query("copy acc from stdin");
+    assert_eq!(peers.server("E ZI G"), "EZG");
+    peers.client(|out| {
+        wire::message(out, front::COPY_DATA, |b| b.put_slice(b"41\t1\tx\n"));
+        wire::bare(out, front::COPY_DONE);
+    });
+    assert!(peers.has("acc "), "{:?}", peers.journaled());
+}
+
+#[test]
+fn a_sync_that_the_server_ignores_inside_a_copy_is_owed_no_answer() {
+    let mut peers = Peers::new();
+    peers.client(|out| {
+        wire::parse(out, b"", b"copy acc from stdin", &[]);
+        bind(out, "", "", &[]);
+        wire::execute(out, b"", 0);
+        wire::bare(out, front::FLUSH);
+    });
+    peers.server("1 2 G");
+    peers.client(|out| {
+        wire::bare(out, front::SYNC);
+        wire::bare(out, front::COPY_DONE);
+        wire::bare(out, front::SYNC);
+    });
+    assert_eq!(peers.server("CCOPY_0 ZI"), "CZ");
+    assert!(peers.session.is_idle());
+}
+
+#[test]
+fn what_is_left_of_a_copy_that_failed_does_not_keep_the_gate() {
+    let mut peers = Peers::new();
+    peers.query("copy acc from stdin");
+    assert_eq!(peers.server("G E ZI"), "GEZ");
+    peers.client(|out| {
+        wire::message(out, front::COPY_DATA, |b| b.put_slice(b"41\t1\tx\n"));
+        wire::bare(out, front::COPY_DONE);
+        wire::bare(out, front::FLUSH);
+    });
+    assert!(peers.session.is_idle());
+    assert_eq!(peers.shared.gate.inside(), 0);
+}
+
+#[test]
+fn a_query_that_the_server_skips_leaves_no_group_behind() {
+    let mut peers = Peers::new();
+    peers.client(|out| {
+        wire::parse(out, b"", b"nonsense", &[]);
+        wire::query(out, b"select 1");
+    });
+    assert_eq!(peers.server("E"), "E");
+    peers.client(|out| wire::bare(out, front::SYNC));
+    assert_eq!(peers.server("ZI"), "Z");
+    assert!(peers.session.is_idle() && peers.session.groups.is_empty() && peers.session.expects.is_empty());
+}
+
+#[test]
+fn a_parse_refused_because_sql_took_its_name_does_not_change_what_the_name_means() {
+    let mut peers = Peers::new();
+    peers.query("prepare s as insert into acc values (1, 1, '')");
+    peers.client(|out| {
+        wire::parse(out, b"s", b"select 1", &[]);
+        wire::bare(out, front::SYNC);
+    });
+    peers.server("CPREPARE ZI E");
+    peers.server("ZI");
+    peers.client(|out| {
+        bind(out, "", "s", &[]);
+        wire::execute(out, b"", 0);
+        wire::bare(out, front::SYNC);
+    });
+    assert!(peers.has("acc "), "{:?}", peers.journaled());
+}
+
+#[test]
+fn a_name_whose_parse_failed_means_nothing_known() {
+    let mut peers = Peers::new();
+    peers.client(|out| {
+        wire::parse(out, b"s", b"select 1", &[]);
+        wire::bare(out, front::SYNC);
+    });
+    peers.server("E ZI");
+    // Then it is prepared in a way that nobody sees, by a function.
+    peers.client(|out| {
+        bind(out, "", "s", &[]);
+        wire::execute(out, b"", 0);
+        wire::bare(out, front::SYNC);
+    });
+    assert!(peers.has("acc dirty"), "{:?}", peers.journaled());
+}
+
+#[test]
+fn an_execute_owes_what_every_prepare_on_the_way_to_it_could_write() {
+    let mut peers = Peers::new();
+    peers.query("prepare p as insert into acc values (1, 1, '')");
+    peers.server("CPREPARE ZI");
+    peers.query("deallocate p");
+    peers.query("prepare p as insert into pair values (2, 'b', 1)");
+    peers.query("execute p");
+    assert!(peers.has("pair "), "{:?}", peers.journaled());
+
+    let mut peers = Peers::new();
+    peers.query(
+        "prepare p as insert into acc values (1, 1, ''); execute p; deallocate p; \
+         prepare p as insert into pair values (2, 'b', 1); execute p",
+    );
+    assert!(peers.has("acc ") && peers.has("pair "), "{:?}", peers.journaled());
+}
+
+#[test]
+fn a_statement_parsed_behind_a_deallocate_stays_known() {
+    let mut peers = Peers::new();
+    peers.query("discard all");
+    peers.client(|out| {
+        wire::parse(out, b"s", b"insert into acc values ($1, 1, '')", &[]);
+        wire::bare(out, front::SYNC);
+    });
+    peers.server("CDISCARD_ALL ZI 1");
+    peers.server("ZI");
+    peers.client(|out| {
+        bind(out, "", "s", &["1"]);
+        wire::execute(out, b"", 0);
+        wire::bare(out, front::SYNC);
+    });
+    assert!(peers.has("acc ") && !peers.has("acc dirty"), "{:?}", peers.journaled());
+}
+
+#[test]
+fn a_session_of_another_database_passes_the_gate_and_is_not_captured() {
+    let mut peers = Peers::new();
+    peers.session.leave_uncaptured();
+    assert_eq!(peers.query("insert into acc values (1, 1, ''); select write_it()"), "Q");
+    assert_eq!(peers.shared.gate.inside(), 1);
+    assert!(peers.journaled().is_empty());
+}
+
+#[test]
+fn messages_cut_at_every_byte_mean_the_same() {
+    let mut peers = Peers::new();
+    let mut bytes = BytesMut::new();
+    wire::query(&mut bytes, b"insert into acc values (1, 1, '')");
+    for byte in bytes {
+        peers.client(|out| out.put_u8(byte));
+    }
+    assert!(peers.has("acc "));
+    assert_eq!(peers.server("CINSERT_0_1 ZI"), "CZ");
+}
