@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Readiness};
+use crate::check;
 use crate::config::{self, Config, Listen, Live, Mode, Wire};
 use crate::cutover::gate::{Gate, Route};
 use crate::journal::{self, Journal, Last, Recovered};
@@ -59,6 +60,23 @@ pub fn run(config: Config) -> Result<(), Error> {
     let listeners = bind_all(&config)?;
     let admin = bind(config.admin.address)?;
     runtime()?.block_on(Assembly::new(config, level, exporter).run(listeners, admin))
+}
+
+/// What `tandem check` looks for with this configuration.
+pub fn check_rules(config: &Config) -> Vec<&'static check::Rule> {
+    let wire = match config.wire {
+        Wire::Postgres => postgres::check::RULES,
+    };
+    [check::RULES, wire].concat()
+}
+
+/// Look for what stands in the way, on both sides and on this machine. Changes nothing.
+pub async fn check(config: &Config) -> check::Report {
+    let mut report = match config.wire {
+        Wire::Postgres => postgres::check::check(config).await,
+    };
+    report.findings.extend(check::machine(config));
+    report
 }
 
 /// Everything that the running proxy is made of.

@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::admin::client;
 use crate::config::{self, Secret};
 
+mod check;
 mod demo;
 mod ledgers;
 mod output;
@@ -36,6 +37,7 @@ const EXAMPLES: &str = "\
 Examples:
   tandem demo                                 see it work, on two servers of its own
   tandem run --config proxy.toml              serve clients and mirror their writes
+  tandem check --config proxy.toml            find what stands in the way, before anything runs
   tandem status --watch                       see the lag go down
   tandem set mirror.on_uncaptured=refuse      change a setting of the running tandem
 
@@ -46,6 +48,9 @@ enum Command {
     /// Serve clients and mirror their writes until SIGTERM or Ctrl-C.
     #[command(after_help = run::EXAMPLES)]
     Run(run::Run),
+    /// Find what stands in the way of a migration: tables, types, settings, privileges.
+    #[command(after_help = check::EXAMPLES)]
+    Check(check::Check),
     /// See it work: two real servers, a load, a killed target, a killed tandem, and a comparison.
     #[command(after_help = demo::EXAMPLES)]
     Demo(demo::Demo),
@@ -139,6 +144,7 @@ pub fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let done = match cli.command {
         Command::Run(command) => run::run(command),
+        Command::Check(command) => wait(check::run(command, &output)),
         Command::Demo(command) => demo::run(command, &output),
         Command::Status(command) => wait(status::run(command, &output)),
         Command::Parked(command) => wait(ledgers::parked(command, &output)),

@@ -6,6 +6,7 @@
 pub mod analysis;
 pub mod cache;
 pub mod catalog;
+pub mod check;
 pub mod client;
 pub mod copier;
 pub mod copy_stream;

@@ -1,0 +1,203 @@
+//! What one side says of itself: read once, compared later.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::protocol::postgres::catalog::{self, Catalog};
+use crate::protocol::postgres::client::{Client, Error, ServerConfig, TargetSession};
+
+/// Names, and what they are compared by.
+pub(super) type Named = BTreeMap<String, String>;
+
+/// The versions that were tried, as `server_version_num`.
+const VERSIONS: std::ops::Range<u32> = 140_000..190_000;
+
+/// One database of one cluster.
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    /// `server_version_num`.
+    pub(super) version: u32,
+    /// What names the cluster, and this start of it.
+    pub(super) system_id: String,
+    pub(super) started: String,
+    pub(super) database: String,
+    /// Our process as the server sees it is the one that it told us.
+    pub(super) direct: bool,
+    pub(super) catalog: Catalog,
+    /// Of [`SETTINGS`].
+    pub(super) settings: Named,
+    /// Encoding, collation, provider of the database.
+    pub(super) locale: Named,
+    /// Deferrable keys: `table (constraint)`.
+    pub(super) deferrable: BTreeSet<String>,
+    pub(super) types: Named,
+    pub(super) extensions: Named,
+    pub(super) sequences: Named,
+    pub(super) collations: Named,
+    pub(super) roles: Named,
+    pub(super) role_settings: Named,
+    pub(super) large_objects: bool,
+    pub(super) rights: Rights,
+}
+
+/// What our role may do.
+#[derive(Debug, Default)]
+pub(super) struct Rights {
+    /// Oids of tables.
+    pub(super) read: BTreeSet<u32>,
+    pub(super) write: BTreeSet<u32>,
+    /// Policies hide rows.
+    pub(super) hidden: BTreeSet<u32>,
+    /// May make the schema `tandem`, or tables in it.
+    pub(super) create: bool,
+    pub(super) stats: bool,
+    pub(super) replica: bool,
+}
+
+/// Why a side tells nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failed {
+    #[error("{0}")]
+    Client(#[from] Error),
+    #[error("{0}")]
+    Catalog(#[from] catalog::LoadError),
+}
+
+impl Facts {
+    /// A version that was tried; of others nothing but the version is known.
+    pub(super) fn is_known(&self) -> bool {
+        VERSIONS.contains(&self.version)
+    }
+}
+
+const SERVER: &str = "SELECT pg_catalog.current_setting('server_version_num'), pg_catalog.current_database(), \
+    pg_catalog.pg_postmaster_start_time(), (SELECT system_identifier FROM pg_catalog.pg_control_system()), \
+    pg_catalog.pg_backend_pid()";
+
+/// The process of BackendKeyData is listed as ours. A pooler hands out numbers of its own.
+const LISTED: &str =
+    "SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_activity WHERE pid = {PID} AND usename = CURRENT_USER)";
+
+const SETTINGS: &str = "SELECT name, setting FROM pg_catalog.pg_settings WHERE name IN ('track_counts', \
+    'idle_session_timeout', 'idle_in_transaction_session_timeout', 'max_prepared_transactions')";
+
+// As JSON, because columns came with 15 and were renamed with 17.
+const LOCALE: &str = "SELECT key, value FROM pg_catalog.pg_database d, \
+    LATERAL pg_catalog.jsonb_each_text(pg_catalog.to_jsonb(d)) WHERE datname = pg_catalog.current_database() \
+    AND key IN ('encoding', 'datcollate', 'datctype', 'datlocprovider', 'datcollversion') AND value IS NOT NULL";
+
+const DEFERRABLE: &str = "SELECT pg_catalog.concat(n.nspname, '.', c.relname, ' (', o.conname, ')'), '' \
+    FROM pg_catalog.pg_constraint o JOIN pg_catalog.pg_class c ON c.oid = o.conrelid \
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE o.contype IN ('p', 'u') AND o.condeferrable";
+
+// Row types of tables and arrays follow what they are made of.
+const TYPES: &str = "SELECT pg_catalog.concat(n.nspname, '.', t.typname), t.oid FROM pg_catalog.pg_type t \
+    JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid \
+    WHERE t.oid >= 16384 AND t.typtype <> 'p' AND coalesce(c.relkind, 'c') = 'c' \
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_type e WHERE e.typarray = t.oid) \
+    AND n.nspname NOT IN ('information_schema', 'tandem') AND n.nspname !~ '^pg_'";
+
+const EXTENSIONS: &str = "SELECT extname, extversion FROM pg_catalog.pg_extension";
+
+const SEQUENCES: &str = "SELECT pg_catalog.concat(n.nspname, '.', c.relname), '' FROM pg_catalog.pg_class c \
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'S' AND c.relpersistence <> 't' \
+    AND n.nspname <> 'tandem'";
+
+const COLLATIONS: &str = "SELECT pg_catalog.concat(n.nspname, '.', l.collname), \
+    pg_catalog.concat_ws(' ', l.collprovider, l.collcollate, l.collctype, l.collisdeterministic, l.collversion) \
+    FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace n ON n.oid = l.collnamespace WHERE l.oid >= 16384 \
+    AND n.nspname <> 'pg_catalog'";
+
+const ROLES: &str = "SELECT rolname, '' FROM pg_catalog.pg_roles WHERE rolcanlogin";
+
+const ROLE_SETTINGS: &str = "SELECT pg_catalog.concat(CASE WHEN s.setrole = 0 THEN 'every role' ELSE 'role ' || \
+    pg_catalog.pg_get_userbyid(s.setrole) END, CASE WHEN s.setdatabase = 0 THEN '' ELSE ' in this database' END, ': ', \
+    pg_catalog.split_part(c, '=', 1)), c FROM pg_catalog.pg_db_role_setting s, LATERAL pg_catalog.unnest(s.setconfig) c \
+    WHERE s.setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()))";
+
+const LARGE_OBJECTS: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata)";
+
+const TABLE_RIGHTS: &str = "SELECT c.oid, u AND pg_catalog.has_table_privilege(c.oid, 'SELECT'), \
+    u AND pg_catalog.has_table_privilege(c.oid, 'SELECT') AND pg_catalog.has_table_privilege(c.oid, 'INSERT') \
+    AND pg_catalog.has_table_privilege(c.oid, 'UPDATE') AND pg_catalog.has_table_privilege(c.oid, 'DELETE'), \
+    pg_catalog.row_security_active(c.oid) FROM pg_catalog.pg_class c, \
+    LATERAL pg_catalog.has_schema_privilege(c.relnamespace, 'USAGE') u WHERE c.relkind IN ('r', 'p')";
+
+const ROLE_RIGHTS: &str = "SELECT CASE WHEN pg_catalog.to_regnamespace('tandem') IS NULL \
+    THEN pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE') \
+    ELSE pg_catalog.has_schema_privilege('tandem', 'CREATE') END, pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')";
+
+/// Ask a side everything.
+pub(super) async fn read(server: &ServerConfig) -> Result<Facts, Failed> {
+    let mut config = server.clone();
+    config.target_session = TargetSession::ReadWrite;
+    let mut conn = Client::connect(&config).await?;
+    let mut facts = identity(&mut conn).await?;
+    if facts.is_known() {
+        details(&mut conn, &mut facts).await?;
+    }
+    conn.close().await;
+    Ok(facts)
+}
+
+async fn identity(conn: &mut Client) -> Result<Facts, Error> {
+    let rows = conn.simple(SERVER).await?;
+    let row = rows.first().ok_or(Error::Value(0))?;
+    let pid: u32 = row.parse(4)?;
+    let listed = LISTED.replace("{PID}", &conn.pid().to_string());
+    Ok(Facts {
+        version: row.parse(0)?,
+        database: row.string(1)?,
+        started: row.string(2)?,
+        system_id: row.string(3)?,
+        direct: pid == conn.pid() && yes(conn, &listed).await?,
+        ..Facts::default()
+    })
+}
+
+async fn details(conn: &mut Client, facts: &mut Facts) -> Result<(), Failed> {
+    conn.simple("SET search_path = ''").await?;
+    facts.catalog = catalog::load(conn).await?;
+    facts.settings = named(conn, SETTINGS).await?;
+    facts.locale = named(conn, LOCALE).await?;
+    facts.deferrable = named(conn, DEFERRABLE).await?.into_keys().collect();
+    facts.types = named(conn, TYPES).await?;
+    facts.extensions = named(conn, EXTENSIONS).await?;
+    facts.sequences = named(conn, SEQUENCES).await?;
+    facts.collations = named(conn, COLLATIONS).await?;
+    facts.roles = named(conn, ROLES).await?;
+    facts.role_settings = named(conn, ROLE_SETTINGS).await?;
+    facts.large_objects = yes(conn, LARGE_OBJECTS).await?;
+    facts.rights = rights(conn).await?;
+    Ok(())
+}
+
+async fn rights(conn: &mut Client) -> Result<Rights, Error> {
+    let mut rights = Rights::default();
+    for row in conn.simple(TABLE_RIGHTS).await? {
+        let oid = row.parse(0)?;
+        for (at, set) in [(1, &mut rights.read), (2, &mut rights.write), (3, &mut rights.hidden)] {
+            if row.bool(at)? {
+                set.insert(oid);
+            }
+        }
+    }
+    let rows = conn.simple(ROLE_RIGHTS).await?;
+    let row = rows.first().ok_or(Error::Value(0))?;
+    (rights.create, rights.stats) = (row.bool(0)?, row.bool(1)?);
+    // There is no way to ask before 15; it is tried, and ends with the transaction.
+    rights.replica = match conn.simple("BEGIN; SET LOCAL session_replication_role = replica").await {
+        Ok(_) => true,
+        Err(Error::Db(_)) => false,
+        Err(error) => return Err(error),
+    };
+    conn.simple("ROLLBACK").await?;
+    Ok(rights)
+}
+
+async fn named(conn: &mut Client, sql: &str) -> Result<Named, Error> {
+    conn.simple(sql).await?.iter().map(|row| Ok((row.string(0)?, row.string(1)?))).collect()
+}
+
+async fn yes(conn: &mut Client, sql: &str) -> Result<bool, Error> {
+    conn.simple(sql).await?.first().ok_or(Error::Value(0))?.bool(0)
+}

@@ -1,0 +1,71 @@
+//! The clusters: which they are, how they are set.
+
+use crate::check::Finding;
+use crate::record::Side;
+
+use super::facts::Facts;
+use super::{on, rules};
+
+pub(super) fn alone(side: Side, facts: &Facts, found: &mut Vec<Finding>) {
+    if !facts.is_known() {
+        found.push(on(side, rules::VERSION_UNSUPPORTED, facts.version.to_string()));
+        return;
+    }
+    if !facts.direct {
+        found.push(on(side, rules::POOLER, facts.database.as_str()));
+    }
+    let setting = |name: &str| facts.settings.get(name).map_or("", String::as_str);
+    if setting("track_counts") == "off" {
+        found.push(on(side, rules::TRACK_COUNTS_OFF, "track_counts"));
+    }
+    let timeouts = ["idle_session_timeout", "idle_in_transaction_session_timeout"];
+    let set = timeouts.into_iter().filter(|name| setting(name) != "0");
+    found.extend(set.map(|name| on(side, rules::IDLE_TIMEOUT, name)));
+}
+
+pub(super) fn together(origin: &Facts, target: &Facts, found: &mut Vec<Finding>) {
+    if origin.system_id == target.system_id {
+        let same = origin.started == target.started && origin.database == target.database;
+        let rule = if same { rules::SAME_DATABASE } else { rules::SAME_SYSTEM_ID };
+        found.push(on(Side::Target, rule, format!("system identifier {}", target.system_id)));
+    }
+    let prepared = |facts: &Facts| facts.settings.get("max_prepared_transactions")?.parse::<u32>().ok();
+    if prepared(origin) > prepared(target) {
+        found.push(on(Side::Target, rules::PREPARED_TRANSACTIONS_DIFFER, "max_prepared_transactions"));
+    }
+    for (name, here) in &origin.locale {
+        let rule = if name == "encoding" { rules::ENCODING_DIFFERS } else { rules::COLLATION_DIFFERS };
+        match target.locale.get(name) {
+            Some(there) if there != here => found.push(on(Side::Target, rule, format!("{name}: {here} -> {there}"))),
+            _ => (),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(facts: &Facts) -> Vec<&'static str> {
+        let mut found = Vec::new();
+        alone(Side::Target, facts, &mut found);
+        found.iter().map(|finding| finding.rule.name).collect()
+    }
+
+    #[test]
+    fn a_process_id_that_is_not_the_servers_is_a_pooler() {
+        let settings = ["idle_session_timeout", "idle_in_transaction_session_timeout"];
+        let settings: super::super::facts::Named =
+            settings.map(|name| (name.to_owned(), "0".to_owned())).into_iter().collect();
+        let facts = Facts { version: 150_000, direct: true, settings, ..Facts::default() };
+        assert!(named(&facts).is_empty());
+        assert_eq!(named(&Facts { direct: false, ..facts }), ["pooler"]);
+    }
+
+    #[test]
+    fn a_version_that_was_not_tried_is_named_and_nothing_else_is_said_of_it() {
+        for version in [130_012, 190_000] {
+            assert_eq!(named(&Facts { version, ..Facts::default() }), ["version_unsupported"]);
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! `tandem check` on two servers: every problem that was planted is found by its name, and a clean pair has none.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use ::tandem::sandbox::{Options, Sandbox, binaries, free_port};
+
+use crate::support::tandem::cli;
+use crate::support::{pair, server_with, sql};
+
+/// Runs `tandem check --json` on two databases; the exit code and what it printed.
+fn check(origin: &str, target: &str, more: &[&str]) -> (Option<i32>, Value) {
+    let sandbox = Sandbox::new(false).expect("a temp folder");
+    let file = sandbox.dir().join("proxy.toml");
+    let journal = sandbox.dir().join("journal");
+    let text = format!(
+        "[[listen]]\nwire = \"postgres\"\naddress = \"127.0.0.1:{}\"\n[origin]\nurl = \"{origin}\"\n\
+         [target]\nurl = \"{target}\"\n[journal]\ndir = \"{}\"\nsize_limit = \"1MB\"\n",
+        free_port(),
+        journal.display()
+    );
+    std::fs::write(&file, text).expect("written");
+    let file = file.to_str().expect("UTF-8");
+    let output = cli(&[&["check", "--json", "--config", file], more].concat());
+    assert!(!journal.exists(), "check makes nothing");
+    let shown = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+    (output.status.code(), shown)
+}
+
+fn found(report: &Value) -> BTreeSet<(String, String)> {
+    let text = |finding: &Value, key: &str| finding[key].as_str().expect("a text").to_owned();
+    let list = report["findings"].as_array().expect("a list");
+    list.iter().map(|finding| (text(finding, "name"), text(finding, "object"))).collect()
+}
+
+/// What is different between two clusters of different versions, whatever is in them.
+const OF_THE_VERSIONS: &[&str] = &["collation_differs", "extension_version_differs"];
+
+#[tokio::test]
+async fn a_clean_pair_has_no_findings() {
+    let (origin, target) = pair();
+    for server in [&origin, &target] {
+        sql(&server.url("postgres"), "CREATE TABLE acc (id int PRIMARY KEY, v text)").await;
+    }
+    let (code, report) =
+        check(&origin.url("postgres"), &target.url("postgres"), &["--ignore", &OF_THE_VERSIONS.join(",")]);
+    assert_eq!(found(&report), BTreeSet::new());
+    assert_eq!((code, &report["ok"]), (Some(0), &Value::Bool(true)));
+}
+
+const ORIGIN: &str = "
+    CREATE ROLE reader LOGIN; ALTER ROLE reader SET work_mem = '8MB'; GRANT CREATE ON SCHEMA public TO reader;
+    CREATE TYPE mood AS ENUM ('good', 'bad'); CREATE TYPE lost AS ENUM ('x');
+    CREATE SEQUENCE numbers; CREATE COLLATION odd (provider = icu, locale = 'de');
+    CREATE EXTENSION IF NOT EXISTS citext;
+    CREATE TABLE keyless (v int); CREATE TABLE nullable (k int UNIQUE);
+    CREATE TABLE late (id int PRIMARY KEY DEFERRABLE);
+    CREATE UNLOGGED TABLE fast (id int PRIMARY KEY);
+    CREATE TABLE secret (id int PRIMARY KEY); ALTER TABLE secret ENABLE ROW LEVEL SECURITY;
+    CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+    CREATE TABLE fired (id int PRIMARY KEY);
+    CREATE TRIGGER t AFTER INSERT ON fired FOR EACH ROW EXECUTE FUNCTION nothing();
+    CREATE TABLE ruled (id int PRIMARY KEY); CREATE RULE r AS ON DELETE TO ruled DO INSTEAD NOTHING;
+    CREATE MATERIALIZED VIEW seen AS SELECT 1 AS one;
+    CREATE FOREIGN DATA WRAPPER nobody; CREATE SERVER nowhere FOREIGN DATA WRAPPER nobody;
+    CREATE FOREIGN TABLE far (id int) SERVER nowhere;
+    CREATE TABLE gone (id int PRIMARY KEY); CREATE TABLE shown (id int PRIMARY KEY);
+    CREATE TABLE shape (id int PRIMARY KEY, a int, b text, c int, missing int);
+    CREATE TABLE part (id int PRIMARY KEY) PARTITION BY RANGE (id);
+    CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (10);
+    SELECT lo_create(0);";
+
+const TARGET: &str = "
+    DO 'BEGIN CREATE TYPE pg_temp.filler AS (a int); END'; CREATE TYPE mood AS ENUM ('good', 'bad');
+    CREATE TABLE keyless (v int); CREATE TABLE nullable (k int UNIQUE);
+    CREATE TABLE late (id int PRIMARY KEY); CREATE TABLE fast (id int PRIMARY KEY);
+    CREATE TABLE secret (id int PRIMARY KEY); CREATE TABLE fired (id int PRIMARY KEY);
+    CREATE TABLE ruled (id int PRIMARY KEY); CREATE VIEW shown AS SELECT 1 AS id;
+    CREATE TABLE shape (id int PRIMARY KEY, b text, a bigint, c int NOT NULL, extra int NOT NULL);
+    CREATE TABLE part (id int PRIMARY KEY) PARTITION BY RANGE (id);
+    CREATE TABLE part_all PARTITION OF part DEFAULT;
+    CREATE ROLE mirror LOGIN;";
+
+#[tokio::test]
+async fn every_planted_problem_is_found_by_name_and_can_be_ignored() {
+    let (old, new) = binaries::oldest_and_newest().expect("PostgreSQL is installed");
+    let config = ["track_counts = off", "idle_session_timeout = 1h", "max_prepared_transactions = 5"];
+    let options = Options { config: config.map(str::to_owned).to_vec(), ..Options::default() };
+    let origin = server_with("origin", &old, &options);
+    let target = server_with("target", &new, &Options::default());
+    sql(&origin.url("postgres"), ORIGIN).await;
+    sql(&target.url("postgres"), TARGET).await;
+    let as_role = |url: String, role: &str| url.replace("postgres@", &format!("{role}@"));
+    let (from, to) = (as_role(origin.url("postgres"), "reader"), as_role(target.url("postgres"), "mirror"));
+
+    let (code, report) = check(&from, &to, &[]);
+    assert_eq!((code, &report["ok"]), (Some(1), &Value::Bool(false)));
+    let findings = found(&report);
+    let expected = [
+        ("column_missing", "public.shape.missing"),
+        ("column_order_differs", "public.shape"),
+        ("column_type_differs", "public.shape.a"),
+        ("column_unknown", "public.shape.extra"),
+        ("deferrable_key", "public.late (late_pkey)"),
+        ("extension_missing", "citext"),
+        ("collation_missing", "public.odd"),
+        ("foreign_table", "public.far"),
+        ("idle_timeout", "idle_session_timeout"),
+        ("large_objects", "postgres"),
+        ("materialized_view", "public.seen"),
+        ("may_not_be_replica", "postgres"),
+        ("may_not_create", "postgres"),
+        ("may_not_read", "public.fired"),
+        ("may_not_see_stats", "postgres"),
+        ("may_not_write", "public.shape"),
+        ("not_a_table", "public.shown"),
+        ("not_null_differs", "public.shape.c"),
+        ("partition_missing", "public.part_1"),
+        ("prepared_transactions_differ", "max_prepared_transactions"),
+        ("role_missing", "reader"),
+        ("role_setting_differs", "role reader: work_mem"),
+        ("row_security", "public.secret"),
+        ("row_security_applies", "public.secret"),
+        ("rules", "public.ruled"),
+        ("sequence_missing", "public.numbers"),
+        ("table_missing", "public.gone"),
+        ("table_without_key", "public.keyless"),
+        ("table_without_key", "public.nullable"),
+        ("track_counts_off", "track_counts"),
+        ("triggers", "public.fired"),
+        ("type_missing", "public.lost"),
+        ("type_oid_differs", "public.mood"),
+        ("unlogged_table", "public.fast"),
+    ];
+    for (name, object) in expected {
+        assert!(findings.contains(&(name.to_owned(), object.to_owned())), "{name} {object} in {findings:#?}");
+    }
+    assert!(!findings.contains(&("table_missing".to_owned(), "public.part_1".to_owned())));
+
+    let names: BTreeSet<String> = findings.into_iter().map(|(name, _)| name).collect();
+    for name in &names {
+        let (_, report) = check(&from, &to, &["--ignore", name]);
+        assert!(found(&report).iter().all(|(other, _)| other != name), "{name} is ignored");
+    }
+    let all: Vec<String> = names.into_iter().collect();
+    let (code, report) = check(&from, &to, &["--ignore", &all.join(",")]);
+    assert_eq!((code, &report["ok"]), (Some(0), &Value::Bool(true)));
+}
+
+#[tokio::test]
+async fn one_server_for_both_sides_is_told() {
+    let server = crate::support::server("both");
+    sql(&server.url("postgres"), "CREATE DATABASE other").await;
+    let (code, report) = check(&server.url("postgres"), &server.url("other"), &[]);
+    assert_eq!(code, Some(1));
+    assert!(found(&report).iter().any(|(name, _)| name == "same_system_id"));
+    let elsewhere = server.url("postgres").replace("127.0.0.1", "localhost");
+    let (_, report) = check(&server.url("postgres"), &elsewhere, &[]);
+    assert!(found(&report).iter().any(|(name, _)| name == "same_database"));
+}
+
+#[tokio::test]
+async fn a_side_that_does_not_answer_exits_with_3_and_the_other_is_looked_at() {
+    let server = crate::support::server("origin");
+    sql(&server.url("postgres"), "CREATE TABLE keyless (v int)").await;
+    let nobody = format!("postgres://postgres@127.0.0.1:{}/postgres", free_port());
+    let (code, report) = check(&server.url("postgres"), &nobody, &[]);
+    assert_eq!(code, Some(3));
+    assert!(found(&report).contains(&("table_without_key".to_owned(), "public.keyless".to_owned())));
+    assert_eq!(report["unreachable"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn a_name_that_no_finding_has_is_wrong_usage() {
+    let (code, _) = check("postgres://a@localhost/a", "postgres://a@localhost/b", &["--ignore", "tabel_without_key"]);
+    assert_eq!(code, Some(2));
+}
