@@ -96,16 +96,21 @@ impl Postgres {
     /// Stop it and wait until it is gone.
     pub fn stop(&mut self, how: Stop) -> Result<(), Error> {
         let Some(mut child) = self.child.take() else { return Ok(()) };
+        let mut backends = Vec::new();
         match how {
             Stop::Fast => signal(child.id(), libc::SIGINT),
             Stop::Immediate => signal(child.id(), libc::SIGQUIT),
             Stop::Kill => {
-                let backends = children(child.id());
+                // Stopped, it has no more children: none is missed.
+                signal(child.id(), libc::SIGSTOP);
+                backends = children(child.id());
                 signal(child.id(), libc::SIGKILL);
-                backends.into_iter().for_each(|pid| signal(pid, libc::SIGKILL));
+                backends.iter().for_each(|pid| signal(*pid, libc::SIGKILL));
             }
         }
         child.wait().map_err(io_error("wait for postgres"))?;
+        // While one of them lives, the shared memory is in use and no server starts on the same data.
+        wait_gone(&backends);
         Ok(())
     }
 
@@ -246,6 +251,22 @@ fn put(path: &Path, text: &str) -> Result<(), Error> {
 fn children(pid: u32) -> Vec<u32> {
     let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// Wait for the end of processes that were killed.
+fn wait_gone(pids: &[u32]) {
+    for _ in 0..PATIENCE.as_millis() / LOOK.as_millis() {
+        if !pids.iter().any(|pid| is_alive(*pid)) {
+            return;
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Not gone, and not waiting to be reaped. Source: proc(5), `/proc/pid/stat`: the state follows the name in parentheses.
+fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 fn signal(pid: u32, signal: i32) {
