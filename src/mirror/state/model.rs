@@ -575,7 +575,7 @@ impl World {
         let locks = matches!(me.todo.first(), Some(Move::Lock | Move::Commit)) && !me.locks;
         let held =
             |other: usize| other != unit && self.units[other].locks && case.units[unit].meets(&case.units[other]);
-        !me.todo.is_empty() && !(locks && (0..self.units.len()).any(held))
+        !(me.todo.is_empty() || locks && (0..self.units.len()).any(held))
     }
 
     fn step_unit(&mut self, case: &Case, unit: usize) {

@@ -220,9 +220,8 @@ impl Session {
         } else {
             out.to_server.extend_from_slice(whole);
         }
-        let action = script.statements.first().map(|statement| &statement.action);
-        let keep = !matches!(action, None | Some(Action::Pass | Action::Counted(_) | Action::Opaque(_)));
-        let text = if keep { Bytes::copy_from_slice(text) } else { Bytes::new() };
+        // Kept whatever the plan is: a schema change may turn a read into a write.
+        let text = Bytes::copy_from_slice(text);
         let prepared = Prepared { script, text, types: types.into(), asked };
         let put = if taken { Bytes::new() } else { Bytes::copy_from_slice(name) };
         self.expect(Expect::Parse { shown: true, name: put });
@@ -255,6 +254,7 @@ impl Session {
             self.statements.put_portal(portal, Portal { statement: None, binary: false, asked: false });
             return Ok(self.forward(whole, out, Expect::Bind { shown: true }));
         };
+        let Some(prepared) = self.replanned(name, prepared)? else { return Ok(false) };
         let params = super::capture::BindParams::read(fields, &prepared.types).map_err(Fault::Client)?;
         let evident = self.capture_bind(&prepared, &params)?;
         let asked = prepared.asked || !evident && self.ask_instead(&prepared, out);
@@ -267,6 +267,26 @@ impl Session {
         self.expect(Expect::Bind { shown: true });
         self.statements.put_portal(portal, Portal { statement: Some(prepared), binary, asked });
         Ok(true)
+    }
+
+    /// A statement prepared under an older schema is planned anew: a partition, a trigger, another key may be there since.
+    /// `None`: wait for the catalog first.
+    fn replanned(&mut self, name: &[u8], prepared: Prepared) -> Result<Option<Prepared>, Fault> {
+        if prepared.script.epoch == self.shared.catalog.now().epoch || !self.captures() {
+            return Ok(Some(prepared));
+        }
+        let Some(script) = self.plan(&prepared.text)? else { return Ok(None) };
+        let suffix = |script: &Script| Some(super::asked_of(script.statements.first()?)?.suffix.clone());
+        if prepared.asked && suffix(&script) != suffix(&prepared.script) {
+            // The server's text carries the old RETURNING, which names another key.
+            let old = prepared.script.statements.first().and_then(super::asked_of);
+            let tables = old.map(|asked| asked.tables.clone()).unwrap_or_default();
+            tables.into_iter().for_each(|table| self.keys.dirty(table, Reason::Uncaptured));
+            return Ok(Some(prepared));
+        }
+        let prepared = Prepared { script, ..prepared };
+        self.statements.put(name, prepared.clone());
+        Ok(Some(prepared))
     }
 
     /// Bind with our columns behind the client's: format codes must count them where the client gives one for each.
