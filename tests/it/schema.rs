@@ -41,7 +41,7 @@ async fn schema_changes_are_repeated_where_the_session_meant_them() {
     // The same by the extended protocol.
     client.execute("CREATE TABLE e (id int PRIMARY KEY)", &[]).await.expect("created");
     client.execute("INSERT INTO e VALUES ($1)", &[&5_i32]).await.expect("inserted");
-    tandem.settled().await;
+    tandem.caught_up().await;
     assert_eq!(rows(&target_url, TABLES).await, rows(&origin_url, TABLES).await, "{}", tandem.log());
     for table in ["public.t", "one.t", "two.u", "one.e"] {
         let query = format!("SELECT * FROM {table} ORDER BY 1");
@@ -74,7 +74,7 @@ async fn a_statement_prepared_before_a_schema_change_captures_by_the_new_schema(
     rows(&url, "SELECT * FROM p2").await;
     client.execute(&insert, &[&2_i32, &11_i32]).await.expect("inserted");
     client.execute(&update, &[&1_i32]).await.expect("updated");
-    tandem.settled().await;
+    tandem.caught_up().await;
     for table in ["p", "t"] {
         let query = format!("SELECT * FROM {table} ORDER BY 1");
         assert_eq!(rows(&target_url, &query).await, rows(&origin_url, &query).await, "{table}: {}", tandem.log());

@@ -85,6 +85,11 @@ impl Tandem {
         self.status_is("settled", is_settled).await;
     }
 
+    /// Wait until everything that was written is paid; what is parked or dirty stays so.
+    pub(crate) async fn caught_up(&self) {
+        self.status_is("caught up", has_caught_up).await;
+    }
+
     /// Wait until the mirror is in this phase.
     pub(crate) async fn mirror_is(&self, phase: &str) {
         self.status_is(phase, |status| status["mirror"]["phase"] == phase).await;
