@@ -128,6 +128,8 @@ struct Relay<C, S, A> {
     to_client: BytesMut,
     to_server: BytesMut,
     client_gone: bool,
+    /// The client left inside a message: end the stream to the server when what was forwarded is written.
+    close_server: bool,
     patience: Option<Pin<Box<Sleep>>>,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
     stopping: bool,
@@ -150,6 +152,7 @@ where
         to_client: BytesMut::new(),
         to_server: BytesMut::new(),
         client_gone: false,
+        close_server: false,
         patience: None,
         stop: Box::pin(stop.cancelled_owned()),
         stopping: false,
@@ -188,6 +191,9 @@ where
     /// Write what is left over, and let the session go on with what it waited for.
     fn drive(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<bool, End> {
         let mut moved = rest(&mut self.server, &mut self.to_server, cx)?;
+        if self.close_server && self.to_server.is_empty() {
+            self.close_server = Pin::new(&mut self.server).poll_shutdown(cx)?.is_pending();
+        }
         if self.client_gone {
             self.to_client.clear();
         } else if let Err(error) = rest(&mut self.client, &mut self.to_client, cx).map(|did| moved |= did) {
@@ -294,7 +300,12 @@ where
         self.client_gone = true;
         self.from_client.clear();
         self.to_client.clear();
-        wire::bare(&mut self.to_server, front::TERMINATE);
+        if self.session.inside_message() {
+            // Nothing may be put inside a message: the end of the stream says it.
+            self.close_server = true;
+        } else {
+            wire::bare(&mut self.to_server, front::TERMINATE);
+        }
         self.patience = Some(Box::pin(sleep(ABANDONED)));
     }
 

@@ -100,7 +100,7 @@ impl Tandem {
         self.status_is("paying", |status| status["mirror"]["paid_keys"].as_u64() > Some(0)).await;
     }
 
-    async fn status_is(&self, what: &str, is: impl Fn(&serde_json::Value) -> bool) {
+    pub(crate) async fn status_is(&self, what: &str, is: impl Fn(&serde_json::Value) -> bool) {
         let mut last = String::new();
         for _ in 0..6_000 {
             match self.client().get("/v1/status").await {

@@ -256,6 +256,11 @@ impl Session {
         matches!(self.wait, Wait::Nothing) && self.pieces.is_none()
     }
 
+    /// Was a message forwarded in part?
+    pub fn inside_message(&self) -> bool {
+        self.front_rest.0 > 0
+    }
+
     /// May more be taken from the server now?
     pub fn wants_server(&self) -> bool {
         !self.holding
