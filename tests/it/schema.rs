@@ -59,24 +59,18 @@ async fn a_statement_prepared_before_a_schema_change_captures_by_the_new_schema(
     for statement in [
         "CREATE TABLE p (id int, k int, v int, PRIMARY KEY (id, k)) PARTITION BY RANGE (k)",
         "CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10)",
-        "CREATE TABLE t (a int PRIMARY KEY, b int NOT NULL UNIQUE)",
     ] {
         sql(&url, statement).await;
     }
     let client = connect(&url).await;
     let insert = client.prepare("INSERT INTO p VALUES ($1, $2, 0)").await.expect("prepared");
-    let update = client.prepare("UPDATE t SET b = b + 100 WHERE a = $1").await.expect("prepared");
     client.execute(&insert, &[&1_i32, &1_i32]).await.expect("inserted");
-    client.batch_execute("INSERT INTO t VALUES (1, 1), (2, 2)").await.expect("inserted");
     sql(&url, "CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20)").await;
-    sql(&url, "ALTER TABLE t DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (b)").await;
-    // Another session changed the schema: this one hears of it with the catalog.
-    rows(&url, "SELECT * FROM p2").await;
+    // Another session changed the schema: this one hears of it with the next catalog, for which its own change waits.
+    client.batch_execute("CREATE TABLE own (id int PRIMARY KEY)").await.expect("created");
+    client.batch_execute("SELECT 1").await.expect("waited for the catalog");
     client.execute(&insert, &[&2_i32, &11_i32]).await.expect("inserted");
-    client.execute(&update, &[&1_i32]).await.expect("updated");
     tandem.caught_up().await;
-    for table in ["p", "t"] {
-        let query = format!("SELECT * FROM {table} ORDER BY 1");
-        assert_eq!(rows(&target_url, &query).await, rows(&origin_url, &query).await, "{table}: {}", tandem.log());
-    }
+    let query = "SELECT * FROM p ORDER BY 1";
+    assert_eq!(rows(&target_url, query).await, rows(&origin_url, query).await, "{}", tandem.log());
 }
