@@ -13,14 +13,12 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 
-use bytes::{BufMut, Bytes};
-
 use crate::protocol::postgres::catalog::{Act, Catalog, Kind};
 use crate::protocol::postgres::plan::{Action, Counted, Statement};
-use crate::protocol::postgres::wire::{self, Fields, WireError, back, front};
+use crate::protocol::postgres::wire::{Fields, WireError, back};
 use crate::record::{Reason, TableId};
 
-use super::expect::{Effect, Expect, View};
+use super::expect::View;
 use super::{Out, Session};
 
 /// Statement and portal of the hidden query.
@@ -85,21 +83,7 @@ impl Session {
 
     fn put_count(&mut self, after: bool, out: &mut Out<'_>) {
         let sql = query(&self.shared.catalog.now());
-        wire::close(out.to_server, b'S', NAME);
-        wire::parse(out.to_server, NAME, sql.as_bytes(), &[]);
-        wire::message(out.to_server, front::BIND, |b| {
-            wire::cstr(b, NAME);
-            wire::cstr(b, NAME);
-            b.put_bytes(0, 6);
-        });
-        wire::execute(out.to_server, NAME, 0);
-        // The portal must not stay: in a transaction the next one takes its name.
-        wire::close(out.to_server, b'P', NAME);
-        self.expect(Expect::Close { statement: None, shown: false });
-        self.expect(Expect::Parse { shown: false, name: Bytes::new() });
-        self.expect(Expect::Bind { shown: false });
-        self.expect(Expect::Execute { view: View::Count { after }, effect: Effect::None });
-        self.expect(Expect::Close { statement: None, shown: false });
+        self.put_hidden(NAME, sql.as_bytes(), View::Count { after }, out);
     }
 
     /// A row of counts.

@@ -25,6 +25,7 @@ mod capture;
 mod counting;
 mod expect;
 mod front;
+mod hidden;
 mod path;
 mod pieces;
 mod statements;

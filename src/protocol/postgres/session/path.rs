@@ -3,12 +3,10 @@
 //! The server is asked once, by a hidden query, before the first schema change; again after whatever may have changed
 //! the answer.
 
-use bytes::BufMut;
-
 use crate::protocol::postgres::plan::{Action, Script};
 use crate::protocol::postgres::wire::{self, Fields, WireError, back, front};
 
-use super::expect::{Effect, Expect, View};
+use super::expect::{Expect, View};
 use super::{Out, Session, Wait};
 
 const NAME: &[u8] = b"tandem path";
@@ -31,20 +29,7 @@ impl Session {
         // Between units it is one of its own; behind messages of the client, it is one of theirs.
         let alone = !self.open_started;
         self.path = Some(String::new());
-        wire::close(out.to_server, b'S', NAME);
-        wire::parse(out.to_server, NAME, SQL, &[]);
-        wire::message(out.to_server, front::BIND, |b| {
-            wire::cstr(b, NAME);
-            wire::cstr(b, NAME);
-            b.put_bytes(0, 6);
-        });
-        wire::execute(out.to_server, NAME, 0);
-        wire::close(out.to_server, b'P', NAME);
-        self.expect(Expect::Close { statement: None, shown: false });
-        self.expect(Expect::Parse { shown: false, name: bytes::Bytes::new() });
-        self.expect(Expect::Bind { shown: false });
-        self.expect(Expect::Execute { view: View::Path, effect: Effect::None });
-        self.expect(Expect::Close { statement: None, shown: false });
+        self.put_hidden(NAME, SQL, View::Path, out);
         self.asking += 1;
         if alone {
             wire::bare(out.to_server, front::SYNC);

@@ -1,0 +1,30 @@
+//! A query of our own among the client's messages. It runs under a name of its own in the extended protocol, so the
+//! client's unnamed statement and portal are left alone.
+
+use bytes::{BufMut, Bytes};
+
+use crate::protocol::postgres::wire::{self, front};
+
+use super::expect::{Effect, Expect, View};
+use super::{Out, Session};
+
+impl Session {
+    /// Put a hidden query without parameters; `view` says who takes its rows. The caller flushes or syncs.
+    pub(super) fn put_hidden(&mut self, name: &[u8], sql: &[u8], view: View, out: &mut Out<'_>) {
+        wire::close(out.to_server, b'S', name);
+        wire::parse(out.to_server, name, sql, &[]);
+        wire::message(out.to_server, front::BIND, |b| {
+            wire::cstr(b, name);
+            wire::cstr(b, name);
+            b.put_bytes(0, 6);
+        });
+        wire::execute(out.to_server, name, 0);
+        // The portal must not stay: in a transaction the next one takes its name.
+        wire::close(out.to_server, b'P', name);
+        self.expect(Expect::Close { statement: None, shown: false });
+        self.expect(Expect::Parse { shown: false, name: Bytes::new() });
+        self.expect(Expect::Bind { shown: false });
+        self.expect(Expect::Execute { view, effect: Effect::None });
+        self.expect(Expect::Close { statement: None, shown: false });
+    }
+}
