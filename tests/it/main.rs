@@ -17,3 +17,4 @@ mod schema;
 mod settings;
 mod support;
 mod transcript;
+mod two_phase;

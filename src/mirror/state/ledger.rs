@@ -54,16 +54,25 @@ pub struct Ledger {
 struct Unit {
     record: Record,
     seen: Instant,
-    /// The two-phase transaction that it became.
+    /// The two-phase transactions that it, or a later record of the same transaction, may have become.
     prepared: Option<Prepared>,
     ddl: bool,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Prepared {
-    name: Box<[u8]>,
+    names: Vec<Box<[u8]>>,
     /// Where the journal says that its PREPARE was answered: asked about after that, the backend no longer matters.
     sure: Option<Lsn>,
+}
+
+impl Unit {
+    /// It may be part of these two-phase transactions.
+    fn prepare(&mut self, names: &[Box<[u8]>]) {
+        if !names.is_empty() {
+            self.prepared.get_or_insert_default().names.extend_from_slice(names);
+        }
+    }
 }
 
 /// Coalesced keys of ended units.
@@ -168,13 +177,16 @@ impl Ledger {
     fn record(&mut self, lsn: Lsn, payload: Bytes, now: Instant) -> Result<(), Malformed> {
         let record = Record::parse(payload)?;
         let mut unit = Unit { record, seen: now, prepared: None, ddl: false };
+        let mut names: Vec<Box<[u8]>> = Vec::new();
         for item in unit.record.items() {
             match item {
-                Item::Prepared(name) => unit.prepared = Some(Prepared { name: name.into(), sure: None }),
+                Item::Prepared(name) => names.push(name.into()),
                 Item::Ddl(..) => unit.ddl = true,
                 Item::Key { .. } | Item::Table(_) | Item::Dirty(..) => {}
             }
         }
+        self.prepare_earlier(unit.record.backend, &names);
+        unit.prepare(&names);
         if unit.record.backend.id == 0 {
             // Nobody executes it on the primary: the mirror's own retries and repairs, ended when written.
             self.end(lsn, lsn, unit, Some(Outcome::Committed));
@@ -182,6 +194,14 @@ impl Ledger {
             self.open.insert(lsn, unit);
         }
         Ok(())
+    }
+
+    /// A large or pipelined transaction has several records, and only the last of them names what it became. All that
+    /// its backend left and nobody answered yet may belong to it.
+    fn prepare_earlier(&mut self, backend: Backend, names: &[Box<[u8]>]) {
+        let answered = |unit: &Unit| unit.prepared.as_ref().is_some_and(|prepared| prepared.sure.is_some());
+        let of_backend = self.open.values_mut().filter(|unit| !names.is_empty() && unit.record.backend == backend);
+        of_backend.filter(|unit| !answered(unit)).for_each(|unit| unit.prepare(names));
     }
 
     fn outcome(&mut self, at: Lsn, of: Lsn, outcome: Outcome) {
@@ -225,10 +245,9 @@ impl Ledger {
     pub fn lost(&mut self, since: Instant) -> (Vec<Backend>, Vec<Box<[u8]>>) {
         self.asked = self.next;
         let lost = self.open.values().filter(|unit| unit.seen <= since);
-        let (backends, prepared): (HashSet<_>, HashSet<_>) = lost
-            .map(|unit| (unit.record.backend, unit.prepared.as_ref().map(|prepared| prepared.name.clone())))
-            .unzip();
-        (backends.into_iter().collect(), prepared.into_iter().flatten().collect())
+        let backends: HashSet<_> = lost.clone().map(|unit| unit.record.backend).collect();
+        let names: HashSet<_> = lost.filter_map(|unit| unit.prepared.as_ref()).flat_map(|all| &all.names).collect();
+        (backends.into_iter().collect(), names.into_iter().cloned().collect())
     }
 
     /// The answer: units read before `since` whose executors are proven gone have ended. A two-phase transaction ends
@@ -245,7 +264,8 @@ impl Ledger {
                 && match &unit.prepared {
                     None => backend,
                     Some(prepared) => {
-                        (prepared.sure.is_some_and(|at| at < asked) || backend) && names.contains(&prepared.name)
+                        (prepared.sure.is_some_and(|at| at < asked) || backend)
+                            && prepared.names.iter().all(|name| names.contains(name))
                     }
                 }
         };
@@ -542,6 +562,45 @@ mod tests {
         let refused = script.unit(build);
         script.ends(refused, Outcome::Aborted);
         assert!(script.ledger.open.is_empty());
+    }
+
+    #[test]
+    fn every_record_of_a_transaction_that_was_prepared_waits_for_its_name_promise_3() {
+        let mut script = Script::new();
+        let spilled = script.unit(|buf| buf.key(T, b"a", false));
+        let last = script.unit(|buf| buf.prepared(b"gid"));
+        script.ends(spilled, Outcome::Committed);
+        script.ends(last, Outcome::Committed);
+        let later = script.unit(|buf| buf.key(T, b"b", false));
+        script.ends(later, Outcome::Committed);
+        assert_eq!(keys(&script.ledger.freeze()), [(b"b".to_vec(), false)], "the first is still in doubt");
+        assert_eq!(script.ledger.paid(), spilled);
+        assert_eq!(script.gone(true, b"other"), 0);
+        assert_eq!(script.gone(false, b"gid"), 2);
+        assert_eq!(keys(&script.ledger.freeze()), [(b"a".to_vec(), false)]);
+    }
+
+    #[test]
+    fn a_unit_with_two_names_waits_for_both() {
+        let mut script = Script::new();
+        let unit = script.unit(|buf| {
+            buf.prepared(b"one");
+            buf.prepared(b"two");
+        });
+        script.ends(unit, Outcome::Committed);
+        script.ledger.lost(script.now);
+        let gone = |names: &[&[u8]]| Gone { backends: Vec::new(), prepared: names.iter().map(|&n| n.into()).collect() };
+        assert_eq!(script.ledger.gone(&gone(&[b"one"]), script.now), 0);
+        assert_eq!(script.ledger.gone(&gone(&[b"one", b"two"]), script.now), 1);
+    }
+
+    #[test]
+    fn what_a_backend_did_before_an_answered_prepare_does_not_wait_for_the_next_name() {
+        let mut script = Script::new();
+        let first = script.unit(|buf| buf.prepared(b"one"));
+        script.ends(first, Outcome::Committed);
+        script.unit(|buf| buf.prepared(b"two"));
+        assert_eq!(script.gone(false, b"one"), 1);
     }
 
     #[test]

@@ -1,0 +1,42 @@
+//! Two-phase transactions: what they wrote is owed until somebody ends them, on whatever connection (promise 3).
+
+use crate::support::stage::Stage;
+use crate::support::{connect, rows, sql};
+
+const SCHEMA: &str = "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE other (id int PRIMARY KEY);";
+const TABLES: &[&str] = &["t", "other"];
+
+async fn stage() -> Stage {
+    Stage::new(SCHEMA, "", &["max_prepared_transactions = 5"]).await
+}
+
+/// Everything that ended so far is paid: a write behind it has arrived.
+async fn paid_so_far(stage: &Stage, mark: u32) {
+    sql(&stage.url(), &format!("INSERT INTO other VALUES ({mark})")).await;
+    let target = stage.target.url("postgres");
+    while rows(&target, &format!("SELECT 1 FROM other WHERE id = {mark}")).await.is_empty() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_record_of_a_prepared_transaction_is_owed_until_it_is_committed() {
+    let stage = stage().await;
+    // Keys too many for memory go to the journal before the transaction's end, as several records.
+    let large = "INSERT INTO t SELECT n, 'large' FROM generate_series(1, 40000) n";
+    let steps: &[(&str, &[&str])] = &[
+        ("large", &["BEGIN", large, "UPDATE t SET v = 'last' WHERE id = 1", "PREPARE TRANSACTION 'large'"]),
+        ("one", &["BEGIN; INSERT INTO t VALUES (50001, 'a'), (50002, 'b'); PREPARE TRANSACTION 'one'"]),
+    ];
+    for (mark, (gid, statements)) in steps.iter().enumerate() {
+        let client = connect(&stage.url()).await;
+        for statement in *statements {
+            client.batch_execute(statement).await.expect(statement);
+        }
+        paid_so_far(&stage, mark as u32).await;
+        sql(&stage.origin.url("postgres"), &format!("COMMIT PREPARED '{gid}'")).await;
+        drop(client);
+        stage.assert_equal(TABLES).await;
+    }
+    assert_eq!(rows(&stage.target.url("postgres"), "SELECT count(*) FROM t").await, ["40002"]);
+}
