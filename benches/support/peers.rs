@@ -1,0 +1,134 @@
+//! What stands between clients and a server: tandem, and who it is compared with, as child processes.
+
+use std::fs::File;
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use tandem::sandbox::{Postgres, Sandbox, free_port};
+
+/// The binary of this build.
+const TANDEM: &str = env!("CARGO_BIN_EXE_tandem");
+/// Where pgbouncer is.
+const PGBOUNCER: &str = "TANDEM_BENCH_PGBOUNCER";
+/// Longest time for a start, and for a mirror to catch up.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// A proxy that runs; dropped, it is killed.
+pub(crate) struct Proxy {
+    child: Child,
+    sandbox: Sandbox,
+    log: PathBuf,
+    /// Where clients connect.
+    pub(crate) port: u16,
+    /// Where its API is, if it is tandem.
+    admin: u16,
+}
+
+impl Proxy {
+    /// tandem between a database of `origin` and one of `target`, with more lines of configuration. It is ready.
+    pub(crate) fn tandem(sandbox: &Sandbox, origin: &str, target: &str, more: &str) -> Result<Proxy> {
+        let (port, admin) = (free_port(), free_port());
+        let dir = sandbox.dir().join(format!("tandem-{port}"));
+        std::fs::create_dir(&dir)?;
+        let text = format!(
+            "[[listen]]\nwire = \"postgres\"\naddress = \"127.0.0.1:{port}\"\n[origin]\nurl = \"{origin}\"\n\
+             [target]\nurl = \"{target}\"\n[admin]\naddress = \"127.0.0.1:{admin}\"\n{more}\n"
+        );
+        std::fs::write(dir.join("proxy.toml"), text)?;
+        let mut command = Command::new(TANDEM);
+        command.arg("run").current_dir(&dir);
+        let mut proxy = Proxy::start(sandbox, command, port, admin, &dir)?;
+        proxy.wait("ready", |proxy| Ok(proxy.status().is_ok_and(|status| status["readiness"] == "ready")))?;
+        Ok(proxy)
+    }
+
+    /// pgbouncer with session pooling. `None`: nobody said where it is.
+    pub(crate) fn pgbouncer(sandbox: &Sandbox, server: &Postgres) -> Result<Option<Proxy>> {
+        let Some(program) = std::env::var_os(PGBOUNCER) else { return Ok(None) };
+        let port = free_port();
+        let dir = sandbox.dir().join(format!("pgbouncer-{port}"));
+        std::fs::create_dir(&dir)?;
+        let users = dir.join("users.txt");
+        std::fs::write(&users, "\"postgres\" \"\"\n")?;
+        let text = format!(
+            "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+             auth_type = trust\nauth_file = {}\npool_mode = session\ndefault_pool_size = 100\nunix_socket_dir =\n\
+             log_connections = 0\nlog_disconnections = 0\n",
+            server.port(),
+            users.display()
+        );
+        std::fs::write(dir.join("pgbouncer.ini"), text)?;
+        let mut command = Command::new(program);
+        // As root it refuses to run as root.
+        if std::fs::metadata(&dir).is_ok_and(|it| std::os::unix::fs::MetadataExt::uid(&it) == 0) {
+            command.args(["-u", "nobody"]);
+        }
+        command.arg("-q").arg(dir.join("pgbouncer.ini"));
+        let mut proxy = Proxy::start(sandbox, command, port, 0, &dir)?;
+        proxy.wait("ready", |proxy| Ok(TcpStream::connect(("127.0.0.1", proxy.port)).is_ok()))?;
+        Ok(Some(proxy))
+    }
+
+    /// What to say without it.
+    pub(crate) fn no_pgbouncer() -> String {
+        format!("not compared with pgbouncer: say where it is, such as {PGBOUNCER}=/usr/sbin/pgbouncer")
+    }
+
+    fn start(sandbox: &Sandbox, mut command: Command, port: u16, admin: u16, dir: &Path) -> Result<Proxy> {
+        let log = dir.join("log");
+        let file = File::create(&log)?;
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        let child = command.spawn().with_context(|| format!("starting {}", command.get_program().display()))?;
+        sandbox.remember(child.id())?;
+        Ok(Proxy { child, sandbox: sandbox.clone(), log, port, admin })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What tandem says of itself.
+    pub(crate) fn status(&self) -> Result<Value> {
+        let admin = format!("http://127.0.0.1:{}", self.admin);
+        let output = Command::new(TANDEM).args(["status", "--json", "--admin", &admin]).output()?;
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+
+    /// Wait until the target has everything.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        let fields = ["lag_records", "lag_keys", "lag_bytes", "dirty", "parked"];
+        self.wait("settled", |proxy| {
+            let status = proxy.status()?;
+            Ok(fields.iter().all(|field| status["mirror"][field].as_u64() == Some(0)))
+        })
+    }
+
+    fn wait(&mut self, what: &str, is: impl Fn(&Proxy) -> Result<bool>) -> Result<()> {
+        for _ in 0..PATIENCE.as_millis() / LOOK.as_millis() {
+            if is(self)? {
+                return Ok(());
+            }
+            if self.child.try_wait()?.is_some() {
+                break;
+            }
+            sleep(LOOK);
+        }
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        bail!("never {what}: {:?}\n{log}", self.status().ok())
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.sandbox.forget(self.child.id());
+    }
+}
