@@ -32,6 +32,7 @@ fn catalog() -> Catalog {
         has_default: false,
         binary_safe: true,
     };
+    let columns = vec![column("aid", 1), column("bid", 2), column("abalance", 3)];
     let relation = Relation {
         oid: 1,
         id: TableId::of("public", "pgbench_accounts"),
@@ -39,8 +40,8 @@ fn catalog() -> Catalog {
         name: "pgbench_accounts".to_owned(),
         kind: Kind::Table,
         unlogged: false,
-        columns: vec![column("aid", 1), column("bid", 2), column("abalance", 3)],
-        key: Some(Key { name: "pgbench_accounts_pkey".to_owned(), columns: vec![0] }),
+        key: Some(Key::new("pgbench_accounts_pkey".to_owned(), vec![0], &columns)),
+        columns,
         parents: Vec::new(),
         children: Vec::new(),
         hazards: Hazards::default(),

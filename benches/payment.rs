@@ -24,7 +24,8 @@ fn owed(keys: std::ops::Range<i64>) -> Owed {
     let mut owed = Owed::default();
     let table = owed.keys.entry(TableId::of("public", "t")).or_default();
     for id in keys {
-        let mut bytes = Vec::with_capacity(9);
+        let mut bytes = Vec::with_capacity(13);
+        key::Layout::of([("id", "pg_catalog.int8")]).begin(&mut bytes);
         key::push(&mut bytes, &id.to_be_bytes());
         table.insert(bytes.into(), false);
     }

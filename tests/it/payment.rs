@@ -82,14 +82,16 @@ fn table(name: &str) -> TableId {
     TableId::of("public", name)
 }
 
-fn bytes(columns: &[&[u8]]) -> Box<[u8]> {
+/// A key of these columns, each given as name and type.
+fn bytes(of: &[(&str, &str)], columns: &[&[u8]]) -> Box<[u8]> {
     let mut out = Vec::new();
+    key::Layout::of(of.iter().copied()).begin(&mut out);
     columns.iter().for_each(|column| key::push(&mut out, column));
     out.into()
 }
 
 fn int(value: i32) -> Box<[u8]> {
-    bytes(&[&value.to_be_bytes()])
+    bytes(&[("id", "pg_catalog.int4")], &[&value.to_be_bytes()])
 }
 
 /// Owe these integer keys.
@@ -178,19 +180,21 @@ async fn keys_of_every_form_find_their_rows() {
     let mut one = |name: &str, key: Box<[u8]>| {
         all.keys.entry(table(name)).or_default().insert(key, false);
     };
-    one("e", bytes(&[b"bad", b"a", b"x"]));
-    one("e", bytes(&[b"ok", b"a", b"x"]));
-    one("e", bytes(&[b"ok", b"gone", b"x"]));
+    let e = [("m", "public.mood"), ("c", "pg_catalog.bpchar"), ("d", "public.code")];
+    one("e", bytes(&e, &[b"bad", b"a", b"x"]));
+    one("e", bytes(&e, &[b"ok", b"a", b"x"]));
+    one("e", bytes(&e, &[b"ok", b"gone", b"x"]));
     // 1.5: two digits, weight 0, positive, scale 1.
-    one("n", bytes(&[&[0, 2, 0, 0, 0, 0, 0, 1, 0, 1, 19, 136]]));
+    one("n", bytes(&[("k", "pg_catalog.numeric")], &[&[0, 2, 0, 0, 0, 0, 0, 1, 0, 1, 19, 136]]));
     // One month, thirty days, 29 days and 24 hours are equal: three spellings of one key.
     for (micros, days, months) in [(0_i64, 0_i32, 1_i32), (0, 30, 0), (86_400_000_000, 29, 0)] {
         let spelling = [&micros.to_be_bytes()[..], &days.to_be_bytes(), &months.to_be_bytes()].concat();
-        one("i", bytes(&[&spelling]));
+        one("i", bytes(&[("k", "pg_catalog.interval")], &[&spelling]));
     }
     let mut uuid = [0; 16];
     uuid[15] = 1;
-    one("ts", bytes(&[&1_000_000_i64.to_be_bytes(), &uuid, b"b"]));
+    let ts = [("k", "pg_catalog.timestamptz"), ("u", "pg_catalog.uuid"), ("b", "pg_catalog.bytea")];
+    one("ts", bytes(&ts, &[&1_000_000_i64.to_be_bytes(), &uuid, b"b"]));
     let paid = world.pay(&all).await;
     assert_eq!((paid.rows, paid.refused), (5, vec![]));
     for name in ["e", "n", "i", "ts"] {
@@ -357,7 +361,8 @@ async fn partitions_are_paid_through_their_root() {
         CREATE TABLE whole PARTITION OF m FOR VALUES FROM (0) TO (100)";
     let mut world = World::with(origin, target).await;
     world.origin("INSERT INTO m VALUES (1, 1, 'a'), (2, 11, 'b')").await;
-    let key = |id: i32, at: i32| bytes(&[&id.to_be_bytes(), &at.to_be_bytes()]);
+    let of = [("id", "pg_catalog.int4"), ("at", "pg_catalog.int4")];
+    let key = |id: i32, at: i32| bytes(&of, &[&id.to_be_bytes(), &at.to_be_bytes()]);
     let mut all = Owed::default();
     all.keys.entry(table("m1")).or_default().insert(key(1, 1), false);
     all.keys.entry(table("m")).or_default().insert(key(2, 11), false);

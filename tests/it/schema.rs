@@ -59,18 +59,79 @@ async fn a_statement_prepared_before_a_schema_change_captures_by_the_new_schema(
     for statement in [
         "CREATE TABLE p (id int, k int, v int, PRIMARY KEY (id, k)) PARTITION BY RANGE (k)",
         "CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10)",
+        "CREATE TABLE t (a int PRIMARY KEY, b int NOT NULL UNIQUE, v int)",
+        "CREATE TABLE s (a serial PRIMARY KEY, b int NOT NULL UNIQUE DEFAULT (random() * 1e9)::int, c int)",
     ] {
         sql(&url, statement).await;
     }
     let client = connect(&url).await;
     let insert = client.prepare("INSERT INTO p VALUES ($1, $2, 0)").await.expect("prepared");
+    let update = client.prepare("UPDATE t SET v = v + 100 WHERE a = $1").await.expect("prepared");
+    let asked = client.prepare("INSERT INTO s (c) VALUES ($1) RETURNING c").await.expect("prepared");
     client.execute(&insert, &[&1_i32, &1_i32]).await.expect("inserted");
+    client.batch_execute("INSERT INTO t VALUES (1, 1, 0), (2, 2, 0)").await.expect("inserted");
+    client.execute(&asked, &[&1_i32]).await.expect("inserted");
     sql(&url, "CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20)").await;
-    // Another session changed the schema: this one hears of it with the next catalog, for which its own change waits.
-    client.batch_execute("CREATE TABLE own (id int PRIMARY KEY)").await.expect("created");
-    client.batch_execute("SELECT 1").await.expect("waited for the catalog");
+    sql(&url, "ALTER TABLE t DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (b)").await;
+    sql(&url, "ALTER TABLE s DROP CONSTRAINT s_pkey, ADD PRIMARY KEY (b)").await;
+    // Another session changed the schema: when it was told, all sessions know.
     client.execute(&insert, &[&2_i32, &11_i32]).await.expect("inserted");
+    client.execute(&update, &[&1_i32]).await.expect("updated");
+    assert_eq!(client.query_one(&asked, &[&2_i32]).await.expect("inserted").get::<_, i32>(0), 2);
     tandem.caught_up().await;
-    let query = "SELECT * FROM p ORDER BY 1";
+    for table in ["p", "t", "s"] {
+        let query = format!("SELECT * FROM {table} ORDER BY 1");
+        assert_eq!(rows(&target_url, &query).await, rows(&origin_url, &query).await, "{table}: {}", tandem.log());
+    }
+    tandem.settled().await; // Nothing is dirty.
+}
+
+/// Keys that were captured under the old key, under the new one, and on both sides of the change are all paid.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_gets_another_key_under_load() {
+    let (origin, target) = pair();
+    let (origin_url, target_url) = (origin.url("postgres"), target.url("postgres"));
+    let tandem = Tandem::start(&origin_url, &target_url, "[mirror]\nself_repair = false").await;
+    let url = tandem.url("postgres");
+    sql(&url, "CREATE TABLE t (a int NOT NULL UNIQUE, b bigint NOT NULL UNIQUE, v int NOT NULL, CONSTRAINT k PRIMARY KEY (a))")
+        .await;
+    sql(&url, "INSERT INTO t SELECT n, 1000 + n, 0 FROM generate_series(1, 50) n").await;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let writers: Vec<_> =
+        (0..4_i32).map(|writer| tokio::spawn(write_until(url.clone(), writer, stop.clone()))).collect();
+    for key in ["b", "a", "a, b", "b", "a"] {
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        sql(&url, &format!("ALTER TABLE t DROP CONSTRAINT k, ADD CONSTRAINT k PRIMARY KEY ({key})")).await;
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    stop.cancel();
+    let mut written = 0;
+    for writer in writers {
+        written += writer.await.expect("a writer that did not fail");
+    }
+    assert!(written > 100, "only {written} writes");
+    tandem.caught_up().await;
+    let query = "SELECT * FROM t ORDER BY a";
     assert_eq!(rows(&target_url, query).await, rows(&origin_url, query).await, "{}", tandem.log());
+}
+
+async fn write_until(url: String, writer: i32, stop: tokio_util::sync::CancellationToken) -> u64 {
+    let client = connect(&url).await;
+    let by_a = client.prepare("UPDATE t SET v = v + 1 WHERE a = $1").await.expect("prepared");
+    let by_b = client.prepare("UPDATE t SET v = v + 1 WHERE b = $1").await.expect("prepared");
+    let mut written = 0;
+    while !stop.is_cancelled() {
+        let row = (written as i32 * 7 + writer * 13) % 50 + 1;
+        client.execute(&by_a, &[&row]).await.expect("updated by a");
+        client.execute(&by_b, &[&(1000 + i64::from(row))]).await.expect("updated by b");
+        let fresh = 100_000 * (writer + 1) + written as i32;
+        let text = format!(
+            "BEGIN; INSERT INTO t VALUES ({fresh}, {fresh}, 0); UPDATE t SET b = -b WHERE a = {fresh}; COMMIT; \
+             DELETE FROM t WHERE a = {fresh} AND v = {}",
+            written % 2
+        );
+        client.batch_execute(&text).await.expect("written");
+        written += 1;
+    }
+    written
 }

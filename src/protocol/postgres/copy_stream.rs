@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::catalog::Relation;
-use super::key::{self, Form, NotEvident};
+use super::key::{self, Form, Layout, NotEvident};
 use super::plan::{CopyFormat, CopyIn};
 use crate::record::{Reason, RecordBuf};
 
@@ -46,10 +46,15 @@ impl CopyStream {
     fn read(
         &mut self,
         keys: &mut RecordBuf,
-        step: impl FnOnce(&mut Reader, &mut dyn FnMut(&[u8])) -> Result<(), NotEvident>,
+        step: impl FnOnce(&mut Reader, &mut dyn FnMut(&mut [u8])) -> Result<(), NotEvident>,
     ) {
         let tables = &self.tables;
-        let mut owe = |key: &[u8]| tables.iter().for_each(|table| keys.key(table.id, key, false));
+        let mut owe = |key: &mut [u8]| {
+            for table in tables {
+                table.key.iter().for_each(|of| of.layout.replace(key));
+                keys.key(table.id, key, false);
+            }
+        };
         if self.reader.as_mut().is_some_and(|reader| step(reader, &mut owe).is_err()) {
             self.reader = None;
         }
@@ -114,7 +119,7 @@ impl Reader {
 
     /// Read a chunk; `emit` gets each row's key in canonical form. After an error the table is dirty and nothing more
     /// may be fed.
-    fn feed(&mut self, chunk: &[u8], emit: &mut dyn FnMut(&[u8])) -> Result<(), NotEvident> {
+    fn feed(&mut self, chunk: &[u8], emit: &mut dyn FnMut(&mut [u8])) -> Result<(), NotEvident> {
         let mut parser = std::mem::replace(&mut self.parser, Parser::Binary(Binary::default()));
         let read = match &mut parser {
             Parser::Text(text) => chunk.iter().try_for_each(|&byte| text.byte(self, byte, emit)),
@@ -126,7 +131,7 @@ impl Reader {
     }
 
     /// The client sent CopyDone: a last line may lack its newline.
-    fn finish(&mut self, emit: &mut dyn FnMut(&[u8])) -> Result<(), NotEvident> {
+    fn finish(&mut self, emit: &mut dyn FnMut(&mut [u8])) -> Result<(), NotEvident> {
         match &self.parser {
             Parser::Text(text) if text.lines.open() => self.feed(b"\n", emit),
             Parser::Csv(csv) if csv.lines.open() => self.feed(b"\n", emit),
@@ -177,10 +182,11 @@ impl Reader {
     /// A row is complete; `value` makes a canonical value of a field's bytes.
     fn end_row(
         &mut self,
-        emit: &mut dyn FnMut(&[u8]),
+        emit: &mut dyn FnMut(&mut [u8]),
         value: impl Fn(Form, i32, u32, &[u8], &mut Vec<u8>) -> Result<(), NotEvident>,
     ) -> Result<(), NotEvident> {
         self.key.clear();
+        Layout::default().begin(&mut self.key);
         let mut canonical = Vec::new();
         // A row that is short, or whose key is NULL, is refused by the server.
         let whole = self.fields.iter().all(|field| field.seen && !field.null);
@@ -190,7 +196,7 @@ impl Reader {
                 value(Form::of(column), column.typmod, column.base_oid, &field.bytes, &mut canonical)?;
                 key::push(&mut self.key, &canonical);
             }
-            emit(&self.key);
+            emit(&mut self.key);
         }
         self.clear();
         Ok(())
@@ -250,7 +256,7 @@ struct Text {
 }
 
 impl Text {
-    fn byte(&mut self, row: &mut Reader, byte: u8, emit: &mut dyn FnMut(&[u8])) -> Result<(), NotEvident> {
+    fn byte(&mut self, row: &mut Reader, byte: u8, emit: &mut dyn FnMut(&mut [u8])) -> Result<(), NotEvident> {
         if self.lines.done || self.lines.swallow(byte) {
             return Ok(());
         }
@@ -278,7 +284,7 @@ impl Text {
         }
     }
 
-    fn end_line(&mut self, row: &mut Reader, by: u8, emit: &mut dyn FnMut(&[u8])) -> Result<(), NotEvident> {
+    fn end_line(&mut self, row: &mut Reader, by: u8, emit: &mut dyn FnMut(&mut [u8])) -> Result<(), NotEvident> {
         if self.lines.is_end_marker() {
             self.lines.done = true;
             return Ok(());
@@ -348,7 +354,7 @@ enum Quoting {
 }
 
 impl Csv {
-    fn byte(&mut self, row: &mut Reader, byte: u8, emit: &mut dyn FnMut(&[u8])) -> Result<(), NotEvident> {
+    fn byte(&mut self, row: &mut Reader, byte: u8, emit: &mut dyn FnMut(&mut [u8])) -> Result<(), NotEvident> {
         if self.lines.swallow(byte) {
             return Ok(());
         }
@@ -389,7 +395,7 @@ impl Csv {
         row.push(byte)
     }
 
-    fn outside(&mut self, row: &mut Reader, byte: u8, emit: &mut dyn FnMut(&[u8])) -> Result<(), NotEvident> {
+    fn outside(&mut self, row: &mut Reader, byte: u8, emit: &mut dyn FnMut(&mut [u8])) -> Result<(), NotEvident> {
         if matches!(byte, b'\n' | b'\r') {
             return self.end_line(row, byte, emit);
         }
@@ -405,7 +411,7 @@ impl Csv {
         Ok(())
     }
 
-    fn end_line(&mut self, row: &mut Reader, by: u8, emit: &mut dyn FnMut(&[u8])) -> Result<(), NotEvident> {
+    fn end_line(&mut self, row: &mut Reader, by: u8, emit: &mut dyn FnMut(&mut [u8])) -> Result<(), NotEvident> {
         // The end of the data before 18, a value since: reading on owes too much at worst.
         let marker = self.lines.is_end_marker();
         row.end_field(&self.null, true);
@@ -452,7 +458,7 @@ enum Expect {
 }
 
 impl Binary {
-    fn feed(&mut self, row: &mut Reader, mut chunk: &[u8], emit: &mut dyn FnMut(&[u8])) -> Result<(), NotEvident> {
+    fn feed(&mut self, row: &mut Reader, mut chunk: &[u8], emit: &mut dyn FnMut(&mut [u8])) -> Result<(), NotEvident> {
         while !chunk.is_empty() {
             match self.state {
                 Expect::End => return Ok(()),
@@ -505,7 +511,7 @@ impl Binary {
         Ok(())
     }
 
-    fn row(&mut self, head: &[u8], row: &mut Reader, emit: &mut dyn FnMut(&[u8])) -> Result<(), NotEvident> {
+    fn row(&mut self, head: &[u8], row: &mut Reader, emit: &mut dyn FnMut(&mut [u8])) -> Result<(), NotEvident> {
         let count = head.try_into().map(i16::from_be_bytes).map_err(|_| NotEvident)?;
         match usize::try_from(count) {
             Err(_) => self.state = Expect::End,
@@ -518,7 +524,7 @@ impl Binary {
         Ok(())
     }
 
-    fn length(&mut self, head: &[u8], row: &mut Reader, emit: &mut dyn FnMut(&[u8])) -> Result<(), NotEvident> {
+    fn length(&mut self, head: &[u8], row: &mut Reader, emit: &mut dyn FnMut(&mut [u8])) -> Result<(), NotEvident> {
         let len = head.try_into().map(i32::from_be_bytes).map_err(|_| NotEvident)?;
         match usize::try_from(len) {
             Err(_) => self.end_value(row, true, emit),
@@ -530,7 +536,7 @@ impl Binary {
         }
     }
 
-    fn end_value(&mut self, row: &mut Reader, null: bool, emit: &mut dyn FnMut(&[u8])) -> Result<(), NotEvident> {
+    fn end_value(&mut self, row: &mut Reader, null: bool, emit: &mut dyn FnMut(&mut [u8])) -> Result<(), NotEvident> {
         if let Some(field) = row.field() {
             field.seen = true;
             field.null = null;

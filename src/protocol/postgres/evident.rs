@@ -7,7 +7,7 @@
 use crate::record::RecordBuf;
 
 use super::catalog::Column;
-use super::key::{self, Form, NotEvident, oid};
+use super::key::{self, Form, Layout, NotEvident, oid};
 use super::lexer::{Kind, Tokens, continuation};
 use super::plan::{Evident, EvidentKey, Operand};
 
@@ -92,6 +92,7 @@ impl EvidentKey {
         // All tables of one entry have the same key forms.
         let Some(first) = self.tables.first() else { return Ok(()) };
         key.clear();
+        Layout::default().begin(key);
         let mut value = Vec::new();
         for (column, operand) in first.key_columns().zip(&self.columns) {
             value.clear();
@@ -107,7 +108,10 @@ impl EvidentKey {
             }
             key::push(key, &value);
         }
-        self.tables.iter().for_each(|table| out.key(table.id, key, self.moved));
+        for table in &self.tables {
+            table.key.iter().for_each(|of| of.layout.replace(key));
+            out.key(table.id, key, self.moved);
+        }
         Ok(())
     }
 }

@@ -1,9 +1,9 @@
 //! Keys in canonical form: equal rows have equal bytes, whatever text or format the client used.
 //!
-//! A key is, for each key column in index order, a varint length and the value in the type's *binary send* format
-//! (`int4send`, `uuid_send`, `textsend` in UTF-8, ...), so that a payment can hand it to the server as a binary
-//! parameter of the real type, and no client text is ever cast again. Types without a stable binary form are kept as
-//! their text in UTF-8 ([`Form::Text`]).
+//! A key is the [`Layout`] of its columns, then, for each key column in index order, a varint length and the value in the
+//! type's *binary send* format (`int4send`, `uuid_send`, `textsend` in UTF-8, ...), so that a payment can hand it to the
+//! server as a binary parameter of the real type, and no client text is ever cast again. Types without a stable binary
+//! form are kept as their text in UTF-8 ([`Form::Text`]).
 //!
 //! Values come from three places: client text (literals, text parameters, COPY), client binary parameters, and hidden
 //! RETURNING columns. Whatever is not certain is refused, and the server is asked: a wrong key would be a lost row.
@@ -29,6 +29,38 @@ pub enum Form {
     Binary,
     /// Text as the server wrote it, in UTF-8; cast back by name.
     Text,
+}
+
+/// Which columns a key has: a hash of their names and types, in order. A table may get another key while rows are owed
+/// by its old one; whoever reads a key compares first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Layout([u8; 4]);
+
+impl Layout {
+    /// FNV-1a over each column's name and type as SQL, a zero byte behind each.
+    pub fn of<'a>(columns: impl IntoIterator<Item = (&'a str, &'a str)>) -> Layout {
+        let words = columns.into_iter().flat_map(|(name, type_sql)| [name, type_sql]);
+        let bytes = words.flat_map(|word| word.bytes().chain([0]));
+        let hash = bytes.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        Layout(hash.to_le_bytes())
+    }
+
+    /// The layout that a key begins with; `None`: it is cut short.
+    pub fn of_key(key: &[u8]) -> Option<Layout> {
+        key.first_chunk().copied().map(Layout)
+    }
+
+    /// Begin a key.
+    pub fn begin(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0);
+    }
+
+    /// Give a key another layout, for a table whose key has the same forms under other names.
+    pub fn replace(self, key: &mut [u8]) {
+        if let Some(layout) = key.first_chunk_mut() {
+            *layout = self.0;
+        }
+    }
 }
 
 /// Built-in types by oid, from `pg_type.dat`.
@@ -144,9 +176,12 @@ pub fn returned_oid(column: Returned<'_>) -> Result<u32, NotAKey> {
 
 /// The canonical key from the hidden key columns of one row, appended to `out`.
 pub fn from_returned(relation: &Relation, columns: &[Returned<'_>], out: &mut Vec<u8>) -> Result<(), NotAKey> {
-    let mut count = 0;
+    let key = relation.key.as_ref().ok_or(NotAKey)?;
+    if key.columns.is_empty() || key.columns.len() != columns.len() {
+        return Err(NotAKey);
+    }
+    key.layout.begin(out);
     for (column, returned) in relation.key_columns().zip(columns) {
-        count += 1;
         let form = Form::of(column);
         let mut value = Vec::with_capacity(returned.value.len());
         if form.asked_as_bytea() {
@@ -160,9 +195,6 @@ pub fn from_returned(relation: &Relation, columns: &[Returned<'_>], out: &mut Ve
             parse(form, -1, returned.value, &mut value).map_err(|NotEvident| NotAKey)?;
         }
         push(out, &value);
-    }
-    if count == 0 || count != columns.len() || relation.key.as_ref().is_none_or(|key| key.columns.len() != count) {
-        return Err(NotAKey);
     }
     Ok(())
 }
@@ -179,7 +211,8 @@ pub fn push(out: &mut Vec<u8>, value: &[u8]) {
 }
 
 /// The columns of a key, as [`push`] wrote them; `None` behind the last, or where the bytes are cut short.
-pub fn columns(mut key: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub fn columns(key: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut key = key.get(size_of::<Layout>()..).unwrap_or_default();
     std::iter::from_fn(move || {
         let len = usize::try_from(crate::record::get_varint(&mut key)?).ok()?;
         let (value, rest) = key.split_at_checked(len)?;

@@ -154,16 +154,18 @@ impl Schema {
         self.inner.wake.notify_one();
     }
 
-    /// Resolves when a load that began after this call is in place, or after a bound.
-    pub fn reloaded(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    /// Resolves when a load that began after this call is in place: `true`; or after a bound: `false`.
+    pub fn reloaded(&self) -> Pin<Box<dyn Future<Output = bool> + Send>> {
         let want = self.inner.asked.fetch_add(1, Ordering::SeqCst) + 1;
         self.inner.wake.notify_one();
         let mut done = self.inner.done.subscribe();
         Box::pin(async move {
             let wait = done.wait_for(|&done| done >= want);
-            if tokio::time::timeout(RELOAD_WAIT, wait).await.is_err() {
+            let loaded = tokio::time::timeout(RELOAD_WAIT, wait).await.is_ok();
+            if !loaded {
                 tracing::warn!("the catalog could not be loaded in time");
             }
+            loaded
         })
     }
 
@@ -197,36 +199,8 @@ impl Schema {
         }
         let Some(conn) = client else { return Ok(()) };
         let mut catalog = load(conn).await?;
-        let now = self.now();
-        catalog.epoch = now.epoch + u64::from(!same(&catalog, &now));
+        catalog.follow(&self.now());
         self.inner.now.store(Arc::new(catalog));
         Ok(())
     }
-}
-
-/// Do both say the same, but for estimates?
-fn same(a: &Catalog, b: &Catalog) -> bool {
-    let text = |catalog: &Catalog| {
-        let mut relations: Vec<_> = catalog
-            .relations
-            .values()
-            .map(|relation| {
-                let mut relation = (**relation).clone();
-                relation.rows = 0.0;
-                format!("{relation:?}")
-            })
-            .collect();
-        relations.sort();
-        relations
-    };
-    let names = |set: &std::collections::HashSet<String>| {
-        let mut names: Vec<_> = set.iter().cloned().collect();
-        names.sort();
-        names
-    };
-    text(a) == text(b)
-        && names(&a.user_functions) == names(&b.user_functions)
-        && names(&a.user_operators) == names(&b.user_operators)
-        && names(&a.user_types) == names(&b.user_types)
-        && format!("{:?}", a.foreign_keys) == format!("{:?}", b.foreign_keys)
 }

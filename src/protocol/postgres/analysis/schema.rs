@@ -41,6 +41,7 @@ struct Builder(Catalog);
 impl Builder {
     fn table(&mut self, oid: u32, name: &str, columns: &[&str], key: &[usize]) -> &mut Relation {
         let (schema, name) = name.split_once('.').unwrap_or(("public", name));
+        let columns: Vec<_> = columns.iter().zip(1..).map(|(spec, attnum)| column(attnum, spec)).collect();
         let relation = Relation {
             oid,
             id: TableId::of(schema, name),
@@ -48,8 +49,8 @@ impl Builder {
             name: name.to_owned(),
             kind: K::Table,
             unlogged: false,
-            columns: columns.iter().zip(1..).map(|(spec, attnum)| column(attnum, spec)).collect(),
-            key: (!key.is_empty()).then(|| Key { name: format!("{name}_pkey"), columns: key.to_vec() }),
+            key: (!key.is_empty()).then(|| Key::new(format!("{name}_pkey"), key.to_vec(), &columns)),
+            columns,
             parents: Vec::new(),
             children: Vec::new(),
             hazards: Hazards::default(),

@@ -197,7 +197,7 @@ async fn keys(conn: &mut Client, relations: &mut HashMap<u32, Relation>) -> Resu
         let attnums = row.string(2)?;
         let columns = positions(relation, attnums.split(' ').take(row.parse(3)?));
         if columns.iter().all(|&at| relation.columns[at].not_null) && columns.len() == row.parse::<usize>(3)? {
-            relation.key = Some(Key { name: row.string(1)?, columns });
+            relation.key = Some(Key::new(row.string(1)?, columns, &relation.columns));
         }
     }
     Ok(())

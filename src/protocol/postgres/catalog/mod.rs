@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 pub use load::{LoadError, load};
 
+use super::key::Layout;
 use crate::record::TableId;
 
 /// One database's schema as of some moment.
@@ -16,6 +17,8 @@ use crate::record::TableId;
 pub struct Catalog {
     /// Grows with every reload that found a difference: what was prepared under another epoch is prepared anew.
     pub epoch: u64,
+    /// The epoch in which each table was found new or other than before.
+    pub changed: HashMap<TableId, u64>,
     /// `server_version_num`, e.g. 150018.
     pub version: u32,
     /// Every table, partition, foreign table and view outside the system schemas, by oid.
@@ -84,7 +87,7 @@ pub struct Relation {
 }
 
 /// One column.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
     /// Its name.
     pub name: String,
@@ -115,12 +118,22 @@ pub struct Column {
 }
 
 /// The mirror's key: primary key, else a unique index that is valid, immediate, total, without expressions, all NOT NULL.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
     /// The index's name.
     pub name: String,
     /// Positions in [`Relation::columns`], in index order.
     pub columns: Vec<usize>,
+    /// Which columns these are.
+    pub layout: Layout,
+}
+
+impl Key {
+    /// The key that is an index over these positions in a relation's columns.
+    pub fn new(name: String, columns: Vec<usize>, of: &[Column]) -> Key {
+        let layout = Layout::of(columns.iter().map(|&at| (of[at].name.as_str(), of[at].type_sql.as_str())));
+        Key { name, columns, layout }
+    }
 }
 
 /// What could write, or change what is written, behind a statement's back.
@@ -144,6 +157,13 @@ pub struct Hazards {
     pub updatable_view: bool,
 }
 
+impl Hazards {
+    /// A write to the table may write elsewhere, or other rows.
+    pub fn may_write(self) -> bool {
+        self.triggers || self.rules || self.instead_of || self.user_functions
+    }
+}
+
 /// `ON DELETE`, `ON UPDATE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
@@ -158,7 +178,7 @@ pub enum Act {
 }
 
 /// A foreign key between leaf or partitioned tables.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForeignKey {
     /// Its name.
     pub name: String,
@@ -178,7 +198,47 @@ pub struct ForeignKey {
     pub deferrable: bool,
 }
 
+impl Catalog {
+    /// Take over the epoch of the catalog before this one, or begin the next where they differ in more than estimates.
+    pub fn follow(&mut self, before: &Catalog) {
+        let next = before.epoch + 1;
+        let differs =
+            |relation: &Relation| match before.by_id.get(&relation.id).and_then(|oid| before.relations.get(oid)) {
+                Some(old) => !relation.same(old) || self.references(relation.oid) != before.references(old.oid),
+                None => true,
+            };
+        let of = |relation: &Arc<Relation>| {
+            let since = if differs(relation) { next } else { before.changed.get(&relation.id).copied().unwrap_or(0) };
+            (relation.id, since)
+        };
+        self.changed = self.relations.values().map(of).collect();
+        let tables = self.relations.len() != before.relations.len() || self.changed.values().any(|&at| at == next);
+        let others = (&self.user_functions, &self.user_operators, &self.user_types)
+            != (&before.user_functions, &before.user_operators, &before.user_types);
+        self.epoch = before.epoch + u64::from(tables || others);
+    }
+
+    /// The foreign keys from and to a table.
+    fn references(&self, oid: u32) -> Vec<&ForeignKey> {
+        let of = self.foreign_keys.iter().filter(|key| key.child == oid || key.parent == oid);
+        of.map(|key| &**key).collect()
+    }
+
+    /// Is the table another one than it was in that epoch?
+    pub fn changed_since(&self, table: TableId, epoch: u64) -> bool {
+        self.epoch != epoch && self.changed.get(&table).is_none_or(|&changed| changed > epoch)
+    }
+}
+
 impl Relation {
+    /// Do both say the same, but for the estimate?
+    fn same(&self, other: &Relation) -> bool {
+        (self.oid, self.kind, self.unlogged, &self.hazards) == (other.oid, other.kind, other.unlogged, &other.hazards)
+            && (&self.columns, &self.parents, &self.children, &self.reads)
+                == (&other.columns, &other.parents, &other.children, &other.reads)
+            && self.key == other.key
+    }
+
     /// `schema.name`, quoted where SQL needs it, for text that goes to a server or a person.
     pub fn sql(&self) -> String {
         format!("{}.{}", quote(&self.schema), quote(&self.name))

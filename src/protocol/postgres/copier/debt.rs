@@ -8,7 +8,7 @@ use bytes::{BufMut, BytesMut};
 
 use crate::mirror::state::copier::Refused;
 use crate::protocol::postgres::client::{Param, put_value};
-use crate::protocol::postgres::key;
+use crate::protocol::postgres::key::{self, Layout};
 use crate::record::TableId;
 
 use super::schema::Pair;
@@ -78,10 +78,11 @@ pub(super) fn batches<'k>(pair: &Pair, keys: &'k [&'k [u8]], count: usize) -> Ve
     batches
 }
 
-/// The key with its columns in another order.
-pub(super) fn reorder(bytes: &[u8], places: &[usize]) -> Vec<u8> {
+/// The key with its columns in another order: that of a partition tree's root.
+pub(super) fn reorder(pair: &Pair, bytes: &[u8], places: &[usize]) -> Vec<u8> {
     let columns: Vec<&[u8]> = key::columns(bytes).collect();
     let mut out = Vec::with_capacity(bytes.len());
+    pair.primary.key.iter().for_each(|key| key.layout.begin(&mut out));
     for &place in places {
         key::push(&mut out, columns.get(place).copied().unwrap_or_default());
     }
@@ -90,7 +91,7 @@ pub(super) fn reorder(bytes: &[u8], places: &[usize]) -> Vec<u8> {
 
 /// The key has as many columns as the table's, and nothing behind them.
 pub(super) fn well_formed(pair: &Pair, bytes: &[u8]) -> bool {
-    let mut rest = bytes;
+    let Some(mut rest) = bytes.get(size_of::<Layout>()..) else { return false };
     for _ in &pair.key {
         let Some(len) = crate::record::get_varint(&mut rest).and_then(|len| usize::try_from(len).ok()) else {
             return false;

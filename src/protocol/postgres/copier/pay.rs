@@ -17,6 +17,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use crate::mirror::state::copier::{self, Owed, Paid, Refused};
 use crate::protocol::postgres::catalog::{Kind, LoadError, quote};
 use crate::protocol::postgres::client::{self, Client, DbError, Format, Param, SEND_BYTES};
+use crate::protocol::postgres::key::Layout;
 use crate::protocol::postgres::wire::back;
 use crate::record::{TableId, get_varint};
 
@@ -149,7 +150,7 @@ impl<'p> Payment<'p> {
         let (debts, isolated) = (Debts::new(), HashSet::new());
         let mut payment = Payment { link, owed, options, debts, isolated, paid: Paid::default(), begun: false };
         let refused = payment.begin_and_repeat_ddl().await?;
-        if payment.link.schema_stale || !owed.ddl.is_empty() {
+        if payment.link.schema_stale || !owed.ddl.is_empty() || payment.owes_by_other_keys() {
             payment.load().await?;
         }
         payment.gather();
@@ -158,6 +159,12 @@ impl<'p> Payment<'p> {
             payment.refuse(table, name, why);
         }
         Ok(payment)
+    }
+
+    /// Was anything captured under another key than the table's as far as known?
+    fn owes_by_other_keys(&self) -> bool {
+        let other = |table, key: &[u8]| Layout::of_key(key) != self.link.schema.layout(table);
+        self.owed.keys.iter().any(|(&table, keys)| keys.keys().any(|key| other(table, key)))
     }
 
     async fn load(&mut self) -> Result<(), Trouble> {
@@ -202,13 +209,20 @@ impl<'p> Payment<'p> {
                 }
             };
             let debt = self.debts.entry(pair.id).or_insert_with(|| Debt::new(pair.clone()));
+            let layout = schema.layout(table);
             debt.keys.reserve(keys.len());
             for (key, &flagged) in keys {
+                if Layout::of_key(key) != layout {
+                    // The table has got another key since: nothing says which row this was.
+                    debt.whole = true;
+                    continue;
+                }
                 if !well_formed(&pair, key) {
                     refused.push(refused_key(&pair, key, "the record's key is malformed".into()));
                     continue;
                 }
-                let key = places.as_ref().map_or(Cow::Borrowed(&key[..]), |places| Cow::Owned(reorder(key, places)));
+                let key =
+                    places.as_ref().map_or(Cow::Borrowed(&key[..]), |places| Cow::Owned(reorder(&pair, key, places)));
                 debt.owe(key, flagged);
             }
         }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::protocol::postgres::catalog::{self, Catalog, Column, Kind, Relation, quote};
 use crate::protocol::postgres::client::{self, Client};
-use crate::protocol::postgres::key::Form;
+use crate::protocol::postgres::key::{Form, Layout};
 use crate::record::TableId;
 
 /// One table on both sides.
@@ -228,6 +228,12 @@ impl Schema {
     pub(super) fn name(&self, id: TableId) -> String {
         let found = |catalog: &Catalog| Some(catalog.relations.get(catalog.by_id.get(&id)?)?.sql());
         found(&self.primary).or_else(|| found(&self.secondary)).unwrap_or_else(|| format!("table {:016x}", id.0))
+    }
+
+    /// The layout of the keys by which the table is owed now.
+    pub(super) fn layout(&self, id: TableId) -> Option<Layout> {
+        let relation = self.primary.relations.get(self.primary.by_id.get(&id)?)?;
+        relation.key.as_ref().map(|key| key.layout)
     }
 
     /// Where the keys of this table are paid.

@@ -19,7 +19,7 @@ fn planned(copy: &str) -> CopyIn {
 fn keys(copy: &str, data: &[u8], chunk: usize) -> Result<Vec<String>, NotEvident> {
     let mut stream = Reader::new(&planned(copy), true).expect("followed");
     let mut all = Vec::new();
-    let mut emit = |key: &[u8]| {
+    let mut emit = |key: &mut [u8]| {
         let columns = key::columns(key).map(|value| match <[u8; 4]>::try_from(value) {
             Ok(bytes) if bytes[0] == 0 => i32::from_be_bytes(bytes).to_string(),
             _ => String::from_utf8_lossy(value).into_owned(),

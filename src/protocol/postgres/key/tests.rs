@@ -84,11 +84,29 @@ fn bool_knows_unique_prefixes() {
 #[test]
 fn a_key_reads_back_by_column() {
     let mut key = Vec::new();
+    let layout = Layout::of([("a", "pg_catalog.text"), ("b", "pg_catalog.bytea"), ("c", "pg_catalog.text")]);
+    layout.begin(&mut key);
     push(&mut key, b"a");
     push(&mut key, &[7; 300]);
     push(&mut key, b"");
     let lengths: Vec<_> = columns(&key).map(<[u8]>::len).collect();
-    assert_eq!(lengths, [1, 300, 0]);
+    assert_eq!((Layout::of_key(&key), lengths), (Some(layout), vec![1, 300, 0]));
+}
+
+#[test]
+fn keys_of_other_columns_have_another_layout() {
+    let of = |columns: &[(&'static str, &'static str)]| Layout::of(columns.iter().copied());
+    let layouts = [
+        of(&[("a", "int4")]),
+        of(&[("a", "int8")]),
+        of(&[("b", "int4")]),
+        of(&[("a", "int4"), ("b", "int4")]),
+        of(&[("b", "int4"), ("a", "int4")]),
+        of(&[("ain", "t4")]),
+    ];
+    for (at, layout) in layouts.iter().enumerate() {
+        assert!(!layouts[..at].contains(layout), "{at}");
+    }
 }
 
 proptest! {

@@ -7,7 +7,7 @@ use crate::protocol::postgres::plan::{Action, Script};
 use crate::protocol::postgres::wire::{Fields, HEADER, Header, WireError, back, bare, message};
 
 use super::expect::{Effect, Expect, View};
-use super::{Fault, Out, Session, Wait};
+use super::{Fault, Learned, Out, Session, Wait};
 
 impl Session {
     /// Take what can be taken of the server's bytes; returns how many were. Stops when something must be held, or a
@@ -143,7 +143,7 @@ impl Session {
             View::Path => return self.path_row(body).map_err(Fault::Server),
             _ => {}
         }
-        let (Some(asked), View::Asked { binary, .. }) = (view.asked(), view) else {
+        let (Some(asked), View::Asked { binary, script, .. }) = (view.asked(), view) else {
             return Err(out_of_turn(back::DATA_ROW));
         };
         let mut fields = Fields::new(back::DATA_ROW, body);
@@ -160,10 +160,12 @@ impl Session {
                 b.extend_from_slice(columns);
             });
         }
-        let binary = *binary;
+        let (binary, epoch) = (*binary, script.epoch);
         let catalog = self.shared.catalog.now();
-        super::capture::returned(&mut self.keys, asked, fields, binary, &catalog, &self.shared)
+        let fresh = self.keys.is_empty();
+        super::capture::returned(&mut self.keys, asked, fields, binary, (&catalog, epoch), &self.shared)
             .map_err(Fault::Server)?;
+        self.epoch = if fresh { epoch } else { epoch.min(self.epoch) };
         self.spill()
     }
 
@@ -336,6 +338,8 @@ impl Session {
             return Ok(false);
         }
         let status = whole.get(HEADER).copied().unwrap_or(b'I');
+        let schema = self.carried_schema || self.front_group().schema;
+        let Some(learned) = self.learned(schema && status == b'I') else { return Ok(false) };
         let shown = match self.expects.pop_front() {
             Some(Expect::Sync { shown }) => shown,
             Some(Expect::Query { .. } | Expect::Function) => true,
@@ -350,12 +354,8 @@ impl Session {
             pieces.finish(group.failed, out);
         }
         // Others see a schema change when it is committed, the session itself at once: nobody can know that catalog.
-        let schema = group.schema | std::mem::take(&mut self.carried_schema);
         self.carried_schema = schema && status != b'I';
-        if group.schema || schema && status == b'I' {
-            self.schema_stale = true;
-            self.shared.catalog.stale();
-        }
+        self.schema_stale |= group.schema && status != b'I' || !learned;
         if status == b'I' {
             self.carried = 0;
             self.suspended.clear();
@@ -370,6 +370,23 @@ impl Session {
             out.to_client.extend_from_slice(whole);
         }
         Ok(true)
+    }
+
+    /// A committed schema change is answered when the catalog knows it, so that nobody who was told of it plans by the
+    /// old one. `None`: not yet; `Some(false)`: it could not be loaded in time.
+    fn learned(&mut self, committed: bool) -> Option<bool> {
+        match std::mem::replace(&mut self.learned, Learned::No) {
+            Learned::No if !committed => Some(true),
+            Learned::No => {
+                self.learned = Learned::Loading(self.shared.catalog.reloaded());
+                None
+            }
+            Learned::Loading(reload) => {
+                self.learned = Learned::Loading(reload);
+                None
+            }
+            Learned::Done(loaded) => Some(loaded),
+        }
     }
 
     /// Is something on its way that gives names of statements another meaning?

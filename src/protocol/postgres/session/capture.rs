@@ -197,7 +197,7 @@ impl Session {
                 let source = Source { text: &prepared.text, tokens: &self.tokens, utf8: self.client_utf8 };
                 also(asked, source, params, &mut self.keys);
                 self.counted(asked.counted.as_ref());
-                if !prepared.asked {
+                if prepared.asked.is_none() && !prepared.twin {
                     asked.tables.iter().for_each(|&table| self.keys.dirty(table, Reason::Uncaptured));
                 }
             }
@@ -311,20 +311,24 @@ impl Session {
 
     /// Any table may have been written.
     pub(super) fn dirty_any(&mut self) {
-        let catalog = self.shared.catalog.now();
-        for relation in catalog.relations.values().filter(|relation| relation.kind == Kind::Table) {
-            self.keys.dirty(relation.id, Reason::Uncaptured);
-        }
+        dirty_any(&self.shared.catalog.now(), &mut self.keys);
     }
 }
 
-/// The hidden columns of one row: `tableoid`, then the key; twice where rows are re-keyed.
+/// Any table may have been written.
+pub(super) fn dirty_any(catalog: &Catalog, keys: &mut RecordBuf) {
+    for relation in catalog.relations.values().filter(|relation| relation.kind == Kind::Table) {
+        keys.dirty(relation.id, Reason::Uncaptured);
+    }
+}
+
+/// The hidden columns of one row: `tableoid`, then the key as it was in that epoch; twice where rows are re-keyed.
 pub(super) fn returned(
     keys: &mut RecordBuf,
     asked: &Asked,
     mut fields: Fields<'_>,
     binary: bool,
-    catalog: &Catalog,
+    (catalog, epoch): (&Catalog, u64),
     shared: &Shared,
 ) -> Result<(), WireError> {
     let halves = if asked.rekeys { 2 } else { 1 };
@@ -342,6 +346,10 @@ pub(super) fn returned(
             shared.catalog.stale();
             continue;
         };
+        if catalog.changed_since(relation.id, epoch) {
+            keys.table(relation.id); // The statement asked for the key that the table had.
+            continue;
+        }
         let mut key = Vec::new();
         match key::from_returned(relation, columns, &mut key) {
             Ok(()) => keys.key(relation.id, &key, asked.moved),

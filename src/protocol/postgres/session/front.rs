@@ -133,6 +133,7 @@ impl Session {
         if !self.asked_answered(out) {
             return Ok(false);
         }
+        self.captured_under(script.epoch);
         let mut ends = !self.in_transaction;
         let mut needs_text = false;
         let doomed = self.is_doomed(&script);
@@ -204,7 +205,8 @@ impl Session {
         if let Some(refusal) = self.refusal(&script) {
             wire::parse(out.to_server, name, refusal.as_bytes(), &[]);
             let script = super::capture::nothing();
-            self.statements.put(name, Prepared { script, text: Bytes::new(), types: Arc::default(), asked: false });
+            let refused = Prepared { script, text: Bytes::new(), types: Arc::default(), asked: None, twin: false };
+            self.statements.put(name, refused);
             self.expect(Expect::Parse { shown: true, name: Bytes::copy_from_slice(name) });
             return Ok(true);
         }
@@ -222,7 +224,8 @@ impl Session {
         }
         // Kept whatever the plan is: a schema change may turn a read into a write.
         let text = Bytes::copy_from_slice(text);
-        let prepared = Prepared { script, text, types: types.into(), asked };
+        let asked = asked.then(|| script.clone());
+        let prepared = Prepared { script, text, types: types.into(), asked, twin: false };
         let put = if taken { Bytes::new() } else { Bytes::copy_from_slice(name) };
         self.expect(Expect::Parse { shown: true, name: put });
         if taken {
@@ -256,8 +259,10 @@ impl Session {
         };
         let Some(prepared) = self.replanned(name, prepared)? else { return Ok(false) };
         let params = super::capture::BindParams::read(fields, &prepared.types).map_err(Fault::Client)?;
+        self.captured_under(prepared.script.epoch);
         let evident = self.capture_bind(&prepared, &params)?;
-        let asked = prepared.asked || !evident && self.ask_instead(&prepared, out);
+        let carries = prepared.asked.is_some() && !prepared.twin;
+        let asked = carries || (prepared.twin || !evident) && self.ask_instead(&prepared, out);
         let mut binary = false;
         if asked {
             binary = self.bind_asked(whole, portal, name, &prepared, &params, out);
@@ -276,15 +281,19 @@ impl Session {
             return Ok(Some(prepared));
         }
         let Some(script) = self.plan(&prepared.text)? else { return Ok(None) };
-        let suffix = |script: &Script| Some(super::asked_of(script.statements.first()?)?.suffix.clone());
-        if prepared.asked && suffix(&script) != suffix(&prepared.script) {
-            // The server's text carries the old RETURNING, which names another key.
-            let old = prepared.script.statements.first().and_then(super::asked_of);
+        let now = script.statements.first().and_then(super::asked_of).map(|asked| asked.suffix.as_str());
+        let old = prepared.asked.as_ref().and_then(|script| super::asked_of(script.statements.first()?));
+        let twin = match old {
+            Some(old) => now != Some(&old.suffix),
+            None => self.asks(&script),
+        };
+        if twin && (now.is_none() || !self.utf8(&prepared.text)) {
             let tables = old.map(|asked| asked.tables.clone()).unwrap_or_default();
             tables.into_iter().for_each(|table| self.keys.dirty(table, Reason::Uncaptured));
             return Ok(Some(prepared));
         }
-        let prepared = Prepared { script, ..prepared };
+        let asked = if twin { prepared.asked } else { prepared.asked.map(|_| script.clone()) };
+        let prepared = Prepared { script, asked, twin, ..prepared };
         self.statements.put(name, prepared.clone());
         Ok(Some(prepared))
     }
@@ -301,16 +310,17 @@ impl Session {
     ) -> bool {
         let formats = params.result_formats();
         let hidden = prepared.script.statements.first().and_then(super::asked_of).map_or(0, |asked| asked.hidden);
-        let twin = if prepared.asked { name } else { TWIN };
+        let carries = prepared.asked.is_some() && !prepared.twin;
+        let statement = if carries { name } else { TWIN };
         let codes = formats.len() / 2;
-        if codes <= 1 && prepared.asked {
+        if codes <= 1 && carries {
             out.to_server.extend_from_slice(whole);
             return formats.get(1) == Some(&1);
         }
         let values = params.values();
         wire::message(out.to_server, front::BIND, |b| {
             wire::cstr(b, portal);
-            wire::cstr(b, twin);
+            wire::cstr(b, statement);
             b.extend_from_slice(values);
             if codes <= 1 {
                 b.put_u16(codes as u16);
@@ -352,10 +362,14 @@ impl Session {
         let what = fields.u8().map_err(Fault::Client)?;
         let name = fields.cstr().map_err(Fault::Client)?;
         let asked = match what {
-            b'S' => self.statements.get(name).filter(|prepared| prepared.asked).cloned(),
-            _ => self.statements.portal(name).filter(|portal| portal.asked).and_then(|p| p.statement.clone()),
+            b'S' => self.statements.get(name).and_then(|prepared| prepared.asked.clone()),
+            _ => self
+                .statements
+                .portal(name)
+                .filter(|portal| portal.asked)
+                .and_then(|p| Some(p.statement.as_ref()?.script.clone())),
         };
-        let view = asked.map_or(View::Plain, |prepared| view_asked(&prepared.script, false, b""));
+        let view = asked.map_or(View::Plain, |script| view_asked(&script, false, b""));
         Ok(self.forward(whole, out, Expect::Describe { view }))
     }
 

@@ -32,7 +32,7 @@ mod statements;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::cutover::gate::{Pass, Slot};
 use crate::journal::{self, Durable, Outcome, Ticket};
-use crate::record::{Backend, RecordBuf, TableId};
+use crate::record::{Backend, Item, Record, RecordBuf, TableId};
 
 use super::copy_stream::CopyStream;
 use super::lexer::{Dialect, Tokens};
@@ -99,7 +99,20 @@ enum Wait {
     /// Room in the journal.
     Room(Pin<Box<dyn Future<Output = bool> + Send>>),
     /// A newer catalog, for a statement that names something unknown or after a schema change.
-    Catalog(Pin<Box<dyn Future<Output = ()> + Send>>),
+    Catalog(Reload),
+}
+
+/// A newer catalog on its way; `false`: not in time.
+type Reload = Pin<Box<dyn Future<Output = bool> + Send>>;
+
+/// What the answers of a committed schema change wait for.
+enum Learned {
+    /// Nothing is asked for.
+    No,
+    /// The catalog is on its way.
+    Loading(Reload),
+    /// The catalog knows it; `false`: it could not be loaded in time.
+    Done(bool),
 }
 
 /// One ReadyForQuery to come.
@@ -171,6 +184,10 @@ pub struct Session {
     boundaries: u64,
     /// Tables of portals with a hidden RETURNING that a row limit suspended.
     suspended: Vec<(Bytes, Vec<TableId>)>,
+    /// The oldest epoch of the catalog under which `keys` were captured.
+    epoch: u64,
+    /// A schema change is answered when every session knows it.
+    learned: Learned,
     /// An unknown name already sent the session to the catalog for this message.
     reloaded: bool,
     schema_stale: bool,
@@ -224,6 +241,8 @@ impl Session {
             copy_in: false,
             boundaries: 0,
             suspended: Vec::new(),
+            epoch: 0,
+            learned: Learned::No,
             reloaded: false,
             schema_stale: false,
             front_rest: (0, 0),
@@ -275,7 +294,7 @@ impl Session {
     /// Drive what the session waits for. `true`: something changed, feed it again.
     pub fn poll(&mut self, cx: &mut Context<'_>, out: &mut Out<'_>) -> Result<bool, Fault> {
         let mut moved = false;
-        if self.holding && self.poll_durable(cx)? {
+        if self.holding && self.poll_durable(cx)? && self.poll_learned(cx) {
             self.holding = false;
             moved = true;
         }
@@ -335,6 +354,15 @@ impl Session {
         Ok(true)
     }
 
+    /// `true` when no catalog is waited for.
+    fn poll_learned(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Learned::Loading(reload) = &mut self.learned {
+            let Poll::Ready(loaded) = reload.as_mut().poll(cx) else { return false };
+            self.learned = Learned::Done(loaded);
+        }
+        true
+    }
+
     /// How many tickets, from the oldest, the answers of the front group stand behind.
     fn front_tickets(&self) -> usize {
         self.carried + self.groups.front().map_or(self.open_tickets, |group| group.tickets)
@@ -352,8 +380,9 @@ impl Session {
         }
         match self.shared.journal.begin(self.keys.finish(self.backend)) {
             Ok(ticket) => {
-                self.tickets.push_back(Held { ticket, durable: None, provisional: false, replaced: false });
-                self.open_tickets += 1;
+                self.hold(ticket);
+                // After the append: a catalog that came in between has not been missed.
+                self.owe_changed();
                 self.keys.clear();
                 Ok(true)
             }
@@ -367,6 +396,47 @@ impl Session {
                 Ok(true)
             }
         }
+    }
+
+    fn hold(&mut self, ticket: Ticket) {
+        self.tickets.push_back(Held { ticket, durable: None, provisional: false, replaced: false });
+        self.open_tickets += 1;
+    }
+
+    /// The schema changed since `keys` were captured: what they say of tables that it concerns may be too little, since
+    /// the statement may run after the change. Those tables are owed whole, and where triggers or rules may write, dirty.
+    fn owe_changed(&mut self) {
+        let catalog = self.shared.catalog.now();
+        if catalog.epoch == self.epoch {
+            return;
+        }
+        let Ok(record) = Record::parse(Bytes::copy_from_slice(self.keys.finish(self.backend))) else { return };
+        let mut more = RecordBuf::default();
+        let mut seen = HashSet::new();
+        for item in record.items() {
+            if let Item::Key { table, .. } = item
+                && seen.insert(table)
+                && catalog.changed_since(table, self.epoch)
+            {
+                more.table(table);
+                let relation = catalog.by_id.get(&table).and_then(|oid| catalog.relations.get(oid));
+                if relation.is_none_or(|relation| relation.hazards.may_write()) {
+                    capture::dirty_any(&catalog, &mut more);
+                }
+            }
+        }
+        if more.is_empty() {
+            return;
+        }
+        match self.shared.journal.begin(more.finish(self.backend)) {
+            Ok(ticket) => self.hold(ticket),
+            Err(error) => self.shared.lose(&mut more, &error),
+        }
+    }
+
+    /// Keys are captured under the catalog of this epoch.
+    fn captured_under(&mut self, epoch: u64) {
+        self.epoch = if self.keys.is_empty() { epoch } else { epoch.min(self.epoch) };
     }
 
     /// Resolves with `true` when there is room. A disk that is a moment behind is waited for by any policy; a journal

@@ -88,6 +88,7 @@ impl Session {
         let Some(statement) = script.statements.get(at) else { return Ok(false) };
         let commits = could_commit(&statement.action);
         self.lex(&text);
+        self.captured_under(script.epoch);
         let mut asked = super::asked_of(statement).filter(|_| matches!(statement.action, Action::Asked(_)));
         if asked.is_none() && !self.capture_text(&text, &script, statement)? {
             asked = super::asked_of(statement);

@@ -16,8 +16,10 @@ pub(super) struct Prepared {
     pub(super) text: Bytes,
     /// Parameter types as the client declared them.
     pub(super) types: Arc<[u32]>,
-    /// The text that the server has carries our RETURNING.
-    pub(super) asked: bool,
+    /// The text that the server has carries the RETURNING of this plan, which may be older than `script`.
+    pub(super) asked: Option<Arc<Script>>,
+    /// The server's text asks for the wrong key, or for none: a statement that asks rightly is bound in its place.
+    pub(super) twin: bool,
 }
 
 /// A statement prepared by SQL.
