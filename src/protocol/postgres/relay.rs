@@ -87,7 +87,7 @@ impl Default for Scratch {
 
 /// How a connection ended.
 #[derive(Debug)]
-pub(super) enum End {
+enum End {
     /// The client left and the server knows.
     Client,
     /// The server closed.
@@ -118,7 +118,8 @@ pub(super) trait Abandoned {
     fn cancel(&mut self);
 }
 
-struct Relay<C, S, A> {
+/// One client's session with its sockets.
+pub(super) struct Relay<C, S, A> {
     client: C,
     server: S,
     session: Session,
@@ -135,40 +136,38 @@ struct Relay<C, S, A> {
     stopping: bool,
 }
 
-/// Relay until one side ends. Returns when the server can no longer act for the client, or its connection is lost.
-pub(super) async fn run<C, S, A>(client: C, server: S, session: Session, abandoned: A, stop: CancellationToken) -> End
-where
-    C: AsyncRead + AsyncWrite + Unpin,
-    S: AsyncRead + AsyncWrite + Unpin,
-    A: Abandoned,
-{
-    let mut relay = Relay {
-        client,
-        server,
-        session,
-        abandoned,
-        from_client: BytesMut::new(),
-        from_server: BytesMut::new(),
-        to_client: BytesMut::new(),
-        to_server: BytesMut::new(),
-        client_gone: false,
-        close_server: false,
-        patience: None,
-        stop: Box::pin(stop.cancelled_owned()),
-        stopping: false,
-    };
-    let end = poll_fn(|cx| SCRATCH.with_borrow_mut(|scratch| relay.poll(cx, scratch))).await;
-    relay.session.server_closed();
-    relay.say_goodbye(&end).await;
-    end
-}
-
 impl<C, S, A> Relay<C, S, A>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
     A: Abandoned,
 {
+    pub(super) fn new(client: C, server: S, session: Session, abandoned: A, stop: CancellationToken) -> Self {
+        Relay {
+            client,
+            server,
+            session,
+            abandoned,
+            from_client: BytesMut::new(),
+            from_server: BytesMut::new(),
+            to_client: BytesMut::new(),
+            to_server: BytesMut::new(),
+            client_gone: false,
+            close_server: false,
+            patience: None,
+            stop: Box::pin(stop.cancelled_owned()),
+            stopping: false,
+        }
+    }
+
+    /// Relay until one side ends. Returns when the server can no longer act for the client, or its connection is lost.
+    /// Boxed, because a future holds its arguments twice.
+    pub(super) async fn run(mut self: Box<Self>) {
+        let end = poll_fn(|cx| SCRATCH.with_borrow_mut(|scratch| self.poll(cx, scratch))).await;
+        self.session.server_closed();
+        Box::pin(self.say_goodbye(&end)).await;
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<End> {
         loop {
             match self.step(cx, scratch) {
@@ -196,7 +195,9 @@ where
         }
         if self.client_gone {
             self.to_client.clear();
-        } else if let Err(error) = rest(&mut self.client, &mut self.to_client, cx).map(|did| moved |= did) {
+        } else if self.session.wants_server()
+            && let Err(error) = rest(&mut self.client, &mut self.to_client, cx).map(|did| moved |= did)
+        {
             self.client_left(Some(error));
         }
         let mut out = Out { to_server: &mut scratch.to_server, to_client: &mut scratch.to_client };
@@ -277,10 +278,14 @@ where
         self.send(cx, scratch)
     }
 
-    /// Write both outputs; what a peer does not take at once stays with the connection.
+    /// Write both outputs; what a peer does not take at once stays with the connection. So does what the server sent in
+    /// front of an answer that is held: it goes with that answer, which is worth more than a system call and two wake-ups.
     fn send(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<(), End> {
         write(&mut self.server, &mut scratch.to_server, &mut self.to_server, cx)?;
         if self.client_gone {
+            scratch.to_client.clear();
+        } else if !self.session.wants_server() {
+            self.to_client.extend_from_slice(&scratch.to_client);
             scratch.to_client.clear();
         } else if let Err(error) = write(&mut self.client, &mut scratch.to_client, &mut self.to_client, cx) {
             scratch.to_client.clear();

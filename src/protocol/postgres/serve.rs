@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use dashmap::{DashMap, DashSet};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::metrics;
 
 use super::client::{Endpoint, ServerConfig, Stream};
-use super::relay::{self, Abandoned, End};
+use super::relay::{Abandoned, Relay};
 use super::session::Session;
 use super::shared::Shared;
 use super::startup::{self, First, Started};
@@ -76,6 +76,8 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>, stop: CancellationT
     sessions.wait().await;
 }
 
+type LoggedIn = Relay<Stream, Stream, Cancel>;
+
 struct Counted(Arc<AtomicUsize>);
 
 impl Drop for Counted {
@@ -88,106 +90,99 @@ async fn one(client: TcpStream, front: Arc<Front>, stop: CancellationToken) {
     let counted = Counted(front.clients.clone());
     let clients = front.clients.fetch_add(1, Ordering::Relaxed) + 1;
     metrics::CLIENTS.gauge(&[("wire", "postgres")]).set(clients as f64);
-    if let Err(error) = greet(client, &front, clients, stop).await {
-        tracing::debug!(%error, "a client did not get as far as a session");
+    // What a login needs is ten times what a session holds: it is given back before the session begins.
+    match Box::pin(login(client, &front, clients, stop)).await {
+        Ok(Some(session)) => session.run().await,
+        Ok(None) => {}
+        Err(error) => tracing::debug!(%error, "a client did not get as far as a session"),
     }
     drop(counted);
     metrics::CLIENTS.gauge(&[("wire", "postgres")]).set(front.clients.load(Ordering::Relaxed) as f64);
 }
 
-/// The first messages: encryption, cancel, or a session.
-async fn greet(
-    mut client: TcpStream,
+/// From the first byte to a session, if it comes to one.
+async fn login(
+    client: TcpStream,
     front: &Arc<Front>,
     clients: usize,
     stop: CancellationToken,
-) -> Result<(), startup::Error> {
+) -> Result<Option<Box<LoggedIn>>, startup::Error> {
+    let Some((mut client, first)) = greet(client, front).await? else { return Ok(None) };
+    let Some((mut server, endpoint)) = reach(&mut client, &first, front, clients).await? else { return Ok(None) };
+    server.write_all(&first.packet).await?;
+    server.flush().await?;
+    let started = timeout(front.login_timeout, startup::relay(&mut client, &mut server)).await.map_err(timed_out)??;
+    metrics::CLIENTS_TOTAL.counter(&[("wire", "postgres")]).increment(1);
+    let session = session(&first, &started, front);
+    front.cancels.0.insert(started.key.clone(), endpoint.clone());
+    let abandoned = Cancel { key: started.key, endpoint, front: front.clone() };
+    Ok(Some(Box::new(Relay::new(client, server, session, abandoned, stop))))
+}
+
+/// The first messages: encryption, then a cancel, which is done here, or what begins a session.
+async fn greet(client: TcpStream, front: &Arc<Front>) -> Result<Option<(Stream, First)>, startup::Error> {
     client.set_nodelay(true)?;
     let mut head = [0; 1];
     let direct = timeout(front.login_timeout, client.peek(&mut head)).await.map_err(timed_out)?? == 1
         && head[0] == TLS_HANDSHAKE
         && front.tls.is_some();
-    if direct {
-        return greet_tls(client, front, clients, stop).await;
-    }
+    let mut client = if direct { encrypt(client, front).await? } else { Stream::Tcp(client) };
     loop {
         let first = timeout(front.login_timeout, startup::first(&mut client)).await.map_err(timed_out)??;
-        match first.code {
-            SSL_REQUEST if front.tls.is_some() => {
-                client.write_all(b"S").await?;
-                return greet_tls(client, front, clients, stop).await;
+        match (first.code, client) {
+            (SSL_REQUEST, Stream::Tcp(mut plain)) if front.tls.is_some() => {
+                plain.write_all(b"S").await?;
+                client = encrypt(plain, front).await?;
             }
-            SSL_REQUEST | GSSENC_REQUEST => client.write_all(b"N").await?,
-            CANCEL_REQUEST => return cancel(&first, front).await,
-            _ if front.tls_required => {
-                let text = "tandem takes only clients with TLS here";
-                return refuse(&mut client, "28000", text, Some("set sslmode=require")).await;
-            }
-            _ => return session(client, first, front, clients, stop).await,
-        }
-    }
-}
-
-async fn greet_tls(
-    client: TcpStream,
-    front: &Arc<Front>,
-    clients: usize,
-    stop: CancellationToken,
-) -> Result<(), startup::Error> {
-    let Some(acceptor) = &front.tls else { return Ok(()) };
-    let mut client = timeout(front.login_timeout, acceptor.accept(client)).await.map_err(timed_out)??;
-    loop {
-        let first = timeout(front.login_timeout, startup::first(&mut client)).await.map_err(timed_out)??;
-        match first.code {
             // Encryption inside encryption: PostgreSQL refuses it too.
-            GSSENC_REQUEST => client.write_all(b"N").await?,
-            CANCEL_REQUEST => return cancel(&first, front).await,
-            SSL_REQUEST => return Err(startup::Error::Length(8)),
-            _ => return session(client, first, front, clients, stop).await,
+            (SSL_REQUEST, Stream::Tls(_)) => return Err(startup::Error::Length(8)),
+            (SSL_REQUEST | GSSENC_REQUEST, mut same) => {
+                same.write_all(b"N").await?;
+                client = same;
+            }
+            (CANCEL_REQUEST, _) => return cancel(&first, front).await.map(|()| None),
+            (_, mut plain @ Stream::Tcp(_)) if front.tls_required => {
+                let text = "tandem takes only clients with TLS here";
+                return refuse(&mut plain, "28000", text, Some("set sslmode=require")).await.map(|()| None);
+            }
+            (_, client) => return Ok(Some((client, first))),
         }
     }
 }
 
-async fn session<C: AsyncRead + AsyncWrite + Unpin>(
-    mut client: C,
-    first: First,
-    front: &Arc<Front>,
+async fn encrypt(client: TcpStream, front: &Front) -> Result<Stream, startup::Error> {
+    // Asked for only where it is configured.
+    let Some(acceptor) = &front.tls else { return Ok(Stream::Tcp(client)) };
+    let client = timeout(front.login_timeout, acceptor.accept(client)).await.map_err(timed_out)??;
+    Ok(Stream::Tls(Box::new(client.into())))
+}
+
+/// A connection to the primary, for a client that may have one; others are told why not.
+async fn reach(
+    client: &mut Stream,
+    first: &First,
+    front: &Front,
     clients: usize,
-    stop: CancellationToken,
-) -> Result<(), startup::Error> {
+) -> Result<Option<(Stream, Endpoint)>, startup::Error> {
     if first.code >> 16 != 3 {
         let text = format!("unsupported frontend protocol {}.{}", first.code >> 16, first.code & 0xffff);
-        return refuse(&mut client, "0A000", &text, None).await;
+        return refuse(client, "0A000", &text, None).await.map(|()| None);
     }
     if clients > front.clients_max {
         let hint = Some("raise limits.connections in tandem's configuration");
-        return refuse(&mut client, "53300", "sorry, too many clients already (tandem)", hint).await;
+        return refuse(client, "53300", "sorry, too many clients already (tandem)", hint).await.map(|()| None);
     }
-    let (mut server, endpoint) = match Stream::dial(&front.server).await {
-        Ok(dialed) => dialed,
+    match Stream::dial(&front.server).await {
+        Ok(dialed) => Ok(Some(dialed)),
         Err(error) => {
             tracing::warn!(%error, "the primary cannot be reached");
             let hint = Some("tandem itself runs; see its log and `tandem status`");
-            return refuse(&mut client, "08006", "tandem cannot reach the primary", hint).await;
+            refuse(client, "08006", "tandem cannot reach the primary", hint).await.map(|()| None)
         }
-    };
-    server.write_all(&first.packet).await?;
-    server.flush().await?;
-    let started = timeout(front.login_timeout, startup::relay(&mut client, &mut server)).await.map_err(timed_out)??;
-    metrics::CLIENTS_TOTAL.counter(&[("wire", "postgres")]).increment(1);
-    run(client, server, &first, started, endpoint, front, stop).await;
-    Ok(())
+    }
 }
 
-async fn run<C: AsyncRead + AsyncWrite + Unpin>(
-    client: C,
-    server: Stream,
-    first: &First,
-    started: Started,
-    endpoint: Endpoint,
-    front: &Arc<Front>,
-    stop: CancellationToken,
-) {
+fn session(first: &First, started: &Started, front: &Front) -> Session {
     let mut session = Session::new(front.shared.clone(), started.pid);
     if is_replication(&first.packet) {
         session.pass_through();
@@ -203,13 +198,7 @@ async fn run<C: AsyncRead + AsyncWrite + Unpin>(
     for (name, value) in &started.parameters {
         session.set_parameter(name, value);
     }
-    front.cancels.0.insert(started.key.clone(), endpoint.clone());
-    let abandoned = Cancel { key: started.key.clone(), endpoint, front: front.clone() };
-    let end = relay::run(client, server, session, abandoned, stop).await;
-    front.cancels.0.remove(&started.key);
-    if let End::Io(error) = &end {
-        tracing::debug!(%error, "a session lost a connection");
-    }
+    session
 }
 
 /// `replication=..` in the start-up packet: a walsender speaks another dialect; it is passed through.
@@ -235,6 +224,7 @@ fn parameter<'a>(packet: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     found
 }
 
+/// How a session ends the statement of a client that is gone; its key is forgotten with it.
 struct Cancel {
     key: Vec<u8>,
     endpoint: Endpoint,
@@ -250,6 +240,12 @@ impl Abandoned for Cancel {
                 tracing::warn!(%error, "a statement whose client hung up could not be cancelled");
             }
         });
+    }
+}
+
+impl Drop for Cancel {
+    fn drop(&mut self) {
+        self.front.cancels.0.remove(&self.key);
     }
 }
 
@@ -303,6 +299,17 @@ mod tests {
 
     fn packet(fields: &str) -> Vec<u8> {
         [&[0; 8][..], fields.as_bytes(), b"\0"].concat()
+    }
+
+    /// The size of what a function of three arguments returns.
+    fn returned<A, B, C, R>(_: impl Fn(A, B, C) -> R) -> usize {
+        size_of::<R>()
+    }
+
+    #[test]
+    fn an_idle_client_holds_no_more_than_its_session() {
+        let (task, session) = (returned(one), size_of::<LoggedIn>());
+        assert!(task <= 512 && session <= 2_048, "{task} bytes of task and {session} bytes of session");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The socket under a connection: TCP, a Unix socket, or TLS over TCP.
+//! The socket under a connection, ours to a server or a client's to us: TCP, a Unix socket, or TLS over TCP.
 
 use std::io;
 use std::pin::Pin;
@@ -13,8 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsConnector, TlsStream};
 
 use crate::protocol::postgres::wire::SSL_REQUEST;
 
@@ -28,7 +27,7 @@ pub enum Stream {
     Tcp(TcpStream),
     /// A Unix socket.
     Unix(UnixStream),
-    /// TLS over TCP.
+    /// TLS over TCP, as its client or its server.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
@@ -77,7 +76,7 @@ impl Stream {
         let server = ServerName::try_from(name.clone()).map_err(|error| Error::Tls(error.to_string()))?;
         let connector = TlsConnector::from(Arc::new(tls_config(&config.tls)?));
         let tls = connector.connect(server, tcp).await.map_err(|error| Error::Tls(error.to_string()))?;
-        Ok(Stream::Tls(Box::new(tls)))
+        Ok(Stream::Tls(Box::new(tls.into())))
     }
 
     /// Connect to the first host that can be reached, and agree on TLS as configured, without saying who we are: for
