@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Readiness};
 use crate::check;
-use crate::config::{self, Config, Listen, Live, Mode, Wire};
+use crate::config::{self, Config, Durability, Listen, Live, Mode, Wire};
 use crate::cutover::gate::{Gate, Route};
 use crate::journal::{self, Journal, Last, Recovered};
 use crate::metrics::{self, Exporter};
@@ -179,8 +179,20 @@ impl Assembly {
         let setup = postgres::Setup::new(&self.config, live, gate, Some(journal.clone()), lost).await?;
         // Labels stay active until the loss is confirmed, also when the start that noticed it was itself interrupted.
         if recovered.last == Last::Lost || !recovered.active.is_empty() {
-            tracing::error!("the machine or its disk lost writes that were not synced: every table is dirty");
-            for table in setup.tables() {
+            let mut tables = setup.tables();
+            // Without a sync the disk may lack more than what was written of late.
+            if !recovered.active.all && self.config.journal.durability == Durability::Fsync {
+                tables.retain(|table| recovered.active.list.contains(&table.0));
+            }
+            if recovered.active.all || recovered.active.list.contains(&0) {
+                tracing::error!("a schema change may not have been repeated on the secondary: compare both schemas");
+            }
+            let count = tables.len();
+            tracing::error!(
+                tables = count,
+                "the machine or its disk lost writes that were not synced: what was written of late is dirty"
+            );
+            for table in tables {
                 handle.mark_dirty(table, Reason::Lost).map_err(|error| Error::Failed(error.to_string()))?;
             }
             journal.confirm_loss();

@@ -149,6 +149,16 @@ pub enum Item<'a> {
     Prepared(&'a [u8]),
 }
 
+impl Item<'_> {
+    /// The table that it speaks of; the label 0 stands for none.
+    pub fn table(&self) -> TableId {
+        match *self {
+            Item::Key { table, .. } | Item::Table(table) | Item::Dirty(table, _) | Item::Ddl(table, _) => table,
+            Item::Prepared(_) => TableId(0),
+        }
+    }
+}
+
 /// A record being built. Reused between units: [`RecordBuf::clear`] keeps its memory.
 #[derive(Default)]
 pub struct RecordBuf {
@@ -208,6 +218,14 @@ impl RecordBuf {
     pub fn prepared(&mut self, name: &[u8]) {
         self.tag(6, TableId(0));
         self.bytes_body(name);
+    }
+
+    /// The tables that it names, one after the other; one may come several times.
+    pub fn tables(&self) -> impl Iterator<Item = TableId> {
+        let mut rest = self.items.get(HEADER..).unwrap_or_default();
+        let mut last = None;
+        let next = std::iter::from_fn(move || Some(item(&mut rest).ok()?.table()));
+        next.filter(move |&table| last.replace(table) != Some(table))
     }
 
     /// The record's bytes, as the journal keeps them.

@@ -55,6 +55,11 @@ impl Announced {
         self.all || self.labels.get(&label).is_some_and(|label| label.durable)
     }
 
+    /// The number of the window that runs.
+    pub(super) fn window(&self) -> u64 {
+        self.window
+    }
+
     pub(super) fn wait(&mut self, cx: &Context<'_>) {
         remember(&mut self.wakers, cx);
     }

@@ -288,8 +288,13 @@ impl Journal {
         self.shared.kick(&mut state);
     }
 
+    /// The number of the window that runs. Who announced a label in it need not do so again before the next.
+    pub fn window(&self) -> u64 {
+        self.shared.window.load(Ordering::Relaxed)
+    }
+
     /// Say that units with this label are about to be written, right before [`Journal::begin`]. True: go ahead. False:
-    /// wait for [`Journal::announced`] first. What is true stays so for a window at least.
+    /// wait for [`Journal::announced`] first. What is true stays so until the window after this one ends.
     pub fn announce(&self, label: u64) -> bool {
         let known = lock(&self.shared.announced).announce(label);
         if known != Some(true) {

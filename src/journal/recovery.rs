@@ -488,6 +488,7 @@ impl<'a> Recovery<'a> {
             appended: AtomicU64::new(appended),
             durable: AtomicU64::new(durable),
             announced: Mutex::new(Announced::new()),
+            window: AtomicU64::new(0),
             stepper: Mutex::new(Stepper { file: self.file, control: self.control, buffer: Vec::new() }),
             options,
         })

@@ -47,6 +47,8 @@ pub(super) struct Shared {
     pub appended: AtomicU64,
     pub durable: AtomicU64,
     pub announced: Mutex<Announced>,
+    /// [`Announced::window`], for those who only look.
+    pub window: AtomicU64,
     pub stepper: Mutex<Stepper>,
 }
 

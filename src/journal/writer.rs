@@ -110,7 +110,12 @@ impl Shared {
 
     fn try_step(&self, stepper: &mut Stepper) -> io::Result<bool> {
         let moved = self.move_log(&mut stepper.buffer)?;
-        let rotated = lock(&self.announced).rotate(self.options.window);
+        let rotated = {
+            let mut announced = lock(&self.announced);
+            let dropped = announced.rotate(self.options.window);
+            self.window.store(announced.window(), Ordering::Relaxed);
+            dropped
+        };
         let due = std::mem::take(&mut self.lock().control_due);
         if due || rotated {
             self.write_control(stepper)?;

@@ -10,6 +10,7 @@ mod hidden_writes;
 mod invariant;
 mod journeys;
 mod payment;
+mod power;
 mod rounds;
 mod rules;
 mod sandbox;

@@ -17,6 +17,7 @@
 //! A payment whose answer was lost needs no case of its own: its cut is owed again, and paying twice is harmless
 //! (promise 5). Schema changes are not harmless twice; [`super::book`] tells how they run once.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -493,8 +494,22 @@ impl<C: Copier> Engine<C> {
         }
         let payments = self.standing.as_ref().map_or(0, |standing| standing.payments);
         self.book.intend(cut.ddl_records(), payments + 1)?;
-        let paid = self.copier.pay(cut.owed()).await?;
+        let mut paid = self.copier.pay(cut.owed()).await?;
+        if in_doubt {
+            self.put_off(cut, &mut paid);
+        }
         Ok((snapshot, paid, exact && !in_doubt))
+    }
+
+    /// A table that is refused while a schema change is ending may differ only until that arrives: what it owes stays
+    /// owed.
+    fn put_off(&mut self, cut: &mut Cut, paid: &mut Paid) {
+        let whole = paid.refused.extract_if(.., |refused| refused.key.is_none());
+        let tables: HashSet<TableId> = whole.map(|refused| refused.table).collect();
+        if !tables.is_empty() {
+            debug!(tables = tables.len(), "owed until the schema change that is ending has arrived");
+            self.ledger.restore(cut.split(&tables));
+        }
     }
 
     fn go_stale(&mut self, why: &str) {

@@ -24,7 +24,7 @@
 //! is marked dirty with reason `ddl`. If it aborted, the next payment of the whole table clears that; if it committed,
 //! the copier finds other columns and refuses the table until somebody repeats the change there.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -404,6 +404,21 @@ impl Owing {
 }
 
 impl Cut {
+    /// Take out what these tables owe, or all where one of them owes nothing under its own name; never schema changes.
+    /// Its units count on both sides: they are paid with the last of both.
+    pub fn split(&mut self, tables: &HashSet<TableId>) -> Cut {
+        let owed = &mut self.owing.owed;
+        let named = |table| owed.keys.contains_key(table) || owed.tables.contains(table);
+        let all = !tables.iter().all(named);
+        let taken = |table: &TableId| all || tables.contains(table);
+        let mut rest = Owing { records: self.owing.records, oldest: self.owing.oldest, ..Owing::default() };
+        rest.owed.keys = owed.keys.extract_if(|table, _| taken(table)).collect();
+        rest.owed.tables = owed.tables.extract_if(.., |table| taken(table)).collect();
+        rest.keys = rest.owed.keys.values().map(HashMap::len).sum();
+        self.owing.keys -= rest.keys;
+        Cut { owing: rest, upto: self.upto }
+    }
+
     /// What to pay.
     pub fn owed(&self) -> &Owed {
         &self.owing.owed
@@ -533,6 +548,29 @@ mod tests {
         assert_eq!(script.ledger.paid(), unit);
         assert_eq!(script.ledger.keys(), 1);
         assert_eq!(keys(&script.ledger.freeze()), [(b"a".to_vec(), true)]);
+    }
+
+    #[test]
+    fn what_a_table_owes_is_put_off_and_the_rest_is_paid() {
+        let mut script = Script::new();
+        let other = TableId::of("public", "other");
+        let unit = script.unit(|buf| {
+            buf.key(T, b"a", true);
+            buf.key(other, b"b", false);
+            buf.table(other);
+            buf.ddl(T, b"change");
+        });
+        script.ends(unit, Outcome::Committed);
+        let mut cut = script.ledger.freeze();
+        let rest = cut.split(&HashSet::from([T]));
+        assert_eq!((keys(&rest), rest.keys(), rest.owed().tables.len()), (vec![(b"a".to_vec(), true)], 1, 0));
+        assert_eq!((keys(&cut), cut.keys(), cut.owed().tables.len()), (vec![(b"b".to_vec(), false)], 1, 1));
+        script.ledger.restore(rest);
+        assert_eq!((script.ledger.paid(), script.ledger.keys()), (unit, 1), "its record is not paid");
+        let mut again = script.ledger.freeze();
+        assert_eq!(again.owed().ddl, [], "the change has been repeated");
+        let all = again.split(&HashSet::from([TableId::of("public", "root")]));
+        assert_eq!((all.keys(), again.keys()), (1, 0), "a table that owes by other names");
     }
 
     #[test]

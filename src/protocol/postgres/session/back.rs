@@ -7,7 +7,7 @@ use crate::protocol::postgres::plan::{Action, Script};
 use crate::protocol::postgres::wire::{Fields, HEADER, Header, WireError, back, bare, message};
 
 use super::expect::{Effect, Expect, View};
-use super::{Fault, Learned, Out, Session, Wait};
+use super::{Fault, Out, Session, Wait};
 
 impl Session {
     /// Take what can be taken of the server's bytes; returns how many were. Stops when something must be held, or a
@@ -20,7 +20,7 @@ impl Session {
         let mut at = 0;
         loop {
             at += self.stream_back(&input[at..], out);
-            if self.holding || self.back_rest > 0 {
+            if !self.wants_server() || self.back_rest > 0 {
                 return Ok(at);
             }
             let rest = &input[at..];
@@ -338,8 +338,6 @@ impl Session {
             return Ok(false);
         }
         let status = whole.get(HEADER).copied().unwrap_or(b'I');
-        let schema = self.carried_schema || self.front_group().schema;
-        let Some(learned) = self.learned(schema && status == b'I') else { return Ok(false) };
         let shown = match self.expects.pop_front() {
             Some(Expect::Sync { shown }) => shown,
             Some(Expect::Query { .. } | Expect::Function) => true,
@@ -354,8 +352,9 @@ impl Session {
             pieces.finish(group.failed, out);
         }
         // Others see a schema change when it is committed, the session itself at once: nobody can know that catalog.
+        let schema = group.schema | std::mem::take(&mut self.carried_schema);
         self.carried_schema = schema && status != b'I';
-        self.schema_stale |= group.schema && status != b'I' || !learned;
+        self.schema_stale |= group.schema && status != b'I';
         if status == b'I' {
             self.carried = 0;
             self.suspended.clear();
@@ -366,27 +365,13 @@ impl Session {
         } else {
             self.carried = tickets;
         }
-        if shown {
-            out.to_client.extend_from_slice(whole);
+        let answer = if shown { whole } else { &[] };
+        if schema && status == b'I' {
+            self.learning = Some((self.shared.catalog.reloaded(), Bytes::copy_from_slice(answer)));
+        } else {
+            out.to_client.extend_from_slice(answer);
         }
         Ok(true)
-    }
-
-    /// A committed schema change is answered when the catalog knows it, so that nobody who was told of it plans by the
-    /// old one. `None`: not yet; `Some(false)`: it could not be loaded in time.
-    fn learned(&mut self, committed: bool) -> Option<bool> {
-        match std::mem::replace(&mut self.learned, Learned::No) {
-            Learned::No if !committed => Some(true),
-            Learned::No => {
-                self.learned = Learned::Loading(self.shared.catalog.reloaded());
-                None
-            }
-            Learned::Loading(reload) => {
-                self.learned = Learned::Loading(reload);
-                None
-            }
-            Learned::Done(loaded) => Some(loaded),
-        }
     }
 
     /// Is something on its way that gives names of statements another meaning?

@@ -390,7 +390,7 @@ impl Session {
         // A statement of a transaction cannot commit, whatever it is.
         let commits = could_commit(&statement.action);
         if counts && commits && !self.in_transaction {
-            if !self.asked_answered(out) || !self.append()? {
+            if !self.asked_answered(out) || !self.append()? || !self.announce_any() {
                 return Ok(false);
             }
             self.provisional();

@@ -45,6 +45,7 @@ use crate::cutover::gate::{Pass, Slot};
 use crate::journal::{self, Durable, Outcome, Ticket};
 use crate::record::{Backend, Item, Record, RecordBuf, TableId};
 
+use super::catalog::Kind;
 use super::copy_stream::CopyStream;
 use super::lexer::{Dialect, Tokens};
 use super::plan::{Action, Asked, Statement};
@@ -58,6 +59,9 @@ use statements::{Prepared, Statements};
 
 /// How long a unit waits for room in a full journal before its tables are dirty instead.
 const FULL_WAIT: Duration = Duration::from_millis(500);
+
+/// More tables than these are announced again and again: the list is walked for each record.
+const ANNOUNCED_MAX: usize = 64;
 
 /// Where output goes.
 pub struct Out<'a> {
@@ -98,22 +102,14 @@ enum Wait {
     Answers,
     /// Room in the journal.
     Room(Pin<Box<dyn Future<Output = bool> + Send>>),
+    /// Labels of tables to be durable.
+    Announced(Pin<Box<dyn Future<Output = bool> + Send>>),
     /// A newer catalog, for a statement that names something unknown or after a schema change.
     Catalog(Reload),
 }
 
 /// A newer catalog on its way; `false`: not in time.
 type Reload = Pin<Box<dyn Future<Output = bool> + Send>>;
-
-/// What the answers of a committed schema change wait for.
-enum Learned {
-    /// Nothing is asked for.
-    No,
-    /// The catalog is on its way.
-    Loading(Reload),
-    /// The catalog knows it; `false`: it could not be loaded in time.
-    Done(bool),
-}
 
 /// One ReadyForQuery to come.
 #[derive(Default)]
@@ -184,10 +180,13 @@ pub struct Session {
     boundaries: u64,
     /// Tables of portals with a hidden RETURNING that a row limit suspended.
     suspended: Vec<(Bytes, Vec<TableId>)>,
+    /// Tables that this session announced in that window.
+    announced: (u64, Vec<TableId>),
     /// The oldest epoch of the catalog under which `keys` were captured.
     epoch: u64,
-    /// A schema change is answered when every session knows it.
-    learned: Learned,
+    /// The ReadyForQuery of a committed schema change, shown when every session knows it: nobody who was told of it plans
+    /// by the old catalog.
+    learning: Option<(Reload, Bytes)>,
     /// An unknown name already sent the session to the catalog for this message.
     reloaded: bool,
     schema_stale: bool,
@@ -241,8 +240,9 @@ impl Session {
             copy_in: false,
             boundaries: 0,
             suspended: Vec::new(),
+            announced: (0, Vec::new()),
             epoch: 0,
-            learned: Learned::No,
+            learning: None,
             reloaded: false,
             schema_stale: false,
             front_rest: (0, 0),
@@ -273,7 +273,7 @@ impl Session {
 
     /// May more be taken from the client now?
     pub fn wants_client(&self) -> bool {
-        matches!(self.wait, Wait::Nothing) && self.pieces.is_none()
+        matches!(self.wait, Wait::Nothing) && self.pieces.is_none() && self.learning.is_none()
     }
 
     /// Was a message forwarded in part?
@@ -283,21 +283,22 @@ impl Session {
 
     /// May more be taken from the server now?
     pub fn wants_server(&self) -> bool {
-        !self.holding
+        !self.holding && self.learning.is_none()
     }
 
     /// Is the primary still able to act for this session?
     pub fn is_idle(&self) -> bool {
-        self.pass.is_none()
+        self.pass.is_none() && self.learning.is_none()
     }
 
     /// Drive what the session waits for. `true`: something changed, feed it again.
     pub fn poll(&mut self, cx: &mut Context<'_>, out: &mut Out<'_>) -> Result<bool, Fault> {
         let mut moved = false;
-        if self.holding && self.poll_durable(cx)? && self.poll_learned(cx) {
+        if self.holding && self.poll_durable(cx)? {
             self.holding = false;
             moved = true;
         }
+        moved |= self.poll_learning(cx, out);
         match &mut self.wait {
             Wait::Gate(entering) => {
                 if let Poll::Ready(pass) = entering.as_mut().poll(cx) {
@@ -313,8 +314,8 @@ impl Session {
                     moved = true;
                 }
             }
-            Wait::Catalog(loaded) => {
-                if loaded.as_mut().poll(cx).is_ready() {
+            Wait::Catalog(done) | Wait::Announced(done) => {
+                if done.as_mut().poll(cx).is_ready() {
                     self.wait = Wait::Nothing;
                     moved = true;
                 }
@@ -354,12 +355,13 @@ impl Session {
         Ok(true)
     }
 
-    /// `true` when no catalog is waited for.
-    fn poll_learned(&mut self, cx: &mut Context<'_>) -> bool {
-        if let Learned::Loading(reload) = &mut self.learned {
-            let Poll::Ready(loaded) = reload.as_mut().poll(cx) else { return false };
-            self.learned = Learned::Done(loaded);
-        }
+    /// `true`: the schema change that was waited for is known, and its answer shown.
+    fn poll_learning(&mut self, cx: &mut Context<'_>, out: &mut Out<'_>) -> bool {
+        let Some((reload, answer)) = &mut self.learning else { return false };
+        let Poll::Ready(loaded) = reload.as_mut().poll(cx) else { return false };
+        out.to_client.extend_from_slice(answer);
+        self.schema_stale |= !loaded;
+        self.learning = None;
         true
     }
 
@@ -377,6 +379,12 @@ impl Session {
     fn append(&mut self) -> Result<bool, Fault> {
         if self.keys.is_empty() {
             return Ok(true);
+        }
+        let keys = std::mem::take(&mut self.keys);
+        let announced = self.announce(keys.tables());
+        self.keys = keys;
+        if !announced {
+            return Ok(false);
         }
         match self.shared.journal.begin(self.keys.finish(self.backend)) {
             Ok(ticket) => {
@@ -396,6 +404,37 @@ impl Session {
                 Ok(true)
             }
         }
+    }
+
+    /// The journal knows durably which tables are being written, so that after a power loss only those are dirty
+    /// (promise 3). `false`: wait first.
+    fn announce(&mut self, tables: impl Iterator<Item = TableId>) -> bool {
+        let journal = &self.shared.journal;
+        let window = journal.window();
+        if self.announced.0 != window || self.announced.1.len() > ANNOUNCED_MAX {
+            self.announced = (window, Vec::new());
+        }
+        let mut pending = None;
+        for table in tables {
+            if self.announced.1.contains(&table) {
+                continue;
+            }
+            if journal.announce(table.0) {
+                self.announced.1.push(table);
+            } else {
+                pending = Some(table);
+            }
+        }
+        let Some(table) = pending else { return true };
+        let journal = journal.clone();
+        self.wait = Wait::Announced(Box::pin(async move { journal.announced(table.0).await.is_ok() }));
+        false
+    }
+
+    /// As [`Session::announce`], for a statement that may write to any table.
+    fn announce_any(&mut self) -> bool {
+        let catalog = self.shared.catalog.now().clone();
+        self.announce(catalog.relations.values().filter(|one| one.kind == Kind::Table).map(|one| one.id))
     }
 
     fn hold(&mut self, ticket: Ticket) {

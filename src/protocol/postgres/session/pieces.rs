@@ -102,6 +102,9 @@ impl Session {
         let counts = counts(&statement.action);
         let provisional = counts && commits && !self.in_transaction;
         if provisional {
+            if !self.announce_any() {
+                return Ok(true);
+            }
             self.provisional();
         }
         if counts {
