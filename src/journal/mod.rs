@@ -202,6 +202,7 @@ impl Journal {
                 return Err(Error::Full);
             }
             state.open += 1;
+            state.records = state.appended + len;
             self.append(&mut state, &draft, payload)
         };
         wakers.into_iter().for_each(Waker::wake);

@@ -453,6 +453,7 @@ impl<'a> Recovery<'a> {
         let state = State {
             fill: false,
             appended,
+            records: appended,
             moved: appended,
             durable: appended,
             trimmed: self.control.trimmed,

@@ -52,11 +52,13 @@ pub(super) struct Shared {
     pub stepper: Mutex<Stepper>,
 }
 
-/// Invariants: `trimmed <= moved <= appended`, `durable <= appended`;
+/// Invariants: `trimmed <= moved <= appended`, `durable <= appended`, `records <= appended`;
 /// `appended + open * OUTCOME - floor() <= ring size`: outcomes always have room in the ring;
 /// and the segment being filled with the free slots takes as much: outcomes always have room on the disk.
 pub(super) struct State {
     pub appended: u64,
+    /// Where the newest record ends: up to here somebody waits, or will. Outcomes behind it hurry nobody.
+    pub records: u64,
     /// Everything below is in the segments (and synced, if that is configured): its place in the ring may be used again.
     pub moved: u64,
     pub durable: u64,

@@ -316,6 +316,21 @@ fn a_ring_full_of_unsynced_records_refuses_until_the_next_sync() {
 }
 
 #[test]
+fn an_outcome_goes_with_the_next_records_sync() {
+    let (journal, _) = open(&MemoryDisk::default());
+    let due = || journal.shared.due(&journal.shared.lock());
+    let ticket = journal.begin(b"first").expect("room");
+    assert!(due());
+    journal.sync_now();
+    ticket.end(Outcome::Committed);
+    assert!(!due() && journal.durable() < journal.appended());
+    let _second = journal.begin(b"second").expect("room");
+    assert!(due());
+    journal.sync_now();
+    assert_eq!(journal.durable(), journal.appended());
+}
+
+#[test]
 fn a_record_over_the_limit_is_refused_alone() {
     let (journal, _) = open(&MemoryDisk::default());
     assert_eq!(journal.begin(&[0; 2001]).err(), Some(Error::TooLarge(2001)));

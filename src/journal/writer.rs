@@ -1,8 +1,9 @@
 //! From the ring to the disk.
 //!
 //! One step takes everything appended so far, writes it to the segments, syncs once, and wakes whom that concerns: group
-//! commit. While it syncs, the next group gathers in the ring. There is never a second sync in flight, nothing lingers
-//! for company, nothing spins.
+//! commit. While it syncs, the next group gathers in the ring. There is never a second sync in flight, no record lingers
+//! for company, nothing spins. Outcomes do linger: nobody waits for them, so they go with the next record's sync, or after
+//! a nap; one that a power loss takes leaves its unit in doubt, which is settled by state.
 //!
 //! Order that recovery relies on: a segment is synced before the next one's header is written, and a header is synced
 //! before anything behind it leaves the ring. So only the last segment can be torn.
@@ -72,12 +73,9 @@ impl Shared {
 
     /// Is there something that should not wait for the end of a nap?
     pub(super) fn due(&self, state: &State) -> bool {
-        let behind = state.appended - state.moved;
-        let log = match self.options.durability {
-            Durability::Memory => behind > self.ring.size() / 4,
-            Durability::Os | Durability::Fsync => behind > 0,
-        };
-        state.broken.is_none() && (log || state.control_due)
+        let filling = state.appended - state.moved > self.ring.size() / 4;
+        let awaited = self.options.durability != Durability::Memory && state.records > state.moved;
+        state.broken.is_none() && (filling || awaited || state.control_due)
     }
 
     /// Wake the sync thread if it sleeps. A system call, so only when it has something to do.
