@@ -32,7 +32,7 @@ impl Scope<'_> {
         match Target::of(self.catalog, name) {
             Target::Temporary => Action::Pass,
             Target::System => Action::Opaque(counted("a system catalog is written")),
-            Target::Unknown => Action::Counted(counted(&format!("unknown table {}", name.relname))),
+            Target::Unknown => nobody_counts(format!("unknown table {}", name.relname)),
             Target::Known(named) => self.copy_in(copy, &named, reach),
         }
     }
@@ -40,16 +40,25 @@ impl Scope<'_> {
     fn copy_in(&mut self, copy: &CopyStmt, named: &Named, reach: Reach) -> Action {
         let tables: Vec<_> = named.tables.iter().flat_map(|table| holders(self.catalog, table, false)).collect();
         let why = named.counted.clone().or(reach.why());
-        let server = copy.is_program || !copy.filename.is_empty();
-        if server || tables.is_empty() {
-            let why = if server { "COPY from a file of the server".to_owned() } else { why.unwrap_or_default() };
+        if copy.is_program || !copy.filename.is_empty() {
+            let why = "COPY from a file of the server".to_owned();
             return Action::Counted(Counted { dirty: labels(&tables), why });
+        }
+        if tables.is_empty() {
+            return nobody_counts(why.unwrap_or_default());
         }
         self.exact |= !copy.options.is_empty();
         let dirty = labels(&named.behind);
         let counted = why.map(|why| Counted { dirty, why });
         Action::CopyIn(CopyIn { key_at: key_at(copy, named, &tables), tables, format: format(&copy.options), counted })
     }
+}
+
+/// A COPY into nothing that is mirrored. No other statement can be sent before its stream ends, so its hidden writes are
+/// not counted.
+fn nobody_counts(why: String) -> Action {
+    let counted = Some(Counted { dirty: Vec::new(), why });
+    Action::CopyIn(CopyIn { tables: Vec::new(), key_at: None, format: CopyFormat::Other, counted })
 }
 
 fn counted(why: &str) -> Counted {

@@ -7,7 +7,7 @@ use crate::protocol::postgres::plan::{Action, Script};
 use crate::protocol::postgres::wire::{Fields, HEADER, Header, WireError, back, bare, message};
 
 use super::expect::{Effect, Expect, View};
-use super::{Fault, Out, Session, Wait};
+use super::{Fault, Out, Session, Suspended, Wait};
 
 impl Session {
     /// Take what can be taken of the server's bytes; returns how many were. Stops when something must be held, or a
@@ -143,7 +143,8 @@ impl Session {
             View::Path => return self.path_row(body).map_err(Fault::Server),
             _ => {}
         }
-        let (Some(asked), View::Asked { binary, script, .. }) = (view.asked(), view) else {
+        let (Some(asked), View::Asked { binary, script, .. } | View::Rest { binary, script }) = (view.asked(), view)
+        else {
             return Err(out_of_turn(back::DATA_ROW));
         };
         let mut fields = Fields::new(back::DATA_ROW, body);
@@ -153,7 +154,7 @@ impl Session {
         for _ in 0..shown {
             fields.value().map_err(Fault::Server)?;
         }
-        if asked.shown {
+        if asked.shown && matches!(view, View::Asked { .. }) {
             let columns = &start[..start.len() - fields.rest().len()];
             message(out.to_client, back::DATA_ROW, |b| {
                 b.put_u16(shown as u16);
@@ -183,9 +184,14 @@ impl Session {
                 self.apply(effect);
             }
             Some(Expect::Execute { view, .. }) if kind == back::PORTAL_SUSPENDED => {
-                if let (Some(asked), View::Asked { portal, .. }) = (view.asked(), &*view) {
-                    self.suspended.retain(|(name, _)| name != portal);
-                    self.suspended.push((portal.clone(), asked.tables.clone()));
+                if let View::Asked { portal, script, binary, .. } = view {
+                    self.suspended.retain(|one| one.portal != *portal);
+                    self.suspended.push(Suspended {
+                        portal: portal.clone(),
+                        script: script.clone(),
+                        binary: *binary,
+                        open: portal.is_empty(),
+                    });
                     self.asking -= 1;
                 }
                 self.expects.pop_front();
@@ -201,12 +207,12 @@ impl Session {
                     }
                     return Ok(true);
                 }
-                if matches!(view, View::Path) {
+                if matches!(view, View::Path | View::Rest { .. }) {
                     self.asking -= 1;
                     return Ok(true);
                 }
                 if let View::Asked { portal, .. } = &view {
-                    self.suspended.retain(|(name, _)| name != portal);
+                    self.suspended.retain(|one| one.portal != *portal);
                     self.asking -= 1;
                 }
                 self.counted_tag(tag);
@@ -273,16 +279,25 @@ impl Session {
             out.to_client.extend_from_slice(whole);
         }
         self.copies_failed();
+        self.suspended.iter_mut().for_each(|one| one.open = false);
         if matches!(self.expects.front(), Some(Expect::Query { .. } | Expect::Function | Expect::Sync { .. }) | None) {
             return Ok(());
         }
+        // The message at the front is the one that failed: a statement behind it was skipped.
+        let (mut failing, mut skipped) = (true, false);
         while let Some(expect) = self.expects.front() {
+            if matches!(expect, Expect::Execute { view: View::Plain | View::Piece | View::Asked { .. }, .. }) {
+                skipped = !failing;
+            }
             match expect {
                 Expect::Sync { .. } => return Ok(()),
-                Expect::Execute { view: View::Asked { .. } | View::Path, .. } => self.asking -= 1,
+                Expect::Execute { view: View::Asked { .. } | View::Rest { .. } | View::Path, .. } => self.asking -= 1,
                 Expect::Execute { view: View::Count { after: true }, .. } => {
                     self.asking -= 1;
                     self.counting.pop_front();
+                    if skipped {
+                        self.provisional_replaced();
+                    }
                 }
                 // A Parse that was skipped may have left an older statement in place.
                 Expect::Parse { name, .. } => self.statements.remove(name),
@@ -290,6 +305,7 @@ impl Session {
                 Expect::Query { .. } | Expect::Function => self.merge_front_group(),
                 _ => {}
             }
+            failing = false;
             self.expects.pop_front();
         }
         // The Parse that is waited for was the last message: it was refused or skipped.

@@ -376,7 +376,12 @@ fn needs_text(evident: &Evident) -> bool {
 
 /// Does the statement name something that the catalog does not have?
 fn unknown(action: &Action) -> bool {
-    matches!(action, Action::Counted(counted) | Action::Opaque(counted) if counted.why.starts_with("unknown"))
+    let counted = match action {
+        Action::Counted(counted) | Action::Opaque(counted) => Some(counted),
+        Action::CopyIn(copy) => copy.counted.as_ref(),
+        _ => None,
+    };
+    counted.is_some_and(|counted| counted.why.starts_with("unknown"))
 }
 
 fn ddl_body(search_path: &str, sql: &[u8]) -> Vec<u8> {

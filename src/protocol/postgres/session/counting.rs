@@ -117,8 +117,13 @@ impl Session {
             self.keys.dirty(table, Reason::Uncaptured);
         }
         if counting.provisional {
-            self.tickets.iter_mut().filter(|held| held.provisional).for_each(|held| held.replaced = true);
+            self.provisional_replaced();
         }
+    }
+
+    /// What a provisional record feared is known better, or never ran.
+    pub(super) fn provisional_replaced(&mut self) {
+        self.tickets.iter_mut().filter(|held| held.provisional).for_each(|held| held.replaced = true);
     }
 
     /// A provisional record: every table is dirty, unless a better one follows.

@@ -46,6 +46,8 @@ pub(super) enum View {
     Path,
     /// Hidden columns at the end are keys. `piece` as above; `binary`: the hidden columns come in binary format.
     Asked { script: Arc<Script>, at: usize, piece: bool, binary: bool, portal: Bytes },
+    /// The rows behind the client's row limit: only their keys are of use, nobody sees them.
+    Rest { script: Arc<Script>, binary: bool },
 }
 
 impl View {
@@ -53,13 +55,14 @@ impl View {
     pub(super) fn asked(&self) -> Option<&Asked> {
         match self {
             View::Asked { script, at, .. } => script.statements.get(*at).and_then(super::asked_of),
+            View::Rest { script, .. } => script.statements.first().and_then(super::asked_of),
             _ => None,
         }
     }
 
     /// Rows are not for the client as they come.
     pub(super) fn is_hidden(&self) -> bool {
-        matches!(self, View::Asked { .. } | View::Count { .. } | View::Path)
+        matches!(self, View::Asked { .. } | View::Rest { .. } | View::Count { .. } | View::Path)
     }
 
     pub(super) fn is_piece(&self) -> bool {

@@ -112,7 +112,7 @@ impl Session {
     // ---- simple protocol
 
     fn query(&mut self, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
-        if self.stale() {
+        if self.stale() || !self.rest_read(out) {
             return Ok(false);
         }
         let text = text_of(whole).map_err(Fault::Client)?;
@@ -253,6 +253,9 @@ impl Session {
         let mut fields = Fields::new(front::BIND, &whole[HEADER..]);
         let portal = fields.cstr().map_err(Fault::Client)?;
         let name = fields.cstr().map_err(Fault::Client)?;
+        if portal.is_empty() && !self.rest_read(out) {
+            return Ok(false);
+        }
         let Some(prepared) = self.statements.get(name).cloned() else {
             self.statements.put_portal(portal, Portal { statement: None, binary: false, asked: false });
             return Ok(self.forward(whole, out, Expect::Bind { shown: true }));
@@ -432,6 +435,7 @@ impl Session {
     fn execute_asked(&mut self, name: &[u8], whole: &[u8], prepared: &Prepared, binary: bool, out: &mut Out<'_>) {
         let view = view_asked(&prepared.script, binary, name);
         if view.asked().is_some_and(|asked| asked.shown) {
+            self.limited |= !whole.ends_with(&[0; 4]);
             out.to_server.extend_from_slice(whole);
         } else {
             wire::execute(out.to_server, name, 0);
@@ -449,6 +453,9 @@ impl Session {
         let statement = named.then(|| Bytes::copy_from_slice(name));
         if what == b'S' && name.is_empty() {
             self.statements.remove(name);
+        }
+        if what == b'P' && name.is_empty() && !self.rest_read(out) {
+            return Ok(false);
         }
         if what == b'P' && !name.is_empty() {
             self.statements.close_portal(name);
@@ -545,10 +552,10 @@ impl Session {
     /// Are all hidden keys there? If not, the server is asked to hurry and the message waits.
     pub(super) fn asked_answered(&mut self, out: &mut Out<'_>) -> bool {
         if self.asking == 0 {
-            // A portal that was not read to its end has written rows whose keys it did not tell.
-            for table in self.suspended.drain(..).flat_map(|(_, tables)| tables) {
-                self.keys.dirty(table, Reason::Uncaptured);
-            }
+            self.read_rest(out);
+        }
+        if self.asking == 0 {
+            self.limited = false;
             return true;
         }
         if !self.flushed && self.open_started {
@@ -557,6 +564,27 @@ impl Session {
         }
         self.wait = Wait::Keys;
         false
+    }
+
+    /// The unnamed portal is about to go: is there nothing left in it that it did not tell?
+    fn rest_read(&mut self, out: &mut Out<'_>) -> bool {
+        !self.limited || self.asked_answered(out)
+    }
+
+    /// A portal that was not read to its end has written rows whose keys it did not tell: read on, for us alone.
+    fn read_rest(&mut self, out: &mut Out<'_>) {
+        for one in std::mem::take(&mut self.suspended) {
+            let Some(asked) = one.script.statements.first().and_then(super::asked_of) else { continue };
+            if !one.open || self.skipping {
+                asked.tables.iter().for_each(|&table| self.keys.dirty(table, Reason::Uncaptured));
+                continue;
+            }
+            wire::execute(out.to_server, &one.portal, 0);
+            self.asking += 1;
+            self.flushed = false;
+            let view = View::Rest { script: one.script, binary: one.binary };
+            self.expect(Expect::Execute { view, effect: Effect::None });
+        }
     }
 
     /// After a schema change of its own, a session waits for the catalog that knows it.

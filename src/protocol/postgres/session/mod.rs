@@ -48,7 +48,7 @@ use crate::record::{Backend, Item, Record, RecordBuf, TableId};
 use super::catalog::Kind;
 use super::copy_stream::CopyStream;
 use super::lexer::{Dialect, Tokens};
-use super::plan::{Action, Asked, Statement};
+use super::plan::{Action, Asked, Script, Statement};
 use super::shared::Shared;
 use super::wire::WireError;
 
@@ -126,6 +126,15 @@ struct Group {
     completed: u32,
 }
 
+/// A portal whose statement ran to its end, while the client took only some of the rows that it returns.
+struct Suspended {
+    portal: Bytes,
+    script: Arc<Script>,
+    binary: bool,
+    /// It can be read on: it is the unnamed one, which goes only where that is noticed, and no error came since.
+    open: bool,
+}
+
 struct Held {
     ticket: Ticket,
     durable: Option<Durable>,
@@ -178,8 +187,10 @@ pub struct Session {
     copy_in: bool,
     /// How many messages went out that ReadyForQuery answers.
     boundaries: u64,
-    /// Tables of portals with a hidden RETURNING that a row limit suspended.
-    suspended: Vec<(Bytes, Vec<TableId>)>,
+    /// Portals with a hidden RETURNING that a row limit suspended.
+    suspended: Vec<Suspended>,
+    /// A hidden RETURNING was executed with a row limit, and not all of those were answered.
+    limited: bool,
     /// Tables that this session announced in that window.
     announced: (u64, Vec<TableId>),
     /// The oldest epoch of the catalog under which `keys` were captured.
@@ -243,6 +254,7 @@ impl Session {
             announced: (0, Vec::new()),
             epoch: 0,
             learning: None,
+            limited: false,
             reloaded: false,
             schema_stale: false,
             front_rest: (0, 0),

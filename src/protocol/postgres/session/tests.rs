@@ -110,13 +110,15 @@ impl Peers {
         kinds(&mut self.to_client)
     }
 
+    fn entries(&self) -> Vec<Entry> {
+        let read = futures_util::FutureExt::now_or_never(self.shared.journal.read(Lsn::default(), 1 << 20));
+        read.expect("at once").expect("read").0
+    }
+
     /// The keys and dirty tables in the journal, by table.
     fn journaled(&self) -> BTreeSet<String> {
-        let (entries, _) = futures_util::FutureExt::now_or_never(self.shared.journal.read(Lsn::default(), 1 << 20))
-            .expect("at once")
-            .expect("read");
         let mut found = BTreeSet::new();
-        for entry in entries {
+        for entry in self.entries() {
             let Entry::Record { payload, .. } = entry else { continue };
             for item in Record::parse(payload).expect("a record").items() {
                 found.insert(match item {
@@ -129,6 +131,17 @@ impl Peers {
             }
         }
         found
+    }
+
+    /// The server sends a row.
+    fn row(&mut self, columns: &[&str]) {
+        wire::message(&mut self.from_server, wire::back::DATA_ROW, |b| {
+            b.put_u16(columns.len() as u16);
+            for column in columns {
+                b.put_u32(column.len() as u32);
+                b.put_slice(column.as_bytes());
+            }
+        });
     }
 
     fn has(&self, what: &str) -> bool {
@@ -223,19 +236,90 @@ fn a_statement_too_long_to_analyse_may_commit_and_is_dirty_each_time() {
     assert!(peers.shared.journal.appended() > before && peers.has("acc dirty"), "{:?}", peers.journaled());
 }
 
-#[test]
-fn a_hidden_returning_that_a_row_limit_suspends_makes_its_table_dirty_at_commit() {
-    let mut peers = Peers::new();
+/// An asked statement by this portal, its first row taken and the portal suspended.
+fn suspended(peers: &mut Peers, portal: &str) {
     peers.client(|out| {
         wire::parse(out, b"", b"update acc set bal = 1 where bal = 2 returning bal", &[]);
-        bind(out, "", "", &[]);
-        wire::execute(out, b"", 1);
+        bind(out, portal, "", &[]);
+        wire::execute(out, portal.as_bytes(), 1);
         wire::bare(out, front::SYNC);
     });
-    let seen = peers.server("1 2 s");
-    assert_eq!(seen, "12s");
+    let oid = catalog().by_name["acc"][0].to_string();
+    assert_eq!(peers.server("1 2"), "12");
+    peers.row(&["9", &oid, "41"]);
+    assert_eq!(peers.server("s"), "Ds");
+}
+
+#[test]
+fn the_rows_behind_a_row_limit_are_read_for_their_keys_and_not_shown() {
+    let mut peers = Peers::new();
+    suspended(&mut peers, "");
+    assert_eq!(kinds(&mut peers.to_server), "EH", "the rest is asked for before the Sync goes on");
+    let oid = catalog().by_name["acc"][0].to_string();
+    peers.row(&["9", &oid, "42"]);
+    assert_eq!(peers.server("CUPDATE_2"), "");
+    assert_eq!(kinds(&mut peers.to_server), "S");
+    assert_eq!(peers.journaled().len(), 2, "{:?}", peers.journaled());
+    assert!(!peers.has("acc dirty"));
+    assert_eq!(peers.server("ZI"), "Z");
+    assert!(peers.session.is_idle());
+}
+
+#[test]
+fn in_a_transaction_the_rest_of_a_portal_is_read_when_it_is_replaced() {
+    let mut peers = Peers::new();
+    peers.query("begin");
+    peers.server("CBEGIN ZT");
+    suspended(&mut peers, "");
+    assert_eq!(peers.server("ZT"), "Z");
+    kinds(&mut peers.to_server);
+    // The client may still read on: nothing is asked until it says what comes next.
+    assert_eq!(peers.client(|out| bind(out, "", "", &[])), "EH");
+    assert_eq!(peers.server("CUPDATE_1"), "");
+    assert_eq!(kinds(&mut peers.to_server), "B");
+}
+
+#[test]
+fn a_portal_that_cannot_be_read_to_its_end_makes_its_table_dirty_at_commit() {
+    let mut peers = Peers::new();
+    suspended(&mut peers, "named");
     assert_eq!(kinds(&mut peers.to_server), "S");
     assert!(peers.has("acc dirty"), "{:?}", peers.journaled());
+
+    // After an error it may be gone with a savepoint.
+    let mut peers = Peers::new();
+    peers.query("begin");
+    peers.server("CBEGIN ZT");
+    suspended(&mut peers, "");
+    peers.server("ZT");
+    peers.client(|out| {
+        wire::parse(out, b"", b"nonsense", &[]);
+        wire::bare(out, front::SYNC);
+    });
+    peers.server("E ZE");
+    kinds(&mut peers.to_server);
+    assert_eq!(peers.query("rollback to s"), "Q");
+    assert!(peers.has("acc dirty"), "{:?}", peers.journaled());
+}
+
+#[test]
+fn a_counted_statement_that_was_skipped_behind_an_error_leaves_nothing_dirty() {
+    // What does not parse may be anything, and may commit: a record says so before it is executed.
+    for (text, answers, outcome) in [("selec", "E", "Aborted"), ("call p()", "1 2 n E", "Committed")] {
+        let mut peers = Peers::new();
+        peers.client(|out| {
+            wire::parse(out, b"", text.as_bytes(), &[]);
+            bind(out, "", "", &[]);
+            wire::describe(out, b'P', b"");
+            wire::execute(out, b"", 0);
+            wire::bare(out, front::SYNC);
+        });
+        peers.server(answers);
+        peers.server("ZI");
+        assert!(peers.session.is_idle() && peers.has("acc dirty"));
+        let entries = format!("{:?}", peers.entries());
+        assert!(entries.contains(outcome), "{text}: {entries}");
+    }
 }
 
 #[test]
