@@ -1,11 +1,9 @@
 //! Clients that hang up leave nothing behind: the server is told, and the gate is free again.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 use tandem::protocol::postgres::wire;
 
+use crate::support::raw::Raw;
 use crate::support::{pair, rows, sql, tandem::Tandem};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -33,23 +31,8 @@ async fn a_client_that_leaves_inside_a_message_or_a_statement_leaves_nothing_beh
 
 /// Log in, send, and close without a word.
 fn leave(port: u16, script: &[u8]) {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
-    let mut packet = BytesMut::new();
-    packet.put_i32(0);
-    packet.put_i32(wire::VERSION_3_0);
-    for text in ["user", "postgres", "database", "postgres", ""] {
-        wire::cstr(&mut packet, text.as_bytes());
-    }
-    let len = (packet.len() as i32).to_be_bytes();
-    packet[..4].copy_from_slice(&len);
-    stream.write_all(&packet).expect("sent");
-    let mut seen = Vec::new();
-    while !seen.ends_with(b"Z\0\0\0\x05I") {
-        let mut byte = [0];
-        assert_eq!(stream.read(&mut byte).expect("an answer"), 1);
-        seen.push(byte[0]);
-    }
-    stream.write_all(script).expect("sent");
+    let mut client = Raw::connect(port);
+    client.send(script);
     if script.starts_with(b"Q") {
         // What is sent whole is executed: leave when it runs.
         std::thread::sleep(std::time::Duration::from_millis(200));

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use tandem::sandbox::{Options, Sandbox, binaries, cache_folder, free_port, postgres::Tls};
+use tandem::sandbox::{Installation, Options, Sandbox, binaries, cache_folder, free_port, postgres::Tls};
 
-use crate::support::{rows, server_with, sql, tandem::Tandem};
+use crate::support::{newest, rows, server_with, sql, tandem::Tandem};
 
 const SCHEMA: &str = include_str!("../journeys/schema.sql");
 const TABLES: &[&str] = &["typed", "item", "account", "bulk"];
@@ -65,7 +65,8 @@ impl Stage {
         let crt = files.dir().join("server.crt");
         let port = free_port();
         let more = format!(
-            "[[listen]]\nwire = \"postgres\"\naddress = \"127.0.0.1:{port}\"\ntls_cert = \"{}\"\ntls_key = \"{}\"\n",
+            "[[listen]]\nwire = \"postgres\"\naddress = \"127.0.0.1:{port}\"\ntls_cert = \"{}\"\ntls_key = \"{}\"\n\
+             [mirror]\nself_repair = false\n",
             crt.display(),
             files.dir().join("server.key").display(),
         );
@@ -86,9 +87,9 @@ impl Stage {
         Place { port, database, root_cert: self.files.dir().join("server.crt") }
     }
 
-    /// The mirror has paid everything, nothing set aside, and both sides hold the same rows, some in each table.
+    /// Everything was captured row by row and nothing is set aside; both sides hold the same rows, some in each table.
     pub(crate) async fn assert_mirrored(&self, tables: &[&str]) {
-        caught_up(&self.tandem).await;
+        self.tandem.nothing_set_aside().await;
         for table in tables {
             let query = format!("SELECT * FROM {table} AS t ORDER BY t::text");
             let (origin, target) =
@@ -97,24 +98,6 @@ impl Stage {
             assert_eq!(origin, target, "{table} differs");
         }
     }
-}
-
-/// Wait until nothing is behind and nothing is parked. Dirty marks of the start may still wait for their repair: what the
-/// journey wrote is on the target without it.
-async fn caught_up(tandem: &Tandem) {
-    let client = tandem.client();
-    let mut status = serde_json::Value::Null;
-    for _ in 0..3_000 {
-        status = client.get("/v1/status").await.unwrap_or_else(|error| panic!("{error}:\n{}", tandem.log()));
-        let (journal, mirror) = (&status["journal"], &status["mirror"]);
-        let nothing = |count: &serde_json::Value| *count == 0;
-        let paid = mirror["applied"] == journal["appended"] && nothing(&journal["open"]);
-        if paid && nothing(&mirror["parked"]) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("the mirror did not catch up: {status}\n{}", tandem.log());
 }
 
 /// What `scripts/setup --drivers` fetched for a driver.
@@ -181,6 +164,23 @@ fn python(journey: &str) -> Command {
     driver("python", "requirements.txt"); // Written last: the installation is whole.
     command.arg(script("python").join(journey));
     command
+}
+
+fn psql(installation: &Installation) -> Command {
+    let mut sh = Command::new("sh");
+    sh.arg(script("psql/journey.sh")).arg(installation.bin.join("psql"));
+    sh
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_oldest_psql_sees_no_difference() {
+    let (oldest, _) = binaries::oldest_and_newest().expect("PostgreSQL is installed");
+    journey(|| psql(&oldest)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_newest_psql_sees_no_difference() {
+    journey(|| psql(&newest())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

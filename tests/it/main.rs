@@ -9,6 +9,7 @@ mod hidden;
 mod hidden_writes;
 mod invariant;
 mod journeys;
+mod ordinary;
 mod payment;
 mod power;
 mod rounds;

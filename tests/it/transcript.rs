@@ -2,151 +2,13 @@
 //! byte, but for what no two runs on one server share (oids of tables, process ids) and for where in PostgreSQL's source an error
 //! was raised.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::time::Duration;
+use tandem::protocol::postgres::wire::{Fields, Message, back};
 
-use bytes::{BufMut, BytesMut};
-use tandem::protocol::postgres::wire::{self, Fields, HEADER, Header, back, front};
-
+use crate::support::raw::{M, M::*, Raw};
 use crate::support::{pair, sql, tandem::Tandem};
 
-/// One message, or a wait for what was asked so far.
-#[derive(Clone, Copy, Debug)]
-enum M {
-    /// Query.
-    Q(&'static str),
-    /// Parse: name, text.
-    P(&'static str, &'static str),
-    /// Bind: portal, statement, text parameters, result format codes.
-    B(&'static str, &'static str, &'static [&'static str], &'static [i16]),
-    /// Describe a portal.
-    Dp(&'static str),
-    /// Describe a statement.
-    Ds(&'static str),
-    /// Execute: portal, row limit.
-    E(&'static str, i32),
-    /// Close a statement.
-    C(&'static str),
-    /// Sync.
-    S,
-    /// Sync that a COPY ignores: no ReadyForQuery comes for it.
-    Ignored,
-    /// Flush.
-    H,
-    /// CopyData.
-    Data(&'static str),
-    /// CopyDone.
-    Done,
-    /// CopyFail.
-    Fail,
-    /// Wait for every ReadyForQuery asked for so far.
-    Wait,
-    /// Wait for a message of this type.
-    Until(u8),
-}
-use M::*;
-
-struct Raw {
-    stream: TcpStream,
-    input: BytesMut,
-    owed: usize,
-    log: Vec<String>,
-}
-
-impl Raw {
-    fn connect(port: u16) -> Raw {
-        let stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
-        let mut raw = Raw { stream, input: BytesMut::new(), owed: 1, log: Vec::new() };
-        let mut packet = BytesMut::new();
-        packet.put_i32(0);
-        packet.put_i32(wire::VERSION_3_0);
-        for text in ["user", "postgres", "database", "postgres", ""] {
-            wire::cstr(&mut packet, text.as_bytes());
-        }
-        let len = (packet.len() as i32).to_be_bytes();
-        packet[..4].copy_from_slice(&len);
-        raw.stream.write_all(&packet).expect("sent");
-        raw.wait();
-        raw.log.clear();
-        raw
-    }
-
-    fn run(&mut self, script: &[M]) -> Vec<String> {
-        let mut out = BytesMut::new();
-        for message in script {
-            match *message {
-                Q(text) => wire::query(&mut out, text.as_bytes()),
-                P(name, text) => wire::parse(&mut out, name.as_bytes(), text.as_bytes(), &[]),
-                B(portal, statement, params, formats) => bind(&mut out, portal, statement, params, formats),
-                Dp(name) => wire::describe(&mut out, b'P', name.as_bytes()),
-                Ds(name) => wire::describe(&mut out, b'S', name.as_bytes()),
-                E(portal, rows) => wire::execute(&mut out, portal.as_bytes(), rows),
-                C(name) => wire::close(&mut out, b'S', name.as_bytes()),
-                S | Ignored => wire::bare(&mut out, front::SYNC),
-                H => wire::bare(&mut out, front::FLUSH),
-                Data(text) => wire::message(&mut out, front::COPY_DATA, |b| b.extend_from_slice(text.as_bytes())),
-                Done => wire::bare(&mut out, front::COPY_DONE),
-                Fail => wire::message(&mut out, front::COPY_FAIL, |b| wire::cstr(b, b"enough")),
-                Wait | Until(_) => {}
-            }
-            self.owed += usize::from(matches!(message, Q(_) | S));
-            if let Wait | Until(_) = message {
-                self.stream.write_all(&std::mem::take(&mut out)).expect("sent");
-                match *message {
-                    Until(kind) => while self.next() != kind {},
-                    _ => self.wait(),
-                }
-            }
-        }
-        self.stream.write_all(&out).expect("sent");
-        self.wait();
-        std::mem::take(&mut self.log)
-    }
-
-    fn wait(&mut self) {
-        while self.owed > 0 {
-            self.next();
-        }
-    }
-
-    fn next(&mut self) -> u8 {
-        loop {
-            if let Some(header) = Header::peek(&self.input).expect("the protocol")
-                && self.input.len() >= header.size
-            {
-                let whole = self.input.split_to(header.size);
-                self.owed -= usize::from(header.kind == back::READY_FOR_QUERY);
-                self.log.push(show(header.kind, &whole[HEADER..]));
-                return header.kind;
-            }
-            let mut chunk = [0; 4096];
-            let read = self.stream.read(&mut chunk);
-            let len = read.unwrap_or_else(|error| panic!("no answer ({error}) after {:#?}", self.log));
-            assert!(len > 0, "the connection ended after {:#?}", self.log);
-            self.input.extend_from_slice(&chunk[..len]);
-        }
-    }
-}
-
-fn bind(out: &mut BytesMut, portal: &str, statement: &str, params: &[&str], formats: &[i16]) {
-    wire::message(out, front::BIND, |b| {
-        wire::cstr(b, portal.as_bytes());
-        wire::cstr(b, statement.as_bytes());
-        b.put_i16(0);
-        b.put_i16(params.len() as i16);
-        for param in params {
-            b.put_i32(param.len() as i32);
-            b.extend_from_slice(param.as_bytes());
-        }
-        b.put_i16(formats.len() as i16);
-        formats.iter().for_each(|&code| b.put_i16(code));
-    });
-}
-
 /// A message in words, without what differs from run to run.
-fn show(kind: u8, body: &[u8]) -> String {
+fn show(Message { kind, body }: Message) -> String {
     let mut body = body.to_vec();
     if kind == back::ROW_DESCRIPTION {
         blank_table_oids(&mut body);
@@ -669,7 +531,8 @@ async fn odd_statements_are_answered_byte_for_byte_as_without_tandem() {
 
 async fn run(port: u16, script: &'static [M]) -> Vec<String> {
     let raw = tokio::task::spawn_blocking(move || {
-        std::panic::catch_unwind(|| Raw::connect(port).run(script)).unwrap_or_else(|panic| {
+        let answers = || Raw::connect(port).run(script).into_iter().map(show).collect();
+        std::panic::catch_unwind(answers).unwrap_or_else(|panic| {
             vec![panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "panicked".to_owned())]
         })
     });

@@ -4,6 +4,7 @@
 
 pub(crate) mod load;
 pub(crate) mod memory;
+pub(crate) mod raw;
 pub(crate) mod stage;
 pub(crate) mod tandem;
 

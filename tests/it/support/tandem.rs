@@ -90,6 +90,16 @@ impl Tandem {
         self.status_is("caught up", has_caught_up).await;
     }
 
+    /// Everything that was written is paid, not a row parked and not a table dirty. Of a tandem with `mirror.self_repair =
+    /// false`: nothing ever was.
+    pub(crate) async fn nothing_set_aside(&self) {
+        self.caught_up().await;
+        for ledger in ["/v1/dirty", "/v1/parked"] {
+            let list = self.client().get(ledger).await.expect("it answers");
+            assert_eq!(list, serde_json::json!([]), "{ledger}\n{}", self.log());
+        }
+    }
+
     /// Wait until the mirror is in this phase.
     pub(crate) async fn mirror_is(&self, phase: &str) {
         self.status_is(phase, |status| status["mirror"]["phase"] == phase).await;
