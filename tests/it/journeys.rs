@@ -10,9 +10,9 @@ use tandem::sandbox::{Installation, Options, Sandbox, binaries, cache_folder, fr
 use crate::support::{newest, rows, server_with, sql, tandem::Tandem};
 
 const SCHEMA: &str = include_str!("../journeys/schema.sql");
-const TABLES: &[&str] = &["typed", "item", "account", "bulk"];
+pub(crate) const TABLES: &[&str] = &["typed", "item", "account", "bulk"];
 /// Of both users: `by_scram` and `by_md5`.
-const PASSWORD: &str = "open sesame";
+pub(crate) const PASSWORD: &str = "open sesame";
 const ROLES: &str = "
     SET password_encryption = 'scram-sha-256'; CREATE ROLE by_scram LOGIN PASSWORD 'open sesame';
     SET password_encryption = 'md5'; CREATE ROLE by_md5 LOGIN PASSWORD 'open sesame';

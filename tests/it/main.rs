@@ -8,6 +8,7 @@ mod hangup;
 mod hidden;
 mod hidden_writes;
 mod invariant;
+mod journey_rust;
 mod journeys;
 mod ordinary;
 mod payment;
