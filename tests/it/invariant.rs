@@ -2,37 +2,16 @@
 //! adds the same amount to an account, a teller, a branch and the history, so their sums agree in every state of the
 //! primary; they must agree in every reading of the target, too.
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
+use crate::support::bank::{TABLES, bank, pgbench};
 use crate::support::connect;
-use crate::support::stage::Stage;
 
 /// Transfers of each of the four clients.
 const TRANSFERS: u32 = 400;
 const SUMS: &str = "SELECT (SELECT sum(abalance) FROM pgbench_accounts), (SELECT sum(tbalance) FROM pgbench_tellers), \
     (SELECT sum(bbalance) FROM pgbench_branches), (SELECT coalesce(sum(delta), 0) FROM pgbench_history), \
     (SELECT count(*) FROM pgbench_history)";
-
-fn pgbench(stage: &Stage, port: u16, args: &[&str]) -> Command {
-    let mut command = Command::new(stage.origin.installation().bin.join("pgbench"));
-    command.args(["-h", "127.0.0.1", "-U", "postgres", "-p", &port.to_string()]).args(args).arg("postgres");
-    command.stdout(Stdio::null());
-    command
-}
-
-/// Both sides as `pgbench -i` leaves them, the history with a key.
-async fn bank() -> Stage {
-    let mut stage = Stage::new("SELECT 1", "", &[]).await;
-    stage.tandem.kill();
-    for server in [&stage.origin, &stage.target] {
-        let mut init = pgbench(&stage, server.port(), &["-i", "-I", "dtgp", "-q"]);
-        assert!(init.stderr(Stdio::null()).status().expect("pgbench is installed").success());
-        let key = "ALTER TABLE pgbench_history ADD COLUMN id bigserial PRIMARY KEY";
-        connect(&server.url("postgres")).await.batch_execute(key).await.expect("a key");
-    }
-    stage.tandem.launch().await;
-    stage
-}
 
 /// Ends with its owner.
 struct Running(Child);
@@ -45,11 +24,12 @@ impl Drop for Running {
 }
 
 async fn sums_agree_in_every_reading(mode: &str) {
-    let stage = bank().await;
+    let stage = bank("").await;
     let transfers = TRANSFERS.to_string();
     let args = ["-n", "-c", "4", "-j", "2", "-M", mode, "-t", &transfers];
     let mut pgbench = pgbench(&stage, stage.tandem.port, &args);
-    let mut running = Running(pgbench.stderr(Stdio::null()).spawn().expect("pgbench is installed"));
+    let mut running =
+        Running(pgbench.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("pgbench is installed"));
     let reader = connect(&stage.target.url("postgres")).await;
     let (mut seen, mut last) = (0, 0);
     let mut done = None;
@@ -66,7 +46,7 @@ async fn sums_agree_in_every_reading(mode: &str) {
     }
     assert!(done.is_some_and(|status| status.success()), "{}", stage.tandem.log());
     assert!(seen > 3, "the target moved {seen} times while it was watched");
-    stage.assert_equal(&["pgbench_accounts", "pgbench_tellers", "pgbench_branches", "pgbench_history"]).await;
+    stage.assert_equal(TABLES).await;
     let count: i64 = reader.query_one("SELECT count(*) FROM pgbench_history", &[]).await.expect("it answers").get(0);
     assert_eq!(count, i64::from(4 * TRANSFERS));
 }

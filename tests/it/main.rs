@@ -12,6 +12,7 @@ mod journey_rust;
 mod journeys;
 mod ordinary;
 mod payment;
+mod pgbench;
 mod power;
 mod rounds;
 mod rules;
