@@ -207,7 +207,8 @@ impl Assembly {
 
     /// Start the threads that serve clients.
     fn workers(&self, listeners: Vec<TcpListener>, serving: &Serving) -> Result<Vec<thread::JoinHandle<()>>, Error> {
-        let auto = || thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        // The other half is for the journal and the mirror; and a worker with more clients wakes up for more at once.
+        let auto = || (thread::available_parallelism().map_or(1, std::num::NonZero::get) / 2).max(1);
         let count = if self.config.runtime.workers == 0 { auto() } else { self.config.runtime.workers };
         let fronts = self.config.listen.iter().map(|listen| serving.front(listen)).collect::<Result<Vec<_>, _>>()?;
         let pairs: Vec<_> = listeners.into_iter().zip(fronts).collect();

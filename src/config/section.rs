@@ -170,7 +170,7 @@ sections! {
 
     /// Threads.
     one "runtime" Runtime {
-        /// Threads that serve clients; 0: one for each processor.
+        /// Threads that serve clients; 0: one for each two processors.
         workers: usize = Is("0");
     }
 }
