@@ -172,7 +172,7 @@ where
         loop {
             match self.step(cx, scratch) {
                 Ok(true) => {}
-                Ok(false) => return Poll::Pending,
+                Ok(false) => return self.hurry(cx),
                 Err(end) => return Poll::Ready(end),
             }
         }
@@ -183,7 +183,6 @@ where
         let mut moved = self.drive(cx, scratch)?;
         moved |= self.read_server(cx, scratch)?;
         moved |= self.read_client(cx, scratch)?;
-        moved |= self.hurry(cx)?;
         Ok(moved)
     }
 
@@ -195,7 +194,7 @@ where
         }
         if self.client_gone {
             self.to_client.clear();
-        } else if self.session.wants_server()
+        } else if !self.keeps()
             && let Err(error) = rest(&mut self.client, &mut self.to_client, cx).map(|did| moved |= did)
         {
             self.client_left(Some(error));
@@ -212,8 +211,13 @@ where
         Ok(moved)
     }
 
+    /// Output for the client is kept for what comes next, as long as it is little.
+    fn keeps(&self) -> bool {
+        self.session.answers_soon() && self.to_client.len() < READ_BYTES
+    }
+
     fn read_server(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<bool, End> {
-        if !self.session.wants_server() || !self.to_client.is_empty() {
+        if !self.session.wants_server() || !self.to_client.is_empty() && !self.keeps() {
             return Ok(false);
         }
         let mut read = std::mem::take(&mut scratch.read);
@@ -278,13 +282,12 @@ where
         self.send(cx, scratch)
     }
 
-    /// Write both outputs; what a peer does not take at once stays with the connection. So does what the server sent in
-    /// front of an answer that is held: it goes with that answer, which is worth more than a system call and two wake-ups.
+    /// Write both outputs; what a peer does not take at once stays with the connection.
     fn send(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<(), End> {
         write(&mut self.server, &mut scratch.to_server, &mut self.to_server, cx)?;
         if self.client_gone {
             scratch.to_client.clear();
-        } else if !self.session.wants_server() {
+        } else if self.keeps() {
             self.to_client.extend_from_slice(&scratch.to_client);
             scratch.to_client.clear();
         } else if let Err(error) = write(&mut self.client, &mut scratch.to_client, &mut self.to_client, cx) {
@@ -314,8 +317,8 @@ where
         self.patience = Some(Box::pin(sleep(ABANDONED)));
     }
 
-    /// Timers: an abandoned statement, and the end of tandem itself.
-    fn hurry(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+    /// Timers, when nothing else moves: an abandoned statement, and the end of tandem itself.
+    fn hurry(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         if let Some(patience) = &mut self.patience
             && patience.as_mut().poll_ready(cx)
         {
@@ -326,9 +329,9 @@ where
             self.stopping = true;
         }
         if self.stopping && self.session.is_idle() && self.to_client.is_empty() && !self.client_gone {
-            return Err(End::Stopped);
+            return Poll::Ready(End::Stopped);
         }
-        Ok(false)
+        Poll::Pending
     }
 
     /// Tell the client why, in its own protocol, if it can still hear.

@@ -359,6 +359,7 @@ impl Session {
             Some(Expect::Query { .. } | Expect::Function) => true,
             _ => return Err(out_of_turn(back::READY_FOR_QUERY)),
         };
+        self.hurried = false;
         self.copies_failed();
         let group = self.groups.pop_front().ok_or_else(|| out_of_turn(back::READY_FOR_QUERY))?;
         self.status = status;

@@ -471,6 +471,7 @@ impl Session {
             return Ok(true);
         }
         if !self.in_transaction && !self.copying() && (!self.asked_answered(out) || !self.append()?) {
+            self.hurried = matches!(self.wait, Wait::Keys);
             return Ok(false);
         }
         out.to_server.extend_from_slice(whole);

@@ -176,6 +176,8 @@ pub struct Session {
     /// Executes with a hidden RETURNING that were not answered.
     asking: usize,
     flushed: bool,
+    /// The server was asked to hurry while the client's Sync waits: the client asked for one answer and gets it in two.
+    hurried: bool,
     /// Statements whose hidden writes the server counts, oldest first.
     counting: VecDeque<Counting>,
     wait: Wait,
@@ -243,6 +245,7 @@ impl Session {
             skipping: false,
             asking: 0,
             flushed: false,
+            hurried: false,
             counting: VecDeque::new(),
             wait: Wait::Nothing,
             holding: false,
@@ -296,6 +299,12 @@ impl Session {
     /// May more be taken from the server now?
     pub fn wants_server(&self) -> bool {
         !self.holding && self.learning.is_none()
+    }
+
+    /// Is the rest of an answer on its way, that the client asked for as a whole? What there is of it can go with it, for
+    /// one wake-up of the client instead of two.
+    pub fn answers_soon(&self) -> bool {
+        self.holding || self.hurried
     }
 
     /// Is the primary still able to act for this session?

@@ -323,6 +323,23 @@ fn a_counted_statement_that_was_skipped_behind_an_error_leaves_nothing_dirty() {
 }
 
 #[test]
+fn an_answer_that_is_asked_for_in_two_parts_may_be_sent_in_one() {
+    let mut peers = Peers::new();
+    let sent = peers.client(|out| {
+        wire::parse(out, b"", b"update acc set bal = 1 where bal = 2", &[]);
+        bind(out, "", "", &[]);
+        wire::execute(out, b"", 0);
+        wire::bare(out, front::SYNC);
+    });
+    assert!(sent.ends_with('H') && peers.session.answers_soon(), "{sent}");
+    peers.server("1 2 CUPDATE_0");
+    assert!(peers.session.answers_soon());
+    assert_eq!(kinds(&mut peers.to_server), "S");
+    peers.server("ZI");
+    assert!(!peers.session.answers_soon());
+}
+
+#[test]
 fn the_close_of_a_hidden_statement_is_not_shown() {
     let mut peers = Peers::new();
     let sent = peers.client(|out| {
