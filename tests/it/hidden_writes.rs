@@ -12,6 +12,11 @@ const SCHEMA: &str = "
         $$ BEGIN INSERT INTO audit (what) VALUES ('hidden'); RETURN x; END $$;
     CREATE PROCEDURE two() LANGUAGE plpgsql AS
         $$ BEGIN INSERT INTO audit (what) VALUES ('1'); COMMIT; INSERT INTO audit (what) VALUES ('2'); END $$;
+    CREATE PROCEDURE one() LANGUAGE plpgsql AS $$ BEGIN INSERT INTO audit (what) VALUES ('one'); END $$;
+    CREATE PROCEDURE failing() LANGUAGE plpgsql AS
+        $$ BEGIN INSERT INTO audit (what) VALUES ('lost'); RAISE 'no'; END $$;
+    CREATE PROCEDURE half() LANGUAGE plpgsql AS
+        $$ BEGIN INSERT INTO audit (what) VALUES ('half'); COMMIT; RAISE 'no'; END $$;
     CREATE FUNCTION log() RETURNS trigger LANGUAGE plpgsql AS
         $$ BEGIN INSERT INTO audit (what) VALUES ('trigger'); RETURN NULL; END $$;
     CREATE TABLE watched (id int PRIMARY KEY, v int);
@@ -51,15 +56,40 @@ async fn exactly_the_tables_that_hidden_writes_changed_are_dirty() {
     assert_eq!(dirty_after(&tandem, &["SELECT hidden(1)"]).await, audit);
     clear(&tandem).await;
     assert_eq!(dirty_after(&tandem, &["DO $$ BEGIN UPDATE acc SET v = 1; END $$"]).await, none, "no row was there");
-    for statement in ["INSERT INTO watched VALUES (1, 1)", "CALL two()"] {
+    for statement in [
+        "INSERT INTO watched VALUES (1, 1)",
+        "CALL two()",
+        "CALL one()",
+        "DO $$ BEGIN INSERT INTO audit (what) VALUES ('DO'); END $$",
+        "BEGIN; SELECT hidden(1); COMMIT; SELECT 1",
+    ] {
         assert_eq!(dirty_after(&tandem, &[statement]).await, audit, "{statement}");
         clear(&tandem).await;
+    }
+    for refused in [
+        "CALL nothing()",
+        "CALL failing()",
+        "CALL two(1)",
+        "DO $$ BEGIN INSERT INTO audit (what) VALUES ('lost'); RAISE 'no'; END $$",
+        "DO $$ BEGIN COMMITS; END $$",
+        "SELECT hidden(1); SELECT 1/0",
+        "BEGIN; SELECT hidden(1); ROLLBACK; SELECT 1/0",
+    ] {
+        client.batch_execute(refused).await.expect_err(refused);
+        assert!(client.query(refused, &[]).await.is_err());
+        assert_eq!(dirty_after(&tandem, &[]).await, none, "{refused}");
+    }
+    for undone in ["BEGIN; SELECT hidden(1); ROLLBACK", "SELECT hidden(1); ROLLBACK; SELECT 1"] {
+        assert_eq!(dirty_after(&tandem, &[undone]).await, none, "{undone}");
     }
     assert_eq!(
         rows(&target_url, "SELECT v FROM watched").await,
         ["1"],
         "the statement's own row is mirrored all the same"
     );
+    // It committed before it failed, and nobody could count.
+    client.batch_execute("CALL half()").await.expect_err("it fails");
+    assert!(dirty_after(&tandem, &[]).await.contains(&audit[0]));
     let log = tandem.log();
     assert!(!log.contains("ERROR"), "{log}");
 }

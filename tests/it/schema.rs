@@ -51,6 +51,27 @@ async fn schema_changes_are_repeated_where_the_session_meant_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_commit_and_chain_committed_arrives_while_the_next_transaction_is_open() {
+    let (origin, target) = pair();
+    let (origin_url, target_url) = (origin.url("postgres"), target.url("postgres"));
+    let tandem = Tandem::start(&origin_url, &target_url, "[mirror]\nself_repair = false").await;
+    let client = connect(&tandem.url("postgres")).await;
+    let script = ["CREATE TABLE t (id serial PRIMARY KEY, v text)", "INSERT INTO t (v) VALUES ('a')"];
+    client.batch_execute("BEGIN").await.expect("an open transaction");
+    for statement in script {
+        client.batch_execute(statement).await.expect(statement);
+    }
+    client.batch_execute("COMMIT AND CHAIN").await.expect("a second transaction");
+    tandem.settled().await;
+    assert_eq!(rows(&target_url, "SELECT * FROM t").await, ["1|a"], "{}", tandem.log());
+    client.batch_execute("INSERT INTO t (v) VALUES ('b')").await.expect("inserted");
+    client.batch_execute("ROLLBACK AND CHAIN").await.expect("a third transaction");
+    client.batch_execute("INSERT INTO t (v) VALUES ('c'); COMMIT").await.expect("committed");
+    tandem.settled().await;
+    assert_eq!(rows(&target_url, "SELECT * FROM t ORDER BY 1").await, ["1|a", "3|c"], "{}", tandem.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_statement_prepared_before_a_schema_change_captures_by_the_new_schema() {
     let (origin, target) = pair();
     let (origin_url, target_url) = (origin.url("postgres"), target.url("postgres"));

@@ -19,6 +19,8 @@ pub struct Script {
     pub epoch: u64,
     /// The contents of literals had a say (COPY options, a text that does not parse): it serves this text only.
     pub exact: bool,
+    /// Nobody could cut it into statements: the one that it has stands for all.
+    pub whole: bool,
 }
 
 /// One statement of a script.

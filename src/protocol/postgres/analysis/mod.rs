@@ -40,7 +40,9 @@ const STACK_PER_TOKEN: usize = 1024;
 /// What to do with a text. Never fails: what is not understood is [`Action::Opaque`].
 pub fn analyze(text: &[u8], tokens: &Tokens, catalog: &Catalog) -> Script {
     let mut exact = tokens.reading() != Reading::Plain;
-    let statements = match parse(text, tokens) {
+    let parsed = parse(text, tokens);
+    let whole = parsed.is_err();
+    let statements = match parsed {
         Ok(parsed) => {
             let mut scope = Scope { catalog, tokens, text, exact: false, span: 0..0 };
             let list = parsed.stmts.iter().filter_map(|raw| scope.statement(raw)).collect();
@@ -52,7 +54,7 @@ pub fn analyze(text: &[u8], tokens: &Tokens, catalog: &Catalog) -> Script {
             vec![opaque(tokens, why)]
         }
     };
-    Script { statements, epoch: catalog.epoch, exact }
+    Script { statements, epoch: catalog.epoch, exact, whole }
 }
 
 fn opaque(tokens: &Tokens, why: &str) -> Statement {

@@ -103,6 +103,7 @@ pub(crate) fn catalog() -> Catalog {
     b.view(33, "deep_view", &[32]);
     b.table(34, "remote", &["id int4"], &[]).kind = K::Foreign;
     b.0.user_functions = ["write_it", "balance_of"].map(str::to_owned).into();
+    b.0.calm_procedures = ["note_it"].map(str::to_owned).into();
     b.0.user_operators = ["@@@".to_owned()].into();
     b.0.user_types = ["posint".to_owned()].into();
     b.0.foreign_keys.push(Arc::new(ForeignKey {

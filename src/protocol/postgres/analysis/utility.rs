@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use pg_query::NodeEnum;
 use pg_query::protobuf::{
-    AlterTableCmd, AlterTableStmt, AlterTableType, ConstrType, CreateTableAsStmt, DiscardMode, DropBehavior, DropStmt,
-    ExecuteStmt, ExplainStmt, IntoClause, Node, ObjectType, PrepareStmt, RangeVar, TransactionStmt,
-    TransactionStmtKind as T, TruncateStmt, VariableSetKind, VariableSetStmt,
+    AlterTableCmd, AlterTableStmt, AlterTableType, CallStmt, ConstrType, CreateTableAsStmt, DiscardMode, DoStmt,
+    DropBehavior, DropStmt, ExecuteStmt, ExplainStmt, IntoClause, Node, ObjectType, PrepareStmt, RangeVar,
+    TransactionStmt, TransactionStmtKind as T, TruncateStmt, VariableSetKind, VariableSetStmt,
 };
 
-use super::super::catalog::Relation;
+use super::super::catalog::{Relation, routine};
 use super::super::plan::{Action, Counted, Ddl, Statement};
 use super::Scope;
 use super::operand::string;
@@ -56,8 +56,8 @@ impl Scope<'_> {
             | N::CheckPointStmt(_) => Action::Pass,
 
             // May write anything, or commit by itself.
-            N::CallStmt(_) => opaque("CALL"),
-            N::DoStmt(_) => opaque("DO"),
+            N::CallStmt(call) => self.call(call),
+            N::DoStmt(block) => self.block(block),
             N::LoadStmt(_) => opaque("LOAD"),
             N::VacuumStmt(vacuum) if vacuum.is_vacuumcmd => Action::Commits,
             N::VacuumStmt(_) => Action::Pass,
@@ -66,6 +66,27 @@ impl Scope<'_> {
 
             other => self.schema_change(other),
         }
+    }
+
+    fn call(&self, call: &CallStmt) -> Action {
+        let name = call.funccall.as_deref().and_then(|call| call.funcname.last()).and_then(string);
+        let calm = name.is_some_and(|name| self.catalog.calm_procedures.contains(name));
+        if calm { counted("CALL") } else { opaque("CALL") }
+    }
+
+    fn block(&mut self, block: &DoStmt) -> Action {
+        self.exact = true;
+        let calm = block.args.iter().all(|node| match node.node.as_ref() {
+            Some(NodeEnum::DefElem(option)) => {
+                match (option.defname.as_str(), option.arg.as_deref().and_then(string)) {
+                    ("as", Some(source)) => !routine::could_commit(source),
+                    ("language", Some(language)) => language == "plpgsql",
+                    _ => false,
+                }
+            }
+            _ => false,
+        });
+        if calm { counted("DO") } else { opaque("DO") }
     }
 
     fn transaction(&self, transaction: &TransactionStmt) -> Action {
@@ -375,6 +396,10 @@ impl Scope<'_> {
         };
         found.iter().flat_map(|relation| with_children(self.catalog, relation)).collect()
     }
+}
+
+fn counted(why: &str) -> Action {
+    Action::Counted(Counted { dirty: Vec::new(), why: why.to_owned() })
 }
 
 fn opaque(why: &str) -> Action {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::protocol::postgres::client::{Client, DataRow, Error};
 use crate::record::TableId;
 
-use super::{Act, Catalog, Column, ForeignKey, Hazards, Key, Kind, Relation};
+use super::{Act, Catalog, Column, ForeignKey, Hazards, Key, Kind, Relation, routine};
 
 /// Why a catalog cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +57,7 @@ async fn read(conn: &mut Client) -> Result<Catalog, LoadError> {
     catalog.foreign_keys = foreign_keys(conn, &relations).await?;
     catalog.user_functions = names(conn, FUNCTIONS).await?;
     catalog.user_operators = names(conn, OPERATORS).await?;
+    catalog.calm_procedures = calm_procedures(conn).await?;
     catalog.user_types =
         types.0.values().filter(|ty| ty.oid >= FIRST_NORMAL_OID && ty.hot).map(|ty| ty.name.clone()).collect();
     index(catalog, relations)
@@ -97,6 +98,22 @@ const FUNCTIONS: &str =
 
 const OPERATORS: &str = "WITH {HOT} SELECT DISTINCT oprname FROM pg_catalog.pg_operator o JOIN hot ON hot.oid = o.oprcode \
     WHERE o.oid >= 16384";
+
+/// SQL procedures, and those with SET or SECURITY DEFINER, are refused transaction control (CREATE PROCEDURE, "Notes");
+/// of other languages than PL/pgSQL nobody here can read the source.
+const PROCEDURES: &str = "SELECT p.proname, l.lanname = 'sql' OR p.proconfig IS NOT NULL OR p.prosecdef, \
+    CASE WHEN l.lanname = 'plpgsql' THEN p.prosrc END \
+    FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang WHERE p.prokind = 'p'";
+
+async fn calm_procedures(conn: &mut Client) -> Result<HashSet<String>, Error> {
+    let (mut calm, mut hot) = (HashSet::new(), HashSet::new());
+    for row in ask(conn, PROCEDURES).await? {
+        let is_calm = row.bool(1)? || row.text(2)?.is_some_and(|source| !routine::could_commit(source));
+        if is_calm { &mut calm } else { &mut hot }.insert(row.string(0)?);
+    }
+    calm.retain(|name| !hot.contains(name));
+    Ok(calm)
+}
 
 async fn ask(conn: &mut Client, sql: &str) -> Result<Vec<DataRow>, Error> {
     conn.simple(&sql.replace("{HOT}", HOT).replace("{RELATIONS}", RELATIONS)).await
@@ -592,6 +609,24 @@ mod tests {
             assert!(catalog.user_types.contains("dom") && !catalog.user_operators.contains("###"));
             assert_eq!(table(&catalog, "v2").reads, [table(&catalog, "v1").oid]);
             assert_eq!(table(&catalog, "leaf").parents, [table(&catalog, "part").oid]);
+        }
+    }
+
+    #[tokio::test]
+    async fn procedures_that_cannot_commit_are_told_from_those_that_could() {
+        for server in Server::all() {
+            let catalog = loaded(
+                &server,
+                "CREATE SCHEMA s; CREATE PROCEDURE calm() LANGUAGE plpgsql AS 'BEGIN ROLLBACK; END'; \
+                 CREATE PROCEDURE hot() LANGUAGE plpgsql AS 'BEGIN COMMIT; END'; \
+                 CREATE PROCEDURE two() LANGUAGE plpgsql AS 'BEGIN END'; \
+                 CREATE PROCEDURE s.two() LANGUAGE plpgsql AS 'BEGIN CALL hot(); END'; \
+                 CREATE PROCEDURE inside() LANGUAGE sql AS 'SELECT 1'; \
+                 CREATE PROCEDURE bound() LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN COMMIT; END'",
+            )
+            .await;
+            let calm: std::collections::BTreeSet<_> = catalog.calm_procedures.iter().map(String::as_str).collect();
+            assert_eq!(calm, ["bound", "calm", "inside"].into());
         }
     }
 

@@ -3,6 +3,7 @@
 //! A [`Catalog`] is an immutable snapshot shared by all sessions; a schema change replaces it whole.
 
 mod load;
+pub mod routine;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -34,6 +35,8 @@ pub struct Catalog {
     pub user_operators: HashSet<String>,
     /// Names of types, outside the system schemas, that a cast or a domain check could run a user function for.
     pub user_types: HashSet<String>,
+    /// Names of procedures none of which, in any schema, can commit on its way.
+    pub calm_procedures: HashSet<String>,
     /// Foreign keys.
     pub foreign_keys: Vec<Arc<ForeignKey>>,
     /// The server's encoding is UTF8.
@@ -213,9 +216,13 @@ impl Catalog {
         };
         self.changed = self.relations.values().map(of).collect();
         let tables = self.relations.len() != before.relations.len() || self.changed.values().any(|&at| at == next);
-        let others = (&self.user_functions, &self.user_operators, &self.user_types)
-            != (&before.user_functions, &before.user_operators, &before.user_types);
+        let others = self.code() != before.code();
         self.epoch = before.epoch + u64::from(tables || others);
+    }
+
+    /// What runs without being a table's.
+    fn code(&self) -> [&HashSet<String>; 4] {
+        [&self.user_functions, &self.user_operators, &self.user_types, &self.calm_procedures]
     }
 
     /// The foreign keys from and to a table.

@@ -7,7 +7,9 @@ use crate::protocol::postgres::plan::{Action, Script};
 use crate::protocol::postgres::wire::{Fields, HEADER, Header, WireError, back, bare, message};
 
 use super::expect::{Effect, Expect, View};
+use super::tickets::Mark;
 use super::{Fault, Out, Session, Suspended, Wait};
+use crate::journal::Outcome;
 
 impl Session {
     /// Take what can be taken of the server's bytes; returns how many were. Stops when something must be held, or a
@@ -178,10 +180,10 @@ impl Session {
         let tag = whole.get(HEADER..whole.len() - 1).unwrap_or_default();
         let mut piece = false;
         match self.expects.front_mut() {
-            Some(Expect::Query { script, at, text }) => {
-                let effect = script.as_deref().map_or(Effect::None, |script| effect_of(script, *at, text));
+            Some(Expect::Query { script, at, text, from, upto }) => {
+                let (effect, upto) = (effect_of_query(script.as_deref(), *at, text, *from, *upto), *upto);
                 *at += 1;
-                self.apply(effect);
+                self.apply(effect, tag, upto);
             }
             Some(Expect::Execute { view, .. }) if kind == back::PORTAL_SUSPENDED => {
                 if let View::Asked { portal, script, binary, .. } = view {
@@ -217,13 +219,14 @@ impl Session {
                 }
                 self.counted_tag(tag);
                 piece = view.is_piece();
-                self.apply(effect);
+                let upto = match effect {
+                    Effect::Ends { upto, .. } | Effect::Commits { upto, .. } => upto,
+                    _ => self.front_mark(),
+                };
+                self.apply(effect, tag, upto);
             }
             _ => return Err(out_of_turn(kind)),
         }
-        let group = self.front_group();
-        group.completed += 1;
-        group.rolled_back |= tag == b"ROLLBACK";
         match &mut self.pieces {
             Some(pieces) if piece => pieces.completed(whole, out),
             _ => out.to_client.extend_from_slice(whole),
@@ -231,14 +234,54 @@ impl Session {
         Ok(true)
     }
 
-    fn apply(&mut self, effect: Effect) {
+    /// A statement completed under this tag; the records of its message, and those before, lie below `upto`.
+    fn apply(&mut self, effect: Effect, tag: &[u8], upto: Mark) {
+        self.chained = false;
+        if matches!(tag, b"COMMIT" | b"PREPARE TRANSACTION") && !matches!(effect, Effect::Ends { .. }) {
+            self.tickets.part(upto, Outcome::Committed); // Of a text that nobody could read.
+        }
         match effect {
             Effect::None => {}
+            Effect::Begins => self.in_block = true,
+            Effect::Ends { chain, upto: ended } => self.transaction_ended(chain, tag, ended, upto),
+            Effect::Commits { schema, .. } => {
+                if !self.in_block {
+                    self.tickets.part(upto, Outcome::Committed);
+                }
+                self.front_group().schema |= schema;
+            }
             Effect::Prepared { name, inner, types, text } => {
                 self.statements.put_sql(name, super::statements::SqlPrepared { inner, types, text });
             }
             Effect::Deallocated { name } => self.statements.deallocate(name.as_deref()),
             Effect::Schema => self.front_group().schema = true,
+        }
+    }
+
+    /// All below `ended` has its fate; what lies between it and `upto` shares it in part.
+    fn transaction_ended(&mut self, chain: bool, tag: &[u8], ended: Mark, upto: Mark) {
+        let outcome = if tag == b"ROLLBACK" { Outcome::Aborted } else { Outcome::Committed };
+        self.tickets.settle(ended, outcome);
+        self.tickets.part(upto, outcome);
+        self.front_group().ended = true;
+        self.in_block = chain;
+        self.chained = chain;
+    }
+
+    /// The statement that failed may have committed before it did.
+    fn failed_behind_a_commit(&mut self) {
+        self.chained = false;
+        let upto = match self.expects.front() {
+            Some(Expect::Execute { effect: Effect::Commits { upto, .. }, .. }) => *upto,
+            Some(Expect::Query { script: Some(script), at, from, upto, .. })
+                if script.statements.get(*at).is_none_or(|statement| commits_by_itself(&statement.action)) =>
+            {
+                if *at == 0 { *from } else { *upto }
+            }
+            _ => return,
+        };
+        if !self.in_block {
+            self.tickets.part(upto, Outcome::Committed);
         }
     }
 
@@ -270,6 +313,7 @@ impl Session {
 
     /// An error ends a simple Query, or everything up to the next Sync.
     fn error(&mut self, whole: &[u8], out: &mut Out<'_>) -> Result<(), Fault> {
+        self.failed_behind_a_commit();
         self.front_group().failed = true;
         let shift = self.pieces.as_mut().map_or(0, |pieces| pieces.failed());
         if shift > 0 {
@@ -283,21 +327,15 @@ impl Session {
         if matches!(self.expects.front(), Some(Expect::Query { .. } | Expect::Function | Expect::Sync { .. }) | None) {
             return Ok(());
         }
-        // The message at the front is the one that failed: a statement behind it was skipped.
-        let (mut failing, mut skipped) = (true, false);
+        let mut skipped = false; // The first is the one that failed.
         while let Some(expect) = self.expects.front() {
-            if matches!(expect, Expect::Execute { view: View::Plain | View::Piece | View::Asked { .. }, .. }) {
-                skipped = !failing;
-            }
             match expect {
                 Expect::Sync { .. } => return Ok(()),
+                Expect::Execute { effect: Effect::Commits { upto, .. }, .. } if skipped => self.tickets.void(*upto),
                 Expect::Execute { view: View::Asked { .. } | View::Rest { .. } | View::Path, .. } => self.asking -= 1,
                 Expect::Execute { view: View::Count { after: true }, .. } => {
                     self.asking -= 1;
                     self.counting.pop_front();
-                    if skipped {
-                        self.provisional_replaced();
-                    }
                 }
                 // A Parse that was skipped may have left an older statement in place.
                 Expect::Parse { name, .. } => self.statements.remove(name),
@@ -305,8 +343,8 @@ impl Session {
                 Expect::Query { .. } | Expect::Function => self.merge_front_group(),
                 _ => {}
             }
-            failing = false;
             self.expects.pop_front();
+            skipped = true;
         }
         // The Parse that is waited for was the last message: it was refused or skipped.
         if matches!(self.wait, Wait::Parse(..)) {
@@ -321,16 +359,14 @@ impl Session {
         let Some(group) = self.groups.pop_front() else { return };
         match self.groups.front_mut() {
             Some(next) => {
-                next.tickets += group.tickets;
                 next.failed |= group.failed;
                 next.schema |= group.schema;
-                next.completed += group.completed;
+                next.ended |= group.ended;
             }
             None => {
-                self.open_tickets += group.tickets;
                 self.open_group.failed |= group.failed;
                 self.open_group.schema |= group.schema;
-                self.open_group.completed += group.completed;
+                self.open_group.ended |= group.ended;
                 self.open_started = true;
             }
         }
@@ -364,26 +400,23 @@ impl Session {
         let group = self.groups.pop_front().ok_or_else(|| out_of_turn(back::READY_FOR_QUERY))?;
         self.status = status;
         self.in_transaction = status == b'T' && self.groups.is_empty() && !self.open_started;
-        let tickets = self.carried + group.tickets;
+        self.in_block = status != b'I';
         if let Some(pieces) = self.pieces.take_if(|pieces| pieces.synced()) {
             pieces.finish(group.failed, out);
         }
         // Others see a schema change when it is committed, the session itself at once: nobody can know that catalog.
         let schema = group.schema | std::mem::take(&mut self.carried_schema);
-        self.carried_schema = schema && status != b'I';
+        let committed = schema && (status == b'I' || group.ended);
+        self.carried_schema = status != b'I' && if group.ended { group.schema } else { schema };
         self.schema_stale |= group.schema && status != b'I';
         if status == b'I' {
-            self.carried = 0;
             self.suspended.clear();
-            // ROLLBACK may have been one to a savepoint, and an error may have come behind a COMMIT.
-            let refused = group.failed && group.completed == 0 || group.rolled_back && group.completed == 1;
-            let uncertain = (group.failed || group.rolled_back) && !refused && schema;
-            self.unit_over(tickets, refused, uncertain);
-        } else {
-            self.carried = tickets;
+            self.unit_over(&group, schema);
+        } else if group.ended {
+            self.chained_over(&group, schema);
         }
         let answer = if shown { whole } else { &[] };
-        if schema && status == b'I' {
+        if committed {
             self.learning = Some((self.shared.catalog.reloaded(), Bytes::copy_from_slice(answer)));
         } else {
             out.to_client.extend_from_slice(answer);
@@ -404,6 +437,11 @@ impl Session {
     /// The taken name's Parse is the newest message, so its answer is the last of those that are owed.
     fn waits_for_parse(&self) -> bool {
         matches!(self.wait, Wait::Parse(..)) && self.expects.is_empty()
+    }
+
+    /// What the completion of a statement changes whose records are written.
+    pub(super) fn effect(&self, action: &Action, text: &Bytes) -> Effect {
+        effect_of(action, text, self.tickets.mark())
     }
 
     fn front_group(&mut self) -> &mut super::Group {
@@ -434,14 +472,35 @@ impl Session {
     }
 }
 
-/// What the completion of a simple Query's `at`-th statement changes.
-fn effect_of(script: &Script, at: usize, text: &Bytes) -> Effect {
-    script.statements.get(at).map_or(Effect::None, |statement| effect_of_action(&statement.action, text))
+/// What the completion of a simple Query's `at`-th statement changes. The Query's own records lie between the marks:
+/// only behind its last statement does nothing follow that they could stand for.
+fn effect_of_query(script: Option<&Script>, at: usize, text: &Bytes, from: Mark, upto: Mark) -> Effect {
+    let Some((script, statement)) = script.and_then(|script| Some((script, script.statements.get(at)?))) else {
+        return Effect::None;
+    };
+    let last = at + 1 == script.statements.len();
+    effect_of(&statement.action, text, if last { upto } else { from })
+}
+
+/// Does it commit outside a transaction block, perhaps more than once?
+fn commits_by_itself(action: &Action) -> bool {
+    match action {
+        Action::FinishPrepared { .. } | Action::Commits | Action::Opaque(_) => true,
+        Action::Ddl(ddl) => ddl.commits,
+        _ => false,
+    }
 }
 
 /// What the completion of a statement changes.
-pub(super) fn effect_of_action(action: &Action, text: &Bytes) -> Effect {
+fn effect_of(action: &Action, text: &Bytes, upto: Mark) -> Effect {
     match action {
+        Action::Begin => Effect::Begins,
+        Action::Commit { chain } | Action::Rollback { chain } => Effect::Ends { chain: *chain, upto },
+        Action::PrepareTransaction { .. } => Effect::Ends { chain: false, upto },
+        action if commits_by_itself(action) => {
+            let schema = matches!(action, Action::Ddl(ddl) if !ddl.temporary);
+            Effect::Commits { schema, upto }
+        }
         Action::Prepare { name, inner, types } => {
             Effect::Prepared { name: name.clone(), inner: inner.clone(), types: types.clone(), text: text.clone() }
         }

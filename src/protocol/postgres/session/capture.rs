@@ -25,7 +25,7 @@ const NO_TABLE: TableId = TableId(0);
 /// The plan of a text that needs no attention.
 pub(super) fn nothing() -> Arc<Script> {
     static NOTHING: OnceLock<Arc<Script>> = OnceLock::new();
-    NOTHING.get_or_init(|| Arc::new(Script { statements: Vec::new(), epoch: 0, exact: false })).clone()
+    NOTHING.get_or_init(|| Arc::new(Script { statements: Vec::new(), epoch: 0, exact: false, whole: false })).clone()
 }
 
 /// The plan of a text that is not analysed: it may write to any table, and commit.
@@ -34,7 +34,7 @@ fn too_long(catalog: &Catalog) -> Arc<Script> {
     let why = "a statement longer than limits.statement_bytes".to_owned();
     let action = Action::Opaque(Counted { dirty: tables.map(|table| table.id).collect(), why });
     let statements = vec![Statement { tokens: 0..0, params: 0, read: false, action }];
-    Arc::new(Script { statements, epoch: catalog.epoch, exact: true })
+    Arc::new(Script { statements, epoch: catalog.epoch, exact: true, whole: true })
 }
 
 impl Session {

@@ -19,6 +19,7 @@ use crate::protocol::postgres::wire::{Fields, WireError, back};
 use crate::record::{Reason, TableId};
 
 use super::expect::View;
+use super::tickets::Mark;
 use super::{Out, Session};
 
 /// Statement and portal of the hidden query.
@@ -33,8 +34,8 @@ pub(super) struct Counting {
     own: HashSet<TableId>,
     /// Rows that its command tag claims.
     rows: u64,
-    /// A provisional record waits for the result.
-    provisional: bool,
+    /// The provisional record right below the mark waits for the result.
+    provisional: Option<Mark>,
 }
 
 /// Hidden writes that a statement may do; `None`: it does none.
@@ -66,7 +67,9 @@ impl Session {
         if self.skipping {
             return;
         }
-        self.counting.push_back(Counting { own: own(&statement.action), provisional, ..Counting::default() });
+        let own = own(&statement.action);
+        let mark = provisional.then(|| self.tickets.mark());
+        self.counting.push_back(Counting { own, provisional: mark, ..Counting::default() });
         if !provisional {
             self.put_count(false, out);
         }
@@ -116,14 +119,9 @@ impl Session {
         for table in counting.dirty(&catalog) {
             self.keys.dirty(table, Reason::Uncaptured);
         }
-        if counting.provisional {
-            self.provisional_replaced();
+        if let Some(mark) = counting.provisional {
+            self.tickets.void(mark);
         }
-    }
-
-    /// What a provisional record feared is known better, or never ran.
-    pub(super) fn provisional_replaced(&mut self) {
-        self.tickets.iter_mut().filter(|held| held.provisional).for_each(|held| held.replaced = true);
     }
 
     /// A provisional record: every table is dirty, unless a better one follows.
@@ -132,10 +130,7 @@ impl Session {
         self.dirty_any();
         std::mem::swap(&mut self.keys, &mut buf);
         match self.shared.journal.begin(buf.finish(self.backend)) {
-            Ok(ticket) => {
-                self.tickets.push_back(super::Held { ticket, durable: None, provisional: true, replaced: false });
-                self.open_tickets += 1;
-            }
+            Ok(ticket) => self.tickets.push_provisional(ticket),
             Err(error) => self.shared.lose(&mut buf, &error),
         }
     }

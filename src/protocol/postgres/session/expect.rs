@@ -9,6 +9,8 @@ use bytes::Bytes;
 
 use crate::protocol::postgres::plan::{Asked, Script, Statement};
 
+use super::tickets::Mark;
+
 /// One message that the server will answer.
 #[derive(Debug)]
 pub(super) enum Expect {
@@ -27,8 +29,8 @@ pub(super) enum Expect {
     /// ReadyForQuery; hidden when the client did not ask for it.
     Sync { shown: bool },
     /// A simple Query: everything up to and with ReadyForQuery. `at` counts its statements that completed; the text is
-    /// kept where a PREPARE in it may need it.
-    Query { script: Option<Arc<Script>>, at: usize, text: Bytes },
+    /// kept where a PREPARE in it may need it. Its own records lie between the marks.
+    Query { script: Option<Arc<Script>>, at: usize, text: Bytes, from: Mark, upto: Mark },
     /// FunctionCallResponse and ReadyForQuery.
     Function,
 }
@@ -80,6 +82,12 @@ pub(super) enum Effect {
     Prepared { name: String, inner: Arc<Statement>, types: Vec<u32>, text: Bytes },
     /// DEALLOCATE or DISCARD ALL; `None` = all.
     Deallocated { name: Option<String> },
-    /// Names may mean something else now, or the schema changed.
+    /// The schema changed.
     Schema,
+    /// A transaction block begins.
+    Begins,
+    /// COMMIT, ROLLBACK, PREPARE TRANSACTION: all below the mark belongs to what ends.
+    Ends { chain: bool, upto: Mark },
+    /// Commits by itself what lies below the mark, also if it fails, unless it is inside a block.
+    Commits { schema: bool, upto: Mark },
 }

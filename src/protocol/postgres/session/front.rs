@@ -9,7 +9,6 @@ use crate::protocol::postgres::plan::{Action, CopyIn, Script, Statement};
 use crate::protocol::postgres::wire::{self, Fields, HEADER, Header, WireError, front};
 use crate::record::Reason;
 
-use super::back::effect_of_action;
 use super::counting::counts;
 use super::expect::{Effect, Expect, View};
 use super::pieces::Pieces;
@@ -44,10 +43,12 @@ impl Session {
             let Some(whole) = rest.get(..header.size) else {
                 return self.shared.check_size(header).map(|()| at).map_err(Fault::Client);
             };
+            self.message.get_or_insert(self.tickets.mark());
             if !self.front(header.kind, whole, out)? {
                 return Ok(at);
             }
             self.reloaded = false;
+            self.message = None;
             at += header.size;
         }
     }
@@ -119,7 +120,8 @@ impl Session {
         let Some(script) = self.plan(text)? else { return Ok(false) };
         if let Some(refusal) = self.refusal(&script) {
             wire::query(out.to_server, refusal.as_bytes());
-            self.boundary(Expect::Query { script: None, at: 0, text: Bytes::new() });
+            let mark = self.tickets.mark();
+            self.boundary(Expect::Query { script: None, at: 0, text: Bytes::new(), from: mark, upto: mark });
             return Ok(true);
         }
         if self.ask_path(&script, out) {
@@ -152,7 +154,9 @@ impl Session {
         }
         out.to_server.extend_from_slice(whole);
         let text = if needs_text { Bytes::copy_from_slice(text) } else { Bytes::new() };
-        self.boundary(Expect::Query { script: Some(script), at: 0, text });
+        let upto = self.tickets.mark();
+        let from = self.message.unwrap_or(upto);
+        self.boundary(Expect::Query { script: Some(script), at: 0, text, from, upto });
         Ok(true)
     }
 
@@ -384,7 +388,7 @@ impl Session {
         };
         let Some(prepared) = portal.statement else {
             self.unknown_write("a statement that tandem did not see prepared");
-            return self.execute_committing(whole, out, Effect::None);
+            return self.execute_committing(whole, out, None);
         };
         let Some(statement) = prepared.script.statements.first() else {
             return Ok(self.forward(whole, out, Expect::Execute { view: View::Plain, effect: Effect::None }));
@@ -411,10 +415,10 @@ impl Session {
         if let Action::CopyIn(copy) = &statement.action {
             self.copy_expected(copy);
         }
-        let effect = effect_of_action(&statement.action, &prepared.text);
         if commits && !counts {
-            return self.execute_committing(whole, out, effect);
+            return self.execute_committing(whole, out, Some((&statement.action, &prepared.text)));
         }
+        let effect = self.effect(&statement.action, &prepared.text);
         self.forward(whole, out, Expect::Execute { view: View::Plain, effect });
         if counts {
             self.count_after(out);
@@ -423,11 +427,17 @@ impl Session {
     }
 
     /// An Execute that could commit: what came before it is journaled first.
-    fn execute_committing(&mut self, whole: &[u8], out: &mut Out<'_>, effect: Effect) -> Result<bool, Fault> {
+    fn execute_committing(
+        &mut self,
+        whole: &[u8],
+        out: &mut Out<'_>,
+        known: Option<(&Action, &Bytes)>,
+    ) -> Result<bool, Fault> {
         if !self.asked_answered(out) || !self.append()? {
             return Ok(false);
         }
         self.in_transaction = false;
+        let effect = known.map_or(Effect::None, |(action, text)| self.effect(action, text));
         Ok(self.forward(whole, out, Expect::Execute { view: View::Plain, effect }))
     }
 
@@ -504,7 +514,7 @@ impl Session {
         if !self.open_started
             && let Some(group) = self.groups.back_mut()
         {
-            group.tickets += std::mem::take(&mut self.open_tickets);
+            group.upto = self.tickets.mark();
         }
         out.to_server.extend_from_slice(whole);
         if matches!(self.expects.back(), Some(Expect::Sync { .. })) {
@@ -540,8 +550,8 @@ impl Session {
 
     /// A message that ReadyForQuery answers went out.
     pub(super) fn boundary(&mut self, expect: Expect) {
-        let failed = std::mem::take(&mut self.open_group);
-        self.groups.push_back(Group { tickets: std::mem::take(&mut self.open_tickets), ..failed });
+        let open = std::mem::take(&mut self.open_group);
+        self.groups.push_back(Group { upto: self.tickets.mark(), ..open });
         self.expects.push_back(expect);
         self.boundaries += 1;
         self.open_started = false;
@@ -618,10 +628,8 @@ pub(super) fn could_commit(action: &Action) -> bool {
 
 /// Must the server be asked for keys or counts between the statements?
 fn needs_pieces(script: &Script) -> bool {
-    // A text that does not parse cannot be cut into statements.
-    let whole = script.exact && matches!(script.statements[..], [Statement { action: Action::Opaque(_), .. }]);
     let asks = |action: &Action| matches!(action, Action::Asked(_)) || counts(action);
-    !whole && script.statements.iter().any(|statement| asks(&statement.action))
+    !script.whole && script.statements.iter().any(|statement| asks(&statement.action))
 }
 
 /// Could this make statements run again in a failed transaction?

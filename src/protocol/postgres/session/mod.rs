@@ -10,8 +10,9 @@
 //! - a [`Pass`] while the primary may act for it;
 //! - `keys`: what the open unit may have changed and is not in the journal yet. A message that could commit is
 //!   forwarded only after the keys were appended ([`Session::append`]), so `keys` never outlives its unit;
-//! - `tickets`: records of the open unit in the journal, oldest first. They end when ReadyForQuery says that the session
-//!   is outside any transaction;
+//! - `tickets`: records of the open unit in the journal, oldest first (`tickets.rs`). They end when ReadyForQuery says
+//!   that the session is outside any transaction, or that COMMIT AND CHAIN began the next one. What a statement did to
+//!   the transaction is known by its CommandComplete; an error rolled back whatever was not committed before it;
 //! - `expects`: what the server owes an answer to;
 //! - `groups`: one for each ReadyForQuery to come.
 //!
@@ -31,6 +32,7 @@ mod pieces;
 mod statements;
 #[cfg(test)]
 mod tests;
+mod tickets;
 
 use std::collections::{HashSet, VecDeque};
 use std::future::Future;
@@ -42,7 +44,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use crate::cutover::gate::{Pass, Slot};
-use crate::journal::{self, Durable, Outcome, Ticket};
+use crate::journal::{self, Outcome};
 use crate::record::{Backend, Item, Record, RecordBuf, TableId};
 
 use super::catalog::Kind;
@@ -56,6 +58,7 @@ use counting::Counting;
 use expect::Expect;
 use pieces::Pieces;
 use statements::{Prepared, Statements};
+use tickets::{Mark, Tickets};
 
 /// How long a unit waits for room in a full journal before its tables are dirty instead.
 const FULL_WAIT: Duration = Duration::from_millis(500);
@@ -114,16 +117,14 @@ type Reload = Pin<Box<dyn Future<Output = bool> + Send>>;
 /// One ReadyForQuery to come.
 #[derive(Default)]
 struct Group {
-    /// How many tickets it brought.
-    tickets: usize,
+    /// Its records, and those before it.
+    upto: Mark,
     /// An ErrorResponse came.
     failed: bool,
-    /// Its COMMIT was answered with ROLLBACK.
-    rolled_back: bool,
     /// A schema change completed in it.
     schema: bool,
-    /// How many statements completed.
-    completed: u32,
+    /// A transaction ended in it.
+    ended: bool,
 }
 
 /// A portal whose statement ran to its end, while the client took only some of the rows that it returns.
@@ -133,15 +134,6 @@ struct Suspended {
     binary: bool,
     /// It can be read on: it is the unnamed one, which goes only where that is noticed, and no error came since.
     open: bool,
-}
-
-struct Held {
-    ticket: Ticket,
-    durable: Option<Durable>,
-    /// It says that every table is dirty ..
-    provisional: bool,
-    /// .. and a better record followed.
-    replaced: bool,
 }
 
 /// One client's session.
@@ -159,13 +151,15 @@ pub struct Session {
     in_transaction: bool,
     statements: Statements,
     keys: RecordBuf,
-    tickets: VecDeque<Held>,
-    /// Tickets of the group that has no Sync yet.
-    open_tickets: usize,
-    /// Tickets that earlier groups of the open transaction brought.
-    carried: usize,
+    tickets: Tickets,
+    /// Where the records of the message at hand begin, which may be looked at several times.
+    message: Option<Mark>,
     /// A schema change completed in an earlier group of the open transaction.
     carried_schema: bool,
+    /// The server is inside a transaction block, as far as it answered.
+    in_block: bool,
+    /// That block was begun by AND CHAIN, and nothing ran in it.
+    chained: bool,
     expects: VecDeque<Expect>,
     groups: VecDeque<Group>,
     /// The group without a Sync: messages were forwarded, or its error was seen.
@@ -234,10 +228,11 @@ impl Session {
             in_transaction: false,
             statements: Statements::default(),
             keys: RecordBuf::default(),
-            tickets: VecDeque::new(),
-            open_tickets: 0,
-            carried: 0,
+            tickets: Tickets::default(),
+            message: None,
             carried_schema: false,
+            in_block: false,
+            chained: false,
             expects: VecDeque::new(),
             groups: VecDeque::new(),
             open_group: Group::default(),
@@ -359,21 +354,16 @@ impl Session {
 
     /// The backend is gone: what it had open can only have been rolled back, or is in doubt if it could have committed.
     pub fn server_closed(&mut self) {
-        self.tickets.clear();
+        self.tickets.abandon();
         self.pass = None;
     }
 
     /// `true` when every ticket that the front group's answers wait for is durable.
     fn poll_durable(&mut self, cx: &mut Context<'_>) -> Result<bool, Fault> {
-        let needed = self.front_tickets();
-        for held in self.tickets.iter_mut().take(needed).filter(|held| held.durable.is_none()) {
-            match held.ticket.poll_durable(cx) {
-                Poll::Ready(Ok(durable)) => held.durable = Some(durable),
-                Poll::Ready(Err(error)) => return Err(error.into()),
-                Poll::Pending => return Ok(false),
-            }
+        match self.tickets.poll_durable(self.front_mark(), cx) {
+            Poll::Ready(done) => Ok(done.map(|()| true)?),
+            Poll::Pending => Ok(false),
         }
-        Ok(true)
     }
 
     /// `true`: the schema change that was waited for is known, and its answer shown.
@@ -386,13 +376,13 @@ impl Session {
         true
     }
 
-    /// How many tickets, from the oldest, the answers of the front group stand behind.
-    fn front_tickets(&self) -> usize {
-        self.carried + self.groups.front().map_or(self.open_tickets, |group| group.tickets)
+    /// The answers of the front group stand behind the records below it.
+    fn front_mark(&self) -> Mark {
+        self.groups.front().map_or(self.tickets.mark(), |group| group.upto)
     }
 
     fn is_durable(&self) -> bool {
-        self.tickets.iter().take(self.front_tickets()).all(|held| held.durable.is_some())
+        self.tickets.durable(self.front_mark())
     }
 
     /// Write the keys of the open unit to the journal. After it, what could commit them may be forwarded.
@@ -409,7 +399,7 @@ impl Session {
         }
         match self.shared.journal.begin(self.keys.finish(self.backend)) {
             Ok(ticket) => {
-                self.hold(ticket);
+                self.tickets.push(ticket);
                 // After the append: a catalog that came in between has not been missed.
                 self.owe_changed();
                 self.keys.clear();
@@ -458,11 +448,6 @@ impl Session {
         self.announce(catalog.relations.values().filter(|one| one.kind == Kind::Table).map(|one| one.id))
     }
 
-    fn hold(&mut self, ticket: Ticket) {
-        self.tickets.push_back(Held { ticket, durable: None, provisional: false, replaced: false });
-        self.open_tickets += 1;
-    }
-
     /// The schema changed since `keys` were captured: what they say of tables that it concerns may be too little, since
     /// the statement may run after the change. Those tables are owed whole, and where triggers or rules may write, dirty.
     fn owe_changed(&mut self) {
@@ -489,7 +474,7 @@ impl Session {
             return;
         }
         match self.shared.journal.begin(more.finish(self.backend)) {
-            Ok(ticket) => self.hold(ticket),
+            Ok(ticket) => self.tickets.push(ticket),
             Err(error) => self.shared.lose(&mut more, &error),
         }
     }
@@ -516,24 +501,31 @@ impl Session {
         Ok(())
     }
 
-    /// ReadyForQuery with state `I` ends the unit: its tickets end, whatever was not appended was rolled back.
-    fn unit_over(&mut self, tickets: usize, failed: bool, uncertain: bool) {
-        let outcome = if failed { Outcome::Aborted } else { Outcome::Committed };
-        for held in self.tickets.drain(..tickets) {
-            if held.provisional && held.replaced {
-                held.ticket.end(Outcome::Aborted);
-            } else if !uncertain {
-                held.ticket.end(if held.provisional { Outcome::Committed } else { outcome });
-            }
-        }
+    /// ReadyForQuery with state `I` ends the unit: its records end, whatever was not appended was rolled back.
+    fn unit_over(&mut self, group: &Group, schema: bool) {
+        // What nothing else decided was committed at the end of the group, or rolled back by its error.
+        let last = if group.failed { Outcome::Aborted } else { Outcome::Committed };
+        self.tickets.end_all(group.upto, last, schema);
         if std::mem::take(&mut self.path_touched) {
             self.path = None;
         }
-        if self.groups.is_empty() && !self.open_started {
+        if self.nothing_in_flight() {
             self.keys.clear();
             self.statements.transaction_over();
             self.pass = None;
         }
+    }
+
+    /// COMMIT AND CHAIN ended a unit, and nothing ran in the next: it passes the gate when it begins.
+    fn chained_over(&mut self, group: &Group, schema: bool) {
+        self.tickets.end_settled(group.upto, schema);
+        if self.chained && self.nothing_in_flight() && self.keys.is_empty() {
+            self.pass = None;
+        }
+    }
+
+    fn nothing_in_flight(&self) -> bool {
+        self.groups.is_empty() && !self.open_started
     }
 }
 

@@ -16,7 +16,6 @@ use super::counting::counts;
 use super::expect::{Expect, View};
 use super::front::could_commit;
 use super::{Fault, Out, Session, Wait};
-use crate::protocol::postgres::session::back::effect_of_action;
 
 pub(super) struct Pieces {
     text: Bytes,
@@ -125,7 +124,7 @@ impl Session {
             Some(_) => View::Asked { script: script.clone(), at, piece: true, binary: false, portal: Bytes::new() },
             None => View::Piece,
         };
-        let effect = effect_of_action(&statement.action, &text);
+        let effect = self.effect(&statement.action, &text);
         if asked.is_some() && !self.skipping {
             self.asking += 1;
         }

@@ -98,6 +98,7 @@ impl Peers {
                 "E" => b.put_slice(b"SERROR\0C22012\0Mno\0\0"),
                 "G" => b.put_slice(&[0, 0, 0]),
                 "t" | "T" => b.put_u16(0),
+                "n" => {}
                 _ => b.put_slice(body.as_bytes()),
             });
         }
@@ -142,6 +143,24 @@ impl Peers {
                 b.put_slice(column.as_bytes());
             }
         });
+    }
+
+    /// The outcomes of the records, in order: C, A, or ? where there is none.
+    fn outcomes(&self) -> String {
+        let (entries, _) = futures_util::FutureExt::now_or_never(self.shared.journal.read(Lsn::default(), 1 << 20))
+            .expect("at once")
+            .expect("read");
+        let mut found: Vec<(Lsn, char)> = Vec::new();
+        for entry in entries {
+            match entry {
+                Entry::Record { lsn, .. } => found.push((lsn, '?')),
+                Entry::Outcome { of, outcome, .. } => {
+                    let letter = if outcome == Outcome::Committed { 'C' } else { 'A' };
+                    found.iter_mut().filter(|(lsn, _)| *lsn == of).for_each(|(_, known)| *known = letter);
+                }
+            }
+        }
+        found.into_iter().map(|(_, letter)| letter).collect()
     }
 
     fn has(&self, what: &str) -> bool {
@@ -508,6 +527,114 @@ fn a_session_of_another_database_passes_the_gate_and_is_not_captured() {
     assert_eq!(peers.query("insert into acc values (1, 1, ''); select write_it()"), "Q");
     assert_eq!(peers.shared.gate.inside(), 1);
     assert!(peers.journaled().is_empty());
+}
+
+#[test]
+fn commit_and_chain_ends_a_unit_and_the_next_passes_the_gate_when_it_begins() {
+    let mut peers = Peers::new();
+    peers.query("begin");
+    peers.server("CBEGIN ZT");
+    peers.query("insert into acc values (1, 1, '')");
+    peers.server("CINSERT_0_1 ZT");
+    peers.query("commit and chain");
+    assert_eq!((peers.outcomes().as_str(), peers.shared.gate.inside()), ("?", 1));
+    assert_eq!(peers.server("CCOMMIT ZT"), "CZ");
+    assert_eq!((peers.outcomes().as_str(), peers.shared.gate.inside()), ("C", 0));
+    peers.query("insert into acc values (2, 1, '')");
+    assert_eq!(peers.shared.gate.inside(), 1);
+    peers.server("CINSERT_0_1 ZT");
+    peers.query("rollback and chain");
+    peers.server("CROLLBACK ZT");
+    assert_eq!((peers.outcomes().as_str(), peers.shared.gate.inside()), ("CA", 0));
+    peers.query("commit");
+    peers.server("CCOMMIT ZI");
+    assert!(peers.session.is_idle());
+}
+
+#[test]
+fn a_record_behind_commit_and_chain_waits_for_the_next_commit() {
+    // In one Query, and in one pipeline.
+    let mut peers = Peers::new();
+    peers.query("begin; insert into acc values (1, 1, ''); commit and chain; insert into acc values (2, 1, '')");
+    peers.server("CBEGIN CINSERT_0_1 CCOMMIT CINSERT_0_1 ZT");
+    assert_eq!((peers.outcomes().as_str(), peers.shared.gate.inside()), ("?", 1));
+    peers.query("rollback");
+    peers.server("CROLLBACK ZI");
+    assert_eq!(peers.outcomes(), "C", "a part of it is committed");
+
+    let mut peers = Peers::new();
+    peers.query("begin");
+    peers.server("CBEGIN ZT");
+    peers.query("insert into acc values (1, 1, '')");
+    peers.query("commit and chain");
+    peers.query("insert into acc values (2, 1, '')");
+    peers.server("CINSERT_0_1 ZT CCOMMIT ZT");
+    assert_eq!(peers.outcomes(), "C?");
+    peers.server("CINSERT_0_1 ZT");
+    assert_eq!(peers.outcomes(), "C?");
+}
+
+#[tokio::test]
+async fn an_answer_that_proves_a_rollback_leaves_no_dirty_mark() {
+    // The server, and what became of each record.
+    let mark = "begin; create table fresh (v int); insert into keyless values (1)";
+    for (text, answers, outcomes) in [
+        (format!("{mark}; rollback"), "CBEGIN CCREATE_TABLE CINSERT_0_1 CROLLBACK ZI", "A"),
+        (format!("{mark}; commit"), "CBEGIN CCREATE_TABLE CINSERT_0_1 CROLLBACK ZI", "A"),
+        (format!("{mark}; commit"), "CBEGIN CCREATE_TABLE CINSERT_0_1 CCOMMIT ZI", "C"),
+        (format!("{mark}; commit"), "CBEGIN CCREATE_TABLE CINSERT_0_1 E ZI", "A"),
+        (format!("{mark}; commit; select 1"), "CBEGIN CCREATE_TABLE CINSERT_0_1 CCOMMIT E ZI", "?"),
+        (format!("{mark}; rollback; select 1"), "CBEGIN CCREATE_TABLE CINSERT_0_1 CROLLBACK E ZI", "A"),
+        ("insert into keyless values (1); select 1/0".to_owned(), "CINSERT_0_1 E ZI", "A"),
+        (
+            "savepoint s; insert into keyless values (1); rollback to s".to_owned(),
+            "CSAVEPOINT CINSERT_0_1 CROLLBACK ZI",
+            "C",
+        ),
+    ] {
+        let mut peers = Peers::new();
+        peers.session.path = Some("public".to_owned());
+        assert_eq!(peers.query(&text), "Q");
+        peers.server(answers);
+        assert_eq!(peers.outcomes(), outcomes, "{text}: {answers}");
+    }
+}
+
+#[test]
+fn a_statement_that_commits_by_itself_commits_what_came_before_it_even_if_it_fails() {
+    let pipeline = |peers: &mut Peers| {
+        peers.client(|out| {
+            wire::parse(out, b"", b"insert into keyless values (1)", &[]);
+            bind(out, "", "", &[]);
+            wire::execute(out, b"", 0);
+            wire::parse(out, b"", b"vacuum acc", &[]);
+            bind(out, "", "", &[]);
+            wire::execute(out, b"", 0);
+            wire::bare(out, front::SYNC);
+        })
+    };
+    let mut peers = Peers::new();
+    pipeline(&mut peers);
+    peers.server("1 2 CINSERT_0_1 1 2 E ZI");
+    assert_eq!(peers.outcomes(), "C");
+    let mut peers = Peers::new();
+    pipeline(&mut peers);
+    peers.server("1 2 E ZI");
+    assert_eq!(peers.outcomes(), "A", "it was skipped");
+}
+
+#[test]
+fn a_call_that_never_ran_leaves_no_mark() {
+    let mut peers = Peers::new();
+    peers.query("call nothing()");
+    peers.server("E");
+    peers.server("ZI");
+    assert_eq!(peers.outcomes(), "A");
+    let mut peers = Peers::new();
+    peers.query("call nothing()");
+    peers.server("1 2 n E");
+    peers.server("ZI");
+    assert_eq!(peers.outcomes(), "C", "it may have committed before it failed");
 }
 
 #[test]
