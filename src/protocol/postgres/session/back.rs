@@ -7,6 +7,7 @@ use crate::protocol::postgres::plan::{Action, Script};
 use crate::protocol::postgres::wire::{Fields, HEADER, Header, WireError, back, bare, message};
 
 use super::expect::{Effect, Expect, View};
+use super::statements::Undo;
 use super::tickets::Mark;
 use super::{Fault, Out, Session, Suspended, Wait};
 use crate::journal::Outcome;
@@ -71,12 +72,12 @@ impl Session {
             back::PARAMETER_STATUS => self.parameter(body),
             back::PARSE_COMPLETE => return self.parse_complete(whole, out),
             back::BIND_COMPLETE => match self.expects.pop_front() {
-                Some(Expect::Bind { shown: true }) => {}
-                Some(Expect::Bind { shown: false }) => return Ok(true),
+                Some(Expect::Bind { shown: true, .. }) => {}
+                Some(Expect::Bind { shown: false, .. }) => return Ok(true),
                 _ => return Err(out_of_turn(kind)),
             },
             back::CLOSE_COMPLETE => match self.expects.pop_front() {
-                Some(Expect::Close { statement, shown }) => {
+                Some(Expect::Close { statement, shown, .. }) => {
                     statement.iter().for_each(|name| self.statements.remove(name));
                     if !shown {
                         return Ok(true);
@@ -180,7 +181,7 @@ impl Session {
         let tag = whole.get(HEADER..whole.len() - 1).unwrap_or_default();
         let mut piece = false;
         match self.expects.front_mut() {
-            Some(Expect::Query { script, at, text, from, upto }) => {
+            Some(Expect::Query { script, at, text, from, upto, .. }) => {
                 let (effect, upto) = (effect_of_query(script.as_deref(), *at, text, *from, *upto), *upto);
                 *at += 1;
                 self.apply(effect, tag, upto);
@@ -327,24 +328,33 @@ impl Session {
         if matches!(self.expects.front(), Some(Expect::Query { .. } | Expect::Function | Expect::Sync { .. }) | None) {
             return Ok(());
         }
-        let mut skipped = false; // The first is the one that failed.
+        let refused_unnamed = matches!(self.expects.front(), Some(Expect::Parse { undo: Undo::Statement(name, _), .. }) if name.is_empty());
+        let mut undo = Vec::new();
         while let Some(expect) = self.expects.front() {
             match expect {
-                Expect::Sync { .. } => return Ok(()),
-                Expect::Execute { effect: Effect::Commits { upto, .. }, .. } if skipped => self.tickets.void(*upto),
+                Expect::Sync { .. } => break,
+                // The first is the one that failed.
+                Expect::Execute { effect: Effect::Commits { upto, .. }, .. } if !undo.is_empty() => {
+                    self.tickets.void(*upto);
+                }
                 Expect::Execute { view: View::Asked { .. } | View::Rest { .. } | View::Path, .. } => self.asking -= 1,
                 Expect::Execute { view: View::Count { after: true }, .. } => {
                     self.asking -= 1;
                     self.counting.pop_front();
                 }
-                // A Parse that was skipped may have left an older statement in place.
-                Expect::Parse { name, .. } => self.statements.remove(name),
                 // Only Sync ends the skipping: its ReadyForQuery comes for these too.
                 Expect::Query { .. } | Expect::Function => self.merge_front_group(),
                 _ => {}
             }
-            self.expects.pop_front();
-            skipped = true;
+            let skipped = self.expects.pop_front();
+            undo.push(skipped.and_then(|mut skipped| skipped.undo_mut().map(std::mem::take)).unwrap_or_default());
+        }
+        undo.into_iter().rev().for_each(|undo| self.undo(undo));
+        if refused_unnamed {
+            self.undo(Undo::Statement(Bytes::new(), None)); // The server drops the old one before it reads the new.
+        }
+        if !self.expects.is_empty() {
+            return Ok(());
         }
         // The Parse that is waited for was the last message: it was refused or skipped.
         if matches!(self.wait, Wait::Parse(..)) {
@@ -352,6 +362,16 @@ impl Session {
         }
         self.skipping = true;
         Ok(())
+    }
+
+    /// The server skipped a message that changed what a name means. Where a later one, behind the Sync, changed it again,
+    /// that one replaced something older than it knew.
+    fn undo(&mut self, undo: Undo) {
+        let mut later = self.expects.iter_mut().filter_map(Expect::undo_mut);
+        match later.find(|later| later.is_of_same_name(&undo)) {
+            Some(later) => *later = undo,
+            None => self.statements.undo(undo),
+        }
     }
 
     /// No ReadyForQuery comes for the front group: what it holds waits for the next one.
@@ -403,6 +423,9 @@ impl Session {
         self.in_block = status != b'I';
         if let Some(pieces) = self.pieces.take_if(|pieces| pieces.synced()) {
             pieces.finish(group.failed, out);
+            if group.failed {
+                self.close_skipped(out);
+            }
         }
         // Others see a schema change when it is committed, the session itself at once: nobody can know that catalog.
         let schema = group.schema | std::mem::take(&mut self.carried_schema);

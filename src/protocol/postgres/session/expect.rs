@@ -9,30 +9,59 @@ use bytes::Bytes;
 
 use crate::protocol::postgres::plan::{Asked, Script, Statement};
 
+use super::statements::Undo;
 use super::tickets::Mark;
 
 /// One message that the server will answer.
 #[derive(Debug)]
 pub(super) enum Expect {
-    /// ParseComplete. `name`: what it was put under already, if it has a name.
-    Parse { shown: bool, name: Bytes },
+    /// ParseComplete.
+    Parse { shown: bool, undo: Undo },
     /// BindComplete.
-    Bind { shown: bool },
+    Bind { shown: bool, undo: Undo },
     /// RowDescription or NoData, after ParameterDescription for a statement.
     Describe { view: View },
     /// Rows, then CommandComplete, EmptyQueryResponse, PortalSuspended.
     Execute { view: View, effect: Effect },
-    /// CloseComplete; the statement that is gone then.
-    Close { statement: Option<Bytes>, shown: bool },
+    /// CloseComplete; the named statement that is gone then.
+    Close { statement: Option<Bytes>, shown: bool, undo: Undo },
     /// CopyDone or CopyFail went by: no answer of its own, Syncs before it were ignored if the copy began.
     CopyEnd,
     /// ReadyForQuery; hidden when the client did not ask for it.
     Sync { shown: bool },
     /// A simple Query: everything up to and with ReadyForQuery. `at` counts its statements that completed; the text is
     /// kept where a PREPARE in it may need it. Its own records lie between the marks.
-    Query { script: Option<Arc<Script>>, at: usize, text: Bytes, from: Mark, upto: Mark },
+    Query { script: Option<Arc<Script>>, at: usize, text: Bytes, from: Mark, upto: Mark, undo: Undo },
     /// FunctionCallResponse and ReadyForQuery.
     Function,
+}
+
+impl Expect {
+    /// Of a Parse of ours, under a name of ours.
+    pub(super) fn hidden_parse() -> Expect {
+        Expect::Parse { shown: false, undo: Undo::Nothing }
+    }
+
+    /// Of a Bind of ours, under a name of ours.
+    pub(super) fn hidden_bind() -> Expect {
+        Expect::Bind { shown: false, undo: Undo::Nothing }
+    }
+
+    /// Of a Close of ours, of a name that the client has not.
+    pub(super) fn hidden_close() -> Expect {
+        Expect::Close { statement: None, shown: false, undo: Undo::Nothing }
+    }
+
+    /// What to undo if the server skips the message.
+    pub(super) fn undo_mut(&mut self) -> Option<&mut Undo> {
+        match self {
+            Expect::Parse { undo, .. }
+            | Expect::Bind { undo, .. }
+            | Expect::Close { undo, .. }
+            | Expect::Query { undo, .. } => Some(undo),
+            _ => None,
+        }
+    }
 }
 
 /// What the client sees of an answer with rows.

@@ -12,7 +12,7 @@ use crate::record::Reason;
 use super::counting::counts;
 use super::expect::{Effect, Expect, View};
 use super::pieces::Pieces;
-use super::statements::{Portal, Prepared};
+use super::statements::{Portal, Prepared, Undo};
 use super::{Fault, Group, Out, Session, Wait};
 
 impl Session {
@@ -120,8 +120,8 @@ impl Session {
         let Some(script) = self.plan(text)? else { return Ok(false) };
         if let Some(refusal) = self.refusal(&script) {
             wire::query(out.to_server, refusal.as_bytes());
-            let mark = self.tickets.mark();
-            self.boundary(Expect::Query { script: None, at: 0, text: Bytes::new(), from: mark, upto: mark });
+            let (mark, undo) = (self.tickets.mark(), self.statements.remove_unnamed());
+            self.boundary(Expect::Query { script: None, at: 0, text: Bytes::new(), from: mark, upto: mark, undo });
             return Ok(true);
         }
         if self.ask_path(&script, out) {
@@ -156,7 +156,8 @@ impl Session {
         let text = if needs_text { Bytes::copy_from_slice(text) } else { Bytes::new() };
         let upto = self.tickets.mark();
         let from = self.message.unwrap_or(upto);
-        self.boundary(Expect::Query { script: Some(script), at: 0, text, from, upto });
+        let undo = self.statements.remove_unnamed();
+        self.boundary(Expect::Query { script: Some(script), at: 0, text, from, upto, undo });
         Ok(true)
     }
 
@@ -191,6 +192,7 @@ impl Session {
             .map(|statement| self.range(statement))
             .collect::<Option<Vec<_>>>()
             .unwrap_or_default();
+        self.statements.remove_unnamed();
         self.pieces = Some(Pieces::new(Bytes::copy_from_slice(text), script, ranges));
         Ok(true)
     }
@@ -210,8 +212,8 @@ impl Session {
             wire::parse(out.to_server, name, refusal.as_bytes(), &[]);
             let script = super::capture::nothing();
             let refused = Prepared { script, text: Bytes::new(), types: Arc::default(), asked: None, twin: false };
-            self.statements.put(name, refused);
-            self.expect(Expect::Parse { shown: true, name: Bytes::copy_from_slice(name) });
+            let undo = self.statements.put(name, refused);
+            self.expect(Expect::Parse { shown: true, undo });
             return Ok(true);
         }
         if self.ask_path(&script, out) {
@@ -230,13 +232,13 @@ impl Session {
         let text = Bytes::copy_from_slice(text);
         let asked = asked.then(|| script.clone());
         let prepared = Prepared { script, text, types: types.into(), asked, twin: false };
-        let put = if taken { Bytes::new() } else { Bytes::copy_from_slice(name) };
-        self.expect(Expect::Parse { shown: true, name: put });
         if taken {
+            self.expect(Expect::Parse { shown: true, undo: Undo::Nothing });
             wire::bare(out.to_server, front::FLUSH);
             self.wait = Wait::Parse(Bytes::copy_from_slice(name), prepared);
         } else {
-            self.statements.put(name, prepared);
+            let undo = self.statements.put(name, prepared);
+            self.expect(Expect::Parse { shown: true, undo });
         }
         Ok(true)
     }
@@ -261,8 +263,8 @@ impl Session {
             return Ok(false);
         }
         let Some(prepared) = self.statements.get(name).cloned() else {
-            self.statements.put_portal(portal, Portal { statement: None, binary: false, asked: false });
-            return Ok(self.forward(whole, out, Expect::Bind { shown: true }));
+            let undo = self.statements.put_portal(portal, Portal { statement: None, binary: false, asked: false });
+            return Ok(self.forward(whole, out, Expect::Bind { shown: true, undo }));
         };
         let Some(prepared) = self.replanned(name, prepared)? else { return Ok(false) };
         let params = super::capture::BindParams::read(fields, &prepared.types).map_err(Fault::Client)?;
@@ -276,8 +278,8 @@ impl Session {
         } else {
             out.to_server.extend_from_slice(whole);
         }
-        self.expect(Expect::Bind { shown: true });
-        self.statements.put_portal(portal, Portal { statement: Some(prepared), binary, asked });
+        let undo = self.statements.put_portal(portal, Portal { statement: Some(prepared), binary, asked });
+        self.expect(Expect::Bind { shown: true, undo });
         Ok(true)
     }
 
@@ -351,7 +353,7 @@ impl Session {
         let Some((end, suffix)) = self.splice(&prepared.script) else { return false };
         let text = &prepared.text;
         wire::close(out.to_server, b'S', TWIN);
-        self.expect(Expect::Close { statement: None, shown: false });
+        self.expect(Expect::hidden_close());
         wire::message(out.to_server, front::PARSE, |b| {
             wire::cstr(b, TWIN);
             b.extend_from_slice(&text[..end]);
@@ -360,7 +362,7 @@ impl Session {
             b.put_u16(prepared.types.len() as u16);
             prepared.types.iter().for_each(|&oid| b.put_u32(oid));
         });
-        self.expect(Expect::Parse { shown: false, name: Bytes::new() });
+        self.expect(Expect::hidden_parse());
         true
     }
 
@@ -384,7 +386,8 @@ impl Session {
         let mut fields = Fields::new(front::EXECUTE, &whole[HEADER..]);
         let name = fields.cstr().map_err(Fault::Client)?;
         let Some(portal) = self.statements.portal(name).cloned() else {
-            return Ok(self.forward(whole, out, Expect::Execute { view: View::Plain, effect: Effect::None }));
+            // A cursor that SQL declared, or nothing.
+            return self.execute_committing(whole, out, None);
         };
         let Some(prepared) = portal.statement else {
             self.unknown_write("a statement that tandem did not see prepared");
@@ -461,16 +464,15 @@ impl Session {
         let name = fields.cstr().map_err(Fault::Client)?;
         let named = what == b'S' && !name.is_empty() && self.statements.is_taken(name);
         let statement = named.then(|| Bytes::copy_from_slice(name));
-        if what == b'S' && name.is_empty() {
-            self.statements.remove(name);
-        }
         if what == b'P' && name.is_empty() && !self.rest_read(out) {
             return Ok(false);
         }
-        if what == b'P' && !name.is_empty() {
-            self.statements.close_portal(name);
-        }
-        Ok(self.forward(whole, out, Expect::Close { statement, shown: true }))
+        let undo = match (what, name.is_empty()) {
+            (b'S', true) => self.statements.remove_unnamed(),
+            (b'P', false) => self.statements.close_portal(name),
+            _ => Undo::Nothing,
+        };
+        Ok(self.forward(whole, out, Expect::Close { statement, shown: true, undo }))
     }
 
     /// Sync commits what is outside a transaction block.

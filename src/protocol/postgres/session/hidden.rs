@@ -1,7 +1,7 @@
 //! A query of our own among the client's messages. It runs under a name of its own in the extended protocol, so the
 //! client's unnamed statement and portal are left alone.
 
-use bytes::{BufMut, Bytes};
+use bytes::BufMut;
 
 use crate::protocol::postgres::wire::{self, front};
 
@@ -21,10 +21,10 @@ impl Session {
         wire::execute(out.to_server, name, 0);
         // The portal must not stay: in a transaction the next one takes its name.
         wire::close(out.to_server, b'P', name);
-        self.expect(Expect::Close { statement: None, shown: false });
-        self.expect(Expect::Parse { shown: false, name: Bytes::new() });
-        self.expect(Expect::Bind { shown: false });
+        self.expect(Expect::hidden_close());
+        self.expect(Expect::hidden_parse());
+        self.expect(Expect::hidden_bind());
         self.expect(Expect::Execute { view, effect: Effect::None });
-        self.expect(Expect::Close { statement: None, shown: false });
+        self.expect(Expect::hidden_close());
     }
 }

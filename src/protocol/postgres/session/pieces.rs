@@ -128,8 +128,8 @@ impl Session {
         if asked.is_some() && !self.skipping {
             self.asking += 1;
         }
-        self.expect(Expect::Parse { shown: false, name: Bytes::new() });
-        self.expect(Expect::Bind { shown: false });
+        self.expect(Expect::hidden_parse());
+        self.expect(Expect::hidden_bind());
         self.expect(Expect::Describe { view: view.clone() });
         self.expect(Expect::Execute { view, effect });
         if counts {
@@ -149,11 +149,27 @@ impl Session {
         if !self.in_transaction && (!self.asked_answered(out) || !self.append()?) {
             return Ok(true);
         }
+        // A simple Query leaves neither an unnamed statement nor an unnamed portal.
+        self.close_unnamed(out);
         wire::bare(out.to_server, front::SYNC);
         self.boundary(Expect::Sync { shown: true });
         if let Some(pieces) = &mut self.pieces {
             pieces.synced = true;
         }
         Ok(true)
+    }
+
+    fn close_unnamed(&mut self, out: &mut Out<'_>) {
+        for what in *b"SP" {
+            wire::close(out.to_server, what, b"");
+            self.expect(Expect::hidden_close());
+        }
+    }
+
+    /// The pieces failed, so the server skipped what closes the unnamed statement.
+    pub(super) fn close_skipped(&mut self, out: &mut Out<'_>) {
+        self.close_unnamed(out);
+        wire::bare(out.to_server, front::SYNC);
+        self.boundary(Expect::Sync { shown: false });
     }
 }

@@ -1,4 +1,5 @@
-//! Prepared statements and portals of a session, as the server has them.
+//! Prepared statements and portals of a session, as the server will have them when it has done what was sent. What it
+//! skips because of an error is undone here, newest first.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -41,6 +42,29 @@ pub(super) struct Portal {
     pub(super) asked: bool,
 }
 
+/// What a name meant before a message changed it, should the server skip that message.
+#[derive(Debug, Default)]
+pub(super) enum Undo {
+    /// The message changed nothing.
+    #[default]
+    Nothing,
+    /// A statement's name.
+    Statement(Bytes, Option<Prepared>),
+    /// A portal's name.
+    Portal(Bytes, Option<Portal>),
+}
+
+impl Undo {
+    pub(super) fn is_of_same_name(&self, other: &Undo) -> bool {
+        match (self, other) {
+            (Undo::Statement(one, _), Undo::Statement(other, _)) | (Undo::Portal(one, _), Undo::Portal(other, _)) => {
+                one == other
+            }
+            _ => false,
+        }
+    }
+}
+
 /// All of a session's statements and portals. The unnamed ones have places of their own: no hash on the hot path.
 #[derive(Default)]
 pub(super) struct Statements {
@@ -61,11 +85,30 @@ impl Statements {
         self.get(name).is_some() || std::str::from_utf8(name).is_ok_and(|name| self.sql.contains_key(name))
     }
 
-    pub(super) fn put(&mut self, name: &[u8], statement: Prepared) {
+    pub(super) fn put(&mut self, name: &[u8], statement: Prepared) -> Undo {
         if name.is_empty() {
-            self.unnamed = Some(statement);
-        } else {
-            self.named.insert(Bytes::copy_from_slice(name), statement);
+            return Undo::Statement(Bytes::new(), self.unnamed.replace(statement));
+        }
+        let name = Bytes::copy_from_slice(name);
+        Undo::Statement(name.clone(), self.named.insert(name, statement))
+    }
+
+    /// The unnamed statement goes: by Close, or because a simple Query drops it.
+    pub(super) fn remove_unnamed(&mut self) -> Undo {
+        match self.unnamed.take() {
+            None => Undo::Nothing,
+            was => Undo::Statement(Bytes::new(), was),
+        }
+    }
+
+    /// The server skipped the message.
+    pub(super) fn undo(&mut self, undo: Undo) {
+        match undo {
+            Undo::Nothing => {}
+            Undo::Statement(name, was) if name.is_empty() => self.unnamed = was,
+            Undo::Portal(name, was) if name.is_empty() => self.unnamed_portal = was,
+            Undo::Statement(name, was) => restore(&mut self.named, name, was),
+            Undo::Portal(name, was) => restore(&mut self.portals, name, was),
         }
     }
 
@@ -106,16 +149,19 @@ impl Statements {
         if name.is_empty() { self.unnamed_portal.as_ref() } else { self.portals.get(name) }
     }
 
-    pub(super) fn put_portal(&mut self, name: &[u8], portal: Portal) {
+    pub(super) fn put_portal(&mut self, name: &[u8], portal: Portal) -> Undo {
         if name.is_empty() {
-            self.unnamed_portal = Some(portal);
-        } else {
-            self.portals.insert(Bytes::copy_from_slice(name), portal);
+            return Undo::Portal(Bytes::new(), self.unnamed_portal.replace(portal));
         }
+        let name = Bytes::copy_from_slice(name);
+        Undo::Portal(name.clone(), self.portals.insert(name, portal))
     }
 
-    pub(super) fn close_portal(&mut self, name: &[u8]) {
-        self.portals.remove(name);
+    pub(super) fn close_portal(&mut self, name: &[u8]) -> Undo {
+        match self.portals.remove_entry(name) {
+            None => Undo::Nothing,
+            Some((name, was)) => Undo::Portal(name, Some(was)),
+        }
     }
 
     /// Portals do not outlive their transaction (SQL cursors WITH HOLD only read).
@@ -124,4 +170,11 @@ impl Statements {
             self.portals.clear();
         }
     }
+}
+
+fn restore<T>(of: &mut HashMap<Bytes, T>, name: Bytes, was: Option<T>) {
+    match was {
+        Some(was) => of.insert(name, was),
+        None => of.remove(&name),
+    };
 }

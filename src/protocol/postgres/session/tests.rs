@@ -638,6 +638,113 @@ fn a_call_that_never_ran_leaves_no_mark() {
 }
 
 #[test]
+fn a_portal_that_nobody_knows_may_commit_what_came_before_it() {
+    let mut peers = Peers::new();
+    peers.client(|out| {
+        wire::parse(out, b"", b"insert into acc values ($1, 1, '')", &[]);
+        bind(out, "", "", &["5"]);
+        wire::execute(out, b"", 0);
+        wire::execute(out, b"cursor of sql", 0);
+    });
+    assert!(peers.has("acc ") && !peers.has("acc dirty"), "{:?}", peers.journaled());
+}
+
+/// A failed pipeline with these messages behind the error.
+fn fail_before(peers: &mut Peers, skipped: impl FnOnce(&mut BytesMut)) {
+    peers.client(|out| {
+        wire::parse(out, b"bad", b"nonsense", &[]);
+        skipped(out);
+        wire::bare(out, front::SYNC);
+    });
+    peers.server("E ZI");
+}
+
+#[test]
+fn a_name_means_what_it_meant_before_messages_that_the_server_skipped() {
+    let mut peers = Peers::new();
+    peers.client(|out| {
+        wire::parse(out, b"", b"insert into acc values ($1, 1, '')", &[]);
+        wire::parse(out, b"asks", b"update acc set bal = 1 where bal = 2", &[]);
+        bind(out, "p", "asks", &[]);
+        wire::bare(out, front::FLUSH);
+    });
+    peers.server("1 1 2");
+    fail_before(&mut peers, |out| {
+        wire::parse(out, b"", b"select 1", &[]);
+        wire::parse(out, b"", b"select 2", &[]);
+        bind(out, "p", "", &[]);
+        wire::close(out, b'P', b"p");
+    });
+    // In a transaction, the portal would be there behind a savepoint.
+    peers.client(|out| {
+        bind(out, "", "", &["7"]);
+        wire::execute(out, b"", 0);
+        wire::bare(out, front::SYNC);
+    });
+    assert!(peers.has("acc ") && !peers.has("acc dirty"), "{:?}", peers.journaled());
+}
+
+#[test]
+fn a_portal_means_what_it_meant_before_messages_that_the_server_skipped() {
+    let mut peers = Peers::new();
+    peers.query("begin");
+    peers.server("CBEGIN ZT");
+    peers.client(|out| {
+        wire::parse(out, b"asks", b"update acc set bal = 1 where bal = 2", &[]);
+        bind(out, "p", "asks", &[]);
+        bind(out, "q", "asks", &[]);
+        wire::bare(out, front::SYNC);
+    });
+    peers.server("1 2 2 ZT");
+    peers.client(|out| {
+        wire::parse(out, b"bad", b"nonsense", &[]);
+        wire::parse(out, b"reads", b"select 1", &[]);
+        bind(out, "p", "reads", &[]);
+        wire::close(out, b'P', b"q");
+        wire::bare(out, front::SYNC);
+    });
+    peers.server("E ZE");
+    for name in [b"p", b"q"] {
+        assert!(peers.session.statements.portal(name).is_some_and(|portal| portal.asked));
+    }
+}
+
+#[test]
+fn what_a_pipeline_sent_behind_the_sync_keeps_its_meaning() {
+    let mut peers = Peers::new();
+    peers.client(|out| {
+        wire::parse(out, b"bad", b"nonsense", &[]);
+        wire::parse(out, b"", b"select 1", &[]);
+        wire::bare(out, front::SYNC);
+        wire::parse(out, b"", b"insert into acc values ($1, 1, '')", &[]);
+        wire::bare(out, front::SYNC);
+    });
+    peers.server("E ZI 1 ZI");
+    peers.client(|out| {
+        bind(out, "", "", &["7"]);
+        wire::execute(out, b"", 0);
+        wire::bare(out, front::SYNC);
+    });
+    assert!(peers.has("acc ") && !peers.has("acc dirty"), "{:?}", peers.journaled());
+}
+
+#[test]
+fn pieces_leave_no_unnamed_statement_behind() {
+    let mut peers = Peers::new();
+    assert_eq!(peers.query("update acc set bal = 1 where bal = 2"), "PBDEH");
+    peers.server("1 2 T CUPDATE_0");
+    assert_eq!(kinds(&mut peers.to_server), "CCS");
+    assert_eq!(peers.server("3 3 ZI"), "CZ");
+    assert_eq!(peers.query("update acc set bal = 1 where bal = 2"), "PBDEH");
+    peers.server("1 2 E");
+    peers.server("ZI");
+    assert!(kinds(&mut peers.to_server).ends_with("SCCS"), "closed behind the error");
+    assert!(!peers.session.is_idle());
+    assert_eq!(peers.server("3 3 ZI"), "");
+    assert!(peers.session.is_idle());
+}
+
+#[test]
 fn messages_cut_at_every_byte_mean_the_same() {
     let mut peers = Peers::new();
     let mut bytes = BytesMut::new();
