@@ -95,6 +95,11 @@ impl Session {
             out.to_server.extend_from_slice(whole);
             return Ok(true);
         }
+        if self.copy_in && !is_of_copy(kind) {
+            // The server reads a COPY and takes nothing else: it ends the connection (08P01, then FATAL).
+            out.to_server.extend_from_slice(whole);
+            return Ok(true);
+        }
         match kind {
             front::QUERY => return self.query(whole, out),
             front::PARSE => return self.parse(whole, out),
@@ -613,6 +618,11 @@ impl Session {
 
 /// The name of the statement that asks in place of another.
 const TWIN: &[u8] = b"tandem twin";
+
+/// May this come while the server reads a COPY?
+fn is_of_copy(kind: u8) -> bool {
+    matches!(kind, front::COPY_DATA | front::COPY_DONE | front::COPY_FAIL | front::SYNC | front::FLUSH)
+}
 
 /// Could this end a transaction, or commit by itself?
 pub(super) fn could_commit(action: &Action) -> bool {

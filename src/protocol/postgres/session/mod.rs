@@ -340,7 +340,8 @@ impl Session {
                 self.wait = Wait::Nothing;
                 moved = true;
             }
-            Wait::Answers if self.groups.is_empty() => {
+            // A COPY that began is answered when it ends, which is the client's to say.
+            Wait::Answers if self.groups.is_empty() || self.copy_in => {
                 self.wait = Wait::Nothing;
                 moved = true;
             }
