@@ -79,6 +79,25 @@ impl Postgres {
         Ok(server)
     }
 
+    /// A physical standby of this server, streaming from it; this server is stopped and started for the copy.
+    pub fn start_standby(&mut self, sandbox: &Sandbox, name: &str) -> Result<Postgres, Error> {
+        let folder = sandbox.folder(name)?;
+        let data = folder.join("data");
+        self.stop(Stop::Fast)?;
+        copy(&self.data(), &data)?;
+        self.start()?;
+        let settings = data.join("postgresql.auto.conf");
+        let mut config = std::fs::read_to_string(&settings).map_err(io_error("read the server's settings"))?;
+        let _ = writeln!(config, "unix_socket_directories = '{}'", folder.display());
+        let _ = writeln!(config, "primary_conninfo = 'host=127.0.0.1 port={} user=postgres'", self.port);
+        put(&settings, &config)?;
+        put(&data.join("standby.signal"), "")?;
+        let (port, installation) = (free_port(), self.installation.clone());
+        let mut standby = Postgres { folder, port, installation, child: None, _sandbox: sandbox.clone() };
+        standby.start()?;
+        Ok(standby)
+    }
+
     /// Start it again, on the same port. Returns when it takes connections; recovery after a crash included.
     pub fn start(&mut self) -> Result<(), Error> {
         if self.child.is_some() {
@@ -166,13 +185,16 @@ impl Postgres {
         postmaster.into_iter().flat_map(|pid| children(pid).into_iter().chain([pid])).collect()
     }
 
-    /// Line 8 of `postmaster.pid` says `ready` once connections are taken (source: `miscadmin.h`, LOCK_FILE_LINE_PM_STATUS).
+    /// Line 8 of `postmaster.pid` says `ready`, or `standby`, once connections are taken (source: `miscadmin.h`,
+    /// LOCK_FILE_LINE_PM_STATUS).
     fn wait_ready(&mut self) -> Result<(), Error> {
         let pid = self.child.as_ref().map(Child::id).unwrap_or_default().to_string();
         for _ in 0..PATIENCE.as_millis() / LOOK.as_millis() {
             let state = std::fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
             let mut lines = state.lines();
-            if lines.next() == Some(pid.as_str()) && lines.nth(6).is_some_and(|line| line.trim() == "ready") {
+            if lines.next() == Some(pid.as_str())
+                && lines.nth(6).is_some_and(|line| ["ready", "standby"].contains(&line.trim()))
+            {
                 return Ok(());
             }
             let exited = self.child.as_mut().is_some_and(|child| !matches!(child.try_wait(), Ok(None)));

@@ -4,6 +4,7 @@ mod check;
 mod cli;
 mod crowd;
 mod demo;
+mod failover;
 mod hangup;
 mod hidden;
 mod hidden_writes;

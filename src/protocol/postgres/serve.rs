@@ -111,7 +111,9 @@ async fn login(
     let Some((mut server, endpoint)) = reach(&mut client, &first, front, clients).await? else { return Ok(None) };
     server.write_all(&first.packet).await?;
     server.flush().await?;
-    let started = timeout(front.login_timeout, startup::relay(&mut client, &mut server)).await.map_err(timed_out)??;
+    let started = timeout(front.login_timeout, startup::relay(&mut client, &mut server, front.server.hosts.len() > 1))
+        .await
+        .map_err(timed_out)??;
     metrics::CLIENTS_TOTAL.counter(&[("wire", "postgres")]).increment(1);
     let session = session(&first, &started, front);
     front.cancels.0.insert(started.key.clone(), endpoint.clone());
@@ -172,8 +174,15 @@ async fn reach(
         let hint = Some("raise limits.connections in tandem's configuration");
         return refuse(client, "53300", "sorry, too many clients already (tandem)", hint).await.map(|()| None);
     }
-    match Stream::dial(&front.server).await {
-        Ok(dialed) => Ok(Some(dialed)),
+    let server = front.shared.catalog.primary_first(&front.server);
+    match Stream::dial(&server).await {
+        Ok(dialed) => {
+            if server.hosts.first() != Some(&dialed.1) {
+                // A failover, perhaps: our own connection finds out which host is the primary.
+                front.shared.catalog.stale();
+            }
+            Ok(Some(dialed))
+        }
         Err(error) => {
             tracing::warn!(%error, "the primary cannot be reached");
             let hint = Some("tandem itself runs; see its log and `tandem status`");

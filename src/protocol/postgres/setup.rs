@@ -15,7 +15,7 @@ use crate::record::{Reason, TableId};
 
 use super::cache::PlanCache;
 use super::catalog::{Catalog, Kind, load};
-use super::client::{self, Client, Endpoint, Host, ServerConfig, SslMode, Tls};
+use super::client::{self, Client, Endpoint, Host, ServerConfig, SslMode, TargetSession, Tls};
 use super::copier::{Options, PgCopier};
 use super::serve::{Cancels, Front};
 use super::shared::{Policy, Schema, Shared};
@@ -161,6 +161,8 @@ pub(crate) fn server_config(server: &config::Server, config: &Config) -> ServerC
         tls: Tls { mode, root_cert: server.tls_ca.clone(), client_cert: None },
         params: vec![("application_name".to_owned(), "tandem".to_owned())],
         connect_timeout: config.limits.connect_timeout,
+        // Of several hosts one is the primary.
+        target_session: if server.hosts.len() > 1 { TargetSession::ReadWrite } else { TargetSession::Any },
         ..client::ServerConfig::default()
     }
 }

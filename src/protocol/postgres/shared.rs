@@ -1,12 +1,13 @@
 //! What all sessions of a listener share.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +18,7 @@ use crate::record::{Backend, Item, Reason, Record, RecordBuf, TableId};
 
 use super::cache::PlanCache;
 use super::catalog::{Catalog, load};
-use super::client::{Client, ServerConfig};
+use super::client::{Client, Endpoint, ServerConfig};
 use super::plan::Action;
 use super::wire::{Header, WireError};
 
@@ -121,6 +122,8 @@ pub struct Schema {
 struct Inner {
     now: ArcSwap<Catalog>,
     asked: AtomicU64,
+    /// The host that our own connection found to be the primary.
+    host: ArcSwapOption<Endpoint>,
     wake: Notify,
     done: watch::Sender<u64>,
 }
@@ -137,6 +140,7 @@ impl Schema {
         let inner = Inner {
             now: ArcSwap::from_pointee(catalog),
             asked: AtomicU64::new(0),
+            host: ArcSwapOption::empty(),
             wake: Notify::new(),
             done: watch::Sender::new(0),
         };
@@ -146,6 +150,14 @@ impl Schema {
     /// The catalog as of now.
     pub fn now(&self) -> arc_swap::Guard<Arc<Catalog>> {
         self.inner.now.load()
+    }
+
+    /// The server with the host first that was found to be the primary: clients that log in by themselves are sent there.
+    pub fn primary_first<'a>(&self, server: &'a ServerConfig) -> Cow<'a, ServerConfig> {
+        match &*self.inner.host.load() {
+            Some(host) if server.hosts.first() != Some(&**host) => Cow::Owned(server.preferring(host)),
+            _ => Cow::Borrowed(server),
+        }
     }
 
     /// Something changed: load anew soon.
@@ -198,6 +210,7 @@ impl Schema {
             *client = Some(Client::connect(server).await?);
         }
         let Some(conn) = client else { return Ok(()) };
+        self.inner.host.store(Some(Arc::new(conn.endpoint().clone())));
         let mut catalog = load(conn).await?;
         catalog.follow(&self.now());
         self.inner.now.store(Arc::new(catalog));

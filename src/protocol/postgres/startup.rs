@@ -11,7 +11,7 @@ use std::io;
 use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::wire::{Fields, HEADER, Header, WireError, back, front, message};
+use super::wire::{Fields, HEADER, Header, WireError, back, error_response, front, message};
 
 /// PostgreSQL's own limit of a start-up packet.
 pub(super) const STARTUP_BYTES_MAX: usize = 10_000;
@@ -33,6 +33,9 @@ pub(super) enum Error {
     /// The server said no; the client was told.
     #[error("the server refused the connection")]
     Refused,
+    /// The server is a standby; the client was told.
+    #[error("no host is a primary at the moment")]
+    Standby,
 }
 
 /// A first message: the code behind the length, and the whole packet.
@@ -66,8 +69,16 @@ pub(super) struct Started {
     pub(super) parameters: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
+impl Started {
+    /// Reported since PostgreSQL 14.
+    fn is_standby(&self) -> bool {
+        self.parameters.iter().any(|(name, value)| name == b"in_hot_standby" && value == b"on")
+    }
+}
+
 /// Relay everything between the start-up packet, which was forwarded, and the first ReadyForQuery, which is too.
-pub(super) async fn relay<C, S>(client: &mut C, server: &mut S) -> Result<Started, Error>
+/// `primary`: a standby will not do, the client is told to come again.
+pub(super) async fn relay<C, S>(client: &mut C, server: &mut S, primary: bool) -> Result<Started, Error>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
@@ -94,6 +105,13 @@ where
                 started.parameters.push((fields.cstr()?.to_vec(), fields.cstr()?.to_vec()));
             }
             _ => {}
+        }
+        if kind == back::READY_FOR_QUERY && primary && started.is_standby() {
+            let text = "the server is a standby and its primary cannot be reached: a failover, perhaps (tandem)";
+            answer.clear();
+            error_response(&mut answer, "FATAL", "57P03", text, Some("try again in a moment"));
+            client.write_all(&answer).await?;
+            return Err(Error::Standby);
         }
         // What needs no answer travels with what does.
         answer.extend_from_slice(&whole);

@@ -109,6 +109,14 @@ pub struct ServerConfig {
     pub message_bytes_max: usize,
 }
 
+impl ServerConfig {
+    /// The same with this host first.
+    pub fn preferring(&self, host: &Endpoint) -> ServerConfig {
+        let others = self.hosts.iter().filter(|other| *other != host);
+        ServerConfig { hosts: std::iter::once(host).chain(others).cloned().collect(), ..self.clone() }
+    }
+}
+
 impl Default for ServerConfig {
     fn default() -> ServerConfig {
         ServerConfig {

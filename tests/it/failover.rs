@@ -1,0 +1,45 @@
+//! The origin fails over to a standby that has not received everything.
+
+use ::tandem::sandbox::{Options, Sandbox, Stop, binaries};
+
+use crate::support::stage::Stage;
+use crate::support::tandem::Tandem;
+use crate::support::{load, load::Load, rows, server_with, sql};
+
+/// What the old primary acknowledged and the standby never had is gone on the origin; the target, which may have it,
+/// follows the origin that there is.
+#[tokio::test(flavor = "multi_thread")]
+async fn both_sides_are_equal_after_a_failover_of_the_origin_that_lost_writes() {
+    let (old, new) = binaries::oldest_and_newest().expect("PostgreSQL is installed");
+    let mut origin = server_with("origin", &old, &Options::default());
+    let target = server_with("target", &new, &Options::default());
+    for server in [&origin, &target] {
+        sql(&server.url("postgres"), load::SCHEMA).await;
+    }
+    let sandbox = Sandbox::new(false).expect("a temp folder");
+    let standby = origin.start_standby(&sandbox, "standby").expect("a standby");
+    // The standby comes first: clients find the primary all the same.
+    let hosts = format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/postgres", standby.port(), origin.port());
+    let tandem = Tandem::start(&hosts, &target.url("postgres"), "").await;
+    let load = Load::start(&tandem.url("postgres"), 1, 8);
+    load.more(300).await;
+    let streaming = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
+    assert_eq!(rows(&origin.url("postgres"), streaming).await, ["1"]);
+    for statement in ["ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()"] {
+        sql(&standby.url("postgres"), statement).await;
+    }
+    while rows(&origin.url("postgres"), streaming).await != ["0"] {}
+    load.more(300).await;
+    let state = "SELECT sum(hashtext(o::text)) FROM notes o";
+    let lost = rows(&origin.url("postgres"), state).await;
+    origin.stop(Stop::Kill).expect("it dies");
+    sql(&standby.url("postgres"), "SELECT pg_promote()").await;
+    assert_ne!(rows(&standby.url("postgres"), state).await, lost, "the standby had everything");
+    load.more(300).await;
+    let done = load.stop().await;
+    // Clients whose deletes were lost may insert the same key again.
+    assert!(done.refused.iter().all(|error| error.starts_with("23505")), "{:?}", done.refused);
+    assert!(done.lost > 0, "the failover was seen");
+    let stage = Stage { tandem, origin: standby, target };
+    stage.assert_equal(load::TABLES).await;
+}
