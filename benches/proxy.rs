@@ -5,6 +5,7 @@
 //! cargo bench --bench proxy                                       everything
 //! cargo bench --bench proxy -- update tpcb --seconds 5            two rows, with longer rounds
 //! TANDEM_BENCH_PGBOUNCER=/usr/sbin/pgbouncer cargo bench --bench proxy -- select latency
+//! TANDEM_BENCH_DIR=/mnt/other cargo bench --bench proxy -- update asked       the journal has a disk of its own
 //! ```
 //!
 //! What is compared runs in turns, many short rounds, and of rates it is the median of the rounds' ratios that counts: a
@@ -105,6 +106,7 @@ const UPDATE_WIDE: &str = "\\set id random(1, 200)\nUPDATE wide SET n = n + 1 WH
 const IDLE_KB: f64 = 8.0;
 /// Clients before the counted ones: what is there once for all of them.
 const IDLE_FIRST: usize = 100;
+const CLIENTS: [u32; 3] = [1, 8, 16];
 const PROTOCOLS: [&str; 2] = ["simple", "prepared"];
 
 fn main() -> Result<()> {
@@ -147,7 +149,7 @@ struct Arm<'a> {
 struct Samples {
     per_second: Vec<f64>,
     latency_us: Vec<f64>,
-    settled_s: Vec<f64>,
+    settled_ms: Vec<f64>,
     requests: u64,
     cpu: Duration,
 }
@@ -246,7 +248,9 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// The two arms write to a database each: what one leaves behind is not what the other finds.
+    /// The two arms write to a database each: what one leaves behind is not what the other finds. The journal and the
+    /// server sync to one disk here, one after the other: `TANDEM_BENCH_DIR`
+    /// gives the journal one of its own.
     fn update(&self) -> Result<()> {
         let (origin, mut target) = self.sides()?;
         self.copy_database(&origin)?;
@@ -254,18 +258,24 @@ impl<'a> Bench<'a> {
         let passthrough = self.tandem(&origin, "plain", &target, "off")?;
         let settle = || mirroring.borrow_mut().settle();
         let mut arms = [arm("mirroring", &mirroring.borrow(), "app"), arm("passthrough", &passthrough, "plain")];
-        for state in ["live", "stopped"] {
-            arms[0].settle = if state == "live" { Some(&settle) } else { None };
-            if state == "stopped" {
-                target.stop(Stop::Kill)?;
-            }
-            for clients in [1, 8, 16] {
-                let samples = self.rounds(&arms, &self.load(Script::Own(UPDATE), "prepared", clients))?;
-                let what = format!("update by key, {clients} clients, target {state}");
-                // A live target takes its part of the same machine.
-                let goal = if state == "live" { Goal::None } else { Goal::AtLeast(0.95) };
-                self.rate(&what, &samples[0], "passthrough", &samples[1], goal);
-            }
+        arms[0].settle = Some(&settle);
+        for clients in CLIENTS {
+            let samples = self.rounds(&arms, &self.load(Script::Own(UPDATE), "prepared", clients))?;
+            let what = format!("update by key, {clients} clients, target live");
+            // A live target takes its part of the same machine.
+            self.rate(&what, &samples[0], "passthrough", &samples[1], Goal::None);
+        }
+        target.stop(Stop::Kill)?;
+        arms[0].settle = None;
+        let unsynced = "[journal]\ndurability = \"os\"\n[log]\nlevel = \"error\"";
+        let unsynced = Proxy::tandem(&self.sandbox, &origin.url("app"), &target.url("app"), unsynced)?;
+        let [mirroring, passthrough] = arms;
+        let arms = [mirroring, passthrough, arm("unsynced", &unsynced, "app")];
+        for clients in CLIENTS {
+            let samples = self.rounds(&arms, &self.load(Script::Own(UPDATE), "prepared", clients))?;
+            let what = format!("update by key, {clients} clients, target stopped");
+            self.rate(&what, &samples[0], "passthrough", &samples[1], Goal::AtLeast(0.95));
+            self.rate(&format!("{what}, unsynced"), &samples[2], "passthrough", &samples[1], Goal::None);
         }
         Ok(())
     }
@@ -295,10 +305,10 @@ impl<'a> Bench<'a> {
         self.rate(what, &samples[0], "logical replication", &samples[1], Goal::AtLeast(0.85));
         self.rate(what, &samples[0], "the same by passthrough", &samples[2], Goal::None);
         self.line(Line {
-            unit: "s",
-            tandem: median(samples[0].settled_s.iter().copied()),
-            others: median(samples[1].settled_s.iter().copied()),
-            ratio: paired(&samples[0].settled_s, &samples[1].settled_s, |one, other| one / other),
+            unit: "ms",
+            tandem: median(samples[0].settled_ms.iter().copied()),
+            others: median(samples[1].settled_ms.iter().copied()),
+            ratio: paired(&samples[0].settled_ms, &samples[1].settled_ms, |one, other| one / other),
             ..self.empty("TPC-B, time to catch up after a round", "logical replication")
         });
         compare(&origin, &target)?;
@@ -456,7 +466,7 @@ impl<'a> Bench<'a> {
         if let Some(settle) = arm.settle {
             settle()?;
         }
-        samples.settled_s.push(began.elapsed().as_secs_f64());
+        samples.settled_ms.push(began.elapsed().as_secs_f64() * 1e3);
         samples.cpu += used()? - before;
         Ok(())
     }

@@ -10,11 +10,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use tandem::sandbox::{Postgres, Sandbox, free_port};
+use tempfile::TempDir;
 
 /// The binary of this build.
 const TANDEM: &str = env!("CARGO_BIN_EXE_tandem");
 /// Where pgbouncer is.
 const PGBOUNCER: &str = "TANDEM_BENCH_PGBOUNCER";
+/// A folder for tandem's journals, on a disk that is not the servers'.
+const JOURNAL: &str = "TANDEM_BENCH_DIR";
 /// Longest time for a start, and for a mirror to catch up.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Pause between two looks.
@@ -29,6 +32,8 @@ pub(crate) struct Proxy {
     pub(crate) port: u16,
     /// Where its API is, if it is tandem.
     admin: u16,
+    /// Its journal, if that is elsewhere; removed when the process is gone.
+    journal: Option<TempDir>,
 }
 
 impl Proxy {
@@ -44,7 +49,10 @@ impl Proxy {
         std::fs::write(dir.join("proxy.toml"), text)?;
         let mut command = Command::new(TANDEM);
         command.arg("run").current_dir(&dir);
+        let journal = std::env::var_os(JOURNAL).map(tempfile::tempdir_in).transpose()?;
+        command.envs(journal.iter().map(|journal| ("TANDEM_JOURNAL_DIR", journal.path())));
         let mut proxy = Proxy::start(sandbox, command, port, admin, &dir)?;
+        proxy.journal = journal;
         proxy.wait("ready", |proxy| Ok(proxy.status().is_ok_and(|status| status["readiness"] == "ready")))?;
         Ok(proxy)
     }
@@ -87,7 +95,7 @@ impl Proxy {
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let child = command.spawn().with_context(|| format!("starting {}", command.get_program().display()))?;
         sandbox.remember(child.id())?;
-        Ok(Proxy { child, sandbox: sandbox.clone(), log, port, admin })
+        Ok(Proxy { child, sandbox: sandbox.clone(), log, port, admin, journal: None })
     }
 
     pub(crate) fn pid(&self) -> u32 {
