@@ -1,8 +1,18 @@
-//! What a payment costs beside a bare binary COPY of the same rows between the same servers; an idle cycle; a small
-//! payment. Prints ratios; the servers share the machine, so absolutes say little.
+//! What payments cost, beside the least that the same servers can do.
+//!
+//! - A million keys of a narrow table, whose places on the target are empty, beside a bare binary COPY of the same rows
+//!   by key into the same places, and beside that with the places emptied first. Goal: 0.8 of its rate; our own CPU at
+//!   most 3 us a key.
+//! - An idle cycle. Goal: 100 us.
+//! - Small payments, which are most nights, beside one row written and committed on the target.
+//!
+//! Arms take turns, medians are shown: servers and bench share the machine, so that absolutes say little.
+//!
+//! `cargo bench --bench payment`
 
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a benchmark prints what it measured by the clock")]
 
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use tandem::mirror::state::copier::{Copier, Owed};
@@ -12,21 +22,30 @@ use tandem::protocol::postgres::{key, wire};
 use tandem::record::TableId;
 use tandem::sandbox::{self, Postgres, Sandbox, binaries};
 
-const ROWS: i64 = 1_000_000;
-const SCHEMA: &str = "CREATE TABLE t (id int8 PRIMARY KEY, a int, v text, at timestamptz); \
-    CREATE TABLE bare (id int8 PRIMARY KEY, a int, v text, at timestamptz)";
+const ROWS: usize = 1_000_000;
+const ROUNDS: usize = 3;
+const SCHEMA: &str = "CREATE TABLE t (id int8 PRIMARY KEY, a int, v text, at timestamptz); CREATE TABLE one (n int); \
+    INSERT INTO one VALUES (0)";
+/// Keys in one statement of the bare COPY: small enough that one may be on its way while another is answered.
+const BARE_KEYS: usize = 2_000;
+
+struct Bench {
+    from: Client,
+    to: Client,
+    copier: PgCopier,
+}
 
 fn config(server: &Postgres) -> ServerConfig {
     server.url("postgres").parse().expect("a URL")
 }
 
-fn owed(keys: std::ops::Range<i64>) -> Owed {
+fn owed(keys: std::ops::Range<usize>) -> Owed {
     let mut owed = Owed::default();
     let table = owed.keys.entry(TableId::of("public", "t")).or_default();
     for id in keys {
         let mut bytes = Vec::with_capacity(13);
         key::Layout::of([("id", "pg_catalog.int8")]).begin(&mut bytes);
-        key::push(&mut bytes, &id.to_be_bytes());
+        key::push(&mut bytes, &(id as i64).to_be_bytes());
         table.insert(bytes.into(), false);
     }
     owed
@@ -43,39 +62,157 @@ fn cpu() -> Duration {
     time(usage.ru_utime) + time(usage.ru_stime)
 }
 
-async fn bare_copy(from: &mut Client, to: &mut Client) -> Duration {
-    let began = Instant::now();
-    from.put_query("COPY t TO STDOUT (FORMAT binary)");
-    from.send().await.expect("sent");
-    let mut copy = to.copy_in("COPY bare FROM STDIN (FORMAT binary)").await.expect("a COPY");
-    loop {
-        let message = from.recv().await.expect("a message");
-        match message.kind {
-            wire::back::COPY_DATA => copy.write(&message.body).await.expect("written"),
-            wire::back::READY_FOR_QUERY => break,
-            _ => (),
-        }
+fn median<T: Copy + PartialOrd>(mut values: Vec<T>) -> T {
+    values.sort_by(|a, b| a.partial_cmp(b).expect("numbers"));
+    values[values.len() / 2]
+}
+
+fn us(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+fn ids(batch: usize) -> String {
+    let mut ids = String::new();
+    for id in batch * BARE_KEYS..(batch + 1) * BARE_KEYS {
+        write!(ids, "{}{id}", if ids.is_empty() { "" } else { "," }).expect("written");
     }
-    copy.finish().await.expect("copied");
-    began.elapsed()
+    ids
 }
 
-async fn pay(copier: &mut PgCopier, owed: &Owed) -> (Duration, u64) {
-    let began = Instant::now();
-    copier.snapshot().await.expect("S");
-    let rows = copier.pay(owed).await.expect("paid").rows;
-    (began.elapsed(), rows)
-}
+impl Bench {
+    /// The target's places, empty, and both servers with nothing left to do.
+    async fn empty(&mut self) {
+        for sql in ["DELETE FROM t", "VACUUM t", "CHECKPOINT"] {
+            self.to.simple(sql).await.expect(sql);
+        }
+        self.from.simple("CHECKPOINT").await.expect("a checkpoint");
+    }
 
-fn per(total: Duration, count: u32) -> f64 {
-    total.as_secs_f64() * 1e6 / f64::from(count)
+    /// COPY by key from here, COPY there; with `emptying` what is there is deleted by key before.
+    async fn bare(&mut self, emptying: bool) -> Duration {
+        let batches: Vec<String> = (0..ROWS / BARE_KEYS).map(ids).collect();
+        let began = Instant::now();
+        self.to.simple("BEGIN").await.expect("begun");
+        for ids in batches.iter().filter(|_| emptying) {
+            self.to.simple(&format!("DELETE FROM t WHERE id = ANY ('{{{ids}}}')")).await.expect("deleted");
+        }
+        let mut copy = self.to.copy_in("COPY t FROM STDIN (FORMAT binary)").await.expect("a COPY");
+        let mut ask = batches
+            .iter()
+            .map(|ids| format!("COPY (SELECT * FROM t WHERE id = ANY ('{{{ids}}}')) TO STDOUT (FORMAT binary)"));
+        let mut answers = 0;
+        for sql in ask.by_ref().take(2) {
+            self.from.put_query(&sql);
+        }
+        self.from.send().await.expect("sent");
+        while answers < batches.len() {
+            let message = self.from.recv().await.expect("a message");
+            match message.kind {
+                wire::back::COPY_DATA => {
+                    // One file: the header of the first, the end of the last.
+                    let header = message.body.starts_with(b"PGCOPY");
+                    let trailer = message.body[..] == [0xff, 0xff];
+                    if (!header || answers == 0) && (!trailer || answers + 1 == batches.len()) {
+                        copy.write(&message.body).await.expect("written");
+                    } else if header && message.body.len() > 19 {
+                        copy.write(&message.body[19..]).await.expect("written");
+                    }
+                }
+                wire::back::READY_FOR_QUERY => {
+                    answers += 1;
+                    if let Some(sql) = ask.next() {
+                        self.from.put_query(&sql);
+                        self.from.send().await.expect("sent");
+                    }
+                }
+                _ => (),
+            }
+        }
+        assert_eq!(copy.finish().await.expect("copied"), ROWS as u64);
+        self.to.simple("COMMIT").await.expect("committed");
+        began.elapsed()
+    }
+
+    /// How long it took, and our own CPU.
+    async fn pay(&mut self, owed: &Owed) -> (Duration, Duration) {
+        let (began, before) = (Instant::now(), cpu());
+        self.copier.snapshot().await.expect("S");
+        let paid = self.copier.pay(owed).await.expect("paid");
+        assert_eq!(paid.rows, owed.keys.values().map(|keys| keys.len() as u64).sum::<u64>());
+        (began.elapsed(), cpu() - before)
+    }
+
+    async fn million(&mut self, emptying: bool) {
+        let all = owed(0..ROWS);
+        let (mut bare, mut paid, mut own) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            if !emptying {
+                self.empty().await;
+            }
+            bare.push(us(self.bare(emptying).await) / ROWS as f64);
+            if !emptying {
+                self.empty().await;
+            }
+            let (took, cpu) = self.pay(&all).await;
+            paid.push(us(took) / ROWS as f64);
+            own.push(us(cpu) / ROWS as f64);
+        }
+        let ratios = bare.iter().zip(&paid).map(|(bare, paid)| bare / paid).collect();
+        println!(
+            "{ROWS} keys {}: {:.2} of the rate of a bare COPY by key ({:.2} and {:.2} us a key), own CPU {:.2} us a key",
+            if emptying { "replaced" } else { "into emptied places" },
+            median(ratios),
+            median(paid),
+            median(bare),
+            median(own)
+        );
+    }
+
+    async fn idle(&mut self) {
+        let (mut bare, mut cycles) = (Vec::new(), Vec::new());
+        let before = cpu();
+        let mut own = Duration::ZERO;
+        for _ in 0..3_000 {
+            let began = Instant::now();
+            self.from.simple("BEGIN; SELECT pg_current_wal_insert_lsn(); COMMIT").await.expect("answered");
+            bare.push(us(began.elapsed()));
+            let (began, before) = (Instant::now(), cpu());
+            self.copier.snapshot().await.expect("S");
+            self.copier.pay(&Owed::default()).await.expect("paid");
+            cycles.push(us(began.elapsed()));
+            own += cpu() - before;
+        }
+        let _ = before;
+        let (cycle, bare) = (median(cycles), median(bare));
+        println!(
+            "idle cycle: {cycle:.0} us, {:.2} of a bare empty transaction, own CPU {:.0} us",
+            cycle / bare,
+            us(own) / 3_000.0
+        );
+    }
+
+    async fn small(&mut self, keys: usize) {
+        let some = owed(0..keys);
+        let (mut bare, mut paid) = (Vec::new(), Vec::new());
+        for _ in 0..500 {
+            let began = Instant::now();
+            self.to.simple("UPDATE one SET n = n + 1").await.expect("updated");
+            bare.push(us(began.elapsed()));
+            paid.push(us(self.pay(&some).await.0));
+        }
+        let (paid, bare) = (median(paid), median(bare));
+        println!("payment of {keys} keys: {paid:.0} us, {:.2} of one row written bare ({bare:.0} us)", paid / bare);
+    }
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let sandbox = Sandbox::new(false).expect("a temp folder");
     let (old, new) = binaries::oldest_and_newest().expect("PostgreSQL is installed");
-    let options = sandbox::Options { config: vec!["max_wal_size = 8GB".into()], ..sandbox::Options::default() };
+    let options = sandbox::Options {
+        config: vec!["max_wal_size = 8GB".into(), "autovacuum = off".into()],
+        ..sandbox::Options::default()
+    };
     let origin = Postgres::start_new(&sandbox, &old, "origin", &options).expect("a server");
     let target = Postgres::start_new(&sandbox, &new, "target", &options).expect("a server");
     let mut from = Client::connect(&config(&origin)).await.expect("connects");
@@ -89,33 +226,12 @@ async fn main() {
     from.simple(&fill).await.expect("rows");
     let mut copier = PgCopier::new(config(&origin), config(&target), Options::default());
     copier.open().await.expect("opens");
-    pay(&mut copier, &owed(0..1)).await;
-
-    let began = Instant::now();
-    for _ in 0..2_000 {
-        copier.snapshot().await.expect("S");
-        copier.release().await.expect("released");
+    let mut bench = Bench { from, to, copier };
+    bench.pay(&owed(0..1)).await;
+    bench.idle().await;
+    for keys in [1, 10] {
+        bench.small(keys).await;
     }
-    println!("idle cycle: {:.0} us", per(began.elapsed(), 2_000));
-    let ten = owed(0..10);
-    let began = Instant::now();
-    for _ in 0..500 {
-        pay(&mut copier, &ten).await;
-    }
-    println!("payment of 10 keys: {:.0} us", per(began.elapsed(), 500));
-
-    let bare = bare_copy(&mut from, &mut to).await;
-    println!("bare COPY of {ROWS} rows: {:.2} us a row", per(bare, ROWS as u32));
-    let all = owed(0..ROWS);
-    for round in ["empty", "full"] {
-        let before = cpu();
-        let (took, rows) = pay(&mut copier, &all).await;
-        let own = cpu() - before;
-        println!(
-            "payment of {rows} keys into an {round} table: {:.2} us a key, {:.2} of bare COPY, own CPU {:.2} us a key",
-            per(took, ROWS as u32),
-            took.as_secs_f64() / bare.as_secs_f64(),
-            per(own, ROWS as u32)
-        );
-    }
+    bench.million(false).await;
+    bench.million(true).await;
 }

@@ -91,11 +91,11 @@ pub(super) fn parked(state: &State, values: bool) -> Result<Vec<ParkedKey>, Refu
         .collect())
 }
 
-pub(super) fn act_on_parked(state: &State, asked: &ParkedAction) -> Result<Done, Refused> {
+pub(super) async fn act_on_parked(state: &State, asked: &ParkedAction) -> Result<Done, Refused> {
     let mirror = mirror(state)?;
     match asked.action {
         OnParked::Retry => done(mirror.retry_parked(&asked.id).map(Some)),
-        OnParked::Discard => match mirror.parked().discard(&asked.id) {
+        OnParked::Discard => match mirror.parked().discard(&asked.id).await {
             Ok(true) => {
                 tracing::warn!(id = asked.id, "a parked key was discarded by the admin API");
                 done(Ok(None))
@@ -119,7 +119,7 @@ pub(super) fn dirty(state: &State) -> Result<Vec<DirtyTable>, Refused> {
         .collect())
 }
 
-pub(super) fn act_on_dirty(state: &State, asked: &DirtyAction) -> Result<Done, Refused> {
+pub(super) async fn act_on_dirty(state: &State, asked: &DirtyAction) -> Result<Done, Refused> {
     let mirror = mirror(state)?;
     let named = |table: &TableId| id(*table) == asked.table || (state.names)(*table).as_ref() == Some(&asked.table);
     let table = mirror.dirty().list().into_iter().map(|dirty| dirty.table).find(named);
@@ -128,7 +128,7 @@ pub(super) fn act_on_dirty(state: &State, asked: &DirtyAction) -> Result<Done, R
         OnDirty::Repair => done(mirror.repair(table).map(Some)),
         OnDirty::Clear => {
             tracing::warn!(table = asked.table, "a dirty mark was cleared by the admin API");
-            done(mirror.clear_dirty(table).map(|()| None))
+            done(mirror.clear_dirty(table).await.map(|()| None))
         }
     }
 }

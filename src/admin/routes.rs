@@ -80,9 +80,11 @@ where
         (_, "/v1/status") => Ok(json(&Status::of(state))),
         (_, "/v1/events") => Ok(events(state.clone(), stop)),
         (&Method::GET, "/v1/parked") => Ok(json(&ledgers::parked(state, has_values(&request))?)),
-        (&Method::POST, "/v1/parked") => Ok(json(&ledgers::act_on_parked(state, &parse(&body(request).await?)?)?)),
+        (&Method::POST, "/v1/parked") => {
+            Ok(json(&ledgers::act_on_parked(state, &parse(&body(request).await?)?).await?))
+        }
         (&Method::GET, "/v1/dirty") => Ok(json(&ledgers::dirty(state)?)),
-        (&Method::POST, "/v1/dirty") => Ok(json(&ledgers::act_on_dirty(state, &parse(&body(request).await?)?)?)),
+        (&Method::POST, "/v1/dirty") => Ok(json(&ledgers::act_on_dirty(state, &parse(&body(request).await?)?).await?)),
         (&Method::PATCH, "/v1/settings") => change(body(request).await?, state),
         (_, "/v1/settings") => Ok(json(&state.live.get().texts())),
         _ => Err(Refused(StatusCode::NOT_FOUND, format!("there is no {path}"))),

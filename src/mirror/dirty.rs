@@ -1,11 +1,10 @@
 //! The dirty ledger: tables known to differ, or not known to agree, and why. Only a payment of the whole table taken
 //! after the last mark, or an operator, clears one (promise 6).
 //!
-//! A mark is durable when [`Dirty::mark`] returns, and so before the journal is trimmed beyond the record that made it.
+//! A mark is durable when [`Dirty::mark`] resolves, and so before the journal is trimmed beyond the record that made it.
 //! A table counts once however often it is marked, so the ledger is as large as the schema, never as large as traffic.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -13,18 +12,12 @@ use serde::{Deserialize, Serialize};
 use crate::journal::Lsn;
 use crate::record::{Reason, TableId};
 
-use super::durable::{Durable, Error};
+use super::durable::{Durable, Error, Ledger};
 
-/// The dirty tables; cheap to clone, clones share one ledger. Locked briefly, also across the file write of a mark that
-/// says something new: marks are rare.
+/// The dirty tables; cheap to clone, clones share one ledger.
 #[derive(Clone)]
 pub struct Dirty {
-    shared: Arc<Mutex<Shared>>,
-}
-
-struct Shared {
-    file: Durable,
-    book: Book,
+    ledger: Ledger<Book>,
 }
 
 /// What the file holds.
@@ -62,32 +55,41 @@ pub struct DirtyTable {
 impl Dirty {
     /// Load what an earlier process left.
     pub fn open(file: Durable) -> Result<Dirty, Error> {
-        let book = file.load()?.unwrap_or_default();
-        Ok(Dirty { shared: Arc::new(Mutex::new(Shared { file, book })) })
+        Ok(Dirty { ledger: Ledger::open(file)? })
     }
 
-    /// Mark a table, as of a journal position. Durable when it returns.
-    pub fn mark(&self, table: TableId, reason: Reason, at: Lsn) -> Result<(), Error> {
-        let mut shared = self.lock();
-        if shared.book.cleared.get(&table.0).is_some_and(|&below| at.0 < below) {
-            return Ok(());
-        }
-        if shared.book.mark(table, reason, at) { shared.save() } else { Ok(()) }
+    /// Mark a table, as of a journal position. Durable when it resolves.
+    pub async fn mark(&self, table: TableId, reason: Reason, at: Lsn) -> Result<(), Error> {
+        self.note(table, reason, at);
+        self.ledger.saved().await
+    }
+
+    /// [`Dirty::mark`] for who cannot await: blocks for two syncs where the mark says something new.
+    pub fn mark_blocking(&self, table: TableId, reason: Reason, at: Lsn) -> Result<(), Error> {
+        self.note(table, reason, at);
+        self.ledger.save()
+    }
+
+    fn note(&self, table: TableId, reason: Reason, at: Lsn) {
+        self.ledger.change(|book| {
+            let known = book.cleared.get(&table.0).is_some_and(|&below| at.0 < below);
+            (!known && book.mark(table, reason, at), ())
+        });
     }
 
     /// All dirty tables, by label.
     pub fn list(&self) -> Vec<DirtyTable> {
-        self.lock().book.tables.iter().map(|(&table, kept)| kept.show(TableId(table))).collect()
+        self.ledger.look(|book| book.tables.iter().map(|(&table, kept)| kept.show(TableId(table))).collect())
     }
 
     /// One table.
     pub fn get(&self, table: TableId) -> Option<DirtyTable> {
-        self.lock().book.tables.get(&table.0).map(|kept| kept.show(table))
+        self.ledger.look(|book| book.tables.get(&table.0).map(|kept| kept.show(table)))
     }
 
     /// How many tables.
     pub fn len(&self) -> usize {
-        self.lock().book.tables.len()
+        self.ledger.look(|book| book.tables.len())
     }
 
     /// No table is dirty.
@@ -96,40 +98,32 @@ impl Dirty {
     }
 
     /// The whole table was made equal by a payment whose cut was at `cut`: clear it, unless it was marked since.
-    pub(crate) fn repaired(&self, table: TableId, cut: Lsn) -> Result<bool, Error> {
-        let mut shared = self.lock();
-        let covered = shared.book.tables.get(&table.0).is_some_and(|kept| kept.last_lsn < cut.0);
-        if covered {
-            shared.book.tables.remove(&table.0);
-            shared.save()?;
-        }
-        Ok(covered)
+    pub(crate) async fn repaired(&self, table: TableId, cut: Lsn) -> Result<bool, Error> {
+        let covered = self.ledger.change(|book| {
+            let covered = book.tables.get(&table.0).is_some_and(|kept| kept.last_lsn < cut.0);
+            if covered {
+                book.tables.remove(&table.0);
+            }
+            (covered, covered)
+        });
+        self.ledger.saved().await.map(|()| covered)
     }
 
     /// An operator says that the table is well. Marks by records below `at` are not believed again. False: was not dirty.
-    pub fn clear(&self, table: TableId, at: Lsn) -> Result<bool, Error> {
-        let mut shared = self.lock();
-        let was = shared.book.tables.remove(&table.0).is_some();
-        if was {
-            shared.book.cleared.insert(table.0, at.0);
-            shared.save()?;
-        }
-        Ok(was)
+    pub async fn clear(&self, table: TableId, at: Lsn) -> Result<bool, Error> {
+        let was = self.ledger.change(|book| {
+            let was = book.tables.remove(&table.0).is_some();
+            if was {
+                book.cleared.insert(table.0, at.0);
+            }
+            (was, was)
+        });
+        self.ledger.saved().await.map(|()| was)
     }
 
     /// The journal holds nothing below `at`: what was remembered against re-reading it can go, with the next save.
     pub(crate) fn trimmed(&self, at: Lsn) {
-        self.lock().book.cleared.retain(|_, &mut below| below > at.0);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Shared {
-    fn save(&self) -> Result<(), Error> {
-        self.file.save(&self.book)
+        self.ledger.change(|book| (false, book.cleared.retain(|_, &mut below| below > at.0)));
     }
 }
 
@@ -180,34 +174,34 @@ mod tests {
         Dirty::open(file.clone()).expect("loads")
     }
 
-    #[test]
-    fn a_mark_survives_a_restart_promise_6() {
+    #[tokio::test]
+    async fn a_mark_survives_a_restart_promise_6() {
         let file = Durable::in_memory("dirty");
-        reopened(&file).mark(T, Reason::Uncaptured, Lsn(5)).expect("saved");
+        reopened(&file).mark(T, Reason::Uncaptured, Lsn(5)).await.expect("saved");
         let tables = reopened(&file).list();
         assert_eq!(tables.len(), 1);
         assert_eq!(tables[0].reasons, [(Reason::Uncaptured, 1)]);
     }
 
-    #[test]
-    fn a_payment_clears_only_marks_below_its_cut() {
+    #[tokio::test]
+    async fn a_payment_clears_only_marks_below_its_cut() {
         let dirty = reopened(&Durable::in_memory("dirty"));
-        dirty.mark(T, Reason::Counts, Lsn(5)).expect("saved");
-        assert!(!dirty.repaired(T, Lsn(5)).expect("saved"));
-        assert!(dirty.repaired(T, Lsn(6)).expect("saved"));
+        dirty.mark(T, Reason::Counts, Lsn(5)).await.expect("saved");
+        assert!(!dirty.repaired(T, Lsn(5)).await.expect("saved"));
+        assert!(dirty.repaired(T, Lsn(6)).await.expect("saved"));
         assert!(dirty.is_empty());
     }
 
-    #[test]
-    fn a_cleared_table_is_not_dirty_again_by_records_read_again() {
+    #[tokio::test]
+    async fn a_cleared_table_is_not_dirty_again_by_records_read_again() {
         let file = Durable::in_memory("dirty");
         let dirty = reopened(&file);
-        dirty.mark(T, Reason::Uncaptured, Lsn(5)).expect("saved");
-        assert!(dirty.clear(T, Lsn(9)).expect("saved"));
+        dirty.mark(T, Reason::Uncaptured, Lsn(5)).await.expect("saved");
+        assert!(dirty.clear(T, Lsn(9)).await.expect("saved"));
         let dirty = reopened(&file);
-        dirty.mark(T, Reason::Uncaptured, Lsn(5)).expect("saved");
+        dirty.mark(T, Reason::Uncaptured, Lsn(5)).await.expect("saved");
         assert!(dirty.is_empty());
-        dirty.mark(T, Reason::Uncaptured, Lsn(9)).expect("saved");
+        dirty.mark(T, Reason::Uncaptured, Lsn(9)).await.expect("saved");
         assert_eq!(dirty.len(), 1);
     }
 }

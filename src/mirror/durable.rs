@@ -9,7 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -67,7 +67,28 @@ impl Durable {
 
     /// Durable when it returns. Blocks for two syncs.
     pub fn save<T: Serialize>(&self, value: &T) -> Result<(), Error> {
-        let bytes = self.encode(value)?;
+        self.put(self.encode(value)?)
+    }
+
+    /// [`Durable::save`], the syncs on a thread of their own. Cancelled, the value may be saved or not; one save at a
+    /// time is the caller's affair.
+    pub async fn save_aside<T: Serialize>(&self, value: &T) -> Result<(), Error> {
+        let (file, bytes) = (self.clone(), self.encode(value)?);
+        self.aside(move || file.put(bytes)).await
+    }
+
+    /// Run what blocks on the disk elsewhere. What blocks on none is run here, so that simulations stay in order.
+    async fn aside(&self, save: impl FnOnce() -> Result<(), Error> + Send + 'static) -> Result<(), Error> {
+        match &self.place {
+            Place::Memory(_) => save(),
+            Place::File(path) => match tokio::task::spawn_blocking(save).await {
+                Ok(saved) => saved,
+                Err(ended) => Err(Error::Io { path: path.clone(), source: io::Error::other(ended) }),
+            },
+        }
+    }
+
+    fn put(&self, bytes: Vec<u8>) -> Result<(), Error> {
         match &self.place {
             Place::File(path) => replace(path, &bytes).map_err(|source| Error::Io { path: path.clone(), source }),
             Place::Memory(cell) => {
@@ -111,6 +132,87 @@ impl Durable {
             Place::Memory(_) => PathBuf::from(self.name),
         };
         Error::Damaged { path, why: why.into() }
+    }
+}
+
+/// A value that many look at and change, and its file. Looking never waits for the disk. Cheap to clone.
+pub(crate) struct Ledger<T> {
+    shared: Arc<Shared<T>>,
+}
+
+struct Shared<T> {
+    file: Durable,
+    memory: Mutex<Memory<T>>,
+    /// The change up to which the file has everything. Locked while the file is written.
+    saved: Mutex<u64>,
+}
+
+struct Memory<T> {
+    value: T,
+    /// How many changes were made that the file must say.
+    changes: u64,
+}
+
+impl<T> Clone for Ledger<T> {
+    fn clone(&self) -> Ledger<T> {
+        Ledger { shared: self.shared.clone() }
+    }
+}
+
+impl<T: Clone + Serialize + DeserializeOwned + Default + Send + 'static> Ledger<T> {
+    /// What was saved last, or the default.
+    pub(crate) fn open(file: Durable) -> Result<Ledger<T>, Error> {
+        let memory = Mutex::new(Memory { value: file.load()?.unwrap_or_default(), changes: 0 });
+        Ok(Ledger { shared: Arc::new(Shared { file, memory, saved: Mutex::new(0) }) })
+    }
+
+    /// Look at it.
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&T) -> R) -> R {
+        look(&self.shared.memory().value)
+    }
+
+    /// Change it; `true` with the answer: the file must say so. It does after the next [`Ledger::saved`].
+    pub(crate) fn change<R>(&self, change: impl FnOnce(&mut T) -> (bool, R)) -> R {
+        let mut memory = self.shared.memory();
+        let (news, answer) = change(&mut memory.value);
+        memory.changes += u64::from(news);
+        answer
+    }
+
+    /// Everything changed before is durable when it resolves; the syncs run on another thread.
+    pub(crate) async fn saved(&self) -> Result<(), Error> {
+        let shared = self.shared.clone();
+        if shared.is_saved() { Ok(()) } else { self.shared.file.aside(move || shared.save()).await }
+    }
+
+    /// [`Ledger::saved`] for who cannot wait otherwise: blocks for two syncs, where something changed.
+    pub(crate) fn save(&self) -> Result<(), Error> {
+        if self.shared.is_saved() { Ok(()) } else { self.shared.save() }
+    }
+}
+
+impl<T: Clone + Serialize> Shared<T> {
+    fn memory(&self) -> MutexGuard<'_, Memory<T>> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // A save under way is waited for by [`Shared::save`].
+    fn is_saved(&self) -> bool {
+        let saved = self.saved.try_lock().map(|saved| *saved);
+        saved.is_ok_and(|saved| saved >= self.memory().changes)
+    }
+
+    fn save(&self) -> Result<(), Error> {
+        let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        let (changes, value) = {
+            let memory = self.memory();
+            (memory.changes, memory.value.clone())
+        };
+        if *saved < changes {
+            self.file.save(&value)?;
+            *saved = changes;
+        }
+        Ok(())
     }
 }
 
@@ -162,6 +264,22 @@ mod tests {
         durable.save(&vec![1, 2]).expect("saved");
         durable.save(&vec![3]).expect("saved");
         assert_eq!(durable.load::<Vec<u32>>().expect("there"), Some(vec![3]));
+    }
+
+    #[tokio::test]
+    async fn a_ledger_is_saved_aside_and_again_after_a_failure() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let within = dir.path().join("within");
+        let ledger: Ledger<Vec<u32>> = Ledger::open(Durable::in_dir(&within, "ledger")).expect("absent");
+        ledger.change(|value| (true, value.push(1)));
+        ledger.saved().await.expect_err("there is no directory");
+        fs::create_dir(&within).expect("made");
+        ledger.saved().await.expect("saved, though nothing changed since");
+        ledger.change(|value| (false, value.push(2)));
+        ledger.saved().await.expect("nothing to save");
+        let reopened: Ledger<Vec<u32>> = Ledger::open(Durable::in_dir(&within, "ledger")).expect("there");
+        assert_eq!(reopened.look(Vec::clone), [1]);
+        assert_eq!(ledger.look(Vec::clone), [1, 2]);
     }
 
     #[test]

@@ -6,27 +6,26 @@
 //! with less.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 use crate::record::TableId;
 
 use super::dirty::unix_now;
-use super::durable::{Durable, Error};
+use super::durable::{Durable, Error, Ledger};
 use super::state::copier::{Owed, Refused};
 
-/// The parked keys; cheap to clone, clones share one ledger. Locked briefly, also across the file write of a change.
+/// The parked keys; cheap to clone, clones share one ledger.
 #[derive(Clone)]
 pub struct Parked {
-    shared: Arc<Mutex<Shared>>,
+    ledger: Ledger<Entries>,
+    max: usize,
 }
 
-struct Shared {
-    file: Durable,
-    max: usize,
-    entries: BTreeMap<Id, Entry>,
-}
+/// By table and key; the file has them as a list.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(from = "Vec<Entry>", into = "Vec<Entry>")]
+struct Entries(BTreeMap<Id, Entry>);
 
 type Id = (u64, Option<Box<[u8]>>);
 
@@ -73,24 +72,22 @@ impl Entry {
 impl Parked {
     /// Load what an earlier process left; keep at most `max`.
     pub fn open(file: Durable, max: usize) -> Result<Parked, Error> {
-        let entries: Vec<Entry> = file.load()?.unwrap_or_default();
-        let entries = entries.into_iter().map(|entry| ((entry.table, entry.key.clone()), entry)).collect();
-        Ok(Parked { shared: Arc::new(Mutex::new(Shared { file, max, entries })) })
+        Ok(Parked { ledger: Ledger::open(file)?, max })
     }
 
     /// All of them, by table and key.
     pub fn list(&self) -> Vec<Entry> {
-        self.lock().entries.values().cloned().collect()
+        self.ledger.look(|entries| entries.0.values().cloned().collect())
     }
 
     /// The one with this id.
     pub fn get(&self, id: &str) -> Option<Entry> {
-        self.lock().entries.values().find(|entry| entry.id() == id).cloned()
+        self.ledger.look(|entries| entries.0.values().find(|entry| entry.id() == id).cloned())
     }
 
     /// How many.
     pub fn len(&self) -> usize {
-        self.lock().entries.len()
+        self.ledger.look(|entries| entries.0.len())
     }
 
     /// Nothing is parked.
@@ -99,70 +96,69 @@ impl Parked {
     }
 
     /// Forget one: its row may differ from now on, and the operator knows. False: there is none.
-    pub fn discard(&self, id: &str) -> Result<bool, Error> {
-        let mut shared = self.lock();
-        let before = shared.entries.len();
-        shared.entries.retain(|_, entry| entry.id() != id);
-        let found = shared.entries.len() < before;
-        if found {
-            shared.save()?;
-        }
-        Ok(found)
+    pub async fn discard(&self, id: &str) -> Result<bool, Error> {
+        let found = self.ledger.change(|entries| {
+            let before = entries.0.len();
+            entries.0.retain(|_, entry| entry.id() != id);
+            let found = entries.0.len() < before;
+            (found, found)
+        });
+        self.ledger.saved().await.map(|()| found)
     }
 
-    /// A payment went through: park what it refused, take out what it made equal. Durable when it returns. The answer
+    /// A payment went through: park what it refused, take out what it made equal. Durable when it resolves. The answer
     /// names the tables that must be dirty: refused whole, or with more refused keys than may be kept.
-    pub(crate) fn paid(&self, owed: &Owed, refused: &[Refused], exact: bool) -> Result<Vec<TableId>, Error> {
-        let mut shared = self.lock();
-        if shared.entries.is_empty() && refused.is_empty() {
-            return Ok(Vec::new());
-        }
-        let before = shared.entries.len();
-        shared.entries.retain(|id, _| !covers(owed, id) || refused.iter().any(|refused| is(refused, id)));
-        let left = shared.entries.len() < before;
-        let dirty = refused.iter().filter_map(|refused| shared.park(refused, !exact)).collect();
-        if left || !refused.is_empty() {
-            shared.save()?;
-        }
-        Ok(dirty)
+    pub(crate) async fn paid(&self, owed: &Owed, refused: &[Refused], exact: bool) -> Result<Vec<TableId>, Error> {
+        let dirty = self.ledger.change(|entries| {
+            let before = entries.0.len();
+            entries.0.retain(|id, _| !covers(owed, id) || refused.iter().any(|refused| is(refused, id)));
+            let left = entries.0.len() < before;
+            let dirty = refused.iter().filter_map(|refused| entries.park(refused, !exact, self.max)).collect();
+            (left || !refused.is_empty(), dirty)
+        });
+        self.ledger.saved().await.map(|()| dirty)
     }
 
     /// Entries refused by inexact payments, which are ordinary ones from now on.
     pub(crate) fn take_provisional(&self) -> Vec<Entry> {
-        let mut shared = self.lock();
-        let provisional = shared.entries.values_mut().filter(|entry| entry.provisional);
-        provisional
-            .map(|entry| {
-                entry.provisional = false;
-                entry.clone()
-            })
-            .collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+        let taken = |entry: &mut Entry| {
+            entry.provisional = false;
+            entry.clone()
+        };
+        self.ledger.change(|entries| {
+            let provisional = entries.0.values_mut().filter(|entry| entry.provisional);
+            (false, provisional.map(taken).collect())
+        })
     }
 }
 
-impl Shared {
-    fn park(&mut self, refused: &Refused, provisional: bool) -> Option<TableId> {
+impl From<Vec<Entry>> for Entries {
+    fn from(entries: Vec<Entry>) -> Entries {
+        Entries(entries.into_iter().map(|entry| ((entry.table, entry.key.clone()), entry)).collect())
+    }
+}
+
+impl From<Entries> for Vec<Entry> {
+    fn from(entries: Entries) -> Vec<Entry> {
+        entries.0.into_values().collect()
+    }
+}
+
+impl Entries {
+    fn park(&mut self, refused: &Refused, provisional: bool, max: usize) -> Option<TableId> {
         let id = (refused.table.0, refused.key.clone());
         let now = unix_now();
-        if let Some(entry) = self.entries.get_mut(&id) {
+        if let Some(entry) = self.0.get_mut(&id) {
             entry.attempts += 1;
             entry.last_unix = now;
             entry.why.clone_from(&refused.why);
             entry.provisional = provisional;
-        } else if self.entries.len() < self.max {
-            self.entries.insert(id, fresh(refused, now, provisional));
+        } else if self.0.len() < max {
+            self.0.insert(id, fresh(refused, now, provisional));
         } else {
             return Some(refused.table);
         }
         refused.key.is_none().then_some(refused.table)
-    }
-
-    fn save(&self) -> Result<(), Error> {
-        self.file.save(&self.entries.values().collect::<Vec<_>>())
     }
 }
 
@@ -183,7 +179,7 @@ fn fresh(refused: &Refused, now: u64, provisional: bool) -> Entry {
 /// The payment said something about this entry. A table refused whole is well again only when it was paid whole.
 fn covers(owed: &Owed, (table, key): &Id) -> bool {
     let table = TableId(*table);
-    let named = key.as_ref().is_some_and(|key| owed.keys.get(&table).is_some_and(|keys| keys.contains_key(key)));
+    let named = key.as_ref().is_some_and(|key| owed.keys.get(&table).is_some_and(|keys| keys.contains_key(&key[..])));
     named || owed.tables.contains(&table)
 }
 
@@ -195,6 +191,8 @@ fn is(refused: &Refused, (table, key): &Id) -> bool {
 mod tests {
     use super::*;
     use std::collections::HashMap;
+
+    use crate::mirror::state::keys::Keys;
 
     const T: TableId = TableId(3);
 
@@ -209,51 +207,51 @@ mod tests {
     }
 
     fn owing(key: &[u8]) -> Owed {
-        Owed { keys: HashMap::from([(T, HashMap::from([(key.into(), false)]))]), ..Owed::default() }
+        Owed { keys: HashMap::from([(T, Keys::from_iter([(key.into(), false)]))]), ..Owed::default() }
     }
 
     fn open(file: &Durable, max: usize) -> Parked {
         Parked::open(file.clone(), max).expect("loads")
     }
 
-    #[test]
-    fn a_refused_key_is_parked_durably_and_leaves_with_the_payment_that_succeeds() {
+    #[tokio::test]
+    async fn a_refused_key_is_parked_durably_and_leaves_with_the_payment_that_succeeds() {
         let file = Durable::in_memory("parked");
-        open(&file, 9).paid(&owing(b"k"), &[refused(b"k")], true).expect("saved");
+        open(&file, 9).paid(&owing(b"k"), &[refused(b"k")], true).await.expect("saved");
         let parked = open(&file, 9);
-        parked.paid(&owing(b"k"), &[refused(b"k")], true).expect("saved");
+        parked.paid(&owing(b"k"), &[refused(b"k")], true).await.expect("saved");
         assert_eq!(parked.list()[0].attempts, 2);
-        parked.paid(&owing(b"other"), &[], true).expect("saved");
+        parked.paid(&owing(b"other"), &[], true).await.expect("saved");
         assert_eq!(parked.len(), 1);
-        parked.paid(&owing(b"k"), &[], true).expect("saved");
+        parked.paid(&owing(b"k"), &[], true).await.expect("saved");
         assert!(open(&file, 9).is_empty());
     }
 
-    #[test]
-    fn past_the_bound_the_table_is_dirty_promise_12() {
+    #[tokio::test]
+    async fn past_the_bound_the_table_is_dirty_promise_12() {
         let parked = open(&Durable::in_memory("parked"), 1);
-        let dirty = parked.paid(&Owed::default(), &[refused(b"a"), refused(b"b")], true).expect("saved");
+        let dirty = parked.paid(&Owed::default(), &[refused(b"a"), refused(b"b")], true).await.expect("saved");
         assert_eq!((parked.len(), dirty), (1, vec![T]));
     }
 
-    #[test]
-    fn a_table_refused_whole_is_dirty_and_leaves_only_when_paid_whole() {
+    #[tokio::test]
+    async fn a_table_refused_whole_is_dirty_and_leaves_only_when_paid_whole() {
         let parked = open(&Durable::in_memory("parked"), 9);
         let whole = Refused { key: None, ..refused(b"") };
-        assert_eq!(parked.paid(&owing(b"k"), &[whole], true).expect("saved"), [T]);
-        parked.paid(&owing(b"k"), &[], true).expect("saved");
+        assert_eq!(parked.paid(&owing(b"k"), &[whole], true).await.expect("saved"), [T]);
+        parked.paid(&owing(b"k"), &[], true).await.expect("saved");
         assert_eq!(parked.len(), 1);
-        parked.paid(&Owed { tables: vec![T], ..Owed::default() }, &[], true).expect("saved");
+        parked.paid(&Owed { tables: vec![T], ..Owed::default() }, &[], true).await.expect("saved");
         assert!(parked.is_empty());
     }
 
-    #[test]
-    fn a_discarded_key_is_gone_by_its_id() {
+    #[tokio::test]
+    async fn a_discarded_key_is_gone_by_its_id() {
         let parked = open(&Durable::in_memory("parked"), 9);
-        parked.paid(&owing(b"k"), &[refused(b"k")], true).expect("saved");
+        parked.paid(&owing(b"k"), &[refused(b"k")], true).await.expect("saved");
         let id = parked.list()[0].id();
         assert_eq!(parked.get(&id).expect("parked").shown, "1");
-        assert!(parked.discard(&id).expect("saved"));
-        assert!(!parked.discard(&id).expect("saved"));
+        assert!(parked.discard(&id).await.expect("saved"));
+        assert!(!parked.discard(&id).await.expect("saved"));
     }
 }

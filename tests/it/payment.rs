@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tandem::mirror::state::copier::{Copier, Error, Owed, Paid};
+use tandem::mirror::state::keys::Key;
 use tandem::protocol::postgres::client::{Client, ServerConfig};
 use tandem::protocol::postgres::copier::{Options, PgCopier};
 use tandem::protocol::postgres::key;
@@ -83,14 +84,14 @@ fn table(name: &str) -> TableId {
 }
 
 /// A key of these columns, each given as name and type.
-fn bytes(of: &[(&str, &str)], columns: &[&[u8]]) -> Box<[u8]> {
+fn bytes(of: &[(&str, &str)], columns: &[&[u8]]) -> Key {
     let mut out = Vec::new();
     key::Layout::of(of.iter().copied()).begin(&mut out);
     columns.iter().for_each(|column| key::push(&mut out, column));
     out.into()
 }
 
-fn int(value: i32) -> Box<[u8]> {
+fn int(value: i32) -> Key {
     bytes(&[("id", "pg_catalog.int4")], &[&value.to_be_bytes()])
 }
 
@@ -177,7 +178,7 @@ async fn keys_of_every_form_find_their_rows() {
         .await;
     world.target("INSERT INTO e VALUES ('ok', 'gone', 'x'); INSERT INTO n VALUES (1.5, 0); INSERT INTO i VALUES ('30 days', 0)").await;
     let mut all = Owed::default();
-    let mut one = |name: &str, key: Box<[u8]>| {
+    let mut one = |name: &str, key: Key| {
         all.keys.entry(table(name)).or_default().insert(key, false);
     };
     let e = [("m", "public.mood"), ("c", "pg_catalog.bpchar"), ("d", "public.code")];
@@ -407,6 +408,97 @@ async fn what_rewrites_a_table_under_the_snapshot_makes_it_stale() {
     let error = world.try_pay(&owed("t", [1])).await.expect_err("another column");
     assert!(matches!(error, Error::Stale(_)), "{error}");
     assert!(world.pay(&owed("t", [1])).await.refused[0].why.contains("has no column"));
+}
+
+#[tokio::test]
+async fn a_foreign_key_that_came_behind_our_back_is_noticed() {
+    let schema = "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE c (a int PRIMARY KEY, b int NOT NULL)";
+    let mut world = World::new(schema).await;
+    world.origin("INSERT INTO p VALUES (1); INSERT INTO c VALUES (1, 1), (2, 2)").await;
+    world.pay(&Owed { tables: vec![table("c"), table("p")], ..Owed::default() }).await;
+    // It changes no file, and not how many columns there are.
+    let change = "ALTER TABLE c ADD FOREIGN KEY (b) REFERENCES p ON DELETE CASCADE NOT VALID";
+    world.origin(change).await;
+    world.target(change).await;
+    world.origin("DELETE FROM p WHERE id = 1").await;
+    let mut changed = Owed::default();
+    owe(&mut changed, "p", true, [1]);
+    let error = world.try_pay(&changed).await.expect_err("another foreign key");
+    assert!(matches!(error, Error::Stale(_)), "{error}");
+    assert_eq!(world.pay(&changed).await.refused, vec![]);
+    assert_eq!(rows(&world.target.url("postgres"), "SELECT a, b FROM c").await, ["2|2"]);
+}
+
+#[tokio::test]
+async fn keys_of_another_time_make_their_table_owed_whole() {
+    let schema = "CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE n (id inet PRIMARY KEY, v int)";
+    let mut world = World::new(schema).await;
+    let rows = "INSERT INTO t SELECT i, i FROM generate_series(1, 9) i; INSERT INTO n SELECT '10.0.0.0'::inet + i, i FROM generate_series(1, 9) i";
+    world.origin(rows).await;
+    world.target("INSERT INTO t VALUES (77, 0); INSERT INTO n VALUES ('::1', 0)").await;
+    // A bigint; two columns where there is one; bytes that only the server can judge.
+    let (number, address) = ([("id", "pg_catalog.int4")], [("id", "pg_catalog.inet")]);
+    let strange = [
+        ("t", bytes(&[("id", "pg_catalog.int8")], &[&1_i64.to_be_bytes()])),
+        ("t", bytes(&number, &[&1_i32.to_be_bytes(), b"x"])),
+        ("t", bytes(&number, &[b"xyz"])),
+        ("n", bytes(&address, &[b"\xff\x01\x02"])),
+    ];
+    for (name, key) in strange {
+        let mut all = Owed::default();
+        all.keys.entry(table(name)).or_default().insert(key, false);
+        world.origin(&format!("UPDATE {name} SET v = v + 1")).await;
+        let paid = world.pay(&all).await;
+        assert_eq!((paid.rows, paid.refused), (9, vec![]));
+        world.assert_same(name).await;
+    }
+}
+
+#[tokio::test]
+async fn a_lock_on_the_origin_does_not_wait_for_a_slow_target() {
+    let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY)").await;
+    world.origin("INSERT INTO t VALUES (1)").await;
+    world
+        .target(
+            "CREATE TABLE go (id int); CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN \
+             WHILE NOT EXISTS (SELECT FROM public.go) LOOP PERFORM pg_sleep(0.01); END LOOP; RETURN NULL; END'; \
+             CREATE TRIGGER slow AFTER DELETE ON t EXECUTE FUNCTION slow(); ALTER TABLE t ENABLE ALWAYS TRIGGER slow",
+        )
+        .await;
+    let (origin, target) = (world.origin.url("postgres"), world.target.url("postgres"));
+    let client = async {
+        let deletes = "SELECT FROM pg_stat_activity WHERE query LIKE 'DELETE FROM%' AND state = 'active'";
+        while rows(&target, deletes).await.is_empty() {}
+        // Before the read it waits for nothing, and after it for the flight only.
+        sql(&origin, "SET lock_timeout = '30s'; BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE; COMMIT").await;
+    };
+    let owed = owed("t", [1]);
+    let mut paying = std::pin::pin!(world.try_pay(&owed));
+    tokio::select! {
+        paid = &mut paying => panic!("it does not wait for the slow target: {paid:?}"),
+        () = client => (),
+    }
+    let (paid, ()) = tokio::join!(paying, sql(&target, "INSERT INTO go VALUES (1)"));
+    assert_eq!(paid.expect("paid").rows, 1);
+}
+
+#[tokio::test]
+async fn a_snapshot_lives_while_we_do_something_else() {
+    let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY)").await;
+    world.origin("INSERT INTO t VALUES (1)").await;
+    let short = Duration::from_millis(500);
+    world.reopen(Options { silence_max: short, heartbeat: short / 3, ..Options::default() }).await;
+    world.copier.snapshot().await.expect("S");
+    let mut elsewhere = Client::connect(&config(&world.origin)).await.expect("connects");
+    let busy = elsewhere.simple("SELECT pg_sleep(2)");
+    tokio::pin!(busy);
+    loop {
+        tokio::select! {
+            done = &mut busy => break drop(done.expect("slept")),
+            () = tokio::task::yield_now() => world.copier.beat().await.expect("both sides are there"),
+        }
+    }
+    assert_eq!(world.copier.pay(&owed("t", [1])).await.expect("paid").rows, 1);
 }
 
 #[tokio::test]

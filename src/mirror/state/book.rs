@@ -41,9 +41,9 @@ impl Book {
 
     /// The secondary holds `payments`: schema changes that were meant for later ones have not happened. The records of
     /// those that have.
-    pub fn stand(&mut self, payments: u64) -> Result<Vec<Lsn>, Error> {
+    pub async fn stand(&mut self, payments: u64) -> Result<Vec<Lsn>, Error> {
         self.page.ddl.retain(|_, &mut number| number <= payments);
-        self.save()?;
+        self.save().await?;
         Ok(self.page.ddl.keys().copied().map(Lsn).collect())
     }
 
@@ -56,9 +56,9 @@ impl Book {
     }
 
     /// The payment with this number is about to repeat the schema changes of these records.
-    pub fn intend(&mut self, records: impl IntoIterator<Item = Lsn>, number: u64) -> Result<(), Error> {
+    pub async fn intend(&mut self, records: impl IntoIterator<Item = Lsn>, number: u64) -> Result<(), Error> {
         self.page.ddl.extend(records.into_iter().map(|lsn| (lsn.0, number)));
-        self.save()
+        self.save().await
     }
 
     /// Payments up to this number were let go, and these tables were owed. Durable with the next save.
@@ -68,14 +68,14 @@ impl Book {
     }
 
     /// The journal is about to be trimmed to `at`.
-    pub fn trim(&mut self, at: Lsn) -> Result<(), Error> {
+    pub async fn trim(&mut self, at: Lsn) -> Result<(), Error> {
         self.page.ddl.retain(|&lsn, _| lsn >= at.0);
-        self.save()
+        self.save().await
     }
 
-    fn save(&mut self) -> Result<(), Error> {
+    async fn save(&mut self) -> Result<(), Error> {
         if self.page != self.saved {
-            self.file.save(&self.page)?;
+            self.file.save_aside(&self.page).await?;
             self.saved = self.page.clone();
         }
         Ok(())
@@ -90,22 +90,22 @@ mod tests {
         Book::open(file.clone()).expect("loads")
     }
 
-    #[test]
-    fn the_counter_says_whether_a_schema_change_happened() {
+    #[tokio::test]
+    async fn the_counter_says_whether_a_schema_change_happened() {
         let file = Durable::in_memory("book");
-        open(&file).intend([Lsn(4)], 10).expect("saved");
-        assert_eq!(open(&file).stand(10).expect("saved"), [Lsn(4)]);
-        assert_eq!(open(&file).stand(9).expect("saved"), []);
+        open(&file).intend([Lsn(4)], 10).await.expect("saved");
+        assert_eq!(open(&file).stand(10).await.expect("saved"), [Lsn(4)]);
+        assert_eq!(open(&file).stand(9).await.expect("saved"), []);
         // The next payment has that number and is another one.
-        assert_eq!(open(&file).stand(10).expect("saved"), []);
+        assert_eq!(open(&file).stand(10).await.expect("saved"), []);
     }
 
-    #[test]
-    fn a_secondary_behind_the_floor_names_every_table() {
+    #[tokio::test]
+    async fn a_secondary_behind_the_floor_names_every_table() {
         let file = Durable::in_memory("book");
         let mut book = open(&file);
         book.note(Some(5), [TableId(1), TableId(2)]);
-        book.trim(Lsn(9)).expect("saved");
+        book.trim(Lsn(9)).await.expect("saved");
         let mut book = open(&file);
         assert_eq!(book.lost(5), None);
         assert_eq!(book.lost(4), Some(vec![TableId(1), TableId(2)]));

@@ -5,11 +5,13 @@ use std::future::Future;
 
 use crate::record::{Backend, TableId};
 
+use super::keys::Keys;
+
 /// All that is owed in one payment.
 #[derive(Clone, Debug, Default)]
 pub struct Owed {
-    /// Per table, the keys; `true`: the row may have been deleted or re-keyed, so rows that point at it are owed too.
-    pub keys: HashMap<TableId, HashMap<Box<[u8]>, bool>>,
+    /// The keys of each table.
+    pub keys: HashMap<TableId, Keys>,
     /// Tables of which every row is owed.
     pub tables: Vec<TableId>,
     /// Schema changes to repeat first, in order, as the wire encoded them.
@@ -81,7 +83,7 @@ pub enum Error {
     Stale(String),
 }
 
-/// The wire's hands. One owner; calls in this order: `open`, then any number of (`gone`, `snapshot`, `pay` | `release`).
+/// The wire's hands. One owner; calls in this order: `open`, then any number of (`gone`, `snapshot`, `pay` | `release`), `beat` anywhere between.
 /// After any error but [`Error::Stale`] only `open` may follow. Not cancel safe: a cancelled call needs `open` again.
 pub trait Copier: Send {
     /// Connect both sides. The lock on the secondary is held *before* the primary is touched, and every writing
@@ -103,6 +105,11 @@ pub trait Copier: Send {
 
     /// End S without a payment.
     fn release(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Nothing else was asked for a while, inside S or outside: keep both sides from taking us for dead.
+    fn beat(&mut self) -> impl Future<Output = Result<(), Error>> + Send {
+        async { Ok(()) }
+    }
 }
 
 /// Answer of [`Copier::gone`].

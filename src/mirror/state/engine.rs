@@ -18,6 +18,7 @@
 //! (promise 5). Schema changes are not harmless twice; [`super::book`] tells how they run once.
 
 use std::collections::HashSet;
+use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -69,6 +70,9 @@ pub mod names {
     /// Gauge: dirty tables.
     pub const DIRTY: &str = "tandem_mirror_dirty";
 }
+
+/// How often the copier may say that we are alive while we do something else. What a server takes for silence is longer.
+const BEAT: Duration = Duration::from_secs(1);
 
 /// How the engine behaves.
 #[derive(Clone, Debug)]
@@ -202,6 +206,8 @@ enum Step {
     /// Also when nothing is owed: the heartbeat.
     Pay,
     AskGone,
+    /// Paused: keep the connections.
+    Beat,
     /// Nothing, until this moment comes or the journal grows.
     Wait {
         until: Instant,
@@ -308,7 +314,7 @@ impl<C: Copier> Engine<C> {
             self.show(Phase::Connecting);
         }
         let standing = self.copier.open().await?;
-        self.stand(standing)?;
+        self.stand(standing).await?;
         self.last_contact = Instant::now();
         let mut target = None;
         loop {
@@ -316,15 +322,16 @@ impl<C: Copier> Engine<C> {
             if stop.is_cancelled() {
                 let target = *target.get_or_insert_with(|| self.journal.appended());
                 if self.ledger.paid() >= target || *self.paused.borrow() {
-                    return self.trim(Instant::now());
+                    return self.trim(Instant::now()).await;
                 }
             }
             let now = Instant::now();
             match self.step(now) {
                 Step::Pay => self.payment().await?,
                 Step::AskGone => self.ask_gone(now).await?,
+                Step::Beat => self.beat().await?,
                 Step::Wait { until, journal } => {
-                    self.trim(now)?;
+                    self.trim(now).await?;
                     self.rest();
                     self.wait(until, journal, stop).await;
                 }
@@ -335,7 +342,7 @@ impl<C: Copier> Engine<C> {
     fn step(&mut self, now: Instant) -> Step {
         let heartbeat = self.last_contact + self.config.heartbeat;
         if *self.paused.borrow_and_update() {
-            return Step::Wait { until: now + self.config.heartbeat, journal: false };
+            return if heartbeat <= now { Step::Beat } else { Step::Wait { until: heartbeat, journal: false } };
         }
         if self.next_repair <= now && self.repairable() {
             self.next_repair = now + self.config.repair_every;
@@ -386,27 +393,49 @@ impl<C: Copier> Engine<C> {
 
     async fn read_batch(&mut self) -> Result<(), Error> {
         let from = self.ledger.next();
-        let (entries, next) = self.journal.read(from, self.config.read_bytes).await?;
+        let journal = self.journal.clone();
+        let reading = journal.read(from, self.config.read_bytes);
+        let (entries, next) = self.beside(reading).await??;
         let now = Instant::now();
         let read = entries.into_iter().try_for_each(|entry| self.ledger.read(entry, now));
         if read.is_ok() {
             self.ledger.batch_read(from, next);
         }
-        self.note_marks()?;
+        self.note_marks().await?;
         read.map_err(|why| Error::Malformed { at: self.ledger.next(), why })
     }
 
+    /// Do work of our own; both servers are told meanwhile that we are alive, for a snapshot may be open.
+    async fn beside<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Error> {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return Ok(done),
+                () = sleep(BEAT) => {}
+            }
+            self.copier.beat().await?;
+        }
+    }
+
+    async fn beat(&mut self) -> Result<(), Error> {
+        self.copier.beat().await?;
+        self.last_contact = Instant::now();
+        Ok(())
+    }
+
     /// Dirty marks are durable before anything can trim their records.
-    fn note_marks(&mut self) -> Result<(), Error> {
+    async fn note_marks(&mut self) -> Result<(), Error> {
         while let Some(mark) = self.ledger.first_mark() {
-            self.dirty.mark(mark.table, mark.reason, mark.at)?;
+            let dirty = self.dirty.clone();
+            self.beside(dirty.mark(mark.table, mark.reason, mark.at)).await??;
             self.ledger.drop_mark();
         }
         Ok(())
     }
 
     /// What a connect learned: owe again what either side has lost. Nothing before the rewind may fail.
-    fn stand(&mut self, standing: Standing) -> Result<(), Error> {
+    async fn stand(&mut self, standing: Standing) -> Result<(), Error> {
         let before = self.standing.replace(standing.clone());
         let mut from = None;
         let mut marks = Vec::new();
@@ -433,9 +462,9 @@ impl<C: Copier> Engine<C> {
         }
         let at = self.journal.appended();
         marks.into_iter().for_each(|(table, reason)| self.ledger.mark(Mark { table, reason, at }));
-        let repeated = self.book.stand(standing.payments)?;
+        let repeated = self.book.stand(standing.payments).await?;
         self.ledger.repeated(repeated);
-        self.note_marks()
+        self.note_marks().await
     }
 
     /// Ask which of the units that nobody ended can no longer do anything. Always before a snapshot, never inside one.
@@ -449,7 +478,7 @@ impl<C: Copier> Engine<C> {
         debug!(asked = backends.len(), ended, "units without an outcome");
         self.next_gone = Instant::now() + self.config.lost_after;
         self.last_contact = Instant::now();
-        self.note_marks()
+        self.note_marks().await
     }
 
     /// One payment. Whatever goes wrong, its cut is owed again.
@@ -460,7 +489,7 @@ impl<C: Copier> Engine<C> {
         let mut cut = self.ledger.freeze();
         match self.pay(&mut cut).await {
             Ok((snapshot, paid, exact)) => {
-                let written_down = self.settled(&cut, &snapshot, &paid, exact, began);
+                let written_down = self.settled(&cut, &snapshot, &paid, exact, began).await;
                 if written_down.is_err() {
                     // What was refused is in no file: owe all of it again.
                     self.ledger.restore(cut);
@@ -481,6 +510,8 @@ impl<C: Copier> Engine<C> {
 
     /// Snapshot, collect, pay. The order of the calls is the proof of exactness, see [`Ledger`].
     async fn pay(&mut self, cut: &mut Cut) -> Result<(Snapshot, Paid, bool), Error> {
+        let payments = self.standing.as_ref().map_or(0, |standing| standing.payments);
+        self.book.intend(cut.ddl_records(), payments + 1).await?;
         let snapshot = self.copier.snapshot().await?;
         let exact = self.advance(self.config.owed_keys_max / 4).await?;
         let in_doubt = self.ledger.schema_in_doubt();
@@ -492,8 +523,6 @@ impl<C: Copier> Engine<C> {
         if exact {
             self.ledger.collect(cut);
         }
-        let payments = self.standing.as_ref().map_or(0, |standing| standing.payments);
-        self.book.intend(cut.ddl_records(), payments + 1)?;
         let mut paid = self.copier.pay(cut.owed()).await?;
         if in_doubt {
             self.put_off(cut, &mut paid);
@@ -520,7 +549,7 @@ impl<C: Copier> Engine<C> {
     }
 
     /// The payment is on the secondary.
-    fn settled(
+    async fn settled(
         &mut self,
         cut: &Cut,
         snapshot: &Snapshot,
@@ -529,8 +558,8 @@ impl<C: Copier> Engine<C> {
         began: Instant,
     ) -> Result<(), Error> {
         let now = Instant::now();
-        self.record_refused(cut, paid, exact)?;
-        self.record_repairs(cut, paid)?;
+        self.record_refused(cut, paid, exact).await?;
+        self.record_repairs(cut, paid).await?;
         self.keep(cut, snapshot, paid.payments, now);
         if exact {
             self.owe_provisional()?;
@@ -541,10 +570,10 @@ impl<C: Copier> Engine<C> {
         let took = now - began;
         self.next_payment = now + took.clamp(self.config.pause_min, self.config.pause_max);
         self.report(paid, exact, took);
-        self.trim(now)
+        self.trim(now).await
     }
 
-    fn record_refused(&mut self, cut: &Cut, paid: &Paid, exact: bool) -> Result<(), Error> {
+    async fn record_refused(&mut self, cut: &Cut, paid: &Paid, exact: bool) -> Result<(), Error> {
         for refused in &paid.refused {
             warn!(
                 table = refused.name,
@@ -554,17 +583,17 @@ impl<C: Copier> Engine<C> {
             );
         }
         let here = self.journal.appended();
-        for table in self.parked.paid(cut.owed(), &paid.refused, exact)? {
-            self.dirty.mark(table, Reason::Refused, here)?;
+        for table in self.parked.paid(cut.owed(), &paid.refused, exact).await? {
+            self.dirty.mark(table, Reason::Refused, here).await?;
         }
         Ok(())
     }
 
     /// Tables copied whole are clean, unless they were marked after the cut or an open unit may still change them.
-    fn record_repairs(&mut self, cut: &Cut, paid: &Paid) -> Result<(), Error> {
+    async fn record_repairs(&mut self, cut: &Cut, paid: &Paid) -> Result<(), Error> {
         let whole = |table: &&TableId| !paid.refused.iter().any(|r| r.key.is_none() && r.table == **table);
         for &table in cut.owed().tables.iter().filter(whole) {
-            if !self.ledger.may_dirty(table) && self.dirty.repaired(table, cut.upto)? {
+            if !self.ledger.may_dirty(table) && self.dirty.repaired(table, cut.upto).await? {
                 info!(table = table.0, "table repaired");
             }
         }
@@ -616,13 +645,13 @@ impl<C: Copier> Engine<C> {
     }
 
     /// Give up the part of the journal that nobody needs; at most once a second, because the book is synced first.
-    fn trim(&mut self, now: Instant) -> Result<(), Error> {
+    async fn trim(&mut self, now: Instant) -> Result<(), Error> {
         let needed = self.retention.oldest().map_or(self.ledger.paid(), |oldest| oldest.min(self.ledger.paid()));
         if now < self.next_trim || needed <= self.journal.trimmed() {
             return Ok(());
         }
         self.next_trim = now + Duration::from_secs(1);
-        self.book.trim(needed)?;
+        self.book.trim(needed).await?;
         self.dirty.trimmed(needed);
         self.journal.trim(needed);
         Ok(())

@@ -198,8 +198,8 @@ impl Handle {
     }
 
     /// An operator says that the table is well after all.
-    pub fn clear_dirty(&self, table: TableId) -> Result<(), Error> {
-        let known = self.dirty.clear(table, self.journal.appended())?;
+    pub async fn clear_dirty(&self, table: TableId) -> Result<(), Error> {
+        let known = self.dirty.clear(table, self.journal.appended()).await?;
         if known { Ok(()) } else { Err(Error::NotDirty) }
     }
 
@@ -207,7 +207,7 @@ impl Handle {
     /// the first time a table gets a reason. Call it before the write is forwarded *and* when it has ended: only the
     /// second call keeps a repair in between from being believed.
     pub fn mark_dirty(&self, table: TableId, reason: Reason) -> Result<(), Error> {
-        self.dirty.mark(table, reason, self.journal.appended())?;
+        self.dirty.mark_blocking(table, reason, self.journal.appended())?;
         if self.self_repair {
             // Full or broken, as the caller knows: the engine tries again at its heartbeat.
             let _ = self.repair(table);

@@ -33,6 +33,7 @@ use crate::journal::{Entry, Lsn, Outcome};
 use crate::record::{Backend, Item, Malformed, Reason, Record, TableId};
 
 use super::copier::{Gone, Owed};
+use super::keys::Key;
 
 /// What is owed, and how far the journal was read.
 #[derive(Clone, Default)]
@@ -358,7 +359,7 @@ impl Owing {
         if let Some(flag) = keys.get_mut(key) {
             *flag |= moved;
         } else {
-            keys.insert(key.into(), moved);
+            keys.insert(Key::from(key), moved);
             self.keys += 1;
         }
     }

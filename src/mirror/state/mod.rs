@@ -2,13 +2,14 @@
 //!
 //! [`ledger`] says what is owed, [`engine`] pays it through a wire's [`copier`], [`retention`] says what has to stay
 //! owable because one of the two servers may yet lose it, [`book`] keeps the little that must survive a restart beside
-//! the journal, [`handle`] is how the rest of the process looks at it.
+//! the journal, [`keys`] are kept small, [`handle`] is how the rest of the process looks at it.
 
 pub mod backoff;
 pub mod book;
 pub mod copier;
 pub mod engine;
 pub mod handle;
+pub mod keys;
 pub mod ledger;
 pub mod retention;
 

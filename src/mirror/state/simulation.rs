@@ -304,7 +304,7 @@ fn apply(world: &mut World, rows: &mut Rows, at: &Rows, owed: &Owed) -> Vec<Refu
             continue;
         }
         if world.fails(2) {
-            refused.push(refuse(Some(key.clone()), "check constraint"));
+            refused.push(refuse(Some(key[..].into()), "check constraint"));
         } else {
             rows.set(table, key, at.rows.get(&(table, key.to_vec())).copied());
         }

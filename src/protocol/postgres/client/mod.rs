@@ -14,6 +14,7 @@
 mod auth;
 mod config;
 mod error;
+mod prepared;
 mod row;
 mod stream;
 
@@ -32,6 +33,8 @@ pub use config::{
 pub use error::{DbError, Error};
 pub use row::{DataRow, Values};
 pub use stream::Stream;
+
+use prepared::Prepared;
 
 use super::wire::{self, CANCEL_REQUEST, Fields, Header, Message, VERSION_3_0, WireError, back, front};
 use stream::Attempt;
@@ -91,8 +94,9 @@ pub struct Client {
     /// Syncs and Queries put since the start, and how many of them were answered by ReadyForQuery: `got <= put`.
     ready_put: u64,
     ready_got: u64,
-    /// Which of them, counted from 1, nobody waits for: see [`Client::put_keepalive`].
-    keepalives: VecDeque<u64>,
+    /// Which of them, counted from 1, nobody waits for: see [`Client::put_keepalive`], [`Client::put_unwaited`].
+    unwaited: VecDeque<u64>,
+    prepared: Prepared,
 }
 
 impl Client {
@@ -142,7 +146,8 @@ impl Client {
             status: b'I',
             ready_put: 1,
             ready_got: 0,
-            keepalives: VecDeque::new(),
+            unwaited: VecDeque::new(),
+            prepared: Prepared::default(),
         };
         client.start_up().await?;
         if config.target_session == TargetSession::ReadWrite {
@@ -276,6 +281,23 @@ impl Client {
         }
     }
 
+    /// The next row of one of several statements before a Sync; `None` at the statement's end.
+    ///
+    /// # Errors
+    /// [`Error::Db`] after everything up to ReadyForQuery was read.
+    pub async fn next_row_of_statement(&mut self) -> Result<Option<DataRow>, Error> {
+        loop {
+            let message = self.recv().await?;
+            match message.kind {
+                back::DATA_ROW => return Ok(Some(DataRow(message.body))),
+                back::COMMAND_COMPLETE => return Ok(None),
+                back::ERROR_RESPONSE => return Err(self.failed(&message.body).await),
+                back::READY_FOR_QUERY => return Err(unexpected(message.kind, "reading rows")),
+                _ => (),
+            }
+        }
+    }
+
     /// Read on to ReadyForQuery, rows ignored.
     ///
     /// # Errors
@@ -307,8 +329,12 @@ impl Client {
         self.send().await?;
         while self.ready_got < self.ready_put {
             let message = self.read_message().await?;
-            if message.kind == back::READY_FOR_QUERY {
-                self.note_ready(&message.body)?;
+            match message.kind {
+                back::READY_FOR_QUERY => {
+                    self.note_ready(&message.body)?;
+                }
+                back::ERROR_RESPONSE => self.prepared.doubtful = true,
+                _ => (),
             }
         }
         Ok(())
@@ -340,6 +366,11 @@ impl Client {
                 back::PARAMETER_STATUS => self.note_parameter(&message.body)?,
                 back::READY_FOR_QUERY if self.note_ready(&message.body)? => return Ok(message),
                 back::READY_FOR_QUERY => (),
+                back::ERROR_RESPONSE => {
+                    self.prepared.doubtful = true;
+                    return Ok(message);
+                }
+                _ if self.unwaited.front() == Some(&(self.ready_got + 1)) => (),
                 back::COMMAND_COMPLETE => {
                     self.tag = message.body.slice(..message.body.len().saturating_sub(1));
                     return Ok(message);
@@ -384,15 +415,15 @@ impl Client {
         }
     }
 
-    // False: it answers a keepalive, and nobody waits for it.
+    // False: it answers what nobody waits for.
     fn note_ready(&mut self, body: &[u8]) -> Result<bool, WireError> {
         self.status = Fields::new(back::READY_FOR_QUERY, body).u8()?;
         self.ready_got += 1;
-        let waited_for = self.keepalives.front() != Some(&self.ready_got);
-        if !waited_for {
-            self.keepalives.pop_front();
+        let unwaited = self.unwaited.front() == Some(&self.ready_got);
+        if unwaited {
+            self.unwaited.pop_front();
         }
-        Ok(waited_for)
+        Ok(!unwaited)
     }
 
     fn note_parameter(&mut self, body: &[u8]) -> Result<(), WireError> {
@@ -447,6 +478,26 @@ impl Client {
         self.put_execute();
     }
 
+    /// As [`Client::put_statement`], of a statement that stays prepared: for those that are put again and again with
+    /// the same types of parameters. After an error, or [`Client::forget_prepared`], each is parsed anew.
+    pub fn put_prepared(&mut self, sql: &str, params: &[Param<'_>], results: Format) {
+        let choice = self.prepared.choose(sql);
+        for name in &choice.close {
+            wire::close(&mut self.out, b'S', name.as_bytes());
+        }
+        if choice.parse {
+            let types: Vec<u32> = params.iter().map(|param| param.oid).collect();
+            self.put_parse(&choice.name, sql, &types);
+        }
+        self.put_bind(&choice.name, params, results);
+        self.put_execute();
+    }
+
+    /// What was prepared may have been for another schema: parse it anew.
+    pub fn forget_prepared(&mut self) {
+        self.prepared.doubtful = true;
+    }
+
     /// Put a Sync: the server answers it with ReadyForQuery.
     pub fn put_sync(&mut self) {
         wire::bare(&mut self.out, front::SYNC);
@@ -457,7 +508,13 @@ impl Client {
     /// begin anew. Not inside `COPY .. FROM STDIN`, where servers ignore a Sync, and leave it unanswered.
     pub fn put_keepalive(&mut self) {
         self.put_sync();
-        self.keepalives.push_back(self.ready_put);
+        self.unwaited.push_back(self.ready_put);
+    }
+
+    /// Put a simple Query whose answer is skipped when it comes. An error is not: whoever reads next is told.
+    pub fn put_unwaited(&mut self, sql: &str) {
+        self.put_query(sql);
+        self.unwaited.push_back(self.ready_put);
     }
 
     /// Put a Flush: the server sends what it has, without ending the implicit transaction.

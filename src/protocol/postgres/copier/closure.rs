@@ -6,16 +6,17 @@
 //! and its rows have no name. Where foreign keys act on the secondary (no replica role), every key counts as flagged
 //! and every foreign key as acting, because a delete must take the children along.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::mirror::state::keys::Key;
 use crate::protocol::postgres::catalog::{Act, Catalog, ForeignKey};
 use crate::protocol::postgres::client::{self, Client, Format};
 use crate::protocol::postgres::key::{Returned, from_returned};
 use crate::record::TableId;
 
-use super::debt::{Arrays, Debt, Debts, batches};
+use super::check;
+use super::debt::{Arrays, BATCH_BYTES, Debt, Debts, batches};
 use super::link::{Link, beside};
 use super::pay::Trouble;
 use super::schema::{At, Home, Pair, Schema};
@@ -68,9 +69,9 @@ fn draft(catalog: &Catalog, fk: &ForeignKey) -> Option<Reference> {
 }
 
 /// Close what is owed over foreign keys.
-pub(super) async fn close(link: &mut Link, debts: &mut Debts<'_>, batch_keys: usize) -> Result<(), Trouble> {
+pub(super) async fn close(link: &mut Link, debts: &mut Debts<'_>) -> Result<(), Trouble> {
     let acting = !link.replica;
-    if !acting && !debts.values().any(|debt| debt.keys.values().any(|&flagged| flagged)) {
+    if !acting && debts.values().all(|debt| !debt.lost && debt.flagged().next().is_none()) {
         return Ok(());
     }
     let references = references(&mut link.schema, acting);
@@ -78,53 +79,49 @@ pub(super) async fn close(link: &mut Link, debts: &mut Debts<'_>, batch_keys: us
         return Ok(());
     }
     if acting {
-        debts.values_mut().for_each(|debt| debt.keys.values_mut().for_each(|flagged| *flagged = true));
-        spread_whole(&mut link.schema, debts, &references);
+        debts.values_mut().for_each(|debt| drop(debt.flag_all()));
+        debts.values_mut().for_each(|debt| debt.lost |= debt.whole);
     }
-    let mut fresh: HashMap<TableId, Vec<Vec<u8>>> = HashMap::new();
+    spread_lost(&mut link.schema, debts, &references);
+    let mut fresh: HashMap<TableId, Vec<Key>> = HashMap::new();
     for (&id, debt) in &*debts {
-        let flagged = debt.keys.iter().filter(|&(_, &flagged)| flagged);
-        fresh.insert(id, flagged.map(|(key, _)| key.to_vec()).collect());
+        fresh.insert(id, debt.flagged().map(Key::from).collect());
     }
     while fresh.values().any(|keys| !keys.is_empty()) {
-        let mut next: HashMap<TableId, Vec<Vec<u8>>> = HashMap::new();
+        let mut next: HashMap<TableId, Vec<Key>> = HashMap::new();
         for reference in &references {
             let Some(keys) = fresh.get(&reference.parent).filter(|keys| !keys.is_empty()) else { continue };
             if link.poisoned.contains_key(&reference.child) {
                 continue;
             }
-            let found = point_at(link, reference, keys, batch_keys).await?;
+            let found = point_at(link, reference, keys).await?;
             let Home::Pair(child, _) = link.schema.home(reference.child) else { continue };
             let debt = debts.entry(child.id).or_insert_with(|| Debt::new(child));
             debt.whole |= reference.rekeys_by_default;
+            debt.lost |= reference.rekeys_by_default;
             let news = next.entry(reference.child).or_default();
-            news.extend(found.into_iter().filter(|key| debt.owe(Cow::Owned(key.clone()), true)));
+            news.extend(found.into_iter().filter(|key| debt.owe(key.clone(), true)));
             // A named child may have moved here and gone with the parent, its own children with it.
-            for (key, flagged) in debt.keys.iter_mut().filter(|(_, flagged)| !**flagged) {
-                *flagged = true;
-                news.push(key.to_vec());
-            }
+            news.append(&mut debt.flag_all());
         }
         fresh = next;
     }
-    if references.iter().any(|reference| reference.rekeys_by_default) {
-        spread_whole(&mut link.schema, debts, &references);
-    }
+    spread_lost(&mut link.schema, debts, &references);
     Ok(())
 }
 
-/// Who is owed whole takes those that point at it along.
-fn spread_whole(schema: &mut Schema, debts: &mut Debts<'_>, references: &[Reference]) {
+/// Who lost rows that have no name takes those that point at it along.
+fn spread_lost(schema: &mut Schema, debts: &mut Debts<'_>, references: &[Reference]) {
     loop {
         let mut news = false;
         for reference in references {
-            if !debts.get(&reference.parent).is_some_and(|debt| debt.whole) {
+            if !debts.get(&reference.parent).is_some_and(|debt| debt.lost) {
                 continue;
             }
             if let Home::Pair(child, _) = schema.home(reference.child) {
                 let debt = debts.entry(child.id).or_insert_with(|| Debt::new(child));
-                news |= !debt.whole;
-                debt.whole = true;
+                news |= !debt.lost;
+                (debt.whole, debt.lost) = (true, true);
             }
         }
         if !news {
@@ -133,56 +130,59 @@ fn spread_whole(schema: &mut Schema, debts: &mut Debts<'_>, references: &[Refere
     }
 }
 
-async fn point_at(
-    link: &mut Link,
-    reference: &Reference,
-    keys: &[Vec<u8>],
-    batch_keys: usize,
-) -> Result<Vec<Vec<u8>>, Trouble> {
+async fn point_at(link: &mut Link, reference: &Reference, keys: &[Key]) -> Result<Vec<Key>, Trouble> {
     let (Home::Pair(child, _), Home::Pair(parent, _)) =
         (link.schema.home(reference.child), link.schema.home(reference.parent))
     else {
         return Ok(Vec::new());
     };
     let columns: Vec<_> = reference.columns.iter().map(|(own, theirs)| (own.as_str(), theirs.as_str())).collect();
-    let mut keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+    let sqls = [At::Primary, At::Secondary].map(|at| child.pointing_sql(&parent, &columns, at));
+    let mut keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
     keys.sort_unstable();
     let mut found = Vec::new();
-    for batch in batches(&parent, &keys, batch_keys) {
-        let arrays = Arrays::of(&parent, batch);
-        for at in [At::Secondary, At::Primary] {
-            let sql = child.pointing_sql(&parent, &columns, at);
-            let (conn, silent) = match at {
-                At::Primary => (&mut link.primary, &mut link.secondary),
-                At::Secondary => (&mut link.secondary, &mut link.primary),
-            };
-            let trouble = |error| Trouble::reading(at, child.id, error);
-            let reading = read_keys(conn, &child, &sql, &arrays, &mut found);
-            beside(silent, link.options.pulse(), reading).await.map_err(trouble)?;
-        }
+    for batch in batches(&parent, &keys, link.options.batch_keys, BATCH_BYTES) {
+        ask_both(link, [&child, &parent], &sqls, &Arrays::of(&parent, batch), &mut found).await?;
     }
     Ok(found)
 }
 
-/// Run a query whose columns are [`Pair::asked`], and collect the keys.
-pub(super) async fn read_keys(
-    conn: &mut Client,
-    pair: &Pair,
-    sql: &str,
+/// Ask both sides at once; the primary at S, and for proof that it was S.
+async fn ask_both(
+    link: &mut Link,
+    pairs: [&Arc<Pair>; 2],
+    sqls: &[String; 2],
     arrays: &Arrays,
-    found: &mut Vec<Vec<u8>>,
-) -> Result<(), client::Error> {
-    conn.put_statement(sql, &arrays.params(), Format::Binary);
-    conn.put_sync();
-    conn.send().await?;
-    while let Some(row) = conn.next_row().await? {
+    found: &mut Vec<Key>,
+) -> Result<(), Trouble> {
+    let (child, pulse) = (pairs[0], link.options.pulse());
+    let Link { primary, secondary, .. } = link;
+    let trouble = |at| move |error| Trouble::reading(at, child.id, error);
+    primary.put_prepared(&sqls[0], &arrays.params(), Format::Binary);
+    let check = check::put(primary, pairs.into_iter());
+    secondary.put_prepared(&sqls[1], &arrays.params(), Format::Binary);
+    secondary.put_sync();
+    beside(secondary, pulse, primary.send()).await.map_err(Trouble::Primary)?;
+    beside(primary, pulse, secondary.send()).await.map_err(Trouble::Secondary)?;
+    let reading = async {
+        read_keys(secondary, child, found).await?;
+        secondary.finish().await
+    };
+    beside(primary, pulse, reading).await.map_err(trouble(At::Secondary))?;
+    beside(secondary, pulse, read_keys(primary, child, found)).await.map_err(trouble(At::Primary))?;
+    check.read(primary).await
+}
+
+/// Collect the keys of a statement whose columns are [`Pair::asked`].
+pub(super) async fn read_keys(conn: &mut Client, pair: &Pair, found: &mut Vec<Key>) -> Result<(), client::Error> {
+    while let Some(row) = conn.next_row_of_statement().await? {
         let mut columns = Vec::with_capacity(pair.key.len());
         for (at, value) in row.values().enumerate() {
             columns.push(Returned { value: value?.ok_or(client::Error::Value(at))?, binary: true });
         }
         let mut key = Vec::new();
         from_returned(&pair.primary, &columns, &mut key).map_err(|_| client::Error::Value(0))?;
-        found.push(key);
+        found.push(key.into());
     }
     Ok(())
 }

@@ -9,12 +9,15 @@ use crate::protocol::postgres::client::{Client, DataRow, Error, Format, SEND_BYT
 use crate::protocol::postgres::wire::{self, front};
 use crate::record::TableId;
 
+use super::check::{self, Check};
 use super::debt::Arrays;
+use super::link::Link;
+use super::pay::Trouble;
 use super::schema::Pair;
 
-/// How many bytes of requests may be on their way while nobody reads answers: less than any socket buffer, so that
-/// neither end waits for the other for ever.
-const AHEAD_BYTES: usize = 16 << 10;
+/// How many bytes of requests a flight has, if it is not one large request: two flights are less than any socket
+/// buffer, so that neither end waits for the other for ever.
+pub(super) const FLIGHT_BYTES: usize = 16 << 10;
 
 /// Rows of one table to be read at S.
 pub(super) struct Request<'k> {
@@ -23,11 +26,16 @@ pub(super) struct Request<'k> {
     pub(super) keys: Option<&'k [&'k [u8]]>,
 }
 
-/// Keeps small requests ahead of the rows, large ones one at a time.
+/// Reads rows in flights, each with its check (see `check`). One more is on its way while one is answered.
 pub(super) struct Reader<'k> {
     waiting: VecDeque<Request<'k>>,
-    /// Table and size of what was sent and not fully answered.
-    sent: VecDeque<(TableId, usize)>,
+    sent: VecDeque<Sent>,
+}
+
+/// An answer that is owed.
+enum Sent {
+    Rows(TableId),
+    Check(Check),
 }
 
 impl<'k> Reader<'k> {
@@ -36,44 +44,59 @@ impl<'k> Reader<'k> {
     }
 
     /// Send what may be sent.
-    pub(super) async fn pump(&mut self, conn: &mut Client) -> Result<(), Error> {
-        let mut ahead: usize = self.sent.iter().map(|(_, size)| size).sum();
-        while ahead < AHEAD_BYTES && (self.sent.is_empty() || self.small_next()) {
-            let Some(request) = self.waiting.pop_front() else { break };
-            let before = conn.unsent();
-            request.put(conn);
-            let size = conn.unsent() - before;
-            self.sent.push_back((request.pair.id, size));
-            ahead += size;
+    pub(super) async fn pump(&mut self, link: &mut Link) -> Result<(), Error> {
+        loop {
+            let flights = self.sent.iter().filter(|sent| matches!(sent, Sent::Check(_))).count();
+            let Some(next) = self.waiting.front() else { break };
+            if flights > 1 || (flights == 1 && next.bytes() > FLIGHT_BYTES) {
+                break;
+            }
+            self.put_flight(link);
         }
-        conn.send().await
+        link.primary.send().await
     }
 
-    fn small_next(&self) -> bool {
-        let bytes = |request: &Request<'_>| request.keys.map_or(0, |keys| keys.iter().map(|key| key.len() + 8).sum());
-        self.waiting.front().is_some_and(|request| bytes(request) < AHEAD_BYTES / 2)
+    fn put_flight(&mut self, link: &mut Link) {
+        let (mut read, mut bytes) = (Vec::<Arc<Pair>>::new(), 0);
+        while let Some(request) = self.waiting.pop_front_if(|next| bytes == 0 || bytes + next.bytes() <= FLIGHT_BYTES) {
+            bytes += request.bytes();
+            request.put(&mut link.primary);
+            self.sent.push_back(Sent::Rows(request.pair.id));
+            if read.iter().all(|pair| pair.id != request.pair.id) {
+                read.push(request.pair);
+            }
+        }
+        self.sent.push_back(Sent::Check(check::put(&mut link.primary, read.iter())));
     }
 
     /// The next answer is of this table.
     pub(super) fn next_is(&self, table: TableId) -> bool {
-        self.sent.front().is_some_and(|(id, _)| *id == table)
+        matches!(self.sent.front(), Some(Sent::Rows(id)) if *id == table)
     }
 
-    /// The next answer was read to its end.
-    pub(super) async fn done(&mut self, conn: &mut Client) -> Result<(), Error> {
+    /// The next answer was read to its end. If that was the last of its flight, all of it was there at S.
+    pub(super) async fn done(&mut self, link: &mut Link) -> Result<(), Trouble> {
         self.sent.pop_front();
-        if self.waiting.is_empty() { Ok(()) } else { self.pump(conn).await }
+        if let Some(Sent::Check(check)) = self.sent.pop_front_if(|next| matches!(next, Sent::Check(_))) {
+            check.read(&mut link.primary).await?;
+            self.pump(link).await.map_err(Trouble::Primary)?;
+        }
+        Ok(())
     }
 }
 
 impl Request<'_> {
+    /// About as much as it is on the wire.
+    fn bytes(&self) -> usize {
+        64 + self.keys.map_or(0, |keys| keys.iter().map(|key| key.len() + 4).sum())
+    }
+
     fn put(&self, conn: &mut Client) {
         let format = if self.pair.binary { Format::Binary } else { Format::Text };
         match self.keys {
-            None => conn.put_statement(&self.pair.read_whole_sql(), &[], format),
-            Some(keys) => conn.put_statement(&self.pair.read_sql(), &Arrays::of(&self.pair, keys).params(), format),
+            None => conn.put_prepared(&self.pair.read_whole_sql(), &[], format),
+            Some(keys) => conn.put_prepared(&self.pair.read_sql(), &Arrays::of(&self.pair, keys).params(), format),
         }
-        conn.put_sync();
     }
 }
 

@@ -1,12 +1,12 @@
 //! What one payment owes, table by table, and how keys become parameters.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
 
 use crate::mirror::state::copier::Refused;
+use crate::mirror::state::keys::{Key, Keys};
 use crate::protocol::postgres::client::{Param, put_value};
 use crate::protocol::postgres::key::{self, Layout};
 use crate::record::TableId;
@@ -14,37 +14,70 @@ use crate::record::TableId;
 use super::schema::Pair;
 
 /// Most bytes of keys in one statement.
-const BATCH_BYTES: usize = 16 << 20;
+pub(super) const BATCH_BYTES: usize = 16 << 20;
 
 /// What one table owes.
 pub(super) struct Debt<'a> {
     pub(super) pair: Arc<Pair>,
-    /// Canonical keys of [`Pair::primary`]; `true`: flagged, see closure.
-    pub(super) keys: HashMap<Cow<'a, [u8]>, bool>,
+    /// Canonical keys of [`Pair::primary`] as the engine owes them, of the table and of its partitions; `true`:
+    /// flagged, see closure.
+    named: Vec<&'a Keys>,
+    /// Those that were found since, or whose columns the table has in another order; what is said here of a key counts.
+    more: Keys,
     /// Every row.
     pub(super) whole: bool,
+    /// Rows of it were deleted or re-keyed, and nothing says which: what points at it is owed whole.
+    pub(super) lost: bool,
 }
 
 pub(super) type Debts<'a> = HashMap<TableId, Debt<'a>>;
 
 impl<'a> Debt<'a> {
     pub(super) fn new(pair: Arc<Pair>) -> Debt<'a> {
-        Debt { pair, keys: HashMap::new(), whole: false }
+        Debt { pair, named: Vec::new(), more: Keys::default(), whole: false, lost: false }
+    }
+
+    /// Owe these keys, as they are.
+    pub(super) fn owe_all(&mut self, keys: &'a Keys) {
+        self.named.push(keys);
     }
 
     /// Owe a key. True if that is news: the key, or its flag.
-    pub(super) fn owe(&mut self, key: Cow<'a, [u8]>, flagged: bool) -> bool {
-        match self.keys.entry(key) {
-            std::collections::hash_map::Entry::Vacant(entry) => {
-                entry.insert(flagged);
-                true
-            }
-            std::collections::hash_map::Entry::Occupied(mut entry) => {
-                let news = flagged && !*entry.get();
-                *entry.get_mut() |= flagged;
-                news
-            }
+    pub(super) fn owe(&mut self, key: Key, flagged: bool) -> bool {
+        let news = match self.flag(&key) {
+            None => true,
+            Some(known) => flagged && !known,
+        };
+        if news {
+            self.more.insert(key, flagged);
         }
+        news
+    }
+
+    fn flag(&self, key: &[u8]) -> Option<bool> {
+        if let Some(&flagged) = self.more.get(key) {
+            return Some(flagged);
+        }
+        let said = self.named.iter().filter_map(|keys| keys.get(key)).copied();
+        said.reduce(|one, other| one || other)
+    }
+
+    fn all(&self) -> impl Iterator<Item = (&[u8], bool)> {
+        let keys = self.named.iter().copied().chain([&self.more]).flatten();
+        keys.map(|(key, &flagged)| (&key[..], flagged))
+    }
+
+    /// The keys that are flagged.
+    pub(super) fn flagged(&self) -> impl Iterator<Item = &[u8]> {
+        self.all().filter(|(_, flagged)| *flagged).map(|(key, _)| key)
+    }
+
+    /// Flag every key; those to which that is news.
+    pub(super) fn flag_all(&mut self) -> Vec<Key> {
+        let unflagged = |(key, _): &(&[u8], bool)| self.flag(key) == Some(false);
+        let mut news: Vec<Key> = self.all().filter(unflagged).map(|(key, _)| Key::from(key)).collect();
+        news.retain(|key| self.more.insert(key.clone(), true) != Some(true));
+        news
     }
 
     /// The keys in order, so that trees are walked from left to right and locks are taken in one order.
@@ -52,47 +85,59 @@ impl<'a> Debt<'a> {
         if self.whole {
             return Vec::new();
         }
-        let mut keys: Vec<&[u8]> = self.keys.keys().map(|key| &key[..]).collect();
+        let mut keys: Vec<(u128, &[u8])> = self.all().map(|(key, _)| (prefix(key), key)).collect();
         keys.sort_unstable();
-        keys
+        keys.dedup();
+        keys.into_iter().map(|(_, key)| key).collect()
     }
 }
 
-/// Cut keys into statements of at most `count` keys.
-pub(super) fn batches<'k>(pair: &Pair, keys: &'k [&'k [u8]], count: usize) -> Vec<&'k [&'k [u8]]> {
+/// The first bytes as a number: most comparisons need no look at the key itself, which lies elsewhere.
+fn prefix(key: &[u8]) -> u128 {
+    let mut bytes = [0; 16];
+    let len = key.len().min(16);
+    bytes[..len].copy_from_slice(&key[..len]);
+    u128::from_be_bytes(bytes)
+}
+
+/// Cut keys into statements of at most `count` keys, and about `limit` bytes.
+pub(super) fn batches<'k>(pair: &Pair, keys: &'k [&'k [u8]], count: usize, limit: usize) -> Vec<&'k [&'k [u8]]> {
     if pair.wide && !keys.is_empty() {
         return vec![keys];
     }
     let mut batches = Vec::new();
-    for chunk in keys.chunks(count) {
-        let (mut from, mut bytes) = (0, 0);
-        for (at, key) in chunk.iter().enumerate() {
-            bytes += key.len();
-            if bytes > BATCH_BYTES && at > from {
-                batches.push(&chunk[from..at]);
-                (from, bytes) = (at, key.len());
-            }
+    let (mut from, mut bytes) = (0, 0);
+    for (at, key) in keys.iter().enumerate() {
+        bytes += key.len() + 4;
+        if at > from && (bytes > limit || at - from == count) {
+            batches.push(&keys[from..at]);
+            (from, bytes) = (at, key.len() + 4);
         }
-        batches.push(&chunk[from..]);
+    }
+    if from < keys.len() {
+        batches.push(&keys[from..]);
     }
     batches
 }
 
 /// The key with its columns in another order: that of a partition tree's root.
-pub(super) fn reorder(pair: &Pair, bytes: &[u8], places: &[usize]) -> Vec<u8> {
+pub(super) fn reorder(pair: &Pair, bytes: &[u8], places: &[usize]) -> Key {
     let columns: Vec<&[u8]> = key::columns(bytes).collect();
     let mut out = Vec::with_capacity(bytes.len());
     pair.primary.key.iter().for_each(|key| key.layout.begin(&mut out));
     for &place in places {
         key::push(&mut out, columns.get(place).copied().unwrap_or_default());
     }
-    out
+    out.into()
 }
 
-/// The key has as many columns as the table's, and nothing behind them.
-pub(super) fn well_formed(pair: &Pair, bytes: &[u8]) -> bool {
-    let Some(mut rest) = bytes.get(size_of::<Layout>()..) else { return false };
-    for _ in &pair.key {
+/// The key has the layout of the table's present one, as many columns, and nothing behind them. What has not was
+/// captured under another key.
+pub(super) fn fits(layout: Option<Layout>, columns: usize, bytes: &[u8]) -> bool {
+    let Some(mut rest) = bytes.get(size_of::<Layout>()..).filter(|_| Layout::of_key(bytes) == layout) else {
+        return false;
+    };
+    for _ in 0..columns {
         let Some(len) = crate::record::get_varint(&mut rest).and_then(|len| usize::try_from(len).ok()) else {
             return false;
         };

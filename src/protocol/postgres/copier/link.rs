@@ -1,6 +1,6 @@
 //! Opening both sides: settings, the applier's locks, the payment counter, the primary's life.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::time::Duration;
 
@@ -37,7 +37,13 @@ pub(super) struct Link {
     pub(super) at_snapshot: bool,
     /// Tables that the primary would not let us read, and why: left out until the next open.
     pub(super) poisoned: HashMap<TableId, String>,
+    /// Tables that the primary refused to read once: a schema change under way may be why, and not the table.
+    pub(super) doubtful: HashSet<TableId>,
+    /// Tables with keys that one side could not read: the next payment owes all their rows.
+    pub(super) unfit: HashSet<TableId>,
     pub(super) used: Instant,
+    /// When the primary heard of us last inside S, but for payments.
+    pub(super) held: Instant,
     pub(super) options: Options,
 }
 
@@ -57,12 +63,13 @@ pub(super) async fn beside<T>(silent: &mut Client, pulse: Duration, work: impl F
     }
 }
 
-/// For both sides: text forms and plans that do not depend on a role's settings.
+/// For both sides: text forms and plans that do not depend on a role's settings. Plans are made once for a table, and
+/// for any number of keys.
 const SETTINGS: &str = "SET row_security = off; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres'; \
     SET TimeZone = 'UTC'; SET extra_float_digits = 1; SET bytea_output = 'hex'; SET xmloption = 'content'; \
     SET lc_monetary = 'C'; SET standard_conforming_strings = on; SET jit = off; SET enable_seqscan = off; \
     SET enable_hashjoin = off; SET enable_mergejoin = off; SET lock_timeout = '2s'; SET statement_timeout = 0; \
-    SET max_parallel_workers_per_gather = 0; SET client_min_messages = error";
+    SET max_parallel_workers_per_gather = 0; SET plan_cache_mode = force_generic_plan; SET client_min_messages = error";
 
 /// For the secondary: a payment that was answered survives, and a silent applier loses its locks.
 const SECONDARY_SETTINGS: &str = "SET synchronous_commit = on; SET idle_session_timeout = '30s'";
@@ -95,6 +102,8 @@ pub(super) async fn open(primary: &ServerConfig, secondary: &ServerConfig, optio
     let mut from = connect(primary).await.map_err(on_primary)?;
     from.simple(SETTINGS).await.map_err(on_primary)?;
     from.simple(&silence_max(options)).await.map_err(on_primary)?;
+    // Between payments we keep nothing there.
+    from.simple("SET idle_session_timeout = 0").await.map_err(on_primary)?;
     let life = life(&mut from).await.map_err(on_primary)?;
     let mut schemas = operator_schemas(&mut from).await.map_err(on_primary)?;
     schemas.extend(operator_schemas(&mut conn).await.map_err(on_secondary)?);
@@ -115,7 +124,10 @@ pub(super) async fn open(primary: &ServerConfig, secondary: &ServerConfig, optio
         life,
         at_snapshot: false,
         poisoned: HashMap::new(),
+        doubtful: HashSet::new(),
+        unfit: HashSet::new(),
         used: Instant::now(),
+        held: Instant::now(),
         options: options.clone(),
     })
 }

@@ -8,6 +8,7 @@
 //! not set `session_replication_role`, foreign keys act there and payments take another order (see `closure`); user
 //! triggers must then be off by name.
 
+mod check;
 mod closure;
 mod copy;
 mod debt;
@@ -33,8 +34,8 @@ use pay::Trouble;
 pub struct Options {
     /// Most keys in one statement: 1 000 to 10 000; more buys nothing.
     pub batch_keys: usize,
-    /// The secondary ends a session that is silent for 30 s, and with it the lock: every `gone`, `release` and empty
-    /// `pay` after this much silence says something to it.
+    /// The secondary ends a session that is silent for 30 s, and with it the lock: every `gone`, `release`, `beat`
+    /// and empty `pay` after this much silence says something to it.
     pub heartbeat: Duration,
     /// Both servers end a transaction of ours that is silent for this long; whole milliseconds. A payment shows thrice
     /// as often that it is alive, so only an applier that hangs is hit.
@@ -114,8 +115,14 @@ impl PgCopier {
             }
             Err(trouble) => trouble,
         };
-        if let Trouble::Unreadable(table, why) = &trouble {
-            link.poisoned.insert(*table, why.clone());
+        match &trouble {
+            Trouble::Unreadable(table, _) if link.doubtful.insert(*table) => (),
+            // Every row is owed already, or it is not the keys.
+            Trouble::Unfit(table, _) if link.unfit.insert(*table) => (),
+            Trouble::Unreadable(table, why) | Trouble::Unfit(table, why) => {
+                link.poisoned.insert(*table, why.clone());
+            }
+            _ => (),
         }
         let (error, alive) = trouble.told();
         if alive {
@@ -126,10 +133,27 @@ impl PgCopier {
 }
 
 impl Link {
+    /// A payment was made: what was known before it, it confirmed.
+    fn paid(&mut self, payments: u64) {
+        self.payments = payments;
+        self.schema_stale = false;
+        self.doubtful.clear();
+        self.unfit.clear();
+    }
+
     async fn heartbeat(&mut self) -> Result<(), Error> {
         if self.used.elapsed() >= self.options.heartbeat {
             self.used = Instant::now();
             self.secondary.simple("SELECT 1").await.map_err(on_secondary)?;
+        }
+        Ok(())
+    }
+
+    /// S is open and nobody asks the primary anything.
+    async fn hold(&mut self) -> Result<(), Error> {
+        if self.at_snapshot && self.held.elapsed() >= self.options.pulse() {
+            self.held = Instant::now();
+            self.primary.simple("SELECT 1").await.map_err(on_primary)?;
         }
         Ok(())
     }
@@ -150,16 +174,19 @@ impl Link {
 
     async fn begin_snapshot(&mut self) -> Result<Snapshot, Error> {
         let sql = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
-            SELECT pg_catalog.pg_current_wal_insert_lsn() - '0/0', pg_catalog.pg_current_wal_flush_lsn() - '0/0'";
-        let rows = self.primary.simple(sql).await.map_err(on_primary)?;
+            SELECT pg_catalog.pg_current_wal_insert_lsn() - '0/0', pg_catalog.pg_current_wal_flush_lsn() - '0/0'; ";
+        let rows = self.primary.simple(&format!("{sql}{}", check::SAVEPOINT)).await.map_err(on_primary)?;
         self.at_snapshot = true;
+        self.held = Instant::now();
         let row = rows.first().ok_or_else(|| Error::Primary("the snapshot's query has no answer".into()))?;
         Ok(Snapshot { written: row.parse(0).map_err(on_primary)?, flushed: row.parse(1).map_err(on_primary)? })
     }
 
     async fn end_snapshot(&mut self) -> Result<(), Error> {
         if std::mem::take(&mut self.at_snapshot) {
-            self.primary.simple("COMMIT").await.map_err(on_primary)?;
+            // Nothing depends on the answer: it is read with the next one.
+            self.primary.put_unwaited("COMMIT");
+            self.primary.send().await.map_err(on_primary)?;
         }
         Ok(())
     }
@@ -209,6 +236,17 @@ impl Copier for PgCopier {
             Err(error @ Error::Stale(_)) => Err(error),
             other => self.lose(other),
         }
+    }
+
+    async fn beat(&mut self) -> Result<(), Error> {
+        let beaten = match self.link() {
+            Ok(link) => match link.hold().await {
+                Ok(()) => link.heartbeat().await,
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error),
+        };
+        self.lose(beaten)
     }
 
     async fn release(&mut self) -> Result<(), Error> {

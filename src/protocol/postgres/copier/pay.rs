@@ -4,8 +4,9 @@
 //! the other as the bytes they are (a DataRow in binary is a tuple of `COPY .. (FORMAT binary)`), the schema is checked
 //! to be the one that was read, and counter and COMMIT follow. A failed statement makes the COMMIT a ROLLBACK, so
 //! nothing is waited for in between.
-//! Five round trips, one after the other, are a small payment: S, the rows, the schema's check, the secondary's whole
-//! transaction, the end of S. Larger ones add none on the secondary, and one on the primary for each batch of keys.
+//! Three round trips, one after the other, are a small payment: S; the rows with the schema's check, while the secondary
+//! deletes; the secondary's COPY and COMMIT. The end of S is not waited for. Larger payments add none: the next flight
+//! of reads is on its way while one is answered.
 //!
 //! A refusal is mended at the same S: a unique value held by a row that nobody owed makes the holder owed, three
 //! times; then the table's rows go one group after the other under savepoints, halved until the refused ones are
@@ -13,18 +14,20 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 use crate::mirror::state::copier::{self, Owed, Paid, Refused};
-use crate::protocol::postgres::catalog::{Kind, LoadError, quote};
+use crate::mirror::state::keys::Key;
+use crate::protocol::postgres::catalog::{LoadError, quote};
 use crate::protocol::postgres::client::{self, Client, DbError, Format, Param, SEND_BYTES};
 use crate::protocol::postgres::key::Layout;
-use crate::protocol::postgres::wire::back;
+use crate::protocol::postgres::wire::{Message, back};
 use crate::record::{TableId, get_varint};
 
 use super::Options;
 use super::closure::{close, parents_first, read_keys};
-use super::copy::{CopyOut, Reader, Request};
-use super::debt::{Arrays, Debt, Debts, batches, refused_key, refused_table, reorder, well_formed};
+use super::copy::{CopyOut, FLIGHT_BYTES, Reader, Request};
+use super::debt::{Arrays, BATCH_BYTES, Debt, Debts, batches, fits, refused_key, refused_table, reorder};
 use super::link::{Link, beside, on_primary, on_secondary};
 use super::schema::{At, Home, Pair};
 
@@ -41,6 +44,8 @@ pub(super) enum Trouble {
     Table(TableId, Box<DbError>),
     /// The primary refuses to read this table; S is gone with it.
     Unreadable(TableId, String),
+    /// The primary cannot read keys of this table: they were written under another one. S is gone with it.
+    Unfit(TableId, String),
     /// Not the schema that was read.
     Stale(String),
 }
@@ -63,6 +68,8 @@ impl Trouble {
                 "42P01" | "42703" | "42883" | "42704" | "3F000" | "55P03" | "40001" | "57014" => {
                     Trouble::Stale(error.to_string())
                 }
+                // Values that are none: of the wrong length they are called a broken protocol.
+                code if code.starts_with("22") || code == "08P01" => Trouble::Unfit(table, error.to_string()),
                 code if !about_the_statement(code) => Trouble::Primary(client::Error::Db(error)),
                 _ => Trouble::Unreadable(table, error.to_string()),
             },
@@ -87,8 +94,9 @@ impl Trouble {
             Trouble::Primary(error) => (on_primary(error), false),
             Trouble::Secondary(error) => (on_secondary(error), false),
             Trouble::Table(_, error) => (copier::Error::Secondary(error.to_string()), false),
-            Trouble::Unreadable(_, why) => (copier::Error::Stale(why), true),
-            Trouble::Stale(why) => (copier::Error::Stale(why), true),
+            Trouble::Unreadable(_, why) | Trouble::Unfit(_, why) | Trouble::Stale(why) => {
+                (copier::Error::Stale(why), true)
+            }
         }
     }
 }
@@ -100,6 +108,8 @@ fn about_the_statement(code: &str) -> bool {
 
 fn loading(error: LoadError, side: fn(client::Error) -> Trouble) -> Trouble {
     match error {
+        // Functions of the catalog answer for now: what is gone since the snapshot has no name and no privileges.
+        LoadError::Client(client::Error::Value(_)) => Trouble::Stale("the schema changed while it was read".into()),
         LoadError::Client(error) => side(error),
         other => side(client::Error::Config(other.to_string())),
     }
@@ -108,7 +118,7 @@ fn loading(error: LoadError, side: fn(client::Error) -> Trouble) -> Trouble {
 /// Run one payment. On `Ok` the secondary has committed it; S is still open.
 pub(super) async fn pay(link: &mut Link, owed: &Owed, options: &Options) -> Result<Paid, Trouble> {
     let mut payment = Payment::begin(link, owed, options).await?;
-    close(payment.link, &mut payment.debts, options.batch_keys).await?;
+    close(payment.link, &mut payment.debts).await?;
     let mut rounds: HashMap<TableId, usize> = HashMap::new();
     loop {
         match payment.attempt().await {
@@ -136,13 +146,20 @@ struct Payment<'p> {
     begun: bool,
 }
 
-/// One statement that was put to the secondary.
+/// The number of the payment is on the secondary if the payment is.
+const COUNT: &str = "UPDATE tandem.payment SET n = n + 1 RETURNING n";
+
+/// What the secondary will answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Step {
     Plain,
     Delete(TableId),
     Copy(TableId),
+    /// The only one with a row.
     Count,
     Commit,
+    /// ReadyForQuery.
+    Ready,
 }
 
 impl<'p> Payment<'p> {
@@ -163,8 +180,10 @@ impl<'p> Payment<'p> {
 
     /// Was anything captured under another key than the table's as far as known?
     fn owes_by_other_keys(&self) -> bool {
-        let other = |table, key: &[u8]| Layout::of_key(key) != self.link.schema.layout(table);
-        self.owed.keys.iter().any(|(&table, keys)| keys.keys().any(|key| other(table, key)))
+        self.owed.keys.iter().any(|(&table, keys)| {
+            let layout = self.link.schema.layout(table);
+            keys.keys().any(|key| Layout::of_key(key) != layout)
+        })
     }
 
     async fn load(&mut self) -> Result<(), Trouble> {
@@ -197,47 +216,42 @@ impl<'p> Payment<'p> {
     }
 
     fn gather(&mut self) {
-        let schema = &mut self.link.schema;
-        let mut refused = Vec::new();
         for (&table, keys) in &self.owed.keys {
-            let (pair, places) = match schema.home(table) {
-                Home::Pair(pair, places) => (pair, places),
-                Home::Nowhere => continue,
-                Home::Refused(name, why) => {
-                    refused.push(refused_table(table, name, why));
-                    continue;
-                }
-            };
+            let Some((pair, places)) = self.home(table) else { continue };
+            let unfit = self.link.unfit.contains(&pair.id);
+            let layout = self.link.schema.layout(table);
             let debt = self.debts.entry(pair.id).or_insert_with(|| Debt::new(pair.clone()));
-            let layout = schema.layout(table);
-            debt.keys.reserve(keys.len());
-            for (key, &flagged) in keys {
-                if Layout::of_key(key) != layout {
-                    // The table has got another key since: nothing says which row this was.
+            match places {
+                // Captured under another key: which rows it meant nobody knows.
+                _ if unfit || !keys.keys().all(|key| fits(layout, pair.key.len(), key)) => {
                     debt.whole = true;
-                    continue;
+                    debt.lost |= keys.values().any(|&flagged| flagged);
                 }
-                if !well_formed(&pair, key) {
-                    refused.push(refused_key(&pair, key, "the record's key is malformed".into()));
-                    continue;
-                }
-                let key =
-                    places.as_ref().map_or(Cow::Borrowed(&key[..]), |places| Cow::Owned(reorder(&pair, key, places)));
-                debt.owe(key, flagged);
+                None => debt.owe_all(keys),
+                Some(places) => keys.iter().for_each(|(key, &flagged)| {
+                    debt.owe(reorder(&pair, key, &places), flagged);
+                }),
             }
         }
         for &table in &self.owed.tables {
-            match schema.home(table) {
-                Home::Pair(pair, _) => self.debts.entry(pair.id).or_insert_with(|| Debt::new(pair)).whole = true,
-                Home::Nowhere => (),
-                Home::Refused(name, why) => refused.push(refused_table(table, name, why)),
+            if let Some((pair, _)) = self.home(table) {
+                self.debts.entry(pair.id).or_insert_with(|| Debt::new(pair)).whole = true;
             }
         }
-        self.paid.refused = refused;
         for (table, why) in self.link.poisoned.clone() {
             let name = self.link.schema.name(table);
             self.refuse(table, name, why);
         }
+    }
+
+    /// Where a table is paid; one that cannot be paid is refused.
+    fn home(&mut self, table: TableId) -> Option<(Arc<Pair>, Option<Vec<usize>>)> {
+        match self.link.schema.home(table) {
+            Home::Pair(pair, places) => return Some((pair, places)),
+            Home::Nowhere => (),
+            Home::Refused(name, why) => self.paid.refused.push(refused_table(table, name, why)),
+        }
+        None
     }
 
     /// Leave a table out.
@@ -250,46 +264,42 @@ impl<'p> Payment<'p> {
     async fn attempt(&mut self) -> Result<(), Trouble> {
         let order = self.order();
         let mut steps = Steps::default();
-        if !self.begun {
-            self.link.secondary.put_query("BEGIN");
-            steps.put(Step::Plain);
-            self.begun = true;
+        let (debts, options) = (&self.debts, self.options);
+        let sorted: HashMap<TableId, Vec<&[u8]>> = debts.iter().map(|(id, debt)| (*id, debt.sorted())).collect();
+        let mut reader = Reader::new(requests(debts, &order, &sorted, &self.isolated, options.batch_keys));
+        reader.pump(self.link).await.map_err(Trouble::Primary)?;
+        if !std::mem::replace(&mut self.begun, true) {
+            steps.put_statement(self.link, Step::Plain, "BEGIN", &Arrays::none());
         }
+        steps.put_statement(self.link, Step::Count, COUNT, &Arrays::none());
         // One statement a table where foreign keys act: a table that points at itself must not lose half its rows.
-        let batch_keys = if self.link.replica { self.options.batch_keys } else { usize::MAX };
-        let sorted: HashMap<TableId, Vec<&[u8]>> = self.debts.iter().map(|(id, debt)| (*id, debt.sorted())).collect();
-        let requests = requests(&self.debts, &order, &sorted, &self.isolated, batch_keys);
-        let mut reader = Reader::new(requests);
-        reader.pump(&mut self.link.primary).await.map_err(Trouble::Primary)?;
+        let batch_keys = if self.link.replica { options.batch_keys } else { usize::MAX };
         for id in order.iter().rev() {
-            delete(self.link, &self.debts[id], &sorted[id], batch_keys, &mut steps).await?;
+            delete(self.link, &debts[id], &sorted[id], batch_keys, &mut steps).await?;
         }
+        steps.put_sync(self.link);
+        send_to_secondary(self.link).await?;
         let mut bytes = 0;
         for id in order.iter().filter(|id| !self.isolated.contains(id)) {
-            bytes += copy(self.link, &mut reader, &self.debts[id].pair, &mut steps).await?;
+            let pair = &debts[id].pair;
+            bytes += copy(self.link, &mut reader, pair, pair.copy_sql(), &mut steps).await?;
         }
         let mut refused = Vec::new();
         if !self.isolated.is_empty() {
             steps.settle(self.link).await?;
             for id in order.iter().filter(|id| self.isolated.contains(id)) {
-                let (keys, pair) = (&sorted[id], &self.debts[id].pair);
-                bytes += isolate(self.link, pair, keys, self.options.batch_keys, &mut steps.rows, &mut refused).await?;
+                let (keys, pair) = (&sorted[id], &debts[id].pair);
+                bytes += isolate(self.link, pair, keys, options.batch_keys, &mut steps.rows, &mut refused).await?;
             }
         }
-        check_schema(self.link, &self.debts).await?;
-        let conn = &mut self.link.secondary;
-        conn.put_statement("UPDATE tandem.payment SET n = n + 1 RETURNING n", &[], Format::Text);
-        conn.put_sync();
-        steps.put(Step::Count);
-        conn.put_query("COMMIT");
-        steps.put(Step::Commit);
+        // All that was read has been checked.
+        steps.put_query(self.link, Step::Commit, "COMMIT");
         steps.settle(self.link).await?;
         self.paid.payments = steps.payments.ok_or(Trouble::Secondary(client::Error::Value(0)))?;
         self.paid.keys = sorted.values().map(|keys| keys.len() as u64).sum();
         (self.paid.rows, self.paid.bytes) = (steps.rows, bytes);
         self.paid.refused.append(&mut refused);
-        self.link.payments = self.paid.payments;
-        self.link.schema_stale = false;
+        self.link.paid(self.paid.payments);
         Ok(())
     }
 
@@ -317,13 +327,10 @@ impl<'p> Payment<'p> {
         if error.code == "23505" && round <= ROUNDS {
             let holders = self.holders(&pair, error).await?;
             let debt = self.debts.get_mut(&table).expect("found above");
-            let news = holders.into_iter().filter(|key| debt.owe(Cow::Owned(key.clone()), !self.link.replica)).count();
+            let flagged = !self.link.replica;
+            let news = holders.into_iter().filter(|key| debt.owe(key.clone(), flagged)).count();
             if news > 0 {
-                return if self.link.replica {
-                    Ok(())
-                } else {
-                    close(self.link, &mut self.debts, self.options.batch_keys).await
-                };
+                return if self.link.replica { Ok(()) } else { close(self.link, &mut self.debts).await };
             }
         }
         self.isolated.insert(table);
@@ -331,7 +338,7 @@ impl<'p> Payment<'p> {
     }
 
     /// Rows of the secondary that hold a unique value which owed rows bring: a stranger's, or a dirty row.
-    async fn holders(&mut self, pair: &Pair, error: &DbError) -> Result<Vec<Vec<u8>>, Trouble> {
+    async fn holders(&mut self, pair: &Arc<Pair>, error: &DbError) -> Result<Vec<Key>, Trouble> {
         let (Some(schema), Some(index)) = (&error.schema, &error.constraint) else { return Ok(Vec::new()) };
         let name = format!("{}.{}", quote(schema), quote(index));
         let conn = &mut self.link.secondary;
@@ -349,16 +356,22 @@ impl<'p> Payment<'p> {
         }
     }
 
-    async fn held_values(&mut self, pair: &Pair, unique: &Unique) -> Result<Vec<Vec<u8>>, Trouble> {
+    async fn held_values(&mut self, pair: &Arc<Pair>, unique: &Unique) -> Result<Vec<Key>, Trouble> {
         let refused = |error| Trouble::writing(pair.id, error);
         self.link.secondary.simple(&pair.scratch_sql()).await.map_err(refused)?;
         let keys = self.debts[&pair.id].sorted();
-        for batch in batches(pair, &keys, self.options.batch_keys) {
+        for batch in batches(pair, &keys, self.options.batch_keys, BATCH_BYTES) {
             copy_batch(self.link, pair, batch, "pg_temp.tandem_in").await?;
         }
         let mut found = Vec::new();
-        let (link, sql, none) = (&mut *self.link, unique.holders_sql(pair), Arrays::none());
-        let reading = read_keys(&mut link.secondary, pair, &sql, &none, &mut found);
+        let link = &mut *self.link;
+        link.secondary.put_statement(&unique.holders_sql(pair), &[], Format::Binary);
+        link.secondary.put_sync();
+        send_to_secondary(link).await?;
+        let reading = async {
+            read_keys(&mut link.secondary, pair, &mut found).await?;
+            link.secondary.finish().await
+        };
         beside(&mut link.primary, link.options.pulse(), reading).await.map_err(refused)?;
         Ok(found)
     }
@@ -434,7 +447,7 @@ fn requests<'k>(
         if debt.whole {
             requests.push_back(Request { pair: debt.pair.clone(), keys: None });
         }
-        let batches = batches(&debt.pair, &sorted[id], batch_keys).into_iter();
+        let batches = batches(&debt.pair, &sorted[id], batch_keys, FLIGHT_BYTES / 2).into_iter();
         requests.extend(batches.map(|keys| Request { pair: debt.pair.clone(), keys: Some(keys) }));
     }
     requests
@@ -447,67 +460,59 @@ async fn delete(
     batch_keys: usize,
     steps: &mut Steps,
 ) -> Result<(), Trouble> {
-    let id = debt.pair.id;
+    let step = Step::Delete(debt.pair.id);
     if debt.whole {
-        link.secondary.put_query(&debt.pair.delete_whole_sql());
-        steps.put(Step::Delete(id));
+        steps.put_statement(link, step, &debt.pair.delete_whole_sql(), &Arrays::none());
     }
     let sql = debt.pair.delete_sql();
-    for batch in batches(&debt.pair, keys, batch_keys) {
-        link.secondary.put_statement(&sql, &Arrays::of(&debt.pair, batch).params(), Format::Text);
-        link.secondary.put_sync();
-        steps.put(Step::Delete(id));
+    for batch in batches(&debt.pair, keys, batch_keys, BATCH_BYTES) {
+        steps.put_statement(link, step, &sql, &Arrays::of(&debt.pair, batch));
         if link.secondary.unsent() >= SEND_BYTES {
+            steps.put_sync(link);
             send_to_secondary(link).await?;
+            steps.keep_near(link).await?;
         }
-        steps.keep_near(link).await?;
     }
     Ok(())
 }
 
-/// Stream one table's rows; how many bytes.
-async fn copy(link: &mut Link, reader: &mut Reader<'_>, pair: &Pair, steps: &mut Steps) -> Result<u64, Trouble> {
-    let mut out = CopyOut::new(pair.copy_sql(), pair.binary);
-    while reader.next_is(pair.id) {
-        let unreadable = |error| Trouble::reading_primary(pair.id, error);
-        // The primary is silent while it works: let the secondary work meanwhile.
-        out.close(&mut link.secondary);
-        send_to_secondary(link).await?;
-        stream(link, &mut out, unreadable).await?;
-        reader.done(&mut link.primary).await.map_err(Trouble::Primary)?;
+/// Stream one table's rows; how many bytes. If they cannot be read, or were not those of S, the COPY is given up, so
+/// that its connection lives on.
+async fn copy(
+    link: &mut Link,
+    reader: &mut Reader<'_>,
+    pair: &Pair,
+    sql: String,
+    steps: &mut Steps,
+) -> Result<u64, Trouble> {
+    let mut out = CopyOut::new(sql, pair.binary);
+    let streamed = stream(link, reader, pair.id, &mut out).await;
+    if streamed.is_err() {
+        out.give_up(&mut link.secondary);
+    } else if out.end(&mut link.secondary) {
+        steps.wait_for(Step::Copy(pair.id));
     }
-    if out.end(&mut link.secondary) {
-        steps.put(Step::Copy(pair.id));
-    }
-    Ok(out.bytes())
+    streamed.map(|()| out.bytes())
 }
 
-/// Rows of one answer into a COPY. If reading fails the COPY is given up, so that its connection lives on.
-async fn stream(
-    link: &mut Link,
-    out: &mut CopyOut,
-    unreadable: impl Fn(client::Error) -> Trouble,
-) -> Result<(), Trouble> {
-    loop {
-        match next_row(link, out).await {
-            Ok(Some(row)) if out.row(&mut link.secondary, &row).map_err(Trouble::Primary)? => {
+/// Rows of all answers that are this table's into a COPY.
+async fn stream(link: &mut Link, reader: &mut Reader<'_>, table: TableId, out: &mut CopyOut) -> Result<(), Trouble> {
+    while reader.next_is(table) {
+        while let Some(row) = next_row(link, out).await.map_err(|error| Trouble::reading_primary(table, error))? {
+            if out.row(&mut link.secondary, &row).map_err(Trouble::Primary)? {
                 out.close(&mut link.secondary);
                 send_to_secondary(link).await?;
             }
-            Ok(Some(_)) => (),
-            Ok(None) => return Ok(()),
-            Err(error) => {
-                out.give_up(&mut link.secondary);
-                return Err(unreadable(error));
-            }
         }
+        reader.done(link).await?;
     }
+    Ok(())
 }
 
 /// The primary may be long in finding a row: the secondary is told meanwhile that we are alive.
 async fn next_row(link: &mut Link, out: &mut CopyOut) -> Result<Option<client::DataRow>, client::Error> {
     let (pulse, to) = (link.options.pulse(), &mut link.secondary);
-    let next = link.primary.next_row();
+    let next = link.primary.next_row_of_statement();
     tokio::pin!(next);
     loop {
         tokio::select! {
@@ -528,33 +533,26 @@ async fn send_to_secondary(link: &mut Link) -> Result<(), Trouble> {
 }
 
 /// Copy one batch by itself and wait for the answer: how many rows and bytes.
-async fn copy_batch(link: &mut Link, pair: &Pair, keys: &[&[u8]], table: &str) -> Result<(u64, u64), Trouble> {
-    let arrays = Arrays::of(pair, keys);
-    let from = &mut link.primary;
-    from.put_statement(&pair.read_sql(), &arrays.params(), if pair.binary { Format::Binary } else { Format::Text });
-    from.put_sync();
-    from.send().await.map_err(Trouble::Primary)?;
-    let mut out = CopyOut::new(pair.copy_into(table), pair.binary);
-    stream(link, &mut out, |error| Trouble::reading_primary(pair.id, error)).await?;
+async fn copy_batch(link: &mut Link, pair: &Arc<Pair>, keys: &[&[u8]], table: &str) -> Result<(u64, u64), Trouble> {
+    let mut reader = Reader::new([Request { pair: pair.clone(), keys: Some(keys) }].into());
+    reader.pump(link).await.map_err(Trouble::Primary)?;
     let mut steps = Steps::default();
-    if out.end(&mut link.secondary) {
-        steps.put(Step::Copy(pair.id));
-        steps.settle(link).await?;
-    }
-    Ok((steps.rows, out.bytes()))
+    let bytes = copy(link, &mut reader, pair, pair.copy_into(table), &mut steps).await?;
+    steps.settle(link).await?;
+    Ok((steps.rows, bytes))
 }
 
 /// Copy a table group by group, halving what is refused, until the refused keys are known.
 async fn isolate(
     link: &mut Link,
-    pair: &Pair,
+    pair: &Arc<Pair>,
     keys: &[&[u8]],
     batch_keys: usize,
     rows: &mut u64,
     refused: &mut Vec<Refused>,
 ) -> Result<u64, Trouble> {
     let mut bytes = 0;
-    let mut left: Vec<&[&[u8]]> = batches(pair, keys, batch_keys);
+    let mut left: Vec<&[&[u8]]> = batches(pair, keys, batch_keys, BATCH_BYTES);
     left.reverse();
     while let Some(group) = left.pop() {
         link.secondary.simple("SAVEPOINT tandem_group").await.map_err(Trouble::Secondary)?;
@@ -588,6 +586,10 @@ const STEPS_AHEAD: usize = 64;
 #[derive(Default)]
 struct Steps {
     waiting: VecDeque<Step>,
+    /// How many [`Step::Ready`] are among them.
+    answers: usize,
+    /// Something was put since the last Sync.
+    open: bool,
     /// The first refusal: all behind it failed with it.
     first: Option<Trouble>,
     rows: u64,
@@ -595,113 +597,105 @@ struct Steps {
 }
 
 impl Steps {
-    fn put(&mut self, step: Step) {
+    /// Put a statement; [`Steps::put_sync`] follows, if not at once.
+    fn put_statement(&mut self, link: &mut Link, step: Step, sql: &str, params: &Arrays) {
+        link.secondary.put_prepared(sql, &params.params(), Format::Text);
         self.waiting.push_back(step);
+        self.open = true;
+    }
+
+    /// Let the statements put so far be answered.
+    fn put_sync(&mut self, link: &mut Link) {
+        if std::mem::take(&mut self.open) {
+            link.secondary.put_sync();
+            self.ready();
+        }
+    }
+
+    fn put_query(&mut self, link: &mut Link, step: Step, sql: &str) {
+        link.secondary.put_query(sql);
+        self.wait_for(step);
+    }
+
+    /// A simple Query was put.
+    fn wait_for(&mut self, step: Step) {
+        self.waiting.push_back(step);
+        self.ready();
+    }
+
+    fn ready(&mut self) {
+        self.waiting.push_back(Step::Ready);
+        self.answers += 1;
     }
 
     /// Read answers if too many are owed; what they refuse is told by [`Steps::settle`].
     async fn keep_near(&mut self, link: &mut Link) -> Result<(), Trouble> {
-        if self.waiting.len() <= STEPS_AHEAD { Ok(()) } else { self.read_down_to(link, STEPS_AHEAD / 2).await }
+        if self.answers <= STEPS_AHEAD { Ok(()) } else { self.read_down_to(link, STEPS_AHEAD / 2).await }
     }
 
     /// Send what was put and read all answers.
     async fn settle(&mut self, link: &mut Link) -> Result<(), Trouble> {
+        send_to_secondary(link).await?;
         self.read_down_to(link, 0).await?;
         self.first.take().map_or(Ok(()), Err)
     }
 
     async fn read_down_to(&mut self, link: &mut Link, left: usize) -> Result<(), Trouble> {
-        send_to_secondary(link).await?;
-        let count = self.waiting.len().saturating_sub(left);
-        for step in self.waiting.drain(..count).collect::<Vec<_>>() {
-            let answer = outcome(&mut link.secondary);
+        while self.answers > left {
+            let answer = link.secondary.recv();
             let answer = beside(&mut link.primary, link.options.pulse(), answer).await;
-            let (row, error) = answer.map_err(Trouble::Secondary)?;
-            self.note(&link.secondary, step, row, error)?;
+            let message = match (answer, self.first.take()) {
+                // Its last words say more than that it is gone.
+                (Err(client::Error::Closed), Some(first)) => return Err(first),
+                (answer, first) => {
+                    self.first = first;
+                    answer.map_err(Trouble::Secondary)?
+                }
+            };
+            self.note(&link.secondary, &message)?;
         }
         Ok(())
     }
 
-    fn note(
-        &mut self,
-        conn: &Client,
-        step: Step,
-        row: Option<client::DataRow>,
-        error: Option<DbError>,
-    ) -> Result<(), Trouble> {
-        match (step, error) {
-            (_, Some(_)) if self.first.is_some() => (),
-            (Step::Delete(id) | Step::Copy(id), Some(error)) => self.first = Some(Trouble::writing(id, error.into())),
-            (_, Some(error)) => self.first = Some(Trouble::Secondary(error.into())),
-            (Step::Copy(_), None) => self.rows += conn.affected(),
-            (Step::Count, None) => self.payments = row.and_then(|row| row.parse(0).ok()),
-            (Step::Commit, None) if self.first.is_none() && conn.tag() != "COMMIT" => {
+    fn note(&mut self, conn: &Client, message: &Message) -> Result<(), Trouble> {
+        match message.kind {
+            back::DATA_ROW => {
+                let row = client::DataRow(message.body.clone());
+                self.payments = Some(row.parse(0).map_err(Trouble::Secondary)?);
+            }
+            back::COMMAND_COMPLETE => self.done(conn)?,
+            back::ERROR_RESPONSE => {
+                let error = DbError::parse(&message.body).map_err(|error| Trouble::Secondary(error.into()))?;
+                self.refused(error);
+            }
+            back::READY_FOR_QUERY => {
+                // After an error the statements up to the Sync are skipped.
+                while self.waiting.pop_front().is_some_and(|step| step != Step::Ready) {}
+                self.answers -= 1;
+            }
+            _ => (),
+        }
+        Ok(())
+    }
+
+    fn done(&mut self, conn: &Client) -> Result<(), Trouble> {
+        match self.waiting.pop_front_if(|step| *step != Step::Ready) {
+            Some(Step::Copy(_)) => self.rows += conn.affected(),
+            Some(Step::Commit) if self.first.is_none() && conn.tag() != "COMMIT" => {
                 return Err(Trouble::Secondary(client::Error::Unexpected { kind: 'C', doing: "committing" }));
             }
             _ => (),
         }
         Ok(())
     }
-}
 
-/// One answer up to ReadyForQuery: its last row, or its error.
-async fn outcome(conn: &mut Client) -> Result<(Option<client::DataRow>, Option<DbError>), client::Error> {
-    let (mut row, mut error) = (None, None);
-    loop {
-        let message = match (conn.recv().await, error) {
-            (Err(client::Error::Closed), Some(fatal)) => return Err(DbError::into(fatal)),
-            (message, earlier) => {
-                error = earlier;
-                message?
-            }
-        };
-        match message.kind {
-            back::DATA_ROW => row = Some(client::DataRow(message.body)),
-            back::ERROR_RESPONSE if error.is_none() => error = Some(DbError::parse(&message.body)?),
-            back::READY_FOR_QUERY => return Ok((row, error)),
-            _ => (),
-        }
+    fn refused(&mut self, error: DbError) {
+        let step = self.waiting.front().copied();
+        self.first.get_or_insert_with(|| match step {
+            Some(Step::Delete(id) | Step::Copy(id)) => Trouble::writing(id, error.into()),
+            _ => Trouble::Secondary(error.into()),
+        });
     }
-}
-
-/// What was read "at S" was there at S: no table was rewritten, truncated, dropped, renamed or widened since, and the
-/// partitions are the known ones. `pg_class` is read at S; `pg_relation_filenode`, `to_regclass` and
-/// `pg_partition_tree` answer for now. The tables are locked by the reads before, so now stays true until S ends.
-async fn check_schema(link: &mut Link, debts: &Debts<'_>) -> Result<(), Trouble> {
-    let sql = "SELECT (SELECT pg_catalog.count(*) FROM unnest($1::pg_catalog.oid[], $2::pg_catalog.int4[]) u(o, n) \
-        JOIN pg_catalog.pg_class c ON c.oid = u.o AND c.relnatts = u.n \
-        AND c.relfilenode = coalesce(pg_catalog.pg_relation_filenode(c.oid), 0)), \
-        (SELECT pg_catalog.count(*) FROM unnest($3::pg_catalog.oid[], $4::pg_catalog.text[]) r(o, n) \
-        WHERE pg_catalog.to_regclass(n) = o), \
-        (SELECT pg_catalog.count(*) FROM unnest($5::pg_catalog.oid[]) r(o), pg_catalog.pg_partition_tree(o))";
-    let (mut oids, mut natts, mut roots, mut names, mut trees) = (vec![], vec![], vec![], vec![], vec![]);
-    let mut partitions = 0;
-    for debt in debts.values() {
-        let tree = link.schema.tree(&debt.pair);
-        if debt.pair.primary.kind == Kind::Partitioned {
-            partitions += tree.len();
-            trees.push(debt.pair.primary.oid.to_string());
-        }
-        oids.extend(tree.iter().map(|(oid, _)| oid.to_string()));
-        natts.extend(tree.iter().map(|(_, natts)| natts.to_string()));
-        roots.push(debt.pair.primary.oid.to_string());
-        names.push(format!("\"{}\"", debt.pair.primary.sql().replace('\\', "\\\\").replace('"', "\\\"")));
-    }
-    if roots.is_empty() {
-        return Ok(());
-    }
-    let expected = [oids.len(), roots.len(), partitions];
-    let arrays = [oids, natts, roots, names, trees].map(|values| format!("{{{}}}", values.join(",")));
-    let params = [0, 1, 2, 3, 4].map(|at| Param::text(&arrays[at]));
-    let asking = link.primary.query(sql, &params, Format::Text);
-    let rows = beside(&mut link.secondary, link.options.pulse(), asking).await.map_err(Trouble::Primary)?;
-    let row = rows.first().ok_or(Trouble::Primary(client::Error::Value(0)))?;
-    for (at, expected) in expected.into_iter().enumerate() {
-        if row.parse::<usize>(at).map_err(Trouble::Primary)? != expected {
-            return Err(Trouble::Stale("a table was rewritten, changed or moved".into()));
-        }
-    }
-    Ok(())
 }
 
 /// A unique index, column by column.

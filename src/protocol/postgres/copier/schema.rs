@@ -29,7 +29,29 @@ pub(super) struct Pair {
     pub(super) key: Vec<KeyColumn>,
     /// Two spellings may be one key: rows are read once per row, not once per key, and all in one statement.
     pub(super) wide: bool,
+    /// The table on the primary and all its partitions, as they were when the catalog was read.
+    pub(super) footprint: Footprint,
 }
+
+/// What tells, at a later snapshot, that a table and its partitions are still the ones whose catalog was read.
+#[derive(Debug)]
+pub(super) struct Footprint {
+    /// The table's and its partitions' oids, and the [`PRINT`] of each.
+    pub(super) prints: Vec<(u32, String)>,
+    pub(super) partitioned: bool,
+}
+
+/// Changes with every change of a table's columns, key, constraints and foreign keys (those that point at it have
+/// internal triggers here), for a row of `pg_class c`: the transactions that wrote its rows of the catalogs. What VACUUM
+/// and ANALYZE write there they write in place.
+pub(super) const PRINT: &str = "pg_catalog.concat_ws(',', c.relkind, c.relnatts, \
+    (SELECT pg_catalog.sum(p.xmin::pg_catalog.text::pg_catalog.int8) FROM pg_catalog.pg_index p WHERE p.indrelid = c.oid), \
+    (SELECT pg_catalog.sum(p.xmin::pg_catalog.text::pg_catalog.int8) FROM pg_catalog.pg_attribute p \
+      WHERE p.attrelid = c.oid AND p.attnum > 0), \
+    (SELECT pg_catalog.sum(p.xmin::pg_catalog.text::pg_catalog.int8) FROM pg_catalog.pg_constraint p \
+      WHERE p.conrelid = c.oid), \
+    (SELECT pg_catalog.sum(p.xmin::pg_catalog.text::pg_catalog.int8) FROM pg_catalog.pg_trigger p \
+      WHERE p.tgrelid = c.oid))";
 
 /// One column of a table's key.
 #[derive(Debug)]
@@ -88,14 +110,21 @@ impl Pair {
         (0..self.key.len()).map(equal).collect::<Vec<_>>().join(" AND ")
     }
 
+    /// A key of one column whose parameter has its type: one scan of the index finds all, each row once.
+    fn any(&self) -> Option<String> {
+        match &self.key[..] {
+            [KeyColumn { name, casts: None, .. }] => Some(format!("t.{} = ANY ($1)", quote(name))),
+            _ => None,
+        }
+    }
+
     pub(super) fn read_sql(&self) -> String {
+        let (columns, table) = (self.column_list("t."), self.table(At::Primary));
+        if let Some(any) = self.any() {
+            return format!("SELECT {columns} FROM {table} t WHERE {any}");
+        }
         let once = if self.wide { "DISTINCT ON (t.tableoid, t.ctid) " } else { "" };
-        let (columns, unnest) = (self.column_list("t."), self.unnest());
-        format!(
-            "SELECT {once}{columns} FROM {unnest} JOIN {} t ON {}",
-            self.table(At::Primary),
-            self.matched(At::Primary)
-        )
+        format!("SELECT {once}{columns} FROM {} JOIN {table} t ON {}", self.unnest(), self.matched(At::Primary))
     }
 
     pub(super) fn read_whole_sql(&self) -> String {
@@ -103,8 +132,11 @@ impl Pair {
     }
 
     pub(super) fn delete_sql(&self) -> String {
-        let unnest = self.unnest();
-        format!("DELETE FROM {} t USING {unnest} WHERE {}", self.table(At::Secondary), self.matched(At::Secondary))
+        let table = self.table(At::Secondary);
+        if let Some(any) = self.any() {
+            return format!("DELETE FROM {table} t WHERE {any}");
+        }
+        format!("DELETE FROM {table} t USING {} WHERE {}", self.unnest(), self.matched(At::Secondary))
     }
 
     pub(super) fn delete_whole_sql(&self) -> String {
@@ -160,8 +192,8 @@ pub(super) struct Schema {
     pub(super) primary: Catalog,
     pub(super) secondary: Catalog,
     pairs: HashMap<TableId, Result<Arc<Pair>, String>>,
-    /// `relnatts` by oid on the primary: a column added behind our back shows there.
-    natts: HashMap<u32, i32>,
+    /// [`PRINT`] by oid on the primary.
+    prints: HashMap<u32, String>,
     /// Array types of PostgreSQL's own types.
     arrays: HashMap<u32, u32>,
     readable: HashSet<u32>,
@@ -182,12 +214,15 @@ impl Schema {
     pub(super) async fn load_primary(&mut self, conn: &mut Client) -> Result<(), catalog::LoadError> {
         self.primary = catalog::load(conn).await?;
         self.pairs.clear();
-        self.natts.clear();
+        self.prints.clear();
         self.readable.clear();
-        let sql = "SELECT oid, relnatts, pg_catalog.has_table_privilege(oid, 'SELECT') FROM pg_catalog.pg_class \
-            WHERE relkind IN ('r', 'p')";
-        for row in conn.simple(sql).await? {
-            self.natts.insert(row.parse(0)?, row.parse(1)?);
+        // Privileges are those of now: of a table that is gone since S nothing is known, and reading it will say so.
+        let sql = format!(
+            "SELECT c.oid, {PRINT}, coalesce(pg_catalog.has_table_privilege(c.oid, 'SELECT'), true) \
+             FROM pg_catalog.pg_class c WHERE c.relkind IN ('r', 'p') AND c.oid >= 16384"
+        );
+        for row in conn.simple(&sql).await? {
+            self.prints.insert(row.parse(0)?, row.string(1)?);
             if row.bool(2)? {
                 self.readable.insert(row.parse(0)?);
             }
@@ -217,7 +252,7 @@ impl Schema {
             primary: Catalog::default(),
             secondary: Catalog::default(),
             pairs: HashMap::new(),
-            natts: HashMap::new(),
+            prints: HashMap::new(),
             arrays: HashMap::new(),
             readable: HashSet::new(),
             writable: HashSet::new(),
@@ -285,7 +320,8 @@ impl Schema {
         let (columns, binary) = shared_columns(primary, &secondary)?;
         let key = primary.key_columns().map(|column| self.key_column(column, &secondary)).collect::<Result<_, _>>()?;
         let wide = !primary.key_columns().all(exact);
-        Ok(Pair { id: primary.id, primary: Arc::clone(primary), secondary, columns, binary, key, wide })
+        let footprint = self.footprint(primary);
+        Ok(Pair { id: primary.id, primary: Arc::clone(primary), secondary, columns, binary, key, wide, footprint })
     }
 
     fn key_column(&self, column: &Column, secondary: &Relation) -> Result<KeyColumn, String> {
@@ -303,9 +339,8 @@ impl Schema {
         })
     }
 
-    /// The table and all its partitions on the primary, with their `relnatts`.
-    pub(super) fn tree(&self, pair: &Pair) -> Vec<(u32, i32)> {
-        let mut tree = vec![pair.primary.oid];
+    fn footprint(&self, primary: &Relation) -> Footprint {
+        let mut tree = vec![primary.oid];
         let mut at = 0;
         while let Some(relation) = tree.get(at).and_then(|oid| self.primary.relations.get(oid)) {
             if relation.kind == Kind::Partitioned {
@@ -313,7 +348,8 @@ impl Schema {
             }
             at += 1;
         }
-        tree.into_iter().map(|oid| (oid, self.natts.get(&oid).copied().unwrap_or(-1))).collect()
+        let print = |oid| (oid, self.prints.get(&oid).cloned().unwrap_or_default());
+        Footprint { prints: tree.into_iter().map(print).collect(), partitioned: primary.kind == Kind::Partitioned }
     }
 }
 

@@ -1,0 +1,132 @@
+//! What was read "at S" was there at S.
+//!
+//! Rows are read at S, the schema of now decides where: what rewrites, empties, drops, renames or detaches a table
+//! after S shows nothing of it to S, and a payment would delete what it did not find. So every read is followed, while
+//! the read's lock keeps others from changing the table, by a question: is it still the table whose catalog was read?
+//! `pg_class` and the other catalogs answer for S; `pg_relation_filenode`, `to_regclass` and `pg_partition_tree` for
+//! now.
+//!
+//! Then the lock is given back, before S is: the reads and their check stand behind a savepoint, and going back to it
+//! frees their locks. A client's schema change waits for one such flight, and not for a payment of a million keys, nor
+//! for a slow secondary, and nobody queues behind it. What was read before the change is right at S; what is read
+//! after it meets its own check, and S is taken anew.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use crate::protocol::postgres::client::{self, Client, DataRow, Format, Param};
+
+use super::pay::Trouble;
+use super::schema::{PRINT, Pair};
+
+/// A question that was put, and what it must be answered.
+pub(super) struct Check {
+    tables: usize,
+    roots: usize,
+    partitions: usize,
+}
+
+/// The savepoint behind which everything is read: a part of the statement that begins S.
+pub(super) const SAVEPOINT: &str = "SAVEPOINT tandem_read";
+
+/// Put the question about tables that were read since the savepoint, the return to it, and the flight's Sync.
+pub(super) fn put<'a>(conn: &mut Client, pairs: impl Iterator<Item = &'a Arc<Pair>>) -> Check {
+    let mut check = Check { tables: 0, roots: 0, partitions: 0 };
+    let [mut oids, mut prints, mut roots, mut names, mut trees] = [const { String::new() }; 5];
+    for pair in pairs {
+        let oid = pair.primary.oid;
+        check.roots += 1;
+        push(&mut roots, oid);
+        push_quoted(&mut names, &pair.primary.sql());
+        for (oid, print) in &pair.footprint.prints {
+            check.tables += 1;
+            push(&mut oids, oid);
+            push_quoted(&mut prints, print);
+        }
+        if pair.footprint.partitioned {
+            check.partitions += pair.footprint.prints.len();
+            push(&mut trees, oid);
+        }
+    }
+    let arrays = [oids, prints, roots, names, trees].map(|values| format!("{{{values}}}"));
+    // The trees are a table function of their own cost: most databases have none.
+    let (sql, count) = if check.partitions > 0 { (with_trees(), 5) } else { (without_trees(), 4) };
+    let params: Vec<_> = arrays[..count].iter().map(|array| Param::text(array)).collect();
+    conn.put_prepared(&sql, &params, Format::Text);
+    conn.put_prepared("ROLLBACK TO tandem_read", &[], Format::Text);
+    conn.put_sync();
+    check
+}
+
+impl Check {
+    /// Read the answer, and all that is left of its flight's.
+    pub(super) async fn read(&self, conn: &mut Client) -> Result<(), Trouble> {
+        let row = conn.next_row_of_statement().await.map_err(refused)?;
+        let row = row.ok_or(Trouble::Primary(client::Error::Value(0)))?;
+        conn.finish().await.map_err(refused)?;
+        if self.holds(&row).map_err(Trouble::Primary)? {
+            return Ok(());
+        }
+        Err(Trouble::Stale("a table was rewritten, changed or moved".into()))
+    }
+
+    fn holds(&self, row: &DataRow) -> Result<bool, client::Error> {
+        let partitions = if self.partitions > 0 { row.parse::<usize>(2)? } else { 0 };
+        Ok((row.parse(0)?, row.parse(1)?, partitions) == (self.tables, self.roots, self.partitions))
+    }
+}
+
+/// A schema change may have the server refuse the question itself: a partition that vanishes while it is looked at.
+fn refused(error: client::Error) -> Trouble {
+    match error.code() {
+        Some(code) if code.starts_with("42") || code == "55P03" || code == "XX000" => Trouble::Stale(error.to_string()),
+        _ => Trouble::Primary(error),
+    }
+}
+
+fn without_trees() -> String {
+    format!(
+        "SELECT (SELECT pg_catalog.count(*) FROM unnest($1::pg_catalog.oid[], $2::pg_catalog.text[]) u(o, print) \
+         JOIN pg_catalog.pg_class c ON c.oid = u.o \
+         AND c.relfilenode = coalesce(pg_catalog.pg_relation_filenode(c.oid), 0) AND {PRINT} = u.print), \
+         (SELECT pg_catalog.count(*) FROM unnest($3::pg_catalog.oid[], $4::pg_catalog.text[]) r(o, name) \
+         WHERE pg_catalog.to_regclass(name) = o)"
+    )
+}
+
+fn with_trees() -> String {
+    let trees = "(SELECT pg_catalog.count(*) FROM unnest($5::pg_catalog.oid[]) r(o), pg_catalog.pg_partition_tree(o))";
+    format!("{}, {trees}", without_trees())
+}
+
+fn push(array: &mut String, value: impl std::fmt::Display) {
+    if !array.is_empty() {
+        array.push(',');
+    }
+    write!(array, "{value}").expect("a string takes everything");
+}
+
+/// An element of an array as text (documentation, "Array Input and Output Syntax").
+fn push_quoted(array: &mut String, value: &str) {
+    push(array, '"');
+    for character in value.chars() {
+        if matches!(character, '"' | '\\') {
+            array.push('\\');
+        }
+        array.push(character);
+    }
+    array.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_quoted_as_elements_of_an_array() {
+        let mut array = String::new();
+        push_quoted(&mut array, r#""a"."b\c""#);
+        push_quoted(&mut array, "d");
+        assert_eq!(array, r#""\"a\".\"b\\c\"","d""#);
+    }
+}
