@@ -142,7 +142,12 @@ async fn greet(client: TcpStream, front: &Arc<Front>) -> Result<Option<(Stream, 
                 same.write_all(b"N").await?;
                 client = same;
             }
-            (CANCEL_REQUEST, _) => return cancel(&first, front).await.map(|()| None),
+            (CANCEL_REQUEST, mut client) => {
+                cancel(&first, front).await?;
+                // Without the end of its TLS stream libpq takes the cancellation for failed.
+                client.shutdown().await?;
+                return Ok(None);
+            }
             (_, mut plain @ Stream::Tcp(_)) if front.tls_required => {
                 let text = "tandem takes only clients with TLS here";
                 return refuse(&mut plain, "28000", text, Some("set sslmode=require")).await.map(|()| None);

@@ -11,7 +11,7 @@ use std::io;
 use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::wire::{Fields, HEADER, Header, WireError, back, error_response, front, message};
+use super::wire::{Fields, HEADER, Header, WireError, back, cstr, error_response, front, message};
 
 /// PostgreSQL's own limit of a start-up packet.
 pub(super) const STARTUP_BYTES_MAX: usize = 10_000;
@@ -85,6 +85,7 @@ where
 {
     let mut started = Started::default();
     let mut answer = BytesMut::new();
+    let mut unbound = false;
     loop {
         let (kind, mut whole) = whole_message(server, AUTH_BYTES_MAX * 16).await?;
         let body = &whole[HEADER..];
@@ -94,8 +95,10 @@ where
                 asks = authentication_asks(body);
                 if let Some(without) = without_channel_binding(body)? {
                     whole = without;
+                    unbound = true;
                 }
             }
+            back::ERROR_RESPONSE if unbound => whole = with_hint(body)?,
             back::BACKEND_KEY_DATA => {
                 started.key = body.to_vec();
                 started.pid = Fields::new(kind, body).u32()?;
@@ -143,22 +146,26 @@ fn authentication_asks(body: &[u8]) -> bool {
     matches!(code, Ok(3 | 5 | 7..=11))
 }
 
-/// AuthenticationSASL without the mechanisms that bind to a TLS channel; `None`: nothing to change.
+/// AuthenticationSASL without the mechanisms that bind to a TLS channel; `None`: there is none.
 fn without_channel_binding(body: &[u8]) -> Result<Option<BytesMut>, WireError> {
     let mut fields = Fields::new(back::AUTHENTICATION, body);
     if fields.i32()? != 10 {
         return Ok(None);
     }
     let mut out = BytesMut::new();
-    let mut kept = Vec::new();
+    let (mut kept, mut all) = (Vec::new(), 0);
     loop {
         let mechanism = fields.cstr()?;
         if mechanism.is_empty() {
             break;
         }
+        all += 1;
         if !mechanism.ends_with(b"-PLUS") {
             kept.push(mechanism);
         }
+    }
+    if kept.len() == all {
+        return Ok(None);
     }
     message(&mut out, back::AUTHENTICATION, |b| {
         b.put_i32(10);
@@ -169,6 +176,36 @@ fn without_channel_binding(body: &[u8]) -> Result<Option<BytesMut>, WireError> {
         b.put_u8(0);
     });
     Ok(Some(out))
+}
+
+/// INVALID AUTHORIZATION SPECIFICATION: what the server calls a client that takes the missing mechanism for an attack.
+const INVALID_AUTHORIZATION: &[u8] = b"28000";
+const HINT: &[u8] = b"tandem stands between two TLS channels; connect to it with channel_binding=disable";
+
+/// The server's refusal; where the mechanism that we left out is the reason, with what to do.
+fn with_hint(body: &[u8]) -> Result<BytesMut, WireError> {
+    let mut fields = Fields::new(back::ERROR_RESPONSE, body);
+    let (mut code, mut hint) = (&b""[..], false);
+    loop {
+        match fields.u8()? {
+            0 => break,
+            b'C' => code = fields.cstr()?,
+            field => {
+                hint |= field == b'H';
+                fields.cstr()?;
+            }
+        }
+    }
+    let mut out = BytesMut::new();
+    message(&mut out, back::ERROR_RESPONSE, |b| {
+        b.extend_from_slice(&body[..body.len() - fields.rest().len() - 1]);
+        if code == INVALID_AUTHORIZATION && !hint {
+            b.put_u8(b'H');
+            cstr(b, HINT);
+        }
+        b.put_u8(0);
+    });
+    Ok(out)
 }
 
 /// Read one message whole, not one byte more.
@@ -188,6 +225,7 @@ async fn whole_message<S: AsyncRead + Unpin>(stream: &mut S, limit: usize) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::postgres::wire;
 
     #[test]
     fn channel_binding_is_not_offered() {
@@ -197,6 +235,18 @@ mod tests {
         let out = without_channel_binding(&body).expect("well formed").expect("changed");
         assert_eq!(&out[HEADER + 4..], b"SCRAM-SHA-256\0\0");
         assert!(authentication_asks(&body));
+    }
+
+    #[test]
+    fn a_client_that_binds_all_the_same_is_told_what_to_do() {
+        let mut refusal = BytesMut::new();
+        wire::error_response(&mut refusal, "FATAL", "28000", "SCRAM channel binding negotiation error", None);
+        let told = with_hint(&refusal[HEADER..]).expect("well formed");
+        assert!(told.ends_with(&[b"H", HINT, b"\0\0"].concat()));
+        let mut other = BytesMut::new();
+        wire::error_response(&mut other, "FATAL", "28P01", "password authentication failed", None);
+        assert_eq!(with_hint(&other[HEADER..]).expect("well formed"), other);
+        assert!(with_hint(b"SFATAL").is_err());
     }
 
     #[tokio::test]
