@@ -159,7 +159,7 @@ pub(crate) fn same(direct: &[String], through: &[String]) {
     assert_eq!(direct.len(), through.len());
 }
 
-fn python(journey: &str) -> Command {
+pub(crate) fn python(journey: &str) -> Command {
     let mut command = Command::new(driver("python", "bin/python"));
     driver("python", "requirements.txt"); // Written last: the installation is whole.
     command.arg(script("python").join(journey));

@@ -2,6 +2,7 @@
 
 mod check;
 mod cli;
+mod connect;
 mod crowd;
 mod demo;
 mod failover;
