@@ -15,6 +15,8 @@ pub mod key;
 pub mod lexer;
 pub mod plan;
 mod relay;
+#[cfg(any(test, fuzzing))]
+mod rig;
 mod serve;
 pub mod session;
 mod setup;

@@ -23,6 +23,9 @@ use crate::metrics;
 use super::session::{Fault, Out, Session};
 use super::wire::{self, front};
 
+#[cfg(test)]
+mod tests;
+
 /// One read. Larger messages take several.
 const READ_BYTES: usize = 32 * 1024;
 /// Buffers that a burst made larger than this are given back.

@@ -11,7 +11,7 @@ mod copy;
 mod merge;
 mod operand;
 mod reach;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod schema;
 mod target;
 mod utility;

@@ -2,20 +2,16 @@
 //! in-memory journal.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::AtomicU64;
 use std::task::Waker;
 
 use bytes::BufMut;
 
 use super::*;
-use crate::config::{Config, Live};
-use crate::cutover::gate::{Gate, Route};
-use crate::journal::{Entry, Journal, Lsn};
+use crate::journal::{Entry, Lsn};
 use crate::protocol::postgres::analysis::schema::catalog;
-use crate::protocol::postgres::cache::PlanCache;
-use crate::protocol::postgres::shared::{Policy, Schema};
+use crate::protocol::postgres::rig::shared;
 use crate::protocol::postgres::wire::{self, HEADER, Header, front};
-use crate::record::{Item, Record, Side, TableId};
+use crate::record::{Item, Record, TableId};
 
 struct Peers {
     session: Session,
@@ -26,31 +22,9 @@ struct Peers {
     to_client: BytesMut,
 }
 
-fn policy() -> Policy {
-    let text = "[[listen]]
-wire = \"postgres\"
-address = \"127.0.0.1:1\"
-\
-                [origin]
-url = \"postgres://a@h:1/d\"
-[target]
-url = \"postgres://a@h:2/d\"
-";
-    let config = Config::from_text("proxy.toml", text, []).expect("valid");
-    Policy { live: Live::new(&config), statement_bytes_max: 300, spill_bytes: 1 << 20, message_bytes_max: 1 << 20 }
-}
-
 impl Peers {
     fn new() -> Peers {
-        let shared = Arc::new(Shared {
-            gate: Gate::new(Route { primary: Side::Origin, mirror: true, epoch: 1 }),
-            journal: Journal::in_memory(),
-            catalog: Schema::new(catalog()),
-            plans: PlanCache::new(100),
-            policy: policy(),
-            life: Arc::new(AtomicU64::new(1)),
-            lost: Box::new(|_, _| {}),
-        });
+        let shared = shared();
         let session = Session::new(shared.clone(), 7);
         let (from_client, from_server, to_server, to_client) = Default::default();
         Peers { session, shared, from_client, from_server, to_server, to_client }

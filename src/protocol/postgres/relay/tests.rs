@@ -1,0 +1,257 @@
+//! Peers that are slow, rude or gone, over in-memory pipes and paused time.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::*;
+use crate::protocol::postgres::rig::{MESSAGE_BYTES_MAX, shared};
+use crate::protocol::postgres::shared::Shared;
+use crate::protocol::postgres::wire::{HEADER, back};
+
+/// What a pipe holds.
+const PIPE: usize = 4096;
+/// Paused time passes at once where nothing else can happen.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// Both peers of a relay that runs.
+struct Peers {
+    client: DuplexStream,
+    server: DuplexStream,
+    shared: std::sync::Arc<Shared>,
+    cancelled: Cancelled,
+    stop: CancellationToken,
+    relay: JoinHandle<()>,
+}
+
+#[derive(Clone, Default)]
+struct Cancelled(std::sync::Arc<AtomicUsize>);
+
+impl Abandoned for Cancelled {
+    fn cancel(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Peers {
+    fn new() -> Peers {
+        let ((client, theirs), (ours, server)) = (duplex(PIPE), duplex(PIPE));
+        let (shared, cancelled, stop) = (shared(), Cancelled::default(), CancellationToken::new());
+        let session = Session::new(shared.clone(), 7);
+        let relay = Box::new(Relay::new(theirs, ours, session, cancelled.clone(), stop.clone()));
+        Peers { client, server, shared, cancelled, stop, relay: tokio::spawn(relay.run()) }
+    }
+
+    async fn ask(&mut self, text: &str) {
+        self.client.write_all(&query(text)).await.expect("sent");
+    }
+
+    /// What the server gets, message by message, until it has seen `count`.
+    async fn server_sees(&mut self, count: usize) -> Vec<u8> {
+        let mut kinds = Vec::new();
+        while kinds.len() < count {
+            kinds.push(message(&mut self.server).await.0);
+        }
+        kinds
+    }
+
+    /// The relay is over, and holds nothing.
+    async fn ended(self) {
+        timeout(LONG, self.relay).await.expect("it ends").expect("it does not panic");
+        assert_eq!(self.shared.gate.inside(), 0);
+    }
+}
+
+fn query(text: &str) -> BytesMut {
+    let mut out = BytesMut::new();
+    wire::query(&mut out, text.as_bytes());
+    out
+}
+
+/// Answers to one statement outside a transaction.
+fn answer(tag: &str) -> BytesMut {
+    let mut out = BytesMut::new();
+    wire::message(&mut out, back::COMMAND_COMPLETE, |b| wire::cstr(b, tag.as_bytes()));
+    wire::message(&mut out, back::READY_FOR_QUERY, |b| b.extend_from_slice(b"I"));
+    out
+}
+
+async fn message(stream: &mut DuplexStream) -> (u8, Vec<u8>) {
+    let mut head = [0; HEADER];
+    timeout(LONG, stream.read_exact(&mut head)).await.expect("something comes").expect("a message");
+    let mut body = vec![0; u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize - 4];
+    stream.read_exact(&mut body).await.expect("all of it");
+    (head[0], body)
+}
+
+/// Everything up to the end of the stream.
+async fn rest_of(stream: &mut DuplexStream) -> Vec<u8> {
+    let mut all = Vec::new();
+    timeout(LONG, stream.read_to_end(&mut all)).await.expect("an end").expect("read");
+    all
+}
+
+/// How much a peer can send while the other one takes nothing.
+async fn taken(stream: &mut DuplexStream, chunk: &[u8], most: usize) -> usize {
+    let mut sent = 0;
+    while sent < most {
+        match timeout(LONG, stream.write(&chunk[sent % chunk.len()..])).await {
+            Ok(len) => sent += len.expect("it is open"),
+            Err(_) => break,
+        }
+    }
+    sent
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_read_holds_the_server_up_and_not_the_memory() {
+    let mut peers = Peers::new();
+    peers.ask("select * from acc").await;
+    assert_eq!(peers.server_sees(1).await, b"Q");
+    let mut row = BytesMut::new();
+    wire::message(&mut row, back::DATA_ROW, |b| b.extend_from_slice(&[1; 1000]));
+    let sent = taken(&mut peers.server, &row, 64 << 20).await;
+    assert!(sent < 4 * READ_BYTES, "{sent} bytes were taken for a client that reads nothing");
+    // All of it arrives when the client reads on.
+    let (mut reader, writer) = tokio::io::split(peers.client);
+    let reading = tokio::spawn(async move {
+        let mut seen = vec![0; sent];
+        reader.read_exact(&mut seen).await.expect("all of it");
+        seen
+    });
+    let seen = reading.await.expect("read");
+    assert!(seen.chunks(row.len()).all(|chunk| row.starts_with(chunk)));
+    drop(writer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_does_not_read_holds_the_client_up_and_not_the_memory() {
+    let mut peers = Peers::new();
+    peers.ask("copy acc from stdin").await;
+    peers.server_sees(1).await;
+    let mut head = BytesMut::new();
+    wire::message(&mut head, back::COPY_IN_RESPONSE, |b| b.extend_from_slice(&[0, 0, 0]));
+    peers.server.write_all(&head).await.expect("sent");
+    let mut data = BytesMut::new();
+    wire::message(&mut data, front::COPY_DATA, |b| b.extend_from_slice(b"41\t1\tx\n"));
+    let sent = taken(&mut peers.client, &data, 64 << 20).await;
+    assert!(sent < 4 * READ_BYTES, "{sent} bytes were taken for a server that reads nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_closes_is_announced_behind_what_it_sent_and_its_write_is_journaled() {
+    let mut peers = Peers::new();
+    peers.ask("insert into acc values (1, 1, '')").await;
+    peers.client.shutdown().await.expect("half-closed");
+    assert_eq!(peers.server_sees(2).await, b"QX");
+    assert_eq!(peers.shared.gate.inside(), 1, "the server may still act");
+    let appended = peers.shared.journal.appended();
+    assert!(appended > crate::journal::Lsn::default(), "the write was journaled before it went on");
+    peers.server.write_all(&answer("INSERT 0 1")).await.expect("sent");
+    peers.server.shutdown().await.expect("closed");
+    peers.ended().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_put_inside_a_message_that_a_client_left_in() {
+    // Of a message that goes on only whole, nothing was forwarded.
+    let mut peers = Peers::new();
+    peers.client.write_all(&query("select 1")[..7]).await.expect("sent");
+    peers.client.shutdown().await.expect("closed");
+    assert_eq!(peers.server_sees(1).await, b"X");
+    peers.server.shutdown().await.expect("closed");
+    peers.ended().await;
+
+    let mut peers = Peers::new();
+    peers.client.write_all(b"d\x00\x00\x10\x001\n2").await.expect("sent");
+    peers.client.shutdown().await.expect("closed");
+    assert_eq!(
+        rest_of(&mut peers.server).await,
+        b"d\x00\x00\x10\x001\n2",
+        "then the end of the stream, without Terminate"
+    );
+    peers.server.shutdown().await.expect("closed");
+    peers.ended().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_statement_whose_client_left_is_cancelled_once_and_keeps_the_gate_until_the_server_is_done() {
+    let mut peers = Peers::new();
+    peers.ask("select pg_sleep(600)").await;
+    peers.client.shutdown().await.expect("closed");
+    peers.server_sees(2).await;
+    tokio::time::sleep(ABANDONED * 10).await;
+    assert_eq!(peers.cancelled.0.load(Ordering::Relaxed), 1);
+    assert_eq!(peers.shared.gate.inside(), 1);
+    peers.server.shutdown().await.expect("closed");
+    peers.ended().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_hears_the_last_words_of_the_server_and_its_end() {
+    let mut peers = Peers::new();
+    let mut words = BytesMut::new();
+    wire::error_response(&mut words, "FATAL", "57P01", "terminating connection due to administrator command", None);
+    peers.server.write_all(&words).await.expect("sent");
+    peers.server.shutdown().await.expect("closed");
+    assert_eq!(rest_of(&mut peers.client).await, words);
+    peers.ended().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_ends_inside_a_unit_ends_the_client_and_leaves_the_unit_in_doubt() {
+    let mut peers = Peers::new();
+    peers.ask("insert into acc values (1, 1, '')").await;
+    peers.server_sees(1).await;
+    peers.server.shutdown().await.expect("closed");
+    assert_eq!(rest_of(&mut peers.client).await, b"");
+    peers.ended().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rubbish_is_answered_in_the_protocol_and_ends_the_connection() {
+    let huge = u32::try_from(MESSAGE_BYTES_MAX + 1).expect("small").to_be_bytes();
+    for rubbish in
+        [&b"Q\x00\x00\x00\x03"[..], &[&b"Q"[..], &huge].concat(), b"Q\x00\x00\x00\x05x", b"P\x00\x00\x00\x05\x00"]
+    {
+        let mut peers = Peers::new();
+        peers.client.write_all(rubbish).await.expect("sent");
+        let (kind, body) = message(&mut peers.client).await;
+        assert_eq!(kind, back::ERROR_RESPONSE);
+        let text = String::from_utf8_lossy(&body).into_owned();
+        assert!(text.starts_with("SFATAL\0") && text.contains("\0C08P01\0Mtandem: client: "), "{text:?}");
+        assert_eq!(rest_of(&mut peers.client).await, b"");
+        assert_eq!(rest_of(&mut peers.server).await, b"", "the server saw nothing of it");
+        peers.ended().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_nobody_asked_for_ends_the_connection() {
+    let mut peers = Peers::new();
+    peers.server.write_all(&answer("SELECT 1")).await.expect("sent");
+    let (kind, body) = message(&mut peers.client).await;
+    assert_eq!(kind, back::ERROR_RESPONSE);
+    assert!(String::from_utf8_lossy(&body).contains("tandem: server: answer of type"), "{}", body.escape_ascii());
+    peers.ended().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_waits_for_the_unit_and_says_goodbye() {
+    let mut peers = Peers::new();
+    peers.ask("insert into acc values (1, 1, '')").await;
+    peers.server_sees(1).await;
+    peers.stop.cancel();
+    tokio::time::sleep(LONG).await;
+    assert!(!peers.relay.is_finished(), "the unit is not over");
+    peers.server.write_all(&answer("INSERT 0 1")).await.expect("sent");
+    let mut kinds = Vec::new();
+    for _ in 0..3 {
+        kinds.push(message(&mut peers.client).await);
+    }
+    assert_eq!([kinds[0].0, kinds[1].0], *b"CZ");
+    assert!(String::from_utf8_lossy(&kinds[2].1).contains("\0C57P01\0"));
+    peers.ended().await;
+}

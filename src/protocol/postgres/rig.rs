@@ -1,0 +1,41 @@
+//! What sessions share, without any server: a journal in memory, an open gate, the hand-built schema.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use crate::config::{Config, Live};
+use crate::cutover::gate::{Gate, Route};
+use crate::journal::Journal;
+use crate::record::Side;
+
+use super::analysis::schema::catalog;
+use super::cache::PlanCache;
+use super::shared::{Policy, Schema, Shared};
+
+/// The longest message that is kept.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// Mirroring, with the default policy but for short limits.
+pub(crate) fn shared() -> Arc<Shared> {
+    Arc::new(Shared {
+        gate: Gate::new(Route { primary: Side::Origin, mirror: true, epoch: 1 }),
+        journal: Journal::in_memory(),
+        catalog: Schema::new(catalog()),
+        plans: PlanCache::new(100),
+        policy: policy(),
+        life: Arc::new(AtomicU64::new(1)),
+        lost: Box::new(|_, _| {}),
+    })
+}
+
+fn policy() -> Policy {
+    let text = "[[listen]]\nwire = \"postgres\"\naddress = \"127.0.0.1:1\"\n\
+                [origin]\nurl = \"postgres://a@h:1/d\"\n[target]\nurl = \"postgres://a@h:2/d\"\n";
+    let config = Config::from_text("proxy.toml", text, []).expect("valid");
+    Policy {
+        live: Live::new(&config),
+        statement_bytes_max: 300,
+        spill_bytes: 1 << 20,
+        message_bytes_max: MESSAGE_BYTES_MAX,
+    }
+}
