@@ -416,6 +416,8 @@ impl Session {
             _ => return Err(out_of_turn(back::READY_FOR_QUERY)),
         };
         self.hurried = false;
+        // The COPY that it ended did not begin.
+        self.expects.pop_front_if(|next| matches!(next, Expect::CopyEnd));
         self.copies_failed();
         let group = self.groups.pop_front().ok_or_else(|| out_of_turn(back::READY_FOR_QUERY))?;
         self.status = status;

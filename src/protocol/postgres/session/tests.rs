@@ -397,6 +397,22 @@ fn a_sync_that_the_server_ignores_inside_a_copy_is_owed_no_answer() {
 }
 
 #[test]
+fn the_stream_of_a_copy_that_was_refused_is_owed_no_answer() {
+    let mut peers = Peers::new();
+    peers.client(|out| {
+        wire::parse(out, b"", b"copy acc from stdin", &[]);
+        bind(out, "", "", &[]);
+        wire::execute(out, b"", 0);
+        wire::bare(out, front::SYNC);
+        wire::message(out, front::COPY_DATA, |b| b.put_slice(b"41\t1\tx\n"));
+        wire::bare(out, front::COPY_DONE);
+        wire::bare(out, front::SYNC);
+    });
+    assert_eq!(peers.server("1 2 E ZI ZI"), "12EZZ");
+    assert!(peers.session.is_idle() && peers.session.expects.is_empty());
+}
+
+#[test]
 fn what_is_left_of_a_copy_that_failed_does_not_keep_the_gate() {
     let mut peers = Peers::new();
     peers.query("copy acc from stdin");
