@@ -3,9 +3,10 @@
 //! was raised.
 
 use tandem::protocol::postgres::wire::{Fields, Message, back};
+use tandem::sandbox::{Options, binaries};
 
 use crate::support::raw::{M, M::*, Raw};
-use crate::support::{pair, sql, tandem::Tandem};
+use crate::support::{server_with, sql, tandem::Tandem};
 
 /// A message in words, without what differs from run to run.
 fn show(Message { kind, body }: Message) -> String {
@@ -449,6 +450,21 @@ const SCRIPTS: &[&[M]] = &[
         Q("select count(*) from odd.par"),
     ],
     &[P("", "copy odd.par from stdin"), B("", "", &[], &[]), E("", 0), H, Until(b'G'), Ignored, Data("9\n"), Done, S],
+    // Without a wait for the server to begin, which it does not.
+    &[
+        P("", "copy odd.nope from stdin"),
+        B("", "", &[], &[]),
+        E("", 0),
+        S,
+        Data("9\n"),
+        Done,
+        S,
+        Wait,
+        Q("insert into odd.ser (v) values ('after')"),
+        Wait,
+        Q("select * from odd.ser"),
+    ],
+    &[Q("copy odd.nope from stdin"), Data("9\n"), Done, Q("select 1")],
     &[Q("select 1/0"), Q("copy odd.par from stdin"), Until(b'G'), Data("9\n"), Done, Wait, Q("select * from odd.par")],
     &[
         Q("prepare s as insert into odd.ser (v) values ('sql') returning id"),
@@ -568,7 +584,10 @@ const SCRIPTS: &[&[M]] = &[
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn odd_statements_are_answered_byte_for_byte_as_without_tandem() {
-    let (origin, target) = pair();
+    let (old, new) = binaries::oldest_and_newest().expect("PostgreSQL is installed");
+    // The schema is made anew for every run of every script.
+    let options = Options { config: vec!["fsync = off".to_owned()], ..Options::default() };
+    let (origin, target) = (server_with("origin", &old, &options), server_with("target", &new, &options));
     let (origin_url, target_url) = (origin.url("postgres"), target.url("postgres"));
     sql(&target_url, SETUP).await;
     sql(&origin_url, SETUP).await;

@@ -190,6 +190,20 @@ async fn a_statement_whose_client_left_is_cancelled_once_and_keeps_the_gate_unti
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_while_its_unit_waits_is_served_to_the_end() {
+    let mut peers = Peers::new();
+    peers.shared.gate.close();
+    peers.ask("insert into acc values (1, 1, '')").await;
+    peers.client.shutdown().await.expect("closed");
+    assert!(timeout(LONG, peers.server.read_u8()).await.is_err(), "the gate is closed");
+    peers.shared.gate.open(peers.shared.gate.route());
+    assert_eq!(peers.server_sees(2).await, b"QX");
+    peers.server.write_all(&answer("INSERT 0 1")).await.expect("sent");
+    peers.server.shutdown().await.expect("closed");
+    peers.ended().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_hears_the_last_words_of_the_server_and_its_end() {
     let mut peers = Peers::new();
     let mut words = BytesMut::new();

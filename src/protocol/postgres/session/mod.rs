@@ -30,6 +30,8 @@ mod hidden;
 mod path;
 mod pieces;
 mod statements;
+#[cfg(any(test, fuzzing))]
+pub mod storm;
 #[cfg(test)]
 mod tests;
 mod tickets;
