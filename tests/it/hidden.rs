@@ -1,5 +1,7 @@
 //! Writes that no statement shows: functions, DO, triggers, rules.
 
+use tokio_postgres::types::Type;
+
 use crate::support::stage::Stage;
 use crate::support::{connect, rows};
 
@@ -99,6 +101,13 @@ async fn a_write_whose_keys_are_hidden_is_refused_where_configured_and_fails_its
         client.batch_execute("BEGIN; SAVEPOINT s").await.expect("an open transaction");
         client.batch_execute(sql).await.expect_err(kind);
         client.batch_execute("ROLLBACK TO s; COMMIT").await.expect("a savepoint saves it");
+    }
+    // With parameters, which it keeps.
+    let prepared = client.prepare("SELECT put($1) WHERE $2").await.expect("it is not run");
+    assert_eq!(prepared.params(), [Type::INT4, Type::BOOL]);
+    for _ in 0..2 {
+        let error = client.query(&prepared, &[&6_i32, &true]).await.expect_err("refused");
+        assert_eq!(error.code().map(|code| code.code()), Some("0A000"), "{error}");
     }
     client.batch_execute("INSERT INTO t VALUES (5, 'shown')").await.expect("what shows its keys runs");
     stage.assert_equal(TABLES).await;

@@ -20,6 +20,8 @@ const SCHEMA: &str = "
     CREATE FUNCTION log() RETURNS trigger LANGUAGE plpgsql AS
         $$ BEGIN INSERT INTO audit (what) VALUES ('trigger'); RETURN NULL; END $$;
     CREATE TABLE watched (id int PRIMARY KEY, v int);
+    CREATE TABLE emptied (id int PRIMARY KEY);
+    CREATE TRIGGER note BEFORE TRUNCATE ON emptied FOR EACH STATEMENT EXECUTE FUNCTION log();
     CREATE TRIGGER watch AFTER INSERT OR UPDATE ON watched FOR EACH ROW EXECUTE FUNCTION log();
 ";
 
@@ -60,6 +62,8 @@ async fn exactly_the_tables_that_hidden_writes_changed_are_dirty() {
         "INSERT INTO watched VALUES (1, 1)",
         "CALL two()",
         "CALL one()",
+        "TRUNCATE emptied",
+        "BEGIN; INSERT INTO emptied VALUES (1); TRUNCATE emptied; INSERT INTO emptied VALUES (2); COMMIT",
         "DO $$ BEGIN INSERT INTO audit (what) VALUES ('DO'); END $$",
         "BEGIN; SELECT hidden(1); COMMIT; SELECT 1",
     ] {

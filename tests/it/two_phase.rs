@@ -26,6 +26,7 @@ async fn every_record_of_a_prepared_transaction_is_owed_until_it_is_committed() 
     let large = "INSERT INTO t SELECT n, 'large' FROM generate_series(1, 40000) n";
     let steps: &[(&str, &[&str])] = &[
         ("large", &["BEGIN", large, "UPDATE t SET v = 'last' WHERE id = 1", "PREPARE TRANSACTION 'large'"]),
+        ("it''s", &["BEGIN; INSERT INTO t VALUES (50003, 'c'); PREPARE TRANSACTION E'it\\'s'"]),
         ("one", &["BEGIN; INSERT INTO t VALUES (50001, 'a'), (50002, 'b'); PREPARE TRANSACTION 'one'"]),
     ];
     for (mark, (gid, statements)) in steps.iter().enumerate() {
@@ -38,5 +39,5 @@ async fn every_record_of_a_prepared_transaction_is_owed_until_it_is_committed() 
         drop(client);
         stage.assert_equal(TABLES).await;
     }
-    assert_eq!(rows(&stage.target.url("postgres"), "SELECT count(*) FROM t").await, ["40002"]);
+    assert_eq!(rows(&stage.target.url("postgres"), "SELECT count(*) FROM t").await, ["40003"]);
 }

@@ -256,7 +256,7 @@ fn literal(
 }
 
 /// What a string literal stands for.
-fn content(kind: Kind, text: &[u8]) -> Result<Vec<u8>, NotEvident> {
+pub(super) fn content(kind: Kind, text: &[u8]) -> Result<Vec<u8>, NotEvident> {
     match kind {
         Kind::String => unquote(text, false),
         Kind::Escaped => unquote(text.get(1..).ok_or(NotEvident)?, true),

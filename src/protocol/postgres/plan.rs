@@ -71,8 +71,8 @@ pub enum Action {
     Asked(Asked),
     /// COPY .. FROM STDIN: keys come with the stream.
     CopyIn(CopyIn),
-    /// Whole tables are owed (TRUNCATE), by label.
-    Truncate(Vec<TableId>),
+    /// Whole tables are owed (TRUNCATE).
+    Truncate(Truncate),
     /// Writes that nobody names; the labels of tables known to be concerned (may be empty: count).
     Counted(Counted),
     /// A schema change.
@@ -140,7 +140,8 @@ pub struct Evident {
     pub keys: Vec<EvidentKey>,
     /// Triggers, user functions: hidden writes must be counted as well.
     pub counted: Option<Counted>,
-    /// How to ask instead, when a value turns out not to parse; without it, the tables are dirty then.
+    /// How to ask instead, when a value turns out not to parse; without it, the tables are dirty then. Its answer names
+    /// every key, so its `also` is empty.
     pub fallback: Option<Box<Asked>>,
 }
 
@@ -175,6 +176,15 @@ pub struct Asked {
     /// The tables that it could mean, for a dirty mark if asking fails.
     pub tables: Vec<TableId>,
     /// Triggers, user functions: hidden writes must be counted as well.
+    pub counted: Option<Counted>,
+}
+
+/// TRUNCATE.
+#[derive(Clone, Debug)]
+pub struct Truncate {
+    /// The tables that are emptied, by label.
+    pub tables: Vec<TableId>,
+    /// Triggers: hidden writes must be counted as well.
     pub counted: Option<Counted>,
 }
 

@@ -103,6 +103,15 @@ fn grammar(text: &str) -> Result<protobuf::ParseResult, &'static str> {
     }
 }
 
+/// The name in a PREPARE TRANSACTION, whatever kind of literal it is.
+pub fn transaction_name(statement: &[u8]) -> Option<String> {
+    let parsed = grammar(std::str::from_utf8(statement).ok()?).ok()?;
+    match parsed.stmts.first()?.stmt.as_ref()?.node.as_ref()? {
+        NodeEnum::TransactionStmt(transaction) => Some(transaction.gid.clone()),
+        _ => None,
+    }
+}
+
 /// What an analysis looks at: one text, one catalog, and the statement at hand.
 struct Scope<'a> {
     catalog: &'a Catalog,

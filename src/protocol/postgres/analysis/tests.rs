@@ -31,7 +31,9 @@ impl Describe<'_> {
             Action::Asked(asked) => self.asked(asked),
             Action::Counted(counted) => format!("counted{}", self.counted(Some(counted))),
             Action::Opaque(counted) => format!("opaque{}", self.counted(Some(counted))),
-            Action::Truncate(ids) => format!("truncate {}", self.labels(ids)),
+            Action::Truncate(truncate) => {
+                format!("truncate {}{}", self.labels(&truncate.tables), self.counted(truncate.counted.as_ref()))
+            }
             Action::CopyIn(copy) => {
                 let tables: Vec<_> = copy.tables.iter().map(|table| table.name.as_str()).collect();
                 let counted = self.counted(copy.counted.as_ref());

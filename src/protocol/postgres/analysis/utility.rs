@@ -13,7 +13,7 @@ use pg_query::protobuf::{
 };
 
 use super::super::catalog::{Relation, routine};
-use super::super::plan::{Action, Counted, Ddl, Statement};
+use super::super::plan::{Action, Counted, Ddl, Statement, Truncate};
 use super::Scope;
 use super::operand::string;
 use super::reach::Reach;
@@ -189,7 +189,13 @@ impl Scope<'_> {
         if truncate.behavior == DropBehavior::DropCascade as i32 {
             self.referencing(&mut tables);
         }
-        if tables.is_empty() { Action::Pass } else { Action::Truncate(labels(&tables)) }
+        if tables.is_empty() {
+            return Action::Pass;
+        }
+        let trigger = tables.iter().find(|table| table.hazards.triggers);
+        let why = trigger.map(|table| format!("trigger on {}.{}", table.schema, table.name));
+        let counted = why.map(|why| Counted { dirty: Vec::new(), why });
+        Action::Truncate(Truncate { tables: labels(&tables), counted })
     }
 
     /// Add what refers to the tables, and what refers to that.

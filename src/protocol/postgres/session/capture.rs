@@ -5,8 +5,9 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
+use crate::protocol::postgres::analysis::transaction_name;
 use crate::protocol::postgres::catalog::{Catalog, Kind};
-use crate::protocol::postgres::evident::{Arguments, NoParams, Param, Params, Source};
+use crate::protocol::postgres::evident::{self, Arguments, NoParams, Param, Params, Source};
 use crate::protocol::postgres::key::{self, Returned};
 use crate::protocol::postgres::lexer::Tokens;
 use crate::protocol::postgres::plan::{Action, Asked, Counted, Evident, Script, Statement};
@@ -85,12 +86,40 @@ impl Session {
 
     /// What is sent in place of a statement that configuration refuses: the server itself raises the error, so that the
     /// transaction's state is what it would be after any error.
-    pub(super) fn refusal(&self, script: &Script) -> Option<String> {
-        let why = script.statements.iter().find_map(|statement| self.shared.policy.refuses(&statement.action))?;
+    pub(super) fn refusal(&mut self, text: &[u8], script: &Script) -> Option<String> {
+        let may = |action: &Action| {
+            matches!(action, Action::Counted(_) | Action::Opaque(_) | Action::Ddl(_) | Action::Truncate(_))
+        };
+        let refuses = |statement: &Statement| {
+            may(&statement.action).then(|| self.shared.policy.refuses(&statement.action)).flatten()
+        };
+        let why = script.statements.iter().find_map(refuses).or_else(|| self.nameless(text, script))?;
         let text = format!("tandem: this statement is refused while mirroring: {why}").replace('\'', "''");
         Some(format!(
             "DO $tandem$ BEGIN RAISE EXCEPTION USING ERRCODE = '0A000', MESSAGE = '{text}', HINT = 'see mirror.on_uncaptured, mirror.ddl and mirror.truncate in the configuration of tandem'; END $tandem$"
         ))
+    }
+
+    /// What PREPARE TRANSACTION wrote is owed until its name is gone: without the name it cannot be mirrored.
+    fn nameless(&mut self, text: &[u8], script: &Script) -> Option<String> {
+        let prepares = |statement: &&Statement| matches!(statement.action, Action::PrepareTransaction { .. });
+        let mut all = script.statements.iter().filter(prepares).peekable();
+        all.peek()?;
+        self.lex(text);
+        all.any(|statement| self.transaction_name(text, statement).is_none())
+            .then(|| "PREPARE TRANSACTION with a name that tandem cannot read".to_owned())
+    }
+
+    /// The name in a PREPARE TRANSACTION of the text that was lexed last.
+    fn transaction_name(&self, text: &[u8], statement: &Statement) -> Option<Vec<u8>> {
+        let Action::PrepareTransaction { gid } = statement.action else { return None };
+        let token = self.tokens.get(gid)?;
+        let literal = token.text(text);
+        if !self.utf8(literal) {
+            return None;
+        }
+        let plain = evident::content(token.kind, literal).ok();
+        plain.or_else(|| transaction_name(&text[self.range(statement)?]).map(String::into_bytes))
     }
 
     /// Keys of a statement that goes as text. `false`: they are not in the text, but the server can be asked.
@@ -121,9 +150,9 @@ impl Session {
                 self.copy_expected(copy);
                 self.counted(copy.counted.as_ref());
             }
-            Action::PrepareTransaction { gid } => {
-                let gid = self.tokens.get(*gid).map(|token| unquoted(token.text(text))).unwrap_or_default();
-                self.keys.prepared(&gid);
+            Action::PrepareTransaction { .. } => {
+                let name = self.transaction_name(text, statement).unwrap_or_default(); // Else it was refused.
+                self.keys.prepared(&name);
             }
             other => {
                 let range = self.range(statement).unwrap_or(0..text.len());
@@ -142,10 +171,12 @@ impl Session {
                 asked.tables.iter().for_each(|&table| self.keys.dirty(table, Reason::Uncaptured));
                 self.counted(asked.counted.as_ref());
             }
-            Action::Truncate(tables) if self.shared.policy.mirror_truncate() => {
-                tables.iter().for_each(|&table| self.keys.table(table));
+            Action::Truncate(truncate) if self.shared.policy.mirror_truncate() => {
+                truncate.tables.iter().for_each(|&table| self.keys.table(table));
             }
-            Action::Truncate(tables) => tables.iter().for_each(|&table| self.keys.dirty(table, Reason::Ddl)),
+            Action::Truncate(truncate) => {
+                truncate.tables.iter().for_each(|&table| self.keys.dirty(table, Reason::Ddl));
+            }
             Action::Counted(counted) => self.counted(Some(counted)),
             Action::Opaque(counted) => {
                 self.counted(Some(counted));
@@ -203,8 +234,10 @@ impl Session {
             }
             _ => {
                 self.lex(&prepared.text);
-                let counted = counts(&statement.action);
-                return if counted { Ok(true) } else { self.capture_text(&prepared.text, &prepared.script, statement) };
+                if !counts(&statement.action) {
+                    return self.capture_text(&prepared.text, &prepared.script, statement);
+                }
+                self.capture_other(&statement.action, &prepared.text);
             }
         }
         self.spill()?;
@@ -390,11 +423,6 @@ fn ddl_body(search_path: &str, sql: &[u8]) -> Vec<u8> {
     body.extend_from_slice(search_path.as_bytes());
     body.extend_from_slice(sql);
     body.to_vec()
-}
-
-fn unquoted(literal: &[u8]) -> Vec<u8> {
-    let inner = literal.strip_prefix(b"'").and_then(|rest| rest.strip_suffix(b"'")).unwrap_or(literal);
-    String::from_utf8_lossy(inner).replace("''", "'").into_bytes()
 }
 
 /// The parameters of a Bind, where they stand in its bytes.

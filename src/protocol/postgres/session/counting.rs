@@ -44,6 +44,7 @@ pub(super) fn counted(action: &Action) -> Option<&Counted> {
         Action::Counted(counted) | Action::Opaque(counted) => Some(counted),
         Action::Evident(evident) => evident.counted.as_ref(),
         Action::Asked(asked) => asked.counted.as_ref(),
+        Action::Truncate(truncate) => truncate.counted.as_ref(),
         _ => None,
     }
 }
@@ -57,6 +58,7 @@ fn own(action: &Action) -> HashSet<TableId> {
     match action {
         Action::Evident(evident) => evident.keys.iter().flat_map(|key| &key.tables).map(|table| table.id).collect(),
         Action::Asked(asked) => asked.tables.iter().copied().collect(),
+        Action::Truncate(truncate) => truncate.tables.iter().copied().collect(),
         _ => HashSet::new(),
     }
 }

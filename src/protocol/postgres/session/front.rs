@@ -123,7 +123,7 @@ impl Session {
         }
         let text = text_of(whole).map_err(Fault::Client)?;
         let Some(script) = self.plan(text)? else { return Ok(false) };
-        if let Some(refusal) = self.refusal(&script) {
+        if let Some(refusal) = self.refusal(text, &script) {
             wire::query(out.to_server, refusal.as_bytes());
             let (mark, undo) = (self.tickets.mark(), self.statements.remove_unnamed());
             self.boundary(Expect::Query { script: None, at: 0, text: Bytes::new(), from: mark, upto: mark, undo });
@@ -213,14 +213,6 @@ impl Session {
         let text = fields.cstr().map_err(Fault::Client)?;
         let types = declared(&mut fields).map_err(Fault::Client)?;
         let Some(script) = self.plan(text)? else { return Ok(false) };
-        if let Some(refusal) = self.refusal(&script) {
-            wire::parse(out.to_server, name, refusal.as_bytes(), &[]);
-            let script = super::capture::nothing();
-            let refused = Prepared { script, text: Bytes::new(), types: Arc::default(), asked: None, twin: false };
-            let undo = self.statements.put(name, refused);
-            self.expect(Expect::Parse { shown: true, undo });
-            return Ok(true);
-        }
         if self.ask_path(&script, out) {
             return Ok(false);
         }
@@ -273,6 +265,11 @@ impl Session {
         };
         let Some(prepared) = self.replanned(name, prepared)? else { return Ok(false) };
         let params = super::capture::BindParams::read(fields, &prepared.types).map_err(Fault::Client)?;
+        if self.refusal(&prepared.text, &prepared.script).is_some() {
+            let undo =
+                self.statements.put_portal(portal, Portal { statement: Some(prepared), binary: false, asked: false });
+            return Ok(self.forward(whole, out, Expect::Bind { shown: true, undo }));
+        }
         self.captured_under(prepared.script.epoch);
         let evident = self.capture_bind(&prepared, &params)?;
         let carries = prepared.asked.is_some() && !prepared.twin;
@@ -398,6 +395,11 @@ impl Session {
             self.unknown_write("a statement that tandem did not see prepared");
             return self.execute_committing(whole, out, None);
         };
+        if let Some(refusal) = self.refusal(&prepared.text, &prepared.script) {
+            // Prepared and bound as it came, so that its parameters are what they are; only it never runs.
+            self.put_hidden(REFUSAL, refusal.as_bytes(), View::Plain, out);
+            return Ok(true);
+        }
         let Some(statement) = prepared.script.statements.first() else {
             return Ok(self.forward(whole, out, Expect::Execute { view: View::Plain, effect: Effect::None }));
         };
@@ -615,6 +617,9 @@ impl Session {
         true
     }
 }
+
+/// The name of what raises an error in place of a statement that is refused.
+const REFUSAL: &[u8] = b"tandem refusal";
 
 /// The name of the statement that asks in place of another.
 const TWIN: &[u8] = b"tandem twin";

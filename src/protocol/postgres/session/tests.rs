@@ -735,6 +735,29 @@ fn pieces_leave_no_unnamed_statement_behind() {
 }
 
 #[test]
+fn the_name_of_a_two_phase_transaction_is_read_from_any_literal() {
+    for literal in [
+        "'it''s'",
+        "E'it\\'s'",
+        "e'i\\164\\x27s'",
+        "U&'it\\0027s'",
+        "U&'it!0027s' UESCAPE '!'",
+        "$tag$it's$tag$",
+        "'it'\n'''s'",
+    ] {
+        let mut peers = Peers::new();
+        peers.query(&format!("begin; insert into acc values (1, 1, ''); prepare transaction {literal}"));
+        let name = format!("prepared {}", b"it's".escape_ascii());
+        assert!(peers.has(&name), "{literal}: {:?}", peers.journaled());
+    }
+    // Of another encoding nobody knows what the server makes of it.
+    let mut peers = Peers::new();
+    peers.session.set_parameter(b"client_encoding", b"LATIN1");
+    peers.client(|out| wire::query(out, b"prepare transaction '\xe9'"));
+    assert!(peers.journaled().is_empty(), "it is refused");
+}
+
+#[test]
 fn messages_cut_at_every_byte_mean_the_same() {
     let mut peers = Peers::new();
     let mut bytes = BytesMut::new();
