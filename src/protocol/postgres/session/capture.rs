@@ -10,7 +10,7 @@ use crate::protocol::postgres::catalog::{Catalog, Kind};
 use crate::protocol::postgres::evident::{self, Arguments, NoParams, Param, Params, Source};
 use crate::protocol::postgres::key::{self, Returned};
 use crate::protocol::postgres::lexer::Tokens;
-use crate::protocol::postgres::plan::{Action, Asked, Counted, Evident, Script, Statement};
+use crate::protocol::postgres::plan::{Action, Asked, CopyIn, Counted, Evident, Script, Statement};
 use crate::protocol::postgres::shared::Shared;
 use crate::protocol::postgres::wire::{Fields, WireError, back, front};
 use crate::record::{Reason, RecordBuf, TableId};
@@ -148,7 +148,7 @@ impl Session {
             }
             Action::CopyIn(copy) => {
                 self.copy_expected(copy);
-                self.counted(copy.counted.as_ref());
+                self.counted_blind(copy);
             }
             Action::PrepareTransaction { .. } => {
                 let name = self.transaction_name(text, statement).unwrap_or_default(); // Else it was refused.
@@ -207,7 +207,7 @@ impl Session {
         match &statement.action {
             Action::Pass => return Ok(true),
             // Its stream is expected at Execute.
-            Action::CopyIn(copy) => self.counted(copy.counted.as_ref()),
+            Action::CopyIn(copy) => self.counted_blind(copy),
             Action::Evident(evident) => {
                 if needs_text(evident) {
                     self.tokens.lex(&prepared.text, self.dialect);
@@ -339,6 +339,22 @@ impl Session {
         if self.captures() {
             tracing::warn!(why, "a write cannot be captured");
             self.dirty_any();
+        }
+    }
+
+    /// Nobody counts while a stream goes by: what a trigger of its table, or a function of its WHERE, writes may be in any
+    /// table but its own. A table that the catalog does not know is a temporary one.
+    fn counted_blind(&mut self, copy: &CopyIn) {
+        self.counted(copy.counted.as_ref());
+        let Some(counted) = &copy.counted else { return };
+        if !counted.dirty.is_empty() || counted.why.is_empty() || counted.why.starts_with("unknown") {
+            return;
+        }
+        let own: Vec<TableId> = copy.tables.iter().map(|table| table.id).collect();
+        let catalog = self.shared.catalog.now();
+        let tables = catalog.relations.values().filter(|relation| relation.kind == Kind::Table);
+        for table in tables.filter(|table| !own.contains(&table.id)) {
+            self.keys.dirty(table.id, Reason::Uncaptured);
         }
     }
 

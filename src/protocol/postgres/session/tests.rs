@@ -397,6 +397,24 @@ fn a_sync_that_the_server_ignores_inside_a_copy_is_owed_no_answer() {
 }
 
 #[test]
+fn a_copy_into_a_table_with_triggers_makes_the_other_tables_dirty() {
+    for (text, dirty) in
+        [("copy trig from stdin", true), ("copy acc from stdin", false), ("copy temp from stdin", false)]
+    {
+        let mut peers = Peers::new();
+        peers.session.reloaded = true; // Nobody loads a catalog here.
+        peers.query(text);
+        peers.server("G");
+        peers.client(|out| {
+            wire::message(out, front::COPY_DATA, |b| b.put_slice(b"41\t1\tx\n"));
+            wire::bare(out, front::COPY_DONE);
+        });
+        peers.server("CCOPY_1 ZI");
+        assert_eq!(peers.has("pair dirty"), dirty, "{text}: {:?}", peers.journaled());
+    }
+}
+
+#[test]
 fn the_stream_of_a_copy_that_was_refused_is_owed_no_answer() {
     let mut peers = Peers::new();
     peers.client(|out| {
