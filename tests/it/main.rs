@@ -6,6 +6,7 @@ mod connect;
 mod crowd;
 mod demo;
 mod failover;
+mod full;
 mod hangup;
 mod hidden;
 mod hidden_writes;

@@ -215,6 +215,9 @@ enum Step {
     },
 }
 
+/// While there is nobody to pay, the lag is shown as often as this.
+const SHOW: Duration = Duration::from_secs(1);
+
 impl<C: Copier> Engine<C> {
     /// An engine over a journal; everything the journal still holds is owed. The files of `paths` are read.
     pub fn new(
@@ -284,11 +287,27 @@ impl<C: Copier> Engine<C> {
         while let Err(error) = self.attempt(stop).await {
             let pause = self.failed(&error);
             tokio::select! {
-            biased;
+                biased;
                 () = stop.cancelled() => return,
-                () = sleep(pause) => {}
+                () = self.follow(pause) => {}
             }
         }
+    }
+
+    /// Wait before the next attempt. The journal is read meanwhile, so that the lag that is shown is the lag there is.
+    async fn follow(&mut self, pause: Duration) {
+        let until = Instant::now() + pause;
+        let phase = self.status.borrow().phase;
+        // What is wrong with the journal is said by the next attempt.
+        while self.advance(self.config.owed_keys_max).await.is_ok() {
+            self.show(phase);
+            let now = Instant::now();
+            if now >= until {
+                return;
+            }
+            sleep_until(until.min(now + SHOW)).await;
+        }
+        sleep_until(until).await;
     }
 
     /// Count and show a failure; how long to wait.

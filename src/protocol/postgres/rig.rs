@@ -24,6 +24,7 @@ pub(crate) fn shared() -> Arc<Shared> {
         plans: PlanCache::new(100),
         policy: policy(),
         life: Arc::new(AtomicU64::new(1)),
+        full: std::sync::atomic::AtomicBool::new(false),
         lost: Box::new(|_, _| {}),
     })
 }

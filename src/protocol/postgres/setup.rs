@@ -1,7 +1,7 @@
 //! From configuration to what sessions and the mirror run on.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
@@ -68,6 +68,7 @@ impl Setup {
             plans: PlanCache::new(config.limits.plan_cache),
             policy: policy(config, live),
             life: Arc::new(AtomicU64::new(0)),
+            full: AtomicBool::new(false),
             lost,
         };
         Ok(Setup {

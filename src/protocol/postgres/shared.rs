@@ -1,10 +1,11 @@
 //! What all sessions of a listener share.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Live, OnDdl, OnFull, OnUncaptured};
 use crate::cutover::gate::Gate;
 use crate::journal::{self, Journal};
-use crate::record::{Backend, Item, Reason, Record, RecordBuf, TableId};
+use crate::record::{Reason, RecordBuf, TableId};
 
 use super::cache::PlanCache;
 use super::catalog::{Catalog, load};
@@ -36,6 +37,8 @@ pub struct Shared {
     pub policy: Policy,
     /// Hash of the primary's life, told by the applier; 0 = not known yet.
     pub life: Arc<AtomicU64>,
+    /// Somebody waited for room in the journal and there was none.
+    pub full: AtomicBool,
     /// Called with tables whose writes the journal did not take.
     pub lost: Box<dyn Fn(TableId, Reason) + Send + Sync>,
 }
@@ -97,19 +100,36 @@ impl Shared {
         Ok(())
     }
 
+    /// Is it worth a client's time to wait for room in a full journal? One that stays full is waited for once, not once
+    /// for each unit, unless configuration says so (promise 7).
+    pub fn waits_for_room(&self) -> bool {
+        self.policy.block_when_full() || !self.full.load(Ordering::Relaxed)
+    }
+
+    /// What became of a record that needed room.
+    pub fn stays_full(&self, full: bool) {
+        if self.full.load(Ordering::Relaxed) == full || self.full.swap(full, Ordering::Relaxed) == full {
+            return;
+        }
+        if full {
+            tracing::error!("the journal stays full: tables that are written to are dirty until there is room");
+        } else {
+            tracing::info!("the journal has room again");
+        }
+    }
+
     /// The journal did not take these keys: their tables are dirty.
     pub fn lose(&self, keys: &mut RecordBuf, error: &journal::Error) {
-        tracing::error!(%error, "the journal did not take a record: its tables are dirty");
-        let bytes = bytes::Bytes::copy_from_slice(keys.finish(Backend { id: 0, life: 0 }));
-        let Ok(record) = Record::parse(bytes) else { return };
-        for item in record.items() {
-            match item {
-                Item::Key { table, .. } | Item::Table(table) | Item::Dirty(table, _) | Item::Ddl(table, _) => {
-                    (self.lost)(table, Reason::Journal);
-                }
-                Item::Prepared(_) => {}
-            }
+        if *error == journal::Error::Full {
+            tracing::debug!("the journal is full: a unit's tables are dirty");
+        } else {
+            tracing::error!(%error, "the journal did not take a record: its tables are dirty");
         }
+        let mut tables: HashSet<TableId> = keys.tables().collect();
+        if tables.remove(&TableId(0)) {
+            tracing::error!("what names no table, such as a schema change, is lost with it: compare both schemas");
+        }
+        tables.into_iter().for_each(|table| (self.lost)(table, Reason::Journal));
     }
 }
 

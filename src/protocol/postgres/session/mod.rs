@@ -295,7 +295,9 @@ impl Session {
 
     /// May more be taken from the server now?
     pub fn wants_server(&self) -> bool {
-        !self.holding && self.learning.is_none()
+        // Rows bring keys, which have no place until the journal has.
+        let full = matches!(self.wait, Wait::Room(_) | Wait::Announced(_));
+        !self.holding && self.learning.is_none() && !full
     }
 
     /// Is the rest of an answer on its way, that the client asked for as a whole? What there is of it can go with it, for
@@ -328,6 +330,7 @@ impl Session {
             Wait::Room(room) => {
                 if let Poll::Ready(made) = room.as_mut().poll(cx) {
                     self.gave_up = !made;
+                    self.shared.stays_full(!made);
                     self.wait = Wait::Nothing;
                     moved = true;
                 }
@@ -402,13 +405,14 @@ impl Session {
         }
         match self.shared.journal.begin(self.keys.finish(self.backend)) {
             Ok(ticket) => {
+                self.shared.stays_full(false);
                 self.tickets.push(ticket);
                 // After the append: a catalog that came in between has not been missed.
                 self.owe_changed();
                 self.keys.clear();
                 Ok(true)
             }
-            Err(journal::Error::Full) if !std::mem::take(&mut self.gave_up) => {
+            Err(journal::Error::Full) if !std::mem::take(&mut self.gave_up) && self.shared.waits_for_room() => {
                 self.wait = Wait::Room(self.room());
                 Ok(false)
             }
@@ -497,8 +501,9 @@ impl Session {
 
     /// A large transaction does not pile up in memory: its keys go to the journal as they come.
     fn spill(&mut self) -> Result<(), Fault> {
-        // What a Parse waits for must not be replaced by a wait for room.
-        if self.keys.bytes() >= self.shared.policy.spill_bytes && !matches!(self.wait, Wait::Parse(..)) {
+        // What is waited for must not be replaced by another wait, and none may begin anew.
+        let waits = matches!(self.wait, Wait::Parse(..) | Wait::Room(_) | Wait::Announced(_));
+        if self.keys.bytes() >= self.shared.policy.spill_bytes && !waits {
             self.append()?;
         }
         Ok(())
