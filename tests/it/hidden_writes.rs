@@ -7,6 +7,8 @@ const SCHEMA: &str = "
     CREATE TABLE acc (id int PRIMARY KEY, v int);
     CREATE TABLE audit (id serial PRIMARY KEY, what text);
     CREATE TABLE calm (id int PRIMARY KEY);
+    DO $$ BEGIN CREATE ROLE auditor; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+    GRANT INSERT ON audit TO auditor; GRANT USAGE ON SEQUENCE audit_id_seq TO auditor;
     CREATE FUNCTION pure(x int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN x + 1; END $$;
     CREATE FUNCTION hidden(x int) RETURNS int LANGUAGE plpgsql AS
         $$ BEGIN INSERT INTO audit (what) VALUES ('hidden'); RETURN x; END $$;
@@ -91,6 +93,16 @@ async fn exactly_the_tables_that_hidden_writes_changed_are_dirty() {
         ["1"],
         "the statement's own row is mirrored all the same"
     );
+    // Where a hidden RETURNING would fail, the rows are counted.
+    for own in ["CREATE TEMP TABLE calm (x int)", "INSERT INTO calm SELECT 1", "UPDATE calm SET x = 2"] {
+        client.batch_execute(own).await.expect(own);
+    }
+    assert_eq!(dirty_after(&tandem, &[]).await, none, "the session's own table");
+    client.batch_execute("SET ROLE auditor").await.expect("a role that may only write");
+    client.batch_execute("INSERT INTO audit (what) VALUES ('blind')").await.expect("as without tandem");
+    assert_eq!(dirty_after(&tandem, &[]).await, audit);
+    clear(&tandem).await;
+    client.batch_execute("RESET ROLE").await.expect("back");
     // It committed before it failed, and nobody could count.
     client.batch_execute("CALL half()").await.expect_err("it fails");
     assert!(dirty_after(&tandem, &[]).await.contains(&audit[0]));

@@ -49,6 +49,10 @@ const SETUP: &str = "
     CREATE TABLE odd.acc (id int PRIMARY KEY, v int, note text, UNIQUE (note));
     INSERT INTO odd.acc SELECT i, i, 'n' || i FROM generate_series(1, 20) i;
     CREATE TABLE odd.ser (id serial PRIMARY KEY, v text);
+    DO $$ BEGIN CREATE ROLE odd_writer; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+    GRANT USAGE ON SCHEMA odd TO odd_writer;
+    CREATE TABLE odd.log (id serial PRIMARY KEY, v text);
+    GRANT INSERT ON odd.log TO odd_writer; GRANT USAGE ON SEQUENCE odd.log_id_seq TO odd_writer;
     CREATE TABLE odd.two (a int, b text, v int, PRIMARY KEY (a, b));
     CREATE TABLE odd.par (id int PRIMARY KEY);
     CREATE TABLE odd.chi (id int PRIMARY KEY, p int REFERENCES odd.par ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED);
@@ -564,6 +568,61 @@ const SCRIPTS: &[&[M]] = &[
         S,
         Wait,
         Q("commit"),
+        Wait,
+        Q("select * from odd.ser"),
+    ],
+    // What returns rows is described when it has run, or not at all.
+    &[
+        Q("insert into odd.ser (id, v) select 1, 'a' union all select 1, 'b' returning id"),
+        Wait,
+        Q("insert into odd.ser (v) values ('d'), ('e') returning id, 1 / (id - 6)"),
+        Wait,
+        Q("select 1; insert into odd.ser (v) values ('d') returning id; select v / (id - 3) from odd.acc"),
+        Wait,
+        Q("with w as (insert into odd.ser (v) values ('w') returning id) select 1 / (id - id) from w"),
+        Wait,
+        Q("select count(*) from odd.ser"),
+    ],
+    // What a hidden RETURNING may not read, or would not find.
+    &[
+        Q("set role odd_writer"),
+        Wait,
+        Q("insert into odd.log (v) values ('a')"),
+        Wait,
+        P("", "insert into odd.log (v) values ($1)"),
+        B("", "", &["b"], &[]),
+        Dp(""),
+        E("", 0),
+        S,
+        Wait,
+        Q("begin"),
+        Q("insert into odd.log (v) select 'c'"),
+        Q("commit"),
+        Wait,
+        Q("insert into odd.log (v) values ('d') returning id"),
+        Wait,
+        Q("reset role; insert into odd.log (v) values ('e')"),
+        Wait,
+        Q("insert into odd.log (v) values ('f') returning id"),
+        Wait,
+        Q("select * from odd.log"),
+    ],
+    &[
+        Q("set search_path = odd; create temp table ser (x int)"),
+        Wait,
+        Q("insert into ser select 1"),
+        Wait,
+        P("", "insert into ser select 2"),
+        B("", "", &[], &[]),
+        E("", 0),
+        S,
+        Q("begin; drop table ser"),
+        Q("insert into ser (v) values ('real')"),
+        Q("rollback"),
+        Wait,
+        Q("update ser set x = 3; drop table ser; insert into ser (v) values ('real')"),
+        Wait,
+        Q("insert into ser (v) values ('real') returning id"),
         Wait,
         Q("select * from odd.ser"),
     ],

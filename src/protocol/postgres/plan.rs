@@ -175,6 +175,8 @@ pub struct Asked {
     pub moved: bool,
     /// The tables that it could mean, for a dirty mark if asking fails.
     pub tables: Vec<TableId>,
+    /// Somebody may write one of them who may not read it.
+    pub rights: bool,
     /// Triggers, user functions: hidden writes must be counted as well.
     pub counted: Option<Counted>,
 }

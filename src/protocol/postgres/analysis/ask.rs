@@ -48,6 +48,7 @@ impl Question<'_> {
             also: Vec::new(),
             moved: self.moved,
             tables: labels(holders),
+            rights: holders.iter().any(|holder| holder.hazards.blind),
             counted: None,
         })
     }

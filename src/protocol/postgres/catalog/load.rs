@@ -245,6 +245,7 @@ async fn hazards(conn: &mut Client, types: &Types, relations: &mut HashMap<u32, 
     triggers_and_rules(conn, relations).await?;
     reads(conn, relations).await?;
     called(conn, relations).await?;
+    blind(conn, relations).await?;
     for relation in relations.values_mut() {
         let hot = |column: &Column| types.0.get(&column.type_oid).is_some_and(|ty| ty.hot);
         relation.hazards.user_functions |= relation.columns.iter().any(hot);
@@ -316,6 +317,24 @@ const CALLS: &str = "SELECT k.relname AS class, d.objid FROM pg_catalog.pg_depen
     OR (d.refclassid = 'pg_catalog.pg_operator'::pg_catalog.regclass AND d.refobjid IN \
       (SELECT o.oid FROM pg_catalog.pg_operator o JOIN hot ON hot.oid = o.oprcode))";
 
+/// Tables that a grantee may write without SELECT on all of them, which RETURNING needs; every table where somebody is a
+/// member of `pg_write_all_data`. Rights that roles inherit from each other can only be more.
+async fn blind(conn: &mut Client, relations: &mut HashMap<u32, Relation>) -> Result<(), Error> {
+    let sql = "SELECT c.oid FROM {RELATIONS} AND c.relkind IN ('r', 'p') AND (EXISTS ( \
+        SELECT FROM (SELECT grantee FROM pg_catalog.aclexplode(coalesce(c.relacl, pg_catalog.acldefault('r', c.relowner))) \
+            WHERE privilege_type IN ('INSERT', 'UPDATE', 'DELETE') \
+          UNION ALL SELECT x.grantee FROM pg_catalog.pg_attribute a, pg_catalog.aclexplode(a.attacl) x \
+            WHERE a.attrelid = c.oid AND x.privilege_type IN ('INSERT', 'UPDATE')) w \
+        WHERE NOT EXISTS (SELECT FROM pg_catalog.aclexplode(coalesce(c.relacl, pg_catalog.acldefault('r', c.relowner))) r \
+          WHERE r.privilege_type = 'SELECT' AND r.grantee IN (0, w.grantee))) \
+      OR EXISTS (SELECT FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles g ON g.oid = m.roleid \
+        WHERE g.rolname = 'pg_write_all_data'))";
+    for row in ask(conn, sql).await? {
+        relations.entry(row.parse(0)?).and_modify(|relation| relation.hazards.blind = true);
+    }
+    Ok(())
+}
+
 /// A view runs what the views it reads run; a statement on a parent meets what its children have.
 fn spread(relations: &mut HashMap<u32, Relation>) {
     loop {
@@ -341,6 +360,9 @@ fn inherited(relation: &Relation, all: &HashMap<u32, Relation>) -> Hazards {
         hazards.triggers |= child.hazards.triggers;
         hazards.rules |= child.hazards.rules;
         hazards.user_functions |= child.hazards.user_functions;
+    }
+    for parent in relation.parents.iter().filter_map(|oid| all.get(oid)) {
+        hazards.blind |= parent.hazards.blind;
     }
     for read in relation.reads.iter().filter_map(|oid| all.get(oid)) {
         // A table's defaults and checks do not run when it is read; its policies do.
@@ -609,6 +631,25 @@ mod tests {
             assert!(catalog.user_types.contains("dom") && !catalog.user_operators.contains("###"));
             assert_eq!(table(&catalog, "v2").reads, [table(&catalog, "v1").oid]);
             assert_eq!(table(&catalog, "leaf").parents, [table(&catalog, "part").oid]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_table_that_somebody_may_write_and_not_read_is_seen() {
+        for server in Server::all() {
+            let catalog = loaded(
+                &server,
+                "CREATE ROLE reader; CREATE ROLE writer; CREATE TABLE own (a int PRIMARY KEY); CREATE TABLE given (a int PRIMARY KEY); \
+                 GRANT SELECT, INSERT ON given TO reader; GRANT SELECT ON given TO PUBLIC; GRANT INSERT ON given TO writer; \
+                 CREATE TABLE log (a int PRIMARY KEY); GRANT INSERT ON log TO writer; \
+                 CREATE TABLE col (a int PRIMARY KEY); GRANT INSERT (a), SELECT (a) ON col TO writer; \
+                 CREATE TABLE root (a int PRIMARY KEY) PARTITION BY LIST (a); CREATE TABLE leaf PARTITION OF root FOR VALUES IN (1); \
+                 GRANT INSERT ON root TO writer",
+            )
+            .await;
+            let blind = |name: &str| table(&catalog, name).hazards.blind;
+            assert!(!blind("own") && !blind("given"));
+            assert!(blind("log") && blind("col") && blind("root") && blind("leaf"));
         }
     }
 

@@ -156,6 +156,8 @@ pub struct Hazards {
     pub row_security: bool,
     /// A default, check constraint, policy, generated column, index or view body calls a user function.
     pub user_functions: bool,
+    /// Somebody may write it, or what it is a partition of, who may not read it.
+    pub blind: bool,
     /// A view that PostgreSQL updates by itself.
     pub updatable_view: bool,
 }

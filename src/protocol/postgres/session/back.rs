@@ -28,6 +28,9 @@ impl Session {
             }
             let rest = &input[at..];
             let Some(header) = Header::peek(rest).map_err(Fault::Server)? else { return Ok(at) };
+            if let (back::DATA_ROW, Some(pieces)) = (header.kind, &mut self.pieces) {
+                pieces.show_head(out);
+            }
             if self.streams_back(header.kind) {
                 out.to_client.extend_from_slice(&rest[..HEADER]);
                 at += HEADER;
@@ -69,7 +72,12 @@ impl Session {
         let body = &whole[HEADER..];
         match kind {
             back::NOTICE_RESPONSE | back::NOTIFICATION_RESPONSE => {}
-            back::PARAMETER_STATUS => self.parameter(body),
+            back::PARAMETER_STATUS => {
+                self.parameter(body);
+                if self.pieces.as_mut().is_some_and(|pieces| pieces.hold_setting(whole)) {
+                    return Ok(true);
+                }
+            }
             back::PARSE_COMPLETE => return self.parse_complete(whole, out),
             back::BIND_COMPLETE => match self.expects.pop_front() {
                 Some(Expect::Bind { shown: true, .. }) => {}
@@ -127,13 +135,22 @@ impl Session {
         match view.asked() {
             Some(asked) if kind == back::ROW_DESCRIPTION && asked.shown => {
                 let fields = describe_without(&whole[HEADER..], asked.hidden).map_err(Fault::Server)?;
-                message(out.to_client, kind, |b| b.extend_from_slice(&fields));
+                let mut shown = BytesMut::new();
+                message(&mut shown, kind, |b| b.extend_from_slice(&fields));
+                self.show_description(&view, &shown, out);
             }
             Some(_) | None if view.is_piece() && (kind == back::NO_DATA || view.asked().is_some()) => {}
             Some(_) if kind == back::ROW_DESCRIPTION => bare(out.to_client, back::NO_DATA),
-            _ => out.to_client.extend_from_slice(whole),
+            _ => self.show_description(&view, whole, out),
         }
         Ok(true)
+    }
+
+    fn show_description(&mut self, view: &View, shown: &[u8], out: &mut Out<'_>) {
+        match &mut self.pieces {
+            Some(pieces) if view.is_described_late() => pieces.hold_head(shown),
+            _ => out.to_client.extend_from_slice(shown),
+        }
     }
 
     /// A row with hidden columns: learn the key, show the rest.
@@ -144,6 +161,7 @@ impl Session {
         match *view {
             View::Count { after } => return self.count_row(after, body).map_err(Fault::Server),
             View::Path => return self.path_row(body).map_err(Fault::Server),
+            View::Names => return self.names_row(body).map_err(Fault::Server),
             _ => {}
         }
         let (Some(asked), View::Asked { binary, script, .. } | View::Rest { binary, script }) = (view.asked(), view)
@@ -210,7 +228,7 @@ impl Session {
                     }
                     return Ok(true);
                 }
-                if matches!(view, View::Path | View::Rest { .. }) {
+                if matches!(view, View::Path | View::Names | View::Rest { .. }) {
                     self.asking -= 1;
                     return Ok(true);
                 }
@@ -337,7 +355,9 @@ impl Session {
                 Expect::Execute { effect: Effect::Commits { upto, .. }, .. } if !undo.is_empty() => {
                     self.tickets.void(*upto);
                 }
-                Expect::Execute { view: View::Asked { .. } | View::Rest { .. } | View::Path, .. } => self.asking -= 1,
+                Expect::Execute { view: View::Asked { .. } | View::Rest { .. } | View::Path | View::Names, .. } => {
+                    self.asking -= 1
+                }
                 Expect::Execute { view: View::Count { after: true }, .. } => {
                     self.asking -= 1;
                     self.counting.pop_front();

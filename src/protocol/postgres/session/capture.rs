@@ -177,7 +177,13 @@ impl Session {
             Action::Truncate(truncate) => {
                 truncate.tables.iter().for_each(|&table| self.keys.dirty(table, Reason::Ddl));
             }
-            Action::Counted(counted) => self.counted(Some(counted)),
+            Action::Counted(counted) => {
+                self.counted(Some(counted));
+                self.path_unknown();
+                if matches!(counted.why.as_str(), "DO" | "CALL") {
+                    self.names_may_differ();
+                }
+            }
             Action::Opaque(counted) => {
                 self.counted(Some(counted));
                 self.path_may_differ();
@@ -196,7 +202,11 @@ impl Session {
                     tables.iter().for_each(|&table| self.keys.dirty(table, Reason::Ddl));
                 }
             }
-            Action::Session | Action::Savepoint => self.path_may_differ(),
+            Action::Session => self.path_may_differ(),
+            Action::Savepoint => {
+                self.path_unknown();
+                self.names = None;
+            }
             _ => {}
         }
     }

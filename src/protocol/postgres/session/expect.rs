@@ -69,12 +69,15 @@ impl Expect {
 pub(super) enum View {
     /// As it comes.
     Plain,
-    /// A piece of a simple Query, run by the extended protocol: NoData is not shown.
-    Piece,
+    /// A piece of a simple Query, run by the extended protocol: NoData is not shown. `writes`: it runs to its end before
+    /// it returns a row.
+    Piece { writes: bool },
     /// A hidden query: counts before or after a statement.
     Count { after: bool },
     /// A hidden query: the schemas that unqualified names mean.
     Path,
+    /// A hidden query: what a hidden RETURNING would not find or may not read.
+    Names,
     /// Hidden columns at the end are keys. `piece` as above; `binary`: the hidden columns come in binary format.
     Asked { script: Arc<Script>, at: usize, piece: bool, binary: bool, portal: Bytes },
     /// The rows behind the client's row limit: only their keys are of use, nobody sees them.
@@ -93,11 +96,16 @@ impl View {
 
     /// Rows are not for the client as they come.
     pub(super) fn is_hidden(&self) -> bool {
-        matches!(self, View::Asked { .. } | View::Rest { .. } | View::Count { .. } | View::Path)
+        matches!(self, View::Asked { .. } | View::Rest { .. } | View::Count { .. } | View::Path | View::Names)
+    }
+
+    /// A piece that the simple protocol describes only when it has run.
+    pub(super) fn is_described_late(&self) -> bool {
+        matches!(self, View::Piece { writes: true } | View::Asked { piece: true, .. })
     }
 
     pub(super) fn is_piece(&self) -> bool {
-        matches!(self, View::Piece | View::Asked { piece: true, .. })
+        matches!(self, View::Piece { .. } | View::Asked { piece: true, .. })
     }
 }
 

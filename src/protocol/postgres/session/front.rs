@@ -129,9 +129,10 @@ impl Session {
             self.boundary(Expect::Query { script: None, at: 0, text: Bytes::new(), from: mark, upto: mark, undo });
             return Ok(true);
         }
-        if self.ask_path(&script, out) {
+        if self.ask_path(&script, out) || self.ask_names(&script, out) {
             return Ok(false);
         }
+        let script = self.askable(script);
         let pieces = self.can_be_pieces(&script, text);
         if pieces && needs_pieces(&script) {
             return self.begin_pieces(text, script);
@@ -213,9 +214,10 @@ impl Session {
         let text = fields.cstr().map_err(Fault::Client)?;
         let types = declared(&mut fields).map_err(Fault::Client)?;
         let Some(script) = self.plan(text)? else { return Ok(false) };
-        if self.ask_path(&script, out) {
+        if self.ask_path(&script, out) || self.ask_names(&script, out) {
             return Ok(false);
         }
+        let script = self.askable(script);
         // A name that is taken is refused by the server, unless it was freed by something not answered yet: only its
         // answer tells which statement the name means.
         let taken = !name.is_empty() && (self.statements.is_taken(name) || self.renaming());

@@ -19,7 +19,9 @@
 //! A statement whose keys only the server knows (*asked*) carries a hidden RETURNING. In the extended protocol nothing
 //! commits before Sync, so no hidden transaction is needed: the Sync waits until the keys are there and journaled. A
 //! simple Query with such a statement is run in pieces by the extended protocol, which leaves no trace for the client:
-//! both forms use up the unnamed statement and portal, and both are one implicit transaction.
+//! both forms use up the unnamed statement and portal, and both are one implicit transaction. Where the hidden RETURNING
+//! would fail in this session though the client's own statement works, it is left off and the rows are counted
+//! (`names.rs`).
 
 mod back;
 mod capture;
@@ -27,6 +29,7 @@ mod counting;
 mod expect;
 mod front;
 mod hidden;
+mod names;
 mod path;
 mod pieces;
 mod statements;
@@ -208,6 +211,10 @@ pub struct Session {
     path: Option<String>,
     /// A SET of the open transaction may be rolled back.
     path_touched: bool,
+    /// What a hidden RETURNING would not find or may not read; `None`: ask.
+    names: Option<names::Names>,
+    /// Names may have meant something of the session's own.
+    odd_names: bool,
     /// The journal stayed full: the next append marks dirty.
     gave_up: bool,
     /// Works on tables that our catalog does not have.
@@ -264,6 +271,8 @@ impl Session {
             gave_up: false,
             path: None,
             path_touched: false,
+            names: None,
+            odd_names: false,
             uncaptured: false,
         }
     }
@@ -514,8 +523,10 @@ impl Session {
         // What nothing else decided was committed at the end of the group, or rolled back by its error.
         let last = if group.failed { Outcome::Aborted } else { Outcome::Committed };
         self.tickets.end_all(group.upto, last, schema);
+        self.names_end();
         if std::mem::take(&mut self.path_touched) {
             self.path = None;
+            self.names = None;
         }
         if self.nothing_in_flight() {
             self.keys.clear();
@@ -527,6 +538,7 @@ impl Session {
     /// COMMIT AND CHAIN ended a unit, and nothing ran in the next: it passes the gate when it begins.
     fn chained_over(&mut self, group: &Group, schema: bool) {
         self.tickets.end_settled(group.upto, schema);
+        self.names_end();
         if self.chained && self.nothing_in_flight() && self.keys.is_empty() {
             self.pass = None;
         }

@@ -4,10 +4,10 @@
 //! the answer.
 
 use crate::protocol::postgres::plan::{Action, Script};
-use crate::protocol::postgres::wire::{self, Fields, WireError, back, front};
+use crate::protocol::postgres::wire::{Fields, WireError, back};
 
-use super::expect::{Expect, View};
-use super::{Out, Session, Wait};
+use super::expect::View;
+use super::{Out, Session};
 
 const NAME: &[u8] = b"tandem path";
 
@@ -22,23 +22,11 @@ impl Session {
             Action::Ddl(ddl) => ddl.mirrorable && !ddl.temporary && !ddl.commits,
             _ => false,
         });
-        let failed = self.skipping || self.status == b'E' || !self.groups.is_empty();
-        if !changes || failed || self.path.is_some() || !self.shared.policy.mirror_ddl() {
+        if !changes || !self.can_ask_first() || self.path.is_some() || !self.shared.policy.mirror_ddl() {
             return false;
         }
-        // Between units it is one of its own; behind messages of the client, it is one of theirs.
-        let alone = !self.open_started;
         self.path = Some(String::new());
-        self.put_hidden(NAME, SQL, View::Path, out);
-        self.asking += 1;
-        if alone {
-            wire::bare(out.to_server, front::SYNC);
-            self.boundary(Expect::Sync { shown: false });
-            self.wait = Wait::Answers;
-        } else {
-            wire::bare(out.to_server, front::FLUSH);
-            self.wait = Wait::Keys;
-        }
+        self.ask_first(NAME, SQL, View::Path, out);
         true
     }
 
@@ -51,8 +39,14 @@ impl Session {
         Ok(())
     }
 
-    /// SET, DISCARD, ROLLBACK TO, ..: the next schema change asks again.
+    /// SET, DISCARD, ..: the next schema change asks again, and so does a statement that could be asked for keys.
     pub(super) fn path_may_differ(&mut self) {
+        self.path_unknown();
+        self.names_may_differ();
+    }
+
+    /// ROLLBACK TO, functions: the next schema change asks again.
+    pub(super) fn path_unknown(&mut self) {
         self.path = None;
         self.path_touched = true;
     }

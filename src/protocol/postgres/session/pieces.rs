@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::protocol::postgres::plan::{Action, Script};
+use crate::protocol::postgres::plan::{Action, Script, Statement};
 use crate::protocol::postgres::wire::{self, front};
 
 use super::counting::counts;
@@ -26,17 +26,33 @@ pub(super) struct Pieces {
     done: usize,
     failed: bool,
     synced: bool,
+    /// The RowDescription of a statement that writes, until it has run.
+    head: BytesMut,
     /// The last CommandComplete, until the commit is known.
     held: BytesMut,
+    /// Changed settings, which the server reports right before ReadyForQuery.
+    settings: BytesMut,
 }
 
 impl Pieces {
     pub(super) fn new(text: Bytes, script: Arc<Script>, ranges: Vec<Range<usize>>) -> Pieces {
-        Pieces { text, script, ranges, next: 0, done: 0, failed: false, synced: false, held: BytesMut::new() }
+        Pieces {
+            text,
+            script,
+            ranges,
+            next: 0,
+            done: 0,
+            failed: false,
+            synced: false,
+            head: BytesMut::new(),
+            held: BytesMut::new(),
+            settings: BytesMut::new(),
+        }
     }
 
     /// A statement completed: all but the last are shown at once.
     pub(super) fn completed(&mut self, whole: &[u8], out: &mut Out<'_>) {
+        self.show_head(out);
         self.done += 1;
         if self.done == self.ranges.len() {
             self.held.extend_from_slice(whole);
@@ -45,9 +61,29 @@ impl Pieces {
         }
     }
 
+    /// A ParameterStatus; `false`: show it now.
+    pub(super) fn hold_setting(&mut self, whole: &[u8]) -> bool {
+        let hold = !self.held.is_empty();
+        if hold {
+            self.settings.extend_from_slice(whole);
+        }
+        hold
+    }
+
+    /// What a statement returns, before it has run.
+    pub(super) fn hold_head(&mut self, description: &[u8]) {
+        self.head.extend_from_slice(description);
+    }
+
+    /// It returned something.
+    pub(super) fn show_head(&mut self, out: &mut Out<'_>) {
+        out.to_client.extend_from_slice(&std::mem::take(&mut self.head));
+    }
+
     /// An error came; by how many characters its position moves.
     pub(super) fn failed(&mut self) -> usize {
         self.failed = true;
+        self.head.clear();
         let start = self.ranges.get(self.done).map_or(0, |range| range.start);
         // Positions count characters; bytes that continue one do not count.
         self.text[..start].iter().filter(|&&byte| byte & 0xc0 != 0x80).count()
@@ -62,6 +98,7 @@ impl Pieces {
         if !failed {
             out.to_client.extend_from_slice(&self.held);
         }
+        out.to_client.extend_from_slice(&self.settings);
     }
 }
 
@@ -99,6 +136,7 @@ impl Session {
             return Ok(true);
         }
         let counts = counts(&statement.action);
+        let writes = self.writes(&text, statement);
         let provisional = counts && commits && !self.in_transaction;
         if provisional {
             if !self.announce_any() {
@@ -122,7 +160,7 @@ impl Session {
         wire::execute(out.to_server, b"", 0);
         let view = match asked {
             Some(_) => View::Asked { script: script.clone(), at, piece: true, binary: false, portal: Bytes::new() },
-            None => View::Piece,
+            None => View::Piece { writes },
         };
         let effect = self.effect(&statement.action, &text);
         if asked.is_some() && !self.skipping {
@@ -157,6 +195,17 @@ impl Session {
             pieces.synced = true;
         }
         Ok(true)
+    }
+
+    /// Does it run to its end before it returns a row? With RETURNING, or a writing WITH (PORTAL_ONE_RETURNING and
+    /// PORTAL_ONE_MOD_WITH in PostgreSQL's source). The text was lexed last.
+    fn writes(&self, text: &[u8], statement: &Statement) -> bool {
+        let tokens = self.tokens.list().get(statement.tokens.clone()).unwrap_or_default();
+        let is = |word: &[u8]| {
+            [&b"insert"[..], b"update", b"delete", b"merge"].iter().any(|verb| word.eq_ignore_ascii_case(verb))
+        };
+        let first = tokens.first().map(|token| token.text(text)).unwrap_or_default();
+        is(first) || first.eq_ignore_ascii_case(b"with") && tokens.iter().any(|token| is(token.text(text)))
     }
 
     fn close_unnamed(&mut self, out: &mut Out<'_>) {

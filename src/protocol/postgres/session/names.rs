@@ -1,0 +1,171 @@
+//! Where a hidden RETURNING would fail in this session though the client's own statement works: its role may write a
+//! table and not read it (42501), or a temporary table bears the name and has other columns (42703).
+//!
+//! The server is asked by a hidden query before the first statement that could meet this, and again after whatever may
+//! have changed the answer. Such a statement goes as it came, and what it wrote is counted.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use crate::protocol::postgres::catalog::{Catalog, Relation};
+use crate::protocol::postgres::plan::{Action, Asked, Evident, Script, Statement};
+use crate::protocol::postgres::wire::{Fields, WireError, back};
+use crate::record::TableId;
+
+use super::expect::View;
+use super::{Out, Session, Wait, asked_of};
+
+const NAME: &[u8] = b"tandem names";
+
+/// What the session's names and rights are worth.
+#[derive(Default)]
+pub(super) struct Names {
+    /// As of this epoch of the catalog.
+    epoch: u64,
+    /// Asked inside a transaction, whose end may undo it.
+    scoped: bool,
+    /// Tables that its role may not read.
+    closed: HashSet<TableId>,
+    /// Names of its temporary tables.
+    temporary: HashSet<String>,
+}
+
+impl Session {
+    /// `true`: the server was asked, or something must be waited for; the message comes again.
+    pub(super) fn ask_names(&mut self, script: &Script, out: &mut Out<'_>) -> bool {
+        let catalog = self.shared.catalog.now().clone();
+        let fresh = self.names.as_ref().is_some_and(|names| names.epoch == catalog.epoch);
+        if fresh || !script.statements.iter().any(|statement| self.is_doubtful(statement)) {
+            return false;
+        }
+        if !self.can_ask_first() {
+            let pipelined = !self.skipping && self.status != b'E';
+            if pipelined {
+                self.wait = Wait::Answers;
+            }
+            return pipelined;
+        }
+        let scoped = self.in_block || self.open_started;
+        self.names = Some(Names { epoch: catalog.epoch, scoped, ..Names::default() });
+        self.ask_first(NAME, query(&catalog, self.client_utf8).as_bytes(), View::Names, out);
+        true
+    }
+
+    /// A row of the answer.
+    pub(super) fn names_row(&mut self, body: &[u8]) -> Result<(), WireError> {
+        let mut fields = Fields::new(back::DATA_ROW, body);
+        fields.u16()?;
+        let (kind, name) = (fields.value()?, fields.value()?);
+        let name = String::from_utf8_lossy(name.unwrap_or_default()).into_owned();
+        let Some(names) = &mut self.names else { return Ok(()) };
+        if kind == Some(b"t") {
+            names.temporary.insert(name);
+        } else if let Ok(label) = name.parse() {
+            names.closed.insert(TableId(label));
+        }
+        Ok(())
+    }
+
+    /// Names may mean something else now, and the role may be another.
+    pub(super) fn names_may_differ(&mut self) {
+        self.names = None;
+        self.odd_names = true;
+    }
+
+    /// A transaction ended.
+    pub(super) fn names_end(&mut self) {
+        self.names.take_if(|names| names.scoped);
+    }
+
+    /// The script with nothing in it that would fail because tandem asks.
+    pub(super) fn askable(&self, script: Arc<Script>) -> Arc<Script> {
+        let fails = |statement: &Statement| self.is_doubtful(statement) && self.would_fail(statement, &script);
+        if !script.statements.iter().any(fails) {
+            return script;
+        }
+        let plain = |statement: &Statement| match &statement.action {
+            Action::Asked(asked) if fails(statement) => counted(asked, statement),
+            Action::Evident(evident) if fails(statement) => {
+                let action = Action::Evident(Evident { fallback: None, ..evident.clone() });
+                Statement { action, ..statement.clone() }
+            }
+            _ => statement.clone(),
+        };
+        Arc::new(Script { statements: script.statements.iter().map(plain).collect(), ..(*script).clone() })
+    }
+
+    fn is_doubtful(&self, statement: &Statement) -> bool {
+        asked_of(statement).is_some_and(|asked| asked.rights || self.odd_names)
+    }
+
+    fn would_fail(&self, statement: &Statement, script: &Script) -> bool {
+        // Something in the same text may change what was answered.
+        let changes = |action: &Action| matches!(action, Action::Session | Action::Opaque(_));
+        let Some(asked) = asked_of(statement) else { return false };
+        let names = self.names.as_ref().filter(|_| !script.statements.iter().any(|one| changes(&one.action)));
+        names.is_none_or(|names| names.conceal(asked, &self.shared.catalog.now()))
+    }
+}
+
+impl Names {
+    fn conceal(&self, asked: &Asked, catalog: &Catalog) -> bool {
+        asked.tables.iter().any(|table| {
+            let mut family = family(*table, catalog);
+            family.any(|(id, name)| self.closed.contains(&id) || self.temporary.contains(name))
+        })
+    }
+}
+
+/// The table, and what it is a partition or child of: the statement may name any of them.
+fn family(table: TableId, catalog: &Catalog) -> impl Iterator<Item = (TableId, &str)> {
+    let mut open: Vec<u32> = catalog.by_id.get(&table).copied().into_iter().collect();
+    std::iter::from_fn(move || {
+        let relation = catalog.relations.get(&open.pop()?)?;
+        open.extend(&relation.parents);
+        Some((relation.id, relation.name.as_str()))
+    })
+}
+
+/// The statement as it came, its rows counted by the server.
+fn counted(asked: &Asked, statement: &Statement) -> Statement {
+    let mut known = asked.counted.clone().unwrap_or_default();
+    if known.why.is_empty() {
+        known.why = "a table that the client may not read".to_owned();
+    }
+    if !known.dirty.is_empty() {
+        known.dirty.extend(&asked.tables); // Nothing is counted where a table is known to be dirty.
+    }
+    Statement { action: Action::Counted(known), ..statement.clone() }
+}
+
+/// Tables that somebody may write and not read, and that this role may not read, by label; temporary tables. By name:
+/// a table may have been made anew since the catalog was loaded.
+fn query(catalog: &Catalog, utf8: bool) -> String {
+    let mut sql = String::from(
+        "SELECT 't', c.relname::pg_catalog.text FROM pg_catalog.pg_class AS c \
+         WHERE c.relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() AND c.relkind IN ('r', 'p', 'v')",
+    );
+    let sendable = |relation: &&Arc<Relation>| utf8 || relation.schema.is_ascii() && relation.name.is_ascii();
+    let blind = catalog.relations.values().filter(|relation| relation.hazards.blind).filter(sendable);
+    let rows: Vec<String> = blind
+        .map(|relation| format!("('{}', {}, {})", relation.id.0, literal(&relation.schema), literal(&relation.name)))
+        .collect();
+    if !rows.is_empty() {
+        let _ = write!(
+            sql,
+            " UNION ALL SELECT 'r', v.label FROM (VALUES {}) AS v (label, schema, name) \
+             JOIN pg_catalog.pg_namespace AS n ON n.nspname OPERATOR(pg_catalog.=) v.schema::pg_catalog.name \
+             JOIN pg_catalog.pg_class AS c ON c.relnamespace OPERATOR(pg_catalog.=) n.oid \
+             AND c.relname OPERATOR(pg_catalog.=) v.name::pg_catalog.name \
+             WHERE NOT pg_catalog.has_table_privilege(c.oid, 'SELECT')",
+            rows.join(", ")
+        );
+    }
+    sql
+}
+
+/// A string that reads the same whatever `standard_conforming_strings` is.
+fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
