@@ -134,10 +134,15 @@ async fn types(client: &Client, diary: &mut Diary) -> Result<(), Error> {
         )
         .await?;
     for row in client.query(&format!("SELECT {columns} FROM typed ORDER BY id"), &[]).await? {
-        let seen: (i32, Option<i16>, Option<i64>, Option<&str>) = (row.get(0), row.get(1), row.get(2), row.get(3));
-        let more: (Option<SystemTime>, Option<Vec<Option<i32>>>, Option<Vec<Option<&str>>>) =
-            (row.get(4), row.get(5), row.get(6));
-        diary.say("types", (seen, more, row.get::<_, Option<&[u8]>>(7), row.get::<_, Option<bool>>(8)));
+        let (id, small, big, word) = (
+            row.get::<_, i32>(0),
+            row.get::<_, Option<i16>>(1),
+            row.get::<_, Option<i64>>(2),
+            row.get::<_, Option<&str>>(3),
+        );
+        diary.say("numbers and words", (id, small, big, word, row.get::<_, Option<SystemTime>>(4)));
+        diary.say("lists", (row.get::<_, Option<Vec<Option<i32>>>>(5), row.get::<_, Option<Vec<Option<&str>>>>(6)));
+        diary.say("bytes", (row.get::<_, Option<&[u8]>>(7), row.get::<_, Option<bool>>(8)));
     }
     for message in client.simple_query("SELECT * FROM typed ORDER BY id; SELECT 1 WHERE false").await? {
         diary.say("types as text", shown(&message));
