@@ -218,15 +218,15 @@ impl<'a> Bench<'a> {
             let load = Load { each: true, ..self.load(Script::Select, protocol, 1) };
             let samples = self.rounds(&arms, &load)?;
             let added = |samples: &Samples, direct: &Samples| {
-                let added = samples.latency_us.iter().zip(&direct.latency_us).map(|(with, without)| with - without);
-                added.collect::<Vec<f64>>()
+                paired(&samples.latency_us, &direct.latency_us, |with, without| with - without)
             };
-            let (ours, theirs) = (added(&samples[1], &samples[0]), added(&samples[2], &samples[0]));
+            // A small difference of large numbers: rounds are not compared with each other.
+            let (tandem, others) = (added(&samples[1], &samples[0]), added(&samples[2], &samples[0]));
             self.line(Line {
                 unit: "us",
-                tandem: median(ours.iter().copied()),
-                others: median(theirs.iter().copied()),
-                ratio: paired(&ours, &theirs, |ours, theirs| ours / theirs),
+                tandem,
+                others,
+                ratio: tandem / others,
                 cpu_us: (samples[1].cpu_us(), samples[2].cpu_us()),
                 goal: Goal::AtMost(1.1),
                 ..self.empty(&format!("select, {protocol}, 1 client, latency added"), "pgbouncer")
@@ -249,8 +249,7 @@ impl<'a> Bench<'a> {
     }
 
     /// The two arms write to a database each: what one leaves behind is not what the other finds. The journal and the
-    /// server sync to one disk here, one after the other: `TANDEM_BENCH_DIR`
-    /// gives the journal one of its own.
+    /// server sync to one disk here, one after the other: `TANDEM_BENCH_DIR` gives the journal one of its own.
     fn update(&self) -> Result<()> {
         let (origin, mut target) = self.sides()?;
         self.copy_database(&origin)?;
