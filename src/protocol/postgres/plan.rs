@@ -73,6 +73,10 @@ pub enum Action {
     CopyIn(CopyIn),
     /// Whole tables are owed (TRUNCATE).
     Truncate(Truncate),
+    /// DECLARE of a cursor whose query could write: it runs when rows are fetched.
+    Cursor(Counted),
+    /// FETCH or MOVE.
+    Fetch,
     /// Writes that nobody names; the labels of tables known to be concerned (may be empty: count).
     Counted(Counted),
     /// A schema change.

@@ -79,7 +79,9 @@ impl Policy {
         match action {
             Action::Ddl(ddl) if settings.ddl == OnDdl::Refuse && !ddl.temporary => Some(ddl.tag.clone()),
             Action::Truncate(_) if settings.truncate == OnDdl::Refuse => Some("TRUNCATE".to_owned()),
-            Action::Counted(counted) | Action::Opaque(counted) if uncaptured => Some(counted.why.clone()),
+            Action::Counted(counted) | Action::Opaque(counted) | Action::Cursor(counted) if uncaptured => {
+                Some(counted.why.clone())
+            }
             _ => None,
         }
     }

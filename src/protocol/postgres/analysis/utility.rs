@@ -12,7 +12,7 @@ use pg_query::protobuf::{
     TransactionStmt, TransactionStmtKind as T, TruncateStmt, VariableSetKind, VariableSetStmt,
 };
 
-use super::super::catalog::{Relation, routine};
+use super::super::catalog::{Kind, Relation, routine};
 use super::super::plan::{Action, Counted, Ddl, Statement, Truncate};
 use super::Scope;
 use super::operand::string;
@@ -46,7 +46,6 @@ impl Scope<'_> {
 
             // Nothing that is mirrored changes, and nothing commits.
             N::VariableShowStmt(_)
-            | N::FetchStmt(_) // Counted with its DECLARE.
             | N::ClosePortalStmt(_)
             | N::ListenStmt(_)
             | N::UnlistenStmt(_)
@@ -54,6 +53,8 @@ impl Scope<'_> {
             | N::LockStmt(_)
             | N::ConstraintsSetStmt(_)
             | N::CheckPointStmt(_) => Action::Pass,
+
+            N::FetchStmt(_) => Action::Fetch,
 
             // May write anything, or commit by itself.
             N::CallStmt(call) => self.call(call),
@@ -138,15 +139,21 @@ impl Scope<'_> {
         Action::Execute { name: execute.name.clone(), args }
     }
 
-    /// A cursor runs when it is fetched from, or at COMMIT where it is WITH HOLD: user code is counted for the
-    /// transaction, or cannot be.
+    /// A cursor runs when it is fetched from, and is counted there; or at COMMIT where it is WITH HOLD, and nobody can
+    /// count: every table may have been written.
     fn declare(&mut self, options: i32, query: Option<&Node>) -> Action {
         const HOLD: i32 = 0x0020; // CURSOR_OPT_HOLD of parsenodes.h.
         let Some(NodeEnum::SelectStmt(select)) = query.and_then(|query| query.node.as_ref()) else {
             return opaque("a cursor over a utility");
         };
         match self.select(select) {
-            Action::Counted(counted) if options & HOLD != 0 => Action::Opaque(counted),
+            Action::Counted(counted) if options & HOLD != 0 => {
+                let tables = self.catalog.relations.values().filter(|relation| relation.kind == Kind::Table);
+                let mut dirty: Vec<_> = tables.map(|table| table.id).collect();
+                dirty.sort();
+                Action::Counted(Counted { dirty, ..counted })
+            }
+            Action::Counted(counted) => Action::Cursor(counted),
             action => action,
         }
     }

@@ -88,7 +88,10 @@ impl Session {
     /// transaction's state is what it would be after any error.
     pub(super) fn refusal(&mut self, text: &[u8], script: &Script) -> Option<String> {
         let may = |action: &Action| {
-            matches!(action, Action::Counted(_) | Action::Opaque(_) | Action::Ddl(_) | Action::Truncate(_))
+            matches!(
+                action,
+                Action::Counted(_) | Action::Opaque(_) | Action::Cursor(_) | Action::Ddl(_) | Action::Truncate(_)
+            )
         };
         let refuses = |statement: &Statement| {
             may(&statement.action).then(|| self.shared.policy.refuses(&statement.action)).flatten()
@@ -203,6 +206,7 @@ impl Session {
                 }
             }
             Action::Session => self.path_may_differ(),
+            Action::Cursor(_) => self.hot_cursor = true,
             Action::Savepoint => {
                 self.path_unknown();
                 self.names = None;

@@ -391,6 +391,9 @@ impl Session {
         let name = fields.cstr().map_err(Fault::Client)?;
         let Some(portal) = self.statements.portal(name).cloned() else {
             // A cursor that SQL declared, or nothing.
+            if self.hot_cursor {
+                self.unknown_write("a cursor read by its protocol name");
+            }
             return self.execute_committing(whole, out, None);
         };
         let Some(prepared) = portal.statement else {
@@ -405,7 +408,7 @@ impl Session {
         let Some(statement) = prepared.script.statements.first() else {
             return Ok(self.forward(whole, out, Expect::Execute { view: View::Plain, effect: Effect::None }));
         };
-        let counts = counts(&statement.action);
+        let counts = counts(&statement.action) || self.hot_cursor && matches!(statement.action, Action::Fetch);
         // A statement of a transaction cannot commit, whatever it is.
         let commits = could_commit(&statement.action);
         if counts && commits && !self.in_transaction {

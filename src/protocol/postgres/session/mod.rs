@@ -215,6 +215,8 @@ pub struct Session {
     names: Option<names::Names>,
     /// Names may have meant something of the session's own.
     odd_names: bool,
+    /// A cursor of the open transaction may write when it is read.
+    hot_cursor: bool,
     /// The journal stayed full: the next append marks dirty.
     gave_up: bool,
     /// Works on tables that our catalog does not have.
@@ -273,6 +275,7 @@ impl Session {
             path_touched: false,
             names: None,
             odd_names: false,
+            hot_cursor: false,
             uncaptured: false,
         }
     }
@@ -523,6 +526,7 @@ impl Session {
         // What nothing else decided was committed at the end of the group, or rolled back by its error.
         let last = if group.failed { Outcome::Aborted } else { Outcome::Committed };
         self.tickets.end_all(group.upto, last, schema);
+        self.hot_cursor &= !self.nothing_in_flight();
         self.names_end();
         if std::mem::take(&mut self.path_touched) {
             self.path = None;

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use crate::protocol::postgres::catalog::{Catalog, Relation};
-use crate::protocol::postgres::plan::{Action, Asked, Evident, Script, Statement};
+use crate::protocol::postgres::plan::{Action, Asked, Counted, Evident, Script, Statement};
 use crate::protocol::postgres::wire::{Fields, WireError, back};
 use crate::record::TableId;
 
@@ -78,10 +78,13 @@ impl Session {
         self.names.take_if(|names| names.scoped);
     }
 
-    /// The script with nothing in it that would fail because tandem asks.
+    /// The script as it is in this session: with nothing in it that would fail because tandem asks, and a FETCH counted
+    /// where it may write.
     pub(super) fn askable(&self, script: Arc<Script>) -> Arc<Script> {
         let fails = |statement: &Statement| self.is_doubtful(statement) && self.would_fail(statement, &script);
-        if !script.statements.iter().any(fails) {
+        let hot = self.hot_cursor || script.statements.iter().any(|one| matches!(one.action, Action::Cursor(_)));
+        let fetches = |statement: &Statement| hot && matches!(statement.action, Action::Fetch);
+        if !script.statements.iter().any(|statement| fails(statement) || fetches(statement)) {
             return script;
         }
         let plain = |statement: &Statement| match &statement.action {
@@ -89,6 +92,10 @@ impl Session {
             Action::Evident(evident) if fails(statement) => {
                 let action = Action::Evident(Evident { fallback: None, ..evident.clone() });
                 Statement { action, ..statement.clone() }
+            }
+            Action::Fetch if fetches(statement) => {
+                let why = "FETCH from a cursor that may write".to_owned();
+                Statement { action: Action::Counted(Counted { dirty: Vec::new(), why }), ..statement.clone() }
             }
             _ => statement.clone(),
         };
