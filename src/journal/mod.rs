@@ -1,12 +1,13 @@
 //! The durable log between the primary's answer and the secondary: every captured write is written here before it is
 //! forwarded where it could commit (promise 1).
 //!
-//! Relation of the positions, written once, here: `appended >= durable`, `appended >= applied >= trimmed`.
+//! Relation of the positions, written once, here: `appended >= durable`, `appended >= applied >= trimmed >= forgotten`.
 //!
 //! - *appended*: written; survives a kill of the process, not of the machine;
 //! - *durable*: synced as configured; survives the machine;
 //! - *applied*: the secondary has everything below it;
-//! - *trimmed*: nothing below it is kept.
+//! - *trimmed*: nothing below it is kept;
+//! - *forgotten*: not after a crash either.
 //!
 //! An append copies its bytes into a mapped, never synced `ring` and returns: the pages are the kernel's, so that is
 //! *written*. One thread moves the ring's bytes into zero-filled `segment` files with one sync for all that gathered
@@ -140,6 +141,13 @@ pub struct Journal {
     _threads: Arc<Threads>,
 }
 
+/// Whom an append concerns.
+struct Wake {
+    /// The sync thread sleeps and shall not.
+    sync: bool,
+    readers: Vec<Waker>,
+}
+
 /// The threads, stopped and joined by the last handle.
 struct Threads {
     shared: Arc<Shared>,
@@ -193,7 +201,7 @@ impl Journal {
         }
         let draft = Draft::record(self.shared.seed, payload);
         let len = (HEADER + payload.len()) as u64;
-        let (lsn, wakers) = {
+        let (lsn, wake) = {
             let mut state = self.shared.lock();
             if let Some(refusal) = state.refusal() {
                 return Err(refusal);
@@ -205,21 +213,28 @@ impl Journal {
             state.records = state.appended + len;
             self.append(&mut state, &draft, payload)
         };
-        wakers.into_iter().for_each(Waker::wake);
+        self.wake(wake);
         self.shared.drive_inline();
         Ok(Ticket { journal: self.clone(), lsn: Lsn(lsn), settled: false, waits: false })
     }
 
-    /// Copy an entry for which there is room. The wakers are woken after the lock is released.
-    fn append(&self, state: &mut State, draft: &Draft, payload: &[u8]) -> (u64, Vec<Waker>) {
+    /// Copy an entry for which there is room. Whom it concerns is woken after the lock is released.
+    fn append(&self, state: &mut State, draft: &Draft, payload: &[u8]) -> (u64, Wake) {
         let len = (HEADER + payload.len()) as u64;
         let lsn = state.place(len, self.shared.options.segment_bytes);
         self.shared.ring.write(lsn, &draft.header(lsn));
         self.shared.ring.write(lsn + HEADER as u64, payload);
         self.shared.ring.publish(state.appended);
         self.shared.appended.store(state.appended, Ordering::Release);
-        self.shared.kick(state);
-        (lsn, std::mem::take(&mut state.waiting.appended))
+        let sync = self.shared.rouse(state);
+        (lsn, Wake { sync, readers: std::mem::take(&mut state.waiting.appended) })
+    }
+
+    fn wake(&self, wake: Wake) {
+        if wake.sync {
+            self.shared.work.notify_one();
+        }
+        wake.readers.into_iter().for_each(Waker::wake);
     }
 
     /// Resolves when a record of `bytes` would fit again, or the journal broke. Others may be faster: ask
@@ -278,6 +293,11 @@ impl Journal {
     /// Where reading can begin: nothing below is kept.
     pub fn trimmed(&self) -> Lsn {
         Lsn(self.shared.lock().trimmed)
+    }
+
+    /// What lies below is never read again, not after a crash either: it is trimmed, durably.
+    pub fn forgotten(&self) -> Lsn {
+        Lsn(self.shared.lock().forgotten)
     }
 
     /// Nothing below `lsn`, the position of an entry or *appended*, is needed any more. Whole segments are used again once
@@ -444,9 +464,9 @@ impl Ticket {
 
     /// Write how the unit ended. Never waits, never fails for want of room.
     pub fn end(mut self, outcome: Outcome) {
-        let journal = self.journal.clone();
+        let journal = &self.journal;
         let draft = Draft::outcome(journal.shared.seed, outcome, self.lsn);
-        let wakers = {
+        let wake = {
             let mut state = journal.shared.lock();
             self.settled = true;
             state.open -= 1;
@@ -456,12 +476,13 @@ impl Ticket {
             }
             journal.append(&mut state, &draft, &entry::unit(self.lsn)).1
         };
-        wakers.into_iter().for_each(Waker::wake);
+        journal.wake(wake);
         journal.shared.drive_inline();
     }
 
     fn stop_waiting(&self, state: &mut State) {
-        if self.waits {
+        // Who became durable waits no more.
+        if self.waits && self.lsn.0 >= state.durable {
             state.waiting.durable.remove(&self.lsn.0);
         }
     }

@@ -457,6 +457,7 @@ impl<'a> Recovery<'a> {
             moved: appended,
             durable: appended,
             trimmed: self.control.trimmed,
+            forgotten: self.control.trimmed,
             start: appended,
             open: 0,
             pins: Vec::new(),

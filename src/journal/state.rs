@@ -63,6 +63,8 @@ pub(super) struct State {
     pub moved: u64,
     pub durable: u64,
     pub trimmed: u64,
+    /// Where the control file says that reading begins: `forgotten <= trimmed`.
+    pub forgotten: u64,
     /// There is something for the thread that fills segments.
     pub fill: bool,
     /// Where this life began: the ring holds nothing below.

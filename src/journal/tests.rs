@@ -384,6 +384,28 @@ fn a_trimmed_position_is_not_readable_and_what_follows_is() {
 }
 
 #[test]
+fn what_is_trimmed_may_be_read_again_after_a_crash_until_it_is_forgotten() {
+    let disk = MemoryDisk::default();
+    let (journal, _) = open(&disk);
+    let append = || {
+        for _ in 0..20 {
+            journal.begin(&[7; 900]).expect("room").end(Outcome::Committed);
+            journal.sync_now();
+        }
+        journal.trim(journal.appended());
+        journal.appended()
+    };
+    let first = append();
+    assert_eq!((journal.trimmed(), journal.forgotten()), (first, Lsn(0)));
+    journal.sync_now();
+    assert_eq!(journal.forgotten(), first);
+    let second = append();
+    assert_eq!((journal.trimmed(), journal.forgotten()), (second, first));
+    disk.power_loss(1);
+    assert_eq!(open(&disk).0.trimmed(), first);
+}
+
+#[test]
 fn a_lost_window_is_reported_until_it_is_confirmed() {
     let disk = MemoryDisk::default();
     let (journal, _) = open(&disk);

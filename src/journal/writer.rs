@@ -80,10 +80,16 @@ impl Shared {
 
     /// Wake the sync thread if it sleeps. A system call, so only when it has something to do.
     pub(super) fn kick(&self, state: &mut State) {
-        if state.idle && self.due(state) {
-            state.idle = false;
+        if self.rouse(state) {
             self.work.notify_one();
         }
+    }
+
+    /// [`Shared::kick`] for who wakes it after the lock: true if it must be.
+    pub(super) fn rouse(&self, state: &mut State) -> bool {
+        let asleep = state.idle && self.due(state);
+        state.idle &= !asleep;
+        asleep
     }
 
     /// After the last append of a closing journal: sync everything and say so.
@@ -218,6 +224,7 @@ impl Shared {
         stepper.control.trimmed = trimmed;
         stepper.control.active = active.clone();
         stepper.file.write(&mut stepper.control)?;
+        self.lock().forgotten = trimmed;
         let mut wakers = lock(&self.announced).written(&active);
         wakers.append(&mut self.recycle(trimmed));
         wakers.into_iter().for_each(Waker::wake);

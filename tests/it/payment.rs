@@ -539,6 +539,34 @@ async fn a_table_owed_whole_is_replaced() {
 }
 
 #[tokio::test]
+async fn a_large_table_and_a_partitioned_one_are_replaced_stretch_by_stretch() {
+    let schema = "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE m (id int PRIMARY KEY, v int) PARTITION BY RANGE (id); \
+        CREATE TABLE m1 PARTITION OF m FOR VALUES FROM (0) TO (10); CREATE TABLE m2 (v int, id int NOT NULL); \
+        ALTER TABLE m ATTACH PARTITION m2 FOR VALUES FROM (10) TO (20); CREATE TABLE none (id int PRIMARY KEY)";
+    let mut world = World::new(schema).await;
+    world
+        .origin(
+            "INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 30000) i; DELETE FROM t WHERE id % 7 = 0; \
+             UPDATE t SET v = 'y' WHERE id % 5 = 0; INSERT INTO m SELECT i, i FROM generate_series(0, 19) i",
+        )
+        .await;
+    world.target("INSERT INTO t VALUES (0, 'gone'); INSERT INTO none VALUES (1)").await;
+    let blocks = "SELECT pg_relation_size('t') > 300 * 8192";
+    assert_eq!(rows(&world.origin.url("postgres"), blocks).await, ["t"]);
+    let paid = world.pay(&Owed { tables: ["t", "m", "none"].map(table).into(), ..Owed::default() }).await;
+    assert_eq!((paid.rows, paid.refused), (30_000 - 30_000 / 7 + 20, vec![]));
+    for name in ["t", "m", "none"] {
+        world.assert_same(name).await;
+    }
+    // Emptied after S, it shows nothing to S.
+    world.copier.snapshot().await.expect("S");
+    world.origin("TRUNCATE t").await;
+    let owed = Owed { tables: vec![table("t")], ..Owed::default() };
+    let error = world.copier.pay(&owed).await.expect_err("emptied");
+    assert!(matches!(error, Error::Stale(_)), "{error}");
+}
+
+#[tokio::test]
 async fn one_applier_at_a_time() {
     let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY)").await;
     world.pay(&owed("t", [1])).await;

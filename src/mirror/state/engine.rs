@@ -670,8 +670,9 @@ impl<C: Copier> Engine<C> {
             return Ok(());
         }
         self.next_trim = now + Duration::from_secs(1);
-        self.book.trim(needed).await?;
-        self.dirty.trimmed(needed);
+        let forgotten = self.journal.forgotten();
+        self.book.trim(forgotten).await?;
+        self.dirty.trimmed(forgotten);
         self.journal.trim(needed);
         Ok(())
     }
@@ -766,5 +767,60 @@ impl Meters {
         self.exact.set(if status.exact { 1.0 } else { 0.0 });
         self.parked.set(status.parked as f64);
         self.dirty.set(status.dirty as f64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::mirror::state::copier::{Gone, Owed};
+    use crate::record::Backend;
+
+    /// Counts how often it was let speak.
+    struct Counts(Arc<AtomicU64>);
+
+    impl Copier for Counts {
+        async fn open(&mut self) -> Result<Standing, copier::Error> {
+            Ok(Standing { life: 1, payments: 0 })
+        }
+
+        async fn gone<'a>(&'a mut self, _: &'a [Backend], _: &'a [Box<[u8]>]) -> Result<Gone, copier::Error> {
+            Ok(Gone::default())
+        }
+
+        async fn snapshot(&mut self) -> Result<Snapshot, copier::Error> {
+            Ok(Snapshot { written: 0, flushed: 0 })
+        }
+
+        async fn pay<'a>(&'a mut self, _: &'a Owed) -> Result<Paid, copier::Error> {
+            panic!("it pays nothing while it is paused");
+        }
+
+        async fn release(&mut self) -> Result<(), copier::Error> {
+            Ok(())
+        }
+
+        async fn beat(&mut self) -> Result<(), copier::Error> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_paused_engine_keeps_its_connections() {
+        let (beats, config) = (Arc::new(AtomicU64::new(0)), Config::default());
+        let heartbeat = config.heartbeat;
+        let made = Engine::new(config, Journal::in_memory(), Counts(beats.clone()), Paths::in_memory());
+        let (engine, handle) = made.expect("files load");
+        handle.pause();
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(engine.run(stop.clone()));
+        sleep(heartbeat * 6 + heartbeat / 2).await;
+        assert_eq!(beats.load(Ordering::Relaxed), 6);
+        stop.cancel();
+        running.await.expect("ends");
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
 
-use crate::protocol::postgres::client::{Client, DataRow, Error, Format, SEND_BYTES};
+use crate::protocol::postgres::client::{Client, DataRow, Error, Format, Param, SEND_BYTES};
 use crate::protocol::postgres::wire::{self, front};
 use crate::record::TableId;
 
@@ -14,6 +14,7 @@ use super::debt::Arrays;
 use super::link::Link;
 use super::pay::Trouble;
 use super::schema::Pair;
+use super::whole::Stretch;
 
 /// How many bytes of requests a flight has, if it is not one large request: two flights are less than any socket
 /// buffer, so that neither end waits for the other for ever.
@@ -22,8 +23,14 @@ pub(super) const FLIGHT_BYTES: usize = 16 << 10;
 /// Rows of one table to be read at S.
 pub(super) struct Request<'k> {
     pub(super) pair: Arc<Pair>,
-    /// `None`: every row.
-    pub(super) keys: Option<&'k [&'k [u8]]>,
+    pub(super) part: Part<'k>,
+}
+
+/// Which rows.
+pub(super) enum Part<'k> {
+    Keys(&'k [&'k [u8]]),
+    Stretch(Stretch),
+    Whole,
 }
 
 /// Reads rows in flights, each with its check (see `check`). One more is on its way while one is answered.
@@ -88,14 +95,23 @@ impl<'k> Reader<'k> {
 impl Request<'_> {
     /// About as much as it is on the wire.
     fn bytes(&self) -> usize {
-        64 + self.keys.map_or(0, |keys| keys.iter().map(|key| key.len() + 4).sum())
+        match &self.part {
+            Part::Keys(keys) => 64 + keys.iter().map(|key| key.len() + 4).sum::<usize>(),
+            // Small, but its rows are many: a flight of its own.
+            Part::Stretch(_) | Part::Whole => FLIGHT_BYTES,
+        }
     }
 
     fn put(&self, conn: &mut Client) {
         let format = if self.pair.binary { Format::Binary } else { Format::Text };
-        match self.keys {
-            None => conn.put_prepared(&self.pair.read_whole_sql(), &[], format),
-            Some(keys) => conn.put_prepared(&self.pair.read_sql(), &Arrays::of(&self.pair, keys).params(), format),
+        match &self.part {
+            Part::Keys(keys) => {
+                conn.put_prepared(&self.pair.read_sql(), &Arrays::of(&self.pair, keys).params(), format);
+            }
+            Part::Stretch(Stretch { sql, from, to }) => {
+                conn.put_prepared(sql, &[Param::text(from), Param::text(to)], format);
+            }
+            Part::Whole => conn.put_prepared(&self.pair.read_whole_sql(), &[], format),
         }
     }
 }

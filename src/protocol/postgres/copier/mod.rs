@@ -15,6 +15,7 @@ mod debt;
 mod link;
 mod pay;
 mod schema;
+mod whole;
 
 use std::collections::HashSet;
 use std::time::Duration;

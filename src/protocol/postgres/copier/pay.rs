@@ -26,10 +26,11 @@ use crate::record::{TableId, get_varint};
 
 use super::Options;
 use super::closure::{close, parents_first, read_keys};
-use super::copy::{CopyOut, FLIGHT_BYTES, Reader, Request};
+use super::copy::{CopyOut, FLIGHT_BYTES, Part, Reader, Request};
 use super::debt::{Arrays, BATCH_BYTES, Debt, Debts, batches, fits, refused_key, refused_table, reorder};
 use super::link::{Link, beside, on_primary, on_secondary};
 use super::schema::{At, Home, Pair};
+use super::whole::{self, Stretch};
 
 /// How often the holders of unique values are looked for before a table goes row by row.
 const ROUNDS: usize = 3;
@@ -266,7 +267,9 @@ impl<'p> Payment<'p> {
         let mut steps = Steps::default();
         let (debts, options) = (&self.debts, self.options);
         let sorted: HashMap<TableId, Vec<&[u8]>> = debts.iter().map(|(id, debt)| (*id, debt.sorted())).collect();
-        let mut reader = Reader::new(requests(debts, &order, &sorted, &self.isolated, options.batch_keys));
+        let stretches = whole::stretches(self.link, debts).await?;
+        let requests = requests(debts, &order, &sorted, stretches, &self.isolated, options.batch_keys);
+        let mut reader = Reader::new(requests);
         reader.pump(self.link).await.map_err(Trouble::Primary)?;
         if !std::mem::replace(&mut self.begun, true) {
             steps.put_statement(self.link, Step::Plain, "BEGIN", &Arrays::none());
@@ -438,17 +441,21 @@ fn requests<'k>(
     debts: &Debts<'_>,
     order: &[TableId],
     sorted: &'k HashMap<TableId, Vec<&'k [u8]>>,
+    mut stretches: HashMap<TableId, Option<Vec<Stretch>>>,
     isolated: &HashSet<TableId>,
     batch_keys: usize,
 ) -> VecDeque<Request<'k>> {
     let mut requests = VecDeque::new();
     for id in order.iter().filter(|id| !isolated.contains(id)) {
         let debt = &debts[id];
-        if debt.whole {
-            requests.push_back(Request { pair: debt.pair.clone(), keys: None });
+        let request = |part| Request { pair: debt.pair.clone(), part };
+        match stretches.remove(id) {
+            None => (),
+            Some(None) => requests.push_back(request(Part::Whole)),
+            Some(Some(stretches)) => requests.extend(stretches.into_iter().map(Part::Stretch).map(request)),
         }
         let batches = batches(&debt.pair, &sorted[id], batch_keys, FLIGHT_BYTES / 2).into_iter();
-        requests.extend(batches.map(|keys| Request { pair: debt.pair.clone(), keys: Some(keys) }));
+        requests.extend(batches.map(Part::Keys).map(request));
     }
     requests
 }
@@ -534,7 +541,7 @@ async fn send_to_secondary(link: &mut Link) -> Result<(), Trouble> {
 
 /// Copy one batch by itself and wait for the answer: how many rows and bytes.
 async fn copy_batch(link: &mut Link, pair: &Arc<Pair>, keys: &[&[u8]], table: &str) -> Result<(u64, u64), Trouble> {
-    let mut reader = Reader::new([Request { pair: pair.clone(), keys: Some(keys) }].into());
+    let mut reader = Reader::new([Request { pair: pair.clone(), part: Part::Keys(keys) }].into());
     reader.pump(link).await.map_err(Trouble::Primary)?;
     let mut steps = Steps::default();
     let bytes = copy(link, &mut reader, pair, pair.copy_into(table), &mut steps).await?;

@@ -39,6 +39,10 @@ pub(super) struct Footprint {
     /// The table's and its partitions' oids, and the [`PRINT`] of each.
     pub(super) prints: Vec<(u32, String)>,
     pub(super) partitioned: bool,
+    /// Those of them that hold rows: oid and name.
+    pub(super) heaps: Vec<(u32, String)>,
+    /// All rows are in these.
+    pub(super) local: bool,
 }
 
 /// Changes with every change of a table's columns, key, constraints and foreign keys (those that point at it have
@@ -125,6 +129,14 @@ impl Pair {
         }
         let once = if self.wide { "DISTINCT ON (t.tableoid, t.ctid) " } else { "" };
         format!("SELECT {once}{columns} FROM {} JOIN {table} t ON {}", self.unnest(), self.matched(At::Primary))
+    }
+
+    /// The rows between two positions of a table that holds rows of this one.
+    pub(super) fn read_stretch_sql(&self, table: &str) -> String {
+        let columns = self.column_list("t.");
+        format!(
+            "SELECT {columns} FROM ONLY {table} t WHERE t.ctid >= $1::pg_catalog.tid AND t.ctid < $2::pg_catalog.tid"
+        )
     }
 
     pub(super) fn read_whole_sql(&self) -> String {
@@ -348,8 +360,13 @@ impl Schema {
             }
             at += 1;
         }
-        let print = |oid| (oid, self.prints.get(&oid).cloned().unwrap_or_default());
-        Footprint { prints: tree.into_iter().map(print).collect(), partitioned: primary.kind == Kind::Partitioned }
+        let known = || tree.iter().filter_map(|oid| self.primary.relations.get(oid));
+        let heaps = known().filter(|relation| relation.kind == Kind::Table);
+        let heaps = heaps.map(|relation| (relation.oid, relation.sql())).collect();
+        let local = known().all(|relation| matches!(relation.kind, Kind::Table | Kind::Partitioned));
+        let print = |&oid: &u32| (oid, self.prints.get(&oid).cloned().unwrap_or_default());
+        let prints = tree.iter().map(print).collect();
+        Footprint { prints, partitioned: primary.kind == Kind::Partitioned, heaps, local }
     }
 }
 

@@ -1,0 +1,71 @@
+//! Whole tables, stretch by stretch: a read of all rows in one statement would hold its lock for as long as the secondary
+//! takes them.
+//!
+//! A stretch is a range of blocks, read by a TID range scan. Rows that S sees lie in blocks that the file has now, at S
+//! or later: it grows behind them, and VACUUM cuts off nothing that S sees. What gives the table another file is met by
+//! the check of the flight (see `check`), so an empty table is read as well.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::protocol::postgres::client::{self, Format, Param};
+use crate::record::TableId;
+
+use super::debt::Debts;
+use super::link::{Link, beside};
+use super::pay::Trouble;
+use super::schema::Pair;
+
+/// Blocks of one stretch, 1 MiB of 8 KiB blocks.
+const BLOCKS: u64 = 128;
+/// As many more for each partition: the check of a flight names them all.
+const BLOCKS_PER_PARTITION: u64 = 8;
+
+/// A part of a table: the statement that reads it takes two positions.
+pub(super) struct Stretch {
+    pub(super) sql: Arc<str>,
+    pub(super) from: String,
+    pub(super) to: String,
+}
+
+/// The stretches of every table that is owed whole. `None`: rows of it lie elsewhere, it is read by one statement.
+pub(super) async fn stretches(
+    link: &mut Link,
+    debts: &Debts<'_>,
+) -> Result<HashMap<TableId, Option<Vec<Stretch>>>, Trouble> {
+    let mut all = HashMap::new();
+    for debt in debts.values().filter(|debt| debt.whole) {
+        let stretches = if debt.pair.footprint.local { Some(of_table(link, &debt.pair).await?) } else { None };
+        all.insert(debt.pair.id, stretches);
+    }
+    Ok(all)
+}
+
+async fn of_table(link: &mut Link, pair: &Pair) -> Result<Vec<Stretch>, Trouble> {
+    let heaps = &pair.footprint.heaps;
+    let oids = heaps.iter().map(|(oid, _)| oid.to_string()).collect::<Vec<_>>().join(",");
+    let sql = "SELECT o, pg_catalog.pg_relation_size(o) \
+        / pg_catalog.current_setting('block_size')::pg_catalog.int8 FROM unnest($1::pg_catalog.oid[]) o";
+    let array = format!("{{{oids}}}");
+    let (asked, pulse) = ([Param::text(&array)], link.options.pulse());
+    let asking = link.primary.query(sql, &asked, Format::Text);
+    let rows = beside(&mut link.secondary, pulse, asking).await.map_err(Trouble::Primary)?;
+    let mut blocks: HashMap<u32, u64> = HashMap::new();
+    for row in rows {
+        let size = row.text(1).map_err(Trouble::Primary)?.map(str::parse);
+        let Some(Ok(size)) = size else { return Err(Trouble::Stale("a table was dropped".into())) };
+        blocks.insert(row.parse(0).map_err(Trouble::Primary)?, size);
+    }
+    let step = BLOCKS + BLOCKS_PER_PARTITION * heaps.len() as u64;
+    let mut stretches = Vec::new();
+    for (oid, table) in heaps {
+        let sql: Arc<str> = pair.read_stretch_sql(table).into();
+        let end = blocks.get(oid).copied().ok_or(Trouble::Primary(client::Error::Value(0)))?.max(1);
+        stretches.extend((0..end).step_by(step as usize).map(|from| Stretch {
+            sql: sql.clone(),
+            from: format!("({from},0)"),
+            to: format!("({},0)", from + step),
+        }));
+    }
+    Ok(stretches)
+}
