@@ -73,6 +73,8 @@ metrics! {
     CLIENTS_TOTAL = "tandem_clients_total", Kind::Counter;
     /// Sessions of a database that is not mirrored: they pass uncaptured. Label: wire.
     SESSIONS_UNCAPTURED_TOTAL = "tandem_sessions_uncaptured_total", Kind::Counter;
+    /// Rows that the primary counted in tables to which nobody wrote through tandem. Label: wire.
+    BYPASSED_ROWS_TOTAL = "tandem_bypassed_rows_total", Kind::Counter;
     /// Clients turned away. Labels: wire, reason.
     CLIENTS_REFUSED_TOTAL = "tandem_clients_refused_total", Kind::Counter;
     /// Units inside the gate now.

@@ -200,8 +200,11 @@ impl Assembly {
         self.state.names = setup.names();
         self.state.mirror = Some(handle);
         let schema = setup.shared.catalog.clone();
-        let tasks =
-            vec![tokio::spawn(engine.run(stop.clone())), tokio::spawn(schema.run(setup.server.clone(), stop.clone()))];
+        let tasks = vec![
+            tokio::spawn(engine.run(stop.clone())),
+            tokio::spawn(schema.run(setup.server.clone(), stop.clone())),
+            tokio::spawn(postgres::bypass::run(setup.shared.clone(), setup.server.clone(), stop.clone())),
+        ];
         Ok(Mirror { serving: Serving::Postgres(setup), tasks, stop })
     }
 

@@ -55,6 +55,11 @@ impl Announced {
         self.all || self.labels.get(&label).is_some_and(|label| label.durable)
     }
 
+    /// Announced in this window or the one before; true of every label when they are too many to list.
+    pub(super) fn is_known(&self, label: u64) -> bool {
+        self.all || self.labels.contains_key(&label) || self.labels.len() > LABELS
+    }
+
     /// The number of the window that runs.
     pub(super) fn window(&self) -> u64 {
         self.window

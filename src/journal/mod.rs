@@ -329,6 +329,11 @@ impl Journal {
         known == Some(true) || self.shared.drive == Drive::Inline
     }
 
+    /// Was this label announced in the window that runs, or in the one before?
+    pub fn is_announced(&self, label: u64) -> bool {
+        lock(&self.shared.announced).is_known(label)
+    }
+
     /// Resolves when an announced label is durable. Cancel safe.
     pub async fn announced(&self, label: u64) -> Result<(), Error> {
         poll_fn(|cx| self.poll_announced(label, cx)).await

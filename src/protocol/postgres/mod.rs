@@ -4,6 +4,7 @@
 //! [`session`], which captures keys by the plans of [`analysis`].
 
 pub mod analysis;
+pub mod bypass;
 pub mod cache;
 pub mod catalog;
 pub mod check;

@@ -1,0 +1,135 @@
+//! Writers that go past the proxy, as far as the primary's statistics show them.
+//!
+//! The primary counts the rows written to each table, by whomever. Where they become more though nobody wrote to the
+//! table through tandem for a whole window of the journal (`journal/announce.rs`), which is far longer than a backend
+//! keeps its counts to itself, somebody else writes: the table is named, and dirty. A table that is written on both ways
+//! is not told apart: what a statement through tandem counts there is not known exactly enough.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics;
+use crate::record::{Reason, TableId};
+
+use super::catalog::{Act, Catalog, Relation};
+use super::client::{Client, Error, ServerConfig};
+use super::shared::Shared;
+
+/// How often the primary is asked.
+const EVERY: Duration = Duration::from_secs(10);
+
+const COUNTS: &str = "SELECT relid, n_tup_ins + n_tup_upd + n_tup_del FROM pg_catalog.pg_stat_user_tables";
+
+/// What the primary counted when it was asked last, by oid. The first answer, a while after the start, is the baseline:
+/// until then backends of an earlier run may still report theirs.
+#[derive(Default)]
+struct Watch {
+    last: HashMap<u32, u64>,
+}
+
+impl Watch {
+    /// The tables that were written though `captured` says that nothing went through tandem, with the rows that came.
+    fn compare(
+        &mut self,
+        now: HashMap<u32, u64>,
+        catalog: &Catalog,
+        captured: impl Fn(TableId) -> bool,
+    ) -> Vec<(Arc<Relation>, u64)> {
+        let more = |(oid, count): (&u32, &u64)| Some((*oid, count.checked_sub(*self.last.get(oid)?)?));
+        let grown = now.iter().filter_map(more).filter(|&(_, rows)| rows > 0);
+        let known = grown.filter_map(|(oid, rows)| Some((catalog.relations.get(&oid)?.clone(), rows)));
+        let mut found: Vec<_> = known.filter(|(table, _)| !reached(table.oid, catalog, &captured)).collect();
+        found.sort_by_key(|(table, _)| table.oid);
+        self.last = now;
+        found
+    }
+}
+
+/// Was the table captured, or one whose foreign keys act on it?
+fn reached(table: u32, catalog: &Catalog, captured: &impl Fn(TableId) -> bool) -> bool {
+    let (mut open, mut seen) = (vec![table], HashSet::from([table]));
+    while let Some(oid) = open.pop() {
+        let Some(relation) = catalog.relations.get(&oid) else { continue };
+        if captured(relation.id) {
+            return true;
+        }
+        let acts = |key: &&Arc<super::catalog::ForeignKey>| key.on_delete != Act::None || key.on_update != Act::None;
+        let parents = catalog.foreign_keys.iter().filter(|key| key.child == oid).filter(acts).map(|key| key.parent);
+        open.extend(parents.chain(relation.parents.iter().copied()).filter(|&oid| seen.insert(oid)));
+    }
+    false
+}
+
+/// Ask until stopped. What the primary does not answer is asked again.
+pub async fn run(shared: Arc<Shared>, server: ServerConfig, stop: CancellationToken) {
+    let (mut watch, mut client) = (Watch::default(), None);
+    let mut named = HashSet::new();
+    while stop.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
+        let now = match counts(&shared, &server, &mut client).await {
+            Ok(now) => now,
+            Err(error) => {
+                tracing::debug!(%error, "the primary's counts cannot be read");
+                client = None;
+                continue;
+            }
+        };
+        let catalog = shared.catalog.now().clone();
+        for (table, rows) in watch.compare(now, &catalog, |table| shared.journal.is_announced(table.0)) {
+            if named.insert(table.id) {
+                let table = table.sql();
+                tracing::warn!(table, rows, "somebody writes to this table past tandem: it is dirty");
+            }
+            metrics::BYPASSED_ROWS_TOTAL.counter(&[("wire", "postgres")]).increment(rows);
+            (shared.lost)(table.id, Reason::Counts);
+        }
+    }
+}
+
+async fn counts(
+    shared: &Shared,
+    server: &ServerConfig,
+    client: &mut Option<Client>,
+) -> Result<HashMap<u32, u64>, Error> {
+    if client.is_none() {
+        *client = Some(Client::connect(&shared.catalog.primary_first(server)).await?);
+    }
+    let Some(conn) = client else { return Ok(HashMap::new()) };
+    conn.simple(COUNTS).await?.iter().map(|row| Ok((row.parse(0)?, row.parse(1)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::postgres::analysis::schema::catalog;
+
+    fn names(found: Vec<(Arc<Relation>, u64)>) -> Vec<(String, u64)> {
+        found.into_iter().map(|(table, rows)| (table.name.clone(), rows)).collect()
+    }
+
+    #[test]
+    fn a_table_that_grows_while_nobody_writes_to_it_through_tandem_is_named() {
+        let (catalog, mut watch) = (catalog(), Watch::default());
+        let nobody = |_| false;
+        let counts = |acc, pair| HashMap::from([(1, acc), (2, pair), (999, acc)]);
+        assert!(names(watch.compare(counts(5, 5), &catalog, nobody)).is_empty(), "the first answer");
+        assert_eq!(names(watch.compare(counts(5, 7), &catalog, nobody)), [("pair".to_owned(), 2)]);
+        assert!(names(watch.compare(counts(5, 7), &catalog, nobody)).is_empty(), "nothing more came");
+        assert!(names(watch.compare(counts(0, 1), &catalog, nobody)).is_empty(), "a server that forgot its counts");
+        let pair = TableId::of("public", "pair");
+        assert_eq!(names(watch.compare(counts(1, 9), &catalog, |table| table == pair)), [("acc".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn what_foreign_keys_do_to_a_table_is_not_a_stranger() {
+        let (catalog, mut watch) = (catalog(), Watch::default());
+        let acc = TableId::of("public", "acc");
+        for count in [1, 5] {
+            let counts = HashMap::from([(24, count)]);
+            assert!(names(watch.compare(counts, &catalog, |table| table == acc)).is_empty(), "acc cascades to ref");
+        }
+        assert_eq!(names(watch.compare(HashMap::from([(24, 9)]), &catalog, |_| false)), [("ref".to_owned(), 4)]);
+    }
+}
