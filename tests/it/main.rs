@@ -17,6 +17,7 @@ mod ordinary;
 mod payment;
 mod pgbench;
 mod power;
+mod random;
 mod rounds;
 mod rules;
 mod sandbox;

@@ -2,49 +2,13 @@
 //! byte, but for what no two runs on one server share (oids of tables, process ids) and for where in PostgreSQL's source an error
 //! was raised.
 
-use tandem::protocol::postgres::wire::{Fields, Message, back};
 use tandem::sandbox::{Options, binaries};
 
 use crate::support::raw::{M, M::*, Raw};
 use crate::support::{server_with, sql, tandem::Tandem};
 
-/// A message in words, without what differs from run to run.
-fn show(Message { kind, body }: Message) -> String {
-    let mut body = body.to_vec();
-    if kind == back::ROW_DESCRIPTION {
-        blank_table_oids(&mut body);
-    }
-    if kind == back::NOTIFICATION_RESPONSE {
-        body[..4].fill(0);
-    }
-    if kind == back::ERROR_RESPONSE || kind == back::NOTICE_RESPONSE {
-        body = without_source(&body);
-    }
-    format!("{} {}", char::from(kind), body.escape_ascii())
-}
-
-/// File, line and routine of PostgreSQL's source: a statement that tandem ran by the extended protocol is refused by
-/// another line, in the same words.
-fn without_source(body: &[u8]) -> Vec<u8> {
-    body.split_inclusive(|&byte| byte == 0)
-        .filter(|field| !matches!(field[0], b'F' | b'L' | b'R'))
-        .flatten()
-        .copied()
-        .collect()
-}
-
-fn blank_table_oids(body: &mut [u8]) {
-    let mut fields = Fields::new(b'T', body);
-    let mut at = Vec::new();
-    for _ in 0..fields.u16().expect("a count") {
-        fields.cstr().expect("a name");
-        at.push(body.len() - fields.rest().len());
-        fields.take(18).expect("the rest");
-    }
-    at.into_iter().for_each(|at| body[at..at + 4].fill(0));
-}
-
-const SETUP: &str = "
+/// The schema of the scripts.
+pub(crate) const SETUP: &str = "
     DROP SCHEMA IF EXISTS odd CASCADE; CREATE SCHEMA odd;
     CREATE TABLE odd.acc (id int PRIMARY KEY, v int, note text, UNIQUE (note));
     INSERT INTO odd.acc SELECT i, i, 'n' || i FROM generate_series(1, 20) i;
@@ -654,9 +618,9 @@ async fn odd_statements_are_answered_byte_for_byte_as_without_tandem() {
     let mut wrong = Vec::new();
     for (number, script) in SCRIPTS.iter().enumerate() {
         sql(&origin_url, SETUP).await;
-        let direct = run(origin.port(), script).await;
+        let direct = Raw::answers(origin.port(), script).await;
         sql(&origin_url, SETUP).await;
-        let through = run(tandem.port, script).await;
+        let through = Raw::answers(tandem.port, script).await;
         if direct != through {
             wrong.push(format!("script {number} {script:?}\n  direct  {direct:#?}\n  through {through:#?}"));
         }
@@ -669,14 +633,4 @@ async fn odd_statements_are_answered_byte_for_byte_as_without_tandem() {
         wrong.join("\n"),
         tandem.log()
     );
-}
-
-async fn run(port: u16, script: &'static [M]) -> Vec<String> {
-    let raw = tokio::task::spawn_blocking(move || {
-        let answers = || Raw::connect(port).run(script).into_iter().map(show).collect();
-        std::panic::catch_unwind(answers).unwrap_or_else(|panic| {
-            vec![panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "panicked".to_owned())]
-        })
-    });
-    raw.await.expect("the thread ends")
 }

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use ::tandem::protocol::postgres::wire::{self, HEADER, Header, Message, back, front};
+use ::tandem::protocol::postgres::wire::{self, Fields, HEADER, Header, Message, back, front};
 use bytes::{BufMut, BytesMut};
 
 /// One message, or a wait for what was asked so far.
@@ -96,6 +96,18 @@ impl Raw {
         std::mem::take(&mut self.seen)
     }
 
+    /// What a script is answered on a connection of its own, in words; or why there was no answer.
+    pub(crate) async fn answers(port: u16, script: &[M]) -> Vec<String> {
+        let script = script.to_vec();
+        let raw = tokio::task::spawn_blocking(move || {
+            let answers = || Raw::connect(port).run(&script).into_iter().map(show).collect();
+            std::panic::catch_unwind(answers).unwrap_or_else(|panic| {
+                vec![panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "panicked".to_owned())]
+            })
+        });
+        raw.await.expect("the thread ends")
+    }
+
     /// Bytes as they are; no answer is waited for.
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).expect("sent");
@@ -125,6 +137,46 @@ impl Raw {
             self.input.extend_from_slice(&chunk[..len]);
         }
     }
+}
+
+/// A message in words, without what differs from run to run.
+pub(crate) fn show(Message { kind, body }: Message) -> String {
+    let mut body = body.to_vec();
+    if kind == back::ROW_DESCRIPTION {
+        blank_table_oids(&mut body);
+    }
+    if kind == back::NOTIFICATION_RESPONSE {
+        body[..4].fill(0);
+    }
+    if kind == back::ERROR_RESPONSE || kind == back::NOTICE_RESPONSE {
+        body = without_source(&body);
+    }
+    let text = format!("{} {}", char::from(kind), body.escape_ascii());
+    // The schema of temporary tables has the backend's number.
+    let mut parts = text.split("pg_temp_");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| text + "pg_temp_" + part.trim_start_matches(|c: char| c.is_ascii_digit()))
+}
+
+/// File, line and routine of PostgreSQL's source: a statement that tandem ran by the extended protocol is refused by
+/// another line, in the same words.
+fn without_source(body: &[u8]) -> Vec<u8> {
+    body.split_inclusive(|&byte| byte == 0)
+        .filter(|field| !matches!(field[0], b'F' | b'L' | b'R'))
+        .flatten()
+        .copied()
+        .collect()
+}
+
+fn blank_table_oids(body: &mut [u8]) {
+    let mut fields = Fields::new(b'T', body);
+    let mut at = Vec::new();
+    for _ in 0..fields.u16().expect("a count") {
+        fields.cstr().expect("a name");
+        at.push(body.len() - fields.rest().len());
+        fields.take(18).expect("the rest");
+    }
+    at.into_iter().for_each(|at| body[at..at + 4].fill(0));
 }
 
 /// A StartupMessage.

@@ -481,6 +481,14 @@ impl<'a> BindParams<'a> {
         Ok(BindParams { formats, values, raw, results, types })
     }
 
+    /// Too many or too few for a statement that we know well: the server will say so, in its own words.
+    pub(super) fn are_refused(&self, prepared: &Prepared) -> bool {
+        prepared.script.statements.first().is_some_and(|statement| {
+            let takes = self.types.len().max(usize::from(statement.params));
+            matches!(statement.action, Action::Evident(_) | Action::Asked(_)) && self.values.len() != takes
+        })
+    }
+
     /// Parameter formats and values, as they came.
     pub(super) fn values(&self) -> &'a [u8] {
         self.raw

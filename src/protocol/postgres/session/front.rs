@@ -267,7 +267,7 @@ impl Session {
         };
         let Some(prepared) = self.replanned(name, prepared)? else { return Ok(false) };
         let params = super::capture::BindParams::read(fields, &prepared.types).map_err(Fault::Client)?;
-        if self.refusal(&prepared.text, &prepared.script).is_some() {
+        if self.refusal(&prepared.text, &prepared.script).is_some() || params.are_refused(&prepared) {
             let undo =
                 self.statements.put_portal(portal, Portal { statement: Some(prepared), binary: false, asked: false });
             return Ok(self.forward(whole, out, Expect::Bind { shown: true, undo }));
