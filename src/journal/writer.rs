@@ -52,23 +52,33 @@ pub(super) fn spawn(shared: &Arc<Shared>) -> io::Result<Vec<thread::JoinHandle<(
     ])
 }
 
+/// What [`Shared::move_log`] did.
+struct Moved {
+    any: bool,
+    control_due: bool,
+}
+
 impl Shared {
     fn sync_loop(&self) {
-        while lock(&self.state).ending == Ending::Open {
+        loop {
             self.step();
-            self.rest();
+            if !self.rest() {
+                break;
+            }
         }
         self.finish();
     }
 
-    fn rest(&self) {
+    /// Sleep until there is something to do. False: the journal ends.
+    fn rest(&self) -> bool {
         let mut state = self.lock();
         if state.ending != Ending::Open || self.due(&state) {
-            return;
+            return state.ending == Ending::Open;
         }
         state.idle = true;
         let (mut state, _) = self.work.wait_timeout(state, NAP).unwrap_or_else(std::sync::PoisonError::into_inner);
         state.idle = false;
+        true
     }
 
     /// Is there something that should not wait for the end of a nap?
@@ -103,39 +113,39 @@ impl Shared {
     /// One group. False when there was nothing to do, or the disk failed.
     pub(super) fn step(&self) -> bool {
         let mut stepper = lock(&self.stepper);
-        if self.lock().broken.is_some() {
-            return false;
-        }
         self.try_step(&mut stepper).unwrap_or_else(|error| {
             self.fail(&error);
             false
         })
     }
 
+    // As few locks of the state as can be: whoever appends wants them too.
     fn try_step(&self, stepper: &mut Stepper) -> io::Result<bool> {
-        let moved = self.move_log(&mut stepper.buffer)?;
+        let Some(moved) = self.move_log(&mut stepper.buffer)? else { return Ok(false) };
         let rotated = {
             let mut announced = lock(&self.announced);
             let dropped = announced.rotate(self.options.window);
             self.window.store(announced.window(), Ordering::Relaxed);
             dropped
         };
-        let due = std::mem::take(&mut self.lock().control_due);
-        if due || rotated {
+        if moved.control_due || rotated {
             self.write_control(stepper)?;
         }
-        Ok(moved || due)
+        Ok(moved.any || moved.control_due)
     }
 
-    /// Move what was appended to the segments.
-    fn move_log(&self, buffer: &mut Vec<u8>) -> io::Result<bool> {
+    /// Move what was appended to the segments. `None`: the disk failed before, and nothing is tried again.
+    fn move_log(&self, buffer: &mut Vec<u8>) -> io::Result<Option<Moved>> {
         let (mut at, to, cuts, mut segment) = {
-            let state = self.lock();
+            let mut state = self.lock();
+            if state.broken.is_some() {
+                return Ok(None);
+            }
+            if state.moved == state.appended {
+                return Ok(Some(Moved { any: false, control_due: std::mem::take(&mut state.control_due) }));
+            }
             (state.moved, state.appended, state.cuts.clone(), state.last())
         };
-        if at == to {
-            return Ok(false);
-        }
         let (from, began) = (at, Instant::now());
         for cut in cuts {
             self.copy(&segment, at, cut, buffer)?;
@@ -147,8 +157,8 @@ impl Shared {
         if self.options.durability == Durability::Fsync {
             segment.slot.blob.sync()?;
         }
-        self.moved(to, SyncSample { took: began.elapsed(), bytes: to - from });
-        Ok(true)
+        let control_due = self.moved(to, SyncSample { took: began.elapsed(), bytes: to - from });
+        Ok(Some(Moved { any: true, control_due }))
     }
 
     /// Copy a stretch of the ring into a segment. The last page is filled up with zeros: a page that is overwritten as a
@@ -188,8 +198,9 @@ impl Shared {
         Ok(segment)
     }
 
-    fn moved(&self, to: u64, sample: SyncSample) {
-        let wakers = {
+    /// Say so. True: the control file is due.
+    fn moved(&self, to: u64, sample: SyncSample) -> bool {
+        let (wakers, control_due) = {
             let mut state = self.lock();
             state.moved = to;
             state.syncs += 1;
@@ -203,12 +214,13 @@ impl Shared {
             let durable = std::mem::replace(&mut state.waiting.durable, later);
             let mut wakers: Vec<Waker> = durable.into_values().collect();
             wakers.append(&mut state.waiting.room);
-            wakers
+            (wakers, std::mem::take(&mut state.control_due))
         };
         wakers.into_iter().for_each(Waker::wake);
         if let Some(observe) = &self.options.on_sync {
             observe(sample);
         }
+        control_due
     }
 
     /// Write the control file, then use again what it says is not needed.

@@ -231,7 +231,7 @@ impl Schema {
         // Privileges are those of now: of a table that is gone since S nothing is known, and reading it will say so.
         let sql = format!(
             "SELECT c.oid, {PRINT}, coalesce(pg_catalog.has_table_privilege(c.oid, 'SELECT'), true) \
-             FROM pg_catalog.pg_class c WHERE c.relkind IN ('r', 'p') AND c.oid >= 16384"
+             FROM pg_catalog.pg_class c WHERE c.relkind IN ('r', 'p', 'f') AND c.oid >= 16384"
         );
         for row in conn.simple(&sql).await? {
             self.prints.insert(row.parse(0)?, row.string(1)?);
