@@ -63,6 +63,24 @@ async fn a_dirty_table_is_repaired_without_being_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rows_that_an_array_names_arrive() {
+    let stage = stage("[mirror]\nself_repair = false").await;
+    let client = connect(&stage.url()).await;
+    client.batch_execute("INSERT INTO t SELECT n, 'old' FROM generate_series(1, 9) n").await.expect("rows");
+    stage.assert_equal(TABLES).await;
+    let update = "UPDATE t SET v = 'new' WHERE id = ANY($1)";
+    assert_eq!(client.execute(update, &[&vec![1, 2, 77]]).await.expect("updated"), 2);
+    let delete = "DELETE FROM t WHERE id = ANY($1::int[]) AND v = 'old'";
+    assert_eq!(client.execute(delete, &[&vec![Some(1), Some(3), None]]).await.expect("deleted"), 1);
+    client
+        .batch_execute("DELETE FROM t WHERE id = ANY(ARRAY[5, 6]); UPDATE t SET v = 'x' WHERE id = ANY('{7, 8}')")
+        .await
+        .expect("both");
+    stage.assert_equal(TABLES).await;
+    assert_eq!(rows(&stage.target.url("postgres"), "SELECT count(*) FROM t").await, ["6"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_somebody_writes_past_tandem_is_repaired_promise_6() {
     let stage = stage("").await;
     let (client, stranger) = (connect(&stage.url()).await, connect(&stage.origin.url("postgres")).await);

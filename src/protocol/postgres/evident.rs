@@ -4,6 +4,8 @@
 //! certain is [`NotEvident`]: the server is asked instead. Findings 9 and 10 of the payment's contract are the reason
 //! for every rule: a value that the server would round, truncate, fold or read by a setting is never taken.
 
+mod array;
+
 use crate::record::RecordBuf;
 
 use super::catalog::Column;
@@ -84,11 +86,15 @@ impl EvidentKey {
     fn read(
         &self,
         source: Source<'_>,
-        params: &impl Params,
+        params: &dyn Params,
         arguments: Option<Arguments<'_>>,
         key: &mut Vec<u8>,
         out: &mut RecordBuf,
     ) -> Result<(), NotEvident> {
+        let array = self.columns.iter().position(|operand| matches!(operand, Operand::Elements { .. }));
+        if let Some(at) = array {
+            return self.read_each(at, source, params, arguments, out);
+        }
         // All tables of one entry have the same key forms.
         let Some(first) = self.tables.first() else { return Ok(()) };
         key.clear();
@@ -113,6 +119,49 @@ impl EvidentKey {
             out.key(table.id, key, self.moved);
         }
         Ok(())
+    }
+}
+
+impl EvidentKey {
+    /// One key for each element of the array at this column.
+    fn read_each(
+        &self,
+        at: usize,
+        source: Source<'_>,
+        params: &dyn Params,
+        arguments: Option<Arguments<'_>>,
+        out: &mut RecordBuf,
+    ) -> Result<(), NotEvident> {
+        let Some(&Operand::Elements { index, sole, cast }) = self.columns.get(at) else { return Err(NotEvident) };
+        if arguments.is_some() {
+            return Err(NotEvident);
+        }
+        let bound = params.get(index).ok_or(NotEvident)?;
+        let mut one = self.clone();
+        one.columns[at] = Operand::Param { index, sole, cast };
+        let mut key = Vec::new();
+        for value in array::elements(bound)? {
+            let element = Element { of: params, index, param: value };
+            one.read(source, &element, None, &mut key, out)?;
+        }
+        Ok(())
+    }
+}
+
+/// The parameters, with one element in the place of an array.
+struct Element<'a> {
+    of: &'a dyn Params,
+    index: u16,
+    param: array::Value,
+}
+
+impl Params for Element<'_> {
+    fn get(&self, index: u16) -> Option<Param<'_>> {
+        if index != self.index {
+            return self.of.get(index);
+        }
+        let array::Value { declared, binary, value } = &self.param;
+        Some(Param { declared: *declared, binary: *binary, value: value.as_deref() })
     }
 }
 
@@ -142,12 +191,13 @@ fn read(
     column: &Column,
     operand: Operand,
     source: Source<'_>,
-    params: &impl Params,
+    params: &dyn Params,
     out: &mut Vec<u8>,
 ) -> Result<bool, NotEvident> {
     let form = Form::of(column);
     match operand {
         Operand::Null => return Ok(false),
+        Operand::Elements { .. } => return Err(NotEvident),
         Operand::Bool(value) if form == Form::Bool => out.push(u8::from(value)),
         Operand::Bool(_) => return Err(NotEvident),
         Operand::Literal { token, negative, cast } => literal(column, source, token, negative, cast, out)?,

@@ -131,6 +131,15 @@ pub enum Operand {
         /// An explicit cast to this base type's oid stood on it; 0 = none.
         cast: u32,
     },
+    /// Each element of the array `$n` (`= ANY($n)`), as `Param` otherwise; the cast is to the element's type.
+    Elements {
+        /// Index.
+        index: u16,
+        /// It is used only here in the statement.
+        sole: bool,
+        /// An explicit cast to an array of this type's oid stood on it; 0 = none.
+        cast: u32,
+    },
     /// TRUE or FALSE.
     Bool(bool),
     /// NULL: pins nothing that a key could be, no row is concerned.

@@ -56,6 +56,27 @@ impl Scope<'_> {
         (to != OTHER_TYPE).then_some(operand)
     }
 
+    /// The elements of an array parameter, perhaps cast once.
+    pub(super) fn elements(&self, node: &Node) -> Option<Operand> {
+        match node.node.as_ref()? {
+            NodeEnum::ParamRef(param) => match self.param(param)? {
+                Operand::Param { index, sole, cast } => Some(Operand::Elements { index, sole, cast }),
+                _ => None,
+            },
+            NodeEnum::TypeCast(cast) => {
+                let name = cast.type_name.as_ref().filter(|name| name.array_bounds.len() == 1)?;
+                let element = self.type_oid(&TypeName { array_bounds: Vec::new(), ..name.clone() });
+                match self.elements(cast.arg.as_deref()?)? {
+                    Operand::Elements { index, sole, cast: 0 } if element != OTHER_TYPE => {
+                        Some(Operand::Elements { index, sole, cast: element })
+                    }
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+
     /// The oid of a built-in type that keys can be evident with, written without modifier.
     pub(super) fn type_oid(&self, name: &TypeName) -> u32 {
         let names: Vec<&str> = name.names.iter().filter_map(string).collect();

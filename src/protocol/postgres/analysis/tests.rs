@@ -95,6 +95,9 @@ impl Describe<'_> {
             Operand::Param { index, sole, cast: to } => {
                 format!("${}{}{}", index + 1, if *sole { "" } else { "*" }, cast(to))
             }
+            Operand::Elements { index, sole, cast: to } => {
+                format!("each ${}{}{}", index + 1, if *sole { "" } else { "*" }, cast(to))
+            }
             Operand::Bool(value) => value.to_string(),
             Operand::Null => "null".to_owned(),
         }

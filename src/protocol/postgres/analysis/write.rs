@@ -505,6 +505,8 @@ impl Pinning<'_, '_> {
                     self.equal(left, right, pins, tuples);
                 } else if expr.kind == AExprKind::AexprIn as i32 {
                     self.within(left, right, pins, tuples);
+                } else if expr.kind == AExprKind::AexprOpAny as i32 {
+                    self.any(left, right, pins);
                 }
             }
             _ => {}
@@ -523,6 +525,18 @@ impl Pinning<'_, '_> {
                 add_pin(pins, column, vec![value]);
                 return;
             }
+        }
+    }
+
+    /// `column = ANY (array)`.
+    fn any(&self, left: &Node, right: &Node, pins: &mut Vec<(String, Vec<Operand>)>) {
+        let Some(column) = self.key_column(left) else { return };
+        let values = match right.node.as_ref() {
+            Some(NodeEnum::AArrayExpr(list)) => list.elements.iter().map(|item| self.scope.operand(item)).collect(),
+            _ => self.scope.elements(right).map(|operand| vec![operand]),
+        };
+        if let Some(values) = values {
+            add_pin(pins, column, values);
         }
     }
 
