@@ -17,6 +17,7 @@
 mod announce;
 mod control;
 mod entry;
+mod linger;
 mod options;
 mod reader;
 mod recovery;
@@ -211,6 +212,7 @@ impl Journal {
             }
             state.open += 1;
             state.records = state.appended + len;
+            state.gathered += 1;
             self.append(&mut state, &draft, payload)
         };
         self.wake(wake);
@@ -464,6 +466,7 @@ impl Ticket {
         }
         self.waits = true;
         state.waiting.durable.insert(self.lsn.0, cx.waker().clone());
+        shared.hurry(&mut state);
         Poll::Pending
     }
 

@@ -86,6 +86,12 @@ pub(super) struct State {
     pub loss_confirmed: bool,
     /// The sync thread sleeps: an append must wake it.
     pub idle: bool,
+    /// It gathers company for records that nobody waits for yet.
+    pub lingering: bool,
+    /// Records appended since the last step.
+    pub gathered: u32,
+    /// So many records were in the last step, and so many sessions waited for it.
+    pub synced: (u32, u32),
     pub broken: Option<Arc<str>>,
     pub ending: Ending,
     pub waiting: Waiting,

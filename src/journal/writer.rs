@@ -1,16 +1,17 @@
 //! From the ring to the disk.
 //!
 //! One step takes everything appended so far, writes it to the segments, syncs once, and wakes whom that concerns: group
-//! commit. While it syncs, the next group gathers in the ring. There is never a second sync in flight, no record lingers
-//! for company, nothing spins. Outcomes do linger: nobody waits for them, so they go with the next record's sync, or after
-//! a nap; one that a power loss takes leaves its unit in doubt, which is settled by state.
+//! commit. While it syncs, the next group gathers in the ring. There is never a second sync in flight, a record lingers
+//! for company only while nobody waits for it (`linger`), nothing spins. Outcomes linger longer: nobody ever waits for
+//! them, so they go with the next record's sync, or after a nap; one that a power loss takes leaves its unit in doubt, which
+//! is settled by state.
 //!
 //! Order that recovery relies on: a segment is synced before the next one's header is written, and a header is synced
 //! before anything behind it leaves the ring. So only the last segment can be torn.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
 use std::task::Waker;
 use std::thread;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::control::{self, Control};
+use super::linger::Linger;
 use super::segment::{self, Header, PAGE, Segment, Slot};
 use super::state::{Drive, Ending, Shared, State, lock};
 use super::{Durability, SyncSample};
@@ -60,32 +62,49 @@ struct Moved {
 
 impl Shared {
     fn sync_loop(&self) {
+        let mut linger = Linger::default();
         loop {
             self.step();
-            if !self.rest() {
+            if !self.rest(&mut linger) {
                 break;
             }
         }
         self.finish();
     }
 
-    /// Sleep until there is something to do. False: the journal ends.
-    fn rest(&self) -> bool {
+    /// Sleep until there is something to do, and until company has joined it or somebody waits. False: the journal ends.
+    fn rest(&self, linger: &mut Linger) -> bool {
         let mut state = self.lock();
-        if state.ending != Ending::Open || self.due(&state) {
-            return state.ending == Ending::Open;
+        let (records, waited) = std::mem::take(&mut state.synced);
+        linger.learn(records, waited);
+        if state.ending == Ending::Open && !self.due(&state) {
+            state.idle = true;
+            state = self.sleep(state, NAP);
+            state.idle = false;
         }
-        state.idle = true;
-        let (mut state, _) = self.work.wait_timeout(state, NAP).unwrap_or_else(std::sync::PoisonError::into_inner);
-        state.idle = false;
-        true
+        let hurry = !state.waiting.durable.is_empty() || self.pressing(&state) || !self.due(&state);
+        if let (false, Ending::Open, Some(patience)) = (hurry, state.ending, linger.patience()) {
+            state.lingering = true;
+            state = self.sleep(state, patience);
+            state.lingering = false;
+        }
+        state.ending == Ending::Open
+    }
+
+    fn sleep<'a>(&self, state: MutexGuard<'a, State>, length: Duration) -> MutexGuard<'a, State> {
+        self.work.wait_timeout(state, length).unwrap_or_else(std::sync::PoisonError::into_inner).0
     }
 
     /// Is there something that should not wait for the end of a nap?
     pub(super) fn due(&self, state: &State) -> bool {
-        let filling = state.appended - state.moved > self.ring.size() / 4;
         let awaited = self.options.durability != Durability::Memory && state.records > state.moved;
-        state.broken.is_none() && (filling || awaited || state.control_due)
+        self.pressing(state) || state.broken.is_none() && awaited
+    }
+
+    /// Is there something that should not wait for anything?
+    fn pressing(&self, state: &State) -> bool {
+        let filling = state.appended - state.moved > self.ring.size() / 4;
+        state.broken.is_none() && (filling || state.control_due)
     }
 
     /// Wake the sync thread if it sleeps. A system call, so only when it has something to do.
@@ -97,9 +116,17 @@ impl Shared {
 
     /// [`Shared::kick`] for who wakes it after the lock: true if it must be.
     pub(super) fn rouse(&self, state: &mut State) -> bool {
-        let asleep = state.idle && self.due(state);
+        let asleep = state.idle && self.due(state) || state.lingering && self.pressing(state);
         state.idle &= !asleep;
+        state.lingering &= !asleep;
         asleep
+    }
+
+    /// Somebody waits for a record: gather no longer.
+    pub(super) fn hurry(&self, state: &mut State) {
+        if std::mem::take(&mut state.lingering) {
+            self.work.notify_one();
+        }
     }
 
     /// After the last append of a closing journal: sync everything and say so.
@@ -144,6 +171,7 @@ impl Shared {
             if state.moved == state.appended {
                 return Ok(Some(Moved { any: false, control_due: std::mem::take(&mut state.control_due) }));
             }
+            state.synced.0 = std::mem::take(&mut state.gathered);
             (state.moved, state.appended, state.cuts.clone(), state.last())
         };
         let (from, began) = (at, Instant::now());
@@ -212,6 +240,7 @@ impl Shared {
             }
             let later = state.waiting.durable.split_off(&to);
             let durable = std::mem::replace(&mut state.waiting.durable, later);
+            state.synced.1 = durable.len() as u32;
             let mut wakers: Vec<Waker> = durable.into_values().collect();
             wakers.append(&mut state.waiting.room);
             (wakers, std::mem::take(&mut state.control_due))

@@ -63,6 +63,10 @@ impl Layout {
     }
 }
 
+/// A key of which nothing is known but that there is one: the table is owed whole, and where it may have been deleted,
+/// what points at the table as well.
+pub const UNKNOWN: [u8; 4] = Layout([0; 4]).0;
+
 /// Built-in types by oid, from `pg_type.dat`.
 pub mod oid {
     #![allow(missing_docs, reason = "the names are PostgreSQL's")]

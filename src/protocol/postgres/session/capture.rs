@@ -302,10 +302,19 @@ impl Session {
         meant: SqlPrepared,
     ) {
         let SqlPrepared { inner, types, text: prepared_text } = meant;
+        let mut tokens = Tokens::default();
+        tokens.lex(&prepared_text, self.dialect);
+        // The schema may have changed since it was prepared.
+        let now = self.shared.plans.plan(&prepared_text, &tokens, &self.shared.catalog.now());
+        let anew = now.statements.iter().find_map(|statement| match &statement.action {
+            Action::Prepare { inner: other, types, .. } if other.tokens == inner.tokens => {
+                Some((other.clone(), types.clone()))
+            }
+            _ => None,
+        });
+        let (inner, types) = anew.unwrap_or((inner, types));
         match &inner.action {
             Action::Evident(evident) => {
-                let mut tokens = Tokens::default();
-                tokens.lex(&prepared_text, self.dialect);
                 let source = Source { text: &prepared_text, tokens: &tokens, utf8: self.client_utf8 };
                 let own = Source { text, tokens: &self.tokens, utf8: self.client_utf8 };
                 let arguments = Arguments { source: own, args, types: &types };
@@ -410,7 +419,7 @@ pub(super) fn returned(
             continue;
         };
         if catalog.changed_since(relation.id, epoch) {
-            keys.table(relation.id); // The statement asked for the key that the table had.
+            keys.key(relation.id, &key::UNKNOWN, asked.moved); // The statement asked for the key that the table had.
             continue;
         }
         let mut key = Vec::new();

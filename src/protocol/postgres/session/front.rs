@@ -275,6 +275,11 @@ impl Session {
         self.captured_under(prepared.script.epoch);
         let evident = self.capture_bind(&prepared, &params)?;
         let carries = prepared.asked.is_some() && !prepared.twin;
+        if !carries && (prepared.twin || !evident) && !self.groups.is_empty() {
+            // What the name means is certain when earlier messages were answered.
+            self.wait = Wait::Answers;
+            return Ok(false);
+        }
         let asked = carries || (prepared.twin || !evident) && self.ask_instead(&prepared, out);
         let mut binary = false;
         if asked {
