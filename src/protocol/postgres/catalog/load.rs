@@ -263,11 +263,15 @@ const INSTEAD: i32 = 64;
 
 async fn triggers_and_rules(conn: &mut Client, relations: &mut HashMap<u32, Relation>) -> Result<(), Error> {
     // Origin and always fire in a client's session; replica and disabled do not.
-    let sql = "SELECT tgrelid, tgtype FROM pg_catalog.pg_trigger WHERE NOT tgisinternal AND tgenabled IN ('O', 'A')";
+    let sql = "SELECT tgrelid, tgtype, CASE l.lanname WHEN 'plpgsql' THEN p.prosrc END FROM pg_catalog.pg_trigger \
+        JOIN pg_catalog.pg_proc p ON p.oid = tgfoid JOIN pg_catalog.pg_language l ON l.oid = p.prolang \
+        WHERE NOT tgisinternal AND tgenabled IN ('O', 'A')";
     for row in ask(conn, sql).await? {
         let Some(relation) = relations.get_mut(&row.parse(0)?) else { continue };
         let bits: i32 = row.parse(1)?;
-        let before = bits & (ROW | BEFORE) == ROW | BEFORE;
+        let key: Vec<&str> = relation.key_columns().map(|column| column.name.as_str()).collect();
+        let keeps = row.text(2)?.is_some_and(|source| routine::keeps(source, &key));
+        let before = bits & (ROW | BEFORE) == ROW | BEFORE && !keeps;
         relation.hazards.triggers = true;
         relation.hazards.before_insert |= before && bits & INSERT != 0;
         relation.hazards.before_update |= before && bits & UPDATE != 0;
@@ -607,9 +611,12 @@ mod tests {
             let catalog = loaded(
                 &server,
                 "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'; \
-                 CREATE FUNCTION trg() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; \
+                 CREATE FUNCTION trg() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.a = 3; RETURN NEW; END'; \
+                 CREATE FUNCTION calm() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.v = 3; RETURN NEW; END'; \
+                 CREATE TABLE touched (a int PRIMARY KEY, v int); \
+                 CREATE TRIGGER touch BEFORE UPDATE ON touched FOR EACH ROW EXECUTE FUNCTION calm(); \
                  CREATE TABLE plain (a int PRIMARY KEY, u uuid DEFAULT gen_random_uuid()); CREATE TABLE dflt (a int DEFAULT f()); \
-                 CREATE TABLE chk (a int CHECK (a > f())); CREATE TABLE bi (a int); \
+                 CREATE TABLE chk (a int CHECK (a > f())); CREATE TABLE bi (a int PRIMARY KEY); \
                  CREATE TRIGGER bi BEFORE INSERT ON bi FOR EACH ROW EXECUTE FUNCTION trg(); \
                  CREATE TABLE off (a int); CREATE TRIGGER off AFTER INSERT ON off FOR EACH ROW EXECUTE FUNCTION trg(); \
                  ALTER TABLE off DISABLE TRIGGER off; CREATE VIEW v1 AS SELECT a, f() FROM plain; CREATE VIEW v2 AS SELECT a FROM v1; \
@@ -626,6 +633,7 @@ mod tests {
             }
             assert!(!hazards("v3").user_functions && hazards("v3").updatable_view);
             assert!(hazards("bi").triggers && hazards("bi").before_insert && !hazards("bi").before_update);
+            assert!(hazards("touched").triggers && !hazards("touched").before_update);
             assert!(!hazards("off").triggers && hazards("ruled").rules && hazards("rls").row_security);
             assert!(catalog.user_functions.contains("f") && !catalog.user_functions.contains("trg"));
             assert!(catalog.user_types.contains("dom") && !catalog.user_operators.contains("###"));

@@ -1,5 +1,5 @@
-//! Could a PL/pgSQL body end a transaction? Only a procedure or DO block that could must be expected to have committed
-//! something when it fails.
+//! What a PL/pgSQL body cannot do, told from its source: end a transaction (only a procedure or DO block that could must
+//! be expected to have committed something when it fails), or change the key of the row that a trigger was called for.
 
 /// Whether PL/pgSQL with this source could commit on its way: it says COMMIT itself, or runs another body by CALL or DO.
 /// No other statement can: what EXECUTE runs, and functions, are refused transaction control (2D000). A word in a
@@ -23,6 +23,47 @@ fn of_conflict(rest: &str) -> bool {
     })
 }
 
+/// Whether a BEFORE trigger with this source leaves these columns of the row as they are: the row is named only to
+/// be returned whole or for one of its other columns. `updated_at` triggers are of that kind. A row that is skipped
+/// (NULL) or left as it was (OLD) keeps its key too.
+pub fn keeps(source: &str, columns: &[&str]) -> bool {
+    !source.contains('\\')
+        && words(source).all(|(word, rest)| match () {
+            () if word.eq_ignore_ascii_case("new") => is_returned(source, word) || other_column(rest, columns),
+            () if word.eq_ignore_ascii_case("return") => returns_the_row(rest),
+            () => true,
+        })
+}
+
+/// `RETURN` stands right before this word of the source.
+fn is_returned(source: &str, word: &str) -> bool {
+    let at = word.as_ptr() as usize - source.as_ptr() as usize;
+    let before = source[..at].trim_end();
+    before.len() < at
+        && before.len() >= 6
+        && before.is_char_boundary(before.len() - 6)
+        && before[before.len() - 6..].eq_ignore_ascii_case("return")
+}
+
+/// `.column`, and not one of these.
+fn other_column(rest: &str, columns: &[&str]) -> bool {
+    let Some(rest) = rest.strip_prefix('.') else { return false };
+    let rest = rest.strip_prefix('"').unwrap_or(rest);
+    words(rest).next().is_some_and(|(column, behind)| {
+        let adjoins = column.len() + behind.len() == rest.len();
+        adjoins && !columns.iter().any(|key| key.eq_ignore_ascii_case(column))
+    })
+}
+
+/// `NEW;`, `OLD;` or `NULL;`: no other record takes the row's place.
+fn returns_the_row(rest: &str) -> bool {
+    let rest = rest.trim_start();
+    words(rest).next().is_some_and(|(word, behind)| {
+        let known = ["new", "old", "null"].iter().any(|known| word.eq_ignore_ascii_case(known));
+        known && word.len() + behind.len() == rest.len() && behind.trim_start().starts_with(';')
+    })
+}
+
 /// Words, each with what follows it.
 fn words(text: &str) -> impl Iterator<Item = (&str, &str)> {
     let part = |char: char| char.is_alphanumeric() || matches!(char, '_' | '$');
@@ -38,7 +79,36 @@ fn words(text: &str) -> impl Iterator<Item = (&str, &str)> {
 
 #[cfg(test)]
 mod tests {
-    use super::could_commit;
+    use super::{could_commit, keeps};
+
+    #[test]
+    fn a_trigger_that_names_no_key_column_of_its_row_keeps_the_key() {
+        for calm in [
+            "BEGIN NEW.updated_at = now(); RETURN NEW; END",
+            "begin new.updated_at := now();\n new.\"v\" := 1; if tg_op = 'DELETE' then return old; end if; return\n new ; end",
+            "BEGIN IF OLD.id = 3 THEN RETURN NULL; END IF; INSERT INTO log VALUES (OLD.id); RETURN NEW; END",
+            "BEGIN SELECT max(at) INTO NEW.at FROM t; RETURN NEW; END",
+        ] {
+            assert!(keeps(calm, &["id", "k"]), "{calm}");
+        }
+        for hot in [
+            "BEGIN NEW.id = 3; RETURN NEW; END",
+            "BEGIN new . id := 3; RETURN NEW; END",
+            "BEGIN NEW.\"ID\" := 3; RETURN NEW; END",
+            "BEGIN NEW./**/k := 3; RETURN NEW; END",
+            "BEGIN NEW := other; RETURN NEW; END",
+            "BEGIN SELECT * INTO NEW FROM t; RETURN NEW; END",
+            "DECLARE r record; BEGIN RETURN r; END",
+            "DECLARE r record; BEGIN RETURN -- new;\n r; END",
+            "DECLARE row ALIAS FOR NEW; BEGIN row.id := 1; RETURN NEW; END",
+            "BEGIN RETURN jsonb_populate_record(NEW, '{}'); END",
+            "BEGIN f.new.k := 1; RETURN NEW; END",
+            "BEGIN NEW.U&\"\\0069d\" := 1; RETURN NEW; END",
+            "BEGIN RETURN (NEW); END",
+        ] {
+            assert!(!keeps(hot, &["id", "k"]), "{hot}");
+        }
+    }
 
     #[test]
     fn only_bodies_that_name_a_way_to_commit_could() {
