@@ -184,7 +184,7 @@ impl Assembly {
             if !recovered.active.all && self.config.journal.durability == Durability::Fsync {
                 tables.retain(|table| recovered.active.list.contains(&table.0));
             }
-            if recovered.active.all || recovered.active.list.contains(&0) {
+            if recovered.active.all || recovered.active.list.contains(&TableId::NONE.0) {
                 tracing::error!("a schema change may not have been repeated on the secondary: compare both schemas");
             }
             let count = tables.len();

@@ -59,6 +59,9 @@ impl fmt::Display for Side {
 pub struct TableId(pub u64);
 
 impl TableId {
+    /// The label of what names no table.
+    pub const NONE: TableId = TableId(0);
+
     /// FNV-1a over `schema`, a zero byte, `table`.
     pub fn of(schema: &str, table: &str) -> TableId {
         let mut hash = 0xcbf2_9ce4_8422_2325_u64;
@@ -150,11 +153,11 @@ pub enum Item<'a> {
 }
 
 impl Item<'_> {
-    /// The table that it speaks of; the label 0 stands for none.
+    /// The table that it speaks of; [`TableId::NONE`] where there is none.
     pub fn table(&self) -> TableId {
         match *self {
             Item::Key { table, .. } | Item::Table(table) | Item::Dirty(table, _) | Item::Ddl(table, _) => table,
-            Item::Prepared(_) => TableId(0),
+            Item::Prepared(_) => TableId::NONE,
         }
     }
 }
@@ -216,16 +219,19 @@ impl RecordBuf {
 
     /// The unit was prepared under this name.
     pub fn prepared(&mut self, name: &[u8]) {
-        self.tag(6, TableId(0));
+        self.tag(6, TableId::NONE);
         self.bytes_body(name);
+    }
+
+    /// What it says so far.
+    pub fn items(&self) -> Items<'_> {
+        Items { rest: self.items.get(HEADER..).unwrap_or_default() }
     }
 
     /// The tables that it names, one after the other; one may come several times.
     pub fn tables(&self) -> impl Iterator<Item = TableId> {
-        let mut rest = self.items.get(HEADER..).unwrap_or_default();
         let mut last = None;
-        let next = std::iter::from_fn(move || Some(item(&mut rest).ok()?.table()));
-        next.filter(move |&table| last.replace(table) != Some(table))
+        self.items().map(|item| item.table()).filter(move |&table| last.replace(table) != Some(table))
     }
 
     /// The record's bytes, as the journal keeps them.
@@ -311,7 +317,7 @@ impl Record {
     }
 }
 
-/// Iterator over a checked record.
+/// Iterator over a record that was checked, or is being built.
 pub struct Items<'a> {
     rest: &'a [u8],
 }
@@ -323,7 +329,7 @@ impl<'a> Iterator for Items<'a> {
         if self.rest.is_empty() {
             return None;
         }
-        Some(item(&mut self.rest).expect("checked by Record::parse"))
+        Some(item(&mut self.rest).expect("checked by Record::parse, or written by RecordBuf"))
     }
 }
 

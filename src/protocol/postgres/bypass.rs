@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics;
 use crate::record::{Reason, TableId};
 
-use super::catalog::{Act, Catalog, Relation};
+use super::catalog::{Catalog, Relation};
 use super::client::{Client, Error, ServerConfig};
 use super::shared::Shared;
 
@@ -56,8 +56,8 @@ fn reached(table: u32, catalog: &Catalog, captured: &impl Fn(TableId) -> bool) -
         if captured(relation.id) {
             return true;
         }
-        let acts = |key: &&Arc<super::catalog::ForeignKey>| key.on_delete != Act::None || key.on_update != Act::None;
-        let parents = catalog.foreign_keys.iter().filter(|key| key.child == oid).filter(acts).map(|key| key.parent);
+        let acting = catalog.foreign_keys.iter().filter(|key| key.child == oid && key.acts());
+        let parents = acting.map(|key| key.parent);
         open.extend(parents.chain(relation.parents.iter().copied()).filter(|&oid| seen.insert(oid)));
     }
     false

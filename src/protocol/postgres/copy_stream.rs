@@ -49,12 +49,7 @@ impl CopyStream {
         step: impl FnOnce(&mut Reader, &mut dyn FnMut(&mut [u8])) -> Result<(), NotEvident>,
     ) {
         let tables = &self.tables;
-        let mut owe = |key: &mut [u8]| {
-            for table in tables {
-                table.key.iter().for_each(|of| of.layout.replace(key));
-                keys.key(table.id, key, false);
-            }
-        };
+        let mut owe = |key: &mut [u8]| key::owe(tables, key, false, keys);
         if self.reader.as_mut().is_some_and(|reader| step(reader, &mut owe).is_err()) {
             self.reader = None;
         }

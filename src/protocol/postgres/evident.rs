@@ -114,10 +114,7 @@ impl EvidentKey {
             }
             key::push(key, &value);
         }
-        for table in &self.tables {
-            table.key.iter().for_each(|of| of.layout.replace(key));
-            out.key(table.id, key, self.moved);
-        }
+        key::owe(&self.tables, key, self.moved, out);
         Ok(())
     }
 }

@@ -8,7 +8,10 @@
 //! Values come from three places: client text (literals, text parameters, COPY), client binary parameters, and hidden
 //! RETURNING columns. Whatever is not certain is refused, and the server is asked: a wrong key would be a lost row.
 
+use std::sync::Arc;
+
 use super::catalog::{Column, Relation};
+use crate::record::RecordBuf;
 
 /// How the values of one key column are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,6 +215,14 @@ pub fn push(out: &mut Vec<u8>, value: &[u8]) {
     }
     out.push(rest as u8);
     out.extend_from_slice(value);
+}
+
+/// Owe a key of whichever of these tables the name could mean: its forms are the same in all of them.
+pub(crate) fn owe(tables: &[Arc<Relation>], key: &mut [u8], moved: bool, out: &mut RecordBuf) {
+    for table in tables {
+        table.key.iter().for_each(|of| of.layout.replace(key));
+        out.key(table.id, key, moved);
+    }
 }
 
 /// The columns of a key, as [`push`] wrote them; `None` behind the last, or where the bytes are cut short.

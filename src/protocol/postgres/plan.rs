@@ -256,6 +256,13 @@ pub struct Counted {
     pub why: String,
 }
 
+impl Counted {
+    /// The statement names something that the catalog does not have: its own of the session, or younger.
+    pub fn is_unknown(&self) -> bool {
+        self.why.starts_with("unknown")
+    }
+}
+
 /// A schema change.
 #[derive(Clone, Debug, Default)]
 pub struct Ddl {

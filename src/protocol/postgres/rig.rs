@@ -6,6 +6,8 @@ use std::sync::atomic::AtomicU64;
 use crate::config::{Config, Live};
 use crate::cutover::gate::{Gate, Route};
 use crate::journal::Journal;
+#[cfg(test)]
+use crate::journal::{Entry, Lsn, Outcome};
 use crate::record::Side;
 
 use super::analysis::schema::catalog;
@@ -27,6 +29,29 @@ pub(crate) fn shared() -> Arc<Shared> {
         full: std::sync::atomic::AtomicBool::new(false),
         lost: Box::new(|_, _| {}),
     })
+}
+
+/// What a journal in memory has.
+#[cfg(test)]
+pub(crate) fn entries(journal: &Journal) -> Vec<Entry> {
+    let read = journal.read(Lsn::default(), 1 << 20);
+    futures_util::FutureExt::now_or_never(read).expect("at once").expect("read").0
+}
+
+/// The outcomes of the records, in order: C, A, or ? where there is none.
+#[cfg(test)]
+pub(crate) fn outcomes(journal: &Journal) -> String {
+    let mut found: Vec<(Lsn, char)> = Vec::new();
+    for entry in entries(journal) {
+        match entry {
+            Entry::Record { lsn, .. } => found.push((lsn, '?')),
+            Entry::Outcome { of, outcome, .. } => {
+                let letter = if outcome == Outcome::Committed { 'C' } else { 'A' };
+                found.iter_mut().filter(|(lsn, _)| *lsn == of).for_each(|(_, known)| *known = letter);
+            }
+        }
+    }
+    found.into_iter().map(|(_, letter)| letter).collect()
 }
 
 fn policy() -> Policy {

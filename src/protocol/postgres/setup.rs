@@ -14,7 +14,7 @@ use crate::journal::Journal;
 use crate::record::{Reason, TableId};
 
 use super::cache::PlanCache;
-use super::catalog::{Catalog, Kind, load};
+use super::catalog::{Catalog, load};
 use super::client::{self, Client, Endpoint, Host, ServerConfig, SslMode, TargetSession, Tls};
 use super::copier::{Options, PgCopier};
 use super::serve::{Cancels, Front};
@@ -85,7 +85,7 @@ impl Setup {
     /// Labels of every table that is mirrored.
     pub fn tables(&self) -> Vec<TableId> {
         let catalog = self.shared.catalog.now();
-        catalog.relations.values().filter(|one| one.kind == Kind::Table).map(|one| one.id).collect()
+        catalog.tables().map(|table| table.id).collect()
     }
 
     /// What people call a table.
@@ -93,7 +93,7 @@ impl Setup {
         let schema = self.shared.catalog.clone();
         Arc::new(move |table| {
             let catalog = schema.now();
-            let relation = catalog.relations.get(catalog.by_id.get(&table)?)?;
+            let relation = catalog.relation(table)?;
             Some(format!("{}.{}", relation.schema, relation.name))
         })
     }

@@ -74,12 +74,14 @@ impl Policy {
 
     /// Why a statement is refused, if it is.
     pub fn refuses(&self, action: &Action) -> Option<String> {
-        let settings = self.live.get();
-        let uncaptured = settings.on_uncaptured == OnUncaptured::Refuse;
+        // Most statements are none of these: settings are looked at for those that are.
+        let settings = || self.live.get();
         match action {
-            Action::Ddl(ddl) if settings.ddl == OnDdl::Refuse && !ddl.temporary => Some(ddl.tag.clone()),
-            Action::Truncate(_) if settings.truncate == OnDdl::Refuse => Some("TRUNCATE".to_owned()),
-            Action::Counted(counted) | Action::Opaque(counted) | Action::Cursor(counted) if uncaptured => {
+            Action::Ddl(ddl) if !ddl.temporary && settings().ddl == OnDdl::Refuse => Some(ddl.tag.clone()),
+            Action::Truncate(_) if settings().truncate == OnDdl::Refuse => Some("TRUNCATE".to_owned()),
+            Action::Counted(counted) | Action::Opaque(counted) | Action::Cursor(counted)
+                if settings().on_uncaptured == OnUncaptured::Refuse =>
+            {
                 Some(counted.why.clone())
             }
             _ => None,
@@ -128,7 +130,7 @@ impl Shared {
             tracing::error!(%error, "the journal did not take a record: its tables are dirty");
         }
         let mut tables: HashSet<TableId> = keys.tables().collect();
-        if tables.remove(&TableId(0)) {
+        if tables.remove(&TableId::NONE) {
             tracing::error!("what names no table, such as a schema change, is lost with it: compare both schemas");
         }
         tables.into_iter().for_each(|table| (self.lost)(table, Reason::Journal));

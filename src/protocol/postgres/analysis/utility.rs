@@ -12,7 +12,7 @@ use pg_query::protobuf::{
     TransactionStmt, TransactionStmtKind as T, TruncateStmt, VariableSetKind, VariableSetStmt,
 };
 
-use super::super::catalog::{Kind, Relation, routine};
+use super::super::catalog::{Relation, routine};
 use super::super::plan::{Action, Counted, Ddl, Statement, Truncate};
 use super::Scope;
 use super::operand::string;
@@ -148,8 +148,7 @@ impl Scope<'_> {
         };
         match self.select(select) {
             Action::Counted(counted) if options & HOLD != 0 => {
-                let tables = self.catalog.relations.values().filter(|relation| relation.kind == Kind::Table);
-                let mut dirty: Vec<_> = tables.map(|table| table.id).collect();
+                let mut dirty: Vec<_> = self.catalog.tables().map(|table| table.id).collect();
                 dirty.sort();
                 Action::Counted(Counted { dirty, ..counted })
             }

@@ -6,7 +6,7 @@ mod load;
 pub mod routine;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use load::{LoadError, load};
 
@@ -39,6 +39,8 @@ pub struct Catalog {
     pub calm_procedures: HashSet<String>,
     /// Foreign keys.
     pub foreign_keys: Vec<Arc<ForeignKey>>,
+    /// The statement that counts what a transaction wrote to each table, from the first session that needed it.
+    pub count_sql: OnceLock<String>,
     /// The server's encoding is UTF8.
     pub utf8: bool,
 }
@@ -203,15 +205,31 @@ pub struct ForeignKey {
     pub deferrable: bool,
 }
 
+impl ForeignKey {
+    /// It writes rows of the child where those of the parent go or change.
+    pub fn acts(&self) -> bool {
+        self.on_delete != Act::None || self.on_update != Act::None
+    }
+}
+
 impl Catalog {
+    /// The relation with this label.
+    pub fn relation(&self, id: TableId) -> Option<&Arc<Relation>> {
+        self.relations.get(self.by_id.get(&id)?)
+    }
+
+    /// Every table that holds rows of its own, in no order.
+    pub fn tables(&self) -> impl Iterator<Item = &Arc<Relation>> {
+        self.relations.values().filter(|relation| relation.kind == Kind::Table)
+    }
+
     /// Take over the epoch of the catalog before this one, or begin the next where they differ in more than estimates.
     pub fn follow(&mut self, before: &Catalog) {
         let next = before.epoch + 1;
-        let differs =
-            |relation: &Relation| match before.by_id.get(&relation.id).and_then(|oid| before.relations.get(oid)) {
-                Some(old) => !relation.same(old) || self.references(relation.oid) != before.references(old.oid),
-                None => true,
-            };
+        let differs = |relation: &Relation| match before.relation(relation.id) {
+            Some(old) => !relation.same(old) || self.references(relation.oid) != before.references(old.oid),
+            None => true,
+        };
         let of = |relation: &Arc<Relation>| {
             let since = if differs(relation) { next } else { before.changed.get(&relation.id).copied().unwrap_or(0) };
             (relation.id, since)

@@ -54,7 +54,7 @@ pub(super) fn together(origin: &Facts, target: &Facts, found: &mut Vec<Finding>)
 }
 
 fn same<'a>(catalog: &'a Catalog, here: &Relation) -> Option<&'a Relation> {
-    catalog.relations.get(catalog.by_id.get(&here.id)?).map(|found| &**found)
+    catalog.relation(here.id).map(|found| &**found)
 }
 
 /// A partition whose root has a key is paid through the root.

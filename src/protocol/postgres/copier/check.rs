@@ -12,7 +12,7 @@
 //! after it meets its own check, and S is taken anew.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crate::protocol::postgres::client::{self, Client, DataRow, Format, Param};
 
@@ -50,9 +50,9 @@ pub(super) fn put<'a>(conn: &mut Client, pairs: impl Iterator<Item = &'a Arc<Pai
     }
     let arrays = [oids, prints, roots, names, trees].map(|values| format!("{{{values}}}"));
     // The trees are a table function of their own cost: most databases have none.
-    let (sql, count) = if check.partitions > 0 { (with_trees(), 5) } else { (without_trees(), 4) };
+    let (sql, count) = if check.partitions > 0 { (&WITH_TREES, 5) } else { (&WITHOUT_TREES, 4) };
     let params: Vec<_> = arrays[..count].iter().map(|array| Param::text(array)).collect();
-    conn.put_prepared(&sql, &params, Format::Text);
+    conn.put_prepared(sql, &params, Format::Text);
     conn.put_prepared("ROLLBACK TO tandem_read", &[], Format::Text);
     conn.put_sync();
     check
@@ -84,7 +84,7 @@ fn refused(error: client::Error) -> Trouble {
     }
 }
 
-fn without_trees() -> String {
+static WITHOUT_TREES: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT (SELECT pg_catalog.count(*) FROM unnest($1::pg_catalog.oid[], $2::pg_catalog.text[]) u(o, print) \
          JOIN pg_catalog.pg_class c ON c.oid = u.o \
@@ -92,12 +92,12 @@ fn without_trees() -> String {
          (SELECT pg_catalog.count(*) FROM unnest($3::pg_catalog.oid[], $4::pg_catalog.text[]) r(o, name) \
          WHERE pg_catalog.to_regclass(name) = o)"
     )
-}
+});
 
-fn with_trees() -> String {
+static WITH_TREES: LazyLock<String> = LazyLock::new(|| {
     let trees = "(SELECT pg_catalog.count(*) FROM unnest($5::pg_catalog.oid[]) r(o), pg_catalog.pg_partition_tree(o))";
-    format!("{}, {trees}", without_trees())
-}
+    format!("{}, {trees}", *WITHOUT_TREES)
+});
 
 fn push(array: &mut String, value: impl std::fmt::Display) {
     if !array.is_empty() {

@@ -34,7 +34,7 @@ pub(super) struct Reference {
 
 /// The foreign keys of both sides, between the tables where payments are made.
 pub(super) fn references(schema: &mut Schema, all: bool) -> Vec<Reference> {
-    let acting = |fk: &&Arc<ForeignKey>| all || fk.on_delete != Act::None || fk.on_update != Act::None;
+    let acting = |fk: &&Arc<ForeignKey>| all || fk.acts();
     let drafts =
         |catalog: &Catalog| catalog.foreign_keys.iter().filter(acting).filter_map(|fk| draft(catalog, fk)).collect();
     let mut found: Vec<Reference> = drafts(&schema.primary);

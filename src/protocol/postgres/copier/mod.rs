@@ -225,10 +225,7 @@ impl Copier for PgCopier {
     }
 
     async fn snapshot(&mut self) -> Result<Snapshot, Error> {
-        let snapshot = match self.link() {
-            Ok(link) => link.begin_snapshot().await,
-            Err(error) => Err(error),
-        };
+        let snapshot = async { self.link()?.begin_snapshot().await }.await;
         self.lose(snapshot)
     }
 
@@ -240,21 +237,17 @@ impl Copier for PgCopier {
     }
 
     async fn beat(&mut self) -> Result<(), Error> {
-        let beaten = match self.link() {
-            Ok(link) => match link.hold().await {
-                Ok(()) => link.heartbeat().await,
-                Err(error) => Err(error),
-            },
-            Err(error) => Err(error),
+        let beaten = async {
+            let link = self.link()?;
+            link.hold().await?;
+            link.heartbeat().await
         };
+        let beaten = beaten.await;
         self.lose(beaten)
     }
 
     async fn release(&mut self) -> Result<(), Error> {
-        let released = match self.link() {
-            Ok(link) => link.end_snapshot_and_beat().await,
-            Err(error) => Err(error),
-        };
+        let released = async { self.link()?.end_snapshot_and_beat().await }.await;
         self.lose(released)
     }
 }

@@ -273,20 +273,18 @@ impl Schema {
 
     /// A table's name on whichever side has it, for people.
     pub(super) fn name(&self, id: TableId) -> String {
-        let found = |catalog: &Catalog| Some(catalog.relations.get(catalog.by_id.get(&id)?)?.sql());
+        let found = |catalog: &Catalog| Some(catalog.relation(id)?.sql());
         found(&self.primary).or_else(|| found(&self.secondary)).unwrap_or_else(|| format!("table {:016x}", id.0))
     }
 
     /// The layout of the keys by which the table is owed now.
     pub(super) fn layout(&self, id: TableId) -> Option<Layout> {
-        let relation = self.primary.relations.get(self.primary.by_id.get(&id)?)?;
-        relation.key.as_ref().map(|key| key.layout)
+        self.primary.relation(id)?.key.as_ref().map(|key| key.layout)
     }
 
     /// Where the keys of this table are paid.
     pub(super) fn home(&mut self, id: TableId) -> Home {
-        let Some(relation) = self.primary.by_id.get(&id).and_then(|oid| self.primary.relations.get(oid)).cloned()
-        else {
+        let Some(relation) = self.primary.relation(id).cloned() else {
             return match self.secondary.by_id.contains_key(&id) {
                 true => Home::Refused(self.name(id), "the primary has no such table any more".into()),
                 false => Home::Nowhere,
@@ -313,8 +311,7 @@ impl Schema {
     }
 
     fn make(&self, primary: &Arc<Relation>) -> Result<Pair, String> {
-        let secondary = self.secondary.by_id.get(&primary.id).and_then(|oid| self.secondary.relations.get(oid));
-        let secondary = secondary.cloned().ok_or("the secondary has no such table")?;
+        let secondary = self.secondary.relation(primary.id).cloned().ok_or("the secondary has no such table")?;
         for (side, kind) in [("primary", primary.kind), ("secondary", secondary.kind)] {
             if !matches!(kind, Kind::Table | Kind::Partitioned) {
                 return Err(format!("it is no table on the {side}"));

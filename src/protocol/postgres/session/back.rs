@@ -184,10 +184,9 @@ impl Session {
         }
         let (binary, epoch) = (*binary, script.epoch);
         let catalog = self.shared.catalog.now();
-        let fresh = self.keys.is_empty();
+        self.epoch = super::oldest(&self.keys, self.epoch, epoch);
         super::capture::returned(&mut self.keys, asked, fields, binary, (&catalog, epoch), &self.shared)
             .map_err(Fault::Server)?;
-        self.epoch = if fresh { epoch } else { epoch.min(self.epoch) };
         self.spill()
     }
 
@@ -397,19 +396,11 @@ impl Session {
     /// No ReadyForQuery comes for the front group: what it holds waits for the next one.
     fn merge_front_group(&mut self) {
         let Some(group) = self.groups.pop_front() else { return };
-        match self.groups.front_mut() {
-            Some(next) => {
-                next.failed |= group.failed;
-                next.schema |= group.schema;
-                next.ended |= group.ended;
-            }
-            None => {
-                self.open_group.failed |= group.failed;
-                self.open_group.schema |= group.schema;
-                self.open_group.ended |= group.ended;
-                self.open_started = true;
-            }
-        }
+        self.open_started |= self.groups.is_empty();
+        let next = self.front_group();
+        next.failed |= group.failed;
+        next.schema |= group.schema;
+        next.ended |= group.ended;
     }
 
     /// The number of the group that is being answered.
@@ -528,7 +519,7 @@ fn effect_of_query(script: Option<&Script>, at: usize, text: &Bytes, from: Mark,
 }
 
 /// Does it commit outside a transaction block, perhaps more than once?
-fn commits_by_itself(action: &Action) -> bool {
+pub(super) fn commits_by_itself(action: &Action) -> bool {
     match action {
         Action::FinishPrepared { .. } | Action::Commits | Action::Opaque(_) => true,
         Action::Ddl(ddl) => ddl.commits,

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use crate::protocol::postgres::analysis::transaction_name;
-use crate::protocol::postgres::catalog::{Catalog, Kind};
+use crate::protocol::postgres::catalog::Catalog;
 use crate::protocol::postgres::evident::{self, Arguments, NoParams, Param, Params, Source};
 use crate::protocol::postgres::key::{self, Returned};
 use crate::protocol::postgres::lexer::Tokens;
@@ -20,9 +20,6 @@ use super::expect::{Effect, Expect};
 use super::statements::{Prepared, SqlPrepared};
 use super::{Fault, Session, Wait};
 
-/// The label of a schema change that names no table.
-const NO_TABLE: TableId = TableId(0);
-
 /// The plan of a text that needs no attention.
 pub(super) fn nothing() -> Arc<Script> {
     static NOTHING: OnceLock<Arc<Script>> = OnceLock::new();
@@ -31,7 +28,7 @@ pub(super) fn nothing() -> Arc<Script> {
 
 /// The plan of a text that is not analysed: it may write to any table, and commit.
 fn too_long(catalog: &Catalog) -> Arc<Script> {
-    let tables = catalog.relations.values().filter(|relation| relation.kind == Kind::Table);
+    let tables = catalog.tables();
     let why = "a statement longer than limits.statement_bytes".to_owned();
     let action = Action::Opaque(Counted { dirty: tables.map(|table| table.id).collect(), why });
     let statements = vec![Statement { tokens: 0..0, params: 0, read: false, action }];
@@ -87,15 +84,7 @@ impl Session {
     /// What is sent in place of a statement that configuration refuses: the server itself raises the error, so that the
     /// transaction's state is what it would be after any error.
     pub(super) fn refusal(&mut self, text: &[u8], script: &Script) -> Option<String> {
-        let may = |action: &Action| {
-            matches!(
-                action,
-                Action::Counted(_) | Action::Opaque(_) | Action::Cursor(_) | Action::Ddl(_) | Action::Truncate(_)
-            )
-        };
-        let refuses = |statement: &Statement| {
-            may(&statement.action).then(|| self.shared.policy.refuses(&statement.action)).flatten()
-        };
+        let refuses = |statement: &Statement| self.shared.policy.refuses(&statement.action);
         let why = script.statements.iter().find_map(refuses).or_else(|| self.nameless(text, script))?;
         let text = format!("tandem: this statement is refused while mirroring: {why}").replace('\'', "''");
         Some(format!(
@@ -193,7 +182,7 @@ impl Session {
             }
             Action::Ddl(ddl) if !ddl.temporary => {
                 if let (true, Some(path)) = (self.shared.policy.mirror_ddl() && ddl.mirrorable, &self.path) {
-                    let table = ddl.tables.first().copied().unwrap_or(NO_TABLE);
+                    let table = ddl.tables.first().copied().unwrap_or(TableId::NONE);
                     self.keys.ddl(table, &ddl_body(path, text));
                     ddl.rewritten.iter().for_each(|&table| self.keys.table(table));
                     if let Some((schema, name)) = &ddl.fills {
@@ -370,13 +359,12 @@ impl Session {
     fn counted_blind(&mut self, copy: &CopyIn) {
         self.counted(copy.counted.as_ref());
         let Some(counted) = &copy.counted else { return };
-        if !counted.dirty.is_empty() || counted.why.is_empty() || counted.why.starts_with("unknown") {
+        if !counted.dirty.is_empty() || counted.why.is_empty() || counted.is_unknown() {
             return;
         }
         let own: Vec<TableId> = copy.tables.iter().map(|table| table.id).collect();
         let catalog = self.shared.catalog.now();
-        let tables = catalog.relations.values().filter(|relation| relation.kind == Kind::Table);
-        for table in tables.filter(|table| !own.contains(&table.id)) {
+        for table in catalog.tables().filter(|table| !own.contains(&table.id)) {
             self.keys.dirty(table.id, Reason::Uncaptured);
         }
     }
@@ -389,9 +377,7 @@ impl Session {
 
 /// Any table may have been written.
 pub(super) fn dirty_any(catalog: &Catalog, keys: &mut RecordBuf) {
-    for relation in catalog.relations.values().filter(|relation| relation.kind == Kind::Table) {
-        keys.dirty(relation.id, Reason::Uncaptured);
-    }
+    catalog.tables().for_each(|table| keys.dirty(table.id, Reason::Uncaptured));
 }
 
 /// The hidden columns of one row: `tableoid`, then the key as it was in that epoch; twice where rows are re-keyed.
@@ -453,7 +439,7 @@ fn unknown(action: &Action) -> bool {
         Action::CopyIn(copy) => copy.counted.as_ref(),
         _ => None,
     };
-    counted.is_some_and(|counted| counted.why.starts_with("unknown"))
+    counted.is_some_and(Counted::is_unknown)
 }
 
 fn ddl_body(search_path: &str, sql: &[u8]) -> Vec<u8> {

@@ -13,7 +13,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 
-use crate::protocol::postgres::catalog::{Act, Catalog, Kind};
+use crate::protocol::postgres::catalog::Catalog;
 use crate::protocol::postgres::plan::{Action, Counted, Statement};
 use crate::protocol::postgres::wire::{Fields, WireError, back};
 use crate::record::{Reason, TableId};
@@ -87,7 +87,8 @@ impl Session {
     }
 
     fn put_count(&mut self, after: bool, out: &mut Out<'_>) {
-        let sql = query(&self.shared.catalog.now());
+        let catalog = self.shared.catalog.now().clone();
+        let sql = catalog.count_sql.get_or_init(|| query(&catalog));
         self.put_hidden(NAME, sql.as_bytes(), View::Count { after }, out);
     }
 
@@ -166,8 +167,7 @@ fn reached(from: &HashSet<TableId>, catalog: &Catalog) -> HashSet<TableId> {
     let mut next: Vec<TableId> = from.iter().copied().collect();
     while let Some(parent) = next.pop() {
         for key in &catalog.foreign_keys {
-            let acts = key.on_delete != Act::None || key.on_update != Act::None;
-            if let (true, Some(child)) = (acts && id(key.parent) == Some(parent), id(key.child))
+            if let (true, Some(child)) = (key.acts() && id(key.parent) == Some(parent), id(key.child))
                 && reached.insert(child)
             {
                 next.push(child);
@@ -185,10 +185,9 @@ fn query(catalog: &Catalog) -> String {
          pg_catalog.pg_stat_get_xact_tuples_updated(o) OPERATOR(pg_catalog.+) \
          pg_catalog.pg_stat_get_xact_tuples_deleted(o) AS n FROM pg_catalog.unnest('{",
     );
-    let tables = catalog.relations.values().filter(|relation| relation.kind == Kind::Table);
-    for (number, relation) in tables.enumerate() {
+    for (number, table) in catalog.tables().enumerate() {
         let comma = if number == 0 { "" } else { "," };
-        let _ = write!(sql, "{comma}{}", relation.oid);
+        let _ = write!(sql, "{comma}{}", table.oid);
     }
     sql.push_str("}'::pg_catalog.oid[]) AS u (o)) AS t WHERE t.n OPERATOR(pg_catalog.>) 0");
     sql

@@ -9,6 +9,7 @@ use crate::protocol::postgres::plan::{Action, CopyIn, Script, Statement};
 use crate::protocol::postgres::wire::{self, Fields, HEADER, Header, WireError, front};
 use crate::record::Reason;
 
+use super::back::commits_by_itself;
 use super::counting::counts;
 use super::expect::{Effect, Expect, View};
 use super::pieces::Pieces;
@@ -244,14 +245,7 @@ impl Session {
 
     fn parse_asked(&mut self, name: &[u8], text: &[u8], script: &Script, types: &[u32], out: &mut Out<'_>) {
         let Some((end, suffix)) = self.splice(script) else { return };
-        wire::message(out.to_server, front::PARSE, |b| {
-            wire::cstr(b, name);
-            b.extend_from_slice(&text[..end]);
-            b.extend_from_slice(suffix.as_bytes());
-            wire::cstr(b, &text[end..]);
-            b.put_u16(types.len() as u16);
-            types.iter().for_each(|&oid| b.put_u32(oid));
-        });
+        put_spliced(out, name, (&text[..end], suffix, &text[end..]), types);
     }
 
     fn bind(&mut self, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
@@ -274,13 +268,14 @@ impl Session {
         }
         self.captured_under(prepared.script.epoch);
         let evident = self.capture_bind(&prepared, &params)?;
-        let carries = prepared.asked.is_some() && !prepared.twin;
-        if !carries && (prepared.twin || !evident) && !self.groups.is_empty() {
+        let carries = prepared.carries();
+        let instead = !carries && (prepared.twin || !evident);
+        if instead && !self.groups.is_empty() {
             // What the name means is certain when earlier messages were answered.
             self.wait = Wait::Answers;
             return Ok(false);
         }
-        let asked = carries || (prepared.twin || !evident) && self.ask_instead(&prepared, out);
+        let asked = carries || instead && self.ask_instead(&prepared, out);
         let mut binary = false;
         if asked {
             binary = self.bind_asked(whole, portal, name, &prepared, &params, out);
@@ -328,7 +323,7 @@ impl Session {
     ) -> bool {
         let formats = params.result_formats();
         let hidden = prepared.script.statements.first().and_then(super::asked_of).map_or(0, |asked| asked.hidden);
-        let carries = prepared.asked.is_some() && !prepared.twin;
+        let carries = prepared.carries();
         let statement = if carries { name } else { TWIN };
         let codes = formats.len() / 2;
         if codes <= 1 && carries {
@@ -363,14 +358,7 @@ impl Session {
         let text = &prepared.text;
         wire::close(out.to_server, b'S', TWIN);
         self.expect(Expect::hidden_close());
-        wire::message(out.to_server, front::PARSE, |b| {
-            wire::cstr(b, TWIN);
-            b.extend_from_slice(&text[..end]);
-            b.extend_from_slice(suffix.as_bytes());
-            wire::cstr(b, &text[end..]);
-            b.put_u16(prepared.types.len() as u16);
-            prepared.types.iter().for_each(|&oid| b.put_u32(oid));
-        });
+        put_spliced(out, TWIN, (&text[..end], suffix, &text[end..]), &prepared.types);
         self.expect(Expect::hidden_parse());
         true
     }
@@ -634,6 +622,18 @@ const REFUSAL: &[u8] = b"tandem refusal";
 /// The name of the statement that asks in place of another.
 const TWIN: &[u8] = b"tandem twin";
 
+/// Parse of a text with our RETURNING in it.
+fn put_spliced(out: &mut Out<'_>, name: &[u8], (head, suffix, tail): (&[u8], &str, &[u8]), types: &[u32]) {
+    wire::message(out.to_server, front::PARSE, |b| {
+        wire::cstr(b, name);
+        b.extend_from_slice(head);
+        b.extend_from_slice(suffix.as_bytes());
+        wire::cstr(b, tail);
+        b.put_u16(types.len() as u16);
+        types.iter().for_each(|&oid| b.put_u32(oid));
+    });
+}
+
 /// May this come while the server reads a COPY?
 fn is_of_copy(kind: u8) -> bool {
     matches!(kind, front::COPY_DATA | front::COPY_DONE | front::COPY_FAIL | front::SYNC | front::FLUSH)
@@ -641,16 +641,8 @@ fn is_of_copy(kind: u8) -> bool {
 
 /// Could this end a transaction, or commit by itself?
 pub(super) fn could_commit(action: &Action) -> bool {
-    match action {
-        Action::Commit { .. }
-        | Action::Rollback { .. }
-        | Action::PrepareTransaction { .. }
-        | Action::FinishPrepared { .. }
-        | Action::Commits
-        | Action::Opaque(_) => true,
-        Action::Ddl(ddl) => ddl.commits,
-        _ => false,
-    }
+    let ends = matches!(action, Action::Commit { .. } | Action::Rollback { .. } | Action::PrepareTransaction { .. });
+    ends || commits_by_itself(action)
 }
 
 /// Must the server be asked for keys or counts between the statements?

@@ -50,9 +50,8 @@ use bytes::{Bytes, BytesMut};
 
 use crate::cutover::gate::{Pass, Slot};
 use crate::journal::{self, Outcome};
-use crate::record::{Backend, Item, Record, RecordBuf, TableId};
+use crate::record::{Backend, Item, RecordBuf, TableId};
 
-use super::catalog::Kind;
 use super::copy_stream::CopyStream;
 use super::lexer::{Dialect, Tokens};
 use super::plan::{Action, Asked, Script, Statement};
@@ -109,15 +108,15 @@ enum Wait {
     /// Every ReadyForQuery that is still to come.
     Answers,
     /// Room in the journal.
-    Room(Pin<Box<dyn Future<Output = bool> + Send>>),
+    Room(Awaited),
     /// Labels of tables to be durable.
-    Announced(Pin<Box<dyn Future<Output = bool> + Send>>),
+    Announced(Awaited),
     /// A newer catalog, for a statement that names something unknown or after a schema change.
-    Catalog(Reload),
+    Catalog(Awaited),
 }
 
-/// A newer catalog on its way; `false`: not in time.
-type Reload = Pin<Box<dyn Future<Output = bool> + Send>>;
+/// Something on its way; `false`: not in time.
+type Awaited = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 /// One ReadyForQuery to come.
 #[derive(Default)]
@@ -198,7 +197,7 @@ pub struct Session {
     epoch: u64,
     /// The ReadyForQuery of a committed schema change, shown when every session knows it: nobody who was told of it plans
     /// by the old catalog.
-    learning: Option<(Reload, Bytes)>,
+    learning: Option<(Awaited, Bytes)>,
     /// An unknown name already sent the session to the catalog for this message.
     reloaded: bool,
     schema_stale: bool,
@@ -464,7 +463,7 @@ impl Session {
     /// As [`Session::announce`], for a statement that may write to any table.
     fn announce_any(&mut self) -> bool {
         let catalog = self.shared.catalog.now().clone();
-        self.announce(catalog.relations.values().filter(|one| one.kind == Kind::Table).map(|one| one.id))
+        self.announce(catalog.tables().map(|table| table.id))
     }
 
     /// The schema changed since `keys` were captured: what they say of tables that it concerns may be too little, since
@@ -474,16 +473,15 @@ impl Session {
         if catalog.epoch == self.epoch {
             return;
         }
-        let Ok(record) = Record::parse(Bytes::copy_from_slice(self.keys.finish(self.backend))) else { return };
         let mut more = RecordBuf::default();
         let mut seen = HashSet::new();
-        for item in record.items() {
+        for item in self.keys.items() {
             if let Item::Key { table, .. } = item
                 && seen.insert(table)
                 && catalog.changed_since(table, self.epoch)
             {
                 more.table(table);
-                let relation = catalog.by_id.get(&table).and_then(|oid| catalog.relations.get(oid));
+                let relation = catalog.relation(table);
                 if relation.is_none_or(|relation| relation.hazards.may_write()) {
                     capture::dirty_any(&catalog, &mut more);
                 }
@@ -500,12 +498,12 @@ impl Session {
 
     /// Keys are captured under the catalog of this epoch.
     fn captured_under(&mut self, epoch: u64) {
-        self.epoch = if self.keys.is_empty() { epoch } else { epoch.min(self.epoch) };
+        self.epoch = oldest(&self.keys, self.epoch, epoch);
     }
 
     /// Resolves with `true` when there is room. A disk that is a moment behind is waited for by any policy; a journal
     /// that stays full is waited for only where configuration says so (promise 7).
-    fn room(&self) -> Pin<Box<dyn Future<Output = bool> + Send>> {
+    fn room(&self) -> Awaited {
         let (journal, bytes) = (self.shared.journal.clone(), self.keys.bytes());
         let patience = if self.shared.policy.block_when_full() { Duration::MAX } else { FULL_WAIT };
         Box::pin(async move { matches!(tokio::time::timeout(patience, journal.room(bytes)).await, Ok(Ok(()))) })
@@ -551,6 +549,11 @@ impl Session {
     fn nothing_in_flight(&self) -> bool {
         self.groups.is_empty() && !self.open_started
     }
+}
+
+/// The oldest epoch of keys: of those that are there, if any, and of those that come.
+fn oldest(keys: &RecordBuf, of_these: u64, of_more: u64) -> u64 {
+    if keys.is_empty() { of_more } else { of_more.min(of_these) }
 }
 
 /// The hidden RETURNING of a statement that is asked, or may be.

@@ -23,6 +23,13 @@ pub(super) struct Prepared {
     pub(super) twin: bool,
 }
 
+impl Prepared {
+    /// The text that the server has carries the RETURNING that the plan wants.
+    pub(super) fn carries(&self) -> bool {
+        self.asked.is_some() && !self.twin
+    }
+}
+
 /// A statement prepared by SQL.
 #[derive(Clone, Debug)]
 pub(super) struct SqlPrepared {

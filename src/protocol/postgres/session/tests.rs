@@ -7,9 +7,9 @@ use std::task::Waker;
 use bytes::BufMut;
 
 use super::*;
-use crate::journal::{Entry, Lsn};
+use crate::journal::Entry;
 use crate::protocol::postgres::analysis::schema::catalog;
-use crate::protocol::postgres::rig::shared;
+use crate::protocol::postgres::rig::{self, shared};
 use crate::protocol::postgres::wire::{self, HEADER, Header, front};
 use crate::record::{Item, Record, TableId};
 
@@ -85,15 +85,10 @@ impl Peers {
         kinds(&mut self.to_client)
     }
 
-    fn entries(&self) -> Vec<Entry> {
-        let read = futures_util::FutureExt::now_or_never(self.shared.journal.read(Lsn::default(), 1 << 20));
-        read.expect("at once").expect("read").0
-    }
-
     /// The keys and dirty tables in the journal, by table.
     fn journaled(&self) -> BTreeSet<String> {
         let mut found = BTreeSet::new();
-        for entry in self.entries() {
+        for entry in rig::entries(&self.shared.journal) {
             let Entry::Record { payload, .. } = entry else { continue };
             for item in Record::parse(payload).expect("a record").items() {
                 found.insert(match item {
@@ -121,20 +116,7 @@ impl Peers {
 
     /// The outcomes of the records, in order: C, A, or ? where there is none.
     fn outcomes(&self) -> String {
-        let (entries, _) = futures_util::FutureExt::now_or_never(self.shared.journal.read(Lsn::default(), 1 << 20))
-            .expect("at once")
-            .expect("read");
-        let mut found: Vec<(Lsn, char)> = Vec::new();
-        for entry in entries {
-            match entry {
-                Entry::Record { lsn, .. } => found.push((lsn, '?')),
-                Entry::Outcome { of, outcome, .. } => {
-                    let letter = if outcome == Outcome::Committed { 'C' } else { 'A' };
-                    found.iter_mut().filter(|(lsn, _)| *lsn == of).for_each(|(_, known)| *known = letter);
-                }
-            }
-        }
-        found.into_iter().map(|(_, letter)| letter).collect()
+        rig::outcomes(&self.shared.journal)
     }
 
     fn has(&self, what: &str) -> bool {
@@ -144,7 +126,7 @@ impl Peers {
 
 fn name(table: TableId) -> String {
     let catalog = catalog();
-    catalog.by_id.get(&table).map_or("?".to_owned(), |oid| catalog.relations[oid].name.clone())
+    catalog.relation(table).map_or("?".to_owned(), |relation| relation.name.clone())
 }
 
 fn kinds(bytes: &mut BytesMut) -> String {
@@ -310,7 +292,7 @@ fn a_counted_statement_that_was_skipped_behind_an_error_leaves_nothing_dirty() {
         peers.server(answers);
         peers.server("ZI");
         assert!(peers.session.is_idle() && peers.has("acc dirty"));
-        let entries = format!("{:?}", peers.entries());
+        let entries = format!("{:?}", rig::entries(&peers.shared.journal));
         assert!(entries.contains(outcome), "{text}: {entries}");
     }
 }

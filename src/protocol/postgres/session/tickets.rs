@@ -157,7 +157,8 @@ mod tests {
     use bytes::BytesMut;
 
     use super::*;
-    use crate::journal::{Entry, Journal, Lsn};
+    use crate::journal::Journal;
+    use crate::protocol::postgres::rig;
 
     struct Peers {
         journal: Journal,
@@ -174,21 +175,8 @@ mod tests {
             self.tickets.mark()
         }
 
-        /// Outcomes as the journal has them, in order of the records: C, A or ?.
         fn outcomes(&self) -> String {
-            let read = self.journal.read(Lsn::default(), 1 << 20);
-            let (entries, _) = futures_util::FutureExt::now_or_never(read).expect("at once").expect("read");
-            let mut found: Vec<(Lsn, char)> = Vec::new();
-            for entry in entries {
-                match entry {
-                    Entry::Record { lsn, .. } => found.push((lsn, '?')),
-                    Entry::Outcome { of, outcome, .. } => {
-                        let letter = if outcome == Outcome::Committed { 'C' } else { 'A' };
-                        found.iter_mut().filter(|(lsn, _)| *lsn == of).for_each(|(_, known)| *known = letter);
-                    }
-                }
-            }
-            found.into_iter().map(|(_, letter)| letter).collect()
+            rig::outcomes(&self.journal)
         }
     }
 
