@@ -1,0 +1,78 @@
+//! What a switch asks of a wire and its mirror, step by step. The order of the calls is the controller's.
+
+use std::future::Future;
+
+use crate::check::Finding;
+use crate::journal::Lsn;
+use crate::record::Side;
+
+use super::gate::Route;
+
+/// Why a step was not done. Before the flip it ends the switch, and clients go on as before.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A side is away or refuses.
+    #[error("{side}: {why}")]
+    Side {
+        /// Which.
+        side: Side,
+        /// What it said, without row values.
+        why: String,
+    },
+    /// What must hold does not: rows differ, something is dirty, ..
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// What the newest rows showed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Compared {
+    /// Keys looked at on both sides.
+    pub keys: u64,
+    /// Keys whose rows differ.
+    pub different: u64,
+}
+
+/// The wire's hands at a switch. One owner. `from` is the primary when the switch begins, `to` the other side.
+///
+/// Called in this order: `prepare`; then, with the gate closed and every unit out, `quiesce`, `apply`, `verify`, `ready`;
+/// then, with the flip durable, `flip`, and with the gate open again `settle`. Where the walk ends before the flip,
+/// `undo`. Every future may be dropped half-way: then `undo` follows, or the process ends.
+pub trait Steps: Send {
+    /// Look for everything that stands in the way, and get ready what can be ready before clients are held: connections
+    /// of sessions to `to`, the reverse path. What fails is a finding; one of severity error ends the switch.
+    /// Clients go on meanwhile.
+    fn prepare(&mut self, to: Side) -> impl Future<Output = Vec<Finding>> + Send;
+
+    /// A dry run is over: close what `prepare` opened.
+    fn relax(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Resolves when nothing that tandem forwarded can act on `from` any more: orphaned backends and two-phase
+    /// transactions are over.
+    fn quiesce(&mut self, from: Side) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// What is still in the way of `quiesce` or of the drain: units with their age and shape, for people. No row values.
+    fn hindrances(&mut self, from: Side) -> impl Future<Output = Vec<String>> + Send;
+
+    /// Read the end position of the journal, and wait until the mirror has paid everything below.
+    fn apply(&mut self) -> impl Future<Output = Result<Lsn, Error>> + Send;
+
+    /// Compare the rows that were written last.
+    fn verify(&mut self) -> impl Future<Output = Result<Compared, Error>> + Send;
+
+    /// Make `to` ready for writes: the mirror towards it ended, sequences advanced, triggers as they must be, all of it
+    /// durable there; and the reverse mirror open, so that nothing of it can fail any more.
+    fn ready(&mut self, to: Side) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// The flip is durable: from now on `route.primary` answers, and its writes from `since` on are mirrored to the other
+    /// side. Cannot fail; the gate opens when it returns.
+    fn flip(&mut self, route: Route, since: Lsn);
+
+    /// Clients run on the new primary: make the old one refuse late writers, or watch it. Repeated until it is done, and
+    /// at the start of a process whose sides were switched: doing it twice is harmless.
+    fn settle(&mut self, primary: Side) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// The walk towards the other side ended before its flip, perhaps in an earlier process: what it did there is undone,
+    /// and the mirror runs as before. Repeated until it is done: doing it twice is harmless.
+    fn undo(&mut self, primary: Side) -> impl Future<Output = Result<(), Error>> + Send;
+}
