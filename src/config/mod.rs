@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub mod live;
 pub mod section;
@@ -14,12 +15,13 @@ pub mod source;
 pub mod value;
 
 pub use live::Live;
-pub use section::{Journal, Limits, Log, Mirror, Runtime};
+pub use section::{Cutover, Journal, Limits, Log, Mirror, Runtime};
 pub use server::Server;
 pub use source::Error;
 pub use value::{Durability, Host, LogFormat, Mode, OnDdl, OnFull, OnUncaptured, Secret, Size, SslMode, Wire};
+pub use value::{Immovable, OldPrimary, Strangers, TypeOids};
 
-use source::{Default, Key, Place, Section, Source, Values};
+use source::{Default, Key, Place, Section, Source, Times, Values};
 
 /// A checked configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +38,10 @@ pub struct Config {
     pub journal: Journal,
     /// The mirror.
     pub mirror: Mirror,
+    /// Who moved sessions log in as; names differ.
+    pub users: Vec<User>,
+    /// The switch.
+    pub cutover: Cutover,
     /// The admin API.
     pub admin: Admin,
     /// Bounds.
@@ -66,6 +72,15 @@ pub struct ListenTls {
     pub required: bool,
 }
 
+/// Who a moved session logs in as on the other side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// The same on both sides; not empty.
+    pub name: String,
+    /// Their password, if they need one.
+    pub password: Option<Secret>,
+}
+
 /// The admin API's address and token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
@@ -90,7 +105,7 @@ impl Config {
         text: &str,
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Config, Error> {
-        let shapes: Vec<_> = section::SHAPES.iter().map(|&(name, many, _, keys)| (name, many, keys)).collect();
+        let shapes: Vec<_> = section::SHAPES.iter().map(|&(name, times, _, keys)| (name, times, keys)).collect();
         let source = Source::read(file, text, &shapes, variables)?;
         let (wire, listen) = listeners(&source)?;
         let config = Config {
@@ -100,6 +115,8 @@ impl Config {
             target: Server::target(&source.one("target"))?,
             journal: read(&source)?,
             mirror: mirror(&source.one("mirror"))?,
+            users: users(&source)?,
+            cutover: cutover(&source.one("cutover"))?,
             admin: admin(&source.one("admin"))?,
             limits: limits(&source.one("limits"))?,
             log: read(&source)?,
@@ -166,6 +183,43 @@ fn mirror(values: &Values) -> Result<Mirror, Error> {
     Ok(mirror)
 }
 
+fn users(source: &Source) -> Result<Vec<User>, Error> {
+    let mut users = Vec::<User>::new();
+    for values in source.many("users") {
+        let section::User { name, password_file } = section::User::read(&values)?;
+        if name.is_empty() {
+            return Err(Error::new(values.place("name"), "`name` of [[users]] must not be empty"));
+        }
+        if users.iter().any(|user| user.name == name) {
+            let message = format!("there are two [[users]] with the name `{name}`: which password holds?");
+            return Err(Error::new(values.place("name"), message));
+        }
+        let password = password_file.map(|path| secret(&path, values.place("password_file"))).transpose()?;
+        users.push(User { name, password });
+    }
+    Ok(users)
+}
+
+/// Bounds of `max_hold`. Under the least, no transaction has time to end; over the most, applications and their pools have given up.
+pub const MAX_HOLD: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
+
+fn cutover(values: &Values) -> Result<Cutover, Error> {
+    let cutover = Cutover::read(values)?;
+    if cutover.max_hold < MAX_HOLD.0 {
+        let message = "`max_hold` must be at least 100ms: transactions must have time to end while clients are held";
+        return Err(Error::new(values.place("max_hold"), message));
+    }
+    if cutover.max_hold > MAX_HOLD.1 {
+        let message = "`max_hold` must be at most 60s: clients that are held longer give up by themselves";
+        return Err(Error::new(values.place("max_hold"), message));
+    }
+    if cutover.max_lag.is_zero() {
+        let message = "`max_lag` must be above 0s: a secondary is always a little behind";
+        return Err(Error::new(values.place("max_lag"), message));
+    }
+    Ok(cutover)
+}
+
 fn limits(values: &Values) -> Result<Limits, Error> {
     let limits = Limits::read(values)?;
     let counts = [
@@ -207,14 +261,16 @@ pub fn example() -> String {
          # Each key can be overridden by an environment variable TANDEM_SECTION_KEY: TANDEM_JOURNAL_DIR=/var/lib/tandem.\n\
          # Durations are \"300ms\", \"5s\", \"10m\", \"1h\"; sizes are \"64MB\"; \"\" means not set.\n",
     );
-    for (name, many, about, keys) in section::SHAPES {
+    for (name, times, about, keys) in section::SHAPES {
+        // The smallest file has none of these.
+        let off = if *times == Times::Any { "#" } else { "" };
         out.push('\n');
         comment(&mut out, about);
-        let header = if *many { format!("[[{name}]]") } else { format!("[{name}]") };
-        let _ = writeln!(out, "{header}");
+        let _ = writeln!(out, "{off}{}", times.header(name));
         for key in *keys {
             comment(&mut out, key.doc);
-            let _ = writeln!(out, "{}", example_line(key));
+            let line = example_line(key);
+            let _ = writeln!(out, "{}{line}", if line.starts_with('#') { "" } else { off });
         }
     }
     out

@@ -5,14 +5,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::source::{Default::*, Error, Key, Section, Values};
+use super::source::{Default::*, Error, Key, Section, Times, Values};
 use super::value::*;
 
 /// Declares sections.
 macro_rules! sections {
     ($(
         $(#[doc = $about:literal])*
-        $many:ident $name:literal $section:ident {
+        $times:ident $name:literal $section:ident {
             $($(#[doc = $doc:literal])* $key:ident: $type:ty = $default:expr;)+
         }
     )+) => {
@@ -23,7 +23,7 @@ macro_rules! sections {
 
             impl Section for $section {
                 const NAME: &'static str = $name;
-                const MANY: bool = stringify!($many).as_bytes()[0] == b'm';
+                const TIMES: Times = times!($times);
                 const DOC: &'static [&'static str] = &[$($about),*];
                 const KEYS: &'static [Key] = &[$(Key {
                     name: stringify!($key),
@@ -41,8 +41,21 @@ macro_rules! sections {
         )+
 
         /// Every section, in the order of the example file.
-        pub(super) const SHAPES: &[(&str, bool, &[&str], &[Key])] =
-            &[$(($name, $section::MANY, $section::DOC, $section::KEYS)),+];
+        pub(super) const SHAPES: &[(&str, Times, &[&str], &[Key])] =
+            &[$(($name, $section::TIMES, $section::DOC, $section::KEYS)),+];
+    };
+}
+
+/// How often a section may be written.
+macro_rules! times {
+    (one) => {
+        Times::One
+    };
+    (many) => {
+        Times::Many
+    };
+    (any) => {
+        Times::Any
     };
 }
 
@@ -132,6 +145,32 @@ sections! {
         /// Longest pause between two payments; tandem pauses for as long as the last one took, so that it gathers more
         /// when it is behind.
         pause_max: Duration = Is("300ms");
+    }
+
+    /// Who a client's session logs in as on the other side when a switch moves it there: tandem has seen no client's
+    /// password. One for each user of the applications; `tandem switch --dry-run` names those that are missing.
+    any "users" User {
+        /// The user's name, the same on both sides.
+        name: String = Required("app");
+        /// A file that holds the user's password; unset, the servers must let tandem in without one.
+        password_file: Option<PathBuf> = Unset("/etc/tandem/app.password");
+    }
+
+    /// The switch: `tandem switch target`, and back.
+    one "cutover" Cutover {
+        /// A switch is refused while the secondary is further behind.
+        max_lag: Duration = Is("1s");
+        /// Clients are held no longer: past it the switch ends by itself, and they go on as before.
+        max_hold: Duration = Is("5s");
+        /// A session that cannot be moved (temporary tables, held cursors, session advisory locks, ..): refuse (the
+        /// switch names it) or close (between two transactions, with an error that pools understand).
+        immovable: Immovable = Is("refuse");
+        /// After a switch the old primary takes no writes past tandem (read_only), or they are only noticed (watch).
+        old_primary: OldPrimary = Is("read_only");
+        /// Transactions on the old primary that are not tandem's: wait for their end, or terminate them.
+        strangers: Strangers = Is("wait");
+        /// Sessions that used a type whose oid is another on the other side: close (drivers remember oids) or keep.
+        type_oids: TypeOids = Is("close");
     }
 
     /// The HTTP API: health, metrics, status, operations.

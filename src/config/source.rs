@@ -35,12 +35,33 @@ pub enum Default {
     Required(&'static str),
 }
 
+/// How often a section may be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Times {
+    /// At most once: `[name]`. Its defaults hold when it is not there.
+    One,
+    /// `[[name]]`, at least once.
+    Many,
+    /// `[[name]]`, or not at all.
+    Any,
+}
+
+impl Times {
+    /// The section's line in the file.
+    pub fn header(self, name: &str) -> String {
+        match self {
+            Times::One => format!("[{name}]"),
+            Times::Many | Times::Any => format!("[[{name}]]"),
+        }
+    }
+}
+
 /// A section: a struct whose keys are declared once, with their documentation and defaults.
 pub trait Section: Sized {
     /// Its name in brackets.
     const NAME: &'static str;
-    /// There may be several of it: `[[name]]`.
-    const MANY: bool;
+    /// How often it may be written.
+    const TIMES: Times;
     /// What it is about.
     const DOC: &'static [&'static str];
     /// Its keys.
@@ -124,8 +145,8 @@ pub struct Source {
     sections: BTreeMap<&'static str, Vec<Values>>,
 }
 
-/// A section's name, whether there may be several of it, and its keys.
-pub(super) type Shape = (&'static str, bool, &'static [Key]);
+/// A section's name, how often it may be written, and its keys.
+pub(super) type Shape = (&'static str, Times, &'static [Key]);
 
 impl Source {
     /// Read `text` and overlay `TANDEM_SECTION_KEY` variables. `file` is what errors call it.
@@ -171,13 +192,12 @@ impl Source {
         let mut sections = BTreeMap::<_, Vec<Values>>::new();
         for (name, value) in document.get_ref() {
             let place = line(name.span());
-            let &(section, many, keys) =
+            let &(section, times, keys) =
                 shapes.iter().find(|(section, ..)| section == name.get_ref()).ok_or_else(|| {
                     Error::new(&place, unknown("section", name.get_ref(), shapes.iter().map(|(section, ..)| *section)))
                 })?;
-            for table in tables(value.get_ref(), many).ok_or_else(|| {
-                let header = if many { format!("[[{section}]]") } else { format!("[{section}]") };
-                Error::new(&place, format!("`{section}` is a section: write {header}"))
+            for table in tables(value.get_ref(), times).ok_or_else(|| {
+                Error::new(&place, format!("`{section}` is a section: write {}", times.header(section)))
             })? {
                 let texts = texts(table, keys, &line)?;
                 let place = table.keys().map(|key| key.span().start).min().map_or(place.clone(), |at| line(at..at));
@@ -192,14 +212,14 @@ impl Source {
     /// section's name are not ours.
     fn variable(&mut self, name: &str, value: String, shapes: &[Shape]) -> Result<(), Error> {
         let Some(rest) = name.strip_prefix("TANDEM_") else { return Ok(()) };
-        let found = shapes.iter().find_map(|&(section, many, keys)| {
+        let found = shapes.iter().find_map(|&(section, times, keys)| {
             let key = rest.strip_prefix(&*section.to_uppercase())?.strip_prefix('_')?;
-            Some((section, many, keys, key))
+            Some((section, times, keys, key))
         });
-        let Some((section, many, keys, key)) = found else { return Ok(()) };
+        let Some((section, times, keys, key)) = found else { return Ok(()) };
         let place = Place::Variable(name.to_owned());
         let (at, key) = match key.split_once('_') {
-            Some((digits, key)) if many && digits.parse::<usize>().is_ok_and(|n| n > 0) => {
+            Some((digits, key)) if times != Times::One && digits.parse::<usize>().is_ok_and(|n| n > 0) => {
                 (digits.parse().unwrap_or(1), key)
             }
             _ => (1, key),
@@ -223,10 +243,10 @@ impl Source {
     }
 }
 
-fn tables<'a, 'i>(value: &'a DeValue<'i>, many: bool) -> Option<Vec<&'a DeTable<'i>>> {
+fn tables<'a, 'i>(value: &'a DeValue<'i>, times: Times) -> Option<Vec<&'a DeTable<'i>>> {
     match value {
-        DeValue::Table(table) if !many => Some(vec![table]),
-        DeValue::Array(array) if many => array.iter().map(|item| item.get_ref().as_table()).collect(),
+        DeValue::Table(table) if times == Times::One => Some(vec![table]),
+        DeValue::Array(array) if times != Times::One => array.iter().map(|item| item.get_ref().as_table()).collect(),
         _ => None,
     }
 }

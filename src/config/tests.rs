@@ -46,12 +46,13 @@ fn the_example_file_equals_the_defaults() {
     let every_key: String = example()
         .lines()
         .map(|line| match line.strip_prefix('#') {
-            Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase()) => format!("{key}\n"),
+            Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => format!("{key}\n"),
             _ => format!("{line}\n"),
         })
         .collect();
     assert!(every_key.contains("\ndurability ="));
-    assert_eq!(config(&every_key).expect("valid"), smallest);
+    let users = vec![User { name: "app".to_owned(), password: None }];
+    assert_eq!(config(&every_key).expect("valid"), Config { users, ..smallest });
 }
 
 #[test]
@@ -62,6 +63,9 @@ fn the_smallest_file_is_a_listen_an_origin_and_a_target() {
     assert_eq!(config.journal.durability, Durability::Fsync);
     assert_eq!(config.journal.on_full, OnFull::Dirty);
     assert_eq!(config.mirror.mode, Mode::Async);
+    assert_eq!((config.cutover.max_lag, config.cutover.max_hold), (Duration::from_secs(1), Duration::from_secs(5)));
+    assert_eq!(config.cutover.immovable, Immovable::Refuse);
+    assert!(config.users.is_empty());
 }
 
 #[test]
@@ -133,6 +137,14 @@ fn what_does_not_fit_together_is_refused() {
         ("[mirror]\nretry_min = \"20s\"", "at most `retry_max`"),
         ("[mirror]\nowed_keys_max = 0", "at least 1"),
         ("[limits]\nplan_cache = 0", "above 0"),
+        ("[cutover]\nmax_hold = \"99ms\"", "at least 100ms: transactions"),
+        ("[cutover]\nmax_hold = \"61s\"", "at most 60s: clients"),
+        ("[cutover]\nmax_lag = \"0s\"", "above 0s"),
+        ("[cutover]\nold_primary = \"readonly\"", "one of \"read_only\" \"watch\""),
+        ("[[users]]\npassword_file = \"x\"", "`name` is missing"),
+        ("[[users]]\nname = \"\"", "not be empty"),
+        ("[[users]]\nname = \"a\"\n[[users]]\nname = \"a\"", "two [[users]] with the name `a`"),
+        ("[[users]]\nname = \"a\"\npassword_file = \"/nonexistent\"", "cannot be read"),
         ("[[listen]]\nwire = \"postgres\"", "`address` is missing"),
         ("[[listen]]\nwire = \"postgres\"\naddress = \"[::1]:1\"\ntls_cert = \"c\"", "tls_key"),
         ("[[listen]]\nwire = \"postgres\"\naddress = \"[::1]:1\"\ntls_required = true", "tls_cert and tls_key"),
@@ -156,8 +168,13 @@ fn secrets_come_from_files_and_are_not_shown() {
         ("TANDEM_ADMIN_TOKEN_FILE", file.to_str().expect("UTF-8")),
         ("TANDEM_ADMIN_ADDRESS", "0.0.0.0:80"),
         ("TANDEM_TARGET_URL", "postgres://me:hunter2@elsewhere/app"),
+        ("TANDEM_USERS_1_NAME", "app"),
+        ("TANDEM_USERS_2_NAME", "batch"),
+        ("TANDEM_USERS_2_PASSWORD_FILE", file.to_str().expect("UTF-8")),
     ])
     .expect("valid");
+    let user = |name: &str, password| User { name: name.to_owned(), password };
+    assert_eq!(config.users, [user("app", None), user("batch", Some(Secret::new("hunter2")))]);
     assert_eq!(config.origin.password.as_ref().map(Secret::reveal), Some("hunter2"));
     assert_eq!(config.target.password.as_ref().map(Secret::reveal), Some("hunter2"));
     assert!(!format!("{config:?}").contains("hunter2"));

@@ -277,6 +277,47 @@ words! {
 }
 
 words! {
+    /// What a switch does about a session that cannot be moved: temporary tables, held cursors, session advisory locks,
+    /// `lastval`, replication.
+    Immovable {
+        /// It is refused, and says which session.
+        Refuse = "refuse",
+        /// Closes the session between two transactions, with an error after which pools connect again.
+        Close = "close",
+    }
+}
+
+words! {
+    /// What happens after a switch with writes to the old primary that go past tandem.
+    OldPrimary {
+        /// The server refuses them.
+        ReadOnly = "read_only",
+        /// They are noticed, and their tables are dirty.
+        Watch = "watch",
+    }
+}
+
+words! {
+    /// What a switch does about transactions on the old primary that are not tandem's.
+    Strangers {
+        /// Waits for their end, for as long as clients may be held.
+        Wait = "wait",
+        /// Terminates them.
+        Terminate = "terminate",
+    }
+}
+
+words! {
+    /// What a switch does about a session that used a type whose oid is another on the other side.
+    TypeOids {
+        /// Closes it between two transactions: drivers remember oids.
+        Close = "close",
+        /// Moves it all the same.
+        Keep = "keep",
+    }
+}
+
+words! {
     /// TLS towards a server, as libpq defines the words.
     SslMode {
         /// Never.
