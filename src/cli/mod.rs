@@ -14,11 +14,13 @@ use crate::config::{self, Secret};
 
 mod check;
 mod demo;
+mod findings;
 mod ledgers;
 mod output;
 mod run;
 mod set;
 mod status;
+mod switch;
 
 use output::Output;
 
@@ -39,6 +41,7 @@ Examples:
   tandem run --config proxy.toml              serve clients and mirror their writes
   tandem check --config proxy.toml            find what stands in the way, before anything runs
   tandem status --watch                       see the lag go down
+  tandem switch target --dry-run              what would stop the other side from taking over
   tandem set mirror.on_uncaptured=refuse      change a setting of the running tandem
 
 Exit codes: 0 done, 1 found differences or refused, 2 usage or configuration, 3 could not reach something.";
@@ -57,6 +60,9 @@ enum Command {
     /// Show a running tandem: phase, sides, journal, lag.
     #[command(after_help = status::EXAMPLES)]
     Status(status::Status),
+    /// Let the other side answer clients, without dropping one; and back.
+    #[command(after_help = switch::EXAMPLES)]
+    Switch(switch::Switch),
     /// Rows that the secondary refuses: list, show, retry, discard.
     #[command(after_help = ledgers::PARKED_EXAMPLES)]
     Parked(ledgers::Parked),
@@ -147,6 +153,7 @@ pub fn main() -> ExitCode {
         Command::Check(command) => wait(check::run(command, &output)),
         Command::Demo(command) => demo::run(command, &output),
         Command::Status(command) => wait(status::run(command, &output)),
+        Command::Switch(command) => wait(switch::run(command, &output)),
         Command::Parked(command) => wait(ledgers::parked(command, &output)),
         Command::Dirty(command) => wait(ledgers::dirty(command, &output)),
         Command::Set(command) => wait(set::run(command, &output)),

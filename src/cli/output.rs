@@ -1,6 +1,6 @@
-//! Standard output: text for people, or one JSON value.
+//! Standard output: text for people, or one JSON value. What happens meanwhile is told on standard error.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use serde_json::Value;
 
@@ -37,8 +37,41 @@ impl Output {
         let _ = out.flush();
     }
 
+    /// Tell people what happens, on standard error; programs are told the result only.
+    pub(super) fn tell(&self, line: &str) {
+        if !self.json {
+            let clear = if watched() { "\r\x1b[K" } else { "" };
+            let _ = writeln!(std::io::stderr(), "{clear}{line}");
+        }
+    }
+
+    /// A line that the next one replaces (ECMA-48 EL), where somebody watches a terminal; empty, it is gone.
+    pub(super) fn hint(&self, line: &str) {
+        if !self.json && watched() {
+            let mut out = std::io::stderr().lock();
+            let _ = write!(out, "\r\x1b[K{line}");
+            let _ = out.flush();
+        }
+    }
+
+    /// Ask somebody at a terminal. Where nobody is, the command line has said it all.
+    pub(super) fn confirm(&self, question: &str) -> bool {
+        if self.json || !watched() || !std::io::stdin().is_terminal() {
+            return true;
+        }
+        self.hint(&format!("{question} [y/N] "));
+        let mut answer = String::new();
+        let _ = std::io::stdin().read_line(&mut answer);
+        matches!(answer.trim(), "y" | "Y" | "yes")
+    }
+
     /// Say why a command failed, on standard error.
     pub(super) fn complain(&self, why: &impl std::fmt::Display) {
         let _ = writeln!(std::io::stderr(), "tandem: {why}");
     }
+}
+
+/// Somebody watches what is told.
+fn watched() -> bool {
+    std::io::stderr().is_terminal()
 }

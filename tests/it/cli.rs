@@ -41,7 +41,7 @@ fn exit_codes_say_what_was_wrong() {
 
 #[test]
 fn every_command_says_how_it_is_used() {
-    for command in ["run", "demo", "status", "parked", "dirty", "set"] {
+    for command in ["run", "check", "demo", "status", "switch", "parked", "dirty", "set"] {
         let help = text(&cli(&[command, "--help"]).stdout);
         assert!(help.contains("Examples:"), "{command}");
     }

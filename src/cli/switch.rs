@@ -1,0 +1,373 @@
+//! `tandem switch`: asks the running tandem to walk, watches it, and says how it went.
+//!
+//! The walk is the server's: whether this command lives or dies changes nothing but what somebody reads. Ctrl-C asks the
+//! server to abort, and waits for its answer, because only it knows whether the flip came first.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use super::{Admin, Failure, Output, findings};
+use crate::admin::client::{self, Client};
+use crate::config::{MAX_HOLD, value::Setting};
+use crate::cutover::report::{End, Ended, Phase, Report, Request};
+use crate::record::Side;
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  tandem switch target --dry-run              what stands in the way? Changes nothing
+  tandem switch target                        the target answers clients, the origin follows
+  tandem switch target --max-hold 2s --yes    hold clients no longer than 2 s; do not ask
+  tandem switch target --ignore NAME,..       findings that are no reason to refuse
+  tandem switch status                        where a switch is, and how the last one ended
+  tandem switch abort                         back to as it was, as long as it has not flipped
+  tandem switch origin                        the way back: the same walk the other way
+
+Clients are held while the other side catches up, and never longer than --max-hold: past it the
+switch ends by itself, and they go on as before. Ctrl-C aborts. Their connections stay.
+docs/switch.md walks through the night and says what each finding means.
+
+Exit codes: 0 switched, or a dry run found nothing; 1 refused or aborted, and all is as before;
+2 usage; 3 tandem could not be reached.";
+
+/// How often a walk is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long a tandem that stopped answering may take to come back.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Args)]
+pub(super) struct Switch {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// The target shall answer clients; the origin follows.
+    #[command(after_help = EXAMPLES)]
+    Target(Walk),
+    /// The origin shall answer clients again; the target follows.
+    #[command(after_help = EXAMPLES)]
+    Origin(Walk),
+    /// Where a switch is, and how the last one ended.
+    Status(Admin),
+    /// End the switch that is under way, before its flip.
+    Abort(Admin),
+}
+
+#[derive(Debug, Args)]
+struct Walk {
+    /// Look for what stands in the way, and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Hold clients no longer than this; unset, cutover.max_hold.
+    #[arg(long, value_name = "DURATION", value_parser = hold)]
+    max_hold: Option<Duration>,
+    /// Names of findings that are no reason to refuse.
+    #[arg(long, value_delimiter = ',', value_name = "NAME,..")]
+    ignore: Vec<String>,
+    /// Do not ask.
+    #[arg(long, short)]
+    yes: bool,
+    #[command(flatten)]
+    admin: Admin,
+}
+
+fn hold(text: &str) -> Result<Duration, String> {
+    let hold = Duration::from_text(text).ok_or_else(|| format!("it must be {}", Duration::EXPECTS))?;
+    let within = (MAX_HOLD.0..=MAX_HOLD.1).contains(&hold);
+    within.then_some(hold).ok_or_else(|| "it must be between 100ms and 60s".to_owned())
+}
+
+pub(super) async fn run(command: Switch, output: &Output) -> Result<(), Failure> {
+    match command.action {
+        Action::Target(walk) => switch(Side::Target, walk, output).await,
+        Action::Origin(walk) => switch(Side::Origin, walk, output).await,
+        Action::Status(admin) => {
+            let report = report(&admin.client()?).await?;
+            output.print(&json(&report), |_| standing(&report));
+            Ok(())
+        }
+        Action::Abort(admin) => abort(&admin.client()?, output).await,
+    }
+}
+
+async fn switch(to: Side, walk: Walk, output: &Output) -> Result<(), Failure> {
+    let client = walk.admin.client()?;
+    let before = report(&client).await?;
+    let question = format!("clients will be held for a moment, and then {to} answers them: go on?");
+    if !walk.dry_run && !walk.yes && before.primary != to && !output.confirm(&question) {
+        return Err(Failure::Refused("nothing was done".to_owned()));
+    }
+    let request = Request {
+        to,
+        dry_run: walk.dry_run,
+        max_hold_ms: walk.max_hold.map(|hold| hold.as_millis() as u64),
+        ignore: walk.ignore,
+    };
+    // From here on Ctrl-C is ours.
+    let mut interrupts = Interrupts::new();
+    let begun: Report = parse(client.post("/v1/switch", &json(&request)).await?)?;
+    let ended = Watch::new(&client, output, &begun).until_ended(&mut interrupts).await?;
+    output.print(&json(&ended), |_| result(&ended));
+    verdict(&ended)
+}
+
+async fn abort(client: &Client, output: &Output) -> Result<(), Failure> {
+    let asked: Report = parse(client.post("/v1/switch/abort", &Value::Null).await?)?;
+    let ended = Watch::new(client, output, &asked).until_ended(&mut Interrupts::new()).await?;
+    output.print(&json(&ended), |_| result(&ended));
+    match ended.end {
+        End::Aborted | End::Refused => Ok(()),
+        End::Switched | End::Ready => Err(Failure::Refused("too late: it had ended by itself".to_owned())),
+    }
+}
+
+/// Ctrl-C, once asked for: it no longer ends the process.
+struct Interrupts(Option<tokio::signal::unix::Signal>);
+
+impl Interrupts {
+    fn new() -> Interrupts {
+        Interrupts(tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt()).ok())
+    }
+
+    async fn next(&mut self) {
+        match &mut self.0 {
+            Some(signal) => {
+                signal.recv().await;
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// One walk, seen from outside.
+struct Watch<'a> {
+    client: &'a Client,
+    output: &'a Output,
+    /// The walk's number.
+    number: u64,
+    phase: Phase,
+    since: Instant,
+    /// It was asked to abort.
+    aborted: bool,
+}
+
+impl<'a> Watch<'a> {
+    fn new(client: &'a Client, output: &'a Output, begun: &Report) -> Watch<'a> {
+        Watch { client, output, number: begun.number, phase: Phase::Steady, since: Instant::now(), aborted: false }
+    }
+
+    async fn until_ended(mut self, interrupts: &mut Interrupts) -> Result<Ended, Failure> {
+        loop {
+            let report = self.look().await?;
+            if let Some(ended) = report.last.clone().filter(|ended| ended.number == self.number) {
+                // What follows the end (the old primary is told, or what was done is undone) needs no watching.
+                self.output.hint("");
+                return Ok(ended);
+            }
+            if report.number < self.number {
+                return Err(restarted(&report));
+            }
+            self.show(report.phase);
+            tokio::select! {
+                () = interrupts.next() => self.interrupted().await?,
+                () = sleep(LOOK) => {}
+            }
+        }
+    }
+
+    /// The report; a tandem that does not answer gets some time to come back.
+    async fn look(&self) -> Result<Report, Failure> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.client.get("/v1/switch").await {
+                Err(client::Error::Unreachable { .. }) if Instant::now() < deadline => sleep(LOOK).await,
+                Err(error @ client::Error::Unreachable { .. }) => {
+                    return Err(Failure::Unreachable(format!(
+                        "{error}; what the switch made durable decides when tandem starts again: see `tandem switch status`"
+                    )));
+                }
+                answer => return parse(answer?),
+            }
+        }
+    }
+
+    /// Where somebody watches a terminal, a line that counts; else a line for each phase.
+    fn show(&mut self, phase: Phase) {
+        let line = format!("{:<10} {}", phase.as_str(), about(phase));
+        if std::mem::replace(&mut self.phase, phase) != phase {
+            self.since = Instant::now();
+            self.output.tell(&line);
+        }
+        self.output.hint(&format!("  {} {:.1} s", phase.as_str(), self.since.elapsed().as_secs_f64()));
+    }
+
+    /// The first Ctrl-C asks the server, the second leaves it alone.
+    async fn interrupted(&mut self) -> Result<(), Failure> {
+        if std::mem::replace(&mut self.aborted, true) {
+            let left = "left while the switch goes on: `tandem switch status` says how it ends";
+            return Err(Failure::Refused(left.to_owned()));
+        }
+        match self.client.post("/v1/switch/abort", &Value::Null).await {
+            Ok(_) => self.output.tell("asked tandem to abort; waiting for what it says"),
+            Err(error) => self.output.tell(&format!("{error}; waiting for the end")),
+        }
+        Ok(())
+    }
+}
+
+/// The process that walked is gone; its successor has undone or finished the walk.
+fn restarted(report: &Report) -> Failure {
+    Failure::Refused(format!(
+        "tandem was started again during the switch: {} answers clients now (epoch {}); see `tandem switch status`",
+        report.primary, report.epoch
+    ))
+}
+
+async fn report(client: &Client) -> Result<Report, Failure> {
+    parse(client.get("/v1/switch").await?)
+}
+
+fn parse<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, Failure> {
+    serde_json::from_value(value)
+        .map_err(|error| Failure::Refused(format!("the answer is of another version of tandem: {error}")))
+}
+
+fn json(value: &impl serde::Serialize) -> Value {
+    serde_json::to_value(value).expect("our own types are JSON")
+}
+
+/// What a phase does, for who waits for it.
+fn about(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Steady => "no switch is under way",
+        Phase::Preparing => "looking for what stands in the way; clients go on",
+        Phase::Draining => "clients are held; transactions end",
+        Phase::Applying => "clients are held; the other side catches up",
+        Phase::Verifying => "clients are held; the newest rows are compared",
+        Phase::Readying => "clients are held; sequences and the way back are made ready",
+        Phase::Flipping => "clients are held; the switch is made durable",
+        Phase::Settling => "clients run on the new primary; the old one is told",
+        Phase::Undoing => "clients run as before; what was prepared is undone",
+    }
+}
+
+/// `tandem switch status`.
+fn standing(report: &Report) -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "{:<10} {}", "primary", report.primary);
+    let _ = writeln!(out, "{:<10} {}", "epoch", report.epoch);
+    let to = report.to.map(|to| format!(", to {to}")).unwrap_or_default();
+    let _ = writeln!(out, "{:<10} {}{to}: {}", "phase", report.phase.as_str(), about(report.phase));
+    if let Some(ended) = &report.last {
+        let _ = write!(out, "\nthe last switch:\n{}", result(ended));
+    }
+    out
+}
+
+/// How a walk went: findings, phases with their times, and the end.
+fn result(ended: &Ended) -> String {
+    let mut found = ended.findings.clone();
+    findings::sort(&mut found);
+    let mut out = findings::text(&found);
+    for (phase, us) in &ended.took_us {
+        let _ = writeln!(out, "{:<10} {}", phase.as_str(), time(*us));
+    }
+    for hindrance in &ended.hindrances {
+        let _ = writeln!(out, "in the way: {hindrance}");
+    }
+    let _ = writeln!(out, "{}", last_line(ended));
+    out
+}
+
+fn last_line(ended: &Ended) -> String {
+    let Ended { request: Request { to, .. }, held_us, compared, .. } = ended;
+    let from = to.other();
+    match ended.end {
+        End::Switched => {
+            format!(
+                "switched: {to} answers clients, {from} follows; held for {}, {compared} rows compared",
+                time(*held_us)
+            )
+        }
+        End::Ready => format!("ready: nothing stops {to} from taking over"),
+        End::Refused => format!("refused: {from} answers clients as before; nobody was held"),
+        End::Aborted => format!("aborted: {from} answers clients as before; held for {}", time(*held_us)),
+    }
+}
+
+/// Exit code and the reason, for who reads only the last line.
+fn verdict(ended: &Ended) -> Result<(), Failure> {
+    let next = match ended.end {
+        End::Switched | End::Ready => return Ok(()),
+        End::Refused => "mend what is above, or --ignore it by name",
+        End::Aborted if !ended.hindrances.is_empty() => "end what is in the way, or give it more time with --max-hold",
+        End::Aborted => "mend the reason, and switch again",
+    };
+    let why = ended.why.as_deref().unwrap_or("findings refuse the switch");
+    Err(Failure::Refused(format!("{why} ({}); {next}: see docs/switch.md", ended.phase.as_str())))
+}
+
+/// Microseconds for people.
+fn time(us: u64) -> String {
+    match us {
+        0..10_000 => format!("{:.1} ms", us as f64 / 1e3),
+        10_000..1_000_000 => format!("{} ms", us / 1_000),
+        _ => format!("{:.2} s", us as f64 / 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(end: End) -> Ended {
+        Ended {
+            number: 1,
+            request: Request { to: Side::Target, dry_run: false, max_hold_ms: None, ignore: Vec::new() },
+            end,
+            why: None,
+            phase: Phase::Draining,
+            held_us: 31_500,
+            took_us: vec![(Phase::Preparing, 1_250_000), (Phase::Draining, 1_234)],
+            compared: 12,
+            findings: Vec::new(),
+            hindrances: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_result_has_a_line_for_each_phase_and_the_held_time() {
+        let expected = "preparing  1.25 s\ndraining   1.2 ms\n\
+                        switched: target answers clients, origin follows; held for 31 ms, 12 rows compared\n";
+        assert_eq!(result(&ended(End::Switched)), expected);
+    }
+
+    #[test]
+    fn what_would_not_end_is_named_with_what_to_do() {
+        let hindrances = vec!["a transaction of pid 7, 12 s old".to_owned()];
+        let aborted = Ended { hindrances, why: Some("units did not end".to_owned()), ..ended(End::Aborted) };
+        assert!(result(&aborted).contains("in the way: a transaction of pid 7, 12 s old\naborted: origin answers"));
+        let said = verdict(&aborted).expect_err("it did not switch").to_string();
+        assert!(said.contains("units did not end (draining); end what is in the way, or give it more time"), "{said}");
+    }
+
+    #[test]
+    fn only_a_switch_and_a_clean_dry_run_end_with_zero() {
+        assert!(verdict(&ended(End::Switched)).is_ok() && verdict(&ended(End::Ready)).is_ok());
+        assert_eq!(verdict(&ended(End::Refused)).map_err(|failure| failure.code()), Err(1));
+        assert_eq!(verdict(&ended(End::Aborted)).map_err(|failure| failure.code()), Err(1));
+    }
+
+    #[test]
+    fn a_hold_has_bounds() {
+        assert_eq!(hold("2s"), Ok(Duration::from_secs(2)));
+        for bad in ["", "5", "99ms", "61s"] {
+            assert!(hold(bad).is_err(), "{bad}");
+        }
+    }
+}
