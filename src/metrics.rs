@@ -120,6 +120,16 @@ metrics! {
     MIRROR_PARKED = "tandem_mirror_parked", Kind::Gauge;
     /// Tables known to differ or not known to agree.
     MIRROR_DIRTY = "tandem_mirror_dirty", Kind::Gauge;
+    /// How long a switch held clients, from the gate's close to its opening.
+    HOLD_SECONDS = "tandem_hold_seconds", Kind::Histogram(SECONDS);
+    /// Switches that ended. Label: end (switched, ready, refused, aborted).
+    SWITCHES_TOTAL = "tandem_switches_total", Kind::Counter;
+    /// Where the switch is: 1 for the phase it is in, 0 for the others. Label: phase.
+    SWITCH_PHASE = "tandem_switch_phase", Kind::Gauge;
+    /// Flips so far, counted from 1.
+    EPOCH = "tandem_epoch", Kind::Gauge;
+    /// Which side answers clients: 1 or 0. Label: side.
+    PRIMARY = "tandem_primary", Kind::Gauge;
     /// Requests of the admin API. Label: code.
     ADMIN_REQUESTS_TOTAL = "tandem_admin_requests_total", Kind::Counter;
 }

@@ -87,6 +87,26 @@ impl Gate {
         **self.shared.route.load()
     }
 
+    /// Are units held back?
+    pub fn is_closed(&self) -> bool {
+        self.shared.closed.load(SeqCst)
+    }
+
+    /// The route of an open gate, for who comes while it is closed and will enter later (a login). As of a moment ago:
+    /// only a [`Pass`] fixes it. Cancel safe.
+    pub async fn route_when_open(&self) -> Route {
+        loop {
+            let opened = self.shared.opened.notified();
+            tokio::pin!(opened);
+            opened.as_mut().enable();
+            // In this order, see [`Slot::try_enter`].
+            if !self.is_closed() {
+                return self.route();
+            }
+            opened.await;
+        }
+    }
+
     /// Hold back every unit that has not entered. Units inside go on: [`Gate::drained`] waits for them.
     pub fn close(&self) {
         self.shared.closed.store(true, SeqCst);
@@ -122,10 +142,14 @@ impl Gate {
 impl Slot {
     /// Enter if the gate is open. `None` means wait: [`Slot::enter`].
     pub fn try_enter(&self) -> Option<Pass> {
+        let shared = &self.gate.shared;
         self.state.inside.fetch_add(1, SeqCst);
-        let pass = Pass { route: self.gate.route(), shared: self.gate.shared.clone(), state: self.state.clone() };
+        let closed = shared.closed.load(SeqCst);
+        // Only now: a route read before the gate was seen open may be the one from before a flip. Seen open and inside,
+        // no flip can follow until the pass is dropped.
+        let pass = Pass { route: self.gate.route(), shared: shared.clone(), state: self.state.clone() };
         // A pass dropped here tells a waiting fencer that the session is out again.
-        (!self.gate.shared.closed.load(SeqCst)).then_some(pass)
+        (!closed).then_some(pass)
     }
 
     /// Enter, held while the gate is closed. Cancel safe.

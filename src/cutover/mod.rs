@@ -9,9 +9,12 @@
 //! Clients are held from the fence to the resume, and for no longer than `max_hold`. What is true after a crash is what
 //! the control store holds: a walk that did not reach its flip is undone, one that did is finished.
 //!
-//! [`steps`] is what it asks of a wire; [`gate`] is what every
-//! unit passes; [`report`] is what is told about it.
+//! [`phase`] is the order of it, pure; [`controller`] does it; [`store`] is what survives a crash; [`steps`] is what it
+//! asks of a wire; [`gate`] is what every unit passes; [`report`] is what is told about it.
 
+pub mod controller;
 pub mod gate;
+pub mod phase;
 pub mod report;
 pub mod steps;
+pub mod store;

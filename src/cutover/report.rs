@@ -111,8 +111,20 @@ pub enum End {
     Ready,
     /// Something stands in the way: clients were never held.
     Refused,
-    /// It ended after the fence and before the flip: clients go on as before.
+    /// It was called off, or ended after the fence and before the flip: clients go on as before.
     Aborted,
+}
+
+impl End {
+    /// The word in metrics, logs and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            End::Switched => "switched",
+            End::Ready => "ready",
+            End::Refused => "refused",
+            End::Aborted => "aborted",
+        }
+    }
 }
 
 /// A switch that is over.
@@ -147,7 +159,7 @@ pub struct Report {
     pub phase: Phase,
     /// The side that answers clients.
     pub primary: Side,
-    /// Number of the control state.
+    /// Counts the flips, from 1.
     pub epoch: u64,
     /// Walks begun by this process: the running one has this number.
     pub number: u64,

@@ -1,0 +1,394 @@
+//! The order of a switch, as a pure machine: what is waited for, and what an event makes of it. No time, no IO.
+//!
+//! ```text
+//!             requested           stored            prepared            drained          quiesced        applied
+//!    Steady ------------> Recording ---> Preparing ----------> Draining ------> Quiescing ----> Applying ---.
+//!      ^  '-- dry run ---------------------^  |  dry run: Relaxing --> Steady                               |
+//!      |                                      |                                                             v
+//!      |   settled             stored: FLIP   |                readied                        verified   Verifying
+//!      '-------------- Settling <---------- Flipping <---------------------- Readying <--------------------'
+//!      |                  ^                   |
+//!      |   stored         | epoch > 1         |  anything that fails, is late or is called off before the flip
+//!      '-------------- Clearing <--- Undoing <'
+//!                                  undone
+//! ```
+//!
+//! A [`Stage`] is one thing that is waited for; several make up a [`Phase`] as people see it. The gate is closed from
+//! the entry of `Draining` to the exit of `Flipping`. A walk is durable before anything is done for it, and cleared when
+//! everything is undone. While it is not known whether the flip was written there is no way but waiting: when that takes
+//! too long the machine is `Halted`, the gate stays closed, the process ends, and the next one reads what was written.
+//!
+//! `phase.txt` beside this file shows every stage with every event.
+
+use crate::journal::Lsn;
+use crate::record::Side;
+
+use super::gate::Route;
+use super::report::{End, Phase};
+use super::store::Control;
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// A request.
+    Steady,
+    /// The walk to be durable in the store.
+    Recording,
+    /// What stands in the way, to be found.
+    Preparing,
+    /// What a dry run prepared, to be closed.
+    Relaxing,
+    /// Every unit to leave the closed gate.
+    Draining,
+    /// What tandem forwarded, to be over on the old primary.
+    Quiescing,
+    /// The mirror, to pay everything.
+    Applying,
+    /// The newest rows, to be compared.
+    Verifying,
+    /// The new primary, to be ready for writes.
+    Readying,
+    /// The flip, to be durable in the store.
+    Flipping,
+    /// The old primary, to be told.
+    Settling,
+    /// What was done, to be undone.
+    Undoing,
+    /// The store, to forget the walk.
+    Clearing,
+    /// The end of the process.
+    Halted,
+}
+
+impl Stage {
+    /// Every one, in the order of the walk.
+    pub const ALL: [Stage; 14] = [
+        Stage::Steady,
+        Stage::Recording,
+        Stage::Preparing,
+        Stage::Relaxing,
+        Stage::Draining,
+        Stage::Quiescing,
+        Stage::Applying,
+        Stage::Verifying,
+        Stage::Readying,
+        Stage::Flipping,
+        Stage::Settling,
+        Stage::Undoing,
+        Stage::Clearing,
+        Stage::Halted,
+    ];
+
+    /// As it is told.
+    pub fn phase(self) -> Phase {
+        match self {
+            Stage::Steady => Phase::Steady,
+            Stage::Recording | Stage::Preparing => Phase::Preparing,
+            Stage::Draining | Stage::Quiescing => Phase::Draining,
+            Stage::Applying => Phase::Applying,
+            Stage::Verifying => Phase::Verifying,
+            Stage::Readying => Phase::Readying,
+            Stage::Flipping | Stage::Halted => Phase::Flipping,
+            Stage::Settling => Phase::Settling,
+            Stage::Relaxing | Stage::Undoing | Stage::Clearing => Phase::Undoing,
+        }
+    }
+}
+
+/// What happened. Answers of the stage's own work, and four that come from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The process began, over the control state that an earlier one left.
+    Recovered,
+    /// An operator asks for a switch.
+    Requested {
+        /// The side that shall answer clients.
+        to: Side,
+        /// Stop before the fence.
+        dry_run: bool,
+    },
+    /// An operator calls it off, or the process is told to stop.
+    CalledOff,
+    /// Clients were held as long as allowed.
+    TimedOut,
+    /// The store holds what it was given, durably.
+    Stored,
+    /// The store does not hold it, and never will.
+    NotStored,
+    /// Another process changed the control state.
+    Foreign,
+    /// What stands in the way was looked for; something refuses or not.
+    Prepared {
+        /// Something refuses.
+        refused: bool,
+    },
+    /// No unit is inside the gate.
+    Drained,
+    /// Nothing that was forwarded can act any more.
+    Quiesced,
+    /// Everything below this end of the journal is paid.
+    Applied(Lsn),
+    /// The newest rows were compared.
+    Verified {
+        /// Some of them differ.
+        differ: bool,
+    },
+    /// The new primary can take writes.
+    Readied,
+    /// What was prepared for a dry run is closed.
+    Relaxed,
+    /// The old primary was told.
+    Settled,
+    /// What was done for the walk is undone.
+    Undone,
+    /// The stage's work ended with an error, and may have been done or not.
+    Failed,
+}
+
+/// What to do while waiting; its answer is the next event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Nothing: only a request changes anything.
+    Nothing,
+    /// Make the control state durable.
+    Store(Control),
+    /// [`super::steps::Steps::prepare`]
+    Prepare(Side),
+    /// [`super::steps::Steps::relax`]
+    Relax,
+    /// [`super::gate::Gate::drained`]
+    Drain,
+    /// [`super::steps::Steps::quiesce`]
+    Quiesce(Side),
+    /// [`super::steps::Steps::apply`]
+    Apply,
+    /// [`super::steps::Steps::verify`]
+    Verify,
+    /// [`super::steps::Steps::ready`]
+    Ready(Side),
+    /// [`super::steps::Steps::settle`]
+    Settle(Side),
+    /// [`super::steps::Steps::undo`]
+    Undo(Side),
+}
+
+/// What to do at once, in order, before anything is waited for. None of it can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Hold clients.
+    Close,
+    /// Let them go on.
+    Open(Route),
+    /// [`super::steps::Steps::flip`]
+    Flip(Route, Lsn),
+    /// The fate of clients is decided: tell how the walk ended. What is left to do is shown by the phase.
+    Report(End),
+}
+
+/// Why a request is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Nothing to do.
+    #[error("{0} already answers clients")]
+    Already(Side),
+    /// One at a time.
+    #[error("a switch is under way (phase {}): wait for its end, or abort it", .0.as_str())]
+    Running(Phase),
+    /// The one before is not over.
+    #[error(
+        "the last switch is not over yet (phase {}), and is tried again until it is: the log says what stands in the way",
+        .0.as_str()
+    )]
+    Unfinished(Phase),
+    /// Nothing keeps the sides equal.
+    #[error("nothing is mirrored (mirror.mode = \"off\"): the sides are not equal")]
+    NotMirroring,
+    /// A bound that nothing can meet.
+    #[error("max_hold must be at least {0} ms")]
+    HoldTooShort(u64),
+    /// There is nothing to call off.
+    #[error("no switch is under way")]
+    NoSwitch,
+    /// It is undone already.
+    #[error("the switch is being undone already")]
+    Undoing,
+    /// The flip may be durable: there is no way back but another switch.
+    #[error("too late: the switch has reached its flip; to go back, switch again")]
+    TooLate,
+    /// The process is ending.
+    #[error("tandem is stopping")]
+    Stopped,
+    /// An event that cannot happen where the machine is: a mistake in this program.
+    #[error("an event out of place")]
+    OutOfPlace,
+}
+
+/// Where a switch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// What is waited for.
+    pub stage: Stage,
+    /// The control state that is durable.
+    pub control: Control,
+    /// This walk stops before the fence.
+    pub dry_run: bool,
+    /// The end of the journal, once it is read.
+    pub end: Lsn,
+    /// Writes are mirrored. Fixed for the process.
+    pub mirror: bool,
+}
+
+/// What an event made of the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// The machine from now on.
+    pub machine: Machine,
+    /// What to do at once.
+    pub effects: Vec<Effect>,
+}
+
+impl Machine {
+    /// Before [`Event::Recovered`].
+    pub fn new(control: Control, mirror: bool) -> Machine {
+        Machine { stage: Stage::Steady, control, dry_run: false, end: Lsn(0), mirror }
+    }
+
+    /// The side that a walk leads to.
+    pub fn to(&self) -> Side {
+        self.control.primary.other()
+    }
+
+    /// A walk is under way, and has not reached its end.
+    pub fn walks(&self) -> bool {
+        !matches!(
+            self.stage,
+            Stage::Steady | Stage::Settling | Stage::Undoing | Stage::Clearing | Stage::Relaxing | Stage::Halted
+        )
+    }
+
+    /// What is waited for, as something to do.
+    pub fn work(&self) -> Work {
+        let Machine { control, end, .. } = *self;
+        match self.stage {
+            Stage::Steady | Stage::Halted => Work::Nothing,
+            Stage::Recording => Work::Store(control.walking()),
+            Stage::Preparing => Work::Prepare(self.to()),
+            Stage::Relaxing => Work::Relax,
+            Stage::Draining => Work::Drain,
+            Stage::Quiescing => Work::Quiesce(control.primary),
+            Stage::Applying => Work::Apply,
+            Stage::Verifying => Work::Verify,
+            Stage::Readying => Work::Ready(self.to()),
+            Stage::Flipping => Work::Store(control.flipped(end.0)),
+            Stage::Settling => Work::Settle(control.primary),
+            Stage::Undoing => Work::Undo(control.primary),
+            Stage::Clearing => Work::Store(control.cleared()),
+        }
+    }
+
+    /// What the event makes of it.
+    pub fn next(&self, event: Event) -> Result<Turn, Refused> {
+        match event {
+            Event::Requested { to, dry_run } => self.requested(to, dry_run),
+            Event::CalledOff => self.called_off(),
+            Event::Foreign => Ok(self.enter(Stage::Halted).and(Effect::Close)),
+            answer => self.answered(answer),
+        }
+    }
+
+    fn requested(&self, to: Side, dry_run: bool) -> Result<Turn, Refused> {
+        let phase = self.stage.phase();
+        match self.stage {
+            Stage::Steady if to == self.control.primary => Err(Refused::Already(to)),
+            Stage::Steady if !self.mirror => Err(Refused::NotMirroring),
+            Stage::Steady => {
+                let machine = Machine { dry_run, end: Lsn(0), ..*self };
+                Ok(machine.enter(if dry_run { Stage::Preparing } else { Stage::Recording }))
+            }
+            Stage::Settling | Stage::Undoing | Stage::Clearing => Err(Refused::Unfinished(phase)),
+            Stage::Halted => Err(Refused::Stopped),
+            _ => Err(Refused::Running(phase)),
+        }
+    }
+
+    fn called_off(&self) -> Result<Turn, Refused> {
+        match self.stage {
+            Stage::Steady => Err(Refused::NoSwitch),
+            Stage::Relaxing | Stage::Undoing | Stage::Clearing => Err(Refused::Undoing),
+            Stage::Flipping | Stage::Settling | Stage::Halted => Err(Refused::TooLate),
+            _ => Ok(self.back(End::Aborted)),
+        }
+    }
+
+    /// Its own work answered, or time is over.
+    fn answered(&self, event: Event) -> Result<Turn, Refused> {
+        use Stage::*;
+        Ok(match (self.stage, event) {
+            (Steady, Event::Recovered) if self.control.walk.is_some() => self.enter(Undoing),
+            (Steady, Event::Recovered) => self.at_rest(),
+            (Recording, Event::Stored) => self.holding(self.control.walking()).enter(Preparing),
+            (Recording, Event::NotStored) => self.enter(Steady).and(Effect::Report(End::Refused)),
+            (Recording, Event::Failed) => self.back(End::Refused),
+            (Preparing, Event::Prepared { refused: true } | Event::Failed) => self.back(End::Refused),
+            (Preparing, Event::Prepared { refused: false }) if self.dry_run => self.back(End::Ready),
+            (Preparing, Event::Prepared { refused: false }) => self.enter(Draining).and(Effect::Close),
+            (Relaxing, Event::Relaxed | Event::Failed) => self.enter(Steady),
+            (Draining, Event::Drained) => self.enter(Quiescing),
+            (Quiescing, Event::Quiesced) => self.enter(Applying),
+            (Applying, Event::Applied(end)) => Machine { end, ..*self }.enter(Verifying),
+            (Verifying, Event::Verified { differ: false }) => self.enter(Readying),
+            (Verifying, Event::Verified { differ: true }) => self.back(End::Aborted),
+            (Readying, Event::Readied) => self.enter(Flipping),
+            (Draining | Quiescing | Applying | Verifying | Readying, Event::Failed | Event::TimedOut) => {
+                self.back(End::Aborted)
+            }
+            (Flipping, Event::Stored) => self.flip(),
+            (Flipping, Event::NotStored) => self.back(End::Aborted),
+            (Flipping, Event::TimedOut) => self.enter(Halted),
+            (Settling, Event::Settled) => self.enter(Steady),
+            (Undoing, Event::Undone) => self.enter(Clearing),
+            (Clearing, Event::Stored) => self.holding(self.control.cleared()).at_rest(),
+            // Again, until it is done.
+            (Settling | Undoing | Clearing, Event::Failed) | (Clearing, Event::NotStored) => self.enter(self.stage),
+            _ => return Err(Refused::OutOfPlace),
+        })
+    }
+
+    /// Before the flip, to where it began: clients first.
+    fn back(&self, end: End) -> Turn {
+        let turn = self.enter(if self.dry_run { Stage::Relaxing } else { Stage::Undoing });
+        let held = self.stage.phase().holds();
+        let turn = if held { turn.and(Effect::Open(self.control.route(self.mirror))) } else { turn };
+        turn.and(Effect::Report(end))
+    }
+
+    fn flip(&self) -> Turn {
+        let flipped = self.holding(self.control.flipped(self.end.0));
+        let route = flipped.control.route(self.mirror);
+        flipped
+            .enter(Stage::Settling)
+            .and(Effect::Flip(route, self.end))
+            .and(Effect::Open(route))
+            .and(Effect::Report(End::Switched))
+    }
+
+    /// No walk. Sides that were switched are settled at every start, and after a walk back that touched them again.
+    fn at_rest(&self) -> Turn {
+        self.enter(if self.control.epoch > 1 { Stage::Settling } else { Stage::Steady })
+    }
+
+    fn holding(&self, control: Control) -> Machine {
+        Machine { control, ..*self }
+    }
+
+    fn enter(&self, stage: Stage) -> Turn {
+        Turn { machine: Machine { stage, ..*self }, effects: Vec::new() }
+    }
+}
+
+impl Turn {
+    fn and(mut self, effect: Effect) -> Turn {
+        self.effects.push(effect);
+        self
+    }
+}

@@ -1,0 +1,251 @@
+//! The control state: which side answers clients, and whether a walk is under way. What is true after a crash is what is
+//! written here.
+//!
+//! A [`Store`] keeps one value and replaces it if it is still the one that was read (compare and swap). The answer may
+//! be lost: a replacement that failed may have been made, and may even be made later, when a slow disk or network
+//! delivers it. [`Known`] is how the switch uses a store, and has one rule for all of that: what is in doubt is loaded
+//! *and written once more*. Only the success of that second write is knowledge. It moves the revision, so that whatever
+//! was under way can no longer land, and it is durable, which what was merely read need not be: the value that a dead
+//! process left may be seen before its directory entry is on the disk.
+
+use std::future::Future;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::mirror::durable::Durable;
+use crate::record::Side;
+
+use super::gate::Route;
+
+/// What decides after a crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Control {
+    /// Counts the flips, from 1.
+    pub epoch: u64,
+    /// The side that answers clients.
+    pub primary: Side,
+    /// Position in the journal of the last flip: what is below is on both sides, from here on the other side is owed.
+    pub since: u64,
+    /// A walk began, and nobody said that it is over.
+    pub walk: Option<Walk>,
+}
+
+/// A walk under way. It has not reached its flip: that clears it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Walk {
+    /// The side that shall answer clients.
+    pub to: Side,
+}
+
+impl Default for Control {
+    /// Before the first switch.
+    fn default() -> Control {
+        Control { epoch: 1, primary: Side::Origin, since: 0, walk: None }
+    }
+}
+
+impl Control {
+    /// What units run on.
+    pub fn route(&self, mirror: bool) -> Route {
+        Route { primary: self.primary, mirror, epoch: self.epoch }
+    }
+
+    /// A walk to the other side is under way.
+    pub(super) fn walking(self) -> Control {
+        Control { walk: Some(Walk { to: self.primary.other() }), ..self }
+    }
+
+    /// The walk is over, and nothing came of it.
+    pub(super) fn cleared(self) -> Control {
+        Control { walk: None, ..self }
+    }
+
+    /// The walk is over, and the other side answers from this position on.
+    pub(super) fn flipped(self, since: u64) -> Control {
+        Control { epoch: self.epoch + 1, primary: self.primary.other(), since, walk: None }
+    }
+}
+
+/// Says which value was read. Every replacement moves it, also one by the same value; none comes back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Revision(pub u64);
+
+/// Why the control state was not read or written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// It could not be read.
+    #[error("the control state cannot be read: {0}")]
+    Unreadable(String),
+    /// It was not written, and will not be.
+    #[error("the control state was not written: {0}")]
+    NotWritten(String),
+    /// It may have been written, or be written yet.
+    #[error("nobody knows whether the control state was written: {0}")]
+    InDoubt(String),
+    /// Another revision was there; nothing was written.
+    #[error("the control state changed meanwhile")]
+    Conflict,
+    /// Another process changed it.
+    #[error(
+        "another process changed the control state: epoch {epoch}, primary {primary}; one tandem at a time may use it"
+    )]
+    Foreign {
+        /// The epoch found.
+        epoch: u64,
+        /// The primary found.
+        primary: Side,
+    },
+}
+
+/// Where the control state lives. A store that was never written holds the default at the revision 0.
+pub trait Store: Send + Sync {
+    /// The value, and which it is.
+    fn load(&self) -> impl Future<Output = Result<(Revision, Control), Error>> + Send;
+
+    /// Make `control` the value, durably, if the revision is still `expected`; the revision that it got. Not cancel
+    /// safe: dropped, it is in doubt.
+    fn replace(&self, expected: Revision, control: Control) -> impl Future<Output = Result<Revision, Error>> + Send;
+}
+
+/// The control state as this process knows it. One owner.
+pub struct Known<S> {
+    store: S,
+    revision: Revision,
+    control: Control,
+    /// A replacement that nobody knows to have been made or not.
+    doubt: Option<Control>,
+}
+
+impl<S: Store> Known<S> {
+    /// What an earlier process left. Whatever it had under way cannot land any more when this resolves.
+    pub async fn recover(store: S) -> Result<Known<S>, Error> {
+        let (revision, control) = store.load().await?;
+        let revision = store.replace(revision, control).await?;
+        Ok(Known { store, revision, control, doubt: None })
+    }
+
+    /// What was true when it was known last.
+    pub fn control(&self) -> Control {
+        self.control
+    }
+
+    /// Make this the control state. After [`Error::NotWritten`] it is not; after any other error [`Known::confirm`]
+    /// tells. Cancelled, it is in doubt too.
+    pub async fn replace(&mut self, control: Control) -> Result<(), Error> {
+        if self.doubt.is_some() {
+            self.confirm().await?;
+        }
+        self.doubt = Some(control);
+        let replaced = self.store.replace(self.revision, control).await;
+        if let Err(Error::NotWritten(_)) = replaced {
+            self.doubt = None;
+        }
+        self.know(replaced?, control);
+        Ok(())
+    }
+
+    /// Learn what is there, and that it stays. Cancel safe.
+    pub async fn confirm(&mut self) -> Result<Control, Error> {
+        let (revision, control) = self.store.load().await?;
+        if control != self.control && Some(control) != self.doubt {
+            return Err(Error::Foreign { epoch: control.epoch, primary: control.primary });
+        }
+        let revision = self.store.replace(revision, control).await?;
+        self.know(revision, control);
+        Ok(control)
+    }
+
+    fn know(&mut self, revision: Revision, control: Control) {
+        (self.revision, self.control, self.doubt) = (revision, control, None);
+    }
+}
+
+/// A file `control` in the data directory. The directory's lock keeps other processes away (see the journal), and one
+/// thing at a time is done to the file: what was begun and then dropped is over before the next begins.
+#[derive(Clone)]
+pub struct InFile {
+    file: Durable,
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
+struct Stored {
+    revision: Revision,
+    control: Control,
+}
+
+impl InFile {
+    /// In this directory, which exists.
+    pub fn in_dir(dir: &Path) -> InFile {
+        InFile { file: Durable::in_dir(dir, "control"), turn: Arc::default() }
+    }
+
+    /// Do it where blocking harms nobody. The turn goes along: dropping the future ends the waiting, not the doing.
+    async fn aside<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Durable) -> Result<R, Error> + Send + 'static,
+    ) -> Result<R, Error> {
+        let turn = self.turn.clone().lock_owned().await;
+        let file = self.file.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            work(&file)
+        });
+        done.await.unwrap_or_else(|ended| Err(Error::InDoubt(ended.to_string())))
+    }
+}
+
+impl Store for InFile {
+    async fn load(&self) -> Result<(Revision, Control), Error> {
+        let stored = self.aside(read).await?;
+        Ok((stored.revision, stored.control))
+    }
+
+    async fn replace(&self, expected: Revision, control: Control) -> Result<Revision, Error> {
+        self.aside(move |file| swap(file, expected, control)).await
+    }
+}
+
+fn read(file: &Durable) -> Result<Stored, Error> {
+    let stored = file.load().map_err(|error| Error::Unreadable(error.to_string()))?;
+    Ok(stored.unwrap_or_default())
+}
+
+fn swap(file: &Durable, expected: Revision, control: Control) -> Result<Revision, Error> {
+    if read(file).map_err(|error| Error::NotWritten(error.to_string()))?.revision != expected {
+        return Err(Error::Conflict);
+    }
+    let revision = Revision(expected.0 + 1);
+    let Err(error) = file.save(&Stored { revision, control }) else { return Ok(revision) };
+    // The new file is seen only when the rename was made; what failed then is making that durable.
+    match read(file) {
+        Ok(stored) if stored.revision == expected => Err(Error::NotWritten(error.to_string())),
+        _ => Err(Error::InDoubt(error.to_string())),
+    }
+}
+
+/// In memory: outlives its owner, not the process. Clones share it. For tests, and for a proxy that mirrors nothing.
+#[derive(Clone, Default)]
+pub struct InMemory {
+    stored: Arc<Mutex<Stored>>,
+}
+
+impl Store for InMemory {
+    async fn load(&self) -> Result<(Revision, Control), Error> {
+        let stored = *self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok((stored.revision, stored.control))
+    }
+
+    async fn replace(&self, expected: Revision, control: Control) -> Result<Revision, Error> {
+        let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        if stored.revision != expected {
+            return Err(Error::Conflict);
+        }
+        *stored = Stored { revision: Revision(expected.0 + 1), control };
+        Ok(stored.revision)
+    }
+}
