@@ -392,3 +392,237 @@ impl Turn {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+    use std::path::Path;
+
+    use super::*;
+    use crate::cutover::store::Walk;
+
+    const EVENTS: [Event; 22] = [
+        Event::Recovered,
+        Event::Requested { to: Side::Origin, dry_run: false },
+        Event::Requested { to: Side::Target, dry_run: false },
+        Event::Requested { to: Side::Origin, dry_run: true },
+        Event::Requested { to: Side::Target, dry_run: true },
+        Event::CalledOff,
+        Event::TimedOut,
+        Event::Stored,
+        Event::NotStored,
+        Event::Foreign,
+        Event::Prepared { refused: false },
+        Event::Prepared { refused: true },
+        Event::Drained,
+        Event::Quiesced,
+        Event::Applied(Lsn(700)),
+        Event::Verified { differ: false },
+        Event::Verified { differ: true },
+        Event::Readied,
+        Event::Relaxed,
+        Event::Settled,
+        Event::Undone,
+        Event::Failed,
+    ];
+
+    fn word(value: impl std::fmt::Debug) -> String {
+        format!("{value:?}").to_lowercase()
+    }
+
+    fn of_event(event: Event) -> String {
+        match event {
+            Event::CalledOff => "called off".to_owned(),
+            Event::TimedOut => "timed out".to_owned(),
+            Event::NotStored => "not stored".to_owned(),
+            Event::Requested { to, dry_run } => format!("requested {to}{}", if dry_run { ", dry run" } else { "" }),
+            Event::Prepared { refused } => if refused { "prepared: refused" } else { "prepared" }.to_owned(),
+            Event::Verified { differ } => if differ { "verified: rows differ" } else { "verified" }.to_owned(),
+            Event::Applied(Lsn(end)) => format!("applied to {end}"),
+            other => word(other),
+        }
+    }
+
+    fn of_control(control: Control) -> String {
+        let Control { epoch, primary, since, walk } = control;
+        let walk = walk.map_or(String::new(), |Walk { to }| format!(", walking to {to}"));
+        format!("epoch {epoch} on {primary} since {since}{walk}")
+    }
+
+    fn of_effect(effect: &Effect) -> String {
+        match effect {
+            Effect::Close => "CLOSE".to_owned(),
+            Effect::Open(route) => format!("OPEN on {} in epoch {}", route.primary, route.epoch),
+            Effect::Flip(route, since) => format!("FLIP to {} from {}", route.primary, since.0),
+            Effect::Report(end) => format!("report {}", end.as_str()),
+        }
+    }
+
+    fn of_work(machine: &Machine) -> String {
+        match machine.work() {
+            Work::Store(control) => format!("store {}", of_control(control)),
+            Work::Prepare(side) | Work::Quiesce(side) | Work::Ready(side) | Work::Settle(side) | Work::Undo(side) => {
+                format!("{} {side}", word(machine.work()).split('(').next().expect("a first part"))
+            }
+            other => word(other),
+        }
+    }
+
+    fn of_answer(machine: &Machine, event: Event) -> String {
+        match machine.next(event) {
+            Err(Refused::OutOfPlace) => "-".to_owned(),
+            Err(refused) => format!("refused: {}", word(refused)),
+            Ok(turn) => {
+                let effects: String = turn.effects.iter().map(|effect| of_effect(effect) + "; ").collect();
+                format!("{effects}-> {}: {}", word(turn.machine.stage), of_work(&turn.machine))
+            }
+        }
+    }
+
+    /// At the stage, as it comes there.
+    fn at(stage: Stage, from: Machine) -> Machine {
+        let walking = !matches!(stage, Stage::Steady | Stage::Recording | Stage::Settling) && !from.dry_run;
+        let control = if walking { from.control.walking() } else { from.control };
+        let end = if stage == Stage::Readying || stage == Stage::Flipping { Lsn(700) } else { Lsn(0) };
+        Machine { stage, control, end, ..from }
+    }
+
+    /// Events with one answer share a line; those that cannot happen come last.
+    fn tell(text: &mut String, title: &str, machine: Machine) {
+        let mut answers: Vec<(String, Vec<String>)> = Vec::new();
+        for event in EVENTS {
+            let answer = of_answer(&machine, event);
+            match answers.iter_mut().find(|(known, _)| *known == answer) {
+                Some((_, events)) => events.push(of_event(event)),
+                None => answers.push((answer, vec![of_event(event)])),
+            }
+        }
+        answers.sort_by_key(|(answer, _)| (answer == "-", answer.starts_with("refused")));
+        writeln!(text, "\n{} ({title})", word(machine.stage)).expect("a string");
+        for (answer, events) in answers {
+            writeln!(text, "    {}\n        {answer}", events.join(" | ")).expect("a string");
+        }
+    }
+
+    /// Every stage where the migration begins; then those that depend on where it is.
+    fn table() -> String {
+        let base = Machine::new(Control::default(), true);
+        let second = Machine::new(Control { epoch: 2, primary: Side::Target, since: 500, walk: None }, true);
+        let mut text = String::new();
+        for stage in Stage::ALL {
+            tell(&mut text, stage.phase().as_str(), at(stage, base));
+        }
+        let dry_run = Machine { dry_run: true, ..base };
+        for stage in [Stage::Preparing, Stage::Relaxing] {
+            tell(&mut text, "dry run", at(stage, dry_run));
+        }
+        tell(&mut text, "nothing is mirrored", Machine { mirror: false, ..base });
+        tell(&mut text, "a walk was left behind", Machine { control: base.control.walking(), ..base });
+        for stage in Stage::ALL.into_iter().filter(|stage| stage.phase() != Phase::Preparing && *stage != Stage::Halted)
+        {
+            tell(&mut text, "epoch 2", at(stage, second));
+        }
+        text
+    }
+
+    #[test]
+    fn every_stage_answers_every_event_as_the_table_says() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cutover/phase.txt");
+        let head = "What the machine of phase.rs makes of every event at every stage.\n\
+                    A dash: it cannot happen there, and changes nothing.\n\
+                    Rewritten by TANDEM_REWRITE=1 cargo test --lib cutover::phase; read what changed.\n";
+        let table = format!("{head}{}", table());
+        if std::env::var_os("TANDEM_REWRITE").is_some() {
+            std::fs::write(&path, &table).expect("writable");
+        }
+        let kept = std::fs::read_to_string(&path).expect("checked in");
+        let line = kept.lines().zip(table.lines()).find(|(kept, made)| kept != made);
+        assert!(kept == table, "phase.txt says otherwise, first here: {line:?}");
+    }
+
+    /// A machine, and what its effects did so far.
+    #[derive(Clone, PartialEq, Debug)]
+    struct Run {
+        machine: Machine,
+        closed: bool,
+        reported: bool,
+    }
+
+    /// Every run that some order of events leads to, with the event and the run before.
+    fn runs() -> Vec<(Run, Event, Run)> {
+        let start = Run { machine: Machine::new(Control::default(), true), closed: false, reported: true };
+        let (mut steps, mut seen, mut todo) = (Vec::new(), vec![start.clone()], vec![start]);
+        while let Some(run) = todo.pop() {
+            for event in EVENTS {
+                let Ok(turn) = run.machine.next(event) else { continue };
+                let mut next = Run { machine: turn.machine, ..run.clone() };
+                if matches!(event, Event::Requested { .. }) {
+                    assert!(next.reported, "a walk begins before the last one was told of: {run:?}");
+                    next.reported = false;
+                }
+                turn.effects.iter().for_each(|effect| next.feel(effect));
+                steps.push((run.clone(), event, next.clone()));
+                // Three epochs show both directions; more are the same.
+                if next.machine.control.epoch < 4 && !seen.contains(&next) {
+                    seen.push(next.clone());
+                    todo.push(next);
+                }
+            }
+        }
+        steps
+    }
+
+    impl Run {
+        fn feel(&mut self, effect: &Effect) {
+            match effect {
+                Effect::Close => self.closed = true,
+                Effect::Open(route) => {
+                    assert_eq!(*route, self.machine.control.route(true), "opened on what is durable");
+                    self.closed = false;
+                }
+                Effect::Flip(route, _) => {
+                    assert!(self.closed, "flipped while clients run: {self:?}");
+                    assert_eq!(route.epoch, self.machine.control.epoch);
+                }
+                Effect::Report(_) => {
+                    assert!(!self.reported, "told twice: {self:?}");
+                    self.reported = true;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn in_every_order_of_events_the_gate_is_closed_exactly_while_clients_are_held() {
+        let runs = runs();
+        assert!(runs.len() > 200, "only {} steps", runs.len());
+        for (before, event, after) in runs {
+            let holds = after.machine.stage.phase().holds();
+            let halted = after.machine.stage == Stage::Halted;
+            assert!(after.closed == holds || halted, "{event:?} led from {before:?} to {after:?}");
+        }
+    }
+
+    #[test]
+    fn in_every_order_of_events_only_a_stored_flip_changes_the_primary_promise_9() {
+        for (before, event, after) in runs() {
+            let (was, is) = (before.machine.control, after.machine.control);
+            if (was.primary, was.epoch) == (is.primary, is.epoch) {
+                continue;
+            }
+            assert_eq!((before.machine.stage, event), (Stage::Flipping, Event::Stored));
+            assert_eq!((is.primary, is.epoch), (was.primary.other(), was.epoch + 1));
+            assert_eq!((is.since, is.walk), (before.machine.end.0, None));
+        }
+    }
+
+    #[test]
+    fn in_every_order_of_events_rest_comes_after_the_walk_was_told_of_and_cleared() {
+        for (before, event, after) in runs() {
+            if matches!(after.machine.stage, Stage::Steady | Stage::Settling) {
+                let cleared = after.machine.control.walk.is_none();
+                assert!(after.reported && cleared, "{event:?} led from {before:?} to {after:?}");
+            }
+        }
+    }
+}

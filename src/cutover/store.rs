@@ -249,3 +249,179 @@ impl Store for InMemory {
         Ok(stored.revision)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    /// The contract, for each implementation: something that opens the same store again and again.
+    async fn contract<S: Store>(open: impl Fn() -> S) {
+        let fresh = open();
+        assert_eq!(fresh.load().await, Ok((Revision(0), Control::default())), "never written, it holds the default");
+
+        let walking = Control::default().walking();
+        let first = fresh.replace(Revision(0), walking).await.expect("written");
+        assert_eq!(open().load().await, Ok((first, walking)), "what was written is read by the next");
+
+        let stale = open().replace(Revision(0), Control::default()).await;
+        assert_eq!(stale, Err(Error::Conflict), "an old revision replaces nothing");
+        assert_eq!(open().load().await, Ok((first, walking)));
+
+        let second = open().replace(first, walking).await.expect("written");
+        assert!(second > first, "the same value is a new revision");
+        assert_eq!(fresh.replace(first, Control::default()).await, Err(Error::Conflict));
+        let third = fresh.replace(second, walking.flipped(700)).await.expect("written");
+        assert_eq!(open().load().await, Ok((third, walking.flipped(700))));
+
+        let (one, other) = (fresh.replace(third, walking), fresh.replace(third, Control::default()));
+        let both = futures_util::future::join(one, other).await;
+        assert!(matches!(both, (Ok(_), Err(Error::Conflict)) | (Err(Error::Conflict), Ok(_))), "one wins: {both:?}");
+
+        let (revision, _) = fresh.load().await.expect("readable");
+        // Polled once: perhaps it is under way, perhaps it was never begun.
+        let dropped = fresh.replace(revision, walking.flipped(900)).now_or_never();
+        let (after, control) = fresh.load().await.expect("readable");
+        assert_eq!(fresh.load().await, Ok((after, control)), "what is read stays, whatever was dropped before");
+        assert!(after > revision || dropped.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_store_in_memory_keeps_the_contract() {
+        let store = InMemory::default();
+        contract(|| store.clone()).await;
+    }
+
+    #[tokio::test]
+    async fn a_store_in_a_file_keeps_the_contract() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let store = InFile::in_dir(dir.path());
+        contract(|| store.clone()).await;
+        let again = InFile::in_dir(dir.path());
+        assert_eq!(again.load().await, store.load().await);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_written_says_that_it_was_not() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let store = InFile::in_dir(dir.path());
+        let revision = store.replace(Revision(0), Control::default()).await.expect("written");
+        // In the way of the temporary file, for root too.
+        std::fs::create_dir(dir.path().join("control.new")).expect("made");
+        let refused = store.replace(revision, Control::default().walking()).await;
+        assert!(matches!(refused, Err(Error::NotWritten(_))), "{refused:?}");
+        assert_eq!(store.load().await, Ok((revision, Control::default())));
+    }
+
+    #[tokio::test]
+    async fn a_damaged_file_is_no_control_state() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        std::fs::write(dir.path().join("control"), b"half").expect("written");
+        let recovered = Known::recover(InFile::in_dir(dir.path())).await;
+        assert!(matches!(recovered.map(|known| known.control()), Err(Error::Unreadable(_))));
+    }
+
+    /// What becomes of the next replacement.
+    #[derive(Clone, Copy)]
+    enum Fault {
+        /// It is not made, and nobody says so.
+        Before,
+        /// It is made, and nobody says so.
+        After,
+        /// It is made only when somebody calls [`Faulty::deliver`].
+        Late,
+    }
+
+    #[derive(Clone, Default)]
+    struct Faulty {
+        store: InMemory,
+        fault: Arc<Mutex<Option<Fault>>>,
+        late: Arc<Mutex<Option<(Revision, Control)>>>,
+    }
+
+    impl Faulty {
+        fn next(&self, fault: Fault) {
+            *self.fault.lock().expect("no test panics with it") = Some(fault);
+        }
+
+        async fn deliver(&self) -> Result<Revision, Error> {
+            let late = self.late.lock().expect("no test panics with it").take();
+            let (revision, control) = late.expect("one was late");
+            self.store.replace(revision, control).await
+        }
+    }
+
+    impl Store for Faulty {
+        async fn load(&self) -> Result<(Revision, Control), Error> {
+            self.store.load().await
+        }
+
+        async fn replace(&self, expected: Revision, control: Control) -> Result<Revision, Error> {
+            let fault = self.fault.lock().expect("no test panics with it").take();
+            match fault {
+                None => return self.store.replace(expected, control).await,
+                Some(Fault::Before) => {}
+                Some(Fault::After) => drop(self.store.replace(expected, control).await),
+                Some(Fault::Late) => {
+                    *self.late.lock().expect("no test panics with it") = Some((expected, control));
+                }
+            }
+            Err(Error::InDoubt("no answer".to_owned()))
+        }
+    }
+
+    async fn doubtful(fault: Fault) -> (Faulty, Known<Faulty>) {
+        let store = Faulty::default();
+        let mut known = Known::recover(store.clone()).await.expect("readable");
+        store.next(fault);
+        let flip = known.control().flipped(700);
+        assert!(matches!(known.replace(flip).await, Err(Error::InDoubt(_))));
+        assert_eq!(known.control(), Control::default(), "in doubt, what was known stays known");
+        (store, known)
+    }
+
+    #[tokio::test]
+    async fn a_lost_answer_is_known_after_it_was_looked_at() {
+        let (_, mut known) = doubtful(Fault::Before).await;
+        assert_eq!(known.confirm().await, Ok(Control::default()));
+        let (_, mut known) = doubtful(Fault::After).await;
+        assert_eq!(known.confirm().await, Ok(Control::default().flipped(700)));
+    }
+
+    #[tokio::test]
+    async fn a_replacement_that_is_late_cannot_land_after_somebody_looked() {
+        let (store, mut known) = doubtful(Fault::Late).await;
+        assert_eq!(known.confirm().await, Ok(Control::default()));
+        assert_eq!(store.deliver().await, Err(Error::Conflict));
+
+        let (store, _) = doubtful(Fault::Late).await;
+        let next = Known::recover(store.clone()).await.expect("readable");
+        assert_eq!(store.deliver().await, Err(Error::Conflict), "nor into the next process");
+        assert_eq!(next.control(), Control::default());
+    }
+
+    #[tokio::test]
+    async fn the_next_replacement_looks_first() {
+        let (_, mut known) = doubtful(Fault::After).await;
+        known.replace(Control::default().flipped(700).walking()).await.expect("written");
+        assert_eq!(known.control().epoch, 2);
+    }
+
+    #[tokio::test]
+    async fn looking_may_fail_too_and_is_no_knowledge_then() {
+        let (store, mut known) = doubtful(Fault::After).await;
+        store.next(Fault::Before);
+        assert!(known.confirm().await.is_err());
+        assert_eq!(known.control(), Control::default());
+        assert_eq!(known.confirm().await, Ok(Control::default().flipped(700)));
+    }
+
+    #[tokio::test]
+    async fn what_another_process_wrote_is_not_taken_for_ours() {
+        let (store, mut known) = doubtful(Fault::Before).await;
+        let (revision, _) = store.load().await.expect("readable");
+        store.replace(revision, Control { epoch: 9, ..Control::default() }).await.expect("written");
+        assert_eq!(known.confirm().await, Err(Error::Foreign { epoch: 9, primary: Side::Origin }));
+    }
+}
