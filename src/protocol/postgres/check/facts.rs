@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::protocol::postgres::catalog::{self, Catalog};
-use crate::protocol::postgres::client::{Client, Error, ServerConfig, TargetSession};
+use crate::protocol::postgres::client::{Client, Error, ServerConfig};
 
 /// Names, and what they are compared by.
 pub(super) type Named = BTreeMap<String, String>;
@@ -128,9 +128,7 @@ const ROLE_RIGHTS: &str = "SELECT CASE WHEN pg_catalog.to_regnamespace('tandem')
 
 /// Ask a side everything.
 pub(super) async fn read(server: &ServerConfig) -> Result<Facts, Failed> {
-    let mut config = server.clone();
-    config.target_session = TargetSession::ReadWrite;
-    let mut conn = Client::connect(&config).await?;
+    let mut conn = Client::connect(&server.for_writing("tandem check")).await?;
     let mut facts = identity(&mut conn).await?;
     if facts.is_known() {
         details(&mut conn, &mut facts).await?;

@@ -115,6 +115,21 @@ impl ServerConfig {
         let others = self.hosts.iter().filter(|other| *other != host);
         ServerConfig { hosts: std::iter::once(host).chain(others).cloned().collect(), ..self.clone() }
     }
+
+    /// The same for a connection of tandem's own that writes, called `name` by the server. It may also where the
+    /// database is read-only by default, as an old primary is after a switch: a setting of the start-up message counts
+    /// more than one of the database. A standby is refused all the same.
+    pub fn for_writing(&self, name: &str) -> ServerConfig {
+        let mut config = ServerConfig { target_session: TargetSession::ReadWrite, ..self.clone() };
+        config.set_param("application_name", name);
+        config.set_param("default_transaction_read_only", "off");
+        config
+    }
+
+    fn set_param(&mut self, name: &str, value: &str) {
+        self.params.retain(|(other, _)| other != name);
+        self.params.push((name.to_owned(), value.to_owned()));
+    }
 }
 
 impl Default for ServerConfig {

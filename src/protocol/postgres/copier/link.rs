@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::mirror::state::copier::Error;
-use crate::protocol::postgres::client::{self, Client, ServerConfig, TargetSession};
+use crate::protocol::postgres::client::{self, Client, ServerConfig};
 use crate::record::TableId;
 
 use super::Options;
@@ -20,6 +20,9 @@ pub const LOCK_APPLIER: i32 = 1;
 /// Held shared by every connection that writes to the secondary. A new applier takes it exclusively once: then every
 /// statement of an older applier is over, on whatever connection it ran.
 pub const LOCK_WRITERS: i32 = 2;
+
+/// What the servers call our connections.
+pub const APPLICATION_NAME: &str = "tandem mirror";
 
 /// Both connections, and what was learned through them.
 pub(super) struct Link {
@@ -65,7 +68,7 @@ pub(super) async fn beside<T>(silent: &mut Client, pulse: Duration, work: impl F
 
 /// For both sides: text forms and plans that do not depend on a role's settings. Plans are made once for a table, and
 /// for any number of keys.
-const SETTINGS: &str = "SET row_security = off; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres'; \
+pub(in crate::protocol::postgres) const SETTINGS: &str = "SET row_security = off; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres'; \
     SET TimeZone = 'UTC'; SET extra_float_digits = 1; SET bytea_output = 'hex'; SET xmloption = 'content'; \
     SET lc_monetary = 'C'; SET standard_conforming_strings = on; SET jit = off; SET enable_seqscan = off; \
     SET enable_hashjoin = off; SET enable_mergejoin = off; SET lock_timeout = '2s'; SET statement_timeout = 0; \
@@ -88,7 +91,7 @@ const WISHES: &[&str] = &[
     "SET tcp_user_timeout = '10s'",
 ];
 
-const STORE: &str = "CREATE SCHEMA IF NOT EXISTS tandem; CREATE TABLE IF NOT EXISTS tandem.payment (\
+pub(in crate::protocol::postgres) const STORE: &str = "CREATE SCHEMA IF NOT EXISTS tandem; CREATE TABLE IF NOT EXISTS tandem.payment (\
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row), n bigint NOT NULL, owner_pid integer, \
     owner_since timestamptz); INSERT INTO tandem.payment (n) VALUES (0) ON CONFLICT DO NOTHING";
 
@@ -132,13 +135,9 @@ pub(super) async fn open(primary: &ServerConfig, secondary: &ServerConfig, optio
     })
 }
 
+/// The secondary may be an old primary that is read-only by default: the mirror writes there all the same.
 async fn connect(config: &ServerConfig) -> Result<Client, client::Error> {
-    let mut config = config.clone();
-    config.target_session = TargetSession::ReadWrite;
-    if !config.params.iter().any(|(name, _)| name == "application_name") {
-        config.params.push(("application_name".into(), "tandem mirror".into()));
-    }
-    Client::connect(&config).await
+    Client::connect(&config.for_writing(APPLICATION_NAME)).await
 }
 
 async fn prepare_secondary(conn: &mut Client) -> Result<bool, client::Error> {

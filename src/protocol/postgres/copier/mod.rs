@@ -26,7 +26,8 @@ use crate::mirror::state::copier::{Copier, Error, Gone, Owed, Paid, Snapshot, St
 use crate::protocol::postgres::client::{Format, Param, ServerConfig};
 use crate::record::Backend;
 
-pub use link::{LOCK_APPLIER, LOCK_CLASS, LOCK_WRITERS};
+pub(super) use link::SETTINGS;
+pub use link::{APPLICATION_NAME, LOCK_APPLIER, LOCK_CLASS, LOCK_WRITERS};
 use link::{Link, on_primary, on_secondary};
 use pay::Trouble;
 

@@ -1,0 +1,119 @@
+//! What a switch does on the two servers, PostgreSQL 14 to 18. `from` is the primary when the switch begins, `to` the
+//! side that shall be it.
+//!
+//! In the order of a walk:
+//!
+//! | step | here |
+//! | --- | --- |
+//! | prepare | [`barrier::lift`] on `to`, before any session connects there; [`findings`]; [`reverse::prove`]; [`connect`] to both sides for what follows; [`newest::Comparison::prepare`] |
+//! | quiesce | [`strangers::quiesce`] on `from`; where it does not come to an end, [`strangers::hindrances`] say why |
+//! | verify | [`newest::Comparison::compare`] |
+//! | ready | [`sequences::advance`] on `to`; [`triggers::wake`] on `to`, [`triggers::still`] on `from` |
+//! | settle | [`barrier::raise`] on `from`, [`barrier::passed`] for those who write there all the same |
+//! | undo | [`triggers::wake`] on `from`, [`triggers::still`] on `to`, [`barrier::raise`] on `to` if it was up |
+//!
+//! Everything is a function over a [`Client`] and may be done again: half of it done, all of it done, or undone by an
+//! earlier process is the same to it. What must be remembered on a server is in the schema `tandem` there, written in the
+//! transaction that makes it true.
+//!
+//! While clients are held every millisecond counts: what can be asked in one round trip is, and every statement has its
+//! bound on the server ([`Bounds`]), so that nothing of ours waits there after we gave up. None of these futures is
+//! cancel safe: drop the connection as well.
+
+pub mod barrier;
+mod rules;
+pub mod sequences;
+pub mod strangers;
+pub mod triggers;
+
+pub use rules::RULES;
+
+use std::time::Duration;
+
+use crate::cutover::steps;
+use crate::record::Side;
+
+use super::catalog::LoadError;
+use super::client::{self, Client, ServerConfig};
+use super::copier;
+
+/// What the servers call our connections.
+pub const APPLICATION_NAME: &str = "tandem switch";
+
+/// How long one statement of ours may take on a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Waiting for a lock. Well inside the time that clients are held: an autovacuum that holds a table gives way to us
+    /// only after the server's `deadlock_timeout` (1 s), and one against wraparound never.
+    pub lock: Duration,
+    /// All of it.
+    pub statement: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds { lock: Duration::from_millis(500), statement: Duration::from_secs(2) }
+    }
+}
+
+/// Why a step was not done on a side.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The connection, or the server refused.
+    #[error("{0}")]
+    Client(#[from] client::Error),
+    /// Its catalog cannot be read.
+    #[error("{0}")]
+    Catalog(#[from] LoadError),
+    /// It is not as it must be.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Error {
+    /// The same for the controller, which wants to know where.
+    pub fn on(self, side: Side) -> steps::Error {
+        match self {
+            Error::Refused(why) => steps::Error::Refused(format!("{side}: {why}")),
+            other => steps::Error::Side { side, why: other.to_string() },
+        }
+    }
+}
+
+/// A connection for a switch: to the primary of the cluster, able to write there, with settings that do not depend on
+/// the role's, and what it commits is durable. One round trip beside the login.
+pub async fn connect(server: &ServerConfig, bounds: Bounds) -> Result<Client, client::Error> {
+    let mut conn = Client::connect(&server.for_writing(APPLICATION_NAME)).await?;
+    let (lock, statement) = (bounds.lock.as_millis().max(1), bounds.statement.as_millis().max(1));
+    let settings = copier::SETTINGS;
+    conn.simple(&format!(
+        "{settings}; SET search_path = ''; SET synchronous_commit = on; SET idle_session_timeout = 0; \
+         SET idle_in_transaction_session_timeout = '10s'; SET lock_timeout = {lock}; \
+         SET statement_timeout = {statement}"
+    ))
+    .await?;
+    Ok(conn)
+}
+
+/// What every step needs of the database, made where it is missing.
+const SCHEMA: &str = "CREATE SCHEMA IF NOT EXISTS tandem";
+
+/// Run statements as one transaction. Refused, nothing of it was done and the connection is ready again.
+async fn together(conn: &mut Client, statements: &[String]) -> Result<(), client::Error> {
+    let done = conn.simple(&format!("BEGIN; {}; COMMIT", statements.join("; "))).await;
+    if let Err(client::Error::Db(_)) = &done {
+        conn.simple("ROLLBACK").await?;
+    }
+    done.map(drop)
+}
+
+/// A text constant of SQL, as `standard_conforming_strings` reads it.
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// An element of an array in its text form.
+fn array<T: std::fmt::Display>(elements: impl IntoIterator<Item = T>) -> String {
+    let elements: Vec<String> = elements.into_iter().map(|element| element.to_string()).collect();
+    format!("{{{}}}", elements.join(","))
+}

@@ -1,0 +1,298 @@
+//! Sequences: the mirror copies rows, so the numbers that `from` gave out must be given on `to` as well, before its
+//! first client asks there.
+//!
+//! A sequence stands at a *position*: its last value, and whether that was given out. The numbers that a backend keeps
+//! for itself (`CACHE`) lie behind the last value, so no backend needs to be asked. Positions are read after the drain,
+//! when nobody asks for numbers, and never set back: an ascending sequence only goes up, a descending one only down.
+//! One that cycles has no order, and is set as it is.
+//!
+//! A sequence that a column owns (serial, identity) meets the one that the same column owns on the other side, whatever
+//! they are called; any other meets the one of its name.
+
+use std::collections::HashMap;
+
+use crate::check::Finding;
+use crate::protocol::postgres::client::{self, Client, DataRow, Format, Param};
+use crate::record::Side;
+
+use super::{Error, array, rules};
+
+/// Where a sequence stands. In the order of an ascending one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// The last value.
+    pub last: i64,
+    /// It was given out; else it is the next one.
+    pub called: bool,
+}
+
+/// One sequence of one side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sequence {
+    oid: u32,
+    /// `schema.name`, for people.
+    pub name: String,
+    /// `schema.table.column` where a column owns it.
+    pub owner: Option<String>,
+    increment: i64,
+    min: i64,
+    max: i64,
+    cycle: bool,
+    may_set: bool,
+    /// `None`: our role may not see it.
+    pub position: Option<Position>,
+}
+
+/// Every sequence that is not the system's or tandem's own.
+///
+/// `pg_sequence_last_value` shows no value that was not given out (`setval(.., false)`, `RESTART`, or none ever was);
+/// that is in the sequence's own row, which no function of 14 to 17 shows. `ts_stat` is the one built-in function that
+/// runs a query made at run time and needs no library: it costs 30 us, and is asked only then.
+const READ: &str = "SELECT c.oid, pg_catalog.concat(n.nspname, '.', c.relname), o.name, q.seqincrement, q.seqmin, \
+    q.seqmax, q.seqcycle, may.set, l.last, CASE WHEN l.last IS NULL AND may.see THEN (SELECT word FROM \
+      pg_catalog.ts_stat('SELECT pg_catalog.array_to_tsvector(ARRAY[last_value::pg_catalog.text]) FROM ' \
+        || c.oid::pg_catalog.regclass)) END \
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    JOIN pg_catalog.pg_sequence q ON q.seqrelid = c.oid \
+    LEFT JOIN LATERAL (SELECT pg_catalog.concat(tn.nspname, '.', t.relname, '.', a.attname) AS name \
+      FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_class t ON t.oid = d.refobjid \
+      JOIN pg_catalog.pg_namespace tn ON tn.oid = t.relnamespace \
+      JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attnum = d.refobjsubid \
+      WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i') \
+      AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjsubid > 0 LIMIT 1) o ON true, \
+    LATERAL (SELECT u AND pg_catalog.has_sequence_privilege(c.oid, 'SELECT') AS see, \
+      u AND pg_catalog.has_sequence_privilege(c.oid, 'SELECT') \
+        AND pg_catalog.has_sequence_privilege(c.oid, 'UPDATE') AS set \
+      FROM pg_catalog.has_schema_privilege(c.relnamespace, 'USAGE') u) may, \
+    LATERAL (SELECT CASE WHEN may.see THEN pg_catalog.pg_sequence_last_value(c.oid) END AS last) l \
+    WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND n.nspname <> 'tandem' AND n.nspname !~ '^pg_' ORDER BY 2";
+
+/// The sequences of a side, in one round trip whatever their number.
+pub async fn read(conn: &mut Client) -> Result<Vec<Sequence>, client::Error> {
+    conn.simple(READ).await?.iter().map(sequence).collect()
+}
+
+fn sequence(row: &DataRow) -> Result<Sequence, client::Error> {
+    let position = |last: &str, at, called| {
+        let last = last.parse().map_err(|_| client::Error::Value(at))?;
+        Ok::<_, client::Error>(Position { last, called })
+    };
+    let given = row.text(8)?.map(|last| position(last, 8, true)).transpose()?;
+    let next = row.text(9)?.map(|last| position(last, 9, false)).transpose()?;
+    Ok(Sequence {
+        oid: row.parse(0)?,
+        name: row.string(1)?,
+        owner: row.text(2)?.map(str::to_owned),
+        increment: row.parse(3)?,
+        min: row.parse(4)?,
+        max: row.parse(5)?,
+        cycle: row.bool(6)?,
+        may_set: row.bool(7)?,
+        position: given.or(next),
+    })
+}
+
+/// A sequence of `to` that must be set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Move {
+    oid: u32,
+    /// On `to`, for people.
+    pub name: String,
+    /// Where it stands.
+    pub was: Position,
+    /// Where it shall stand.
+    pub shall: Position,
+    order: Order,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    Ascending = 1,
+    Descending = -1,
+    Cycle = 0,
+}
+
+/// Why a sequence cannot be brought to where it must stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// `to` has none.
+    Missing,
+    /// Our role on `from` may not SELECT from it.
+    Unseen,
+    /// Our role on `to` may not SELECT from it and UPDATE it.
+    Forbidden,
+    /// It counts the other way on `to`, or the position is outside its limits there.
+    Differs,
+}
+
+/// What must be done on `to`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// What must be set.
+    pub moves: Vec<Move>,
+    /// What cannot be, by name on `from`.
+    pub obstacles: Vec<(String, Obstacle)>,
+}
+
+/// Compare the sequences of both sides.
+pub fn plan(from: &[Sequence], to: &[Sequence]) -> Plan {
+    let owners: HashMap<_, _> = to.iter().filter_map(|there| Some((there.owner.as_ref()?, there))).collect();
+    let names: HashMap<_, _> = to.iter().map(|there| (&there.name, there)).collect();
+    let mut plan = Plan::default();
+    for here in from {
+        let owned = here.owner.as_ref().and_then(|owner| owners.get(owner));
+        match owned.or_else(|| names.get(&here.name)) {
+            None => plan.obstacles.push((here.name.clone(), Obstacle::Missing)),
+            Some(there) => match step(here, there) {
+                Ok(found) => plan.moves.extend(found),
+                Err(obstacle) => plan.obstacles.push((here.name.clone(), obstacle)),
+            },
+        }
+    }
+    plan
+}
+
+fn step(here: &Sequence, there: &Sequence) -> Result<Option<Move>, Obstacle> {
+    let shall = here.position.ok_or(Obstacle::Unseen)?;
+    let was = there.position.ok_or(Obstacle::Forbidden)?;
+    let order = match (here.cycle, here.increment > 0) {
+        (true, _) => Order::Cycle,
+        (false, true) => Order::Ascending,
+        (false, false) => Order::Descending,
+    };
+    let behind = match order {
+        Order::Ascending => was < shall,
+        Order::Descending => was.last > shall.last || (was.last == shall.last && !was.called && shall.called),
+        Order::Cycle => was != shall,
+    };
+    if (here.increment > 0) != (there.increment > 0) {
+        return Err(Obstacle::Differs);
+    }
+    if !behind {
+        return Ok(None);
+    }
+    if !(there.min..=there.max).contains(&shall.last) {
+        return Err(Obstacle::Differs);
+    }
+    if !there.may_set {
+        return Err(Obstacle::Forbidden);
+    }
+    Ok(Some(Move { oid: there.oid, name: there.name.clone(), was, shall, order }))
+}
+
+impl Plan {
+    /// What stands in the way, for people.
+    pub fn findings(&self, from: Side) -> Vec<Finding> {
+        let found = |(name, obstacle): &(String, Obstacle)| {
+            let (rule, side) = match obstacle {
+                Obstacle::Missing => (rules::SEQUENCE_MISSING, from.other()),
+                Obstacle::Unseen => (rules::SEQUENCE_UNREADABLE, from),
+                Obstacle::Forbidden => (rules::MAY_NOT_SET_SEQUENCE, from.other()),
+                Obstacle::Differs => (rules::SEQUENCE_DIFFERS, from.other()),
+            };
+            Finding { rule, side: Some(side), object: name.clone() }
+        };
+        self.obstacles.iter().map(found).collect()
+    }
+}
+
+/// Somebody may have asked `to` for numbers since it was read.
+const ADVANCE: &str = "SELECT pg_catalog.setval(u.o::pg_catalog.regclass, u.last, u.called) \
+    FROM unnest($1::pg_catalog.oid[], $2::pg_catalog.int8[], $3::pg_catalog.bool[], $4::pg_catalog.int4[]) \
+      u(o, last, called, way), \
+    LATERAL (SELECT pg_catalog.pg_sequence_last_value(u.o) AS last) now \
+    WHERE CASE u.way WHEN 1 THEN coalesce(now.last < u.last, true) WHEN -1 THEN coalesce(now.last > u.last, true) \
+      ELSE true END";
+
+/// Do what was planned, in one round trip; durable on `to` when it returns. How many were set.
+///
+/// # Errors
+/// None was set durably: a privilege is missing, or a sequence is gone.
+pub async fn advance(conn: &mut Client, plan: &Plan) -> Result<usize, Error> {
+    if plan.moves.is_empty() {
+        return Ok(0);
+    }
+    let moves = &plan.moves;
+    let arrays = [
+        array(moves.iter().map(|one| one.oid)),
+        array(moves.iter().map(|one| one.shall.last)),
+        array(moves.iter().map(|one| one.shall.called)),
+        array(moves.iter().map(|one| one.order as i32)),
+    ];
+    let params = arrays.each_ref().map(|array| Param::text(array));
+    Ok(conn.query(ADVANCE, &params, Format::Text).await?.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sequence(name: &str, increment: i64, last: i64, called: bool) -> Sequence {
+        Sequence {
+            oid: 1,
+            name: name.to_owned(),
+            owner: None,
+            increment,
+            min: i64::MIN,
+            max: i64::MAX,
+            cycle: false,
+            may_set: true,
+            position: Some(Position { last, called }),
+        }
+    }
+
+    fn planned(here: Sequence, there: Sequence) -> Result<Option<Position>, Obstacle> {
+        let plan = plan(&[here], &[there]);
+        match plan.obstacles.first() {
+            Some((_, obstacle)) => Err(*obstacle),
+            None => Ok(plan.moves.first().map(|one| one.shall)),
+        }
+    }
+
+    #[test]
+    fn a_sequence_never_goes_back() {
+        let at = |last, called| Ok(Some(Position { last, called }));
+        let up = |last, called| sequence("public.s", 1, last, called);
+        let down = |last, called| sequence("public.s", -1, last, called);
+        assert_eq!(planned(up(7, true), up(5, true)), at(7, true));
+        assert_eq!(planned(up(7, true), up(7, false)), at(7, true));
+        assert_eq!(planned(up(7, false), up(7, true)), Ok(None));
+        assert_eq!(planned(up(7, true), up(9, false)), Ok(None));
+        assert_eq!(planned(down(-7, true), down(-5, true)), at(-7, true));
+        assert_eq!(planned(down(-7, true), down(-7, false)), at(-7, true));
+        assert_eq!(planned(down(-7, false), down(-7, true)), Ok(None));
+        assert_eq!(planned(down(-7, true), down(-9, false)), Ok(None));
+    }
+
+    #[test]
+    fn a_sequence_that_cycles_is_set_as_it_is() {
+        let round = |last| Sequence { cycle: true, ..sequence("public.s", 1, last, true) };
+        assert_eq!(planned(round(3), round(900)), Ok(Some(Position { last: 3, called: true })));
+        assert_eq!(planned(round(3), round(3)), Ok(None));
+    }
+
+    #[test]
+    fn what_a_column_owns_meets_what_the_column_owns_there() {
+        let owned = |name| Sequence { owner: Some("public.t.id".into()), ..sequence(name, 1, 9, true) };
+        let other = sequence("public.t_id_seq", 1, 1, true);
+        let there =
+            Sequence { oid: 2, position: Some(Position { last: 1, called: false }), ..owned("public.t_id_seq1") };
+        let plan = plan(&[owned("public.t_id_seq")], &[other, there]);
+        assert_eq!(
+            plan.moves.iter().map(|one| (one.oid, one.name.as_str())).collect::<Vec<_>>(),
+            [(2, "public.t_id_seq1")]
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_set_is_an_obstacle_only_where_it_must_be() {
+        let up = |last| sequence("public.s", 1, last, true);
+        assert_eq!(planned(up(7), sequence("public.other", 1, 7, true)), Err(Obstacle::Missing));
+        assert_eq!(planned(Sequence { position: None, ..up(7) }, up(7)), Err(Obstacle::Unseen));
+        assert_eq!(planned(up(7), Sequence { position: None, ..up(7) }), Err(Obstacle::Forbidden));
+        assert_eq!(planned(up(7), Sequence { may_set: false, ..up(5) }), Err(Obstacle::Forbidden));
+        assert_eq!(planned(up(7), Sequence { may_set: false, ..up(7) }), Ok(None));
+        assert_eq!(planned(up(7), Sequence { max: 6, ..up(5) }), Err(Obstacle::Differs));
+        assert_eq!(planned(up(7), Sequence { increment: -1, ..up(5) }), Err(Obstacle::Differs));
+    }
+}

@@ -1,0 +1,322 @@
+//! Who else is at work on a server: orphaned backends of an earlier tandem, and clients that go past it.
+//!
+//! A statement that was forwarded may still run though nobody waits for it (POSTGRES-CORNERS 18), and a prepared
+//! transaction outlives its session. Before the end of the journal is read, both must be over on the old primary
+//! ([`quiesce`]). What is in the way is told with the shape of its statement, never with a value of it (promise 13).
+//!
+//! Without `pg_read_all_stats` the server hides what sessions of other roles do. That they are inside a transaction it
+//! does not hide: each holds the lock of its own virtual transaction, and `pg_locks` is everybody's. So nothing is
+//! missed then, only told with fewer words.
+//!
+//! `pg_stat_activity` stands still inside a transaction: every look is a statement of its own.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::protocol::postgres::client::{self, Client, DataRow, Error as ClientError, Format, Param};
+use crate::protocol::postgres::copier;
+use crate::protocol::postgres::lexer::{Dialect, Kind, Reading, Token, Tokens};
+
+use super::Error;
+
+/// Longest shape that is told, in characters.
+const SHAPE_MAX: usize = 200;
+
+/// A session on a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Of its process.
+    pub pid: u32,
+    /// The role.
+    pub user: String,
+    /// What the client calls itself.
+    pub application: String,
+    /// As `pg_stat_activity` has it; `None`: hidden from our role.
+    pub state: Option<String>,
+    /// Inside a transaction, or running a statement.
+    pub open: bool,
+    /// Since the transaction began.
+    pub age: Option<Duration>,
+    /// Of the last statement, without its literals.
+    pub shape: Option<String>,
+}
+
+impl fmt::Display for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} of {}", self.pid, self.user)?;
+        if !self.application.is_empty() {
+            write!(f, " ({})", self.application)?;
+        }
+        match (&self.state, self.open) {
+            (Some(state), _) => write!(f, ", {state}")?,
+            (None, true) => write!(f, ", in a transaction")?,
+            (None, false) => (),
+        }
+        if let Some(age) = self.age.filter(|_| self.open) {
+            write!(f, " for {:.1} s", age.as_secs_f64())?;
+        }
+        match &self.shape {
+            Some(shape) => write!(f, ": {shape}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A two-phase transaction that is neither committed nor rolled back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prepared {
+    /// Its name.
+    pub gid: String,
+    /// The role.
+    pub owner: String,
+    /// Since it was prepared.
+    pub age: Duration,
+}
+
+impl fmt::Display for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Prepared { gid, owner, age } = self;
+        write!(f, "prepared transaction {gid:?} of {owner} for {:.1} s", age.as_secs_f64())
+    }
+}
+
+/// Everything that is not over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Open {
+    /// Of sessions.
+    pub sessions: Vec<Session>,
+    /// Of nobody any more.
+    pub prepared: Vec<Prepared>,
+}
+
+impl Open {
+    fn is_empty(&self) -> bool {
+        self.sessions.is_empty() && self.prepared.is_empty()
+    }
+
+    /// A line for each, for people.
+    pub fn lines(&self) -> Vec<String> {
+        self.sessions.iter().map(Session::to_string).chain(self.prepared.iter().map(Prepared::to_string)).collect()
+    }
+}
+
+/// Sessions of clients in this database, tandem's own connections left out. Workers act for somebody who is listed, and
+/// vacuum changes no row.
+const SESSIONS: &str = "SELECT * FROM (SELECT a.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''), a.state, \
+      (1000 * EXTRACT(epoch FROM pg_catalog.clock_timestamp() - a.xact_start))::pg_catalog.int8, \
+      CASE WHEN a.state IS NOT NULL THEN a.query END, \
+      CASE WHEN a.state IS NULL OR a.state = 'disabled' THEN a.pid IN (SELECT l.pid FROM pg_catalog.pg_locks l \
+        WHERE l.locktype = 'virtualxid' AND l.mode = 'ExclusiveLock') ELSE a.state NOT IN ('idle', 'starting') END AS open \
+    FROM pg_catalog.pg_stat_activity a WHERE a.pid <> pg_catalog.pg_backend_pid() AND a.usesysid IS NOT NULL \
+    AND a.datid = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) \
+    AND coalesce(a.backend_type, '') NOT IN ('autovacuum worker', 'parallel worker', 'walsender') \
+    AND NOT (a.usename = CURRENT_USER AND a.application_name IN ({OWN}))) s";
+
+/// Asked behind the sessions: who prepares in between is seen as one or the other.
+const PREPARED: &str = "SELECT gid, owner, \
+    (1000 * EXTRACT(epoch FROM pg_catalog.clock_timestamp() - prepared))::pg_catalog.int8 \
+    FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database() ORDER BY prepared";
+
+/// What tandem's own connections of its own role are called, but those of clients' sessions.
+const OWN: &[&str] = &["tandem", "tandem check", copier::APPLICATION_NAME, super::APPLICATION_NAME];
+
+fn sessions_sql(which: &str) -> String {
+    let own: Vec<_> = OWN.iter().map(|name| super::literal(name)).collect();
+    format!("{} {which} ORDER BY 5 DESC NULLS LAST, 1", SESSIONS.replace("{OWN}", &own.join(", ")))
+}
+
+/// Every session of others, idle or not.
+pub async fn all(conn: &mut Client, ours: &HashSet<u32>) -> Result<Vec<Session>, ClientError> {
+    let rows = conn.simple(&sessions_sql("")).await?;
+    strangers(&rows, ours)
+}
+
+fn strangers(rows: &[DataRow], ours: &HashSet<u32>) -> Result<Vec<Session>, ClientError> {
+    let mut sessions = rows.iter().map(session).collect::<Result<Vec<_>, _>>()?;
+    sessions.retain(|session| !ours.contains(&session.pid));
+    Ok(sessions)
+}
+
+fn session(row: &DataRow) -> Result<Session, ClientError> {
+    Ok(Session {
+        pid: row.parse(0)?,
+        user: row.string(1)?,
+        application: row.string(2)?,
+        state: row.text(3)?.map(str::to_owned),
+        age: row.text(4)?.map(|_| row.parse(4)).transpose()?.map(milliseconds),
+        shape: row.text(5)?.filter(|query| !query.is_empty()).map(shape),
+        open: row.bool(6)?,
+    })
+}
+
+fn milliseconds(count: i64) -> Duration {
+    Duration::from_millis(u64::try_from(count).unwrap_or(0))
+}
+
+/// What is not over on a server: sessions with an open transaction but those in `except`, and prepared transactions.
+/// One round trip.
+pub async fn open(conn: &mut Client, except: &HashSet<u32>) -> Result<Open, ClientError> {
+    conn.put_query(&sessions_sql("WHERE s.open"));
+    conn.put_query(PREPARED);
+    conn.send().await?;
+    let sessions = conn.rows().await?;
+    let prepared = conn.rows().await?;
+    let prepared = prepared
+        .iter()
+        .map(|row| Ok(Prepared { gid: row.string(0)?, owner: row.string(1)?, age: milliseconds(row.parse(2)?) }));
+    Ok(Open { sessions: strangers(&sessions, except)?, prepared: prepared.collect::<Result<_, ClientError>>()? })
+}
+
+/// How to wait for strangers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// Pause between two looks.
+    pub poll: Duration,
+    /// Whoever is in the way for longer is terminated; `None`: nobody is.
+    pub terminate_after: Option<Duration>,
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience { poll: Duration::from_millis(3), terminate_after: None }
+    }
+}
+
+/// Wait until no transaction of a stranger is open, and none is prepared. `ours` are the process ids of tandem's own
+/// connections and live sessions. Waits for as long as it takes: whoever holds clients has the limit, and asks
+/// [`hindrances`] (on another connection, where this future was dropped).
+///
+/// # Errors
+/// The server; or a stranger who may not be terminated.
+pub async fn quiesce(conn: &mut Client, ours: &HashSet<u32>, patience: Patience) -> Result<(), Error> {
+    let began = Instant::now();
+    let mut told_to_end = HashSet::new();
+    loop {
+        let open = open(conn, ours).await?;
+        if open.is_empty() {
+            return Ok(());
+        }
+        if patience.terminate_after.is_some_and(|grace| began.elapsed() >= grace) {
+            for session in &open.sessions {
+                if told_to_end.insert(session.pid) {
+                    terminate(conn, session).await?;
+                }
+            }
+        }
+        sleep(patience.poll).await;
+    }
+}
+
+/// End a session. Its transaction is rolled back.
+///
+/// # Errors
+/// [`Error::Refused`] where our role is neither its role nor a member of `pg_signal_backend`, or it is a superuser's.
+pub async fn terminate(conn: &mut Client, session: &Session) -> Result<(), Error> {
+    let pid = session.pid.to_string();
+    let sql = "SELECT pg_catalog.pg_terminate_backend($1::pg_catalog.int4)";
+    match conn.query(sql, &[Param::text(&pid)], Format::Text).await {
+        Ok(_) => Ok(()),
+        Err(client::Error::Db(error)) => Err(Error::Refused(format!("{session}: it cannot be terminated: {error}"))),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What keeps a server from being quiet, for people: everything that is open but tandem's own connections. Sessions of
+/// tandem's clients are among it, for they may be what the drain waits for.
+pub async fn hindrances(conn: &mut Client) -> Result<Vec<String>, ClientError> {
+    Ok(open(conn, &HashSet::new()).await?.lines())
+}
+
+/// A statement as people may see it: its words and names, `?` for every literal, cut where it becomes long. What cannot
+/// be told from a value is cut as well: behind the first place where the session's `standard_conforming_strings`
+/// matters, behind the name in `SET`, and where the server has cut the text itself.
+pub fn shape(query: &str) -> String {
+    let (tokens, whole) = certain(query);
+    let assigned = tokens.iter().position(|token| assigns(token.text(query.as_bytes())));
+    let is_set = tokens.first().is_some_and(|first| first.text(query.as_bytes()).eq_ignore_ascii_case(b"set"));
+    let end = assigned.filter(|_| is_set).unwrap_or(tokens.len());
+    let (mut out, mut last) = (String::new(), 0);
+    for token in &tokens[..end] {
+        if out.chars().count() >= SHAPE_MAX {
+            return out + " ..";
+        }
+        if !out.is_empty() && token.start > last {
+            out.push(' ');
+        }
+        last = token.end;
+        match token.kind.is_literal() {
+            true => out.push('?'),
+            false => out.push_str(&String::from_utf8_lossy(token.text(query.as_bytes()))),
+        }
+    }
+    if end < tokens.len() || !whole {
+        out.push_str(" ..");
+    }
+    out
+}
+
+fn assigns(word: &[u8]) -> bool {
+    word == b"=" || word.eq_ignore_ascii_case(b"to")
+}
+
+/// The tokens that are the same whatever the session's dialect is, and whether these are all.
+fn certain(query: &str) -> (Vec<Token>, bool) {
+    let [standard, other] = [true, false].map(|standard_strings| {
+        let mut tokens = Tokens::default();
+        tokens.lex(query.as_bytes(), Dialect { standard_strings, ..Dialect::default() });
+        tokens
+    });
+    let place = |token: &Token| (token.start, token.end, token.kind.is_literal(), token.kind == Kind::Quoted);
+    let same = standard.list().iter().zip(other.list()).take_while(|(one, two)| place(one) == place(two)).count();
+    let whole =
+        same == standard.list().len() && same == other.list().len() && standard.reading() != Reading::Unreadable;
+    (standard.list()[..same].to_vec(), whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shape_shows_no_value_promise_13() {
+        let cases = [
+            ("UPDATE acc SET v = 'secret', n = 47 WHERE id=11 -- secret", "UPDATE acc SET v = ?, n = ? WHERE id=?"),
+            ("/* secret */ SELECT $$secret$$, E'sec\\'ret', B'101', U&'secret'", "SELECT ?, ?, ?, ?"),
+            ("INSERT INTO \"Big Table\" VALUES ($1, -4.5e7)", "INSERT INTO \"Big Table\" VALUES ($1, -?)"),
+            ("SET app.token TO secret", "SET app.token .."),
+            ("set local x=secret", "set local x .."),
+            ("SELECT 'it\\'s secret', 5", "SELECT .."),
+            ("SELECT 'cut by the server: secr", "SELECT .."),
+            ("SELECT $x$ cut by the server: secr", "SELECT .."),
+            ("SELECT a FROM t WHERE b = E'secr", "SELECT a FROM t WHERE b = .."),
+        ];
+        for (query, expected) in cases {
+            assert_eq!(shape(query), expected, "{query}");
+        }
+    }
+
+    #[test]
+    fn a_long_statement_is_cut_promise_12() {
+        let shown = shape(&format!("SELECT {}", "column_name, ".repeat(1000)));
+        assert!(shown.len() < SHAPE_MAX + 30 && shown.ends_with(" .."), "{shown}");
+    }
+
+    #[test]
+    fn a_session_is_told_in_one_line() {
+        let session = Session {
+            pid: 7,
+            user: "app".into(),
+            application: "shop".into(),
+            state: Some("idle in transaction".into()),
+            open: true,
+            age: Some(Duration::from_millis(12_340)),
+            shape: Some("SELECT ?".into()),
+        };
+        assert_eq!(session.to_string(), "process 7 of app (shop), idle in transaction for 12.3 s: SELECT ?");
+        let hidden = Session { application: String::new(), state: None, age: None, shape: None, ..session };
+        assert_eq!(hidden.to_string(), "process 7 of app, in a transaction");
+    }
+}

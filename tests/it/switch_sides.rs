@@ -1,0 +1,370 @@
+//! What a switch does on the two servers, each part by itself: an old origin, a new target, no tandem between.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tandem::cutover::steps;
+use tandem::protocol::postgres::client::{Client, ServerConfig};
+use tandem::protocol::postgres::switch::{self, Bounds, barrier, sequences, strangers, triggers};
+use tandem::record::Side;
+use tandem::sandbox::{Options, Postgres, binaries};
+
+use crate::support::{connect, pair, rows, server_with, sql};
+
+fn config(server: &Postgres) -> ServerConfig {
+    server.url("postgres").parse().expect("a URL")
+}
+
+/// As another role than the superuser.
+fn config_of(server: &Postgres, role: &str) -> ServerConfig {
+    server.url("postgres").replace("postgres@", &format!("{role}@")).parse().expect("a URL")
+}
+
+async fn hand(server: &Postgres) -> Client {
+    switch::connect(&config(server), Bounds::default()).await.expect("connects")
+}
+
+async fn hand_of(server: &Postgres, role: &str) -> Client {
+    switch::connect(&config_of(server, role), Bounds::default()).await.expect("connects")
+}
+
+async fn both(origin: &Postgres, target: &Postgres, script: &str) {
+    sql(&origin.url("postgres"), script).await;
+    sql(&target.url("postgres"), script).await;
+}
+
+async fn asked(server: &Postgres, query: &str) -> Vec<String> {
+    rows(&server.url("postgres"), query).await
+}
+
+/// An old server that takes two-phase transactions.
+fn two_phase() -> Postgres {
+    let (old, _) = binaries::oldest_and_newest().expect("PostgreSQL is installed");
+    let config = vec!["max_prepared_transactions = 5".to_owned()];
+    server_with("origin", &old, &Options { config, ..Options::default() })
+}
+
+const SEQUENCES: &str = "CREATE SCHEMA app; CREATE TABLE app.t (id serial, ident bigint GENERATED ALWAYS AS IDENTITY);
+    CREATE SEQUENCE up CACHE 50; CREATE SEQUENCE down INCREMENT -1; CREATE SEQUENCE fresh; CREATE SEQUENCE set_not_given;
+    CREATE SEQUENCE wheel MAXVALUE 10 CYCLE; CREATE SEQUENCE ahead; CREATE SEQUENCE \"odd \"\"'s\"";
+
+#[tokio::test]
+async fn numbers_go_on_where_the_old_primary_left_them_and_never_back() {
+    let (origin, target) = pair();
+    both(&origin, &target, SEQUENCES).await;
+    // Owned by the same column under another name, and beside it one of the same name.
+    sql(&target.url("postgres"), "ALTER SEQUENCE app.t_id_seq RENAME TO other; CREATE SEQUENCE app.t_id_seq").await;
+    let moved = "INSERT INTO app.t SELECT FROM generate_series(1, 7); SELECT nextval('up'), nextval('up'); SELECT nextval('down'), \
+        nextval('down'); SELECT setval('set_not_given', 500, false); SELECT setval('wheel', 3); SELECT setval('ahead', 10); \
+        SELECT nextval('odd \"''s')".replace("odd \"''s", "\"odd \"\"''s\"");
+    sql(&origin.url("postgres"), &moved).await;
+    sql(&target.url("postgres"), "SELECT setval('ahead', 99), setval('wheel', 9)").await;
+
+    let (mut from, mut to) = (hand(&origin).await, hand(&target).await);
+    let plan = sequences::plan(
+        &sequences::read(&mut from).await.expect("read"),
+        &sequences::read(&mut to).await.expect("read"),
+    );
+    assert_eq!(plan.obstacles, []);
+    assert_eq!(sequences::advance(&mut to, &plan).await.expect("advanced"), 7);
+    let next = "SELECT nextval('app.other'), nextval(pg_get_serial_sequence('app.t', 'ident')), nextval('up') > 50, \
+        nextval('down'), nextval('fresh'), nextval('set_not_given'), nextval('wheel'), nextval('ahead'), nextval('app.t_id_seq')";
+    assert_eq!(asked(&target, next).await, ["8|8|t|-3|1|500|4|100|1"]);
+
+    // Asked for numbers since the plan was made: it is not set back, and done twice is done once.
+    sql(&target.url("postgres"), "SELECT setval('up', 1000), setval('down', -1000)").await;
+    sequences::advance(&mut to, &plan).await.expect("advanced");
+    assert_eq!(asked(&target, "SELECT nextval('up'), nextval('down')").await, ["1001|-1001"]);
+}
+
+#[tokio::test]
+async fn advanced_numbers_survive_a_crash_of_the_new_primary() {
+    let (origin, mut target) = pair();
+    both(&origin, &target, "CREATE SEQUENCE s").await;
+    sql(&origin.url("postgres"), "SELECT setval('s', 12345)").await;
+    let (mut from, mut to) = (hand(&origin).await, hand(&target).await);
+    let read = sequences::read(&mut from).await.expect("read");
+    let plan = sequences::plan(&read, &sequences::read(&mut to).await.expect("read"));
+    sequences::advance(&mut to, &plan).await.expect("advanced");
+    target.restart(tandem::sandbox::Stop::Kill).expect("restarts");
+    assert_eq!(asked(&target, "SELECT last_value, is_called FROM s").await, ["12345|t"]);
+}
+
+#[tokio::test]
+async fn what_keeps_a_sequence_from_being_set_is_found_by_name() {
+    let (origin, target) = pair();
+    both(
+        &origin,
+        &target,
+        "CREATE ROLE plain LOGIN; CREATE SEQUENCE seen; CREATE SEQUENCE hidden; CREATE SEQUENCE small",
+    )
+    .await;
+    sql(
+        &origin.url("postgres"),
+        "CREATE SEQUENCE gone; SELECT setval('small', 1000), setval('seen', 5); \
+        GRANT SELECT ON seen, small, gone TO plain",
+    )
+    .await;
+    sql(
+        &target.url("postgres"),
+        "ALTER SEQUENCE small MAXVALUE 10; GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO plain",
+    )
+    .await;
+    let (mut from, mut to) = (hand_of(&origin, "plain").await, hand_of(&target, "plain").await);
+    let read = sequences::read(&mut from).await.expect("read");
+    let plan = sequences::plan(&read, &sequences::read(&mut to).await.expect("read"));
+    let found: HashSet<_> =
+        plan.findings(Side::Origin).iter().map(|found| (found.rule.name, found.side, found.object.clone())).collect();
+    let expected = [
+        ("sequence_missing", Some(Side::Target), "public.gone".to_owned()),
+        ("sequence_unreadable", Some(Side::Origin), "public.hidden".to_owned()),
+        ("may_not_set_sequence", Some(Side::Target), "public.seen".to_owned()),
+        ("sequence_differs", Some(Side::Target), "public.small".to_owned()),
+    ];
+    assert_eq!(found, expected.into());
+    assert_eq!(sequences::advance(&mut to, &plan).await.expect("nothing to do"), 0);
+}
+
+const TRIGGERS: &str = "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+    CREATE TABLE plain (id int PRIMARY KEY);
+    CREATE TABLE t (id int PRIMARY KEY REFERENCES plain) ;
+    CREATE TRIGGER o BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION f();
+    CREATE TRIGGER d BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION f();
+    CREATE TRIGGER r BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION f();
+    CREATE TRIGGER a BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION f();
+    ALTER TABLE t DISABLE TRIGGER d, ENABLE REPLICA TRIGGER r, ENABLE ALWAYS TRIGGER a;
+    CREATE TABLE part (id int PRIMARY KEY) PARTITION BY RANGE (id);
+    CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (10);
+    CREATE TABLE part_2 PARTITION OF part FOR VALUES FROM (10) TO (20);
+    CREATE TRIGGER p AFTER INSERT ON part FOR EACH ROW EXECUTE FUNCTION f();
+    ALTER TABLE part_1 DISABLE TRIGGER p; ALTER TABLE part_2 ENABLE ALWAYS TRIGGER p;";
+
+const STATES: &str =
+    "SELECT tgrelid::regclass::text, tgname, tgenabled FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1, 2";
+
+const AS_MADE: &[&str] = &["part|p|O", "part_1|p|D", "part_2|p|A", "t|a|A", "t|d|D", "t|o|O", "t|r|R"];
+const SILENT: &[&str] = &["part|p|D", "part_1|p|D", "part_2|p|D", "t|a|D", "t|d|D", "t|o|D", "t|r|R"];
+
+#[tokio::test]
+async fn triggers_are_silenced_and_given_back_each_as_it_was_as_often_as_asked() {
+    let (origin, target) = pair();
+    for server in [&origin, &target] {
+        sql(&server.url("postgres"), TRIGGERS).await;
+        let mut conn = hand(server).await;
+        for _ in 0..2 {
+            triggers::still(&mut conn, Bounds::default()).await.expect("silenced");
+            assert_eq!(asked(server, STATES).await, SILENT);
+        }
+        assert_eq!(
+            asked(server, "SELECT count(*) FROM pg_trigger WHERE tgisinternal AND tgenabled <> 'O'").await,
+            ["0"]
+        );
+        let read = triggers::read(&mut conn).await.expect("read");
+        let meant: Vec<_> = read.iter().map(|one| (one.name.trigger.as_str(), one.meant())).collect();
+        assert!(meant.contains(&("a", triggers::State::Always)), "{meant:?}");
+        for changed in [4, 0] {
+            assert_eq!(triggers::wake(&mut conn, false, &[], Bounds::default()).await.expect("given back"), changed);
+            assert_eq!(asked(server, STATES).await, AS_MADE);
+        }
+        assert_eq!(asked(server, "SELECT count(*) FROM tandem.trigger").await, ["0"]);
+    }
+}
+
+#[tokio::test]
+async fn a_trigger_that_an_operator_disabled_becomes_what_it_is_on_the_old_primary() {
+    let (origin, target) = pair();
+    both(&origin, &target, TRIGGERS).await;
+    sql(&target.url("postgres"), "ALTER TABLE t DISABLE TRIGGER USER; ALTER TABLE part DISABLE TRIGGER USER; \
+        CREATE TRIGGER own BEFORE INSERT ON plain FOR EACH ROW EXECUTE FUNCTION f(); ALTER TABLE plain DISABLE TRIGGER own").await;
+    let (mut from, mut to) = (hand(&origin).await, hand(&target).await);
+    // The old primary may be silent already.
+    triggers::still(&mut from, Bounds::default()).await.expect("silenced");
+    let others = triggers::read(&mut from).await.expect("read");
+    triggers::wake(&mut to, true, &others, Bounds::default()).await.expect("nothing to do");
+    assert!(
+        asked(&target, STATES).await.contains(&"t|o|D".to_owned()),
+        "who may be replica had no reason to disable it"
+    );
+    triggers::wake(&mut to, false, &others, Bounds::default()).await.expect("given back");
+    let found = asked(&target, STATES).await;
+    assert_eq!(found, [&AS_MADE[..3], &["plain|own|D"], &AS_MADE[3..]].concat());
+}
+
+#[tokio::test]
+async fn a_table_that_stays_locked_is_not_waited_for_and_nothing_is_changed() {
+    let (origin, _) = pair();
+    sql(&origin.url("postgres"), TRIGGERS).await;
+    let holder = connect(&origin.url("postgres")).await;
+    // As a vacuum does.
+    holder.batch_execute("BEGIN; LOCK TABLE t IN SHARE UPDATE EXCLUSIVE MODE").await.expect("locked");
+    let mut conn = hand(&origin).await;
+    let bounds = Bounds { lock: Duration::from_millis(50), ..Bounds::default() };
+    let error = triggers::still(&mut conn, bounds).await.expect_err("locked").on(Side::Origin);
+    assert!(
+        matches!(&error, steps::Error::Side { side: Side::Origin, why } if why.contains("55P03") || why.contains("57014")),
+        "{error}"
+    );
+    assert_eq!(asked(&origin, STATES).await, AS_MADE);
+    holder.batch_execute("COMMIT").await.expect("released");
+    triggers::still(&mut conn, bounds).await.expect("silenced on the same connection");
+    assert_eq!(asked(&origin, STATES).await, SILENT);
+}
+
+#[tokio::test]
+async fn who_does_not_own_the_tables_cannot_silence_them_and_may_not_be_replica() {
+    let (origin, _) = pair();
+    sql(
+        &origin.url("postgres"),
+        &format!("{TRIGGERS} CREATE ROLE plain LOGIN; GRANT CREATE ON DATABASE postgres TO plain"),
+    )
+    .await;
+    let mut conn = hand_of(&origin, "plain").await;
+    assert!(!triggers::may_be_replica(&mut conn).await.expect("asked"));
+    assert!(triggers::read(&mut conn).await.expect("read").iter().all(|one| !one.may_alter));
+    triggers::still(&mut conn, Bounds::default()).await.expect_err("not ours");
+    assert_eq!(asked(&origin, STATES).await, AS_MADE);
+    assert_eq!(asked(&origin, "SELECT to_regnamespace('tandem') IS NULL").await, ["t"]);
+    assert!(triggers::may_be_replica(&mut hand(&origin).await).await.expect("asked"));
+}
+
+#[tokio::test]
+async fn strangers_are_waited_for_and_told_without_their_values() {
+    let origin = two_phase();
+    sql(&origin.url("postgres"), "CREATE ROLE app LOGIN; CREATE TABLE t (id int, v text); GRANT ALL ON t TO app").await;
+    sql(&origin.url("postgres"), "CREATE DATABASE other").await;
+    let mut conn = hand(&origin).await;
+    let nobody = HashSet::new();
+    // Neither an idle one nor one of another database is in the way.
+    let elsewhere = connect(&origin.url("other")).await;
+    elsewhere.batch_execute("BEGIN; SELECT 1").await.expect("begun");
+    let url = format!("{}?application_name=shop", origin.url("postgres").replace("postgres@", "app@"));
+    let stranger = connect(&url).await;
+    strangers::quiesce(&mut conn, &nobody, strangers::Patience::default()).await.expect("quiet");
+
+    stranger.batch_execute("BEGIN; INSERT INTO t VALUES (4711, 'secret')").await.expect("begun");
+    let found = strangers::hindrances(&mut conn).await.expect("asked");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].contains("of app (shop), idle in transaction for ")
+            && found[0].ends_with(": BEGIN; INSERT INTO t VALUES (?, ?)"),
+        "{found:?}"
+    );
+
+    // One that tandem knows is not a stranger.
+    let pid = strangers::all(&mut conn, &nobody).await.expect("asked").first().expect("listed").pid;
+    strangers::quiesce(&mut conn, &HashSet::from([pid]), strangers::Patience::default()).await.expect("ours");
+
+    let mut waiting = Box::pin(strangers::quiesce(&mut conn, &nobody, strangers::Patience::default()));
+    assert!(tokio::time::timeout(Duration::from_millis(50), &mut waiting).await.is_err());
+    stranger.batch_execute("PREPARE TRANSACTION 'two'").await.expect("prepared");
+    assert!(tokio::time::timeout(Duration::from_millis(50), &mut waiting).await.is_err());
+    stranger.batch_execute("COMMIT PREPARED 'two'").await.expect("committed");
+    waiting.await.expect("quiet");
+}
+
+#[tokio::test]
+async fn without_the_right_to_see_states_an_open_transaction_is_seen_all_the_same() {
+    let origin = two_phase();
+    sql(&origin.url("postgres"), "CREATE ROLE plain LOGIN; CREATE TABLE t (id int)").await;
+    let mut conn = hand_of(&origin, "plain").await;
+    let stranger = connect(&origin.url("postgres")).await;
+    let idle = strangers::all(&mut conn, &HashSet::new()).await.expect("asked");
+    assert!(idle.len() == 1 && idle[0].state.is_none() && !idle[0].open, "{idle:?}");
+    strangers::quiesce(&mut conn, &HashSet::new(), strangers::Patience::default()).await.expect("quiet");
+    stranger.batch_execute("BEGIN; INSERT INTO t VALUES (1)").await.expect("begun");
+    let open = strangers::open(&mut conn, &HashSet::new()).await.expect("asked");
+    assert!(open.sessions.len() == 1 && open.sessions[0].shape.is_none(), "{open:?}");
+    let patience = strangers::Patience { terminate_after: Some(Duration::ZERO), ..strangers::Patience::default() };
+    let error = strangers::quiesce(&mut conn, &HashSet::new(), patience).await.expect_err("no right");
+    assert!(error.to_string().contains("cannot be terminated"), "{error}");
+}
+
+#[tokio::test]
+async fn strangers_are_terminated_where_that_is_asked_for() {
+    let origin = two_phase();
+    sql(&origin.url("postgres"), "CREATE TABLE t (id int)").await;
+    let stranger = connect(&origin.url("postgres")).await;
+    stranger.batch_execute("BEGIN; INSERT INTO t VALUES (1)").await.expect("begun");
+    let mut conn = hand(&origin).await;
+    let patience = strangers::Patience { terminate_after: Some(Duration::ZERO), ..strangers::Patience::default() };
+    strangers::quiesce(&mut conn, &HashSet::new(), patience).await.expect("quiet");
+    stranger.batch_execute("COMMIT").await.expect_err("terminated");
+    assert_eq!(asked(&origin, "SELECT count(*) FROM t").await, ["0"]);
+}
+
+#[tokio::test]
+async fn the_old_primary_refuses_late_writers_but_not_tandem_and_forgets_nothing() {
+    let (origin, target) = pair();
+    both(&origin, &target, "CREATE TABLE t (id int PRIMARY KEY)").await;
+    let early = connect(&origin.url("postgres")).await;
+    let mut conn = hand(&origin).await;
+    assert!(barrier::raise(&mut conn).await.expect("up"));
+    assert!(!barrier::raise(&mut conn).await.expect("up"), "it is up already");
+
+    let late = connect(&origin.url("postgres")).await;
+    let refused = late.batch_execute("INSERT INTO t VALUES (1)").await.expect_err("read-only");
+    assert_eq!(refused.code().map(|code| code.code()), Some("25006"));
+    early.batch_execute("INSERT INTO t VALUES (2)").await.expect("it began before");
+    let passed = barrier::passed(&mut conn, &HashSet::new()).await.expect("asked");
+    assert_eq!(passed.len(), 1, "{passed:?}");
+    strangers::terminate(&mut conn, &passed[0]).await.expect("ended");
+    early.batch_execute("INSERT INTO t VALUES (3)").await.expect_err("ended");
+
+    // The reverse mirror writes there.
+    use tandem::mirror::state::copier::Copier;
+    let mut copier =
+        tandem::protocol::postgres::copier::PgCopier::new(config(&target), config(&origin), Default::default());
+    let payments = copier.open().await.expect("opens").payments;
+    copier.snapshot().await.expect("taken");
+    let owed = tandem::mirror::state::copier::Owed {
+        tables: vec![tandem::record::TableId::of("public", "t")],
+        ..Default::default()
+    };
+    assert_eq!(copier.pay(&owed).await.expect("paid").payments, payments + 1);
+    assert_eq!(asked(&origin, "SELECT * FROM t").await, Vec::<String>::new());
+
+    let mut conn = hand(&origin).await;
+    assert!(barrier::lift(&mut conn).await.expect("down"));
+    assert!(!barrier::lift(&mut conn).await.expect("down"));
+    sql(&origin.url("postgres"), "INSERT INTO t VALUES (4)").await;
+    assert_eq!(asked(&origin, "SELECT count(*) FROM pg_db_role_setting").await, ["0"]);
+}
+
+#[tokio::test]
+async fn an_operators_own_setting_is_kept_behind_the_barrier() {
+    let (origin, _) = pair();
+    let setting = "SELECT unnest(setconfig) FROM pg_db_role_setting";
+    let mut conn = hand(&origin).await;
+    for before in ["off", "on"] {
+        let own = format!("default_transaction_read_only={before}");
+        sql(
+            &origin.url("postgres"),
+            &format!("SET default_transaction_read_only = off; ALTER DATABASE postgres SET {own}"),
+        )
+        .await;
+        barrier::raise(&mut conn).await.expect("up");
+        assert_eq!(asked(&origin, setting).await, ["default_transaction_read_only=on"]);
+        barrier::lift(&mut conn).await.expect("down");
+        assert_eq!(asked(&origin, setting).await, [own]);
+    }
+    // Changed behind our back: theirs.
+    conn.simple("ALTER DATABASE postgres RESET default_transaction_read_only").await.expect("reset");
+    barrier::raise(&mut conn).await.expect("up");
+    conn.simple("ALTER DATABASE postgres SET default_transaction_read_only = off").await.expect("set");
+    barrier::lift(&mut conn).await.expect("down");
+    assert_eq!(asked(&origin, setting).await, ["default_transaction_read_only=off"]);
+}
+
+#[tokio::test]
+async fn who_does_not_own_the_database_cannot_raise_the_barrier_and_a_standby_is_no_primary() {
+    let (mut origin, _) = pair();
+    sql(&origin.url("postgres"), "CREATE ROLE plain LOGIN; GRANT CREATE ON DATABASE postgres TO plain").await;
+    let mut conn = hand_of(&origin, "plain").await;
+    assert!(!barrier::look(&mut conn).await.expect("asked").may_change);
+    barrier::raise(&mut conn).await.expect_err("not its owner");
+    assert_eq!(asked(&origin, "SELECT to_regnamespace('tandem') IS NULL").await, ["t"]);
+    let sandbox = tandem::sandbox::Sandbox::new(false).expect("a temp folder");
+    let standby = origin.start_standby(&sandbox, "standby").expect("a standby");
+    let error = switch::connect(&config(&standby), Bounds::default()).await.expect_err("a standby");
+    assert!(error.to_string().contains("read-only"), "{error}");
+}
