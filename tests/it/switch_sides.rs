@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tandem::cutover::steps;
 use tandem::protocol::postgres::client::{Client, ServerConfig};
-use tandem::protocol::postgres::switch::{self, Bounds, barrier, sequences, strangers, triggers};
-use tandem::record::Side;
+use tandem::protocol::postgres::key;
+use tandem::protocol::postgres::switch::{self, Bounds, barrier, newest, sequences, strangers, triggers};
+use tandem::record::{Side, TableId};
 use tandem::sandbox::{Options, Postgres, binaries};
 
 use crate::support::{connect, pair, rows, server_with, sql};
@@ -367,4 +368,122 @@ async fn who_does_not_own_the_database_cannot_raise_the_barrier_and_a_standby_is
     let standby = origin.start_standby(&sandbox, "standby").expect("a standby");
     let error = switch::connect(&config(&standby), Bounds::default()).await.expect_err("a standby");
     assert!(error.to_string().contains("read-only"), "{error}");
+}
+
+/// A key of these columns, each given as name, type and value.
+fn key_of(columns: &[(&str, &str, &[u8])]) -> Vec<u8> {
+    let mut out = Vec::new();
+    key::Layout::of(columns.iter().map(|(name, ty, _)| (*name, *ty))).begin(&mut out);
+    columns.iter().for_each(|(_, _, value)| key::push(&mut out, value));
+    out
+}
+
+fn int_key(id: i32) -> Vec<u8> {
+    key_of(&[("id", "pg_catalog.int4", &id.to_be_bytes())])
+}
+
+/// Both connections, and what compares.
+struct Newest {
+    from: Client,
+    to: Client,
+    comparison: newest::Comparison,
+}
+
+impl Newest {
+    async fn new(origin: &Postgres, target: &Postgres) -> Newest {
+        let (mut from, mut to) = (hand(origin).await, hand(target).await);
+        let comparison = newest::Comparison::prepare(Side::Origin, &mut from, &mut to).await.expect("prepared");
+        Newest { from, to, comparison }
+    }
+
+    /// Keys compared, keys that differ, and the tables.
+    async fn compare(&mut self, keys: &[(&str, Vec<u8>)]) -> (u64, u64, Vec<String>) {
+        let keys = keys.iter().map(|(table, key)| (TableId::of("public", table), &key[..]));
+        let found = self.comparison.compare(&mut self.from, &mut self.to, keys).await.expect("compared");
+        (found.compared.keys, found.compared.different, found.tables)
+    }
+}
+
+const TYPES: &str = "CREATE TYPE mood AS ENUM ('ok', 'bad'); CREATE TYPE two AS (a int, b mood); CREATE DOMAIN pos AS int CHECK (VALUE > 0);
+    CREATE EXTENSION citext;
+    CREATE TABLE b (id int PRIMARY KEY, f float8, n numeric(10,2), ts timestamptz, d date, m mood, ms mood[], r int4range, p two, o pos,
+        j jsonb, c char(5), i interval, u uuid, y bytea, a int[], x text, k regclass, e money, q float4,
+        g int GENERATED ALWAYS AS (o + 1) STORED);";
+
+#[tokio::test]
+async fn rows_of_all_types_are_the_same_on_both_versions_whatever_their_oids_are() {
+    let (origin, target) = pair();
+    sql(&origin.url("postgres"), TYPES).await;
+    sql(&target.url("postgres"), &format!("CREATE TYPE shift AS ENUM ('x'); CREATE TABLE gone (id int); {TYPES}"))
+        .await;
+    let insert = "INSERT INTO b VALUES (1, 0.1, 1.50, '2024-03-02 10:00:00.123456+00', '0044-03-15 BC', 'bad', '{ok,NULL}', '[1,5)', \
+        '(7,ok)', 3, '{\"a\":[1,null]}', 'ab', '1 mon 2 days', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', '\\x00ff', '{1,NULL,3}', \
+        'it''s \"q\", (a)', 'b', 12.34, 1e-10), (2, 'NaN', NULL, 'infinity', 'infinity', NULL, NULL, 'empty', NULL, NULL, NULL, NULL, \
+        NULL, NULL, '', '{}', '', NULL, NULL, '-infinity')";
+    both(&origin, &target, insert).await;
+    // What roles set changes the text that their sessions see.
+    sql(
+        &target.url("postgres"),
+        "ALTER ROLE postgres SET datestyle = 'SQL, DMY'; ALTER ROLE postgres SET timezone = 'Asia/Kolkata'; \
+        ALTER ROLE postgres SET extra_float_digits = -5; ALTER ROLE postgres SET bytea_output = 'escape'; \
+        ALTER ROLE postgres SET intervalstyle = 'iso_8601'",
+    )
+    .await;
+    let mut newest = Newest::new(&origin, &target).await;
+    let keys: Vec<_> = [1, 2, 3].map(|id| ("b", int_key(id))).into();
+    assert_eq!(newest.compare(&keys).await, (3, 0, vec![]));
+    for (column, value) in
+        [("f", "0.10000000000000002"), ("ms", "'{ok}'"), ("x", "NULL"), ("c", "'abc'"), ("p", "'(7,bad)'")]
+    {
+        sql(&target.url("postgres"), &format!("BEGIN; UPDATE b SET {column} = {value} WHERE id = 1; COMMIT")).await;
+        assert_eq!(newest.compare(&keys).await, (3, 1, vec!["\"public\".\"b\"".to_owned()]), "{column}");
+        sql(&target.url("postgres"), &format!("DELETE FROM b; {insert}")).await;
+    }
+}
+
+#[tokio::test]
+async fn rows_that_are_missing_extra_or_other_are_counted_and_their_tables_named() {
+    let (origin, target) = pair();
+    let schema = "CREATE EXTENSION citext; CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE same (id int PRIMARY KEY); \
+        CREATE TABLE c (k citext, n numeric, PRIMARY KEY (k, n)); CREATE TABLE part (id int PRIMARY KEY, v int) PARTITION BY RANGE (id); \
+        CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (100); INSERT INTO same SELECT generate_series(1, 5000); \
+        INSERT INTO part SELECT g, g FROM generate_series(1, 9) g; INSERT INTO c VALUES ('Ab', 1.0)";
+    both(&origin, &target, schema).await;
+    sql(&origin.url("postgres"), "INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c')").await;
+    sql(
+        &target.url("postgres"),
+        "INSERT INTO t VALUES (1, 'a'), (2, 'x'), (4, 'd'); UPDATE part SET v = 0 WHERE id = 4",
+    )
+    .await;
+    let mut newest = Newest::new(&origin, &target).await;
+    let keys: Vec<_> = (1..=5).map(|id| ("t", int_key(id))).collect();
+    assert_eq!(newest.compare(&keys).await, (5, 3, vec!["\"public\".\"t\"".to_owned()]));
+
+    let citext = [("k", "public.citext", &b"aB"[..]), ("n", "pg_catalog.\"numeric\"", &[0, 1, 0, 0, 0, 0, 0, 0, 0, 1])];
+    assert_eq!(newest.compare(&[("c", key_of(&citext))]).await, (1, 0, vec![]));
+    sql(&target.url("postgres"), "UPDATE c SET k = 'ab'").await;
+    assert_eq!(newest.compare(&[("c", key_of(&citext))]).await.1, 2, "another spelling is another row");
+
+    assert_eq!(
+        newest.compare(&[("part_1", int_key(3)), ("part_1", int_key(4))]).await,
+        (2, 1, vec!["\"public\".\"part\"".to_owned()])
+    );
+
+    let many: Vec<_> = (1..=3000).map(|id| ("same", int_key(id))).collect();
+    assert_eq!(newest.compare(&many).await, (newest::KEYS_MAX as u64, 0, vec![]));
+}
+
+#[tokio::test]
+async fn a_schema_change_before_the_comparison_is_noticed() {
+    let (origin, target) = pair();
+    both(&origin, &target, "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1)").await;
+    let mut newest = Newest::new(&origin, &target).await;
+    both(&origin, &target, "CREATE TABLE late (id int PRIMARY KEY); INSERT INTO late VALUES (1)").await;
+    assert_eq!(newest.compare(&[("late", int_key(1)), ("t", int_key(1))]).await, (2, 0, vec![]));
+    both(&origin, &target, "ALTER TABLE t RENAME v TO w").await;
+    assert_eq!(newest.compare(&[("t", int_key(1))]).await, (1, 0, vec![]));
+    sql(&target.url("postgres"), "DROP TABLE t").await;
+    let (keys, different, tables) = newest.compare(&[("t", int_key(1))]).await;
+    assert_eq!((keys, different), (1, 1));
+    assert!(tables[0].contains("the secondary has no such table"), "{tables:?}");
 }

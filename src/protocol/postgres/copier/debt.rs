@@ -121,7 +121,7 @@ pub(super) fn batches<'k>(pair: &Pair, keys: &'k [&'k [u8]], count: usize, limit
 }
 
 /// The key with its columns in another order: that of a partition tree's root.
-pub(super) fn reorder(pair: &Pair, bytes: &[u8], places: &[usize]) -> Key {
+pub(in crate::protocol::postgres) fn reorder(pair: &Pair, bytes: &[u8], places: &[usize]) -> Key {
     let columns: Vec<&[u8]> = key::columns(bytes).collect();
     let mut out = Vec::with_capacity(bytes.len());
     pair.primary.key.iter().for_each(|key| key.layout.begin(&mut out));
@@ -133,7 +133,7 @@ pub(super) fn reorder(pair: &Pair, bytes: &[u8], places: &[usize]) -> Key {
 
 /// The key has the layout of the table's present one, as many columns, and nothing behind them. What has not was
 /// captured under another key.
-pub(super) fn fits(layout: Option<Layout>, columns: usize, bytes: &[u8]) -> bool {
+pub(in crate::protocol::postgres) fn fits(layout: Option<Layout>, columns: usize, bytes: &[u8]) -> bool {
     let Some(mut rest) = bytes.get(size_of::<Layout>()..).filter(|_| Layout::of_key(bytes) == layout) else {
         return false;
     };
@@ -149,10 +149,10 @@ pub(super) fn fits(layout: Option<Layout>, columns: usize, bytes: &[u8]) -> bool
 
 /// One binary array for each key column (`array_send` in `utils/adt/arrayfuncs.c`: dimensions, has-nulls flag, element
 /// oid, length, lower bound, values).
-pub(super) struct Arrays(Vec<(u32, BytesMut)>);
+pub(in crate::protocol::postgres) struct Arrays(Vec<(u32, BytesMut)>);
 
 impl Arrays {
-    pub(super) fn of(pair: &Pair, keys: &[&[u8]]) -> Arrays {
+    pub(in crate::protocol::postgres) fn of(pair: &Pair, keys: &[&[u8]]) -> Arrays {
         let count = i32::try_from(keys.len()).expect("a payment holds far less than 2^31 keys");
         let start = |element: u32| {
             let mut array = BytesMut::with_capacity(20 + keys.len() * 12);
@@ -177,7 +177,7 @@ impl Arrays {
         Arrays(Vec::new())
     }
 
-    pub(super) fn params(&self) -> Vec<Param<'_>> {
+    pub(in crate::protocol::postgres) fn params(&self) -> Vec<Param<'_>> {
         self.0.iter().map(|(oid, bytes)| Param::binary(*oid, bytes)).collect()
     }
 }

@@ -11,10 +11,10 @@
 mod check;
 mod closure;
 mod copy;
-mod debt;
+pub(super) mod debt;
 mod link;
 mod pay;
-mod schema;
+pub(super) mod schema;
 mod whole;
 
 use std::collections::HashSet;

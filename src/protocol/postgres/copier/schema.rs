@@ -13,29 +13,29 @@ use std::sync::Arc;
 
 use crate::protocol::postgres::catalog::{self, Catalog, Column, Kind, Relation, quote};
 use crate::protocol::postgres::client::{self, Client};
-use crate::protocol::postgres::key::{Form, Layout};
+use crate::protocol::postgres::key::{self, Form, Layout};
 use crate::record::TableId;
 
 /// One table on both sides.
 #[derive(Debug)]
-pub(super) struct Pair {
-    pub(super) id: TableId,
-    pub(super) primary: Arc<Relation>,
+pub(in crate::protocol::postgres) struct Pair {
+    pub(in crate::protocol::postgres) id: TableId,
+    pub(in crate::protocol::postgres) primary: Arc<Relation>,
     pub(super) secondary: Arc<Relation>,
     /// Names of the columns that are copied, as the secondary orders them.
     columns: Vec<String>,
     /// Rows may be copied in binary form.
     pub(super) binary: bool,
-    pub(super) key: Vec<KeyColumn>,
+    pub(in crate::protocol::postgres) key: Vec<KeyColumn>,
     /// Two spellings may be one key: rows are read once per row, not once per key, and all in one statement.
-    pub(super) wide: bool,
+    pub(in crate::protocol::postgres) wide: bool,
     /// The table on the primary and all its partitions, as they were when the catalog was read.
     pub(super) footprint: Footprint,
 }
 
 /// What tells, at a later snapshot, that a table and its partitions are still the ones whose catalog was read.
 #[derive(Debug)]
-pub(super) struct Footprint {
+pub(in crate::protocol::postgres) struct Footprint {
     /// The table's and its partitions' oids, and the [`PRINT`] of each.
     pub(super) prints: Vec<(u32, String)>,
     pub(super) partitioned: bool,
@@ -59,7 +59,7 @@ pub(super) const PRINT: &str = "pg_catalog.concat_ws(',', c.relkind, c.relnatts,
 
 /// One column of a table's key.
 #[derive(Debug)]
-pub(super) struct KeyColumn {
+pub(in crate::protocol::postgres) struct KeyColumn {
     name: String,
     /// Oid of the values in the parameter, and of the parameter, which is an array of them.
     pub(super) element: u32,
@@ -70,7 +70,7 @@ pub(super) struct KeyColumn {
 
 /// One of both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum At {
+pub(in crate::protocol::postgres) enum At {
     Primary,
     Secondary,
 }
@@ -143,6 +143,25 @@ impl Pair {
         format!("SELECT {} FROM {} t", self.column_list("t."), self.table(At::Primary))
     }
 
+    /// The digest of each row, then its key as [`Pair::asked`]: equal on both sides for equal rows. Values are compared
+    /// in the text that both servers write for them, which names no oid, and hashed so that wide rows are short answers.
+    /// Columns whose types differ have no text in common and are left out.
+    pub(in crate::protocol::postgres) fn digest_sql(&self, at: At) -> String {
+        let alike = |name: &&String| match (find(&self.primary, name), find(&self.secondary, name)) {
+            (Some(one), Some(two)) => {
+                one.type_sql == two.type_sql && (one.typmod == two.typmod || one.base_oid == key::oid::VARCHAR)
+            }
+            _ => false,
+        };
+        let columns: Vec<_> = self.columns.iter().filter(alike).map(|name| format!("t.{}", quote(name))).collect();
+        let (columns, asked, table) = (columns.join(", "), self.asked("t"), self.table(at));
+        let digest = format!("pg_catalog.sha256(pg_catalog.convert_to(ROW({columns})::pg_catalog.text, 'UTF8'))");
+        match self.any() {
+            Some(any) => format!("SELECT {digest}, {asked} FROM {table} t WHERE {any}"),
+            None => format!("SELECT {digest}, {asked} FROM {} JOIN {table} t ON {}", self.unnest(), self.matched(at)),
+        }
+    }
+
     pub(super) fn delete_sql(&self) -> String {
         let table = self.table(At::Secondary);
         if let Some(any) = self.any() {
@@ -200,7 +219,7 @@ impl Pair {
 }
 
 /// What is known of both sides at the time of a snapshot.
-pub(super) struct Schema {
+pub(in crate::protocol::postgres) struct Schema {
     pub(super) primary: Catalog,
     pub(super) secondary: Catalog,
     pairs: HashMap<TableId, Result<Arc<Pair>, String>>,
@@ -213,7 +232,7 @@ pub(super) struct Schema {
 }
 
 /// Where an owed table is paid.
-pub(super) enum Home {
+pub(in crate::protocol::postgres) enum Home {
     /// Here; the permutation that turns the owed key into this table's, if it is not the same.
     Pair(Arc<Pair>, Option<Vec<usize>>),
     /// Gone from both sides.
@@ -223,7 +242,10 @@ pub(super) enum Home {
 }
 
 impl Schema {
-    pub(super) async fn load_primary(&mut self, conn: &mut Client) -> Result<(), catalog::LoadError> {
+    pub(in crate::protocol::postgres) async fn load_primary(
+        &mut self,
+        conn: &mut Client,
+    ) -> Result<(), catalog::LoadError> {
         self.primary = catalog::load(conn).await?;
         self.pairs.clear();
         self.prints.clear();
@@ -246,7 +268,10 @@ impl Schema {
         Ok(())
     }
 
-    pub(super) async fn load_secondary(&mut self, conn: &mut Client) -> Result<(), catalog::LoadError> {
+    pub(in crate::protocol::postgres) async fn load_secondary(
+        &mut self,
+        conn: &mut Client,
+    ) -> Result<(), catalog::LoadError> {
         self.secondary = catalog::load(conn).await?;
         self.pairs.clear();
         self.writable.clear();
@@ -259,7 +284,7 @@ impl Schema {
         Ok(())
     }
 
-    pub(super) fn new() -> Schema {
+    pub(in crate::protocol::postgres) fn new() -> Schema {
         Schema {
             primary: Catalog::default(),
             secondary: Catalog::default(),
@@ -278,12 +303,12 @@ impl Schema {
     }
 
     /// The layout of the keys by which the table is owed now.
-    pub(super) fn layout(&self, id: TableId) -> Option<Layout> {
+    pub(in crate::protocol::postgres) fn layout(&self, id: TableId) -> Option<Layout> {
         self.primary.relation(id)?.key.as_ref().map(|key| key.layout)
     }
 
     /// Where the keys of this table are paid.
-    pub(super) fn home(&mut self, id: TableId) -> Home {
+    pub(in crate::protocol::postgres) fn home(&mut self, id: TableId) -> Home {
         let Some(relation) = self.primary.relation(id).cloned() else {
             return match self.secondary.by_id.contains_key(&id) {
                 true => Home::Refused(self.name(id), "the primary has no such table any more".into()),
@@ -429,7 +454,7 @@ fn permutation(relation: &Relation, root: &Relation) -> Option<Option<Vec<usize>
 }
 
 /// The schemas beside `pg_catalog` that have an operator `=`: a key of type `citext` must be compared by its own.
-pub(super) async fn operator_schemas(conn: &mut Client) -> Result<Vec<String>, client::Error> {
+pub(in crate::protocol::postgres) async fn operator_schemas(conn: &mut Client) -> Result<Vec<String>, client::Error> {
     let sql = "SELECT DISTINCT pg_catalog.quote_ident(n.nspname) FROM pg_catalog.pg_operator o \
         JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace WHERE o.oprname = '=' AND n.nspname <> 'pg_catalog'";
     conn.simple(sql).await?.iter().map(|row| row.string(0)).collect()

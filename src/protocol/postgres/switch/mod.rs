@@ -21,6 +21,7 @@
 //! cancel safe: drop the connection as well.
 
 pub mod barrier;
+pub mod newest;
 mod rules;
 pub mod sequences;
 pub mod strangers;
