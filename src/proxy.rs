@@ -202,8 +202,13 @@ impl Assembly {
         let schema = setup.shared.catalog.clone();
         let tasks = vec![
             tokio::spawn(engine.run(stop.clone())),
-            tokio::spawn(schema.run(setup.server.clone(), stop.clone())),
-            tokio::spawn(postgres::bypass::run(setup.shared.clone(), setup.server.clone(), stop.clone())),
+            tokio::spawn(schema.run(Side::Origin, setup.server(Side::Origin), stop.clone())),
+            tokio::spawn(postgres::bypass::run(
+                setup.shared.clone(),
+                Side::Origin,
+                setup.server(Side::Origin),
+                stop.clone(),
+            )),
         ];
         Ok(Mirror { serving: Serving::Postgres(setup), tasks, stop })
     }

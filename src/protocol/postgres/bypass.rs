@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics;
-use crate::record::{Reason, TableId};
+use crate::record::{Reason, Side, TableId};
 
 use super::catalog::{Catalog, Relation};
 use super::client::{Client, Error, ServerConfig};
@@ -64,11 +64,11 @@ fn reached(table: u32, catalog: &Catalog, captured: &impl Fn(TableId) -> bool) -
 }
 
 /// Ask until stopped. What the primary does not answer is asked again.
-pub async fn run(shared: Arc<Shared>, server: ServerConfig, stop: CancellationToken) {
+pub async fn run(shared: Arc<Shared>, side: Side, server: Arc<ServerConfig>, stop: CancellationToken) {
     let (mut watch, mut client) = (Watch::default(), None);
     let mut named = HashSet::new();
     while stop.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
-        let now = match counts(&shared, &server, &mut client).await {
+        let now = match counts(&shared, side, &server, &mut client).await {
             Ok(now) => now,
             Err(error) => {
                 tracing::debug!(%error, "the primary's counts cannot be read");
@@ -90,11 +90,12 @@ pub async fn run(shared: Arc<Shared>, server: ServerConfig, stop: CancellationTo
 
 async fn counts(
     shared: &Shared,
+    side: Side,
     server: &ServerConfig,
     client: &mut Option<Client>,
 ) -> Result<HashMap<u32, u64>, Error> {
     if client.is_none() {
-        *client = Some(Client::connect(&shared.catalog.primary_first(server)).await?);
+        *client = Some(Client::connect(&shared.catalog.primary_first(side, server)).await?);
     }
     let Some(conn) = client else { return Ok(HashMap::new()) };
     conn.simple(COUNTS).await?.iter().map(|row| Ok((row.parse(0)?, row.parse(1)?))).collect()

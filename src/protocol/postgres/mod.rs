@@ -14,11 +14,13 @@ pub mod copy_stream;
 pub mod evident;
 pub mod key;
 pub mod lexer;
+mod moving;
 pub mod plan;
 mod relay;
 #[cfg(any(test, fuzzing))]
 mod rig;
 mod serve;
+mod servers;
 pub mod session;
 mod setup;
 pub mod shared;

@@ -32,8 +32,63 @@ pub struct Statement {
     pub params: u16,
     /// A SELECT, VALUES or TABLE that locks and writes nothing: fit for a shadow read.
     pub read: bool,
+    /// What it may leave behind in its session.
+    pub traces: Traces,
     /// What to do.
     pub action: Action,
+}
+
+/// What may be left behind in a session beside prepared statements: a set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traces(u8);
+
+impl Traces {
+    /// Nothing.
+    pub const NONE: Traces = Traces(0);
+    /// Settings, custom ones and the role among them.
+    pub const SETTINGS: Traces = Traces(1);
+    /// Channels that it listens on.
+    pub const CHANNELS: Traces = Traces(2);
+    /// What exists in this session only: temporary tables, held cursors, advisory locks.
+    pub const PINS: Traces = Traces(4);
+    /// It asked what `nextval` gave to it.
+    pub const LAST_VALUE: Traces = Traces(8);
+    /// All that user code can do; it is taken to look after its own use of `lastval`.
+    pub const ANY: Traces = Traces(7);
+
+    /// As a byte.
+    pub fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// From [`Traces::bits`].
+    pub fn from_bits(bits: u8) -> Traces {
+        Traces(bits)
+    }
+
+    /// Is all of `other` in it?
+    pub fn has(self, other: Traces) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Is any of `other` in it?
+    pub fn meets(self, other: Traces) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+impl std::ops::BitOr for Traces {
+    type Output = Traces;
+
+    fn bitor(self, other: Traces) -> Traces {
+        Traces(self.0 | other.0)
+    }
+}
+
+impl std::ops::BitOrAssign for Traces {
+    fn bitor_assign(&mut self, other: Traces) {
+        self.0 |= other.0;
+    }
 }
 
 /// What to do with a statement.

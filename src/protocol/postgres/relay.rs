@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use ::metrics::{Counter, Histogram};
@@ -19,7 +19,9 @@ use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::metrics;
+use crate::record::Side;
 
+use super::moving::Luggage;
 use super::session::{Fault, Out, Session};
 use super::wire::{self, front};
 
@@ -101,11 +103,19 @@ enum End {
     Fault(Fault),
     /// A socket failed.
     Io(io::Error),
+    /// The session could not move.
+    Stranded(Stranded),
 }
 
 impl From<Fault> for End {
     fn from(fault: Fault) -> End {
         End::Fault(fault)
+    }
+}
+
+impl From<Stranded> for End {
+    fn from(why: Stranded) -> End {
+        End::Stranded(why)
     }
 }
 
@@ -115,18 +125,77 @@ impl From<io::Error> for End {
     }
 }
 
-/// A client that hung up, while the server still acts for it.
-pub(super) trait Abandoned {
-    /// Ask the server to stop what it does. Called at most once; must not block.
+/// What a relay needs of the world beside its two sockets.
+pub(super) trait Beyond<S> {
+    /// The client hung up while the server acts for it: ask it to stop. Called at most once; must not block.
     fn cancel(&mut self);
+
+    /// Wake this task when the session is called to something.
+    fn register(&self, waker: &Waker);
+
+    /// What the session is called to. `idle`: it is between two units, and nothing is on its way. Asked whenever there is
+    /// nothing else to do, so it must be quick when the answer is nothing.
+    fn heed(&mut self, idle: bool) -> Heed;
+
+    /// Look at what the session has, on its connection.
+    fn look(&mut self, server: S) -> Detour<S>;
+
+    /// Open a connection to the other side ahead; must not block.
+    fn open(&mut self, luggage: Luggage);
+
+    /// Take the session to this side.
+    fn relocate(&mut self, server: S, to: Side, luggage: Luggage) -> Detour<S>;
+}
+
+/// What a session is called to.
+pub(super) enum Heed {
+    /// Nothing.
+    Nothing,
+    /// [`Beyond::look`].
+    Look,
+    /// [`Beyond::open`].
+    Open,
+    /// Pass the gate: another primary may be behind it.
+    Move,
+    /// End.
+    Leave(Stranded),
+}
+
+/// While it is under way nothing is forwarded.
+pub(super) type Detour<S> = Pin<Box<dyn Future<Output = Result<Arrived<S>, Stranded>> + Send>>;
+
+/// How a detour ended.
+pub(super) struct Arrived<S> {
+    /// The connection to go on with.
+    pub(super) server: S,
+    /// What was read from it and not looked at.
+    pub(super) unread: BytesMut,
+    /// What the client must be told.
+    pub(super) asides: BytesMut,
+    /// It is another server, and this is its process.
+    pub(super) pid: Option<u32>,
+}
+
+/// Why a session cannot go on after a switch.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Stranded {
+    /// It has what no other server can be given.
+    #[error("the primary was switched, and this session holds {}", .0.join(", "))]
+    Pinned(Vec<String>),
+    /// The new primary does not take it.
+    #[error("the primary was switched, and the new one cannot be reached for this session: {0}")]
+    Unreachable(String),
+    /// Its old server is gone, and with it what the session had.
+    #[error("the primary was switched, and what this session had on the old one cannot be read: {0}")]
+    Lost(io::Error),
 }
 
 /// One client's session with its sockets.
-pub(super) struct Relay<C, S, A> {
+pub(super) struct Relay<C, S, B> {
     client: C,
-    server: S,
+    server: Place<S>,
     session: Session,
-    abandoned: A,
+    beyond: B,
     from_client: BytesMut,
     from_server: BytesMut,
     to_client: BytesMut,
@@ -139,18 +208,39 @@ pub(super) struct Relay<C, S, A> {
     stopping: bool,
 }
 
-impl<C, S, A> Relay<C, S, A>
+/// Where the connection to the server is.
+enum Place<S> {
+    Here(S),
+    /// Its detour brings one back.
+    Away(Detour<S>),
+    /// Between the two, for the length of a call.
+    Nowhere,
+}
+
+impl<S> Place<S> {
+    fn take(&mut self) -> Option<S> {
+        match std::mem::replace(self, Place::Nowhere) {
+            Place::Here(server) => Some(server),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+}
+
+impl<C, S, B> Relay<C, S, B>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
-    A: Abandoned,
+    B: Beyond<S>,
 {
-    pub(super) fn new(client: C, server: S, session: Session, abandoned: A, stop: CancellationToken) -> Self {
+    pub(super) fn new(client: C, server: S, session: Session, beyond: B, stop: CancellationToken) -> Self {
         Relay {
             client,
-            server,
+            server: Place::Here(server),
             session,
-            abandoned,
+            beyond,
             from_client: BytesMut::new(),
             from_server: BytesMut::new(),
             to_client: BytesMut::new(),
@@ -175,7 +265,11 @@ where
         loop {
             match self.step(cx, scratch) {
                 Ok(true) => {}
-                Ok(false) => return self.hurry(cx),
+                Ok(false) => match self.heed(cx) {
+                    Ok(true) => {}
+                    Ok(false) => return self.hurry(cx),
+                    Err(end) => return Poll::Ready(end),
+                },
                 Err(end) => return Poll::Ready(end),
             }
         }
@@ -183,17 +277,73 @@ where
 
     /// `Ok(true)`: something moved, go on.
     fn step(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<bool, End> {
+        if matches!(self.server, Place::Away(_)) {
+            return self.away(cx, scratch);
+        }
+        if let Some(to) = self.session.must_move() {
+            return Ok(self.depart(|beyond, server, luggage| beyond.relocate(server, to, luggage)));
+        }
         let mut moved = self.drive(cx, scratch)?;
         moved |= self.read_server(cx, scratch)?;
         moved |= self.read_client(cx, scratch)?;
         Ok(moved)
     }
 
+    /// `Ok(true)`: the detour is over.
+    fn away(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<bool, End> {
+        let Place::Away(detour) = &mut self.server else { return Ok(false) };
+        let Poll::Ready(arrived) = detour.as_mut().poll(cx) else { return Ok(false) };
+        let Arrived { server, unread, asides, pid } = arrived?;
+        self.server = Place::Here(server);
+        self.from_server.extend_from_slice(&unread);
+        self.to_client.extend_from_slice(&asides);
+        if let Some(pid) = pid {
+            self.session.moved(pid);
+        }
+        self.feed_server(&[], cx, scratch)?;
+        if !self.from_client.is_empty() {
+            self.feed_client(&[], cx, scratch)?;
+        }
+        Ok(true)
+    }
+
+    /// `true`: the connection is on its way.
+    fn depart(&mut self, detour: impl FnOnce(&mut B, S, Luggage) -> Detour<S>) -> bool {
+        let Some(server) = self.server.take() else { return false };
+        self.server = Place::Away(detour(&mut self.beyond, server, self.session.luggage()));
+        true
+    }
+
+    /// What the session is called to when there is nothing else to do. `Ok(true)`: go on.
+    fn heed(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        self.beyond.register(cx.waker());
+        if matches!(self.server, Place::Away(_)) || self.client_gone {
+            return Ok(false);
+        }
+        match self.beyond.heed(self.is_between_units()) {
+            Heed::Nothing => Ok(false),
+            Heed::Look => Ok(self.depart(|beyond, server, _| beyond.look(server))),
+            Heed::Open => {
+                self.beyond.open(self.session.luggage());
+                Ok(true)
+            }
+            Heed::Move => Ok(self.session.pass_idle()),
+            Heed::Leave(why) => Err(why.into()),
+        }
+    }
+
+    /// Nothing of the session is on its way, in either direction.
+    fn is_between_units(&self) -> bool {
+        let empty = self.from_client.is_empty() && self.from_server.is_empty() && self.to_server.is_empty();
+        empty && self.session.is_between_units()
+    }
+
     /// Write what is left over, and let the session go on with what it waited for.
     fn drive(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<bool, End> {
-        let mut moved = rest(&mut self.server, &mut self.to_server, cx)?;
+        let Place::Here(server) = &mut self.server else { return Ok(false) };
+        let mut moved = rest(server, &mut self.to_server, cx)?;
         if self.close_server && self.to_server.is_empty() {
-            self.close_server = Pin::new(&mut self.server).poll_shutdown(cx)?.is_pending();
+            self.close_server = Pin::new(server).poll_shutdown(cx)?.is_pending();
         }
         if self.client_gone {
             self.to_client.clear();
@@ -223,8 +373,9 @@ where
         if !self.session.wants_server() || !self.to_client.is_empty() && !self.keeps() {
             return Ok(false);
         }
+        let Place::Here(server) = &mut self.server else { return Ok(false) };
         let mut read = std::mem::take(&mut scratch.read);
-        let result = match poll_read(&mut self.server, &mut read, cx) {
+        let result = match poll_read(server, &mut read, cx) {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(0)) if self.client_gone => Err(End::Client),
             Poll::Ready(Ok(0)) => Err(End::Server),
@@ -287,7 +438,10 @@ where
 
     /// Write both outputs; what a peer does not take at once stays with the connection.
     fn send(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<(), End> {
-        write(&mut self.server, &mut scratch.to_server, &mut self.to_server, cx)?;
+        match &mut self.server {
+            Place::Here(server) => write(server, &mut scratch.to_server, &mut self.to_server, cx)?,
+            _ => self.to_server.unsplit(scratch.to_server.split()),
+        }
         if self.client_gone {
             scratch.to_client.clear();
         } else if self.keeps() {
@@ -326,7 +480,7 @@ where
             && patience.as_mut().poll_ready(cx)
         {
             self.patience = None;
-            self.abandoned.cancel();
+            self.beyond.cancel();
         }
         if !self.stopping && self.stop.as_mut().poll_ready(cx) {
             self.stopping = true;
@@ -351,6 +505,11 @@ where
             End::Fault(fault) => {
                 tracing::warn!(%fault, "a session could not go on");
                 wire::error_response(&mut out, "FATAL", "08P01", &format!("tandem: {fault}"), None);
+            }
+            End::Stranded(why) => {
+                tracing::warn!(%why, "a session could not move");
+                let text = format!("terminating connection: {why} (tandem)");
+                wire::error_response(&mut out, "FATAL", "57P01", &text, Some("connect again"));
             }
             End::Io(error) => tracing::debug!(%error, "a connection was lost"),
             End::Client | End::Server => {}

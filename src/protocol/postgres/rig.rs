@@ -12,6 +12,7 @@ use crate::record::Side;
 
 use super::analysis::schema::catalog;
 use super::cache::PlanCache;
+use super::moving::sessions::Sessions;
 use super::shared::{Policy, Schema, Shared};
 
 /// The longest message that is kept.
@@ -27,6 +28,7 @@ pub(crate) fn shared() -> Arc<Shared> {
         policy: policy(),
         life: Arc::new(AtomicU64::new(1)),
         full: std::sync::atomic::AtomicBool::new(false),
+        sessions: Sessions::default(),
         lost: Box::new(|_, _| {}),
     })
 }

@@ -1,8 +1,8 @@
 //! Accepts clients and runs their sessions.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -15,9 +15,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::metrics;
+use crate::record::Side;
 
 use super::client::{Endpoint, ServerConfig, Stream};
-use super::relay::{Abandoned, Relay};
+use super::moving::mover::Ties;
+use super::moving::sessions::{Card, Home, Who};
+use super::relay::Relay;
+use super::servers::Servers;
 use super::session::Session;
 use super::shared::Shared;
 use super::startup::{self, First, Started};
@@ -30,8 +34,10 @@ const TLS_HANDSHAKE: u8 = 0x16;
 pub struct Front {
     /// What sessions share.
     pub shared: Arc<Shared>,
-    /// The primary; user and password are the clients' own.
-    pub server: ServerConfig,
+    /// Both sides, and who clients are there when tandem logs in for them.
+    pub(super) servers: Arc<Servers>,
+    /// Sessions that used types whose oids differ are closed at a switch.
+    pub closes_types: bool,
     /// TLS towards clients.
     pub tls: Option<TlsAcceptor>,
     /// Clients without TLS are refused.
@@ -48,9 +54,19 @@ pub struct Front {
     pub elsewhere: Arc<DashSet<String>>,
 }
 
-/// Cancel keys of running sessions and the server that each belongs to. The keys are the servers' own.
+/// Running sessions by the cancel keys that their clients were given, which are those of their first servers.
 #[derive(Clone, Default)]
-pub struct Cancels(Arc<DashMap<Vec<u8>, Endpoint>>);
+pub struct Cancels(Arc<DashMap<Vec<u8>, Weak<Card>>>);
+
+impl Cancels {
+    fn enter(&self, key: Vec<u8>, card: &Arc<Card>) {
+        self.0.insert(key, Arc::downgrade(card));
+    }
+
+    pub(super) fn forget(&self, card: &Card) {
+        self.0.remove(&card.key);
+    }
+}
 
 /// Accept until stopped; returns when the last session is over. New clients are refused from the moment of the stop.
 pub async fn serve(listener: TcpListener, front: Arc<Front>, stop: CancellationToken) {
@@ -76,7 +92,7 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>, stop: CancellationT
     sessions.wait().await;
 }
 
-type LoggedIn = Relay<Stream, Stream, Cancel>;
+type LoggedIn = Relay<Stream, Stream, Ties>;
 
 struct Counted(Arc<AtomicUsize>);
 
@@ -108,17 +124,25 @@ async fn login(
     stop: CancellationToken,
 ) -> Result<Option<Box<LoggedIn>>, startup::Error> {
     let Some((mut client, first)) = greet(client, front).await? else { return Ok(None) };
-    let Some((mut server, endpoint)) = reach(&mut client, &first, front, clients).await? else { return Ok(None) };
+    let elsewhere = elsewhere(&first.packet, &front.servers.of(Side::Origin).database);
+    // The databases that are not mirrored stay where they are. For the others the gate says which side answers.
+    let side = match elsewhere {
+        Some(_) => Side::Origin,
+        None => front.shared.gate.route_when_open().await.primary,
+    };
+    let Some((mut server, endpoint)) = reach(&mut client, &first, front, side, clients).await? else { return Ok(None) };
     server.write_all(&first.packet).await?;
     server.flush().await?;
-    let started = timeout(front.login_timeout, startup::relay(&mut client, &mut server, front.server.hosts.len() > 1))
-        .await
-        .map_err(timed_out)??;
+    let primary = front.servers.of(side).hosts.len() > 1;
+    let started =
+        timeout(front.login_timeout, startup::relay(&mut client, &mut server, primary)).await.map_err(timed_out)??;
     metrics::CLIENTS_TOTAL.counter(&[("wire", "postgres")]).increment(1);
-    let session = session(&first, &started, front);
-    front.cancels.0.insert(started.key.clone(), endpoint.clone());
-    let abandoned = Cancel { key: started.key, endpoint, front: front.clone() };
-    Ok(Some(Box::new(Relay::new(client, server, session, abandoned, stop))))
+    let (session, card) =
+        session(&first, &started, Home { side, endpoint, key: started.key.clone() }, elsewhere, front);
+    front.shared.sessions.enter(&card);
+    front.cancels.enter(started.key, &card);
+    let ties = Ties::new(front.clone(), card);
+    Ok(Some(Box::new(Relay::new(client, server, session, ties, stop))))
 }
 
 /// The first messages: encryption, then a cancel, which is done here, or what begins a session.
@@ -169,6 +193,7 @@ async fn reach(
     client: &mut Stream,
     first: &First,
     front: &Front,
+    side: Side,
     clients: usize,
 ) -> Result<Option<(Stream, Endpoint)>, startup::Error> {
     if first.code >> 16 != 3 {
@@ -179,7 +204,7 @@ async fn reach(
         let hint = Some("raise limits.connections in tandem's configuration");
         return refuse(client, "53300", "sorry, too many clients already (tandem)", hint).await.map(|()| None);
     }
-    let server = front.shared.catalog.primary_first(&front.server);
+    let server = front.servers.primary_first(side, &front.shared.catalog);
     match Stream::dial(&server).await {
         Ok(dialed) => {
             if server.hosts.first() != Some(&dialed.1) {
@@ -196,23 +221,40 @@ async fn reach(
     }
 }
 
-fn session(first: &First, started: &Started, front: &Front) -> Session {
+fn session(
+    first: &First,
+    started: &Started,
+    home: Home,
+    elsewhere: Option<String>,
+    front: &Front,
+) -> (Session, Arc<Card>) {
     let mut session = Session::new(front.shared.clone(), started.pid);
-    if is_replication(&first.packet) {
+    let raw = is_replication(&first.packet);
+    if raw {
         session.pass_through();
     }
-    if let Some(database) = elsewhere(&first.packet, &front.server.database) {
+    let stays = elsewhere.is_some();
+    if let Some(database) = elsewhere {
         session.leave_uncaptured();
         metrics::SESSIONS_UNCAPTURED_TOTAL.counter(&[("wire", "postgres")]).increment(1);
         if front.elsewhere.insert(database.clone()) {
-            let mirrored = &front.server.database;
+            let mirrored = &front.servers.of(Side::Origin).database;
             tracing::warn!(database, mirrored, "clients of another database than origin's are not mirrored");
         }
     }
     for (name, value) in &started.parameters {
         session.set_parameter(name, value);
     }
-    session
+    let text =
+        |name| parameter(&first.packet, name).map(|it| String::from_utf8_lossy(it).into_owned()).unwrap_or_default();
+    let who = Who { user: text(b"user"), application: text(b"application_name") };
+    let encoding = started.parameters.iter().find(|(name, _)| name == b"client_encoding");
+    let encoding = encoding.map(|(_, value)| String::from_utf8_lossy(value)).unwrap_or_default();
+    let side = home.side;
+    let card = Card::new(who, first.packet[..].into(), encoding.into(), (stays, raw), started.pid, home);
+    let card = Arc::new(card);
+    session.belongs_to(side, card.clone());
+    (session, card)
 }
 
 /// `replication=..` in the start-up packet: a walsender speaks another dialect; it is passed through.
@@ -238,28 +280,17 @@ fn parameter<'a>(packet: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     found
 }
 
-/// How a session ends the statement of a client that is gone; its key is forgotten with it.
-struct Cancel {
-    key: Vec<u8>,
-    endpoint: Endpoint,
-    front: Arc<Front>,
-}
-
-impl Abandoned for Cancel {
-    fn cancel(&mut self) {
-        let packet = cancel_packet(&self.key);
-        let (endpoint, front) = (self.endpoint.clone(), self.front.clone());
-        tokio::spawn(async move {
-            if let Err(error) = send_cancel(&packet, &endpoint, &front.server).await {
-                tracing::warn!(%error, "a statement whose client hung up could not be cancelled");
-            }
-        });
-    }
-}
-
-impl Drop for Cancel {
-    fn drop(&mut self) {
-        self.front.cancels.0.remove(&self.key);
+impl Front {
+    /// Cancel what a session's server does for it.
+    pub(super) async fn send_cancel(&self, home: &Home) -> io::Result<()> {
+        let config = ServerConfig { hosts: vec![home.endpoint.clone()], ..(**self.servers.of(home.side)).clone() };
+        let (mut stream, _) = Stream::dial(&config).await.map_err(io::Error::other)?;
+        stream.write_all(&cancel_packet(&home.key)).await?;
+        stream.flush().await?;
+        // The server closes when the signal was sent.
+        let mut end = [0; 1];
+        let _ = timeout(Duration::from_secs(10), stream.read(&mut end)).await;
+        Ok(())
     }
 }
 
@@ -268,25 +299,15 @@ fn cancel_packet(key: &[u8]) -> Vec<u8> {
     [&len.to_be_bytes()[..], &CANCEL_REQUEST.to_be_bytes(), key].concat()
 }
 
-/// A CancelRequest goes to the server that gave the key, as it came. An unknown key goes nowhere.
+/// A CancelRequest goes to the server that the session has now. An unknown key goes nowhere.
 async fn cancel(first: &First, front: &Arc<Front>) -> Result<(), startup::Error> {
-    let key = first.packet.get(8..).unwrap_or_default().to_vec();
-    let Some(endpoint) = front.cancels.0.get(&key).map(|entry| entry.value().clone()) else {
+    let key = first.packet.get(8..).unwrap_or_default();
+    let Some(card) = front.cancels.0.get(key).and_then(|entry| entry.value().upgrade()) else {
         tracing::debug!("a cancel request for no session of ours");
         return Ok(());
     };
-    send_cancel(&first.packet, &endpoint, &front.server).await.map_err(startup::Error::Io)
-}
-
-async fn send_cancel(packet: &[u8], endpoint: &Endpoint, server: &ServerConfig) -> io::Result<()> {
-    let config = ServerConfig { hosts: vec![endpoint.clone()], ..server.clone() };
-    let (mut stream, _) = Stream::dial(&config).await.map_err(io::Error::other)?;
-    stream.write_all(packet).await?;
-    stream.flush().await?;
-    // The server closes when the signal was sent.
-    let mut end = [0; 1];
-    let _ = timeout(Duration::from_secs(10), stream.read(&mut end)).await;
-    Ok(())
+    let home = card.moving().home.clone();
+    front.send_cancel(&home).await.map_err(startup::Error::Io)
 }
 
 async fn refuse<C: AsyncWrite + Unpin>(

@@ -8,24 +8,26 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::{self, Config, ListenTls, Live};
+use crate::config::{self, Config, ListenTls, Live, TypeOids};
 use crate::cutover::gate::Gate;
 use crate::journal::Journal;
-use crate::record::{Reason, TableId};
+use crate::record::{Reason, Side, TableId};
 
 use super::cache::PlanCache;
 use super::catalog::{Catalog, load};
 use super::client::{self, Client, Endpoint, Host, ServerConfig, SslMode, TargetSession, Tls};
 use super::copier::{Options, PgCopier};
+use super::moving::sessions::Sessions;
 use super::serve::{Cancels, Front};
+use super::servers::Servers;
 use super::shared::{Policy, Schema, Shared};
 
 /// What all listeners of the process serve with.
 pub struct Setup {
     /// What sessions share.
     pub shared: Arc<Shared>,
-    /// The primary, with tandem's own credentials.
-    pub server: ServerConfig,
+    pub(super) servers: Arc<Servers>,
+    closes_types: bool,
     clients_max: usize,
     login_timeout: Duration,
     clients: Arc<AtomicUsize>,
@@ -56,9 +58,9 @@ impl Setup {
         journal: Option<Journal>,
         lost: Lost,
     ) -> Result<Setup, Error> {
-        let server = server_config(&config.origin, config);
+        let servers = Arc::new(Servers::new(config));
         let catalog = match &journal {
-            Some(_) => load_catalog(&server).await?,
+            Some(_) => load_catalog(servers.of(gate.route().primary)).await?,
             None => Catalog::default(),
         };
         let shared = Shared {
@@ -69,17 +71,24 @@ impl Setup {
             policy: policy(config, live),
             life: Arc::new(AtomicU64::new(0)),
             full: AtomicBool::new(false),
+            sessions: Sessions::default(),
             lost,
         };
         Ok(Setup {
             shared: Arc::new(shared),
-            server,
+            servers,
+            closes_types: config.cutover.type_oids == TypeOids::Close,
             clients_max: config.limits.connections,
             login_timeout: config.limits.login_timeout,
             clients: Arc::default(),
             cancels: Cancels::default(),
             elsewhere: Arc::default(),
         })
+    }
+
+    /// A side, with tandem's own credentials.
+    pub fn server(&self, side: Side) -> Arc<ServerConfig> {
+        self.servers.of(side).clone()
     }
 
     /// Labels of every table that is mirrored.
@@ -102,7 +111,8 @@ impl Setup {
     pub fn front(&self, tls: Option<&ListenTls>) -> Result<Front, Error> {
         Ok(Front {
             shared: self.shared.clone(),
-            server: self.server.clone(),
+            servers: self.servers.clone(),
+            closes_types: self.closes_types,
             tls: tls.map(acceptor).transpose()?,
             tls_required: tls.is_some_and(|tls| tls.required),
             clients_max: self.clients_max,

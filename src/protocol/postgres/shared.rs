@@ -15,11 +15,12 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Live, OnDdl, OnFull, OnUncaptured};
 use crate::cutover::gate::Gate;
 use crate::journal::{self, Journal};
-use crate::record::{Reason, RecordBuf, TableId};
+use crate::record::{Reason, RecordBuf, Side, TableId};
 
 use super::cache::PlanCache;
 use super::catalog::{Catalog, load};
 use super::client::{Client, Endpoint, ServerConfig};
+use super::moving::sessions::Sessions;
 use super::plan::Action;
 use super::wire::{Header, WireError};
 
@@ -39,6 +40,8 @@ pub struct Shared {
     pub life: Arc<AtomicU64>,
     /// Somebody waited for room in the journal and there was none.
     pub full: AtomicBool,
+    /// All of them, for the day on which they move.
+    pub(super) sessions: Sessions,
     /// Called with tables whose writes the journal did not take.
     pub lost: Box<dyn Fn(TableId, Reason) + Send + Sync>,
 }
@@ -146,8 +149,8 @@ pub struct Schema {
 struct Inner {
     now: ArcSwap<Catalog>,
     asked: AtomicU64,
-    /// The host that our own connection found to be the primary.
-    host: ArcSwapOption<Endpoint>,
+    /// The host that our own connection found to be the primary, and the side that it is on.
+    host: ArcSwapOption<(Side, Endpoint)>,
     wake: Notify,
     done: watch::Sender<u64>,
 }
@@ -177,11 +180,19 @@ impl Schema {
     }
 
     /// The server with the host first that was found to be the primary: clients that log in by themselves are sent there.
-    pub fn primary_first<'a>(&self, server: &'a ServerConfig) -> Cow<'a, ServerConfig> {
-        match &*self.inner.host.load() {
-            Some(host) if server.hosts.first() != Some(&**host) => Cow::Owned(server.preferring(host)),
+    pub fn primary_first<'a>(&self, side: Side, server: &'a ServerConfig) -> Cow<'a, ServerConfig> {
+        match self.inner.host.load().as_deref() {
+            Some((found, host)) if *found == side && server.hosts.first() != Some(host) => {
+                Cow::Owned(server.preferring(host))
+            }
             _ => Cow::Borrowed(server),
         }
+    }
+
+    /// Another side is the primary: its catalog takes the place of the old one, and every plan is made anew.
+    pub fn replace(&self, mut catalog: Catalog) {
+        catalog.follow(&self.now());
+        self.inner.now.store(Arc::new(catalog));
     }
 
     /// Something changed: load anew soon.
@@ -206,7 +217,7 @@ impl Schema {
     }
 
     /// Load anew whenever asked, and now and then by itself.
-    pub async fn run(self, server: ServerConfig, stop: CancellationToken) {
+    pub async fn run(self, side: Side, server: Arc<ServerConfig>, stop: CancellationToken) {
         let mut client = None;
         loop {
             let wake = tokio::time::timeout(RELOAD_EVERY, self.inner.wake.notified());
@@ -215,7 +226,7 @@ impl Schema {
                 _ = wake => {}
             }
             let asked = self.inner.asked.load(Ordering::SeqCst);
-            match self.load(&server, &mut client).await {
+            match self.load(side, &server, &mut client).await {
                 Ok(()) => {
                     self.inner.done.send_replace(asked);
                 }
@@ -229,12 +240,12 @@ impl Schema {
         }
     }
 
-    async fn load(&self, server: &ServerConfig, client: &mut Option<Client>) -> anyhow::Result<()> {
+    async fn load(&self, side: Side, server: &ServerConfig, client: &mut Option<Client>) -> anyhow::Result<()> {
         if client.is_none() {
             *client = Some(Client::connect(server).await?);
         }
         let Some(conn) = client else { return Ok(()) };
-        self.inner.host.store(Some(Arc::new(conn.endpoint().clone())));
+        self.inner.host.store(Some(Arc::new((side, conn.endpoint().clone()))));
         let mut catalog = load(conn).await?;
         catalog.follow(&self.now());
         self.inner.now.store(Arc::new(catalog));

@@ -14,6 +14,7 @@ mod reach;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod schema;
 mod target;
+mod traces;
 mod utility;
 mod write;
 
@@ -24,7 +25,7 @@ use pg_query::protobuf::{self, CommonTableExpr, RawStmt, SelectStmt, WithClause}
 
 use super::catalog::Catalog;
 use super::lexer::{Kind, Reading, Tokens};
-use super::plan::{Action, Counted, Evident, Script, Statement};
+use super::plan::{Action, Counted, Evident, Script, Statement, Traces};
 
 use reach::Reach;
 
@@ -59,7 +60,7 @@ pub fn analyze(text: &[u8], tokens: &Tokens, catalog: &Catalog) -> Script {
 
 fn opaque(tokens: &Tokens, why: &str) -> Statement {
     let action = Action::Opaque(Counted { dirty: Vec::new(), why: why.to_owned() });
-    Statement { tokens: 0..tokens.list().len(), params: 0, read: false, action }
+    Statement { tokens: 0..tokens.list().len(), params: 0, read: false, traces: Traces::ANY, action }
 }
 
 fn parse(text: &[u8], tokens: &Tokens) -> Result<protobuf::ParseResult, &'static str> {
@@ -137,7 +138,8 @@ impl Scope<'_> {
         }
         let action = self.action(node);
         let read = matches!((node, &action), (NodeEnum::SelectStmt(select), Action::Pass) if reads_only(select));
-        Some(Statement { tokens: self.span.clone(), params: self.params(), read, action })
+        let traces = self.traces(node, &action);
+        Some(Statement { tokens: self.span.clone(), params: self.params(), read, traces, action })
     }
 
     fn action(&mut self, node: &NodeEnum) -> Action {

@@ -19,11 +19,13 @@ mod row;
 mod stream;
 
 use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 
 pub use config::{
@@ -97,7 +99,22 @@ pub struct Client {
     /// Which of them, counted from 1, nobody waits for: see [`Client::put_keepalive`], [`Client::put_unwaited`].
     unwaited: VecDeque<u64>,
     prepared: Prepared,
+    /// What the server said unasked, as it came, where somebody wants it: see [`Client::keep_asides`].
+    asides: Option<BytesMut>,
 }
+
+/// A connection given back to whoever moves its bytes.
+pub struct Released {
+    /// The socket.
+    pub stream: Stream,
+    /// What was read and not looked at.
+    pub unread: BytesMut,
+    /// Notifications and changed parameters that came meanwhile, as they came.
+    pub asides: BytesMut,
+}
+
+/// More than this was never said unasked between two questions.
+const ASIDES_BYTES_MAX: usize = 16 << 20;
 
 impl Client {
     /// Connect to the first host of the list that lets us in and will do.
@@ -132,28 +149,79 @@ impl Client {
     }
 
     async fn enter(config: &Arc<ServerConfig>, endpoint: &Endpoint, attempt: Attempt) -> Result<Client, Error> {
-        let mut client = Client {
-            stream: Stream::open(config, endpoint, attempt).await?,
-            input: BytesMut::with_capacity(READ_BYTES),
+        let stream = Stream::open(config, endpoint, attempt).await?;
+        let mut client = Client::over(stream, config.clone(), endpoint.clone(), attempt);
+        client.ready_put = 1;
+        client.start_up().await?;
+        if config.target_session == TargetSession::ReadWrite {
+            client.check_writable().await?;
+        }
+        Ok(client)
+    }
+
+    fn over(stream: Stream, config: Arc<ServerConfig>, endpoint: Endpoint, attempt: Attempt) -> Client {
+        Client {
+            stream,
+            input: BytesMut::new(),
             out: BytesMut::new(),
-            config: Arc::clone(config),
-            endpoint: endpoint.clone(),
+            config,
+            endpoint,
             attempt,
             pid: 0,
             cancel_key: Bytes::new(),
             parameters: HashMap::new(),
             tag: Bytes::new(),
             status: b'I',
-            ready_put: 1,
+            ready_put: 0,
             ready_got: 0,
             unwaited: VecDeque::new(),
             prepared: Prepared::default(),
-        };
-        client.start_up().await?;
-        if config.target_session == TargetSession::ReadWrite {
-            client.check_writable().await?;
+            asides: None,
         }
-        Ok(client)
+    }
+
+    /// Speak for a moment on a connection that somebody else logged in, and whose every question was answered.
+    /// [`Client::release`] gives it back.
+    pub fn adopt(stream: Stream, config: Arc<ServerConfig>, endpoint: Endpoint) -> Client {
+        let mut client = Client::over(stream, config, endpoint, Attempt::Plain);
+        client.keep_asides();
+        client
+    }
+
+    /// From now on keep what the server says unasked, but for notices: it is for whoever gets the connection.
+    pub fn keep_asides(&mut self) {
+        self.asides.get_or_insert_default();
+    }
+
+    /// Give the connection to whoever moves its bytes from now on.
+    pub fn release(self) -> Released {
+        Released { stream: self.stream, unread: self.input, asides: self.asides.unwrap_or_default() }
+    }
+
+    /// Is the server still there, as far as is known without asking it? What it said is read.
+    pub fn is_alive(&mut self) -> bool {
+        let mut probe = [0; 1024];
+        loop {
+            let mut buf = ReadBuf::new(&mut probe);
+            let mut cx = Context::from_waker(Waker::noop());
+            match Pin::new(&mut self.stream).poll_read(&mut cx, &mut buf) {
+                Poll::Pending => return true,
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() && self.input.len() < ASIDES_BYTES_MAX => {
+                    self.input.extend_from_slice(buf.filled());
+                }
+                Poll::Ready(_) => return false,
+            }
+        }
+    }
+
+    /// Settings that the server reported.
+    pub fn parameters(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// What a CancelRequest for this connection carries: process and key.
+    pub fn cancel_key(&self) -> Vec<u8> {
+        [&self.pid.to_be_bytes()[..], &self.cancel_key].concat()
     }
 
     async fn start_up(&mut self) -> Result<(), Error> {
@@ -362,8 +430,12 @@ impl Client {
         loop {
             let message = self.read_message().await?;
             match message.kind {
-                back::NOTICE_RESPONSE | back::NOTIFICATION_RESPONSE => continue,
-                back::PARAMETER_STATUS => self.note_parameter(&message.body)?,
+                back::NOTICE_RESPONSE => continue,
+                back::NOTIFICATION_RESPONSE => self.note_aside(&message)?,
+                back::PARAMETER_STATUS => {
+                    self.note_aside(&message)?;
+                    self.note_parameter(&message.body)?;
+                }
                 back::READY_FOR_QUERY if self.note_ready(&message.body)? => return Ok(message),
                 back::READY_FOR_QUERY => (),
                 back::ERROR_RESPONSE => {
@@ -426,6 +498,16 @@ impl Client {
         Ok(!unwaited)
     }
 
+    fn note_aside(&mut self, said: &Message) -> Result<(), WireError> {
+        let Some(asides) = &mut self.asides else { return Ok(()) };
+        let len = asides.len() + said.body.len();
+        if len > ASIDES_BYTES_MAX {
+            return Err(WireError::TooLarge { kind: char::from(said.kind), len, limit: ASIDES_BYTES_MAX });
+        }
+        wire::message(asides, said.kind, |b| b.extend_from_slice(&said.body));
+        Ok(())
+    }
+
     fn note_parameter(&mut self, body: &[u8]) -> Result<(), WireError> {
         let mut fields = Fields::new(back::PARAMETER_STATUS, body);
         let name = String::from_utf8_lossy(fields.cstr()?).into_owned();
@@ -441,7 +523,12 @@ impl Client {
 
     /// Put a simple Query.
     pub fn put_query(&mut self, sql: &str) {
-        wire::query(&mut self.out, sql.as_bytes());
+        self.put_query_bytes(sql.as_bytes());
+    }
+
+    /// Put a simple Query in the connection's own encoding.
+    pub fn put_query_bytes(&mut self, sql: &[u8]) {
+        wire::query(&mut self.out, sql);
         self.ready_put += 1;
     }
 

@@ -29,9 +29,26 @@ struct Peers {
 #[derive(Clone, Default)]
 struct Cancelled(std::sync::Arc<AtomicUsize>);
 
-impl Abandoned for Cancelled {
+impl Beyond<DuplexStream> for Cancelled {
     fn cancel(&mut self) {
         self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn register(&self, _: &Waker) {}
+
+    fn heed(&mut self, _: bool) -> Heed {
+        Heed::Nothing
+    }
+
+    fn look(&mut self, server: DuplexStream) -> Detour<DuplexStream> {
+        let (unread, asides) = (BytesMut::new(), BytesMut::new());
+        Box::pin(async move { Ok(Arrived { server, unread, asides, pid: None }) })
+    }
+
+    fn open(&mut self, _: Luggage) {}
+
+    fn relocate(&mut self, _: DuplexStream, _: Side, _: Luggage) -> Detour<DuplexStream> {
+        Box::pin(async { Err(Stranded::Unreachable("nobody moves here".into())) })
     }
 }
 

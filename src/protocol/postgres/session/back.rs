@@ -124,6 +124,7 @@ impl Session {
 
     /// RowDescription or NoData: of a Describe, or the head of a simple Query's rows.
     fn description(&mut self, kind: u8, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
+        self.note_types(kind, &whole[HEADER..]);
         let view = match self.expects.front() {
             Some(Expect::Describe { .. }) => match self.expects.pop_front() {
                 Some(Expect::Describe { view }) => view,
@@ -269,7 +270,8 @@ impl Session {
                 self.front_group().schema |= schema;
             }
             Effect::Prepared { name, inner, types, text } => {
-                self.statements.put_sql(name, super::statements::SqlPrepared { inner, types, text });
+                let serial = self.statements.next_serial();
+                self.statements.put_sql(name, super::statements::SqlPrepared { inner, types, text, serial });
             }
             Effect::Deallocated { name } => self.statements.deallocate(name.as_deref()),
             Effect::Schema => self.front_group().schema = true,

@@ -10,7 +10,7 @@ use crate::protocol::postgres::catalog::Catalog;
 use crate::protocol::postgres::evident::{self, Arguments, NoParams, Param, Params, Source};
 use crate::protocol::postgres::key::{self, Returned};
 use crate::protocol::postgres::lexer::Tokens;
-use crate::protocol::postgres::plan::{Action, Asked, CopyIn, Counted, Evident, Script, Statement};
+use crate::protocol::postgres::plan::{Action, Asked, CopyIn, Counted, Evident, Script, Statement, Traces};
 use crate::protocol::postgres::shared::Shared;
 use crate::protocol::postgres::wire::{Fields, WireError, back, front};
 use crate::record::{Reason, RecordBuf, TableId};
@@ -31,7 +31,7 @@ fn too_long(catalog: &Catalog) -> Arc<Script> {
     let tables = catalog.tables();
     let why = "a statement longer than limits.statement_bytes".to_owned();
     let action = Action::Opaque(Counted { dirty: tables.map(|table| table.id).collect(), why });
-    let statements = vec![Statement { tokens: 0..0, params: 0, read: false, action }];
+    let statements = vec![Statement { tokens: 0..0, params: 0, read: false, traces: Traces::ANY, action }];
     Arc::new(Script { statements, epoch: catalog.epoch, exact: true, whole: true })
 }
 
@@ -260,7 +260,7 @@ impl Session {
         let of_script = |script: &Script, text: &dyn Fn() -> Bytes| {
             let each = script.statements.iter().filter_map(|statement| match &statement.action {
                 Action::Prepare { name: other, inner, types } if other == name => {
-                    Some(SqlPrepared { inner: inner.clone(), types: types.clone(), text: text() })
+                    Some(SqlPrepared { inner: inner.clone(), types: types.clone(), text: text(), serial: 0 })
                 }
                 _ => None,
             });
@@ -274,7 +274,7 @@ impl Session {
                     if other == name =>
                 {
                     let (inner, types, text) = (inner.clone(), types.clone(), text.clone());
-                    meant.push(SqlPrepared { inner, types, text });
+                    meant.push(SqlPrepared { inner, types, text, serial: 0 });
                 }
                 _ => {}
             }
@@ -290,7 +290,7 @@ impl Session {
         args: &[Option<crate::protocol::postgres::plan::Operand>],
         meant: SqlPrepared,
     ) {
-        let SqlPrepared { inner, types, text: prepared_text } = meant;
+        let SqlPrepared { inner, types, text: prepared_text, .. } = meant;
         let mut tokens = Tokens::default();
         tokens.lex(&prepared_text, self.dialect);
         // The schema may have changed since it was prepared.
@@ -482,6 +482,11 @@ impl<'a> BindParams<'a> {
             let takes = self.types.len().max(usize::from(statement.params));
             matches!(statement.action, Action::Evident(_) | Action::Asked(_)) && self.values.len() != takes
         })
+    }
+
+    /// Each value; `None` is NULL.
+    pub(super) fn each(&self) -> &[Option<&'a [u8]>] {
+        &self.values
     }
 
     /// Parameter formats and values, as they came.

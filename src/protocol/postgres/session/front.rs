@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes};
 
 use crate::protocol::postgres::copy_stream::CopyStream;
-use crate::protocol::postgres::plan::{Action, CopyIn, Script, Statement};
+use crate::protocol::postgres::plan::{Action, CopyIn, Script, Statement, Traces};
 use crate::protocol::postgres::wire::{self, Fields, HEADER, Header, WireError, front};
 use crate::record::Reason;
 
@@ -62,12 +62,12 @@ impl Session {
         if self.pass.is_some() || no_unit {
             return true;
         }
-        self.pass = self.slot.try_enter();
-        if self.pass.is_none() {
-            let slot = self.slot.clone();
-            self.wait = Wait::Gate(Box::pin(async move { slot.enter().await }));
+        if let Some(pass) = self.slot.try_enter() {
+            return self.entered(pass);
         }
-        self.pass.is_some()
+        let slot = self.slot.clone();
+        self.wait = Wait::Gate(Box::pin(async move { slot.enter().await }));
+        false
     }
 
     fn stream_front(&mut self, input: &[u8], out: &mut Out<'_>) -> Result<usize, Fault> {
@@ -134,6 +134,7 @@ impl Session {
             return Ok(false);
         }
         let script = self.askable(script);
+        script.statements.iter().for_each(|statement| self.leave_traces(text, statement));
         let pieces = self.can_be_pieces(&script, text);
         if pieces && needs_pieces(&script) {
             return self.begin_pieces(text, script);
@@ -214,6 +215,7 @@ impl Session {
         let name = fields.cstr().map_err(Fault::Client)?;
         let text = fields.cstr().map_err(Fault::Client)?;
         let types = declared(&mut fields).map_err(Fault::Client)?;
+        self.note_declared(&types);
         let Some(script) = self.plan(text)? else { return Ok(false) };
         if self.ask_path(&script, out) || self.ask_names(&script, out) {
             return Ok(false);
@@ -231,7 +233,8 @@ impl Session {
         // Kept whatever the plan is: a schema change may turn a read into a write.
         let text = Bytes::copy_from_slice(text);
         let asked = asked.then(|| script.clone());
-        let prepared = Prepared { script, text, types: types.into(), asked, twin: false };
+        let serial = self.statements.next_serial();
+        let prepared = Prepared { script, text, types: types.into(), asked, twin: false, serial };
         if taken {
             self.expect(Expect::Parse { shown: true, undo: Undo::Nothing });
             wire::bare(out.to_server, front::FLUSH);
@@ -267,6 +270,7 @@ impl Session {
             return Ok(self.forward(whole, out, Expect::Bind { shown: true, undo }));
         }
         self.captured_under(prepared.script.epoch);
+        self.leave_bound(&prepared, params.each());
         let evident = self.capture_bind(&prepared, &params)?;
         let carries = prepared.carries();
         let instead = !carries && (prepared.twin || !evident);
@@ -391,6 +395,7 @@ impl Session {
         };
         let Some(prepared) = portal.statement else {
             self.unknown_write("a statement that tandem did not see prepared");
+            self.leave(Traces::ANY);
             return self.execute_committing(whole, out, None);
         };
         if let Some(refusal) = self.refusal(&prepared.text, &prepared.script) {
@@ -498,6 +503,7 @@ impl Session {
 
     fn function(&mut self, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
         self.unknown_write("a function called by the fast path");
+        self.leave(Traces::ANY);
         if !self.asked_answered(out) || !self.append()? {
             return Ok(false);
         }
@@ -623,7 +629,7 @@ const REFUSAL: &[u8] = b"tandem refusal";
 const TWIN: &[u8] = b"tandem twin";
 
 /// Parse of a text with our RETURNING in it.
-fn put_spliced(out: &mut Out<'_>, name: &[u8], (head, suffix, tail): (&[u8], &str, &[u8]), types: &[u32]) {
+pub(super) fn put_spliced(out: &mut Out<'_>, name: &[u8], (head, suffix, tail): (&[u8], &str, &[u8]), types: &[u32]) {
     wire::message(out.to_server, front::PARSE, |b| {
         wire::cstr(b, name);
         b.extend_from_slice(head);

@@ -38,6 +38,7 @@ pub mod storm;
 #[cfg(test)]
 mod tests;
 mod tickets;
+mod traces;
 
 use std::collections::{HashSet, VecDeque};
 use std::future::Future;
@@ -50,10 +51,11 @@ use bytes::{Bytes, BytesMut};
 
 use crate::cutover::gate::{Pass, Slot};
 use crate::journal::{self, Outcome};
-use crate::record::{Backend, Item, RecordBuf, TableId};
+use crate::record::{Backend, Item, RecordBuf, Side, TableId};
 
 use super::copy_stream::CopyStream;
 use super::lexer::{Dialect, Tokens};
+use super::moving::sessions::Card;
 use super::plan::{Action, Asked, Script, Statement};
 use super::shared::Shared;
 use super::wire::WireError;
@@ -101,6 +103,8 @@ enum Wait {
     Nothing,
     /// The gate.
     Gate(Pin<Box<dyn Future<Output = Pass> + Send>>),
+    /// Another server: the primary behind the gate is on this side.
+    Move(Side),
     /// Answers with keys, before a message that could commit.
     Keys,
     /// The answer to a Parse that may be refused because its name is taken.
@@ -220,6 +224,12 @@ pub struct Session {
     gave_up: bool,
     /// Works on tables that our catalog does not have.
     uncaptured: bool,
+    /// Where its server is; `None`: it never moves.
+    side: Option<Side>,
+    /// How others see it.
+    card: Option<Arc<Card>>,
+    /// It was told of types whose oids are its server's own.
+    user_types: bool,
 }
 
 impl Session {
@@ -276,6 +286,9 @@ impl Session {
             odd_names: false,
             hot_cursor: false,
             uncaptured: false,
+            side: None,
+            card: None,
+            user_types: false,
         }
     }
 
@@ -333,8 +346,7 @@ impl Session {
         match &mut self.wait {
             Wait::Gate(entering) => {
                 if let Poll::Ready(pass) = entering.as_mut().poll(cx) {
-                    self.pass = Some(pass);
-                    self.wait = Wait::Nothing;
+                    self.entered(pass);
                     moved = true;
                 }
             }
@@ -361,7 +373,7 @@ impl Session {
                 self.wait = Wait::Nothing;
                 moved = true;
             }
-            Wait::Nothing | Wait::Keys | Wait::Parse(..) | Wait::Answers => {}
+            Wait::Nothing | Wait::Move(_) | Wait::Keys | Wait::Parse(..) | Wait::Answers => {}
         }
         if self.pieces.is_some() && matches!(self.wait, Wait::Nothing) {
             moved |= self.run_pieces(out)?;

@@ -21,6 +21,8 @@ pub(super) struct Prepared {
     pub(super) asked: Option<Arc<Script>>,
     /// The server's text asks for the wrong key, or for none: a statement that asks rightly is bound in its place.
     pub(super) twin: bool,
+    /// Tells it from others of its name.
+    pub(super) serial: u64,
 }
 
 impl Prepared {
@@ -36,6 +38,8 @@ pub(super) struct SqlPrepared {
     pub(super) inner: Arc<Statement>,
     pub(super) types: Vec<u32>,
     pub(super) text: Bytes,
+    /// Tells it from others of its name.
+    pub(super) serial: u64,
 }
 
 /// A portal: what it will do when executed.
@@ -80,9 +84,26 @@ pub(super) struct Statements {
     sql: HashMap<String, SqlPrepared>,
     unnamed_portal: Option<Portal>,
     portals: HashMap<Bytes, Portal>,
+    serial: u64,
 }
 
 impl Statements {
+    /// Each statement has its own.
+    pub(super) fn next_serial(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+
+    /// Those with a name.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&Bytes, &Prepared)> {
+        self.named.iter()
+    }
+
+    /// Those of SQL.
+    pub(super) fn all_sql(&self) -> impl Iterator<Item = (&String, &SqlPrepared)> {
+        self.sql.iter()
+    }
+
     pub(super) fn get(&self, name: &[u8]) -> Option<&Prepared> {
         if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) }
     }

@@ -1,0 +1,318 @@
+//! What one session does when it is called, and when it finds another primary behind the gate.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Waker;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::AsyncWriteExt;
+use tokio::time::{sleep, timeout};
+
+use crate::protocol::postgres::client::{Client, Error, Released, Stream};
+use crate::protocol::postgres::plan::Traces;
+use crate::protocol::postgres::relay::{Arrived, Beyond, Heed, Stranded};
+use crate::protocol::postgres::serve::Front;
+use crate::protocol::postgres::wire::{self, front};
+use crate::record::Side;
+
+use super::Luggage;
+use super::sessions::{Call, Card, Home, Opening};
+use super::standby::{self, Standby};
+use super::state;
+
+/// A server that says nothing for so long when a session is looked at is taken for gone.
+const LOOK_MAX: Duration = Duration::from_secs(10);
+/// How long a session tries to reach the new primary before its client is told.
+const MOVE_MAX: Duration = Duration::from_secs(15);
+/// Between two attempts.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// What ties one session to the rest of the process.
+pub(crate) struct Ties {
+    front: Arc<Front>,
+    card: Arc<Card>,
+    /// The call that was done with.
+    seen: u64,
+    /// The call for which a second connection was opened.
+    opened: u64,
+}
+
+impl Ties {
+    pub(crate) fn new(front: Arc<Front>, card: Arc<Card>) -> Ties {
+        let seen = front.shared.sessions.number();
+        Ties { front, card, seen, opened: 0 }
+    }
+
+    /// Of a call to get ready. `idle`: between two units.
+    fn heed_prepare(&mut self, number: u64, side: Side, opens: bool, idle: bool) -> Heed {
+        let sessions = &self.front.shared.sessions;
+        if self.card.stays || self.card.raw || self.card.moving().home.side == side {
+            self.seen = number;
+            sessions.looked(&self.card, number);
+            sessions.answer(&self.card, number, Ok(()));
+            return Heed::Nothing;
+        }
+        let clean = self.card.traces() == Traces::NONE;
+        if !clean && idle {
+            return Heed::Look;
+        }
+        if opens && self.opened != number {
+            self.opened = number;
+            return Heed::Open;
+        }
+        if clean {
+            self.seen = number;
+            sessions.looked(&self.card, number);
+        }
+        Heed::Nothing
+    }
+
+    fn heed_move(&mut self, number: u64, side: Side, idle: bool) -> Heed {
+        self.seen = number;
+        if self.card.stays || self.card.moving().home.side == side {
+            Heed::Nothing
+        } else if self.card.raw {
+            Heed::Leave(Stranded::Pinned(self.card.pins()))
+        } else if idle {
+            Heed::Move
+        } else {
+            // Its next unit finds the other primary behind the gate.
+            Heed::Nothing
+        }
+    }
+}
+
+impl Drop for Ties {
+    fn drop(&mut self) {
+        self.front.cancels.forget(&self.card);
+        self.card.leave_for_good();
+    }
+}
+
+impl Beyond<Stream> for Ties {
+    fn cancel(&mut self) {
+        let (home, front) = (self.card.moving().home.clone(), self.front.clone());
+        tokio::spawn(async move {
+            if let Err(error) = front.send_cancel(&home).await {
+                tracing::warn!(%error, "a statement whose client hung up could not be cancelled");
+            }
+        });
+    }
+
+    fn register(&self, waker: &Waker) {
+        self.card.register(waker);
+    }
+
+    fn heed(&mut self, idle: bool) -> Heed {
+        let sessions = &self.front.shared.sessions;
+        if sessions.number() == self.seen {
+            return Heed::Nothing;
+        }
+        let called = sessions.called();
+        match called.what {
+            Call::Rest => {
+                self.seen = called.number;
+                self.card.moving().standby = Opening::Nothing;
+                Heed::Nothing
+            }
+            Call::Prepare(side) => self.heed_prepare(called.number, side, true, idle),
+            Call::Look(side) => self.heed_prepare(called.number, side, false, idle),
+            Call::Move(side) => self.heed_move(called.number, side, idle),
+        }
+    }
+
+    fn look(&mut self, server: Stream) -> Detour {
+        let (front, card) = (self.front.clone(), self.card.clone());
+        Box::pin(async move {
+            let mut client = adopt(server, &front, &card);
+            look(&mut client, &front, &card).await?;
+            let Released { stream, unread, asides } = client.release();
+            Ok(Arrived { server: stream, unread, asides, pid: None })
+        })
+    }
+
+    fn open(&mut self, luggage: Luggage) {
+        let (front, card, number) = (self.front.clone(), self.card.clone(), self.opened);
+        let (made, soon) = tokio::sync::oneshot::channel();
+        self.card.moving().standby = Opening::Soon(soon);
+        tokio::spawn(async move {
+            let opened = open_ahead(&front, &card, &luggage).await;
+            let answer = opened.as_ref().map(|_| ()).map_err(Clone::clone);
+            let _ = made.send(opened);
+            front.shared.sessions.answer(&card, number, answer);
+        });
+    }
+
+    fn relocate(&mut self, server: Stream, to: Side, luggage: Luggage) -> Detour {
+        let (front, card) = (self.front.clone(), self.card.clone());
+        Box::pin(async move {
+            let moved = relocate(server, to, &luggage, &front, &card);
+            timeout(MOVE_MAX + LOOK_MAX, moved).await.unwrap_or(Err(Stranded::Unreachable("it does not answer".into())))
+        })
+    }
+}
+
+type Detour = Pin<Box<dyn Future<Output = Result<Arrived<Stream>, Stranded>> + Send>>;
+
+fn adopt(server: Stream, front: &Front, card: &Card) -> Client {
+    let home = card.moving().home.clone();
+    Client::adopt(server, front.servers.of(home.side).clone(), home.endpoint)
+}
+
+/// Read what the session has, on its own connection.
+async fn look(client: &mut Client, front: &Front, card: &Card) -> Result<(), Stranded> {
+    card.take_traces();
+    let reading = state::read(client, &front.shared.sessions.customs, &card.who.user);
+    let state = match timeout(LOOK_MAX, reading).await {
+        Ok(read) => read.map_err(lost)?,
+        Err(_) => return Err(Stranded::Lost(io::ErrorKind::TimedOut.into())),
+    };
+    card.moving().state = state;
+    Ok(())
+}
+
+fn lost(error: Error) -> Stranded {
+    Stranded::Lost(io::Error::other(error))
+}
+
+async fn open_ahead(front: &Front, card: &Card, luggage: &Luggage) -> Result<Box<Standby>, String> {
+    let turns = front.shared.sessions.turns.clone();
+    let _turn = turns.acquire_owned().await;
+    let side = card.moving().home.side.other();
+    let mut standby = open(front, card, side).await.map_err(|error| error.to_string())?;
+    let state = card.moving().state.clone();
+    standby.follow(&state, luggage).await.map_err(|error| error.to_string())?;
+    match standby.refused.first() {
+        None => Ok(standby),
+        Some(what) => Err(what.clone()),
+    }
+}
+
+async fn open(front: &Front, card: &Card, side: Side) -> Result<Box<Standby>, Error> {
+    let config = front.servers.for_client(side, card, &front.shared.catalog);
+    Ok(Box::new(Standby::open(&config).await?))
+}
+
+async fn relocate(
+    server: Stream,
+    to: Side,
+    luggage: &Luggage,
+    front: &Arc<Front>,
+    card: &Arc<Card>,
+) -> Result<Arrived<Stream>, Stranded> {
+    let mut old = adopt(server, front, card);
+    let looks = luggage.chained || card.traces() != Traces::NONE || card.moving().state.listens();
+    let modes = if luggage.chained { Some(end_chained(&mut old).await.map_err(lost)?) } else { None };
+    if looks {
+        look(&mut old, front, card).await?;
+    }
+    let pins = card.pins();
+    if !pins.is_empty() {
+        return Err(Stranded::Pinned(pins));
+    }
+    if luggage.user_types && front.closes_types && front.shared.sessions.types_differ.load(Ordering::Relaxed) {
+        return Err(Stranded::Pinned(vec!["types whose oids differ".to_owned()]));
+    }
+    let mut asides = part_from(old);
+    let mut standby = arrive(to, luggage, front, card).await?;
+    if let Some(modes) = modes {
+        standby.client.simple(&modes).await.map_err(|error| Stranded::Unreachable(error.to_string()))?;
+    }
+    asides.extend_from_slice(&standby::reports(&standby.client));
+    let (pid, key) = (standby.client.pid(), standby.client.cancel_key());
+    let endpoint = standby.client.endpoint().clone();
+    card.moved(pid, Home { side: to, endpoint, key });
+    let Released { stream, unread, asides: more } = standby.client.release();
+    // What it was told about its settings while they were brought over is in the reports.
+    asides.extend_from_slice(&notifications(&more));
+    Ok(Arrived { server: stream, unread, asides, pid: Some(pid) })
+}
+
+/// Say goodbye to the old server without waiting for it; what it told last is the client's.
+fn part_from(old: Client) -> BytesMut {
+    let Released { mut stream, asides, .. } = old.release();
+    tokio::spawn(async move {
+        let mut bye = BytesMut::new();
+        wire::bare(&mut bye, front::TERMINATE);
+        let _ = timeout(LOOK_MAX, async { stream.write_all(&bye).await.and(stream.shutdown().await) }).await;
+    });
+    asides
+}
+
+/// The transaction that AND CHAIN began ends where it is; what begins the same one elsewhere.
+async fn end_chained(old: &mut Client) -> Result<String, Error> {
+    let sql = "SHOW transaction_isolation; SHOW transaction_read_only; SHOW transaction_deferrable; ROLLBACK";
+    let rows = old.simple(sql).await?;
+    let text = |at: usize| rows.get(at).map_or(Ok(String::new()), |row| row.string(0));
+    let access = if text(1)? == "on" { "READ ONLY" } else { "READ WRITE" };
+    let deferrable = if text(2)? == "on" { "DEFERRABLE" } else { "NOT DEFERRABLE" };
+    Ok(format!("BEGIN ISOLATION LEVEL {}, {access}, {deferrable}", text(0)?))
+}
+
+/// The connection that was opened ahead if it is still one, else a new one; with everything that the session has.
+async fn arrive(to: Side, luggage: &Luggage, front: &Front, card: &Card) -> Result<Box<Standby>, Stranded> {
+    let began = tokio::time::Instant::now();
+    let mut ahead = take_standby(card).await;
+    loop {
+        let tried = match ahead.take() {
+            Some(standby) => bring(standby, luggage, card).await,
+            None => match open(front, card, to).await {
+                Ok(standby) => bring(standby, luggage, card).await,
+                Err(error) => Err(error),
+            },
+        };
+        match tried {
+            Ok(standby) => return refused(&standby).map_or(Ok(standby), Err),
+            Err(error) if began.elapsed() > MOVE_MAX || !is_passing(&error) => {
+                return Err(Stranded::Unreachable(error.to_string()));
+            }
+            Err(error) => tracing::debug!(%error, "a session cannot reach the new primary yet"),
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+async fn take_standby(card: &Card) -> Option<Box<Standby>> {
+    let opening = std::mem::take(&mut card.moving().standby);
+    let standby = match opening {
+        Opening::Nothing => None,
+        Opening::Soon(soon) => timeout(MOVE_MAX, soon).await.ok()?.ok()?.ok(),
+    };
+    standby.and_then(|mut standby| standby.client.is_alive().then_some(standby))
+}
+
+async fn bring(mut standby: Box<Standby>, luggage: &Luggage, card: &Card) -> Result<Box<Standby>, Error> {
+    let state = card.moving().state.clone();
+    standby.follow(&state, luggage).await?;
+    Ok(standby)
+}
+
+/// A statement that is refused is refused again when it is used; a setting that is missing would be missed by nobody but
+/// the rows.
+fn refused(standby: &Standby) -> Option<Stranded> {
+    let settings = standby.refused.iter().filter(|what| !what.starts_with("prepared statement"));
+    let settings: Vec<String> = settings.cloned().collect();
+    (!settings.is_empty()).then(|| Stranded::Pinned(settings))
+}
+
+/// A wrong password will be wrong again.
+fn is_passing(error: &Error) -> bool {
+    !matches!(error.code(), Some("28P01" | "28000" | "3D000")) && !matches!(error, Error::Auth(_))
+}
+
+/// Of messages, those that are notifications.
+fn notifications(messages: &[u8]) -> BytesMut {
+    let (mut out, mut rest) = (BytesMut::new(), messages);
+    while let Ok(Some(header)) = wire::Header::peek(rest) {
+        let Some((whole, behind)) = rest.split_at_checked(header.size) else { break };
+        if header.kind == wire::back::NOTIFICATION_RESPONSE {
+            out.extend_from_slice(whole);
+        }
+        rest = behind;
+    }
+    out
+}

@@ -1,0 +1,193 @@
+//! What the session leaves behind on its server, and how it goes to another one.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::cutover::gate::Pass;
+use crate::protocol::postgres::evident;
+use crate::protocol::postgres::lexer::Kind;
+use crate::protocol::postgres::moving::sessions::Card;
+use crate::protocol::postgres::moving::{Form, Luggage, Parcel};
+use crate::protocol::postgres::plan::{Action, Statement, Traces};
+use crate::protocol::postgres::wire::{self, Fields, back};
+use crate::record::{Backend, Side};
+
+use super::statements::{Prepared, SqlPrepared};
+use super::{Out, Session, Wait};
+
+/// pg_type oids below are the same on every server (FirstNormalObjectId of access/transam.h).
+const USER_OIDS: u32 = 16_384;
+
+impl Session {
+    /// Where its server is, and where it tells what it leaves there. Without this it stays where it is for ever.
+    pub(in crate::protocol::postgres) fn belongs_to(&mut self, side: Side, card: std::sync::Arc<Card>) {
+        self.side = Some(side);
+        self.card = Some(card);
+    }
+
+    /// The gate is passed. `false`: the primary behind it is another than the session's server, which goes first.
+    pub(super) fn entered(&mut self, pass: Pass) -> bool {
+        let elsewhere = self.side.is_some_and(|side| side != pass.route().primary) && !self.uncaptured && !self.raw;
+        self.wait = if elsewhere { Wait::Move(pass.route().primary) } else { Wait::Nothing };
+        self.pass = Some(pass);
+        !elsewhere
+    }
+
+    /// The side to which the session must be taken before it goes on.
+    pub fn must_move(&self) -> Option<Side> {
+        match self.wait {
+            Wait::Move(to) => Some(to),
+            _ => None,
+        }
+    }
+
+    /// Nothing runs, nothing is waited for, nobody was promised anything.
+    pub fn is_between_units(&self) -> bool {
+        let calm = self.pass.is_none() && self.nothing_in_flight() && self.status == b'I';
+        calm && self.wants_client() && self.wants_server() && self.front_rest.0 == 0 && self.back_rest == 0
+    }
+
+    /// Between units: pass the gate to find out whether the primary is another one now. `false`: it is held, or stays.
+    pub fn pass_idle(&mut self) -> bool {
+        let Some(pass) = self.slot.try_enter() else { return false };
+        if self.entered(pass) {
+            self.pass = None;
+        }
+        self.must_move().is_some()
+    }
+
+    /// It has another server now, with all that it had.
+    pub fn moved(&mut self, pid: u32) {
+        self.wait = Wait::Nothing;
+        self.side = self.pass.as_ref().map_or(self.side, |pass| Some(pass.route().primary));
+        self.backend = Backend { id: pid, life: self.shared.life() };
+        self.path = None;
+        self.names = None;
+        self.hot_cursor = false;
+        self.schema_stale = false;
+        self.suspended.clear();
+        // Whoever has a message passes again with it; whoever was called has nothing to do inside.
+        self.pass = None;
+    }
+
+    /// The statement at hand, of a text that was lexed last, is about to run.
+    pub(super) fn leave_traces(&mut self, text: &[u8], statement: &Statement) {
+        self.leave(statement.traces);
+        if statement.traces.meets(Traces::SETTINGS) {
+            self.note_customs(text, statement);
+        }
+    }
+
+    pub(super) fn leave(&self, traces: Traces) {
+        if let (true, Some(card)) = (traces != Traces::NONE, &self.card) {
+            card.leave(traces);
+        }
+    }
+
+    /// Texts that may be names of custom settings: `SET a.b`, and what `set_config` is given.
+    fn note_customs(&self, text: &[u8], statement: &Statement) {
+        let customs = &self.shared.sessions.customs;
+        let tokens = self.tokens.list().get(statement.tokens.clone()).unwrap_or_default();
+        for (at, token) in tokens.iter().enumerate() {
+            let name = match token.kind {
+                Kind::Ident => dotted(tokens, at, text),
+                kind if kind.is_literal() => evident::content(kind, token.text(text)).unwrap_or_default(),
+                _ => continue,
+            };
+            customs.note(&name);
+        }
+    }
+
+    /// As [`Session::leave_traces`], of a statement whose parameters may be such names.
+    pub(super) fn leave_bound(&mut self, prepared: &Prepared, values: &[Option<&[u8]>]) {
+        let Some(statement) = prepared.script.statements.first() else { return };
+        if statement.traces == Traces::NONE {
+            return;
+        }
+        if statement.traces.meets(Traces::SETTINGS) {
+            self.lex(&prepared.text);
+            self.note_customs(&prepared.text, statement);
+            values.iter().flatten().for_each(|value| self.shared.sessions.customs.note(value));
+        }
+        self.leave(statement.traces);
+    }
+
+    /// Types of the user's among those of a description: their oids are this server's own.
+    pub(super) fn note_types(&mut self, kind: u8, body: &[u8]) {
+        if !self.user_types && kind == back::ROW_DESCRIPTION {
+            self.user_types = has_user_types(body).unwrap_or(false);
+        }
+    }
+
+    /// Types of a client's Parse.
+    pub(super) fn note_declared(&mut self, types: &[u32]) {
+        self.user_types |= types.iter().any(|&oid| oid >= USER_OIDS);
+    }
+
+    /// What goes along.
+    pub(in crate::protocol::postgres) fn luggage(&mut self) -> Luggage {
+        let named: Vec<(Bytes, Prepared)> =
+            self.statements.all().map(|(name, one)| (name.clone(), one.clone())).collect();
+        let sql: Vec<(String, SqlPrepared)> =
+            self.statements.all_sql().map(|(name, one)| (name.clone(), one.clone())).collect();
+        let mut statements: Vec<Parcel> =
+            sql.into_iter().filter_map(|(name, one)| self.sql_parcel(name, &one)).collect();
+        statements.extend(named.into_iter().map(|(name, one)| self.parcel(name, &one)));
+        if let Some(unnamed) = self.statements.get(b"").cloned() {
+            statements.push(self.parcel(Bytes::new(), &unnamed));
+        }
+        Luggage { statements, user_types: self.user_types, chained: self.in_block }
+    }
+
+    /// As the server has it: with our RETURNING where that is in its text.
+    fn parcel(&mut self, name: Bytes, prepared: &Prepared) -> Parcel {
+        let mut message = BytesMut::new();
+        let mut none = BytesMut::new();
+        let text = &prepared.text;
+        self.lex(text);
+        let out = &mut Out { to_server: &mut message, to_client: &mut none };
+        match prepared.asked.as_ref().and_then(|script| self.splice(script)) {
+            Some((end, suffix)) => {
+                super::front::put_spliced(out, &name, (&text[..end], suffix, &text[end..]), &prepared.types);
+            }
+            None => wire::parse(out.to_server, &name, text, &prepared.types),
+        }
+        Parcel { name, serial: prepared.serial, form: Form::Parse(message.freeze()) }
+    }
+
+    /// The PREPARE in a text that may have other statements.
+    fn sql_parcel(&mut self, name: String, prepared: &SqlPrepared) -> Option<Parcel> {
+        self.lex(&prepared.text);
+        let script = self.shared.plans.plan(&prepared.text, &self.tokens, &self.shared.catalog.now());
+        let makes = |one: &&Statement| matches!(&one.action, Action::Prepare { name: made, .. } if *made == name);
+        let range = self.range(script.statements.iter().rfind(makes)?)?;
+        let form = Form::Sql(prepared.text.slice(range));
+        Some(Parcel { name: Bytes::from(name.into_bytes()), serial: prepared.serial, form })
+    }
+}
+
+/// `a.b.c`, from the word at `at` on.
+fn dotted(tokens: &[crate::protocol::postgres::lexer::Token], at: usize, text: &[u8]) -> Vec<u8> {
+    let mut name = Vec::new();
+    for (index, token) in tokens[at..].iter().enumerate() {
+        let fits = if index % 2 == 0 { token.kind == Kind::Ident } else { token.text(text) == b"." };
+        if !fits {
+            break;
+        }
+        name.extend_from_slice(token.text(text));
+    }
+    name
+}
+
+fn has_user_types(body: &[u8]) -> Result<bool, wire::WireError> {
+    let mut fields = Fields::new(back::ROW_DESCRIPTION, body);
+    for _ in 0..fields.u16()? {
+        fields.cstr()?;
+        // Table oid, column number; then the type's oid; size, modifier, format.
+        fields.take(6)?;
+        if fields.u32()? >= USER_OIDS {
+            return Ok(true);
+        }
+        fields.take(8)?;
+    }
+    Ok(false)
+}
