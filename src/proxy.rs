@@ -99,6 +99,7 @@ impl Assembly {
             gate: Gate::new(Route { primary: Side::Origin, mirror, epoch: 1 }),
             journal: None,
             mirror: None,
+            switch: None,
             names: Arc::new(|_| None),
             live: Live::new(&config),
             level: Some(level),

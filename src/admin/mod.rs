@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::config::{Live, Secret, Wire};
+use crate::cutover::controller;
 use crate::cutover::gate::Gate;
 use crate::journal::Journal;
 use crate::metrics::Exporter;
@@ -21,6 +22,7 @@ mod ledgers;
 mod routes;
 mod server;
 pub mod status;
+mod switch;
 
 pub use routes::ROUTES;
 pub use server::serve;
@@ -61,6 +63,8 @@ pub struct State {
     pub journal: Option<Journal>,
     /// What pays; `None`: mirroring is off.
     pub mirror: Option<Handle>,
+    /// What switches; `None`: mirroring is off.
+    pub switch: Option<controller::Handle>,
     /// What people call a table, where somebody knows its schema.
     pub names: Names,
     /// Settings that can be changed.

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use super::status::Status;
-use super::{Readiness, State, ledgers};
+use super::{Readiness, State, ledgers, switch};
 use crate::config::Secret;
 use crate::metrics;
 
@@ -29,6 +29,8 @@ pub const ROUTES: &[(&str, &[&str], bool)] = &[
     ("/v1/status", &["GET"], true),
     ("/v1/parked", &["GET", "POST"], true),
     ("/v1/dirty", &["GET", "POST"], true),
+    ("/v1/switch", &["GET", "POST"], true),
+    ("/v1/switch/abort", &["POST"], true),
     ("/v1/settings", &["GET", "PATCH"], true),
     ("/v1/events", &["GET"], true),
 ];
@@ -85,6 +87,12 @@ where
         }
         (&Method::GET, "/v1/dirty") => Ok(json(&ledgers::dirty(state)?)),
         (&Method::POST, "/v1/dirty") => Ok(json(&ledgers::act_on_dirty(state, &parse(&body(request).await?)?).await?)),
+        (&Method::GET, "/v1/switch") => Ok(json(&switch::report(state)?)),
+        (&Method::POST, "/v1/switch") => {
+            let begun = switch::begin(state, parse(&body(request).await?)?).await?;
+            Ok(json_with(StatusCode::ACCEPTED, &begun))
+        }
+        (_, "/v1/switch/abort") => Ok(json(&switch::abort(state).await?)),
         (&Method::PATCH, "/v1/settings") => change(body(request).await?, state),
         (_, "/v1/settings") => Ok(json(&state.live.get().texts())),
         _ => Err(Refused(StatusCode::NOT_FOUND, format!("there is no {path}"))),
@@ -142,24 +150,30 @@ fn change(body: Bytes, state: &State) -> Result<Answer, Refused> {
     Ok(json(&settings.texts()))
 }
 
-/// A stream of server-sent events: `status` at once and whenever it changed.
+/// A stream of server-sent events: `status` and `switch` at once, and each whenever it changed.
 fn events(state: State, stop: CancellationToken) -> Answer {
+    let switch = switch::events(&state);
     let ticks = tokio::time::interval(EVENTS_EVERY);
-    let frames = stream::unfold((state, ticks, String::new()), |(state, mut ticks, last)| async move {
+    let status = stream::unfold((state, ticks, None), |(state, mut ticks, last)| async move {
         loop {
             ticks.tick().await;
-            let status = serde_json::to_string(&Status::of(&state)).unwrap_or_default();
+            let status = Some(Status::of(&state));
             if status != last {
-                let frame = Frame::data(Bytes::from(format!("event: status\ndata: {status}\n\n")));
-                return Some((Ok::<_, Infallible>(frame), (state, ticks, status)));
+                return Some((Ok(event("status", &status)), (state, ticks, status)));
             }
         }
     });
-    let body = StreamBody::new(frames.take_until(stop.cancelled_owned()));
+    let body = StreamBody::new(stream::select(status, switch).take_until(stop.cancelled_owned()));
     let mut answer = Response::new(UnsyncBoxBody::new(body));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
+}
+
+/// An event of a stream, as HTML's chapter "Server-sent events" has it.
+pub(super) fn event(name: &str, value: &impl Serialize) -> Frame<Bytes> {
+    let value = serde_json::to_string(value).expect("our own types are JSON");
+    Frame::data(Bytes::from(format!("event: {name}\ndata: {value}\n\n")))
 }
 
 fn ready(readiness: Readiness) -> Answer {

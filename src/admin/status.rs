@@ -3,9 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::State;
+use crate::cutover::gate::Route;
+use crate::cutover::report::{End, Phase, Report};
 use crate::journal::Journal;
 use crate::metrics;
 use crate::mirror::state::Handle;
+use crate::record::Side;
 
 /// Everything at a glance. More fields may come; these stay.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,7 +19,7 @@ pub struct Status {
     pub wire: String,
     /// `starting`, `ready` or `draining`.
     pub readiness: String,
-    /// `passthrough` or `mirroring`.
+    /// `passthrough`; `mirroring` from origin to target; `switching`; `switched`: mirroring from target to origin.
     pub phase: String,
     /// The side that answers clients: `origin` or `target`.
     pub primary: String,
@@ -27,9 +30,36 @@ pub struct Status {
     /// Seconds since the start.
     pub uptime_s: u64,
     /// `None`: mirroring is off.
+    pub switch: Option<SwitchStatus>,
+    /// `None`: mirroring is off.
     pub journal: Option<JournalStatus>,
     /// `None`: mirroring is off.
     pub mirror: Option<MirrorStatus>,
+}
+
+/// Where a switch is; `GET /v1/switch` says more.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SwitchStatus {
+    /// `steady`: none is under way.
+    pub phase: Phase,
+    /// The side that it leads to.
+    pub to: Option<Side>,
+    /// How the last one of this process ended: `switched`, `ready`, `refused` or `aborted`.
+    pub last: Option<End>,
+    /// How long it held clients, in milliseconds.
+    pub last_held_ms: Option<f64>,
+}
+
+impl SwitchStatus {
+    fn of(report: &Report) -> SwitchStatus {
+        let last = report.last.as_ref();
+        SwitchStatus {
+            phase: report.phase,
+            to: report.to,
+            last: last.map(|ended| ended.end),
+            last_held_ms: last.map(|ended| ended.held_us as f64 / 1_000.0),
+        }
+    }
 }
 
 /// The journal's positions and size.
@@ -121,19 +151,31 @@ impl MirrorStatus {
     }
 }
 
+fn phase(route: Route, walks: bool) -> &'static str {
+    match (walks, route.mirror, route.primary) {
+        (true, ..) => "switching",
+        (_, false, _) => "passthrough",
+        (_, _, Side::Origin) => "mirroring",
+        (_, _, Side::Target) => "switched",
+    }
+}
+
 impl Status {
     /// As it is now.
     pub fn of(state: &State) -> Status {
         let route = state.gate.route();
+        let switch = state.switch.as_ref().map(|switch| SwitchStatus::of(&switch.report()));
+        let walks = switch.as_ref().is_some_and(|switch| switch.phase != Phase::Steady);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             wire: state.wire.to_string(),
             readiness: state.readiness.borrow().as_str().to_owned(),
-            phase: if route.mirror { "mirroring" } else { "passthrough" }.to_owned(),
+            phase: phase(route, walks).to_owned(),
             primary: route.primary.to_string(),
             epoch: route.epoch,
             units_inside: state.gate.inside(),
             uptime_s: state.started.elapsed().as_secs(),
+            switch,
             journal: state.journal.as_ref().map(JournalStatus::of),
             mirror: state.mirror.as_ref().map(MirrorStatus::of),
         }

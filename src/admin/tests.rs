@@ -8,8 +8,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, Error};
 use super::*;
+use crate::check::{Finding, Rule, Severity};
 use crate::config::Config;
+use crate::cutover::controller::{Controller, Defaults, recover};
 use crate::cutover::gate::Route;
+use crate::cutover::steps::{self, Compared, Steps};
+use crate::cutover::store::InMemory;
+use crate::journal::Lsn;
 use crate::mirror::state;
 use crate::mirror::state::copier::{self, Copier, Gone, Owed, Paid, Snapshot, Standing};
 use crate::record::{Backend, Reason, Side};
@@ -62,13 +67,82 @@ async fn run(token: Option<&str>) -> Running {
 }
 
 async fn run_with(token: Option<&str>, mirror: Option<Handle>) -> Running {
+    run_all(token, mirror, None).await
+}
+
+/// Sides that agree with everything, but for a finding.
+struct Sides {
+    finding: Option<&'static Rule>,
+    /// The mirror pays when it is told to.
+    pay: Arc<tokio::sync::Notify>,
+}
+
+impl Steps for Sides {
+    async fn prepare(&mut self, to: Side) -> Vec<Finding> {
+        let found = |rule| Finding { rule, side: Some(to), object: "public.accounts".to_owned() };
+        self.finding.map(found).into_iter().collect()
+    }
+
+    async fn relax(&mut self) {}
+
+    async fn quiesce(&mut self, _: Side) -> Result<(), steps::Error> {
+        Ok(())
+    }
+
+    async fn hindrances(&mut self, _: Side) -> Vec<String> {
+        Vec::new()
+    }
+
+    async fn apply(&mut self) -> Result<Lsn, steps::Error> {
+        self.pay.notified().await;
+        Ok(Lsn(7))
+    }
+
+    async fn verify(&mut self) -> Result<Compared, steps::Error> {
+        Ok(Compared { keys: 3, different: 0 })
+    }
+
+    async fn ready(&mut self, _: Side) -> Result<(), steps::Error> {
+        Ok(())
+    }
+
+    fn flip(&mut self, _: Route, _: Lsn) {}
+
+    async fn settle(&mut self, _: Side) -> Result<(), steps::Error> {
+        Ok(())
+    }
+
+    async fn undo(&mut self, _: Side) -> Result<(), steps::Error> {
+        Ok(())
+    }
+}
+
+/// An API over a controller that could switch, and what lets its mirror pay.
+async fn run_switch(finding: Option<&'static Rule>) -> (Running, Arc<tokio::sync::Notify>) {
+    let pay = Arc::new(tokio::sync::Notify::new());
+    let known = recover(InMemory::default()).await.expect("in memory");
+    let gate = Gate::new(known.control().route(true));
+    let defaults = Defaults { max_hold: std::time::Duration::from_secs(5) };
+    let (controller, handle) = Controller::new(known, gate.clone(), Sides { finding, pay: pay.clone() }, defaults);
+    let running = run_all(None, None, Some((gate, handle))).await;
+    let stop = running.stop.clone();
+    tokio::spawn(async move { controller.run(stop).await.expect("nothing is in doubt") });
+    (running, pay)
+}
+
+async fn run_all(token: Option<&str>, mirror: Option<Handle>, switch: Option<(Gate, controller::Handle)>) -> Running {
+    let (gate, switch) = match switch {
+        Some((gate, switch)) => (gate, Some(switch)),
+        None => (Gate::new(Route { primary: Side::Origin, mirror: true, epoch: 1 }), None),
+    };
     let (readiness, watched) = watch::channel(Readiness::Starting);
     let config = Config::from_text("proxy.toml", &crate::config::example(), []).expect("valid");
     let state = State {
         wire: Wire::Postgres,
-        gate: Gate::new(Route { primary: Side::Origin, mirror: true, epoch: 1 }),
+        gate,
         journal: Some(Journal::in_memory()),
         mirror,
+        switch,
         names: Arc::new(|table| (table == ACCOUNTS).then(|| "public.accounts".to_owned())),
         live: Live::new(&config),
         level: None,
@@ -191,9 +265,116 @@ async fn parked_keys_that_are_not_there_are_named() {
 async fn without_a_mirror_its_ledgers_say_so() {
     let running = run(None).await;
     let client = Client::new(&running.url, None).expect("a URL");
-    for path in ["/v1/parked", "/v1/dirty"] {
-        assert!(matches!(client.get(path).await, Err(Error::Refused(why)) if why == "mirroring is off"));
+    for path in ["/v1/parked", "/v1/dirty", "/v1/switch"] {
+        assert!(matches!(client.get(path).await, Err(Error::Refused(why)) if why.starts_with("mirroring is off")));
     }
+}
+
+const STRANGE: Rule = Rule { name: "strange", severity: Severity::Error, advice: "look at it" };
+
+/// The report, as soon as it is so.
+async fn report_until(client: &Client, is: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+    loop {
+        let report = client.get("/v1/switch").await.expect("answered");
+        if is(&report) {
+            return report;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_switch_is_begun_watched_and_told() {
+    let (running, pay) = run_switch(None).await;
+    let client = Client::new(&running.url, None).expect("a URL");
+    let begun = client.post("/v1/switch", &json!({"to": "target"})).await.expect("begun");
+    assert_eq!(begun["number"], 1);
+    report_until(&client, |report| report["phase"] == "applying").await;
+    let status = client.get("/v1/status").await.expect("answered");
+    assert_eq!((&status["phase"], &status["switch"]["to"]), (&json!("switching"), &json!("target")));
+    let twice = client.post("/v1/switch", &json!({"to": "target"})).await;
+    assert!(matches!(twice, Err(Error::Refused(why)) if why.contains("a switch is under way (phase applying)")));
+    pay.notify_one();
+    let report = report_until(&client, |report| report["phase"] == "steady" && !report["last"].is_null()).await;
+    assert_eq!((&report["primary"], &report["epoch"]), (&json!("target"), &json!(2)));
+    assert_eq!((&report["last"]["end"], &report["last"]["compared"]), (&json!("switched"), &json!(3)));
+    let status = client.get("/v1/status").await.expect("answered");
+    assert_eq!((&status["phase"], &status["switch"]["last"]), (&json!("switched"), &json!("switched")));
+    let there = client.post("/v1/switch", &json!({"to": "target"})).await;
+    assert!(matches!(there, Err(Error::Refused(why)) if why == "target already answers clients"));
+}
+
+#[tokio::test]
+async fn a_switch_that_is_called_off_leaves_all_as_before() {
+    let (running, _) = run_switch(None).await;
+    let client = Client::new(&running.url, None).expect("a URL");
+    let nothing = client.post("/v1/switch/abort", &json!(null)).await;
+    assert!(matches!(nothing, Err(Error::Refused(why)) if why == "no switch is under way"));
+    client.post("/v1/switch", &json!({"to": "target"})).await.expect("begun");
+    report_until(&client, |report| report["phase"] == "applying").await;
+    let aborted = client.post("/v1/switch/abort", &json!(null)).await.expect("called off");
+    assert_eq!((&aborted["primary"], &aborted["last"]["end"]), (&json!("origin"), &json!("aborted")));
+}
+
+#[tokio::test]
+async fn what_stands_in_the_way_of_a_switch_is_told_and_can_be_ignored() {
+    let (running, _) = run_switch(Some(&STRANGE)).await;
+    let client = Client::new(&running.url, None).expect("a URL");
+    client.post("/v1/switch", &json!({"to": "target"})).await.expect("begun");
+    let report = report_until(&client, |report| !report["last"].is_null()).await;
+    assert_eq!(report["last"]["end"], "refused");
+    assert_eq!(
+        report["last"]["findings"][0],
+        json!({"name": "strange", "severity": "error", "side": "target", "object": "public.accounts", "advice": "look at it"})
+    );
+    report_until(&client, |report| report["phase"] == "steady").await;
+    let dry = json!({"to": "target", "dry_run": true, "ignore": ["strange"]});
+    client.post("/v1/switch", &dry).await.expect("begun");
+    let report = report_until(&client, |report| report["last"]["number"] == 2).await;
+    assert_eq!((&report["last"]["end"], &report["primary"]), (&json!("ready"), &json!("origin")));
+}
+
+#[tokio::test]
+async fn a_switch_that_cannot_be_is_refused_with_the_reason() {
+    let (running, _) = run_switch(None).await;
+    let body = |body: &str| {
+        format!(
+            "POST /v1/switch HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    for (wrong, code, why) in [
+        (r#"{"to":"target","max_hold_ms":99}"#, "400", "between 100 and 60000"),
+        (r#"{"to":"target","max_hold_ms":60001}"#, "400", "between 100 and 60000"),
+        (r#"{"to":"nowhere"}"#, "400", "unknown variant"),
+        (r#"{"to":"target","dryrun":true}"#, "400", "unknown field"),
+        (r#"{"to":"origin"}"#, "409", "origin already answers clients"),
+    ] {
+        let answer = raw(&running.authority, &body(wrong)).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {code}")) && answer.contains(why), "{wrong}: {answer}");
+    }
+    let accepted = raw(&running.authority, &body(r#"{"to":"target","dry_run":true}"#)).await;
+    assert!(accepted.starts_with("HTTP/1.1 202"), "{accepted}");
+}
+
+#[tokio::test]
+async fn events_tell_each_change_of_a_switch() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (running, pay) = run_switch(None).await;
+    let mut stream = tokio::net::TcpStream::connect(&running.authority).await.expect("connected");
+    stream.write_all(b"GET /v1/events HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("written");
+    let mut seen = Vec::new();
+    let mut until = async |what: &str| {
+        while !String::from_utf8_lossy(&seen).contains(what) {
+            assert!(stream.read_buf(&mut seen).await.expect("read") > 0, "{what}");
+        }
+    };
+    until("event: switch\ndata: {\"phase\":\"steady\",\"primary\":\"origin\"").await;
+    let client = Client::new(&running.url, None).expect("a URL");
+    client.post("/v1/switch", &json!({"to": "target"})).await.expect("begun");
+    until("{\"phase\":\"applying\"").await;
+    pay.notify_one();
+    until("{\"phase\":\"steady\",\"primary\":\"target\"").await;
 }
 
 #[tokio::test]

@@ -44,6 +44,7 @@ const LINES: &[(&str, &[(&str, &str)])] = &[
     ("tandem", &[("/version", ""), ("/readiness", ""), ("/uptime_s", " s")]),
     ("wire", &[("/wire", ""), ("/phase", "")]),
     ("primary", &[("/primary", ""), ("/epoch", " (epoch)")]),
+    ("switch", &[("/switch/phase", ""), ("/switch/last", " (the last one)")]),
     ("units inside", &[("/units_inside", "")]),
     (
         "journal",
