@@ -82,4 +82,4 @@ pub struct State {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -54,8 +54,9 @@ fn mirror() -> Handle {
     built.map(|(_, handle)| handle).expect("nothing to load")
 }
 
-struct Running {
-    url: String,
+/// An API that runs until it is dropped.
+pub(crate) struct Running {
+    pub(crate) url: String,
     authority: String,
     stop: CancellationToken,
     served: tokio::task::JoinHandle<()>,
@@ -118,7 +119,7 @@ impl Steps for Sides {
 }
 
 /// An API over a controller that could switch, and what lets its mirror pay.
-async fn run_switch(finding: Option<&'static Rule>) -> (Running, Arc<tokio::sync::Notify>) {
+pub(crate) async fn run_switch(finding: Option<&'static Rule>) -> (Running, Arc<tokio::sync::Notify>) {
     let pay = Arc::new(tokio::sync::Notify::new());
     let known = recover(InMemory::default()).await.expect("in memory");
     let gate = Gate::new(known.control().route(true));

@@ -7,7 +7,9 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use futures_util::stream::{self, Stream, StreamExt};
 use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
 use super::{Admin, Failure, Output, findings};
@@ -109,16 +111,16 @@ async fn switch(to: Side, walk: Walk, output: &Output) -> Result<(), Failure> {
         ignore: walk.ignore,
     };
     // From here on Ctrl-C is ours.
-    let mut interrupts = Interrupts::new();
+    let interrupts = interrupts();
     let begun: Report = parse(client.post("/v1/switch", &json(&request)).await?)?;
-    let ended = Watch::new(&client, output, &begun).until_ended(&mut interrupts).await?;
+    let ended = Watch::new(&client, output, &begun).until_ended(interrupts).await?;
     output.print(&json(&ended), |_| result(&ended));
     verdict(&ended)
 }
 
 async fn abort(client: &Client, output: &Output) -> Result<(), Failure> {
     let asked: Report = parse(client.post("/v1/switch/abort", &Value::Null).await?)?;
-    let ended = Watch::new(client, output, &asked).until_ended(&mut Interrupts::new()).await?;
+    let ended = Watch::new(client, output, &asked).until_ended(interrupts()).await?;
     output.print(&json(&ended), |_| result(&ended));
     match ended.end {
         End::Aborted | End::Refused => Ok(()),
@@ -126,22 +128,12 @@ async fn abort(client: &Client, output: &Output) -> Result<(), Failure> {
     }
 }
 
-/// Ctrl-C, once asked for: it no longer ends the process.
-struct Interrupts(Option<tokio::signal::unix::Signal>);
-
-impl Interrupts {
-    fn new() -> Interrupts {
-        Interrupts(tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt()).ok())
-    }
-
-    async fn next(&mut self) {
-        match &mut self.0 {
-            Some(signal) => {
-                signal.recv().await;
-            }
-            None => std::future::pending().await,
-        }
-    }
+/// Each Ctrl-C. Once asked for, it no longer ends the process; where it cannot be caught, it goes on to.
+fn interrupts() -> impl Stream<Item = ()> + Unpin {
+    let caught = signal(SignalKind::interrupt()).ok();
+    stream::iter(caught).flat_map(|signal| {
+        Box::pin(stream::unfold(signal, |mut signal| async move { signal.recv().await.map(|()| ((), signal)) }))
+    })
 }
 
 /// One walk, seen from outside.
@@ -161,7 +153,7 @@ impl<'a> Watch<'a> {
         Watch { client, output, number: begun.number, phase: Phase::Steady, since: Instant::now(), aborted: false }
     }
 
-    async fn until_ended(mut self, interrupts: &mut Interrupts) -> Result<Ended, Failure> {
+    async fn until_ended(mut self, mut interrupts: impl Stream<Item = ()> + Unpin) -> Result<Ended, Failure> {
         loop {
             let report = self.look().await?;
             if let Some(ended) = report.last.clone().filter(|ended| ended.number == self.number) {
@@ -174,7 +166,7 @@ impl<'a> Watch<'a> {
             }
             self.show(report.phase);
             tokio::select! {
-                () = interrupts.next() => self.interrupted().await?,
+                Some(()) = interrupts.next() => self.interrupted().await?,
                 () = sleep(LOOK) => {}
             }
         }
@@ -324,6 +316,7 @@ fn time(us: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::tests::run_switch;
 
     fn ended(end: End) -> Ended {
         Ended {
@@ -361,6 +354,55 @@ mod tests {
         assert!(verdict(&ended(End::Switched)).is_ok() && verdict(&ended(End::Ready)).is_ok());
         assert_eq!(verdict(&ended(End::Refused)).map_err(|failure| failure.code()), Err(1));
         assert_eq!(verdict(&ended(End::Aborted)).map_err(|failure| failure.code()), Err(1));
+    }
+
+    fn request(to: Side) -> Value {
+        json(&Request { to, dry_run: false, max_hold_ms: None, ignore: Vec::new() })
+    }
+
+    /// A walk to the target that waits for its mirror.
+    async fn begun(client: &Client) -> Report {
+        parse(client.post("/v1/switch", &request(Side::Target)).await.expect("begun")).expect("a report")
+    }
+
+    #[tokio::test]
+    async fn a_walk_is_watched_until_clients_know_their_side() {
+        let (running, pay) = run_switch(None).await;
+        let (client, output) = (Client::new(&running.url, None).expect("a URL"), Output::new(true));
+        let begun = begun(&client).await;
+        pay.notify_one();
+        let ended = Watch::new(&client, &output, &begun).until_ended(stream::pending()).await.expect("it ends");
+        assert_eq!((ended.end, ended.compared), (End::Switched, 3));
+    }
+
+    #[tokio::test]
+    async fn ctrl_c_asks_the_server_to_abort_and_waits_for_its_word() {
+        let (running, _) = run_switch(None).await;
+        let (client, output) = (Client::new(&running.url, None).expect("a URL"), Output::new(true));
+        let begun = begun(&client).await;
+        let interrupts = stream::iter([()]);
+        let ended = Watch::new(&client, &output, &begun).until_ended(interrupts).await.expect("it ends");
+        assert_eq!((ended.end, ended.why.as_deref()), (End::Aborted, Some("called off by an operator")));
+    }
+
+    #[tokio::test]
+    async fn a_second_ctrl_c_leaves_the_switch_alone() {
+        let (running, _) = run_switch(None).await;
+        let (client, output) = (Client::new(&running.url, None).expect("a URL"), Output::new(true));
+        let watch = Watch { aborted: true, ..Watch::new(&client, &output, &begun(&client).await) };
+        let left = watch.until_ended(stream::iter([()])).await.expect_err("nobody waits for it");
+        assert!(left.to_string().starts_with("left while the switch goes on"), "{left}");
+    }
+
+    #[tokio::test]
+    async fn a_tandem_that_was_started_again_says_who_answers_now() {
+        let (running, _) = run_switch(None).await;
+        let (client, output) = (Client::new(&running.url, None).expect("a URL"), Output::new(true));
+        // What the process before answered.
+        let begun = Report { number: 5, ..begun(&client).await };
+        let ended = Watch::new(&client, &output, &begun).until_ended(stream::pending()).await;
+        let why = ended.expect_err("its end is not known").to_string();
+        assert!(why.contains("started again") && why.contains("origin answers clients now (epoch 1)"), "{why}");
     }
 
     #[test]
