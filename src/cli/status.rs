@@ -44,7 +44,7 @@ const LINES: &[(&str, &[(&str, &str)])] = &[
     ("tandem", &[("/version", ""), ("/readiness", ""), ("/uptime_s", " s")]),
     ("wire", &[("/wire", ""), ("/phase", "")]),
     ("primary", &[("/primary", ""), ("/epoch", " (epoch)")]),
-    ("switch", &[("/switch/phase", ""), ("/switch/last", " (the last one)")]),
+    ("switch", &[("/switch/phase", ""), ("/switch/to", " comes"), ("/switch/last", " (the last one)")]),
     ("units inside", &[("/units_inside", "")]),
     (
         "journal",
@@ -60,9 +60,24 @@ const LINES: &[(&str, &[(&str, &str)])] = &[
 fn screen(status: &Value) -> String {
     let mut out = String::new();
     for (name, parts) in LINES {
-        let parts: Vec<String> =
-            parts.iter().map(|(pointer, unit)| format!("{}{unit}", field(status, pointer))).collect();
-        let _ = writeln!(out, "{name:14} {}", parts.join(", "));
+        let known = parts.iter().filter(|(pointer, _)| status.pointer(pointer).is_some_and(|value| !value.is_null()));
+        let known: Vec<String> = known.map(|(pointer, unit)| format!("{}{unit}", field(status, pointer))).collect();
+        let shown = if known.is_empty() { "-".to_owned() } else { known.join(", ") };
+        let _ = writeln!(out, "{name:14} {shown}");
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_not_known_is_left_out() {
+        let switch = json!({"phase": "draining", "to": "target", "last": null});
+        let shown = screen(&json!({"primary": "origin", "epoch": 1, "switch": switch}));
+        assert!(shown.contains("primary        origin, 1 (epoch)\nswitch         draining, target comes\n"), "{shown}");
+        assert!(shown.contains("journal        -\n"), "{shown}");
+    }
 }

@@ -1,0 +1,122 @@
+//! Switches under full load, as an operator asks for them: by the admin API, to the target and back.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use super::load::Load;
+use crate::admin::client::{Client as Admin, Error};
+use crate::cutover::report::{End, Ended, Report, Request};
+use crate::record::Side;
+
+/// A switch may be refused while the other side is still behind; asked for so long, it must be done.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How the switches went.
+#[derive(Debug, Default)]
+pub(super) struct Switches {
+    held_us: Vec<u64>,
+    failed: Option<String>,
+}
+
+impl Switches {
+    /// Switch there, again and again while it is refused. What went wrong in the end is kept, and nothing further is
+    /// tried.
+    pub(super) async fn go(&mut self, to: Side, admin: &Admin, load: &Load) {
+        if self.failed.is_some() {
+            return;
+        }
+        load.around_switch.store(true, Relaxed);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match walk(to, admin).await {
+                Ok(held_us) => break self.held_us.push(held_us),
+                Err(why) if Instant::now() > deadline => break self.failed = Some(format!("to {to}: {why}")),
+                Err(_) => sleep(LOOK).await,
+            }
+        }
+        load.around_switch.store(false, Relaxed);
+    }
+
+    /// How many there were.
+    pub(super) fn count(&self) -> u64 {
+        self.held_us.len() as u64
+    }
+
+    /// Why one did not happen.
+    pub(super) fn failed(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+
+    /// How long the last one held clients, in milliseconds.
+    pub(super) fn last_ms(&self) -> f64 {
+        self.held_us.last().copied().map_or(0.0, ms)
+    }
+
+    /// The time in milliseconds within which this share of the switches let clients go on (nearest rank).
+    pub(super) fn held_ms(&self, share: f64) -> f64 {
+        let mut sorted = self.held_us.clone();
+        sorted.sort_unstable();
+        let rank = (share * sorted.len() as f64).ceil() as usize;
+        sorted.get(rank.saturating_sub(1)).copied().map_or(0.0, ms)
+    }
+}
+
+fn ms(us: u64) -> f64 {
+    (us as f64 / 100.0).round() / 10.0
+}
+
+/// One walk; how long clients were held, in microseconds.
+async fn walk(to: Side, admin: &Admin) -> Result<u64, String> {
+    let request = Request { to, dry_run: false, max_hold_ms: None, ignore: Vec::new() };
+    let request = serde_json::to_value(&request).map_err(|error| error.to_string())?;
+    let begun = report(admin.post("/v1/switch", &request).await)?;
+    let ended = loop {
+        let report = report(admin.get("/v1/switch").await)?;
+        match report.last {
+            Some(ended) if ended.number == begun.number => break ended,
+            _ => sleep(LOOK).await,
+        }
+    };
+    if ended.end == End::Switched { Ok(ended.held_us) } else { Err(why(&ended)) }
+}
+
+fn report(answer: Result<Value, Error>) -> Result<Report, String> {
+    let answer = answer.map_err(|error| error.to_string())?;
+    serde_json::from_value(answer).map_err(|error| error.to_string())
+}
+
+fn why(ended: &Ended) -> String {
+    let errors = ended.findings.iter().filter(|finding| finding.severity == "error");
+    let mut why: Vec<String> = ended.why.iter().cloned().collect();
+    why.extend(errors.map(|finding| format!("{}: {}", finding.name, finding.object)));
+    why.extend(ended.hindrances.iter().cloned());
+    format!("{} ({})", why.join("; "), ended.phase.as_str())
+}
+
+/// The sides of so many switches, the target first.
+pub(super) fn sides(count: u64) -> impl Iterator<Item = Side> {
+    [Side::Target, Side::Origin].into_iter().cycle().take(usize::try_from(count).unwrap_or(usize::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn held_times_are_told_by_nearest_rank() {
+        let switches = Switches { held_us: (1..=200).rev().map(|n| n * 1_000).collect(), failed: None };
+        assert_eq!([switches.held_ms(0.5), switches.held_ms(0.99), switches.held_ms(1.0)], [100.0, 198.0, 200.0]);
+        assert_eq!(Switches::default().held_ms(0.99), 0.0);
+        assert_eq!(switches.last_ms(), 1.0);
+    }
+
+    #[test]
+    fn an_odd_count_of_switches_ends_at_the_target() {
+        assert_eq!(sides(3).collect::<Vec<_>>(), [Side::Target, Side::Origin, Side::Target]);
+    }
+}
