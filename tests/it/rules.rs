@@ -76,6 +76,35 @@ fn only_the_assembly_picks_a_protocol_by_the_wire() {
 }
 
 #[test]
+fn every_finding_of_a_switch_is_explained_for_the_night() {
+    let night = fs::read_to_string(root().join("docs/switch.md")).expect("UTF-8");
+    let mut seen = 0;
+    for path in sources("src").into_iter().filter(|path| !is_of_check(&relative(path))) {
+        for name in rule_names(&code(&path)) {
+            assert!(night.contains(&format!("| `{name}` |")), "docs/switch.md does not explain {name}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 3, "a switch finds something");
+}
+
+/// Where `tandem check` declares its rules, and where the macro for rules is.
+fn is_of_check(file: &str) -> bool {
+    file == "check.rs" || file.contains("/check/")
+}
+
+/// Names declared with `rules!`: a line each, `CONSTANT: Severity "name" "advice";`.
+fn rule_names(code: &str) -> Vec<String> {
+    let Some((_, rules)) = code.split_once("rules! {") else { return Vec::new() };
+    let names = rules.lines().filter_map(|line| {
+        let (head, rest) = line.split_once('"')?;
+        let declares = [": Note ", ": Warning ", ": Error "].iter().any(|severity| head.ends_with(severity));
+        declares.then(|| rest.split('"').next().map(str::to_owned)).flatten()
+    });
+    names.collect()
+}
+
+#[test]
 fn every_metric_of_the_dashboards_exists() {
     let mut known = BTreeSet::new();
     for metric in CATALOG {
