@@ -24,5 +24,6 @@ mod sandbox;
 mod schema;
 mod settings;
 mod support;
+mod switch_sides;
 mod transcript;
 mod two_phase;

@@ -3,10 +3,13 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use tandem::check::Severity;
 use tandem::cutover::steps;
 use tandem::protocol::postgres::client::{Client, ServerConfig};
 use tandem::protocol::postgres::key;
-use tandem::protocol::postgres::switch::{self, Bounds, barrier, newest, sequences, strangers, triggers};
+use tandem::protocol::postgres::switch::{
+    self, Bounds, barrier, findings, newest, reverse, sequences, strangers, triggers,
+};
 use tandem::record::{Side, TableId};
 use tandem::sandbox::{Options, Postgres, binaries};
 
@@ -486,4 +489,241 @@ async fn a_schema_change_before_the_comparison_is_noticed() {
     let (keys, different, tables) = newest.compare(&[("t", int_key(1))]).await;
     assert_eq!((keys, different), (1, 1));
     assert!(tables[0].contains("the secondary has no such table"), "{tables:?}");
+}
+
+/// Name and object of what is found before a switch from the origin to the target, notes left out unless asked for.
+async fn found(question: findings::Question<'_>, notes: bool) -> HashSet<(&'static str, String)> {
+    let report = findings::find(question).await;
+    assert_eq!(report.unreachable, Vec::<String>::new());
+    assert!(report.findings.iter().all(|found| switch::RULES.contains(&found.rule)));
+    let counts = |severity| notes || severity > Severity::Note;
+    let found = report.findings.into_iter().filter(|found| counts(found.rule.severity));
+    found.map(|found| (found.rule.name, found.object)).collect()
+}
+
+struct Asking {
+    old: ServerConfig,
+    new: ServerConfig,
+    ours: HashSet<u32>,
+}
+
+impl Asking {
+    fn question(&self) -> findings::Question<'_> {
+        let Asking { old, new, ours } = self;
+        let max_hold = Duration::from_millis(100);
+        findings::Question { from: Side::Origin, old, new, ours, max_hold, barrier: true, terminate: true }
+    }
+}
+
+#[tokio::test]
+async fn a_clean_pair_has_nothing_worse_than_notes_in_either_direction() {
+    let (origin, target) = pair();
+    let schema = "CREATE TABLE acc (id bigserial PRIMARY KEY, v text UNIQUE, CHECK (id > 0)); CREATE INDEX \"o\"\"d ON d\" ON acc (v, id) WHERE id > 5; \
+        CREATE TABLE ref (id int PRIMARY KEY, acc bigint REFERENCES acc ON DELETE CASCADE); CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; \
+        CREATE TRIGGER o BEFORE INSERT ON acc FOR EACH ROW EXECUTE FUNCTION f()";
+    both(&origin, &target, schema).await;
+    let asking = Asking { old: config(&origin), new: config(&target), ours: HashSet::new() };
+    assert_eq!(found(asking.question(), false).await, HashSet::new());
+    let back = Asking { old: config(&target), new: config(&origin), ours: HashSet::new() };
+    barrier::raise(&mut hand(&origin).await).await.expect("up");
+    assert_eq!(found(back.question(), false).await, HashSet::new(), "a barrier of ours is no finding");
+}
+
+const OLD: &str = "
+    CREATE ROLE app LOGIN; ALTER ROLE app SET work_mem = '8MB'; CREATE TYPE mood AS ENUM ('a');
+    CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+    CREATE TABLE keyless (v int); CREATE TABLE gone (id int PRIMARY KEY);
+    CREATE TABLE t (id int PRIMARY KEY, a int UNIQUE, b int CHECK (b > 0), c int CONSTRAINT short CHECK (c > 0));
+    CREATE INDEX slow ON t (b); CREATE TABLE child (id int PRIMARY KEY, t int REFERENCES t);
+    CREATE TABLE fired (id int PRIMARY KEY);
+    CREATE TRIGGER here BEFORE INSERT ON fired FOR EACH ROW EXECUTE FUNCTION f();
+    CREATE TRIGGER odd BEFORE INSERT ON fired FOR EACH ROW EXECUTE FUNCTION f();
+    CREATE TRIGGER twice BEFORE INSERT ON fired FOR EACH ROW EXECUTE FUNCTION f(); ALTER TABLE fired ENABLE ALWAYS TRIGGER twice;
+    CREATE TABLE loud (id int PRIMARY KEY); CREATE TABLE order_matters (a int PRIMARY KEY, b int);
+    CREATE SEQUENCE gone_numbers; CREATE SEQUENCE small; SELECT setval('small', 1000), lo_create(0);";
+
+const NEW: &str = "
+    CREATE ROLE filler; CREATE TYPE shift AS ENUM ('x'); CREATE TYPE mood AS ENUM ('a');
+    CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+    CREATE TABLE keyless (v int);
+    CREATE TABLE t (id int PRIMARY KEY, a int, b int, c int); ALTER TABLE t ADD CONSTRAINT short CHECK (c > 0) NOT VALID;
+    CREATE TABLE child (id int PRIMARY KEY, t int REFERENCES t); ALTER TABLE child DISABLE TRIGGER ALL;
+    CREATE TABLE fired (id int PRIMARY KEY);
+    CREATE TRIGGER odd BEFORE INSERT ON fired FOR EACH ROW EXECUTE FUNCTION f(); ALTER TABLE fired ENABLE ALWAYS TRIGGER odd;
+    CREATE TRIGGER twice BEFORE INSERT ON fired FOR EACH ROW EXECUTE FUNCTION f(); ALTER TABLE fired ENABLE ALWAYS TRIGGER twice;
+    CREATE UNLOGGED TABLE loud (id int PRIMARY KEY); CREATE TABLE order_matters (b int, a int PRIMARY KEY);
+    CREATE SEQUENCE small MAXVALUE 10; CREATE ROLE stuck LOGIN; ALTER ROLE stuck SET default_transaction_read_only = on;
+    CREATE TABLE broken (v int); INSERT INTO broken VALUES (1), (1);
+    ALTER DATABASE postgres SET default_transaction_read_only = on";
+
+#[tokio::test]
+async fn every_planted_obstacle_to_a_switch_is_found_by_name() {
+    let origin = two_phase();
+    let target = crate::support::server("target");
+    sql(&origin.url("postgres"), OLD).await;
+    sql(&target.url("postgres"), NEW).await;
+    let concurrently = connect(&target.url("postgres")).await;
+    concurrently.batch_execute("SET default_transaction_read_only = off").await.expect("set");
+    concurrently.batch_execute("CREATE UNIQUE INDEX CONCURRENTLY half ON broken (v)").await.expect_err("duplicates");
+    let writer = connect(&format!("{}?application_name=shop", origin.url("postgres"))).await;
+    writer
+        .batch_execute(
+            "BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'left'; BEGIN; INSERT INTO t (id) VALUES (4711)",
+        )
+        .await
+        .expect("open");
+    let _idle = connect(&format!("{}?application_name=psql", origin.url("postgres"))).await;
+    // They are as old as clients may be held.
+    sql(&origin.url("postgres"), "SELECT pg_sleep(0.2)").await;
+
+    let asking = Asking { old: config(&origin), new: config(&target), ours: HashSet::new() };
+    let found = found(asking.question(), true).await;
+    let expected = [
+        ("column_order_differs", "public.order_matters"),
+        ("constraint_missing", "public.t (t_b_check)"),
+        ("constraint_not_valid", "public.t (short)"),
+        ("foreign_key_off", "public.child (child_t_fkey)"),
+        ("index_invalid", "public.half"),
+        ("index_missing", "INDEX ON public.t USING btree (b)"),
+        ("large_objects", "postgres"),
+        ("prepared_transactions_differ", "max_prepared_transactions"),
+        ("read_only_by_default", "postgres"),
+        ("read_only_by_default", "role stuck"),
+        ("role_missing", "app"),
+        ("role_setting_differs", "role app: work_mem"),
+        ("sequence_differs", "public.small"),
+        ("sequence_missing", "public.gone_numbers"),
+        ("table_missing", "public.gone"),
+        ("table_without_key", "public.keyless"),
+        ("trigger_differs", "odd on public.fired"),
+        ("trigger_missing", "here on public.fired"),
+        ("trigger_on_mirrored_rows", "twice on public.fired"),
+        ("type_oid_differs", "public.mood"),
+        ("unique_missing", "UNIQUE INDEX ON public.t USING btree (a)"),
+        ("unlogged_table", "public.loud"),
+    ];
+    for (name, object) in expected {
+        assert!(found.contains(&(name, object.to_owned())), "{name} {object} in {found:#?}");
+    }
+    let like = |name, parts: &[&str]| {
+        found.iter().any(|(other, object)| *other == name && parts.iter().all(|part| object.contains(part)))
+    };
+    assert!(like("long_transaction", &["(shop)", "idle in transaction", "VALUES (?)"]), "{found:#?}");
+    assert!(like("prepared_transaction", &["\"left\" of postgres"]), "{found:#?}");
+    assert!(like("bypassing", &["(psql), idle"]), "{found:#?}");
+    assert!(!found.iter().any(|(_, object)| object.contains("4711")), "promise 13");
+    assert!(
+        !found.contains(&("unique_missing", "UNIQUE INDEX ON public.gone USING btree (id)".to_owned())),
+        "one finding is enough"
+    );
+}
+
+#[tokio::test]
+async fn what_a_plain_role_may_not_is_found() {
+    let (origin, target) = pair();
+    let schema = format!(
+        "{TRIGGERS} CREATE SEQUENCE s; CREATE TABLE ruled (id int PRIMARY KEY); CREATE RULE r AS ON DELETE TO ruled DO INSTEAD NOTHING; \
+        CREATE ROLE plain LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO plain"
+    );
+    both(&origin, &target, &schema).await;
+    sql(&origin.url("postgres"), "SELECT setval('s', 9); GRANT SELECT ON s TO plain").await;
+    sql(&target.url("postgres"), "ALTER TABLE t DISABLE TRIGGER o").await;
+    let asking = Asking { old: config_of(&origin, "plain"), new: config_of(&target, "plain"), ours: HashSet::new() };
+    let found = found(asking.question(), false).await;
+    let expected = [
+        ("may_not_see_stats", "postgres"),
+        ("may_not_set_read_only", "postgres"),
+        ("may_not_set_sequence", "public.s"),
+        ("may_not_switch_trigger", "a on public.t"),
+        ("may_not_switch_trigger", "o on public.t"),
+        ("may_not_switch_trigger", "p on public.part"),
+        ("may_not_switch_trigger", "p on public.part_2"),
+        ("may_not_terminate", "postgres"),
+        ("rules_act", "public.ruled"),
+    ];
+    assert_eq!(found, expected.map(|(name, object)| (name, object.to_owned())).into());
+}
+
+#[tokio::test]
+async fn a_side_that_does_not_answer_is_told() {
+    let (origin, mut target) = pair();
+    target.stop(tandem::sandbox::Stop::Fast).expect("stops");
+    let asking = Asking { old: config(&origin), new: config(&target), ours: HashSet::new() };
+    let report = findings::find(asking.question()).await;
+    assert!(report.unreachable.len() == 1 && report.unreachable[0].starts_with("target: "), "{:?}", report.unreachable);
+}
+
+async fn proved(old: ServerConfig, new: ServerConfig) -> HashSet<(&'static str, Side, String)> {
+    let found = reverse::prove(Side::Origin, &old, &new, Bounds::default()).await.expect("both answer");
+    found.into_iter().map(|found| (found.rule.name, found.side.expect("a side"), found.object)).collect()
+}
+
+/// Everything of ours on a server.
+const TRACES: &str = "SELECT nspname FROM pg_namespace WHERE nspname = 'tandem' UNION ALL SELECT relname FROM pg_class \
+    WHERE relnamespace = to_regnamespace('tandem')";
+
+#[tokio::test]
+async fn the_way_back_is_proven_and_leaves_no_trace() {
+    let (origin, target) = pair();
+    both(&origin, &target, &format!("{TYPES} {TRIGGERS} CREATE TABLE keyless (v int); \
+        CREATE FUNCTION loud() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''fired''; END'; \
+        CREATE TRIGGER s BEFORE INSERT OR DELETE ON plain EXECUTE FUNCTION loud(); \
+        CREATE TABLE always (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY); CREATE TABLE c (k citext, n numeric, PRIMARY KEY (k, n))")).await;
+    assert_eq!(proved(config(&origin), config(&target)).await, HashSet::new());
+    assert_eq!(asked(&origin, TRACES).await, Vec::<String>::new());
+    assert_eq!(asked(&target, TRACES).await, Vec::<String>::new());
+
+    // With tandem's tables there, one of them left by a crash, and behind the barrier.
+    both(&origin, &target, "CREATE SCHEMA tandem; CREATE TABLE tandem.probe (left_by_a_crash int)").await;
+    barrier::raise(&mut hand(&origin).await).await.expect("up");
+    assert_eq!(proved(config(&origin), config(&target)).await, HashSet::new());
+    assert_eq!(
+        asked(&origin, "SELECT relname FROM pg_class WHERE relnamespace = 'tandem'::regnamespace AND relkind = 'r'")
+            .await,
+        ["barrier"]
+    );
+}
+
+#[tokio::test]
+async fn what_the_way_back_lacks_is_found() {
+    let (origin, target) = pair();
+    let schema = "CREATE ROLE plain LOGIN; CREATE TABLE fine (id int PRIMARY KEY); CREATE TABLE dark (id int PRIMARY KEY); \
+        CREATE TABLE hidden (id int PRIMARY KEY); CREATE TABLE narrow (id int PRIMARY KEY, v int); \
+        GRANT SELECT, INSERT, UPDATE, DELETE ON fine, hidden, narrow TO plain; GRANT SELECT ON dark TO plain; \
+        ALTER TABLE hidden ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON hidden USING (id > 5); GRANT CREATE ON DATABASE postgres TO plain";
+    both(&origin, &target, schema).await;
+    sql(&target.url("postgres"), "ALTER TABLE narrow ADD COLUMN more int").await;
+    let (old, new) = (config_of(&origin, "plain"), config_of(&target, "plain"));
+    let found = proved(old.clone(), new.clone()).await;
+    let like = |side, parts: &[&str]| {
+        found.iter().any(|(name, at, object)| {
+            *name == "reverse_table" && *at == side && parts.iter().all(|part| object.contains(part))
+        })
+    };
+    assert!(like(Side::Origin, &["dark", "may not SELECT, INSERT and DELETE", "old primary"]), "{found:#?}");
+    assert!(like(Side::Origin, &["narrow", "more"]), "{found:#?}");
+    assert!(
+        like(Side::Origin, &["hidden", "row-level security"]) && like(Side::Target, &["hidden", "row-level security"]),
+        "{found:#?}"
+    );
+    assert!(found.iter().all(|(name, _, object)| *name == "reverse_table" && !object.contains("fine")), "{found:#?}");
+    assert_eq!(asked(&origin, TRACES).await, Vec::<String>::new());
+
+    let holder = connect(&origin.url("postgres")).await;
+    holder
+        .batch_execute(&format!(
+            "SELECT pg_advisory_lock({}, {})",
+            tandem::protocol::postgres::copier::LOCK_CLASS,
+            tandem::protocol::postgres::copier::LOCK_APPLIER
+        ))
+        .await
+        .expect("locked");
+    assert!(
+        proved(old.clone(), new.clone())
+            .await
+            .iter()
+            .any(|(name, side, _)| (*name, *side) == ("reverse_fenced", Side::Origin))
+    );
+    sql(&origin.url("postgres"), "REVOKE CREATE ON DATABASE postgres FROM plain").await;
+    assert!(proved(old, new).await.iter().any(|(name, side, _)| (*name, *side) == ("reverse_store", Side::Origin)));
 }

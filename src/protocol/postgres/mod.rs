@@ -25,6 +25,7 @@ pub mod session;
 mod setup;
 pub mod shared;
 mod startup;
+pub mod switch;
 #[cfg(test)]
 mod testing;
 pub mod wire;

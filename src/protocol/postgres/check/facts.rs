@@ -13,7 +13,7 @@ const VERSIONS: std::ops::Range<u32> = 140_000..190_000;
 
 /// One database of one cluster.
 #[derive(Debug, Default)]
-pub(super) struct Facts {
+pub(in crate::protocol::postgres) struct Facts {
     /// `server_version_num`.
     pub(super) version: u32,
     /// What names the cluster, and this start of it.
@@ -55,7 +55,7 @@ pub(super) struct Rights {
 
 /// Why a side tells nothing.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failed {
+pub(in crate::protocol::postgres) enum Failed {
     #[error("{0}")]
     Client(#[from] Error),
     #[error("{0}")]
@@ -127,7 +127,7 @@ const ROLE_RIGHTS: &str = "SELECT CASE WHEN pg_catalog.to_regnamespace('tandem')
     ELSE pg_catalog.has_schema_privilege('tandem', 'CREATE') END, pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')";
 
 /// Ask a side everything.
-pub(super) async fn read(server: &ServerConfig) -> Result<Facts, Failed> {
+pub(in crate::protocol::postgres) async fn read(server: &ServerConfig) -> Result<Facts, Failed> {
     let mut conn = Client::connect(&server.for_writing("tandem check")).await?;
     let mut facts = identity(&mut conn).await?;
     if facts.is_known() {

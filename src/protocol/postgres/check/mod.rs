@@ -18,12 +18,12 @@ use crate::config::Config;
 use crate::record::Side;
 
 use super::setup::server_config;
-use facts::Facts;
+pub(super) use facts::{Facts, read};
 
 /// Look at both sides. One that cannot be reached is told, and the other looked at all the same.
 pub async fn check(config: &Config) -> Report {
     let (origin, target) = (server_config(&config.origin, config), server_config(&config.target, config));
-    let (origin, target) = tokio::join!(facts::read(&origin), facts::read(&target));
+    let (origin, target) = tokio::join!(read(&origin), read(&target));
     let mut report = Report::default();
     for (side, facts) in [(Side::Origin, &origin), (Side::Target, &target)] {
         match facts {
@@ -43,6 +43,15 @@ fn alone(side: Side, facts: &Facts, found: &mut Vec<Finding>) {
         tables::origin(facts, found);
     }
     rights::check(side, facts, found);
+}
+
+/// What a switch minds as well: what is hard to mirror on `from`, and what both sides' schemas have not in common. In
+/// these findings `from` is the origin and `to` the target, whichever they are.
+pub(super) fn differences(from: &Facts, to: &Facts) -> Vec<Finding> {
+    let mut found = Vec::new();
+    tables::origin(from, &mut found);
+    together(from, to, &mut found);
+    found
 }
 
 fn together(origin: &Facts, target: &Facts, found: &mut Vec<Finding>) {

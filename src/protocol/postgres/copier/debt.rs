@@ -173,7 +173,7 @@ impl Arrays {
     }
 
     /// For a statement without parameters.
-    pub(super) fn none() -> Arrays {
+    pub(in crate::protocol::postgres) fn none() -> Arrays {
         Arrays(Vec::new())
     }
 

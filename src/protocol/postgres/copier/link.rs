@@ -91,9 +91,10 @@ const WISHES: &[&str] = &[
     "SET tcp_user_timeout = '10s'",
 ];
 
-pub(in crate::protocol::postgres) const STORE: &str = "CREATE SCHEMA IF NOT EXISTS tandem; CREATE TABLE IF NOT EXISTS tandem.payment (\
-    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row), n bigint NOT NULL, owner_pid integer, \
-    owner_since timestamptz); INSERT INTO tandem.payment (n) VALUES (0) ON CONFLICT DO NOTHING";
+/// `IF NOT EXISTS` asks for the right to make a schema even where it is there.
+pub(in crate::protocol::postgres) const STORE: &str = "DO 'BEGIN IF pg_catalog.to_regnamespace(''tandem'') IS NULL THEN CREATE SCHEMA tandem; END IF; END'; \
+    CREATE TABLE IF NOT EXISTS tandem.payment (only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row), \
+    n bigint NOT NULL, owner_pid integer, owner_since timestamptz); INSERT INTO tandem.payment (n) VALUES (0) ON CONFLICT DO NOTHING";
 
 pub(super) async fn open(primary: &ServerConfig, secondary: &ServerConfig, options: &Options) -> Result<Link, Error> {
     let mut conn = connect(secondary).await.map_err(on_secondary)?;

@@ -26,9 +26,9 @@ use crate::mirror::state::copier::{Copier, Error, Gone, Owed, Paid, Snapshot, St
 use crate::protocol::postgres::client::{Format, Param, ServerConfig};
 use crate::record::Backend;
 
-pub(super) use link::SETTINGS;
 pub use link::{APPLICATION_NAME, LOCK_APPLIER, LOCK_CLASS, LOCK_WRITERS};
 use link::{Link, on_primary, on_secondary};
+pub(super) use link::{SETTINGS, STORE};
 use pay::Trouble;
 
 /// How to pay.

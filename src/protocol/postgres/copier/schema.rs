@@ -122,7 +122,7 @@ impl Pair {
         }
     }
 
-    pub(super) fn read_sql(&self) -> String {
+    pub(in crate::protocol::postgres) fn read_sql(&self) -> String {
         let (columns, table) = (self.column_list("t."), self.table(At::Primary));
         if let Some(any) = self.any() {
             return format!("SELECT {columns} FROM {table} t WHERE {any}");
@@ -162,7 +162,7 @@ impl Pair {
         }
     }
 
-    pub(super) fn delete_sql(&self) -> String {
+    pub(in crate::protocol::postgres) fn delete_sql(&self) -> String {
         let table = self.table(At::Secondary);
         if let Some(any) = self.any() {
             return format!("DELETE FROM {table} t WHERE {any}");
@@ -181,6 +181,12 @@ impl Pair {
     pub(super) fn copy_into(&self, table: &str) -> String {
         let format = if self.binary { " (FORMAT binary)" } else { "" };
         format!("COPY {table} ({}) FROM STDIN{format}", self.column_list(""))
+    }
+
+    /// What a COPY writes, as a statement that can be explained.
+    pub(in crate::protocol::postgres) fn insert_sql(&self) -> String {
+        let (columns, table) = (self.column_list(""), self.secondary.sql());
+        format!("INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {table}")
     }
 
     /// A scratch table that takes the same rows, without any constraint.
@@ -220,8 +226,8 @@ impl Pair {
 
 /// What is known of both sides at the time of a snapshot.
 pub(in crate::protocol::postgres) struct Schema {
-    pub(super) primary: Catalog,
-    pub(super) secondary: Catalog,
+    pub(in crate::protocol::postgres) primary: Catalog,
+    pub(in crate::protocol::postgres) secondary: Catalog,
     pairs: HashMap<TableId, Result<Arc<Pair>, String>>,
     /// [`PRINT`] by oid on the primary.
     prints: HashMap<u32, String>,

@@ -21,7 +21,10 @@
 //! cancel safe: drop the connection as well.
 
 pub mod barrier;
+mod facts;
+pub mod findings;
 pub mod newest;
+pub mod reverse;
 mod rules;
 pub mod sequences;
 pub mod strangers;
@@ -96,8 +99,10 @@ pub async fn connect(server: &ServerConfig, bounds: Bounds) -> Result<Client, cl
     Ok(conn)
 }
 
-/// What every step needs of the database, made where it is missing.
-const SCHEMA: &str = "CREATE SCHEMA IF NOT EXISTS tandem";
+/// The schema of what must be remembered, made where it is missing. `IF NOT EXISTS` asks for the right to make it even
+/// where it is there.
+const SCHEMA: &str =
+    "DO 'BEGIN IF pg_catalog.to_regnamespace(''tandem'') IS NULL THEN CREATE SCHEMA tandem; END IF; END'";
 
 /// Run statements as one transaction. Refused, nothing of it was done and the connection is ready again.
 async fn together(conn: &mut Client, statements: &[String]) -> Result<(), client::Error> {

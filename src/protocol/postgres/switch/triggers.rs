@@ -63,7 +63,7 @@ impl State {
     }
 
     /// It fires on what an ordinary session writes.
-    fn fires(self) -> bool {
+    pub(super) fn fires(self) -> bool {
         matches!(self, State::Origin | State::Always)
     }
 }
@@ -81,11 +81,16 @@ pub struct Name {
 
 impl std::fmt::Display for Name {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{} on {}.{}", self.schema, self.trigger, self.schema, self.table)
+        write!(f, "{} on {}", self.trigger, self.table())
     }
 }
 
 impl Name {
+    /// The table's, for people.
+    pub(super) fn table(&self) -> String {
+        format!("{}.{}", self.schema, self.table)
+    }
+
     fn table_sql(&self) -> String {
         format!("{}.{}", quote(&self.schema), quote(&self.table))
     }
@@ -200,21 +205,33 @@ fn silence(triggers: &[Trigger]) -> Change {
 /// # Errors
 /// None was changed: a table is not ours to alter, or was locked for longer than [`Bounds::lock`].
 pub async fn wake(conn: &mut Client, replica: bool, others: &[Trigger], bounds: Bounds) -> Result<usize, Error> {
-    let change = restore(&read(conn).await?, if replica { &[] } else { others });
+    let change = restore(&read(conn).await?, replica, others);
     apply(conn, &change, bounds).await
 }
 
-fn restore(triggers: &[Trigger], others: &[Trigger]) -> Change {
-    let others: HashMap<_, _> = others.iter().map(|other| (&other.name, other.meant())).collect();
-    let shall = |trigger: &Trigger| match (trigger.saved, trigger.state) {
-        (Some(saved), _) => saved,
-        (None, State::Disabled) => others.get(&trigger.name).copied().unwrap_or(State::Disabled),
-        (None, state) => state,
-    };
-    let changed = triggers.iter().map(|trigger| (trigger, shall(trigger)));
-    let changed = changed.filter(|(trigger, shall)| trigger.state != *shall);
+/// What [`wake`] makes of each trigger.
+pub(super) fn after_wake<'t>(
+    triggers: &'t [Trigger],
+    replica: bool,
+    others: &[Trigger],
+) -> impl Iterator<Item = (&'t Name, State)> {
+    let others = if replica { &[] } else { others };
+    let others: HashMap<Name, State> = others.iter().map(|other| (other.name.clone(), other.meant())).collect();
+    triggers.iter().map(move |trigger| {
+        let state = match (trigger.saved, trigger.state) {
+            (Some(saved), _) => saved,
+            (None, State::Disabled) => others.get(&trigger.name).copied().unwrap_or(State::Disabled),
+            (None, state) => state,
+        };
+        (&trigger.name, state)
+    })
+}
+
+fn restore(triggers: &[Trigger], replica: bool, others: &[Trigger]) -> Change {
+    let shall = triggers.iter().zip(after_wake(triggers, replica, others));
+    let changed = shall.filter(|(trigger, (_, shall))| trigger.state != *shall);
     Change {
-        alter: changed.map(|(trigger, shall)| (trigger.name.clone(), shall)).collect(),
+        alter: changed.map(|(_, (name, shall))| (name.clone(), shall)).collect(),
         save: Vec::new(),
         forget: triggers.iter().any(|trigger| trigger.saved.is_some()),
     }
@@ -316,11 +333,11 @@ mod tests {
             trigger("by_hand", State::Disabled, Some(State::Origin)),
             trigger("left", State::Origin, None),
         ];
-        let change = restore(&here, &there);
+        let change = restore(&here, false, &there);
         assert_eq!(altered(&change), [("kept", State::Always), ("by_hand", State::Origin)]);
         assert!(change.forget);
-        assert_eq!(altered(&restore(&here[1..], &[])), []);
-        assert!(!restore(&here[1..], &[]).forget);
+        assert_eq!(altered(&restore(&here[1..], false, &[])), []);
+        assert!(!restore(&here[1..], false, &[]).forget);
     }
 
     #[test]

@@ -1,0 +1,213 @@
+//! The conditions of a switch: what `tandem check` finds of this pair in the direction of the switch, and what matters
+//! only now that clients are about to move. Nothing is changed on either side.
+//!
+//! What ends a switch is an error; each can be ignored by its name. A warning is worth a look, a note is good to know:
+//! a clean pair of databases has neither errors nor warnings.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use crate::check::{Finding, Report, Rule};
+use crate::protocol::postgres::check;
+use crate::protocol::postgres::client::ServerConfig;
+use crate::record::Side;
+
+use super::facts::{self, Facts};
+use super::sequences;
+use super::triggers::{self, State};
+use super::{Bounds, Error, RULES, connect, rules};
+
+/// Catalogs of many thousand tables are read in less.
+const BOUNDS: Bounds = Bounds { lock: Duration::from_secs(2), statement: Duration::from_secs(30) };
+
+/// What shall be switched, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// The primary.
+    pub from: Side,
+    /// The primary's server.
+    pub old: &'a ServerConfig,
+    /// The other side's.
+    pub new: &'a ServerConfig,
+    /// Process ids on `old` of tandem's own connections and of its live sessions.
+    pub ours: &'a HashSet<u32>,
+    /// How long clients may be held.
+    pub max_hold: Duration,
+    /// The old primary shall become read-only.
+    pub barrier: bool,
+    /// Strangers in the way shall be terminated.
+    pub terminate: bool,
+}
+
+/// Look at both sides. One that cannot be asked is told; without it nothing can be compared.
+pub async fn find(question: Question<'_>) -> Report {
+    let mut report = Report::default();
+    let nobody = HashSet::new();
+    let (old, new) = tokio::join!(side(question.old, question.ours), side(question.new, &nobody));
+    let read_only = facts::is_read_only(question.new).await;
+    let told = |side: Side, error: &dyn std::fmt::Display| format!("{side}: {error}");
+    match (old, new, read_only) {
+        (Ok(old), Ok(new), Ok(read_only)) => report.findings = compare(question, &old, &new, read_only),
+        (old, new, read_only) => {
+            let (from, to) = (question.from, question.from.other());
+            report.unreachable.extend(old.err().map(|error| told(from, &error)));
+            let new = new.err().map(|error| told(to, &error));
+            report.unreachable.extend(new.or_else(|| read_only.err().map(|error| told(to, &error))));
+        }
+    }
+    report
+}
+
+/// What `tandem check` asks, and what we ask.
+struct Known {
+    schema: check::Facts,
+    switch: Facts,
+}
+
+async fn side(server: &ServerConfig, ours: &HashSet<u32>) -> Result<Known, Error> {
+    let schema = check::read(server).await.map_err(|error| Error::Refused(error.to_string()))?;
+    let mut conn = connect(server, BOUNDS).await?;
+    let switch = facts::read(&mut conn, ours).await?;
+    conn.close().await;
+    Ok(Known { schema, switch })
+}
+
+fn compare(question: Question<'_>, old: &Known, new: &Known, read_only: bool) -> Vec<Finding> {
+    let mut found = Found { from: question.from, list: schemas(question.from, old, new) };
+    let (old, new) = (&old.switch, &new.switch);
+    found.list.extend(sequences::plan(&old.sequences, &new.sequences).findings(question.from));
+    enforced(old, new, &mut found);
+    switched_triggers(old, new, &mut found);
+    strangers(question, old, &mut found);
+    rights(question, old, &mut found);
+    sessions(new, read_only, &mut found);
+    found.list.sort_by(|one, other| (one.rule.name, &one.object).cmp(&(other.rule.name, &other.object)));
+    found.list.dedup();
+    found.list
+}
+
+/// Findings, and how sides are called.
+struct Found {
+    from: Side,
+    list: Vec<Finding>,
+}
+
+impl Found {
+    fn on_old(&mut self, rule: &'static Rule, objects: impl IntoIterator<Item = impl Into<String>>) {
+        self.on(self.from, rule, objects);
+    }
+
+    fn on_new(&mut self, rule: &'static Rule, objects: impl IntoIterator<Item = impl Into<String>>) {
+        self.on(self.from.other(), rule, objects);
+    }
+
+    fn on(&mut self, side: Side, rule: &'static Rule, objects: impl IntoIterator<Item = impl Into<String>>) {
+        let objects = objects.into_iter().map(Into::into);
+        self.list.extend(objects.map(|object: String| Finding { rule, side: Some(side), object }));
+    }
+}
+
+/// What check finds, in our words and weights: of its rules those that a switch has too.
+fn schemas(from: Side, old: &Known, new: &Known) -> Vec<Finding> {
+    let barrier = old.switch.barrier.is_up() || new.switch.barrier.is_up();
+    let found = check::differences(&old.schema, &new.schema).into_iter().filter_map(|found| {
+        let rule = RULES.iter().find(|rule| rule.name == found.rule.name)?;
+        let side = if found.side == Some(Side::Origin) { from } else { from.other() };
+        Some(Finding { rule, side: Some(side), object: found.object })
+    });
+    found.filter(|found| keep(found, barrier)).collect()
+}
+
+/// Sequences are compared by what owns them, unlogged tables on both sides, and the barrier is our own.
+fn keep(found: &Finding, barrier: bool) -> bool {
+    match found.rule.name {
+        "sequence_missing" | "unlogged_table" => false,
+        "role_setting_differs" => {
+            !(barrier && found.object == "every role in this database: default_transaction_read_only")
+        }
+        _ => true,
+    }
+}
+
+/// Indexes and constraints: the new primary must hold what the old one held.
+fn enforced(old: &Facts, new: &Facts, found: &mut Found) {
+    let there = |table: &String| new.tables.contains(table);
+    for (definition, index) in old.indexes.iter().filter(|(_, index)| there(&index.table)) {
+        let rule = if index.unique { rules::UNIQUE_MISSING } else { rules::INDEX_MISSING };
+        found.on_new(rule, Some(definition).filter(|definition| !new.indexes.contains_key(*definition)));
+    }
+    found.on_new(rules::INDEX_INVALID, &new.invalid);
+    for ((table, name), constraint) in old.constraints.iter().filter(|((table, _), _)| there(table)) {
+        let object = format!("{table} ({name})");
+        match same(new, table, name, constraint) {
+            None => found.on_new(rules::CONSTRAINT_MISSING, [object]),
+            Some(there) if constraint.valid && !there.valid => found.on_new(rules::CONSTRAINT_NOT_VALID, [object]),
+            Some(_) => (),
+        }
+    }
+    found.on_new(rules::FOREIGN_KEY_OFF, new.keys_off.difference(&old.keys_off));
+    found.on_new(rules::UNLOGGED_TABLE, new.unlogged.difference(&old.unlogged));
+}
+
+/// By name, or else one that says the same.
+fn same<'a>(side: &'a Facts, table: &str, name: &str, constraint: &facts::Constraint) -> Option<&'a facts::Constraint> {
+    let named = side.constraints.get(&(table.to_owned(), name.to_owned()));
+    let alike = || {
+        let mut all = side.constraints.iter();
+        all.find(|((other, _), there)| other == table && there.definition == constraint.definition)
+    };
+    named.or_else(|| alike().map(|(_, there)| there))
+}
+
+fn switched_triggers(old: &Facts, new: &Facts, found: &mut Found) {
+    let becoming: HashMap<_, _> = triggers::after_wake(&new.triggers, new.replica, &old.triggers).collect();
+    for trigger in old.triggers.iter().filter(|one| new.tables.contains(&one.name.table())) {
+        match becoming.get(&trigger.name) {
+            None if trigger.meant() != State::Disabled => {
+                found.on_new(rules::TRIGGER_MISSING, [trigger.name.to_string()])
+            }
+            Some(state) if *state != trigger.meant() => {
+                found.on_new(rules::TRIGGER_DIFFERS, [trigger.name.to_string()])
+            }
+            _ => (),
+        }
+    }
+    let stuck = new.triggers.iter().filter(|one| !one.may_alter && becoming.get(&one.name) != Some(&one.state));
+    found.on_new(rules::MAY_NOT_SWITCH_TRIGGER, stuck.map(|one| one.name.to_string()));
+    if old.replica {
+        let acting = old.triggers.iter().filter(|one| matches!(one.state, State::Always | State::Replica));
+        found.on_old(rules::TRIGGER_ON_MIRRORED_ROWS, acting.map(|one| one.name.to_string()));
+    } else {
+        let stuck = old.triggers.iter().filter(|one| !one.may_alter && one.state.fires());
+        found.on_old(rules::MAY_NOT_SWITCH_TRIGGER, stuck.map(|one| one.name.to_string()));
+        found.on_old(rules::RULES_ACT, &old.ruled);
+    }
+}
+
+fn strangers(question: Question<'_>, old: &Facts, found: &mut Found) {
+    let long = old.open.sessions.iter().filter(|one| one.age.is_some_and(|age| age > question.max_hold));
+    found.on_old(rules::LONG_TRANSACTION, long.map(|one| one.to_string()));
+    let long = old.open.prepared.iter().filter(|one| one.age > question.max_hold);
+    found.on_old(rules::PREPARED_TRANSACTION, long.map(|one| one.to_string()));
+    found.on_old(rules::BYPASSING, old.others.iter().map(|one| one.to_string()));
+}
+
+fn rights(question: Question<'_>, old: &Facts, found: &mut Found) {
+    let wrong = [
+        (!old.may_see_stats, rules::MAY_NOT_SEE_STATS),
+        (question.terminate && !old.may_signal, rules::MAY_NOT_TERMINATE),
+        (question.barrier && !old.barrier.may_change, rules::MAY_NOT_SET_READ_ONLY),
+    ];
+    for (_, rule) in wrong.into_iter().filter(|(wrong, _)| *wrong) {
+        found.on_old(rule, [old.database.as_str()]);
+    }
+}
+
+/// A barrier of ours is lifted by the switch, where it may.
+fn sessions(new: &Facts, read_only: bool, found: &mut Found) {
+    let stays = if new.barrier.is_up() { !new.barrier.may_change } else { read_only };
+    if stays {
+        found.on_new(rules::READ_ONLY_BY_DEFAULT, [new.database.as_str()]);
+    }
+    found.on_new(rules::READ_ONLY_BY_DEFAULT, new.read_only_roles.iter().map(|role| format!("role {role}")));
+}
