@@ -23,14 +23,17 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Readiness};
 use crate::check;
 use crate::config::{self, Config, Durability, Listen, Live, Mode, Wire};
+use crate::cutover::controller::{self, Controller, Defaults};
 use crate::cutover::gate::{Gate, Route};
-use crate::journal::{self, Journal, Last, Recovered};
+use crate::cutover::store::{self, InFile, Store};
+use crate::journal::{self, Journal, Last, Lsn, Recovered};
 use crate::metrics::{self, Exporter};
-use crate::mirror::state::{self, Engine, Paths};
+use crate::mirror::state::{self, Handle, Turning};
 use crate::protocol::postgres;
 use crate::record::{Reason, Side, TableId};
 use crate::telemetry::{self, Level};
@@ -119,13 +122,17 @@ impl Assembly {
         let upkeep = tokio::spawn(self.state.exporter.clone().run(self.stop.clone()));
         let workers = self.workers(listeners, &mirror.serving)?;
         self.readiness.send_replace(Readiness::Ready);
-        tracing::info!(wire = %self.config.wire, "serving clients");
+        let route = self.state.gate.route();
+        tracing::info!(wire = %self.config.wire, primary = %route.primary, epoch = route.epoch, "serving clients");
         self.drain.cancelled().await;
         self.readiness.send_replace(Readiness::Draining);
         tracing::info!(units = self.state.gate.inside(), "no new clients; those inside finish");
+        // A switch under way is called off first: nobody is held while all others leave.
+        mirror.switching.cancel();
         let ended = tokio::task::spawn_blocking(|| workers.into_iter().try_for_each(thread::JoinHandle::join)).await;
         mirror.stop.cancel();
-        futures_util::future::join_all(mirror.tasks).await;
+        mirror.tasks.close();
+        mirror.tasks.wait().await;
         let closed = self.close_journal().await;
         self.stop.cancel();
         signals.abort();
@@ -161,57 +168,84 @@ impl Assembly {
     }
 
     async fn postgres(&mut self, recovered: Option<Recovered>) -> Result<Mirror, Error> {
-        let stop = CancellationToken::new();
         let (gate, journal, live) = (self.state.gate.clone(), self.state.journal.clone(), self.state.live.clone());
-        let Some((journal, recovered)) = journal.zip(recovered) else {
-            let setup = postgres::Setup::new(&self.config, live, gate, None, Box::new(|_, _| {})).await?;
-            return Ok(Mirror { serving: Serving::Postgres(setup), tasks: Vec::new(), stop });
+        let mirror = |serving| Mirror {
+            serving,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            switching: CancellationToken::new(),
         };
-        let copier = postgres::copier(&self.config);
-        let paths = Paths::in_dir(self.config.journal.dir.clone());
-        let (engine, handle) = Engine::new(engine_config(&self.config), journal.clone(), copier, paths)
-            .map_err(|error| Error::Setup(error.to_string()))?;
+        let store = InFile::in_dir(&self.config.journal.dir);
+        let Some((journal, recovered)) = journal.zip(recovered) else {
+            // What was switched stays switched, with a mirror or without.
+            let control = store.load().await.map_err(in_control)?.1;
+            gate.open(control.route(false));
+            let setup = postgres::Setup::new(&self.config, live, gate, None, Box::new(|_, _| {})).await?;
+            return Ok(mirror(Serving::Postgres(setup)));
+        };
+        let known = controller::recover(store).await.map_err(in_control)?;
+        let control = known.control();
+        gate.open(control.route(true));
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let config = self.config.clone();
+        let turning = Turning::in_dir(
+            &self.config.journal.dir,
+            engine_config(&self.config),
+            journal.clone(),
+            Box::new(move |primary| postgres::copier(&config, primary)),
+            (stop.clone(), tasks.clone()),
+        );
+        let turning = turning.map_err(|error| Error::Setup(error.to_string()))?;
+        let handle = turning.handle().clone();
         let marks = handle.clone();
         let lost = Box::new(move |table: TableId, reason: Reason| {
             if let Err(error) = marks.mark_dirty(table, reason) {
                 tracing::error!(%error, table = table.0, "a dirty mark could not be made durable");
             }
         });
-        let setup = postgres::Setup::new(&self.config, live, gate, Some(journal.clone()), lost).await?;
-        // Labels stay active until the loss is confirmed, also when the start that noticed it was itself interrupted.
-        if recovered.last == Last::Lost || !recovered.active.is_empty() {
-            let mut tables = setup.tables();
-            // Without a sync the disk may lack more than what was written of late.
-            if !recovered.active.all && self.config.journal.durability == Durability::Fsync {
-                tables.retain(|table| recovered.active.list.contains(&table.0));
-            }
-            if recovered.active.all || recovered.active.list.contains(&TableId::NONE.0) {
-                tracing::error!("a schema change may not have been repeated on the secondary: compare both schemas");
-            }
-            let count = tables.len();
-            tracing::error!(
-                tables = count,
-                "the machine or its disk lost writes that were not synced: what was written of late is dirty"
-            );
-            for table in tables {
-                handle.mark_dirty(table, Reason::Lost).map_err(|error| Error::Failed(error.to_string()))?;
-            }
-            journal.confirm_loss();
-        }
+        let setup = postgres::Setup::new(&self.config, live, gate.clone(), Some(journal.clone()), lost).await?;
+        self.mark_lost(&recovered, &setup.tables(), &handle, &journal)?;
+        let since = Lsn(control.since);
+        let mut walk = postgres::Walk::new(&setup, turning, &self.config, since, (stop.clone(), tasks.clone()));
+        walk.begin(&control).await.map_err(|error| Error::Setup(error.to_string()))?;
+        let defaults = Defaults { max_hold: self.config.cutover.max_hold };
+        let (controller, switch) = Controller::new(known, gate, walk, defaults);
+        let switching = CancellationToken::new();
+        tasks.spawn(supervise(tokio::spawn(controller.run(switching.clone()))));
         self.state.names = setup.names();
         self.state.mirror = Some(handle);
-        let schema = setup.shared.catalog.clone();
-        let tasks = vec![
-            tokio::spawn(engine.run(stop.clone())),
-            tokio::spawn(schema.run(Side::Origin, setup.server(Side::Origin), stop.clone())),
-            tokio::spawn(postgres::bypass::run(
-                setup.shared.clone(),
-                Side::Origin,
-                setup.server(Side::Origin),
-                stop.clone(),
-            )),
-        ];
-        Ok(Mirror { serving: Serving::Postgres(setup), tasks, stop })
+        self.state.switch = Some(switch);
+        Ok(Mirror { serving: Serving::Postgres(setup), tasks, stop, switching })
+    }
+
+    /// Labels stay active until the loss is confirmed, also when the start that noticed it was itself interrupted.
+    fn mark_lost(
+        &self,
+        recovered: &Recovered,
+        tables: &[TableId],
+        handle: &Handle,
+        journal: &Journal,
+    ) -> Result<(), Error> {
+        if recovered.last != Last::Lost && recovered.active.is_empty() {
+            return Ok(());
+        }
+        // Without a sync the disk may lack more than what was written of late.
+        let all = recovered.active.all || self.config.journal.durability != Durability::Fsync;
+        let active = |table: &&TableId| all || recovered.active.list.contains(&table.0);
+        let tables: Vec<&TableId> = tables.iter().filter(active).collect();
+        if recovered.active.all || recovered.active.list.contains(&TableId::NONE.0) {
+            tracing::error!("a schema change may not have been repeated on the secondary: compare both schemas");
+        }
+        let count = tables.len();
+        tracing::error!(
+            tables = count,
+            "the machine or its disk lost writes that were not synced: what was written of late is dirty"
+        );
+        for table in tables {
+            handle.mark_dirty(*table, Reason::Lost).map_err(|error| Error::Failed(error.to_string()))?;
+        }
+        journal.confirm_loss();
+        Ok(())
     }
 
     /// Start the threads that serve clients.
@@ -251,8 +285,24 @@ impl Assembly {
 /// What runs beside the clients, and what they are served with.
 struct Mirror {
     serving: Serving,
-    tasks: Vec<JoinHandle<()>>,
+    tasks: TaskTracker,
     stop: CancellationToken,
+    /// Ends the controller of switches.
+    switching: CancellationToken,
+}
+
+/// A controller that ended by itself must not be outlived: clients are held, or are served where they may not be.
+async fn supervise(controller: JoinHandle<Result<(), controller::Error>>) {
+    match controller.await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => tracing::error!(%error, "tandem ends"),
+        Err(error) => tracing::error!(%error, "the controller of switches ended by a panic: tandem ends"),
+    }
+    std::process::exit(1);
+}
+
+fn in_control(error: store::Error) -> Error {
+    Error::Setup(error.to_string())
 }
 
 fn open_journal(config: &Config) -> Result<(Journal, Recovered), Error> {
@@ -320,7 +370,7 @@ impl Front {
 impl From<postgres::SetupError> for Error {
     fn from(error: postgres::SetupError) -> Error {
         match error {
-            postgres::SetupError::Origin(_) => Error::Unreachable(error.to_string()),
+            postgres::SetupError::Primary(..) => Error::Unreachable(error.to_string()),
             postgres::SetupError::Tls(_) => Error::Setup(error.to_string()),
         }
     }

@@ -181,7 +181,7 @@ struct Stored {
 impl InFile {
     /// In this directory, which exists.
     pub fn in_dir(dir: &Path) -> InFile {
-        InFile { file: Durable::in_dir(dir, "control"), turn: Arc::default() }
+        InFile { file: Durable::in_dir(dir, "switch-control"), turn: Arc::default() }
     }
 
     /// Do it where blocking harms nobody. The turn goes along: dropping the future ends the waiting, not the doing.
@@ -317,7 +317,7 @@ mod tests {
     #[tokio::test]
     async fn a_damaged_file_is_no_control_state() {
         let dir = tempfile::tempdir().expect("temporary directory");
-        std::fs::write(dir.path().join("control"), b"half").expect("written");
+        std::fs::write(dir.path().join("switch-control"), b"half").expect("written");
         let recovered = Known::recover(InFile::in_dir(dir.path())).await;
         assert!(matches!(recovered.map(|known| known.control()), Err(Error::Unreadable(_))));
     }

@@ -24,6 +24,7 @@ mod sandbox;
 mod schema;
 mod settings;
 mod support;
+mod switch;
 mod switch_sides;
 mod transcript;
 mod two_phase;

@@ -37,7 +37,7 @@ use crate::record::{Malformed, Reason, RecordBuf, TableId};
 use super::backoff::Backoff;
 use super::book::Book;
 use super::copier::{self, Copier, Paid, Snapshot, Standing};
-use super::handle::{Handle, Phase, Status, owe};
+use super::handle::{Handle, Pace, Phase, Status, owe};
 use super::ledger::{Cut, Ledger, Mark};
 use super::retention::{Payment, Retention};
 
@@ -136,9 +136,9 @@ impl Default for Config {
 /// Where the engine keeps what must survive a restart.
 #[derive(Clone, Debug)]
 pub struct Paths {
-    book: Durable,
-    parked: Durable,
-    dirty: Durable,
+    pub(super) book: Durable,
+    pub(super) parked: Durable,
+    pub(super) dirty: Durable,
 }
 
 impl Paths {
@@ -188,9 +188,9 @@ pub struct Engine<C> {
     /// What the last connect and the payments since have shown. `payments` is at least what the book's floor says.
     standing: Option<Standing>,
     status: watch::Sender<Status>,
-    paused: watch::Receiver<bool>,
+    pace: watch::Receiver<Pace>,
     /// Kept so that the receiver lives on when every handle is gone.
-    _pausing: watch::Sender<bool>,
+    _pacing: watch::Sender<Pace>,
     /// No payment before. Moved by payments and failures.
     next_payment: Instant,
     next_gone: Instant,
@@ -215,6 +215,12 @@ enum Step {
     },
 }
 
+/// As [`Config::lost_after`], while somebody waits for the end.
+const LOST_HURRIED: Duration = Duration::from_millis(20);
+
+/// Of how many payments back [`Status::recent`] tells.
+const RECENT: usize = 16;
+
 /// While there is nobody to pay, the lag is shown as often as this.
 const SHOW: Duration = Duration::from_secs(1);
 
@@ -226,23 +232,28 @@ impl<C: Copier> Engine<C> {
         copier: C,
         paths: Paths,
     ) -> Result<(Engine<C>, Handle), durable::Error> {
-        let parked = Parked::open(paths.parked, config.parked_max)?;
-        let dirty = Dirty::open(paths.dirty)?;
-        let (status, status_seen) = watch::channel(Status { paid: journal.trimmed(), ..Status::default() });
-        let (pausing, paused) = watch::channel(false);
-        let handle = Handle {
-            journal: journal.clone(),
-            parked: parked.clone(),
-            dirty: dirty.clone(),
-            status: status_seen,
-            paused: pausing.clone(),
-            self_repair: config.self_repair,
-        };
+        let handle = Handle::open(&config, journal, paths.parked, paths.dirty)?;
+        let from = handle.journal.trimmed();
+        let engine = Engine::succeed(&handle, config, copier, paths.book, from)?;
+        Ok((engine, handle))
+    }
+
+    /// An engine behind a handle whose last one has ended: the same journal and ledgers, another direction. What the
+    /// journal holds from `from` on is owed; `book` is this direction's own.
+    pub fn succeed(
+        handle: &Handle,
+        config: Config,
+        copier: C,
+        book: Durable,
+        from: Lsn,
+    ) -> Result<Engine<C>, durable::Error> {
+        let from = from.max(handle.journal.trimmed());
+        handle.shown.send_replace(Status { paid: from, recent: from, ..Status::default() });
         let now = Instant::now();
-        let engine = Engine {
-            ledger: Ledger::new(journal.trimmed()),
+        Ok(Engine {
+            ledger: Ledger::new(from),
             retention: Retention::default(),
-            book: Book::open(paths.book)?,
+            book: Book::open(book)?,
             backoff: Backoff::new(config.retry_min, config.retry_max, config.seed),
             standing: None,
             next_payment: now,
@@ -253,15 +264,14 @@ impl<C: Copier> Engine<C> {
             stale: 0,
             meters: Meters::new(),
             config,
-            journal,
+            journal: handle.journal.clone(),
             copier,
-            parked,
-            dirty,
-            status,
-            paused,
-            _pausing: pausing,
-        };
-        Ok((engine, handle))
+            parked: handle.parked.clone(),
+            dirty: handle.dirty.clone(),
+            status: handle.shown.clone(),
+            pace: handle.pace.subscribe(),
+            _pacing: handle.pace.clone(),
+        })
     }
 
     /// Pay until told to stop; then go on until everything appended by then is paid, the primary or the secondary is
@@ -340,7 +350,7 @@ impl<C: Copier> Engine<C> {
             self.advance(self.config.owed_keys_max).await?;
             if stop.is_cancelled() {
                 let target = *target.get_or_insert_with(|| self.journal.appended());
-                if self.ledger.paid() >= target || *self.paused.borrow() {
+                if self.ledger.paid() >= target || *self.pace.borrow() == Pace::Paused {
                     return self.trim(Instant::now()).await;
                 }
             }
@@ -360,19 +370,21 @@ impl<C: Copier> Engine<C> {
 
     fn step(&mut self, now: Instant) -> Step {
         let heartbeat = self.last_contact + self.config.heartbeat;
-        if *self.paused.borrow_and_update() {
+        let pace = *self.pace.borrow_and_update();
+        if pace == Pace::Paused {
             return if heartbeat <= now { Step::Beat } else { Step::Wait { until: heartbeat, journal: false } };
         }
         if self.next_repair <= now && self.repairable() {
             self.next_repair = now + self.config.repair_every;
             self.owe_dirty();
         }
-        let gone = self.ledger.open_since().map(|since| (since + self.config.lost_after).max(self.next_gone));
+        let hurried = pace == Pace::Hurried;
+        let gone = self.ledger.open_since().map(|since| (since + self.lost_after(pace)).max(self.next_gone));
         if gone.is_some_and(|at| at <= now) {
             return Step::AskGone;
         }
         let due = self.ledger.due();
-        let ready = self.next_payment <= now || (self.behind() && self.stale == 0);
+        let ready = self.next_payment <= now || ((self.behind() || hurried) && self.stale == 0);
         if heartbeat <= now || (due && ready) {
             return Step::Pay;
         }
@@ -383,13 +395,17 @@ impl<C: Copier> Engine<C> {
         Step::Wait { until, journal: !due }
     }
 
+    fn lost_after(&self, pace: Pace) -> Duration {
+        if pace == Pace::Hurried { self.config.lost_after.min(LOST_HURRIED) } else { self.config.lost_after }
+    }
+
     async fn wait(&mut self, until: Instant, journal: bool, stop: &CancellationToken) {
         let stopping = stop.is_cancelled();
         tokio::select! {
             biased;
             () = sleep_until(until) => {}
             () = self.journal.wait_appended(self.ledger.next()), if journal => {}
-            _ = self.paused.changed() => {}
+            _ = self.pace.changed() => {}
             () = stop.cancelled(), if !stopping => {}
         }
     }
@@ -488,14 +504,15 @@ impl<C: Copier> Engine<C> {
 
     /// Ask which of the units that nobody ended can no longer do anything. Always before a snapshot, never inside one.
     async fn ask_gone(&mut self, now: Instant) -> Result<(), Error> {
-        let since = now - self.config.lost_after;
+        let lost_after = self.lost_after(*self.pace.borrow());
+        let since = now - lost_after;
         let (backends, prepared) = self.ledger.lost(since);
         let gone = self.copier.gone(&backends, &prepared).await?;
         // An outcome that was written meanwhile says more than the proof.
         self.advance(self.config.owed_keys_max).await?;
         let ended = self.ledger.gone(&gone, since);
         debug!(asked = backends.len(), ended, "units without an outcome");
-        self.next_gone = Instant::now() + self.config.lost_after;
+        self.next_gone = Instant::now() + lost_after;
         self.last_contact = Instant::now();
         self.note_marks().await
     }
@@ -678,7 +695,7 @@ impl<C: Copier> Engine<C> {
     }
 
     fn rest(&self) {
-        let paused = *self.paused.borrow();
+        let paused = *self.pace.borrow() == Pace::Paused;
         self.show(match (paused, self.ledger.due()) {
             (true, _) => Phase::Paused,
             (false, false) => Phase::Idle,
@@ -697,6 +714,7 @@ impl<C: Copier> Engine<C> {
             status.paid_bytes += paid.bytes;
             status.last_payment = took;
             status.paid = self.ledger.paid();
+            status.recent = self.retention.recent(RECENT).unwrap_or(status.recent);
         });
     }
 

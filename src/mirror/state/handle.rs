@@ -3,16 +3,22 @@
 //! What an operator owes again (a retry, a repair) goes through the journal as a record of backend 0: it is ordered
 //! with the clients' writes, paid, retained and owed again after a crash as they are.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::journal::{self, Journal, Lsn, Outcome};
+use crate::journal::{self, Entry, Journal, Lsn, Outcome};
 use crate::mirror::dirty::Dirty;
-use crate::mirror::durable;
+use crate::mirror::durable::{self, Durable};
 use crate::mirror::parked::Parked;
-use crate::record::{Backend, Reason, RecordBuf, TableId};
+use crate::record::{Backend, Item, Reason, Record, RecordBuf, TableId};
+
+use super::engine::Config;
+
+/// How much of the journal [`Handle::newest`] reads at once.
+const NEWEST_READ_BYTES: usize = 1 << 20;
 
 /// What the engine is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,6 +89,19 @@ pub struct Status {
     pub parked: usize,
     /// Dirty tables.
     pub dirty: usize,
+    /// What the last payments paid was appended from here on.
+    pub recent: Lsn,
+}
+
+/// How eagerly payments are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// With pauses, so that snapshots are held for half of the time at most.
+    Usual,
+    /// Not at all.
+    Paused,
+    /// Without pauses: clients wait for it.
+    Hurried,
 }
 
 /// Lag at a moment.
@@ -125,11 +144,27 @@ pub struct Handle {
     pub(super) parked: Parked,
     pub(super) dirty: Dirty,
     pub(super) status: watch::Receiver<Status>,
-    pub(super) paused: watch::Sender<bool>,
+    /// What engines behind the handle show; one at a time.
+    pub(super) shown: watch::Sender<Status>,
+    pub(super) pace: watch::Sender<Pace>,
     pub(super) self_repair: bool,
 }
 
 impl Handle {
+    /// A handle without an engine behind it yet: [`super::Engine::succeed`].
+    pub fn open(config: &Config, journal: Journal, parked: Durable, dirty: Durable) -> Result<Handle, durable::Error> {
+        let (shown, status) = watch::channel(Status::default());
+        Ok(Handle {
+            parked: Parked::open(parked, config.parked_max)?,
+            dirty: Dirty::open(dirty)?,
+            journal,
+            status,
+            shown,
+            pace: watch::Sender::new(Pace::Usual),
+            self_repair: config.self_repair,
+        })
+    }
+
     /// The status now.
     pub fn status(&self) -> Status {
         self.status.borrow().clone()
@@ -161,12 +196,47 @@ impl Handle {
 
     /// Begin no further payment until [`Handle::resume`]; the one under way is finished.
     pub fn pause(&self) {
-        self.paused.send_replace(true);
+        self.pace.send_replace(Pace::Paused);
     }
 
-    /// Pay again.
+    /// Pay again, as usual.
     pub fn resume(&self) {
-        self.paused.send_replace(false);
+        self.pace.send_replace(Pace::Usual);
+    }
+
+    /// Pay without pauses until [`Handle::resume`]: clients wait for the end. Paused stays paused.
+    pub fn hurry(&self) {
+        self.pace.send_if_modified(|pace| {
+            let usual = *pace == Pace::Usual;
+            if usual {
+                *pace = Pace::Hurried;
+            }
+            usual
+        });
+    }
+
+    /// Keys of the records that the last payments paid, at most `max` of the newest ones.
+    pub async fn newest(&self, max: usize) -> Result<Vec<(TableId, Box<[u8]>)>, Error> {
+        let end = self.journal.appended();
+        let mut from = self.status.borrow().recent.max(self.journal.trimmed());
+        let mut keys = VecDeque::new();
+        while from < end {
+            let (entries, next) = self.journal.read(from, NEWEST_READ_BYTES).await?;
+            for entry in entries {
+                let Entry::Record { payload, .. } = entry else { continue };
+                let Ok(record) = Record::parse(payload) else { continue };
+                for item in record.items() {
+                    if let Item::Key { table, key, .. } = item {
+                        keys.push_back((table, key.into()));
+                    }
+                    if keys.len() > max {
+                        keys.pop_front();
+                    }
+                }
+            }
+            from = next;
+        }
+        Ok(keys.into())
     }
 
     /// The parked keys: to list, show and discard.

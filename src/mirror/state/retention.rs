@@ -16,6 +16,9 @@ use crate::record::TableId;
 /// More are merged with their neighbours: the bound of promise 12, at the cost of a coarser release.
 const PAYMENTS_MAX: usize = 4096;
 
+/// How much of the journal [`Retention::recent`] spans at most, from the newest payment's first record.
+const RECENT_BYTES: u64 = 4 << 20;
+
 /// A payment that was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payment {
@@ -67,6 +70,14 @@ impl Retention {
     /// The journal is needed from here on.
     pub fn oldest(&self) -> Option<Lsn> {
         self.payments.iter().map(|payment| payment.oldest).min()
+    }
+
+    /// What the last `count` payments paid was appended from here on; those that paid for something much older, such as a
+    /// transaction of hours, are passed over.
+    pub fn recent(&self, count: usize) -> Option<Lsn> {
+        let newest = self.payments.iter().rev().take(count).map(|payment| payment.oldest).max()?;
+        let near = |lsn: &Lsn| newest.0 - lsn.0 <= RECENT_BYTES;
+        self.payments.iter().rev().take(count).map(|payment| payment.oldest).filter(near).min()
     }
 
     /// The primary began another life: everything kept is owed again from here on, and these tables' schemas may differ.

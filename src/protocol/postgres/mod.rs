@@ -28,7 +28,9 @@ mod startup;
 pub mod switch;
 #[cfg(test)]
 mod testing;
+pub mod walk;
 pub mod wire;
 
 pub use serve::{Front, serve};
 pub use setup::{Error as SetupError, Setup, copier};
+pub use walk::Walk;

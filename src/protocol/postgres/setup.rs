@@ -39,8 +39,8 @@ pub struct Setup {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The primary's catalog is needed before the first client.
-    #[error("origin: {0}")]
-    Origin(String),
+    #[error("{0}: {1}")]
+    Primary(Side, String),
     /// A certificate or key cannot be used.
     #[error("[[listen]] TLS: {0}")]
     Tls(String),
@@ -60,7 +60,7 @@ impl Setup {
     ) -> Result<Setup, Error> {
         let servers = Arc::new(Servers::new(config));
         let catalog = match &journal {
-            Some(_) => load_catalog(servers.of(gate.route().primary)).await?,
+            Some(_) => load_catalog(gate.route().primary, &servers).await?,
             None => Catalog::default(),
         };
         let shared = Shared {
@@ -124,15 +124,19 @@ impl Setup {
     }
 }
 
-/// The mirror's hands: from the origin to the target.
-pub fn copier(config: &Config) -> PgCopier {
+/// The mirror's hands, from this side to the other one.
+pub fn copier(config: &Config, primary: Side) -> PgCopier {
     let (origin, target) = (server_config(&config.origin, config), server_config(&config.target, config));
-    PgCopier::new(origin, target, Options::default())
+    match primary {
+        Side::Origin => PgCopier::new(origin, target, Options::default()),
+        Side::Target => PgCopier::new(target, origin, Options::default()),
+    }
 }
 
-async fn load_catalog(server: &ServerConfig) -> Result<Catalog, Error> {
-    let mut client = Client::connect(server).await.map_err(|error| Error::Origin(error.to_string()))?;
-    let mut catalog = load(&mut client).await.map_err(|error| Error::Origin(error.to_string()))?;
+async fn load_catalog(primary: Side, servers: &Servers) -> Result<Catalog, Error> {
+    let told = |error: &dyn std::fmt::Display| Error::Primary(primary, error.to_string());
+    let mut client = Client::connect(servers.of(primary)).await.map_err(|error| told(&error))?;
+    let mut catalog = load(&mut client).await.map_err(|error| told(&error))?;
     client.close().await;
     catalog.epoch = 1;
     Ok(catalog)

@@ -2,6 +2,10 @@
 
 use ::tandem::sandbox::{Options, Postgres, binaries};
 
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
 use super::load::{self, Done, Load};
 use super::tandem::Tandem;
 use super::{rows, server_with, sql};
@@ -40,6 +44,39 @@ impl Stage {
     /// Clients begin.
     pub(crate) fn load(&self, clients: u32) -> Load {
         Load::start(&self.url(), 1, clients)
+    }
+
+    /// Switch to a side; how it ended. The secondary has caught up first.
+    pub(crate) async fn switch(&self, to: &str) -> Value {
+        self.tandem.status_is("not behind", |status| status["mirror"]["lag_seconds"].as_f64() < Some(0.5)).await;
+        self.ask_switch(&json!({ "to": to })).await
+    }
+
+    /// Ask for a switch; how it ended.
+    pub(crate) async fn ask_switch(&self, request: &Value) -> Value {
+        let client = self.tandem.client();
+        let begun = client.post("/v1/switch", request).await;
+        let number = begun.unwrap_or_else(|error| panic!("{error}\n{}", self.tandem.log()))["number"].clone();
+        for _ in 0..6_000 {
+            let report = client.get("/v1/switch").await.expect("it answers");
+            if report["last"]["number"] == number {
+                return report["last"].clone();
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("the switch never ends\n{}", self.tandem.log());
+    }
+
+    /// No walk is under way any more, nor what comes behind it.
+    pub(crate) async fn steady(&self) {
+        for _ in 0..6_000 {
+            let report = self.tandem.client().get("/v1/switch").await.expect("it answers");
+            if report["phase"] == "steady" {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("never steady\n{}", self.tandem.log());
     }
 
     /// The secondary has caught up, and all rows of all tables are equal, asked without tandem.

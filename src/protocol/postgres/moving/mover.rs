@@ -296,7 +296,7 @@ async fn bring(mut standby: Box<Standby>, luggage: &Luggage, card: &Card) -> Res
 fn refused(standby: &Standby) -> Option<Stranded> {
     let settings = standby.refused.iter().filter(|what| !what.starts_with("prepared statement"));
     let settings: Vec<String> = settings.cloned().collect();
-    (!settings.is_empty()).then(|| Stranded::Pinned(settings))
+    if settings.is_empty() { None } else { Some(Stranded::Pinned(settings)) }
 }
 
 /// A wrong password will be wrong again.

@@ -1,0 +1,91 @@
+//! The mirror of both directions: one engine at a time, behind one handle, over one journal.
+//!
+//! What the journal holds below the position of the last flip is on both sides; the engine of the new direction owes from
+//! there on. Parked keys and dirty tables are the same in both directions: they say that the sides differ, and a payment
+//! in either direction ends it. Each direction has its own book, because each secondary counts its own payments.
+
+use std::path::Path;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::journal::{Journal, Lsn};
+use crate::mirror::durable::{Durable, Error};
+use crate::record::Side;
+
+use super::copier::Copier;
+use super::engine::{Config, Engine, Paths};
+use super::handle::Handle;
+
+/// Makes the hands of a direction, by its primary.
+type Make<C> = Box<dyn Fn(Side) -> C + Send + Sync>;
+
+/// The engine of the direction that is in force.
+pub struct Turning<C> {
+    handle: Handle,
+    config: Config,
+    make: Make<C>,
+    forth: Durable,
+    back: Durable,
+    running: Option<Running>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+struct Running {
+    primary: Side,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl<C: Copier + 'static> Turning<C> {
+    /// Its files are in this directory, which exists. No engine runs yet; each runs among `tasks` and ends with `stop`.
+    pub fn in_dir(
+        dir: &Path,
+        config: Config,
+        journal: Journal,
+        make: Make<C>,
+        (stop, tasks): (CancellationToken, TaskTracker),
+    ) -> Result<Turning<C>, Error> {
+        let paths = Paths::in_dir(dir.to_owned());
+        let handle = Handle::open(&config, journal, paths.parked, paths.dirty)?;
+        let back = Durable::in_dir(dir, "mirror-book-back");
+        Ok(Turning { handle, config, make, forth: paths.book, back, running: None, stop, tasks })
+    }
+
+    /// How the rest of the process looks at whichever engine runs.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// The primary of the engine that runs.
+    pub fn primary(&self) -> Option<Side> {
+        self.running.as_ref().map(|running| running.primary)
+    }
+
+    /// Mirror from this side to the other one, from this position on. An engine that runs already goes on.
+    pub async fn start(&mut self, primary: Side, from: Lsn) -> Result<(), Error> {
+        if self.primary() == Some(primary) {
+            return Ok(());
+        }
+        self.stop().await;
+        let book = if primary == Side::Origin { &self.forth } else { &self.back };
+        let copier = (self.make)(primary);
+        let engine = Engine::succeed(&self.handle, self.config.clone(), copier, book.clone(), from)?;
+        let stop = self.stop.child_token();
+        let task = self.tasks.spawn(engine.run(stop.clone()));
+        self.running = Some(Running { primary, stop, task });
+        Ok(())
+    }
+
+    /// End the engine: it pays what it can first, see [`Engine::run`]. Cancel safe: call it again.
+    pub async fn stop(&mut self) {
+        if let Some(running) = &mut self.running {
+            running.stop.cancel();
+            // A panic was logged where it happened; there is no engine either way.
+            let _ = (&mut running.task).await;
+        }
+        self.running = None;
+    }
+}

@@ -1,0 +1,490 @@
+//! A switch on PostgreSQL, step by step: sessions, both servers and the mirror together.
+//!
+//! | step | sessions | servers ([`super::switch`]) | mirror |
+//! | --- | --- | --- | --- |
+//! | prepare | open second connections, say what cannot move | findings, the way back proven, connections for the rest | not behind, nothing parked, nothing dirty |
+//! | quiesce | who did something since says again what cannot move | nothing of others is open | |
+//! | apply | | | hurries, pays up to the end |
+//! | verify | | the newest rows compared | names them |
+//! | ready | | sequences, triggers | ends; the one of the other direction begins |
+//! | flip | | the catalog is the new primary's | |
+//! | settle | whoever is idle moves | the old primary refuses writes | |
+
+pub mod rules;
+
+use std::collections::{BTreeSet, HashSet};
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::check::{self, Finding};
+use crate::config::{Config, Cutover, Immovable, OldPrimary, Strangers};
+use crate::cutover::gate::Route;
+use crate::cutover::steps::{Compared, Error, Steps};
+use crate::cutover::store::Control;
+use crate::journal::{Journal, Lsn};
+use crate::mirror::durable;
+use crate::mirror::state::{Phase, Status, Turning};
+use crate::record::{Side, TableId};
+
+use super::catalog::{Catalog, load};
+use super::client::{Client, ServerConfig};
+use super::copier::PgCopier;
+use super::moving::sessions::{Call, Card};
+use super::plan::Traces;
+use super::setup::Setup;
+use super::shared::Shared;
+use super::switch::newest::{self, Comparison};
+use super::switch::{self, Bounds, barrier, findings, reverse, sequences, strangers, triggers};
+use super::{bypass, servers::Servers};
+
+/// How long sessions have to get ready. They log in, sixteen at once.
+const SESSIONS_READY: Duration = Duration::from_secs(20);
+/// How long a mirror that connects is waited for.
+const MIRROR_OPEN: Duration = Duration::from_secs(5);
+/// Whoever is in the way of the fence for so long is terminated, where the configuration says so.
+const GRACE: Duration = Duration::from_millis(200);
+/// More sessions are counted, not named.
+const NAMED_MAX: usize = 20;
+
+/// The wire's hands at a switch.
+pub struct Walk {
+    shared: Arc<Shared>,
+    servers: Arc<Servers>,
+    journal: Journal,
+    cutover: Cutover,
+    mirror: Turning<PgCopier>,
+    /// From here on the secondary is owed.
+    since: Lsn,
+    /// What `prepare` opened.
+    ahead: Option<Ahead>,
+    /// What follows the primary: its catalog, and writers that bypass tandem.
+    followers: Option<CancellationToken>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// What is ready before clients are held.
+struct Ahead {
+    from: Client,
+    to: Client,
+    comparison: Comparison,
+    /// Of `to`, and the epoch of the primary's when it was loaded.
+    catalog: Catalog,
+    epoch: u64,
+    /// Dirty tables that the operator switches with.
+    dirty: HashSet<TableId>,
+    parked: usize,
+    bounds: Bounds,
+}
+
+impl Walk {
+    /// `since`: where the mirror of the direction in force begins. Nothing runs yet: [`Walk::begin`].
+    /// All that it starts runs among `tasks` and ends with `stop`.
+    pub fn new(
+        setup: &Setup,
+        mirror: Turning<PgCopier>,
+        config: &Config,
+        since: Lsn,
+        (stop, tasks): (CancellationToken, TaskTracker),
+    ) -> Walk {
+        Walk {
+            shared: setup.shared.clone(),
+            servers: setup.servers.clone(),
+            journal: setup.shared.journal.clone(),
+            cutover: config.cutover.clone(),
+            mirror,
+            since,
+            ahead: None,
+            followers: None,
+            stop,
+            tasks,
+        }
+    }
+
+    /// Follow the primary and mirror from it; where an earlier process did not finish its walk, `undo` begins the mirror.
+    ///
+    /// # Errors
+    /// A file of the mirror cannot be read.
+    pub async fn begin(&mut self, control: &Control) -> Result<(), durable::Error> {
+        self.follow(control.primary);
+        match control.walk {
+            Some(_) => Ok(()),
+            None => self.mirror.start(control.primary, self.since).await,
+        }
+    }
+
+    fn follow(&mut self, primary: Side) {
+        self.followers.iter().for_each(CancellationToken::cancel);
+        let stop = self.stop.child_token();
+        let server = self.servers.of(primary).clone();
+        self.tasks.spawn(self.shared.catalog.clone().run(primary, server.clone(), stop.clone()));
+        self.tasks.spawn(bypass::run(self.shared.clone(), primary, server, stop.clone()));
+        self.followers = Some(stop);
+    }
+
+    fn server(&self, side: Side) -> &ServerConfig {
+        self.servers.of(side)
+    }
+
+    async fn connect(&self, side: Side, bounds: Bounds) -> Result<Client, Error> {
+        switch::connect(self.server(side), bounds).await.map_err(|error| switch::Error::from(error).on(side))
+    }
+
+    // ---- prepare
+
+    async fn look(&mut self, to: Side) -> Result<Vec<Finding>, Error> {
+        let bounds = Bounds::default();
+        let from = to.other();
+        // A process that has just begun has not connected yet.
+        let _ = timeout(MIRROR_OPEN, self.mirror_is_open()).await;
+        let mut found = self.mirror_findings();
+        let mut conn = self.connect(to, bounds).await?;
+        // Sessions of clients connect there now, and what they set up must be able to write.
+        barrier::lift(&mut conn).await.map_err(|error| error.on(to))?;
+        found.extend(self.server_findings(from).await?);
+        found.extend(reverse::prove(from, self.server(from), self.server(to), bounds).await?);
+        if found.iter().any(|finding| finding.rule.severity == check::Severity::Error) {
+            // Sessions need not log in for what is refused anyway.
+            self.ahead = Some(self.open(conn, to, bounds).await?);
+            return Ok(found);
+        }
+        let ahead = self.open(conn, to, bounds).await?;
+        self.ahead = Some(ahead);
+        found.extend(self.session_findings(to).await);
+        Ok(found)
+    }
+
+    async fn open(&self, mut to_conn: Client, to: Side, bounds: Bounds) -> Result<Ahead, Error> {
+        let epoch = self.shared.catalog.now().epoch;
+        let catalog = load(&mut to_conn).await.map_err(|error| switch::Error::from(error).on(to))?;
+        let mut from_conn = self.connect(to.other(), bounds).await?;
+        let comparison = Comparison::prepare(to.other(), &mut from_conn, &mut to_conn).await?;
+        let handle = self.mirror.handle();
+        let dirty = handle.dirty().list().into_iter().map(|dirty| dirty.table).collect();
+        let parked = handle.parked().len();
+        Ok(Ahead { from: from_conn, to: to_conn, comparison, catalog, epoch, dirty, parked, bounds })
+    }
+
+    fn mirror_findings(&self) -> Vec<Finding> {
+        let (handle, mut found) = (self.mirror.handle(), Vec::new());
+        let (status, lag) = (handle.status(), handle.lag());
+        let mut add = |rule, object: String| found.push(Finding { rule, side: None, object });
+        let runs = matches!(status.phase, Phase::Idle | Phase::Paying | Phase::CatchingUp);
+        if !runs {
+            let why = status.error.map(|error| format!(": {error}")).unwrap_or_default();
+            add(rules::MIRROR_DOWN, format!("{}{why}", status.phase.as_str()));
+        }
+        if lag.seconds > self.cutover.max_lag.as_secs_f64() {
+            add(rules::MIRROR_BEHIND, format!("{:.1} s and {} keys behind", lag.seconds, lag.keys));
+        }
+        if !handle.parked().is_empty() {
+            add(rules::ROWS_PARKED, format!("{} rows or tables", handle.parked().len()));
+        }
+        let catalog = self.shared.catalog.now();
+        for dirty in handle.dirty().list().into_iter().take(NAMED_MAX) {
+            add(rules::TABLES_DIRTY, name_of(&catalog, dirty.table));
+        }
+        found
+    }
+
+    async fn server_findings(&self, from: Side) -> Result<Vec<Finding>, Error> {
+        let ours = self.shared.sessions.pids();
+        let question = findings::Question {
+            from,
+            old: self.server(from),
+            new: self.server(from.other()),
+            ours: &ours,
+            max_hold: self.cutover.max_hold,
+            barrier: self.cutover.old_primary == OldPrimary::ReadOnly,
+            terminate: self.cutover.strangers == Strangers::Terminate,
+        };
+        let report = findings::find(question).await;
+        let differ = report.findings.iter().any(|finding| finding.rule.name == "type_oid_differs");
+        self.shared.sessions.types_differ.store(differ, Ordering::Relaxed);
+        match report.unreachable.into_iter().next() {
+            None => Ok(report.findings),
+            Some(why) => Err(Error::Refused(why)),
+        }
+    }
+
+    /// Call the sessions to get ready, and tell what stands in their way.
+    async fn session_findings(&self, to: Side) -> Vec<Finding> {
+        let sessions = &self.shared.sessions;
+        let called = sessions.call(Call::Prepare(to));
+        let ready = sessions.wait(sessions.all(), |moving| moving.has_answered(called.number));
+        let _ = timeout(SESSIONS_READY, ready).await;
+        let (mut found, mut elsewhere) = (Vec::new(), 0);
+        for card in sessions.all() {
+            if card.stays {
+                elsewhere += 1;
+                continue;
+            }
+            found.extend(self.of_session(&card, called.number));
+        }
+        if elsewhere > 0 {
+            let object = format!("{elsewhere} sessions");
+            found.push(Finding { rule: rules::SESSION_ELSEWHERE, side: None, object });
+        }
+        summed(found)
+    }
+
+    fn of_session(&self, card: &Card, number: u64) -> Option<Finding> {
+        let found = |rule, object| Some(Finding { rule, side: None, object });
+        let pins = card.pins();
+        if !pins.is_empty() {
+            let rule = match self.cutover.immovable {
+                Immovable::Refuse => rules::SESSION_IMMOVABLE,
+                Immovable::Close => rules::SESSION_CLOSED,
+            };
+            return found(rule, format!("{}: {}", card.told(), pins.join(", ")));
+        }
+        let moving = card.moving();
+        let why = match (moving.has_answered(number), moving.failure()) {
+            (false, _) => "not ready in time",
+            (true, Some(why)) => why,
+            (true, None) => return None,
+        };
+        found(rules::SESSION_NOT_READY, format!("{}: {why}", card.told()))
+    }
+
+    // ---- clients are held
+
+    /// Whoever did something since it was looked at, that could pin it to its server, is looked at again.
+    async fn look_again(&self, to: Side) -> Result<(), Error> {
+        let sessions = &self.shared.sessions;
+        let doubtful = |card: &Arc<Card>| {
+            !card.stays && !card.raw && card.traces().meets(Traces::PINS | Traces::CHANNELS | Traces::LAST_VALUE)
+        };
+        let doubtful: Vec<_> = sessions.all().into_iter().filter(doubtful).collect();
+        if !doubtful.is_empty() {
+            let called = sessions.call_only(Call::Look(to), &doubtful);
+            sessions.wait(doubtful, |moving| moving.was_looked_at(called.number)).await;
+        }
+        if self.cutover.immovable == Immovable::Close {
+            return Ok(());
+        }
+        let pinned = sessions.all().into_iter().find(|card| !card.stays && !card.pins().is_empty());
+        match pinned {
+            None => Ok(()),
+            Some(card) => Err(Error::Refused(format!("{} cannot be moved: {}", card.told(), card.pins().join(", ")))),
+        }
+    }
+
+    fn clean_since(&self, ahead: &Ahead) -> Result<(), Error> {
+        let handle = self.mirror.handle();
+        let new = handle.dirty().list().into_iter().find(|dirty| !ahead.dirty.contains(&dirty.table));
+        if let Some(dirty) = new {
+            let name = name_of(&self.shared.catalog.now(), dirty.table);
+            return Err(Error::Refused(format!("{name} became dirty meanwhile: repair it first")));
+        }
+        if handle.parked().len() > ahead.parked {
+            return Err(Error::Refused("the secondary refuses rows that it took before: see the parked ones".into()));
+        }
+        Ok(())
+    }
+
+    /// As the mirror is when it has connected, or failed to.
+    async fn mirror_is_open(&self) -> Result<Status, Error> {
+        let mut status = self.mirror.handle().watch();
+        let open = |status: &Status| !matches!(status.phase, Phase::Connecting | Phase::Stopped);
+        let shown = status.wait_for(open).await.map_err(|_| Error::Refused("the mirror has ended".into()))?;
+        Ok(shown.clone())
+    }
+
+    async fn reverse_runs(&self, to: Side) -> Result<(), Error> {
+        let shown = self.mirror_is_open().await?;
+        match (shown.phase, shown.error) {
+            (Phase::Failed | Phase::Fenced, why) => Err(Error::Side {
+                side: to.other(),
+                why: why.unwrap_or_else(|| "the reverse mirror cannot open".into()),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn ahead(&mut self) -> Result<&mut Ahead, Error> {
+        self.ahead.as_mut().ok_or_else(|| Error::Refused("nothing was prepared".into()))
+    }
+
+    /// The sides' triggers, where the mirror cannot keep them quiet by itself.
+    async fn trade_triggers(&mut self, to: Side) -> Result<(), Error> {
+        let from = to.other();
+        let ahead = self.ahead()?;
+        let bounds = ahead.bounds;
+        let (on_from, on_to) = (|error: switch::Error| error.on(from), |error: switch::Error| error.on(to));
+        let others = triggers::read(&mut ahead.from).await.map_err(|error| on_from(error.into()))?;
+        let calm_to = triggers::may_be_replica(&mut ahead.to).await.map_err(|error| on_to(error.into()))?;
+        triggers::wake(&mut ahead.to, calm_to, &others, bounds).await.map_err(on_to)?;
+        if !triggers::may_be_replica(&mut ahead.from).await.map_err(|error| on_from(error.into()))? {
+            triggers::still(&mut ahead.from, bounds).await.map_err(on_from)?;
+        }
+        Ok(())
+    }
+
+    // ---- afterwards
+
+    /// What an old primary is after a switch: closed to others, as far as configured.
+    async fn bar(&self, old: Side) -> Result<(), Error> {
+        if self.cutover.old_primary == OldPrimary::Watch {
+            return Ok(());
+        }
+        let mut conn = self.connect(old, Bounds::default()).await?;
+        barrier::raise(&mut conn).await.map_err(|error| error.on(old))?;
+        let ours = self.shared.sessions.pids();
+        for session in barrier::passed(&mut conn, &ours).await.map_err(|error| error.on(old))? {
+            tracing::warn!(%old, %session, "this session began before the old primary was closed to writes, and may write");
+        }
+        Ok(())
+    }
+}
+
+impl Steps for Walk {
+    async fn prepare(&mut self, to: Side) -> Vec<Finding> {
+        match self.look(to).await {
+            Ok(found) => found,
+            Err(error) => vec![Finding { rule: rules::MIRROR_DOWN, side: None, object: error.to_string() }],
+        }
+    }
+
+    async fn relax(&mut self) {
+        self.shared.sessions.call(Call::Rest);
+        self.ahead = None;
+        if let Some(secondary) = self.mirror.primary().map(Side::other)
+            && self.since > Lsn::default()
+            && let Err(error) = self.bar(secondary).await
+        {
+            tracing::warn!(%error, "the secondary could not be closed to writes again");
+        }
+    }
+
+    async fn quiesce(&mut self, from: Side) -> Result<(), Error> {
+        let ours = self.shared.sessions.pids();
+        let terminate = self.cutover.strangers == Strangers::Terminate;
+        let patience = strangers::Patience { terminate_after: terminate.then_some(GRACE), ..Default::default() };
+        self.mirror.handle().hurry();
+        self.look_again(from.other()).await?;
+        let ahead = self.ahead()?;
+        strangers::quiesce(&mut ahead.from, &ours, patience).await.map_err(|error| error.on(from))
+    }
+
+    async fn hindrances(&mut self, from: Side) -> Vec<String> {
+        let asked = async {
+            let mut conn = self.connect(from, Bounds::default()).await.ok()?;
+            strangers::hindrances(&mut conn).await.ok()
+        };
+        asked.await.unwrap_or_default()
+    }
+
+    async fn apply(&mut self) -> Result<Lsn, Error> {
+        let end = self.journal.appended();
+        let handle = self.mirror.handle();
+        handle.hurry();
+        handle.settle(end).await.map_err(|error| Error::Refused(error.to_string()))?;
+        self.clean_since(self.ahead.as_ref().ok_or_else(|| Error::Refused("nothing was prepared".into()))?)?;
+        Ok(end)
+    }
+
+    async fn verify(&mut self) -> Result<Compared, Error> {
+        let keys = self.mirror.handle().newest(newest::KEYS_MAX).await;
+        let keys = keys.map_err(|error| Error::Refused(error.to_string()))?;
+        let keys: BTreeSet<_> = keys.into_iter().collect();
+        let ahead = self.ahead()?;
+        let dirty = ahead.dirty.clone();
+        let keys = keys.iter().filter(|(table, _)| !dirty.contains(table)).map(|(table, key)| (*table, &key[..]));
+        let outcome = ahead.comparison.compare(&mut ahead.from, &mut ahead.to, keys).await?;
+        if !outcome.tables.is_empty() {
+            return Err(Error::Refused(format!("rows written last differ in {}", outcome.tables.join(", "))));
+        }
+        Ok(outcome.compared)
+    }
+
+    async fn ready(&mut self, to: Side) -> Result<(), Error> {
+        let from = to.other();
+        self.mirror.stop().await;
+        let epoch = self.shared.catalog.now().epoch;
+        let ahead = self.ahead()?;
+        let (old, new) = tokio::join!(sequences::read(&mut ahead.from), sequences::read(&mut ahead.to));
+        let old = old.map_err(|error| switch::Error::from(error).on(from))?;
+        let new = new.map_err(|error| switch::Error::from(error).on(to))?;
+        sequences::advance(&mut ahead.to, &sequences::plan(&old, &new)).await.map_err(|error| error.on(to))?;
+        if ahead.epoch != epoch {
+            ahead.catalog = load(&mut ahead.to).await.map_err(|error| switch::Error::from(error).on(to))?;
+        }
+        self.trade_triggers(to).await?;
+        let end = self.journal.appended();
+        self.mirror.start(to, end).await.map_err(|error| Error::Refused(error.to_string()))?;
+        self.reverse_runs(to).await
+    }
+
+    fn flip(&mut self, route: Route, since: Lsn) {
+        self.since = since;
+        if let Some(ahead) = self.ahead.take() {
+            self.shared.catalog.replace(ahead.catalog);
+        }
+        self.shared.life.store(0, Ordering::Relaxed);
+        self.follow(route.primary);
+        self.mirror.handle().resume();
+    }
+
+    fn settle(&mut self, primary: Side) -> impl Future<Output = Result<(), Error>> + Send {
+        // Whoever is idle moves now; the others do with their next unit.
+        self.shared.sessions.call(Call::Move(primary));
+        async move { self.bar(primary.other()).await }
+    }
+
+    async fn undo(&mut self, primary: Side) -> Result<(), Error> {
+        self.shared.sessions.call(Call::Rest);
+        self.ahead = None;
+        self.mirror.handle().resume();
+        let other = primary.other();
+        if self.mirror.primary() != Some(primary) {
+            let bounds = Bounds::default();
+            let (mut from, mut to) = (self.connect(primary, bounds).await?, self.connect(other, bounds).await?);
+            let on =
+                |side: Side| move |error: crate::protocol::postgres::client::Error| switch::Error::from(error).on(side);
+            let replica = triggers::may_be_replica(&mut from).await.map_err(on(primary))?;
+            let others = triggers::read(&mut to).await.map_err(on(other))?;
+            triggers::wake(&mut from, replica, &others, bounds).await.map_err(|error| error.on(primary))?;
+            if !triggers::may_be_replica(&mut to).await.map_err(on(other))? {
+                triggers::still(&mut to, bounds).await.map_err(|error| error.on(other))?;
+            }
+            self.mirror.start(primary, self.since).await.map_err(|error| Error::Refused(error.to_string()))?;
+        }
+        if self.since > Lsn::default() {
+            self.bar(other).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What people call a table.
+fn name_of(catalog: &Catalog, table: TableId) -> String {
+    match catalog.relation(table) {
+        Some(relation) => relation.sql(),
+        None => format!("table {:016x}", table.0),
+    }
+}
+
+/// Of each rule the first findings by name, the rest by number.
+fn summed(found: Vec<Finding>) -> Vec<Finding> {
+    let mut kept: Vec<Finding> = Vec::new();
+    let mut more: Vec<(&'static check::Rule, usize)> = Vec::new();
+    for finding in found {
+        let rule = finding.rule;
+        if kept.iter().filter(|one| one.rule == rule).count() < NAMED_MAX {
+            kept.push(finding);
+        } else if let Some((_, count)) = more.iter_mut().find(|(one, _)| *one == rule) {
+            *count += 1;
+        } else {
+            more.push((rule, 1));
+        }
+    }
+    let rest = more.into_iter().map(|(rule, count)| Finding { rule, side: None, object: format!("and {count} more") });
+    kept.into_iter().chain(rest).collect()
+}

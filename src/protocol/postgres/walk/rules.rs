@@ -1,0 +1,12 @@
+//! What tandem itself finds before a switch: the mirror, and its sessions. Names are stable.
+
+crate::check::rules! {
+    MIRROR_DOWN: Error "mirror_down" "the mirror does not run: `tandem status` says why; without it the new primary lacks writes";
+    MIRROR_BEHIND: Error "mirror_behind" "the secondary is further behind than cutover.max_lag: wait until it has caught up, or raise the limit; clients would be held for as long as it takes";
+    ROWS_PARKED: Error "rows_parked" "the secondary refuses these rows and lacks them: `tandem parked list`, then retry or discard";
+    TABLES_DIRTY: Error "tables_dirty" "these tables are known to differ, or not known to agree: `tandem dirty repair`, and wait";
+    SESSION_IMMOVABLE: Error "session_immovable" "this session holds what no other server can be given: end it, wait for it, or set cutover.immovable = \"close\"";
+    SESSION_CLOSED: Warning "session_closed" "this session holds what no other server can be given: it is closed at the switch, with an error that pools understand";
+    SESSION_NOT_READY: Error "session_not_ready" "no second connection could be opened and filled for this session: its user needs a place in [[users]], may log in to the new primary, and everything that it has set must be known there";
+    SESSION_ELSEWHERE: Note "session_elsewhere" "its database is not the mirrored one: it stays on the origin";
+}
