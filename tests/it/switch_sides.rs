@@ -215,6 +215,25 @@ async fn a_table_that_stays_locked_is_not_waited_for_and_nothing_is_changed() {
 }
 
 #[tokio::test]
+async fn a_switch_that_ends_before_its_flip_leaves_no_trigger_silent() {
+    let (origin, _) = pair();
+    sql(&origin.url("postgres"), TRIGGERS).await;
+    let held = triggers::hold_still(hand(&origin).await, Bounds::default()).await.expect("held");
+    assert_eq!(asked(&origin, STATES).await, AS_MADE);
+    drop(held);
+    // The server has to notice: this waits for the lock.
+    sql(&origin.url("postgres"), "INSERT INTO plain VALUES (1); INSERT INTO t VALUES (1)").await;
+    assert_eq!(asked(&origin, STATES).await, AS_MADE);
+
+    let held = triggers::hold_still(hand(&origin).await, Bounds::default()).await.expect("held");
+    let mut conn = held.commit().await.expect("committed");
+    assert_eq!(asked(&origin, STATES).await, SILENT);
+    assert_eq!(triggers::still(&mut conn, Bounds::default()).await.expect("silent already"), 0);
+    let held = triggers::hold_still(conn, Bounds::default()).await.expect("nothing to hold");
+    held.commit().await.expect("nothing to commit");
+}
+
+#[tokio::test]
 async fn who_does_not_own_the_tables_cannot_silence_them_and_may_not_be_replica() {
     let (origin, _) = pair();
     sql(

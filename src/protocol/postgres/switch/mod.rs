@@ -5,12 +5,17 @@
 //!
 //! | step | here |
 //! | --- | --- |
-//! | prepare | [`barrier::lift`] on `to`, before any session connects there; [`findings`]; [`reverse::prove`]; [`connect`] to both sides for what follows; [`newest::Comparison::prepare`] |
+//! | prepare | [`barrier::lift`] on `to`, before any session connects there; [`findings::find`]; [`reverse::prove`]; [`connect`] to both sides for what follows; [`newest::Comparison::prepare`] |
 //! | quiesce | [`strangers::quiesce`] on `from`; where it does not come to an end, [`strangers::hindrances`] say why |
 //! | verify | [`newest::Comparison::compare`] |
-//! | ready | [`sequences::advance`] on `to`; [`triggers::wake`] on `to`, [`triggers::still`] on `from` |
-//! | settle | [`barrier::raise`] on `from`, [`barrier::passed`] for those who write there all the same |
-//! | undo | [`triggers::wake`] on `from`, [`triggers::still`] on `to`, [`barrier::raise`] on `to` if it was up |
+//! | ready | [`sequences::advance`] and [`triggers::wake`] on `to`; [`triggers::hold_still`] on `from` |
+//! | flip | [`triggers::Held::commit`], before the mirror back writes its first row |
+//! | settle | [`triggers::still`] on `from`, where that commit was lost; [`barrier::raise`] on `from`; [`barrier::passed`] are those who write there all the same |
+//! | undo | [`triggers::still`] on `to`, before the mirror writes again; [`barrier::raise`] on `to` if it was up |
+//!
+//! Where the mirror's role may be `replica` ([`triggers::may_be_replica`]) no trigger is silenced; [`triggers::wake`] is
+//! called all the same, for what was silenced while it might not. A catalog of `to` that was read before that does not
+//! know that its triggers fire again.
 //!
 //! Everything is a function over a [`Client`] and may be done again: half of it done, all of it done, or undone by an
 //! earlier process is the same to it. What must be remembered on a server is in the schema `tandem` there, written in the

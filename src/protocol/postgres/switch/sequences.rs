@@ -67,9 +67,13 @@ const READ: &str = "SELECT c.oid, pg_catalog.concat(n.nspname, '.', c.relname), 
     LATERAL (SELECT CASE WHEN may.see THEN pg_catalog.pg_sequence_last_value(c.oid) END AS last) l \
     WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND n.nspname <> 'tandem' AND n.nspname !~ '^pg_' ORDER BY 2";
 
-/// The sequences of a side, in one round trip whatever their number.
+/// The sequences of a side, in one round trip whatever their number. The statement stays prepared: asked once before
+/// clients are held, it is planned then.
 pub async fn read(conn: &mut Client) -> Result<Vec<Sequence>, client::Error> {
-    conn.simple(READ).await?.iter().map(sequence).collect()
+    conn.put_prepared(READ, &[], Format::Text);
+    conn.put_sync();
+    conn.send().await?;
+    conn.rows().await?.iter().map(sequence).collect()
 }
 
 fn sequence(row: &DataRow) -> Result<Sequence, client::Error> {

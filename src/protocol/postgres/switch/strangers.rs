@@ -157,10 +157,12 @@ fn milliseconds(count: i64) -> Duration {
 }
 
 /// What is not over on a server: sessions with an open transaction but those in `except`, and prepared transactions.
-/// One round trip.
+/// One round trip; the statements stay prepared for the next look.
 pub async fn open(conn: &mut Client, except: &HashSet<u32>) -> Result<Open, ClientError> {
-    conn.put_query(&sessions_sql("WHERE s.open"));
-    conn.put_query(PREPARED);
+    for sql in [&sessions_sql("WHERE s.open"), PREPARED] {
+        conn.put_prepared(sql, &[], Format::Text);
+        conn.put_sync();
+    }
     conn.send().await?;
     let sessions = conn.rows().await?;
     let prepared = conn.rows().await?;

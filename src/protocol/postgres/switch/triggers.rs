@@ -17,7 +17,7 @@ use std::fmt::Write as _;
 use crate::protocol::postgres::catalog::quote;
 use crate::protocol::postgres::client::{self, Client, DataRow, Format};
 
-use super::{Bounds, Error, SCHEMA, literal, together};
+use super::{Bounds, Error, SCHEMA, literal};
 
 /// When a trigger fires: `pg_trigger.tgenabled` (documentation, "pg_trigger").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,14 +181,47 @@ struct Change {
     forget: bool,
 }
 
-/// Silence the user triggers of a side that becomes, or stays, the secondary of a mirror that may not be `replica`.
-/// How many were changed.
+/// Silence the user triggers of a side that is the secondary of a mirror that may not be `replica`. How many were
+/// changed.
 ///
 /// # Errors
 /// None was changed: a table is not ours to alter, or was locked for longer than [`Bounds::lock`].
 pub async fn still(conn: &mut Client, bounds: Bounds) -> Result<usize, Error> {
     let change = silence(&read(conn).await?);
     apply(conn, &change, bounds).await
+}
+
+/// Triggers of an old primary, silenced in a transaction that is still open: the locks are had and nothing can refuse any
+/// more, but until [`Held::commit`] they are as they were. Dropped, the server rolls it back: a switch that ends before
+/// its flip lets no client write past a silent trigger.
+#[derive(Debug)]
+pub struct Held {
+    conn: Client,
+    open: bool,
+}
+
+/// As [`still`], but not yet true. The connection is silent until the commit, for less than the server's patience with
+/// idle transactions (10 s by [`super::connect`]).
+///
+/// # Errors
+/// As [`still`].
+pub async fn hold_still(mut conn: Client, bounds: Bounds) -> Result<Held, Error> {
+    let change = silence(&read(&mut conn).await?);
+    let open = begin(&mut conn, &change, bounds).await?;
+    Ok(Held { conn, open })
+}
+
+impl Held {
+    /// The flip is durable: they are silent when this returns, and the mirror may write. The connection comes back.
+    ///
+    /// # Errors
+    /// Nobody knows whether they are: [`still`] says so, or makes it so.
+    pub async fn commit(mut self) -> Result<Client, Error> {
+        if self.open {
+            self.conn.simple("COMMIT").await?;
+        }
+        Ok(self.conn)
+    }
 }
 
 fn silence(triggers: &[Trigger]) -> Change {
@@ -238,11 +271,22 @@ fn restore(triggers: &[Trigger], replica: bool, others: &[Trigger]) -> Change {
 }
 
 async fn apply(conn: &mut Client, change: &Change, bounds: Bounds) -> Result<usize, Error> {
-    if change.alter.is_empty() && !change.forget {
-        return Ok(0);
+    if begin(conn, change, bounds).await? {
+        conn.simple("COMMIT").await?;
     }
-    together(conn, &change.statements(bounds)).await?;
     Ok(change.alter.len())
+}
+
+/// True: it is done in a transaction that is open. Refused, there is none.
+async fn begin(conn: &mut Client, change: &Change, bounds: Bounds) -> Result<bool, Error> {
+    if change.alter.is_empty() && !change.forget {
+        return Ok(false);
+    }
+    let begun = conn.simple(&format!("BEGIN; {}", change.statements(bounds).join("; "))).await;
+    if let Err(client::Error::Db(_)) = &begun {
+        conn.simple("ROLLBACK").await?;
+    }
+    Ok(begun.map(|_| true)?)
 }
 
 impl Change {
