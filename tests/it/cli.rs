@@ -25,6 +25,38 @@ async fn status_and_set_talk_to_a_running_tandem() {
     assert_eq!(tandem.terminate(), Some(0), "{}", tandem.log());
 }
 
+#[tokio::test]
+async fn a_switch_goes_there_and_back() {
+    let (origin, target) = pair();
+    let users = "[[users]]\nname = \"postgres\"";
+    let tandem = Tandem::start(&origin.url("postgres"), &target.url("postgres"), users).await;
+    let admin = ["--admin", &tandem.admin];
+    let switch = |args: &[&str]| cli(&[&["switch"], args, &admin].concat());
+
+    let dry = switch(&["target", "--dry-run"]);
+    assert_eq!(dry.status.code(), Some(0), "{}{}{}", text(&dry.stdout), text(&dry.stderr), tandem.log());
+    assert!(text(&dry.stdout).contains("ready: nothing stops target from taking over"), "{}", text(&dry.stdout));
+
+    let there = cli(&[&["--json", "switch", "target", "--max-hold", "10s"], &admin[..]].concat());
+    assert_eq!(there.status.code(), Some(0), "{}{}", text(&there.stderr), tandem.log());
+    let ended: serde_json::Value = serde_json::from_slice(&there.stdout).expect("one JSON value");
+    assert_eq!((&ended["end"], &ended["request"]["max_hold_ms"]), (&"switched".into(), &10_000.into()), "{ended}");
+    tandem.status_is("switched", |status| status["phase"] == "switched" && status["primary"] == "target").await;
+
+    let again = switch(&["target"]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(text(&again.stderr).contains("target already answers clients"), "{}", text(&again.stderr));
+    let nothing = switch(&["abort"]);
+    assert_eq!(nothing.status.code(), Some(1));
+    assert!(text(&nothing.stderr).contains("no switch is under way"), "{}", text(&nothing.stderr));
+
+    let back = switch(&["origin"]);
+    assert_eq!(back.status.code(), Some(0), "{}{}", text(&back.stderr), tandem.log());
+    assert!(text(&back.stdout).contains("switched: origin answers clients, target follows; held for "));
+    let status = text(&switch(&["status"]).stdout);
+    assert!(status.contains("primary    origin\n") && status.contains("the last switch:\n"), "{status}");
+}
+
 #[test]
 fn exit_codes_say_what_was_wrong() {
     assert_eq!(cli(&["status", "--admin", "http://127.0.0.1:1"]).status.code(), Some(3));

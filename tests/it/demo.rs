@@ -10,5 +10,6 @@ fn the_demo_ends_well() {
         .unwrap_or_else(|error| panic!("{error}: {said}{}", String::from_utf8_lossy(&demo.stderr)));
     assert_eq!(report["ok"], true, "{report}");
     assert_eq!(report["kills"], 2, "{report}");
+    assert_eq!(report["switches"], 5, "{report}");
     assert_eq!(demo.status.code(), Some(0), "{report}");
 }

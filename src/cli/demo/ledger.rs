@@ -28,6 +28,15 @@ impl Table {
             Table::Orders => "SELECT id, version FROM orders",
         }
     }
+
+    /// The version of one row, by its key.
+    pub(super) fn look_up(self) -> &'static str {
+        match self {
+            Table::Notes => "SELECT version FROM notes WHERE name = $1",
+            Table::Devices => "SELECT version FROM devices WHERE id = $1",
+            Table::Orders => "SELECT version FROM orders WHERE id = $1",
+        }
+    }
 }
 
 /// A row's state: its version, or absent.
@@ -53,6 +62,8 @@ pub(super) struct Ledger {
     /// Sequence numbers of history rows whose commit was acknowledged.
     history: Vec<u32>,
     rows: HashMap<(Table, String), Row>,
+    /// The row that was written last.
+    last: Option<(Table, String)>,
 }
 
 impl Ledger {
@@ -68,6 +79,7 @@ impl Ledger {
     /// A row was written, or deleted.
     pub(super) fn wrote(&mut self, table: Table, key: &str, state: State) {
         self.rows.insert((table, key.to_owned()), Row { acked: state, uncertain: None });
+        self.last = Some((table, key.to_owned()));
     }
 
     /// The answer was lost.
@@ -78,6 +90,16 @@ impl Ledger {
     /// The client may write the row: nothing is uncertain.
     pub(super) fn knows(&self, table: Table, key: &str) -> bool {
         self.rows.get(&(table, key.to_owned())).is_none_or(|row| row.uncertain.is_none())
+    }
+
+    /// The row that was written last, and the history row.
+    pub(super) fn last(&self) -> (Option<(Table, &str)>, Option<u32>) {
+        (self.last.as_ref().map(|(table, key)| (*table, key.as_str())), self.history.last().copied())
+    }
+
+    /// The row may be as it was read: it is what this client wrote last, and nobody else writes it.
+    pub(super) fn allows(&self, table: Table, key: &str, found: State) -> bool {
+        self.rows.get(&(table, key.to_owned())).is_none_or(|row| row.allows(found))
     }
 
     /// How many rows are not as they must be.
@@ -138,6 +160,16 @@ mod tests {
         assert_eq!([wrong(&ledger, Some(3)), wrong(&ledger, Some(2)), wrong(&ledger, None)], [0, 1, 1]);
         ledger.wrote(Table::Notes, KEY, None);
         assert_eq!([wrong(&ledger, Some(3)), wrong(&ledger, None)], [1, 0]);
+    }
+
+    #[test]
+    fn a_client_reads_what_it_wrote_last() {
+        let mut ledger = Ledger::new(1);
+        ledger.wrote_history(7);
+        ledger.wrote(Table::Notes, KEY, Some(3));
+        assert_eq!(ledger.last(), (Some((Table::Notes, KEY)), Some(7)));
+        assert!(ledger.allows(Table::Notes, KEY, Some(3)));
+        assert!(!ledger.allows(Table::Notes, KEY, Some(2)) && !ledger.allows(Table::Notes, KEY, None));
     }
 
     #[test]

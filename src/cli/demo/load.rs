@@ -1,6 +1,7 @@
 //! The load: what applications do, as far as a mirror could stumble over it. Transfers between accounts with a serial
 //! key, upserts by text, rows with uuid keys that come and go, orders whose lines cascade, rollbacks and savepoints; by
-//! the simple and the extended protocol, in autocommit and in transactions.
+//! the simple and the extended protocol, in autocommit and in transactions. Clients read back what they wrote, at a switch
+//! after each step: whoever answers must know it.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -17,6 +18,8 @@ use crate::protocol::postgres::client::{Client, Error, Format, Param, ServerConf
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Pause before connecting again.
 const RECONNECT: Duration = Duration::from_millis(20);
+/// One step in so many is read back also when nothing happens.
+const READ_BACK: u64 = 8;
 /// Rows that a client writes again and again.
 const NOTES: u64 = 20;
 
@@ -27,6 +30,8 @@ pub(super) struct Load {
     pub(super) stop: CancellationToken,
     /// Tandem was killed less than a second ago: lost connections are no errors.
     pub(super) around_kill: AtomicBool,
+    /// A switch is under way: every step is read back.
+    pub(super) around_switch: AtomicBool,
     /// Writes acknowledged.
     pub(super) acked: AtomicU64,
     /// Errors seen.
@@ -35,6 +40,10 @@ pub(super) struct Load {
     pub(super) first_error: OnceLock<String>,
     /// Connections lost to a kill.
     pub(super) reconnects: AtomicU64,
+    /// Connections lost, or refused, without a kill.
+    pub(super) dropped: AtomicU64,
+    /// Reads that did not show a write which the same client had seen acknowledged.
+    pub(super) stale: AtomicU64,
     /// The worst lag seen.
     pub(super) lag_ms_max: AtomicU64,
 }
@@ -66,10 +75,13 @@ impl Load {
             proxy,
             stop: CancellationToken::new(),
             around_kill: AtomicBool::new(false),
+            around_switch: AtomicBool::new(false),
             acked: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             first_error: OnceLock::new(),
             reconnects: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            stale: AtomicU64::new(0),
             lag_ms_max: AtomicU64::new(0),
         }
     }
@@ -80,7 +92,7 @@ impl Load {
         while !self.stop.is_cancelled() {
             match Client::connect(&self.proxy).await {
                 Ok(mut client) => self.work(&mut client, &mut writer).await,
-                Err(error) => self.failed(&error.to_string()),
+                Err(error) => self.failed(&error.to_string(), true),
             }
             sleep(RECONNECT).await;
         }
@@ -95,20 +107,33 @@ impl Load {
             writer.learn(&effect, matches!(done, Ok(Ok(()))));
             match done {
                 Ok(Ok(())) => self.acked.fetch_add(effect.writes, Relaxed),
-                Ok(Err(error)) => return self.failed(&error.to_string()),
-                Err(_) => return self.failed("no answer in time"),
+                Ok(Err(error)) => return self.failed(&error.to_string(), is_drop(&error)),
+                Err(_) => return self.failed("no answer in time", true),
             };
+            if self.around_switch.load(Relaxed) || writer.next.is_multiple_of(READ_BACK) {
+                match timeout(PATIENCE, writer.reads_its_writes(client)).await {
+                    Ok(Ok(fresh)) => self.stale.fetch_add(u64::from(!fresh), Relaxed),
+                    Ok(Err(error)) => return self.failed(&error.to_string(), is_drop(&error)),
+                    Err(_) => return self.failed("no answer in time", true),
+                };
+            }
         }
     }
 
-    fn failed(&self, why: &str) {
+    fn failed(&self, why: &str, dropped: bool) {
         if self.around_kill.load(Relaxed) {
             self.reconnects.fetch_add(1, Relaxed);
             return;
         }
+        self.dropped.fetch_add(u64::from(dropped), Relaxed);
         self.first_error.get_or_init(|| why.to_owned());
         self.errors.fetch_add(1, Relaxed);
     }
+}
+
+/// The connection is gone, or about to be.
+fn is_drop(error: &Error) -> bool {
+    error.db().is_none_or(|error| error.severity != "ERROR")
 }
 
 impl Writer {
@@ -133,6 +158,23 @@ impl Writer {
             Some((table, key, state)) => self.ledger.doubts(*table, key, *state),
             None => {}
         }
+    }
+
+    /// The last row that it wrote, and its last history row, are as it was told.
+    async fn reads_its_writes(&self, client: &mut Client) -> Result<bool, Error> {
+        let (row, history) = self.ledger.last();
+        if let Some((table, key)) = row {
+            let found = client.query(table.look_up(), &[Param::text(key)], Format::Text).await?;
+            let found = found.first().map(|row| row.parse(0)).transpose()?;
+            if !self.ledger.allows(table, key, found) {
+                return Ok(false);
+            }
+        }
+        let Some(seq) = history else { return Ok(true) };
+        let sql = "SELECT FROM history WHERE client = $1 AND seq = $2";
+        let (number, seq) = (self.number.to_string(), seq.to_string());
+        let found = client.query(sql, &[Param::text(&number), Param::text(&seq)], Format::Text).await?;
+        Ok(!found.is_empty())
     }
 
     async fn step(&mut self, client: &mut Client, effect: &mut Effect) -> Result<(), Error> {

@@ -1,8 +1,9 @@
 //! `tandem demo`: a migration under fire, on real servers, in less than a minute.
 //!
 //! Two PostgreSQL servers, tandem between them and a mixed load; the target is killed for a while, tandem itself is
-//! killed with SIGKILL and started again, all under load. In the end both sides are compared row by row by connections
-//! of their own, and every write that a client saw acknowledged must be there. Exit code 0 only if it is so.
+//! killed with SIGKILL and started again, and the primary is switched to the target and back, all under load. Clients
+//! read back what they wrote. In the end both sides are compared row by row by connections of their own, and every write
+//! that a client saw acknowledged must be there. Exit code 0 only if it is so.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -23,10 +24,12 @@ mod ledger;
 mod load;
 mod schema;
 mod stage;
+mod switches;
 
 use ledger::Ledger;
 use load::Load;
 use stage::Stage;
+use switches::Switches;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -58,7 +61,7 @@ fn wire(text: &str) -> Result<Wire, String> {
 }
 
 /// What happened; these names stay.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Report {
     /// What clients spoke.
     wire: &'static str,
@@ -84,7 +87,20 @@ struct Report {
     target_outage_s: f64,
     /// SIGKILLs of tandem.
     kills: u64,
-    /// Nothing lost, nothing extra, nothing different, no client error.
+    /// Switches of the primary, to the target and back.
+    switches: u64,
+    /// How long 99 of 100 switches held clients at most.
+    hold_ms_p99: f64,
+    /// How long the longest switch held clients.
+    hold_ms_max: f64,
+    /// Reads that did not show what the same client had seen acknowledged.
+    stale_reads: u64,
+    /// Connections lost, or refused, but for `reconnects`.
+    dropped_clients: u64,
+    /// Every switch happened.
+    #[serde(skip)]
+    switched: bool,
+    /// Nothing lost, nothing extra, nothing different, nothing stale, no client dropped or told of an error.
     ok: bool,
 }
 
@@ -107,7 +123,11 @@ pub(super) fn run(command: Demo, output: &Output) -> Result<(), Failure> {
     let report = report?;
     let value = serde_json::to_value(&report).map_err(|error| Failure::Refused(error.to_string()))?;
     output.print(&value, screen);
-    if report.ok { Ok(()) } else { Err(Failure::Refused("the sides differ, or clients saw errors".to_owned())) }
+    if report.ok {
+        Ok(())
+    } else {
+        Err(Failure::Refused("the sides differ, clients noticed, or a switch did not happen".to_owned()))
+    }
 }
 
 async fn play(command: &Demo, bar: &ProgressBar) -> Result<Report, Failure> {
@@ -126,7 +146,7 @@ async fn play(command: &Demo, bar: &ProgressBar) -> Result<Report, Failure> {
     for writer in writers {
         ledgers.push(writer.await.map_err(|error| Failure::Refused(format!("a client failed: {error}")))?);
     }
-    let (kills, outage) = played?;
+    let played = played?;
     bar.set_message("the load is over; waiting for the target to catch up");
     stage.settle(SETTLE).await?;
     watcher.abort();
@@ -136,24 +156,38 @@ async fn play(command: &Demo, bar: &ProgressBar) -> Result<Report, Failure> {
     if let Some(error) = load.first_error.get() {
         tell(bar, &format!("the first error that a client saw: {error}"));
     }
-    Ok(Report { kills, target_outage_s: (outage.as_secs_f64() * 10.0).round() / 10.0, ..report }.judged())
+    if let Some(why) = played.switches.failed() {
+        tell(bar, &format!("a switch did not happen, {why}"));
+    }
+    Ok(report.with(&played).judged())
 }
 
-/// What happens while the load runs: the target is away from a quarter to a half of the time; tandem is killed at
-/// two thirds and again at five sixths.
-async fn act(command: &Demo, stage: &mut Stage, load: &Load, bar: &ProgressBar) -> Result<(u64, Duration), Failure> {
+/// What was done to the servers and to tandem.
+struct Played {
+    kills: u64,
+    outage: Duration,
+    switches: Switches,
+}
+
+/// What happens while the load runs: a switch to the target and back; then the target is away for a fifth of the time;
+/// tandem is killed twice; and the last switches end at the target, as a migration does. Longer runs switch more often.
+async fn act(command: &Demo, stage: &mut Stage, load: &Load, bar: &ProgressBar) -> Result<Played, Failure> {
+    let rounds = command.seconds.div_ceil(20);
+    let mut switches = Switches::default();
     let began = Instant::now();
     let at = |part: f64| began + Duration::from_secs(command.seconds).mul_f64(part);
+    sleep_until(at(0.05)).await;
+    switch(2 * rounds, &mut switches, stage, load, bar).await?;
     sleep_until(at(0.25)).await;
     let away = Instant::now();
     tokio::task::block_in_place(|| stage.kill_target())?;
     tell(bar, "target killed (SIGKILL to all its processes); clients go on");
-    sleep_until(at(0.5)).await;
+    sleep_until(at(0.45)).await;
     tokio::task::block_in_place(|| stage.revive_target())?;
     let outage = away.elapsed();
     tell(bar, &format!("target is back after {:.1} s", outage.as_secs_f64()));
     let mut kills = 0;
-    for part in [2.0 / 3.0, 5.0 / 6.0] {
+    for part in [0.55, 0.65] {
         sleep_until(at(part)).await;
         load.around_kill.store(true, Relaxed);
         stage.kill_tandem();
@@ -163,8 +197,31 @@ async fn act(command: &Demo, stage: &mut Stage, load: &Load, bar: &ProgressBar) 
         sleep(Duration::from_secs(1)).await;
         load.around_kill.store(false, Relaxed);
     }
+    sleep_until(at(0.75)).await;
+    switch(2 * rounds + 1, &mut switches, stage, load, bar).await?;
     sleep_until(at(1.0)).await;
-    Ok((kills, outage))
+    Ok(Played { kills, outage, switches })
+}
+
+/// Pause between two switches, in which clients write on the new primary.
+const BETWEEN: Duration = Duration::from_millis(500);
+
+async fn switch(
+    count: u64,
+    switches: &mut Switches,
+    stage: &Stage,
+    load: &Load,
+    bar: &ProgressBar,
+) -> Result<(), Failure> {
+    let admin = stage.admin()?;
+    for to in switches::sides(count) {
+        switches.go(to, &admin, load, |line| tell(bar, line)).await;
+        if switches.failed().is_none() {
+            tell(bar, &format!("switched: {to} answers clients; they were held for {} ms", switches.last_ms()));
+        }
+        sleep(BETWEEN).await;
+    }
+    Ok(())
 }
 
 /// Show what goes on, and remember the worst lag.
@@ -179,7 +236,7 @@ async fn watch(load: Arc<Load>, admin: crate::admin::client::Client, bar: Progre
         load.lag_ms_max.fetch_max(lag.unwrap_or(0), Relaxed);
         let lag = lag.map_or("?".to_owned(), |ms| format!("{ms} ms"));
         let acked = load.acked.load(Relaxed);
-        bar.set_message(format!("{acked} writes acknowledged, target {lag} behind"));
+        bar.set_message(format!("{acked} writes acknowledged, the other side {lag} behind"));
     }
 }
 
@@ -197,17 +254,31 @@ async fn report(command: &Demo, stage: &Stage, load: &Load, ledgers: &[Ledger]) 
         client_errors: load.errors.load(Relaxed),
         reconnects: load.reconnects.load(Relaxed),
         lag_ms_max: load.lag_ms_max.load(Relaxed),
-        target_outage_s: 0.0,
-        kills: 0,
-        ok: false,
+        stale_reads: load.stale.load(Relaxed),
+        dropped_clients: load.dropped.load(Relaxed),
+        ..Report::default()
     })
 }
 
 impl Report {
-    /// A demo without writes proves nothing.
+    fn with(self, played: &Played) -> Report {
+        Report {
+            kills: played.kills,
+            target_outage_s: (played.outage.as_secs_f64() * 10.0).round() / 10.0,
+            switches: played.switches.count(),
+            hold_ms_p99: played.switches.held_ms(0.99),
+            hold_ms_max: played.switches.held_ms(1.0),
+            switched: played.switches.failed().is_none(),
+            ..self
+        }
+    }
+
+    /// A demo without writes or without switches proves nothing.
     fn judged(self) -> Report {
-        let differ = self.lost + self.extra + self.mismatched + self.client_errors;
-        Report { ok: differ == 0 && self.writes_acked > 0 && self.rows_compared > 0, ..self }
+        let differ = self.lost + self.extra + self.mismatched;
+        let noticed = self.client_errors + self.stale_reads + self.dropped_clients;
+        let played = self.writes_acked > 0 && self.rows_compared > 0 && self.switched && self.switches > 0;
+        Report { ok: differ + noticed == 0 && played, ..self }
     }
 }
 
@@ -239,6 +310,8 @@ fn screen(report: &Value) -> String {
          \n  writes acknowledged   {} in {} s\
          \n  target away           {} s, worst lag {} ms\
          \n  tandem killed         {} times, clients reconnected {} times\
+         \n  switched              {} times, clients held {} ms at most\
+         \n  stale / dropped       {} / {}\
          \n  errors seen           {}\
          \n  rows compared         {}\
          \n  lost / extra / differ {} / {} / {}\n",
@@ -248,6 +321,10 @@ fn screen(report: &Value) -> String {
         number("lag_ms_max"),
         number("kills"),
         number("reconnects"),
+        number("switches"),
+        number("hold_ms_max"),
+        number("stale_reads"),
+        number("dropped_clients"),
         number("client_errors"),
         number("rows_compared"),
         number("lost"),
@@ -266,15 +343,15 @@ mod tests {
             seconds: 20,
             writes_acked: 1,
             rows_compared: 1,
-            lost: 0,
-            extra: 0,
-            mismatched: 0,
-            client_errors: 0,
             reconnects: 9,
             lag_ms_max: 5_000,
             target_outage_s: 5.0,
             kills: 2,
-            ok: false,
+            switches: 5,
+            hold_ms_p99: 30.0,
+            hold_ms_max: 30.0,
+            switched: true,
+            ..Report::default()
         }
     }
 
@@ -288,6 +365,10 @@ mod tests {
             Report { client_errors: 1, ..report() },
             Report { writes_acked: 0, ..report() },
             Report { rows_compared: 0, ..report() },
+            Report { stale_reads: 1, ..report() },
+            Report { dropped_clients: 1, ..report() },
+            Report { switched: false, ..report() },
+            Report { switches: 0, ..report() },
         ] {
             assert!(!wrong.judged().ok);
         }
@@ -297,8 +378,8 @@ mod tests {
     fn the_names_of_the_report_stay() {
         let value = serde_json::to_value(report()).expect("JSON");
         let names: Vec<&str> = value.as_object().expect("an object").keys().map(String::as_str).collect();
-        let stay = "client_errors extra kills lag_ms_max lost mismatched ok reconnects rows_compared seconds \
-                    target_outage_s wire writes_acked";
+        let stay = "client_errors dropped_clients extra hold_ms_max hold_ms_p99 kills lag_ms_max lost mismatched ok \
+                    reconnects rows_compared seconds stale_reads switches target_outage_s wire writes_acked";
         assert_eq!(names, stay.split_whitespace().collect::<Vec<_>>());
         assert!(!progress(&Output::new(true)).is_finished());
     }

@@ -14,6 +14,8 @@ use crate::admin::client::Client as Admin;
 use crate::protocol::postgres::client::{Client, Error, ServerConfig};
 use crate::sandbox::{self, Options, Postgres, Sandbox, Stop, binaries, free_port};
 
+/// Who the clients are, on both sides.
+const USER: &str = "postgres";
 /// Longest time for tandem to start.
 const READY: Duration = Duration::from_secs(30);
 /// Pause between two looks.
@@ -75,7 +77,7 @@ impl Stage {
     fn config(&self) -> String {
         format!(
             "[[listen]]\nwire = \"postgres\"\naddress = \"127.0.0.1:{}\"\n\n[origin]\nurl = \"{}\"\n\n\
-             [target]\nurl = \"{}\"\n\n[journal]\ndir = \"{}\"\n\n[admin]\naddress = \"127.0.0.1:{}\"\n",
+             [target]\nurl = \"{}\"\n\n[[users]]\nname = \"{USER}\"\n\n[journal]\ndir = \"{}\"\n\n[admin]\naddress = \"127.0.0.1:{}\"\n",
             self.port,
             self.origin.url("app"),
             self.target.url("app"),
@@ -167,7 +169,7 @@ impl Stage {
     }
 
     pub(super) fn proxy_config(&self) -> Result<ServerConfig, Failure> {
-        config(&format!("postgres://postgres@127.0.0.1:{}/app", self.port))
+        config(&format!("postgres://{USER}@127.0.0.1:{}/app", self.port))
     }
 }
 

@@ -24,20 +24,26 @@ pub(super) struct Switches {
 }
 
 impl Switches {
-    /// Switch there, again and again while it is refused. What went wrong in the end is kept, and nothing further is
-    /// tried.
-    pub(super) async fn go(&mut self, to: Side, admin: &Admin, load: &Load) {
+    /// Switch there, again and again while it does not; each new reason is told. What went wrong in the end is kept, and
+    /// nothing further is tried.
+    pub(super) async fn go(&mut self, to: Side, admin: &Admin, load: &Load, mut tell: impl FnMut(&str)) {
         if self.failed.is_some() {
             return;
         }
         load.around_switch.store(true, Relaxed);
         let deadline = Instant::now() + PATIENCE;
+        let mut last = String::new();
         loop {
             match walk(to, admin).await {
                 Ok(held_us) => break self.held_us.push(held_us),
                 Err(why) if Instant::now() > deadline => break self.failed = Some(format!("to {to}: {why}")),
-                Err(_) => sleep(LOOK).await,
+                Err(why) if why != last => {
+                    tell(&format!("no switch to {to} yet: {why}"));
+                    last = why;
+                }
+                Err(_) => {}
             }
+            sleep(LOOK).await;
         }
         load.around_switch.store(false, Relaxed);
     }
