@@ -31,7 +31,7 @@ use crate::config::{self, Config, Durability, Listen, Live, Mode, Wire};
 use crate::cutover::controller::{self, Controller, Defaults};
 use crate::cutover::gate::{Gate, Route};
 use crate::cutover::store::{self, InFile, Store};
-use crate::journal::{self, Journal, Last, Lsn, Recovered};
+use crate::journal::{self, Journal, Last, Recovered};
 use crate::metrics::{self, Exporter};
 use crate::mirror::state::{self, Handle, Turning};
 use crate::protocol::postgres;
@@ -205,8 +205,7 @@ impl Assembly {
         });
         let setup = postgres::Setup::new(&self.config, live, gate.clone(), Some(journal.clone()), lost).await?;
         self.mark_lost(&recovered, &setup.tables(), &handle, &journal)?;
-        let since = Lsn(control.since);
-        let mut walk = postgres::Walk::new(&setup, turning, &self.config, since, (stop.clone(), tasks.clone()));
+        let mut walk = postgres::Walk::new(&setup, turning, &self.config, &control, (stop.clone(), tasks.clone()));
         walk.begin(&control).await.map_err(|error| Error::Setup(error.to_string()))?;
         let defaults = Defaults { max_hold: self.config.cutover.max_hold };
         let (controller, switch) = Controller::new(known, gate, walk, defaults);

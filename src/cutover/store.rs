@@ -164,6 +164,9 @@ impl<S: Store> Known<S> {
     }
 }
 
+/// The file's name in the data directory; `control` is the journal's.
+const FILE: &str = "switch-control";
+
 /// A file `control` in the data directory. The directory's lock keeps other processes away (see the journal), and one
 /// thing at a time is done to the file: what was begun and then dropped is over before the next begins.
 #[derive(Clone)]
@@ -181,7 +184,7 @@ struct Stored {
 impl InFile {
     /// In this directory, which exists.
     pub fn in_dir(dir: &Path) -> InFile {
-        InFile { file: Durable::in_dir(dir, "switch-control"), turn: Arc::default() }
+        InFile { file: Durable::in_dir(dir, FILE), turn: Arc::default() }
     }
 
     /// Do it where blocking harms nobody. The turn goes along: dropping the future ends the waiting, not the doing.
@@ -308,7 +311,7 @@ mod tests {
         let store = InFile::in_dir(dir.path());
         let revision = store.replace(Revision(0), Control::default()).await.expect("written");
         // In the way of the temporary file, for root too.
-        std::fs::create_dir(dir.path().join("control.new")).expect("made");
+        std::fs::create_dir(dir.path().join(format!("{FILE}.new"))).expect("made");
         let refused = store.replace(revision, Control::default().walking()).await;
         assert!(matches!(refused, Err(Error::NotWritten(_))), "{refused:?}");
         assert_eq!(store.load().await, Ok((revision, Control::default())));
@@ -317,7 +320,7 @@ mod tests {
     #[tokio::test]
     async fn a_damaged_file_is_no_control_state() {
         let dir = tempfile::tempdir().expect("temporary directory");
-        std::fs::write(dir.path().join("switch-control"), b"half").expect("written");
+        std::fs::write(dir.path().join(FILE), b"half").expect("written");
         let recovered = Known::recover(InFile::in_dir(dir.path())).await;
         assert!(matches!(recovered.map(|known| known.control()), Err(Error::Unreadable(_))));
     }

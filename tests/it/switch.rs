@@ -3,7 +3,7 @@
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::support::stage::Stage;
-use crate::support::{connect, load, rows};
+use crate::support::{connect, rows, sql};
 
 const SCHEMA: &str = "CREATE TABLE acc (id bigserial PRIMARY KEY, bal bigint NOT NULL)";
 
@@ -52,19 +52,16 @@ async fn a_session_keeps_what_it_has_and_numbers_go_on() {
 async fn a_load_is_switched_there_and_back_without_a_loss() {
     let stage = Stage::of_load().await;
     let load = stage.load(8);
-    let mut held = Vec::new();
     for round in 0..6 {
         load.more(150).await;
         let ended = stage.switch(if round % 2 == 0 { "target" } else { "origin" }).await;
         assert_eq!(ended["end"], "switched", "{ended:#}\n{}", stage.tandem.log());
-        held.push(ended["held_us"].as_u64().expect("a number"));
         stage.steady().await;
     }
     load.more(150).await;
     let done = load.stop().await;
     assert_eq!(done.lost, 0, "{}", stage.tandem.log());
     stage.assert_kept(&done).await;
-    println!("held for {held:?} us");
 }
 
 #[tokio::test]
@@ -78,5 +75,150 @@ async fn a_dry_run_changes_nothing() {
     assert_eq!(ended["end"], "refused", "{ended:#}");
     assert_eq!(ended["findings"][0]["name"], "session_immovable", "{ended:#}");
     assert_eq!(one(&client, "SELECT inet_server_port()").await, stage.origin.port().to_string());
-    let _ = load::TABLES;
+}
+
+/// The next notification of a connection that runs by itself.
+type Heard = tokio::sync::mpsc::UnboundedReceiver<String>;
+
+/// A client, and what it is told.
+async fn listener(url: &str) -> (Client, Heard) {
+    let (client, mut connection) =
+        tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("the server answers");
+    let (tell, heard) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
+            if let tokio_postgres::AsyncMessage::Notification(said) = message {
+                let _ = tell.send(said.payload().to_owned());
+            }
+        }
+    });
+    (client, heard)
+}
+
+#[tokio::test]
+async fn whoever_listens_hears_what_was_said_before_the_switch_and_after_it() {
+    let stage = Stage::new(SCHEMA, "", &[]).await;
+    let (_idle, mut heard) = {
+        let (client, heard) = listener(&stage.url()).await;
+        client.batch_execute("LISTEN news").await.expect("listens");
+        (client, heard)
+    };
+    let speaker = connect(&stage.url()).await;
+    for (round, to) in ["target", "origin", "target"].into_iter().enumerate() {
+        let (before, after) = (format!("before {round}"), format!("after {round}"));
+        speaker.batch_execute(&format!("NOTIFY news, '{before}'")).await.expect("said");
+        assert_eq!(stage.switch(to).await["end"], "switched");
+        speaker.batch_execute(&format!("NOTIFY news, '{after}'")).await.expect("said");
+        assert_eq!(heard.recv().await, Some(before));
+        assert_eq!(heard.recv().await, Some(after), "{}", stage.tandem.log());
+        stage.steady().await;
+    }
+}
+
+#[tokio::test]
+async fn a_role_and_a_transaction_that_was_chained_go_along() {
+    let stage = Stage::new(SCHEMA, "", &[]).await;
+    for server in [&stage.origin, &stage.target] {
+        let grants = "CREATE ROLE clerk; GRANT ALL ON acc TO clerk; GRANT ALL ON SEQUENCE acc_id_seq TO clerk";
+        sql(&server.url("postgres"), grants).await;
+    }
+    let (clerk, chained) = (connect(&stage.url()).await, connect(&stage.url()).await);
+    clerk.batch_execute("SET ROLE clerk; SET search_path = public, pg_catalog").await.expect("set");
+    chained
+        .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; INSERT INTO acc (bal) VALUES (1)")
+        .await
+        .expect("begun");
+    chained.batch_execute("COMMIT AND CHAIN").await.expect("chained");
+    assert_eq!(stage.switch("target").await["end"], "switched", "{}", stage.tandem.log());
+    assert_eq!(one(&clerk, "SELECT current_user || ' ' || session_user").await, "clerk postgres");
+    assert_eq!(one(&clerk, "SHOW search_path").await, "public, pg_catalog");
+    assert_eq!(one(&chained, "SHOW transaction_isolation").await, "repeatable read");
+    chained.batch_execute("INSERT INTO acc (bal) VALUES (2); ROLLBACK").await.expect("rolled back");
+    clerk.batch_execute("INSERT INTO acc (bal) VALUES (3)").await.expect("may write");
+    stage.steady().await;
+    stage.assert_equal(&["acc"]).await;
+    assert_eq!(rows(&stage.origin.url("postgres"), "SELECT bal FROM acc ORDER BY 1").await, ["1", "3"]);
+}
+
+#[tokio::test]
+async fn a_cancel_request_reaches_the_server_that_the_session_has_now() {
+    let stage = Stage::new(SCHEMA, "", &[]).await;
+    let client = connect(&stage.url()).await;
+    let token = client.cancel_token();
+    assert_eq!(one(&client, "SELECT 1").await, "1");
+    assert_eq!(stage.switch("target").await["end"], "switched");
+    let (slept, cancelled) = tokio::join!(client.batch_execute("SELECT pg_sleep(60)"), async {
+        let sleeping = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'";
+        while rows(&stage.target.url("postgres"), sleeping).await != ["1"] {}
+        token.cancel_query(tokio_postgres::NoTls).await
+    });
+    cancelled.expect("sent");
+    let code = slept.expect_err("cancelled").code().map(|code| code.code().to_owned());
+    assert_eq!(code.as_deref(), Some("57014"));
+}
+
+#[tokio::test]
+async fn a_session_that_cannot_move_refuses_the_switch_or_is_closed() {
+    for (more, end) in [("", "refused"), ("[cutover]\nimmovable = \"close\"\n", "switched")] {
+        let stage = Stage::new(SCHEMA, more, &[]).await;
+        let (pinned, other) = (connect(&stage.url()).await, connect(&stage.url()).await);
+        pinned.batch_execute("SELECT pg_advisory_lock(7)").await.expect("locked");
+        let ended = stage.switch("target").await;
+        assert_eq!(ended["end"], end, "{ended:#}");
+        let answer = pinned.batch_execute("SELECT 1").await;
+        assert_eq!(answer.is_ok(), end == "refused");
+        if let Err(error) = answer {
+            assert!(error.is_closed() || error.code().is_some_and(|code| code.code() == "57P01"), "{error:?}");
+        }
+        assert_eq!(one(&other, "SELECT 1").await, "1");
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_that_does_not_end_aborts_the_switch_and_is_named() {
+    let stage = Stage::new(SCHEMA, "", &[]).await;
+    let (slow, other) = (connect(&stage.url()).await, connect(&stage.url()).await);
+    slow.batch_execute("BEGIN; INSERT INTO acc (bal) VALUES (1)").await.expect("begun");
+    let ended = stage.ask_switch(&serde_json::json!({"to": "target", "max_hold_ms": 400})).await;
+    assert_eq!(ended["end"], "aborted", "{ended:#}");
+    let named = ended["hindrances"].to_string();
+    assert!(named.contains("INSERT INTO acc") && !named.contains("VALUES (1)"), "{named}");
+    let held = ended["held_us"].as_u64().expect("a number");
+    assert!(held <= 400_000, "{held} us");
+    assert_eq!(one(&other, "SELECT inet_server_port()").await, stage.origin.port().to_string());
+    slow.batch_execute("COMMIT").await.expect("it goes on");
+    stage.steady().await;
+    assert_eq!(stage.switch("target").await["end"], "switched");
+    stage.steady().await;
+    stage.assert_equal(&["acc"]).await;
+}
+
+#[tokio::test]
+async fn what_was_switched_stays_switched_after_a_kill() {
+    let mut stage = Stage::new(SCHEMA, "", &[]).await;
+    sql(&stage.url(), "INSERT INTO acc (bal) VALUES (1)").await;
+    assert_eq!(stage.switch("target").await["end"], "switched");
+    sql(&stage.url(), "INSERT INTO acc (bal) VALUES (2)").await;
+    stage.tandem.kill();
+    stage.tandem.launch().await;
+    let client = connect(&stage.url()).await;
+    assert_eq!(one(&client, "SELECT inet_server_port()").await, stage.target.port().to_string());
+    client.batch_execute("INSERT INTO acc (bal) VALUES (3)").await.expect("written");
+    stage.assert_equal(&["acc"]).await;
+    assert_eq!(rows(&stage.origin.url("postgres"), "SELECT count(*) FROM acc").await, ["3"]);
+    stage.steady().await;
+    assert_eq!(stage.switch("origin").await["end"], "switched", "{}", stage.tandem.log());
+}
+
+#[tokio::test]
+async fn the_old_primary_takes_no_writes_past_tandem() {
+    let stage = Stage::new(SCHEMA, "", &[]).await;
+    assert_eq!(stage.switch("target").await["end"], "switched");
+    stage.steady().await;
+    let late = connect(&stage.origin.url("postgres")).await;
+    let refused = late.batch_execute("INSERT INTO acc (bal) VALUES (1)").await.expect_err("read-only");
+    assert_eq!(refused.code().map(|code| code.code()), Some("25006"));
+    assert_eq!(stage.switch("origin").await["end"], "switched", "{}", stage.tandem.log());
+    stage.steady().await;
+    sql(&stage.origin.url("postgres"), "INSERT INTO acc (bal) VALUES (1)").await;
 }

@@ -39,12 +39,14 @@ pub(crate) struct Ties {
     seen: u64,
     /// The call for which a second connection was opened.
     opened: u64,
+    /// The call for which the session was looked at.
+    looked: u64,
 }
 
 impl Ties {
     pub(crate) fn new(front: Arc<Front>, card: Arc<Card>) -> Ties {
-        let seen = front.shared.sessions.number();
-        Ties { front, card, seen, opened: 0 }
+        // Whoever comes while others get ready gets ready too.
+        Ties { front, card, seen: 0, opened: 0, looked: 0 }
     }
 
     /// Of a call to get ready. `idle`: between two units.
@@ -58,9 +60,12 @@ impl Ties {
         }
         let clean = self.card.traces() == Traces::NONE;
         if !clean && idle {
+            self.looked = number;
             return Heed::Look;
         }
-        if opens && self.opened != number {
+        // Whoever listens must do so on the new primary before anybody can speak there.
+        let listens = self.looked == number && self.card.moving().state.listens();
+        if (opens || listens) && self.opened != number {
             self.opened = number;
             return Heed::Open;
         }

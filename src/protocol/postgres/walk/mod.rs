@@ -35,7 +35,7 @@ use crate::record::{Side, TableId};
 use super::catalog::{Catalog, load};
 use super::client::{Client, ServerConfig};
 use super::copier::PgCopier;
-use super::moving::sessions::{Call, Card};
+use super::moving::sessions::{Call, Card, Moving};
 use super::plan::Traces;
 use super::setup::Setup;
 use super::shared::Shared;
@@ -61,6 +61,7 @@ pub struct Walk {
     mirror: Turning<PgCopier>,
     /// From here on the secondary is owed.
     since: Lsn,
+    epoch: u64,
     /// What `prepare` opened.
     ahead: Option<Ahead>,
     /// What follows the primary: its catalog, and writers that bypass tandem.
@@ -84,13 +85,13 @@ struct Ahead {
 }
 
 impl Walk {
-    /// `since`: where the mirror of the direction in force begins. Nothing runs yet: [`Walk::begin`].
+    /// Nothing runs yet: [`Walk::begin`].
     /// All that it starts runs among `tasks` and ends with `stop`.
     pub fn new(
         setup: &Setup,
         mirror: Turning<PgCopier>,
         config: &Config,
-        since: Lsn,
+        control: &Control,
         (stop, tasks): (CancellationToken, TaskTracker),
     ) -> Walk {
         Walk {
@@ -99,7 +100,8 @@ impl Walk {
             journal: setup.shared.journal.clone(),
             cutover: config.cutover.clone(),
             mirror,
-            since,
+            since: Lsn(control.since),
+            epoch: control.epoch,
             ahead: None,
             followers: None,
             stop,
@@ -264,7 +266,8 @@ impl Walk {
         let doubtful: Vec<_> = sessions.all().into_iter().filter(doubtful).collect();
         if !doubtful.is_empty() {
             let called = sessions.call_only(Call::Look(to), &doubtful);
-            sessions.wait(doubtful, |moving| moving.was_looked_at(called.number)).await;
+            let listens = |moving: &Moving| !moving.state.listens() || moving.has_answered(called.number);
+            sessions.wait(doubtful, |moving| moving.was_looked_at(called.number) && listens(moving)).await;
         }
         if self.cutover.immovable == Immovable::Close {
             return Ok(());
@@ -348,7 +351,7 @@ impl Steps for Walk {
     async fn prepare(&mut self, to: Side) -> Vec<Finding> {
         match self.look(to).await {
             Ok(found) => found,
-            Err(error) => vec![Finding { rule: rules::MIRROR_DOWN, side: None, object: error.to_string() }],
+            Err(error) => vec![Finding { rule: rules::SIDE_FAILED, side: None, object: error.to_string() }],
         }
     }
 
@@ -356,7 +359,7 @@ impl Steps for Walk {
         self.shared.sessions.call(Call::Rest);
         self.ahead = None;
         if let Some(secondary) = self.mirror.primary().map(Side::other)
-            && self.since > Lsn::default()
+            && self.epoch > 1
             && let Err(error) = self.bar(secondary).await
         {
             tracing::warn!(%error, "the secondary could not be closed to writes again");
@@ -423,7 +426,7 @@ impl Steps for Walk {
     }
 
     fn flip(&mut self, route: Route, since: Lsn) {
-        self.since = since;
+        (self.since, self.epoch) = (since, route.epoch);
         if let Some(ahead) = self.ahead.take() {
             self.shared.catalog.replace(ahead.catalog);
         }
@@ -456,7 +459,7 @@ impl Steps for Walk {
             }
             self.mirror.start(primary, self.since).await.map_err(|error| Error::Refused(error.to_string()))?;
         }
-        if self.since > Lsn::default() {
+        if self.epoch > 1 {
             self.bar(other).await?;
         }
         Ok(())

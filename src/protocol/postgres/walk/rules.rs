@@ -1,6 +1,7 @@
 //! What tandem itself finds before a switch: the mirror, and its sessions. Names are stable.
 
 crate::check::rules! {
+    SIDE_FAILED: Error "side_failed" "a side does not answer, or refuses what a switch needs of it: mend that first";
     MIRROR_DOWN: Error "mirror_down" "the mirror does not run: `tandem status` says why; without it the new primary lacks writes";
     MIRROR_BEHIND: Error "mirror_behind" "the secondary is further behind than cutover.max_lag: wait until it has caught up, or raise the limit; clients would be held for as long as it takes";
     ROWS_PARKED: Error "rows_parked" "the secondary refuses these rows and lacks them: `tandem parked list`, then retry or discard";
