@@ -63,7 +63,7 @@ pub fn reserve(max_hold: Duration) -> Duration {
     (max_hold / 4).min(Duration::from_secs(1))
 }
 
-/// An attempt to undo or to settle that takes longer is dropped and made again.
+/// An attempt to undo, to settle or to write that takes longer is dropped, and made again.
 const ATTEMPT: Duration = Duration::from_secs(60);
 /// How long anybody is asked what hinders, of the reserve.
 const HINDRANCES: Duration = Duration::from_millis(250);
@@ -308,11 +308,14 @@ async fn work<S: Store, T: Steps>(machine: Machine, steps: &mut T, known: &mut K
     match machine.work() {
         Work::Nothing => std::future::pending().await,
         Work::Store(control) if machine.stage == Stage::Flipping => flip(known, control).await,
-        Work::Store(control) => record(known, control).await,
+        Work::Store(control) => {
+            let recorded = timeout(ATTEMPT, record(known, control)).await;
+            recorded.unwrap_or_else(|_| no_answer())
+        }
         Work::Prepare(to) => Done::Prepared(steps.prepare(to).await),
         Work::Relax => {
             let relaxed = timeout(ATTEMPT, steps.relax()).await;
-            relaxed.map_or(Done::Event(Event::Failed), |()| Done::Event(Event::Relaxed))
+            relaxed.map_or_else(|_| no_answer(), |()| Done::Event(Event::Relaxed))
         }
         Work::Drain => {
             gate.drained().await;
@@ -334,8 +337,12 @@ async fn work<S: Store, T: Steps>(machine: Machine, steps: &mut T, known: &mut K
 async fn attempt(step: impl Future<Output = Result<(), steps::Error>>, event: Event) -> Done {
     match timeout(ATTEMPT, step).await {
         Ok(done) => Done::of(done, |()| event),
-        Err(_) => Done::Because(Event::Failed, format!("no answer within {} s", ATTEMPT.as_secs())),
+        Err(_) => no_answer(),
     }
+}
+
+fn no_answer() -> Done {
+    Done::Because(Event::Failed, format!("no answer within {} s", ATTEMPT.as_secs()))
 }
 
 /// Write the begin or the end of a walk.

@@ -18,3 +18,6 @@ pub mod phase;
 pub mod report;
 pub mod steps;
 pub mod store;
+
+#[cfg(test)]
+mod simulation;
