@@ -87,7 +87,7 @@ const CONSTRAINTS: &str = "SELECT pg_catalog.concat(n.nspname, '.', c.relname), 
 const KEYS_OFF: &str = "SELECT DISTINCT pg_catalog.concat(n.nspname, '.', c.relname, ' (', o.conname, ')') \
     FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_constraint o ON o.oid = t.tgconstraint \
     JOIN pg_catalog.pg_class c ON c.oid = o.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-    WHERE t.tgisinternal AND t.tgenabled IN ('D', 'R') AND {OURS}";
+    WHERE o.contype = 'f' AND t.tgenabled IN ('D', 'R') AND {OURS}";
 
 const UNLOGGED: &str = "SELECT pg_catalog.concat(n.nspname, '.', c.relname) FROM pg_catalog.pg_class c \
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \

@@ -234,12 +234,10 @@ pub async fn hindrances(conn: &mut Client) -> Result<Vec<String>, ClientError> {
 
 /// A statement as people may see it: its words and names, `?` for every literal, cut where it becomes long. What cannot
 /// be told from a value is cut as well: behind the first place where the session's `standard_conforming_strings`
-/// matters, behind the name in `SET`, and where the server has cut the text itself.
+/// matters, behind the name of a setting (`SET app.token = abc` needs no quotes), and where the server has cut the text.
 pub fn shape(query: &str) -> String {
     let (tokens, whole) = certain(query);
-    let assigned = tokens.iter().position(|token| assigns(token.text(query.as_bytes())));
-    let is_set = tokens.first().is_some_and(|first| first.text(query.as_bytes()).eq_ignore_ascii_case(b"set"));
-    let end = assigned.filter(|_| is_set).unwrap_or(tokens.len());
+    let end = setting(&tokens, query.as_bytes()).unwrap_or(tokens.len());
     let (mut out, mut last) = (String::new(), 0);
     for token in &tokens[..end] {
         if out.chars().count() >= SHAPE_MAX {
@@ -260,8 +258,17 @@ pub fn shape(query: &str) -> String {
     out
 }
 
-fn assigns(word: &[u8]) -> bool {
-    word == b"=" || word.eq_ignore_ascii_case(b"to")
+/// Where a setting gets its value: the first `=` or `TO` of a statement that begins with `SET` or `ALTER`.
+fn setting(tokens: &[Token], text: &[u8]) -> Option<usize> {
+    let (mut begins, mut sets) = (true, false);
+    tokens.iter().position(|token| {
+        let is = |word: &str| token.text(text).eq_ignore_ascii_case(word.as_bytes());
+        if begins {
+            sets = is("set") || is("alter");
+        }
+        begins = is(";");
+        sets && (is("=") || is("to"))
+    })
 }
 
 /// The tokens that are the same whatever the session's dialect is, and whether these are all.
@@ -290,6 +297,10 @@ mod tests {
             ("INSERT INTO \"Big Table\" VALUES ($1, -4.5e7)", "INSERT INTO \"Big Table\" VALUES ($1, -?)"),
             ("SET app.token TO secret", "SET app.token .."),
             ("set local x=secret", "set local x .."),
+            (
+                "BEGIN; UPDATE t SET a = b; ALTER ROLE r SET x = secret",
+                "BEGIN; UPDATE t SET a = b; ALTER ROLE r SET x ..",
+            ),
             ("SELECT 'it\\'s secret', 5", "SELECT .."),
             ("SELECT 'cut by the server: secr", "SELECT .."),
             ("SELECT $x$ cut by the server: secr", "SELECT .."),

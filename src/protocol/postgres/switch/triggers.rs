@@ -116,10 +116,13 @@ impl Trigger {
     }
 }
 
-// Those of views (INSTEAD OF) and of foreign tables meet no mirrored row.
+// Those of views (INSTEAD OF) and of foreign tables meet no mirrored row. A partition's copy of a user trigger is called
+// internal by 14, as those of keys are by all.
 const READ: &str = "SELECT n.nspname, c.relname, t.tgname, t.tgenabled, pg_catalog.pg_has_role(c.relowner, 'USAGE') \
     FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid \
-    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE NOT t.tgisinternal AND c.relkind IN ('r', 'p') \
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') \
+    AND (NOT t.tgisinternal OR (t.tgparentid <> 0 AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint o \
+      WHERE o.oid = t.tgconstraint AND o.contype <> 't'))) \
     AND n.nspname <> 'tandem' AND n.nspname !~ '^pg_' ORDER BY 1, 2, 3";
 
 const KEPT: &str = "SELECT pg_catalog.to_regclass('tandem.trigger') IS NOT NULL";
