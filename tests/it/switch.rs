@@ -78,17 +78,17 @@ async fn a_dry_run_changes_nothing() {
 }
 
 /// The next notification of a connection that runs by itself.
-type Heard = tokio::sync::mpsc::UnboundedReceiver<String>;
+type Heard = tokio::sync::mpsc::Receiver<String>;
 
 /// A client, and what it is told.
 async fn listener(url: &str) -> (Client, Heard) {
     let (client, mut connection) =
         tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("the server answers");
-    let (tell, heard) = tokio::sync::mpsc::unbounded_channel();
+    let (tell, heard) = tokio::sync::mpsc::channel(16);
     tokio::spawn(async move {
         while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
             if let tokio_postgres::AsyncMessage::Notification(said) = message {
-                let _ = tell.send(said.payload().to_owned());
+                let _ = tell.send(said.payload().to_owned()).await;
             }
         }
     });

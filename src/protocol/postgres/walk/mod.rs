@@ -13,7 +13,6 @@
 pub mod rules;
 
 use std::collections::{BTreeSet, HashSet};
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -64,6 +63,8 @@ pub struct Walk {
     epoch: u64,
     /// What `prepare` opened.
     ahead: Option<Ahead>,
+    /// Triggers of the old primary that the flip silences; the mirror back waits for it.
+    silenced: Option<triggers::Held>,
     /// What follows the primary: its catalog, and writers that bypass tandem.
     followers: Option<CancellationToken>,
     stop: CancellationToken,
@@ -103,6 +104,7 @@ impl Walk {
             since: Lsn(control.since),
             epoch: control.epoch,
             ahead: None,
+            silenced: None,
             followers: None,
             stop,
             tasks,
@@ -115,6 +117,10 @@ impl Walk {
     /// A file of the mirror cannot be read.
     pub async fn begin(&mut self, control: &Control) -> Result<(), durable::Error> {
         self.follow(control.primary);
+        if control.epoch > 1 {
+            // Until `settle` has seen to the triggers of the old primary.
+            self.mirror.handle().pause();
+        }
         match control.walk {
             Some(_) => Ok(()),
             None => self.mirror.start(control.primary, self.since).await,
@@ -325,7 +331,23 @@ impl Walk {
         let calm_to = triggers::may_be_replica(&mut ahead.to).await.map_err(|error| on_to(error.into()))?;
         triggers::wake(&mut ahead.to, calm_to, &others, bounds).await.map_err(on_to)?;
         if !triggers::may_be_replica(&mut ahead.from).await.map_err(|error| on_from(error.into()))? {
-            triggers::still(&mut ahead.from, bounds).await.map_err(on_from)?;
+            let conn = self.connect(from, bounds).await?;
+            self.silenced = Some(triggers::hold_still(conn, bounds).await.map_err(on_from)?);
+        }
+        Ok(())
+    }
+
+    /// The mirror may write to the old primary: nothing there acts on what it writes.
+    async fn silence(&mut self, old: Side) -> Result<(), Error> {
+        if let Some(held) = self.silenced.take() {
+            held.commit().await.map_err(|error| error.on(old))?;
+            return Ok(());
+        }
+        let bounds = Bounds::default();
+        let mut conn = self.connect(old, bounds).await?;
+        let replica = triggers::may_be_replica(&mut conn).await;
+        if !replica.map_err(|error| switch::Error::from(error).on(old))? {
+            triggers::still(&mut conn, bounds).await.map_err(|error| error.on(old))?;
         }
         Ok(())
     }
@@ -420,6 +442,9 @@ impl Steps for Walk {
             ahead.catalog = load(&mut ahead.to).await.map_err(|error| switch::Error::from(error).on(to))?;
         }
         self.trade_triggers(to).await?;
+        if self.silenced.is_some() {
+            self.mirror.handle().pause();
+        }
         let end = self.journal.appended();
         self.mirror.start(to, end).await.map_err(|error| Error::Refused(error.to_string()))?;
         self.reverse_runs(to).await
@@ -432,18 +457,22 @@ impl Steps for Walk {
         }
         self.shared.life.store(0, Ordering::Relaxed);
         self.follow(route.primary);
-        self.mirror.handle().resume();
+        if self.silenced.is_none() {
+            self.mirror.handle().resume();
+        }
     }
 
-    fn settle(&mut self, primary: Side) -> impl Future<Output = Result<(), Error>> + Send {
+    async fn settle(&mut self, primary: Side) -> Result<(), Error> {
         // Whoever is idle moves now; the others do with their next unit.
         self.shared.sessions.call(Call::Move(primary));
-        async move { self.bar(primary.other()).await }
+        self.silence(primary.other()).await?;
+        self.mirror.handle().resume();
+        self.bar(primary.other()).await
     }
 
     async fn undo(&mut self, primary: Side) -> Result<(), Error> {
         self.shared.sessions.call(Call::Rest);
-        self.ahead = None;
+        (self.ahead, self.silenced) = (None, None);
         self.mirror.handle().resume();
         let other = primary.other();
         if self.mirror.primary() != Some(primary) {
