@@ -176,9 +176,9 @@ impl<S: Store, T: Steps> Controller<S, T> {
     /// A controller over what [`recover`] found. The gate's route is the control state's.
     pub fn new(known: Known<S>, gate: Gate, steps: T, defaults: Defaults) -> (Controller<S, T>, Handle) {
         let (asking, commands) = mpsc::channel(REQUESTS);
-        let machine = Machine::new(known.control(), gate.route().mirror);
+        let machine = Machine::recovered(known.control(), gate.route().mirror);
         let (report, watched) = watch::channel(Report {
-            phase: Phase::Steady,
+            phase: machine.stage.phase(),
             primary: machine.control.primary,
             epoch: machine.control.epoch,
             number: 0,
@@ -202,7 +202,7 @@ impl<S: Store, T: Steps> Controller<S, T> {
     /// called off then (clients are let go), one that has reached it is finished. After an error the gate is closed and
     /// the process must end. Dropping the future is as safe as a crash, and the gate may be closed after it too.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Error> {
-        self.answer(Done::Event(Event::Recovered))?;
+        self.desk.publish();
         loop {
             match self.next(&stop).await {
                 Next::Done(done) => self.answer(done)?,
@@ -632,3 +632,6 @@ impl Meters {
         self.primary.iter().for_each(|(of, gauge)| gauge.set(f64::from(u8::from(*of == control.primary))));
     }
 }
+
+#[cfg(test)]
+mod tests;

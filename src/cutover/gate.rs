@@ -7,9 +7,9 @@
 //!
 //! Opening wakes all held sessions at once, without pacing them. Each is polled by the one thread of its worker, one
 //! after the other, and forwards one message there: the workers' run queues are the pacing. What the new primary gets
-//! is one unit for each held session, as many as it would have served without a switch in the same moment of high
-//! load, and `limits.connections` bounds them. Measured (`benches/gate.rs`): the opener is done with 1 000 sessions
-//! OPENED; pacing by a timer would add more held time than the whole of it.
+//! is at most one unit of each session, and `limits.connections` bounds those. Measured (`benches/gate.rs`): with 1 000
+//! held sessions the opener is done after 0.1 ms and the last one is in after 0.5 ms, with 10 000 after 4 and 5 ms, so
+//! that any pause between them would be most of the time that they are held.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError, Weak};

@@ -95,11 +95,9 @@ impl Stage {
     }
 }
 
-/// What happened. Answers of the stage's own work, and four that come from outside.
+/// What happened: answers of the stage's own work, and what comes from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The process began, over the control state that an earlier one left.
-    Recovered,
     /// An operator asks for a switch.
     Requested {
         /// The side that shall answer clients.
@@ -248,9 +246,10 @@ pub struct Turn {
 }
 
 impl Machine {
-    /// Before [`Event::Recovered`].
-    pub fn new(control: Control, mirror: bool) -> Machine {
-        Machine { stage: Stage::Steady, control, dry_run: false, end: Lsn(0), mirror }
+    /// In a process that begins over the control state that an earlier one left: what that did not finish comes first.
+    pub fn recovered(control: Control, mirror: bool) -> Machine {
+        let machine = Machine { stage: Stage::Steady, control, dry_run: false, end: Lsn(0), mirror };
+        if control.walk.is_some() { machine.enter(Stage::Undoing).machine } else { machine.at_rest().machine }
     }
 
     /// The side that a walk leads to.
@@ -324,8 +323,6 @@ impl Machine {
     fn answered(&self, event: Event) -> Result<Turn, Refused> {
         use Stage::*;
         Ok(match (self.stage, event) {
-            (Steady, Event::Recovered) if self.control.walk.is_some() => self.enter(Undoing),
-            (Steady, Event::Recovered) => self.at_rest(),
             (Recording, Event::Stored) => self.holding(self.control.walking()).enter(Preparing),
             (Recording, Event::NotStored) => self.enter(Steady).and(Effect::Report(End::Refused)),
             (Recording, Event::Failed) => self.back(End::Refused),
@@ -401,8 +398,7 @@ mod tests {
     use super::*;
     use crate::cutover::store::Walk;
 
-    const EVENTS: [Event; 22] = [
-        Event::Recovered,
+    const EVENTS: [Event; 21] = [
         Event::Requested { to: Side::Origin, dry_run: false },
         Event::Requested { to: Side::Target, dry_run: false },
         Event::Requested { to: Side::Origin, dry_run: true },
@@ -506,9 +502,15 @@ mod tests {
 
     /// Every stage where the migration begins; then those that depend on where it is.
     fn table() -> String {
-        let base = Machine::new(Control::default(), true);
-        let second = Machine::new(Control { epoch: 2, primary: Side::Target, since: 500, walk: None }, true);
-        let mut text = String::new();
+        let base = Machine::recovered(Control::default(), true);
+        let second = Control { epoch: 2, primary: Side::Target, since: 500, walk: None };
+        let mut text = "\na process begins\n".to_owned();
+        for control in [base.control, base.control.walking(), second, second.walking()] {
+            let machine = Machine::recovered(control, true);
+            let (stage, work) = (word(machine.stage), of_work(&machine));
+            writeln!(text, "    over {}\n        -> {stage}: {work}", of_control(control)).expect("a string");
+        }
+        let second = Machine { stage: Stage::Steady, ..Machine::recovered(second, true) };
         for stage in Stage::ALL {
             tell(&mut text, stage.phase().as_str(), at(stage, base));
         }
@@ -517,7 +519,6 @@ mod tests {
             tell(&mut text, "dry run", at(stage, dry_run));
         }
         tell(&mut text, "nothing is mirrored", Machine { mirror: false, ..base });
-        tell(&mut text, "a walk was left behind", Machine { control: base.control.walking(), ..base });
         for stage in Stage::ALL.into_iter().filter(|stage| stage.phase() != Phase::Preparing && *stage != Stage::Halted)
         {
             tell(&mut text, "epoch 2", at(stage, second));
@@ -550,7 +551,7 @@ mod tests {
 
     /// Every run that some order of events leads to, with the event and the run before.
     fn runs() -> Vec<(Run, Event, Run)> {
-        let start = Run { machine: Machine::new(Control::default(), true), closed: false, reported: true };
+        let start = Run { machine: Machine::recovered(Control::default(), true), closed: false, reported: true };
         let (mut steps, mut seen, mut todo) = (Vec::new(), vec![start.clone()], vec![start]);
         while let Some(run) = todo.pop() {
             for event in EVENTS {
