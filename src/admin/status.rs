@@ -165,7 +165,7 @@ impl Status {
     pub fn of(state: &State) -> Status {
         let route = state.gate.route();
         let switch = state.switch.as_ref().map(|switch| SwitchStatus::of(&switch.report()));
-        let walks = switch.as_ref().is_some_and(|switch| switch.phase != Phase::Steady);
+        let walks = switch.as_ref().is_some_and(|switch| switch.to.is_some());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             wire: state.wire.to_string(),

@@ -3,6 +3,7 @@
 //! The walk is the server's: whether this command lives or dies changes nothing but what somebody reads. Ctrl-C asks the
 //! server to abort, and waits for its answer, because only it knows whether the flip came first.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use super::{Admin, Failure, Output, findings};
 use crate::admin::client::{self, Client};
 use crate::config::{MAX_HOLD, value::Setting};
-use crate::cutover::report::{End, Ended, Phase, Report, Request};
+use crate::cutover::report::{End, Ended, Finding, Phase, Report, Request};
 use crate::record::Side;
 
 pub(super) const EXAMPLES: &str = "\
@@ -263,9 +264,14 @@ fn standing(report: &Report) -> String {
 
 /// How a walk went: findings, phases with their times, and the end.
 fn result(ended: &Ended) -> String {
-    let mut found = ended.findings.clone();
+    let is_ignored = |finding: &Finding| ended.request.ignore.contains(&finding.name);
+    let (ignored, mut found): (Vec<_>, Vec<_>) = ended.findings.iter().cloned().partition(is_ignored);
     findings::sort(&mut found);
     let mut out = findings::text(&found);
+    let ignored: BTreeSet<String> = ignored.into_iter().map(|finding| finding.name).collect();
+    for name in ignored {
+        let _ = writeln!(out, "ignored: {name}");
+    }
     for (phase, us) in &ended.took_us {
         let _ = writeln!(out, "{:<10} {}", phase.as_str(), time(*us));
     }
@@ -298,10 +304,10 @@ fn verdict(ended: &Ended) -> Result<(), Failure> {
         End::Switched | End::Ready => return Ok(()),
         End::Refused => "mend what is above, or --ignore it by name",
         End::Aborted if !ended.hindrances.is_empty() => "end what is in the way, or give it more time with --max-hold",
-        End::Aborted => "mend the reason, and switch again",
+        End::Aborted => "all is as before",
     };
     let why = ended.why.as_deref().unwrap_or("findings refuse the switch");
-    Err(Failure::Refused(format!("{why} ({}); {next}: see docs/switch.md", ended.phase.as_str())))
+    Err(Failure::Refused(format!("{why}; {next}: see docs/switch.md")))
 }
 
 /// Microseconds for people.
@@ -346,7 +352,22 @@ mod tests {
         let aborted = Ended { hindrances, why: Some("units did not end".to_owned()), ..ended(End::Aborted) };
         assert!(result(&aborted).contains("in the way: a transaction of pid 7, 12 s old\naborted: origin answers"));
         let said = verdict(&aborted).expect_err("it did not switch").to_string();
-        assert!(said.contains("units did not end (draining); end what is in the way, or give it more time"), "{said}");
+        assert!(said.contains("units did not end; end what is in the way, or give it more time"), "{said}");
+    }
+
+    #[test]
+    fn what_was_ignored_is_named_and_not_explained_again() {
+        let finding = |object: &str| Finding {
+            name: "strange".to_owned(),
+            severity: "error".to_owned(),
+            side: None,
+            object: object.to_owned(),
+            advice: "look at it".to_owned(),
+        };
+        let mut ended = Ended { findings: vec![finding("a"), finding("b")], ..ended(End::Ready) };
+        assert!(result(&ended).starts_with("ERRORS\n  strange: look at it\n"));
+        ended.request.ignore = vec!["strange".to_owned()];
+        assert!(result(&ended).starts_with("ignored: strange\npreparing"));
     }
 
     #[test]
