@@ -262,10 +262,11 @@ const UPDATE: i32 = 16;
 const INSTEAD: i32 = 64;
 
 async fn triggers_and_rules(conn: &mut Client, relations: &mut HashMap<u32, Relation>) -> Result<(), Error> {
-    // Origin and always fire in a client's session; replica and disabled do not.
+    // Origin and always fire in a client's session; replica and disabled do not. 14 calls a partition's copy of a user's
+    // trigger internal; triggers of constraints run code of the server's own.
     let sql = "SELECT tgrelid, tgtype, CASE l.lanname WHEN 'plpgsql' THEN p.prosrc END FROM pg_catalog.pg_trigger \
         JOIN pg_catalog.pg_proc p ON p.oid = tgfoid JOIN pg_catalog.pg_language l ON l.oid = p.prolang \
-        WHERE NOT tgisinternal AND tgenabled IN ('O', 'A')";
+        WHERE (NOT tgisinternal OR l.lanname <> 'internal') AND tgenabled IN ('O', 'A')";
     for row in ask(conn, sql).await? {
         let Some(relation) = relations.get_mut(&row.parse(0)?) else { continue };
         let bits: i32 = row.parse(1)?;

@@ -63,6 +63,8 @@ pub struct Walk {
     epoch: u64,
     /// What `prepare` opened.
     ahead: Option<Ahead>,
+    /// Processes of the old primary that worked for sessions before the flip: they go, one after the other.
+    leaving: HashSet<u32>,
     /// Triggers of the old primary that the flip silences; the mirror back waits for it.
     silenced: Option<triggers::Held>,
     /// What follows the primary: its catalog, and writers that bypass tandem.
@@ -104,6 +106,7 @@ impl Walk {
             since: Lsn(control.since),
             epoch: control.epoch,
             ahead: None,
+            leaving: HashSet::new(),
             silenced: None,
             followers: None,
             stop,
@@ -157,13 +160,7 @@ impl Walk {
         barrier::lift(&mut conn).await.map_err(|error| error.on(to))?;
         found.extend(self.server_findings(from).await?);
         found.extend(reverse::prove(from, self.server(from), self.server(to), bounds).await?);
-        if found.iter().any(|finding| finding.rule.severity == check::Severity::Error) {
-            // Sessions need not log in for what is refused anyway.
-            self.ahead = Some(self.open(conn, to, bounds).await?);
-            return Ok(found);
-        }
-        let ahead = self.open(conn, to, bounds).await?;
-        self.ahead = Some(ahead);
+        self.ahead = Some(self.open(conn, to, bounds).await?);
         found.extend(self.session_findings(to).await);
         Ok(found)
     }
@@ -329,7 +326,10 @@ impl Walk {
         let (on_from, on_to) = (|error: switch::Error| error.on(from), |error: switch::Error| error.on(to));
         let others = triggers::read(&mut ahead.from).await.map_err(|error| on_from(error.into()))?;
         let calm_to = triggers::may_be_replica(&mut ahead.to).await.map_err(|error| on_to(error.into()))?;
-        triggers::wake(&mut ahead.to, calm_to, &others, bounds).await.map_err(on_to)?;
+        if triggers::wake(&mut ahead.to, calm_to, &others, bounds).await.map_err(on_to)? > 0 {
+            // What they write is counted from now on.
+            ahead.catalog = load(&mut ahead.to).await.map_err(|error| on_to(error.into()))?;
+        }
         if !triggers::may_be_replica(&mut ahead.from).await.map_err(|error| on_from(error.into()))? {
             let conn = self.connect(from, bounds).await?;
             self.silenced = Some(triggers::hold_still(conn, bounds).await.map_err(on_from)?);
@@ -361,7 +361,7 @@ impl Walk {
         }
         let mut conn = self.connect(old, Bounds::default()).await?;
         barrier::raise(&mut conn).await.map_err(|error| error.on(old))?;
-        let ours = self.shared.sessions.pids();
+        let ours = &self.shared.sessions.pids() | &self.leaving;
         for session in barrier::passed(&mut conn, &ours).await.map_err(|error| error.on(old))? {
             tracing::warn!(%old, %session, "this session began before the old primary was closed to writes, and may write");
         }
@@ -452,6 +452,7 @@ impl Steps for Walk {
 
     fn flip(&mut self, route: Route, since: Lsn) {
         (self.since, self.epoch) = (since, route.epoch);
+        self.leaving = self.shared.sessions.pids();
         if let Some(ahead) = self.ahead.take() {
             self.shared.catalog.replace(ahead.catalog);
         }
