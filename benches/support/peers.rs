@@ -104,9 +104,14 @@ impl Proxy {
 
     /// What tandem says of itself.
     pub(crate) fn status(&self) -> Result<Value> {
+        self.ask(&["status"])
+    }
+
+    /// What a command of tandem's answers, whatever its exit code.
+    pub(crate) fn ask(&self, command: &[&str]) -> Result<Value> {
         let admin = format!("http://127.0.0.1:{}", self.admin);
-        let output = Command::new(TANDEM).args(["status", "--json", "--admin", &admin]).output()?;
-        Ok(serde_json::from_slice(&output.stdout)?)
+        let output = Command::new(TANDEM).args(command).args(["--json", "--admin", &admin]).output()?;
+        serde_json::from_slice(&output.stdout).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
     /// Wait until the target has everything.
