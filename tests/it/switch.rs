@@ -1,7 +1,9 @@
 //! The switch and the way back, on real servers.
 
+use ::tandem::protocol::postgres::wire::{Message, back};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
+use crate::support::raw::{M, Raw};
 use crate::support::stage::Stage;
 use crate::support::{connect, rows, sql};
 
@@ -113,6 +115,39 @@ async fn whoever_listens_hears_what_was_said_before_the_switch_and_after_it() {
         assert_eq!(heard.recv().await, Some(after), "{}", stage.tandem.log());
         stage.steady().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_only_listens_is_told_of_the_new_server_s_settings_with_its_next_answer() {
+    let stage = Stage::new(SCHEMA, "", &[]).await;
+    let mut idle = Raw::connect(stage.tandem.port);
+    tokio::task::block_in_place(|| idle.run(&[M::Q("LISTEN news")]));
+    assert_eq!(stage.switch("target").await["end"], "switched");
+    sql(&stage.url(), "NOTIFY news").await;
+    // pgjdbc's getNotifications gives its connection up when it meets anything else.
+    let heard = tokio::task::block_in_place(|| idle.run(&[M::Until(back::NOTIFICATION_RESPONSE)]));
+    assert_eq!(heard.len(), 1, "{heard:?}");
+    let answer = tokio::task::block_in_place(|| idle.run(&[M::Q("SELECT 1")]));
+    let told =
+        |message: &Message| message.kind == back::PARAMETER_STATUS && message.body.starts_with(b"server_version");
+    assert!(answer.iter().any(told), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_session_that_is_held_is_looked_at_like_one_that_is_idle() {
+    let stage = Stage::new(SCHEMA, "", &[]).await;
+    let client = connect(&stage.url()).await;
+    client.batch_execute("BEGIN; INSERT INTO acc (bal) VALUES (1)").await.expect("begun");
+    let (ended, ()) = tokio::join!(stage.switch("target"), async {
+        stage.phase("draining").await;
+        // CLOSE may leave a held cursor or take it away; the next statement is there before anybody could look.
+        let (ended, answer) = tokio::join!(
+            client.batch_execute("CLOSE ALL; COMMIT"),
+            client.batch_execute("INSERT INTO acc (bal) VALUES (2)")
+        );
+        ended.and(answer).expect("it was only held");
+    });
+    assert_eq!(ended["end"], "switched", "{ended:#}");
 }
 
 #[tokio::test]

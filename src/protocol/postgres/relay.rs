@@ -133,9 +133,9 @@ pub(super) trait Beyond<S> {
     /// Wake this task when the session is called to something.
     fn register(&self, waker: &Waker);
 
-    /// What the session is called to. `idle`: it is between two units, and nothing is on its way. Asked whenever there is
-    /// nothing else to do, so it must be quick when the answer is nothing.
-    fn heed(&mut self, idle: bool) -> Heed;
+    /// What the session is called to. Asked whenever there is nothing else to do, so it must be quick when the answer is
+    /// nothing.
+    fn heed(&mut self, rest: Rest) -> Heed;
 
     /// Look at what the session has, on its connection.
     fn look(&mut self, server: S) -> Detour<S>;
@@ -145,6 +145,17 @@ pub(super) trait Beyond<S> {
 
     /// Take the session to this side.
     fn relocate(&mut self, server: S, to: Side, luggage: Luggage) -> Detour<S>;
+}
+
+/// What a session does that has nothing to do at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// A unit is under way.
+    Busy,
+    /// A unit waits before the closed gate, and nothing of it was forwarded: the server is idle.
+    Held,
+    /// It is between two units, and nothing is on its way.
+    Idle,
 }
 
 /// What a session is called to.
@@ -172,8 +183,19 @@ pub(super) struct Arrived<S> {
     pub(super) unread: BytesMut,
     /// What the client must be told.
     pub(super) asides: BytesMut,
+    /// What the client must be told of its settings, before its next answer.
+    pub(super) reports: BytesMut,
     /// It is another server, and this is its process.
     pub(super) pid: Option<u32>,
+}
+
+impl<S> Arrived<S> {
+    /// The same server again, which said nothing.
+    #[cfg(test)]
+    fn back(server: S) -> Arrived<S> {
+        let (unread, asides, reports) = (BytesMut::new(), BytesMut::new(), BytesMut::new());
+        Arrived { server, unread, asides, reports, pid: None }
+    }
 }
 
 /// Why a session cannot go on after a switch.
@@ -200,6 +222,8 @@ pub(super) struct Relay<C, S, B> {
     from_server: BytesMut,
     to_client: BytesMut,
     to_server: BytesMut,
+    /// Held back while the client asks nothing: some drivers do not expect them while they only listen.
+    reports: BytesMut,
     client_gone: bool,
     /// The client left inside a message: end the stream to the server when what was forwarded is written.
     close_server: bool,
@@ -245,6 +269,7 @@ where
             from_server: BytesMut::new(),
             to_client: BytesMut::new(),
             to_server: BytesMut::new(),
+            reports: BytesMut::new(),
             client_gone: false,
             close_server: false,
             patience: None,
@@ -293,10 +318,11 @@ where
     fn away(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<bool, End> {
         let Place::Away(detour) = &mut self.server else { return Ok(false) };
         let Poll::Ready(arrived) = detour.as_mut().poll(cx) else { return Ok(false) };
-        let Arrived { server, unread, asides, pid } = arrived?;
+        let Arrived { server, unread, asides, reports, pid } = arrived?;
         self.server = Place::Here(server);
         self.from_server.extend_from_slice(&unread);
         self.to_client.extend_from_slice(&asides);
+        self.reports.extend_from_slice(&reports);
         if let Some(pid) = pid {
             self.session.moved(pid);
         }
@@ -320,7 +346,7 @@ where
         if matches!(self.server, Place::Away(_)) || self.client_gone {
             return Ok(false);
         }
-        match self.beyond.heed(self.is_between_units()) {
+        match self.beyond.heed(self.rest()) {
             Heed::Nothing => Ok(false),
             Heed::Look => Ok(self.depart(|beyond, server, _| beyond.look(server))),
             Heed::Open => {
@@ -332,10 +358,15 @@ where
         }
     }
 
-    /// Nothing of the session is on its way, in either direction.
-    fn is_between_units(&self) -> bool {
-        let empty = self.from_client.is_empty() && self.from_server.is_empty() && self.to_server.is_empty();
-        empty && self.session.is_between_units()
+    /// Whether anything of the session is on its way. What came of a message that is not whole yet, or that waits for the
+    /// gate, is nothing that the server knows of.
+    fn rest(&self) -> Rest {
+        let calm = self.from_server.is_empty() && self.to_server.is_empty() && self.session.is_between_units();
+        match calm {
+            false => Rest::Busy,
+            true if self.from_client.is_empty() && self.session.wants_client() => Rest::Idle,
+            true => Rest::Held,
+        }
     }
 
     /// Write what is left over, and let the session go on with what it waited for.
@@ -430,6 +461,9 @@ where
     }
 
     fn feed_client(&mut self, input: &[u8], cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<(), End> {
+        if !self.reports.is_empty() {
+            self.to_client.unsplit(std::mem::take(&mut self.reports));
+        }
         let mut out = Out { to_server: &mut scratch.to_server, to_client: &mut scratch.to_client };
         let session = &mut self.session;
         feed(&mut self.from_client, input, |bytes| session.client(bytes, &mut out))?;

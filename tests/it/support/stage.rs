@@ -69,14 +69,19 @@ impl Stage {
 
     /// No walk is under way any more, nor what comes behind it.
     pub(crate) async fn steady(&self) {
+        self.phase("steady").await;
+    }
+
+    /// The walk has come to this phase.
+    pub(crate) async fn phase(&self, phase: &str) {
         for _ in 0..6_000 {
             let report = self.tandem.client().get("/v1/switch").await.expect("it answers");
-            if report["phase"] == "steady" {
+            if report["phase"] == phase {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        panic!("never steady\n{}", self.tandem.log());
+        panic!("never {phase}\n{}", self.tandem.log());
     }
 
     /// The secondary has caught up, and all rows of all tables are equal, asked without tandem.

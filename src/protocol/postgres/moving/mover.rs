@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::protocol::postgres::client::{Client, Error, Released, Stream};
 use crate::protocol::postgres::plan::Traces;
-use crate::protocol::postgres::relay::{Arrived, Beyond, Heed, Stranded};
+use crate::protocol::postgres::relay::{Arrived, Beyond, Heed, Rest, Stranded};
 use crate::protocol::postgres::serve::Front;
 use crate::protocol::postgres::wire::{self, front};
 use crate::record::Side;
@@ -49,8 +49,8 @@ impl Ties {
         Ties { front, card, seen: 0, opened: 0, looked: 0 }
     }
 
-    /// Of a call to get ready. `idle`: between two units.
-    fn heed_prepare(&mut self, number: u64, side: Side, opens: bool, idle: bool) -> Heed {
+    /// Of a call to get ready. Who is held can be looked at too: while everybody is, nobody becomes idle.
+    fn heed_prepare(&mut self, number: u64, side: Side, opens: bool, rest: Rest) -> Heed {
         let sessions = &self.front.shared.sessions;
         if self.card.stays || self.card.raw || self.card.moving().home.side == side {
             self.seen = number;
@@ -59,7 +59,7 @@ impl Ties {
             return Heed::Nothing;
         }
         let clean = self.card.traces() == Traces::NONE;
-        if !clean && idle {
+        if !clean && rest != Rest::Busy {
             self.looked = number;
             return Heed::Look;
         }
@@ -76,13 +76,13 @@ impl Ties {
         Heed::Nothing
     }
 
-    fn heed_move(&mut self, number: u64, side: Side, idle: bool) -> Heed {
+    fn heed_move(&mut self, number: u64, side: Side, rest: Rest) -> Heed {
         self.seen = number;
         if self.card.stays || self.card.moving().home.side == side {
             Heed::Nothing
         } else if self.card.raw {
             Heed::Leave(Stranded::Pinned(self.card.pins()))
-        } else if idle {
+        } else if rest == Rest::Idle {
             Heed::Move
         } else {
             // Its next unit finds the other primary behind the gate.
@@ -112,7 +112,7 @@ impl Beyond<Stream> for Ties {
         self.card.register(waker);
     }
 
-    fn heed(&mut self, idle: bool) -> Heed {
+    fn heed(&mut self, rest: Rest) -> Heed {
         let sessions = &self.front.shared.sessions;
         if sessions.number() == self.seen {
             return Heed::Nothing;
@@ -124,9 +124,9 @@ impl Beyond<Stream> for Ties {
                 self.card.moving().standby = Opening::Nothing;
                 Heed::Nothing
             }
-            Call::Prepare(side) => self.heed_prepare(called.number, side, true, idle),
-            Call::Look(side) => self.heed_prepare(called.number, side, false, idle),
-            Call::Move(side) => self.heed_move(called.number, side, idle),
+            Call::Prepare(side) => self.heed_prepare(called.number, side, true, rest),
+            Call::Look(side) => self.heed_prepare(called.number, side, false, rest),
+            Call::Move(side) => self.heed_move(called.number, side, rest),
         }
     }
 
@@ -136,7 +136,7 @@ impl Beyond<Stream> for Ties {
             let mut client = adopt(server, &front, &card);
             look(&mut client, &front, &card).await?;
             let Released { stream, unread, asides } = client.release();
-            Ok(Arrived { server: stream, unread, asides, pid: None })
+            Ok(Arrived { server: stream, unread, asides, reports: BytesMut::new(), pid: None })
         })
     }
 
@@ -227,14 +227,14 @@ async fn relocate(
     if let Some(modes) = modes {
         standby.client.simple(&modes).await.map_err(|error| Stranded::Unreachable(error.to_string()))?;
     }
-    asides.extend_from_slice(&standby::reports(&standby.client));
+    let reports = standby::reports(&standby.client);
     let (pid, key) = (standby.client.pid(), standby.client.cancel_key());
     let endpoint = standby.client.endpoint().clone();
     card.moved(pid, Home { side: to, endpoint, key });
     let Released { stream, unread, asides: more } = standby.client.release();
     // What it was told about its settings while they were brought over is in the reports.
     asides.extend_from_slice(&notifications(&more));
-    Ok(Arrived { server: stream, unread, asides, pid: Some(pid) })
+    Ok(Arrived { server: stream, unread, asides, reports, pid: Some(pid) })
 }
 
 /// Say goodbye to the old server without waiting for it; what it told last is the client's.

@@ -36,13 +36,12 @@ impl Beyond<DuplexStream> for Cancelled {
 
     fn register(&self, _: &Waker) {}
 
-    fn heed(&mut self, _: bool) -> Heed {
+    fn heed(&mut self, _: Rest) -> Heed {
         Heed::Nothing
     }
 
     fn look(&mut self, server: DuplexStream) -> Detour<DuplexStream> {
-        let (unread, asides) = (BytesMut::new(), BytesMut::new());
-        Box::pin(async move { Ok(Arrived { server, unread, asides, pid: None }) })
+        Box::pin(async move { Ok(Arrived::back(server)) })
     }
 
     fn open(&mut self, _: Luggage) {}

@@ -40,10 +40,11 @@ impl Session {
         }
     }
 
-    /// Nothing runs, nothing is waited for, nobody was promised anything.
+    /// Nothing runs, nobody was promised anything, and nothing is waited for but the gate.
     pub fn is_between_units(&self) -> bool {
         let calm = self.pass.is_none() && self.nothing_in_flight() && self.status == b'I';
-        calm && self.wants_client() && self.wants_server() && self.front_rest.0 == 0 && self.back_rest == 0
+        let waits = !matches!(self.wait, Wait::Nothing | Wait::Gate(_)) || self.pieces.is_some();
+        calm && !waits && self.wants_server() && self.front_rest.0 == 0 && self.back_rest == 0
     }
 
     /// Between units: pass the gate to find out whether the primary is another one now. `false`: it is held, or stays.
