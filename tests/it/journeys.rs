@@ -166,6 +166,20 @@ pub(crate) fn python(journey: &str) -> Command {
     command
 }
 
+pub(crate) fn node(journey: &str) -> Command {
+    let mut command = Command::new("node");
+    command.arg(script("node-postgres").join(journey)).env("JOURNEY_PG", driver("node-postgres", "node_modules/pg"));
+    command
+}
+
+pub(crate) fn java(journey: &str) -> Command {
+    driver("pgjdbc", "pom.xml"); // Written last: the installation is whole.
+    let mut command = Command::new("java");
+    command.args(["-XX:TieredStopAtLevel=1", "-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-cp"]);
+    command.arg(driver("pgjdbc", "").join("*")).arg(script("pgjdbc").join(journey));
+    command
+}
+
 fn psql(installation: &Installation) -> Command {
     let mut sh = Command::new("sh");
     sh.arg(script("psql/journey.sh")).arg(installation.bin.join("psql"));
@@ -195,23 +209,10 @@ async fn asyncpg_sees_no_difference() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn node_postgres_sees_no_difference() {
-    journey(|| {
-        let mut node = Command::new("node");
-        node.arg(script("node-postgres/journey.js")).env("JOURNEY_PG", driver("node-postgres", "node_modules/pg"));
-        node
-    })
-    .await;
+    journey(|| node("journey.js")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pgjdbc_sees_no_difference() {
-    driver("pgjdbc", "pom.xml"); // Written last: the installation is whole.
-    let jars = driver("pgjdbc", "");
-    journey(|| {
-        let mut java = Command::new("java");
-        java.args(["-XX:TieredStopAtLevel=1", "-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-cp"]);
-        java.arg(jars.join("*")).arg(script("pgjdbc/Journey.java"));
-        java
-    })
-    .await;
+    journey(|| java("Journey.java")).await;
 }

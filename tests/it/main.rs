@@ -25,6 +25,7 @@ mod schema;
 mod settings;
 mod support;
 mod switch;
+mod switch_rounds;
 mod switch_sides;
 mod transcript;
 mod two_phase;
