@@ -192,7 +192,8 @@ impl<S: Store, T: Steps> Controller<S, T> {
             walk: None,
             since: Instant::now(),
             pause: Duration::ZERO,
-            backoff: Backoff::new(RETRY.0, RETRY.1, u64::from(std::process::id())),
+            // Nobody else knocks at the same time: the jitter may be the same everywhere.
+            backoff: Backoff::new(RETRY.0, RETRY.1, machine.control.epoch),
             meters: Meters::new(),
         };
         (Controller { known, gate, steps, commands, desk }, Handle { commands: asking, report: watched })
@@ -329,6 +330,8 @@ async fn work<S: Store, T: Steps>(machine: Machine, steps: &mut T, known: &mut K
         },
         Work::Ready(to) => Done::of(steps.ready(to).await, |()| Event::Readied),
         Work::Settle(primary) => attempt(steps.settle(primary), Event::Settled).await,
+        // The pause is before every repeated work.
+        Work::Rest => Done::Event(Event::Rested),
         Work::Undo(primary) => attempt(steps.undo(primary), Event::Undone).await,
     }
 }
@@ -518,22 +521,19 @@ impl Desk {
     /// The machine leaves its stage; `to` may be the same one, again.
     fn leave(&mut self, to: Stage) {
         let from = self.machine.stage;
-        let again = from == to && from != Stage::Steady;
-        if again {
-            self.pause = self.backoff.pause();
-            return;
-        }
-        self.backoff.reset();
-        self.pause = Duration::ZERO;
+        let again = from == to || to == Stage::Unsettled;
+        self.pause = if again { self.backoff.pause() } else { Duration::ZERO };
         if from.phase() == to.phase() {
             return;
         }
+        self.backoff.reset();
         let took = self.since.elapsed();
         self.since = Instant::now();
-        if from != Stage::Steady {
+        let walked = !matches!(from, Stage::Steady | Stage::Unsettled);
+        if walked {
             info!(phase = from.phase().as_str(), next = to.phase().as_str(), ?took, "switch: phase over");
         }
-        if let Some(walk) = self.walk.as_mut().filter(|_| from != Stage::Steady) {
+        if let Some(walk) = self.walk.as_mut().filter(|_| walked) {
             walk.ended.took_us.push((from.phase(), micros(took)));
         }
     }

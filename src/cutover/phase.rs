@@ -13,6 +13,8 @@
 //!                                  undone
 //! ```
 //!
+//! An old primary that cannot be told is told again and again; between two attempts (`Unsettled`) a switch back may begin.
+//!
 //! A [`Stage`] is one thing that is waited for; several make up a [`Phase`] as people see it. The gate is closed from
 //! the entry of `Draining` to the exit of `Flipping`. A walk is durable before anything is done for it, and cleared when
 //! everything is undone. While it is not known whether the flip was written there is no way but waiting: when that takes
@@ -52,6 +54,8 @@ pub enum Stage {
     Flipping,
     /// The old primary, to be told.
     Settling,
+    /// The next attempt to tell it, or a request: who wants to go back does not have to wait for it.
+    Unsettled,
     /// What was done, to be undone.
     Undoing,
     /// The store, to forget the walk.
@@ -62,7 +66,7 @@ pub enum Stage {
 
 impl Stage {
     /// Every one, in the order of the walk.
-    pub const ALL: [Stage; 14] = [
+    pub const ALL: [Stage; 15] = [
         Stage::Steady,
         Stage::Recording,
         Stage::Preparing,
@@ -74,6 +78,7 @@ impl Stage {
         Stage::Readying,
         Stage::Flipping,
         Stage::Settling,
+        Stage::Unsettled,
         Stage::Undoing,
         Stage::Clearing,
         Stage::Halted,
@@ -89,7 +94,7 @@ impl Stage {
             Stage::Verifying => Phase::Verifying,
             Stage::Readying => Phase::Readying,
             Stage::Flipping | Stage::Halted => Phase::Flipping,
-            Stage::Settling => Phase::Settling,
+            Stage::Settling | Stage::Unsettled => Phase::Settling,
             Stage::Relaxing | Stage::Undoing | Stage::Clearing => Phase::Undoing,
         }
     }
@@ -137,6 +142,8 @@ pub enum Event {
     Relaxed,
     /// The old primary was told.
     Settled,
+    /// It is time to tell it again.
+    Rested,
     /// What was done for the walk is undone.
     Undone,
     /// The stage's work ended with an error, and may have been done or not.
@@ -166,6 +173,8 @@ pub enum Work {
     Ready(Side),
     /// [`super::steps::Steps::settle`]
     Settle(Side),
+    /// Wait before the next attempt.
+    Rest,
     /// [`super::steps::Steps::undo`]
     Undo(Side),
 }
@@ -261,7 +270,13 @@ impl Machine {
     pub fn walks(&self) -> bool {
         !matches!(
             self.stage,
-            Stage::Steady | Stage::Settling | Stage::Undoing | Stage::Clearing | Stage::Relaxing | Stage::Halted
+            Stage::Steady
+                | Stage::Settling
+                | Stage::Unsettled
+                | Stage::Undoing
+                | Stage::Clearing
+                | Stage::Relaxing
+                | Stage::Halted
         )
     }
 
@@ -280,6 +295,7 @@ impl Machine {
             Stage::Readying => Work::Ready(self.to()),
             Stage::Flipping => Work::Store(control.flipped(end.0)),
             Stage::Settling => Work::Settle(control.primary),
+            Stage::Unsettled => Work::Rest,
             Stage::Undoing => Work::Undo(control.primary),
             Stage::Clearing => Work::Store(control.cleared()),
         }
@@ -298,9 +314,9 @@ impl Machine {
     fn requested(&self, to: Side, dry_run: bool) -> Result<Turn, Refused> {
         let phase = self.stage.phase();
         match self.stage {
-            Stage::Steady if to == self.control.primary => Err(Refused::Already(to)),
-            Stage::Steady if !self.mirror => Err(Refused::NotMirroring),
-            Stage::Steady => {
+            Stage::Steady | Stage::Unsettled if to == self.control.primary => Err(Refused::Already(to)),
+            Stage::Steady | Stage::Unsettled if !self.mirror => Err(Refused::NotMirroring),
+            Stage::Steady | Stage::Unsettled => {
                 let machine = Machine { dry_run, end: Lsn(0), ..*self };
                 Ok(machine.enter(if dry_run { Stage::Preparing } else { Stage::Recording }))
             }
@@ -314,7 +330,7 @@ impl Machine {
         match self.stage {
             Stage::Steady => Err(Refused::NoSwitch),
             Stage::Relaxing | Stage::Undoing | Stage::Clearing => Err(Refused::Undoing),
-            Stage::Flipping | Stage::Settling | Stage::Halted => Err(Refused::TooLate),
+            Stage::Flipping | Stage::Settling | Stage::Unsettled | Stage::Halted => Err(Refused::TooLate),
             _ => Ok(self.back(End::Aborted)),
         }
     }
@@ -324,12 +340,12 @@ impl Machine {
         use Stage::*;
         Ok(match (self.stage, event) {
             (Recording, Event::Stored) => self.holding(self.control.walking()).enter(Preparing),
-            (Recording, Event::NotStored) => self.enter(Steady).and(Effect::Report(End::Refused)),
+            (Recording, Event::NotStored) => self.at_rest().and(Effect::Report(End::Refused)),
             (Recording, Event::Failed) => self.back(End::Refused),
             (Preparing, Event::Prepared { refused: true } | Event::Failed) => self.back(End::Refused),
             (Preparing, Event::Prepared { refused: false }) if self.dry_run => self.back(End::Ready),
             (Preparing, Event::Prepared { refused: false }) => self.enter(Draining).and(Effect::Close),
-            (Relaxing, Event::Relaxed | Event::Failed) => self.enter(Steady),
+            (Relaxing, Event::Relaxed | Event::Failed) => self.at_rest(),
             (Draining, Event::Drained) => self.enter(Quiescing),
             (Quiescing, Event::Quiesced) => self.enter(Applying),
             (Applying, Event::Applied(end)) => Machine { end, ..*self }.enter(Verifying),
@@ -346,7 +362,9 @@ impl Machine {
             (Undoing, Event::Undone) => self.enter(Clearing),
             (Clearing, Event::Stored) => self.holding(self.control.cleared()).at_rest(),
             // Again, until it is done.
-            (Settling | Undoing | Clearing, Event::Failed) | (Clearing, Event::NotStored) => self.enter(self.stage),
+            (Settling, Event::Failed) => self.enter(Unsettled),
+            (Unsettled, Event::Rested) => self.enter(Settling),
+            (Undoing | Clearing, Event::Failed) | (Clearing, Event::NotStored) => self.enter(self.stage),
             _ => return Err(Refused::OutOfPlace),
         })
     }
@@ -398,7 +416,7 @@ mod tests {
     use super::*;
     use crate::cutover::store::Walk;
 
-    const EVENTS: [Event; 21] = [
+    const EVENTS: [Event; 22] = [
         Event::Requested { to: Side::Origin, dry_run: false },
         Event::Requested { to: Side::Target, dry_run: false },
         Event::Requested { to: Side::Origin, dry_run: true },
@@ -418,6 +436,7 @@ mod tests {
         Event::Readied,
         Event::Relaxed,
         Event::Settled,
+        Event::Rested,
         Event::Undone,
         Event::Failed,
     ];
@@ -477,7 +496,8 @@ mod tests {
 
     /// At the stage, as it comes there.
     fn at(stage: Stage, from: Machine) -> Machine {
-        let walking = !matches!(stage, Stage::Steady | Stage::Recording | Stage::Settling) && !from.dry_run;
+        let walking =
+            !matches!(stage, Stage::Steady | Stage::Recording | Stage::Settling | Stage::Unsettled) && !from.dry_run;
         let control = if walking { from.control.walking() } else { from.control };
         let end = if stage == Stage::Readying || stage == Stage::Flipping { Lsn(700) } else { Lsn(0) };
         Machine { stage, control, end, ..from }
@@ -620,7 +640,7 @@ mod tests {
     #[test]
     fn in_every_order_of_events_rest_comes_after_the_walk_was_told_of_and_cleared() {
         for (before, event, after) in runs() {
-            if matches!(after.machine.stage, Stage::Steady | Stage::Settling) {
+            if matches!(after.machine.stage, Stage::Steady | Stage::Settling | Stage::Unsettled) {
                 let cleared = after.machine.control.walk.is_none();
                 assert!(after.reported && cleared, "{event:?} led from {before:?} to {after:?}");
             }

@@ -3,8 +3,9 @@
 //! land later; units hang, clients hang up, servers go away; the process dies anywhere, between any two steps too, and
 //! starts again from what the store says. Promises 9 and 10.
 //!
-//! Servers are honest: what they executed they keep. What was forwarded to one is executed there sooner or later,
-//! whatever became of the client, the session and the process: that is what a switch has to wait for.
+//! Servers are honest: what they executed they keep. What was sent to one, by a client or by a step, is executed there
+//! sooner or later, whatever became of the client, the session, the step and the process: that is what a switch has to
+//! wait for.
 //!
 //! Paste a failing seed into [`SEED`] to run it alone.
 
@@ -57,11 +58,13 @@ enum Bend {
     NoSettle,
     /// The new primary is not made ready.
     NoReady,
+    /// What a dropped step had sent to a server is not waited for.
+    NoOrderOnServers,
     /// The mirror back begins where the journal is when it is asked, not at the flip.
     MirrorBackFromNow,
 }
 
-const BENDS: [Bend; 10] = [
+const BENDS: [Bend; 11] = [
     Bend::EndBeforeDrain,
     Bend::NoQuiesce,
     Bend::PassDroppedEarly,
@@ -71,6 +74,7 @@ const BENDS: [Bend; 10] = [
     Bend::NoUndo,
     Bend::NoSettle,
     Bend::NoReady,
+    Bend::NoOrderOnServers,
     Bend::MirrorBackFromNow,
 ];
 
@@ -91,6 +95,8 @@ struct Server {
     sequence: u64,
     /// What was forwarded here and is not over.
     running: u64,
+    /// Changes of a switch that were sent here and are not done yet.
+    landing: u64,
     /// How many sessions wait for an answer from here.
     attended: u64,
 }
@@ -273,8 +279,10 @@ impl World {
         }
         let owed: Vec<u64> = self.journal[self.paid..].iter().map(|entry| entry.key).collect();
         for key in owed {
-            let row = self.server(from).rows.get(&key).cloned().unwrap_or_default();
-            self.server(from.other()).rows.insert(key, row);
+            match self.server(from).rows.get(&key).cloned() {
+                Some(row) => self.server(from.other()).rows.insert(key, row),
+                None => self.server(from.other()).rows.remove(&key),
+            };
         }
         let open = self.journal[self.paid..].iter().position(|entry| !entry.ended);
         self.paid = open.map_or(self.journal.len(), |open| self.paid + open);
@@ -445,7 +453,7 @@ impl Hands {
         pause(&self.shared, 20).await;
         let (crash, silent, fails) = {
             let mut world = self.world();
-            (world.fails(1), world.fails(1), world.fails(2))
+            (world.fails(2), world.fails(1), world.fails(2))
         };
         if crash {
             self.world().crash.cancel();
@@ -458,6 +466,35 @@ impl Hands {
             Some(side) => Err(Error::Side { side, why: "connection reset".to_owned() }),
             None => Ok(()),
         }
+    }
+
+    /// A change on a server, after all that an earlier step or process had sent there. It is done in the server's own
+    /// time, whatever becomes of the step.
+    async fn change(&self, side: Side, change: impl FnOnce(&mut Server) + Send + 'static) -> Result<(), Error> {
+        let waits = !self.bent(Bend::NoOrderOnServers);
+        while waits && self.world().server(side).landing > 0 {
+            sleep(Duration::from_millis(3)).await;
+        }
+        let takes = {
+            let mut world = self.world();
+            world.server(side).landing += 1;
+            let long = world.fails(4);
+            world.roll(if long { 2_000 } else { 8 })
+        };
+        let (answer, answered) = oneshot::channel();
+        let shared = self.shared.clone();
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(takes)).await;
+            {
+                let mut world = world(&shared);
+                let server = world.server(side);
+                server.landing -= 1;
+                change(server);
+            }
+            let _ = answer.send(());
+        });
+        let _ = answered.await;
+        self.end().await
     }
 
     /// It is done; perhaps nobody hears of it.
@@ -520,14 +557,18 @@ impl Steps for Hands {
     }
 
     async fn ready(&mut self, to: Side) -> Result<(), Error> {
-        self.begin(&[to]).await?;
-        if !self.bent(Bend::NoReady) {
+        self.begin(&[Side::Origin, Side::Target]).await?;
+        let last = {
             let mut world = self.world();
             world.mirror = None;
-            world.server(to).sequence = world.server(to.other()).sequence;
-            (world.server(to).ready, world.server(to).refuses) = (true, false);
-        }
-        self.end().await
+            world.server(to.other()).sequence
+        };
+        let bent = self.bent(Bend::NoReady);
+        let ready = move |server: &mut Server| {
+            server.sequence = server.sequence.max(last);
+            (server.ready, server.refuses) = (!bent, false);
+        };
+        self.change(to, ready).await
     }
 
     fn flip(&mut self, route: Route, since: Lsn) {
@@ -547,22 +588,20 @@ impl Steps for Hands {
 
     async fn settle(&mut self, primary: Side) -> Result<(), Error> {
         self.begin(&[primary.other()]).await?;
-        if !self.bent(Bend::NoSettle) {
-            let mut world = self.world();
-            let old = world.server(primary.other());
-            (old.ready, old.refuses) = (false, true);
+        if self.bent(Bend::NoSettle) {
+            return Ok(());
         }
-        self.end().await
+        self.change(primary.other(), |server| (server.ready, server.refuses) = (false, true)).await
     }
 
     async fn undo(&mut self, primary: Side) -> Result<(), Error> {
         self.begin(&[primary.other()]).await?;
-        if !self.bent(Bend::NoUndo) {
-            let mut world = self.world();
-            world.server(primary.other()).ready = false;
-            world.mirror = Some(primary);
+        if self.bent(Bend::NoUndo) {
+            return Ok(());
         }
-        self.end().await
+        self.change(primary.other(), |server| server.ready = false).await?;
+        self.world().mirror = Some(primary);
+        Ok(())
     }
 }
 
@@ -686,6 +725,7 @@ async fn supervise(shared: Shared) {
         let crash = CancellationToken::new();
         world(&shared).crash = crash.clone();
         tokio::select! {
+            biased;
             () = crash.cancelled() => {}
             () = process(shared.clone()) => {}
         }
@@ -918,6 +958,7 @@ async fn simulate(seed: u64, bend: Bend) -> Tally {
         check_end(&shared);
     };
     tokio::select! {
+        biased;
         () = supervise(shared.clone()) => {}
         () = driver => {}
     }

@@ -37,7 +37,10 @@ pub struct Compared {
 ///
 /// Called in this order: `prepare`; then, with the gate closed and every unit out, `quiesce`, `apply`, `verify`, `ready`;
 /// then, with the flip durable, `flip`, and with the gate open again `settle`. Where the walk ends before the flip,
-/// `undo`. Every future may be dropped half-way: then `undo` follows, or the process ends.
+/// `undo`. Every future may be dropped half-way: then `undo` follows (before it perhaps `hindrances`), or the process ends.
+///
+/// What a dropped step, or a process that died, had sent to a server may still be done there, later. `ready`, `settle` and
+/// `undo` begin when that is over: otherwise what they do could be done the other way round.
 pub trait Steps: Send {
     /// Look for everything that stands in the way, and get ready what can be ready before clients are held: connections
     /// of sessions to `to`, the reverse path. What fails is a finding; one of severity error ends the switch.

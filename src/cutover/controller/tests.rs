@@ -338,6 +338,20 @@ async fn the_old_primary_is_told_in_the_background_until_it_has_heard() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_wants_to_go_back_does_not_wait_until_the_old_primary_was_told() {
+    let rig = Setup::does("settle", Does::Fails).start().await;
+    assert_eq!(rig.walk(to_target()).await.end, End::Switched);
+    sleep(Duration::from_secs(30)).await;
+    let back = Request { to: Side::Origin, ..to_target() };
+    let dry_run = rig.walk(Request { dry_run: true, ..back.clone() }).await;
+    assert_eq!(dry_run.end, End::Ready);
+    sleep(Duration::from_secs(30)).await;
+    let ended = rig.walk(back).await;
+    assert_eq!((ended.end, phases(&ended)[0]), (End::Switched, Phase::Preparing));
+    assert_eq!(rig.handle.report().epoch, 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_an_earlier_process_left_is_finished_first() {
     let walking = Control::default().walking();
     let rig = Setup { left: walking, ..Setup::default() }.start().await;
