@@ -67,6 +67,8 @@ pub fn reserve(max_hold: Duration) -> Duration {
 const ATTEMPT: Duration = Duration::from_secs(60);
 /// How long anybody is asked what hinders, of the reserve.
 const HINDRANCES: Duration = Duration::from_millis(250);
+/// How long a request waits while the last switch settles, which mostly takes a moment.
+const SETTLES: Duration = Duration::from_secs(5);
 /// Pauses between attempts.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// Between two looks at a store that does not answer, while clients wait for it.
@@ -104,8 +106,12 @@ impl Handle {
         self.report.clone()
     }
 
-    /// Begin a switch; its number. Cancelled, it may have begun.
+    /// Begin a switch; its number. While the last one settles it waits for that, a few seconds at most. Cancelled, it may
+    /// have begun.
     pub async fn begin(&self, request: Request) -> Result<u64, Refused> {
+        let mut report = self.report.clone();
+        // In time or not, the controller says whether it may begin.
+        let _ = timeout(SETTLES, report.wait_for(|report| report.phase != Phase::Settling)).await;
         self.ask(|answer| Command::Begin(request, answer)).await
     }
 
