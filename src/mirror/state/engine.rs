@@ -179,6 +179,8 @@ pub struct Engine<C> {
     config: Config,
     journal: Journal,
     copier: C,
+    /// The copier is open already, and this is what its opening learned.
+    opened: Option<Standing>,
     ledger: Ledger,
     retention: Retention,
     book: Book,
@@ -266,12 +268,18 @@ impl<C: Copier> Engine<C> {
             config,
             journal: handle.journal.clone(),
             copier,
+            opened: None,
             parked: handle.parked.clone(),
             dirty: handle.dirty.clone(),
             status: handle.shown.clone(),
             pace: handle.pace.subscribe(),
             _pacing: handle.pace.clone(),
         })
+    }
+
+    /// Its copier was opened before.
+    pub(super) fn is_open(&mut self, opened: Option<Standing>) {
+        self.opened = opened;
     }
 
     /// Pay until told to stop; then go on until everything appended by then is paid, the primary or the secondary is
@@ -342,7 +350,10 @@ impl<C: Copier> Engine<C> {
         if self.standing.is_none() {
             self.show(Phase::Connecting);
         }
-        let standing = self.copier.open().await?;
+        let standing = match self.opened.take() {
+            Some(standing) => standing,
+            None => self.copier.open().await?,
+        };
         self.stand(standing).await?;
         self.last_contact = Instant::now();
         let mut target = None;

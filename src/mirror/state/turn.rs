@@ -14,7 +14,7 @@ use crate::journal::{Journal, Lsn};
 use crate::mirror::durable::{Durable, Error};
 use crate::record::Side;
 
-use super::copier::Copier;
+use super::copier::{self, Copier, Standing};
 use super::engine::{Config, Engine, Paths};
 use super::handle::Handle;
 
@@ -29,8 +29,16 @@ pub struct Turning<C> {
     forth: Durable,
     back: Durable,
     running: Option<Running>,
+    /// Hands of the other direction, opened before they are needed.
+    ahead: Option<Ahead<C>>,
     stop: CancellationToken,
     tasks: TaskTracker,
+}
+
+struct Ahead<C> {
+    primary: Side,
+    copier: C,
+    standing: Standing,
 }
 
 struct Running {
@@ -51,7 +59,7 @@ impl<C: Copier + 'static> Turning<C> {
         let paths = Paths::in_dir(dir.to_owned());
         let handle = Handle::open(&config, journal, paths.parked, paths.dirty)?;
         let back = Durable::in_dir(dir, "mirror-book-back");
-        Ok(Turning { handle, config, make, forth: paths.book, back, running: None, stop, tasks })
+        Ok(Turning { handle, config, make, forth: paths.book, back, running: None, ahead: None, stop, tasks })
     }
 
     /// How the rest of the process looks at whichever engine runs.
@@ -64,6 +72,23 @@ impl<C: Copier + 'static> Turning<C> {
         self.running.as_ref().map(|running| running.primary)
     }
 
+    /// Open the hands of this direction, which [`Turning::start`] will use. They write nothing by themselves.
+    ///
+    /// # Errors
+    /// A side that does not answer, or another applier that holds its lock.
+    pub async fn open_ahead(&mut self, primary: Side) -> Result<(), copier::Error> {
+        self.ahead = None;
+        let mut copier = (self.make)(primary);
+        let standing = copier.open().await?;
+        self.ahead = Some(Ahead { primary, copier, standing });
+        Ok(())
+    }
+
+    /// Close what was opened ahead.
+    pub fn close_ahead(&mut self) {
+        self.ahead = None;
+    }
+
     /// Mirror from this side to the other one, from this position on. An engine that runs already goes on.
     pub async fn start(&mut self, primary: Side, from: Lsn) -> Result<(), Error> {
         if self.primary() == Some(primary) {
@@ -71,8 +96,12 @@ impl<C: Copier + 'static> Turning<C> {
         }
         self.stop().await;
         let book = if primary == Side::Origin { &self.forth } else { &self.back };
-        let copier = (self.make)(primary);
-        let engine = Engine::succeed(&self.handle, self.config.clone(), copier, book.clone(), from)?;
+        let (copier, opened) = match self.ahead.take() {
+            Some(Ahead { primary: of, copier, standing }) if of == primary => (copier, Some(standing)),
+            _ => ((self.make)(primary), None),
+        };
+        let mut engine = Engine::succeed(&self.handle, self.config.clone(), copier, book.clone(), from)?;
+        engine.is_open(opened);
         let stop = self.stop.child_token();
         let task = self.tasks.spawn(engine.run(stop.clone()));
         self.running = Some(Running { primary, stop, task });

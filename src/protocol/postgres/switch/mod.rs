@@ -104,6 +104,23 @@ pub async fn connect(server: &ServerConfig, bounds: Bounds) -> Result<Client, cl
     Ok(conn)
 }
 
+/// Resolves when no other connection of a switch is at work in this database: what an earlier attempt, or a process that
+/// died, had sent is over then. Such a connection ends with its statement ([`Bounds`]), for nobody listens any more.
+pub async fn alone(conn: &mut Client) -> Result<(), client::Error> {
+    let others = format!(
+        "SELECT 1 FROM pg_catalog.pg_stat_activity WHERE usename = CURRENT_USER \
+         AND application_name = '{APPLICATION_NAME}' AND datname = pg_catalog.current_database() \
+         AND pid <> pg_catalog.pg_backend_pid() LIMIT 1"
+    );
+    while !conn.simple(&others).await?.is_empty() {
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
+}
+
+/// Between two looks.
+const POLL: Duration = Duration::from_millis(20);
+
 /// The schema of what must be remembered, made where it is missing. `IF NOT EXISTS` asks for the right to make it even
 /// where it is there.
 const SCHEMA: &str =

@@ -32,13 +32,13 @@ use crate::mirror::state::{Phase, Status, Turning};
 use crate::record::{Side, TableId};
 
 use super::catalog::{Catalog, load};
-use super::client::{Client, ServerConfig};
+use super::client::{Client, Error as ClientError, ServerConfig};
 use super::copier::PgCopier;
 use super::moving::sessions::{Call, Card, Moving};
 use super::plan::Traces;
 use super::setup::Setup;
 use super::shared::Shared;
-use super::switch::newest::{self, Comparison};
+use super::switch::newest::Comparison;
 use super::switch::{self, Bounds, barrier, findings, reverse, sequences, strangers, triggers};
 use super::{bypass, servers::Servers};
 
@@ -48,6 +48,8 @@ const SESSIONS_READY: Duration = Duration::from_secs(20);
 const MIRROR_OPEN: Duration = Duration::from_secs(5);
 /// Whoever is in the way of the fence for so long is terminated, where the configuration says so.
 const GRACE: Duration = Duration::from_millis(200);
+/// Keys of the rows written last that are compared while clients are held.
+const NEWEST: usize = 300;
 /// More sessions are counted, not named.
 const NAMED_MAX: usize = 20;
 
@@ -84,7 +86,28 @@ struct Ahead {
     /// Dirty tables that the operator switches with.
     dirty: HashSet<TableId>,
     parked: usize,
+    triggers: TriggerRights,
     bounds: Bounds,
+}
+
+/// Whether the mirrors need triggers to be silent, by side.
+#[derive(Clone, Copy)]
+struct TriggerRights {
+    /// The mirror's role may be `replica` there.
+    calm_from: bool,
+    calm_to: bool,
+    /// Triggers of `to` are not what they shall be.
+    asleep: bool,
+}
+
+impl TriggerRights {
+    async fn read(to: Side, old: &mut Client, new: &mut Client) -> Result<TriggerRights, Error> {
+        let on = |side: Side| move |error: ClientError| switch::Error::from(error).on(side);
+        let calm_from = triggers::may_be_replica(old).await.map_err(on(to.other()))?;
+        let calm_to = triggers::may_be_replica(new).await.map_err(on(to))?;
+        let saved = triggers::read(new).await.map_err(on(to))?;
+        Ok(TriggerRights { calm_from, calm_to, asleep: saved.iter().any(|trigger| trigger.saved.is_some()) })
+    }
 }
 
 impl Walk {
@@ -156,12 +179,18 @@ impl Walk {
         let _ = timeout(MIRROR_OPEN, self.mirror_is_open()).await;
         let mut found = self.mirror_findings();
         let mut conn = self.connect(to, bounds).await?;
+        switch::alone(&mut conn).await.map_err(|error| switch::Error::from(error).on(to))?;
         // Sessions of clients connect there now, and what they set up must be able to write.
         barrier::lift(&mut conn).await.map_err(|error| error.on(to))?;
         found.extend(self.server_findings(from).await?);
         found.extend(reverse::prove(from, self.server(from), self.server(to), bounds).await?);
         self.ahead = Some(self.open(conn, to, bounds).await?);
         found.extend(self.session_findings(to).await);
+        if let Err(error) = self.mirror.open_ahead(to).await {
+            return Err(Error::Refused(format!("the mirror back cannot be opened: {error}")));
+        }
+        // The less is owed at the fence, the shorter clients wait.
+        self.mirror.handle().hurry();
         Ok(found)
     }
 
@@ -170,10 +199,11 @@ impl Walk {
         let catalog = load(&mut to_conn).await.map_err(|error| switch::Error::from(error).on(to))?;
         let mut from_conn = self.connect(to.other(), bounds).await?;
         let comparison = Comparison::prepare(to.other(), &mut from_conn, &mut to_conn).await?;
+        let triggers = TriggerRights::read(to, &mut from_conn, &mut to_conn).await?;
         let handle = self.mirror.handle();
         let dirty = handle.dirty().list().into_iter().map(|dirty| dirty.table).collect();
         let parked = handle.parked().len();
-        Ok(Ahead { from: from_conn, to: to_conn, comparison, catalog, epoch, dirty, parked, bounds })
+        Ok(Ahead { from: from_conn, to: to_conn, comparison, catalog, epoch, dirty, parked, triggers, bounds })
     }
 
     fn mirror_findings(&self) -> Vec<Finding> {
@@ -322,17 +352,19 @@ impl Walk {
     async fn trade_triggers(&mut self, to: Side) -> Result<(), Error> {
         let from = to.other();
         let ahead = self.ahead()?;
-        let bounds = ahead.bounds;
-        let (on_from, on_to) = (|error: switch::Error| error.on(from), |error: switch::Error| error.on(to));
-        let others = triggers::read(&mut ahead.from).await.map_err(|error| on_from(error.into()))?;
-        let calm_to = triggers::may_be_replica(&mut ahead.to).await.map_err(|error| on_to(error.into()))?;
-        if triggers::wake(&mut ahead.to, calm_to, &others, bounds).await.map_err(on_to)? > 0 {
-            // What they write is counted from now on.
-            ahead.catalog = load(&mut ahead.to).await.map_err(|error| on_to(error.into()))?;
+        let (bounds, rights) = (ahead.bounds, ahead.triggers);
+        let on_to = |error: switch::Error| error.on(to);
+        if rights.asleep || !rights.calm_to {
+            let others = triggers::read(&mut ahead.from).await;
+            let others = others.map_err(|error| switch::Error::from(error).on(from))?;
+            if triggers::wake(&mut ahead.to, rights.calm_to, &others, bounds).await.map_err(on_to)? > 0 {
+                // What they write is counted from now on.
+                ahead.catalog = load(&mut ahead.to).await.map_err(|error| on_to(error.into()))?;
+            }
         }
-        if !triggers::may_be_replica(&mut ahead.from).await.map_err(|error| on_from(error.into()))? {
+        if !rights.calm_from {
             let conn = self.connect(from, bounds).await?;
-            self.silenced = Some(triggers::hold_still(conn, bounds).await.map_err(on_from)?);
+            self.silenced = Some(triggers::hold_still(conn, bounds).await.map_err(|error| error.on(from))?);
         }
         Ok(())
     }
@@ -345,6 +377,7 @@ impl Walk {
         }
         let bounds = Bounds::default();
         let mut conn = self.connect(old, bounds).await?;
+        switch::alone(&mut conn).await.map_err(|error| switch::Error::from(error).on(old))?;
         let replica = triggers::may_be_replica(&mut conn).await;
         if !replica.map_err(|error| switch::Error::from(error).on(old))? {
             triggers::still(&mut conn, bounds).await.map_err(|error| error.on(old))?;
@@ -354,12 +387,29 @@ impl Walk {
 
     // ---- afterwards
 
+    /// The triggers of both sides as they are while this one is the primary.
+    async fn wake_and_silence(&self, primary: Side) -> Result<(), Error> {
+        let (other, bounds) = (primary.other(), Bounds::default());
+        let on = |side: Side| move |error: ClientError| switch::Error::from(error).on(side);
+        let (mut here, mut there) = (self.connect(primary, bounds).await?, self.connect(other, bounds).await?);
+        switch::alone(&mut here).await.map_err(on(primary))?;
+        switch::alone(&mut there).await.map_err(on(other))?;
+        let replica = triggers::may_be_replica(&mut here).await.map_err(on(primary))?;
+        let others = triggers::read(&mut there).await.map_err(on(other))?;
+        triggers::wake(&mut here, replica, &others, bounds).await.map_err(|error| error.on(primary))?;
+        if !triggers::may_be_replica(&mut there).await.map_err(on(other))? {
+            triggers::still(&mut there, bounds).await.map_err(|error| error.on(other))?;
+        }
+        Ok(())
+    }
+
     /// What an old primary is after a switch: closed to others, as far as configured.
     async fn bar(&self, old: Side) -> Result<(), Error> {
         if self.cutover.old_primary == OldPrimary::Watch {
             return Ok(());
         }
         let mut conn = self.connect(old, Bounds::default()).await?;
+        switch::alone(&mut conn).await.map_err(|error| switch::Error::from(error).on(old))?;
         barrier::raise(&mut conn).await.map_err(|error| error.on(old))?;
         let ours = &self.shared.sessions.pids() | &self.leaving;
         for session in barrier::passed(&mut conn, &ours).await.map_err(|error| error.on(old))? {
@@ -380,6 +430,8 @@ impl Steps for Walk {
     async fn relax(&mut self) {
         self.shared.sessions.call(Call::Rest);
         self.ahead = None;
+        self.mirror.close_ahead();
+        self.mirror.handle().resume();
         if let Some(secondary) = self.mirror.primary().map(Side::other)
             && self.epoch > 1
             && let Err(error) = self.bar(secondary).await
@@ -416,7 +468,7 @@ impl Steps for Walk {
     }
 
     async fn verify(&mut self) -> Result<Compared, Error> {
-        let keys = self.mirror.handle().newest(newest::KEYS_MAX).await;
+        let keys = self.mirror.handle().newest(NEWEST).await;
         let keys = keys.map_err(|error| Error::Refused(error.to_string()))?;
         let keys: BTreeSet<_> = keys.into_iter().collect();
         let ahead = self.ahead()?;
@@ -442,9 +494,8 @@ impl Steps for Walk {
             ahead.catalog = load(&mut ahead.to).await.map_err(|error| switch::Error::from(error).on(to))?;
         }
         self.trade_triggers(to).await?;
-        if self.silenced.is_some() {
-            self.mirror.handle().pause();
-        }
+        // It opens, and pays nothing before the flip: should the walk end here, the old primary goes on being written to.
+        self.mirror.handle().pause();
         let end = self.journal.appended();
         self.mirror.start(to, end).await.map_err(|error| Error::Refused(error.to_string()))?;
         self.reverse_runs(to).await
@@ -466,6 +517,7 @@ impl Steps for Walk {
     async fn settle(&mut self, primary: Side) -> Result<(), Error> {
         // Whoever is idle moves now; the others do with their next unit.
         self.shared.sessions.call(Call::Move(primary));
+        self.mirror.close_ahead();
         self.silence(primary.other()).await?;
         self.mirror.handle().resume();
         self.bar(primary.other()).await
@@ -474,21 +526,16 @@ impl Steps for Walk {
     async fn undo(&mut self, primary: Side) -> Result<(), Error> {
         self.shared.sessions.call(Call::Rest);
         (self.ahead, self.silenced) = (None, None);
-        self.mirror.handle().resume();
+        self.mirror.close_ahead();
         let other = primary.other();
         if self.mirror.primary() != Some(primary) {
-            let bounds = Bounds::default();
-            let (mut from, mut to) = (self.connect(primary, bounds).await?, self.connect(other, bounds).await?);
-            let on =
-                |side: Side| move |error: crate::protocol::postgres::client::Error| switch::Error::from(error).on(side);
-            let replica = triggers::may_be_replica(&mut from).await.map_err(on(primary))?;
-            let others = triggers::read(&mut to).await.map_err(on(other))?;
-            triggers::wake(&mut from, replica, &others, bounds).await.map_err(|error| error.on(primary))?;
-            if !triggers::may_be_replica(&mut to).await.map_err(on(other))? {
-                triggers::still(&mut to, bounds).await.map_err(|error| error.on(other))?;
-            }
+            // The mirror of the other direction has paid nothing, and must not begin to.
+            self.mirror.handle().pause();
+            self.mirror.stop().await;
+            self.wake_and_silence(primary).await?;
             self.mirror.start(primary, self.since).await.map_err(|error| Error::Refused(error.to_string()))?;
         }
+        self.mirror.handle().resume();
         if self.epoch > 1 {
             self.bar(other).await?;
         }
