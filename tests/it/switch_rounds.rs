@@ -126,7 +126,10 @@ async fn switch(stage: &Stage, to: &str) -> u64 {
         let findings = ended["findings"].as_array().expect("a list");
         let mut errors = findings.iter().filter(|finding| finding["severity"] == "error");
         let behind = ended["end"] == "refused" && errors.all(|finding| finding["name"] == "mirror_behind");
-        assert!(behind, "{ended:#}\n{}", stage.tandem.log());
+        if !behind {
+            let dirty = stage.tandem.client().get("/v1/dirty").await;
+            panic!("{ended:#}\n{dirty:?}\n{}", stage.tandem.log());
+        }
     }
     panic!("the mirror is always behind\n{}", stage.tandem.log());
 }

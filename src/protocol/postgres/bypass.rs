@@ -76,6 +76,9 @@ pub async fn run(shared: Arc<Shared>, side: Side, server: Arc<ServerConfig>, sto
                 continue;
             }
         };
+        if stop.is_cancelled() {
+            return; // What the mirror does to an old primary is not a stranger's.
+        }
         let catalog = shared.catalog.now().clone();
         for (table, rows) in watch.compare(now, &catalog, |table| shared.journal.is_announced(table.0)) {
             if named.insert(table.id) {

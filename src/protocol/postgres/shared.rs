@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -148,6 +148,8 @@ pub struct Schema {
 
 struct Inner {
     now: ArcSwap<Catalog>,
+    /// Who stores a catalog holds it, so that a load which a switch has overtaken does not store another side's.
+    storing: Mutex<()>,
     asked: AtomicU64,
     /// The host that our own connection found to be the primary, and the side that it is on.
     host: ArcSwapOption<(Side, Endpoint)>,
@@ -166,6 +168,7 @@ impl Schema {
     pub fn new(catalog: Catalog) -> Schema {
         let inner = Inner {
             now: ArcSwap::from_pointee(catalog),
+            storing: Mutex::default(),
             asked: AtomicU64::new(0),
             host: ArcSwapOption::empty(),
             wake: Notify::new(),
@@ -189,10 +192,21 @@ impl Schema {
         }
     }
 
-    /// Another side is the primary: its catalog takes the place of the old one, and every plan is made anew.
-    pub fn replace(&self, mut catalog: Catalog) {
+    /// Another side is the primary: its catalog takes the place of the old one, and every plan is made anew. Whoever
+    /// follows the old primary was told to stop before.
+    pub fn replace(&self, catalog: Catalog) {
+        self.store(catalog, &CancellationToken::new());
+    }
+
+    /// `false`: it is too late for this one.
+    fn store(&self, mut catalog: Catalog, stop: &CancellationToken) -> bool {
+        let _storing = self.inner.storing.lock().unwrap_or_else(PoisonError::into_inner);
+        if stop.is_cancelled() {
+            return false;
+        }
         catalog.follow(&self.now());
         self.inner.now.store(Arc::new(catalog));
+        true
     }
 
     /// Something changed: load anew soon.
@@ -220,16 +234,16 @@ impl Schema {
     pub async fn run(self, side: Side, server: Arc<ServerConfig>, stop: CancellationToken) {
         let mut client = None;
         loop {
-            let wake = tokio::time::timeout(RELOAD_EVERY, self.inner.wake.notified());
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = wake => {}
+            if stop.run_until_cancelled(self.wanted()).await.is_none() {
+                return;
             }
             let asked = self.inner.asked.load(Ordering::SeqCst);
-            match self.load(side, &server, &mut client).await {
-                Ok(()) => {
+            match self.load(side, &server, &mut client).await.map(|catalog| self.store(catalog, &stop)) {
+                Ok(true) => {
                     self.inner.done.send_replace(asked);
                 }
+                // Another primary's is in place.
+                Ok(false) => return,
                 Err(error) => {
                     tracing::warn!(%error, "the primary's catalog cannot be loaded");
                     client = None;
@@ -240,15 +254,37 @@ impl Schema {
         }
     }
 
-    async fn load(&self, side: Side, server: &ServerConfig, client: &mut Option<Client>) -> anyhow::Result<()> {
-        if client.is_none() {
-            *client = Some(Client::connect(server).await?);
+    /// Resolves when it is time to load anew. Whoever followed the primary before may have taken the bell, and not answered.
+    async fn wanted(&self) {
+        if self.inner.asked.load(Ordering::SeqCst) <= *self.inner.done.borrow() {
+            let _ = tokio::time::timeout(RELOAD_EVERY, self.inner.wake.notified()).await;
         }
-        let Some(conn) = client else { return Ok(()) };
+    }
+
+    async fn load(&self, side: Side, server: &ServerConfig, client: &mut Option<Client>) -> anyhow::Result<Catalog> {
+        let conn = match client {
+            Some(conn) => conn,
+            None => client.insert(Client::connect(server).await?),
+        };
         self.inner.host.store(Some(Arc::new((side, conn.endpoint().clone()))));
-        let mut catalog = load(conn).await?;
-        catalog.follow(&self.now());
-        self.inner.now.store(Arc::new(catalog));
-        Ok(())
+        Ok(load(conn).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::postgres::analysis::schema::catalog;
+
+    #[test]
+    fn a_catalog_of_an_old_primary_that_comes_late_is_not_stored() {
+        let schema = Schema::new(catalog());
+        let follower = CancellationToken::new();
+        assert!(schema.store(catalog(), &follower));
+        follower.cancel();
+        schema.replace(Catalog { relations: Default::default(), ..catalog() });
+        let epoch = schema.now().epoch;
+        assert!(!schema.store(catalog(), &follower));
+        assert!(schema.now().relations.is_empty() && schema.now().epoch == epoch);
     }
 }

@@ -504,6 +504,8 @@ impl Steps for Walk {
     fn flip(&mut self, route: Route, since: Lsn) {
         (self.since, self.epoch) = (since, route.epoch);
         self.leaving = self.shared.sessions.pids();
+        // First: a catalog of the old primary that is being loaded now must not take the new one's place.
+        self.followers.iter().for_each(CancellationToken::cancel);
         if let Some(ahead) = self.ahead.take() {
             self.shared.catalog.replace(ahead.catalog);
         }
