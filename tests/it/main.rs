@@ -27,5 +27,6 @@ mod support;
 mod switch;
 mod switch_rounds;
 mod switch_sides;
+mod switch_unwritten;
 mod transcript;
 mod two_phase;
