@@ -25,6 +25,8 @@ mod schema;
 mod settings;
 mod support;
 mod switch;
+mod switch_faults;
+mod switch_kills;
 mod switch_rounds;
 mod switch_sides;
 mod switch_unwritten;

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test uses what it needs")]
 
 pub(crate) mod bank;
+pub(crate) mod control;
 pub(crate) mod load;
 pub(crate) mod memory;
 pub(crate) mod raw;

@@ -35,12 +35,21 @@ impl Tandem {
         tandem
     }
 
-    /// Start the process, again with the same files.
+    /// Start the process, again with the same files. Returns when it is ready.
     pub(crate) async fn launch(&mut self) {
+        self.spawn();
+        self.ready().await;
+    }
+
+    /// Start the process, and wait for nothing.
+    pub(crate) fn spawn(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(self.dir().join("log")).expect("a log");
         let mut command = Command::new(TANDEM);
         command.arg("run").current_dir(self.dir()).env_remove("TANDEM_PG_BIN").stdin(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().expect("the binary runs"));
+    }
+
+    async fn ready(&mut self) {
         let client = self.client();
         for _ in 0..2_000 {
             if client.get("/v1/status").await.is_ok_and(|status| status["readiness"] == "ready") {
@@ -68,6 +77,11 @@ impl Tandem {
         let sent = Command::new("kill").arg(child.id().to_string()).status().expect("kill runs");
         assert!(sent.success());
         child.wait().expect("it is ours").code()
+    }
+
+    /// Wait until it ends by itself; the exit code. Blocks.
+    pub(crate) fn ended(&mut self) -> Option<i32> {
+        self.child.take()?.wait().expect("it is ours").code()
     }
 
     /// `postgres://postgres@..` through it.

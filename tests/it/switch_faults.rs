@@ -1,0 +1,192 @@
+//! A switch that somebody or something else gets in the way of: a disk that refuses the flip, two operators, a stop.
+
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+
+use crate::support::control::{Control, control_file};
+use crate::support::stage::Stage;
+use crate::support::{connect, rows, sql};
+
+const SCHEMA: &str = "CREATE TABLE acc (id bigserial PRIMARY KEY, bal bigint NOT NULL)";
+
+/// Both sides answer; a client with an open transaction keeps a switch in its drain, and another one is held.
+struct Held {
+    stage: Stage,
+    slow: Client,
+    /// The port of the server that answered, or the SQLSTATE.
+    waiting: JoinHandle<Result<String, String>>,
+}
+
+impl Held {
+    async fn begin(more: &str, max_hold_ms: u64) -> Held {
+        let stage = Stage::new(SCHEMA, more, &[]).await;
+        let slow = connect(&stage.url()).await;
+        let other = connect(&stage.url()).await;
+        slow.batch_execute("BEGIN; INSERT INTO acc (bal) VALUES (1)").await.expect("begun");
+        let request = json!({"to": "target", "max_hold_ms": max_hold_ms});
+        stage.tandem.client().post("/v1/switch", &request).await.expect("taken");
+        phase(&stage, "draining").await;
+        let waiting = tokio::spawn(async move {
+            let answer = other.query("INSERT INTO acc (bal) VALUES (2) RETURNING inet_server_port()::text", &[]).await;
+            match answer {
+                Ok(rows) => Ok(rows[0].get(0)),
+                Err(error) => Err(error.code().map_or_else(|| error.to_string(), |code| code.code().to_owned())),
+            }
+        });
+        Held { stage, slow, waiting }
+    }
+
+    /// The file that a new control state is written to first.
+    fn in_the_way(&self) -> std::path::PathBuf {
+        control_file(&self.stage.tandem).with_extension("new")
+    }
+}
+
+async fn report(stage: &Stage) -> Value {
+    stage.tandem.client().get("/v1/switch").await.expect("it answers")
+}
+
+async fn phase(stage: &Stage, phase: &str) {
+    while report(stage).await["phase"] != phase {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+async fn last(stage: &Stage) -> Value {
+    loop {
+        let report = report(stage).await;
+        if report["last"]["number"] == report["number"] {
+            return report["last"].clone();
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// A switch there works, and both sides have these balances.
+async fn switches(stage: &Stage, balances: &[&str]) {
+    stage.steady().await;
+    assert_eq!(stage.switch("target").await["end"], "switched", "{}", stage.tandem.log());
+    stage.steady().await;
+    stage.assert_equal(&["acc"]).await;
+    let found = rows(&stage.target.url("postgres"), "SELECT bal FROM acc ORDER BY 1").await;
+    assert_eq!(found, balances);
+}
+
+#[tokio::test]
+async fn a_disk_that_refuses_the_flip_aborts_the_switch_and_clients_go_on() {
+    let held = Held::begin("", 5_000).await;
+    std::fs::create_dir(held.in_the_way()).expect("made");
+    held.slow.batch_execute("COMMIT").await.expect("committed");
+    let (stage, origin) = (&held.stage, held.stage.origin.port().to_string());
+    let ended = last(stage).await;
+    assert_eq!((&ended["end"], &ended["phase"]), (&json!("aborted"), &json!("flipping")), "{ended:#}");
+    assert!(ended["why"].as_str().is_some_and(|why| why.contains("was not written")), "{ended:#}");
+    let in_the_way = held.in_the_way();
+    assert_eq!(held.waiting.await.expect("no panics in it"), Ok(origin));
+    sql(&stage.url(), "INSERT INTO acc (bal) VALUES (3)").await;
+    std::fs::remove_dir(in_the_way).expect("removed");
+    switches(stage, &["1", "2", "3"]).await;
+}
+
+/// Nobody can go back while it may be written, and clients are not held for ever: the process ends, and the next one
+/// knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_hangs_at_the_flip_ends_the_process_and_the_next_one_knows() {
+    let held = Held::begin("", 1_500).await;
+    let in_the_way = held.in_the_way();
+    // Opened for writing, it blocks until somebody reads it.
+    assert!(Command::new("mkfifo").arg(&in_the_way).status().expect("mkfifo runs").success());
+    held.slow.batch_execute("COMMIT").await.expect("committed");
+    let mut stage = held.stage;
+    assert_eq!(tokio::task::block_in_place(|| stage.tandem.ended()), Some(1), "{}", stage.tandem.log());
+    assert!(stage.tandem.log().contains("in doubt"), "{}", stage.tandem.log());
+    assert!(held.waiting.await.expect("no panics in it").is_err(), "it was cut off");
+    let stored = Control::of_file(&stage.tandem);
+    assert_eq!((stored.epoch, &*stored.primary, stored.walks), (1, "origin", true));
+    std::fs::remove_file(in_the_way).expect("removed");
+    stage.tandem.launch().await;
+    switches(&stage, &["1"]).await;
+}
+
+#[tokio::test]
+async fn of_two_switches_asked_for_at_once_one_is_done() {
+    let stage = Stage::new(SCHEMA, "", &[]).await;
+    sql(&stage.url(), "INSERT INTO acc (bal) VALUES (1)").await;
+    stage.tandem.settled().await;
+    let (client, request) = (stage.tandem.client(), json!({"to": "target"}));
+    let (one, other) = tokio::join!(client.post("/v1/switch", &request), client.post("/v1/switch", &request));
+    let refused = match (one, other) {
+        (Ok(_), Err(refused)) | (Err(refused), Ok(_)) => refused.to_string(),
+        both => panic!("not one of {both:?}"),
+    };
+    assert!(refused.contains("a switch is under way"), "{refused}");
+    assert_eq!(last(&stage).await["end"], "switched", "{}", stage.tandem.log());
+    stage.steady().await;
+    let again = client.post("/v1/switch", &request).await.expect_err("done already").to_string();
+    assert!(again.contains("target already answers clients"), "{again}");
+    let control = Control::of_file(&stage.tandem);
+    assert_eq!((control.epoch, &*control.primary, control.walks), (2, "target", false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_while_clients_are_held_lets_them_go_and_leaves_no_switch() {
+    let Held { mut stage, slow, waiting } = Held::begin("[limits]\ndrain_timeout = \"20s\"\n", 30_000).await;
+    let stopping = tokio::task::spawn_blocking(move || {
+        let code = stage.tandem.terminate();
+        (stage, code)
+    });
+    // Before the transaction ends: whoever is held is let go although it does not, and nothing of it was done.
+    assert_eq!(waiting.await.expect("no panics in it"), Err("57P01".to_owned()));
+    slow.batch_execute("COMMIT").await.expect("those inside finish");
+    drop(slow);
+    let (mut stage, code) = stopping.await.expect("no panics in it");
+    assert_eq!(code, Some(0), "{}", stage.tandem.log());
+    assert!(!stage.tandem.log().contains("drain_timeout"), "{}", stage.tandem.log());
+    stage.tandem.launch().await;
+    stage.steady().await;
+    let control = Control::of_file(&stage.tandem);
+    assert_eq!((control.epoch, &*control.primary, control.walks), (1, "origin", false));
+    switches(&stage, &["1"]).await;
+}
+
+#[tokio::test]
+async fn a_switch_that_waits_for_a_server_that_hangs_can_be_called_off_before_clients_are_held() {
+    let stage = Stage::new(SCHEMA, "", &[]).await;
+    let client = connect(&stage.url()).await;
+    stage.target.freeze();
+    let api = stage.tandem.client();
+    api.post("/v1/switch", &json!({"to": "target"})).await.expect("taken");
+    phase(&stage, "preparing").await;
+    client.batch_execute("INSERT INTO acc (bal) VALUES (1)").await.expect("nobody is held");
+    api.post("/v1/switch/abort", &json!({})).await.expect("called off");
+    assert_eq!(last(&stage).await["end"], "aborted");
+    client.batch_execute("INSERT INTO acc (bal) VALUES (2)").await.expect("nobody is held");
+    stage.target.thaw();
+    switches(&stage, &["1", "2"]).await;
+}
+
+#[tokio::test]
+async fn what_was_switched_stays_switched_without_a_mirror() {
+    let mut stage = Stage::new(SCHEMA, "", &[]).await;
+    sql(&stage.url(), "INSERT INTO acc (bal) VALUES (1)").await;
+    assert_eq!(stage.switch("target").await["end"], "switched", "{}", stage.tandem.log());
+    stage.steady().await;
+    stage.assert_equal(&["acc"]).await;
+    assert_eq!(stage.tandem.terminate(), Some(0));
+    let config = stage.tandem.dir().join("proxy.toml");
+    let text = std::fs::read_to_string(&config).expect("a file");
+    std::fs::write(&config, text + "[mirror]\nmode = \"off\"\n").expect("written");
+    stage.tandem.launch().await;
+    let target = stage.target.port().to_string();
+    assert_eq!(rows(&stage.url(), "SELECT inet_server_port()").await, [target]);
+    sql(&stage.url(), "INSERT INTO acc (bal) VALUES (2)").await;
+    assert_eq!(rows(&stage.target.url("postgres"), "SELECT bal FROM acc ORDER BY 1").await, ["1", "2"]);
+    let status = stage.tandem.client().get("/v1/status").await.expect("it answers");
+    assert_eq!((&status["primary"], &status["epoch"]), (&json!("target"), &json!(2)), "{status:#}");
+    let refused = stage.tandem.client().post("/v1/switch", &json!({"to": "origin"})).await.expect_err("not equal");
+    assert!(refused.to_string().contains("mirror"), "{refused}");
+}
