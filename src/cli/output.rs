@@ -65,6 +65,17 @@ impl Output {
         matches!(answer.trim(), "y" | "Y" | "yes")
     }
 
+    /// What somebody at a terminal types; `None`: there is nobody to ask.
+    pub(super) fn typed(&self, question: &str) -> Option<String> {
+        if self.json || !watched() || !std::io::stdin().is_terminal() {
+            return None;
+        }
+        self.hint(question);
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer).ok()?;
+        Some(answer.trim().to_owned())
+    }
+
     /// Say why a command failed, on standard error.
     pub(super) fn complain(&self, why: &impl std::fmt::Display) {
         let _ = writeln!(std::io::stderr(), "tandem: {why}");

@@ -28,6 +28,7 @@ Examples:
   tandem switch status                        where a switch is, and how the last one ended
   tandem switch abort                         back to as it was, as long as it has not flipped
   tandem switch origin                        the way back: the same walk the other way
+  tandem switch target --force                the origin is gone for good: go on without it
 
 Clients are held while the other side catches up, and never longer than --max-hold: past it the
 switch ends by itself, and they go on as before. Ctrl-C aborts. Their connections stay.
@@ -72,6 +73,12 @@ struct Walk {
     /// Names of findings that are no reason to refuse.
     #[arg(long, value_delimiter = ',', value_name = "NAME,..")]
     ignore: Vec<String>,
+    /// The old primary is gone for good: switch without it. Lists what is lost with it, and asks.
+    #[arg(long)]
+    force: bool,
+    /// With --force: so many keys may be lost; nobody is asked then.
+    #[arg(long, value_name = "KEYS", requires = "force")]
+    lose: Option<u64>,
     /// Do not ask.
     #[arg(long, short)]
     yes: bool,
@@ -101,8 +108,9 @@ pub(super) async fn run(command: Switch, output: &Output) -> Result<(), Failure>
 async fn switch(to: Side, walk: Walk, output: &Output) -> Result<(), Failure> {
     let client = walk.admin.client()?;
     let before = report(&client).await?;
+    let force = if walk.force { Some(may_lose(to, &walk, &client, output).await?) } else { None };
     let question = format!("clients will be held for a moment, and then {to} answers them: go on?");
-    if !walk.dry_run && !walk.yes && before.primary != to && !output.confirm(&question) {
+    if !walk.dry_run && !walk.yes && !walk.force && before.primary != to && !output.confirm(&question) {
         return Err(Failure::Refused("nothing was done".to_owned()));
     }
     let request = Request {
@@ -110,6 +118,7 @@ async fn switch(to: Side, walk: Walk, output: &Output) -> Result<(), Failure> {
         dry_run: walk.dry_run,
         max_hold_ms: walk.max_hold.map(|hold| hold.as_millis() as u64),
         ignore: walk.ignore,
+        force,
     };
     // From here on Ctrl-C is ours.
     let interrupts = interrupts();
@@ -117,6 +126,29 @@ async fn switch(to: Side, walk: Walk, output: &Output) -> Result<(), Failure> {
     let ended = Watch::new(&client, output, &begun).until_ended(interrupts).await?;
     output.print(&json(&ended), |_| result(&ended));
     verdict(&ended)
+}
+
+/// How many keys may be lost with the old primary: what was given, or what somebody types who has seen the list.
+async fn may_lose(to: Side, walk: &Walk, client: &Client, output: &Output) -> Result<u64, Failure> {
+    if let Some(lose) = walk.lose {
+        return Ok(lose);
+    }
+    let request = Request { to, dry_run: true, max_hold_ms: None, ignore: Vec::new(), force: Some(0) };
+    let begun: Report = parse(client.post("/v1/switch", &json(&request)).await?)?;
+    let ended = Watch::new(client, output, &begun).until_ended(interrupts()).await?;
+    let more = ended.findings.iter().find(|finding| finding.name == "more_keys_lost");
+    let owed = more.and_then(|more| more.object.split(' ').next()?.parse().ok()).unwrap_or(0);
+    if walk.dry_run {
+        return Ok(owed);
+    }
+    output.tell(&findings::text(&ended.findings));
+    let words = format!("lose {owed} keys");
+    let from = to.other();
+    let question = format!("{from} is given up for good, and with it what is above. Type \"{words}\" to go on: ");
+    if output.typed(&question).as_deref() == Some(&*words) {
+        return Ok(owed);
+    }
+    Err(Failure::Refused(format!("nothing was done; --lose {owed} says it without being asked")))
 }
 
 async fn abort(client: &Client, output: &Output) -> Result<(), Failure> {
@@ -327,7 +359,7 @@ mod tests {
     fn ended(end: End) -> Ended {
         Ended {
             number: 1,
-            request: Request { to: Side::Target, dry_run: false, max_hold_ms: None, ignore: Vec::new() },
+            request: Request { to: Side::Target, dry_run: false, max_hold_ms: None, ignore: Vec::new(), force: None },
             end,
             why: None,
             phase: Phase::Draining,
@@ -378,7 +410,7 @@ mod tests {
     }
 
     fn request(to: Side) -> Value {
-        json(&Request { to, dry_run: false, max_hold_ms: None, ignore: Vec::new() })
+        json(&Request { to, dry_run: false, max_hold_ms: None, ignore: Vec::new(), force: None })
     }
 
     /// A walk to the target that waits for its mirror.

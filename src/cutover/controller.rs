@@ -239,10 +239,12 @@ impl<S: Store, T: Steps> Controller<S, T> {
     async fn next(&mut self, stop: &CancellationToken) -> Next {
         let machine = self.desk.machine;
         let (pause, until) = (self.desk.pause, self.desk.until());
+        let request = self.desk.walk.as_ref().map(|walk| &walk.request);
+        let force = request.and_then(|request| Some((request.force?, request.dry_run)));
         let (steps, known, gate) = (&mut self.steps, &mut self.known, &self.gate);
         let work = async {
             sleep(pause).await;
-            work(machine, steps, known, gate).await
+            work(machine, force, steps, known, gate).await
         };
         tokio::pin!(work);
         loop {
@@ -311,7 +313,13 @@ impl<S: Store, T: Steps> Controller<S, T> {
 }
 
 /// The stage's work. An error of a side is an answer like others.
-async fn work<S: Store, T: Steps>(machine: Machine, steps: &mut T, known: &mut Known<S>, gate: &Gate) -> Done {
+async fn work<S: Store, T: Steps>(
+    machine: Machine,
+    force: Option<(u64, bool)>,
+    steps: &mut T,
+    known: &mut Known<S>,
+    gate: &Gate,
+) -> Done {
     match machine.work() {
         Work::Nothing => std::future::pending().await,
         Work::Store(control) if machine.stage == Stage::Flipping => flip(known, control).await,
@@ -319,7 +327,10 @@ async fn work<S: Store, T: Steps>(machine: Machine, steps: &mut T, known: &mut K
             let recorded = timeout(ATTEMPT, record(known, control)).await;
             recorded.unwrap_or_else(|_| no_answer())
         }
-        Work::Prepare(to) => Done::Prepared(steps.prepare(to).await),
+        Work::Prepare(to) => Done::Prepared(match force {
+            None => steps.prepare(to).await,
+            Some((lose, look)) => steps.give_up(to, lose, look).await,
+        }),
         Work::Relax => {
             let relaxed = timeout(ATTEMPT, steps.relax()).await;
             relaxed.map_or_else(|_| no_answer(), |()| Done::Event(Event::Relaxed))

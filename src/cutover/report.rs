@@ -20,6 +20,9 @@ pub struct Request {
     /// Findings that are no reason to refuse, by name.
     #[serde(default)]
     pub ignore: Vec<String>,
+    /// The old primary is gone for good: switch without it, and lose the last values of at most so many keys.
+    #[serde(default)]
+    pub force: Option<u64>,
 }
 
 /// Where a switch is.

@@ -885,7 +885,7 @@ fn ask(shared: &Shared, handle: &Handle) -> Request {
     let primary = handle.report().primary;
     let to = if other { primary.other() } else { primary };
     let max_hold_ms = Some(MAX_HOLD_MS[world.roll(3) as usize]);
-    Request { to, dry_run: dry, max_hold_ms, ignore: Vec::new() }
+    Request { to, dry_run: dry, max_hold_ms, ignore: Vec::new(), force: None }
 }
 
 /// Nothing fails any more: a switch succeeds, and one back.
@@ -913,7 +913,7 @@ async fn settle_down(shared: &Shared) {
         check_rest(&mut world(shared));
         world(shared).busy = true;
         let to = handle.report().primary.other();
-        let request = Request { to, dry_run: false, max_hold_ms: Some(1_500), ignore: Vec::new() };
+        let request = Request { to, dry_run: false, max_hold_ms: Some(1_500), ignore: Vec::new(), force: None };
         let number = handle.begin(request).await.expect("nothing stands in the way");
         let mut watched = handle.watch();
         let over = |report: &Report| report.last.as_ref().is_some_and(|ended| ended.number == number);

@@ -47,6 +47,15 @@ pub trait Steps: Send {
     /// Clients go on meanwhile.
     fn prepare(&mut self, to: Side) -> impl Future<Output = Vec<Finding>> + Send;
 
+    /// As `prepare`, where `from` is gone for good: nothing is asked of it. Sessions that wait for its answer are ended. The
+    /// last values of the keys that are owed are lost with it: they are kept as a list, and more than `lose` of them are a
+    /// finding of severity error. The steps that follow do without `from` too, until `flip` or `undo`. `look`: only look,
+    /// `relax` follows.
+    fn give_up(&mut self, to: Side, lose: u64, look: bool) -> impl Future<Output = Vec<Finding>> + Send {
+        let _ = (lose, look);
+        self.prepare(to)
+    }
+
     /// A dry run is over: close what `prepare` opened.
     fn relax(&mut self) -> impl Future<Output = ()> + Send;
 

@@ -257,3 +257,33 @@ async fn the_old_primary_takes_no_writes_past_tandem() {
     stage.steady().await;
     sql(&stage.origin.url("postgres"), "INSERT INTO acc (bal) VALUES (1)").await;
 }
+
+/// The origin dies for good while the target lacks rows: the target takes over, and what is lost is written down.
+#[tokio::test]
+async fn a_primary_that_is_gone_for_good_is_given_up() {
+    let mut stage = Stage::new(SCHEMA, "", &[]).await;
+    let client = connect(&stage.url()).await;
+    client.batch_execute("INSERT INTO acc (bal) VALUES (1), (2)").await.expect("written");
+    stage.tandem.settled().await;
+    stage.target.freeze();
+    client.batch_execute("UPDATE acc SET bal = 9 WHERE id = 1").await.expect("written on the origin only");
+    let waiting = connect(&stage.url()).await;
+    let waits = tokio::spawn(async move { waiting.batch_execute("SELECT pg_sleep(600)").await });
+    stage.origin.stop(::tandem::sandbox::Stop::Kill).expect("it dies");
+    stage.target.thaw();
+
+    let look = stage.ask_switch(&serde_json::json!({"to": "target", "dry_run": true, "force": 0})).await;
+    assert_eq!(look["end"], "refused", "{look:#}");
+    let names: Vec<_> = look["findings"].as_array().expect("a list").iter().map(|one| one["name"].clone()).collect();
+    assert_eq!(names, ["keys_lost", "more_keys_lost"], "{look:#}");
+    let ended = stage.ask_switch(&serde_json::json!({"to": "target", "force": 1})).await;
+    assert_eq!(ended["end"], "switched", "{ended:#}\n{}", stage.tandem.log());
+    waits.await.expect("ends").expect_err("nobody answers it");
+
+    let client = connect(&stage.url()).await;
+    assert_eq!(one(&client, "SELECT string_agg(bal::text, ' ' ORDER BY id) FROM acc").await, "1 2");
+    client.batch_execute("INSERT INTO acc (bal) VALUES (3)").await.expect("numbers go on");
+    assert_eq!(one(&client, "SELECT max(id) > 2 FROM acc").await, "t");
+    let list = std::fs::read_to_string(stage.tandem.dir().join("tandem-data/switch-lost")).expect("it is kept");
+    assert!(list.contains("acc"), "{list}");
+}

@@ -78,7 +78,7 @@ fn ms(us: u64) -> f64 {
 
 /// One walk; how long clients were held, in microseconds.
 async fn walk(to: Side, admin: &Admin) -> Result<u64, String> {
-    let request = Request { to, dry_run: false, max_hold_ms: None, ignore: Vec::new() };
+    let request = Request { to, dry_run: false, max_hold_ms: None, ignore: Vec::new(), force: None };
     let request = serde_json::to_value(&request).map_err(|error| error.to_string())?;
     let begun = report(admin.post("/v1/switch", &request).await)?;
     let ended = loop {

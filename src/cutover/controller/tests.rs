@@ -190,7 +190,7 @@ impl Rig {
 }
 
 fn to_target() -> Request {
-    Request { to: Side::Target, dry_run: false, max_hold_ms: None, ignore: Vec::new() }
+    Request { to: Side::Target, dry_run: false, max_hold_ms: None, ignore: Vec::new(), force: None }
 }
 
 fn phases(ended: &Ended) -> Vec<Phase> {

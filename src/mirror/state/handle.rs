@@ -3,7 +3,7 @@
 //! What an operator owes again (a retry, a repair) goes through the journal as a record of backend 0: it is ordered
 //! with the clients' writes, paid, retained and owed again after a crash as they are.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -217,26 +217,47 @@ impl Handle {
 
     /// Keys of the records that the last payments paid, at most `max` of the newest ones.
     pub async fn newest(&self, max: usize) -> Result<Vec<(TableId, Box<[u8]>)>, Error> {
-        let end = self.journal.appended();
-        let mut from = self.status.borrow().recent.max(self.journal.trimmed());
+        let from = self.status.borrow().recent;
         let mut keys = VecDeque::new();
+        self.each_item(from, |item| {
+            if let Item::Key { table, key, .. } = item {
+                keys.push_back((table, key.into()));
+            }
+            if keys.len() > max {
+                keys.pop_front();
+            }
+        })
+        .await?;
+        Ok(keys.into())
+    }
+
+    /// What is not paid: keys, and tables that are owed whole or dirty (without a key). Units that were rolled back may be
+    /// among it. All of it in memory.
+    pub async fn owed(&self) -> Result<BTreeSet<(TableId, Option<Box<[u8]>>)>, Error> {
+        let from = self.status.borrow().paid;
+        let mut owed = BTreeSet::new();
+        self.each_item(from, |item| {
+            owed.insert(match item {
+                Item::Key { table, key, .. } => (table, Some(key.into())),
+                other => (other.table(), None),
+            });
+        })
+        .await?;
+        Ok(owed)
+    }
+
+    async fn each_item(&self, from: Lsn, mut see: impl FnMut(Item<'_>)) -> Result<(), Error> {
+        let (end, mut from) = (self.journal.appended(), from.max(self.journal.trimmed()));
         while from < end {
             let (entries, next) = self.journal.read(from, NEWEST_READ_BYTES).await?;
             for entry in entries {
                 let Entry::Record { payload, .. } = entry else { continue };
                 let Ok(record) = Record::parse(payload) else { continue };
-                for item in record.items() {
-                    if let Item::Key { table, key, .. } = item {
-                        keys.push_back((table, key.into()));
-                    }
-                    if keys.len() > max {
-                        keys.pop_front();
-                    }
-                }
+                record.items().for_each(&mut see);
             }
             from = next;
         }
-        Ok(keys.into())
+        Ok(())
     }
 
     /// The parked keys: to list, show and discard.

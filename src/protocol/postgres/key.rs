@@ -521,5 +521,21 @@ fn numeric_binary(value: &[u8], out: &mut Vec<u8>) -> Result<(), NotEvident> {
     }
 }
 
+/// A key as an operator may see it, by name and on request only (promise 13).
+pub fn shown(key: &[u8]) -> String {
+    columns(key).map(column_shown).collect::<Vec<_>>().join(", ")
+}
+
+// Integers as numbers, text as text, anything else in hexadecimal.
+fn column_shown(value: &[u8]) -> String {
+    match (value.len(), std::str::from_utf8(value)) {
+        (2, _) => i16::from_be_bytes(value.try_into().expect("two bytes")).to_string(),
+        (_, Ok(text)) if !text.is_empty() && !text.contains(char::is_control) => text.to_owned(),
+        (4, _) => i32::from_be_bytes(value.try_into().expect("four bytes")).to_string(),
+        (8, _) => i64::from_be_bytes(value.try_into().expect("eight bytes")).to_string(),
+        _ => value.iter().map(|byte| format!("{byte:02x}")).collect(),
+    }
+}
+
 #[cfg(test)]
 mod tests;

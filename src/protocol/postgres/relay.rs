@@ -204,6 +204,9 @@ pub(super) enum Stranded {
     /// It has what no other server can be given.
     #[error("the primary was switched, and this session holds {}", .0.join(", "))]
     Pinned(Vec<String>),
+    /// It waits for a server that an operator gave up.
+    #[error("the primary was given up while this session waited for it")]
+    GivenUp,
     /// The new primary does not take it.
     #[error("the primary was switched, and the new one cannot be reached for this session: {0}")]
     Unreachable(String),

@@ -184,27 +184,10 @@ impl Arrays {
 
 /// A key that is left out.
 pub(super) fn refused_key(pair: &Pair, bytes: &[u8], why: String) -> Refused {
-    Refused {
-        table: pair.id,
-        name: pair.primary.sql(),
-        key: Some(bytes.into()),
-        shown: key::columns(bytes).map(shown).collect::<Vec<_>>().join(", "),
-        why,
-    }
+    Refused { table: pair.id, name: pair.primary.sql(), key: Some(bytes.into()), shown: key::shown(bytes), why }
 }
 
 /// A table that is left out.
 pub(super) fn refused_table(table: TableId, name: String, why: String) -> Refused {
     Refused { table, name, key: None, shown: String::new(), why }
-}
-
-// Integers as numbers, text as text, anything else in hexadecimal.
-fn shown(value: &[u8]) -> String {
-    match (value.len(), std::str::from_utf8(value)) {
-        (2, _) => i16::from_be_bytes(value.try_into().expect("two bytes")).to_string(),
-        (_, Ok(text)) if !text.is_empty() && !text.contains(char::is_control) => text.to_owned(),
-        (4, _) => i32::from_be_bytes(value.try_into().expect("four bytes")).to_string(),
-        (8, _) => i64::from_be_bytes(value.try_into().expect("eight bytes")).to_string(),
-        _ => value.iter().map(|byte| format!("{byte:02x}")).collect(),
-    }
 }

@@ -127,6 +127,11 @@ impl Beyond<Stream> for Ties {
             Call::Prepare(side) => self.heed_prepare(called.number, side, true, rest),
             Call::Look(side) => self.heed_prepare(called.number, side, false, rest),
             Call::Move(side) => self.heed_move(called.number, side, rest),
+            // Heard again by whoever begins something yet.
+            Call::GiveUp(side) => match self.card.stays || self.card.moving().home.side == side || rest != Rest::Busy {
+                true => Heed::Nothing,
+                false => Heed::Leave(Stranded::GivenUp),
+            },
         }
     }
 

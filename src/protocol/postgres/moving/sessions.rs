@@ -34,6 +34,8 @@ pub(crate) enum Call {
     Look(Side),
     /// This side answers from now on: move, who is idle.
     Move(Side),
+    /// The other side than this one is given up: whoever waits for an answer of it waits in vain.
+    GiveUp(Side),
 }
 
 /// A call and its number.

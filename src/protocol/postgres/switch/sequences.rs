@@ -227,6 +227,47 @@ pub async fn advance(conn: &mut Client, plan: &Plan) -> Result<usize, Error> {
     Ok(conn.query(ADVANCE, &params, Format::Text).await?.len())
 }
 
+/// Numbers that nobody asked the lost primary for, most likely.
+const LEAP: i64 = 1_000;
+
+/// Each sequence, and a column that takes its numbers, if one is known: it owns the sequence, or its default calls it.
+const USERS: &str = "SELECT s.seqrelid, s.seqincrement, \
+    (SELECT pg_catalog.format('SELECT %s(%I)::pg_catalog.int8 FROM %I.%I', \
+        CASE WHEN s.seqincrement > 0 THEN 'max' ELSE 'min' END, a.attname, n.nspname, c.relname) \
+     FROM (SELECT d.refobjid AS rel, d.refobjsubid AS col FROM pg_catalog.pg_depend d \
+           WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = s.seqrelid \
+             AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjsubid > 0 \
+           UNION ALL SELECT f.adrelid, f.adnum FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_attrdef f ON f.oid = d.objid \
+           WHERE d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.refobjid = s.seqrelid \
+             AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass) u \
+     JOIN pg_catalog.pg_class c ON c.oid = u.rel JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+     JOIN pg_catalog.pg_attribute a ON a.attrelid = u.rel AND a.attnum = u.col \
+       AND a.atttypid = ANY ('{int2,int4,int8,numeric}'::pg_catalog.regtype[]) LIMIT 1) \
+    FROM pg_catalog.pg_sequence s JOIN pg_catalog.pg_class k ON k.oid = s.seqrelid \
+    JOIN pg_catalog.pg_namespace m ON m.oid = k.relnamespace WHERE m.nspname <> 'tandem' AND k.relpersistence <> 't'";
+
+/// The other side is gone, and with it the positions of its sequences: go on well behind the numbers that rows here have.
+/// How many were set. Rows that were lost may have had later ones.
+///
+/// # Errors
+/// A privilege is missing.
+pub async fn leap(conn: &mut Client) -> Result<usize, Error> {
+    let rows = conn.simple(USERS).await?;
+    for row in &rows {
+        let (oid, increment): (u32, i64) = (row.parse(0)?, row.parse(1)?);
+        let used = row.text(2)?.unwrap_or("SELECT NULL::pg_catalog.int8");
+        let (further, bound) = if increment > 0 { ("greatest", "least") } else { ("least", "greatest") };
+        let limit = if increment > 0 { "seqmax" } else { "seqmin" };
+        conn.simple(&format!(
+            "SELECT pg_catalog.setval({oid}::pg_catalog.oid::pg_catalog.regclass, {bound}(s.{limit}, {further}(\
+             coalesce(pg_catalog.pg_sequence_last_value({oid}::pg_catalog.oid::pg_catalog.regclass), s.seqstart), ({used})) \
+             + {LEAP} * s.seqincrement), true) FROM pg_catalog.pg_sequence s WHERE s.seqrelid = {oid}"
+        ))
+        .await?;
+    }
+    Ok(rows.len())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

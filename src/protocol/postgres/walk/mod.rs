@@ -10,6 +10,7 @@
 //! | flip | | the catalog is the new primary's | |
 //! | settle | whoever is idle moves | the old primary refuses writes | |
 
+mod lost;
 pub mod rules;
 
 use std::collections::{BTreeSet, HashSet};
@@ -29,7 +30,7 @@ use crate::cutover::store::Control;
 use crate::journal::{Journal, Lsn};
 use crate::mirror::durable;
 use crate::mirror::state::{Phase, Status, Turning};
-use crate::record::{Side, TableId};
+use crate::record::{Reason, Side, TableId};
 
 use super::catalog::{Catalog, load};
 use super::client::{Client, Error as ClientError, ServerConfig};
@@ -67,6 +68,11 @@ pub struct Walk {
     ahead: Option<Ahead>,
     /// Processes of the old primary that worked for sessions before the flip: they go, one after the other.
     leaving: HashSet<u32>,
+    /// The old primary is gone for good: what is left of a switch without it.
+    given_up: Option<GivenUp>,
+    /// Triggers may not be what they are while the primary is the primary.
+    touched: bool,
+    lost: lost::List,
     /// Triggers of the old primary that the flip silences; the mirror back waits for it.
     silenced: Option<triggers::Held>,
     /// What follows the primary: its catalog, and writers that bypass tandem.
@@ -87,6 +93,14 @@ struct Ahead {
     dirty: HashSet<TableId>,
     parked: usize,
     triggers: TriggerRights,
+    bounds: Bounds,
+}
+
+/// A switch without the old primary.
+struct GivenUp {
+    to: Client,
+    catalog: Catalog,
+    owed: BTreeSet<lost::Key>,
     bounds: Bounds,
 }
 
@@ -130,6 +144,9 @@ impl Walk {
             epoch: control.epoch,
             ahead: None,
             leaving: HashSet::new(),
+            given_up: None,
+            touched: true,
+            lost: lost::List::in_dir(&config.journal.dir),
             silenced: None,
             followers: None,
             stop,
@@ -142,6 +159,7 @@ impl Walk {
     /// # Errors
     /// A file of the mirror cannot be read.
     pub async fn begin(&mut self, control: &Control) -> Result<(), durable::Error> {
+        self.touched = control.walk.is_some();
         self.follow(control.primary);
         if control.epoch > 1 {
             // Until `settle` has seen to the triggers of the old primary.
@@ -288,6 +306,53 @@ impl Walk {
         found(rules::SESSION_NOT_READY, format!("{}: {why}", card.told()))
     }
 
+    // ---- without the old primary
+
+    async fn look_without(&mut self, to: Side, lose: u64) -> Result<Vec<Finding>, Error> {
+        let bounds = Bounds::default();
+        let mut conn = self.connect(to, bounds).await?;
+        switch::alone(&mut conn).await.map_err(|error| switch::Error::from(error).on(to))?;
+        barrier::lift(&mut conn).await.map_err(|error| error.on(to))?;
+        let catalog = load(&mut conn).await.map_err(|error| switch::Error::from(error).on(to))?;
+        let owed = self.mirror.handle().owed().await.map_err(|error| Error::Refused(error.to_string()))?;
+        let found = lost::findings(&owed, lose, |table| name_of(&catalog, table));
+        self.given_up = Some(GivenUp { to: conn, catalog, owed, bounds });
+        Ok(found)
+    }
+
+    /// The mirror ends with what it has paid; what is owed is written down, and its tables are dirty.
+    async fn lose(&mut self) -> Result<Lsn, Error> {
+        let refused = |error: &dyn std::fmt::Display| Error::Refused(error.to_string());
+        self.mirror.handle().pause();
+        self.mirror.stop().await;
+        let end = self.journal.appended();
+        // Clients may have written until the gate closed.
+        let owed = self.mirror.handle().owed().await.map_err(|error| refused(&error))?;
+        let Some(given_up) = &mut self.given_up else { return Err(Error::Refused("nothing was prepared".into())) };
+        given_up.owed = owed;
+        let catalog = &given_up.catalog;
+        self.lost.add(&given_up.owed, |table| name_of(catalog, table)).await.map_err(|error| refused(&error))?;
+        let tables: BTreeSet<TableId> = given_up.owed.iter().map(|(table, _)| *table).collect();
+        for table in tables.into_iter().filter(|table| *table != TableId::NONE) {
+            let dirty = self.mirror.handle().dirty();
+            dirty.mark(table, Reason::Lost, end).await.map_err(|error| refused(&error))?;
+        }
+        Ok(end)
+    }
+
+    async fn ready_without(&mut self, to: Side) -> Result<(), Error> {
+        let Some(given_up) = &mut self.given_up else { return Err(Error::Refused("nothing was prepared".into())) };
+        let on_to = |error: switch::Error| error.on(to);
+        sequences::leap(&mut given_up.to).await.map_err(on_to)?;
+        let calm = triggers::may_be_replica(&mut given_up.to).await.map_err(|error| on_to(error.into()))?;
+        self.touched = true;
+        if triggers::wake(&mut given_up.to, calm, &[], given_up.bounds).await.map_err(on_to)? > 0 {
+            given_up.catalog = load(&mut given_up.to).await.map_err(|error| on_to(error.into()))?;
+        }
+        let end = self.journal.appended();
+        self.mirror.start(to, end).await.map_err(|error| Error::Refused(error.to_string()))
+    }
+
     // ---- clients are held
 
     /// Whoever did something since it was looked at, that could pin it to its server, is looked at again.
@@ -354,6 +419,8 @@ impl Walk {
         let ahead = self.ahead()?;
         let (bounds, rights) = (ahead.bounds, ahead.triggers);
         let on_to = |error: switch::Error| error.on(to);
+        self.touched |= rights.asleep || !rights.calm_to;
+        let ahead = self.ahead()?;
         if rights.asleep || !rights.calm_to {
             let others = triggers::read(&mut ahead.from).await;
             let others = others.map_err(|error| switch::Error::from(error).on(from))?;
@@ -427,9 +494,21 @@ impl Steps for Walk {
         }
     }
 
+    async fn give_up(&mut self, to: Side, lose: u64, look: bool) -> Vec<Finding> {
+        let found = match self.look_without(to, lose).await {
+            Ok(found) => found,
+            Err(error) => return vec![Finding { rule: rules::SIDE_FAILED, side: None, object: error.to_string() }],
+        };
+        let refused = found.iter().any(|finding| finding.rule.severity == check::Severity::Error);
+        if !look && !refused {
+            self.shared.sessions.call(Call::GiveUp(to));
+        }
+        found
+    }
+
     async fn relax(&mut self) {
         self.shared.sessions.call(Call::Rest);
-        self.ahead = None;
+        (self.ahead, self.given_up) = (None, None);
         self.mirror.close_ahead();
         self.mirror.handle().resume();
         if let Some(secondary) = self.mirror.primary().map(Side::other)
@@ -441,6 +520,9 @@ impl Steps for Walk {
     }
 
     async fn quiesce(&mut self, from: Side) -> Result<(), Error> {
+        if self.given_up.is_some() {
+            return Ok(());
+        }
         let ours = self.shared.sessions.pids();
         let terminate = self.cutover.strangers == Strangers::Terminate;
         let patience = strangers::Patience { terminate_after: terminate.then_some(GRACE), ..Default::default() };
@@ -459,6 +541,9 @@ impl Steps for Walk {
     }
 
     async fn apply(&mut self) -> Result<Lsn, Error> {
+        if self.given_up.is_some() {
+            return self.lose().await;
+        }
         let end = self.journal.appended();
         let handle = self.mirror.handle();
         handle.hurry();
@@ -468,6 +553,9 @@ impl Steps for Walk {
     }
 
     async fn verify(&mut self) -> Result<Compared, Error> {
+        if self.given_up.is_some() {
+            return Ok(Compared::default());
+        }
         let keys = self.mirror.handle().newest(NEWEST).await;
         let keys = keys.map_err(|error| Error::Refused(error.to_string()))?;
         let keys: BTreeSet<_> = keys.into_iter().collect();
@@ -482,6 +570,9 @@ impl Steps for Walk {
     }
 
     async fn ready(&mut self, to: Side) -> Result<(), Error> {
+        if self.given_up.is_some() {
+            return self.ready_without(to).await;
+        }
         let from = to.other();
         self.mirror.stop().await;
         let epoch = self.shared.catalog.now().epoch;
@@ -509,9 +600,15 @@ impl Steps for Walk {
         if let Some(ahead) = self.ahead.take() {
             self.shared.catalog.replace(ahead.catalog);
         }
+        // The mirror back waits until the old primary is there again and has been told.
+        let without = self.given_up.take();
+        let waits = without.is_some();
+        if let Some(GivenUp { catalog, .. }) = without {
+            self.shared.catalog.replace(catalog);
+        }
         self.shared.life.store(0, Ordering::Relaxed);
         self.follow(route.primary);
-        if self.silenced.is_none() {
+        if self.silenced.is_none() && !waits {
             self.mirror.handle().resume();
         }
     }
@@ -527,14 +624,17 @@ impl Steps for Walk {
 
     async fn undo(&mut self, primary: Side) -> Result<(), Error> {
         self.shared.sessions.call(Call::Rest);
-        (self.ahead, self.silenced) = (None, None);
+        (self.ahead, self.silenced, self.given_up) = (None, None, None);
         self.mirror.close_ahead();
         let other = primary.other();
         if self.mirror.primary() != Some(primary) {
             // The mirror of the other direction has paid nothing, and must not begin to.
             self.mirror.handle().pause();
             self.mirror.stop().await;
-            self.wake_and_silence(primary).await?;
+            if self.touched {
+                self.wake_and_silence(primary).await?;
+                self.touched = false;
+            }
             self.mirror.start(primary, self.since).await.map_err(|error| Error::Refused(error.to_string()))?;
         }
         self.mirror.handle().resume();
