@@ -100,7 +100,8 @@ struct Ahead {
 struct GivenUp {
     to: Client,
     catalog: Catalog,
-    owed: BTreeSet<lost::Key>,
+    /// So many keys may be lost.
+    lose: u64,
     bounds: Bounds,
 }
 
@@ -125,8 +126,7 @@ impl TriggerRights {
 }
 
 impl Walk {
-    /// Nothing runs yet: [`Walk::begin`].
-    /// All that it starts runs among `tasks` and ends with `stop`.
+    /// Nothing runs yet: [`Walk::begin`]. All that it starts runs among `tasks` and ends with `stop`.
     pub fn new(
         setup: &Setup,
         mirror: Turning<PgCopier>,
@@ -316,7 +316,7 @@ impl Walk {
         let catalog = load(&mut conn).await.map_err(|error| switch::Error::from(error).on(to))?;
         let owed = self.mirror.handle().owed().await.map_err(|error| Error::Refused(error.to_string()))?;
         let found = lost::findings(&owed, lose, |table| name_of(&catalog, table));
-        self.given_up = Some(GivenUp { to: conn, catalog, owed, bounds });
+        self.given_up = Some(GivenUp { to: conn, catalog, lose, bounds });
         Ok(found)
     }
 
@@ -328,11 +328,13 @@ impl Walk {
         let end = self.journal.appended();
         // Clients may have written until the gate closed.
         let owed = self.mirror.handle().owed().await.map_err(|error| refused(&error))?;
-        let Some(given_up) = &mut self.given_up else { return Err(Error::Refused("nothing was prepared".into())) };
-        given_up.owed = owed;
+        let Some(given_up) = &self.given_up else { return Err(Error::Refused("nothing was prepared".into())) };
+        if owed.len() as u64 > given_up.lose {
+            return Err(Error::Refused(format!("{} keys are owed by now, more than may be lost", owed.len())));
+        }
         let catalog = &given_up.catalog;
-        self.lost.add(&given_up.owed, |table| name_of(catalog, table)).await.map_err(|error| refused(&error))?;
-        let tables: BTreeSet<TableId> = given_up.owed.iter().map(|(table, _)| *table).collect();
+        self.lost.add(&owed, |table| name_of(catalog, table)).await.map_err(|error| refused(&error))?;
+        let tables: BTreeSet<TableId> = owed.iter().map(|(table, _)| *table).collect();
         for table in tables.into_iter().filter(|table| *table != TableId::NONE) {
             let dirty = self.mirror.handle().dirty();
             dirty.mark(table, Reason::Lost, end).await.map_err(|error| refused(&error))?;
