@@ -11,10 +11,11 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ::tandem::sandbox::{Postgres, Stop};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::support::control::Control;
 use crate::support::load::Load;

@@ -355,6 +355,15 @@ async fn the_old_primary_refuses_late_writers_but_not_tandem_and_forgets_nothing
 }
 
 #[tokio::test]
+async fn a_connection_whose_process_vanished_without_a_word_holds_up_no_switch() {
+    let (origin, _target) = pair();
+    // As its server sees it: open, and silent.
+    let mut vanished = hand(&origin).await;
+    switch::alone(&mut hand(&origin).await).await.expect("it is ended");
+    assert!(vanished.simple("SELECT 1").await.is_err());
+}
+
+#[tokio::test]
 async fn an_operators_own_setting_is_kept_behind_the_barrier() {
     let (origin, _) = pair();
     let setting = "SELECT unnest(setconfig) FROM pg_db_role_setting";

@@ -105,12 +105,15 @@ pub async fn connect(server: &ServerConfig, bounds: Bounds) -> Result<Client, cl
 }
 
 /// Resolves when no other connection of a switch is at work in this database: what an earlier attempt, or a process that
-/// died, had sent is over then. Such a connection ends with its statement ([`Bounds`]), for nobody listens any more.
+/// died, had sent is over then. Such a connection ends with its statement ([`Bounds`]), for nobody listens any more; only
+/// one whose machine or network vanished without a word stays, idle, until the server notices hours later. It is ended.
 pub async fn alone(conn: &mut Client) -> Result<(), client::Error> {
     let others = format!(
-        "SELECT 1 FROM pg_catalog.pg_stat_activity WHERE usename = CURRENT_USER \
+        "SELECT CASE WHEN state = 'idle' AND state_change < pg_catalog.clock_timestamp() - interval '{VANISHED}' \
+         THEN pg_catalog.pg_terminate_backend(pid) END \
+         FROM pg_catalog.pg_stat_activity WHERE usename = CURRENT_USER \
          AND application_name = '{APPLICATION_NAME}' AND datname = pg_catalog.current_database() \
-         AND pid <> pg_catalog.pg_backend_pid() LIMIT 1"
+         AND pid <> pg_catalog.pg_backend_pid()"
     );
     while !conn.simple(&others).await?.is_empty() {
         tokio::time::sleep(POLL).await;
@@ -120,6 +123,8 @@ pub async fn alone(conn: &mut Client) -> Result<(), client::Error> {
 
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(20);
+/// Idle for so long, and nobody hung up: the server would have read what was sent, or the end.
+const VANISHED: &str = "1 second";
 
 /// The schema of what must be remembered, made where it is missing. `IF NOT EXISTS` asks for the right to make it even
 /// where it is there.
