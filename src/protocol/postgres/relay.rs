@@ -308,7 +308,8 @@ where
         if matches!(self.server, Place::Away(_)) {
             return self.away(cx, scratch);
         }
-        if let Some(to) = self.session.must_move() {
+        // The rest of a message that the old server began comes first.
+        if let Some(to) = self.session.must_move().filter(|_| self.from_server.is_empty()) {
             return Ok(self.depart(|beyond, server, luggage| beyond.relocate(server, to, luggage)));
         }
         let mut moved = self.drive(cx, scratch)?;

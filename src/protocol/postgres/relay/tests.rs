@@ -285,3 +285,76 @@ async fn a_stop_waits_for_the_unit_and_says_goodbye() {
     assert!(String::from_utf8_lossy(&kinds[2].1).contains("\0C57P01\0"));
     peers.ended().await;
 }
+
+/// The other side: a server that waits for its session.
+#[derive(Clone, Default)]
+struct Elsewhere(std::sync::Arc<std::sync::Mutex<Option<DuplexStream>>>);
+
+impl Beyond<DuplexStream> for Elsewhere {
+    fn cancel(&mut self) {}
+
+    fn register(&self, _: &Waker) {}
+
+    fn heed(&mut self, _: Rest) -> Heed {
+        Heed::Nothing
+    }
+
+    fn look(&mut self, server: DuplexStream) -> Detour<DuplexStream> {
+        Box::pin(async move { Ok(Arrived::back(server)) })
+    }
+
+    fn open(&mut self, _: Luggage) {}
+
+    fn relocate(&mut self, _: DuplexStream, _: Side, _: Luggage) -> Detour<DuplexStream> {
+        let server = self.0.lock().expect("no test panics with it").take().expect("it moves once");
+        Box::pin(async move { Ok(Arrived { pid: Some(9), ..Arrived::back(server) }) })
+    }
+}
+
+fn notification(payload: &str) -> BytesMut {
+    let mut out = BytesMut::new();
+    wire::message(&mut out, back::NOTIFICATION_RESPONSE, |b| {
+        b.extend_from_slice(&[0; 4]);
+        wire::cstr(b, b"news");
+        wire::cstr(b, payload.as_bytes());
+    });
+    out
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_moves_with_its_next_unit_and_behind_what_the_old_server_began_to_say() {
+    use crate::cutover::gate::Route;
+    use crate::protocol::postgres::client::{Endpoint, Host};
+    use crate::protocol::postgres::moving::sessions::{Card, Home, Who};
+
+    let ((mut client, theirs), (ours, mut old), (there, mut new)) = (duplex(PIPE), duplex(PIPE), duplex(PIPE));
+    let shared = shared();
+    let endpoint = Endpoint { host: Host::Tcp("a".into()), port: 1 };
+    let home = Home { side: Side::Origin, endpoint, key: Vec::new() };
+    let card = Card::new(Who::default(), Box::default(), "UTF8".into(), (false, false), 7, home);
+    let mut session = Session::new(shared.clone(), 7);
+    session.belongs_to(Side::Origin, std::sync::Arc::new(card));
+    let elsewhere = Elsewhere(std::sync::Arc::new(std::sync::Mutex::new(Some(there))));
+    let relay = Box::new(Relay::new(theirs, ours, session, elsewhere, CancellationToken::new()));
+    let relay = tokio::spawn(relay.run());
+
+    shared.gate.close();
+    let told = notification("last words");
+    old.write_all(&told[..7]).await.expect("the beginning of a message");
+    client.write_all(&query("SELECT 1")).await.expect("held");
+    tokio::task::yield_now().await;
+    shared.gate.open(Route { primary: Side::Target, mirror: true, epoch: 2 });
+    tokio::task::yield_now().await;
+    old.write_all(&told[7..]).await.expect("the rest of it");
+    assert_eq!(message(&mut client).await.0, back::NOTIFICATION_RESPONSE);
+    assert_eq!(message(&mut new).await.0, front::QUERY);
+    new.write_all(&answer("SELECT 1")).await.expect("answered");
+    assert_eq!(message(&mut client).await.0, back::COMMAND_COMPLETE);
+    assert_eq!(message(&mut client).await.0, back::READY_FOR_QUERY);
+    assert!(rest_of(&mut old).await.is_empty(), "nothing of the unit went there");
+    drop(client);
+    assert_eq!(message(&mut new).await.0, front::TERMINATE);
+    drop(new);
+    timeout(LONG, relay).await.expect("it ends").expect("it does not panic");
+    assert_eq!(shared.gate.inside(), 0);
+}
