@@ -118,3 +118,66 @@ impl<C: Copier + 'static> Turning<C> {
         self.running = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::mirror::state::Phase;
+    use crate::mirror::state::copier::{Gone, Owed, Paid, Snapshot};
+    use crate::record::Backend;
+
+    /// Counts how often it was opened.
+    struct Opens(Arc<AtomicU64>);
+
+    impl Copier for Opens {
+        async fn open(&mut self) -> Result<Standing, copier::Error> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Ok(Standing { life: 1, payments: 0 })
+        }
+
+        async fn gone<'a>(&'a mut self, _: &'a [Backend], _: &'a [Box<[u8]>]) -> Result<Gone, copier::Error> {
+            Ok(Gone::default())
+        }
+
+        async fn snapshot(&mut self) -> Result<Snapshot, copier::Error> {
+            Ok(Snapshot { written: 0, flushed: 0 })
+        }
+
+        async fn pay<'a>(&'a mut self, _: &'a Owed) -> Result<Paid, copier::Error> {
+            panic!("nothing is owed");
+        }
+
+        async fn release(&mut self) -> Result<(), copier::Error> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn one_engine_at_a_time_and_hands_opened_ahead_are_opened_once() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let opens = [Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0))];
+        let counted = opens.clone();
+        let make = Box::new(move |primary| Opens(counted[usize::from(primary == Side::Target)].clone()));
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let both = (stop.clone(), tasks.clone());
+        let turning = Turning::in_dir(dir.path(), Config::default(), Journal::in_memory(), make, both);
+        let mut turning = turning.expect("files load");
+        let mut status = turning.handle().watch();
+
+        turning.start(Side::Origin, Lsn::default()).await.expect("starts");
+        status.wait_for(|status| status.phase == Phase::Idle).await.expect("it runs");
+        turning.open_ahead(Side::Target).await.expect("opens");
+        turning.start(Side::Target, Lsn::default()).await.expect("turns");
+        status.wait_for(|status| status.phase == Phase::Idle).await.expect("it runs");
+        assert_eq!(turning.primary(), Some(Side::Target));
+        assert_eq!(opens.map(|opens| opens.load(Ordering::Relaxed)), [1, 1]);
+
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+        assert_eq!(turning.handle().status().phase, Phase::Stopped);
+    }
+}
