@@ -29,6 +29,8 @@ const CLIENTS: u32 = 4;
 const UNITS: u64 = 40;
 /// How long the switches that are struck may hold clients, in milliseconds.
 const MAX_HOLD_MS: u64 = 2_000;
+/// How long tandem hangs.
+const HANG: Duration = Duration::from_millis(MAX_HOLD_MS + 300);
 /// Between two looks at the log.
 const LOOK: Duration = Duration::from_micros(40);
 /// Between two questions for the switch.
@@ -59,7 +61,9 @@ enum Blow {
     Kill { late: bool },
     /// SIGKILL, and again while the next process begins.
     KillTwice,
-    /// SIGSTOP, until the walk is over.
+    /// SIGKILL of a server and of tandem, as when a machine goes down with both.
+    KillWithTandem,
+    /// SIGSTOP: a server until the walk is over, tandem for longer than it may hold clients.
     Hang,
     /// SIGTERM.
     Terminate,
@@ -93,6 +97,15 @@ struct Aim {
     phase: &'static str,
     /// After the phase began.
     delay: Duration,
+}
+
+impl Aim {
+    fn ends_tandem(self) -> bool {
+        match self.victim {
+            Victim::Tandem => self.blow != Blow::Hang,
+            _ => self.blow == Blow::KillWithTandem,
+        }
+    }
 }
 
 /// The phases in which a blow began and ended.
@@ -249,15 +262,25 @@ impl Game {
             let began = watch.look().to_owned();
             match (aim.victim, aim.blow) {
                 (Victim::Tandem, Blow::Terminate) => {
-                    assert_eq!(stage.tandem.terminate(), Some(0), "{}", stage.tandem.log())
+                    assert_eq!(stage.tandem.terminate(), Some(0), "{}", stage.tandem.log());
+                }
+                (Victim::Tandem, Blow::Hang) => {
+                    stage.tandem.freeze();
+                    std::thread::sleep(HANG);
+                    stage.tandem.thaw();
                 }
                 (Victim::Tandem, _) => stage.tandem.kill(),
                 (victim, Blow::Hang) => victim.server(stage).freeze(),
-                (victim, _) => victim.server(stage).stop(Stop::Kill).expect("it dies"),
+                (victim, blow) => {
+                    if blow == Blow::KillWithTandem {
+                        stage.tandem.kill();
+                    }
+                    victim.server(stage).stop(Stop::Kill).expect("it dies");
+                }
             }
             let ended = watch.look().to_owned();
             // Who is dead logs no more: that is where it died.
-            [if aim.victim == Victim::Tandem && aim.blow != Blow::Terminate { ended.clone() } else { began }, ended]
+            [if aim.ends_tandem() && aim.blow != Blow::Terminate { ended.clone() } else { began }, ended]
         });
         *self.coverage.entry((aim.victim, hit[0].clone(), aim.to)).or_default() += 1;
         asked.await.expect("no panics in it");
@@ -267,29 +290,29 @@ impl Game {
     /// What was killed is started. What the file says is what becomes of it.
     async fn come_back(&mut self, aim: Aim, before: &Control, hit: &Hit) {
         let stage = &mut self.stage;
+        let stored = Control::of_file(&stage.tandem).cleared();
         if aim.victim != Victim::Tandem {
-            if aim.blow != (Blow::Kill { late: false }) {
+            if [Blow::Hang, Blow::Kill { late: true }].contains(&aim.blow) {
                 walk_over(stage).await;
             }
             let server = aim.victim.server(stage);
-            if aim.blow == Blow::Hang {
-                return server.thaw();
+            match aim.blow {
+                Blow::Hang => server.thaw(),
+                _ => tokio::task::block_in_place(|| server.start()).expect("it comes back"),
             }
-            return tokio::task::block_in_place(|| server.start()).expect("it comes back");
         }
-        let stored = Control::of_file(&stage.tandem).cleared();
-        assert!(
-            rank(&hit[1]) >= rank("flipping") || stored == before.cleared(),
-            "{aim:?} {hit:?} flipped early\n{}",
-            stage.tandem.log()
-        );
+        if !aim.ends_tandem() {
+            return walk_over(stage).await;
+        }
+        let what = || format!("{aim:?} {hit:?}: {before:?} became {stored:?}");
+        assert!(rank(&hit[1]) >= rank("flipping") || stored == before.cleared(), "{}", what());
         if aim.blow == Blow::KillTwice {
             stage.tandem.spawn();
             std::thread::sleep(Duration::from_micros(self.dice.below(150_000)));
             stage.tandem.kill();
         }
         stage.tandem.launch().await;
-        assert_eq!(Control::of_file(&stage.tandem).cleared(), stored, "{aim:?} {hit:?}\n{}", stage.tandem.log());
+        assert_eq!(Control::of_file(&stage.tandem).cleared(), stored, "{}\n{}", what(), stage.tandem.log());
     }
 
     /// The outcome, when nothing is left to do.
@@ -307,10 +330,12 @@ impl Game {
         let last = &client.get("/v1/switch").await.expect("it answers")["last"];
         if !last.is_null() {
             assert_eq!(last["end"] == "switched", flipped, "{last:#} {}", what());
-            assert!(last["held_us"].as_u64() <= Some(1_000 * MAX_HOLD_MS), "{last:#} {}", what());
+            let hung = aim.victim == Victim::Tandem && aim.blow == Blow::Hang;
+            assert!(hung || last["held_us"].as_u64() <= Some(1_000 * MAX_HOLD_MS), "{last:#} {}", what());
         }
         let unfinished = |phase: &String| ["draining", "applying", "verifying"].contains(&&**phase);
-        assert!(aim.blow != Blow::Hang || !flipped || !hit.iter().all(unfinished), "{}", what());
+        let hung = aim.blow == Blow::Hang && aim.victim != Victim::Tandem;
+        assert!(!hung || !flipped || !hit.iter().all(unfinished), "{}", what());
         after
     }
 
@@ -378,15 +403,20 @@ fn next(game: &mut Game, number: usize, blow: impl Fn(&mut Dice, Victim) -> Blow
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_killed_in_whatever_phase_the_control_file_says_who_answers_and_nothing_is_lost() {
-    let kill = |dice: &mut Dice, victim| match (dice.below(2) == 0, victim) {
-        (true, Victim::Tandem) => Blow::KillTwice,
-        (late, _) => Blow::Kill { late },
+    let kill = |dice: &mut Dice, victim| match (victim, dice.below(4)) {
+        (Victim::Tandem, 0 | 1) => Blow::KillTwice,
+        (Victim::Tandem, _) => Blow::Kill { late: false },
+        (_, 0) => Blow::KillWithTandem,
+        (_, die) => Blow::Kill { late: die == 1 },
     };
     Game::new(1).await.play(rounds(6), |game, number| next(game, number, kill)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_hangs_in_whatever_phase_clients_are_held_no_longer_than_allowed_and_nothing_is_lost() {
-    let hang = |_: &mut Dice, victim| if victim == Victim::Tandem { Blow::Terminate } else { Blow::Hang };
+async fn whoever_hangs_or_is_stopped_in_whatever_phase_no_server_holds_clients_for_longer_and_nothing_is_lost() {
+    let hang = |dice: &mut Dice, victim| match victim {
+        Victim::Tandem if dice.below(2) == 0 => Blow::Terminate,
+        _ => Blow::Hang,
+    };
     Game::new(2).await.play(rounds(3), |game, number| next(game, number, hang)).await;
 }

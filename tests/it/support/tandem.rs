@@ -73,10 +73,24 @@ impl Tandem {
 
     /// SIGTERM; the exit code.
     pub(crate) fn terminate(&mut self) -> Option<i32> {
-        let mut child = self.child.take()?;
-        let sent = Command::new("kill").arg(child.id().to_string()).status().expect("kill runs");
+        self.signal("TERM");
+        self.ended()
+    }
+
+    /// SIGSTOP: connections stay, nothing answers.
+    pub(crate) fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    /// SIGCONT.
+    pub(crate) fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let Some(child) = &self.child else { return };
+        let sent = Command::new("kill").args(["-s", name, &child.id().to_string()]).status().expect("kill runs");
         assert!(sent.success());
-        child.wait().expect("it is ours").code()
     }
 
     /// Wait until it ends by itself; the exit code. Blocks.
