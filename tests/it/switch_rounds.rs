@@ -7,14 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use ::tandem::sandbox::{Options, Sandbox, binaries};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdin};
 use tokio::task::JoinHandle;
 
-use crate::journeys::{java, node, python};
+use crate::journeys::{PASSWORD, java, node, python};
 use crate::support::stage::Stage;
-use crate::support::{load, rows};
+use crate::support::tandem::Tandem;
+use crate::support::{load, rows, server_with, sql};
 
 /// Beside the tables of the Rust load: rows with numbers of the server's, rows that only grow, rows that everybody writes.
 const SCHEMA: &str = "
@@ -24,8 +26,15 @@ CREATE TABLE accounts (id int PRIMARY KEY, balance bigint NOT NULL, moves bigint
 INSERT INTO accounts SELECT id, 0, 0 FROM generate_series(0, 7) AS g (id);";
 const TABLES: &[&str] = &["entries", "versions", "accounts"];
 
+/// The programs log in as this user, by SCRAM: tandem sees no password of theirs, and has it from a file for the day on which
+/// their sessions move.
+const USER: &str = "app";
+const ROLE: &str = "CREATE ROLE app LOGIN PASSWORD 'open sesame'; GRANT ALL ON ALL TABLES IN SCHEMA public TO app;
+GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO app;";
+const HBA: &str = "local all all trust\nhost all postgres all trust\nhost all all all scram-sha-256\n";
+
 /// Workers of each program, and connections of its pool.
-const WORKERS: usize = 4;
+const WORKERS: usize = 3;
 /// Units of each program between two switches, at least.
 const UNITS: u64 = 20;
 /// A program that makes no progress for so long is hindered.
@@ -49,7 +58,8 @@ impl Program {
     fn start(name: &'static str, mut command: Command, stage: &Stage) -> Program {
         command.arg(WORKERS.to_string()).env("PGPORT", stage.tandem.port.to_string()).envs([
             ("PGHOST", "127.0.0.1"),
-            ("PGUSER", "postgres"),
+            ("PGUSER", USER),
+            ("PGPASSWORD", PASSWORD),
             ("PGDATABASE", "postgres"),
             ("PGSSLMODE", "disable"),
         ]);
@@ -104,6 +114,21 @@ impl Program {
         assert_eq!(ledger["wrong"], clean, "{}\n{complaints}\n{}", self.name, stage.tandem.log());
         ledger
     }
+}
+
+/// Two servers, tandem, and the user's password where tandem finds it.
+async fn stage(files: &Sandbox) -> Stage {
+    let (old, new) = binaries::oldest_and_newest().expect("PostgreSQL is installed");
+    let options = Options { hba: Some(HBA.to_owned()), ..Options::default() };
+    let (origin, target) = (server_with("origin", &old, &options), server_with("target", &new, &options));
+    for server in [&origin, &target] {
+        sql(&server.url("postgres"), &format!("{}{SCHEMA}{ROLE}", load::SCHEMA)).await;
+    }
+    let file = files.dir().join("password");
+    std::fs::write(&file, PASSWORD).expect("written");
+    let users = format!("[[users]]\nname = \"{USER}\"\npassword_file = \"{}\"\n", file.display());
+    let tandem = Tandem::start(&origin.url("postgres"), &target.url("postgres"), &users).await;
+    Stage { tandem, origin, target }
 }
 
 fn programs(stage: &Stage) -> Vec<Program> {
@@ -174,7 +199,8 @@ fn percentile(sorted: &[u64], percent: usize) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pools_of_five_drivers_do_not_notice_switches_there_and_back_promises_9_and_10() {
-    let stage = Stage::new(&format!("{}{SCHEMA}", load::SCHEMA), "", &[]).await;
+    let files = Sandbox::new(false).expect("a temp folder");
+    let stage = stage(&files).await;
     let programs = programs(&stage);
     let rust = stage.load(WORKERS as u32);
     let mut held = Vec::new();

@@ -43,7 +43,7 @@ const ROWS: u64 = 12;
 /// Clients at work.
 pub(crate) struct Load {
     shared: Arc<Shared>,
-    clients: Vec<JoinHandle<Memory>>,
+    clients: Vec<JoinHandle<Writer>>,
 }
 
 struct Shared {
@@ -63,6 +63,8 @@ pub(crate) struct Done {
     pub(crate) lost: u64,
     /// Errors that the server, or tandem, gave for another reason than its own end.
     pub(crate) refused: Vec<String>,
+    /// Reads that were older than what was acknowledged before.
+    pub(crate) stale: Vec<String>,
 }
 
 /// Errors, sorted.
@@ -119,17 +121,20 @@ impl Load {
     /// Clients finish the unit that they are at.
     pub(crate) async fn stop(self) -> Done {
         self.shared.stop.store(true, Relaxed);
-        let mut memory = Memory::default();
+        let (mut memory, mut stale) = (Memory::default(), Vec::new());
         for client in self.clients {
-            memory.merge(client.await.expect("a client does not panic"));
+            let writer = client.await.expect("a client does not panic");
+            memory.merge(writer.memory);
+            stale.extend(writer.stale);
         }
         let (lost, refused) = self.shared.errors.take();
-        Done { memory, acked: self.shared.acked.load(Relaxed), lost, refused }
+        Done { memory, acked: self.shared.acked.load(Relaxed), lost, refused, stale }
     }
 }
 
-async fn client(shared: Arc<Shared>, number: u32) -> Memory {
-    let mut writer = Writer { number, dice: Dice(u64::from(number) + 1), memory: Memory::default(), next: 0 };
+async fn client(shared: Arc<Shared>, number: u32) -> Writer {
+    let mut writer =
+        Writer { number, dice: Dice(u64::from(number) + 1), memory: Memory::default(), next: 0, stale: Vec::new() };
     while !shared.stop.load(Relaxed) {
         if let Ok((client, connection)) = tokio_postgres::connect(&shared.url, NoTls).await {
             tokio::spawn(connection);
@@ -137,7 +142,7 @@ async fn client(shared: Arc<Shared>, number: u32) -> Memory {
         }
         tokio::time::sleep(RECONNECT).await;
     }
-    writer.memory
+    writer
 }
 
 impl Shared {
@@ -161,6 +166,8 @@ struct Writer {
     dice: Dice,
     memory: Memory,
     next: u64,
+    /// Reads that were older than what was acknowledged.
+    stale: Vec<String>,
 }
 
 type Answer = Result<(), Error>;
@@ -168,7 +175,7 @@ type Answer = Result<(), Error>;
 impl Writer {
     async fn unit(&mut self, client: &Client, effects: &mut Vec<Effect>) -> Answer {
         self.next += 1;
-        match self.dice.below(12) {
+        match self.dice.below(13) {
             0 | 1 => self.note(client, effects).await,
             2 => self.gone_note(client, effects).await,
             3 => self.renamed_note(client, effects).await,
@@ -179,6 +186,7 @@ impl Writer {
             8 => self.bump(client, effects).await,
             9 => self.give_up(client).await,
             10 => self.in_part(client, effects).await,
+            11 => self.look(client).await,
             _ => self.everything(client, effects).await,
         }
     }
@@ -291,6 +299,21 @@ impl Writer {
         let id = 1 + self.dice.below(3) as i32;
         effects.push(Effect::Bump(id));
         client.execute("UPDATE hot SET n = n + 1, at = clock_timestamp() WHERE id = $1", &[&id]).await.map(drop)
+    }
+
+    /// What was acknowledged is read again.
+    async fn look(&mut self, client: &Client) -> Answer {
+        let name = self.some_note();
+        if !self.memory.has("notes", &name) {
+            return Ok(());
+        }
+        let known = self.memory.version("notes", &name).map(|version| version as i64);
+        let row = client.query_opt("SELECT version FROM notes WHERE name = $1", &[&name]).await?;
+        let read: Option<i64> = row.map(|row| row.get(0));
+        if read != known {
+            self.stale.push(format!("a note is {read:?}, its writer was told {known:?}"));
+        }
+        Ok(())
     }
 
     /// Nothing of it may ever be seen.

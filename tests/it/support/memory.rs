@@ -58,6 +58,11 @@ impl Memory {
         self.rows.get(&(table, key.to_owned())).is_some_and(|row| row.acked.is_some() && row.doubts.is_empty())
     }
 
+    /// Its version, as acknowledged.
+    pub(crate) fn version(&self, table: &'static str, key: &str) -> State {
+        self.rows.get(&(table, key.to_owned())).and_then(|row| row.acked)
+    }
+
     /// All that another client knows, too.
     pub(crate) fn merge(&mut self, other: Memory) {
         self.rows.extend(other.rows);

@@ -106,7 +106,7 @@ impl Stage {
 
     /// Both sides are equal, and have what the clients were told.
     pub(crate) async fn assert_kept(&self, done: &Done) {
-        assert_eq!(done.refused, Vec::<String>::new(), "{}", self.tandem.log());
+        assert_eq!((&done.refused, &done.stale), (&Vec::new(), &Vec::new()), "{}", self.tandem.log());
         self.assert_equal(load::TABLES).await;
         for (side, server) in [("origin", &self.origin), ("target", &self.target)] {
             done.memory.assert_kept(side, &server.url("postgres"), load::OWNED).await;

@@ -89,6 +89,7 @@ public class Load {
         source.setPortNumbers(new int[] {Integer.parseInt(System.getenv("PGPORT"))});
         source.setDatabaseName(System.getenv("PGDATABASE"));
         source.setUser(System.getenv("PGUSER"));
+        source.setPassword(System.getenv("PGPASSWORD"));
         source.setSslMode("disable");
         return source;
     }
