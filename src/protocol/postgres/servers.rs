@@ -17,7 +17,7 @@ use super::shared::Schema;
 pub(super) struct Servers {
     origin: Arc<ServerConfig>,
     target: Arc<ServerConfig>,
-    /// Passwords by name ([[users]]); a name without one may need none.
+    /// Passwords by name, of the section `users`; a name without one may need none.
     users: HashMap<String, Option<String>>,
 }
 
