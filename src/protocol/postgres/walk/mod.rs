@@ -29,7 +29,7 @@ use crate::cutover::steps::{Compared, Error, Steps};
 use crate::cutover::store::Control;
 use crate::journal::{Journal, Lsn};
 use crate::mirror::durable;
-use crate::mirror::state::{Phase, Status, Turning};
+use crate::mirror::state::{Phase, Status, Turning, copier};
 use crate::record::{Reason, Side, TableId};
 
 use super::catalog::{Catalog, load};
@@ -47,6 +47,9 @@ use super::{bypass, servers::Servers};
 const SESSIONS_READY: Duration = Duration::from_secs(20);
 /// How long a mirror that connects is waited for.
 const MIRROR_OPEN: Duration = Duration::from_secs(5);
+/// How long the lock of the mirror back may be held by what is ending.
+const LOCK_GONE: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_millis(20);
 /// Whoever is in the way of the fence for so long is terminated, where the configuration says so.
 const GRACE: Duration = Duration::from_millis(200);
 /// Keys of the rows written last that are compared while clients are held.
@@ -204,9 +207,7 @@ impl Walk {
         found.extend(reverse::prove(from, self.server(from), self.server(to), bounds).await?);
         self.ahead = Some(self.open(conn, to, bounds).await?);
         found.extend(self.session_findings(to).await);
-        if let Err(error) = self.mirror.open_ahead(to).await {
-            return Err(Error::Refused(format!("the mirror back cannot be opened: {error}")));
-        }
+        self.open_back(to).await?;
         // The less is owed at the fence, the shorter clients wait.
         self.mirror.handle().hurry();
         Ok(found)
@@ -222,6 +223,18 @@ impl Walk {
         let dirty = handle.dirty().list().into_iter().map(|dirty| dirty.table).collect();
         let parked = handle.parked().len();
         Ok(Ahead { from: from_conn, to: to_conn, comparison, catalog, epoch, dirty, parked, triggers, bounds })
+    }
+
+    /// Open the mirror back. What held its lock a moment ago (the proof of the way back, a dry run) may not be gone yet.
+    async fn open_back(&mut self, to: Side) -> Result<(), Error> {
+        let began = tokio::time::Instant::now();
+        loop {
+            match self.mirror.open_ahead(to).await {
+                Ok(()) => return Ok(()),
+                Err(copier::Error::Fenced(_)) if began.elapsed() < LOCK_GONE => tokio::time::sleep(AGAIN).await,
+                Err(error) => return Err(Error::Refused(format!("the mirror back cannot be opened: {error}"))),
+            }
+        }
     }
 
     fn mirror_findings(&self) -> Vec<Finding> {
