@@ -163,7 +163,8 @@ sections! {
         /// Clients are held no longer: past it the switch ends by itself, and they go on as before.
         max_hold: Duration = Is("5s");
         /// A session that cannot be moved (temporary tables, held cursors, session advisory locks, ..): refuse (the
-        /// switch names it) or close (between two transactions, with an error that pools understand).
+        /// switch names it), wait (for up to a minute before clients are held, then refuse) or close (between two
+        /// transactions, with an error that pools understand).
         immovable: Immovable = Is("refuse");
         /// After a switch the old primary takes no writes past tandem (read_only), or they are only noticed (watch).
         old_primary: OldPrimary = Is("read_only");

@@ -282,6 +282,8 @@ words! {
     Immovable {
         /// It is refused, and says which session.
         Refuse = "refuse",
+        /// It waits before clients are held, for up to a minute; then it is refused.
+        Wait = "wait",
         /// Closes the session between two transactions, with an error after which pools connect again.
         Close = "close",
     }

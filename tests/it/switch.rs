@@ -287,3 +287,17 @@ async fn a_primary_that_is_gone_for_good_is_given_up() {
     let list = std::fs::read_to_string(stage.tandem.dir().join("tandem-data/switch-lost")).expect("it is kept");
     assert!(list.contains("acc"), "{list}");
 }
+
+#[tokio::test]
+async fn a_session_that_cannot_move_yet_is_waited_for() {
+    let stage = Stage::new(SCHEMA, "[cutover]\nimmovable = \"wait\"\n", &[]).await;
+    let pinned = connect(&stage.url()).await;
+    pinned.batch_execute("CREATE TEMP TABLE mine (id int)").await.expect("made");
+    let (ended, ()) = tokio::join!(stage.switch("target"), async {
+        stage.tandem.status_is("preparing", |status| status["switch"]["phase"] == "preparing").await;
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        pinned.batch_execute("DROP TABLE mine").await.expect("clients go on");
+    });
+    assert_eq!(ended["end"], "switched", "{ended:#}\n{}", stage.tandem.log());
+    assert_eq!(one(&pinned, "SELECT inet_server_port()").await, stage.target.port().to_string());
+}

@@ -59,7 +59,9 @@ impl Ties {
             return Heed::Nothing;
         }
         let clean = self.card.traces() == Traces::NONE;
-        if !clean && rest != Rest::Busy {
+        // What pinned it may be gone by a statement that leaves no trace, such as a DROP.
+        let pinned = !self.card.moving().state.pins.is_empty() && self.looked != number;
+        if (!clean || pinned) && rest != Rest::Busy {
             self.looked = number;
             return Heed::Look;
         }

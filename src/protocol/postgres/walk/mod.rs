@@ -47,6 +47,9 @@ use super::{bypass, servers::Servers};
 const SESSIONS_READY: Duration = Duration::from_secs(20);
 /// How long a mirror that connects is waited for.
 const MIRROR_OPEN: Duration = Duration::from_secs(5);
+/// How long sessions that cannot move are waited for, where the configuration says so, and how often they are looked at.
+const PINNED_MAX: Duration = Duration::from_secs(60);
+const PINNED_LOOK: Duration = Duration::from_millis(200);
 /// How long the lock of the mirror back may be held by what is ending.
 const LOCK_GONE: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(20);
@@ -285,6 +288,9 @@ impl Walk {
         let called = sessions.call(Call::Prepare(to));
         let ready = sessions.wait(sessions.all(), |moving| moving.has_answered(called.number));
         let _ = timeout(SESSIONS_READY, ready).await;
+        if self.cutover.immovable == Immovable::Wait {
+            let _ = timeout(PINNED_MAX, self.pinned_are_gone(to)).await;
+        }
         let (mut found, mut elsewhere) = (Vec::new(), 0);
         for card in sessions.all() {
             if card.stays {
@@ -300,12 +306,28 @@ impl Walk {
         summed(found)
     }
 
+    /// Resolves when no session holds what no other server can be given. Clients go on meanwhile.
+    async fn pinned_are_gone(&self, to: Side) {
+        let sessions = &self.shared.sessions;
+        let is_pinned = |card: &Arc<Card>| !card.stays && !card.pins().is_empty();
+        loop {
+            let pinned: Vec<_> = sessions.all().into_iter().filter(is_pinned).collect();
+            if pinned.is_empty() {
+                return;
+            }
+            tokio::time::sleep(PINNED_LOOK).await;
+            let called = sessions.call_only(Call::Look(to), &pinned);
+            let looked = sessions.wait(pinned, |moving| moving.was_looked_at(called.number));
+            let _ = timeout(PINNED_LOOK, looked).await;
+        }
+    }
+
     fn of_session(&self, card: &Card, number: u64) -> Option<Finding> {
         let found = |rule, object| Some(Finding { rule, side: None, object });
         let pins = card.pins();
         if !pins.is_empty() {
             let rule = match self.cutover.immovable {
-                Immovable::Refuse => rules::SESSION_IMMOVABLE,
+                Immovable::Refuse | Immovable::Wait => rules::SESSION_IMMOVABLE,
                 Immovable::Close => rules::SESSION_CLOSED,
             };
             return found(rule, format!("{}: {}", card.told(), pins.join(", ")));
