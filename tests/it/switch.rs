@@ -301,3 +301,30 @@ async fn a_session_that_cannot_move_yet_is_waited_for() {
     assert_eq!(ended["end"], "switched", "{ended:#}\n{}", stage.tandem.log());
     assert_eq!(one(&pinned, "SELECT inet_server_port()").await, stage.target.port().to_string());
 }
+
+/// While clients are held, new ones are let in and held too, a running statement can be cancelled, and the API answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn newcomers_are_held_and_cancels_go_through_while_clients_are_held() {
+    let stage = Stage::new(SCHEMA, "", &[]).await;
+    let slow = connect(&stage.url()).await;
+    slow.batch_execute("BEGIN; INSERT INTO acc (bal) VALUES (1)").await.expect("begun");
+    let token = slow.cancel_token();
+    let sleeping = tokio::spawn(async move {
+        let cancelled = slow.batch_execute("SELECT pg_sleep(60)").await;
+        slow.batch_execute("ROLLBACK").await.expect("it ends");
+        cancelled.expect_err("cancelled").code().map(|code| code.code().to_owned())
+    });
+    let url = stage.url();
+    let request = serde_json::json!({"to": "target", "max_hold_ms": 20_000});
+    let (ended, newcomer) = tokio::join!(stage.ask_switch(&request), async {
+        stage.tandem.status_is("draining", |status| status["switch"]["phase"] == "draining").await;
+        let newcomer = tokio::spawn(async move { one(&connect(&url).await, "SELECT inet_server_port()").await });
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        assert!(!newcomer.is_finished(), "it is held");
+        token.cancel_query(tokio_postgres::NoTls).await.expect("sent");
+        newcomer.await.expect("served")
+    });
+    assert_eq!(ended["end"], "switched", "{ended:#}\n{}", stage.tandem.log());
+    assert_eq!(newcomer, stage.target.port().to_string());
+    assert_eq!(sleeping.await.expect("ends").as_deref(), Some("57014"));
+}
