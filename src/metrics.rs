@@ -79,6 +79,8 @@ metrics! {
     CLIENTS_REFUSED_TOTAL = "tandem_clients_refused_total", Kind::Counter;
     /// Units inside the gate now.
     UNITS_INSIDE = "tandem_units_inside", Kind::Gauge;
+    /// Units that wait before the gate now.
+    UNITS_HELD = "tandem_units_held", Kind::Gauge;
     /// Bytes forwarded. Labels: wire, direction (in, out).
     FORWARDED_BYTES_TOTAL = "tandem_forwarded_bytes_total", Kind::Counter;
     /// From bytes read to bytes passed on, one read in sixteen; waits for the journal are not in it. Labels: wire, direction

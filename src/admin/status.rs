@@ -27,6 +27,8 @@ pub struct Status {
     pub epoch: u64,
     /// Units inside the gate now.
     pub units_inside: u64,
+    /// Units that wait before the gate now.
+    pub units_held: u64,
     /// Seconds since the start.
     pub uptime_s: u64,
     /// `None`: mirroring is off.
@@ -174,6 +176,7 @@ impl Status {
             primary: route.primary.to_string(),
             epoch: route.epoch,
             units_inside: state.gate.inside(),
+            units_held: state.gate.held(),
             uptime_s: state.started.elapsed().as_secs(),
             switch,
             journal: state.journal.as_ref().map(JournalStatus::of),
@@ -184,6 +187,7 @@ impl Status {
     /// Set the gauges that are read from handles rather than counted where things happen.
     pub(super) fn record(&self) {
         metrics::UNITS_INSIDE.gauge(&[]).set(self.units_inside as f64);
+        metrics::UNITS_HELD.gauge(&[]).set(self.units_held as f64);
         if let Some(journal) = &self.journal {
             metrics::JOURNAL_BYTES.gauge(&[]).set(journal.bytes as f64);
             metrics::JOURNAL_LIMIT_BYTES.gauge(&[]).set(journal.limit_bytes as f64);

@@ -45,7 +45,7 @@ const LINES: &[(&str, &[(&str, &str)])] = &[
     ("wire", &[("/wire", ""), ("/phase", "")]),
     ("primary", &[("/primary", ""), ("/epoch", " (epoch)")]),
     ("switch", &[("/switch/phase", ""), ("/switch/to", " comes"), ("/switch/last", " (the last one)")]),
-    ("units inside", &[("/units_inside", "")]),
+    ("units", &[("/units_inside", " inside"), ("/units_held", " held")]),
     (
         "journal",
         &[("/journal/appended", " appended"), ("/journal/durable", " durable"), ("/journal/bytes", " bytes on disk")],

@@ -11,7 +11,8 @@
 //! held sessions the opener is done after 0.1 ms and the last one is in after 0.5 ms, with 10 000 after 4 and 5 ms, so
 //! that any pause between them would be most of the time that they are held.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::Notify;
@@ -39,6 +40,7 @@ struct Shared {
     closed: AtomicBool,
     route: arc_swap::ArcSwap<Route>,
     slots: Mutex<Vec<Weak<SlotState>>>,
+    held: AtomicU64,
     opened: Notify,
     left: Notify,
 }
@@ -71,6 +73,7 @@ impl Gate {
                 closed: AtomicBool::new(false),
                 route: arc_swap::ArcSwap::from_pointee(route),
                 slots: Mutex::default(),
+                held: AtomicU64::new(0),
                 opened: Notify::new(),
                 left: Notify::new(),
             }),
@@ -145,6 +148,11 @@ impl Gate {
         slots.iter().filter_map(Weak::upgrade).map(|slot| slot.inside.load(SeqCst)).sum()
     }
 
+    /// How many units wait until it opens.
+    pub fn held(&self) -> u64 {
+        self.shared.held.load(Relaxed)
+    }
+
     /// Let units in again, on this route.
     pub fn open(&self, route: Route) {
         self.shared.route.store(Arc::new(route));
@@ -181,8 +189,25 @@ impl Slot {
             if let Some(pass) = self.try_enter() {
                 return pass;
             }
+            let _counted = Counted::new(&self.state.shared.held);
             opened.await;
         }
+    }
+}
+
+/// One more, as long as it lives.
+struct Counted<'a>(&'a AtomicU64);
+
+impl Counted<'_> {
+    fn new(count: &AtomicU64) -> Counted<'_> {
+        count.fetch_add(1, Relaxed);
+        Counted(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 
@@ -232,8 +257,10 @@ mod tests {
         let mut entering = Box::pin(slot.enter());
         assert!(entering.as_mut().now_or_never().is_none());
         gate.drained().await;
+        assert_eq!(gate.held(), 1);
         gate.open(Route { primary: Side::Target, mirror: true, epoch: 2 });
         assert_eq!(entering.await.route().primary, Side::Target);
+        assert_eq!(gate.held(), 0);
     }
 
     #[tokio::test]
@@ -285,6 +312,7 @@ mod tests {
         let mut entering = Box::pin(slot.enter());
         assert!(entering.as_mut().now_or_never().is_none());
         drop(entering);
+        assert_eq!(gate.held(), 0);
         drop(slot);
         gate.drained().await;
     }
