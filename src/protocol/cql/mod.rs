@@ -1,5 +1,7 @@
 //! CQL, native protocol v3, v4 and v5, as Apache Cassandra and its kin speak it.
 //!
-//! [`wire`] is bytes and nothing else: frames, segments, views of messages, the splices that a proxy makes.
+//! [`wire`] is bytes and nothing else: frames, segments, views of messages, the splices that a proxy makes. [`text`] is
+//! statements and nothing else: what they write, and what must be changed so that both sides write the same.
 
+pub mod text;
 pub mod wire;

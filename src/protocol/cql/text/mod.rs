@@ -1,0 +1,14 @@
+//! CQL as text: what a proxy must know of a statement. No I/O, no clock, no state.
+//!
+//! [`parse::parse`] looks at a text once per shape and says what it is ([`statement::Statement`]); the session caches
+//! the answer. [`schema`] joins it with a table's description: which partition, which cells, what cannot simply be
+//! sent again. [`volatile`] makes both sides get the same `now()`. [`system`] answers what drivers ask about the
+//! cluster. [`shape`] is what a log may say.
+//!
+//! Clarity before speed: what is slow here is slow once per prepared statement.
+
+pub mod expr;
+pub mod keyword;
+pub mod parse;
+pub mod statement;
+pub mod token;
