@@ -10,5 +10,6 @@
 pub mod expr;
 pub mod keyword;
 pub mod parse;
+pub mod schema;
 pub mod statement;
 pub mod token;
