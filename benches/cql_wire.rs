@@ -1,0 +1,3 @@
+//! What the CQL codec costs a frame.
+
+fn main() {}
