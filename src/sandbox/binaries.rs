@@ -30,7 +30,7 @@ pub fn installations() -> Result<Vec<Installation>, Error> {
     }
     if found.is_empty() {
         let searched = "TANDEM_PG_BIN, /usr/lib/postgresql, the cache folder, pg_config, PATH".to_owned();
-        return Err(Error::NoBinaries { searched, install: INSTALL });
+        return Err(Error::NoServer { server: "PostgreSQL", searched, install: INSTALL });
     }
     Ok(found)
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 pub mod binaries;
+pub mod cassandra;
 pub mod postgres;
 
 pub use binaries::Installation;
@@ -20,14 +21,19 @@ pub use postgres::{Options, Postgres, Stop};
 /// Why a server could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No PostgreSQL anywhere.
-    #[error("no PostgreSQL server found in {searched}; to get one: {install}")]
-    NoBinaries {
+    /// A server, or what runs it, is nowhere.
+    #[error("no {server} found in {searched}; to get one: {install}")]
+    NoServer {
+        /// What is missing.
+        server: &'static str,
         /// Where was looked.
         searched: String,
         /// The one line that helps.
         install: &'static str,
     },
+    /// Every address that was tried is in use.
+    #[error("no address of 127.0.0.0/8 is free for a Cassandra node: its ports 7000, 9041 and 9042 must be")]
+    NoAddress,
     /// A program of the server failed.
     #[error("{program} failed: {output}")]
     Failed {

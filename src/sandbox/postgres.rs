@@ -262,7 +262,7 @@ fn configure(data: &Path, sockets: &Path, options: &Options) -> Result<(), Error
 }
 
 /// Write a file that only the server may read.
-fn put(path: &Path, text: &str) -> Result<(), Error> {
+pub(super) fn put(path: &Path, text: &str) -> Result<(), Error> {
     let what = || format!("write {}", path.display());
     std::fs::write(path, text).map_err(io_error(what()))?;
     std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).map_err(io_error(what()))?;
@@ -291,7 +291,7 @@ fn is_alive(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
-fn signal(pid: u32, signal: i32) {
+pub(super) fn signal(pid: u32, signal: i32) {
     let Ok(pid) = libc::pid_t::try_from(pid) else { return };
     // SAFETY: kill takes no memory of ours; the pid is a child that was not waited for, or a child of it.
     unsafe { libc::kill(pid, signal) };

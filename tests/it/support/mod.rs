@@ -3,7 +3,9 @@
 #![allow(dead_code, reason = "each test uses what it needs")]
 
 pub(crate) mod bank;
+pub(crate) mod cassandra;
 pub(crate) mod control;
+pub(crate) mod cql;
 pub(crate) mod load;
 pub(crate) mod memory;
 pub(crate) mod raw;
