@@ -7,9 +7,12 @@
 //!
 //! Clarity before speed: what is slow here is slow once per prepared statement.
 
+pub mod edit;
 pub mod expr;
+pub mod generate;
 pub mod keyword;
 pub mod parse;
 pub mod schema;
 pub mod statement;
 pub mod token;
+pub mod volatile;

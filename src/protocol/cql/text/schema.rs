@@ -5,7 +5,7 @@
 //! statement.
 
 use super::expr::{Expr, Literal, Value};
-use super::statement::{Body, Modification, Operand, Operation, Operator, Restricted, Select, Statement, Verb};
+use super::statement::{Body, Modification, Name, Operand, Operation, Operator, Restricted, Select, Statement, Verb};
 use super::token::Span;
 
 /// A table's columns, as far as writes are concerned.
@@ -382,16 +382,25 @@ fn stranger<'s>(modification: &'s Modification, table: &Table) -> Option<&'s str
 }
 
 /// The markers that make the partition key, as a `PREPARED` answer's `pk_indexes` lists them: one per column in the
-/// key's order, or none at all. The server counts markers that are given to the column itself (not through a hint or a
-/// call), and of several the last; batches have none.
+/// key's order, or none at all. The server counts markers whose value becomes the column's (through a hint, not through
+/// a call), whatever the comparison, and of several the last; in a batch, if all of it is about one table.
 pub fn pk_indexes(statement: &Statement, table: &Table) -> Vec<usize> {
     let direct = match &statement.body {
-        Body::Modify(one) => direct_markers(one.assignments_set().chain(relations_of(&one.relations))),
         Body::Select(Select { relations, .. }) => direct_markers(relations_of(relations)),
-        _ => Vec::new(),
+        _ if statement.modifications().iter().any(|one| !is_of(one, table)) => Vec::new(),
+        _ => statement.modifications().iter().flat_map(markers_of).collect(),
     };
     let last = |column: &Column| direct.iter().rev().find(|(name, _)| *name == column.name).map(|(_, number)| *number);
     table.partition_key().map(last).collect::<Option<Vec<usize>>>().unwrap_or_default()
+}
+
+fn is_of(modification: &Modification, table: &Table) -> bool {
+    let Name { keyspace, name } = &modification.table;
+    *name == table.name && keyspace.as_ref().is_none_or(|keyspace| *keyspace == table.keyspace)
+}
+
+fn markers_of(modification: &Modification) -> Vec<(&str, usize)> {
+    direct_markers(modification.assignments_set().chain(relations_of(&modification.relations)))
 }
 
 impl Modification {
@@ -415,7 +424,11 @@ fn relations_of(relations: &[super::statement::Relation]) -> impl Iterator<Item 
 }
 
 fn direct_markers<'s>(values: impl Iterator<Item = (&'s str, &'s [Expr])>) -> Vec<(&'s str, usize)> {
-    values.flat_map(|(name, all)| all.iter().filter_map(move |value| Some((name, value.marker()?)))).collect()
+    let bound = |value: &Expr| match value.source() {
+        Source::Marker(number) => Some(number),
+        _ => None,
+    };
+    values.flat_map(|(name, all)| all.iter().filter_map(move |value| Some((name, bound(value)?)))).collect()
 }
 
 #[cfg(test)]

@@ -191,7 +191,11 @@ fn markers_of_the_partition_key_are_listed_in_its_order() {
         ("SELECT * FROM t WHERE q=? AND p=?", vec![1, 0]),
         ("UPDATE t USING TTL ? SET v=? WHERE p=? AND q=? AND c=? AND d=?", vec![2, 3]),
         ("SELECT * FROM t WHERE q=? AND p IN ?", vec![]),
-        ("SELECT * FROM t WHERE q=? AND p=(int)?", vec![]),
+        ("SELECT * FROM t WHERE q=? AND p=(int)?", vec![1, 0]),
+        ("SELECT * FROM t WHERE q=? AND p=-?", vec![]),
+        ("DELETE FROM t WHERE q IN (?,?) AND p IN (?)", vec![2, 1]),
+        ("BEGIN BATCH DELETE FROM t WHERE p=? AND q=?; DELETE FROM ks.t WHERE p=? AND q=? APPLY BATCH", vec![2, 3]),
+        ("BEGIN BATCH DELETE FROM t WHERE p=? AND q=?; DELETE FROM u WHERE p=? AND q=? APPLY BATCH", vec![]),
     ] {
         assert_eq!(pk_indexes(&parse(text.as_bytes()), &wide()), expected, "{text}");
     }
