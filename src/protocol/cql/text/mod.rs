@@ -7,12 +7,16 @@
 //!
 //! Clarity before speed: what is slow here is slow once per prepared statement.
 
+pub mod document;
 pub mod edit;
 pub mod expr;
 pub mod generate;
 pub mod keyword;
+pub mod literal;
 pub mod parse;
 pub mod schema;
+pub mod shape;
 pub mod statement;
+pub mod system;
 pub mod token;
 pub mod volatile;
