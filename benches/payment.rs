@@ -144,7 +144,7 @@ impl Bench {
     async fn pay(&mut self, owed: &Owed) -> (Duration, Duration) {
         let (began, before) = (Instant::now(), cpu());
         self.copier.snapshot().await.expect("S");
-        let paid = self.copier.pay(owed).await.expect("paid");
+        let paid = self.copier.pay(owed, false).await.expect("paid");
         assert_eq!(paid.rows, owed.keys.values().map(|keys| keys.len() as u64).sum::<u64>());
         (began.elapsed(), cpu() - before)
     }
@@ -186,7 +186,7 @@ impl Bench {
             bare.push(us(began.elapsed()));
             let (began, before) = (Instant::now(), cpu());
             self.copier.snapshot().await.expect("S");
-            self.copier.pay(&Owed::default()).await.expect("paid");
+            self.copier.pay(&Owed::default(), false).await.expect("paid");
             cycles.push(us(began.elapsed()));
             own += cpu() - before;
         }

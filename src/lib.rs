@@ -8,6 +8,7 @@
 //! nothing in the core names a protocol.
 
 pub mod admin;
+pub mod backfill;
 pub mod check;
 pub mod cli;
 pub mod config;

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Readiness};
+use crate::backfill;
 use crate::check;
 use crate::config::{self, Config, Durability, Listen, Live, Mode, Wire};
 use crate::cutover::controller::{self, Controller, Defaults};
@@ -331,6 +332,13 @@ fn engine_config(config: &Config) -> state::Config {
         retry_max: config.mirror.retry_max,
         self_repair: config.mirror.self_repair,
         pause_max: config.mirror.pause_max,
+        history: backfill::Options {
+            workers: config.backfill.workers,
+            chunk_rows: config.backfill.chunk_rows as u64,
+            hold: config.backfill.hold,
+            rate: config.backfill.rate.0,
+            max_lag: config.backfill.max_lag,
+        },
         ..state::Config::default()
     }
 }

@@ -57,7 +57,8 @@ impl fmt::Display for Side {
 
 /// A table's label: the same on both sides, in every process and after every restart, because it is derived from the
 /// qualified name alone. Whoever loads a catalog refuses two names with one label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct TableId(pub u64);
 
 impl TableId {

@@ -18,6 +18,7 @@ use crate::record::TableId;
 use crate::telemetry::Level;
 
 pub mod client;
+mod history;
 mod ledgers;
 mod routes;
 mod server;

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use super::status::Status;
-use super::{Readiness, State, ledgers, switch};
+use super::{Readiness, State, history, ledgers, switch};
 use crate::config::Secret;
 use crate::metrics;
 
@@ -29,6 +29,10 @@ pub const ROUTES: &[(&str, &[&str], bool)] = &[
     ("/v1/status", &["GET"], true),
     ("/v1/parked", &["GET", "POST"], true),
     ("/v1/dirty", &["GET", "POST"], true),
+    ("/v1/backfill", &["GET", "POST"], true),
+    ("/v1/verify", &["GET", "POST"], true),
+    ("/v1/verify/differences", &["GET"], true),
+    ("/v1/repair", &["GET", "POST"], true),
     ("/v1/switch", &["GET", "POST"], true),
     ("/v1/switch/abort", &["POST"], true),
     ("/v1/settings", &["GET", "PATCH"], true),
@@ -87,6 +91,7 @@ where
         }
         (&Method::GET, "/v1/dirty") => Ok(json(&ledgers::dirty(state)?)),
         (&Method::POST, "/v1/dirty") => Ok(json(&ledgers::act_on_dirty(state, &parse(&body(request).await?)?).await?)),
+        (_, "/v1/verify/differences") => Ok(json(&history::differences(state, has_values(&request)).await?)),
         (&Method::GET, "/v1/switch") => Ok(json(&switch::report(state)?)),
         (&Method::POST, "/v1/switch") => {
             let begun = switch::begin(state, parse(&body(request).await?)?).await?;
@@ -95,6 +100,10 @@ where
         (_, "/v1/switch/abort") => Ok(json(&switch::abort(state).await?)),
         (&Method::PATCH, "/v1/settings") => change(body(request).await?, state),
         (_, "/v1/settings") => Ok(json(&state.live.get().texts())),
+        (method, path) if let Some(kind) = history::kind(path) => match *method {
+            Method::POST => Ok(json(&history::act(state, kind, parse(&body(request).await?)?).await?)),
+            _ => Ok(json(&history::report(state, kind)?)),
+        },
         _ => Err(Refused(StatusCode::NOT_FOUND, format!("there is no {path}"))),
     }
 }

@@ -39,7 +39,7 @@ impl Copier for Silent {
         std::future::pending().await
     }
 
-    async fn pay<'a>(&'a mut self, _: &'a Owed) -> Result<Paid, copier::Error> {
+    async fn pay<'a>(&'a mut self, _: &'a Owed, _: bool) -> Result<Paid, copier::Error> {
         std::future::pending().await
     }
 

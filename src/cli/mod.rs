@@ -10,11 +10,13 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 
 use crate::admin::client;
+use crate::backfill::Kind;
 use crate::config::{self, Secret};
 
 mod check;
 mod demo;
 mod findings;
+mod history;
 mod ledgers;
 mod output;
 mod run;
@@ -41,6 +43,7 @@ Examples:
   tandem run --config proxy.toml              serve clients and mirror their writes
   tandem check --config proxy.toml            find what stands in the way, before anything runs
   tandem status --watch                       see the lag go down
+  tandem backfill start                       copy what was there before, then compare
   tandem switch target --dry-run              what would stop the other side from taking over
   tandem set mirror.on_uncaptured=refuse      change a setting of the running tandem
 
@@ -63,6 +66,15 @@ enum Command {
     /// Let the other side answer clients, without dropping one; and back.
     #[command(after_help = switch::EXAMPLES)]
     Switch(switch::Switch),
+    /// Copy rows that were there before the mirror, while clients write.
+    #[command(after_help = history::BACKFILL_EXAMPLES)]
+    Backfill(history::Backfill),
+    /// Compare both sides row by row, while clients write.
+    #[command(after_help = history::VERIFY_EXAMPLES)]
+    Verify(history::Compare),
+    /// Have the mirror copy rows that differ.
+    #[command(after_help = history::REPAIR_EXAMPLES)]
+    Repair(history::Compare),
     /// Rows that the secondary refuses: list, show, retry, discard.
     #[command(after_help = ledgers::PARKED_EXAMPLES)]
     Parked(ledgers::Parked),
@@ -154,6 +166,9 @@ pub fn main() -> ExitCode {
         Command::Demo(command) => demo::run(command, &output),
         Command::Status(command) => wait(status::run(command, &output)),
         Command::Switch(command) => wait(switch::run(command, &output)),
+        Command::Backfill(command) => wait(history::backfill(command, &output)),
+        Command::Verify(command) => wait(history::compare(Kind::Verify, command, &output)),
+        Command::Repair(command) => wait(history::compare(Kind::Repair, command, &output)),
         Command::Parked(command) => wait(ledgers::parked(command, &output)),
         Command::Dirty(command) => wait(ledgers::dirty(command, &output)),
         Command::Set(command) => wait(set::run(command, &output)),

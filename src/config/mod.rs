@@ -15,7 +15,7 @@ pub mod source;
 pub mod value;
 
 pub use live::Live;
-pub use section::{Cutover, Journal, Limits, Log, Mirror, Runtime};
+pub use section::{Backfill, Cutover, Journal, Limits, Log, Mirror, Runtime};
 pub use server::Server;
 pub use source::Error;
 pub use value::{Durability, Host, LogFormat, Mode, OnDdl, OnFull, OnUncaptured, Secret, Size, SslMode, Wire};
@@ -38,6 +38,8 @@ pub struct Config {
     pub journal: Journal,
     /// The mirror.
     pub mirror: Mirror,
+    /// Copies of history.
+    pub backfill: Backfill,
     /// Who moved sessions log in as; names differ.
     pub users: Vec<User>,
     /// The switch.
@@ -115,6 +117,7 @@ impl Config {
             target: Server::target(&source.one("target"))?,
             journal: read(&source)?,
             mirror: mirror(&source.one("mirror"))?,
+            backfill: backfill(&source.one("backfill"))?,
             users: users(&source)?,
             cutover: cutover(&source.one("cutover"))?,
             admin: admin(&source.one("admin"))?,
@@ -181,6 +184,22 @@ fn mirror(values: &Values) -> Result<Mirror, Error> {
         return Err(Error::new(values.place("retry_min"), "`retry_min` must be above 0s and at most `retry_max`"));
     }
     Ok(mirror)
+}
+
+fn backfill(values: &Values) -> Result<Backfill, Error> {
+    let backfill = Backfill::read(values)?;
+    if !(1..=64).contains(&backfill.workers) {
+        return Err(Error::new(values.place("workers"), "`workers` of [backfill] must be between 1 and 64"));
+    }
+    if backfill.chunk_rows == 0 {
+        return Err(Error::new(values.place("chunk_rows"), "`chunk_rows` must be at least 1"));
+    }
+    let hold = (Duration::from_millis(20)..=Duration::from_secs(1)).contains(&backfill.hold);
+    if !hold {
+        let message = "`hold` must be between 20ms and 1s: schema changes wait for it, and VACUUM";
+        return Err(Error::new(values.place("hold"), message));
+    }
+    Ok(backfill)
 }
 
 fn users(source: &Source) -> Result<Vec<User>, Error> {

@@ -147,6 +147,20 @@ sections! {
         pause_max: Duration = Is("300ms");
     }
 
+    /// Rows that were there before the mirror: `tandem backfill`, `verify` and `repair`.
+    one "backfill" Backfill {
+        /// Connections to each side that copy and compare at once.
+        workers: usize = Is("2");
+        /// Most rows of one chunk, about.
+        chunk_rows: usize = Is("50000");
+        /// How long one state of the primary is held for chunks: it keeps VACUUM from what changed since.
+        hold: Duration = Is("300ms");
+        /// Most bytes copied a second; 0 is as many as go.
+        rate: Size = Is("0");
+        /// While the mirror is further behind, nothing is copied.
+        max_lag: Duration = Is("5s");
+    }
+
     /// Who a client's session logs in as on the other side when a switch moves it there: tandem has seen no client's
     /// password. One for each user of the applications; `tandem switch --dry-run` names those that are missing.
     any "users" User {

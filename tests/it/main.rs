@@ -1,5 +1,6 @@
 //! tandem against real servers, in one binary. `support` starts what a test needs.
 
+mod backfill;
 mod cassandra;
 mod check;
 mod cli;

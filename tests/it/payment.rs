@@ -58,7 +58,7 @@ impl World {
 
     async fn try_pay(&mut self, owed: &Owed) -> Result<Paid, Error> {
         self.copier.snapshot().await?;
-        self.copier.pay(owed).await
+        self.copier.pay(owed, false).await
     }
 
     /// Pay, taking S anew as long as the schema is stale.
@@ -396,7 +396,7 @@ async fn what_rewrites_a_table_under_the_snapshot_makes_it_stale() {
     {
         world.copier.snapshot().await.expect("S");
         world.origin(change).await;
-        let error = world.copier.pay(&owed("t", [1])).await.expect_err(change);
+        let error = world.copier.pay(&owed("t", [1]), false).await.expect_err(change);
         assert!(matches!(error, Error::Stale(_)), "{change}: {error}");
         let kept = rows(&world.target.url("postgres"), "SELECT id, v FROM t").await;
         assert_eq!(kept, ["1|1"], "{change}");
@@ -498,7 +498,7 @@ async fn a_snapshot_lives_while_we_do_something_else() {
             () = tokio::task::yield_now() => world.copier.beat().await.expect("both sides are there"),
         }
     }
-    assert_eq!(world.copier.pay(&owed("t", [1])).await.expect("paid").rows, 1);
+    assert_eq!(world.copier.pay(&owed("t", [1]), false).await.expect("paid").rows, 1);
 }
 
 #[tokio::test]
@@ -562,7 +562,7 @@ async fn a_large_table_and_a_partitioned_one_are_replaced_stretch_by_stretch() {
     world.copier.snapshot().await.expect("S");
     world.origin("TRUNCATE t").await;
     let owed = Owed { tables: vec![table("t")], ..Owed::default() };
-    let error = world.copier.pay(&owed).await.expect_err("emptied");
+    let error = world.copier.pay(&owed, false).await.expect_err("emptied");
     assert!(matches!(error, Error::Stale(_)), "{error}");
 }
 
@@ -584,7 +584,7 @@ async fn one_applier_at_a_time() {
         }
     };
     assert_eq!(standing.payments, 1);
-    let error = world.copier.pay(&owed("t", [1])).await.expect_err("fenced off");
+    let error = world.copier.pay(&owed("t", [1]), false).await.expect_err("fenced off");
     assert!(matches!(error, Error::Secondary(_)), "{error}");
 }
 

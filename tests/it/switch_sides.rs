@@ -344,7 +344,7 @@ async fn the_old_primary_refuses_late_writers_but_not_tandem_and_forgets_nothing
         tables: vec![tandem::record::TableId::of("public", "t")],
         ..Default::default()
     };
-    assert_eq!(copier.pay(&owed).await.expect("paid").payments, payments + 1);
+    assert_eq!(copier.pay(&owed, false).await.expect("paid").payments, payments + 1);
     assert_eq!(asked(&origin, "SELECT * FROM t").await, Vec::<String>::new());
 
     let mut conn = hand(&origin).await;

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::future::Future;
 
+use crate::backfill::Desk;
+use crate::backfill::work::Surveyed;
 use crate::record::{Backend, TableId};
 
 use super::keys::Keys;
@@ -83,7 +85,8 @@ pub enum Error {
     Stale(String),
 }
 
-/// The wire's hands. One owner; calls in this order: `open`, then any number of (`gone`, `snapshot`, `pay` | `release`), `beat` anywhere between.
+/// The wire's hands. One owner; calls in this order: `open`, then any number of (`gone`, `survey`, `snapshot`,
+/// `pay` [`walk`] | `release`), `beat` anywhere between.
 /// After any error but [`Error::Stale`] only `open` may follow. Not cancel safe: a cancelled call needs `open` again.
 pub trait Copier: Send {
     /// Connect both sides. The lock on the secondary is held *before* the primary is touched, and every writing
@@ -100,8 +103,21 @@ pub trait Copier: Send {
     /// Take the snapshot S. When this returns, S exists.
     fn snapshot(&mut self) -> impl Future<Output = Result<Snapshot, Error>> + Send;
 
-    /// Make every owed row (closed over foreign keys) on the secondary equal to S, in one transaction; end S.
-    fn pay<'a>(&'a mut self, owed: &'a Owed) -> impl Future<Output = Result<Paid, Error>> + Send + 'a;
+    /// Make every owed row (closed over foreign keys) on the secondary equal to S, in one transaction; end S, or keep it
+    /// for [`Copier::walk`].
+    fn pay<'a>(&'a mut self, owed: &'a Owed, keep: bool) -> impl Future<Output = Result<Paid, Error>> + Send + 'a;
+
+    /// Which tables there are and where their rows lie, outside S.
+    fn survey(&mut self) -> impl Future<Output = Result<Vec<Surveyed>, Error>> + Send {
+        async { Ok(Vec::new()) }
+    }
+
+    /// At S, right after its payment, when the secondary is equal to it: do chunks of history until the desk has no more;
+    /// end S.
+    fn walk<'a>(&'a mut self, desk: &'a Desk) -> impl Future<Output = Result<(), Error>> + Send + 'a {
+        let _ = desk;
+        self.release()
+    }
 
     /// End S without a payment.
     fn release(&mut self) -> impl Future<Output = Result<(), Error>> + Send;

@@ -28,6 +28,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use crate::backfill::desk::{self, Errand};
+use crate::backfill::lines::Lines;
+use crate::backfill::{self, Desk};
 use crate::journal::{self, Journal, Lsn};
 use crate::mirror::dirty::Dirty;
 use crate::mirror::durable::{self, Durable};
@@ -71,6 +74,9 @@ pub mod names {
     pub const DIRTY: &str = "tandem_mirror_dirty";
 }
 
+/// Most bytes of rows that a verify found to differ and keeps by key.
+const DIFFERENCES_BYTES: u64 = 64 << 20;
+
 /// How often the copier may say that we are alive while we do something else. What a server takes for silence is longer.
 const BEAT: Duration = Duration::from_secs(1);
 
@@ -109,6 +115,8 @@ pub struct Config {
     pub repair_every: Duration,
     /// Of the jitter between retries.
     pub seed: u64,
+    /// How history is walked over.
+    pub history: backfill::Options,
 }
 
 impl Default for Config {
@@ -129,6 +137,7 @@ impl Default for Config {
             self_repair: false,
             repair_every: Duration::from_secs(30),
             seed: u64::from(std::process::id()),
+            history: backfill::Options::default(),
         }
     }
 }
@@ -139,16 +148,22 @@ pub struct Paths {
     pub(super) book: Durable,
     pub(super) parked: Durable,
     pub(super) dirty: Durable,
+    pub(super) desk: Desk,
 }
 
 impl Paths {
-    /// In this directory, which exists, as `mirror-book`, `mirror-parked`, `mirror-dirty`.
-    pub fn in_dir(dir: PathBuf) -> Paths {
-        Paths {
+    /// In this directory, which exists, as `mirror-book`, `mirror-parked`, `mirror-dirty`, `history`.
+    ///
+    /// # Errors
+    /// The page of the walk over history cannot be read.
+    pub fn in_dir(dir: PathBuf, history: backfill::Options) -> Result<Paths, durable::Error> {
+        let lines = Lines::in_dir(&dir, DIFFERENCES_BYTES);
+        Ok(Paths {
+            desk: Desk::open(Durable::in_dir(&dir, "history"), lines, history)?,
             book: Durable::in_dir(&dir, "mirror-book"),
             parked: Durable::in_dir(&dir, "mirror-parked"),
             dirty: Durable::in_dir(&dir, "mirror-dirty"),
-        }
+        })
     }
 
     /// In memory, shared by clones: for tests.
@@ -157,6 +172,7 @@ impl Paths {
             book: Durable::in_memory("mirror-book"),
             parked: Durable::in_memory("mirror-parked"),
             dirty: Durable::in_memory("mirror-dirty"),
+            desk: Desk::in_memory(),
         }
     }
 }
@@ -172,6 +188,8 @@ enum Error {
     Malformed { at: Lsn, why: Malformed },
     #[error(transparent)]
     Durable(#[from] durable::Error),
+    #[error(transparent)]
+    History(#[from] desk::Error),
 }
 
 /// The engine. One a process and direction; [`Engine::run`] is its task.
@@ -186,6 +204,7 @@ pub struct Engine<C> {
     book: Book,
     parked: Parked,
     dirty: Dirty,
+    desk: Desk,
     backoff: Backoff,
     /// What the last connect and the payments since have shown. `payments` is at least what the book's floor says.
     standing: Option<Standing>,
@@ -198,15 +217,29 @@ pub struct Engine<C> {
     next_gone: Instant,
     next_trim: Instant,
     next_repair: Instant,
+    /// No walk over history before.
+    next_walk: Instant,
     last_contact: Instant,
     stale: u32,
     meters: Meters,
+}
+
+/// A payment that is on the secondary.
+struct Made {
+    snapshot: Snapshot,
+    paid: Paid,
+    /// The secondary is equal to the primary at the snapshot.
+    exact: bool,
+    /// The snapshot still is.
+    kept: bool,
 }
 
 /// What the loop does next.
 enum Step {
     /// Also when nothing is owed: the heartbeat.
     Pay,
+    /// Look where history lies.
+    Survey,
     AskGone,
     /// Paused: keep the connections.
     Beat,
@@ -234,7 +267,7 @@ impl<C: Copier> Engine<C> {
         copier: C,
         paths: Paths,
     ) -> Result<(Engine<C>, Handle), durable::Error> {
-        let handle = Handle::open(&config, journal, paths.parked, paths.dirty)?;
+        let handle = Handle::open(&config, journal, (paths.parked, paths.dirty), paths.desk)?;
         let from = handle.journal.trimmed();
         let engine = Engine::succeed(&handle, config, copier, paths.book, from)?;
         Ok((engine, handle))
@@ -262,6 +295,7 @@ impl<C: Copier> Engine<C> {
             next_gone: now,
             next_trim: now,
             next_repair: now,
+            next_walk: now,
             last_contact: now,
             stale: 0,
             meters: Meters::new(),
@@ -271,6 +305,7 @@ impl<C: Copier> Engine<C> {
             opened: None,
             parked: handle.parked.clone(),
             dirty: handle.dirty.clone(),
+            desk: handle.desk.clone(),
             status: handle.shown.clone(),
             pace: handle.pace.subscribe(),
             _pacing: handle.pace.clone(),
@@ -368,6 +403,7 @@ impl<C: Copier> Engine<C> {
             let now = Instant::now();
             match self.step(now) {
                 Step::Pay => self.payment().await?,
+                Step::Survey => self.survey().await?,
                 Step::AskGone => self.ask_gone(now).await?,
                 Step::Beat => self.beat().await?,
                 Step::Wait { until, journal } => {
@@ -394,14 +430,20 @@ impl<C: Copier> Engine<C> {
         if gone.is_some_and(|at| at <= now) {
             return Step::AskGone;
         }
+        let errand = self.errand(now);
+        if errand == Ok(Errand::Survey) {
+            return Step::Survey;
+        }
         let due = self.ledger.due();
+        let walk = errand.is_ok() && self.next_walk <= now;
         let ready = self.next_payment <= now || ((self.behind() || hurried) && self.stale == 0);
-        if heartbeat <= now || (due && ready) {
+        if heartbeat <= now || (due && ready) || walk {
             return Step::Pay;
         }
         let payment = due.then_some(self.next_payment);
         let repair = self.repairable().then_some(self.next_repair);
-        let until = [gone, payment, repair].into_iter().flatten().fold(heartbeat, Instant::min);
+        let walk = errand.map_or_else(|later| later, |_| Some(self.next_walk));
+        let until = [gone, payment, repair, walk].into_iter().flatten().fold(heartbeat, Instant::min);
         // A payment that waits for the end of the pause reads all that came meanwhile at once.
         Step::Wait { until, journal: !due }
     }
@@ -417,6 +459,7 @@ impl<C: Copier> Engine<C> {
             () = sleep_until(until) => {}
             () = self.journal.wait_appended(self.ledger.next()), if journal => {}
             _ = self.pace.changed() => {}
+            () = self.desk.changed() => {}
             () = stop.cancelled(), if !stopping => {}
         }
     }
@@ -535,13 +578,19 @@ impl<C: Copier> Engine<C> {
         let began = Instant::now();
         let mut cut = self.ledger.freeze();
         match self.pay(&mut cut).await {
-            Ok((snapshot, paid, exact)) => {
-                let written_down = self.settled(&cut, &snapshot, &paid, exact, began).await;
+            Ok(Made { snapshot, paid, exact, kept }) => {
+                let took = began.elapsed();
+                let walked = if kept { Some(self.walk().await) } else { None };
+                let written_down = self.settled(&cut, &snapshot, &paid, exact, took).await;
                 if written_down.is_err() {
                     // What was refused is in no file: owe all of it again.
                     self.ledger.restore(cut);
                 }
-                written_down
+                written_down?;
+                match walked {
+                    Some(walked) => self.walked(walked).await,
+                    None => Ok(()),
+                }
             }
             Err(Error::Copier(copier::Error::Stale(why))) => {
                 self.ledger.restore(cut);
@@ -556,7 +605,7 @@ impl<C: Copier> Engine<C> {
     }
 
     /// Snapshot, collect, pay. The order of the calls is the proof of exactness, see [`Ledger`].
-    async fn pay(&mut self, cut: &mut Cut) -> Result<(Snapshot, Paid, bool), Error> {
+    async fn pay(&mut self, cut: &mut Cut) -> Result<Made, Error> {
         let payments = self.standing.as_ref().map_or(0, |standing| standing.payments);
         self.book.intend(cut.ddl_records(), payments + 1).await?;
         let snapshot = self.copier.snapshot().await?;
@@ -570,11 +619,71 @@ impl<C: Copier> Engine<C> {
         if exact {
             self.ledger.collect(cut);
         }
-        let mut paid = self.copier.pay(cut.owed()).await?;
+        let exact = exact && !in_doubt;
+        let now = Instant::now();
+        let kept = exact && self.next_walk <= now && self.errand(now) == Ok(Errand::Walk);
+        let mut paid = self.copier.pay(cut.owed(), kept).await?;
         if in_doubt {
             self.put_off(cut, &mut paid);
         }
-        Ok((snapshot, paid, exact && !in_doubt))
+        Ok(Made { snapshot, paid, exact, kept })
+    }
+
+    /// What history wants; nothing while clients wait for the mirror, or an operator holds it.
+    fn errand(&self, now: Instant) -> Result<Errand, Option<Instant>> {
+        if *self.pace.borrow() != Pace::Usual {
+            return Err(None);
+        }
+        let lag = self.ledger.oldest_seen().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        self.desk.errand(now, lag)
+    }
+
+    /// Look where history lies.
+    async fn survey(&mut self) -> Result<(), Error> {
+        let found = match self.copier.survey().await {
+            Ok(found) => found,
+            Err(copier::Error::Stale(why)) => {
+                self.go_stale(&why);
+                sleep(self.config.pause_min).await;
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.last_contact = Instant::now();
+        self.book.note(None, self.ledger.take_tables());
+        let book = &self.book;
+        self.desk.surveyed(found, |table| book.knows(table), self.journal.appended());
+        self.desk.settle(&self.journal, self.ledger.paid()).await?;
+        Ok(())
+    }
+
+    /// S is paid, and kept: history is copied and compared at it.
+    async fn walk(&mut self) -> Result<(), copier::Error> {
+        self.desk.open_at(Instant::now(), self.ledger.paid());
+        let desk = self.desk.clone();
+        self.copier.walk(&desk).await
+    }
+
+    /// S is over.
+    async fn walked(&mut self, walked: Result<(), copier::Error>) -> Result<(), Error> {
+        let now = Instant::now();
+        self.last_contact = now;
+        let settled = self.desk.settle(&self.journal, self.ledger.paid()).await?;
+        // Where nothing can be done before something is paid, asking at once would be all that is done.
+        self.next_walk = if settled.idle { now + self.config.pause_max } else { now };
+        for (table, since) in settled.clean {
+            if !self.ledger.may_dirty(table) && self.dirty.repaired(table, since).await? {
+                info!(table = table.0, "table found equal");
+            }
+        }
+        match walked {
+            Err(copier::Error::Stale(why)) => {
+                self.desk.survey_again();
+                self.go_stale(&why);
+                Ok(())
+            }
+            walked => Ok(walked?),
+        }
     }
 
     /// A table that is refused while a schema change is ending may differ only until that arrives: what it owes stays
@@ -602,7 +711,7 @@ impl<C: Copier> Engine<C> {
         snapshot: &Snapshot,
         paid: &Paid,
         exact: bool,
-        began: Instant,
+        took: Duration,
     ) -> Result<(), Error> {
         let now = Instant::now();
         self.record_refused(cut, paid, exact).await?;
@@ -614,7 +723,6 @@ impl<C: Copier> Engine<C> {
         self.stale = 0;
         self.backoff.reset();
         self.last_contact = now;
-        let took = now - began;
         self.next_payment = now + took.clamp(self.config.pause_min, self.config.pause_max);
         self.report(paid, exact, took);
         self.trim(now).await
@@ -824,7 +932,7 @@ mod tests {
             Ok(Snapshot { written: 0, flushed: 0 })
         }
 
-        async fn pay<'a>(&'a mut self, _: &'a Owed) -> Result<Paid, copier::Error> {
+        async fn pay<'a>(&'a mut self, _: &'a Owed, _: bool) -> Result<Paid, copier::Error> {
             panic!("it pays nothing while it is paused");
         }
 

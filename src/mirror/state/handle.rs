@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::backfill::Desk;
 use crate::journal::{self, Entry, Journal, Lsn, Outcome};
 use crate::mirror::dirty::Dirty;
 use crate::mirror::durable::{self, Durable};
@@ -148,11 +149,17 @@ pub struct Handle {
     pub(super) shown: watch::Sender<Status>,
     pub(super) pace: watch::Sender<Pace>,
     pub(super) self_repair: bool,
+    pub(super) desk: Desk,
 }
 
 impl Handle {
     /// A handle without an engine behind it yet: [`super::Engine::succeed`].
-    pub fn open(config: &Config, journal: Journal, parked: Durable, dirty: Durable) -> Result<Handle, durable::Error> {
+    pub fn open(
+        config: &Config,
+        journal: Journal,
+        (parked, dirty): (Durable, Durable),
+        desk: Desk,
+    ) -> Result<Handle, durable::Error> {
         let (shown, status) = watch::channel(Status::default());
         Ok(Handle {
             parked: Parked::open(parked, config.parked_max)?,
@@ -162,7 +169,13 @@ impl Handle {
             shown,
             pace: watch::Sender::new(Pace::Usual),
             self_repair: config.self_repair,
+            desk,
         })
+    }
+
+    /// The walks over history.
+    pub fn desk(&self) -> &Desk {
+        &self.desk
     }
 
     /// The status now.
@@ -308,7 +321,7 @@ impl Handle {
 }
 
 /// Append a record of our own: ended when written.
-pub(super) fn owe(journal: &Journal, record: &mut RecordBuf) -> Result<Lsn, journal::Error> {
+pub(crate) fn owe(journal: &Journal, record: &mut RecordBuf) -> Result<Lsn, journal::Error> {
     let ticket = journal.begin(record.finish(Backend { id: 0, life: 0 }))?;
     let lsn = ticket.lsn();
     ticket.end(Outcome::Committed);

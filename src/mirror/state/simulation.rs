@@ -246,10 +246,11 @@ impl Copier for Hands {
         Ok(taken)
     }
 
-    async fn pay(&mut self, owed: &Owed) -> Result<Paid, Error> {
+    async fn pay(&mut self, owed: &Owed, keep: bool) -> Result<Paid, Error> {
         self.delay().await;
         self.check()?;
         let at = self.snapshot.take().expect("pay comes after snapshot");
+        self.snapshot = keep.then(|| at.clone());
         let mut world = world(&self.shared);
         if world.fails(5) {
             return Err(Error::Stale("table rewritten".into()));

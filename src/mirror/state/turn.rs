@@ -56,8 +56,8 @@ impl<C: Copier + 'static> Turning<C> {
         make: Make<C>,
         (stop, tasks): (CancellationToken, TaskTracker),
     ) -> Result<Turning<C>, Error> {
-        let paths = Paths::in_dir(dir.to_owned());
-        let handle = Handle::open(&config, journal, paths.parked, paths.dirty)?;
+        let paths = Paths::in_dir(dir.to_owned(), config.history.clone())?;
+        let handle = Handle::open(&config, journal, (paths.parked, paths.dirty), paths.desk)?;
         let back = Durable::in_dir(dir, "mirror-book-back");
         Ok(Turning { handle, config, make, forth: paths.book, back, running: None, ahead: None, stop, tasks })
     }
@@ -95,6 +95,7 @@ impl<C: Copier + 'static> Turning<C> {
             return Ok(());
         }
         self.stop().await;
+        self.handle.desk.serves(primary);
         let book = if primary == Side::Origin { &self.forth } else { &self.back };
         let (copier, opened) = match self.ahead.take() {
             Some(Ahead { primary: of, copier, standing }) if of == primary => (copier, Some(standing)),
@@ -146,7 +147,7 @@ mod tests {
             Ok(Snapshot { written: 0, flushed: 0 })
         }
 
-        async fn pay<'a>(&'a mut self, _: &'a Owed) -> Result<Paid, copier::Error> {
+        async fn pay<'a>(&'a mut self, _: &'a Owed, _: bool) -> Result<Paid, copier::Error> {
             panic!("nothing is owed");
         }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{BufMut, BytesMut};
 
 use crate::protocol::postgres::client::{Client, DataRow, Error, Format, Param, SEND_BYTES};
-use crate::protocol::postgres::wire::{self, front};
+use crate::protocol::postgres::wire::{self, WireError, front};
 use crate::record::TableId;
 
 use super::check::{self, Check};
@@ -117,8 +117,8 @@ impl Request<'_> {
 }
 
 /// Start of a binary COPY: signature, flags, length of the header's extension (documentation, "COPY", "Binary Format").
-const BINARY_START: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
-const BINARY_END: &[u8] = &[0xff, 0xff];
+pub(super) const BINARY_START: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+pub(super) const BINARY_END: &[u8] = &[0xff, 0xff];
 
 /// A COPY into one table, begun with its first row.
 pub(super) struct CopyOut {
@@ -155,7 +155,7 @@ impl CopyOut {
         if self.binary {
             out.extend_from_slice(&row.0)
         } else {
-            put_text(out, row)?
+            put_text(out, row.values())?
         }
         self.bytes += (out.len() - before) as u64;
         Ok(out.len() >= SEND_BYTES)
@@ -212,8 +212,11 @@ impl CopyOut {
 }
 
 /// A line of COPY text (documentation, "COPY", "Text Format").
-fn put_text(out: &mut BytesMut, row: &DataRow) -> Result<(), Error> {
-    for (at, value) in row.values().enumerate() {
+pub(super) fn put_text<'v>(
+    out: &mut BytesMut,
+    values: impl Iterator<Item = Result<Option<&'v [u8]>, WireError>>,
+) -> Result<(), Error> {
+    for (at, value) in values.enumerate() {
         if at > 0 {
             out.put_u8(b'\t');
         }
@@ -255,7 +258,7 @@ mod tests {
             crate::protocol::postgres::client::put_value(&mut body, value);
         }
         let mut out = BytesMut::new();
-        put_text(&mut out, &DataRow(body.freeze())).expect("a row");
+        put_text(&mut out, DataRow(body.freeze()).values()).expect("a row");
         assert_eq!(&out[..], b"a\\tb\\\\c\\n\\r\t\\N\t\n");
     }
 }

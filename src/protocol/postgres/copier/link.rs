@@ -11,6 +11,7 @@ use crate::protocol::postgres::client::{self, Client, ServerConfig};
 use crate::record::TableId;
 
 use super::Options;
+use super::history::History;
 use super::schema::{Schema, operator_schemas};
 
 /// First half of our advisory locks: `tand` in ASCII.
@@ -48,6 +49,7 @@ pub(super) struct Link {
     /// When the primary heard of us last inside S, but for payments.
     pub(super) held: Instant,
     pub(super) options: Options,
+    pub(super) history: History,
 }
 
 /// Run `work` on one connection and show the other one, silent inside its transaction, every `pulse` that we are
@@ -78,7 +80,7 @@ pub(in crate::protocol::postgres) const SETTINGS: &str = "SET row_security = off
 const SECONDARY_SETTINGS: &str = "SET synchronous_commit = on; SET idle_session_timeout = '30s'";
 
 /// Neither side keeps a transaction of an applier that went silent.
-fn silence_max(options: &Options) -> String {
+pub(super) fn silence_max(options: &Options) -> String {
     format!("SET idle_in_transaction_session_timeout = {}", options.silence_max.as_millis())
 }
 
@@ -133,15 +135,16 @@ pub(super) async fn open(primary: &ServerConfig, secondary: &ServerConfig, optio
         used: Instant::now(),
         held: Instant::now(),
         options: options.clone(),
+        history: History::default(),
     })
 }
 
 /// The secondary may be an old primary that is read-only by default: the mirror writes there all the same.
-async fn connect(config: &ServerConfig) -> Result<Client, client::Error> {
+pub(super) async fn connect(config: &ServerConfig) -> Result<Client, client::Error> {
     Client::connect(&config.for_writing(APPLICATION_NAME)).await
 }
 
-async fn prepare_secondary(conn: &mut Client) -> Result<bool, client::Error> {
+pub(super) async fn prepare_secondary(conn: &mut Client) -> Result<bool, client::Error> {
     conn.simple(SETTINGS).await?;
     conn.simple(SECONDARY_SETTINGS).await?;
     for wish in WISHES {

@@ -12,6 +12,7 @@ mod check;
 mod closure;
 mod copy;
 pub(super) mod debt;
+mod history;
 mod link;
 mod pay;
 pub(super) mod schema;
@@ -22,6 +23,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::backfill::Desk;
+use crate::backfill::work::Surveyed;
 use crate::mirror::state::copier::{Copier, Error, Gone, Owed, Paid, Snapshot, Standing};
 use crate::protocol::postgres::client::{Format, Param, ServerConfig};
 use crate::record::Backend;
@@ -101,18 +104,24 @@ impl PgCopier {
         Ok(gone)
     }
 
-    async fn pay_at_snapshot(&mut self, owed: &Owed) -> Result<Paid, Error> {
+    async fn pay_at_snapshot(&mut self, owed: &Owed, keep: bool) -> Result<Paid, Error> {
         let options = self.options.clone();
         let link = self.link()?;
         if owed.keys.is_empty() && owed.tables.is_empty() && owed.ddl.is_empty() {
-            link.end_snapshot_and_beat().await?;
+            if keep {
+                link.heartbeat().await?;
+            } else {
+                link.end_snapshot_and_beat().await?;
+            }
             return Ok(Paid { payments: link.payments, ..Paid::default() });
         }
         link.used = Instant::now();
         let trouble = match pay::pay(link, owed, &options).await {
             Ok(paid) => {
                 link.used = Instant::now();
-                link.end_snapshot().await?;
+                if !keep {
+                    link.end_snapshot().await?;
+                }
                 return Ok(paid);
             }
             Err(trouble) => trouble,
@@ -144,6 +153,7 @@ impl Link {
     }
 
     async fn heartbeat(&mut self) -> Result<(), Error> {
+        self.history.rest(self.options.heartbeat);
         if self.used.elapsed() >= self.options.heartbeat {
             self.used = Instant::now();
             self.secondary.simple("SELECT 1").await.map_err(on_secondary)?;
@@ -230,8 +240,41 @@ impl Copier for PgCopier {
         self.lose(snapshot)
     }
 
-    async fn pay<'a>(&'a mut self, owed: &'a Owed) -> Result<Paid, Error> {
-        match self.pay_at_snapshot(owed).await {
+    async fn pay<'a>(&'a mut self, owed: &'a Owed, keep: bool) -> Result<Paid, Error> {
+        match self.pay_at_snapshot(owed, keep).await {
+            Err(error @ Error::Stale(_)) => Err(error),
+            other => self.lose(other),
+        }
+    }
+
+    async fn survey(&mut self) -> Result<Vec<Surveyed>, Error> {
+        let surveyed = async {
+            let link = self.link()?;
+            link.used = Instant::now();
+            history::survey(link).await.map_err(|trouble| trouble.told().0)
+        };
+        let surveyed = surveyed.await;
+        self.lose(surveyed)
+    }
+
+    async fn walk<'a>(&'a mut self, desk: &'a Desk) -> Result<(), Error> {
+        let servers = (self.primary.clone(), self.secondary.clone());
+        let walked = async {
+            let link = self.link()?;
+            let walked = history::walk(link, desk, (&servers.0, &servers.1)).await;
+            link.used = Instant::now();
+            match walked {
+                Ok(()) => link.end_snapshot().await,
+                Err(trouble) => {
+                    let (error, alive) = trouble.told();
+                    if alive {
+                        link.roll_back().await?;
+                    }
+                    Err(error)
+                }
+            }
+        };
+        match walked.await {
             Err(error @ Error::Stale(_)) => Err(error),
             other => self.lose(other),
         }

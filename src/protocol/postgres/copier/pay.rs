@@ -103,11 +103,11 @@ impl Trouble {
 }
 
 /// The SQLSTATE speaks of the statement and its rows (data, constraints, types, privileges), not of the server's state.
-fn about_the_statement(code: &str) -> bool {
+pub(super) fn about_the_statement(code: &str) -> bool {
     ["0A", "21", "22", "23", "42", "44", "P0", "54", "27", "38", "39", "2F"].iter().any(|class| code.starts_with(class))
 }
 
-fn loading(error: LoadError, side: fn(client::Error) -> Trouble) -> Trouble {
+pub(super) fn loading(error: LoadError, side: fn(client::Error) -> Trouble) -> Trouble {
     match error {
         // Functions of the catalog answer for now: what is gone since the snapshot has no name and no privileges.
         LoadError::Client(client::Error::Value(_)) => Trouble::Stale("the schema changed while it was read".into()),

@@ -90,7 +90,7 @@ impl Pair {
         format!("{only}{}", relation.sql())
     }
 
-    fn column_list(&self, prefix: &str) -> String {
+    pub(super) fn column_list(&self, prefix: &str) -> String {
         self.columns.iter().map(|name| format!("{prefix}{}", quote(name))).collect::<Vec<_>>().join(", ")
     }
 
@@ -143,10 +143,24 @@ impl Pair {
         format!("SELECT {} FROM {} t", self.column_list("t."), self.table(At::Primary))
     }
 
-    /// The digest of each row, then its key as [`Pair::asked`]: equal on both sides for equal rows. Values are compared
+    /// Names of the columns that are copied.
+    pub(super) fn columns(&self) -> &[String] {
+        &self.columns
+    }
+
+    /// The keys of the primary's rows as [`Pair::asked`], of those that are given.
+    pub(super) fn present_sql(&self) -> String {
+        let (asked, table) = (self.asked("t"), self.table(At::Primary));
+        match self.any() {
+            Some(any) => format!("SELECT {asked} FROM {table} t WHERE {any}"),
+            None => format!("SELECT {asked} FROM {} JOIN {table} t ON {}", self.unnest(), self.matched(At::Primary)),
+        }
+    }
+
+    /// The digest of a row `t`: equal on both sides for equal rows. Values are compared
     /// in the text that both servers write for them, which names no oid, and hashed so that wide rows are short answers.
     /// Columns whose types differ have no text in common and are left out.
-    pub(in crate::protocol::postgres) fn digest_sql(&self, at: At) -> String {
+    pub(super) fn digest(&self) -> String {
         let alike = |name: &&String| match (find(&self.primary, name), find(&self.secondary, name)) {
             (Some(one), Some(two)) => {
                 one.type_sql == two.type_sql && (one.typmod == two.typmod || one.base_oid == key::oid::VARCHAR)
@@ -154,8 +168,13 @@ impl Pair {
             _ => false,
         };
         let columns: Vec<_> = self.columns.iter().filter(alike).map(|name| format!("t.{}", quote(name))).collect();
-        let (columns, asked, table) = (columns.join(", "), self.asked("t"), self.table(at));
-        let digest = format!("pg_catalog.sha256(pg_catalog.convert_to(ROW({columns})::pg_catalog.text, 'UTF8'))");
+        let columns = columns.join(", ");
+        format!("pg_catalog.sha256(pg_catalog.convert_to(ROW({columns})::pg_catalog.text, 'UTF8'))")
+    }
+
+    /// The digest of each row, then its key as [`Pair::asked`].
+    pub(in crate::protocol::postgres) fn digest_sql(&self, at: At) -> String {
+        let (digest, asked, table) = (self.digest(), self.asked("t"), self.table(at));
         match self.any() {
             Some(any) => format!("SELECT {digest}, {asked} FROM {table} t WHERE {any}"),
             None => format!("SELECT {digest}, {asked} FROM {} JOIN {table} t ON {}", self.unnest(), self.matched(at)),

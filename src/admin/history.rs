@@ -1,0 +1,96 @@
+//! Walks over history: asked for, watched, held, ended. What they do is the desk's.
+
+use hyper::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use super::State;
+use super::routes::Refused;
+use crate::backfill::{self, Conflict, Desk, Kind, Report, Request};
+
+/// Most differences of one answer.
+const DIFFERENCES_MAX: usize = 10_000;
+
+/// What is asked.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "action", rename_all = "lowercase", deny_unknown_fields)]
+pub(super) enum Asked {
+    Start {
+        #[serde(default)]
+        tables: Vec<String>,
+        #[serde(default)]
+        on_conflict: Conflict,
+        #[serde(default = "yes")]
+        verify: bool,
+    },
+    Pause,
+    Resume,
+    Cancel,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A row that differs.
+#[derive(Debug, Serialize)]
+pub(super) struct Difference {
+    job: u64,
+    table: String,
+    how: backfill::work::Differs,
+    /// For who asks for values.
+    key: Option<String>,
+}
+
+/// Which kind of walk a path is about.
+pub(super) fn kind(path: &str) -> Option<Kind> {
+    let name = path.strip_prefix("/v1/")?;
+    [Kind::Backfill, Kind::Verify, Kind::Repair].into_iter().find(|kind| kind.as_str() == name)
+}
+
+/// The last walk of this kind, under way or over.
+pub(super) fn report(state: &State, kind: Kind) -> Result<Report, Refused> {
+    let none = || Refused(StatusCode::NOT_FOUND, format!("no {} was asked for yet", kind.as_str()));
+    desk(state)?.report(kind).ok_or_else(none)
+}
+
+/// Do what is asked.
+pub(super) async fn act(state: &State, kind: Kind, asked: Asked) -> Result<Report, Refused> {
+    let desk = desk(state)?;
+    match asked {
+        Asked::Start { tables, on_conflict, verify } => {
+            _ = desk.start(Request { kind, tables, on_conflict, verify }).await.map_err(conflict)?;
+        }
+        Asked::Pause => desk.pause(kind).await.map_err(conflict)?,
+        Asked::Resume => desk.resume(kind).await.map_err(conflict)?,
+        Asked::Cancel => desk.cancel(kind).await.map_err(conflict)?,
+    }
+    report(state, kind)
+}
+
+/// Rows that the last walk found to differ.
+pub(super) async fn differences(state: &State, values: bool) -> Result<Vec<Difference>, Refused> {
+    let desk = desk(state)?.clone();
+    let read = tokio::task::spawn_blocking(move || desk.differences(DIFFERENCES_MAX)).await;
+    let lines = read.map_err(std::io::Error::other).and_then(|lines| lines);
+    let lines = lines.map_err(|error| Refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    let shown = |line: backfill::job::Line| Difference {
+        job: line.job,
+        table: line.table,
+        how: line.how,
+        key: values.then_some(line.key),
+    };
+    Ok(lines.into_iter().map(shown).collect())
+}
+
+fn desk(state: &State) -> Result<&Desk, Refused> {
+    let why = || "mirroring is off: there is nothing to copy to".to_owned();
+    Ok(state.mirror.as_ref().ok_or_else(|| Refused(StatusCode::CONFLICT, why()))?.desk())
+}
+
+fn conflict(refused: backfill::Refused) -> Refused {
+    let code = match refused {
+        backfill::Refused::Durable(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => StatusCode::CONFLICT,
+    };
+    Refused(code, refused.to_string())
+}

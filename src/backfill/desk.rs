@@ -1,0 +1,615 @@
+//! Where operators, the mirror's engine and the copier's workers meet over one job at a time.
+//!
+//! An operator starts, holds and ends a job. The engine asks whether there is something to do beside its payments, and
+//! for how long; workers take chunks and report them. The lock is held for moments and never across an await; what must
+//! reach the disk does so between two snapshots.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::journal::{self, Journal, Lsn};
+use crate::mirror::dirty::unix_now;
+use crate::mirror::durable::{self, Durable};
+use crate::mirror::state::handle::owe;
+use crate::record::{RecordBuf, Side, TableId};
+
+use super::job::{Counts, Job, Kind, Line, Request, Sizes, State, Wants};
+use super::lines::Lines;
+use super::work::{Chunk, Outcome, Pass, Surveyed};
+
+/// How history is walked over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Connections to each side that work at once.
+    pub workers: usize,
+    /// About as many rows a chunk.
+    pub chunk_rows: u64,
+    /// How long one state of the primary is held for chunks: what it has locked, and what it keeps from VACUUM.
+    pub hold: Duration,
+    /// Most bytes copied a second; 0: as many as go.
+    pub rate: u64,
+    /// While the mirror is further behind than this, it has the connections to itself.
+    pub max_lag: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            workers: 2,
+            chunk_rows: 50_000,
+            hold: Duration::from_millis(300),
+            rate: 0,
+            max_lag: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Why a request was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// One at a time.
+    #[error("{0} {1} is under way: see `tandem {0} status`")]
+    Busy(&'static str, u64),
+    /// There is nothing to hold, to let go or to end.
+    #[error("no {0} is under way")]
+    Idle(&'static str),
+    /// The file could not be written.
+    #[error(transparent)]
+    Durable(#[from] durable::Error),
+}
+
+/// What is told of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Counts jobs.
+    pub number: u64,
+    /// What was asked for.
+    pub request: Request,
+    /// Where it is.
+    pub state: State,
+    /// Why it does not go faster, or ended as it did.
+    pub why: Option<String>,
+    /// Seconds since the epoch.
+    pub began_unix: u64,
+    /// Seconds since the epoch.
+    pub ended_unix: Option<u64>,
+    /// Rows copied.
+    pub rows: u64,
+    /// Bytes copied.
+    pub bytes: u64,
+    /// Of this pass, what is done: 0 to 1.
+    pub done: f64,
+    /// Seconds until this pass is over, if it goes on as it did: an estimate.
+    pub eta_seconds: Option<f64>,
+    /// Rows compared.
+    pub counts: Counts,
+    /// Rows that differ and were too many to be kept by key.
+    pub not_listed: u64,
+    /// Each table.
+    pub tables: Vec<TableReport>,
+}
+
+/// One table of a [`Report`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TableReport {
+    /// Its qualified name.
+    pub table: String,
+    /// Rows, as the primary's statistics guessed.
+    pub rows_estimated: u64,
+    /// Bytes on the primary when it was looked at.
+    pub bytes_estimated: u64,
+    /// Rows copied.
+    pub rows: u64,
+    /// Bytes copied.
+    pub bytes: u64,
+    /// Of this pass, what is done: 0 to 1.
+    pub done: f64,
+    /// Rows compared.
+    pub counts: Counts,
+    /// Why it was left out.
+    pub refused: Option<String>,
+}
+
+/// What the file holds.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Page {
+    jobs: BTreeMap<Kind, Job>,
+    /// The side that jobs read from.
+    primary: Option<Side>,
+    number: u64,
+    not_listed: u64,
+    /// Tables whose rows on the secondary are ours.
+    copied: BTreeSet<u64>,
+}
+
+/// What the engine is to do beside its payments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Errand {
+    /// Look which tables there are: [`Desk::surveyed`].
+    Survey,
+    /// Hold a state of the primary and let workers take chunks.
+    Walk,
+}
+
+/// The desk. Cheap to clone; clones share it.
+#[derive(Clone, Debug)]
+pub struct Desk {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    options: Options,
+    file: Durable,
+    lines: Lines,
+    changed: Notify,
+    memory: Mutex<Memory>,
+}
+
+#[derive(Debug)]
+struct Memory {
+    page: Page,
+    /// The page is not as the file has it.
+    unsaved: bool,
+    /// No chunk is given out after this.
+    until: Option<Instant>,
+    paid: Lsn,
+    owing: Vec<Owing>,
+    found: Vec<Line>,
+    /// Chunks that were reported since the last state.
+    reported: usize,
+    throttled: Option<&'static str>,
+    /// Bytes that may be copied, and since when.
+    budget: f64,
+    budget_at: Instant,
+    pace: Pace,
+}
+
+/// Rows of a chunk that the mirror must copy.
+#[derive(Debug)]
+struct Owing {
+    chunk: Chunk,
+    keys: Vec<Box<[u8]>>,
+    /// The chunk is to be looked at again when they are paid.
+    again: bool,
+}
+
+/// How fast the pass goes, for the estimate of its end.
+#[derive(Debug, Default)]
+struct Pace {
+    of: Option<(u64, State)>,
+    began: Option<(Instant, f64)>,
+}
+
+/// A state that lived shorter would be more handshake than work.
+const HOLD_MIN: Duration = Duration::from_millis(20);
+
+impl Desk {
+    /// What an earlier process began goes on.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is damaged.
+    pub fn open(file: Durable, lines: Lines, options: Options) -> Result<Desk, durable::Error> {
+        let mut page: Page = file.load()?.unwrap_or_default();
+        page.jobs = page.jobs.into_iter().map(|(kind, job)| (kind, job.resumed())).collect();
+        let memory = Memory {
+            page,
+            unsaved: false,
+            until: None,
+            paid: Lsn::default(),
+            owing: Vec::new(),
+            found: Vec::new(),
+            reported: 0,
+            throttled: None,
+            budget: 0.0,
+            budget_at: Instant::now(),
+            pace: Pace::default(),
+        };
+        let shared = Shared { options, file, lines, changed: Notify::new(), memory: Mutex::new(memory) };
+        Ok(Desk { shared: Arc::new(shared) })
+    }
+
+    /// A desk without a disk: for tests, and where nothing is ever asked for.
+    pub fn in_memory() -> Desk {
+        let made = Desk::open(Durable::in_memory("history"), Lines::in_memory(1 << 20), Options::default());
+        made.expect("memory holds no page that could be damaged")
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Memory> {
+        self.shared.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // What operators do.
+
+    /// Begin a job; its number. Durable when it resolves.
+    ///
+    /// # Errors
+    /// Another one is under way, or the disk refuses.
+    pub async fn start(&self, request: Request) -> Result<u64, Refused> {
+        let number = {
+            let mut memory = self.lock();
+            if let Some(job) = memory.page.current() {
+                return Err(Refused::Busy(job.request.kind.as_str(), job.number));
+            }
+            memory.page.number += 1;
+            memory.page.not_listed = 0;
+            let number = memory.page.number;
+            tracing::info!(number, kind = request.kind.as_str(), tables = ?request.tables, "history: asked for");
+            memory.page.jobs.insert(request.kind, Job::new(number, request, unix_now()));
+            memory.unsaved = true;
+            number
+        };
+        if let Err(error) = self.shared.lines.clear() {
+            tracing::warn!(%error, "the rows that differed before could not be forgotten");
+        }
+        self.save().await?;
+        self.shared.changed.notify_waiters();
+        Ok(number)
+    }
+
+    /// Hold it; what is under way is finished.
+    ///
+    /// # Errors
+    /// There is none, or the disk refuses.
+    pub async fn pause(&self, kind: Kind) -> Result<(), Refused> {
+        self.act(kind, |job| job.paused = true).await
+    }
+
+    /// Let it go on.
+    ///
+    /// # Errors
+    /// There is none, or the disk refuses.
+    pub async fn resume(&self, kind: Kind) -> Result<(), Refused> {
+        self.act(kind, |job| job.paused = false).await
+    }
+
+    /// End it; what is copied stays.
+    ///
+    /// # Errors
+    /// There is none, or the disk refuses.
+    pub async fn cancel(&self, kind: Kind) -> Result<(), Refused> {
+        self.act(kind, |job| job.cancel(unix_now())).await
+    }
+
+    async fn act(&self, kind: Kind, change: impl FnOnce(&mut Job)) -> Result<(), Refused> {
+        {
+            let mut memory = self.lock();
+            let job = memory.page.jobs.get_mut(&kind).filter(|job| !job.state.is_over());
+            change(job.ok_or(Refused::Idle(kind.as_str()))?);
+            memory.unsaved = true;
+        }
+        self.save().await?;
+        self.shared.changed.notify_waiters();
+        Ok(())
+    }
+
+    /// The last job of this kind, under way or over.
+    pub fn report(&self, kind: Kind) -> Option<Report> {
+        let mut memory = self.lock();
+        let memory = &mut *memory;
+        let job = memory.page.jobs.get(&kind)?;
+        let mut report = report(job);
+        report.not_listed = memory.page.not_listed;
+        if !job.state.is_over() {
+            report.why = report.why.or(memory.throttled.map(str::to_owned));
+            report.eta_seconds = memory.pace.eta(&report);
+        }
+        Some(report)
+    }
+
+    /// Rows that the last job found to differ, the first `max` of them. Blocks on the disk.
+    pub fn differences(&self, max: usize) -> std::io::Result<Vec<Line>> {
+        self.shared.lines.read(max)
+    }
+
+    // What the engine does.
+
+    /// How it works.
+    pub fn options(&self) -> &Options {
+        &self.shared.options
+    }
+
+    /// From now on this side is the primary. What was under way towards the other one has lost its ground.
+    pub fn serves(&self, primary: Side) {
+        let mut memory = self.lock();
+        let before = memory.page.primary.replace(primary);
+        if before != Some(primary) {
+            memory.unsaved = true;
+            memory.page.copied.clear();
+            if let Some(job) = memory.page.current_mut().filter(|_| before.is_some()) {
+                job.fail("the primary was switched while it was under way: ask for it again", unix_now());
+                tell(job);
+            }
+        }
+    }
+
+    /// Resolves after something was asked for. Cancel safe.
+    pub async fn changed(&self) {
+        self.shared.changed.notified().await;
+    }
+
+    /// What is to be done now, the mirror being so far behind; or when to ask again.
+    pub fn errand(&self, now: Instant, lag: Duration) -> Result<Errand, Option<Instant>> {
+        let options = &self.shared.options;
+        let mut memory = self.lock();
+        memory.throttled = None;
+        let wants = memory.page.current().map_or(Wants::Nothing, |job| job.wants());
+        match wants {
+            Wants::Nothing => Err(None),
+            Wants::Survey => Ok(Errand::Survey),
+            Wants::Walk if lag > options.max_lag => {
+                memory.throttled = Some("the mirror is behind (backfill.max_lag)");
+                Err(Some(now + options.hold))
+            }
+            Wants::Walk => match memory.refill(options.rate, now) {
+                None => Ok(Errand::Walk),
+                Some(at) => {
+                    memory.throttled = Some("the rate is limited (backfill.rate)");
+                    Err(Some(at))
+                }
+            },
+        }
+    }
+
+    /// The answer to [`Errand::Survey`]; `ours` are tables to which the mirror wrote.
+    pub fn surveyed(&self, found: Vec<Surveyed>, ours: impl Fn(TableId) -> bool, at: Lsn) {
+        let mut memory = self.lock();
+        let copied = memory.page.copied.clone();
+        if let Some(job) = memory.page.current_mut() {
+            job.surveyed(found, |table| ours(table) || copied.contains(&table.0), at);
+            if job.state.is_over() {
+                job.ended_unix = Some(unix_now());
+                tell(job);
+            }
+            memory.unsaved = true;
+        }
+    }
+
+    /// A state of the primary is held: give out chunks for a while. Everything below `paid` is on the secondary.
+    pub fn open_at(&self, now: Instant, paid: Lsn) {
+        let mut memory = self.lock();
+        memory.until = Some(now + self.shared.options.hold.max(HOLD_MIN));
+        memory.paid = paid;
+    }
+
+    /// The schema changed, or a table moved: look again.
+    pub fn survey_again(&self) {
+        let mut memory = self.lock();
+        memory.page.current_mut().into_iter().for_each(Job::survey_again);
+    }
+
+    /// The state is given up: what was taken and not reported is to be done again. What was found is owed, the job goes
+    /// on to its next pass if this one is over, and the disk knows.
+    ///
+    /// # Errors
+    /// The journal or the disk refuses; nothing is lost, but some of it will be done again.
+    pub async fn settle(&self, journal: &Journal, paid: Lsn) -> Result<Settled, Error> {
+        let (owing, found, reported) = {
+            let mut memory = self.lock();
+            memory.until = None;
+            let (owing, found) = (std::mem::take(&mut memory.owing), std::mem::take(&mut memory.found));
+            (owing, found, std::mem::take(&mut memory.reported))
+        };
+        self.owe(journal, owing)?;
+        self.list(found).await;
+        let settled = {
+            let mut memory = self.lock();
+            let Some(job) = memory.page.current_mut() else { return Ok(Settled::default()) };
+            job.recall();
+            let moved = job.advance(journal.appended(), paid, unix_now());
+            if moved {
+                tell(job);
+            }
+            let clean = if job.state.is_over() { job.clean().collect() } else { Vec::new() };
+            memory.unsaved |= moved || reported > 0;
+            Settled { clean, idle: reported == 0 && !moved }
+        };
+        self.save().await?;
+        Ok(settled)
+    }
+
+    /// Through the journal, as what operators owe: ordered with the clients' writes, paid and owed again as they are.
+    fn owe(&self, journal: &Journal, owing: Vec<Owing>) -> Result<(), journal::Error> {
+        for Owing { chunk, keys, again } in owing {
+            let mut record = RecordBuf::default();
+            keys.iter().for_each(|key| record.key(chunk.table, key, false));
+            owe(journal, &mut record)?;
+            let mut memory = self.lock();
+            if let Some(job) = memory.page.current_mut() {
+                if again { job.owed(&chunk, keys.len() as u64, journal.appended()) } else { job.close(&chunk) }
+            }
+        }
+        Ok(())
+    }
+
+    async fn list(&self, found: Vec<Line>) {
+        if found.is_empty() {
+            return;
+        }
+        let (lines, count) = (self.shared.lines.clone(), found.len() as u64);
+        let added = tokio::task::spawn_blocking(move || lines.add(&found)).await;
+        let dropped = match added {
+            Ok(Ok(dropped)) => dropped,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "rows that differ could not be listed");
+                count
+            }
+            Err(_) => count,
+        };
+        self.lock().page.not_listed += dropped;
+    }
+
+    async fn save(&self) -> Result<(), durable::Error> {
+        let page = {
+            let mut memory = self.lock();
+            std::mem::take(&mut memory.unsaved).then(|| memory.page.clone())
+        };
+        let Some(page) = page else { return Ok(()) };
+        let saved = self.shared.file.save_aside(&page).await;
+        self.lock().unsaved |= saved.is_err();
+        saved
+    }
+
+    // What workers do.
+
+    /// The next chunk; `None`: enough for this state of the primary.
+    pub fn take(&self, now: Instant) -> Option<Chunk> {
+        let mut memory = self.lock();
+        let (paid, rate) = (memory.paid, self.shared.options.rate);
+        if memory.until.is_none_or(|until| until <= now) || (rate > 0 && memory.budget <= 0.0) {
+            return None;
+        }
+        memory.page.current_mut()?.take(paid)
+    }
+
+    /// What came of a chunk.
+    pub fn put(&self, chunk: Chunk, outcome: Outcome) {
+        let options = &self.shared.options;
+        let micros = (options.hold.as_micros() as u64 / 4).max(1);
+        let sizes = Sizes { rows: options.chunk_rows.max(1), micros };
+        let mut memory = self.lock();
+        let memory = &mut *memory;
+        let Some(job) = memory.page.current_mut() else { return };
+        memory.reported += 1;
+        let copied: Vec<u64> = match chunk.pass {
+            Pass::Copy => job.labels(chunk.table).map(|label| label.0).collect(),
+            _ => Vec::new(),
+        };
+        match outcome {
+            Outcome::Done(landed) => {
+                memory.budget -= landed.bytes as f64;
+                let seen = job.landed(&chunk, &landed, sizes);
+                if seen.first {
+                    let lines = landed.differing.iter().map(|one| Line::of(job.number, job.name(chunk.table), one));
+                    memory.found.extend(lines);
+                }
+                if seen.owes {
+                    let keys = landed.differing.into_iter().map(|one| one.key).collect();
+                    memory.owing.push(Owing { chunk, keys, again: true });
+                }
+            }
+            Outcome::Moved => job.survey_again(),
+            Outcome::Refused(keys, why) if keys.is_empty() => {
+                tracing::warn!(why, "history: a table is left out");
+                job.refuse(chunk.table, why);
+            }
+            // Small enough, the mirror copies row by row, and parks what is refused.
+            Outcome::Refused(keys, _) if keys.len() <= ROWS_OWED || !job.halve(&chunk) => {
+                memory.owing.push(Owing { chunk, keys, again: false });
+            }
+            Outcome::Refused(..) => {}
+        }
+        memory.page.copied.extend(copied);
+        memory.unsaved = true;
+    }
+}
+
+/// Rows of a refused chunk that are owed one by one.
+const ROWS_OWED: usize = 1_000;
+
+/// What came of one state of the primary.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// Tables that are equal now, if the job ended, and since when nothing was missed of each.
+    pub clean: Vec<(TableId, Lsn)>,
+    /// Nothing could be done.
+    pub idle: bool,
+}
+
+/// Why the engine's turn at the desk failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// What was found could not be owed.
+    #[error("what history lacks could not be owed: {0}")]
+    Journal(#[from] journal::Error),
+    /// The page could not be saved.
+    #[error(transparent)]
+    Durable(#[from] durable::Error),
+}
+
+impl Page {
+    fn current(&self) -> Option<&Job> {
+        self.jobs.values().find(|job| !job.state.is_over())
+    }
+
+    fn current_mut(&mut self) -> Option<&mut Job> {
+        self.jobs.values_mut().find(|job| !job.state.is_over())
+    }
+}
+
+impl Memory {
+    /// Let the budget grow, one second's worth at most; when there is some again, if there is none.
+    fn refill(&mut self, rate: u64, now: Instant) -> Option<Instant> {
+        let gained = now.saturating_duration_since(self.budget_at).as_secs_f64() * rate as f64;
+        self.budget = (self.budget + gained).min(rate as f64);
+        self.budget_at = now;
+        let missing = if rate > 0 && self.budget <= 0.0 { 1.0 - self.budget } else { return None };
+        Some(now + Duration::from_secs_f64((missing / rate as f64).min(60.0)))
+    }
+}
+
+impl Pace {
+    fn eta(&mut self, report: &Report) -> Option<f64> {
+        let now = Instant::now();
+        let of = Some((report.number, report.state));
+        if self.of != of || self.began.is_none() {
+            self.of = of;
+            self.began = Some((now, report.done));
+        }
+        let (began, from) = self.began?;
+        let (took, gained) = ((now - began).as_secs_f64(), report.done - from);
+        (gained > 0.0 && took >= 1.0).then(|| took * (1.0 - report.done) / gained)
+    }
+}
+
+fn report(job: &Job) -> Report {
+    let tables: Vec<TableReport> = job
+        .tables
+        .iter()
+        .map(|table| TableReport {
+            table: table.name.clone(),
+            rows_estimated: table.rows,
+            bytes_estimated: table.bytes,
+            rows: table.copied_rows,
+            bytes: table.copied_bytes,
+            done: share(table.progress()),
+            counts: table.counts,
+            refused: table.refused.clone(),
+        })
+        .collect();
+    let add = |(done, all): (u64, u64), (more, of): (u64, u64)| (done + more, all + of);
+    let left = job.tables.iter().filter(|table| table.refused.is_none()).map(|table| table.progress());
+    Report {
+        number: job.number,
+        request: job.request.clone(),
+        state: job.shown(),
+        why: job.why.clone(),
+        began_unix: job.began_unix,
+        ended_unix: job.ended_unix,
+        rows: tables.iter().map(|table| table.rows).sum(),
+        bytes: tables.iter().map(|table| table.bytes).sum(),
+        done: if job.state.is_over() { 1.0 } else { share(left.fold((0, 0), add)) },
+        eta_seconds: None,
+        counts: job.counts(),
+        not_listed: 0,
+        tables,
+    }
+}
+
+fn share((done, all): (u64, u64)) -> f64 {
+    if all == 0 { 1.0 } else { done as f64 / all as f64 }
+}
+
+fn tell(job: &Job) {
+    let (number, kind, counts) = (job.number, job.request.kind.as_str(), job.counts());
+    match job.state {
+        State::Done => tracing::info!(number, kind, ?counts, "history: done"),
+        State::Failed => tracing::warn!(number, kind, ?counts, why = job.why, "history: something was left out"),
+        state => tracing::info!(number, kind, ?state, "history"),
+    }
+}

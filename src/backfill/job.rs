@@ -1,0 +1,653 @@
+//! One walk over history as values: which tables, which pass, what is done, what is under way. Pure: no time of its own,
+//! no IO; what is kept on disk is the value itself.
+//!
+//! ```text
+//!             backfill                      verify, repair
+//! Planning -> Copying -> CatchingUp -> Planning -> Verifying (forth, then back) -> Done
+//! ```
+//!
+//! A unit counts as done when what became of it is on the secondary. A crash between the two does it again, which is
+//! harmless: a chunk clears what it writes (promise 11).
+
+use serde::{Deserialize, Serialize};
+
+use crate::journal::Lsn;
+use crate::record::TableId;
+
+use super::spans::Spans;
+use super::work::{Chunk, Difference, Differs, Extent, Landed, Pass, Surveyed};
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Copy the rows that the secondary lacks, then compare.
+    Backfill,
+    /// Compare, change nothing.
+    Verify,
+    /// Compare, and have the mirror copy what differs.
+    Repair,
+}
+
+impl Kind {
+    /// The word in commands, logs and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Backfill => "backfill",
+            Kind::Verify => "verify",
+            Kind::Repair => "repair",
+        }
+    }
+}
+
+/// What to do about rows of the target that we did not write, in a table that is to be copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Conflict {
+    /// Leave the table alone and say so.
+    #[default]
+    Error,
+    /// The origin's rows count: those that differ are replaced, those that only the target has are deleted.
+    Overwrite,
+}
+
+/// A request as the API takes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// What to do.
+    pub kind: Kind,
+    /// Qualified names of tables; none: all that have a key.
+    #[serde(default)]
+    pub tables: Vec<String>,
+    /// Of a backfill: what to do about rows that are there and not ours.
+    #[serde(default)]
+    pub on_conflict: Conflict,
+    /// Of a backfill: compare when everything is copied.
+    #[serde(default = "yes")]
+    pub verify: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Where a job is; scripts wait for these words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State {
+    /// Asked for; the mirror has not looked at it yet.
+    Initializing,
+    /// Looking which tables there are and how large they are.
+    Planning,
+    /// Rows are copied.
+    Copying,
+    /// Everything is copied; the mirror pays what clients wrote meanwhile.
+    CatchingUp,
+    /// Rows are compared.
+    Verifying,
+    /// Held by an operator.
+    Paused,
+    /// It ended well; differences that were found are counted.
+    Done,
+    /// It ended, and something was left out: see why.
+    Failed,
+    /// An operator ended it.
+    Cancelled,
+}
+
+impl State {
+    /// Nothing more will happen.
+    pub fn is_over(self) -> bool {
+        matches!(self, State::Done | State::Failed | State::Cancelled)
+    }
+}
+
+/// Rows compared: `read = equal + missing + extra + different + skipped`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Rows of the primary, and rows that only the secondary has.
+    pub read: u64,
+    /// The same on both sides.
+    pub equal: u64,
+    /// Only on the primary.
+    pub missing: u64,
+    /// Only on the secondary.
+    pub extra: u64,
+    /// On both sides, with other values.
+    pub different: u64,
+    /// Not compared: their table was left out on the way.
+    pub skipped: u64,
+    /// Of those that differed: made equal since, and compared again.
+    pub repaired: u64,
+}
+
+impl Counts {
+    /// Rows that differ still.
+    pub fn differing(&self) -> u64 {
+        (self.missing + self.extra + self.different).saturating_sub(self.repaired)
+    }
+
+    pub(super) fn add(&mut self, other: Counts) {
+        self.read += other.read;
+        self.equal += other.equal;
+        self.missing += other.missing;
+        self.extra += other.extra;
+        self.different += other.different;
+        self.skipped += other.skipped;
+        self.repaired += other.repaired;
+    }
+
+    fn of(pass: Pass, landed: &Landed) -> Counts {
+        let count = |how| landed.differing.iter().filter(|one| one.how == how).count() as u64;
+        let (missing, extra, different) = (count(Differs::Missing), count(Differs::Extra), count(Differs::Different));
+        match pass {
+            Pass::Copy => Counts::default(),
+            Pass::Forth => {
+                let equal = landed.rows.saturating_sub(missing + different);
+                Counts { read: equal + missing + different, equal, missing, different, ..Counts::default() }
+            }
+            // Rows that both have were counted on the way forth.
+            Pass::Back => Counts { read: extra, extra, ..Counts::default() },
+        }
+    }
+}
+
+/// A job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Job {
+    pub(super) number: u64,
+    pub(super) request: Request,
+    pub(super) state: State,
+    pub(super) paused: bool,
+    pass: Pass,
+    pub(super) tables: Vec<Walked>,
+    /// What has to be paid before the next pass.
+    until: Option<u64>,
+    pub(super) why: Option<String>,
+    pub(super) began_unix: u64,
+    pub(super) ended_unix: Option<u64>,
+}
+
+/// One table of a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Walked {
+    pub(super) table: TableId,
+    pub(super) name: String,
+    labels: Vec<TableId>,
+    pub(super) rows: u64,
+    pub(super) bytes: u64,
+    pub(super) refused: Option<String>,
+    extents: Vec<Tract>,
+    pub(super) copied_rows: u64,
+    pub(super) copied_bytes: u64,
+    pub(super) counts: Counts,
+    /// Where the journal stood when the comparison began: marks above it are not answered by it.
+    since: u64,
+    /// Units of a chunk; follows what chunks of this table cost.
+    #[serde(skip)]
+    step: u64,
+}
+
+/// One extent of a table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Tract {
+    extent: Extent,
+    done: Spans,
+    /// Done, or under way, or to be done again.
+    #[serde(skip)]
+    taken: Spans,
+    again: Vec<Again>,
+}
+
+/// Units that differed and were owed: to be compared again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Again {
+    from: u64,
+    to: u64,
+    /// When everything below is paid.
+    after: u64,
+    tries: u8,
+    differing: u64,
+    #[serde(skip)]
+    taken: bool,
+}
+
+/// How often differences are owed before they are called lasting.
+const TRIES: u8 = 3;
+/// Units of a table's first chunk.
+const FIRST_STEP: u64 = 64;
+/// Most units of a chunk.
+const MOST_STEP: u64 = 1 << 16;
+
+/// What the job asks for next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wants {
+    /// Nothing: over, paused, or waiting for payments.
+    Nothing,
+    /// A survey of all tables.
+    Survey,
+    /// Somebody who takes chunks.
+    Walk,
+}
+
+/// What a chunk that was done means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// It was not looked at before.
+    pub(super) first: bool,
+    /// The mirror shall copy what differs: [`Job::owed`] follows when that is owed.
+    pub(super) owes: bool,
+}
+
+/// How large chunks may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sizes {
+    /// About as many rows.
+    pub(super) rows: u64,
+    /// About so long, in microseconds.
+    pub(super) micros: u64,
+}
+
+impl Job {
+    pub(super) fn new(number: u64, request: Request, now_unix: u64) -> Job {
+        let pass = if request.kind == Kind::Backfill { Pass::Copy } else { Pass::Forth };
+        Job {
+            number,
+            request,
+            state: State::Initializing,
+            paused: false,
+            pass,
+            tables: Vec::new(),
+            until: None,
+            why: None,
+            began_unix: now_unix,
+            ended_unix: None,
+        }
+    }
+
+    /// As it came from the disk: nothing is under way, and where everything lies is to be looked at.
+    pub(super) fn resumed(mut self) -> Job {
+        self.recall();
+        self.survey_again();
+        self
+    }
+
+    /// What people are told.
+    pub(super) fn shown(&self) -> State {
+        if self.paused && !self.state.is_over() { State::Paused } else { self.state }
+    }
+
+    pub(super) fn wants(&self) -> Wants {
+        match self.state {
+            _ if self.paused => Wants::Nothing,
+            State::Initializing | State::Planning => Wants::Survey,
+            // Catching up, there is nothing to take, but payments to be noticed.
+            State::Copying | State::CatchingUp | State::Verifying => Wants::Walk,
+            _ => Wants::Nothing,
+        }
+    }
+
+    /// Differences are to be mended.
+    fn mends(&self) -> bool {
+        match self.request.kind {
+            Kind::Backfill => true,
+            Kind::Verify => false,
+            Kind::Repair => true,
+        }
+    }
+
+    /// What both sides have. The first survey of a job says which tables it is about; later ones only where they lie now.
+    pub(super) fn surveyed(&mut self, found: Vec<Surveyed>, ours: impl Fn(TableId) -> bool, at: Lsn) {
+        if self.state.is_over() {
+            return;
+        }
+        if self.tables.is_empty() {
+            self.choose(&found, ours);
+        }
+        for walked in &mut self.tables {
+            match found.iter().find(|one| one.table == walked.table) {
+                Some(one) => walked.look(one, self.pass),
+                None => _ = walked.refused.get_or_insert_with(|| "the table is gone".to_owned()),
+            }
+            if self.pass == Pass::Forth && walked.fresh() {
+                walked.since = at.0;
+            }
+        }
+        if !self.state.is_over() {
+            self.state = if self.pass == Pass::Copy { State::Copying } else { State::Verifying };
+        }
+    }
+
+    fn choose(&mut self, found: &[Surveyed], ours: impl Fn(TableId) -> bool) {
+        let asked = &self.request.tables;
+        let named = |one: &&Surveyed| asked.is_empty() || asked.contains(&one.name);
+        let unknown = asked.iter().find(|name| found.iter().all(|one| one.name != **name));
+        if let Some(name) = unknown {
+            self.state = State::Failed;
+            self.why = Some(format!("there is no table {name}; names are qualified, as public.accounts"));
+            return;
+        }
+        let strangers = self.request.kind == Kind::Backfill && self.request.on_conflict == Conflict::Error;
+        self.tables = found.iter().filter(named).map(Walked::new).collect();
+        for (walked, one) in self.tables.iter_mut().zip(found.iter().filter(named)) {
+            if strangers && one.occupied && !one.labels.iter().any(|label| ours(*label)) {
+                walked.refused.get_or_insert_with(|| STRANGERS.to_owned());
+            }
+        }
+    }
+
+    /// The next chunk; `paid` is everything that is on the secondary.
+    pub(super) fn take(&mut self, paid: Lsn) -> Option<Chunk> {
+        let pass = self.pass;
+        let walking = matches!(self.state, State::Copying | State::Verifying) && !self.paused;
+        self.tables
+            .iter_mut()
+            .filter(|table| walking && table.refused.is_none())
+            .find_map(|table| table.take(pass, paid))
+    }
+
+    /// The chunk was done.
+    pub(super) fn landed(&mut self, chunk: &Chunk, landed: &Landed, sizes: Sizes) -> Seen {
+        let mends = self.mends();
+        self.of(chunk).map(|table| table.landed(chunk, landed, sizes, mends)).unwrap_or_default()
+    }
+
+    /// What was found in the chunk is owed and will be paid when everything below `after` is.
+    pub(super) fn owed(&mut self, chunk: &Chunk, differing: u64, after: Lsn) {
+        let Some(tract) = self.of(chunk).and_then(|table| table.extents.get_mut(chunk.extent)) else { return };
+        match tract.again.iter_mut().find(|again| (again.from, again.to) == (chunk.from, chunk.to)) {
+            Some(again) => (again.after, again.taken) = (after.0, false),
+            None => tract.again.push(Again {
+                from: chunk.from,
+                to: chunk.to,
+                after: after.0,
+                tries: 1,
+                differing,
+                taken: false,
+            }),
+        }
+    }
+
+    /// Rows of the chunk are refused: the rest of it is copied in smaller parts.
+    pub(super) fn halve(&mut self, chunk: &Chunk) -> bool {
+        let Some(table) = self.of(chunk) else { return false };
+        let (len, tract) = (chunk.to - chunk.from, &mut table.extents[chunk.extent]);
+        if len == 1 {
+            return false;
+        }
+        tract.taken.remove(chunk.from, chunk.to);
+        table.step = len / 2;
+        true
+    }
+
+    /// The chunk is as done as it can be without what the secondary refuses of it.
+    pub(super) fn close(&mut self, chunk: &Chunk) {
+        if let Some(table) = self.of(chunk) {
+            table.extents[chunk.extent].done.add(chunk.from, chunk.to);
+        }
+    }
+
+    /// Leave a table out.
+    pub(super) fn refuse(&mut self, table: TableId, why: String) {
+        if let Some(walked) = self.tables.iter_mut().find(|walked| walked.table == table) {
+            walked.refused = Some(why);
+        }
+    }
+
+    /// Look where everything lies now.
+    pub(super) fn survey_again(&mut self) {
+        if matches!(self.state, State::Copying | State::Verifying) {
+            self.state = State::Planning;
+        }
+    }
+
+    /// Nothing is under way any more: what was not reported is to be done.
+    pub(super) fn recall(&mut self) {
+        for tract in self.tables.iter_mut().flat_map(|table| &mut table.extents) {
+            tract.recall();
+        }
+    }
+
+    /// Go on to the next pass if this one is done. True: something changed.
+    pub(super) fn advance(&mut self, appended: Lsn, paid: Lsn, now_unix: u64) -> bool {
+        let before = self.state;
+        match self.state {
+            State::Copying if self.pass_done() => {
+                self.state = State::CatchingUp;
+                self.until = Some(appended.0);
+            }
+            State::CatchingUp if self.until.is_none_or(|until| until <= paid.0) => {
+                if self.request.verify {
+                    self.turn(Pass::Forth)
+                } else {
+                    self.end(now_unix)
+                }
+            }
+            State::Verifying if self.pass_done() => match self.pass {
+                Pass::Forth => self.turn(Pass::Back),
+                _ => self.end(now_unix),
+            },
+            _ => {}
+        }
+        self.state != before
+    }
+
+    fn turn(&mut self, pass: Pass) {
+        self.pass = pass;
+        self.state = State::Planning;
+        self.tables.iter_mut().for_each(|table| table.extents.clear());
+    }
+
+    fn pass_done(&self) -> bool {
+        self.tables.iter().all(|table| table.refused.is_some() || table.extents.iter().all(Tract::is_done))
+    }
+
+    fn end(&mut self, now_unix: u64) {
+        let left_out: Vec<_> = self.tables.iter().filter(|table| table.refused.is_some()).collect();
+        self.state = State::Done;
+        if let Some(first) = left_out.first() {
+            let more = if left_out.len() > 1 { format!(" and {} more", left_out.len() - 1) } else { String::new() };
+            self.state = State::Failed;
+            self.why = Some(format!("{}{more} left out: {}", first.name, first.refused.as_deref().unwrap_or_default()));
+        }
+        self.ended_unix = Some(now_unix);
+    }
+
+    pub(super) fn fail(&mut self, why: &str, now_unix: u64) {
+        self.state = State::Failed;
+        self.why = Some(why.to_owned());
+        self.ended_unix = Some(now_unix);
+    }
+
+    pub(super) fn cancel(&mut self, now_unix: u64) {
+        if !self.state.is_over() {
+            self.state = State::Cancelled;
+            self.ended_unix = Some(now_unix);
+        }
+    }
+
+    /// Tables that this job found equal, every label of each, and since when nothing was missed.
+    pub(super) fn clean(&self) -> impl Iterator<Item = (TableId, Lsn)> {
+        let walked = self.state == State::Done || self.state == State::Failed;
+        let compared = walked && self.pass == Pass::Back;
+        let equal = move |table: &&Walked| compared && table.refused.is_none() && table.counts.differing() == 0;
+        self.tables.iter().filter(equal).flat_map(|table| table.labels.iter().map(|label| (*label, Lsn(table.since))))
+    }
+
+    /// A table's name, for people.
+    pub(super) fn name(&self, table: TableId) -> &str {
+        self.tables.iter().find(|walked| walked.table == table).map_or("", |walked| &walked.name)
+    }
+
+    /// Every label of a table.
+    pub(super) fn labels(&self, table: TableId) -> impl Iterator<Item = TableId> {
+        self.tables.iter().filter(move |walked| walked.table == table).flat_map(|walked| walked.labels.iter().copied())
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        let mut sum = Counts::default();
+        self.tables.iter().for_each(|table| sum.add(table.counts));
+        sum
+    }
+
+    fn of(&mut self, chunk: &Chunk) -> Option<&mut Walked> {
+        if chunk.pass != self.pass {
+            return None;
+        }
+        let same = |tract: &Tract| tract.extent.file == chunk.file && tract.extent.name == chunk.name;
+        let table = self.tables.iter_mut().find(|walked| walked.table == chunk.table)?;
+        table.extents.get(chunk.extent).is_some_and(same).then_some(table)
+    }
+}
+
+const STRANGERS: &str = "the target has rows that tandem did not write: empty the table there, or ask for \
+    --on-conflict overwrite";
+
+impl Walked {
+    fn new(found: &Surveyed) -> Walked {
+        Walked {
+            table: found.table,
+            name: found.name.clone(),
+            labels: found.labels.clone(),
+            rows: found.rows,
+            bytes: found.bytes,
+            refused: found.refused.clone(),
+            extents: Vec::new(),
+            copied_rows: 0,
+            copied_bytes: 0,
+            counts: Counts::default(),
+            since: 0,
+            step: FIRST_STEP,
+        }
+    }
+
+    /// Where its rows lie now. What is known of an extent that kept its file stays true.
+    fn look(&mut self, found: &Surveyed, pass: Pass) {
+        let extents = if pass == Pass::Back { &found.secondary } else { &found.primary };
+        let mut before = std::mem::take(&mut self.extents);
+        self.extents = extents.iter().map(|extent| Tract::of(extent, &mut before)).collect();
+        self.labels = found.labels.clone();
+        if self.refused.is_none() {
+            self.refused = found.refused.clone();
+        }
+        if self.step == 0 {
+            self.step = FIRST_STEP;
+        }
+    }
+
+    fn fresh(&self) -> bool {
+        self.extents.iter().all(|tract| tract.done.len() == 0 && tract.again.is_empty())
+    }
+
+    fn take(&mut self, pass: Pass, paid: Lsn) -> Option<Chunk> {
+        let (table, step) = (self.table, self.step.max(1));
+        let mut tracts = self.extents.iter_mut().enumerate();
+        tracts.find_map(|(extent, tract)| {
+            let (from, to) = tract.take(step, paid)?;
+            let Extent { name, file, .. } = tract.extent.clone();
+            Some(Chunk { pass, table, extent, name, file, from, to })
+        })
+    }
+
+    fn landed(&mut self, chunk: &Chunk, landed: &Landed, sizes: Sizes, mends: bool) -> Seen {
+        let tract = &mut self.extents[chunk.extent];
+        let differing = landed.differing.len() as u64;
+        let place =
+            tract.again.iter().position(|again| again.taken && (again.from, again.to) == (chunk.from, chunk.to));
+        let first = place.is_none();
+        let owes = match place {
+            None => {
+                self.counts.add(Counts::of(chunk.pass, landed));
+                mends && differing > 0
+            }
+            Some(at) => {
+                let again = &mut tract.again[at];
+                self.counts.repaired += again.differing.saturating_sub(differing);
+                again.differing = again.differing.min(differing);
+                again.tries += 1;
+                let owes = differing > 0 && again.tries <= TRIES;
+                if !owes {
+                    tract.again.remove(at);
+                }
+                owes
+            }
+        };
+        if !owes {
+            tract.done.add(chunk.from, chunk.to);
+        }
+        if chunk.pass == Pass::Copy {
+            self.copied_rows += landed.rows;
+            self.copied_bytes += landed.bytes;
+        }
+        self.pace(chunk.to - chunk.from, landed, sizes);
+        Seen { first, owes }
+    }
+
+    /// Chunks as large as will take the time, and hold the rows, that they may.
+    fn pace(&mut self, units: u64, landed: &Landed, sizes: Sizes) {
+        let micros = (landed.took.as_micros() as u64).max(1);
+        let by_time = units.saturating_mul(sizes.micros) / micros;
+        let by_rows = units.saturating_mul(sizes.rows) / landed.rows.max(1);
+        // Twice at most, for the next stretch may be denser.
+        self.step = by_time.min(by_rows).min(self.step.saturating_mul(2)).clamp(1, MOST_STEP);
+    }
+
+    /// How much of it is done in this pass, in units.
+    pub(super) fn progress(&self) -> (u64, u64) {
+        let done = self.extents.iter().map(|tract| tract.done.len().min(tract.extent.units)).sum();
+        (done, self.extents.iter().map(|tract| tract.extent.units).sum())
+    }
+}
+
+impl Tract {
+    fn of(extent: &Extent, before: &mut Vec<Tract>) -> Tract {
+        let same = |tract: &Tract| tract.extent.name == extent.name && tract.extent.file == extent.file;
+        match before.iter().position(same) {
+            Some(at) => before.swap_remove(at),
+            None => {
+                Tract { extent: extent.clone(), done: Spans::default(), taken: Spans::default(), again: Vec::new() }
+            }
+        }
+    }
+
+    fn take(&mut self, step: u64, paid: Lsn) -> Option<(u64, u64)> {
+        if let Some(again) = self.again.iter_mut().find(|again| !again.taken && again.after <= paid.0) {
+            again.taken = true;
+            return Some((again.from, again.to));
+        }
+        let (from, to) = self.taken.gap(0, self.extent.units, step)?;
+        self.taken.add(from, to);
+        Some((from, to))
+    }
+
+    fn recall(&mut self) {
+        self.taken = self.done.clone();
+        for again in &mut self.again {
+            again.taken = false;
+            self.taken.add(again.from, again.to);
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.again.is_empty() && self.done.len() >= self.extent.units
+    }
+}
+
+/// Differences as lines of JSON; the key's values are for who asks for them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Line {
+    /// The job's number.
+    pub job: u64,
+    /// The table.
+    pub table: String,
+    /// How the rows differ.
+    pub how: Differs,
+    /// The key, as an operator may see it.
+    pub key: String,
+}
+
+impl Line {
+    pub(super) fn of(job: u64, table: &str, difference: &Difference) -> Line {
+        Line { job, table: table.to_owned(), how: difference.how, key: difference.shown.clone() }
+    }
+}

@@ -1,0 +1,18 @@
+//! History: rows that were there before the mirror, or that it may have missed.
+//!
+//! Backfill copies them, verify compares both sides, repair has the mirror copy what differs. All three are walks over
+//! the same [`work`]: chunks of tables, done by a wire's copier right after a payment, at the very state of the primary
+//! that the payment made the secondary equal to. So a chunk never meets a write that is not on both sides: there are no
+//! windows, no ghost rows, nothing regresses (promise 11), and a difference that is found is real (promise 8).
+//!
+//! [`job`] is one walk as a value, [`desk`] where operators, the mirror's engine and the copier's workers meet over it,
+//! [`lines`] keeps what was found to differ.
+
+pub mod desk;
+pub mod job;
+pub mod lines;
+mod spans;
+pub mod work;
+
+pub use desk::{Desk, Options, Refused, Report};
+pub use job::{Conflict, Counts, Kind, Request, State};

@@ -1,0 +1,124 @@
+//! What the walk over history asks of a wire: tables cut into extents of numbered units, and chunks of them to be copied
+//! or compared at one state of the primary.
+//!
+//! The core does not know what a unit is (for PostgreSQL a block of a table's file), only that a row which nobody writes
+//! keeps its unit for as long as the extent keeps its number, and that a row which moves to another unit was written,
+//! and so is owed and paid by the mirror.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::record::TableId;
+
+/// One side's rows of a table, or of one of its partitions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// As the wire finds it again.
+    pub name: String,
+    /// Changes when all rows may have got other units: what was done of it is to be done again.
+    pub file: u64,
+    /// The rows there were when it was looked at lie in the units below.
+    pub units: u64,
+}
+
+/// A table as a survey found it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Surveyed {
+    /// Its label.
+    pub table: TableId,
+    /// Its qualified name.
+    pub name: String,
+    /// Labels under which its rows may be marked dirty: its own and its partitions'.
+    pub labels: Vec<TableId>,
+    /// Rows, as the primary's statistics guess.
+    pub rows: u64,
+    /// Bytes on the primary.
+    pub bytes: u64,
+    /// Its rows on the primary.
+    pub primary: Vec<Extent>,
+    /// Its rows on the secondary.
+    pub secondary: Vec<Extent>,
+    /// The secondary has rows of it.
+    pub occupied: bool,
+    /// Why it cannot be walked over.
+    pub refused: Option<String>,
+}
+
+/// What is done with a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pass {
+    /// Rows of the primary are written to the secondary.
+    Copy,
+    /// Rows of the primary are looked for on the secondary.
+    Forth,
+    /// Rows of the secondary are looked for on the primary.
+    Back,
+}
+
+/// Units to be worked on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// What to do.
+    pub pass: Pass,
+    /// The table.
+    pub table: TableId,
+    /// Which of its extents, and that one's name and file.
+    pub extent: usize,
+    /// As [`Extent::name`].
+    pub name: String,
+    /// As [`Extent::file`]: an extent that has another one now is [`Outcome::Moved`].
+    pub file: u64,
+    /// The first unit.
+    pub from: u64,
+    /// The unit behind the last.
+    pub to: u64,
+}
+
+/// How two rows differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Differs {
+    /// Only the primary has it.
+    Missing,
+    /// Only the secondary has it.
+    Extra,
+    /// Both have it, with other values.
+    Different,
+}
+
+/// A row that differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// How.
+    pub how: Differs,
+    /// Its key, in the mirror's form.
+    pub key: Box<[u8]>,
+    /// Its key as an operator may see it on request, never logged.
+    pub shown: String,
+}
+
+/// What came of a chunk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was done.
+    Done(Landed),
+    /// The extent's rows got other units: survey the table again.
+    Moved,
+    /// The secondary refuses rows of it: their keys, if that is what it refuses, or why nothing of it can be done.
+    Refused(Vec<Box<[u8]>>, String),
+}
+
+/// What was done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Landed {
+    /// Rows written, or looked at.
+    pub rows: u64,
+    /// Bytes written.
+    pub bytes: u64,
+    /// How long it took.
+    pub took: Duration,
+    /// Rows that differ.
+    pub differing: Vec<Difference>,
+}

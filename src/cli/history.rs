@@ -1,0 +1,351 @@
+//! `tandem backfill`, `verify` and `repair`: asks the running tandem to walk over history, watches it, says how it went.
+//!
+//! The walk is the server's: it goes on when this command is left, and when tandem is started again.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use indicatif::{HumanBytes, HumanCount, HumanDuration};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::{Admin, Failure, Output, field};
+use crate::admin::client::{self, Client};
+use crate::backfill::{Conflict, Counts, Kind, Report, State};
+
+pub(super) const BACKFILL_EXAMPLES: &str = "\
+Examples:
+  tandem backfill start                       copy all tables that have a key, then compare both sides
+  tandem backfill start --table public.a      only this one; may be given more than once
+  tandem backfill start --detach              do not wait for the end
+  tandem backfill status --watch              see it go on
+  tandem backfill wait --state Verifying      for scripts: until it is there, or over
+  tandem backfill pause                       and resume; what is copied stays copied
+  tandem backfill cancel                      end it
+
+Clients go on meanwhile: what they write is mirrored, and copied rows never replace newer ones. Ctrl-C leaves
+the walk alone, and so does a restart of tandem: it goes on where it was.
+
+Exit codes: 0 copied and equal; 1 something was left out, differs, or it was cancelled; 2 usage;
+3 tandem could not be reached.";
+
+pub(super) const VERIFY_EXAMPLES: &str = "\
+Examples:
+  tandem verify                               compare all rows of all tables that have a key, both ways
+  tandem verify --table public.accounts       only this one; may be given more than once
+  tandem verify status                        where it is, or how the last one ended
+  tandem verify differences --values          the keys of rows that differ, one a line of JSON
+  tandem verify cancel                        end it; also pause, resume
+
+Rows are compared at one state of both sides, while clients write: a row that is called different is different.
+
+Exit codes: 0 equal; 1 rows differ, or something was left out; 2 usage; 3 tandem could not be reached.";
+
+pub(super) const REPAIR_EXAMPLES: &str = "\
+Examples:
+  tandem repair                               compare all, have the mirror copy what differs, compare that again
+  tandem repair --table public.accounts       only this one; may be given more than once
+  tandem repair status                        where it is, or how the last one ended
+  tandem verify                               what a repair would find, without changing anything
+
+Exit codes: 0 equal now; 1 rows differ still, or something was left out; 2 usage; 3 tandem could not be reached.";
+
+/// How often a walk is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+/// How long a tandem that stopped answering may take to come back.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Args)]
+pub(super) struct Backfill {
+    #[command(subcommand)]
+    action: BackfillAction,
+}
+
+#[derive(Debug, Subcommand)]
+enum BackfillAction {
+    /// Copy history to the secondary.
+    #[command(after_help = BACKFILL_EXAMPLES)]
+    Start {
+        #[command(flatten)]
+        walk: Walk,
+        /// Rows of the target that tandem did not write: leave the table alone, or replace and delete them.
+        #[arg(long, value_enum, default_value_t = OnConflict::Error)]
+        on_conflict: OnConflict,
+        /// Do not compare both sides afterwards.
+        #[arg(long)]
+        no_verify: bool,
+    },
+    #[command(flatten)]
+    Other(Act),
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum OnConflict {
+    Error,
+    Overwrite,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct Compare {
+    #[command(flatten)]
+    walk: Walk,
+    #[command(subcommand)]
+    action: Option<Act>,
+}
+
+#[derive(Debug, Args)]
+struct Walk {
+    /// Only this table, with its schema; may be given more than once.
+    #[arg(long = "table", value_name = "TABLE")]
+    tables: Vec<String>,
+    /// Do not wait for the end.
+    #[arg(long)]
+    detach: bool,
+    #[command(flatten)]
+    admin: Admin,
+}
+
+#[derive(Debug, Subcommand)]
+enum Act {
+    /// Where it is, or how the last one ended.
+    Status {
+        /// Until it is over.
+        #[arg(long)]
+        watch: bool,
+        #[command(flatten)]
+        admin: Admin,
+    },
+    /// Wait until it is in this state, or over.
+    Wait {
+        /// Initializing, Planning, Copying, CatchingUp, Verifying, Done, ..
+        #[arg(long, default_value = "Done", value_parser = state)]
+        state: State,
+        #[command(flatten)]
+        admin: Admin,
+    },
+    /// Hold it.
+    Pause(Admin),
+    /// Let it go on.
+    Resume(Admin),
+    /// End it; what is copied stays.
+    Cancel(Admin),
+    /// Rows that differ, one a line of JSON.
+    Differences {
+        /// With the keys of the rows.
+        #[arg(long)]
+        values: bool,
+        #[command(flatten)]
+        admin: Admin,
+    },
+}
+
+fn state(text: &str) -> Result<State, String> {
+    serde_json::from_value(Value::from(text)).map_err(|_| "there is no such state".to_owned())
+}
+
+pub(super) async fn backfill(command: Backfill, output: &Output) -> Result<(), Failure> {
+    match command.action {
+        BackfillAction::Start { walk, on_conflict, no_verify } => {
+            let on_conflict = match on_conflict {
+                OnConflict::Error => Conflict::Error,
+                OnConflict::Overwrite => Conflict::Overwrite,
+            };
+            let request =
+                json!({ "action": "start", "tables": walk.tables, "on_conflict": on_conflict, "verify": !no_verify });
+            start(Kind::Backfill, &walk, &request, output).await
+        }
+        BackfillAction::Other(act) => do_it(Kind::Backfill, act, output).await,
+    }
+}
+
+pub(super) async fn compare(kind: Kind, command: Compare, output: &Output) -> Result<(), Failure> {
+    match command.action {
+        Some(act) => do_it(kind, act, output).await,
+        None => {
+            let request = json!({ "action": "start", "tables": command.walk.tables });
+            start(kind, &command.walk, &request, output).await
+        }
+    }
+}
+
+async fn start(kind: Kind, walk: &Walk, request: &Value, output: &Output) -> Result<(), Failure> {
+    let client = walk.admin.client()?;
+    let begun = parse(client.post(&path(kind), request).await?)?;
+    if walk.detach {
+        output.print(&json(&begun), |_| format!("{} {} was asked for", kind.as_str(), begun.number));
+        return Ok(());
+    }
+    finish(kind, &client, output, State::Done).await
+}
+
+async fn do_it(kind: Kind, act: Act, output: &Output) -> Result<(), Failure> {
+    let action = match act {
+        Act::Status { watch: true, admin } => return finish(kind, &admin.client()?, output, State::Done).await,
+        Act::Wait { state, admin } => return finish(kind, &admin.client()?, output, state).await,
+        Act::Status { watch: false, admin } => {
+            let report = parse(admin.client()?.get(&path(kind)).await?)?;
+            output.print(&json(&report), |_| standing(&report));
+            return Ok(());
+        }
+        Act::Differences { values, admin } => {
+            let list = admin.client()?.get(&format!("/v1/verify/differences?values={values}")).await?;
+            output.print(&list, |list| {
+                let lines = list.as_array().into_iter().flatten().map(Value::to_string);
+                let lines = lines.collect::<Vec<_>>().join("\n");
+                if lines.is_empty() { "no rows are known to differ".to_owned() } else { lines }
+            });
+            return Ok(());
+        }
+        Act::Pause(admin) => ("pause", admin),
+        Act::Resume(admin) => ("resume", admin),
+        Act::Cancel(admin) => ("cancel", admin),
+    };
+    let (action, admin) = action;
+    let answer = admin.client()?.post(&path(kind), &json!({ "action": action })).await?;
+    output.print(&answer, |answer| {
+        format!("{} {}: {}", kind.as_str(), field(answer, "/number"), field(answer, "/state"))
+    });
+    Ok(())
+}
+
+/// Watch it until it is there or over. Ctrl-C ends this command only.
+async fn finish(kind: Kind, client: &Client, output: &Output, wanted: State) -> Result<(), Failure> {
+    let mut before = None;
+    let report = loop {
+        let report = look(kind, client).await?;
+        if before.replace(report.state) != Some(report.state) {
+            output.tell(&format!("{:<12} {}", word(report.state), about(report.state)));
+        }
+        if report.state == wanted || report.state.is_over() {
+            break report;
+        }
+        output.hint(&progress(&report));
+        sleep(LOOK).await;
+    };
+    output.hint("");
+    output.print(&json(&report), |_| standing(&report));
+    verdict(&report, wanted)
+}
+
+/// A tandem that does not answer gets some time to come back: the walk goes on then.
+async fn look(kind: Kind, client: &Client) -> Result<Report, Failure> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match client.get(&path(kind)).await {
+            Err(client::Error::Unreachable { .. }) if Instant::now() < deadline => sleep(LOOK).await,
+            answer => return parse(answer?),
+        }
+    }
+}
+
+fn verdict(report: &Report, wanted: State) -> Result<(), Failure> {
+    let differing = report.counts.differing();
+    match report.state {
+        State::Done if differing == 0 => Ok(()),
+        State::Done => Err(Failure::Refused(format!(
+            "{differing} rows differ: `tandem verify differences` lists them, `tandem repair` copies them"
+        ))),
+        State::Failed => Err(Failure::Refused(report.why.clone().unwrap_or_else(|| "it failed".to_owned()))),
+        State::Cancelled => Err(Failure::Refused("it was cancelled".to_owned())),
+        state if state == wanted => Ok(()),
+        state => Err(Failure::Refused(format!("it is {}", word(state)))),
+    }
+}
+
+fn word(state: State) -> String {
+    field(&json!(state), "")
+}
+
+fn about(state: State) -> &'static str {
+    match state {
+        State::Initializing => "waiting for the mirror",
+        State::Planning => "looking which tables there are, and how large",
+        State::Copying => "rows are copied; clients go on",
+        State::CatchingUp => "what clients wrote meanwhile is paid",
+        State::Verifying => "rows are compared, both ways",
+        State::Paused => "held by an operator: resume lets it go on",
+        State::Done => "it is over",
+        State::Failed => "it is over, and something was left out",
+        State::Cancelled => "an operator ended it",
+    }
+}
+
+/// A line that the next one replaces.
+fn progress(report: &Report) -> String {
+    const WIDTH: usize = 24;
+    let full = ((report.done * WIDTH as f64) as usize).min(WIDTH);
+    let mut line = format!("  [{}{}] {:5.1} %", "#".repeat(full), " ".repeat(WIDTH - full), report.done * 100.0);
+    let _ = match report.state {
+        State::Verifying => write!(line, "  {} rows compared", HumanCount(report.counts.read)),
+        _ => write!(line, "  {} rows, {}", HumanCount(report.rows), HumanBytes(report.bytes)),
+    };
+    if let Some(left) = report.eta_seconds {
+        let _ = write!(line, ", about {} left", HumanDuration(Duration::from_secs_f64(left.min(1e9))));
+    }
+    if let Some(why) = &report.why {
+        let _ = write!(line, " ({why})");
+    }
+    line
+}
+
+/// What there is to say of it.
+fn standing(report: &Report) -> String {
+    let kind = report.request.kind.as_str();
+    let mut text = format!("{kind} {}: {}", report.number, word(report.state));
+    if let Some(why) = &report.why {
+        let _ = write!(text, " ({why})");
+    }
+    text.push('\n');
+    if report.request.kind == Kind::Backfill {
+        let _ = writeln!(text, "copied: {} rows, {}", HumanCount(report.rows), HumanBytes(report.bytes));
+    }
+    let _ = writeln!(text, "compared: {}", compared(&report.counts));
+    if report.not_listed > 0 {
+        let _ = writeln!(text, "of those that differ {} are not listed: there are too many", report.not_listed);
+    }
+    for table in &report.tables {
+        let _ = match &table.refused {
+            Some(why) => writeln!(text, "  {:<32} left out: {why}", table.table),
+            None => writeln!(
+                text,
+                "  {:<32} {:5.1} %  {} rows copied; {}",
+                table.table,
+                table.done * 100.0,
+                HumanCount(table.rows),
+                compared(&table.counts)
+            ),
+        };
+    }
+    text
+}
+
+fn compared(counts: &Counts) -> String {
+    let Counts { read, equal, missing, extra, different, skipped, repaired } = *counts;
+    let mut text = format!("{} rows, {} equal", HumanCount(read), HumanCount(equal));
+    for (count, name) in [
+        (missing, "missing"),
+        (extra, "extra"),
+        (different, "different"),
+        (skipped, "skipped"),
+        (repaired, "of them repaired"),
+    ] {
+        if count > 0 {
+            let _ = write!(text, ", {} {name}", HumanCount(count));
+        }
+    }
+    text
+}
+
+fn path(kind: Kind) -> String {
+    format!("/v1/{}", kind.as_str())
+}
+
+fn parse(value: Value) -> Result<Report, Failure> {
+    serde_json::from_value(value).map_err(|error| Failure::Unreachable(format!("an answer of another tandem: {error}")))
+}
+
+fn json(report: &Report) -> Value {
+    json!(report)
+}

@@ -1,0 +1,304 @@
+//! History on real servers: copied while clients write, compared at one state of both sides, repaired.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio_postgres::NoTls;
+
+use crate::support::stage::Stage;
+use crate::support::{connect, rows, sql};
+
+/// Keys of several kinds, wide rows, a composite key, partitions, generated and identity columns, a table without a key.
+const SCHEMA: &str = "
+    CREATE TABLE plain (id bigint PRIMARY KEY, v text, n numeric(12, 3), at timestamptz);
+    CREATE TABLE named (name text PRIMARY KEY, v double precision);
+    CREATE TABLE pairs (a int, b uuid, v jsonb, tags text[], PRIMARY KEY (a, b));
+    CREATE TABLE wide (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, body text, size int GENERATED ALWAYS AS (length(body)) STORED);
+    CREATE TABLE parts (id bigint, region text NOT NULL, v int, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
+    CREATE TABLE parts_a PARTITION OF parts FOR VALUES IN ('a');
+    CREATE TABLE parts_b PARTITION OF parts FOR VALUES IN ('b', 'c');
+    CREATE TABLE parent (id int PRIMARY KEY, v text);
+    CREATE TABLE child (id int PRIMARY KEY, parent int NOT NULL REFERENCES parent ON DELETE CASCADE);
+    CREATE TABLE keyless (v int);";
+
+const TABLES: &[&str] = &["plain", "named", "pairs", "wide", "parts", "parent", "child"];
+
+const HISTORY: &str = "
+    INSERT INTO plain SELECT i, repeat('x', i % 90), i / 7.0, timestamptz '2020-01-01 UTC' + i * interval '1 minute'
+        FROM generate_series(1, 20000) i;
+    INSERT INTO named SELECT 'name ' || md5(i::text), i / 3.0 FROM generate_series(1, 4000) i;
+    INSERT INTO pairs SELECT i % 50, lpad(to_hex(i), 32, '0')::uuid, jsonb_build_object('i', i), ARRAY['t', i::text]
+        FROM generate_series(1, 3000) i;
+    INSERT INTO wide (body) SELECT string_agg(md5((i * j)::text), '') FROM generate_series(1, 60) i, generate_series(1, 400) j GROUP BY i;
+    INSERT INTO parts SELECT i, chr(97 + i % 3), i FROM generate_series(1, 3000) i;
+    INSERT INTO parent SELECT i, 'p' || i FROM generate_series(1, 500) i;
+    INSERT INTO child SELECT i, 1 + i % 500 FROM generate_series(1, 2000) i;";
+
+/// History on the origin that the target lacks.
+async fn stage(more: &str) -> Stage {
+    let stage = Stage::new(SCHEMA, more, &[]).await;
+    sql(&stage.origin.url("postgres"), HISTORY).await;
+    stage
+}
+
+/// Ask for a walk; how it ended.
+async fn walk(stage: &Stage, kind: &str, more: Value) -> Value {
+    ask(stage, kind, more).await;
+    ended(stage, kind).await
+}
+
+async fn ask(stage: &Stage, kind: &str, more: Value) {
+    let mut request = json!({ "action": "start" });
+    request.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+    let asked = stage.tandem.client().post(&format!("/v1/{kind}"), &request).await;
+    asked.unwrap_or_else(|error| panic!("{error}\n{}", stage.tandem.log()));
+}
+
+async fn ended(stage: &Stage, kind: &str) -> Value {
+    for _ in 0..12_000 {
+        let report = stage.tandem.client().get(&format!("/v1/{kind}")).await.expect("it answers");
+        if ["Done", "Failed", "Cancelled"].iter().any(|state| report["state"] == *state) {
+            return report;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("the {kind} never ends\n{}", stage.tandem.log());
+}
+
+fn counts(report: &Value) -> [u64; 6] {
+    ["read", "equal", "missing", "extra", "different", "skipped"]
+        .map(|name| report["counts"][name].as_u64().expect("a number"))
+}
+
+/// Clients that change, delete, re-key and bring back rows of history, through tandem, until told to stop.
+struct Churn {
+    stop: Arc<AtomicBool>,
+    clients: Vec<JoinHandle<u64>>,
+}
+
+impl Churn {
+    fn begin(stage: &Stage, clients: u64, seed: u64) -> Churn {
+        let stop = Arc::new(AtomicBool::new(false));
+        let client = |n| tokio::spawn(churn(stage.url(), stop.clone(), seed * 100 + n));
+        Churn { clients: (0..clients).map(client).collect(), stop }
+    }
+
+    /// How many statements were acknowledged.
+    async fn end(self) -> u64 {
+        self.stop.store(true, Relaxed);
+        let mut done = 0;
+        for client in self.clients {
+            done += client.await.expect("no panics in it");
+        }
+        done
+    }
+}
+
+/// Seeded: splitmix64.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % sides
+    }
+}
+
+async fn churn(url: String, stop: Arc<AtomicBool>, seed: u64) -> u64 {
+    let (mut dice, mut done) = (Dice(seed), 0);
+    'connect: while !stop.load(Relaxed) {
+        let Ok((client, connection)) = tokio_postgres::connect(&url, NoTls).await else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        tokio::spawn(connection);
+        while !stop.load(Relaxed) {
+            match client.batch_execute(&statement(&mut dice)).await {
+                Ok(()) => done += 1,
+                // The server's word: a duplicate, a row that is pointed at.
+                Err(error) if error.code().is_some_and(|code| code.code().starts_with("23")) => (),
+                Err(error) if error.code().is_some_and(|code| code.code() == "40P01") => (),
+                Err(_) => continue 'connect,
+            }
+        }
+    }
+    done
+}
+
+fn statement(dice: &mut Dice) -> String {
+    let (id, small) = (1 + dice.roll(21_000), 1 + dice.roll(3_000));
+    match dice.roll(12) {
+        0..3 => format!("UPDATE plain SET v = 'changed {small}' WHERE id = {id}"),
+        3 => format!("DELETE FROM plain WHERE id = {id}"),
+        4 => format!("INSERT INTO plain VALUES ({id}, 'again') ON CONFLICT (id) DO UPDATE SET v = 'met'"),
+        5 => format!("UPDATE plain SET id = id + 100000 WHERE id = {id}"),
+        6 => format!("DELETE FROM named WHERE name = 'name ' || md5('{small}')"),
+        // By the whole key: what is re-keyed by a condition is dirty before PostgreSQL 18.
+        7 => format!("UPDATE parts SET region = 'b' WHERE id = {small} AND region = 'a'"),
+        8 => format!("DELETE FROM parent WHERE id = {}", small / 6),
+        9 => format!("INSERT INTO parent VALUES ({}, 'again') ON CONFLICT DO NOTHING", small / 6),
+        10 => format!("BEGIN; UPDATE pairs SET v = '{{}}' WHERE a = {}; ROLLBACK", small % 50),
+        _ => format!("UPDATE pairs SET b = '{:032x}' WHERE a = {} AND b = '{small:032x}'", small + 9_000, small % 50),
+    }
+}
+
+fn public() -> Value {
+    json!({ "tables": TABLES.iter().map(|name| format!("public.{name}")).collect::<Vec<_>>() })
+}
+
+#[tokio::test]
+async fn history_is_copied_and_found_equal() {
+    let stage = stage("").await;
+    let report = walk(&stage, "backfill", public()).await;
+    assert_eq!(report["state"], "Done", "{report:#}\n{}", stage.tandem.log());
+    let [read, equal, rest @ ..] = counts(&report);
+    assert_eq!((read, equal, rest), (32_560, 32_560, [0; 4]), "{report:#}");
+    assert_eq!(report["rows"], 32_560);
+    stage.assert_equal(TABLES).await;
+}
+
+#[tokio::test]
+async fn clients_write_while_history_is_copied_and_nothing_regresses_promise_11() {
+    // Small chunks and short states: many of them meet the writes.
+    let stage = stage("[backfill]\nchunk_rows = 300\nhold = \"20ms\"\n").await;
+    let churn = Churn::begin(&stage, 4, 1);
+    let report = walk(&stage, "backfill", public()).await;
+    let again = walk(&stage, "verify", public()).await;
+    let acknowledged = churn.end().await;
+    for report in [report, again] {
+        assert_eq!(report["state"], "Done", "{report:#}\n{}", stage.tandem.log());
+        let [read, equal, rest @ ..] = counts(&report);
+        assert!(read > 25_000 && equal == read && rest == [0; 4], "{report:#}\n{}", stage.tandem.log());
+    }
+    assert!(acknowledged > 100, "{acknowledged}");
+    stage.assert_equal(TABLES).await;
+}
+
+#[tokio::test]
+async fn what_is_planted_is_found_and_repaired_and_nothing_else() {
+    let stage = stage("").await;
+    assert_eq!(walk(&stage, "backfill", public()).await["state"], "Done", "{}", stage.tandem.log());
+    let plant = "SET session_replication_role = replica;
+        DELETE FROM plain WHERE id IN (7, 20000);
+        INSERT INTO plain VALUES (-1), (30000);
+        UPDATE plain SET n = n + 0.001 WHERE id = 99;
+        UPDATE plain SET v = NULL WHERE id = 100;
+        DELETE FROM named WHERE name = (SELECT min(name) FROM named);
+        UPDATE pairs SET tags[2] = 'other' WHERE v->>'i' = '5';
+        UPDATE parts SET region = 'c' WHERE id = 1 AND region = 'b';
+        DELETE FROM child WHERE id = 3;";
+    sql(&stage.target.url("postgres"), plant).await;
+    let churn = Churn::begin(&stage, 2, 2);
+    let found = walk(&stage, "verify", public()).await;
+    let [read, equal, missing, extra, different, skipped] = counts(&found);
+    assert_eq!((found["state"].as_str(), skipped), (Some("Done"), 0), "{found:#}");
+    assert_eq!(read, equal + missing + extra + different, "{found:#}");
+    // Clients may have mended some by writing the row.
+    assert!((3..=5).contains(&missing) && (2..=3).contains(&extra) && (1..=3).contains(&different), "{found:#}");
+    let listed = stage.tandem.client().get("/v1/verify/differences?values=true").await.expect("it answers");
+    let listed = listed.as_array().expect("a list");
+    assert_eq!(listed.len() as u64, missing + extra + different);
+    assert!(
+        listed.iter().any(|one| one["table"] == "public.plain" && one["how"] == "extra" && one["key"] == "-1"),
+        "{listed:#?}"
+    );
+    assert!(!stage.tandem.log().contains("30000"), "no key is logged: promise 13");
+    let repaired = walk(&stage, "repair", public()).await;
+    churn.end().await;
+    assert_eq!(repaired["state"], "Done", "{repaired:#}\n{}", stage.tandem.log());
+    let differed = counts(&repaired)[2..5].iter().sum::<u64>();
+    assert!(differed > 0 && repaired["counts"]["repaired"] == differed, "{repaired:#}");
+    stage.assert_equal(TABLES).await;
+    let last = walk(&stage, "verify", public()).await;
+    assert_eq!(counts(&last)[2..], [0; 4], "{last:#}");
+}
+
+#[tokio::test]
+async fn a_killed_tandem_goes_on_with_its_backfill_where_it_was() {
+    let mut stage = stage("[backfill]\nchunk_rows = 200\nhold = \"20ms\"\nrate = \"2MB\"\n").await;
+    let churn = Churn::begin(&stage, 3, 3);
+    ask(&stage, "backfill", public()).await;
+    let mut rows = 0;
+    for round in 0..6 {
+        tokio::time::sleep(Duration::from_millis(150 + 70 * round)).await;
+        stage.tandem.kill();
+        stage.tandem.launch().await;
+        let report = stage.tandem.client().get("/v1/backfill").await.expect("it answers");
+        let now = report["rows"].as_u64().expect("a number");
+        assert!(now >= rows, "what was copied stays copied: {report:#}");
+        rows = now;
+    }
+    let report = ended(&stage, "backfill").await;
+    churn.end().await;
+    assert_eq!((report["state"].as_str(), report["number"].as_u64()), (Some("Done"), Some(1)), "{report:#}");
+    assert_eq!(counts(&report)[2..], [0; 4], "{report:#}\n{}", stage.tandem.log());
+    stage.assert_equal(TABLES).await;
+}
+
+#[tokio::test]
+async fn strangers_on_the_target_are_left_alone_or_replaced_as_asked() {
+    let stage = stage("").await;
+    sql(&stage.target.url("postgres"), "INSERT INTO plain VALUES (5, 'theirs'), (-5, 'theirs')").await;
+    let report =
+        walk(&stage, "backfill", json!({ "tables": ["public.plain", "public.named", "public.keyless"] })).await;
+    assert_eq!(report["state"], "Failed", "{report:#}");
+    let refused = |name: &str| {
+        let table = report["tables"].as_array().expect("a list").iter().find(|table| table["table"] == name);
+        table.unwrap_or_else(|| panic!("{report:#}"))["refused"].clone()
+    };
+    assert!(refused("public.plain").as_str().is_some_and(|why| why.contains("did not write")), "{report:#}");
+    assert!(refused("public.keyless").as_str().is_some_and(|why| why.contains("key")), "{report:#}");
+    assert!(refused("public.named").is_null(), "{report:#}");
+    let kept = "SELECT id FROM plain ORDER BY 1";
+    assert_eq!(rows(&stage.target.url("postgres"), kept).await, ["-5", "5"]);
+    let report = walk(&stage, "backfill", json!({ "tables": ["public.plain"], "on_conflict": "overwrite" })).await;
+    assert_eq!(report["state"], "Done", "{report:#}");
+    stage.assert_equal(&["plain", "named"]).await;
+}
+
+#[tokio::test]
+async fn rows_that_the_target_refuses_are_parked_one_by_one() {
+    let stage = stage("").await;
+    sql(&stage.target.url("postgres"), "ALTER TABLE plain ADD CHECK (id NOT IN (77, 15000))").await;
+    let report = walk(&stage, "backfill", json!({ "tables": ["public.plain"] })).await;
+    let parked = stage.tandem.client().get("/v1/parked?values=true").await.expect("it answers");
+    let mut keys: Vec<_> =
+        parked.as_array().expect("a list").iter().map(|one| one["key"].as_str().expect("shown")).collect();
+    keys.sort_unstable();
+    assert_eq!(keys, ["15000", "77"], "{parked:#}\n{}", stage.tandem.log());
+    let [read, equal, missing, ..] = counts(&report);
+    assert_eq!((read, equal, missing), (20_000, 19_998, 2), "{report:#}");
+    assert_eq!(rows(&stage.target.url("postgres"), "SELECT count(*) FROM plain").await, ["19998"]);
+}
+
+#[tokio::test]
+async fn tables_that_move_or_change_while_they_are_copied_are_looked_at_again() {
+    let stage = stage("[backfill]\nchunk_rows = 200\nhold = \"20ms\"\nrate = \"1MB\"\n").await;
+    ask(&stage, "backfill", public()).await;
+    let client = connect(&stage.url()).await;
+    for change in [
+        "UPDATE plain SET v = 'before' WHERE id % 10 = 0",
+        "ALTER TABLE plain ADD COLUMN more int DEFAULT 7",
+        "TRUNCATE child",
+        "INSERT INTO child SELECT i, i FROM generate_series(1, 50) i",
+        "ALTER TABLE named ALTER COLUMN v TYPE numeric",
+        "CREATE TABLE later (id int PRIMARY KEY)",
+    ] {
+        client.batch_execute(change).await.expect(change);
+        tokio::time::sleep(Duration::from_millis(60)).await;
+    }
+    // Past tandem: these change no row, and all of their places.
+    for change in ["VACUUM FULL plain", "CLUSTER parts_b USING parts_b_pkey", "VACUUM FULL pairs"] {
+        sql(&stage.origin.url("postgres"), change).await;
+        tokio::time::sleep(Duration::from_millis(60)).await;
+    }
+    let report = ended(&stage, "backfill").await;
+    assert_eq!(report["state"], "Done", "{report:#}\n{}", stage.tandem.log());
+    assert_eq!(counts(&report)[2..], [0; 4], "{report:#}\n{}", stage.tandem.log());
+    stage.assert_equal(TABLES).await;
+}
