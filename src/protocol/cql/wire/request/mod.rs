@@ -215,4 +215,4 @@ pub fn put_startup(out: &mut BytesMut, options: &[(&str, &str)]) -> Result<(), E
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

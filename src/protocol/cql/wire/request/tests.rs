@@ -234,9 +234,9 @@ fn what_follows_the_last_field_is_ignored() {
 }
 
 /// A name, and a value: not set, null, or bytes.
-type Owned = (String, Option<Option<Vec<u8>>>);
+pub(in crate::protocol::cql::wire) type Owned = (String, Option<Option<Vec<u8>>>);
 
-fn bound(owned: &Owned, named: bool, version: Version) -> Bound<'_> {
+pub(in crate::protocol::cql::wire) fn bound(owned: &Owned, named: bool, version: Version) -> Bound<'_> {
     let value = match &owned.1 {
         Some(Some(bytes)) => Value::Set(bytes),
         None if version >= Version::V4 => Value::Unset,
@@ -245,7 +245,8 @@ fn bound(owned: &Owned, named: bool, version: Version) -> Bound<'_> {
     (named.then_some(&owned.0), value)
 }
 
-fn parameters() -> impl Strategy<Value = (Parameters<'static>, Vec<Owned>, bool)> {
+pub(in crate::protocol::cql::wire) fn any_parameters() -> impl Strategy<Value = (Parameters<'static>, Vec<Owned>, bool)>
+{
     let value = proptest::option::of(proptest::option::of(proptest::collection::vec(any::<u8>(), 0..20)));
     let values = proptest::collection::vec(("[a-z]{0,5}", value), 0..6);
     let options =
@@ -271,7 +272,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
-    fn requests_survive((parameters, values, named) in parameters(), text: Vec<u8>, which in 0..3_usize) {
+    fn requests_survive((parameters, values, named) in any_parameters(), text: Vec<u8>, which in 0..3_usize) {
         let version = Version::ALL[which];
         let bound: Vec<_> = values.iter().map(|owned| bound(owned, named, version)).collect();
         let values = (!bound.is_empty()).then_some(Values::Given(&bound));
