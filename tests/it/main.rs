@@ -5,6 +5,7 @@ mod cassandra;
 mod check;
 mod cli;
 mod connect;
+mod cql_text;
 mod crowd;
 mod demo;
 mod failover;

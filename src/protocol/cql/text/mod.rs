@@ -10,6 +10,8 @@
 pub mod document;
 pub mod edit;
 pub mod expr;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzed;
 pub mod generate;
 pub mod keyword;
 pub mod literal;

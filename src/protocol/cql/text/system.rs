@@ -226,9 +226,9 @@ impl Planner<'_> {
     fn plan(&self) -> Result<Plan, Stop> {
         let select = self.select;
         let filters = self.filters()?;
+        self.check_filtering(&filters)?;
         let picks = self.picks()?;
         self.check_distinct(&picks)?;
-        self.check_filtering(&filters)?;
         let descending = self.order(&filters)?;
         let counts = picks.iter().any(|pick| pick.of == Shown::Count);
         if !select.groups.is_empty() || select.per_partition_limit.is_some() && (counts || select.distinct) {

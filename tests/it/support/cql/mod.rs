@@ -16,7 +16,7 @@ mod value;
 
 pub(crate) use answer::{Answer, Failure, Prepared};
 pub(crate) use bytes::{Out, Parts};
-pub(crate) use value::Value;
+pub(crate) use value::{Type, Value};
 
 /// Opcodes of requests.
 pub(crate) const STARTUP: u8 = 0x01;
