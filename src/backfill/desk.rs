@@ -18,7 +18,7 @@ use crate::mirror::durable::{self, Durable};
 use crate::mirror::state::handle::owe;
 use crate::record::{RecordBuf, Side, TableId};
 
-use super::job::{Counts, Job, Kind, Line, Request, Sizes, State, Wants};
+use super::job::{Counts, Job, Kind, Line, Request, Sizes, State, Walked, Wants};
 use super::lines::Lines;
 use super::work::{Chunk, Outcome, Pass, Surveyed};
 
@@ -125,6 +125,8 @@ struct Page {
     not_listed: u64,
     /// Tables whose rows on the secondary are ours.
     copied: BTreeSet<u64>,
+    /// The secondary's payment counter, as far as chunks were done.
+    landed: u64,
 }
 
 /// What the engine is to do beside its payments.
@@ -159,6 +161,8 @@ struct Memory {
     /// No chunk is given out after this.
     until: Option<Instant>,
     paid: Lsn,
+    /// What the job knew when the state was taken.
+    before: Option<Vec<Walked>>,
     owing: Vec<Owing>,
     found: Vec<Line>,
     /// Chunks that were reported since the last state.
@@ -202,6 +206,7 @@ impl Desk {
             unsaved: false,
             until: None,
             paid: Lsn::default(),
+            before: None,
             owing: Vec::new(),
             found: Vec::new(),
             reported: 0,
@@ -321,11 +326,25 @@ impl Desk {
         if before != Some(primary) {
             memory.unsaved = true;
             memory.page.copied.clear();
+            memory.page.landed = 0;
             if let Some(job) = memory.page.current_mut().filter(|_| before.is_some()) {
                 job.fail("the primary was switched while it was under way: ask for it again", unix_now());
                 tell(job);
             }
         }
+    }
+
+    /// The secondary's payment counter, as a new connection found it. What it may have lost is copied again; the tables
+    /// of which that is so are returned.
+    pub fn stand(&self, payments: u64) -> Vec<TableId> {
+        let mut memory = self.lock();
+        if payments >= memory.page.landed {
+            return Vec::new();
+        }
+        memory.page.landed = payments;
+        memory.unsaved = true;
+        memory.page.current_mut().into_iter().for_each(Job::begin_anew);
+        memory.page.copied.iter().copied().map(TableId).collect()
     }
 
     /// Resolves after something was asked for. Cancel safe.
@@ -374,6 +393,7 @@ impl Desk {
     pub fn open_at(&self, now: Instant, paid: Lsn) {
         let mut memory = self.lock();
         memory.until = Some(now + self.shared.options.hold.max(HOLD_MIN));
+        memory.before = memory.page.current().map(|job| job.tables.clone());
         memory.paid = paid;
     }
 
@@ -384,16 +404,29 @@ impl Desk {
     }
 
     /// The state is given up: what was taken and not reported is to be done again. What was found is owed, the job goes
-    /// on to its next pass if this one is over, and the disk knows.
+    /// on to its next pass if this one is over, and the disk knows. What landed is on a secondary whose payment counter is
+    /// `payments` or more; without a counter nothing is known to have landed, and all is done again.
     ///
     /// # Errors
     /// The journal or the disk refuses; nothing is lost, but some of it will be done again.
-    pub async fn settle(&self, journal: &Journal, paid: Lsn) -> Result<Settled, Error> {
+    pub async fn settle(&self, journal: &Journal, paid: Lsn, payments: Option<u64>) -> Result<Settled, Error> {
         let (owing, found, reported) = {
             let mut memory = self.lock();
             memory.until = None;
+            let memory = &mut *memory;
             let (owing, found) = (std::mem::take(&mut memory.owing), std::mem::take(&mut memory.found));
-            (owing, found, std::mem::take(&mut memory.reported))
+            let reported = std::mem::take(&mut memory.reported);
+            match (payments, memory.before.take()) {
+                (Some(payments), _) => {
+                    memory.page.landed = if reported > 0 { payments } else { memory.page.landed };
+                    (owing, found, reported)
+                }
+                (None, Some(before)) => {
+                    memory.page.current_mut().into_iter().for_each(|job| job.back_to(before.clone()));
+                    (Vec::new(), Vec::new(), 0)
+                }
+                (None, None) => (Vec::new(), Vec::new(), 0),
+            }
         };
         self.owe(journal, owing)?;
         self.list(found).await;

@@ -401,6 +401,27 @@ impl Job {
         }
     }
 
+    /// Nothing that was done since is known to have happened.
+    pub(super) fn back_to(&mut self, tables: Vec<Walked>) {
+        if tables.len() == self.tables.len() {
+            self.tables = tables;
+        }
+    }
+
+    /// What was done may be lost.
+    pub(super) fn begin_anew(&mut self) {
+        for table in &mut self.tables {
+            table.extents.clear();
+            (table.copied_rows, table.copied_bytes, table.counts) = (0, 0, Counts::default());
+        }
+        if self.request.kind == Kind::Backfill {
+            self.pass = Pass::Copy;
+        } else {
+            self.pass = Pass::Forth;
+        }
+        self.state = State::Planning;
+    }
+
     /// Nothing is under way any more: what was not reported is to be done.
     pub(super) fn recall(&mut self) {
         for tract in self.tables.iter_mut().flat_map(|table| &mut table.extents) {

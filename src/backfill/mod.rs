@@ -11,6 +11,8 @@
 pub mod desk;
 pub mod job;
 pub mod lines;
+#[cfg(test)]
+mod simulation;
 mod spans;
 pub mod work;
 

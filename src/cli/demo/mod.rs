@@ -1,6 +1,7 @@
 //! `tandem demo`: a migration under fire, on real servers, in less than a minute.
 //!
-//! Two PostgreSQL servers, tandem between them and a mixed load; the target is killed for a while, tandem itself is
+//! Two PostgreSQL servers, tandem between them and a mixed load. The origin has rows that the target lacks: they are
+//! copied while clients write, and compared. The target is killed for a while, tandem itself is
 //! killed with SIGKILL and started again, and the primary is switched to the target and back, all under load. Clients
 //! read back what they wrote. In the end both sides are compared row by row by connections of their own, and every write
 //! that a client saw acknowledged must be there. Exit code 0 only if it is so.
@@ -17,15 +18,18 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Failure, Output};
+use crate::backfill::Kind;
 use crate::config::{Wire, value::Setting};
 
 mod compare;
+mod history;
 mod ledger;
 mod load;
 mod schema;
 mod stage;
 mod switches;
 
+use history::{Compared, Copied, Walked};
 use ledger::Ledger;
 use load::Load;
 use stage::Stage;
@@ -97,6 +101,10 @@ struct Report {
     stale_reads: u64,
     /// Connections lost, or refused, but for `reconnects`.
     dropped_clients: u64,
+    /// The copy of what was there before.
+    backfill: Copied,
+    /// The comparisons after it and in the end, by tandem.
+    verify: Compared,
     /// Every switch happened.
     #[serde(skip)]
     switched: bool,
@@ -135,8 +143,11 @@ async fn play(command: &Demo, bar: &ProgressBar) -> Result<Report, Failure> {
     let mut stage = tokio::task::block_in_place(|| Stage::build(command.keep))?;
     schema::create(&stage.origin_config()?).await?;
     schema::create(&stage.target_config()?).await?;
+    schema::fill(&stage.origin_config()?).await?;
     stage.start_tandem().await?;
     tell(bar, &stage.describe());
+    let before = (schema::count(&stage.origin_config()?).await?, schema::count(&stage.target_config()?).await?);
+    tell(bar, &format!("rows before: {} on the origin, {} on the target", before.0, before.1));
     let load = Arc::new(Load::new(stage.proxy_config()?));
     let writers: Vec<_> = (0..command.clients).map(|number| tokio::spawn(load.clone().client(number))).collect();
     let watcher = tokio::spawn(watch(load.clone(), stage.admin()?, bar.clone()));
@@ -149,6 +160,8 @@ async fn play(command: &Demo, bar: &ProgressBar) -> Result<Report, Failure> {
     let played = played?;
     bar.set_message("the load is over; waiting for the target to catch up");
     stage.settle(SETTLE).await?;
+    let last = history::walk(Kind::Verify, &stage.admin()?).await?;
+    tell(bar, &format!("verified in the end: {}", last.told()));
     watcher.abort();
     stage.end_tandem();
     bar.set_message("comparing both sides, without tandem");
@@ -159,23 +172,27 @@ async fn play(command: &Demo, bar: &ProgressBar) -> Result<Report, Failure> {
     if let Some(why) = played.switches.failed() {
         tell(bar, &format!("a switch did not happen, {why}"));
     }
-    Ok(report.with(&played).judged())
+    Ok(Report { verify: last.verify().plus(played.backfill.verify()), ..report.with(&played) }.judged())
 }
 
 /// What was done to the servers and to tandem.
 struct Played {
+    backfill: Walked,
     kills: u64,
     outage: Duration,
     switches: Switches,
 }
 
-/// What happens while the load runs: a switch to the target and back; then the target is away for a fifth of the time;
+/// What happens while the load runs: history is copied and compared; a switch to the target and back; then the target is away for a fifth of the time;
 /// tandem is killed twice; and the last switches end at the target, as a migration does. Longer runs switch more often.
 async fn act(command: &Demo, stage: &mut Stage, load: &Load, bar: &ProgressBar) -> Result<Played, Failure> {
     let rounds = command.seconds.div_ceil(20);
     let mut switches = Switches::default();
     let began = Instant::now();
     let at = |part: f64| began + Duration::from_secs(command.seconds).mul_f64(part);
+    sleep_until(at(0.02)).await;
+    let backfill = history::walk(Kind::Backfill, &stage.admin()?).await?;
+    tell(bar, &format!("history copied and compared under load: {}", backfill.told()));
     sleep_until(at(0.05)).await;
     switch(2 * rounds, &mut switches, stage, load, bar).await?;
     sleep_until(at(0.25)).await;
@@ -200,7 +217,7 @@ async fn act(command: &Demo, stage: &mut Stage, load: &Load, bar: &ProgressBar) 
     sleep_until(at(0.75)).await;
     switch(2 * rounds + 1, &mut switches, stage, load, bar).await?;
     sleep_until(at(1.0)).await;
-    Ok(Played { kills, outage, switches })
+    Ok(Played { backfill, kills, outage, switches })
 }
 
 /// Pause between two switches, in which clients write on the new primary.
@@ -263,6 +280,7 @@ async fn report(command: &Demo, stage: &Stage, load: &Load, ledgers: &[Ledger]) 
 impl Report {
     fn with(self, played: &Played) -> Report {
         Report {
+            backfill: played.backfill.backfill(),
             kills: played.kills,
             target_outage_s: (played.outage.as_secs_f64() * 10.0).round() / 10.0,
             switches: played.switches.count(),
@@ -278,7 +296,8 @@ impl Report {
         let differ = self.lost + self.extra + self.mismatched;
         let noticed = self.client_errors + self.stale_reads + self.dropped_clients;
         let played = self.writes_acked > 0 && self.rows_compared > 0 && self.switched && self.switches > 0;
-        Report { ok: differ + noticed == 0 && played, ..self }
+        let copied = self.backfill.is_whole() && self.verify.is_equal();
+        Report { ok: differ + noticed == 0 && played && copied, ..self }
     }
 }
 
@@ -307,6 +326,8 @@ fn screen(report: &Value) -> String {
     let verdict = if report["ok"] == true { "OK: both sides are equal" } else { "NOT OK" };
     format!(
         "\n{verdict}\n\
+         \n  history copied        {} rows in {} s\
+         \n  verified by tandem    {} rows equal\
          \n  writes acknowledged   {} in {} s\
          \n  target away           {} s, worst lag {} ms\
          \n  tandem killed         {} times, clients reconnected {} times\
@@ -315,6 +336,9 @@ fn screen(report: &Value) -> String {
          \n  errors seen           {}\
          \n  rows compared         {}\
          \n  lost / extra / differ {} / {} / {}\n",
+        number("backfill/rows"),
+        number("backfill/seconds"),
+        number("verify/equal"),
         number("writes_acked"),
         number("seconds"),
         number("target_outage_s"),
@@ -336,6 +360,7 @@ fn screen(report: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backfill::State;
 
     fn report() -> Report {
         Report {
@@ -351,6 +376,8 @@ mod tests {
             hold_ms_p99: 30.0,
             hold_ms_max: 30.0,
             switched: true,
+            backfill: Copied { state: State::Done, rows: 60_110, seconds: 1.5 },
+            verify: Compared { equal: 120_000, ..Compared::default() },
             ..Report::default()
         }
     }
@@ -369,6 +396,10 @@ mod tests {
             Report { dropped_clients: 1, ..report() },
             Report { switched: false, ..report() },
             Report { switches: 0, ..report() },
+            Report { backfill: Copied { rows: 0, ..report().backfill }, ..report() },
+            Report { backfill: Copied { state: State::Failed, ..report().backfill }, ..report() },
+            Report { verify: Compared { missing: 1, ..report().verify }, ..report() },
+            Report { verify: Compared::default(), ..report() },
         ] {
             assert!(!wrong.judged().ok);
         }
@@ -378,8 +409,9 @@ mod tests {
     fn the_names_of_the_report_stay() {
         let value = serde_json::to_value(report()).expect("JSON");
         let names: Vec<&str> = value.as_object().expect("an object").keys().map(String::as_str).collect();
-        let stay = "client_errors dropped_clients extra hold_ms_max hold_ms_p99 kills lag_ms_max lost mismatched ok \
-                    reconnects rows_compared seconds stale_reads switches target_outage_s wire writes_acked";
+        let stay = "backfill client_errors dropped_clients extra hold_ms_max hold_ms_p99 kills lag_ms_max lost \
+                    mismatched ok reconnects rows_compared seconds stale_reads switches target_outage_s verify wire \
+                    writes_acked";
         assert_eq!(names, stay.split_whitespace().collect::<Vec<_>>());
         assert!(!progress(&Output::new(true)).is_finished());
     }

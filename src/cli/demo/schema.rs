@@ -1,4 +1,5 @@
-//! The demo's tables: integer, serial, text, uuid and composite keys, a cascade, and the bank of TPC-B.
+//! The demo's tables: integer, serial, text, uuid and composite keys, a cascade, the bank of TPC-B, and an archive that
+//! nobody writes to.
 
 use super::Failure;
 use super::stage::reach;
@@ -13,6 +14,7 @@ pub(super) const BRANCHES: u64 = 10;
 
 /// Every table and its key's columns.
 pub(super) const TABLES: &[(&str, &str)] = &[
+    ("archive", "id"),
     ("branches", "bid"),
     ("tellers", "tid"),
     ("accounts", "aid"),
@@ -24,6 +26,7 @@ pub(super) const TABLES: &[(&str, &str)] = &[
 ];
 
 const TABLES_SQL: &str = "
+CREATE TABLE archive (id bigint PRIMARY KEY, at timestamptz NOT NULL, what text NOT NULL, n numeric);
 CREATE TABLE branches (bid int PRIMARY KEY, balance bigint NOT NULL);
 CREATE TABLE tellers (tid int PRIMARY KEY, bid int NOT NULL REFERENCES branches, balance bigint NOT NULL);
 CREATE TABLE accounts (aid int PRIMARY KEY, bid int NOT NULL REFERENCES branches, balance bigint NOT NULL, filler text);
@@ -38,19 +41,36 @@ CREATE TABLE order_lines (
   PRIMARY KEY (order_id, line));
 ";
 
-/// Create and fill the database `app`. There is no backfill in the demo: both sides begin equal.
+/// Rows that were there before.
+pub(super) const ARCHIVED: u64 = 50_000;
+
+/// Create the database `app` and its tables, without a row.
 pub(super) async fn create(config: &ServerConfig) -> Result<(), Failure> {
     let maintenance = ServerConfig { database: "postgres".to_owned(), ..config.clone() };
     reach(&maintenance).await?.simple("CREATE DATABASE app").await?;
     let mut client = reach(config).await?;
     client.simple(TABLES_SQL).await?;
-    client.simple(&rows()).await?;
     Ok(())
+}
+
+/// What was there before the migration began.
+pub(super) async fn fill(config: &ServerConfig) -> Result<(), Failure> {
+    reach(config).await?.simple(&rows()).await?;
+    Ok(())
+}
+
+/// How many rows there are, in all tables.
+pub(super) async fn count(config: &ServerConfig) -> Result<u64, Failure> {
+    let counts = TABLES.iter().map(|(table, _)| format!("(SELECT count(*) FROM {table})")).collect::<Vec<_>>();
+    let rows = reach(config).await?.simple(&format!("SELECT {}", counts.join(" + "))).await?;
+    rows.first().map_or(Ok(0), |row| Ok(row.parse(0)?))
 }
 
 fn rows() -> String {
     format!(
-        "INSERT INTO branches SELECT n, 0 FROM generate_series(1, {BRANCHES}) n;
+        "INSERT INTO archive SELECT n, timestamptz '2020-01-01 UTC' + n * interval '1 minute', md5(n::text), n / 7.0
+         FROM generate_series(1, {ARCHIVED}) n;
+         INSERT INTO branches SELECT n, 0 FROM generate_series(1, {BRANCHES}) n;
          INSERT INTO tellers SELECT n, 1 + n % {BRANCHES}, 0 FROM generate_series(1, {TELLERS}) n;
          INSERT INTO accounts SELECT n, 1 + n % {BRANCHES}, 0, repeat('x', 84) FROM generate_series(1, {ACCOUNTS}) n;"
     )

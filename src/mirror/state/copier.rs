@@ -113,10 +113,14 @@ pub trait Copier: Send {
     }
 
     /// At S, right after its payment, when the secondary is equal to it: do chunks of history until the desk has no more;
-    /// end S.
-    fn walk<'a>(&'a mut self, desk: &'a Desk) -> impl Future<Output = Result<(), Error>> + Send + 'a {
+    /// end S. Returns the secondary's payment counter, which grows with a walk as with a payment: a secondary that shows
+    /// less may have lost chunks.
+    fn walk<'a>(&'a mut self, desk: &'a Desk) -> impl Future<Output = Result<u64, Error>> + Send + 'a {
         let _ = desk;
-        self.release()
+        async {
+            self.release().await?;
+            Err(Error::Secondary("this wire has no history to walk over".into()))
+        }
     }
 
     /// End S without a payment.

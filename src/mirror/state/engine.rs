@@ -166,6 +166,12 @@ impl Paths {
         })
     }
 
+    /// With another desk.
+    #[cfg(test)]
+    pub(crate) fn with(self, desk: Desk) -> Paths {
+        Paths { desk, ..self }
+    }
+
     /// In memory, shared by clones: for tests.
     pub fn in_memory() -> Paths {
         Paths {
@@ -546,6 +552,11 @@ impl<C: Copier> Engine<C> {
             );
             marks.extend(tables.into_iter().map(|table| (table, Reason::Lost)));
         }
+        let copied = self.desk.stand(standing.payments);
+        if !copied.is_empty() {
+            warn!(tables = copied.len(), "the secondary lost rows of history: tables are dirty");
+            marks.extend(copied.into_iter().map(|table| (table, Reason::Lost)));
+        }
         if let Some(from) = from {
             self.ledger.rewind(from);
         }
@@ -653,22 +664,25 @@ impl<C: Copier> Engine<C> {
         self.book.note(None, self.ledger.take_tables());
         let book = &self.book;
         self.desk.surveyed(found, |table| book.knows(table), self.journal.appended());
-        self.desk.settle(&self.journal, self.ledger.paid()).await?;
+        self.desk.settle(&self.journal, self.ledger.paid(), None).await?;
         Ok(())
     }
 
     /// S is paid, and kept: history is copied and compared at it.
-    async fn walk(&mut self) -> Result<(), copier::Error> {
+    async fn walk(&mut self) -> Result<u64, copier::Error> {
         self.desk.open_at(Instant::now(), self.ledger.paid());
         let desk = self.desk.clone();
         self.copier.walk(&desk).await
     }
 
     /// S is over.
-    async fn walked(&mut self, walked: Result<(), copier::Error>) -> Result<(), Error> {
+    async fn walked(&mut self, walked: Result<u64, copier::Error>) -> Result<(), Error> {
         let now = Instant::now();
         self.last_contact = now;
-        let settled = self.desk.settle(&self.journal, self.ledger.paid()).await?;
+        if let (Ok(payments), Some(standing)) = (&walked, &mut self.standing) {
+            standing.payments = *payments;
+        }
+        let settled = self.desk.settle(&self.journal, self.ledger.paid(), walked.as_ref().ok().copied()).await?;
         // Where nothing can be done before something is paid, asking at once would be all that is done.
         self.next_walk = if settled.idle { now + self.config.pause_max } else { now };
         for (table, since) in settled.clean {
@@ -682,7 +696,10 @@ impl<C: Copier> Engine<C> {
                 self.go_stale(&why);
                 Ok(())
             }
-            walked => Ok(walked?),
+            walked => {
+                walked?;
+                Ok(())
+            }
         }
     }
 

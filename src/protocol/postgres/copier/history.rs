@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::backfill::Desk;
 use crate::backfill::work::{Chunk, Difference, Differs, Extent, Landed, Outcome, Pass, Surveyed};
+use crate::mirror::state::copier::Error;
 use crate::protocol::postgres::catalog::{Catalog, Kind, Relation};
 use crate::protocol::postgres::client::{self, Client, DataRow, DbError, Format, Param, SEND_BYTES, ServerConfig};
 use crate::protocol::postgres::key::{self, Returned};
@@ -27,8 +28,8 @@ use crate::record::TableId;
 use super::check;
 use super::copy::{BINARY_END, BINARY_START, put_text};
 use super::debt::{Arrays, BATCH_BYTES, batches};
-use super::link::{self, LOCK_CLASS, LOCK_WRITERS, Link};
-use super::pay::{Trouble, about_the_statement, loading};
+use super::link::{self, LOCK_CLASS, LOCK_WRITERS, Link, on_secondary};
+use super::pay::{COUNT, Trouble, about_the_statement, loading};
 use super::schema::{At, Home, Pair};
 
 /// Most rows of one batch: one DELETE and COPY, or one look-up on the other side.
@@ -50,11 +51,16 @@ pub(super) struct History {
     pairs: HashMap<TableId, Arc<Pair>>,
     /// Tables that were empty on the secondary when they were surveyed, and to which no payment wrote since: their
     /// chunks find nothing to clear.
-    pub(super) clean: HashSet<TableId>,
+    clean: HashSet<TableId>,
     used: Option<Instant>,
 }
 
 impl History {
+    /// A payment writes to the table.
+    pub(super) fn soil(&mut self, table: TableId) {
+        self.clean.remove(&table);
+    }
+
     /// Let go of workers that nobody needs: they hold a lock that a successor waits for.
     pub(super) fn rest(&mut self, idle: std::time::Duration) {
         if self.used.is_some_and(|used| used.elapsed() >= idle) {
@@ -228,6 +234,12 @@ pub(super) async fn walk(link: &mut Link, desk: &Desk, servers: (&ServerConfig, 
     link.history.workers = workers;
     link.history.used = Some(Instant::now());
     Ok(())
+}
+
+/// What the workers committed is counted as a payment is: behind it, so that whoever has the number has the rows.
+pub(super) async fn count(secondary: &mut Client) -> Result<u64, Error> {
+    let rows = secondary.simple(COUNT).await.map_err(on_secondary)?;
+    rows.first().ok_or(client::Error::Value(0)).and_then(|row| row.parse(0)).map_err(on_secondary)
 }
 
 /// Not from inside a savepoint, and S has one.

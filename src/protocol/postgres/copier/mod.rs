@@ -257,14 +257,18 @@ impl Copier for PgCopier {
         self.lose(surveyed)
     }
 
-    async fn walk<'a>(&'a mut self, desk: &'a Desk) -> Result<(), Error> {
+    async fn walk<'a>(&'a mut self, desk: &'a Desk) -> Result<u64, Error> {
         let servers = (self.primary.clone(), self.secondary.clone());
         let walked = async {
             let link = self.link()?;
             let walked = history::walk(link, desk, (&servers.0, &servers.1)).await;
             link.used = Instant::now();
             match walked {
-                Ok(()) => link.end_snapshot().await,
+                Ok(()) => {
+                    link.end_snapshot().await?;
+                    link.payments = history::count(&mut link.secondary).await?;
+                    Ok(link.payments)
+                }
                 Err(trouble) => {
                     let (error, alive) = trouble.told();
                     if alive {

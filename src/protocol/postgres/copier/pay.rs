@@ -120,6 +120,7 @@ pub(super) fn loading(error: LoadError, side: fn(client::Error) -> Trouble) -> T
 pub(super) async fn pay(link: &mut Link, owed: &Owed, options: &Options) -> Result<Paid, Trouble> {
     let mut payment = Payment::begin(link, owed, options).await?;
     close(payment.link, &mut payment.debts).await?;
+    payment.debts.keys().for_each(|table| payment.link.history.soil(*table));
     let mut rounds: HashMap<TableId, usize> = HashMap::new();
     loop {
         match payment.attempt().await {
@@ -148,7 +149,7 @@ struct Payment<'p> {
 }
 
 /// The number of the payment is on the secondary if the payment is.
-const COUNT: &str = "UPDATE tandem.payment SET n = n + 1 RETURNING n";
+pub(super) const COUNT: &str = "UPDATE tandem.payment SET n = n + 1 RETURNING n";
 
 /// What the secondary will answer.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,112 @@
+//! The demo's walks over history: asked for by the admin API, and waited for.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use super::super::Failure;
+use crate::admin::client::Client;
+use crate::backfill::{Counts, Kind, Report, State};
+
+/// Longest wait for the end of one.
+const PATIENCE: Duration = Duration::from_secs(120);
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A walk that is over.
+pub(super) struct Walked {
+    report: Report,
+    took: Duration,
+}
+
+/// The copy of history; these names stay.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Copied {
+    /// How it ended.
+    pub(super) state: State,
+    /// Rows copied.
+    pub(super) rows: u64,
+    /// How long it took, comparison included.
+    pub(super) seconds: f64,
+}
+
+impl Default for Copied {
+    fn default() -> Copied {
+        Copied { state: State::Initializing, rows: 0, seconds: 0.0 }
+    }
+}
+
+impl Copied {
+    pub(super) fn is_whole(&self) -> bool {
+        self.state == State::Done && self.rows > 0
+    }
+}
+
+/// What comparisons found; these names stay.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(super) struct Compared {
+    pub(super) equal: u64,
+    pub(super) missing: u64,
+    pub(super) extra: u64,
+    pub(super) different: u64,
+    pub(super) skipped: u64,
+}
+
+impl Compared {
+    pub(super) fn plus(self, other: Compared) -> Compared {
+        Compared {
+            equal: self.equal + other.equal,
+            missing: self.missing + other.missing,
+            extra: self.extra + other.extra,
+            different: self.different + other.different,
+            skipped: self.skipped + other.skipped,
+        }
+    }
+
+    pub(super) fn is_equal(&self) -> bool {
+        self.equal > 0 && self.missing + self.extra + self.different + self.skipped == 0
+    }
+}
+
+impl Walked {
+    pub(super) fn backfill(&self) -> Copied {
+        let seconds = (self.took.as_secs_f64() * 10.0).round() / 10.0;
+        Copied { state: self.report.state, rows: self.report.rows, seconds }
+    }
+
+    pub(super) fn verify(&self) -> Compared {
+        let Counts { equal, missing, extra, different, skipped, .. } = self.report.counts;
+        Compared { equal, missing, extra, different, skipped }
+    }
+
+    pub(super) fn told(&self) -> String {
+        let Compared { equal, missing, extra, different, .. } = self.verify();
+        let copied = match self.report.rows {
+            0 => String::new(),
+            rows => format!("{rows} rows copied; "),
+        };
+        let why = self.report.why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+        format!(
+            "{copied}{equal} rows equal, {missing} missing, {extra} extra, {different} different in {:.1} s{why}",
+            self.took.as_secs_f64()
+        )
+    }
+}
+
+/// Ask for one and wait for its end.
+pub(super) async fn walk(kind: Kind, admin: &Client) -> Result<Walked, Failure> {
+    let (path, began) = (format!("/v1/{}", kind.as_str()), Instant::now());
+    admin.post(&path, &json!({ "action": "start" })).await?;
+    loop {
+        let report: Report = serde_json::from_value(admin.get(&path).await?)
+            .map_err(|error| Failure::Unreachable(format!("{path}: {error}")))?;
+        if report.state.is_over() {
+            return Ok(Walked { report, took: began.elapsed() });
+        }
+        if began.elapsed() > PATIENCE {
+            return Err(Failure::Refused(format!("{path} does not end")));
+        }
+        sleep(LOOK).await;
+    }
+}
