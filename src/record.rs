@@ -1,6 +1,7 @@
-//! What one unit leaves in the journal when it is mirrored by state: the keys that it may have changed.
+//! What one unit leaves in the journal: the keys that it may have changed, where it is mirrored by state; the write
+//! itself, where it is replayed.
 //!
-//! A record names keys, never rows: a superset is harmless, a subset never. Sessions build it in a [`RecordBuf`], the
+//! By state, a record names keys, never rows: a superset is harmless, a subset never. Sessions build it in a [`RecordBuf`], the
 //! journal stores its bytes without looking inside, the mirror reads it back with [`Items`].
 //!
 //! Layout, integers little-endian, `varint` = LEB128:
@@ -14,6 +15,8 @@
 //! tag 4 DIRTY    body = reason u8                    a write whose keys are not known
 //! tag 5 DDL      body = varint length, opaque bytes  a schema change to repeat; the wire encodes it
 //! tag 6 PREPARED body = varint length, name bytes    the unit stays open until this two-phase transaction ends
+//! tag 7 WRITE    body = lane u64, varint length, opaque bytes    a write to be replayed; the wire encodes it
+//! tag 8 TOUCH    body = lane u64                     the write of this record also touches this
 //! ```
 
 use std::fmt;
@@ -153,6 +156,23 @@ pub enum Item<'a> {
     Ddl(TableId, &'a [u8]),
     /// The unit was prepared under this name and ends only with it.
     Prepared(&'a [u8]),
+    /// A write to be replayed.
+    Write {
+        /// The table.
+        table: TableId,
+        /// Writes with the same table and lane are replayed one after the other, in the journal's order; 0: in any order,
+        /// because something in them (a timestamp) decides.
+        lane: u64,
+        /// The write, encoded by the wire.
+        body: &'a [u8],
+    },
+    /// The write of this record also touches this table, and this lane of it.
+    Touch {
+        /// The table.
+        table: TableId,
+        /// As that of a write.
+        lane: u64,
+    },
 }
 
 impl Item<'_> {
@@ -160,6 +180,7 @@ impl Item<'_> {
     pub fn table(&self) -> TableId {
         match *self {
             Item::Key { table, .. } | Item::Table(table) | Item::Dirty(table, _) | Item::Ddl(table, _) => table,
+            Item::Write { table, .. } | Item::Touch { table, .. } => table,
             Item::Prepared(_) => TableId::NONE,
         }
     }
@@ -224,6 +245,19 @@ impl RecordBuf {
     pub fn prepared(&mut self, name: &[u8]) {
         self.tag(6, TableId::NONE);
         self.bytes_body(name);
+    }
+
+    /// A write to be replayed.
+    pub fn write(&mut self, table: TableId, lane: u64, body: &[u8]) {
+        self.tag(7, table);
+        self.items.put_u64_le(lane);
+        self.bytes_body(body);
+    }
+
+    /// The write also touches this.
+    pub fn touch(&mut self, table: TableId, lane: u64) {
+        self.tag(8, table);
+        self.items.put_u64_le(lane);
     }
 
     /// What it says so far.
@@ -348,8 +382,14 @@ fn item<'a>(rest: &mut &'a [u8]) -> Result<Item<'a>, Malformed> {
         }
         5 => Item::Ddl(table, sized(rest)?),
         6 => Item::Prepared(sized(rest)?),
+        7 => Item::Write { table, lane: lane(rest)?, body: sized(rest)? },
+        8 => Item::Touch { table, lane: lane(rest)? },
         other => return Err(Malformed::Tag(other)),
     })
+}
+
+fn lane(rest: &mut &[u8]) -> Result<u64, Malformed> {
+    array(take(rest, 8)?, 0).map(u64::from_le_bytes).ok_or(Malformed::Truncated)
 }
 
 fn sized<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Malformed> {
@@ -408,6 +448,8 @@ mod tests {
         buf.dirty(t, Reason::Uncaptured);
         buf.ddl(t, b"ALTER");
         buf.prepared(b"gid");
+        buf.write(t, 11, b"INSERT");
+        buf.touch(t, 12);
         buf.finish(Backend { id: 7, life: 9 }).to_vec()
     }
 
@@ -426,6 +468,8 @@ mod tests {
                 Item::Dirty(t, Reason::Uncaptured),
                 Item::Ddl(t, b"ALTER"),
                 Item::Prepared(b"gid"),
+                Item::Write { table: t, lane: 11, body: b"INSERT" },
+                Item::Touch { table: t, lane: 12 },
             ]
         );
     }
@@ -435,7 +479,7 @@ mod tests {
         let bytes = full();
         for cut in 0..bytes.len() {
             if let Ok(record) = Record::parse(Bytes::copy_from_slice(&bytes[..cut])) {
-                assert!(record.items().count() < 6);
+                assert!(record.items().count() < 8);
             }
         }
     }

@@ -183,7 +183,7 @@ impl Ledger {
             match item {
                 Item::Prepared(name) => names.push(name.into()),
                 Item::Ddl(..) => unit.ddl = true,
-                Item::Key { .. } | Item::Table(_) | Item::Dirty(..) => {}
+                _ => {}
             }
         }
         self.prepare_earlier(unit.record.backend, &names);
@@ -222,7 +222,8 @@ impl Ledger {
         for item in unit.record.items() {
             match item {
                 Item::Key { table, key, moved } => self.ended.key(table, key, moved),
-                Item::Table(table) => self.ended.table(table),
+                // This engine replays nothing: it would copy the table.
+                Item::Table(table) | Item::Write { table, .. } | Item::Touch { table, .. } => self.ended.table(table),
                 Item::Dirty(..) if outcome == Some(Outcome::Aborted) => {}
                 // As of its end: a payment before that may not have seen what it did.
                 Item::Dirty(table, reason) => self.marks.push_back(Mark { table, reason, at }),
@@ -302,7 +303,7 @@ impl Ledger {
         for item in self.open.values().flat_map(|unit| unit.record.items()) {
             match item {
                 Item::Key { table, key, moved } => cut.owing.key(table, key, moved),
-                Item::Table(table) => cut.owing.table(table),
+                Item::Table(table) | Item::Write { table, .. } | Item::Touch { table, .. } => cut.owing.table(table),
                 Item::Dirty(..) | Item::Ddl(..) | Item::Prepared(_) => {}
             }
         }

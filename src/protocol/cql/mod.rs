@@ -2,6 +2,8 @@
 //!
 //! [`wire`] is bytes and nothing else: frames, segments, views of messages, the splices that a proxy makes. [`text`] is
 //! statements and nothing else: what they write, and what must be changed so that both sides write the same.
+//! [`write`](mod@write) is what the journal keeps of one.
 
 pub mod text;
 pub mod wire;
+pub mod write;
