@@ -4,6 +4,7 @@
 //! statements and nothing else: what they write, and what must be changed so that both sides write the same.
 //! [`write`](mod@write) is what the journal keeps of one.
 
+pub mod outcome;
 pub mod text;
 pub mod wire;
 pub mod write;
