@@ -311,7 +311,7 @@ impl Run {
             payments: vec![Default::default()],
             life: 1,
             faults: true,
-            loses: seed % 2 == 0,
+            loses: seed.is_multiple_of(2),
             bend,
             copied: 0,
             ever: 0,
@@ -340,19 +340,23 @@ impl Run {
                 return report;
             }
             sleep(Duration::from_millis(5)).await;
-            let mut world = world(&self.shared);
-            let (file_goes, fails_over, dies) = (world.fails(4), world.fails_over(), world.fails(1));
-            if file_goes {
-                world.replace_file();
-            }
-            if fails_over {
-                world.fail_over();
-            }
-            drop(world);
-            if dies {
+            if self.meddle() {
                 self.restart().await;
             }
         }
+    }
+
+    /// Files are replaced and the secondary fails over, now and then; says whether the process dies too.
+    fn meddle(&self) -> bool {
+        let mut world = world(&self.shared);
+        let (file_goes, fails_over, dies) = (world.fails(4), world.fails_over(), world.fails(1));
+        if file_goes {
+            world.replace_file();
+        }
+        if fails_over {
+            world.fail_over();
+        }
+        dies
     }
 }
 
