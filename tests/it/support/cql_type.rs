@@ -2,10 +2,11 @@
 
 use super::cql::Type;
 
-/// The number of a simple type; 0 for others.
+/// The number of a simple type; 0 for others. The functions of 5.0 for old timeuuids call theirs by its class.
 pub(crate) fn simple_number(of: &Type) -> u16 {
     match of {
         Type::Simple(number) => *number,
+        Type::Custom(class) if class.ends_with(".LegacyTimeUUIDType") => 0x0F,
         _ => 0,
     }
 }

@@ -14,9 +14,9 @@ mod bytes;
 mod segment;
 mod value;
 
-pub(crate) use answer::{Answer, Failure, Prepared};
+pub(crate) use answer::{Answer, Failure, Prepared, Rows};
 pub(crate) use bytes::{Out, Parts};
-pub(crate) use value::{Type, Value};
+pub(crate) use value::{Type, Value, hex};
 
 /// Opcodes of requests.
 pub(crate) const STARTUP: u8 = 0x01;
@@ -201,7 +201,7 @@ impl Cql {
         self.query(text, &Ask::default()).unwrap_or_else(|failure| panic!("{text}: {failure:?}"))
     }
 
-    /// A change of the schema, and a wait until all nodes that are up have it.
+    /// A change of the schema, and a wait until all nodes have it; none may be down.
     pub(crate) fn define(&mut self, text: &str) {
         self.run(text);
         let mut versions = |query| self.rows(query).into_iter().collect::<BTreeSet<_>>();
@@ -303,7 +303,7 @@ impl Cql {
     /// A request on a stream of its own, and its answer.
     pub(crate) fn say(&mut self, opcode: u8, flags: u8, body: &[u8]) -> Frame {
         let stream = self.next_stream;
-        self.next_stream = (stream + 1) & 0x7FFF;
+        self.next_stream = stream.wrapping_add(1) & 0x7FFF;
         self.send(self.version, flags, stream, opcode, body);
         let answer = self.receive().expect("an answer");
         assert_eq!(answer.stream, stream, "the answer to another request: {answer:?}");

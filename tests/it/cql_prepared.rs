@@ -1,0 +1,133 @@
+//! Ids of prepared statements and of their results' metadata: equal on both sides of a migration, as long as text and schema are.
+
+use md5::{Digest, Md5};
+use tandem::sandbox::cassandra::Node;
+
+use crate::support::cassandra::{make_keyspace, pair, pair_with};
+use crate::support::cql::{Ask, Cql, Dial, hex};
+
+const UNPREPARED: i32 = 0x2500;
+/// The MD5 of nothing: a statement without a result has this for its metadata.
+const NOTHING: &str = "d41d8cd98f00b204e9800998ecf8427e";
+
+fn md5(text: &str) -> String {
+    hex(&Md5::digest(text.as_bytes()))
+}
+
+fn client(node: &Node, keyspace: &str, version: u8) -> Cql {
+    Cql::with(node, keyspace, &Dial { version, ..Dial::default() })
+}
+
+#[test]
+fn the_id_is_the_md5_of_the_text_with_the_keyspace_that_it_needs() {
+    make_both("prepared_other");
+    for node in pair_with("prepared") {
+        for keyspace in ["prepared", "prepared_other"] {
+            client(node, keyspace, 4).define("CREATE TABLE t (k int PRIMARY KEY, v int)");
+        }
+        let (bare, whole) = ("SELECT v FROM t WHERE k = ?", "SELECT v FROM prepared.t WHERE k = ?");
+        for version in [3, 4, 5] {
+            let mut cql = client(node, "prepared", version);
+            for (text, keyspace, wanted) in [
+                (bare, None, format!("prepared{bare}")),
+                (whole, None, whole.to_owned()),
+                (bare, Some("prepared_other"), format!("prepared_other{bare}")),
+                (whole, Some("prepared_other"), whole.to_owned()),
+            ] {
+                if keyspace.is_some() && version < 5 {
+                    continue;
+                }
+                let prepared = cql.prepare(text, keyspace).expect(text);
+                assert_eq!(prepared.id_hex(), md5(&wanted), "v{version}: {text} {keyspace:?}");
+                assert_eq!(prepared.pk_indexes, if version == 3 { vec![] } else { vec![0] });
+            }
+        }
+    }
+}
+
+fn make_both(keyspace: &str) {
+    pair().iter().for_each(|node| make_keyspace(node, keyspace, 1));
+}
+
+#[test]
+fn a_prepared_statement_stays_in_the_keyspace_it_was_prepared_in() {
+    make_both("prepared_there");
+    for node in pair_with("prepared_here") {
+        for (keyspace, value) in [("prepared_there", 2), ("prepared_here", 1)] {
+            let mut cql = client(node, keyspace, 4);
+            cql.define("CREATE TABLE t (k int PRIMARY KEY, v int)");
+            cql.run(&format!("INSERT INTO t (k, v) VALUES (1, {value})"));
+        }
+        let mut cql = client(node, "prepared_here", 4);
+        let prepared = cql.prepare("SELECT v FROM t", None).expect("prepared");
+        cql.run("USE prepared_there");
+        assert_eq!(cql.rows("SELECT v FROM t"), ["2"]);
+        let rows = cql.execute(&prepared.id, &[], &Ask::default()).expect("rows").rows();
+        assert_eq!(rows.lines(), ["1"]);
+    }
+}
+
+#[test]
+fn metadata_ids_agree_between_versions_and_a_wrong_one_is_answered_with_the_right_one() {
+    let mut seen = Vec::new();
+    for node in pair_with("prepared_result") {
+        let mut cql = client(node, "prepared_result", 5);
+        cql.define("CREATE TABLE t (k int PRIMARY KEY, v int, w text)");
+        cql.run("INSERT INTO t (k, v, w) VALUES (1, 2, 'x')");
+        let select = cql.prepare("SELECT * FROM t", None).expect("prepared");
+        for text in ["INSERT INTO t (k, v) VALUES (?, ?)", "UPDATE t SET v = ? WHERE k = ? IF v = ?"] {
+            assert_eq!(hex(&cql.prepare(text, None).expect(text).metadata_id), NOTHING, "{text}");
+        }
+        let skip = Ask { skip_metadata: true, ..Ask::default() };
+        let known = cql.execute(&select.id, &select.metadata_id, &skip).expect("rows").rows();
+        assert!(known.new_metadata_id.is_none() && !known.has_metadata);
+        let wrong = cql.execute(&select.id, &[7; 16], &skip).expect("rows").rows();
+        assert!(wrong.has_metadata);
+        assert_eq!(wrong.new_metadata_id, Some(select.metadata_id.clone()));
+        seen.push(select);
+    }
+    assert_eq!(seen[0], seen[1]);
+}
+
+#[test]
+fn a_changed_table_forgets_its_statements_and_only_the_metadata_id_is_another_one() {
+    for node in pair_with("prepared_alter") {
+        for version in [4, 5] {
+            let table = format!("t{version}");
+            let mut cql = client(node, "prepared_alter", version);
+            cql.define(&format!("CREATE TABLE {table} (k int PRIMARY KEY)"));
+            let text = format!("SELECT * FROM {table}");
+            let before = cql.prepare(&text, None).expect("prepared");
+            cql.define(&format!("ALTER TABLE {table} ADD v int"));
+            let failure = cql.execute(&before.id, &before.metadata_id, &Ask::default()).expect_err("forgotten");
+            assert_eq!(failure.code, UNPREPARED, "v{version}: {failure:?}");
+            assert_eq!(failure.rest[2..], before.id);
+            let after = cql.prepare(&text, None).expect("prepared");
+            assert_eq!(after.id, before.id);
+            assert_eq!(after.metadata_id != before.metadata_id, version == 5);
+            assert_eq!(after.columns.len(), 2);
+        }
+    }
+}
+
+#[test]
+fn variables_are_named_as_a_rewrite_must_name_them() {
+    for node in pair_with("prepared_names") {
+        let mut cql = client(node, "prepared_names", 4);
+        cql.define("CREATE TABLE t (k int PRIMARY KEY, v int)");
+        for (text, names, pk) in [
+            ("INSERT INTO t (k, v) VALUES (?, ?) USING TIMESTAMP ? AND TTL ?", "k v [timestamp] [ttl]", vec![0]),
+            ("SELECT v FROM t WHERE k = :key LIMIT ?", "key [limit]", vec![0]),
+            ("INSERT INTO t (v, k) VALUES (:a, :a)", "a a", vec![1]),
+            (
+                "BEGIN BATCH USING TIMESTAMP ? INSERT INTO t (k, v) VALUES (?, ?); DELETE FROM t WHERE k = ?; APPLY BATCH",
+                "[timestamp] k v k",
+                vec![],
+            ),
+        ] {
+            let prepared = cql.prepare(text, None).expect(text);
+            let found: Vec<_> = prepared.variables.iter().map(|(name, _)| name.as_str()).collect();
+            assert_eq!((found.join(" ").as_str(), prepared.pk_indexes), (names, pk), "{text}");
+        }
+    }
+}
