@@ -7,13 +7,13 @@ use tandem::protocol::cql::text::generate::{Fresh, Generated, TimeUuids};
 use tandem::protocol::cql::text::parse::parse;
 use tandem::protocol::cql::text::schema::{Column, Table, pk_indexes};
 use tandem::protocol::cql::text::statement::{Body, Name, Statement};
-use tandem::protocol::cql::text::system::{self, ColumnSpec, SystemTable, Verdict};
+use tandem::protocol::cql::text::system::{self, Bound, ColumnSpec, SystemTable, Verdict};
 use tandem::protocol::cql::text::volatile::{
     Dialect, Prepared, Rewritten, Slot, prepared, translations, volatile_calls, with_literals,
 };
 
 use crate::support::cassandra::{clients, versions};
-use crate::support::cql::{Ask, Cql, Value};
+use crate::support::cql::{Ask, Cql, Rows, Value};
 use crate::support::cql_type::{option_of, simple_number};
 
 const STATEMENTS: &str = include_str!("cql_text.txt");
@@ -198,10 +198,8 @@ fn system_tables_are_answered_as_a_server_answers() {
             let statement = parse(question.as_bytes());
             let table = SystemTable::of(&statement, None).expect("a system table");
             let all = side.cql.run(&format!("SELECT * FROM system.{}", table.name())).rows();
-            let columns: Vec<ColumnSpec> =
-                all.columns.iter().map(|(name, of)| ColumnSpec::new(name.as_str(), &option_of(of))).collect();
             let answer = side.cql.query(question, &Ask::default());
-            match (system::plan(question.as_bytes(), &statement, table, &columns), answer) {
+            match (system::plan(question.as_bytes(), &statement, table, &columns_of(&all)), answer) {
                 (Verdict::Answer(plan), Ok(answer)) => {
                     let answer = answer.rows();
                     let names: Vec<&String> = plan.columns.iter().map(|column| &column.name).collect();
@@ -223,6 +221,64 @@ fn system_tables_are_answered_as_a_server_answers() {
             }
         }
     }
+}
+
+#[test]
+fn prepared_questions_have_the_servers_markers_and_take_its_values() {
+    let local = Value::from("local");
+    let list = Value::Is([&[0, 0, 0, 1, 0, 0, 0, 5][..], b"local"].concat());
+    let cases: [(&str, Vec<Value>); 9] = [
+        ("SELECT rack FROM system.local WHERE key = ?", vec![local.clone()]),
+        ("SELECT key FROM system.local WHERE key IN (?, :b) LIMIT :c", vec![local.clone(), local.clone(), 1.into()]),
+        ("SELECT key FROM system.local WHERE key IN ? LIMIT ?", vec![list, Value::Unset]),
+        (
+            "SELECT key FROM system.local WHERE rpc_port = ? PER PARTITION LIMIT ? ALLOW FILTERING",
+            vec![9042.into(), 1.into()],
+        ),
+        ("SELECT key FROM system.local LIMIT ?", vec![0.into()]),
+        ("SELECT key FROM system.local WHERE key = ?", vec![Value::Null]),
+        ("SELECT key FROM system.local WHERE key = ?", vec![Value::Unset]),
+        ("SELECT JSON key FROM system.local WHERE key = (text)?", vec![local]),
+        (
+            "SELECT * FROM system.peers_v2 WHERE peer = ? AND peer_port = ?",
+            vec![Value::Is(vec![127, 0, 0, 9]), 7000.into()],
+        ),
+    ];
+    for side in &mut sides("cql_questions") {
+        for (question, values) in &cases {
+            let statement = parse(question.as_bytes());
+            let table = SystemTable::of(&statement, None).expect("a system table");
+            let all = side.cql.run(&format!("SELECT * FROM system.{}", table.name())).rows();
+            let Verdict::Answer(plan) = system::plan(question.as_bytes(), &statement, table, &columns_of(&all)) else {
+                panic!("{question}: no plan");
+            };
+            let theirs = side.cql.prepare(question, None).expect("prepared");
+            let names: Vec<&String> = plan.markers.iter().map(|marker| &marker.name).collect();
+            assert_eq!(names, theirs.variables.iter().map(|(name, _)| name).collect::<Vec<_>>(), "{question}");
+            for (own, (_, of)) in plan.markers.iter().zip(&theirs.variables) {
+                let own = own.type_option.strip_prefix(&[0x00, 0x20]).unwrap_or(&own.type_option);
+                assert!(option_of(of).ends_with(own), "{question}: {own:?} for {of:?}");
+            }
+            let indexes: Vec<u16> = plan.pk_indexes.iter().map(|index| *index as u16).collect();
+            assert_eq!(theirs.pk_indexes, indexes, "{question}");
+            let bound: Vec<Bound<'_>> = values.iter().map(as_bound).collect();
+            let answer = side.cql.execute(&theirs.id, &[], &Ask { values, ..Ask::default() });
+            let answer = answer.map(|answer| answer.rows().rows).map_err(|failure| failure.message);
+            assert_eq!(plan.run(&all.rows, &bound), answer, "{question}");
+        }
+    }
+}
+
+fn as_bound(value: &Value) -> Bound<'_> {
+    match value {
+        Value::Is(bytes) => Bound::Value(bytes),
+        Value::Null => Bound::Null,
+        Value::Unset => Bound::Unset,
+    }
+}
+
+fn columns_of(rows: &Rows) -> Vec<ColumnSpec> {
+    rows.columns.iter().map(|(name, of)| ColumnSpec::new(name.as_str(), &option_of(of))).collect()
 }
 
 const QUESTIONS: &[&str] = &[

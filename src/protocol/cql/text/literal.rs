@@ -1,7 +1,7 @@
 //! Constants as the bytes that a server makes of them, for the types that keys are made of.
 //!
 //! Formats are those of the native protocol specification, section 6; which constant suits which type follows
-//! Cassandra's `Constants.Literal`. Types and spellings that are rare in keys (decimals, floats, dates as text) are
+//! Cassandra's `Constants.Literal`. Types and spellings that are rare in keys (decimals, floats, times as text) are
 //! not read: the caller then knows the key by its text only.
 
 use std::net::IpAddr;
@@ -43,18 +43,19 @@ pub fn encode(literal: Literal, text: &[u8], cql_type: &str) -> Result<Vec<u8>, 
             Some(unquoted(text)).filter(|text| text.is_ascii()).map(String::into_bytes).ok_or(NoBytes::Value)
         }
         ("inet", Literal::String) => inet(&unquoted(text)),
-        ("date" | "time" | "timestamp", Literal::String) => Err(NoBytes::Unread),
-        ("tinyint", Literal::Integer) => integer::<i8>(text).map(|value| value.to_be_bytes().to_vec()),
-        ("smallint", Literal::Integer) => integer::<i16>(text).map(|value| value.to_be_bytes().to_vec()),
-        ("int", Literal::Integer) => integer::<i32>(text).map(|value| value.to_be_bytes().to_vec()),
+        ("date", Literal::String) => date(&unquoted(text)),
+        ("time" | "timestamp", Literal::String) => Err(NoBytes::Unread),
+        ("double", Literal::Float | Literal::Integer) => number::<f64>(text).map(|value| value.to_be_bytes().to_vec()),
+        ("tinyint", Literal::Integer) => number::<i8>(text).map(|value| value.to_be_bytes().to_vec()),
+        ("smallint", Literal::Integer) => number::<i16>(text).map(|value| value.to_be_bytes().to_vec()),
+        ("int", Literal::Integer) => number::<i32>(text).map(|value| value.to_be_bytes().to_vec()),
         ("bigint" | "counter" | "timestamp" | "time", Literal::Integer) => {
-            integer::<i64>(text).map(|value| value.to_be_bytes().to_vec())
+            number::<i64>(text).map(|value| value.to_be_bytes().to_vec())
         }
         ("varint", Literal::Integer) => varint(text),
-        (
-            "date" | "decimal" | "double" | "float" | "duration",
-            Literal::Integer | Literal::Float | Literal::Duration,
-        ) => Err(NoBytes::Unread),
+        ("date" | "decimal" | "float" | "duration", Literal::Integer | Literal::Float | Literal::Duration) => {
+            Err(NoBytes::Unread)
+        }
         ("boolean", Literal::Boolean) => Ok(vec![u8::from(text.eq_ignore_ascii_case(b"true"))]),
         ("uuid", Literal::Uuid) => uuid(text).map(Vec::from),
         ("timeuuid", Literal::Uuid) => {
@@ -66,13 +67,43 @@ pub fn encode(literal: Literal, text: &[u8], cql_type: &str) -> Result<Vec<u8>, 
     }
 }
 
-fn integer<T: std::str::FromStr>(text: &[u8]) -> Result<T, NoBytes> {
+fn number<T: std::str::FromStr>(text: &[u8]) -> Result<T, NoBytes> {
     std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).ok_or(NoBytes::Value)
+}
+
+/// `yyyy-mm-dd`, as days of which 1970-01-01 is 2^31.
+fn date(text: &str) -> Result<Vec<u8>, NoBytes> {
+    let (&[year, month, day], 10) =
+        (&*text.split('-').map(str::parse).collect::<Result<Vec<i64>, _>>().unwrap_or_default(), text.len())
+    else {
+        return Err(NoBytes::Unread);
+    };
+    if !(1..=9999).contains(&year) || !(1..=12).contains(&month) || !(1..=days_of(year, month)).contains(&day) {
+        return Err(NoBytes::Value);
+    }
+    let days = days_since_1970(year, month, day) + (1 << 31);
+    u32::try_from(days).map(|days| days.to_be_bytes().to_vec()).map_err(|_| NoBytes::Value)
+}
+
+fn days_of(year: i64, month: i64) -> i64 {
+    match month {
+        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
+/// Of the Gregorian calendar: years begin in March, so that the leap day is their last.
+fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+    year * 365 + leap_days + (month * 153 + 2) / 5 + day - 1 - 719_468
 }
 
 /// The shortest two's complement.
 fn varint(text: &[u8]) -> Result<Vec<u8>, NoBytes> {
-    let value = integer::<i128>(text).map_err(|_| NoBytes::Unread)?;
+    let value = number::<i128>(text).map_err(|_| NoBytes::Unread)?;
     let bytes = value.to_be_bytes();
     let sign = if value < 0 { 0xFF } else { 0 };
     let spare = |pair: &[u8]| pair[0] == sign && (pair[1] ^ sign) < 0x80;
@@ -128,6 +159,13 @@ mod tests {
             (Integer, "-128", "varint", vec![0x80]),
             (Integer, "-129", "varint", vec![0xFF, 0x7F]),
             (Boolean, "TRUE", "boolean", vec![1]),
+            (Float, "1.5", "double", 1.5_f64.to_be_bytes().to_vec()),
+            (Integer, "-2", "double", (-2_f64).to_be_bytes().to_vec()),
+            (Float, "-Infinity", "double", f64::NEG_INFINITY.to_be_bytes().to_vec()),
+            (String, "'1970-01-01'", "date", vec![0x80, 0, 0, 0]),
+            (String, "'2026-11-21'", "date", vec![0x80, 0, 0x51, 0x2A]),
+            (String, "'2000-02-29'", "date", 2_147_494_664_u32.to_be_bytes().to_vec()),
+            (String, "'1969-12-31'", "date", vec![0x7F, 0xFF, 0xFF, 0xFF]),
             (Hex, "0xCaFe", "blob", vec![0xCA, 0xFE]),
             (Hex, "0x", "blob", vec![]),
             (String, "'127.0.0.1'", "inet", vec![127, 0, 0, 1]),
@@ -153,6 +191,9 @@ mod tests {
             (String, "'nonsense'", "inet", NoBytes::Value),
             (Uuid, "01020304-0506-4708-090a-0b0c0d0e0f10", "timeuuid", NoBytes::Value),
             (String, "'2026-01-01'", "timestamp", NoBytes::Unread),
+            (String, "'2026-02-29'", "date", NoBytes::Value),
+            (String, "'2026-1-29'", "date", NoBytes::Unread),
+            (String, "'20684'", "date", NoBytes::Unread),
             (String, "'x'", "frozen<address>", NoBytes::Unread),
         ] {
             assert_eq!(encode(literal, text.as_bytes(), cql_type), Err(why), "{text}");

@@ -2,8 +2,8 @@
 //!
 //! [`parse::parse`] looks at a text once per shape and says what it is ([`statement::Statement`]); the session caches
 //! the answer. [`schema`] joins it with a table's description: which partition, which cells, what cannot simply be
-//! sent again. [`volatile`] makes both sides get the same `now()`. [`system`] answers what drivers ask about the
-//! cluster. [`shape`] is what a log may say.
+//! sent again; [`partition`] adds an execution's values. [`volatile`] makes both sides get the same `now()`. [`system`]
+//! answers what drivers ask about the cluster. [`shape`] is what a log may say.
 //!
 //! Clarity before speed: what is slow here is slow once per prepared statement.
 
@@ -16,6 +16,7 @@ pub mod generate;
 pub mod keyword;
 pub mod literal;
 pub mod parse;
+pub mod partition;
 pub mod schema;
 pub mod shape;
 pub mod statement;

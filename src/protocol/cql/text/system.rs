@@ -9,6 +9,7 @@
 use super::expr::{Expr, Value};
 use super::literal::{NoBytes, encode};
 use super::parse::parse;
+use super::partition::listed;
 use super::schema::Source;
 use super::statement::{Body, Operand, Operator, Relation, Restricted, Select, Selector, Statement};
 
@@ -618,18 +619,6 @@ impl Plan {
         let members = self.picks.iter().map(|pick| &pick.spec).zip(&cells);
         vec![Some(json::object(members).into_bytes())]
     }
-}
-
-/// The elements of a bound list: a count, then each with its length.
-fn listed(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
-    let (count, mut rest) = json::integer(bytes)?;
-    let mut all = Vec::new();
-    for _ in 0..count {
-        let (element, behind) = json::element(rest)?;
-        all.push(element.to_vec());
-        rest = behind;
-    }
-    Some(all)
 }
 
 /// A plan of a text, for callers that have not parsed it.

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::super::generate::uuid_text;
+use super::super::partition::{element, integer};
 use super::{Cell, ColumnSpec};
 
 /// `{"name": value, ..}`.
@@ -73,18 +74,6 @@ fn map(option: &mut &[u8], bytes: &[u8]) -> Option<String> {
         rest = behind;
     }
     Some(format!("{{{}}}", all.join(", ")))
-}
-
-/// `[int]`, and what is behind it.
-pub(super) fn integer(bytes: &[u8]) -> Option<(i32, &[u8])> {
-    let (head, rest) = bytes.split_first_chunk::<4>()?;
-    Some((i32::from_be_bytes(*head), rest))
-}
-
-/// `[bytes]` that are not null, and what is behind them.
-pub(super) fn element(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, rest) = integer(bytes)?;
-    rest.split_at_checked(usize::try_from(length).ok()?)
 }
 
 /// A string with its escapes.
