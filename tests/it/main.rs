@@ -2,6 +2,7 @@
 
 mod backfill;
 mod cassandra;
+mod cassandra_wire;
 mod check;
 mod cli;
 mod connect;

@@ -24,6 +24,18 @@ pub enum Error {
         /// What it says.
         value: i64,
     },
+    /// A `[value]` whose length is below -2.
+    #[error("Invalid ByteBuf length {0}")]
+    ValueLength(i32),
+    /// No consistency level has this code.
+    #[error("Unknown code {0} for a consistency level")]
+    Consistency(u16),
+    /// Neither logged, unlogged nor of counters.
+    #[error("Invalid BATCH message type {0}")]
+    BatchKind(u8),
+    /// Neither text nor prepared.
+    #[error("Invalid query kind in BATCH messages. Must be 0 or 1 but got {0}")]
+    StatementKind(u8),
     /// Not UTF-8.
     #[error("Cannot decode string as UTF8: {0}")]
     Utf8(&'static str),

@@ -17,6 +17,7 @@ use proptest::prelude::*;
 
 use super::compress::Scratch;
 use super::frame::{HEADER, Version};
+use super::primitive::Consistency;
 use super::request::tests::{any_parameters, bound};
 use super::request::{Execute, Parameters, Request, Values};
 use super::response::{ErrorKind, Outcome, Response, WriteType};
@@ -79,7 +80,9 @@ fn is_known_to_differ(envelope: &Envelope<'_>) -> bool {
         false => match Request::parse(envelope) {
             Ok(Request::Startup(options)) => options.len() > 1,
             Ok(Request::Query(query)) => two_names(query.parameters.values),
-            Ok(Request::Execute(execute)) => two_names(execute.parameters.values),
+            Ok(Request::Execute(execute)) => {
+                two_names(execute.parameters.values) || execute.parameters.consistency == Consistency::NodeLocal
+            }
             _ => false,
         },
         true => match Response::parse(envelope) {

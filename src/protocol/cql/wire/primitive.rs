@@ -119,14 +119,14 @@ impl<'a> Reader<'a> {
             (_, -1) => Ok(Value::Null),
             (_, _) if version < Version::V4 => Ok(Value::Null),
             (_, -2) => Ok(Value::Unset),
-            _ => Err(Error::Invalid { field, value: i64::from(len) }),
+            _ => Err(Error::ValueLength(len)),
         }
     }
 
     /// `[consistency]`.
     pub fn consistency(&mut self) -> Result<Consistency, Error> {
         let code = self.short("consistency")?;
-        Consistency::from_code(code).ok_or(Error::Invalid { field: "consistency level", value: code.into() })
+        Consistency::from_code(code).ok_or(Error::Consistency(code))
     }
 
     /// `[inetaddr]`: an address without a port.
@@ -240,15 +240,17 @@ pub enum Consistency {
     Serial,
     LocalSerial,
     LocalOne,
+    /// Of Cassandra 4.1 and later, for the nodes' own use; they take it from clients too.
+    NodeLocal,
 }
 
 impl Consistency {
     /// All of them; each at the place of its code.
-    pub const ALL: [Consistency; 11] = {
+    pub const ALL: [Consistency; 12] = {
         use Consistency::*;
-        [Any, One, Two, Three, Quorum, All, LocalQuorum, EachQuorum, Serial, LocalSerial, LocalOne]
+        [Any, One, Two, Three, Quorum, All, LocalQuorum, EachQuorum, Serial, LocalSerial, LocalOne, NodeLocal]
     };
-    const NAMES: [&'static str; 11] = [
+    const NAMES: [&'static str; 12] = [
         "ANY",
         "ONE",
         "TWO",
@@ -260,6 +262,7 @@ impl Consistency {
         "SERIAL",
         "LOCAL_SERIAL",
         "LOCAL_ONE",
+        "NODE_LOCAL",
     ];
 
     /// From the number on the wire.

@@ -176,7 +176,9 @@ impl Reader {
         if self.missing == 0 {
             self.forget_large();
         }
-        let Some((bytes, head, payload)) = self.split(input).map_err(HeaderError::lost)? else { return Ok(None) };
+        let Some(head) = Head::peek(input, self.form).map_err(HeaderError::lost)? else { return Ok(None) };
+        let Some(bytes) = input.get(..self.form.header() + head.len + TRAILER) else { return Ok(None) };
+        let payload = self.checked(bytes).map_err(HeaderError::lost)?;
         let payload = match head.inflated {
             0 => payload,
             inflated => scratch.inflate_block(payload, inflated).map_err(HeaderError::lost)?,
@@ -197,16 +199,14 @@ impl Reader {
         self.large = BytesMut::new();
     }
 
-    fn split<'a>(&self, input: &'a [u8]) -> Result<Option<(&'a [u8], Head, &'a [u8])>, Error> {
-        let Some(head) = Head::peek(input, self.form)? else { return Ok(None) };
-        let end = self.form.header() + head.len;
-        let Some(bytes) = input.get(..end + TRAILER) else { return Ok(None) };
-        let payload = &bytes[self.form.header()..end];
-        let (read, computed) = (little(&bytes[end..]) as u32, crc32(payload));
-        if read != computed {
-            return Err(Error::PayloadChecksum { read, computed });
+    /// The payload of a whole segment, if it is what its checksum says.
+    fn checked<'a>(&self, segment: &'a [u8]) -> Result<&'a [u8], Error> {
+        let (before, trailer) = segment.split_at(segment.len() - TRAILER);
+        let payload = &before[self.form.header()..];
+        match (little(trailer) as u32, crc32(payload)) {
+            (read, computed) if read == computed => Ok(payload),
+            (read, computed) => Err(Error::PayloadChecksum { read, computed }),
         }
-        Ok(Some((bytes, head, payload)))
     }
 
     fn part(&self, head: Head, payload: &[u8]) -> Result<Part, HeaderError> {

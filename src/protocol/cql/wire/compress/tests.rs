@@ -8,7 +8,10 @@ const LIMIT: usize = 1 << 20;
 
 fn frame(version: Version, body: &[u8]) -> BytesMut {
     let mut out = BytesMut::new();
-    let put = |out: &mut BytesMut| Ok(out.extend_from_slice(body));
+    let put = |out: &mut BytesMut| {
+        out.extend_from_slice(body);
+        Ok(())
+    };
     Envelope::new(version, 7, Opcode::Query).put(&mut out, put).unwrap();
     out
 }

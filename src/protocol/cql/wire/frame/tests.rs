@@ -126,7 +126,12 @@ fn what_comes_before_a_message_is_read_and_kept() {
     assert_eq!(envelope.payload.unwrap().iter().collect::<Vec<_>>(), [("k", None)]);
     assert_eq!(envelope.message, b"message");
     let mut out = BytesMut::new();
-    envelope.put(&mut out, |out| Ok(out.extend_from_slice(envelope.message))).unwrap();
+    envelope
+        .put(&mut out, |out| {
+            out.extend_from_slice(envelope.message);
+            Ok(())
+        })
+        .unwrap();
     assert_eq!(out, [&header.encode()[..], &body].concat());
     assert_eq!(
         (0..body.len() - 7).filter(|&end| Envelope::open(header, &body[..end]).is_ok()).collect::<Vec<_>>(),
@@ -143,7 +148,12 @@ fn a_request_that_asks_for_tracing_has_no_tracing_id() {
     let envelope = Envelope::open(header, b"x").unwrap();
     assert_eq!((envelope.tracing, envelope.message), (None, &b"x"[..]));
     let mut out = BytesMut::new();
-    envelope.put(&mut out, |out| Ok(out.extend_from_slice(b"x"))).unwrap();
+    envelope
+        .put(&mut out, |out| {
+            out.extend_from_slice(b"x");
+            Ok(())
+        })
+        .unwrap();
     assert_eq!(out[1], flag::TRACING);
 }
 

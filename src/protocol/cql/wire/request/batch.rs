@@ -67,8 +67,7 @@ impl<'a> Batch<'a> {
     pub fn parse(version: Version, message: &'a [u8]) -> Result<Batch<'a>, Error> {
         let mut reader = Reader::new(message);
         let kind = reader.byte("batch type")?;
-        let kind =
-            BatchKind::from_byte(kind).ok_or(Error::Invalid { field: "BATCH message type", value: kind.into() })?;
+        let kind = BatchKind::from_byte(kind).ok_or(Error::BatchKind(kind))?;
         let (count, bytes) = reader.counted("batch statements", |reader| statement(reader, version).map(drop))?;
         let statements = Statements { version, count, bytes };
         Ok(Batch { kind, statements, parameters: Parameters::read(&mut reader, version)? })
@@ -125,7 +124,7 @@ fn statement<'a>(reader: &mut Reader<'a>, version: Version) -> Result<Statement<
     let text = match reader.byte("query kind in BATCH messages")? {
         0 => StatementText::Text(reader.long_string("query")?),
         1 => StatementText::Prepared(reader.short_bytes("prepared id")?),
-        kind => return Err(Error::Invalid { field: "query kind in BATCH messages", value: kind.into() }),
+        kind => return Err(Error::StatementKind(kind)),
     };
     Ok(Statement { text, values: Values::read(reader, version, false)? })
 }

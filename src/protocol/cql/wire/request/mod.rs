@@ -25,13 +25,13 @@ const WITH_KEYSPACE: i32 = 0x01;
 
 /// The statement of a QUERY or PREPARE, and nothing else of it.
 #[inline]
-pub fn text<'a>(message: &'a [u8]) -> Result<&'a [u8], Error> {
+pub fn text(message: &[u8]) -> Result<&[u8], Error> {
     Reader::new(message).long_string("query")
 }
 
 /// The prepared id of an EXECUTE, and nothing else of it.
 #[inline]
-pub fn prepared_id<'a>(message: &'a [u8]) -> Result<&'a [u8], Error> {
+pub fn prepared_id(message: &[u8]) -> Result<&[u8], Error> {
     Reader::new(message).short_bytes("prepared id")
 }
 

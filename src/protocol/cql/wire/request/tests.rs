@@ -197,8 +197,8 @@ fn a_batch_is_edited_statement_by_statement() {
 #[test]
 fn kinds_that_a_batch_does_not_have_are_refused_as_servers_do() {
     let error = |message: &[u8]| Batch::parse(Version::V4, message).expect_err("refused").to_string();
-    assert_eq!(error(&[3, 0, 0, 0, 1, 0]), "Invalid value for BATCH message type: 3");
-    assert_eq!(error(&[0, 0, 1, 2]), "Invalid value for query kind in BATCH messages: 2");
+    assert_eq!(error(&[3, 0, 0, 0, 1, 0]), "Invalid BATCH message type 3");
+    assert_eq!(error(&[0, 0, 1, 2]), "Invalid query kind in BATCH messages. Must be 0 or 1 but got 2");
     let named = [(Some("a"), Value::Null)];
     let statement = Statement { text: StatementText::Text(b""), values: Values::Given(&named) };
     let parameters = Parameters::new(Consistency::One);
@@ -250,7 +250,7 @@ pub(in crate::protocol::cql::wire) fn any_parameters() -> impl Strategy<Value = 
     let value = proptest::option::of(proptest::option::of(proptest::collection::vec(any::<u8>(), 0..20)));
     let values = proptest::collection::vec(("[a-z]{0,5}", value), 0..6);
     let options =
-        (any::<Option<i32>>(), any::<Option<i64>>(), any::<Option<i32>>(), 0..11_u16, proptest::option::of(8..10_u16));
+        (any::<Option<i32>>(), any::<Option<i64>>(), any::<Option<i32>>(), 0..12_u16, proptest::option::of(8..10_u16));
     (values, options, any::<(bool, bool, bool, bool)>()).prop_map(
         |(values, (rows, micros, now, level, serial), flags)| {
             let parameters = Parameters {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use bytes::{BufMut, BytesMut};
 
-use crate::protocol::cql::wire::frame::{Envelope, Opcode, Version};
+use crate::protocol::cql::wire::frame::{Envelope, Opcode, Version, flag};
 use crate::protocol::cql::wire::primitive::{Consistency, Reader, StringList, put_int, put_short_bytes, put_string};
 use crate::protocol::cql::wire::{Error, HeaderError};
 
@@ -269,6 +269,9 @@ pub fn put_refusal(out: &mut BytesMut, refused: &HeaderError) -> Result<(), Erro
     let envelope = Envelope::new(Version::V3, refused.stream, Opcode::Error);
     envelope.put(out, |out| ServerError::new(kind, &text).put(out, Version::V3))?;
     out[start] = refused.version | 0x80;
+    if matches!(refused.error, Error::Beta(_)) {
+        out[start + 1] = flag::BETA;
+    }
     if refused.version < Version::V3 as u8 {
         let frame = out.split_off(start);
         out.extend_from_slice(&frame[..2]);

@@ -84,6 +84,8 @@ impl<'a> Outcome<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metadata<'a> {
     version: Version,
+    /// The table is said once. Servers set the flag also where they say nothing of the columns.
+    global: bool,
     /// Columns of each row, also when they are not described.
     pub count: usize,
     /// `None`: the client asked not to be told.
@@ -97,7 +99,7 @@ pub struct Metadata<'a> {
 impl<'a> Metadata<'a> {
     /// Of no columns: what servers say of statements that give no rows.
     pub fn none(version: Version) -> Metadata<'static> {
-        Metadata { version, count: 0, columns: None, paging_state: None, new_id: None }
+        Metadata { version, global: false, count: 0, columns: None, paging_state: None, new_id: None }
     }
 
     /// Read what [`put_metadata`] has put, or what stands in a RESULT.
@@ -114,13 +116,13 @@ impl<'a> Metadata<'a> {
         let new_id = changed.then(|| reader.short_bytes("result metadata id")).transpose()?;
         let described = !has(flag::NO_METADATA);
         let columns = described.then(|| Columns::read(reader, count, has(flag::GLOBAL_TABLE))).transpose()?;
-        Ok(Metadata { version, count, columns, paging_state, new_id })
+        Ok(Metadata { version, global: has(flag::GLOBAL_TABLE), count, columns, paging_state, new_id })
     }
 
     fn put(&self, out: &mut BytesMut, version: Version) -> Result<(), Error> {
         let new_id = self.new_id.filter(|_| version >= Version::V5);
         let set = |is: bool, flag: i32| if is { flag } else { 0 };
-        let global = self.columns.is_some_and(|columns| columns.table().is_some());
+        let global = self.columns.map_or(self.global, |columns| columns.table().is_some());
         out.put_i32(
             set(global, flag::GLOBAL_TABLE)
                 | set(self.paging_state.is_some(), flag::MORE_PAGES)
