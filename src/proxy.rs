@@ -70,6 +70,7 @@ pub fn run(config: Config) -> Result<(), Error> {
 pub fn check_rules(config: &Config) -> Vec<&'static check::Rule> {
     let wire = match config.wire {
         Wire::Postgres => postgres::check::RULES,
+        Wire::Cql => &[],
     };
     [check::RULES, wire].concat()
 }
@@ -78,6 +79,10 @@ pub fn check_rules(config: &Config) -> Vec<&'static check::Rule> {
 pub async fn check(config: &Config) -> check::Report {
     let mut report = match config.wire {
         Wire::Postgres => postgres::check::check(config).await,
+        Wire::Cql => {
+            let unreachable = vec!["clusters of CQL cannot be checked yet: nothing was looked for".to_owned()];
+            check::Report { unreachable, ..check::Report::default() }
+        }
     };
     report.findings.extend(check::machine(config));
     report
@@ -165,6 +170,7 @@ impl Assembly {
         // The one place where a wire is picked.
         match self.config.wire {
             Wire::Postgres => self.postgres(recovered).await,
+            Wire::Cql => Err(Error::Setup("wire = \"cql\" cannot be served yet: use \"postgres\"".to_owned())),
         }
     }
 

@@ -113,8 +113,8 @@ impl Config {
         let config = Config {
             wire,
             listen,
-            origin: Server::origin(&source.one("origin"))?,
-            target: Server::target(&source.one("target"))?,
+            origin: Server::origin(wire, &source.one("origin"))?,
+            target: Server::target(wire, &source.one("target"))?,
             journal: read(&source)?,
             mirror: mirror(&source.one("mirror"))?,
             backfill: backfill(&source.one("backfill"))?,

@@ -62,7 +62,7 @@ macro_rules! times {
 sections! {
     /// Where clients connect. There may be several.
     many "listen" Listen {
-        /// What clients speak.
+        /// What clients speak: postgres or cql.
         wire: Wire = Required("postgres");
         /// IP address and port.
         address: SocketAddr = Required("127.0.0.1:6432");
@@ -76,20 +76,24 @@ sections! {
 
     /// Where the data is when the migration begins.
     one "origin" Origin {
-        /// All at once: "postgres://user@host:port/database?sslmode=verify-full". What is set below goes before it.
+        /// All at once: "postgres://user@host:port/database?sslmode=verify-full", "cql://user@host:port". What is set below
+        /// goes before it.
         url: Option<String> = Unset("postgres://tandem@127.0.0.1:5432/app");
-        /// The members of the cluster; the one that takes writes is found.
+        /// The members of the cluster; the one that takes writes is found. CQL: some of them, the others are found.
         hosts: Vec<Host> = Unset("db1:5432");
-        /// The database that is mirrored.
+        /// The database that is mirrored. CQL has none: all keyspaces are.
         database: Option<String> = Unset("app");
-        /// Who tandem itself logs in as; clients log in as themselves.
+        /// Who tandem itself logs in as; clients log in as themselves. CQL: unset where nobody logs in.
         user: Option<String> = Unset("tandem");
         /// A file that holds that user's password.
         password_file: Option<PathBuf> = Unset("/etc/tandem/origin.password");
-        /// TLS as libpq understands it: disable, allow, prefer, require, verify-ca, verify-full ("" is prefer).
+        /// TLS as libpq understands it: disable, allow, prefer, require, verify-ca, verify-full ("" is prefer; with CQL,
+        /// where a port has TLS or has not, disable).
         sslmode: Option<SslMode> = Unset("verify-full");
         /// Certificates in PEM that are trusted; unset, those of the system.
         tls_ca: Option<PathBuf> = Unset("/etc/tandem/origin-ca.crt");
+        /// CQL: connect to this datacenter only; unset, that of the first host that answers.
+        datacenter: Option<String> = Unset("dc1");
     }
 
     /// Where the data is going.
@@ -108,6 +112,8 @@ sections! {
         sslmode: Option<SslMode> = Unset("verify-full");
         /// As of the origin.
         tls_ca: Option<PathBuf> = Unset("/etc/tandem/target-ca.crt");
+        /// As of the origin.
+        datacenter: Option<String> = Unset("dc1");
     }
 
     /// The durable log between the primary's answer and the secondary.

@@ -1,22 +1,22 @@
 //! A cluster of the migration: where it is, which database, who tandem logs in as. Given as a URL, as keys, or both.
+//!
+//! The keys are the same for every wire; what a wire has no use for is refused, so that nobody believes in it.
 
 use std::path::PathBuf;
 
 use super::section::{Origin, Target};
 use super::source::{Error, Place, Section, Values};
-use super::value::{Host, Secret, Setting, SslMode};
-
-/// PostgreSQL's usual port.
-const PORT: u16 = 5432;
+use super::value::{Host, Secret, Setting, SslMode, Wire};
 
 /// A checked `[origin]` or `[target]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
-    /// Members of the cluster, at least one, in the order in which they are tried.
+    /// Members of the cluster, at least one, in the order in which they are tried. CQL: contact points, the others are
+    /// found.
     pub hosts: Vec<Address>,
-    /// The database that is mirrored.
+    /// The database that is mirrored. CQL has none: empty.
     pub database: String,
-    /// Who tandem itself logs in as.
+    /// Who tandem itself logs in as; empty where a cluster of CQL asks nobody.
     pub user: String,
     /// Their password, if they need one.
     pub password: Option<Secret>,
@@ -24,6 +24,8 @@ pub struct Server {
     pub sslmode: SslMode,
     /// Trusted certificates in PEM; `None`: those of the system.
     pub tls_ca: Option<PathBuf>,
+    /// CQL: only its members are connected to; `None`: that of the first contact point.
+    pub datacenter: Option<String>,
 }
 
 /// One member of a cluster.
@@ -53,58 +55,104 @@ struct Parts {
     password: Option<Secret>,
     sslmode: Option<SslMode>,
     tls_ca: Option<PathBuf>,
+    datacenter: Option<String>,
 }
 
 impl Server {
-    pub(super) fn origin(values: &Values) -> Result<Server, Error> {
-        let Origin { url, hosts, database, user, password_file, sslmode, tls_ca } = Origin::read(values)?;
-        let keys = Parts { hosts, database, user, password: None, sslmode, tls_ca };
-        server("origin", url, keys, password_file, values)
+    pub(super) fn origin(wire: Wire, values: &Values) -> Result<Server, Error> {
+        let Origin { url, hosts, database, user, password_file, sslmode, tls_ca, datacenter } = Origin::read(values)?;
+        let keys = Parts { hosts, database, user, password: None, sslmode, tls_ca, datacenter };
+        server("origin", wire, url, keys, password_file, values)
     }
 
-    pub(super) fn target(values: &Values) -> Result<Server, Error> {
-        let Target { url, hosts, database, user, password_file, sslmode, tls_ca } = Target::read(values)?;
-        let keys = Parts { hosts, database, user, password: None, sslmode, tls_ca };
-        server("target", url, keys, password_file, values)
+    pub(super) fn target(wire: Wire, values: &Values) -> Result<Server, Error> {
+        let Target { url, hosts, database, user, password_file, sslmode, tls_ca, datacenter } = Target::read(values)?;
+        let keys = Parts { hosts, database, user, password: None, sslmode, tls_ca, datacenter };
+        server("target", wire, url, keys, password_file, values)
+    }
+}
+
+/// How a wire's servers are written down.
+struct Style {
+    schemes: &'static [&'static str],
+    example: &'static str,
+    port: u16,
+    /// There is no request for TLS within the protocol: a port has it or has not, so nothing is tried unasked.
+    sslmode: SslMode,
+}
+
+impl Style {
+    fn of(wire: Wire) -> Style {
+        match wire {
+            Wire::Postgres => Style {
+                schemes: &["postgres://", "postgresql://"],
+                example: "postgres://user@host:5432/database",
+                port: 5432,
+                sslmode: SslMode::Prefer,
+            },
+            Wire::Cql => {
+                Style { schemes: &["cql://"], example: "cql://user@host:9042", port: 9042, sslmode: SslMode::Disable }
+            }
+        }
     }
 }
 
 fn server(
     name: &str,
+    wire: Wire,
     url: Option<String>,
     mut keys: Parts,
     password_file: Option<PathBuf>,
     values: &Values,
 ) -> Result<Server, Error> {
     keys.password = password_file.map(|path| super::secret(&path, values.place("password_file"))).transpose()?;
-    let url = url.map(|url| parse(&url).map_err(|message| bad_url(message, values.place("url")))).transpose()?;
+    let style = Style::of(wire);
+    let url = url.map(|url| parse(&url, &style).map_err(|message| bad_url(message, &style, values.place("url"))));
+    let url = url.transpose()?;
     let url = url.unwrap_or_default();
     let hosts = if keys.hosts.is_empty() { url.hosts } else { keys.hosts };
     if hosts.is_empty() {
         return Err(Error::new(&values.place, format!("[{name}] needs `url` or `hosts`")));
     }
-    let user = keys.user.or(url.user);
-    let user =
-        user.ok_or_else(|| Error::new(&values.place, format!("[{name}] needs `user`: who tandem logs in as")))?;
+    let (database, datacenter) = (keys.database.or(url.database), keys.datacenter.or(url.datacenter));
+    if let Some(misplaced) = misplaced(wire, database.is_some(), datacenter.is_some()) {
+        return Err(Error::new(&values.place, format!("[{name}]: {misplaced}")));
+    }
+    let user = keys.user.or(url.user).filter(|user| !user.is_empty());
+    if user.is_none() && wire == Wire::Postgres {
+        return Err(Error::new(&values.place, format!("[{name}] needs `user`: who tandem logs in as")));
+    }
+    let user = user.unwrap_or_default();
+    let address = |host: Host| Address { host: host.name, port: host.port.unwrap_or(style.port) };
     Ok(Server {
-        hosts: hosts.into_iter().map(|host| Address { host: host.name, port: host.port.unwrap_or(PORT) }).collect(),
-        database: keys.database.or(url.database).unwrap_or_else(|| user.clone()),
+        hosts: hosts.into_iter().map(address).collect(),
+        database: database.unwrap_or_else(|| if wire == Wire::Postgres { user.clone() } else { String::new() }),
         user,
         password: keys.password.or(url.password),
-        sslmode: keys.sslmode.or(url.sslmode).unwrap_or(SslMode::Prefer),
+        sslmode: keys.sslmode.or(url.sslmode).unwrap_or(style.sslmode),
         tls_ca: keys.tls_ca.or(url.tls_ca),
+        datacenter,
     })
 }
 
+/// What the wire has no use for.
+fn misplaced(wire: Wire, database: bool, datacenter: bool) -> Option<&'static str> {
+    match wire {
+        Wire::Cql if database => Some("CQL has no `database`: all keyspaces of the cluster are mirrored"),
+        Wire::Postgres if datacenter => Some("`datacenter` is for wire = \"cql\""),
+        _ => None,
+    }
+}
+
 /// The URL itself is not repeated: it may hold a password.
-fn bad_url(message: String, place: &Place) -> Error {
-    Error::new(place, format!("`url` must be like postgres://user@host:5432/database: {message}"))
+fn bad_url(message: String, style: &Style, place: &Place) -> Error {
+    Error::new(place, format!("`url` must be like {}: {message}", style.example))
 }
 
 /// Source: PostgreSQL documentation, "Connection URIs" in the chapter on libpq.
-fn parse(url: &str) -> Result<Parts, String> {
-    let rest = ["postgres://", "postgresql://"].into_iter().find_map(|scheme| url.strip_prefix(scheme));
-    let rest = rest.ok_or("it begins with postgres://")?;
+fn parse(url: &str, style: &Style) -> Result<Parts, String> {
+    let rest = style.schemes.iter().find_map(|scheme| url.strip_prefix(scheme));
+    let rest = rest.ok_or_else(|| format!("it begins with {}", style.schemes.first().unwrap_or(&"")))?;
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
     let (login, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
@@ -132,6 +180,7 @@ fn parameter(parts: &mut Parts, pair: &str) -> Result<(), String> {
         "sslrootcert" => parts.tls_ca = Some(PathBuf::from(value)),
         "user" => parts.user = Some(value),
         "password" => parts.password = Some(Secret::new(&value)),
+        "datacenter" => parts.datacenter = Some(value),
         "dbname" => parts.database = Some(value),
         // tandem always looks for the member that takes writes.
         "target_session_attrs" if value == "read-write" || value == "primary" => {}
@@ -166,7 +215,8 @@ mod tests {
 
     #[test]
     fn a_url_may_say_everything() {
-        let parts = parse("postgresql://me:p%40ss@a:1,[::1]:2/my%20db?sslmode=verify-ca&sslrootcert=/ca.pem");
+        let style = Style::of(Wire::Postgres);
+        let parts = parse("postgresql://me:p%40ss@a:1,[::1]:2/my%20db?sslmode=verify-ca&sslrootcert=/ca.pem", &style);
         let host = |name: &str, port| Host { name: name.to_owned(), port: Some(port) };
         let expected = Parts {
             hosts: vec![host("a", 1), host("::1", 2)],
@@ -175,6 +225,7 @@ mod tests {
             password: Some(Secret::new("p@ss")),
             sslmode: Some(SslMode::VerifyCa),
             tls_ca: Some(PathBuf::from("/ca.pem")),
+            datacenter: None,
         };
         assert_eq!(parts, Ok(expected));
     }
@@ -190,7 +241,7 @@ mod tests {
             "postgres://h/%ff",
             "postgres://h/d?target_session_attrs=standby",
         ] {
-            assert!(parse(bad).is_err(), "{bad}");
+            assert!(parse(bad, &Style::of(Wire::Postgres)).is_err(), "{bad}");
         }
     }
 }

@@ -158,6 +158,48 @@ fn what_does_not_fit_together_is_refused() {
     assert!(message(config(&SMALLEST.replace("5433", "5432"))).contains("the same database"));
 }
 
+const CQL: &str = r#"
+[[listen]]
+wire = "cql"
+address = "127.0.0.1:9042"
+
+[origin]
+url = "cql://tandem:a%20secret@a,b:9043,[::1]:9044?sslmode=verify-full&datacenter=east"
+
+[target]
+hosts = ["c"]
+"#;
+
+#[test]
+fn clusters_of_cql_need_only_a_host() {
+    let config = config(CQL).expect("valid");
+    assert_eq!(config.wire, Wire::Cql);
+    let hosts = |server: &Server| server.hosts.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(hosts(&config.origin), ["a:9042", "b:9043", "[::1]:9044"]);
+    assert_eq!(config.origin.user, "tandem");
+    assert_eq!(config.origin.password.as_ref().map(Secret::reveal), Some("a secret"));
+    assert_eq!(config.origin.sslmode, SslMode::VerifyFull);
+    assert_eq!(config.origin.datacenter.as_deref(), Some("east"));
+    assert_eq!(hosts(&config.target), ["c:9042"]);
+    assert_eq!((config.target.user.as_str(), config.target.sslmode), ("", SslMode::Disable));
+}
+
+#[test]
+fn what_a_wire_has_no_use_for_is_refused() {
+    let cases = [
+        (CQL.replace("cql://", "postgres://"), "`url` must be like cql://user@host:9042: it begins with cql://"),
+        (CQL.replace("hosts = [\"c\"]", "hosts = [\"c\"]\ndatabase = \"app\""), "[target]: CQL has no `database`"),
+        (CQL.replace("?sslmode", "/app?sslmode"), "[origin]: CQL has no `database`"),
+        (CQL.replace("hosts = [\"c\"]", "hosts = [\"a\"]"), "the same database"),
+        (SMALLEST.replace("5433/app", "5433/app?datacenter=east"), "[target]: `datacenter` is for wire = \"cql\""),
+        (SMALLEST.replace("postgres://tandem@127.0.0.1:5433", "cql://h"), "it begins with postgres://"),
+    ];
+    for (text, expected) in cases {
+        let said = message(config(&text));
+        assert!(said.contains(expected), "{text}: {said}");
+    }
+}
+
 #[test]
 fn secrets_come_from_files_and_are_not_shown() {
     let dir = tempfile::tempdir().expect("a temp folder");

@@ -217,6 +217,8 @@ words! {
     Wire {
         /// PostgreSQL, protocol 3.0 and 3.2.
         Postgres = "postgres",
+        /// CQL, native protocol v3 to v5.
+        Cql = "cql",
     }
 }
 

@@ -1,1 +1,3 @@
-//! To be written.
+//! What all wires need of the network.
+
+pub mod tls;

@@ -117,6 +117,9 @@ const SETTLE: Duration = Duration::from_secs(120);
 
 /// Run it. The only command that needs more than one thread: servers start while clients write.
 pub(super) fn run(command: Demo, output: &Output) -> Result<(), Failure> {
+    if command.wire != Wire::Postgres {
+        return Err(Failure::Refused(format!("there is no demo of {} yet: use --wire postgres", command.wire)));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Unreachable(format!("cannot start: {error}")))?;
     let bar = progress(output);

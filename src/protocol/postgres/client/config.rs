@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+pub use crate::net::tls::{SslMode, Tls};
+
 /// Where PostgreSQL listens unless told otherwise.
 pub const DEFAULT_PORT: u16 = 5432;
 /// One attempt at one host, TLS and authentication included.
@@ -41,35 +43,6 @@ impl fmt::Display for Endpoint {
             Host::Unix(dir) => write!(f, "{}/.s.PGSQL.{}", dir.display(), self.port),
         }
     }
-}
-
-/// `sslmode`, with libpq's meanings.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SslMode {
-    /// Never TLS.
-    Disable,
-    /// Plain first; TLS if the server refuses plain.
-    Allow,
-    /// TLS first; plain if the server has none or refuses it.
-    #[default]
-    Prefer,
-    /// TLS or nothing; any certificate, unless a root certificate file is named: then as `verify-ca`.
-    Require,
-    /// TLS with a certificate that a known root signed.
-    VerifyCa,
-    /// And issued for the host's name.
-    VerifyFull,
-}
-
-/// TLS as configured.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tls {
-    /// Whether and how strictly.
-    pub mode: SslMode,
-    /// PEM file of the roots; `None`: the system's.
-    pub root_cert: Option<PathBuf>,
-    /// PEM files of our own certificate chain and key, where the server asks for one.
-    pub client_cert: Option<(PathBuf, PathBuf)>,
 }
 
 /// Which server of the list will do.

@@ -153,6 +153,12 @@ impl fmt::Display for DbError {
 
 impl std::error::Error for DbError {}
 
+impl From<crate::net::tls::Error> for Error {
+    fn from(error: crate::net::tls::Error) -> Error {
+        Error::Tls(error.to_string())
+    }
+}
+
 impl From<DbError> for Error {
     fn from(error: DbError) -> Error {
         Error::Db(Box::new(error))

@@ -6,19 +6,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{TlsConnector, TlsStream};
 
+use crate::net::tls;
 use crate::protocol::postgres::wire::SSL_REQUEST;
 
 use super::Error;
-use super::config::{Endpoint, Host, ServerConfig, SslMode, Tls};
+use super::config::{Endpoint, Host, ServerConfig, SslMode};
 
 /// A connected socket; reading and writing go straight through.
 #[derive(Debug)]
@@ -74,7 +71,7 @@ impl Stream {
             };
         }
         let server = ServerName::try_from(name.clone()).map_err(|error| Error::Tls(error.to_string()))?;
-        let connector = TlsConnector::from(Arc::new(tls_config(&config.tls)?));
+        let connector = TlsConnector::from(Arc::new(tls::client(&config.tls)?));
         let tls = connector.connect(server, tcp).await.map_err(|error| Error::Tls(error.to_string()))?;
         Ok(Stream::Tls(Box::new(tls.into())))
     }
@@ -122,114 +119,6 @@ async fn offered(tcp: &mut TcpStream) -> Result<bool, Error> {
         b'S' => Ok(true),
         b'N' => Ok(false),
         other => Err(Error::Unexpected { kind: char::from(other), doing: "asking for TLS" }),
-    }
-}
-
-fn tls_config(tls: &Tls) -> Result<ClientConfig, Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::Tls(error.to_string()))?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Verifier::new(tls)?));
-    match &tls.client_cert {
-        None => Ok(builder.with_no_client_auth()),
-        Some((cert, key)) => {
-            let chain = certificates(cert)?;
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| pem(key, &error))?;
-            builder.with_client_auth_cert(chain, key).map_err(|error| Error::Tls(error.to_string()))
-        }
-    }
-}
-
-fn certificates(path: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    CertificateDer::pem_file_iter(path)
-        .and_then(|certificates| certificates.collect())
-        .map_err(|error| pem(path, &error))
-}
-
-fn pem(path: &std::path::Path, error: &dyn std::fmt::Display) -> Error {
-    Error::Tls(format!("{}: {error}", path.display()))
-}
-
-fn roots(tls: &Tls) -> Result<RootCertStore, Error> {
-    let certificates = match &tls.root_cert {
-        Some(path) => certificates(path)?,
-        None => rustls_native_certs::load_native_certs().certs,
-    };
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(certificates);
-    Ok(roots)
-}
-
-/// libpq's rungs between "any certificate" and "this host's": rustls alone knows only the top one.
-#[derive(Debug)]
-struct Verifier {
-    provider: rustls::crypto::CryptoProvider,
-    /// `None`: any certificate will do.
-    chain: Option<Arc<WebPkiServerVerifier>>,
-    names: bool,
-}
-
-impl Verifier {
-    fn new(tls: &Tls) -> Result<Verifier, Error> {
-        let provider = rustls::crypto::ring::default_provider();
-        let verify = match tls.mode {
-            SslMode::VerifyCa | SslMode::VerifyFull => true,
-            SslMode::Require => tls.root_cert.is_some(),
-            _ => false,
-        };
-        let chain = match verify {
-            false => None,
-            true => {
-                let builder =
-                    WebPkiServerVerifier::builder_with_provider(Arc::new(roots(tls)?), Arc::new(provider.clone()));
-                Some(builder.build().map_err(|error| Error::Tls(error.to_string()))?)
-            }
-        };
-        Ok(Verifier { provider, chain, names: tls.mode == SslMode::VerifyFull })
-    }
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
-        match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp, now) {
-            // The name is looked at last: everything else was in order.
-            Err(rustls::Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) if !self.names => Ok(ServerCertVerified::assertion()),
-            other => other,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, signed, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, signed, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -1,0 +1,153 @@
+//! TLS towards servers, for all wires: libpq's `sslmode`, which administrators know, over rustls.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+/// TLS cannot be had as configured.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Error(pub String);
+
+/// `sslmode`, with libpq's meanings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SslMode {
+    /// Never TLS.
+    Disable,
+    /// Plain first; TLS if the server refuses plain.
+    Allow,
+    /// TLS first; plain if the server has none or refuses it.
+    #[default]
+    Prefer,
+    /// TLS or nothing; any certificate, unless a root certificate file is named: then as `verify-ca`.
+    Require,
+    /// TLS with a certificate that a known root signed.
+    VerifyCa,
+    /// And issued for the host's name.
+    VerifyFull,
+}
+
+/// TLS as configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// Whether and how strictly.
+    pub mode: SslMode,
+    /// PEM file of the roots; `None`: the system's.
+    pub root_cert: Option<PathBuf>,
+    /// PEM files of our own certificate chain and key, where the server asks for one.
+    pub client_cert: Option<(PathBuf, PathBuf)>,
+}
+
+/// How rustls is to behave as the client that `tls` describes.
+pub fn client(tls: &Tls) -> Result<ClientConfig, Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error(error.to_string()))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Verifier::new(tls)?));
+    match &tls.client_cert {
+        None => Ok(builder.with_no_client_auth()),
+        Some((cert, key)) => {
+            let chain = certificates(cert)?;
+            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| pem(key, &error))?;
+            builder.with_client_auth_cert(chain, key).map_err(|error| Error(error.to_string()))
+        }
+    }
+}
+
+fn certificates(path: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    CertificateDer::pem_file_iter(path)
+        .and_then(|certificates| certificates.collect())
+        .map_err(|error| pem(path, &error))
+}
+
+fn pem(path: &std::path::Path, error: &dyn std::fmt::Display) -> Error {
+    Error(format!("{}: {error}", path.display()))
+}
+
+fn roots(tls: &Tls) -> Result<RootCertStore, Error> {
+    let certificates = match &tls.root_cert {
+        Some(path) => certificates(path)?,
+        None => rustls_native_certs::load_native_certs().certs,
+    };
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(certificates);
+    Ok(roots)
+}
+
+/// libpq's rungs between "any certificate" and "this host's": rustls alone knows only the top one.
+#[derive(Debug)]
+struct Verifier {
+    provider: rustls::crypto::CryptoProvider,
+    /// `None`: any certificate will do.
+    chain: Option<Arc<WebPkiServerVerifier>>,
+    names: bool,
+}
+
+impl Verifier {
+    fn new(tls: &Tls) -> Result<Verifier, Error> {
+        let provider = rustls::crypto::ring::default_provider();
+        let verify = match tls.mode {
+            SslMode::VerifyCa | SslMode::VerifyFull => true,
+            SslMode::Require => tls.root_cert.is_some(),
+            _ => false,
+        };
+        let chain = match verify {
+            false => None,
+            true => {
+                let builder =
+                    WebPkiServerVerifier::builder_with_provider(Arc::new(roots(tls)?), Arc::new(provider.clone()));
+                Some(builder.build().map_err(|error| Error(error.to_string()))?)
+            }
+        };
+        Ok(Verifier { provider, chain, names: tls.mode == SslMode::VerifyFull })
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
+        match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp, now) {
+            // The name is looked at last: everything else was in order.
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) if !self.names => Ok(ServerCertVerified::assertion()),
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
