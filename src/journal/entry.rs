@@ -23,12 +23,14 @@ pub(super) const LENGTH_LIMIT: usize = (1 << 24) - 1;
 const RECORD: u8 = 1;
 const COMMITTED: u8 = 2;
 const ABORTED: u8 = 3;
+const DROPPED: u8 = 4;
 
 /// What an entry's header says once the whole entry verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Record,
     Outcome { of: Lsn, outcome: Outcome },
+    Dropped { of: Lsn },
 }
 
 /// Why there is no entry at a place.
@@ -61,6 +63,11 @@ impl Draft {
         Draft::new(seed, kind, &unit(of))
     }
 
+    /// Nobody says how the unit ended; as long as an outcome.
+    pub(super) fn dropped(seed: u32, of: Lsn) -> Draft {
+        Draft::new(seed, DROPPED, &unit(of))
+    }
+
     fn new(seed: u32, kind: u8, payload: &[u8]) -> Draft {
         let word = (payload.len() as u32) << 8 | u32::from(kind);
         Draft { word, sum: sum(seed, word, payload) }
@@ -91,7 +98,7 @@ pub(super) fn decode(seed: u32, lsn: u64, bytes: &[u8]) -> Result<(Kind, usize),
     let header = bytes.first_chunk::<HEADER>().ok_or(Stop::Short(HEADER))?;
     let (at, word, stored) = fields(header);
     let len = HEADER + (word >> 8) as usize;
-    if at != lsn || !matches!(word as u8, RECORD | COMMITTED | ABORTED) {
+    if at != lsn || !matches!(word as u8, RECORD | COMMITTED | ABORTED | DROPPED) {
         return Err(Stop::Invalid);
     }
     let payload = bytes.get(HEADER..len).ok_or(Stop::Short(len))?;
@@ -106,8 +113,11 @@ fn kind(kind: u8, payload: &[u8]) -> Result<Kind, Stop> {
         return Ok(Kind::Record);
     }
     let of = Lsn(u64::from_le_bytes(payload.try_into().map_err(|_| Stop::Invalid)?));
-    let outcome = if kind == COMMITTED { Outcome::Committed } else { Outcome::Aborted };
-    Ok(Kind::Outcome { of, outcome })
+    Ok(match kind {
+        COMMITTED => Kind::Outcome { of, outcome: Outcome::Committed },
+        ABORTED => Kind::Outcome { of, outcome: Outcome::Aborted },
+        _ => Kind::Dropped { of },
+    })
 }
 
 fn fields(header: &[u8; HEADER]) -> (u64, u32, u32) {

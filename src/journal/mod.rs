@@ -52,7 +52,8 @@ use storage::{Disk, MemoryDisk, Storage};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Lsn(pub u64);
 
-/// How a unit ended on the primary. A ticket that is dropped without an outcome leaves the unit in doubt.
+/// How a unit ended on the primary. A ticket that is dropped without an outcome leaves the unit in doubt: the journal says
+/// so too, unless the process ended first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// The primary said so.
@@ -79,6 +80,13 @@ pub enum Entry {
         of: Lsn,
         /// How it ended.
         outcome: Outcome,
+    },
+    /// An earlier unit's ticket was dropped: nobody will say how it ended.
+    Dropped {
+        /// Where this entry is.
+        lsn: Lsn,
+        /// The unit's record.
+        of: Lsn,
     },
 }
 
@@ -292,6 +300,11 @@ impl Journal {
         self.shared.read(from, bytes).await
     }
 
+    /// Where this life of the journal began: whose record lies below and has no outcome will never get one.
+    pub fn begun(&self) -> Lsn {
+        Lsn(self.shared.lock().start)
+    }
+
     /// Where reading can begin: nothing below is kept.
     pub fn trimmed(&self) -> Lsn {
         Lsn(self.shared.lock().trimmed)
@@ -472,8 +485,11 @@ impl Ticket {
 
     /// Write how the unit ended. Never waits, never fails for want of room.
     pub fn end(mut self, outcome: Outcome) {
+        self.settle(Draft::outcome(self.journal.shared.seed, outcome, self.lsn));
+    }
+
+    fn settle(&mut self, last: Draft) {
         let journal = &self.journal;
-        let draft = Draft::outcome(journal.shared.seed, outcome, self.lsn);
         let wake = {
             let mut state = journal.shared.lock();
             self.settled = true;
@@ -482,7 +498,7 @@ impl Ticket {
             if matches!(state.ending, Ending::Sealed | Ending::Closed) {
                 return;
             }
-            journal.append(&mut state, &draft, &entry::unit(self.lsn)).1
+            journal.append(&mut state, &last, &entry::unit(self.lsn)).1
         };
         journal.wake(wake);
         journal.shared.drive_inline();
@@ -498,16 +514,9 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if self.settled {
-            return;
+        if !self.settled {
+            self.settle(Draft::dropped(self.journal.shared.seed, self.lsn));
         }
-        let wakers = {
-            let mut state = self.journal.shared.lock();
-            state.open -= 1;
-            self.stop_waiting(&mut state);
-            std::mem::take(&mut state.waiting.room)
-        };
-        wakers.into_iter().for_each(Waker::wake);
     }
 }
 

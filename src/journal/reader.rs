@@ -128,6 +128,7 @@ fn entry(kind: Kind, lsn: u64, payload: Bytes) -> Entry {
     match kind {
         Kind::Record => Entry::Record { lsn, payload },
         Kind::Outcome { of, outcome } => Entry::Outcome { lsn, of, outcome },
+        Kind::Dropped { of } => Entry::Dropped { lsn, of },
     }
 }
 

@@ -43,7 +43,7 @@ fn read_all(journal: &Journal) -> Vec<Entry> {
 
 fn lsn(entry: &Entry) -> Lsn {
     match entry {
-        Entry::Record { lsn, .. } | Entry::Outcome { lsn, .. } => *lsn,
+        Entry::Record { lsn, .. } | Entry::Outcome { lsn, .. } | Entry::Dropped { lsn, .. } => *lsn,
     }
 }
 
@@ -117,7 +117,8 @@ fn simulate(seed: u64) {
         }
         model.labels.clear();
         model.durable_below(recovered.appended);
-        live(&journal, &disk, &mut random, &mut model);
+        // A killed process drops no ticket: they outlive it here.
+        let _tickets = live(&journal, &disk, &mut random, &mut model);
         next_above = journal.appended();
         let crash = random.below(4);
         lossy = matches!(crash, 1 | 2);
@@ -155,7 +156,7 @@ fn interrupted_open(disk: &MemoryDisk, random: &mut Random, options: Options) ->
     true
 }
 
-fn live(journal: &Journal, disk: &MemoryDisk, random: &mut Random, model: &mut Model) {
+fn live(journal: &Journal, disk: &MemoryDisk, random: &mut Random, model: &mut Model) -> Vec<Ticket> {
     let mut tickets = Vec::new();
     for _ in 0..random.below(300) {
         match random.below(12) {
@@ -169,8 +170,13 @@ fn live(journal: &Journal, disk: &MemoryDisk, random: &mut Random, model: &mut M
             6..8 if !tickets.is_empty() => {
                 let ticket = tickets.swap_remove(random.below(tickets.len() as u64) as usize);
                 let (lsn, of, outcome) = (journal.appended(), ticket.lsn(), Outcome::Committed);
-                ticket.end(outcome);
-                model.wrote(Entry::Outcome { lsn, of, outcome });
+                if random.below(3) == 0 {
+                    drop(ticket);
+                    model.wrote(Entry::Dropped { lsn, of });
+                } else {
+                    ticket.end(outcome);
+                    model.wrote(Entry::Outcome { lsn, of, outcome });
+                }
             }
             8 => {
                 journal.sync_now();
@@ -190,7 +196,7 @@ fn live(journal: &Journal, disk: &MemoryDisk, random: &mut Random, model: &mut M
             }
         }
     }
-    // Tickets of a killed process are not dropped in order; here it changes nothing on the disk.
+    tickets
 }
 
 #[test]
@@ -208,9 +214,11 @@ fn after_any_crash_nothing_durable_is_missing_nothing_is_invented_and_no_lsn_is_
 fn a_killed_process_loses_nothing_that_was_written() {
     let disk = MemoryDisk::default();
     let (journal, _) = open(&disk);
-    let lsn = journal.begin(b"only in the ring").expect("room").lsn();
+    let ticket = journal.begin(b"only in the ring").expect("room");
+    let lsn = ticket.lsn();
     let (journal, recovered) = open(&disk);
     assert_eq!((recovered.last, recovered.from_ring), (Last::Killed, 32));
+    assert_eq!(journal.begun(), recovered.appended);
     assert_eq!(read_all(&journal), vec![Entry::Record { lsn, payload: Bytes::from_static(b"only in the ring") }]);
 }
 
@@ -218,13 +226,13 @@ fn a_killed_process_loses_nothing_that_was_written() {
 fn a_segment_torn_at_any_byte_keeps_the_entries_before_the_tear() {
     let disk = MemoryDisk::default();
     let (journal, _) = open(&disk);
-    let lsns: Vec<Lsn> = (0..5_u8).map(|n| journal.begin(&[n; 20]).expect("room").lsn()).collect();
+    let tickets: Vec<Ticket> = (0..5_u8).map(|n| journal.begin(&[n; 20]).expect("room")).collect();
     journal.sync_now();
     let end = journal.appended().0;
     for cut in 0..end {
         let disk = MemoryDisk::default();
         let (journal, _) = open(&disk);
-        (0..5_u8).for_each(|n| drop(journal.begin(&[n; 20]).expect("room")));
+        let _tickets: Vec<Ticket> = (0..5_u8).map(|n| journal.begin(&[n; 20]).expect("room")).collect();
         journal.sync_now();
         disk.power_loss(cut);
         disk.tamper("ring", |bytes| bytes.fill(0));
@@ -232,7 +240,7 @@ fn a_segment_torn_at_any_byte_keeps_the_entries_before_the_tear() {
         let (journal, recovered) = open(&disk);
         assert_eq!(recovered.last, Last::Lost);
         assert!(recovered.appended.0 >= end, "cut at {cut}");
-        let whole = lsns.iter().filter(|lsn| lsn.0 + 36 <= cut).count();
+        let whole = tickets.iter().filter(|ticket| ticket.lsn().0 + 36 <= cut).count();
         assert_eq!(read_all(&journal).len(), whole, "cut at {cut}");
     }
 }
@@ -376,11 +384,20 @@ fn a_failing_disk_fails_every_waiter_and_every_later_record() {
 #[test]
 fn a_trimmed_position_is_not_readable_and_what_follows_is() {
     let (journal, _) = open(&MemoryDisk::default());
-    let first = journal.begin(b"first").expect("room").lsn();
-    let second = journal.begin(b"second").expect("room").lsn();
-    journal.trim(second);
-    assert_eq!(journal.read(first, 100).now_or_never(), Some(Err(Error::Trimmed(first))));
+    let first = journal.begin(b"first").expect("room");
+    let second = journal.begin(b"second").expect("room");
+    journal.trim(second.lsn());
+    assert_eq!(journal.read(first.lsn(), 100).now_or_never(), Some(Err(Error::Trimmed(first.lsn()))));
     assert_eq!(read_all(&journal).len(), 1);
+}
+
+#[test]
+fn a_dropped_ticket_is_in_the_journal() {
+    let (journal, _) = open(&MemoryDisk::default());
+    let ticket = journal.begin(b"record").expect("room");
+    let (lsn, of) = (journal.appended(), ticket.lsn());
+    drop(ticket);
+    assert_eq!(read_all(&journal)[1..], [Entry::Dropped { lsn, of }]);
 }
 
 #[test]

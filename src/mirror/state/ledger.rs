@@ -163,6 +163,8 @@ impl Ledger {
                 self.next = lsn;
                 self.outcome(lsn, of, outcome);
             }
+            // No proof that it ended: its backend may still commit it.
+            Entry::Dropped { lsn, .. } => self.next = lsn,
         }
         self.next = Lsn(self.next.0 + 1);
         Ok(())

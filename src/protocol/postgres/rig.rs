@@ -51,6 +51,7 @@ pub(crate) fn outcomes(journal: &Journal) -> String {
                 let letter = if outcome == Outcome::Committed { 'C' } else { 'A' };
                 found.iter_mut().filter(|(lsn, _)| *lsn == of).for_each(|(_, known)| *known = letter);
             }
+            Entry::Dropped { .. } => {}
         }
     }
     found.into_iter().map(|(_, letter)| letter).collect()
