@@ -4,4 +4,5 @@
 pub mod dirty;
 pub mod durable;
 pub mod parked;
+pub mod replay;
 pub mod state;
