@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::State;
 use super::routes::Refused;
 use crate::journal::Lsn;
-use crate::mirror::state::{Handle, handle};
+use crate::mirror::{Handle, handle};
 use crate::record::TableId;
 
 /// A parked key, as the API shows it.

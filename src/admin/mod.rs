@@ -13,7 +13,7 @@ use crate::cutover::controller;
 use crate::cutover::gate::Gate;
 use crate::journal::Journal;
 use crate::metrics::Exporter;
-use crate::mirror::state::Handle;
+use crate::mirror::Handle;
 use crate::record::TableId;
 use crate::telemetry::Level;
 

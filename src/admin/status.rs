@@ -7,7 +7,7 @@ use crate::cutover::gate::Route;
 use crate::cutover::report::{End, Phase, Report};
 use crate::journal::Journal;
 use crate::metrics;
-use crate::mirror::state::Handle;
+use crate::mirror::Handle;
 use crate::record::Side;
 
 /// Everything at a glance. More fields may come; these stay.

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::journal::{self, Journal, Lsn};
 use crate::mirror::dirty::unix_now;
 use crate::mirror::durable::{self, Durable};
-use crate::mirror::state::handle::owe;
+use crate::mirror::handle::owe;
 use crate::record::{RecordBuf, Side, TableId};
 
 use super::job::{Counts, Job, Kind, Line, Request, Sizes, State, Walked, Wants};

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::check::{self, Severity};
-use crate::mirror::state::backoff::Backoff;
+use crate::mirror::backoff::Backoff;
 use crate::record::Side;
 
 use super::gate::Gate;

@@ -1,8 +1,13 @@
-//! The mirror: what makes the secondary equal to the primary. Two engines over one journal: by *state* (owed keys are
-//! paid by copying rows) and, for wires whose timestamps converge, by *replay*.
+//! The mirror: what makes the secondary equal to the primary. Two engines over one journal: by [`state`] (owed keys are
+//! paid by copying rows) and, for wires whose timestamps converge, by [`replay`]. Everybody else looks at either through
+//! one [`Handle`].
 
+pub mod backoff;
 pub mod dirty;
 pub mod durable;
+pub mod handle;
 pub mod parked;
 pub mod replay;
 pub mod state;
+
+pub use handle::{Handle, Phase, Status};

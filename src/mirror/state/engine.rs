@@ -32,15 +32,15 @@ use crate::backfill::desk::{self, Errand};
 use crate::backfill::lines::Lines;
 use crate::backfill::{self, Desk};
 use crate::journal::{self, Journal, Lsn};
+use crate::mirror::backoff::Backoff;
 use crate::mirror::dirty::Dirty;
 use crate::mirror::durable::{self, Durable};
+use crate::mirror::handle::{Handle, Pace, Phase, Status, owe};
 use crate::mirror::parked::Parked;
 use crate::record::{Malformed, Reason, RecordBuf, TableId};
 
-use super::backoff::Backoff;
 use super::book::Book;
 use super::copier::{self, Copier, Paid, Snapshot, Standing};
-use super::handle::{Handle, Pace, Phase, Status, owe};
 use super::ledger::{Cut, Ledger, Mark};
 use super::retention::{Payment, Retention};
 

@@ -2,13 +2,11 @@
 //!
 //! [`ledger`] says what is owed, [`engine`] pays it through a wire's [`copier`], [`retention`] says what has to stay
 //! owable because one of the two servers may yet lose it, [`book`] keeps the little that must survive a restart beside
-//! the journal, [`turn`] has an engine for each direction, [`keys`] are kept small, [`handle`] is how the rest of the process looks at it.
+//! the journal, [`turn`] has an engine for each direction, [`keys`] are kept small.
 
-pub mod backoff;
 pub mod book;
 pub mod copier;
 pub mod engine;
-pub mod handle;
 pub mod keys;
 pub mod ledger;
 pub mod retention;
@@ -20,5 +18,4 @@ mod model;
 mod simulation;
 
 pub use engine::{Config, Engine, Paths};
-pub use handle::{Handle, Phase, Status};
 pub use turn::Turning;

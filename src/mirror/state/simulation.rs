@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::copier::{Copier, Error, Gone, Owed, Paid, Refused, Snapshot, Standing};
 use super::engine::{Config, Engine, Paths};
-use super::handle::{Handle, Phase};
 use crate::journal::{Journal, Outcome, Ticket};
 use crate::mirror::parked::Parked;
+use crate::mirror::{Handle, Phase};
 use crate::record::{Backend, Reason, RecordBuf, TableId};
 
 /// Paste a failing seed here: `Some(seed)`.

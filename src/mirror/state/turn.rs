@@ -11,12 +11,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::journal::{Journal, Lsn};
+use crate::mirror::Handle;
 use crate::mirror::durable::{Durable, Error};
 use crate::record::Side;
 
 use super::copier::{self, Copier, Standing};
 use super::engine::{Config, Engine, Paths};
-use super::handle::Handle;
 
 /// Makes the hands of a direction, by its primary.
 type Make<C> = Box<dyn Fn(Side) -> C + Send + Sync>;
@@ -126,7 +126,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
-    use crate::mirror::state::Phase;
+    use crate::mirror::Phase;
     use crate::mirror::state::copier::{Gone, Owed, Paid, Snapshot};
     use crate::record::Backend;
 

@@ -29,7 +29,8 @@ use crate::cutover::steps::{Compared, Error, Steps};
 use crate::cutover::store::Control;
 use crate::journal::{Journal, Lsn};
 use crate::mirror::durable;
-use crate::mirror::state::{Phase, Status, Turning, copier};
+use crate::mirror::state::{Turning, copier};
+use crate::mirror::{Phase, Status};
 use crate::record::{Reason, Side, TableId};
 
 use super::catalog::{Catalog, load};

@@ -16,7 +16,7 @@ use crate::mirror::durable::{self, Durable};
 use crate::mirror::parked::Parked;
 use crate::record::{Backend, Item, Reason, Record, RecordBuf, TableId};
 
-use super::engine::Config;
+use super::state::Config;
 
 /// How much of the journal [`Handle::newest`] reads at once.
 const NEWEST_READ_BYTES: usize = 1 << 20;
@@ -96,7 +96,7 @@ pub struct Status {
 
 /// How eagerly payments are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pace {
+pub(in crate::mirror) enum Pace {
     /// With pauses, so that snapshots are held for half of the time at most.
     Usual,
     /// Not at all.
@@ -141,19 +141,19 @@ pub enum Error {
 /// The engine's handle; cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
-    pub(super) journal: Journal,
-    pub(super) parked: Parked,
-    pub(super) dirty: Dirty,
-    pub(super) status: watch::Receiver<Status>,
+    pub(in crate::mirror) journal: Journal,
+    pub(in crate::mirror) parked: Parked,
+    pub(in crate::mirror) dirty: Dirty,
+    pub(in crate::mirror) status: watch::Receiver<Status>,
     /// What engines behind the handle show; one at a time.
-    pub(super) shown: watch::Sender<Status>,
-    pub(super) pace: watch::Sender<Pace>,
-    pub(super) self_repair: bool,
-    pub(super) desk: Desk,
+    pub(in crate::mirror) shown: watch::Sender<Status>,
+    pub(in crate::mirror) pace: watch::Sender<Pace>,
+    pub(in crate::mirror) self_repair: bool,
+    pub(in crate::mirror) desk: Desk,
 }
 
 impl Handle {
-    /// A handle without an engine behind it yet: [`super::Engine::succeed`].
+    /// A handle without an engine behind it yet: [`super::state::Engine::succeed`].
     pub fn open(
         config: &Config,
         journal: Journal,
