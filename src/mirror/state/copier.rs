@@ -86,7 +86,7 @@ pub enum Error {
 }
 
 /// The wire's hands. One owner; calls in this order: `open`, then any number of (`gone`, `survey`, `snapshot`,
-/// `pay` [`walk`] | `release`), `beat` anywhere between.
+/// `pay` \[`walk`\] | `release`), `beat` anywhere between.
 /// After any error but [`Error::Stale`] only `open` may follow. Not cancel safe: a cancelled call needs `open` again.
 pub trait Copier: Send {
     /// Connect both sides. The lock on the secondary is held *before* the primary is touched, and every writing

@@ -11,7 +11,9 @@ use bytes::BytesMut;
 
 pub use error::{ErrorKind, Failure, FailureReasons, Failures, ServerError, WriteType, code, put_refusal};
 pub use event::{Event, SchemaChange, SchemaObject};
-pub use result::{Cells, Metadata, Outcome, PkIndexes, Prepared, Row, Rows, put_metadata, put_rows};
+pub use result::{
+    Cells, Metadata, Outcome, OwnPrepared, PkIndexes, Prepared, Row, Rows, put_metadata, put_prepared, put_rows,
+};
 
 use super::Error;
 use super::frame::{Envelope, Opcode, Version};

@@ -340,6 +340,44 @@ pub fn put_metadata(
     })
 }
 
+/// What a PREPARED message of our own says besides the result's metadata. All markers are of one table.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnPrepared<'a> {
+    /// For EXECUTE.
+    pub id: &'a [u8],
+    /// Since v5: for EXECUTE.
+    pub result_metadata_id: &'a [u8],
+    /// Which markers make up the partition key. Since v4.
+    pub pk_indexes: &'a [u16],
+    /// Keyspace and table.
+    pub table: (&'a str, &'a str),
+    /// Names and types.
+    pub markers: &'a [(&'a str, &'a Type)],
+}
+
+/// Append a RESULT message that answers PREPARE.
+pub fn put_prepared(
+    out: &mut BytesMut,
+    version: Version,
+    own: &OwnPrepared<'_>,
+    result: &Metadata<'_>,
+) -> Result<(), Error> {
+    let mut markers = BytesMut::new();
+    put_metadata(&mut markers, version, own.table, own.markers)?;
+    // Servers do not name the table where there is no marker of it.
+    let markers = if own.markers.is_empty() { None } else { Metadata::parse(version, &markers)?.columns };
+    let indexes = own.pk_indexes.iter().flat_map(|index| index.to_be_bytes()).collect::<Vec<u8>>();
+    let prepared = Prepared {
+        version,
+        id: own.id,
+        result_metadata_id: Some(own.result_metadata_id),
+        pk_indexes: PkIndexes(&indexes),
+        markers: markers.unwrap_or(Columns::NONE),
+        result: *result,
+    };
+    Outcome::Prepared(prepared).put(out, version)
+}
+
 /// Append a RESULT message with rows of our own, each with as many cells as the metadata has columns.
 pub fn put_rows<'r>(
     out: &mut BytesMut,
