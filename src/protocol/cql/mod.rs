@@ -5,9 +5,13 @@
 //! [`write`](mod@write) is what the journal keeps of a write, [`place`] what it keeps of one that is mirrored by state;
 //! [`outcome`] says what an error means for it, [`stamps`] when it happened, [`tables`] where.
 
+mod link;
 pub mod outcome;
 pub mod place;
+mod relay;
+mod session;
 pub mod stamps;
+mod startup;
 pub mod tables;
 pub mod text;
 pub mod wire;

@@ -1,0 +1,319 @@
+//! Moves bytes between one client and its server through a [`Session`], in one task.
+//!
+//! Reads go into a buffer of the thread; what a connection keeps is what a peer did not take at once, and a frame that is
+//! not all there or has to wait. Nothing is read from one side while the other has not taken what came before, so memory
+//! is bounded by a read and a frame in each direction.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use futures_util::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use crate::metrics;
+use crate::record::Side;
+
+use super::session::{Fault, Session};
+use super::startup::Luggage;
+
+/// One read.
+const READ_BYTES: usize = 64 * 1024;
+/// More than this is not read ahead of a peer that does not take it.
+const BACKLOG_BYTES: usize = 256 * 1024;
+/// How often requests without an answer are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
+
+thread_local! {
+    static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
+}
+
+/// What a relay needs of the world beside its two sockets.
+pub(super) trait Beyond<S>: Send {
+    /// A connection to this side in the client's name, with what was read from it and not looked at. The future gives up
+    /// by itself in the end.
+    fn reach(&mut self, side: Side, luggage: Luggage) -> BoxFuture<'static, Result<(S, BytesMut), String>>;
+}
+
+/// How a connection ended.
+enum End {
+    Client,
+    Stopped,
+    Fault(Fault),
+    Io(io::Error),
+    /// No server takes the session.
+    Stranded(String),
+}
+
+impl From<Fault> for End {
+    fn from(fault: Fault) -> End {
+        End::Fault(fault)
+    }
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> End {
+        End::Io(error)
+    }
+}
+
+type Reaching<S> = BoxFuture<'static, Result<(S, BytesMut), String>>;
+
+/// A client, its server, and what is between them.
+pub(super) struct Relay<C, S, B> {
+    client: C,
+    server: Option<S>,
+    session: Session,
+    beyond: B,
+    from_client: BytesMut,
+    from_server: BytesMut,
+    reaching: Option<(Side, Reaching<S>)>,
+    sweep: Pin<Box<Sleep>>,
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    stopping: bool,
+    client_ended: bool,
+}
+
+impl<C, S, B> Relay<C, S, B>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
+    B: Beyond<S>,
+{
+    /// Two connections that have begun, with what was read from each and not looked at.
+    pub(super) fn new(
+        client: (C, BytesMut),
+        server: (S, BytesMut),
+        session: Session,
+        beyond: B,
+        stop: CancellationToken,
+    ) -> Relay<C, S, B> {
+        Relay {
+            client: client.0,
+            server: Some(server.0),
+            session,
+            beyond,
+            from_client: client.1,
+            from_server: server.1,
+            reaching: None,
+            sweep: Box::pin(sleep(SWEEP)),
+            stop: Box::pin(stop.cancelled_owned()),
+            stopping: false,
+            client_ended: false,
+        }
+    }
+
+    /// Until one of them leaves, or tandem stops and nothing is under way.
+    pub(super) async fn run(mut self) {
+        match poll_fn(|cx| self.poll(cx)).await {
+            End::Client | End::Stopped => {}
+            End::Fault(fault) => tracing::info!(%fault, "a client's connection ends"),
+            End::Io(error) => tracing::debug!(%error, "a client's connection broke"),
+            End::Stranded(why) => tracing::warn!(why, "a client's connection ends: no server takes it"),
+        }
+        // What was to be said is said, if the client takes it at once.
+        let _ = poll_fn(|cx| Poll::Ready(self.write_client(cx))).await;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        match self.step(cx) {
+            Ok(()) => Poll::Pending,
+            Err(end) => Poll::Ready(end),
+        }
+    }
+
+    /// Do all that can be done now.
+    fn step(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        self.stopping = self.stopping || self.stop.as_mut().poll(cx).is_ready();
+        self.look_for_overdue(cx);
+        loop {
+            let mut moved = self.session.poll(cx).map(|done| done.map(|()| true)).unwrap_or_pending()?;
+            moved |= self.reach(cx)?;
+            moved |= self.read_server(cx)?;
+            moved |= self.read_client(cx)?;
+            self.write_server(cx);
+            self.write_client(cx)?;
+            if !moved {
+                break;
+            }
+        }
+        if self.client_ended && !self.session.waits_for_server() {
+            return Err(End::Client);
+        }
+        if self.stopping && self.session.is_idle() && self.session.to_client.is_empty() {
+            return Err(End::Stopped);
+        }
+        self.session.to_client.rest();
+        self.session.to_server.rest();
+        Ok(())
+    }
+
+    fn look_for_overdue(&mut self, cx: &mut Context<'_>) {
+        if !self.session.waits_for_server() {
+            return;
+        }
+        while self.sweep.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            if self.session.sweep(now) {
+                self.lose_server();
+            }
+            self.sweep.as_mut().reset(now + SWEEP);
+        }
+    }
+
+    fn lose_server(&mut self) {
+        self.server = None;
+        self.from_server.clear();
+        self.session.lose_server();
+    }
+
+    /// Go where the session must be.
+    fn reach(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        if self.reaching.is_none()
+            && let Some(side) = self.session.moves_to()
+            && !self.session.waits_for_server()
+        {
+            self.reaching = Some((side, self.beyond.reach(side, self.session.luggage())));
+        }
+        let Some((side, reaching)) = &mut self.reaching else { return Ok(false) };
+        let Poll::Ready(reached) = reaching.as_mut().poll(cx) else { return Ok(false) };
+        let side = *side;
+        self.reaching = None;
+        let (server, unread) = reached.map_err(End::Stranded)?;
+        self.server = Some(server);
+        self.from_server = unread;
+        self.session.arrive(side);
+        Ok(true)
+    }
+
+    fn read_server(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        if self.session.to_client.len() >= BACKLOG_BYTES {
+            return Ok(false);
+        }
+        let Some(server) = &mut self.server else { return Ok(false) };
+        match fill(server, &mut self.from_server, cx, |input| self.session.from_server(input)) {
+            Ok(Some(0)) => {
+                self.lose_server();
+                Ok(true)
+            }
+            Ok(Some(read)) => {
+                count("out", read);
+                Ok(true)
+            }
+            Ok(None) => Ok(false),
+            Err(End::Io(error)) => {
+                tracing::debug!(%error, "a server's connection broke");
+                self.lose_server();
+                Ok(true)
+            }
+            Err(end) => Err(end),
+        }
+    }
+
+    fn read_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let before = self.from_client.len();
+        // What waited may go on; and a client that waits is not read.
+        if !self.session.is_halted() {
+            self.session.from_client(&mut self.from_client)?;
+        }
+        let moved = self.from_client.len() < before;
+        let full = self.session.to_server.len() >= BACKLOG_BYTES || self.session.to_client.len() >= BACKLOG_BYTES;
+        if self.session.is_halted() || full || self.client_ended {
+            return Ok(moved);
+        }
+        match fill(&mut self.client, &mut self.from_client, cx, |input| self.session.from_client(input))? {
+            Some(0) => {
+                self.client_ended = true;
+                Ok(true)
+            }
+            Some(read) => {
+                count("in", read);
+                Ok(true)
+            }
+            None => Ok(moved),
+        }
+    }
+
+    fn write_server(&mut self, cx: &mut Context<'_>) {
+        let Some(server) = &mut self.server else { return };
+        if let Err(error) = drain(server, self.session.to_server.ready(), cx) {
+            tracing::debug!(%error, "a server's connection broke");
+            self.lose_server();
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    fn write_client(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        Ok(drain(&mut self.client, self.session.to_client.ready(), cx)?)
+    }
+}
+
+/// Kept handles would be better: two look-ups a read.
+fn count(direction: &'static str, read: usize) {
+    metrics::FORWARDED_BYTES_TOTAL.counter(&[("wire", "cql"), ("direction", direction)]).increment(read as u64);
+}
+
+trait OrPending {
+    type Value;
+    fn unwrap_or_pending(self) -> Self::Value;
+}
+
+impl OrPending for Poll<Result<bool, Fault>> {
+    type Value = Result<bool, Fault>;
+
+    fn unwrap_or_pending(self) -> Result<bool, Fault> {
+        match self {
+            Poll::Ready(done) => done,
+            Poll::Pending => Ok(false),
+        }
+    }
+}
+
+/// One read, and what the session makes of it. `None`: there is nothing to read now; 0: the end.
+fn fill<R: AsyncRead + Unpin>(
+    peer: &mut R,
+    kept: &mut BytesMut,
+    cx: &mut Context<'_>,
+    mut take: impl FnMut(&mut BytesMut) -> Result<(), Fault>,
+) -> Result<Option<usize>, End> {
+    READ.with_borrow_mut(|room| {
+        let mut buffer = ReadBuf::new(room);
+        match Pin::new(peer).poll_read(cx, &mut buffer) {
+            Poll::Pending => return Ok(None),
+            Poll::Ready(read) => read?,
+        }
+        let read = buffer.filled().len();
+        if read > 0 {
+            kept.extend_from_slice(buffer.filled());
+            take(kept)?;
+            if kept.is_empty() {
+                *kept = BytesMut::new();
+            }
+        }
+        Ok(Some(read))
+    })
+}
+
+/// Write what the peer takes now.
+fn drain<W: AsyncWrite + Unpin>(peer: &mut W, bytes: &mut BytesMut, cx: &mut Context<'_>) -> io::Result<()> {
+    let mut wrote = false;
+    while !bytes.is_empty() {
+        match Pin::new(&mut *peer).poll_write(cx, bytes) {
+            Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(Ok(taken)) => bytes.advance(taken),
+            Poll::Ready(Err(error)) => return Err(error),
+            Poll::Pending => break,
+        }
+        wrote = true;
+    }
+    if wrote && let Poll::Ready(Err(error)) = Pin::new(peer).poll_flush(cx) {
+        return Err(error);
+    }
+    Ok(())
+}

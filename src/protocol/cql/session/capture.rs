@@ -1,0 +1,442 @@
+//! From a request that writes to what the journal keeps of it, and to what goes to the primary in its place.
+//!
+//! Three things may be changed in what the client sent, and nothing else: a timestamp is added to the frame where there
+//! is none; a call that gives another value each time is replaced by the value; a prepared statement with such a call goes
+//! as text. What is written down is then exactly what the primary executes.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::BytesMut;
+
+use crate::protocol::cql::outcome::Kind;
+use crate::protocol::cql::place::{Extent, Place, hash_of};
+use crate::protocol::cql::stamps::{Stamps, now_micros};
+use crate::protocol::cql::tables::{Table, Tables};
+use crate::protocol::cql::text::generate::{Generated, TimeUuids};
+use crate::protocol::cql::text::literal::encode;
+use crate::protocol::cql::text::partition::partitions;
+use crate::protocol::cql::text::schema::{Column, Effect, Given, Source};
+use crate::protocol::cql::text::statement::{Body, Class, Modification, Name, Statement as Parsed};
+use crate::protocol::cql::text::volatile::{Dialect, volatile_calls, with_literals};
+use crate::protocol::cql::wire::primitive::{Consistency, Value};
+use crate::protocol::cql::wire::request::{
+    BatchKind, Execute, Parameters, Query, Request, Statement, StatementText, Values,
+};
+use crate::protocol::cql::wire::{Envelope, Error, Opcode};
+use crate::protocol::cql::write;
+use crate::record::{Reason, RecordBuf, TableId};
+
+use super::known::{Known, Part, Way};
+
+/// One statement of a request.
+pub(super) struct Piece<'a> {
+    /// What it is.
+    pub known: Arc<Known>,
+    /// What is bound to its markers.
+    pub values: Values<'a>,
+}
+
+/// What a request that writes leaves.
+pub(super) struct Captured {
+    /// For the journal; empty if nothing is mirrored.
+    pub record: RecordBuf,
+    /// How its answer is to be understood.
+    pub kind: Kind,
+    /// What goes to the primary instead of what the client sent.
+    pub instead: Option<BytesMut>,
+    /// Paxos decides it: the partitions, by hash; none where they cannot be told.
+    pub conditional: Option<Vec<u64>>,
+    /// The statement changes a schema or empties a table: others wait for it.
+    pub is_barrier: bool,
+}
+
+/// Why a request cannot be captured as it is.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// It names a table that the schema at hand lacks.
+    Stranger(Name),
+    /// It cannot be put together again.
+    Wire(Error),
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Refused {
+        Refused::Wire(error)
+    }
+}
+
+/// What capturing needs to know.
+pub(super) struct Ground<'a> {
+    /// The schema.
+    pub tables: &'a Tables,
+    /// Where timestamps come from.
+    pub stamps: &'a Stamps,
+    /// Where `now()` comes from.
+    pub timeuuids: &'a TimeUuids,
+    /// What the primary calls its functions.
+    pub dialect: Dialect,
+    /// The session's keyspace.
+    pub keyspace: Option<&'a Arc<str>>,
+    /// Tables that are not there are taken as they are named: the schema was just looked at.
+    pub is_fresh: bool,
+}
+
+impl Ground<'_> {
+    /// What a request that writes leaves, and what is sent in its place.
+    pub(super) fn capture(
+        &self,
+        envelope: &Envelope<'_>,
+        request: &Request<'_>,
+        pieces: &[Piece<'_>],
+    ) -> Result<Captured, Refused> {
+        if let [Piece { known, .. }] = pieces
+            && matches!(known.class, Class::Schema | Class::Truncate)
+        {
+            return self.barrier(known, request);
+        }
+        let texts: Vec<Cow<'_, [u8]>> = pieces.iter().map(|piece| self.text(&piece.known)).collect();
+        let mut sorted = Sorted::default();
+        for (at, piece) in pieces.iter().enumerate() {
+            self.sort(at, piece, &mut sorted)?;
+        }
+        let Some(parameters) = parameters(request) else {
+            return Err(Refused::Wire(Error::Direction(true, Opcode::Ready)));
+        };
+        let is_stamped = parameters.timestamp.is_none() && !sorted.conditional && !sorted.counters && sorted.mirrored;
+        let stamp = match parameters.timestamp {
+            Some(stamp) => stamp,
+            None if is_stamped => self.stamps.next(sorted.partition(), now_micros()),
+            None => now_micros(),
+        };
+        let is_rewritten = texts.iter().any(|text| matches!(text, Cow::Owned(_)));
+        let stamped = Parameters { timestamp: is_stamped.then_some(stamp).or(parameters.timestamp), ..*parameters };
+        let instead =
+            (is_stamped || is_rewritten).then(|| put_again(envelope, request, pieces, &texts, &stamped)).transpose()?;
+        let mut record = RecordBuf::default();
+        if sorted.mirrored {
+            self.write_down(&mut record, request, pieces, &texts, &sorted, (parameters, stamp))?;
+        }
+        let conditional = sorted.conditional.then(|| sorted.hashes());
+        Ok(Captured { record, kind: sorted.kind(request, pieces), instead, conditional, is_barrier: false })
+    }
+
+    /// The text as the primary will execute it.
+    fn text<'k>(&self, known: &'k Known) -> Cow<'k, [u8]> {
+        if !known.is_volatile {
+            return Cow::Borrowed(&known.text);
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let fresh = volatile_calls(&known.statement)
+            .map(|(_, kind)| Generated::new(kind, now, self.timeuuids, random()))
+            .collect::<Vec<_>>();
+        Cow::Owned(with_literals(&known.text, &known.statement, self.dialect, &fresh))
+    }
+
+    fn sort(&self, at: usize, piece: &Piece<'_>, sorted: &mut Sorted) -> Result<(), Refused> {
+        let plan = piece.known.plan(self.tables);
+        sorted.conditional |= piece.known.statement.is_conditional();
+        sorted.unknown |= matches!(piece.known.statement.body, Body::Unknown(_));
+        for (modification, part) in piece.known.statement.modifications().iter().zip(&plan.parts) {
+            match part {
+                Part::NotMirrored => {}
+                Part::Stranger(name) if !self.is_fresh => return Err(Refused::Stranger(name.clone())),
+                Part::Stranger(name) => {
+                    let keyspace = name.keyspace.as_deref().unwrap_or_default();
+                    sorted.add(at, TableId::of(keyspace, &name.name), Way::Replay, None);
+                }
+                Part::Mirrored(table, way) => {
+                    let keys = places(&piece.known, modification, table, &piece.values);
+                    sorted.counters |= table.shape.has_counters();
+                    sorted.add(at, table.label, *way, keys);
+                }
+            }
+        }
+        if sorted.unknown {
+            sorted.mirrored = true;
+        }
+        Ok(())
+    }
+
+    fn write_down(
+        &self,
+        record: &mut RecordBuf,
+        request: &Request<'_>,
+        pieces: &[Piece<'_>],
+        texts: &[Cow<'_, [u8]>],
+        sorted: &Sorted,
+        (parameters, stamp): (&Parameters<'_>, i64),
+    ) -> Result<(), Refused> {
+        if sorted.unknown {
+            // Nobody knows what it does: the primary judges it, and if it is taken, something differs somewhere.
+            record.dirty(TableId::NONE, Reason::Uncaptured);
+        }
+        let by_state = |found: &Found| sorted.conditional || found.way == Way::State;
+        for found in sorted.found.iter().filter(|found| by_state(found)) {
+            match &found.places {
+                Some(places) => {
+                    places.iter().filter_map(Place::encode).for_each(|place| record.key(found.table, &place, true))
+                }
+                None => record.dirty(found.table, Reason::Uncaptured),
+            }
+        }
+        let replayed: Vec<&Found> = sorted.found.iter().filter(|found| !by_state(found)).collect();
+        let Some(first) = replayed.first() else { return Ok(()) };
+        let statements: Vec<Statement<'_>> = pieces
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| replayed.iter().any(|found| found.piece == *at))
+            .map(|(at, piece)| (piece, &texts[at]))
+            .map(|(piece, text)| Statement { text: StatementText::Text(text), values: piece.values })
+            .collect();
+        let keyspace = pieces[first.piece].known.keyspace.as_deref();
+        let now = i32::try_from(now_micros() / 1_000_000).unwrap_or(i32::MAX);
+        let all = Parameters {
+            timestamp: Some(stamp),
+            now_in_seconds: Some(parameters.now_in_seconds.unwrap_or(now)),
+            keyspace: parameters.keyspace.or(keyspace),
+            ..*parameters
+        };
+        let mut body = BytesMut::new();
+        match request {
+            Request::Batch(batch) => write::put_statements(&mut body, batch.kind, &statements, &all)?,
+            _ => write::put_statement(&mut body, positional(&pieces[0], statements[0], &mut Vec::new()), &all)?,
+        }
+        record.write(first.table, first.lane(), &body);
+        for found in &replayed[1..] {
+            record.touch(found.table, found.lane());
+        }
+        Ok(())
+    }
+
+    fn barrier(&self, known: &Known, request: &Request<'_>) -> Result<Captured, Refused> {
+        let name = match &known.statement.body {
+            Body::Truncate(name) => Some(name.clone()),
+            Body::Schema(schema) => schema.table.clone().or_else(|| schema.name.clone()),
+            _ => None,
+        };
+        let keyspace = name.as_ref().and_then(|name| name.keyspace_or(self.keyspace.map(|name| &**name)));
+        let label = match (&known.statement.body, keyspace, &name) {
+            (Body::Truncate(_), Some(keyspace), Some(name)) => TableId::of(keyspace, &name.name),
+            (Body::Schema(schema), Some(keyspace), Some(name)) if is_of_a_table(schema) => {
+                TableId::of(keyspace, &name.name)
+            }
+            // Of a keyspace, a type, a function: of every table that may use it.
+            _ => TableId::NONE,
+        };
+        let mut record = RecordBuf::default();
+        let parameters = parameters(request).copied().unwrap_or(Parameters::new(Consistency::LocalQuorum));
+        let all = Parameters {
+            timestamp: Some(now_micros()),
+            keyspace: parameters.keyspace.or(known.keyspace.as_deref()),
+            values: None,
+            ..parameters
+        };
+        let statement = Statement { text: StatementText::Text(&known.text), values: Values::Given(&[]) };
+        let mut body = BytesMut::new();
+        write::put_statement(&mut body, statement, &all)?;
+        record.ddl(label, &body);
+        Ok(Captured { record, kind: Kind::Spread, instead: None, conditional: None, is_barrier: true })
+    }
+}
+
+fn is_of_a_table(schema: &crate::protocol::cql::text::statement::Schema) -> bool {
+    use crate::protocol::cql::text::statement::Object;
+    matches!(schema.object, Object::Table | Object::Index | Object::Trigger | Object::View)
+}
+
+fn random() -> [u8; 16] {
+    use std::hash::BuildHasher;
+    // Keyed by the system's randomness at each call: two halves of 64 bits.
+    let half = || std::collections::hash_map::RandomState::new().hash_one(0_u8).to_le_bytes();
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&half());
+    bytes[8..].copy_from_slice(&half());
+    bytes
+}
+
+/// What was found in a request.
+#[derive(Default)]
+struct Sorted {
+    found: Vec<Found>,
+    conditional: bool,
+    counters: bool,
+    unknown: bool,
+    mirrored: bool,
+}
+
+/// One modification that is mirrored.
+struct Found {
+    piece: usize,
+    table: TableId,
+    way: Way,
+    /// Where it writes, if that can be told.
+    places: Option<Vec<Place>>,
+}
+
+impl Found {
+    fn lane(&self) -> u64 {
+        match (self.way, &self.places) {
+            (Way::InOrder, Some(places)) if places.len() == 1 => hash_of(&places[0].partition),
+            // One lane for all that cannot be told apart.
+            (Way::InOrder, _) => u64::MAX,
+            _ => 0,
+        }
+    }
+}
+
+impl Sorted {
+    fn add(&mut self, piece: usize, table: TableId, way: Way, places: Option<Vec<Place>>) {
+        self.mirrored = true;
+        self.found.push(Found { piece, table, way, places });
+    }
+
+    fn hashes(&self) -> Vec<u64> {
+        let places = self.found.iter().flat_map(|found| found.places.iter().flatten());
+        let mut hashes: Vec<u64> = places.map(|place| hash_of(&place.partition)).collect();
+        hashes.sort_unstable();
+        hashes.dedup();
+        hashes
+    }
+
+    /// For its stamp: the first is enough, the others' places only make a conditional statement wait less than it could.
+    fn partition(&self) -> u64 {
+        self.hashes().first().copied().unwrap_or_default()
+    }
+
+    fn kind(&self, request: &Request<'_>, pieces: &[Piece<'_>]) -> Kind {
+        let text_batch = pieces.iter().any(|piece| matches!(piece.known.statement.body, Body::Batch(_)));
+        let is_one = |found: &Found| found.places.as_ref().is_some_and(|places| places.len() == 1);
+        let single = self.found.iter().all(is_one) && self.hashes().len() <= 1;
+        match request {
+            _ if self.conditional => Kind::Conditional,
+            _ if self.counters && single => Kind::Counter,
+            _ if self.counters => Kind::Counters,
+            _ if single => Kind::Single,
+            Request::Batch(batch) if batch.kind == BatchKind::Logged => Kind::Logged,
+            _ if text_batch && is_logged(pieces) => Kind::Logged,
+            _ => Kind::Spread,
+        }
+    }
+}
+
+fn is_logged(pieces: &[Piece<'_>]) -> bool {
+    use crate::protocol::cql::text::statement::BatchKind;
+    pieces
+        .iter()
+        .any(|piece| matches!(&piece.known.statement.body, Body::Batch(batch) if batch.kind == BatchKind::Logged))
+}
+
+fn parameters<'r, 'a>(request: &'r Request<'a>) -> Option<&'r Parameters<'a>> {
+    match request {
+        Request::Query(Query { parameters, .. }) | Request::Execute(Execute { parameters, .. }) => Some(parameters),
+        Request::Batch(batch) => Some(&batch.parameters),
+        _ => None,
+    }
+}
+
+/// The request again, with other texts and parameters. A prepared statement whose text was changed goes as text.
+fn put_again(
+    envelope: &Envelope<'_>,
+    request: &Request<'_>,
+    pieces: &[Piece<'_>],
+    texts: &[Cow<'_, [u8]>],
+    parameters: &Parameters<'_>,
+) -> Result<BytesMut, Error> {
+    let version = envelope.header.version;
+    let changed = |at: usize| matches!(texts.get(at), Some(Cow::Owned(_)));
+    let mut out = BytesMut::new();
+    let mut header = envelope.header;
+    if matches!(request, Request::Execute(_)) && changed(0) {
+        header.opcode = Opcode::Query;
+    }
+    let again = Envelope { header, ..*envelope };
+    again.put(&mut out, |out| match request {
+        Request::Query(_) => Query { text: &texts[0], parameters: *parameters }.put(out, version),
+        Request::Execute(_) if changed(0) => {
+            let keyspace = pieces[0].known.keyspace.as_deref();
+            let parameters =
+                Parameters { keyspace: parameters.keyspace.or(keyspace), skip_metadata: false, ..*parameters };
+            Query { text: &texts[0], parameters }.put(out, version)
+        }
+        Request::Execute(execute) => Execute { parameters: *parameters, ..*execute }.put(out, version),
+        Request::Batch(batch) => {
+            let batch = crate::protocol::cql::wire::request::Batch { parameters: *parameters, ..*batch };
+            batch.put_with(out, version, |at, statement| {
+                Some(if changed(at) {
+                    Statement { text: StatementText::Text(&texts[at]), ..statement }
+                } else {
+                    statement
+                })
+            })
+        }
+        _ => Ok(()),
+    })?;
+    Ok(out)
+}
+
+/// The values by place: a replayed statement knows no names.
+fn positional<'a>(
+    piece: &Piece<'a>,
+    statement: Statement<'a>,
+    given: &'a mut Vec<(Option<&'a str>, Value<'a>)>,
+) -> Statement<'a> {
+    if !piece.values.named() {
+        return statement;
+    }
+    let markers = &piece.known.statement.markers;
+    let named = |name: Option<&str>| piece.values.iter().find(|(given, _)| *given == name).map(|(_, value)| value);
+    given.extend(markers.iter().map(|marker| (None, named(marker.name.as_deref()).unwrap_or(Value::Unset))));
+    Statement { values: Values::Given(given), ..statement }
+}
+
+/// What is bound to a marker.
+fn bound<'v>(statement: &Parsed, values: &Values<'v>, number: usize) -> Option<&'v [u8]> {
+    let value = if values.named() {
+        let name = statement.markers.get(number)?.name.as_deref()?;
+        values.iter().find(|(given, _)| *given == Some(name)).map(|(_, value)| value)
+    } else {
+        values.get(number)
+    };
+    match value {
+        Some(Value::Set(bytes)) => Some(bytes),
+        _ => None,
+    }
+}
+
+/// Where a modification writes; `None` where that cannot be told without the server.
+fn places(known: &Known, modification: &Modification, table: &Table, values: &Values<'_>) -> Option<Vec<Place>> {
+    let effect = Effect::of(modification, &table.shape);
+    let bound = |number| bound(&known.statement, values, number);
+    let keys = partitions(&known.text, modification, &effect, &table.shape, bound)?;
+    let rows = keys.len() == 1 && !effect.clustering.is_empty();
+    let clustering: Option<Vec<Vec<u8>>> = rows
+        .then(|| {
+            let columns = effect.clustering.iter().zip(table.shape.clustering());
+            columns.map(|(given, column)| one_value(known, given, column, &bound)).collect()
+        })
+        .flatten();
+    let place = |partition| match (&clustering, effect.extent) {
+        (_, crate::protocol::cql::text::schema::Extent::Statics) => {
+            Place { extent: Extent::Statics, partition, clustering: Vec::new() }
+        }
+        (Some(clustering), _) => Place { extent: Extent::Row, partition, clustering: clustering.clone() },
+        (None, _) => Place::partition(partition),
+    };
+    Some(keys.into_iter().map(place).collect())
+}
+
+fn one_value<'v>(
+    known: &Known,
+    given: &Given<'_>,
+    column: &Column,
+    bound: &impl Fn(usize) -> Option<&'v [u8]>,
+) -> Option<Vec<u8>> {
+    let Given::One(value) = given else { return None };
+    match value.source() {
+        Source::Marker(number) => bound(number).map(<[u8]>::to_vec),
+        Source::Literal(literal, span) => encode(literal, span.of(&known.text), &column.cql_type).ok(),
+        Source::Null | Source::Computed(_) => None,
+    }
+}

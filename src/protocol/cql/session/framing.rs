@@ -1,0 +1,194 @@
+//! Frames in and out of one connection: bare, as they follow each other up to v4, or wrapped in segments, as in v5.
+
+use std::cell::RefCell;
+
+use bytes::{Buf, BytesMut};
+
+use crate::protocol::cql::wire::compress::{Compression, Scratch};
+use crate::protocol::cql::wire::frame::{Frame, Frames, From};
+use crate::protocol::cql::wire::segment::{self, Form};
+use crate::protocol::cql::wire::{HeaderError, Version};
+
+thread_local! {
+    /// For (de)compression: one a thread, not one a connection.
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
+}
+
+/// Work with this thread's memory for compression.
+pub(in crate::protocol::cql) fn with_scratch<T>(work: impl FnOnce(&mut Scratch) -> T) -> T {
+    SCRATCH.with_borrow_mut(work)
+}
+
+/// What the reader of frames wants after one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::protocol::cql) enum Next {
+    /// The next one.
+    More,
+    /// This frame cannot be taken now: it, and what follows, is to be offered again.
+    Again,
+}
+
+/// How frames travel once a connection has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::protocol::cql) struct Framing {
+    /// The version that all frames have.
+    pub version: Version,
+    /// What was agreed in STARTUP.
+    pub compression: Option<Compression>,
+}
+
+impl Framing {
+    fn form(self) -> Option<Form> {
+        let form = if self.compression == Some(Compression::Lz4) { Form::Lz4 } else { Form::Plain };
+        (self.version >= Version::V5).then_some(form)
+    }
+}
+
+/// The reading end of a connection.
+pub(in crate::protocol::cql) struct Inbound {
+    from: From,
+    limit: usize,
+    /// v5, after the first answer.
+    segments: Option<segment::Reader>,
+    /// Frames of a segment that could not be taken yet, bare.
+    put_off: BytesMut,
+}
+
+impl Inbound {
+    /// Bare frames, none of them with a body over `limit`.
+    pub(in crate::protocol::cql) fn bare(from: From, limit: usize) -> Inbound {
+        Inbound { from, limit, segments: None, put_off: BytesMut::new() }
+    }
+
+    /// From here on.
+    pub(in crate::protocol::cql) fn agree(&mut self, framing: Framing) {
+        self.segments = framing.form().map(|form| segment::Reader::new(form, self.from, self.limit));
+    }
+
+    /// Offer each whole frame of `input` to `take`, and advance it behind those that were taken. True: nothing is
+    /// left that could be taken before more is read.
+    pub(in crate::protocol::cql) fn offer<E: std::convert::From<HeaderError>>(
+        &mut self,
+        input: &mut BytesMut,
+        mut take: impl FnMut(Frame<'_>) -> Result<Next, E>,
+    ) -> Result<bool, E> {
+        if !self.put_off.is_empty() {
+            let (taken, all) = walk(&self.put_off, self.from, self.limit, &mut take);
+            self.put_off.advance(taken);
+            if !all? {
+                return Ok(false);
+            }
+            self.put_off = BytesMut::new();
+        }
+        if self.segments.is_none() {
+            let (taken, all) = walk(input, self.from, self.limit, &mut take);
+            input.advance(taken);
+            return all;
+        }
+        loop {
+            match self.segment(input, &mut take)? {
+                None => return Ok(true),
+                Some(false) => return Ok(false),
+                Some(true) => {}
+            }
+        }
+    }
+
+    /// The next segment: `None` if it is not all there, else whether all of its frames were taken.
+    fn segment<E: std::convert::From<HeaderError>>(
+        &mut self,
+        input: &mut BytesMut,
+        take: &mut impl FnMut(Frame<'_>) -> Result<Next, E>,
+    ) -> Result<Option<bool>, E> {
+        let (from, limit) = (self.from, self.limit);
+        let Some(reader) = &mut self.segments else { return Ok(None) };
+        // The thread's memory cannot be held over what a frame is taken by: compressed segments are rare, and copied.
+        let mut frames = BytesMut::new();
+        let len = with_scratch(|scratch| {
+            let segment = reader.next(input, scratch)?;
+            Ok::<_, HeaderError>(segment.map(|segment| {
+                frames.extend_from_slice(segment.frames);
+                segment.bytes.len()
+            }))
+        })?;
+        let Some(len) = len else { return Ok(None) };
+        input.advance(len);
+        let (taken, all) = walk(&frames, from, limit, take);
+        let all = all?;
+        if !all {
+            frames.advance(taken);
+            self.put_off = frames;
+        }
+        Ok(Some(all))
+    }
+}
+
+/// How many bytes of frames were taken, and whether that was every whole one. Those before an error were.
+fn walk<E: std::convert::From<HeaderError>>(
+    bytes: &[u8],
+    from: From,
+    limit: usize,
+    take: &mut impl FnMut(Frame<'_>) -> Result<Next, E>,
+) -> (usize, Result<bool, E>) {
+    let mut taken = 0;
+    for frame in Frames::new(bytes, from, limit) {
+        let next = frame.map_err(E::from).and_then(|frame| Ok((frame.bytes.len(), take(frame)?)));
+        match next {
+            Ok((len, Next::More)) => taken += len,
+            Ok((_, Next::Again)) => return (taken, Ok(false)),
+            Err(error) => return (taken, Err(error)),
+        }
+    }
+    (taken, Ok(true))
+}
+
+/// The writing end of a connection: frames go to a buffer, and from there to the socket.
+pub(in crate::protocol::cql) struct Outbound {
+    buffer: BytesMut,
+    segments: Option<segment::Writer>,
+}
+
+impl Outbound {
+    /// Bare frames.
+    pub(in crate::protocol::cql) fn bare() -> Outbound {
+        Outbound { buffer: BytesMut::new(), segments: None }
+    }
+
+    /// From here on.
+    pub(in crate::protocol::cql) fn agree(&mut self, framing: Framing) {
+        self.segments = framing.form().map(segment::Writer::new);
+    }
+
+    /// Append a whole frame.
+    pub(in crate::protocol::cql) fn push(&mut self, frame: &[u8]) {
+        match &mut self.segments {
+            None => self.buffer.extend_from_slice(frame),
+            Some(segments) => with_scratch(|scratch| segments.push(frame, &mut self.buffer, scratch)),
+        }
+    }
+
+    /// What is to be sent, complete; whoever sent a part of it advances it.
+    pub(in crate::protocol::cql) fn ready(&mut self) -> &mut BytesMut {
+        if let Some(segments) = &mut self.segments {
+            with_scratch(|scratch| segments.close(&mut self.buffer, scratch));
+        }
+        &mut self.buffer
+    }
+
+    /// Bytes that wait to be sent.
+    pub(in crate::protocol::cql) fn len(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Nothing waits to be sent.
+    pub(in crate::protocol::cql) fn is_empty(&self) -> bool {
+        self.buffer.is_empty()
+    }
+
+    /// Give back what a burst needed.
+    pub(in crate::protocol::cql) fn rest(&mut self) {
+        if self.buffer.is_empty() && self.buffer.capacity() > 0 {
+            self.buffer = BytesMut::new();
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What is known of a statement: its text taken apart once, and how its writes are mirrored, once per schema.
+//!
+//! Prepared statements are found by the id that the server gave, which is a hash of text and keyspace and so the same for
+//! every client; texts by keyspace and text. Past its limit a cache drops about half of what it holds: a driver that is
+//! told `UNPREPARED` prepares again.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use dashmap::DashMap;
+use foldhash::fast::RandomState;
+
+use crate::protocol::cql::tables::{Table, Tables, is_own};
+use crate::protocol::cql::text::parse::parse;
+use crate::protocol::cql::text::schema::{Effect, Mirroring};
+use crate::protocol::cql::text::statement::{Class, Modification, Name, Statement};
+use crate::protocol::cql::text::system::SystemTable;
+use crate::protocol::cql::text::volatile::{doubtful_calls, volatile_calls};
+
+/// A statement.
+pub(in crate::protocol::cql) struct Known {
+    /// As the client wrote it.
+    pub text: Bytes,
+    /// For names without one.
+    pub keyspace: Option<Arc<str>>,
+    /// Taken apart.
+    pub statement: Statement,
+    /// How it is routed.
+    pub class: Class,
+    /// The proxy answers it itself.
+    pub system: Option<SystemTable>,
+    /// It calls what gives another value each time.
+    pub is_volatile: bool,
+    /// It calls what nobody knows.
+    is_doubtful: bool,
+    plan: ArcSwapOption<Plan>,
+}
+
+/// How the writes of a statement are mirrored, with this schema.
+pub(in crate::protocol::cql) struct Plan {
+    epoch: u64,
+    /// One for each modification.
+    pub parts: Vec<Part>,
+}
+
+/// How one modification is mirrored.
+pub(in crate::protocol::cql) enum Part {
+    /// The table is a server's own.
+    NotMirrored,
+    /// Nobody knows a table of that name: the server will refuse it, or the schema that we have is old.
+    Stranger(Name),
+    /// Known.
+    Mirrored(Arc<Table>, Way),
+}
+
+/// How a write reaches the secondary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::protocol::cql) enum Way {
+    /// Replayed; its timestamp decides.
+    Replay,
+    /// Replayed, in the order of its partition: deletes of this table are forgotten at once.
+    InOrder,
+    /// What it left is read and written.
+    State,
+}
+
+impl Known {
+    /// Takes the text apart: microseconds.
+    pub(in crate::protocol::cql) fn new(text: Bytes, keyspace: Option<Arc<str>>) -> Known {
+        let statement = parse(&text);
+        let system = SystemTable::of(&statement, keyspace.as_deref());
+        let is_volatile = volatile_calls(&statement).next().is_some();
+        let is_doubtful = doubtful_calls(&statement).next().is_some();
+        Known {
+            class: statement.class(),
+            system,
+            is_volatile,
+            is_doubtful,
+            text,
+            keyspace,
+            statement,
+            plan: ArcSwapOption::empty(),
+        }
+    }
+
+    /// How its writes are mirrored.
+    pub(in crate::protocol::cql) fn plan(&self, tables: &Tables) -> Arc<Plan> {
+        match self.plan.load_full() {
+            Some(plan) if plan.epoch == tables.epoch => plan,
+            _ => {
+                let parts = self.statement.modifications().iter().map(|one| self.part(one, tables)).collect();
+                let plan = Arc::new(Plan { epoch: tables.epoch, parts });
+                self.plan.store(Some(plan.clone()));
+                plan
+            }
+        }
+    }
+
+    fn part(&self, modification: &Modification, tables: &Tables) -> Part {
+        let name = &modification.table;
+        let keyspace = name.keyspace_or(self.keyspace.as_deref());
+        if keyspace.is_some_and(is_own) {
+            return Part::NotMirrored;
+        }
+        let Some(table) = keyspace.and_then(|keyspace| tables.table(keyspace, &name.name)) else {
+            return Part::Stranger(Name { keyspace: keyspace.map(str::to_owned), name: name.name.clone() });
+        };
+        let effect = Effect::of(modification, &table.shape);
+        let way = match effect.mirroring() {
+            _ if self.is_doubtful => Way::State,
+            Mirroring::ListState | Mirroring::CounterState => Way::State,
+            Mirroring::Replay | Mirroring::ReplayRising if table.gc_grace_seconds == 0 => Way::InOrder,
+            Mirroring::Replay | Mirroring::ReplayRising => Way::Replay,
+        };
+        Part::Mirrored(table.clone(), way)
+    }
+}
+
+/// Statements that were seen before. Shared by all sessions.
+pub(in crate::protocol::cql) struct Statements {
+    prepared: DashMap<Box<[u8]>, Arc<Known>, RandomState>,
+    texts: DashMap<(Option<Arc<str>>, Bytes), Arc<Known>, RandomState>,
+    most: usize,
+}
+
+/// Longer texts have literals in them and do not come again.
+const CACHED_TEXT_BYTES: usize = 2_048;
+
+impl Statements {
+    /// Keeps at most so many prepared ones, and so many texts.
+    pub(in crate::protocol::cql) fn new(most: usize) -> Statements {
+        Statements { prepared: DashMap::default(), texts: DashMap::default(), most: most.max(2) }
+    }
+
+    /// The statement of a text, taken apart now if it was not seen before.
+    pub(in crate::protocol::cql) fn text(&self, text: &[u8], keyspace: Option<&Arc<str>>) -> Arc<Known> {
+        let key = (keyspace.cloned(), Bytes::copy_from_slice(text));
+        if let Some(known) = self.texts.get(&key) {
+            return known.clone();
+        }
+        let known = Arc::new(Known::new(key.1.clone(), key.0.clone()));
+        if text.len() <= CACHED_TEXT_BYTES {
+            halve(&self.texts, self.most);
+            self.texts.insert(key, known.clone());
+        }
+        known
+    }
+
+    /// What a server prepared under this id.
+    pub(in crate::protocol::cql) fn prepared(&self, id: &[u8]) -> Option<Arc<Known>> {
+        self.prepared.get(id).map(|known| known.clone())
+    }
+
+    /// A server prepared it.
+    pub(in crate::protocol::cql) fn keep(&self, id: &[u8], known: Arc<Known>) {
+        halve(&self.prepared, self.most);
+        self.prepared.insert(id.into(), known);
+    }
+}
+
+/// Make room: there is no good order of eviction for what does not fit.
+fn halve<K: Eq + std::hash::Hash, V>(map: &DashMap<K, V, RandomState>, most: usize) {
+    if map.len() >= most {
+        let mut keep = false;
+        map.retain(|_, _| {
+            keep = !keep;
+            keep
+        });
+    }
+}

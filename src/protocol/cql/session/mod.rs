@@ -1,0 +1,799 @@
+//! One client: what it asks, what the server answers, and what the journal must know of it. No I/O.
+//!
+//! A relay feeds bytes from both sides in ([`Session::from_client`], [`Session::from_server`]) and sends what comes out.
+//! Frames go through as the bytes they came in, unless something in them has to change ([`capture`]).
+//!
+//! **When a request may go on.** In this order: its stream id is free; the gate is open and the server behind it is ours;
+//! if it writes, its statement's table is known, its turn among conditional statements has come, the coordinator's clock has
+//! passed the stamps of its partition, its tables are announced, and its record is written. What is not so at once is a
+//! [`Halt`]: the client's next frames wait behind this one, the server's answers do not, so that a flip which waits for
+//! answers is never waited for.
+//!
+//! **When an answer may go on.** A write's waits until its record is durable, which the journal did while the server
+//! worked. Answers overtake each other freely: the protocol allows it.
+
+mod capture;
+mod flights;
+pub(in crate::protocol::cql) mod framing;
+pub(in crate::protocol::cql) mod known;
+pub(in crate::protocol::cql) mod shared;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+
+use crate::cutover::gate::{Pass, Slot};
+use crate::journal::{self, Ticket};
+use crate::protocol::cql::outcome::{self, Kind, Outcome};
+use crate::protocol::cql::stamps::now_micros;
+use crate::protocol::cql::startup::Luggage;
+use crate::protocol::cql::text::statement::Class;
+use crate::protocol::cql::wire::frame::{self, Frame, From as Sender};
+use crate::protocol::cql::wire::primitive::Consistency;
+use crate::protocol::cql::wire::request::{self, Request, StatementText, Values};
+use crate::protocol::cql::wire::response::{self, ErrorKind, Response, ServerError, WriteType};
+use crate::protocol::cql::wire::{Envelope, Error, Header, HeaderError, Opcode, Version};
+use crate::record::{Backend, Reason, Side, TableId};
+
+use capture::{Captured, Ground, Piece, Refused};
+use flights::{Flight, Flights};
+use framing::{Framing, Inbound, Next, Outbound, with_scratch};
+use known::Known;
+use shared::{Shared, Turn};
+
+/// Of statements of our own that nobody waits for.
+const QUIET: Consistency = Consistency::LocalQuorum;
+/// Requests of one client that may be on their way; the protocol's own limit is that of its ids.
+const FLIGHTS_MAX: usize = 32_768;
+
+/// What an answer means.
+pub(in crate::protocol::cql) enum What {
+    /// Nothing to us.
+    Plain,
+    /// A statement was prepared.
+    Prepare(Arc<Known>),
+    /// The session's keyspace may change.
+    Use,
+    /// A write was executed or refused.
+    Write(Box<Writing>),
+}
+
+/// A write on its way.
+pub(in crate::protocol::cql) struct Writing {
+    ticket: Option<Ticket>,
+    kind: Kind,
+    consistency: Consistency,
+    /// Hashes of the partitions, if Paxos decides it.
+    conditional: Option<Vec<u64>>,
+    _turns: Vec<Turn>,
+    /// The schema is another one afterwards.
+    is_barrier: bool,
+}
+
+/// Why the client's next frame waits.
+pub(in crate::protocol::cql) enum Halt {
+    /// For an answer with the same stream id, or for any: too many are on their way.
+    Answer,
+    /// For this to be done.
+    Until(BoxFuture<'static, Came>),
+    /// For the other side: the gate opened on another primary.
+    Move(Side),
+}
+
+/// What a wait brought.
+pub(in crate::protocol::cql) enum Came {
+    /// The gate is open.
+    Pass(Pass),
+    /// It is this statement's turn on a partition.
+    Turn(Turn),
+    /// The schema was looked at.
+    Schema,
+    /// The coordinator's clock has passed our stamps.
+    Clock,
+    /// Nothing but that it is over.
+    Over,
+}
+
+/// What the frame that is next already has.
+#[derive(Default)]
+struct Has {
+    pass: Option<Pass>,
+    turns: Vec<Turn>,
+    schema: bool,
+    clock: bool,
+}
+
+/// The session cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::protocol::cql) enum Fault {
+    /// The client sent what cannot be read; it was told.
+    #[error("the client: {0}")]
+    Client(HeaderError),
+    /// The server sent what cannot be read.
+    #[error("the server: {0}")]
+    Server(HeaderError),
+    /// The journal failed, and this client's write was forwarded: it must not be acknowledged.
+    #[error("{0}")]
+    Journal(#[from] journal::Error),
+}
+
+/// What an answer of the server that cannot be forwarded yet waits for.
+struct Unacked {
+    ticket: Ticket,
+    outcome: journal::Outcome,
+    answer: BytesMut,
+}
+
+/// One client and its server.
+pub(in crate::protocol::cql) struct Session {
+    shared: Arc<Shared>,
+    slot: Arc<Slot>,
+    number: u32,
+    framing: Framing,
+    side: Side,
+    /// The connection to the server was lost, and there is no other yet.
+    is_homeless: bool,
+    keyspace: Option<Arc<str>>,
+    registered: Option<Bytes>,
+    flights: Flights,
+    /// By position: durable is a prefix, so the first is the one to wait for.
+    unacked: BTreeMap<journal::Lsn, Unacked>,
+    /// Answers that wait for the schema to be looked at.
+    late: Vec<(BoxFuture<'static, ()>, BytesMut)>,
+    halt: Option<Halt>,
+    has: Has,
+    client_in: Inbound,
+    server_in: Inbound,
+    pub(super) to_client: Outbound,
+    pub(super) to_server: Outbound,
+}
+
+impl Session {
+    /// A client that was let in, and the connection to `side` that it was let in by.
+    pub(in crate::protocol::cql) fn new(shared: Arc<Shared>, framing: Framing, side: Side) -> Session {
+        let limit = shared.frame_bytes_max;
+        let inbound = |from| {
+            let mut inbound = Inbound::bare(from, limit);
+            inbound.agree(framing);
+            inbound
+        };
+        let outbound = || {
+            let mut outbound = Outbound::bare();
+            outbound.agree(framing);
+            outbound
+        };
+        Session {
+            slot: Arc::new(shared.gate.slot()),
+            number: shared.number(),
+            framing,
+            side,
+            is_homeless: false,
+            keyspace: None,
+            registered: None,
+            flights: Flights::new(),
+            unacked: BTreeMap::new(),
+            late: Vec::new(),
+            halt: None,
+            has: Has::default(),
+            client_in: inbound(Sender::Client),
+            server_in: inbound(Sender::Server),
+            to_client: outbound(),
+            to_server: outbound(),
+            shared,
+        }
+    }
+
+    /// Take what the client sent, as far as it may go on now.
+    pub(super) fn from_client(&mut self, input: &mut BytesMut) -> Result<(), Fault> {
+        if self.halt.is_some() {
+            return Ok(());
+        }
+        let limit = self.shared.frame_bytes_max;
+        let mut reader = std::mem::replace(&mut self.client_in, Inbound::bare(Sender::Client, limit));
+        let offered = reader.offer(input, |frame| {
+            let next = self.request(frame)?;
+            if next == Next::More {
+                self.has = Has::default();
+            }
+            Ok(next)
+        });
+        self.client_in = reader;
+        match offered {
+            Ok(_) => Ok(()),
+            Err(Fault::Client(refused)) => {
+                self.refuse(&refused);
+                Err(Fault::Client(refused))
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Take what the server sent.
+    pub(super) fn from_server(&mut self, input: &mut BytesMut) -> Result<(), Fault> {
+        let limit = self.shared.frame_bytes_max;
+        let mut reader = std::mem::replace(&mut self.server_in, Inbound::bare(Sender::Server, limit));
+        let offered = reader.offer(input, |frame| self.answer(frame));
+        self.server_in = reader;
+        if matches!(self.halt, Some(Halt::Answer)) {
+            self.halt = None;
+        }
+        match offered {
+            Ok(_) => Ok(()),
+            Err(Fault::Client(refused)) => Err(Fault::Server(refused)),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Wait for what is waited for. Ready: the client's frames can be offered again, or answers are there to be sent.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        let mut moved = self.poll_late(cx);
+        moved |= self.poll_unacked(cx)?;
+        if let Some(Halt::Until(waiting)) = &mut self.halt
+            && let Poll::Ready(came) = waiting.as_mut().poll(cx)
+        {
+            self.halt = None;
+            moved = true;
+            match came {
+                Came::Pass(pass) => self.has.pass = Some(pass),
+                Came::Turn(turn) => self.has.turns.push(turn),
+                Came::Schema => self.has.schema = true,
+                Came::Clock => self.has.clock = true,
+                Came::Over => {}
+            }
+        }
+        if moved { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> bool {
+        let before = self.late.len();
+        let mut at = 0;
+        while at < self.late.len() {
+            if self.late[at].0.as_mut().poll(cx).is_ready() {
+                let (_, answer) = self.late.swap_remove(at);
+                self.to_client.push(&answer);
+            } else {
+                at += 1;
+            }
+        }
+        self.late.len() < before
+    }
+
+    fn poll_unacked(&mut self, cx: &mut Context<'_>) -> Result<bool, Fault> {
+        let mut moved = false;
+        while let Some(mut first) = self.unacked.first_entry() {
+            match first.get_mut().ticket.poll_durable(cx) {
+                Poll::Pending => break,
+                Poll::Ready(durable) => {
+                    let _durable: journal::Durable = durable?;
+                    let Unacked { ticket, outcome, answer } = first.remove();
+                    ticket.end(outcome);
+                    self.to_client.push(&answer);
+                    moved = true;
+                }
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Whether more of the client is wanted.
+    pub(super) fn is_halted(&self) -> bool {
+        self.halt.is_some()
+    }
+
+    /// The side that this session must go to before it can go on.
+    pub(super) fn moves_to(&self) -> Option<Side> {
+        match self.halt {
+            Some(Halt::Move(side)) => Some(side),
+            _ => None,
+        }
+    }
+
+    /// Nothing is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.flights.is_empty() && self.unacked.is_empty() && self.late.is_empty() && self.halt.is_none()
+    }
+
+    /// Requests are on their way.
+    pub(super) fn waits_for_server(&self) -> bool {
+        !self.flights.is_empty()
+    }
+
+    /// Answer what the server did not answer in time. True: the server is given up.
+    pub(super) fn sweep(&mut self, now: Instant) -> bool {
+        let Some(before) = now.checked_sub(self.shared.answer_timeout) else { return false };
+        for flight in self.flights.overdue(before) {
+            self.answer_for_server(flight);
+        }
+        self.flights.is_hopeless()
+    }
+
+    /// The connection to the server is lost: whatever was on its way is answered as unknown.
+    pub(super) fn lose_server(&mut self) {
+        for flight in self.flights.lost() {
+            self.answer_for_server(flight);
+        }
+        self.is_homeless = true;
+        if matches!(self.halt, Some(Halt::Answer)) {
+            self.halt = None;
+        }
+        self.to_server = Outbound::bare();
+        self.to_server.agree(self.framing);
+    }
+
+    /// The session has another server, which knows who it is and where.
+    pub(super) fn arrive(&mut self, side: Side) {
+        (self.side, self.is_homeless) = (side, false);
+        if matches!(self.halt, Some(Halt::Move(_))) {
+            self.halt = None;
+        }
+        let limit = self.shared.frame_bytes_max;
+        self.server_in = Inbound::bare(Sender::Server, limit);
+        self.server_in.agree(self.framing);
+        self.to_server = Outbound::bare();
+        self.to_server.agree(self.framing);
+    }
+
+    /// What a new server must be told: the keyspace, and the events that the client wants.
+    pub(super) fn luggage(&self) -> Luggage {
+        Luggage { keyspace: self.keyspace.clone(), registered: self.registered.clone() }
+    }
+
+    // ---- requests
+
+    fn request(&mut self, frame: Frame<'_>) -> Result<Next, Fault> {
+        let header = frame.header;
+        if header.version != self.framing.version {
+            let error = Error::Version(header.version as u8);
+            return Err(Fault::Client(HeaderError {
+                error,
+                version: self.framing.version as u8,
+                stream: 0,
+                size: None,
+            }));
+        }
+        if self.flights.is_used(header.stream) || self.flights.len() >= FLIGHTS_MAX {
+            return Ok(self.wait(Halt::Answer));
+        }
+        let Some(pass) = self.has.pass.take().or_else(|| self.slot.try_enter()) else {
+            let slot = self.slot.clone();
+            let entering = async move { Came::Pass(slot.enter().await) };
+            return Ok(self.wait(Halt::Until(Box::pin(entering))));
+        };
+        let route = pass.route();
+        if route.primary != self.side || self.is_homeless {
+            return Ok(self.wait(Halt::Move(route.primary)));
+        }
+        let wanted = matches!(
+            header.opcode,
+            Opcode::Query | Opcode::Prepare | Opcode::Execute | Opcode::Batch | Opcode::Register
+        );
+        if !wanted {
+            self.depart(frame.bytes, header, pass, What::Plain);
+            return Ok(Next::More);
+        }
+        let owned = self.inflate(frame)?;
+        let (opened, body) = match &owned {
+            Some(body) => {
+                (Header { flags: header.flags & !frame::flag::COMPRESSED, len: body.len(), ..header }, &body[..])
+            }
+            None => (header, frame.body()),
+        };
+        let understood = Envelope::open(opened, body).and_then(|envelope| {
+            let request = Request::parse(&envelope)?;
+            Ok((envelope, request))
+        });
+        match understood {
+            Ok((envelope, request)) => self.understood(frame, pass, &envelope, &request),
+            // The server says what it thinks of it.
+            Err(_) => {
+                self.depart(frame.bytes, header, pass, What::Plain);
+                Ok(Next::More)
+            }
+        }
+    }
+
+    /// The body of a compressed frame.
+    fn inflate(&self, frame: Frame<'_>) -> Result<Option<BytesMut>, Fault> {
+        if !frame.is_compressed() {
+            return Ok(None);
+        }
+        let limit = self.shared.frame_bytes_max;
+        let opened = with_scratch(|scratch| {
+            scratch.open(frame, self.framing.compression, limit).map(|(_, body)| BytesMut::from(body))
+        });
+        let stream = frame.header.stream;
+        let refused =
+            |error| Fault::Client(HeaderError { error, version: self.framing.version as u8, stream, size: None });
+        opened.map(Some).map_err(refused)
+    }
+
+    fn understood(
+        &mut self,
+        frame: Frame<'_>,
+        pass: Pass,
+        envelope: &Envelope<'_>,
+        request: &Request<'_>,
+    ) -> Result<Next, Fault> {
+        match request {
+            Request::Register(_) => {
+                self.registered = Some(Bytes::copy_from_slice(envelope.message));
+                self.depart(frame.bytes, frame.header, pass, What::Plain);
+            }
+            Request::Prepare(prepare) => {
+                let keyspace = prepare.keyspace.map(Arc::from).or_else(|| self.keyspace.clone());
+                let known = self.shared.statements.text(prepare.text, keyspace.as_ref());
+                self.depart(frame.bytes, frame.header, pass, What::Prepare(known));
+            }
+            Request::Query(query) => {
+                let keyspace = query.parameters.keyspace.map(Arc::from).or_else(|| self.keyspace.clone());
+                let known = self.shared.statements.text(query.text, keyspace.as_ref());
+                let values = query.parameters.values.unwrap_or(Values::Given(&[]));
+                return self.statements(frame, pass, envelope, request, &[Piece { known, values }]);
+            }
+            Request::Execute(execute) => {
+                let Some(known) = self.shared.statements.prepared(execute.id) else {
+                    self.unprepared(frame.header.stream, execute.id);
+                    return Ok(Next::More);
+                };
+                let values = execute.parameters.values.unwrap_or(Values::Given(&[]));
+                return self.statements(frame, pass, envelope, request, &[Piece { known, values }]);
+            }
+            Request::Batch(batch) => {
+                let mut pieces = Vec::with_capacity(batch.statements.len());
+                for statement in batch.statements.iter() {
+                    let known = match statement.text {
+                        StatementText::Text(text) => {
+                            let keyspace = batch.parameters.keyspace.map(Arc::from).or_else(|| self.keyspace.clone());
+                            self.shared.statements.text(text, keyspace.as_ref())
+                        }
+                        StatementText::Prepared(id) => match self.shared.statements.prepared(id) {
+                            Some(known) => known,
+                            None => {
+                                self.unprepared(frame.header.stream, id);
+                                return Ok(Next::More);
+                            }
+                        },
+                    };
+                    pieces.push(Piece { known, values: statement.values });
+                }
+                return self.statements(frame, pass, envelope, request, &pieces);
+            }
+            _ => self.depart(frame.bytes, frame.header, pass, What::Plain),
+        }
+        Ok(Next::More)
+    }
+
+    fn statements(
+        &mut self,
+        frame: Frame<'_>,
+        pass: Pass,
+        envelope: &Envelope<'_>,
+        request: &Request<'_>,
+        pieces: &[Piece<'_>],
+    ) -> Result<Next, Fault> {
+        let classes = || pieces.iter().map(|piece| piece.known.class);
+        let writes = classes().any(|class| matches!(class, Class::Write | Class::Schema | Class::Truncate));
+        let (true, true, true) = (writes, pass.route().mirror, self.shared.journal.is_some()) else {
+            let what = if classes().any(|class| class == Class::Use) { What::Use } else { What::Plain };
+            self.depart(frame.bytes, frame.header, pass, what);
+            return Ok(Next::More);
+        };
+        let tables = self.shared.tables.load();
+        let ground = Ground {
+            tables: &tables,
+            stamps: &self.shared.stamps,
+            timeuuids: &self.shared.timeuuids,
+            dialect: self.shared.dialect(self.side),
+            keyspace: self.keyspace.as_ref(),
+            is_fresh: self.has.schema,
+        };
+        match ground.capture(envelope, request, pieces) {
+            Ok(captured) => {
+                drop(tables);
+                self.write(frame, pass, captured, consistency(request))
+            }
+            Err(Refused::Stranger(_)) => {
+                drop(tables);
+                self.has.pass = Some(pass);
+                let looking = (self.shared.refresh)();
+                Ok(self.wait(Halt::Until(Box::pin(async move {
+                    looking.await;
+                    Came::Schema
+                }))))
+            }
+            Err(Refused::Wire(error)) => {
+                let refused = ServerError::new(ErrorKind::Invalid, "tandem cannot put this request together again");
+                tracing::warn!(%error, "a request was refused");
+                self.tell(frame.header.stream, &Response::Error(refused));
+                self.has = Has::default();
+                Ok(Next::More)
+            }
+        }
+    }
+
+    /// All that a write needs, then the write.
+    fn write(
+        &mut self,
+        frame: Frame<'_>,
+        pass: Pass,
+        mut captured: Captured,
+        consistency: Consistency,
+    ) -> Result<Next, Fault> {
+        if let Some(hashes) = &captured.conditional
+            && let Some(halt) = self.conditional(hashes)
+        {
+            self.has.pass = Some(pass);
+            return Ok(self.wait(halt));
+        }
+        let ticket = match self.begin(&mut captured) {
+            Ok(ticket) => ticket,
+            Err(halt) => {
+                self.has.pass = Some(pass);
+                return Ok(self.wait(halt));
+            }
+        };
+        let Captured { kind, instead, conditional, is_barrier, .. } = captured;
+        let turns = std::mem::take(&mut self.has).turns;
+        let writing = Writing { ticket, kind, consistency, conditional, _turns: turns, is_barrier };
+        let bytes = instead.as_deref().unwrap_or(frame.bytes);
+        self.depart(bytes, frame.header, pass, What::Write(Box::new(writing)));
+        Ok(Next::More)
+    }
+
+    /// What a conditional statement on these partitions still has to wait for. One that cannot be told waits in the first
+    /// place, for the newest stamp of all.
+    fn conditional(&mut self, hashes: &[u64]) -> Option<Halt> {
+        let places = self.shared.places(hashes);
+        while let Some(place) = places.get(self.has.turns.len()) {
+            let place = self.shared.turn(*place);
+            match place.clone().try_lock_owned() {
+                Ok(turn) => self.has.turns.push(turn),
+                Err(_) => return Some(Halt::Until(Box::pin(async { Came::Turn(place.lock_owned().await) }))),
+            }
+        }
+        let newest = match hashes {
+            [] => self.shared.stamps.last(),
+            hashes => hashes.iter().map(|hash| self.shared.stamps.newest(*hash)).max().unwrap_or_default(),
+        };
+        let ahead = newest + self.shared.behind.load(Ordering::Relaxed) - now_micros();
+        if self.has.clock || newest == 0 || ahead < -1_000 {
+            return None;
+        }
+        // A ballot is cut to milliseconds.
+        let pause = Duration::from_micros(u64::try_from(ahead + 1_001).unwrap_or_default());
+        Some(Halt::Until(Box::pin(async move {
+            tokio::time::sleep(pause).await;
+            Came::Clock
+        })))
+    }
+
+    /// Write it down. Without room the tables are dirty instead: no client waits for the mirror.
+    fn begin(&self, captured: &mut Captured) -> Result<Option<Ticket>, Halt> {
+        let Some(journal) = self.shared.journal.as_ref().filter(|_| !captured.record.is_empty()) else {
+            return Ok(None);
+        };
+        let unknown: Vec<TableId> = captured.record.tables().filter(|table| !journal.is_announced(table.0)).collect();
+        for table in unknown {
+            if !journal.announce(table.0) {
+                let journal = journal.clone();
+                return Err(Halt::Until(Box::pin(async move {
+                    // A journal that failed says so when the record is begun.
+                    let _ = journal.announced(table.0).await;
+                    Came::Over
+                })));
+            }
+        }
+        match journal.begin(captured.record.finish(Backend { id: self.number, life: 0 })) {
+            Ok(ticket) => {
+                self.shared.full.store(false, Ordering::Relaxed);
+                Ok(Some(ticket))
+            }
+            Err(error) => {
+                if !self.shared.full.swap(true, Ordering::Relaxed) {
+                    tracing::error!(%error, "the journal takes nothing: tables that are written to become dirty");
+                }
+                captured.record.tables().for_each(|table| (self.shared.lost)(table, Reason::Journal));
+                Ok(None)
+            }
+        }
+    }
+
+    fn depart(&mut self, bytes: &[u8], header: Header, pass: Pass, what: What) {
+        let flight = Flight { client: header.stream, pass: Some(pass), since: Instant::now(), what };
+        let id = self.flights.depart(flight);
+        if id == header.stream {
+            self.to_server.push(bytes);
+        } else {
+            let mut renamed = BytesMut::from(bytes);
+            frame::restamp(&mut renamed, id);
+            self.to_server.push(&renamed);
+        }
+    }
+
+    fn wait(&mut self, halt: Halt) -> Next {
+        self.halt = Some(halt);
+        Next::Again
+    }
+
+    // ---- answers
+
+    fn answer(&mut self, frame: Frame<'_>) -> Result<Next, Fault> {
+        let header = frame.header;
+        if header.stream < 0 && header.opcode == Opcode::Event {
+            self.event(frame)?;
+            return Ok(Next::More);
+        }
+        let Some(flight) = self.flights.arrive(header.stream) else {
+            tracing::debug!(stream = header.stream, "a late answer was dropped: its request was answered before");
+            return Ok(Next::More);
+        };
+        let mut renamed = BytesMut::new();
+        let bytes = if flight.client == header.stream {
+            frame.bytes
+        } else {
+            renamed.extend_from_slice(frame.bytes);
+            frame::restamp(&mut renamed, flight.client);
+            &renamed[..]
+        };
+        match flight.what {
+            What::Plain => self.to_client.push(bytes),
+            What::Write(writing) => {
+                drop(flight.pass);
+                self.written(*writing, frame, bytes)?;
+            }
+            What::Prepare(known) => {
+                self.look(frame, |session, response| {
+                    if let Response::Result(response::Outcome::Prepared(prepared)) = response {
+                        session.shared.statements.keep(prepared.id, known);
+                    }
+                })?;
+                self.to_client.push(bytes);
+            }
+            What::Use => {
+                self.look(frame, |session, response| {
+                    if let Response::Result(response::Outcome::SetKeyspace(keyspace)) = response {
+                        session.keyspace = Some(Arc::from(*keyspace));
+                    }
+                })?;
+                self.to_client.push(bytes);
+            }
+        }
+        Ok(Next::More)
+    }
+
+    /// Read an answer; what cannot be read is the client's to judge.
+    fn look(&mut self, frame: Frame<'_>, see: impl FnOnce(&mut Session, &Response<'_>)) -> Result<(), Fault> {
+        let owned = self.inflate(frame)?;
+        let header = Header { flags: frame.header.flags & !frame::flag::COMPRESSED, ..frame.header };
+        let body = owned.as_deref().unwrap_or(frame.body());
+        let parsed = Envelope::open(header, body)
+            .and_then(|envelope| Response::parse(&envelope).map(|response| (envelope, response)));
+        if let Ok((_, response)) = &parsed {
+            see(self, response);
+        }
+        Ok(())
+    }
+
+    /// Schema events pass. Which nodes there are is not the client's business: it sees us.
+    fn event(&mut self, frame: Frame<'_>) -> Result<(), Fault> {
+        let mut passes = true;
+        self.look(frame, |_, response| passes = matches!(response, Response::Event(response::Event::Schema(_))))?;
+        if passes {
+            self.to_client.push(frame.bytes);
+        }
+        Ok(())
+    }
+
+    fn written(&mut self, writing: Writing, frame: Frame<'_>, bytes: &[u8]) -> Result<(), Fault> {
+        let mut found = Outcome::Committed;
+        let version = self.framing.version;
+        self.look(frame, |_, response| found = judge(&writing, version, response))?;
+        if frame.header.opcode == Opcode::Error
+            && found == Outcome::Committed
+            && !matches!(writing.kind, Kind::Logged | Kind::Conditional)
+        {
+            found = Outcome::Unknown;
+        }
+        for hash in writing.conditional.iter().flatten() {
+            // The ballot was the coordinator's clock at most.
+            self.shared.stamps.raise(*hash, now_micros() + self.shared.behind.load(Ordering::Relaxed).abs());
+        }
+        let answer = BytesMut::from(bytes);
+        match (writing.ticket, found) {
+            (None, _) => self.to_client.push(bytes),
+            (Some(ticket), Outcome::Absent) => {
+                ticket.end(journal::Outcome::Aborted);
+                self.to_client.push(bytes);
+            }
+            // In doubt: whoever applies it settles it.
+            (Some(_), Outcome::Unknown) => self.to_client.push(bytes),
+            (Some(ticket), Outcome::Committed) if writing.is_barrier => {
+                ticket.end(journal::Outcome::Committed);
+                self.late.push(((self.shared.refresh)(), answer));
+            }
+            (Some(ticket), Outcome::Committed) => {
+                self.unacked.insert(ticket.lsn(), Unacked { ticket, outcome: journal::Outcome::Committed, answer });
+            }
+        }
+        Ok(())
+    }
+
+    /// The server did not answer, and will not be heard any more.
+    fn answer_for_server(&mut self, flight: Flight) {
+        let text = "tandem: the server did not answer";
+        let kind = match &flight.what {
+            What::Write(writing) => {
+                let write_type = match writing.kind {
+                    Kind::Single => WriteType::Simple,
+                    Kind::Logged => WriteType::BatchLog,
+                    Kind::Spread => WriteType::UnloggedBatch,
+                    Kind::Counter | Kind::Counters => WriteType::Counter,
+                    Kind::Conditional => WriteType::Cas,
+                };
+                let consistency = writing.consistency;
+                ErrorKind::WriteTimeout { consistency, received: 0, block_for: 1, write_type, contentions: None }
+            }
+            _ => ErrorKind::ReadTimeout { consistency: QUIET, received: 0, block_for: 1, data_present: false },
+        };
+        self.tell(flight.client, &Response::Error(ServerError::new(kind, text)));
+    }
+
+    fn unprepared(&mut self, stream: i16, id: &[u8]) {
+        let text = "tandem does not know this prepared statement: prepare it again";
+        self.tell(stream, &Response::Error(ServerError::new(ErrorKind::Unprepared { id }, text)));
+    }
+
+    /// An answer of our own.
+    fn tell(&mut self, stream: i16, response: &Response<'_>) {
+        let mut out = BytesMut::new();
+        match response.put_frame(&mut out, self.framing.version, stream) {
+            Ok(()) => self.to_client.push(&out),
+            Err(error) => tracing::error!(%error, "an answer could not be written"),
+        }
+    }
+
+    fn refuse(&mut self, refused: &HeaderError) {
+        let mut out = BytesMut::new();
+        if response::put_refusal(&mut out, refused).is_ok() {
+            self.to_client.push(&out);
+        }
+    }
+}
+
+impl From<HeaderError> for Fault {
+    fn from(refused: HeaderError) -> Fault {
+        Fault::Client(refused)
+    }
+}
+
+fn consistency(request: &Request<'_>) -> Consistency {
+    match request {
+        Request::Query(request::Query { parameters, .. }) | Request::Execute(request::Execute { parameters, .. }) => {
+            parameters.consistency
+        }
+        Request::Batch(batch) => batch.parameters.consistency,
+        _ => QUIET,
+    }
+}
+
+/// What an answer says of a write.
+fn judge(writing: &Writing, version: Version, response: &Response<'_>) -> Outcome {
+    match response {
+        Response::Error(error) => outcome::outcome(writing.kind, version, Some(&error.kind)),
+        Response::Result(response::Outcome::Rows(rows)) if writing.conditional.is_some() => {
+            // `[applied]` is the first column, whatever else comes with a refusal.
+            let applied = rows.iter().next().and_then(|row| row.ok()?.iter().next().flatten().map(|cell| cell == [1]));
+            if applied == Some(false) { Outcome::Absent } else { Outcome::Committed }
+        }
+        _ => Outcome::Committed,
+    }
+}
+
+#[cfg(test)]
+mod tests;

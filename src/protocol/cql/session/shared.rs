@@ -1,0 +1,119 @@
+//! What all sessions of the process share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use crate::cutover::gate::Gate;
+use crate::journal::Journal;
+use crate::protocol::cql::stamps::Stamps;
+use crate::protocol::cql::tables::Tables;
+use crate::protocol::cql::text::generate::TimeUuids;
+use crate::protocol::cql::text::volatile::Dialect;
+use crate::record::{Reason, Side, TableId};
+
+use super::known::Statements;
+
+/// Places where conditional statements of a partition wait for each other.
+const TURNS: usize = 1024;
+
+/// What all sessions of the process share.
+pub(in crate::protocol::cql) struct Shared {
+    /// Which side answers.
+    pub gate: Gate,
+    /// Where writes are written down; nothing is without mirroring.
+    pub journal: Option<Journal>,
+    /// The primary's schema.
+    pub tables: Arc<ArcSwap<Tables>>,
+    /// Look at the schema again, now.
+    pub refresh: Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
+    /// Timestamps.
+    pub stamps: Stamps,
+    /// Where `now()` comes from.
+    pub timeuuids: TimeUuids,
+    /// Statements that were seen.
+    pub statements: Statements,
+    /// What each side calls its functions.
+    pub dialects: [Dialect; 2],
+    /// How far the coordinators' clocks may be behind this machine's, in microseconds.
+    pub behind: AtomicI64,
+    /// Called with tables whose writes the journal did not take.
+    pub lost: Box<dyn Fn(TableId, Reason) + Send + Sync>,
+    /// The journal took nothing the last time: the log said so.
+    pub full: AtomicBool,
+    /// Largest frame.
+    pub frame_bytes_max: usize,
+    /// A server that did not answer a request by then will not.
+    pub answer_timeout: Duration,
+    sessions: AtomicU32,
+    turns: Box<[Arc<Mutex<()>>]>,
+}
+
+/// The right to run a conditional statement on a partition.
+pub(super) type Turn = OwnedMutexGuard<()>;
+
+/// What [`Shared`] is made of.
+pub(in crate::protocol::cql) struct Parts {
+    pub gate: Gate,
+    pub journal: Option<Journal>,
+    pub tables: Arc<ArcSwap<Tables>>,
+    pub refresh: Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
+    pub stamps: Stamps,
+    pub timeuuids: TimeUuids,
+    pub statements_max: usize,
+    pub dialects: [Dialect; 2],
+    pub lost: Box<dyn Fn(TableId, Reason) + Send + Sync>,
+    pub frame_bytes_max: usize,
+    pub answer_timeout: Duration,
+}
+
+impl Shared {
+    pub(in crate::protocol::cql) fn new(parts: Parts) -> Shared {
+        Shared {
+            gate: parts.gate,
+            journal: parts.journal,
+            tables: parts.tables,
+            refresh: parts.refresh,
+            stamps: parts.stamps,
+            timeuuids: parts.timeuuids,
+            statements: Statements::new(parts.statements_max),
+            dialects: parts.dialects,
+            behind: AtomicI64::new(0),
+            lost: parts.lost,
+            full: AtomicBool::new(false),
+            frame_bytes_max: parts.frame_bytes_max,
+            answer_timeout: parts.answer_timeout,
+            sessions: AtomicU32::new(1),
+            turns: (0..TURNS).map(|_| Arc::default()).collect(),
+        }
+    }
+
+    /// What records call a session.
+    pub(super) fn number(&self) -> u32 {
+        self.sessions.fetch_add(1, Ordering::Relaxed).max(1)
+    }
+
+    /// What this side calls its functions.
+    pub(super) fn dialect(&self, side: Side) -> Dialect {
+        self.dialects[usize::from(side == Side::Target)]
+    }
+
+    /// Where conditional statements on these partitions wait for others: each place once, and in an order that is the same
+    /// for all. Those that cannot be told wait in the first.
+    pub(super) fn places(&self, partitions: &[u64]) -> Vec<usize> {
+        let spread = |hash: &u64| (hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % TURNS;
+        let mut places: Vec<usize> = partitions.iter().map(spread).collect();
+        places.sort_unstable();
+        places.dedup();
+        if places.is_empty() { vec![0] } else { places }
+    }
+
+    /// One of those places.
+    pub(super) fn turn(&self, place: usize) -> Arc<Mutex<()>> {
+        self.turns[place % TURNS].clone()
+    }
+}

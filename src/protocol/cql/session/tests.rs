@@ -1,0 +1,507 @@
+//! What a session forwards, writes down and holds back, frame by frame.
+
+use std::collections::BTreeSet;
+use std::future::poll_fn;
+
+use futures_util::FutureExt;
+
+use super::*;
+use crate::cutover::gate::{Gate, Route};
+use crate::journal::{Entry, Journal, Lsn};
+use crate::protocol::cql::place::Place;
+use crate::protocol::cql::stamps::Stamps;
+use crate::protocol::cql::tables::{Table, Tables};
+use crate::protocol::cql::text::generate::TimeUuids;
+use crate::protocol::cql::text::schema::{self, Column};
+use crate::protocol::cql::text::volatile::Dialect;
+use crate::protocol::cql::wire::compress::Compression;
+use crate::protocol::cql::wire::frame::Frames;
+use crate::protocol::cql::wire::primitive::{Value, put_short_bytes};
+use crate::protocol::cql::wire::request::{Batch, BatchKind, Bound, Execute, Parameters, Prepare, Query};
+use crate::protocol::cql::wire::response::put_metadata;
+use crate::protocol::cql::write::Write;
+use crate::record::{Item, Record};
+use shared::Parts;
+
+struct Rig {
+    shared: Arc<Shared>,
+    session: Session,
+    version: Version,
+    /// What the client sent and the session did not take.
+    kept: BytesMut,
+}
+
+fn column(name: &str, kind: &str, position: i32, cql_type: &str) -> Column {
+    Column::described(name, kind, position, cql_type)
+}
+
+fn tables() -> Tables {
+    let table =
+        |name: &str, gc_grace, columns| Table::new(schema::Table::new("shop", name, columns), [7; 16], gc_grace, 0);
+    let key = || column("k", "partition_key", 0, "int");
+    let plain = vec![key(), column("v", "regular", -1, "text"), column("u", "regular", -1, "timeuuid")];
+    let wide = vec![key(), column("c", "clustering", 0, "int"), column("l", "regular", -1, "list<text>")];
+    let counts = vec![key(), column("n", "regular", -1, "counter")];
+    let gone = vec![key(), column("v", "regular", -1, "text")];
+    Tables::new(
+        1,
+        [0; 16],
+        [
+            table("t", 864_000, plain),
+            table("wide", 864_000, wide),
+            table("counts", 864_000, counts),
+            table("gone", 0, gone),
+        ],
+    )
+}
+
+impl Rig {
+    fn new(version: Version, compression: Option<Compression>) -> Rig {
+        let dialect = Dialect::of_release("4.1.9");
+        let shared = Arc::new(Shared::new(Parts {
+            gate: Gate::new(Route { primary: Side::Origin, mirror: true, epoch: 1 }),
+            journal: Some(Journal::in_memory()),
+            tables: Arc::new(arc_swap::ArcSwap::from_pointee(tables())),
+            refresh: Box::new(|| Box::pin(std::future::ready(()))),
+            stamps: Stamps::above(0),
+            timeuuids: TimeUuids::new([1; 6], 1),
+            statements_max: 100,
+            dialects: [dialect, dialect],
+            lost: Box::new(|_, _| {}),
+            frame_bytes_max: 1 << 20,
+            answer_timeout: Duration::from_secs(10),
+        }));
+        let mut session = Session::new(shared.clone(), Framing { version, compression }, Side::Origin);
+        session.keyspace = Some(Arc::from("shop"));
+        Rig { shared, session, version, kept: BytesMut::new() }
+    }
+
+    fn frame(&self, stream: i16, request: &Request<'_>) -> BytesMut {
+        let mut out = BytesMut::new();
+        let envelope = Envelope::new(self.version, stream, request.opcode());
+        envelope.put(&mut out, |out| request.put(out, self.version)).expect("short");
+        out
+    }
+
+    /// As the peer's writer would send it.
+    fn wrap(&self, frame: &[u8]) -> BytesMut {
+        let mut out = Outbound::bare();
+        out.agree(self.session.framing);
+        out.push(frame);
+        out.ready().split()
+    }
+
+    fn ask(&mut self, stream: i16, request: &Request<'_>) {
+        let frame = self.frame(stream, request);
+        self.send(&frame);
+    }
+
+    fn send(&mut self, frame: &[u8]) {
+        let bytes = self.wrap(frame);
+        self.kept.extend_from_slice(&bytes);
+        self.go_on();
+    }
+
+    fn go_on(&mut self) {
+        let mut kept = std::mem::take(&mut self.kept);
+        self.session.from_client(&mut kept).expect("goes on");
+        self.kept = kept;
+    }
+
+    fn reply(&mut self, stream: i16, response: &Response<'_>) {
+        let mut frame = BytesMut::new();
+        response.put_frame(&mut frame, self.version, stream).expect("short");
+        let mut bytes = self.wrap(&frame);
+        self.session.from_server(&mut bytes).expect("goes on");
+        let _ = poll_fn(|cx| self.session.poll(cx)).now_or_never();
+        self.go_on();
+    }
+
+    fn query(&mut self, stream: i16, text: &str) {
+        let parameters = Parameters::new(Consistency::LocalQuorum);
+        self.ask(stream, &Request::Query(Query { text: text.as_bytes(), parameters }));
+    }
+
+    fn void(&mut self, stream: i16) {
+        self.reply(stream, &Response::Result(response::Outcome::Void));
+    }
+
+    /// Prepare a text, as the server answers it.
+    fn prepare(&mut self, id: &[u8], text: &str) {
+        self.ask(1, &Request::Prepare(Prepare { text: text.as_bytes(), keyspace: None }));
+        self.sent();
+        let mut metadata = BytesMut::new();
+        put_metadata(&mut metadata, Version::V4, ("shop", "t"), &[]).expect("short");
+        let mut message = BytesMut::new();
+        message.extend_from_slice(&4_i32.to_be_bytes());
+        put_short_bytes(&mut message, id, "id").expect("short");
+        if self.version >= Version::V5 {
+            put_short_bytes(&mut message, b"m", "id").expect("short");
+        }
+        message.extend_from_slice(&[0; 8]);
+        if self.version >= Version::V4 {
+            message.extend_from_slice(&[0; 4]);
+        }
+        message.extend_from_slice(&4_i32.to_be_bytes());
+        message.extend_from_slice(&0_i32.to_be_bytes());
+        let mut frame = BytesMut::new();
+        let put = |out: &mut BytesMut| {
+            out.extend_from_slice(&message);
+            Ok(())
+        };
+        Envelope::new(self.version, 1, Opcode::Result).put(&mut frame, put).expect("short");
+        let mut bytes = self.wrap(&frame);
+        self.session.from_server(&mut bytes).expect("goes on");
+        self.told();
+    }
+
+    fn execute(&mut self, stream: i16, id: &[u8], values: &[Bound<'_>]) {
+        let parameters = Parameters { values: Some(Values::Given(values)), ..Parameters::new(Consistency::One) };
+        let result_metadata_id = (self.version >= Version::V5).then_some(&b"m"[..]);
+        self.ask(stream, &Request::Execute(Execute { id, result_metadata_id, parameters }));
+    }
+
+    /// The frames that the server got.
+    fn sent(&mut self) -> Vec<BytesMut> {
+        let bytes = self.session.to_server.ready().split();
+        self.unwrap(bytes, Sender::Client)
+    }
+
+    /// The frames that the client got.
+    fn told(&mut self) -> Vec<BytesMut> {
+        let bytes = self.session.to_client.ready().split();
+        self.unwrap(bytes, Sender::Server)
+    }
+
+    fn unwrap(&self, mut bytes: BytesMut, from: Sender) -> Vec<BytesMut> {
+        let mut inbound = Inbound::bare(from, 1 << 20);
+        inbound.agree(self.session.framing);
+        let mut frames = Vec::new();
+        let all = inbound.offer(&mut bytes, |frame| {
+            frames.push(BytesMut::from(frame.bytes));
+            Ok::<_, HeaderError>(Next::More)
+        });
+        assert!(all.expect("well-formed") && bytes.is_empty());
+        frames
+    }
+
+    /// What the journal holds, in words.
+    fn journal(&self) -> Vec<String> {
+        let journal = self.shared.journal.as_ref().expect("mirroring");
+        let (entries, _) = journal.read(Lsn::default(), 1 << 20).now_or_never().expect("in memory").expect("whole");
+        let mut words = Vec::new();
+        for entry in entries {
+            match entry {
+                Entry::Record { payload, .. } => {
+                    let record = Record::parse(payload).expect("a record");
+                    words.push(record.items().map(|item| in_words(&item)).collect::<Vec<_>>().join(", "));
+                }
+                Entry::Outcome { outcome, .. } => words.push(format!("{outcome:?}")),
+                Entry::Dropped { .. } => words.push("in doubt".to_owned()),
+            }
+        }
+        words
+    }
+}
+
+fn name(table: TableId) -> &'static str {
+    let known = ["t", "wide", "counts", "gone", "strange"];
+    known.into_iter().find(|name| TableId::of("shop", name) == table).unwrap_or("?")
+}
+
+fn in_words(item: &Item<'_>) -> String {
+    match item {
+        Item::Write { table, lane, body } => {
+            let write = Write::parse(body).expect("a write");
+            let text = |statement: request::Statement<'_>| match statement.text {
+                StatementText::Text(text) => String::from_utf8_lossy(text).into_owned(),
+                StatementText::Prepared(_) => panic!("an id is no use to a stranger"),
+            };
+            let texts: Vec<String> = write.batch.statements.iter().map(text).collect();
+            let all = write.batch.parameters;
+            assert!(all.timestamp.is_some() && all.now_in_seconds.is_some() && all.keyspace == Some("shop"));
+            let order = if *lane == 0 { "" } else { " in order" };
+            format!("write {}{order}: {}", name(*table), texts.join("; "))
+        }
+        Item::Touch { table, .. } => format!("touch {}", name(*table)),
+        Item::Key { table, key, .. } => {
+            let place = Place::decode(key).expect("a place");
+            format!("{} {:?} {:?} {:?}", name(*table), place.extent, place.partition, place.clustering)
+        }
+        Item::Dirty(table, reason) => format!("dirty {} {}", name(*table), reason.as_str()),
+        Item::Ddl(table, body) => {
+            let write = Write::parse(body).expect("a write");
+            let first = write.batch.statements.iter().next().expect("one");
+            let StatementText::Text(text) = first.text else { panic!("an id is no use to a stranger") };
+            format!("barrier {}: {}", name(*table), String::from_utf8_lossy(text))
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+fn parse(version: Version, frame: &[u8]) -> (i16, Vec<u8>, Option<i64>) {
+    let frame = Frames::new(frame, Sender::Client, 1 << 20).next().expect("a frame").expect("well-formed");
+    let envelope = Envelope::open(frame.header, frame.body()).expect("opens");
+    assert_eq!(frame.header.version, version);
+    match Request::parse(&envelope).expect("a request") {
+        Request::Query(query) => (frame.header.stream, query.text.to_vec(), query.parameters.timestamp),
+        Request::Execute(execute) => (frame.header.stream, execute.id.to_vec(), execute.parameters.timestamp),
+        Request::Batch(batch) => (frame.header.stream, Vec::new(), batch.parameters.timestamp),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn error(kind: ErrorKind<'_>) -> Response<'_> {
+    Response::Error(ServerError::new(kind, "no"))
+}
+
+const VERSIONS: [(Version, Option<Compression>); 5] = [
+    (Version::V3, None),
+    (Version::V4, None),
+    (Version::V4, Some(Compression::Lz4)),
+    (Version::V5, None),
+    (Version::V5, Some(Compression::Lz4)),
+];
+
+#[test]
+fn a_write_is_stamped_in_its_frame_written_down_and_then_forwarded_promise_1() {
+    for (version, compression) in VERSIONS {
+        let mut rig = Rig::new(version, compression);
+        let text = "INSERT INTO t (k, v) VALUES (1, 'a')";
+        rig.query(5, text);
+        assert_eq!(rig.journal(), [format!("write t: {text}")]);
+        let sent = rig.sent();
+        let (stream, forwarded, stamp) = parse(version, &sent[0]);
+        assert_eq!((stream, &forwarded[..]), (5, text.as_bytes()));
+        assert!(stamp.is_some_and(|stamp| stamp > 1_700_000_000_000_000));
+        rig.void(5);
+        assert_eq!(rig.told().len(), 1);
+        assert_eq!(rig.journal()[1], "Committed");
+        assert!(rig.session.is_idle());
+    }
+}
+
+#[test]
+fn what_the_client_stamped_itself_goes_byte_for_byte() {
+    let mut rig = Rig::new(Version::V5, None);
+    let parameters = Parameters { timestamp: Some(42), ..Parameters::new(Consistency::One) };
+    let request = Request::Query(Query { text: b"UPDATE t SET v = 'a' WHERE k = 1", parameters });
+    let frame = rig.frame(3, &request);
+    rig.ask(3, &request);
+    assert_eq!(rig.sent(), [frame]);
+}
+
+#[test]
+fn reads_go_byte_for_byte_and_leave_nothing() {
+    let mut rig = Rig::new(Version::V4, None);
+    rig.query(1, "SELECT * FROM t");
+    rig.query(2, "LIST ROLES");
+    assert_eq!(rig.sent().len(), 2);
+    assert!(rig.journal().is_empty());
+    rig.void(2);
+    rig.void(1);
+    assert_eq!(rig.told().len(), 2);
+}
+
+#[test]
+fn what_the_server_refused_is_not_applied_and_what_it_does_not_know_is_in_doubt_promises_2_and_3() {
+    let mut rig = Rig::new(Version::V4, None);
+    rig.query(1, "DELETE FROM t WHERE k = 1");
+    rig.reply(1, &error(ErrorKind::Invalid));
+    rig.query(2, "DELETE FROM t WHERE k = 2");
+    let timeout = ErrorKind::WriteTimeout {
+        consistency: Consistency::One,
+        received: 0,
+        block_for: 1,
+        write_type: WriteType::Simple,
+        contentions: None,
+    };
+    rig.reply(2, &error(timeout));
+    assert_eq!(rig.told().len(), 2);
+    let outcomes: Vec<String> = rig.journal().into_iter().filter(|words| !words.starts_with("write")).collect();
+    assert_eq!(outcomes, ["Aborted", "in doubt"]);
+}
+
+#[test]
+fn both_sides_get_the_same_now() {
+    let mut rig = Rig::new(Version::V4, None);
+    rig.prepare(b"id", "INSERT INTO t (k, v, u) VALUES (?, ?, now())");
+    rig.execute(2, b"id", &[(None, Value::Set(&[0, 0, 0, 1])), (None, Value::Set(b"a"))]);
+    let (_, forwarded, _) = parse(Version::V4, &rig.sent()[0]);
+    let forwarded = String::from_utf8(forwarded).expect("text");
+    assert!(!forwarded.contains("now"), "{forwarded}");
+    assert_eq!(rig.journal(), [format!("write t: {forwarded}")]);
+}
+
+#[test]
+fn a_statement_that_nobody_prepared_here_is_prepared_again() {
+    let mut rig = Rig::new(Version::V5, None);
+    rig.execute(9, b"strange", &[]);
+    assert!(rig.sent().is_empty());
+    let told = rig.told();
+    let frame = Frames::new(&told[0], Sender::Server, 1 << 20).next().expect("a frame").expect("well-formed");
+    let envelope = Envelope::open(frame.header, frame.body()).expect("opens");
+    let Ok(Response::Error(error)) = Response::parse(&envelope) else { panic!("not an error") };
+    assert_eq!((frame.header.stream, error.kind), (9, ErrorKind::Unprepared { id: b"strange" }));
+}
+
+#[test]
+fn lists_counters_and_conditional_statements_go_by_state() {
+    let mut rig = Rig::new(Version::V4, None);
+    rig.query(1, "UPDATE wide SET l = l + ['x'] WHERE k = 1 AND c = 2");
+    rig.query(2, "UPDATE counts SET n = n + 1 WHERE k = 3");
+    rig.query(3, "UPDATE t SET v = 'a' WHERE k = 4 IF v = 'b'");
+    let row = "wide Row [[0, 0, 0, 1]] [[0, 0, 0, 2]]";
+    assert_eq!(rig.journal(), [row, "counts Partition [[0, 0, 0, 3]] []", "t Partition [[0, 0, 0, 4]] []"]);
+    let stamps: Vec<bool> = rig.sent().iter().map(|frame| parse(Version::V4, frame).2.is_some()).collect();
+    assert_eq!(stamps, [true, false, false], "neither counters nor Paxos take a stamp");
+}
+
+#[test]
+fn a_batch_is_replayed_but_for_what_goes_by_state() {
+    let mut rig = Rig::new(Version::V4, None);
+    rig.prepare(b"id", "INSERT INTO t (k, v) VALUES (?, ?)");
+    let values: &[Bound<'_>] = &[(None, Value::Set(&[0, 0, 0, 1])), (None, Value::Set(b"a"))];
+    let mut message = BytesMut::new();
+    let statements = [
+        request::Statement { text: StatementText::Prepared(b"id"), values: Values::Given(values) },
+        request::Statement {
+            text: StatementText::Text(b"UPDATE wide SET l = ['y'] + l WHERE k = 1 AND c = 2"),
+            values: Values::Given(&[]),
+        },
+        request::Statement { text: StatementText::Text(b"DELETE FROM gone WHERE k = 7"), values: Values::Given(&[]) },
+    ];
+    let parameters = Parameters::new(Consistency::One);
+    request::put_batch(&mut message, Version::V4, BatchKind::Logged, &statements, &parameters).expect("short");
+    let batch = Batch::parse(Version::V4, &message).expect("a batch");
+    rig.ask(1, &Request::Batch(batch));
+    let write = "write t: INSERT INTO t (k, v) VALUES (?, ?); DELETE FROM gone WHERE k = 7";
+    assert_eq!(rig.journal(), [format!("wide Row [[0, 0, 0, 1]] [[0, 0, 0, 2]], {write}, touch gone")]);
+}
+
+#[test]
+fn deletes_of_a_table_that_forgets_them_at_once_keep_their_order() {
+    let mut rig = Rig::new(Version::V4, None);
+    rig.query(1, "DELETE FROM gone WHERE k = 7");
+    assert_eq!(rig.journal(), ["write gone in order: DELETE FROM gone WHERE k = 7"]);
+}
+
+#[test]
+fn schema_changes_and_truncates_are_barriers() {
+    let mut rig = Rig::new(Version::V4, None);
+    rig.query(1, "TRUNCATE t");
+    rig.query(2, "ALTER TABLE shop.wide ADD x int");
+    rig.query(3, "CREATE TYPE u (a int)");
+    let all =
+        ["barrier t: TRUNCATE t", "barrier wide: ALTER TABLE shop.wide ADD x int", "barrier ?: CREATE TYPE u (a int)"];
+    assert_eq!(rig.journal(), all);
+    rig.void(1);
+    assert_eq!(rig.told().len(), 1);
+}
+
+#[test]
+fn conditional_statements_of_a_partition_take_turns_and_answers_go_on_meanwhile() {
+    let mut rig = Rig::new(Version::V4, None);
+    rig.query(1, "DELETE FROM t WHERE k = 4 IF EXISTS");
+    rig.query(2, "SELECT * FROM t");
+    rig.query(3, "DELETE FROM t WHERE k = 4 IF EXISTS");
+    rig.query(4, "SELECT * FROM t");
+    let _ = poll_fn(|cx| rig.session.poll(cx)).now_or_never();
+    assert_eq!(rig.sent().len(), 2, "the second waits, and what is behind it");
+    rig.void(2);
+    assert_eq!(rig.told().len(), 1);
+    rig.void(1);
+    assert_eq!(rig.sent().len(), 2);
+    rig.void(4);
+    rig.void(3);
+    assert_eq!(rig.told().len(), 3);
+}
+
+#[test]
+fn a_conditional_statement_that_was_not_applied_leaves_nothing_promise_2() {
+    let mut rig = Rig::new(Version::V4, None);
+    rig.query(1, "DELETE FROM t WHERE k = 4 IF EXISTS");
+    let mut metadata = BytesMut::new();
+    let boolean = crate::protocol::cql::wire::types::Type::of_class("org.apache.cassandra.db.marshal.BooleanType");
+    put_metadata(&mut metadata, Version::V4, ("shop", "t"), &[("[applied]", &boolean)]).expect("short");
+    let mut message = BytesMut::from(&2_i32.to_be_bytes()[..]);
+    message.extend_from_slice(&metadata);
+    message.extend_from_slice(&1_i32.to_be_bytes());
+    message.extend_from_slice(&[0, 0, 0, 1, 0]);
+    let mut frame = BytesMut::new();
+    let put = |out: &mut BytesMut| {
+        out.extend_from_slice(&message);
+        Ok(())
+    };
+    Envelope::new(Version::V4, 1, Opcode::Result).put(&mut frame, put).expect("short");
+    rig.session.from_server(&mut frame).expect("goes on");
+    assert_eq!(rig.journal(), ["t Partition [[0, 0, 0, 4]] []", "Aborted"]);
+    assert_eq!(rig.told().len(), 1);
+}
+
+#[test]
+fn a_closed_gate_holds_requests_and_lets_answers_through_promise_9() {
+    let mut rig = Rig::new(Version::V4, None);
+    rig.query(1, "DELETE FROM t WHERE k = 1");
+    rig.shared.gate.close();
+    rig.query(2, "DELETE FROM t WHERE k = 2");
+    let _ = poll_fn(|cx| rig.session.poll(cx)).now_or_never();
+    assert_eq!((rig.sent().len(), rig.shared.gate.inside(), rig.shared.gate.held()), (1, 1, 1));
+    rig.void(1);
+    assert_eq!((rig.told().len(), rig.shared.gate.inside()), (1, 0), "a flip is not held up");
+    rig.shared.gate.open(Route { primary: Side::Target, mirror: true, epoch: 2 });
+    let _ = poll_fn(|cx| rig.session.poll(cx)).now_or_never();
+    rig.go_on();
+    assert_eq!(rig.session.moves_to(), Some(Side::Target));
+    rig.session.arrive(Side::Target);
+    rig.go_on();
+    assert_eq!((rig.sent().len(), rig.journal().len()), (1, 3));
+}
+
+#[test]
+fn what_a_lost_server_owed_is_answered_and_in_doubt_promise_3() {
+    let mut rig = Rig::new(Version::V5, None);
+    rig.query(1, "DELETE FROM t WHERE k = 1");
+    rig.query(2, "SELECT * FROM t");
+    rig.session.lose_server();
+    assert_eq!(rig.told().len(), 2);
+    assert_eq!(rig.journal()[1], "in doubt");
+    rig.query(3, "SELECT * FROM t");
+    assert_eq!(rig.session.moves_to(), Some(Side::Origin));
+}
+
+#[test]
+fn a_table_that_nobody_knows_is_looked_for_once() {
+    let mut rig = Rig::new(Version::V4, None);
+    rig.query(1, "INSERT INTO strange (k) VALUES (1)");
+    assert!(rig.sent().is_empty() && rig.session.is_halted());
+    let _ = poll_fn(|cx| rig.session.poll(cx)).now_or_never();
+    rig.go_on();
+    assert_eq!(rig.journal(), ["write strange: INSERT INTO strange (k) VALUES (1)"]);
+    assert_eq!(rig.sent().len(), 1);
+}
+
+#[test]
+fn names_of_bound_values_do_not_reach_the_journal() {
+    let mut rig = Rig::new(Version::V4, None);
+    rig.prepare(b"id", "INSERT INTO t (k, v) VALUES (:key, :value)");
+    rig.execute(2, b"id", &[(Some("value"), Value::Set(b"a")), (Some("key"), Value::Set(&[0, 0, 0, 1]))]);
+    let journal = rig.shared.journal.as_ref().expect("mirroring");
+    let (entries, _) = journal.read(Lsn::default(), 1 << 20).now_or_never().expect("in memory").expect("whole");
+    let Entry::Record { payload, .. } = &entries[0] else { panic!("no record") };
+    let record = Record::parse(payload.clone()).expect("a record");
+    let Some(Item::Write { body, .. }) = record.items().next() else { panic!("no write") };
+    let write = Write::parse(body).expect("a write");
+    let values: Vec<Bound<'_>> = write.batch.statements.iter().next().expect("one").values.iter().collect();
+    assert_eq!(values, [(None, Value::Set(&[0, 0, 0, 1][..])), (None, Value::Set(&b"a"[..]))]);
+}
+
+#[test]
+fn every_sent_stamp_is_another_one() {
+    let mut rig = Rig::new(Version::V4, None);
+    for stream in 0..50 {
+        rig.query(stream, "INSERT INTO t (k, v) VALUES (1, 'a')");
+    }
+    let stamps: BTreeSet<i64> = rig.sent().iter().filter_map(|frame| parse(Version::V4, frame).2).collect();
+    assert_eq!(stamps.len(), 50);
+}
