@@ -14,5 +14,6 @@ pub mod stamps;
 mod startup;
 pub mod tables;
 pub mod text;
+pub mod topology;
 pub mod wire;
 pub mod write;

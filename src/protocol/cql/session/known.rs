@@ -15,8 +15,8 @@ use crate::protocol::cql::tables::{Table, Tables, is_own};
 use crate::protocol::cql::text::parse::parse;
 use crate::protocol::cql::text::schema::{Effect, Mirroring};
 use crate::protocol::cql::text::statement::{Class, Modification, Name, Statement};
-use crate::protocol::cql::text::system::SystemTable;
 use crate::protocol::cql::text::volatile::{doubtful_calls, volatile_calls};
+use crate::protocol::cql::topology::Question;
 
 /// A statement.
 pub(in crate::protocol::cql) struct Known {
@@ -29,7 +29,7 @@ pub(in crate::protocol::cql) struct Known {
     /// How it is routed.
     pub class: Class,
     /// The proxy answers it itself.
-    pub system: Option<SystemTable>,
+    pub question: Option<Question>,
     /// It calls what gives another value each time.
     pub is_volatile: bool,
     /// It calls what nobody knows.
@@ -69,12 +69,12 @@ impl Known {
     /// Takes the text apart: microseconds.
     pub(in crate::protocol::cql) fn new(text: Bytes, keyspace: Option<Arc<str>>) -> Known {
         let statement = parse(&text);
-        let system = SystemTable::of(&statement, keyspace.as_deref());
+        let question = Question::of(&text, &statement, keyspace.as_deref());
         let is_volatile = volatile_calls(&statement).next().is_some();
         let is_doubtful = doubtful_calls(&statement).next().is_some();
         Known {
             class: statement.class(),
-            system,
+            question,
             is_volatile,
             is_doubtful,
             text,

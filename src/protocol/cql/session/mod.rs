@@ -19,6 +19,7 @@ pub(in crate::protocol::cql) mod known;
 pub(in crate::protocol::cql) mod shared;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
@@ -34,6 +35,7 @@ use crate::protocol::cql::outcome::{self, Kind, Outcome};
 use crate::protocol::cql::stamps::now_micros;
 use crate::protocol::cql::startup::Luggage;
 use crate::protocol::cql::text::statement::Class;
+use crate::protocol::cql::topology::{Moment, Question, events};
 use crate::protocol::cql::wire::frame::{self, Frame, From as Sender};
 use crate::protocol::cql::wire::primitive::Consistency;
 use crate::protocol::cql::wire::request::{self, Request, StatementText, Values};
@@ -118,6 +120,9 @@ pub(in crate::protocol::cql) enum Fault {
     /// The server sent what cannot be read.
     #[error("the server: {0}")]
     Server(HeaderError),
+    /// An answer of our own cannot be written.
+    #[error("an answer cannot be written: {0}")]
+    Own(Error),
     /// The journal failed, and this client's write was forwarded: it must not be acknowledged.
     #[error("{0}")]
     Journal(#[from] journal::Error),
@@ -136,6 +141,8 @@ pub(in crate::protocol::cql) struct Session {
     slot: Arc<Slot>,
     number: u32,
     framing: Framing,
+    /// Where the client reached us.
+    address: SocketAddr,
     side: Side,
     /// The connection to the server was lost, and there is no other yet.
     is_homeless: bool,
@@ -155,8 +162,13 @@ pub(in crate::protocol::cql) struct Session {
 }
 
 impl Session {
-    /// A client that was let in, and the connection to `side` that it was let in by.
-    pub(in crate::protocol::cql) fn new(shared: Arc<Shared>, framing: Framing, side: Side) -> Session {
+    /// A client that was let in where it reached us, by the connection to `side`.
+    pub(in crate::protocol::cql) fn new(
+        shared: Arc<Shared>,
+        framing: Framing,
+        side: Side,
+        address: SocketAddr,
+    ) -> Session {
         let limit = shared.frame_bytes_max;
         let inbound = |from| {
             let mut inbound = Inbound::bare(from, limit);
@@ -172,6 +184,7 @@ impl Session {
             slot: Arc::new(shared.gate.slot()),
             number: shared.number(),
             framing,
+            address,
             side,
             is_homeless: false,
             keyspace: None,
@@ -373,6 +386,14 @@ impl Session {
             header.opcode,
             Opcode::Query | Opcode::Prepare | Opcode::Execute | Opcode::Batch | Opcode::Register
         );
+        if header.opcode == Opcode::Options {
+            let mut out = BytesMut::new();
+            let envelope = Envelope::new(header.version, header.stream, Opcode::Supported);
+            if envelope.put(&mut out, |out| self.shared.identity.supported.put(out, header.version)).is_ok() {
+                self.to_client.push(&out);
+                return Ok(Next::More);
+            }
+        }
         if !wanted {
             self.depart(frame.bytes, header, pass, What::Plain);
             return Ok(Next::More);
@@ -421,6 +442,9 @@ impl Session {
         request: &Request<'_>,
     ) -> Result<Next, Fault> {
         match request {
+            Request::Register(kinds) if events::forwarded(kinds).is_empty() => {
+                self.tell(frame.header.stream, &Response::Ready);
+            }
             Request::Register(_) => {
                 self.registered = Some(Bytes::copy_from_slice(envelope.message));
                 self.depart(frame.bytes, frame.header, pass, What::Plain);
@@ -428,6 +452,13 @@ impl Session {
             Request::Prepare(prepare) => {
                 let keyspace = prepare.keyspace.map(Arc::from).or_else(|| self.keyspace.clone());
                 let known = self.shared.statements.text(prepare.text, keyspace.as_ref());
+                if let Some(question) = &known.question {
+                    let mut out = BytesMut::new();
+                    question.put_prepared(&mut out, self.framing.version, frame.header.stream).map_err(Fault::Own)?;
+                    self.to_client.push(&out);
+                    self.shared.statements.keep(question.id(), known.clone());
+                    return Ok(Next::More);
+                }
                 self.depart(frame.bytes, frame.header, pass, What::Prepare(known));
             }
             Request::Query(query) => {
@@ -477,6 +508,12 @@ impl Session {
         request: &Request<'_>,
         pieces: &[Piece<'_>],
     ) -> Result<Next, Fault> {
+        if let [Piece { known, .. }] = pieces
+            && let Some(question) = &known.question
+        {
+            self.say(frame.header.stream, question, request)?;
+            return Ok(Next::More);
+        }
         let classes = || pieces.iter().map(|piece| piece.known.class);
         let writes = classes().any(|class| matches!(class, Class::Write | Class::Schema | Class::Truncate));
         let (true, true, true) = (writes, pass.route().mirror, self.shared.journal.is_some()) else {
@@ -515,6 +552,23 @@ impl Session {
                 Ok(Next::More)
             }
         }
+    }
+
+    /// What is asked about the cluster is answered here.
+    fn say(&mut self, stream: i16, question: &Question, request: &Request<'_>) -> Result<(), Fault> {
+        let (parameters, known) = match request {
+            Request::Query(query) => (&query.parameters, None),
+            Request::Execute(execute) => (&execute.parameters, execute.result_metadata_id),
+            _ => return Ok(()),
+        };
+        let versions = [self.shared.tables.load().version];
+        let moment = Moment { address: self.address, schema_versions: &versions, others: &[] };
+        let rows = self.shared.identity.rows(question.table(), &moment);
+        let mut out = BytesMut::new();
+        let to = (self.framing.version, stream);
+        question.put_answer(&mut out, to, parameters, known, &rows).map_err(Fault::Own)?;
+        self.to_client.push(&out);
+        Ok(())
     }
 
     /// All that a write needs, then the write.
@@ -680,11 +734,10 @@ impl Session {
         Ok(())
     }
 
-    /// Schema events pass. Which nodes there are is not the client's business: it sees us.
     fn event(&mut self, frame: Frame<'_>) -> Result<(), Fault> {
-        let mut passes = true;
-        self.look(frame, |_, response| passes = matches!(response, Response::Event(response::Event::Schema(_))))?;
-        if passes {
+        let owned = self.inflate(frame)?;
+        let message = owned.as_deref().unwrap_or(frame.body());
+        if events::passes(message).unwrap_or(true) {
             self.to_client.push(frame.bytes);
         }
         Ok(())

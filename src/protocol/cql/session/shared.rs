@@ -14,6 +14,7 @@ use crate::protocol::cql::stamps::Stamps;
 use crate::protocol::cql::tables::Tables;
 use crate::protocol::cql::text::generate::TimeUuids;
 use crate::protocol::cql::text::volatile::Dialect;
+use crate::protocol::cql::topology::Identity;
 use crate::record::{Reason, Side, TableId};
 
 use super::known::Statements;
@@ -31,6 +32,8 @@ pub(in crate::protocol::cql) struct Shared {
     pub tables: Arc<ArcSwap<Tables>>,
     /// Look at the schema again, now.
     pub refresh: Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
+    /// What clients are told of the cluster.
+    pub identity: Identity,
     /// Timestamps.
     pub stamps: Stamps,
     /// Where `now()` comes from.
@@ -62,6 +65,7 @@ pub(in crate::protocol::cql) struct Parts {
     pub journal: Option<Journal>,
     pub tables: Arc<ArcSwap<Tables>>,
     pub refresh: Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
+    pub identity: Identity,
     pub stamps: Stamps,
     pub timeuuids: TimeUuids,
     pub statements_max: usize,
@@ -78,6 +82,7 @@ impl Shared {
             journal: parts.journal,
             tables: parts.tables,
             refresh: parts.refresh,
+            identity: parts.identity,
             stamps: parts.stamps,
             timeuuids: parts.timeuuids,
             statements: Statements::new(parts.statements_max),

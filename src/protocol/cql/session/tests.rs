@@ -14,6 +14,7 @@ use crate::protocol::cql::tables::{Table, Tables};
 use crate::protocol::cql::text::generate::TimeUuids;
 use crate::protocol::cql::text::schema::{self, Column};
 use crate::protocol::cql::text::volatile::Dialect;
+use crate::protocol::cql::topology::{Facts, Identity, Supported};
 use crate::protocol::cql::wire::compress::Compression;
 use crate::protocol::cql::wire::frame::Frames;
 use crate::protocol::cql::wire::primitive::{Value, put_short_bytes};
@@ -55,6 +56,23 @@ fn tables() -> Tables {
     )
 }
 
+fn address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 9042))
+}
+
+fn identity() -> Identity {
+    let facts = Facts {
+        cluster_name: "origin".to_owned(),
+        data_center: "dc1".to_owned(),
+        rack: "r1".to_owned(),
+        partitioner: "org.apache.cassandra.dht.Murmur3Partitioner".to_owned(),
+        release_version: "4.1.9".to_owned(),
+        cql_version: "3.4.6".to_owned(),
+        supported: Supported::default(),
+    };
+    Identity::new(&facts, &facts, [9; 16], 0)
+}
+
 impl Rig {
     fn new(version: Version, compression: Option<Compression>) -> Rig {
         let dialect = Dialect::of_release("4.1.9");
@@ -63,6 +81,7 @@ impl Rig {
             journal: Some(Journal::in_memory()),
             tables: Arc::new(arc_swap::ArcSwap::from_pointee(tables())),
             refresh: Box::new(|| Box::pin(std::future::ready(()))),
+            identity: identity(),
             stamps: Stamps::above(0),
             timeuuids: TimeUuids::new([1; 6], 1),
             statements_max: 100,
@@ -71,7 +90,7 @@ impl Rig {
             frame_bytes_max: 1 << 20,
             answer_timeout: Duration::from_secs(10),
         }));
-        let mut session = Session::new(shared.clone(), Framing { version, compression }, Side::Origin);
+        let mut session = Session::new(shared.clone(), Framing { version, compression }, Side::Origin, address());
         session.keyspace = Some(Arc::from("shop"));
         Rig { shared, session, version, kept: BytesMut::new() }
     }
@@ -504,4 +523,17 @@ fn every_sent_stamp_is_another_one() {
     }
     let stamps: BTreeSet<i64> = rig.sent().iter().filter_map(|frame| parse(Version::V4, frame).2).collect();
     assert_eq!(stamps.len(), 50);
+}
+
+#[test]
+fn who_asks_for_the_cluster_hears_of_the_proxy_and_the_server_is_not_asked() {
+    let mut rig = Rig::new(Version::V4, None);
+    rig.query(1, "SELECT cluster_name FROM system.local");
+    rig.query(2, "SELECT * FROM system.peers_v2");
+    rig.ask(3, &Request::Options);
+    rig.ask(4, &Request::Prepare(Prepare { text: b"SELECT host_id FROM system.local WHERE key = ?", keyspace: None }));
+    assert!(rig.sent().is_empty());
+    let told = rig.told();
+    assert_eq!(told.len(), 4);
+    assert!(told[0].windows(6).any(|window| window == b"origin"));
 }
