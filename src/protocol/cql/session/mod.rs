@@ -521,24 +521,20 @@ impl Session {
             self.depart(frame.bytes, frame.header, pass, what);
             return Ok(Next::More);
         };
-        let tables = self.shared.tables.load();
+        let tables = self.shared.side(self.side).tables();
         let ground = Ground {
             tables: &tables,
             stamps: &self.shared.stamps,
             timeuuids: &self.shared.timeuuids,
-            dialect: self.shared.dialect(self.side),
+            dialect: self.shared.side(self.side).dialect(),
             keyspace: self.keyspace.as_ref(),
             is_fresh: self.has.schema,
         };
         match ground.capture(envelope, request, pieces) {
-            Ok(captured) => {
-                drop(tables);
-                self.write(frame, pass, captured, consistency(request))
-            }
+            Ok(captured) => self.write(frame, pass, captured, consistency(request)),
             Err(Refused::Stranger(_)) => {
-                drop(tables);
                 self.has.pass = Some(pass);
-                let looking = (self.shared.refresh)();
+                let looking = self.shared.side(self.side).refresh();
                 Ok(self.wait(Halt::Until(Box::pin(async move {
                     looking.await;
                     Came::Schema
@@ -561,7 +557,7 @@ impl Session {
             Request::Execute(execute) => (&execute.parameters, execute.result_metadata_id),
             _ => return Ok(()),
         };
-        let versions = [self.shared.tables.load().version];
+        let versions = [self.shared.side(self.side).tables().version];
         let moment = Moment { address: self.address, schema_versions: &versions, others: &[] };
         let rows = self.shared.identity.rows(question.table(), &moment);
         let mut out = BytesMut::new();
@@ -615,7 +611,7 @@ impl Session {
             [] => self.shared.stamps.last(),
             hashes => hashes.iter().map(|hash| self.shared.stamps.newest(*hash)).max().unwrap_or_default(),
         };
-        let ahead = newest + self.shared.behind.load(Ordering::Relaxed) - now_micros();
+        let ahead = newest + self.shared.side(self.side).behind() - now_micros();
         if self.has.clock || newest == 0 || ahead < -1_000 {
             return None;
         }
@@ -755,7 +751,7 @@ impl Session {
         }
         for hash in writing.conditional.iter().flatten() {
             // The ballot was the coordinator's clock at most.
-            self.shared.stamps.raise(*hash, now_micros() + self.shared.behind.load(Ordering::Relaxed).abs());
+            self.shared.stamps.raise(*hash, now_micros() + self.shared.side(self.side).behind().abs());
         }
         let answer = BytesMut::from(bytes);
         match (writing.ticket, found) {
@@ -768,7 +764,7 @@ impl Session {
             (Some(_), Outcome::Unknown) => self.to_client.push(bytes),
             (Some(ticket), Outcome::Committed) if writing.is_barrier => {
                 ticket.end(journal::Outcome::Committed);
-                self.late.push(((self.shared.refresh)(), answer));
+                self.late.push((self.shared.side(self.side).refresh(), answer));
             }
             (Some(ticket), Outcome::Committed) => {
                 self.unacked.insert(ticket.lsn(), Unacked { ticket, outcome: journal::Outcome::Committed, answer });

@@ -1,10 +1,9 @@
 //! What all sessions of the process share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
@@ -22,16 +21,29 @@ use super::known::Statements;
 /// Places where conditional statements of a partition wait for each other.
 const TURNS: usize = 1024;
 
+/// A cluster, as sessions see it.
+pub(in crate::protocol::cql) trait Grounds: Send + Sync {
+    /// Its schema, as somebody looked last.
+    fn tables(&self) -> Arc<Tables>;
+
+    /// Look at the schema again, now. Resolves when what was true at the call is seen, or cannot be.
+    fn refresh(&self) -> BoxFuture<'static, ()>;
+
+    /// What it calls its functions.
+    fn dialect(&self) -> Dialect;
+
+    /// How far the clocks of its coordinators may be behind this machine's, in microseconds; negative: they are ahead.
+    fn behind(&self) -> i64;
+}
+
 /// What all sessions of the process share.
 pub(in crate::protocol::cql) struct Shared {
     /// Which side answers.
     pub gate: Gate,
     /// Where writes are written down; nothing is without mirroring.
     pub journal: Option<Journal>,
-    /// The primary's schema.
-    pub tables: Arc<ArcSwap<Tables>>,
-    /// Look at the schema again, now.
-    pub refresh: Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
+    /// What each side is.
+    sides: [Box<dyn Grounds>; 2],
     /// What clients are told of the cluster.
     pub identity: Identity,
     /// Timestamps.
@@ -40,10 +52,6 @@ pub(in crate::protocol::cql) struct Shared {
     pub timeuuids: TimeUuids,
     /// Statements that were seen.
     pub statements: Statements,
-    /// What each side calls its functions.
-    pub dialects: [Dialect; 2],
-    /// How far the coordinators' clocks may be behind this machine's, in microseconds.
-    pub behind: AtomicI64,
     /// Called with tables whose writes the journal did not take.
     pub lost: Box<dyn Fn(TableId, Reason) + Send + Sync>,
     /// The journal took nothing the last time: the log said so.
@@ -63,13 +71,11 @@ pub(super) type Turn = OwnedMutexGuard<()>;
 pub(in crate::protocol::cql) struct Parts {
     pub gate: Gate,
     pub journal: Option<Journal>,
-    pub tables: Arc<ArcSwap<Tables>>,
-    pub refresh: Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
+    pub sides: [Box<dyn Grounds>; 2],
     pub identity: Identity,
     pub stamps: Stamps,
     pub timeuuids: TimeUuids,
     pub statements_max: usize,
-    pub dialects: [Dialect; 2],
     pub lost: Box<dyn Fn(TableId, Reason) + Send + Sync>,
     pub frame_bytes_max: usize,
     pub answer_timeout: Duration,
@@ -80,14 +86,11 @@ impl Shared {
         Shared {
             gate: parts.gate,
             journal: parts.journal,
-            tables: parts.tables,
-            refresh: parts.refresh,
+            sides: parts.sides,
             identity: parts.identity,
             stamps: parts.stamps,
             timeuuids: parts.timeuuids,
             statements: Statements::new(parts.statements_max),
-            dialects: parts.dialects,
-            behind: AtomicI64::new(0),
             lost: parts.lost,
             full: AtomicBool::new(false),
             frame_bytes_max: parts.frame_bytes_max,
@@ -102,9 +105,9 @@ impl Shared {
         self.sessions.fetch_add(1, Ordering::Relaxed).max(1)
     }
 
-    /// What this side calls its functions.
-    pub(super) fn dialect(&self, side: Side) -> Dialect {
-        self.dialects[usize::from(side == Side::Target)]
+    /// What this side is.
+    pub(super) fn side(&self, side: Side) -> &dyn Grounds {
+        &*self.sides[usize::from(side == Side::Target)]
     }
 
     /// Where conditional statements on these partitions wait for others: each place once, and in an order that is the same

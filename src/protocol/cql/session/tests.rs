@@ -22,7 +22,7 @@ use crate::protocol::cql::wire::request::{Batch, BatchKind, Bound, Execute, Para
 use crate::protocol::cql::wire::response::put_metadata;
 use crate::protocol::cql::write::Write;
 use crate::record::{Item, Record};
-use shared::Parts;
+use shared::{Grounds, Parts};
 
 struct Rig {
     shared: Arc<Shared>,
@@ -56,6 +56,27 @@ fn tables() -> Tables {
     )
 }
 
+/// A cluster that never changes.
+struct Still(Arc<Tables>);
+
+impl Grounds for Still {
+    fn tables(&self) -> Arc<Tables> {
+        self.0.clone()
+    }
+
+    fn refresh(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn dialect(&self) -> Dialect {
+        Dialect::of_release("4.1.9")
+    }
+
+    fn behind(&self) -> i64 {
+        0
+    }
+}
+
 fn address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 9042))
 }
@@ -75,17 +96,14 @@ fn identity() -> Identity {
 
 impl Rig {
     fn new(version: Version, compression: Option<Compression>) -> Rig {
-        let dialect = Dialect::of_release("4.1.9");
         let shared = Arc::new(Shared::new(Parts {
             gate: Gate::new(Route { primary: Side::Origin, mirror: true, epoch: 1 }),
             journal: Some(Journal::in_memory()),
-            tables: Arc::new(arc_swap::ArcSwap::from_pointee(tables())),
-            refresh: Box::new(|| Box::pin(std::future::ready(()))),
+            sides: [Box::new(Still(Arc::new(tables()))), Box::new(Still(Arc::new(tables())))],
             identity: identity(),
             stamps: Stamps::above(0),
             timeuuids: TimeUuids::new([1; 6], 1),
             statements_max: 100,
-            dialects: [dialect, dialect],
             lost: Box::new(|_, _| {}),
             frame_bytes_max: 1 << 20,
             answer_timeout: Duration::from_secs(10),
