@@ -1,13 +1,15 @@
-//! TLS towards servers, for all wires: libpq's `sslmode`, which administrators know, over rustls.
+//! TLS, for all wires: towards servers libpq's `sslmode`, which administrators know, over rustls; towards clients what
+//! `[[listen]]` names.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use tokio_rustls::TlsAcceptor;
 
 /// TLS cannot be had as configured.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +43,21 @@ pub struct Tls {
     pub root_cert: Option<PathBuf>,
     /// PEM files of our own certificate chain and key, where the server asks for one.
     pub client_cert: Option<(PathBuf, PathBuf)>,
+}
+
+/// What accepts clients with this certificate chain and key, PEM files both. `alpn`: what a client without a
+/// negotiation in clear must ask for.
+pub fn acceptor(cert: &Path, key: &Path, alpn: &[&[u8]]) -> Result<TlsAcceptor, Error> {
+    let chain = certificates(cert)?;
+    let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| pem(key, &error))?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error(error.to_string()))?
+        .with_no_client_auth()
+        .with_single_cert(chain, secret)
+        .map_err(|error| Error(format!("{}: {error}", cert.display())))?;
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 /// How rustls is to behave as the client that `tls` describes.

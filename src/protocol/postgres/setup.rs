@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::Duration;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::{self, Config, ListenTls, Live, TypeOids};
 use crate::cutover::gate::Gate;
 use crate::journal::Journal;
+use crate::net::tls;
 use crate::record::{Reason, Side, TableId};
 
 use super::cache::PlanCache;
@@ -183,19 +182,6 @@ pub(crate) fn server_config(server: &config::Server, config: &Config) -> ServerC
 }
 
 fn acceptor(tls: &ListenTls) -> Result<TlsAcceptor, Error> {
-    let say =
-        |what: &std::path::Path, error: &dyn std::fmt::Display| Error::Tls(format!("{}: {error}", what.display()));
-    let chain = CertificateDer::pem_file_iter(&tls.cert)
-        .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
-        .map_err(|error| say(&tls.cert, &error))?;
-    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|error| say(&tls.key, &error))?;
-    let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::Tls(error.to_string()))?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(|error| say(&tls.cert, &error))?;
     // Direct TLS demands it (documentation, "SSL Session Encryption").
-    config.alpn_protocols = vec![b"postgresql".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    tls::acceptor(&tls.cert, &tls.key, &[b"postgresql"]).map_err(|error| Error::Tls(error.0))
 }
