@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::link::{Error, Kept, Link, plain};
 use super::session::framing::Framing;
+use super::topology::Supported;
 use super::wire::compress::Compression;
 use super::wire::primitive::{Consistency, Reader};
 use super::wire::request::{Parameters, Query};
@@ -25,6 +26,15 @@ pub(super) struct Login {
     token: Option<Bytes>,
 }
 
+impl Login {
+    /// Who the client is, if it said so.
+    pub(super) fn user(&self) -> Option<&str> {
+        // SASL PLAIN: authorization identity, user, password, with zero bytes between them (RFC 4616).
+        let token = self.token.as_ref()?;
+        std::str::from_utf8(token.split(|byte| *byte == 0).nth(1)?).ok()
+    }
+}
+
 /// What the client said before it began.
 pub(super) struct Hello {
     pub(super) framing: Framing,
@@ -32,14 +42,16 @@ pub(super) struct Hello {
     startup: Bytes,
 }
 
-/// Read until STARTUP. `supported` is the message that answers OPTIONS. `None`: the client left.
+/// Read until STARTUP. `supported` is what clients may choose from. `None`: the client left.
 ///
 /// # Errors
 /// The client sent what nobody understands; it was told.
-pub(super) async fn greet<C>(client: &mut Link<C>, supported: &Bytes, newest: Version) -> Result<Option<Hello>, Error>
+pub(super) async fn greet<C>(client: &mut Link<C>, supported: &Supported) -> Result<Option<Hello>, Error>
 where
     C: AsyncRead + AsyncWrite + Unpin,
 {
+    let versions = supported.versions();
+    let newest = versions.last().copied().unwrap_or(Version::V4);
     loop {
         let kept = match client.receive().await {
             Ok(kept) => kept,
@@ -58,11 +70,8 @@ where
             Err(error) => return Err(error),
         };
         let header = kept.header;
-        if header.version > newest {
-            let text = format!(
-                "Invalid or unsupported protocol version ({}); tandem serves up to {}, which both clusters speak",
-                header.version as u8, newest as u8
-            );
+        if !versions.contains(&header.version) {
+            let text = supported.refusal(header.version as u8);
             client.tell(newest, 0, &Response::Error(ServerError::new(ErrorKind::Protocol, &text))).await?;
             continue;
         }
@@ -71,21 +80,20 @@ where
         match header.opcode {
             Opcode::Options => {
                 let mut out = BytesMut::new();
-                Envelope::new(header.version, header.stream, Opcode::Supported).put(&mut out, |out| {
-                    out.extend_from_slice(supported);
-                    Ok(())
-                })?;
+                Envelope::new(header.version, header.stream, Opcode::Supported)
+                    .put(&mut out, |out| supported.put(out, header.version))?;
                 client.send(&out).await?;
             }
             Opcode::Startup => {
                 let options = Reader::new(envelope.message).string_map("startup options")?;
                 let named = options.get("COMPRESSION").map(|name| (name, Compression::from_name(name)));
                 let refusal = match named {
-                    Some((name, None)) => Some(format!("Unknown compression algorithm: {name}")),
                     Some((_, Some(Compression::Snappy))) if header.version >= Version::V5 => {
                         Some("Snappy compression is not supported in protocol V5".to_owned())
                     }
-                    _ => None,
+                    Some((_, Some(known))) if supported.compresses(header.version, known) => None,
+                    Some((name, _)) => Some(format!("Unknown compression algorithm: {name}")),
+                    None => None,
                 };
                 if let Some(text) = refusal {
                     let error = ServerError::new(ErrorKind::Protocol, &text);

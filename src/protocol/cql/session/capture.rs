@@ -97,13 +97,14 @@ impl Ground<'_> {
             return self.barrier(known, request);
         }
         let texts: Vec<Cow<'_, [u8]>> = pieces.iter().map(|piece| self.text(&piece.known)).collect();
-        let mut sorted = Sorted::default();
+        let Some(parameters) = parameters(request) else {
+            return Err(Refused::Wire(Error::Direction(true, request.opcode())));
+        };
+        let mut sorted = Sorted { stampless: parameters.timestamp.is_none(), ..Sorted::default() };
+        sorted.conditional = pieces.iter().any(|piece| piece.known.statement.is_conditional());
         for (at, piece) in pieces.iter().enumerate() {
             self.sort(at, piece, &mut sorted)?;
         }
-        let Some(parameters) = parameters(request) else {
-            return Err(Refused::Wire(Error::Direction(true, Opcode::Ready)));
-        };
         let is_stamped = parameters.timestamp.is_none() && !sorted.conditional && !sorted.counters && sorted.mirrored;
         let stamp = match parameters.timestamp {
             Some(stamp) => stamp,
@@ -136,7 +137,6 @@ impl Ground<'_> {
 
     fn sort(&self, at: usize, piece: &Piece<'_>, sorted: &mut Sorted) -> Result<(), Refused> {
         let plan = piece.known.plan(self.tables);
-        sorted.conditional |= piece.known.statement.is_conditional();
         sorted.unknown |= matches!(piece.known.statement.body, Body::Unknown(_));
         for (modification, part) in piece.known.statement.modifications().iter().zip(&plan.parts) {
             match part {
@@ -144,12 +144,15 @@ impl Ground<'_> {
                 Part::Stranger(name) if !self.is_fresh => return Err(Refused::Stranger(name.clone())),
                 Part::Stranger(name) => {
                     let keyspace = name.keyspace.as_deref().unwrap_or_default();
-                    sorted.add(at, TableId::of(keyspace, &name.name), Way::Replay, None);
+                    let table = TableId::of(keyspace, &name.name);
+                    sorted.add(Found { piece: at, table, way: Way::Replay, is_pinned: false, places: None });
                 }
-                Part::Mirrored(table, way) => {
-                    let keys = places(&piece.known, modification, table, &piece.values);
+                Part::Mirrored { table, way, is_pinned } => {
                     sorted.counters |= table.shape.has_counters();
-                    sorted.add(at, table.label, *way, keys);
+                    // Where a client's own timestamp decides, nobody needs to know the place.
+                    let needed = *way != Way::Replay || sorted.conditional || sorted.stampless;
+                    let keys = needed.then(|| places(&piece.known, modification, table, &piece.values)).flatten();
+                    sorted.add(Found { piece: at, table: table.label, way: *way, is_pinned: *is_pinned, places: keys });
                 }
             }
         }
@@ -260,6 +263,8 @@ fn random() -> [u8; 16] {
 #[derive(Default)]
 struct Sorted {
     found: Vec<Found>,
+    /// The client gave no timestamp.
+    stampless: bool,
     conditional: bool,
     counters: bool,
     unknown: bool,
@@ -271,7 +276,8 @@ struct Found {
     piece: usize,
     table: TableId,
     way: Way,
-    /// Where it writes, if that can be told.
+    is_pinned: bool,
+    /// Where it writes, if that can be told and somebody needs to know.
     places: Option<Vec<Place>>,
 }
 
@@ -287,9 +293,9 @@ impl Found {
 }
 
 impl Sorted {
-    fn add(&mut self, piece: usize, table: TableId, way: Way, places: Option<Vec<Place>>) {
+    fn add(&mut self, found: Found) {
         self.mirrored = true;
-        self.found.push(Found { piece, table, way, places });
+        self.found.push(found);
     }
 
     fn hashes(&self) -> Vec<u64> {
@@ -307,8 +313,10 @@ impl Sorted {
 
     fn kind(&self, request: &Request<'_>, pieces: &[Piece<'_>]) -> Kind {
         let text_batch = pieces.iter().any(|piece| matches!(piece.known.statement.body, Body::Batch(_)));
-        let is_one = |found: &Found| found.places.as_ref().is_some_and(|places| places.len() == 1);
-        let single = self.found.iter().all(is_one) && self.hashes().len() <= 1;
+        let single = match self.found.as_slice() {
+            [only] => only.is_pinned,
+            several => several.iter().all(|found| found.places.is_some()) && self.hashes().len() == 1,
+        };
         match request {
             _ if self.conditional => Kind::Conditional,
             _ if self.counters && single => Kind::Counter,

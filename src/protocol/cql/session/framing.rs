@@ -1,6 +1,6 @@
 //! Frames in and out of one connection: bare, as they follow each other up to v4, or wrapped in segments, as in v5.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use bytes::{Buf, BytesMut};
 
@@ -12,6 +12,8 @@ use crate::protocol::cql::wire::{HeaderError, Version};
 thread_local! {
     /// For (de)compression: one a thread, not one a connection.
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
+    /// For the frames of one segment.
+    static COPIES: Cell<BytesMut> = Cell::new(BytesMut::new());
 }
 
 /// Work with this thread's memory for compression.
@@ -102,8 +104,9 @@ impl Inbound {
     ) -> Result<Option<bool>, E> {
         let (from, limit) = (self.from, self.limit);
         let Some(reader) = &mut self.segments else { return Ok(None) };
-        // The thread's memory cannot be held over what a frame is taken by: compressed segments are rare, and copied.
-        let mut frames = BytesMut::new();
+        // Copied, because what takes a frame may need the memory that a compressed one lies in.
+        let mut frames = COPIES.take();
+        frames.clear();
         let len = with_scratch(|scratch| {
             let segment = reader.next(input, scratch)?;
             Ok::<_, HeaderError>(segment.map(|segment| {
@@ -116,9 +119,9 @@ impl Inbound {
         let (taken, all) = walk(&frames, from, limit, take);
         let all = all?;
         if !all {
-            frames.advance(taken);
-            self.put_off = frames;
+            self.put_off = BytesMut::from(&frames[taken..]);
         }
+        COPIES.set(frames);
         Ok(Some(all))
     }
 }

@@ -51,7 +51,14 @@ pub(in crate::protocol::cql) enum Part {
     /// Nobody knows a table of that name: the server will refuse it, or the schema that we have is old.
     Stranger(Name),
     /// Known.
-    Mirrored(Arc<Table>, Way),
+    Mirrored {
+        /// What it writes to.
+        table: Arc<Table>,
+        /// How.
+        way: Way,
+        /// It writes one partition, whatever is bound to it.
+        is_pinned: bool,
+    },
 }
 
 /// How a write reaches the secondary.
@@ -113,7 +120,7 @@ impl Known {
             Mirroring::Replay | Mirroring::ReplayRising if table.gc_grace_seconds == 0 => Way::InOrder,
             Mirroring::Replay | Mirroring::ReplayRising => Way::Replay,
         };
-        Part::Mirrored(table.clone(), way)
+        Part::Mirrored { table: table.clone(), way, is_pinned: effect.is_pinned() }
     }
 }
 

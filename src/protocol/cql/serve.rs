@@ -1,0 +1,203 @@
+//! Accepts clients and runs their sessions.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures_util::future::BoxFuture;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Secret;
+use crate::metrics;
+use crate::net::socket::Socket;
+use crate::record::Side;
+
+use super::client::Stream;
+use super::cluster::Cluster;
+use super::link::{Error, Link};
+use super::relay::{Beyond, Relay};
+use super::session::Session;
+use super::session::shared::Shared;
+use super::startup::{self, Login, Luggage};
+use super::wire::frame::From as Sender;
+use super::wire::response::{ErrorKind, Response, ServerError};
+
+/// The first byte of a TLS record of type handshake. No version of CQL begins with it.
+const TLS_HANDSHAKE: u8 = 0x16;
+/// Between two attempts to reach a server for a client that is there.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How often a server is looked for in vain before the client is let go: it may find another proxy.
+const REACH_FOR: Duration = Duration::from_secs(30);
+
+/// What a listener serves with.
+pub struct Front {
+    /// What sessions share.
+    pub(super) shared: Arc<Shared>,
+    /// Both clusters.
+    pub(super) clusters: Arc<[Arc<Cluster>; 2]>,
+    /// Who clients are where they did not log in themselves.
+    pub(super) users: Arc<HashMap<String, Option<Secret>>>,
+    /// TLS towards clients.
+    pub(super) tls: Option<TlsAcceptor>,
+    /// Clients without TLS are refused.
+    pub(super) tls_required: bool,
+    /// More clients than this are refused.
+    pub(super) clients_max: usize,
+    /// For all of a login (`limits.login_timeout`).
+    pub(super) login_timeout: Duration,
+    /// Clients connected, over all listeners.
+    pub(super) clients: Arc<AtomicUsize>,
+}
+
+/// Accept until stopped; returns when the last session is over. New clients are refused from the moment of the stop.
+pub async fn serve(listener: TcpListener, front: Arc<Front>, stop: CancellationToken) {
+    let sessions = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((client, _)) => {
+                sessions.spawn(one(client, front.clone(), stop.clone()));
+            }
+            Err(error) => {
+                // Out of file descriptors: those who are here will leave some.
+                tracing::warn!(%error, "a client could not be accepted");
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    drop(listener);
+    sessions.close();
+    sessions.wait().await;
+}
+
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let left = self.0.fetch_sub(1, Ordering::Relaxed) - 1;
+        metrics::CLIENTS.gauge(&[("wire", "cql")]).set(left as f64);
+    }
+}
+
+async fn one(client: TcpStream, front: Arc<Front>, stop: CancellationToken) {
+    let counted = Counted(front.clients.clone());
+    let clients = front.clients.fetch_add(1, Ordering::Relaxed) + 1;
+    metrics::CLIENTS.gauge(&[("wire", "cql")]).set(clients as f64);
+    // What a login needs is given back before the session begins.
+    match Box::pin(timeout(front.login_timeout, login(client, &front, clients, stop))).await {
+        Ok(Ok(Some(session))) => session.run().await,
+        Ok(Ok(None)) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a client did not get as far as a session"),
+        Err(_) => tracing::debug!("a client took too long to log in"),
+    }
+    drop(counted);
+}
+
+type LoggedIn = Relay<Socket, Stream, Ties>;
+
+/// From the first byte to a session, if it comes to one.
+async fn login(
+    client: TcpStream,
+    front: &Arc<Front>,
+    clients: usize,
+    stop: CancellationToken,
+) -> Result<Option<Box<LoggedIn>>, Error> {
+    client.set_nodelay(true)?;
+    let address = client.local_addr()?;
+    let Some(client) = encrypt(client, front).await? else { return Ok(None) };
+    let limit = front.shared.frame_bytes_max;
+    let mut client = Link::new(client, Sender::Client, limit);
+    let Some(hello) = startup::greet(&mut client, &front.shared.identity.supported).await? else { return Ok(None) };
+    let (version, stream) = (hello.framing.version, hello.kept.header.stream);
+    if clients > front.clients_max {
+        let text = "tandem has as many clients as it may have (limits.connections)";
+        metrics::CLIENTS_REFUSED_TOTAL.counter(&[("wire", "cql"), ("reason", "limit")]).increment(1);
+        client.tell(version, stream, &Response::Error(ServerError::new(ErrorKind::Overloaded, text))).await?;
+        return Ok(None);
+    }
+    let side = front.shared.gate.route_when_open().await.primary;
+    let server = match front.cluster(side).connect_raw().await {
+        Ok(server) => server,
+        Err(error) => {
+            tracing::warn!(%side, %error, "a client could not be taken to its server");
+            metrics::CLIENTS_REFUSED_TOTAL.counter(&[("wire", "cql"), ("reason", "unreachable")]).increment(1);
+            let text = format!("tandem cannot reach a node of the {side}");
+            client.tell(version, stream, &Response::Error(ServerError::new(ErrorKind::Bootstrapping, &text))).await?;
+            return Ok(None);
+        }
+    };
+    let mut server = Link::new(server, Sender::Server, limit);
+    let Some(login) = startup::relay(&mut client, &mut server, hello).await? else { return Ok(None) };
+    metrics::CLIENTS_TOTAL.counter(&[("wire", "cql")]).increment(1);
+    let session = Session::new(front.shared.clone(), login.framing, side, address);
+    let ties = Ties { front: front.clone(), login: Arc::new(login) };
+    let (client, server) = ((client.stream, client.unread), (server.stream, server.unread));
+    Ok(Some(Box::new(Relay::new(client, server, session, ties, stop))))
+}
+
+/// Clients of CQL encrypt from the first byte, or not at all: one port can serve both.
+async fn encrypt(client: TcpStream, front: &Front) -> Result<Option<Socket>, Error> {
+    let mut head = [0; 1];
+    if client.peek(&mut head).await? == 0 {
+        return Ok(None);
+    }
+    match &front.tls {
+        Some(tls) if head[0] == TLS_HANDSHAKE => Ok(Some(Socket::Tls(Box::new(tls.accept(client).await?)))),
+        Some(_) if front.tls_required => {
+            metrics::CLIENTS_REFUSED_TOTAL.counter(&[("wire", "cql"), ("reason", "tls")]).increment(1);
+            Err(Error::Io(io::Error::other("a client without TLS, which [[listen]] tls_required demands")))
+        }
+        _ => Ok(Some(Socket::Tcp(client))),
+    }
+}
+
+impl Front {
+    fn cluster(&self, side: Side) -> &Arc<Cluster> {
+        &self.clusters[usize::from(side == Side::Target)]
+    }
+}
+
+/// What a session has beside its sockets.
+struct Ties {
+    front: Arc<Front>,
+    login: Arc<Login>,
+}
+
+impl Beyond<Stream> for Ties {
+    fn reach(&mut self, side: Side, luggage: Luggage) -> BoxFuture<'static, Result<(Stream, BytesMut), String>> {
+        let (front, login) = (self.front.clone(), self.login.clone());
+        Box::pin(async move {
+            let until = Instant::now() + REACH_FOR;
+            loop {
+                match again(&front, &login, side, &luggage).await {
+                    Ok(reached) => return Ok(reached),
+                    // The server was asked and said no: it will say so again.
+                    Err(Error::Server(words)) => return Err(words),
+                    Err(error) if Instant::now() >= until => return Err(error.to_string()),
+                    Err(_) => sleep(PAUSE).await,
+                }
+            }
+        })
+    }
+}
+
+async fn again(front: &Front, login: &Login, side: Side, luggage: &Luggage) -> Result<(Stream, BytesMut), Error> {
+    let reached = timeout(front.login_timeout, async {
+        let stream = front.cluster(side).connect_raw().await.map_err(|error| Error::Io(io::Error::other(error)))?;
+        let mut server = Link::new(stream, Sender::Server, front.shared.frame_bytes_max);
+        let user = login.user().and_then(|name| Some((name, front.users.get(name)?.as_ref()?.reveal())));
+        startup::again(&mut server, login, user, luggage).await?;
+        Ok((server.stream, server.unread))
+    });
+    reached.await.unwrap_or(Err(Error::Timeout(front.login_timeout)))
+}
