@@ -4,6 +4,7 @@ use tandem::sandbox::Sandbox;
 use tandem::sandbox::cassandra::{Cluster, Options, Stop};
 use tandem::sandbox::postgres::Tls;
 
+use crate::cql_topology::assert_answers_like;
 use crate::support::cassandra::{cluster, make_keyspace, pair_with, versions};
 use crate::support::cql::{ALL, Ask, Cql, Dial, trusting};
 
@@ -52,6 +53,7 @@ fn nodes_of_a_cluster_know_each_other_also_after_a_kill() {
     cluster.settle().expect("both are up");
     for node in &cluster.nodes {
         assert_eq!(Cql::of(node, "system").rows("SELECT count(*) FROM peers_v2"), ["1"]);
+        assert_answers_like(node);
     }
     let mut cql = Cql::of(&cluster.nodes[1], "k");
     cql.define("CREATE TABLE t (k int PRIMARY KEY)");

@@ -277,11 +277,11 @@ fn as_bound(value: &Value) -> Bound<'_> {
     }
 }
 
-fn columns_of(rows: &Rows) -> Vec<ColumnSpec> {
+pub(crate) fn columns_of(rows: &Rows) -> Vec<ColumnSpec> {
     rows.columns.iter().map(|(name, of)| ColumnSpec::new(name.as_str(), &option_of(of))).collect()
 }
 
-const QUESTIONS: &[&str] = &[
+pub(crate) const QUESTIONS: &[&str] = &[
     "SELECT * FROM system.local",
     "SELECT * FROM system.local WHERE key='local'",
     "SELECT cluster_name FROM system.local",

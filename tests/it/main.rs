@@ -12,6 +12,7 @@ mod cql_prepared;
 mod cql_stamps;
 mod cql_state;
 mod cql_text;
+mod cql_topology;
 mod cql_versions;
 mod crowd;
 mod demo;

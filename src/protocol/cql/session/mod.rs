@@ -35,6 +35,7 @@ use crate::protocol::cql::outcome::{self, Kind, Outcome};
 use crate::protocol::cql::stamps::now_micros;
 use crate::protocol::cql::startup::Luggage;
 use crate::protocol::cql::text::statement::Class;
+use crate::protocol::cql::topology::question::Asked;
 use crate::protocol::cql::topology::{Moment, Question, events};
 use crate::protocol::cql::wire::frame::{self, Frame, From as Sender};
 use crate::protocol::cql::wire::primitive::Consistency;
@@ -552,9 +553,9 @@ impl Session {
 
     /// What is asked about the cluster is answered here.
     fn say(&mut self, stream: i16, question: &Question, request: &Request<'_>) -> Result<(), Fault> {
-        let (parameters, known) = match request {
-            Request::Query(query) => (&query.parameters, None),
-            Request::Execute(execute) => (&execute.parameters, execute.result_metadata_id),
+        let (parameters, asked) = match request {
+            Request::Query(query) => (&query.parameters, Asked::AsText),
+            Request::Execute(execute) => (&execute.parameters, Asked::Prepared(execute.result_metadata_id)),
             _ => return Ok(()),
         };
         let versions = [self.shared.side(self.side).tables().version];
@@ -562,7 +563,7 @@ impl Session {
         let rows = self.shared.identity.rows(question.table(), &moment);
         let mut out = BytesMut::new();
         let to = (self.framing.version, stream);
-        question.put_answer(&mut out, to, parameters, known, &rows).map_err(Fault::Own)?;
+        question.put_answer(&mut out, to, asked, parameters, &rows).map_err(Fault::Own)?;
         self.to_client.push(&out);
         Ok(())
     }

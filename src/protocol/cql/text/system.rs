@@ -178,6 +178,8 @@ enum Among {
 enum Given {
     Bytes(Vec<u8>),
     Marker(usize),
+    /// It can be prepared, and is refused with these words when it is executed.
+    Null(String),
 }
 
 /// Why there is no plan.
@@ -313,8 +315,8 @@ impl Planner<'_> {
                     }
                 })
             }
-            Source::Null if self.is_key(&column.name) => Err(Stop::Refused(null_key(&column.name))),
-            Source::Null => Err(Stop::Refused(format!("Unsupported null value for column {}", column.name))),
+            Source::Null if self.is_key(&column.name) => Ok(Given::Null(null_key(&column.name))),
+            Source::Null => Ok(Given::Null(format!("Unsupported null value for column {}", column.name))),
             Source::Computed(_) => Err(Stop::Elsewhere),
         }
     }
@@ -466,7 +468,7 @@ fn is_count(value: &Value) -> bool {
 fn pk_indexes(filters: &[Filter], places: Places) -> Vec<usize> {
     let marker = |value: &Given| match value {
         Given::Marker(number) => Some(*number),
-        Given::Bytes(_) => None,
+        Given::Bytes(_) | Given::Null(_) => None,
     };
     let of_key = filters.iter().filter(|filter| filter.column == places.partition);
     let direct = of_key.flat_map(|filter| match &filter.among {
@@ -509,6 +511,21 @@ impl Plan {
         self.table
     }
 
+    /// What the server warns of with the answer, since v4.
+    pub fn warning(&self) -> Option<&'static str> {
+        let by_key = self.filters.iter().find(|filter| filter.column == self.places.partition);
+        match by_key.map(|filter| &filter.among) {
+            _ if !self.counts() => None,
+            None => Some("Aggregation query used without partition key"),
+            Some(Among::These(values)) if values.len() == 1 => None,
+            Some(_) => Some("Aggregation query used on multiple partition keys (IN restriction)"),
+        }
+    }
+
+    fn counts(&self) -> bool {
+        self.picks.iter().any(|pick| pick.of == Shown::Count)
+    }
+
     /// The answer over `rows`, whose cells are in the order of the table's columns, with these values for the markers;
     /// or the text of the server's `Invalid` error.
     pub fn run(&self, rows: &[Vec<Cell>], bound: &[Bound<'_>]) -> Result<Vec<Vec<Cell>>, String> {
@@ -520,9 +537,11 @@ impl Plan {
         let mut found = self.found(rows, bound)?;
         self.sort(&mut found);
         self.thin(&mut found, per_partition);
-        let counts = self.picks.iter().any(|pick| pick.of == Shown::Count);
-        let mut shown =
-            if counts { vec![self.counted(&found)] } else { found.iter().map(|row| self.shown(row, 0)).collect() };
+        let mut shown = if self.counts() {
+            vec![self.counted(&found)]
+        } else {
+            found.iter().map(|row| self.shown(row, 0)).collect()
+        };
         shown.truncate(limit);
         Ok(shown)
     }
@@ -551,6 +570,7 @@ impl Plan {
                 .map(|given| match given {
                     Given::Bytes(bytes) => Ok(bytes.clone()),
                     Given::Marker(number) => value(*number).map(<[u8]>::to_vec),
+                    Given::Null(words) => Err(words.clone()),
                 })
                 .collect(),
         }
@@ -560,6 +580,7 @@ impl Plan {
         let bytes: &[u8] = match limit {
             None => return Ok(usize::MAX),
             Some(Given::Bytes(bytes)) => bytes,
+            Some(Given::Null(_)) => return Err("Invalid null value of limit".to_owned()),
             Some(Given::Marker(number)) => match bound.get(*number) {
                 Some(Bound::Value(bytes)) => bytes,
                 Some(Bound::Unset) => return Ok(usize::MAX),

@@ -2,7 +2,7 @@
 //!
 //! Made of a text once; it says nothing of the rows, which differ from client to client and from moment to moment
 //! ([`Identity::rows`](super::Identity::rows)). Answers are byte for byte what a server would send of the same rows, in every
-//! version of the protocol, but for ids of metadata, which are the proxy's own.
+//! version of the protocol, ids included: a driver may prepare with one proxy and execute with another.
 
 use bytes::{BufMut, BytesMut};
 use md5::{Digest, Md5};
@@ -10,7 +10,7 @@ use md5::{Digest, Md5};
 use super::rows;
 use crate::protocol::cql::text::statement::{Body, Statement};
 use crate::protocol::cql::text::system::{Bound, Cell, ColumnSpec, Plan, SystemTable, Verdict, plan};
-use crate::protocol::cql::wire::primitive::{Reader, Value};
+use crate::protocol::cql::wire::primitive::{Reader, Value, put_string_list};
 use crate::protocol::cql::wire::request::{Parameters, Values};
 use crate::protocol::cql::wire::response::{
     ErrorKind, Metadata, OwnPrepared, ServerError, put_metadata, put_prepared, put_rows,
@@ -25,6 +25,15 @@ const PAGING: &[u8] = b"tandem";
 /// Said of what only a server could compute: its answer would tell of nodes behind the proxy.
 const BEYOND: &str = "This table is answered by a proxy, which knows columns, aliases, count(*), JSON, DISTINCT, WHERE with = and IN, \
                       ORDER BY and LIMIT, and nothing else of SELECT";
+
+/// The request that asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked<'a> {
+    /// QUERY.
+    AsText,
+    /// EXECUTE; since v5 with what the client knows of the result's columns.
+    Prepared(Option<&'a [u8]>),
+}
 
 /// A statement that the proxy answers.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,18 +99,16 @@ impl Question {
     }
 
     /// Append the frame that answers QUERY or EXECUTE over these rows of the table: RESULT, or ERROR.
-    ///
-    /// `known` is what an EXECUTE of v5 says that the client knows of the result.
     pub fn put_answer(
         &self,
         out: &mut BytesMut,
         (version, stream): (Version, i16),
+        asked: Asked<'_>,
         parameters: &Parameters<'_>,
-        known: Option<&[u8]>,
         rows: &[Vec<Cell>],
     ) -> Result<(), Error> {
         let answered = self.plan.as_ref().map_err(String::clone).and_then(|plan| {
-            let bound = bound(&plan.markers, parameters.values)?;
+            let bound = bound(&plan.markers, parameters.values, asked)?;
             Ok((plan, plan.run(rows, &bound)?))
         });
         let (plan, rows) = match answered {
@@ -114,14 +121,19 @@ impl Question {
         let bytes = self.metadata(plan, version)?;
         let mut metadata = Metadata::parse(version, &bytes)?;
         metadata.paging_state = page.next.as_deref();
-        match known {
-            Some(known) if known != self.result_metadata_id => metadata.new_id = Some(&self.result_metadata_id),
+        match asked {
+            Asked::Prepared(Some(known)) if known != self.result_metadata_id => {
+                metadata.new_id = Some(&self.result_metadata_id)
+            }
             _ if parameters.skip_metadata => metadata.columns = None,
             _ => {}
         }
         let rows: Vec<Vec<Option<&[u8]>>> =
             rows[page.rows].iter().map(|row| row.iter().map(Option::as_deref).collect()).collect();
-        let envelope = Envelope::new(version, stream, Opcode::Result);
+        let mut warnings = BytesMut::new();
+        put_string_list(&mut warnings, plan.warning().into_iter(), "warnings")?;
+        let warnings = plan.warning().map(|_| Reader::new(&warnings).string_list("warnings")).transpose()?;
+        let envelope = Envelope { warnings, ..Envelope::new(version, stream, Opcode::Result) };
         envelope.put(out, |out| put_rows(out, version, &metadata, rows.iter().map(Vec::as_slice)))
     }
 
@@ -157,18 +169,25 @@ fn prepared_id(text: &[u8], statement: &Statement) -> [u8; 16] {
     Md5::new().chain_update(keyspace).chain_update(text).finalize().into()
 }
 
+/// As servers make it: MD5 of names and classes.
 fn metadata_id(columns: &[ColumnSpec]) -> [u8; 16] {
+    let class = |column: &ColumnSpec| Type::read(&mut Reader::new(&column.type_option)).map(|of| of.class());
     let sum = columns.iter().fold(Md5::new(), |sum, column| {
-        sum.chain_update(&column.name).chain_update([0]).chain_update(&column.type_option)
+        let class = class(column).unwrap_or_default();
+        sum.chain_update(&column.name).chain_update([0]).chain_update(class).chain_update([0, 0])
     });
     sum.finalize().into()
 }
 
 /// The values in the order of the markers, or the server's words about them.
-fn bound<'v>(markers: &[ColumnSpec], values: Option<Values<'v>>) -> Result<Vec<Bound<'v>>, String> {
+fn bound<'v>(markers: &[ColumnSpec], values: Option<Values<'v>>, asked: Asked<'_>) -> Result<Vec<Bound<'v>>, String> {
     let values = values.unwrap_or(Values::Given(&[]));
     if values.len() != markers.len() {
-        return Err("Invalid amount of bind variables".to_owned());
+        let (wanted, given) = (markers.len(), values.len());
+        return Err(match asked {
+            Asked::AsText => "Invalid amount of bind variables".to_owned(),
+            Asked::Prepared(_) => format!("there were {wanted} markers(?) in CQL but {given} bound variables"),
+        });
     }
     if !values.named() {
         return Ok(values.iter().map(|(_, value)| as_bound(value)).collect());

@@ -330,7 +330,7 @@ impl Cql {
         self.fill(9 + length)?;
         let frame: Vec<u8> = self.input.drain(..9 + length).collect();
         let (flags, body) = (frame[1], frame[9..].to_vec());
-        let body = if flags & COMPRESSED != 0 { segment::unlz4_body(&body) } else { body };
+        let body = if flags & COMPRESSED != 0 && self.lz4 { segment::unlz4_body(&body) } else { body };
         let stream = i16::from_be_bytes([frame[2], frame[3]]);
         Some(Frame { version: frame[0], flags, stream, opcode: frame[4], body })
     }

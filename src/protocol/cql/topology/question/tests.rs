@@ -34,9 +34,9 @@ fn parameters() -> Parameters<'static> {
 }
 
 /// The answer as one line: names and rows, or the error.
-fn told(question: &Question, version: Version, parameters: &Parameters<'_>, known: Option<&[u8]>) -> String {
+fn told(question: &Question, version: Version, parameters: &Parameters<'_>, asked: Asked<'_>) -> String {
     let mut out = BytesMut::new();
-    question.put_answer(&mut out, (version, 9), parameters, known, &rows_of(question.table())).unwrap();
+    question.put_answer(&mut out, (version, 9), asked, parameters, &rows_of(question.table())).unwrap();
     let frame = Frame::split(&out, From::Server, 1 << 20).unwrap().unwrap();
     assert_eq!((frame.bytes.len(), frame.header.stream, frame.header.version), (out.len(), 9, version));
     let envelope = Envelope::open(frame.header, frame.body()).unwrap();
@@ -72,7 +72,7 @@ fn what_shows_nothing_of_nodes_and_what_is_elsewhere_is_no_question() {
 #[test]
 fn what_only_a_server_could_compute_is_refused() {
     let text = "SELECT token(key), writetime(cluster_name) FROM system.local";
-    assert_eq!(told(&question(text).unwrap(), Version::V4, &parameters(), None), format!("Invalid: {BEYOND}"));
+    assert_eq!(told(&question(text).unwrap(), Version::V4, &parameters(), Asked::AsText), format!("Invalid: {BEYOND}"));
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn bound_values_may_have_names() {
     let (key, port) = (Value::Set(b"local"), Value::Set(&port));
     let asked = |values: &[(Option<&str>, Value<'_>)]| {
         let parameters = Parameters { values: Some(Values::Given(values)), ..parameters() };
-        told(&question, Version::V4, &parameters, None)
+        told(&question, Version::V4, &parameters, Asked::AsText)
     };
     assert_eq!(asked(&[(None, key), (None, port)]), "rack: rack1");
     assert_eq!(asked(&[(Some("p"), port), (Some("k"), key)]), "rack: rack1");
@@ -97,13 +97,13 @@ fn pages_are_as_long_as_the_client_asked() {
     let page = |state| Parameters { page_size: Some(3), paging_state: state, ..parameters() };
     let row = r"\x00\x00#R|rack1";
     assert_eq!(
-        told(&question, Version::V4, &page(None), None),
+        told(&question, Version::V4, &page(None), Asked::AsText),
         format!("native_port,rack: {row} {row} {row}, and more")
     );
     let second = [PAGING, &3_u64.to_be_bytes()].concat();
-    assert_eq!(told(&question, Version::V4, &page(Some(&second)), None), format!("native_port,rack: {row}"));
+    assert_eq!(told(&question, Version::V4, &page(Some(&second)), Asked::AsText), format!("native_port,rack: {row}"));
     assert_eq!(
-        told(&question, Version::V4, &page(Some(b"of a server")), None),
+        told(&question, Version::V4, &page(Some(b"of a server")), Asked::AsText),
         "Protocol: Invalid value for the paging state"
     );
 }
@@ -113,15 +113,15 @@ fn the_columns_are_told_unless_the_client_knows_them() {
     let question = question("SELECT rack FROM system.local").unwrap();
     let skip = Parameters { skip_metadata: true, ..parameters() };
     let known = question.result_metadata_id;
-    for (version, known, wanted) in [
-        (Version::V4, None, "-: rack1"),
-        (Version::V5, None, "-: rack1"),
-        (Version::V5, Some(&known[..]), "-: rack1"),
-        (Version::V5, Some(&b"stale"[..]), "rack: rack1, new id"),
+    for (version, asked, wanted) in [
+        (Version::V5, Asked::AsText, "-: rack1"),
+        (Version::V4, Asked::Prepared(None), "-: rack1"),
+        (Version::V5, Asked::Prepared(Some(&known)), "-: rack1"),
+        (Version::V5, Asked::Prepared(Some(b"stale")), "rack: rack1, new id"),
     ] {
-        assert_eq!(told(&question, version, &skip, known), wanted);
+        assert_eq!(told(&question, version, &skip, asked), wanted);
     }
-    assert_eq!(told(&question, Version::V5, &parameters(), Some(&known)), "rack: rack1");
+    assert_eq!(told(&question, Version::V5, &parameters(), Asked::Prepared(Some(&known))), "rack: rack1");
 }
 
 #[test]
@@ -200,7 +200,7 @@ proptest! {
         };
         for version in Version::ALL {
             let known = known.as_ref().filter(|_| version == Version::V5).map(<[u8; 16]>::as_slice);
-            told(&question, version, &parameters, known);
+            told(&question, version, &parameters, Asked::Prepared(known));
             let mut out = BytesMut::new();
             question.put_prepared(&mut out, version, -3).unwrap();
             let frame = Frame::split(&out, From::Server, 1 << 20).unwrap().unwrap();

@@ -1,0 +1,172 @@
+//! The frames with which tandem answers for the cluster, against those of real nodes: byte for byte the same, where the rows are.
+
+use bytes::BytesMut;
+use tandem::protocol::cql::text::parse::parse;
+use tandem::protocol::cql::text::system::SystemTable;
+use tandem::protocol::cql::topology::question::Asked;
+use tandem::protocol::cql::topology::{Facts, Identity, Question, Supported, rows};
+use tandem::protocol::cql::wire::Version;
+use tandem::protocol::cql::wire::primitive::{Consistency, Reader, Value, put_string_list};
+use tandem::protocol::cql::wire::request::{Bound, Execute, Parameters, Prepare, Query, Request, Values};
+use tandem::protocol::cql::wire::response::{Outcome, Rows};
+use tandem::sandbox::cassandra::Node;
+
+use crate::cql_text::{QUESTIONS, columns_of};
+use crate::support::cassandra::pair;
+use crate::support::cql::{Ask, Cql, Dial, EXECUTE, Frame, OPTIONS, PREPARE, QUERY, READY, REGISTER, RESULT, hex};
+
+/// Questions with markers, and what is bound to them.
+const BOUND: &[(&str, &[Bound<'_>])] = &[
+    ("SELECT rack FROM system.local WHERE key = ?", &[(None, Value::Set(b"local"))]),
+    ("SELECT rack FROM system.local WHERE key = :k", &[(Some("k"), Value::Set(b"local"))]),
+    ("SELECT rack FROM system.local WHERE key = ?", &[(None, Value::Null)]),
+    ("SELECT rack FROM system.local WHERE key = ?", &[]),
+    ("SELECT rack FROM system.local", &[(None, Value::Set(b"local"))]),
+    (
+        "SELECT key FROM system.local WHERE key IN (?, ?) LIMIT ?",
+        &[(None, Value::Set(b"x")), (None, Value::Set(b"local")), (None, Value::Set(&[0, 0, 0, 1]))],
+    ),
+    ("SELECT JSON key, rpc_port FROM system.local WHERE key IN ?", &[(None, Value::Set(b"\0\0\0\x01\0\0\0\x05local"))]),
+    ("SELECT count(*) FROM system.local WHERE key = ?", &[(None, Value::Set(b"local"))]),
+    ("SELECT count(*) FROM system.local WHERE key IN ('x', 'local')", &[]),
+    ("SELECT count(*) FROM system.local WHERE key IN ('local')", &[]),
+    ("SELECT count(*) FROM system.local WHERE rpc_port = 9042 ALLOW FILTERING", &[]),
+    ("SELECT peer FROM system.peers_v2 WHERE peer = ?", &[(None, Value::Set(&[127, 0, 0, 9]))]),
+];
+
+fn client(node: &Node, version: Version) -> Cql {
+    Cql::with(node, "system", &Dial { version: version as u8, ..Dial::default() })
+}
+
+/// A request that the codec writes, and what the node says.
+fn ask(cql: &mut Cql, version: Version, opcode: u8, request: &Request<'_>) -> Frame {
+    let mut body = BytesMut::new();
+    request.put(&mut body, version).expect("a request");
+    cql.say(opcode, 0, &body)
+}
+
+/// The node's frame is what we make of the node's own rows.
+fn assert_same(theirs: &Frame, what: &str, put: impl FnOnce(&mut BytesMut, i16)) {
+    let mut ours = BytesMut::new();
+    put(&mut ours, theirs.stream);
+    let seen = |opcode: u8, body: &[u8]| (opcode, String::from_utf8_lossy(body).into_owned(), hex(body));
+    assert_eq!(seen(ours[4], &ours[9..]), seen(theirs.opcode, &theirs.body), "ours (left), the node's: {what}");
+    assert_eq!((ours[0], ours[1]), (theirs.version, theirs.flags), "{what}");
+}
+
+/// As QUERY, PREPARE and EXECUTE, with and without what the client knows already.
+pub(crate) fn assert_answers_like(node: &Node) {
+    let unbound = QUESTIONS.iter().map(|text| (*text, &[][..]));
+    for version in Version::ALL {
+        let mut cql = client(node, version);
+        for (text, values) in unbound.clone().chain(BOUND.iter().copied()) {
+            let question = Question::of(text.as_bytes(), &parse(text.as_bytes()), Some("system"));
+            let Some(question) = question else { continue };
+            assert_question(&mut cql, version, (text, &question), values);
+        }
+    }
+}
+
+fn assert_question(cql: &mut Cql, version: Version, (text, question): (&str, &Question), values: &[Bound<'_>]) {
+    let rows = cql.run(&format!("SELECT * FROM system.{}", question.table().name())).rows().rows;
+    let values = Some(Values::Given(values)).filter(|values| !values.is_empty());
+    for skip_metadata in [false, true] {
+        let parameters =
+            Parameters { values, skip_metadata, page_size: Some(100), ..Parameters::new(Consistency::One) };
+        let theirs = ask(cql, version, QUERY, &Request::Query(Query { text: text.as_bytes(), parameters }));
+        let what = format!("{version} {text}, without metadata: {skip_metadata}");
+        assert_same(&theirs, &what, |out, stream| {
+            question.put_answer(out, (version, stream), Asked::AsText, &parameters, &rows).expect("an answer");
+        });
+        let theirs = ask(cql, version, PREPARE, &Request::Prepare(Prepare { text: text.as_bytes(), keyspace: None }));
+        assert_same(&theirs, &format!("PREPARE {what}"), |out, stream| {
+            question.put_prepared(out, version, stream).expect("an answer");
+        });
+        let Ok(Outcome::Prepared(prepared)) = Outcome::parse(version, &theirs.body) else { continue };
+        for known in [prepared.result_metadata_id, prepared.result_metadata_id.map(|_| &b"another"[..])] {
+            let execute = Execute { id: question.id(), result_metadata_id: known, parameters };
+            let theirs = ask(cql, version, EXECUTE, &Request::Execute(execute));
+            assert_same(&theirs, &format!("EXECUTE {what}"), |out, stream| {
+                question
+                    .put_answer(out, (version, stream), Asked::Prepared(known), &parameters, &rows)
+                    .expect("an answer");
+            });
+        }
+    }
+}
+
+#[test]
+fn questions_about_the_cluster_are_answered_byte_for_byte_as_nodes_do() {
+    pair().into_iter().for_each(assert_answers_like);
+}
+
+#[test]
+fn the_tables_have_the_columns_that_nodes_have() {
+    for node in pair() {
+        for table in [SystemTable::Local, SystemTable::Peers, SystemTable::PeersV2] {
+            let all = client(node, Version::V4).run(&format!("SELECT * FROM system.{}", table.name())).rows();
+            assert_eq!(rows::columns(table), columns_of(&all), "{}", table.name());
+        }
+    }
+}
+
+fn facts(node: &Node) -> Facts {
+    let mut cql = client(node, Version::V4);
+    let select = Query { text: b"SELECT * FROM system.local", parameters: Parameters::new(Consistency::One) };
+    let local = ask(&mut cql, Version::V4, QUERY, &Request::Query(select));
+    let options = cql.say(OPTIONS, 0, &[]);
+    let Ok(Outcome::Rows(rows)) = Outcome::parse(Version::V4, &local.body) else { panic!("no rows") };
+    let rows: Rows<'_> = rows;
+    let options = Reader::new(&options.body).string_multimap("options").expect("options");
+    Facts::read(&rows, &options).expect("all that a node says of itself")
+}
+
+#[test]
+fn an_identity_is_made_of_what_real_nodes_say() {
+    let [old, new] = pair().map(facts);
+    assert_eq!(old.cluster_name, new.cluster_name);
+    let there = Identity::new(&old, &new, [3; 16], 1);
+    let back = Identity::new(&new, &old, [3; 16], 1);
+    assert_eq!(there, back);
+    assert!(there.release_version.starts_with("4.1."), "{}", there.release_version);
+    assert_eq!((there.cql_version.as_str(), there.supported.cql_version()), ("3.4.6", "3.4.6"));
+    assert_eq!(there.partitioner, "org.apache.cassandra.dht.Murmur3Partitioner");
+    for (side, facts) in [("old", old), ("new", new)] {
+        assert_eq!(there.contradictions(&facts), [] as [String; 0], "{side}");
+    }
+}
+
+/// A node takes every version and compression that is offered, and the language.
+#[test]
+fn what_is_offered_both_sides_take() {
+    let common = Supported::common(pair().map(facts).each_ref().map(|facts| &facts.supported));
+    assert_eq!(common.versions(), Version::ALL);
+    for version in Version::ALL {
+        let mut message = BytesMut::new();
+        common.put(&mut message, version).expect("a message");
+        let offered = Reader::new(&message).string_multimap("options").expect("options");
+        let values = |name: &str| offered.get(name).expect("offered").iter().collect::<Vec<_>>();
+        for node in pair() {
+            for compression in values("COMPRESSION") {
+                let mut cql =
+                    Cql::open(node.address(), &Dial { version: version as u8, ..Dial::default() }).expect("it listens");
+                let options = [("CQL_VERSION", values("CQL_VERSION")[0]), ("COMPRESSION", compression)];
+                cql.startup(&options).unwrap_or_else(|failure| panic!("{version} {compression}: {failure:?}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn kinds_of_events_are_read_in_any_case() {
+    for node in pair() {
+        let mut list = BytesMut::new();
+        put_string_list(&mut list, ["Schema_Change", "status_change"].into_iter(), "kinds").expect("a list");
+        let mut cql = client(node, Version::V4);
+        assert_eq!(cql.say(REGISTER, 0, &list).opcode, READY);
+        assert_eq!(cql.query("SELECT key FROM local", &Ask::default()).expect("rows").rows().lines(), ["local"]);
+        list.clear();
+        put_string_list(&mut list, ["NONSENSE"].into_iter(), "kinds").expect("a list");
+        assert_ne!(cql.say(REGISTER, 0, &list).opcode, RESULT);
+    }
+}
