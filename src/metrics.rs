@@ -122,6 +122,24 @@ metrics! {
     MIRROR_PARKED = "tandem_mirror_parked", Kind::Gauge;
     /// Tables known to differ or not known to agree.
     MIRROR_DIRTY = "tandem_mirror_dirty", Kind::Gauge;
+    /// Rows of history copied or compared. Label: pass (copy; forth: the primary's rows; back: the secondary's).
+    HISTORY_ROWS_TOTAL = "tandem_history_rows_total", Kind::Counter;
+    /// Bytes of history copied.
+    HISTORY_BYTES_TOTAL = "tandem_history_bytes_total", Kind::Counter;
+    /// Chunks of history that ended. Labels: pass, end (done, moved: looked for again, refused by the secondary).
+    HISTORY_CHUNKS_TOTAL = "tandem_history_chunks_total", Kind::Counter;
+    /// Time of one chunk of history that was done. Label: pass.
+    HISTORY_CHUNK_SECONDS = "tandem_history_chunk_seconds", Kind::Histogram(SECONDS);
+    /// Rows that were found to differ, repaired since or not. Label: how (missing, extra, different).
+    HISTORY_DIFFERENCES_TOTAL = "tandem_history_differences_total", Kind::Counter;
+    /// Rows that the last walk of this kind found to differ and did not repair. Label: kind (backfill, verify, repair).
+    HISTORY_DIFFERING = "tandem_history_differing", Kind::Gauge;
+    /// Where the last walk of this kind is: 1 for its state, 0 for the others. Labels: kind, state.
+    HISTORY_STATE = "tandem_history_state", Kind::Gauge;
+    /// How much of its pass is done, 0 to 1. Label: kind.
+    HISTORY_DONE_RATIO = "tandem_history_done_ratio", Kind::Gauge;
+    /// What holds a walk up: 1 or 0. Label: reason (lag, rate).
+    HISTORY_THROTTLED = "tandem_history_throttled", Kind::Gauge;
     /// How long a switch held clients, from the gate's close to its opening.
     HOLD_SECONDS = "tandem_hold_seconds", Kind::Histogram(SECONDS);
     /// Switches that ended. Label: end (switched, ready, refused, aborted).

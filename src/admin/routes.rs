@@ -81,6 +81,7 @@ where
         (_, "/readyz") => Ok(ready(*state.readiness.borrow())),
         (_, "/metrics") => {
             Status::of(state).record();
+            state.mirror.iter().for_each(|mirror| mirror.desk().record());
             Ok(text(StatusCode::OK, state.exporter.render()))
         }
         (_, "/v1/status") => Ok(json(&Status::of(state))),

@@ -20,6 +20,7 @@ use crate::record::{RecordBuf, Side, TableId};
 
 use super::job::{Counts, Job, Kind, Line, Request, Sizes, State, Walked, Wants};
 use super::lines::Lines;
+use super::meters;
 use super::work::{Chunk, Outcome, Pass, Surveyed};
 
 /// How history is walked over.
@@ -138,6 +139,36 @@ pub enum Errand {
     Walk,
 }
 
+/// Why a walk waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Throttle {
+    /// The mirror is behind.
+    Lag,
+    /// The rate is limited.
+    Rate,
+}
+
+impl Throttle {
+    /// All there are.
+    pub const ALL: [Throttle; 2] = [Throttle::Lag, Throttle::Rate];
+
+    /// The word in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Throttle::Lag => "lag",
+            Throttle::Rate => "rate",
+        }
+    }
+
+    /// For people.
+    fn why(self) -> &'static str {
+        match self {
+            Throttle::Lag => "the mirror is behind (backfill.max_lag)",
+            Throttle::Rate => "the rate is limited (backfill.rate)",
+        }
+    }
+}
+
 /// The desk. Cheap to clone; clones share it.
 #[derive(Clone, Debug)]
 pub struct Desk {
@@ -167,7 +198,7 @@ struct Memory {
     found: Vec<Line>,
     /// Chunks that were reported since the last state.
     reported: usize,
-    throttled: Option<&'static str>,
+    throttled: Option<Throttle>,
     /// Bytes that may be copied, and since when.
     budget: f64,
     budget_at: Instant,
@@ -301,10 +332,15 @@ impl Desk {
         let mut report = report(job);
         report.not_listed = memory.page.not_listed;
         if !job.state.is_over() {
-            report.why = report.why.or(memory.throttled.map(str::to_owned));
+            report.why = report.why.or(memory.throttled.map(|throttle| throttle.why().to_owned()));
             report.eta_seconds = memory.pace.eta(&report);
         }
         Some(report)
+    }
+
+    /// What holds the job up that is under way.
+    pub(super) fn throttle(&self) -> Option<Throttle> {
+        self.lock().throttled
     }
 
     /// Rows that the last job found to differ, the first `max` of them. Blocks on the disk.
@@ -362,13 +398,13 @@ impl Desk {
             Wants::Nothing => Err(None),
             Wants::Survey => Ok(Errand::Survey),
             Wants::Walk if lag > options.max_lag => {
-                memory.throttled = Some("the mirror is behind (backfill.max_lag)");
+                memory.throttled = Some(Throttle::Lag);
                 Err(Some(now + options.hold))
             }
             Wants::Walk => match memory.refill(options.rate, now) {
                 None => Ok(Errand::Walk),
                 Some(at) => {
-                    memory.throttled = Some("the rate is limited (backfill.rate)");
+                    memory.throttled = Some(Throttle::Rate);
                     Err(Some(at))
                 }
             },
@@ -509,6 +545,7 @@ impl Desk {
         let memory = &mut *memory;
         let Some(job) = memory.page.current_mut() else { return };
         memory.reported += 1;
+        meters::ended(&chunk, &outcome);
         let copied: Vec<u64> = match chunk.pass {
             Pass::Copy => job.labels(chunk.table).map(|label| label.0).collect(),
             _ => Vec::new(),
@@ -518,6 +555,7 @@ impl Desk {
                 memory.budget -= landed.bytes as f64;
                 let seen = job.landed(&chunk, &landed, sizes);
                 if seen.first {
+                    meters::differ(&landed);
                     let lines = landed.differing.iter().map(|one| Line::of(job.number, job.name(chunk.table), one));
                     memory.found.extend(lines);
                 }

@@ -30,6 +30,9 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All there are.
+    pub const ALL: [Kind; 3] = [Kind::Backfill, Kind::Verify, Kind::Repair];
+
     /// The word in commands, logs and answers.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -96,6 +99,34 @@ pub enum State {
 }
 
 impl State {
+    /// All there are, in order.
+    pub const ALL: [State; 9] = [
+        State::Initializing,
+        State::Planning,
+        State::Copying,
+        State::CatchingUp,
+        State::Verifying,
+        State::Paused,
+        State::Done,
+        State::Failed,
+        State::Cancelled,
+    ];
+
+    /// The word in metrics; in answers it is the same, capitalized.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Initializing => "initializing",
+            State::Planning => "planning",
+            State::Copying => "copying",
+            State::CatchingUp => "catching up",
+            State::Verifying => "verifying",
+            State::Paused => "paused",
+            State::Done => "done",
+            State::Failed => "failed",
+            State::Cancelled => "cancelled",
+        }
+    }
+
     /// Nothing more will happen.
     pub fn is_over(self) -> bool {
         matches!(self, State::Done | State::Failed | State::Cancelled)

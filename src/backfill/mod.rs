@@ -11,6 +11,7 @@
 pub mod desk;
 pub mod job;
 pub mod lines;
+mod meters;
 #[cfg(test)]
 mod simulation;
 mod spans;

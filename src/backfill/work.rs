@@ -57,6 +57,17 @@ pub enum Pass {
     Back,
 }
 
+impl Pass {
+    /// The word in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Pass::Copy => "copy",
+            Pass::Forth => "forth",
+            Pass::Back => "back",
+        }
+    }
+}
+
 /// Units to be worked on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
@@ -86,6 +97,17 @@ pub enum Differs {
     Extra,
     /// Both have it, with other values.
     Different,
+}
+
+impl Differs {
+    /// The word in metrics and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Differs::Missing => "missing",
+            Differs::Extra => "extra",
+            Differs::Different => "different",
+        }
+    }
 }
 
 /// A row that differs.

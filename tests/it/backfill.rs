@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_postgres::NoTls;
 
@@ -301,4 +303,39 @@ async fn tables_that_move_or_change_while_they_are_copied_are_looked_at_again() 
     assert_eq!(report["state"], "Done", "{report:#}\n{}", stage.tandem.log());
     assert_eq!(counts(&report)[2..], [0; 4], "{report:#}\n{}", stage.tandem.log());
     stage.assert_equal(TABLES).await;
+}
+
+#[tokio::test]
+async fn metrics_tell_of_a_walk_what_its_report_tells() {
+    let stage = stage("").await;
+    sql(&stage.target.url("postgres"), "INSERT INTO named VALUES ('stranger', 1)").await;
+    let tables = json!({ "tables": ["public.plain", "public.named"], "on_conflict": "overwrite" });
+    let report = walk(&stage, "backfill", tables).await;
+    assert_eq!(counts(&report)[2..], [0, 1, 0, 0], "{report:#}");
+    let text = metrics(&stage).await;
+    for line in [
+        "tandem_history_rows_total{pass=\"copy\"} 24000",
+        "tandem_history_rows_total{pass=\"forth\"} 24000",
+        "tandem_history_differences_total{how=\"extra\"} 1",
+        "tandem_history_differing{kind=\"backfill\"} 0",
+        "tandem_history_state{kind=\"backfill\",state=\"done\"} 1",
+        "tandem_history_state{kind=\"backfill\",state=\"copying\"} 0",
+        "tandem_history_done_ratio{kind=\"backfill\"} 1",
+        "tandem_history_throttled{reason=\"lag\"} 0",
+        &format!("tandem_history_bytes_total {}", report["bytes"]),
+    ] {
+        assert!(text.lines().any(|one| one == line), "{line} is not in\n{text}");
+    }
+    assert!(text.contains("tandem_history_chunk_seconds_bucket{pass=\"back\""), "{text}");
+}
+
+/// In Prometheus' text format.
+async fn metrics(stage: &Stage) -> String {
+    let address = stage.tandem.admin.strip_prefix("http://").expect("a URL");
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    let asked = format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(asked.as_bytes()).await.expect("written");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.expect("text");
+    text
 }
