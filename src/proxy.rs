@@ -36,7 +36,7 @@ use crate::journal::{self, Journal, Last, Recovered};
 use crate::metrics::{self, Exporter};
 use crate::mirror::Handle;
 use crate::mirror::state::{self, Turning};
-use crate::protocol::postgres;
+use crate::protocol::{cql, postgres};
 use crate::record::{Reason, Side, TableId};
 use crate::telemetry::{self, Level};
 
@@ -171,7 +171,7 @@ impl Assembly {
         // The one place where a wire is picked.
         match self.config.wire {
             Wire::Postgres => self.postgres(recovered).await,
-            Wire::Cql => Err(Error::Setup("wire = \"cql\" cannot be served yet: use \"postgres\"".to_owned())),
+            Wire::Cql => self.cql(recovered).await,
         }
     }
 
@@ -223,6 +223,18 @@ impl Assembly {
         self.state.mirror = Some(handle);
         self.state.switch = Some(switch);
         Ok(Mirror { serving: Serving::Postgres(setup), tasks, stop, switching })
+    }
+
+    async fn cql(&mut self, recovered: Option<Recovered>) -> Result<Mirror, Error> {
+        let (gate, journal) = (self.state.gate.clone(), self.state.journal.clone());
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let store = InFile::in_dir(&self.config.journal.dir);
+        let control = store.load().await.map_err(in_control)?.1;
+        gate.open(control.route(recovered.is_some()));
+        let lost = Box::new(|_, _| {});
+        let setup = cql::Setup::new(&self.config, gate, journal, lost, (stop.clone(), tasks.clone())).await?;
+        self.state.names = setup.names();
+        Ok(Mirror { serving: Serving::Cql(setup), tasks, stop, switching: CancellationToken::new() })
     }
 
     /// Labels stay active until the loss is confirmed, also when the start that noticed it was itself interrupted.
@@ -353,18 +365,21 @@ fn engine_config(config: &Config) -> state::Config {
 /// What all listeners of the picked wire share.
 enum Serving {
     Postgres(postgres::Setup),
+    Cql(cql::Setup),
 }
 
 /// One listener's share.
 #[derive(Clone)]
 enum Front {
     Postgres(Arc<postgres::Front>),
+    Cql(Arc<cql::Front>),
 }
 
 impl Serving {
     fn front(&self, listen: &Listen) -> Result<Front, Error> {
         match self {
             Serving::Postgres(setup) => Ok(Front::Postgres(Arc::new(setup.front(listen.tls.as_ref())?))),
+            Serving::Cql(setup) => Ok(Front::Cql(Arc::new(setup.front(listen.tls.as_ref())?))),
         }
     }
 }
@@ -377,6 +392,7 @@ impl Front {
         };
         match self {
             Front::Postgres(front) => postgres::serve(listener, front, drain).await,
+            Front::Cql(front) => cql::serve(listener, front, drain).await,
         }
     }
 }
@@ -386,6 +402,15 @@ impl From<postgres::SetupError> for Error {
         match error {
             postgres::SetupError::Primary(..) => Error::Unreachable(error.to_string()),
             postgres::SetupError::Tls(_) => Error::Setup(error.to_string()),
+        }
+    }
+}
+
+impl From<cql::SetupError> for Error {
+    fn from(error: cql::SetupError) -> Error {
+        match error {
+            cql::SetupError::Side(..) => Error::Unreachable(error.to_string()),
+            cql::SetupError::Tls(_) | cql::SetupError::Durable(_) => Error::Setup(error.to_string()),
         }
     }
 }

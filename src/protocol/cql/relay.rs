@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use ::metrics::Counter;
 use bytes::{Buf, BytesMut};
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -31,6 +32,7 @@ const BACKLOG_BYTES: usize = 256 * 1024;
 const SWEEP: Duration = Duration::from_secs(1);
 
 thread_local! {
+    static FORWARDED: (Counter, Counter) = (forwarded("in"), forwarded("out"));
     static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
 }
 
@@ -78,6 +80,8 @@ pub(super) struct Relay<C, S, B> {
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
     stopping: bool,
     client_ended: bool,
+    /// What was written and not flushed yet: TLS keeps some.
+    unflushed: (bool, bool),
 }
 
 impl<C, S, B> Relay<C, S, B>
@@ -106,6 +110,7 @@ where
             stop: Box::pin(stop.cancelled_owned()),
             stopping: false,
             client_ended: false,
+            unflushed: (false, false),
         }
     }
 
@@ -133,7 +138,10 @@ where
         self.stopping = self.stopping || self.stop.as_mut().poll(cx).is_ready();
         self.look_for_overdue(cx);
         loop {
-            let mut moved = self.session.poll(cx).map(|done| done.map(|()| true)).unwrap_or_pending()?;
+            let mut moved = match self.session.poll(cx) {
+                Poll::Ready(done) => done.map(|()| true)?,
+                Poll::Pending => false,
+            };
             moved |= self.reach(cx)?;
             moved |= self.read_server(cx)?;
             moved |= self.read_client(cx)?;
@@ -203,7 +211,7 @@ where
                 Ok(true)
             }
             Ok(Some(read)) => {
-                count("out", read);
+                FORWARDED.with(|(_, out)| out.increment(read as u64));
                 Ok(true)
             }
             Ok(None) => Ok(false),
@@ -233,7 +241,7 @@ where
                 Ok(true)
             }
             Some(read) => {
-                count("in", read);
+                FORWARDED.with(|(inward, _)| inward.increment(read as u64));
                 Ok(true)
             }
             None => Ok(moved),
@@ -242,7 +250,7 @@ where
 
     fn write_server(&mut self, cx: &mut Context<'_>) {
         let Some(server) = &mut self.server else { return };
-        if let Err(error) = drain(server, self.session.to_server.ready(), cx) {
+        if let Err(error) = drain(server, self.session.to_server.ready(), &mut self.unflushed.1, cx) {
             tracing::debug!(%error, "a server's connection broke");
             self.lose_server();
             cx.waker().wake_by_ref();
@@ -250,29 +258,12 @@ where
     }
 
     fn write_client(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        Ok(drain(&mut self.client, self.session.to_client.ready(), cx)?)
+        Ok(drain(&mut self.client, self.session.to_client.ready(), &mut self.unflushed.0, cx)?)
     }
 }
 
-/// Kept handles would be better: two look-ups a read.
-fn count(direction: &'static str, read: usize) {
-    metrics::FORWARDED_BYTES_TOTAL.counter(&[("wire", "cql"), ("direction", direction)]).increment(read as u64);
-}
-
-trait OrPending {
-    type Value;
-    fn unwrap_or_pending(self) -> Self::Value;
-}
-
-impl OrPending for Poll<Result<bool, Fault>> {
-    type Value = Result<bool, Fault>;
-
-    fn unwrap_or_pending(self) -> Result<bool, Fault> {
-        match self {
-            Poll::Ready(done) => done,
-            Poll::Pending => Ok(false),
-        }
-    }
+fn forwarded(direction: &'static str) -> Counter {
+    metrics::FORWARDED_BYTES_TOTAL.counter(&[("wire", "cql"), ("direction", direction)])
 }
 
 /// One read, and what the session makes of it. `None`: there is nothing to read now; 0: the end.
@@ -301,8 +292,12 @@ fn fill<R: AsyncRead + Unpin>(
 }
 
 /// Write what the peer takes now.
-fn drain<W: AsyncWrite + Unpin>(peer: &mut W, bytes: &mut BytesMut, cx: &mut Context<'_>) -> io::Result<()> {
-    let mut wrote = false;
+fn drain<W: AsyncWrite + Unpin>(
+    peer: &mut W,
+    bytes: &mut BytesMut,
+    unflushed: &mut bool,
+    cx: &mut Context<'_>,
+) -> io::Result<()> {
     while !bytes.is_empty() {
         match Pin::new(&mut *peer).poll_write(cx, bytes) {
             Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
@@ -310,10 +305,11 @@ fn drain<W: AsyncWrite + Unpin>(peer: &mut W, bytes: &mut BytesMut, cx: &mut Con
             Poll::Ready(Err(error)) => return Err(error),
             Poll::Pending => break,
         }
-        wrote = true;
+        *unflushed = true;
     }
-    if wrote && let Poll::Ready(Err(error)) = Pin::new(peer).poll_flush(cx) {
-        return Err(error);
+    if *unflushed && let Poll::Ready(flushed) = Pin::new(peer).poll_flush(cx) {
+        *unflushed = false;
+        flushed?;
     }
     Ok(())
 }

@@ -20,11 +20,11 @@ use crate::net::socket::Socket;
 use crate::record::Side;
 
 use super::client::Stream;
-use super::cluster::Cluster;
 use super::link::{Error, Link};
 use super::relay::{Beyond, Relay};
 use super::session::Session;
 use super::session::shared::Shared;
+use super::setup::Sides;
 use super::startup::{self, Login, Luggage};
 use super::wire::frame::From as Sender;
 use super::wire::response::{ErrorKind, Response, ServerError};
@@ -41,7 +41,7 @@ pub struct Front {
     /// What sessions share.
     pub(super) shared: Arc<Shared>,
     /// Both clusters.
-    pub(super) clusters: Arc<[Arc<Cluster>; 2]>,
+    pub(super) sides: Sides,
     /// Who clients are where they did not log in themselves.
     pub(super) users: Arc<HashMap<String, Option<Secret>>>,
     /// TLS towards clients.
@@ -126,7 +126,7 @@ async fn login(
         return Ok(None);
     }
     let side = front.shared.gate.route_when_open().await.primary;
-    let server = match front.cluster(side).connect_raw().await {
+    let server = match front.connect(side).await {
         Ok(server) => server,
         Err(error) => {
             tracing::warn!(%side, %error, "a client could not be taken to its server");
@@ -162,8 +162,9 @@ async fn encrypt(client: TcpStream, front: &Front) -> Result<Option<Socket>, Err
 }
 
 impl Front {
-    fn cluster(&self, side: Side) -> &Arc<Cluster> {
-        &self.clusters[usize::from(side == Side::Target)]
+    async fn connect(&self, side: Side) -> Result<Stream, Error> {
+        let cluster = self.sides.get(side).ok_or_else(|| Error::Io(io::Error::other("it was never there")))?;
+        cluster.connect_raw().await.map_err(|error| Error::Io(io::Error::other(error)))
     }
 }
 
@@ -193,7 +194,7 @@ impl Beyond<Stream> for Ties {
 
 async fn again(front: &Front, login: &Login, side: Side, luggage: &Luggage) -> Result<(Stream, BytesMut), Error> {
     let reached = timeout(front.login_timeout, async {
-        let stream = front.cluster(side).connect_raw().await.map_err(|error| Error::Io(io::Error::other(error)))?;
+        let stream = front.connect(side).await?;
         let mut server = Link::new(stream, Sender::Server, front.shared.frame_bytes_max);
         let user = login.user().and_then(|name| Some((name, front.users.get(name)?.as_ref()?.reveal())));
         startup::again(&mut server, login, user, luggage).await?;

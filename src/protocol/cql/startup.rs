@@ -58,7 +58,15 @@ where
             Err(Error::Closed) => return Ok(None),
             Err(Error::Refused(refused)) => {
                 let mut out = BytesMut::new();
-                response::put_refusal(&mut out, &refused)?;
+                match refused.error {
+                    // With our own list of versions.
+                    super::wire::Error::Version(number) => {
+                        let text = supported.refusal(number);
+                        let error = ServerError::new(ErrorKind::Protocol, &text);
+                        Response::Error(error).put_frame(&mut out, newest, refused.stream)?;
+                    }
+                    _ => response::put_refusal(&mut out, &refused)?,
+                }
                 client.send(&out).await?;
                 // A version that we do not speak: drivers try the next on the same connection, or on another.
                 let Some(size) = refused.size.filter(|size| *size <= client.unread.len()) else {

@@ -249,7 +249,8 @@ fn is_of_a_table(schema: &crate::protocol::cql::text::statement::Schema) -> bool
     matches!(schema.object, Object::Table | Object::Index | Object::Trigger | Object::View)
 }
 
-fn random() -> [u8; 16] {
+/// Random bits.
+pub(in crate::protocol::cql) fn random() -> [u8; 16] {
     use std::hash::BuildHasher;
     // Keyed by the system's randomness at each call: two halves of 64 bits.
     let half = || std::collections::hash_map::RandomState::new().hash_one(0_u8).to_le_bytes();

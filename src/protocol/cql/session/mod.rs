@@ -12,6 +12,7 @@
 //! **When an answer may go on.** A write's waits until its record is durable, which the journal did while the server
 //! worked. Answers overtake each other freely: the protocol allows it.
 
+mod barriers;
 mod capture;
 mod flights;
 pub(in crate::protocol::cql) mod framing;
@@ -44,6 +45,8 @@ use crate::protocol::cql::wire::response::{self, ErrorKind, Response, ServerErro
 use crate::protocol::cql::wire::{Envelope, Error, Header, HeaderError, Opcode, Version};
 use crate::record::{Backend, Reason, Side, TableId};
 
+pub(in crate::protocol::cql) use capture::random;
+use barriers::{Alone, Writes};
 use capture::{Captured, Ground, Piece, Refused};
 use flights::{Flight, Flights};
 use framing::{Framing, Inbound, Next, Outbound, with_scratch};
@@ -75,6 +78,8 @@ pub(in crate::protocol::cql) struct Writing {
     /// Hashes of the partitions, if Paxos decides it.
     conditional: Option<Vec<u64>>,
     _turns: Vec<Turn>,
+    _tables: Vec<Writes>,
+    _alone: Option<Alone>,
     /// The schema is another one afterwards.
     is_barrier: bool,
 }
@@ -95,6 +100,8 @@ pub(in crate::protocol::cql) enum Came {
     Pass(Pass),
     /// It is this statement's turn on a partition.
     Turn(Turn),
+    /// No write to its table is under way, and none begins.
+    Alone(Alone),
     /// The schema was looked at.
     Schema,
     /// The coordinator's clock has passed our stamps.
@@ -108,6 +115,7 @@ pub(in crate::protocol::cql) enum Came {
 struct Has {
     pass: Option<Pass>,
     turns: Vec<Turn>,
+    alone: Option<Alone>,
     schema: bool,
     clock: bool,
 }
@@ -256,6 +264,7 @@ impl Session {
             match came {
                 Came::Pass(pass) => self.has.pass = Some(pass),
                 Came::Turn(turn) => self.has.turns.push(turn),
+                Came::Alone(alone) => self.has.alone = Some(alone),
                 Came::Schema => self.has.schema = true,
                 Came::Clock => self.has.clock = true,
                 Came::Over => {}
@@ -582,6 +591,13 @@ impl Session {
             self.has.pass = Some(pass);
             return Ok(self.wait(halt));
         }
+        let tables = match self.tables(&captured) {
+            Ok(tables) => tables,
+            Err(halt) => {
+                self.has.pass = Some(pass);
+                return Ok(self.wait(halt));
+            }
+        };
         let ticket = match self.begin(&mut captured) {
             Ok(ticket) => ticket,
             Err(halt) => {
@@ -590,8 +606,9 @@ impl Session {
             }
         };
         let Captured { kind, instead, conditional, is_barrier, .. } = captured;
-        let turns = std::mem::take(&mut self.has).turns;
-        let writing = Writing { ticket, kind, consistency, conditional, _turns: turns, is_barrier };
+        let Has { turns, alone, .. } = std::mem::take(&mut self.has);
+        let (_turns, _tables, _alone) = (turns, tables, alone);
+        let writing = Writing { ticket, kind, consistency, conditional, _turns, _tables, _alone, is_barrier };
         let bytes = instead.as_deref().unwrap_or(frame.bytes);
         self.depart(bytes, frame.header, pass, What::Write(Box::new(writing)));
         Ok(Next::More)
@@ -622,6 +639,30 @@ impl Session {
             tokio::time::sleep(pause).await;
             Came::Clock
         })))
+    }
+
+    /// A place among the writes to its tables; a barrier must be alone on its own.
+    fn tables(&self, captured: &Captured) -> Result<Vec<Writes>, Halt> {
+        let mut named = captured.record.tables().filter(|table| *table != TableId::NONE);
+        if captured.is_barrier {
+            return match named.next().filter(|_| self.has.alone.is_none()) {
+                None => Ok(Vec::new()),
+                Some(table) => {
+                    let barrier = self.shared.barriers.of(table);
+                    Err(Halt::Until(Box::pin(async { Came::Alone(barrier.alone().await) })))
+                }
+            };
+        }
+        let enter = |table| {
+            let barrier = self.shared.barriers.of(table);
+            barrier.write().ok_or_else(|| {
+                Halt::Until(Box::pin(async {
+                    barrier.opened().await;
+                    Came::Over
+                }))
+            })
+        };
+        named.map(enter).collect()
     }
 
     /// Write it down. Without room the tables are dirty instead: no client waits for the mirror.
@@ -741,15 +782,10 @@ impl Session {
     }
 
     fn written(&mut self, writing: Writing, frame: Frame<'_>, bytes: &[u8]) -> Result<(), Fault> {
-        let mut found = Outcome::Committed;
+        // What cannot be read says nothing.
+        let mut found = Outcome::Unknown;
         let version = self.framing.version;
         self.look(frame, |_, response| found = judge(&writing, version, response))?;
-        if frame.header.opcode == Opcode::Error
-            && found == Outcome::Committed
-            && !matches!(writing.kind, Kind::Logged | Kind::Conditional)
-        {
-            found = Outcome::Unknown;
-        }
         for hash in writing.conditional.iter().flatten() {
             // The ballot was the coordinator's clock at most.
             self.shared.stamps.raise(*hash, now_micros() + self.shared.side(self.side).behind().abs());

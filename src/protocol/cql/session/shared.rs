@@ -16,6 +16,7 @@ use crate::protocol::cql::text::volatile::Dialect;
 use crate::protocol::cql::topology::Identity;
 use crate::record::{Reason, Side, TableId};
 
+use super::barriers::Barriers;
 use super::known::Statements;
 
 /// Places where conditional statements of a partition wait for each other.
@@ -60,6 +61,8 @@ pub(in crate::protocol::cql) struct Shared {
     pub frame_bytes_max: usize,
     /// A server that did not answer a request by then will not.
     pub answer_timeout: Duration,
+    /// What holds writes back, by table.
+    pub(super) barriers: Barriers,
     sessions: AtomicU32,
     turns: Box<[Arc<Mutex<()>>]>,
 }
@@ -95,6 +98,7 @@ impl Shared {
             full: AtomicBool::new(false),
             frame_bytes_max: parts.frame_bytes_max,
             answer_timeout: parts.answer_timeout,
+            barriers: Barriers::default(),
             sessions: AtomicU32::new(1),
             turns: (0..TURNS).map(|_| Arc::default()).collect(),
         }
@@ -106,7 +110,7 @@ impl Shared {
     }
 
     /// What this side is.
-    pub(super) fn side(&self, side: Side) -> &dyn Grounds {
+    pub(in crate::protocol::cql) fn side(&self, side: Side) -> &dyn Grounds {
         &*self.sides[usize::from(side == Side::Target)]
     }
 

@@ -437,6 +437,24 @@ fn schema_changes_and_truncates_are_barriers() {
 }
 
 #[test]
+fn a_truncate_waits_for_writes_and_the_next_ones_wait_for_it() {
+    let mut rig = Rig::new(Version::V4, None);
+    rig.query(1, "DELETE FROM t WHERE k = 1");
+    rig.query(2, "TRUNCATE t");
+    let _ = poll_fn(|cx| rig.session.poll(cx)).now_or_never();
+    assert_eq!(rig.sent().len(), 1);
+    rig.void(1);
+    assert_eq!(rig.sent().len(), 1);
+    rig.query(3, "DELETE FROM t WHERE k = 2");
+    let _ = poll_fn(|cx| rig.session.poll(cx)).now_or_never();
+    assert!(rig.sent().is_empty());
+    rig.void(2);
+    assert_eq!(rig.sent().len(), 1);
+    let words = ["write t: DELETE FROM t WHERE k = 1", "Committed", "barrier t: TRUNCATE t", "Committed"];
+    assert_eq!(rig.journal()[..4], words);
+}
+
+#[test]
 fn conditional_statements_of_a_partition_take_turns_and_answers_go_on_meanwhile() {
     let mut rig = Rig::new(Version::V4, None);
     rig.query(1, "DELETE FROM t WHERE k = 4 IF EXISTS");

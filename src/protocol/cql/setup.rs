@@ -1,0 +1,265 @@
+//! From configuration to what sessions and the mirror run on.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use futures_util::future::BoxFuture;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{self, Config, ListenTls, Secret};
+use crate::cutover::gate::Gate;
+use crate::journal::Journal;
+use crate::mirror::durable::Durable;
+use crate::net::tls;
+use crate::record::{Reason, Side, TableId};
+
+use super::client;
+use super::cluster::Cluster;
+use super::serve::Front;
+use super::session::shared::{Grounds, Parts, Shared};
+use super::stamps::{Stamps, now_micros};
+use super::tables::{Tables, is_own};
+use super::text::generate::TimeUuids;
+use super::text::volatile::Dialect;
+use super::topology::Identity;
+
+/// Longer than servers wait for their replicas (`truncate_request_timeout` is 60 s), or their timeouts become ours.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(75);
+/// Between two attempts to reach a side that was away at the start.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How often the newest stamp is kept, and how far ahead of it: what a restart begins above.
+const KEEP_STAMP: Duration = Duration::from_millis(500);
+const STAMP_AHEAD: i64 = 1_000_000;
+/// Cassandra takes no frame over 256 MiB.
+const FRAME_BYTES_MAX: usize = 256 << 20;
+
+/// What all listeners of the process serve with.
+pub struct Setup {
+    pub(super) shared: Arc<Shared>,
+    pub(super) sides: Sides,
+    users: Arc<HashMap<String, Option<Secret>>>,
+    clients_max: usize,
+    login_timeout: Duration,
+    clients: Arc<AtomicUsize>,
+}
+
+/// Why CQL cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A side must be there, and is not.
+    #[error("{0}: {1}")]
+    Side(Side, client::Error),
+    /// A certificate or key cannot be used.
+    #[error("[[listen]] TLS: {0}")]
+    Tls(String),
+    /// A file of the journal's directory cannot be read or written.
+    #[error(transparent)]
+    Durable(#[from] crate::mirror::durable::Error),
+}
+
+/// Both clusters, each from the moment on when it was reached first.
+#[derive(Clone)]
+pub struct Sides(Arc<[ArcSwapOption<Cluster>; 2]>);
+
+impl Sides {
+    /// A side; `None` while it was never there.
+    pub fn get(&self, side: Side) -> Option<Arc<Cluster>> {
+        self.place(side).load_full()
+    }
+
+    fn place(&self, side: Side) -> &ArcSwapOption<Cluster> {
+        &self.0[usize::from(side == Side::Target)]
+    }
+
+    fn set(&self, side: Side, cluster: Cluster) {
+        self.place(side).store(Some(Arc::new(cluster)));
+    }
+}
+
+/// One side, as sessions see it.
+struct Ground(Sides, Side);
+
+impl Grounds for Ground {
+    fn tables(&self) -> Arc<Tables> {
+        self.0.get(self.1).map_or_else(Arc::default, |cluster| cluster.tables())
+    }
+
+    fn refresh(&self) -> BoxFuture<'static, ()> {
+        match self.0.get(self.1) {
+            Some(cluster) => cluster.refresh(),
+            None => Box::pin(std::future::ready(())),
+        }
+    }
+
+    fn dialect(&self) -> Dialect {
+        self.0.get(self.1).map_or(Dialect::of_release(""), |cluster| cluster.dialect())
+    }
+
+    fn behind(&self) -> i64 {
+        self.0.get(self.1).map_or(0, |cluster| cluster.behind())
+    }
+}
+
+/// Called with tables whose writes the journal did not take.
+type Lost = Box<dyn Fn(TableId, Reason) + Send + Sync>;
+
+impl Setup {
+    /// Connect to the primary and learn its schema; to the other side too, which may be away unless it is the first start.
+    /// What runs beside it runs among `tasks` and ends with `stop`.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn new(
+        config: &Config,
+        gate: Gate,
+        journal: Option<Journal>,
+        lost: Lost,
+        (stop, tasks): (CancellationToken, TaskTracker),
+    ) -> Result<Setup, Error> {
+        let sides = Sides(Arc::default());
+        let primary = gate.route().primary;
+        sides.set(primary, reach(config, primary).await.map_err(|error| Error::Side(primary, error))?);
+        let secondary = primary.other();
+        let other = reach(config, secondary).await;
+        let identity = match (Identity::load(&config.journal.dir)?, &other) {
+            (Some(identity), _) => identity,
+            (None, Ok(other)) => first(config, &sides, primary, other).await?,
+            (None, Err(_)) => return Err(other.map_err(|error| Error::Side(secondary, error)).err().expect("it is one")),
+        };
+        match other {
+            Ok(cluster) => sides.set(secondary, cluster),
+            Err(error) => {
+                tracing::warn!(side = %secondary, %error, "a side is away at the start; it is tried again");
+                tasks.spawn(stop.clone().run_until_cancelled_owned(keep_reaching(config.clone(), sides.clone(), secondary)));
+            }
+        }
+        contradictions(&identity, &sides);
+        let kept = Durable::in_dir(&config.journal.dir, "stamps");
+        let floor: i64 = kept.load()?.unwrap_or_default();
+        let ground = |side| Box::new(Ground(sides.clone(), side)) as Box<dyn Grounds>;
+        let node = identity.host_id.0;
+        let shared = Arc::new(Shared::new(Parts {
+            gate,
+            journal,
+            sides: [ground(Side::Origin), ground(Side::Target)],
+            stamps: Stamps::above(floor),
+            // A node id of our own, marked as none of hardware (RFC 9562, section 6.10).
+            timeuuids: TimeUuids::new([node[0] | 1, node[1], node[2], node[3], node[4], node[5]], now_micros() as u16),
+            identity,
+            statements_max: config.limits.plan_cache,
+            lost,
+            frame_bytes_max: config.limits.message_bytes.bytes().min(FRAME_BYTES_MAX),
+            answer_timeout: ANSWER_TIMEOUT,
+        }));
+        tasks.spawn(keep_stamps(shared.clone(), kept, stop));
+        let users = config.users.iter().map(|user| (user.name.clone(), user.password.clone())).collect();
+        Ok(Setup {
+            shared,
+            sides,
+            users: Arc::new(users),
+            clients_max: config.limits.connections,
+            login_timeout: config.limits.login_timeout,
+            clients: Arc::default(),
+        })
+    }
+
+    /// Labels of every table that is mirrored.
+    pub fn tables(&self) -> Vec<TableId> {
+        let side = self.shared.gate.route().primary;
+        let tables = self.shared.side(side).tables();
+        tables.iter().filter(|table| !is_own(&table.shape.keyspace)).map(|table| table.label).collect()
+    }
+
+    /// What people call a table.
+    pub fn names(&self) -> Arc<dyn Fn(TableId) -> Option<String> + Send + Sync> {
+        let shared = self.shared.clone();
+        Arc::new(move |label| {
+            let tables = shared.side(shared.gate.route().primary).tables();
+            let table = tables.iter().find(|table| table.label == label)?;
+            Some(format!("{}.{}", table.shape.keyspace, table.shape.name))
+        })
+    }
+
+    /// What one listener serves with.
+    ///
+    /// # Errors
+    /// [`Error::Tls`].
+    pub fn front(&self, tls: Option<&ListenTls>) -> Result<Front, Error> {
+        let acceptor = |tls: &ListenTls| tls::acceptor(&tls.cert, &tls.key, &[]);
+        Ok(Front {
+            shared: self.shared.clone(),
+            sides: self.sides.clone(),
+            users: self.users.clone(),
+            tls: tls.map(acceptor).transpose().map_err(|error| Error::Tls(error.0))?,
+            tls_required: tls.is_some_and(|tls| tls.required),
+            clients_max: self.clients_max,
+            login_timeout: self.login_timeout,
+            clients: self.clients.clone(),
+        })
+    }
+}
+
+fn server(config: &Config, side: Side) -> &config::Server {
+    match side {
+        Side::Origin => &config.origin,
+        Side::Target => &config.target,
+    }
+}
+
+async fn reach(config: &Config, side: Side) -> Result<Cluster, client::Error> {
+    Cluster::connect(server(config, side), side, &config.limits).await
+}
+
+async fn keep_reaching(config: Config, sides: Sides, side: Side) {
+    loop {
+        sleep(AGAIN).await;
+        if let Ok(cluster) = reach(&config, side).await {
+            tracing::info!(%side, "the side that was away is there");
+            return sides.set(side, cluster);
+        }
+    }
+}
+
+/// At the first start: what both sides say makes what clients are told from now on.
+async fn first(config: &Config, sides: &Sides, primary: Side, other: &Cluster) -> Result<Identity, Error> {
+    let here = sides.get(primary).expect("it was reached").facts();
+    let there = other.facts();
+    let (origin, target) = if primary == Side::Origin { (here, there) } else { (there, here) };
+    let now = i32::try_from(now_micros() / 1_000_000).unwrap_or(i32::MAX);
+    let identity = Identity::new(&origin, &target, super::session::random(), now);
+    identity.save(&config.journal.dir).await?;
+    Ok(identity)
+}
+
+fn contradictions(identity: &Identity, sides: &Sides) {
+    for side in [Side::Origin, Side::Target] {
+        let Some(cluster) = sides.get(side) else { continue };
+        for found in identity.contradictions(&cluster.facts()) {
+            tracing::warn!(%side, found, "a cluster is not what clients are told");
+        }
+    }
+}
+
+/// A process that comes after begins above every stamp of this one.
+async fn keep_stamps(shared: Arc<Shared>, kept: Durable, stop: CancellationToken) {
+    let mut saved = 0;
+    loop {
+        let stopped = stop.clone().run_until_cancelled_owned(sleep(KEEP_STAMP)).await.is_none();
+        let last = shared.stamps.last();
+        let ahead = if stopped { last } else { last + STAMP_AHEAD };
+        if last != saved || stopped {
+            if let Err(error) = kept.save_aside(&ahead).await {
+                tracing::error!(%error, "the newest timestamp cannot be kept");
+            }
+            saved = last;
+        }
+        if stopped {
+            return;
+        }
+    }
+}
