@@ -7,6 +7,7 @@
 //! what drivers see of the cluster.
 
 pub mod client;
+pub mod cluster;
 mod link;
 pub mod outcome;
 pub mod place;

@@ -1,0 +1,161 @@
+//! The control connection: it listens, looks, and moves to another node when its own is lost.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use crate::protocol::cql::client::{Address, Client, Error, OnEvent};
+use crate::protocol::cql::tables::Tables;
+use crate::protocol::cql::topology::{Facts, Supported};
+use crate::protocol::cql::wire::Version;
+use crate::protocol::cql::wire::primitive::Consistency;
+use crate::protocol::cql::wire::request::Parameters;
+use crate::protocol::cql::wire::response::Event;
+
+use super::{AGREEMENT, DOWN, Inner, hosts, lock, schema};
+
+/// Events may be lost: without one, it looks this often.
+const TICK: Duration = Duration::from_secs(10);
+/// Between two attempts to reach a node.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// A connection whose events wake somebody.
+pub(super) struct Control {
+    client: Client,
+    happened: Arc<Notify>,
+}
+
+/// Connect to a node and look at everything.
+pub(super) async fn attach(inner: &Arc<Inner>) -> Result<Control, Error> {
+    let mut last = Error::NoHost("no contact point is configured".to_owned());
+    for address in inner.candidates() {
+        match attach_to(inner, &address).await {
+            Ok(control) => return Ok(control),
+            Err(error) => last = error,
+        }
+        inner.shun(&address, super::SHUNNED);
+    }
+    Err(last)
+}
+
+async fn attach_to(inner: &Arc<Inner>, address: &Address) -> Result<Control, Error> {
+    let happened = Arc::new(Notify::new());
+    let on_event = listen(inner, happened.clone());
+    let client = Client::connect_with(&inner.settings, address, Version::V5, Some(on_event)).await?;
+    // Before the first look: what happens after it is told.
+    client.register(&["TOPOLOGY_CHANGE", "STATUS_CHANGE", "SCHEMA_CHANGE"]).await?;
+    let local = client.query("SELECT * FROM system.local", &Parameters::new(Consistency::One)).await?;
+    let rows = local.rows()?;
+    let facts = client.options(|options| Facts::read(&rows, options)).await?;
+    let facts = facts.map_err(|_| Error::Answer("a node does not say what it is"))?;
+    debug_assert!(facts.supported != Supported::default());
+    inner.facts.store(Some(Arc::new(facts)));
+    let control = Control { client, happened };
+    control.look(inner).await?;
+    Ok(control)
+}
+
+/// What other nodes are said to be is noted at once; the rest is looked at.
+fn listen(inner: &Arc<Inner>, happened: Arc<Notify>) -> OnEvent {
+    let inner = Arc::downgrade(inner);
+    Arc::new(move |event| {
+        let Some(inner) = inner.upgrade() else { return };
+        match event {
+            Event::Status("DOWN", node) => inner.shun(&address(*node), DOWN),
+            Event::Status(_, node) => drop(lock(&inner.shunned).remove(&address(*node))),
+            Event::Topology(..) | Event::Schema(_) => {}
+        }
+        happened.notify_one();
+    })
+}
+
+fn address((host, port): (IpAddr, i32)) -> Address {
+    Address { host: host.to_string(), port: u16::try_from(port).unwrap_or_default() }
+}
+
+/// Never ends.
+pub(super) async fn keep(inner: Arc<Inner>, mut control: Control) {
+    loop {
+        let why = control.follow(&inner).await;
+        tracing::warn!(side = %inner.side, host = %control.client.address(), %why, "the control connection is lost");
+        control = regain(&inner).await;
+        tracing::info!(side = %inner.side, host = %control.client.address(), "a control connection is there again");
+    }
+}
+
+async fn regain(inner: &Arc<Inner>) -> Control {
+    loop {
+        match attach(inner).await {
+            Ok(control) => return control,
+            Err(error) => {
+                tracing::debug!(side = %inner.side, %error, "no node can be reached");
+                // Whoever asked cannot be shown anything.
+                let asked = *inner.asked.borrow();
+                inner.seen.send_replace(asked);
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Never ends.
+pub(super) async fn watch_clocks(inner: Arc<Inner>) {
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        inner.measure().await;
+    }
+}
+
+impl Control {
+    /// Until the connection is of no more use: why.
+    async fn follow(&self, inner: &Inner) -> Error {
+        let mut asked = inner.asked.subscribe();
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = self.happened.notified() => {}
+                _ = asked.changed() => {}
+                _ = tick.tick() => {}
+                () = self.client.lost() => return Error::Lost("the node closed it, or answers nothing".to_owned()),
+            }
+            if let Err(error) = self.look(inner).await {
+                return error;
+            }
+        }
+    }
+
+    async fn look(&self, inner: &Inner) -> Result<(), Error> {
+        let asked = *inner.asked.borrow();
+        // Nodes that do not come to agree are looked at as this one sees them.
+        let all = match timeout(AGREEMENT, inner.agreement(&self.client)).await {
+            Ok(all) => all?,
+            Err(_) => hosts::load(&self.client).await?,
+        };
+        let version = all.first().and_then(|host| host.schema);
+        let nearby = hosts::nearby(all, inner.datacenter.as_deref());
+        if nearby.is_empty() {
+            return Err(Error::NoHost("the configured datacenter has no nodes".to_owned()));
+        }
+        inner.forget_others(&nearby);
+        inner.hosts.store(Arc::new(nearby));
+        if inner.tables.load().epoch == 0 || version != Some(inner.tables.load().version) {
+            self.look_at_schema(inner).await?;
+        }
+        inner.seen.send_replace(asked);
+        Ok(())
+    }
+
+    async fn look_at_schema(&self, inner: &Inner) -> Result<(), Error> {
+        let (version, tables) = schema::load(&self.client).await?;
+        let epoch = inner.tables.load().epoch + 1;
+        inner.tables.store(Arc::new(Tables::new(epoch, version, tables)));
+        inner.epoch.send_replace(epoch);
+        Ok(())
+    }
+}

@@ -1,0 +1,112 @@
+//! The nodes of a cluster, as one of them sees it, and which of them to use.
+
+use std::net::IpAddr;
+
+use crate::protocol::cql::client::{Address, Client, Error};
+use crate::protocol::cql::wire::primitive::Consistency;
+use crate::protocol::cql::wire::request::Parameters;
+use crate::protocol::cql::wire::response::code;
+
+use super::fields::{Fields, Named};
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Where it takes clients.
+    pub address: Address,
+    /// Its id.
+    pub id: [u8; 16],
+    /// Where it is.
+    pub datacenter: String,
+    /// What it is.
+    pub release: String,
+    /// The schema that it has, as the node that was asked has heard.
+    pub schema: Option<[u8; 16]>,
+}
+
+/// All nodes: the one that is asked, then those that it knows of.
+pub(super) async fn load(client: &Client) -> Result<Vec<Host>, Error> {
+    let one = Parameters::new(Consistency::One);
+    let local = client.query("SELECT * FROM system.local", &one).await?;
+    let mut hosts: Vec<Host> = host(&Named::of(&local)?.first()?, client.address().clone()).into_iter().collect();
+    if hosts.is_empty() {
+        return Err(Error::Answer("the node does not say who it is"));
+    }
+    let peers = match client.query("SELECT * FROM system.peers_v2", &one).await {
+        // Before 4.0 there is no such table.
+        Err(error) if error.code() == Some(code::INVALID) => client.query("SELECT * FROM system.peers", &one).await?,
+        other => other?,
+    };
+    for row in Named::of(&peers)?.iter() {
+        let row = row?;
+        let address = address(&row, client.address().port);
+        hosts.extend(address.and_then(|address| host(&row, address)));
+    }
+    Ok(hosts)
+}
+
+/// A peer without an id or an address is one that is just coming or going.
+fn host(row: &Fields<'_, '_>, address: Address) -> Option<Host> {
+    Some(Host {
+        address,
+        id: row.uuid("host_id")?,
+        datacenter: row.text("data_center")?.to_owned(),
+        release: row.text("release_version")?.to_owned(),
+        schema: row.uuid("schema_version"),
+    })
+}
+
+/// `native_address` is in peers_v2, `rpc_address` in peers; a node that listens everywhere says 0.0.0.0 there.
+fn address(row: &Fields<'_, '_>, port: u16) -> Option<Address> {
+    let told = row.inet("native_address").or_else(|| row.inet("rpc_address"));
+    let host: IpAddr = told.filter(|address| !address.is_unspecified()).or_else(|| row.inet("peer"))?;
+    let port = row.int("native_port").and_then(|port| u16::try_from(port).ok()).unwrap_or(port);
+    Some(Address { host: host.to_string(), port })
+}
+
+/// Those of this datacenter, or of the first host's.
+pub(super) fn nearby(hosts: Vec<Host>, datacenter: Option<&str>) -> Vec<Host> {
+    let Some(wanted) = datacenter.map(str::to_owned).or_else(|| Some(hosts.first()?.datacenter.clone())) else {
+        return hosts;
+    };
+    hosts.into_iter().filter(|host| host.datacenter == wanted).collect()
+}
+
+/// All nodes that are not `down` have the same schema.
+pub(super) fn agree(hosts: &[Host], down: impl Fn(&Address) -> bool) -> bool {
+    let mut versions = hosts.iter().filter(|host| !down(&host.address)).filter_map(|host| host.schema);
+    let first = versions.next();
+    versions.all(|version| Some(version) == first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(name: &str, datacenter: &str, schema: Option<u8>) -> Host {
+        Host {
+            address: Address { host: name.to_owned(), port: 9042 },
+            id: [0; 16],
+            datacenter: datacenter.to_owned(),
+            release: "4.1.9".to_owned(),
+            schema: schema.map(|byte| [byte; 16]),
+        }
+    }
+
+    #[test]
+    fn only_one_datacenter_is_used() {
+        let hosts = vec![host("a", "east", None), host("b", "west", None), host("c", "east", None)];
+        let names = |hosts: Vec<Host>| hosts.into_iter().map(|host| host.address.host).collect::<Vec<_>>();
+        assert_eq!(names(nearby(hosts.clone(), None)), ["a", "c"]);
+        assert_eq!(names(nearby(hosts.clone(), Some("west"))), ["b"]);
+        assert_eq!(names(nearby(hosts, Some("north"))), [""; 0]);
+    }
+
+    #[test]
+    fn nodes_agree_when_all_that_are_up_have_one_schema() {
+        let hosts = [host("a", "", Some(1)), host("b", "", Some(1)), host("c", "", Some(2)), host("d", "", None)];
+        assert!(!agree(&hosts, |_| false));
+        assert!(agree(&hosts, |address| address.host == "c"));
+        assert!(agree(&hosts, |_| true));
+    }
+}

@@ -1,0 +1,353 @@
+//! What is known of a cluster, and the connections to it: which nodes there are, what its schema is, what its clocks say.
+//!
+//! A task holds a *control connection* to one node ([`control`]): it listens for events, looks at nodes and schema when one
+//! came, when somebody asks and now and then, and goes to another node when that one is lost. What it sees is published
+//! whole: readers take a shared pointer and never wait.
+//!
+//! Only one datacenter is used: the configured one, or that of the first contact point.
+
+mod clock;
+mod control;
+mod fields;
+mod hosts;
+mod schema;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::config;
+use crate::record::Side;
+
+use super::client::{Address, Client, Error, Settings, Stream};
+use super::session::shared::Grounds;
+use super::tables::Tables;
+use super::text::volatile::Dialect;
+use super::topology::Facts;
+pub use clock::Offset;
+pub use hosts::Host;
+
+/// How long a node that could not be reached is tried last.
+const SHUNNED: Duration = Duration::from_secs(5);
+/// How long a node that others call down is.
+const DOWN: Duration = Duration::from_secs(60);
+/// Longest wait for the nodes to have one schema. Cassandra's own drivers wait as long.
+const AGREEMENT: Duration = Duration::from_secs(10);
+/// Between two looks at whether they do.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A cluster. Dropped, its connections end.
+pub struct Cluster {
+    inner: Arc<Inner>,
+    _stop: DropGuard,
+}
+
+struct Inner {
+    side: Side,
+    settings: Settings,
+    contacts: Vec<Address>,
+    datacenter: Option<String>,
+    facts: ArcSwapOption<Facts>,
+    /// Those of our datacenter; the one with the control connection is the first.
+    hosts: ArcSwap<Vec<Host>>,
+    tables: ArcSwap<Tables>,
+    /// [`Tables::epoch`], for who waits for another.
+    epoch: watch::Sender<u64>,
+    /// How often somebody asked for a look, and up to which of them it was done: `seen <= asked`.
+    asked: watch::Sender<u64>,
+    seen: watch::Sender<u64>,
+    /// Nodes that are tried last, until when.
+    shunned: Mutex<HashMap<Address, Instant>>,
+    clients: Mutex<HashMap<Address, Slot>>,
+    clocks: Mutex<HashMap<Address, Offset>>,
+    turn: AtomicUsize,
+}
+
+/// The connection to a node, if there is one. Whoever finds none makes it, while others wait.
+type Slot = Arc<tokio::sync::Mutex<Option<Client>>>;
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster").field("side", &self.inner.side).field("hosts", &self.hosts()).finish_non_exhaustive()
+    }
+}
+
+impl Cluster {
+    /// Connect to the first contact point that can be reached, and look at everything once.
+    ///
+    /// # Errors
+    /// The last contact point's.
+    pub async fn connect(server: &config::Server, side: Side, limits: &config::Limits) -> Result<Cluster, Error> {
+        Cluster::enter(&server.hosts, server.datacenter.as_deref(), Settings::of(server, limits), side).await
+    }
+
+    /// The same, of settings.
+    ///
+    /// # Errors
+    /// The last contact point's.
+    pub async fn enter(
+        contacts: &[Address],
+        datacenter: Option<&str>,
+        settings: Settings,
+        side: Side,
+    ) -> Result<Cluster, Error> {
+        let inner = Arc::new(Inner {
+            side,
+            settings,
+            contacts: contacts.to_vec(),
+            datacenter: datacenter.map(str::to_owned),
+            facts: ArcSwapOption::empty(),
+            hosts: ArcSwap::default(),
+            tables: ArcSwap::default(),
+            epoch: watch::Sender::new(0),
+            asked: watch::Sender::new(0),
+            seen: watch::Sender::new(0),
+            shunned: Mutex::default(),
+            clients: Mutex::default(),
+            clocks: Mutex::default(),
+            turn: AtomicUsize::new(0),
+        });
+        let control = control::attach(&inner).await?;
+        inner.measure().await;
+        let stop = CancellationToken::new();
+        tokio::spawn(stop.clone().run_until_cancelled_owned(control::keep(inner.clone(), control)));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(control::watch_clocks(inner.clone())));
+        Ok(Cluster { inner, _stop: stop.drop_guard() })
+    }
+
+    /// Which one it is.
+    pub fn side(&self) -> Side {
+        self.inner.side
+    }
+
+    /// Its tables, as of the last look. Never waits.
+    pub fn tables(&self) -> Arc<Tables> {
+        self.inner.tables.load_full()
+    }
+
+    /// [`Tables::epoch`], for who waits for another look that found something else.
+    pub fn epochs(&self) -> watch::Receiver<u64> {
+        self.inner.epoch.subscribe()
+    }
+
+    /// Look at nodes and schema again, now. Resolves when what was true at the call is seen, or cannot be.
+    pub fn refresh(&self) -> BoxFuture<'static, ()> {
+        let inner = self.inner.clone();
+        Box::pin(async move {
+            let mut seen = inner.seen.subscribe();
+            let mut ours = 0;
+            inner.asked.send_modify(|asked| {
+                *asked += 1;
+                ours = *asked;
+            });
+            let _ = seen.wait_for(|seen| *seen >= ours).await;
+        })
+    }
+
+    /// What a node says of itself and of the cluster.
+    pub fn facts(&self) -> Arc<Facts> {
+        self.inner.facts.load_full().expect("read before the first handle was given out")
+    }
+
+    /// What the node is: `4.1.9`.
+    pub fn release(&self) -> String {
+        self.facts().release_version.clone()
+    }
+
+    /// What it calls its functions.
+    pub fn dialect(&self) -> Dialect {
+        Dialect::of_release(&self.facts().release_version)
+    }
+
+    /// The nodes of our datacenter.
+    pub fn hosts(&self) -> Arc<Vec<Host>> {
+        self.inner.hosts.load_full()
+    }
+
+    /// What is the same for all connections.
+    pub fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    /// A node to connect to: another one each time, those that are up before the others.
+    pub fn pick(&self) -> Address {
+        self.inner.candidates().into_iter().next().expect("there are contact points at least")
+    }
+
+    /// A socket to a node, TLS agreed where it is configured, and nothing said: for a session of a client.
+    ///
+    /// # Errors
+    /// The last node's.
+    pub async fn connect_raw(&self) -> Result<Stream, Error> {
+        let mut last = Error::NoHost("no contact point is configured".to_owned());
+        for address in self.inner.candidates() {
+            match self.connect_raw_to(&address).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// The same, to this node.
+    ///
+    /// # Errors
+    /// [`Error::Connect`].
+    pub async fn connect_raw_to(&self, address: &Address) -> Result<Stream, Error> {
+        let patience = self.inner.settings.connect_timeout;
+        let opened = timeout(patience, Stream::open(&self.inner.settings, address)).await;
+        opened.unwrap_or(Err(Error::ConnectTimeout(patience))).map_err(|why| {
+            self.inner.shun(address, SHUNNED);
+            Error::Connect { host: address.clone(), why: Box::new(why) }
+        })
+    }
+
+    /// A connection of our own to some node, shared with others.
+    ///
+    /// # Errors
+    /// The last node's.
+    pub async fn client(&self) -> Result<Client, Error> {
+        self.inner.client().await
+    }
+
+    /// A connection of our own to this node, shared with others.
+    ///
+    /// # Errors
+    /// [`Error::Connect`].
+    pub async fn client_of(&self, address: &Address) -> Result<Client, Error> {
+        self.inner.client_of(address).await
+    }
+
+    /// How far this node's clock is from ours, if it was asked lately.
+    pub fn clock(&self, address: &Address) -> Option<Offset> {
+        lock(&self.inner.clocks).get(address).copied()
+    }
+
+    /// How far the clock of a node may be behind ours, in microseconds; negative: all are ahead.
+    pub fn behind(&self) -> i64 {
+        lock(&self.inner.clocks).values().map(|offset| -offset.least).max().unwrap_or_default()
+    }
+
+    /// Wait until all nodes that are up have one schema; `false`: they still have not after as long as drivers wait.
+    ///
+    /// # Errors
+    /// No node can be asked.
+    pub async fn agreed(&self) -> Result<bool, Error> {
+        let client = self.client().await?;
+        let agreed = timeout(AGREEMENT, self.inner.agreement(&client)).await;
+        agreed.map_or(Ok(false), |hosts| hosts.map(|_| true))
+    }
+}
+
+impl Grounds for Arc<Cluster> {
+    fn tables(&self) -> Arc<Tables> {
+        Cluster::tables(self)
+    }
+
+    fn refresh(&self) -> BoxFuture<'static, ()> {
+        Cluster::refresh(self)
+    }
+
+    fn dialect(&self) -> Dialect {
+        Cluster::dialect(self)
+    }
+
+    fn behind(&self) -> i64 {
+        Cluster::behind(self)
+    }
+}
+
+impl Inner {
+    /// Nodes in the order in which they should be tried.
+    fn candidates(&self) -> Vec<Address> {
+        let mut all: Vec<Address> = self.hosts.load().iter().map(|host| host.address.clone()).collect();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        if !all.is_empty() {
+            let start = turn % all.len();
+            all.rotate_left(start);
+        }
+        let contacts = self.contacts.iter().filter(|contact| !all.contains(contact));
+        let mut last: Vec<Address> = contacts.cloned().collect();
+        all.append(&mut last);
+        let now = Instant::now();
+        let shunned = lock(&self.shunned);
+        all.sort_by_key(|address| shunned.get(address).is_some_and(|until| *until > now));
+        all
+    }
+
+    fn shun(&self, address: &Address, pause: Duration) {
+        lock(&self.shunned).insert(address.clone(), Instant::now() + pause);
+    }
+
+    fn is_down(&self, address: &Address) -> bool {
+        lock(&self.shunned).get(address).is_some_and(|until| *until > Instant::now())
+    }
+
+    async fn client(&self) -> Result<Client, Error> {
+        let mut last = Error::NoHost("no contact point is configured".to_owned());
+        for address in self.candidates() {
+            match self.client_of(&address).await {
+                Ok(client) => return Ok(client),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn client_of(&self, address: &Address) -> Result<Client, Error> {
+        let slot = lock(&self.clients).entry(address.clone()).or_default().clone();
+        let mut held = slot.lock().await;
+        if let Some(client) = held.as_ref().filter(|client| !client.is_lost()) {
+            return Ok(client.clone());
+        }
+        *held = None;
+        let client = Client::connect(&self.settings, address).await.inspect_err(|_| self.shun(address, SHUNNED))?;
+        lock(&self.shunned).remove(address);
+        Ok(held.insert(client).clone())
+    }
+
+    /// The nodes, once all that are up have one schema.
+    async fn agreement(&self, client: &Client) -> Result<Vec<Host>, Error> {
+        loop {
+            let hosts = hosts::load(client).await?;
+            if hosts::agree(&hosts, |address| self.is_down(address)) {
+                return Ok(hosts);
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Ask every node for its clock. Those that cannot be asked keep what they said.
+    async fn measure(&self) {
+        for host in self.hosts.load_full().iter() {
+            let Ok(client) = self.client_of(&host.address).await else { continue };
+            match clock::measure(&client).await {
+                Ok(offset) => drop(lock(&self.clocks).insert(host.address.clone(), offset)),
+                Err(error) => {
+                    tracing::debug!(side = %self.side, host = %host.address, %error, "a clock cannot be read")
+                }
+            }
+        }
+    }
+
+    /// Nodes that are gone leave nothing behind.
+    fn forget_others(&self, hosts: &[Host]) {
+        let known =
+            |address: &Address| hosts.iter().any(|host| host.address == *address) || self.contacts.contains(address);
+        lock(&self.clients).retain(|address, _| known(address));
+        lock(&self.clocks).retain(|address, _| known(address));
+        lock(&self.shunned).retain(|address, until| known(address) && *until > Instant::now());
+    }
+}
+
+/// Nothing panics while it holds one of these.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,181 @@
+//! What tandem knows of real clusters, and its own connections to them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tandem::protocol::cql::client::{Address, Client, Settings};
+use tandem::protocol::cql::cluster::Cluster;
+use tandem::protocol::cql::text::schema::{Cells, Role};
+use tandem::protocol::cql::wire::Version;
+use tandem::protocol::cql::wire::primitive::{Consistency, Value};
+use tandem::protocol::cql::wire::request::{BatchKind, Parameters, Values};
+use tandem::record::Side;
+use tandem::sandbox::cassandra::{Node, Options, Stop};
+use tokio::time::timeout;
+
+use crate::support::cassandra::{cluster, make_keyspace, pair_with, versions};
+use crate::support::cql::Cql;
+
+fn address(node: &Node) -> Address {
+    Address { host: node.address().ip().to_string(), port: node.address().port() }
+}
+
+async fn known(node: &Node) -> Arc<Cluster> {
+    let cluster = Cluster::enter(&[address(node)], None, Settings::default(), Side::Target).await;
+    Arc::new(cluster.expect("it can be reached"))
+}
+
+fn one() -> Parameters<'static> {
+    Parameters::new(Consistency::One)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_says_what_it_is_and_what_it_has() {
+    for node in pair_with("known") {
+        let mut cql = Cql::of(node, "known");
+        cql.run(
+            "CREATE TABLE t (a int, b text, c bigint, s int static, l list<int>, m map<int, int>, f frozen<list<int>>, \
+                 PRIMARY KEY ((a, b), c)) WITH gc_grace_seconds = 0 AND default_time_to_live = 60",
+        );
+        let cluster = known(node).await;
+        assert_eq!(cluster.release(), node.distribution().version);
+        assert_eq!(cluster.dialect().snake_case, cluster.release().starts_with('5'));
+        assert_eq!(cluster.pick(), address(node));
+        assert_eq!(cluster.hosts().len(), 1);
+        let tables = cluster.tables();
+        let table = tables.table("known", "t").expect("it is there");
+        assert_eq!((table.gc_grace_seconds, table.default_ttl), (0, 60));
+        let columns: Vec<(&str, Role, Cells)> =
+            table.shape.columns().iter().map(|column| (column.name.as_str(), column.role, column.cells)).collect();
+        let expected = [
+            ("a", Role::Partition(0), Cells::One),
+            ("b", Role::Partition(1), Cells::One),
+            ("c", Role::Clustering(0), Cells::One),
+            ("s", Role::Static, Cells::One),
+            ("f", Role::Regular, Cells::One),
+            ("l", Role::Regular, Cells::List),
+            ("m", Role::Regular, Cells::Elements),
+        ];
+        assert_eq!(columns, expected);
+        assert!(tables.table("system", "local").is_none(), "what is the node's own is not mirrored");
+        let offset = cluster.clock(&address(node)).expect("it was asked");
+        // Both clocks are this machine's.
+        assert!(offset.least <= 0 && 0 <= offset.most, "{offset:?}");
+        assert!(cluster.behind() >= 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_schema_is_seen_by_itself_and_at_once_by_who_asks() {
+    for node in pair_with("seen") {
+        let cluster = known(node).await;
+        let mut epochs = cluster.epochs();
+        let mut cql = Cql::of(node, "seen");
+        cql.run("CREATE TABLE one (k int PRIMARY KEY)");
+        let told = async {
+            while cluster.tables().table("seen", "one").is_none() {
+                epochs.changed().await.expect("it is looked at");
+            }
+        };
+        timeout(Duration::from_secs(60), told).await.expect("an event came");
+        let id = cluster.tables().table("seen", "one").expect("it is there").id;
+        cql.run("DROP TABLE one");
+        cql.run("CREATE TABLE one (k int PRIMARY KEY, v int)");
+        cluster.refresh().await;
+        let again = cluster.tables().table("seen", "one").cloned().expect("it is there again");
+        assert!(again.id != id && again.shape.column("v").is_some());
+        assert!(cluster.agreed().await.expect("asked"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_killed_is_found_again() {
+    let mut nodes = cluster(&versions().0, 1, &Options::default());
+    make_keyspace(&nodes.nodes[0], "k", 1);
+    let cluster = known(&nodes.nodes[0]).await;
+    let client = cluster.client().await.expect("connected");
+    nodes.nodes[0].stop(Stop::Kill).expect("killed");
+    client.lost().await;
+    cluster.connect_raw().await.expect_err("nobody is there");
+    cluster.refresh().await;
+    nodes.nodes[0].start().expect("it comes back");
+    Cql::of(&nodes.nodes[0], "k").run("CREATE TABLE t (k int PRIMARY KEY)");
+    let seen = async {
+        while cluster.tables().table("k", "t").is_none() {
+            cluster.refresh().await;
+        }
+    };
+    timeout(Duration::from_secs(60), seen).await.expect("it is looked at again");
+    cluster.connect_raw().await.expect("it is there");
+    cluster.client().await.expect("connected").query("SELECT k FROM k.t", &one()).await.expect("answered");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_nodes_are_found_by_one_and_one_that_is_down_is_tried_last() {
+    let mut nodes = cluster(&versions().1, 2, &Options::default());
+    let cluster = known(&nodes.nodes[0]).await;
+    let both = || nodes.nodes.iter().map(address).collect::<Vec<_>>();
+    let mut found: Vec<Address> = cluster.hosts().iter().map(|host| host.address.clone()).collect();
+    found.sort_by_key(|address| both().iter().position(|one| one == address));
+    assert_eq!(found, both());
+    let picked: std::collections::HashSet<Address> = [cluster.pick(), cluster.pick()].into();
+    assert_eq!(picked.len(), 2, "in turns");
+    let (first, second) = (address(&nodes.nodes[0]), address(&nodes.nodes[1]));
+    cluster.client_of(&second).await.expect("connected");
+    nodes.nodes[1].stop(Stop::Kill).expect("killed");
+    let _ = cluster.connect_raw_to(&second).await.expect_err("it is down");
+    assert_eq!([cluster.pick(), cluster.pick(), cluster.pick()], [first.clone(), first.clone(), first]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_version_is_spoken_and_statements_survive_what_evicts_them() {
+    for node in pair_with("spoken_by_us") {
+        let mut cql = Cql::of(node, "spoken_by_us");
+        cql.run("CREATE TABLE t (k int PRIMARY KEY, v text)");
+        for version in Version::ALL {
+            let client = Client::connect_with(&Settings::default(), &address(node), version, None).await.expect("in");
+            assert_eq!(client.version(), version);
+            let k = (version as i32).to_be_bytes();
+            let long = "tandem".repeat(40_000);
+            let values = [(None, Value::Set(&k)), (None, Value::Set(long.as_bytes()))];
+            let parameters = Parameters { values: Some(Values::Given(&values)), ..one() };
+            let insert =
+                client.prepare("INSERT INTO spoken_by_us.t (k, v) VALUES (?, ?)", None).await.expect("prepared");
+            assert_eq!(insert.markers.len(), 2);
+            client.execute(&insert, &parameters).await.expect("written");
+            cql.run(&format!("ALTER TABLE t ADD v{} int", version as u8));
+            client.execute(&insert, &parameters).await.expect("prepared again, and written");
+            let member = tandem::protocol::cql::client::Member {
+                text: tandem::protocol::cql::client::MemberText::Prepared(&insert),
+                values: Values::Given(&values),
+            };
+            client.batch(BatchKind::Logged, &[member], &one()).await.expect("written");
+            let rows = client.pages("SELECT v FROM spoken_by_us.t", &Parameters { page_size: Some(1), ..one() }).await;
+            let rows = rows.expect("read");
+            let count: usize = rows.iter().map(|page| page.rows().expect("rows").len()).sum();
+            assert_eq!(count, version as usize - 2);
+        }
+        let client = Client::connect(&Settings::default(), &address(node)).await.expect("in");
+        let error = client.query("SELECT nothing FROM spoken_by_us.t", &one()).await.expect_err("refused");
+        assert_eq!(error.code(), Some(0x2200));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_requests_share_a_connection() {
+    let [node, _] = pair_with("shared");
+    Cql::of(node, "shared").run("CREATE TABLE t (k int PRIMARY KEY, v int)");
+    let client = Client::connect(&Settings::default(), &address(node)).await.expect("in");
+    let insert = client.prepare("INSERT INTO shared.t (k, v) VALUES (?, ?)", None).await.expect("prepared");
+    let write = async |k: i32| {
+        let k = k.to_be_bytes();
+        let values = [(None, Value::Set(&k[..])), (None, Value::Set(&k[..]))];
+        let parameters = Parameters { values: Some(Values::Given(&values)), ..one() };
+        client.execute(&insert, &parameters).await
+    };
+    let written = futures_util::future::join_all((0..3_000).map(write)).await;
+    assert!(written.iter().all(Result::is_ok));
+    let answer = client.query("SELECT count(*) FROM shared.t", &one()).await.expect("read");
+    let cell = answer.row().expect("rows").and_then(|row| row.get(0).flatten()).expect("a count");
+    assert_eq!(cell, 3_000_i64.to_be_bytes());
+}
