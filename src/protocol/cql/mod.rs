@@ -12,7 +12,9 @@ mod link;
 pub mod outcome;
 pub mod place;
 mod relay;
+mod serve;
 mod session;
+mod setup;
 pub mod stamps;
 mod startup;
 pub mod tables;
@@ -20,3 +22,6 @@ pub mod text;
 pub mod topology;
 pub mod wire;
 pub mod write;
+
+pub use serve::{Front, serve};
+pub use setup::{Error as SetupError, Setup};

@@ -64,11 +64,11 @@ pub enum Error {
 
 /// Both clusters, each from the moment on when it was reached first.
 #[derive(Clone)]
-pub struct Sides(Arc<[ArcSwapOption<Cluster>; 2]>);
+pub(super) struct Sides(Arc<[ArcSwapOption<Cluster>; 2]>);
 
 impl Sides {
     /// A side; `None` while it was never there.
-    pub fn get(&self, side: Side) -> Option<Arc<Cluster>> {
+    pub(super) fn get(&self, side: Side) -> Option<Arc<Cluster>> {
         self.place(side).load_full()
     }
 
@@ -129,13 +129,19 @@ impl Setup {
         let identity = match (Identity::load(&config.journal.dir)?, &other) {
             (Some(identity), _) => identity,
             (None, Ok(other)) => first(config, &sides, primary, other).await?,
-            (None, Err(_)) => return Err(other.map_err(|error| Error::Side(secondary, error)).err().expect("it is one")),
+            (None, Err(_)) => {
+                return Err(other.map_err(|error| Error::Side(secondary, error)).err().expect("it is one"));
+            }
         };
         match other {
             Ok(cluster) => sides.set(secondary, cluster),
             Err(error) => {
                 tracing::warn!(side = %secondary, %error, "a side is away at the start; it is tried again");
-                tasks.spawn(stop.clone().run_until_cancelled_owned(keep_reaching(config.clone(), sides.clone(), secondary)));
+                tasks.spawn(stop.clone().run_until_cancelled_owned(keep_reaching(
+                    config.clone(),
+                    sides.clone(),
+                    secondary,
+                )));
             }
         }
         contradictions(&identity, &sides);

@@ -21,7 +21,7 @@ pub(super) struct Barriers(DashMap<TableId, Arc<Barrier>, RandomState>);
 
 /// What is under way on one table.
 #[derive(Default)]
-pub(super) struct Barrier {
+pub(in crate::protocol::cql) struct Barrier {
     writes: AtomicU64,
     closed: AtomicBool,
     changed: Notify,
@@ -30,10 +30,10 @@ pub(super) struct Barrier {
 }
 
 /// A write is under way.
-pub(super) struct Writes(Arc<Barrier>);
+pub(in crate::protocol::cql) struct Writes(Arc<Barrier>);
 
 /// No write is under way, and none begins.
-pub(super) struct Alone {
+pub(in crate::protocol::cql) struct Alone {
     barrier: Arc<Barrier>,
     _turn: OwnedMutexGuard<()>,
 }

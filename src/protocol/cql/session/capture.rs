@@ -18,7 +18,7 @@ use crate::protocol::cql::text::generate::{Generated, TimeUuids};
 use crate::protocol::cql::text::literal::encode;
 use crate::protocol::cql::text::partition::partitions;
 use crate::protocol::cql::text::schema::{Column, Effect, Given, Source};
-use crate::protocol::cql::text::statement::{Body, Class, Modification, Name, Statement as Parsed};
+use crate::protocol::cql::text::statement::{Body, Class, Modification, Statement as Parsed};
 use crate::protocol::cql::text::volatile::{Dialect, volatile_calls, with_literals};
 use crate::protocol::cql::wire::primitive::{Consistency, Value};
 use crate::protocol::cql::wire::request::{
@@ -56,7 +56,7 @@ pub(super) struct Captured {
 #[derive(Debug)]
 pub(super) enum Refused {
     /// It names a table that the schema at hand lacks.
-    Stranger(Name),
+    Stranger,
     /// It cannot be put together again.
     Wire(Error),
 }
@@ -141,7 +141,7 @@ impl Ground<'_> {
         for (modification, part) in piece.known.statement.modifications().iter().zip(&plan.parts) {
             match part {
                 Part::NotMirrored => {}
-                Part::Stranger(name) if !self.is_fresh => return Err(Refused::Stranger(name.clone())),
+                Part::Stranger(_) if !self.is_fresh => return Err(Refused::Stranger),
                 Part::Stranger(name) => {
                     let keyspace = name.keyspace.as_deref().unwrap_or_default();
                     let table = TableId::of(keyspace, &name.name);

@@ -45,8 +45,8 @@ use crate::protocol::cql::wire::response::{self, ErrorKind, Response, ServerErro
 use crate::protocol::cql::wire::{Envelope, Error, Header, HeaderError, Opcode, Version};
 use crate::record::{Backend, Reason, Side, TableId};
 
-pub(in crate::protocol::cql) use capture::random;
 use barriers::{Alone, Writes};
+pub(in crate::protocol::cql) use capture::random;
 use capture::{Captured, Ground, Piece, Refused};
 use flights::{Flight, Flights};
 use framing::{Framing, Inbound, Next, Outbound, with_scratch};
@@ -542,7 +542,7 @@ impl Session {
         };
         match ground.capture(envelope, request, pieces) {
             Ok(captured) => self.write(frame, pass, captured, consistency(request)),
-            Err(Refused::Stranger(_)) => {
+            Err(Refused::Stranger) => {
                 self.has.pass = Some(pass);
                 let looking = self.shared.side(self.side).refresh();
                 Ok(self.wait(Halt::Until(Box::pin(async move {

@@ -150,6 +150,11 @@ impl Rig {
         response.put_frame(&mut frame, self.version, stream).expect("short");
         let mut bytes = self.wrap(&frame);
         self.session.from_server(&mut bytes).expect("goes on");
+        self.wait();
+    }
+
+    /// For what comes at once.
+    fn wait(&mut self) {
         let _ = poll_fn(|cx| self.session.poll(cx)).now_or_never();
         self.go_on();
     }
@@ -427,7 +432,9 @@ fn deletes_of_a_table_that_forgets_them_at_once_keep_their_order() {
 fn schema_changes_and_truncates_are_barriers() {
     let mut rig = Rig::new(Version::V4, None);
     rig.query(1, "TRUNCATE t");
+    rig.wait();
     rig.query(2, "ALTER TABLE shop.wide ADD x int");
+    rig.wait();
     rig.query(3, "CREATE TYPE u (a int)");
     let all =
         ["barrier t: TRUNCATE t", "barrier wide: ALTER TABLE shop.wide ADD x int", "barrier ?: CREATE TYPE u (a int)"];
@@ -441,12 +448,12 @@ fn a_truncate_waits_for_writes_and_the_next_ones_wait_for_it() {
     let mut rig = Rig::new(Version::V4, None);
     rig.query(1, "DELETE FROM t WHERE k = 1");
     rig.query(2, "TRUNCATE t");
-    let _ = poll_fn(|cx| rig.session.poll(cx)).now_or_never();
+    rig.wait();
     assert_eq!(rig.sent().len(), 1);
     rig.void(1);
     assert_eq!(rig.sent().len(), 1);
     rig.query(3, "DELETE FROM t WHERE k = 2");
-    let _ = poll_fn(|cx| rig.session.poll(cx)).now_or_never();
+    rig.wait();
     assert!(rig.sent().is_empty());
     rig.void(2);
     assert_eq!(rig.sent().len(), 1);
@@ -461,7 +468,7 @@ fn conditional_statements_of_a_partition_take_turns_and_answers_go_on_meanwhile(
     rig.query(2, "SELECT * FROM t");
     rig.query(3, "DELETE FROM t WHERE k = 4 IF EXISTS");
     rig.query(4, "SELECT * FROM t");
-    let _ = poll_fn(|cx| rig.session.poll(cx)).now_or_never();
+    rig.wait();
     assert_eq!(rig.sent().len(), 2, "the second waits, and what is behind it");
     rig.void(2);
     assert_eq!(rig.told().len(), 1);
@@ -500,13 +507,12 @@ fn a_closed_gate_holds_requests_and_lets_answers_through_promise_9() {
     rig.query(1, "DELETE FROM t WHERE k = 1");
     rig.shared.gate.close();
     rig.query(2, "DELETE FROM t WHERE k = 2");
-    let _ = poll_fn(|cx| rig.session.poll(cx)).now_or_never();
+    rig.wait();
     assert_eq!((rig.sent().len(), rig.shared.gate.inside(), rig.shared.gate.held()), (1, 1, 1));
     rig.void(1);
     assert_eq!((rig.told().len(), rig.shared.gate.inside()), (1, 0), "a flip is not held up");
     rig.shared.gate.open(Route { primary: Side::Target, mirror: true, epoch: 2 });
-    let _ = poll_fn(|cx| rig.session.poll(cx)).now_or_never();
-    rig.go_on();
+    rig.wait();
     assert_eq!(rig.session.moves_to(), Some(Side::Target));
     rig.session.arrive(Side::Target);
     rig.go_on();
@@ -530,8 +536,7 @@ fn a_table_that_nobody_knows_is_looked_for_once() {
     let mut rig = Rig::new(Version::V4, None);
     rig.query(1, "INSERT INTO strange (k) VALUES (1)");
     assert!(rig.sent().is_empty() && rig.session.is_halted());
-    let _ = poll_fn(|cx| rig.session.poll(cx)).now_or_never();
-    rig.go_on();
+    rig.wait();
     assert_eq!(rig.journal(), ["write strange: INSERT INTO strange (k) VALUES (1)"]);
     assert_eq!(rig.sent().len(), 1);
 }
