@@ -21,6 +21,7 @@ use crate::record::{RecordBuf, Side, TableId};
 use super::job::{Counts, Job, Kind, Line, Request, Sizes, State, Walked, Wants};
 use super::lines::Lines;
 use super::meters;
+use super::trust::{Doubts, Trust};
 use super::work::{Chunk, Outcome, Pass, Surveyed};
 
 /// How history is walked over.
@@ -126,6 +127,9 @@ struct Page {
     not_listed: u64,
     /// Tables whose rows on the secondary are ours.
     copied: BTreeSet<u64>,
+    /// What is known of each table's history.
+    #[serde(default)]
+    trust: Trust,
     /// The secondary's payment counter, as far as chunks were done.
     landed: u64,
 }
@@ -316,7 +320,12 @@ impl Desk {
         {
             let mut memory = self.lock();
             let job = memory.page.jobs.get_mut(&kind).filter(|job| !job.state.is_over());
-            change(job.ok_or(Refused::Idle(kind.as_str()))?);
+            let job = job.ok_or(Refused::Idle(kind.as_str()))?;
+            change(job);
+            if job.state.is_over() {
+                let job = job.clone();
+                memory.page.trust.learn(&job);
+            }
             memory.unsaved = true;
         }
         self.save().await?;
@@ -336,6 +345,12 @@ impl Desk {
             report.eta_seconds = memory.pace.eta(&report);
         }
         Some(report)
+    }
+
+    /// What speaks against relying on the secondary's history.
+    pub fn doubts(&self) -> Doubts {
+        let memory = self.lock();
+        memory.page.trust.doubts(memory.page.current())
     }
 
     /// What holds the job up that is under way.
@@ -362,6 +377,7 @@ impl Desk {
         if before != Some(primary) {
             memory.unsaved = true;
             memory.page.copied.clear();
+            memory.page.trust.forget();
             memory.page.landed = 0;
             if let Some(job) = memory.page.current_mut().filter(|_| before.is_some()) {
                 job.fail("the primary was switched while it was under way: ask for it again", unix_now());
@@ -474,7 +490,9 @@ impl Desk {
             if moved {
                 tell(job);
             }
-            let clean = if job.state.is_over() { job.clean().collect() } else { Vec::new() };
+            let over = job.state.is_over().then(|| job.clone());
+            let clean = over.as_ref().map(|job| job.clean().collect()).unwrap_or_default();
+            over.iter().for_each(|job| memory.page.trust.learn(job));
             memory.unsaved |= moved || reported > 0;
             Settled { clean, idle: reported == 0 && !moved }
         };
@@ -546,10 +564,9 @@ impl Desk {
         let Some(job) = memory.page.current_mut() else { return };
         memory.reported += 1;
         meters::ended(&chunk, &outcome);
-        let copied: Vec<u64> = match chunk.pass {
-            Pass::Copy => job.labels(chunk.table).map(|label| label.0).collect(),
-            _ => Vec::new(),
-        };
+        let (table, name) = (chunk.table, job.name(chunk.table).to_owned());
+        let copied: Option<Vec<u64>> =
+            (chunk.pass == Pass::Copy).then(|| job.labels(table).map(|label| label.0).collect());
         match outcome {
             Outcome::Done(landed) => {
                 memory.budget -= landed.bytes as f64;
@@ -575,7 +592,10 @@ impl Desk {
             }
             Outcome::Refused(..) => {}
         }
-        memory.page.copied.extend(copied);
+        if let Some(labels) = copied {
+            memory.page.copied.extend(labels);
+            memory.page.trust.copied(table, &name);
+        }
         memory.unsaved = true;
     }
 }

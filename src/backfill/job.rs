@@ -526,6 +526,19 @@ impl Job {
         self.tables.iter().filter(equal).flat_map(|table| table.labels.iter().map(|label| (*label, Lsn(table.since))))
     }
 
+    /// Tables that this job compared from end to end, and how many of their rows differ still.
+    pub(super) fn verdicts(&self) -> impl Iterator<Item = (TableId, &str, u64)> {
+        let ended = [State::Done, State::Failed].contains(&self.state) && self.pass == Pass::Back && self.pass_done();
+        let compared = self.tables.iter().filter(move |table| ended && table.refused.is_none());
+        compared.map(|table| (table.table, &*table.name, table.counts.differing()))
+    }
+
+    /// Tables of which rows are known to differ.
+    pub(super) fn found(&self) -> impl Iterator<Item = (TableId, &str, u64)> {
+        let differing = self.tables.iter().map(|table| (table.table, &*table.name, table.counts.differing()));
+        differing.filter(|(.., rows)| *rows > 0)
+    }
+
     /// A table's name, for people.
     pub(super) fn name(&self, table: TableId) -> &str {
         self.tables.iter().find(|walked| walked.table == table).map_or("", |walked| &walked.name)

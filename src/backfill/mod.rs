@@ -15,7 +15,9 @@ mod meters;
 #[cfg(test)]
 mod simulation;
 mod spans;
+mod trust;
 pub mod work;
 
 pub use desk::{Desk, Options, Refused, Report};
 pub use job::{Conflict, Counts, Kind, Request, State};
+pub use trust::Doubts;

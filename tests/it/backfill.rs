@@ -305,6 +305,45 @@ async fn tables_that_move_or_change_while_they_are_copied_are_looked_at_again() 
     stage.assert_equal(TABLES).await;
 }
 
+/// What a switch would find of history, by name and object.
+async fn doubts(stage: &Stage) -> Vec<(String, String)> {
+    stage.tandem.caught_up().await;
+    stage.steady().await;
+    let ended = stage.ask_switch(&json!({ "to": "target", "dry_run": true })).await;
+    let found = ended["findings"].as_array().expect("a list").iter();
+    let text = |finding: &Value, field: &str| finding[field].as_str().expect("text").to_owned();
+    let named = found.map(|finding| (text(finding, "name"), text(finding, "object")));
+    named.filter(|(name, _)| name.starts_with("history")).collect()
+}
+
+#[tokio::test]
+async fn a_switch_knows_what_is_not_copied_not_compared_or_different() {
+    let found = |name: &str, object: &str| (name.to_owned(), object.to_owned());
+    let stage = stage("").await;
+    ask(&stage, "backfill", json!({ "tables": ["public.parent"], "verify": false })).await;
+    ended(&stage, "backfill").await;
+    assert_eq!(doubts(&stage).await, [found("history_unverified", "public.parent")]);
+    assert_eq!(walk(&stage, "verify", json!({ "tables": ["public.parent"] })).await["state"], "Done");
+    assert_eq!(doubts(&stage).await, []);
+    let plant = "SET session_replication_role = replica; DELETE FROM parent WHERE id IN (1, 2)";
+    sql(&stage.target.url("postgres"), plant).await;
+    walk(&stage, "verify", json!({ "tables": ["public.parent"] })).await;
+    assert_eq!(doubts(&stage).await, [found("history_differs", "public.parent: 2 rows")]);
+    assert_eq!(walk(&stage, "repair", json!({ "tables": ["public.parent"] })).await["state"], "Done");
+    assert_eq!(doubts(&stage).await, []);
+    let client = stage.tandem.client();
+    ask(&stage, "backfill", json!({ "tables": ["public.named"] })).await;
+    let paused = client.post("/v1/backfill", &json!({ "action": "pause" })).await.expect("under way");
+    assert_eq!(paused["state"], "Paused");
+    let refused = stage.ask_switch(&json!({ "to": "target" })).await;
+    assert_eq!(refused["end"], "refused", "{refused:#}");
+    let number = format!("backfill {}", paused["number"]);
+    assert!(doubts(&stage).await.contains(&found("history_under_way", &number)), "{refused:#}");
+    client.post("/v1/backfill", &json!({ "action": "resume" })).await.expect("held");
+    assert_eq!(ended(&stage, "backfill").await["state"], "Done");
+    assert_eq!(doubts(&stage).await, []);
+}
+
 #[tokio::test]
 async fn metrics_tell_of_a_walk_what_its_report_tells() {
     let stage = stage("").await;

@@ -260,6 +260,12 @@ impl Walk {
         for dirty in handle.dirty().list().into_iter().take(NAMED_MAX) {
             add(rules::TABLES_DIRTY, name_of(&catalog, dirty.table));
         }
+        let doubts = handle.desk().doubts();
+        doubts.copying.into_iter().for_each(|number| add(rules::HISTORY_UNDER_WAY, format!("backfill {number}")));
+        doubts.unverified.into_iter().for_each(|table| add(rules::HISTORY_UNVERIFIED, table));
+        for (table, rows) in doubts.differing {
+            add(rules::HISTORY_DIFFERS, format!("{table}: {rows} rows"));
+        }
         found
     }
 

@@ -1,0 +1,72 @@
+//! How the history of each table stands, for whoever is about to rely on it: copied and not compared since, or compared
+//! and found to differ.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::job::{Job, Kind};
+use crate::record::TableId;
+
+/// What speaks against a switch. Tables by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Doubts {
+    /// The backfill that is under way, held or not.
+    pub copying: Option<u64>,
+    /// Copied, and not compared since.
+    pub unverified: Vec<String>,
+    /// Found to differ, and not to be equal since: how many rows.
+    pub differing: Vec<(String, u64)>,
+}
+
+/// What is kept of it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Trust(BTreeMap<u64, Table>);
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Table {
+    name: String,
+    unverified: bool,
+    differing: u64,
+}
+
+impl Trust {
+    /// Rows of the table were copied.
+    pub(super) fn copied(&mut self, table: TableId, name: &str) {
+        self.of(table, name).unverified = true;
+    }
+
+    /// The job is over, or will go no further.
+    pub(super) fn learn(&mut self, job: &Job) {
+        for (table, name, differing) in job.verdicts() {
+            *self.of(table, name) = Table { name: name.to_owned(), unverified: false, differing };
+        }
+        for (table, name, differing) in job.found() {
+            self.of(table, name).differing = differing;
+        }
+    }
+
+    /// The side that was written is no longer written.
+    pub(super) fn forget(&mut self) {
+        self.0.clear();
+    }
+
+    /// What speaks against a switch now. What the job that is under way has found so far counts as well.
+    pub(super) fn doubts(&self, current: Option<&Job>) -> Doubts {
+        let mut now = self.clone();
+        current.into_iter().for_each(|job| now.learn(job));
+        let tables = || now.0.values();
+        let copying = current.filter(|job| job.request.kind == Kind::Backfill);
+        Doubts {
+            copying: copying.map(|job| job.number),
+            unverified: tables().filter(|of| of.unverified).map(|of| of.name.clone()).collect(),
+            differing: tables().filter(|of| of.differing > 0).map(|of| (of.name.clone(), of.differing)).collect(),
+        }
+    }
+
+    fn of(&mut self, table: TableId, name: &str) -> &mut Table {
+        let new = || Table { name: name.to_owned(), unverified: false, differing: 0 };
+        self.0.entry(table.0).or_insert_with(new)
+    }
+}
