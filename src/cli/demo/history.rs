@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::super::Failure;
+use super::Failure;
 use crate::admin::client::Client;
 use crate::backfill::{Counts, Kind, Report, State};
 

@@ -30,6 +30,10 @@ impl Switches {
         if self.failed.is_some() {
             return;
         }
+        if let Err(Error::Refused(why)) = admin.get("/v1/switch").await {
+            tell(&format!("no switch for this wire yet: {why}"));
+            return self.failed = Some(format!("to {to}: {why}"));
+        }
         load.around_switch.store(true, Relaxed);
         let deadline = Instant::now() + PATIENCE;
         let mut last = String::new();

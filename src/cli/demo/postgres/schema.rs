@@ -1,8 +1,8 @@
 //! The demo's tables: integer, serial, text, uuid and composite keys, a cascade, the bank of TPC-B, and an archive that
 //! nobody writes to.
 
-use super::Failure;
-use super::stage::reach;
+use super::super::Failure;
+use super::reach;
 use crate::protocol::postgres::client::ServerConfig;
 
 /// Rows of the bank.
@@ -24,6 +24,36 @@ pub(super) const TABLES: &[(&str, &str)] = &[
     ("orders", "id"),
     ("order_lines", "order_id, line"),
 ];
+
+/// Tables with rows that belong to one client each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(in crate::cli::demo) enum Table {
+    Notes,
+    Devices,
+    Orders,
+}
+
+impl Table {
+    pub(super) const ALL: [Table; 3] = [Table::Notes, Table::Devices, Table::Orders];
+
+    /// Key and version of all rows.
+    pub(super) fn query(self) -> &'static str {
+        match self {
+            Table::Notes => "SELECT name, version FROM notes",
+            Table::Devices => "SELECT id, version FROM devices",
+            Table::Orders => "SELECT id, version FROM orders",
+        }
+    }
+
+    /// The version of one row, by its key.
+    pub(super) fn look_up(self) -> &'static str {
+        match self {
+            Table::Notes => "SELECT version FROM notes WHERE name = $1",
+            Table::Devices => "SELECT version FROM devices WHERE id = $1",
+            Table::Orders => "SELECT version FROM orders WHERE id = $1",
+        }
+    }
+}
 
 const TABLES_SQL: &str = "
 CREATE TABLE archive (id bigint PRIMARY KEY, at timestamptz NOT NULL, what text NOT NULL, n numeric);

@@ -1,24 +1,13 @@
 //! Both sides row by row, by connections of their own: tandem has no part in it, and is not even running.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 
-use super::Failure;
-use super::schema::TABLES;
-use super::stage::reach;
+use super::super::ledger::Ledger;
+use super::super::{Failure, Found};
+use super::reach;
+use super::schema::{TABLES, Table};
 use crate::protocol::postgres::client::{Client, Error, ServerConfig};
-
-/// What was found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Found {
-    /// Rows looked at, each pair once.
-    pub(super) rows: u64,
-    /// Only the origin has them.
-    pub(super) lost: u64,
-    /// Only the target has them.
-    pub(super) extra: u64,
-    /// They differ.
-    pub(super) mismatched: u64,
-}
 
 impl Found {
     fn count(&mut self, origin: Option<&(String, String)>, target: Option<&(String, String)>) -> Ordering {
@@ -75,6 +64,31 @@ impl Rows {
         let Some(row) = self.0.next_row().await? else { return Ok(None) };
         Ok(Some((row.string(0)?, row.string(1)?)))
     }
+}
+
+/// How many acknowledged writes the server does not have.
+pub(super) async fn missing(config: &ServerConfig, ledgers: &[&Ledger<Table>]) -> Result<u64, Failure> {
+    let mut found = HashMap::new();
+    for table in Table::ALL {
+        let mut client = reach(config).await?;
+        client.put_query(table.query());
+        client.send().await?;
+        while let Some(row) = client.next_row().await? {
+            found.insert((table, row.string(0)?), row.parse(1)?);
+        }
+    }
+    let mut missing = 0;
+    for ledger in ledgers {
+        missing += ledger.wrong(&found) + ledger.missing_history(history(config, ledger.client).await?);
+    }
+    Ok(missing)
+}
+
+/// The sequence numbers of a client's history rows, in order.
+async fn history(config: &ServerConfig, client: u32) -> Result<Vec<u32>, Failure> {
+    let mut connection = reach(config).await?;
+    let rows = connection.simple(&format!("SELECT seq FROM history WHERE client = {client} ORDER BY seq")).await?;
+    Ok(rows.iter().map(|row| row.parse(0)).collect::<Result<_, _>>()?)
 }
 
 #[cfg(test)]
