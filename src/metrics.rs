@@ -116,6 +116,12 @@ metrics! {
     MIRROR_PAID_ROWS_TOTAL = "tandem_mirror_paid_rows_total", Kind::Counter;
     /// Bytes written to the secondary.
     MIRROR_PAID_BYTES_TOTAL = "tandem_mirror_paid_bytes_total", Kind::Counter;
+    /// Records replayed.
+    MIRROR_APPLIED_TOTAL = "tandem_mirror_applied_total", Kind::Counter;
+    /// Records that are being replayed now.
+    MIRROR_IN_FLIGHT = "tandem_mirror_in_flight", Kind::Gauge;
+    /// Tables that wait because the secondary refuses a schema change or a TRUNCATE.
+    MIRROR_HELD = "tandem_mirror_held", Kind::Gauge;
     /// Time of one payment, snapshot included.
     MIRROR_PAYMENT_SECONDS = "tandem_mirror_payment_seconds", Kind::Histogram(SECONDS);
     /// Keys and tables that the secondary refuses, set aside.

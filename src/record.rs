@@ -260,6 +260,13 @@ impl RecordBuf {
         self.items.put_u64_le(lane);
     }
 
+    /// Say all that an earlier record says.
+    pub fn again(&mut self, record: &Record) {
+        self.header();
+        self.items.extend_from_slice(&record.body);
+        self.count += record.items().count();
+    }
+
     /// What it says so far.
     pub fn items(&self) -> Items<'_> {
         Items { rest: self.items.get(HEADER..).unwrap_or_default() }
@@ -346,6 +353,11 @@ impl Record {
     /// Copy the record out of the buffer it was read from, so that keeping it does not keep its neighbours.
     pub fn detach(&mut self) {
         self.body = Bytes::copy_from_slice(&self.body);
+    }
+
+    /// Its size in bytes.
+    pub fn bytes(&self) -> usize {
+        HEADER + self.body.len()
     }
 
     /// Everything the unit left.
@@ -472,6 +484,17 @@ mod tests {
                 Item::Touch { table: t, lane: 12 },
             ]
         );
+    }
+
+    #[test]
+    fn a_record_said_again_differs_in_its_backend_only() {
+        let record = Record::parse(full().into()).expect("valid");
+        let mut buf = RecordBuf::default();
+        buf.again(&record);
+        let again = Record::parse(Bytes::copy_from_slice(buf.finish(Backend { id: 0, life: 3 }))).expect("valid");
+        assert_eq!(again.backend, Backend { id: 0, life: 3 });
+        assert!(again.items().eq(record.items()));
+        assert_eq!((again.bytes(), buf.len()), (record.bytes(), record.items().count()));
     }
 
     #[test]

@@ -95,14 +95,13 @@ pub(super) async fn act_on_parked(state: &State, asked: &ParkedAction) -> Result
     let mirror = mirror(state)?;
     match asked.action {
         OnParked::Retry => done(mirror.retry_parked(&asked.id).map(Some)),
-        OnParked::Discard => match mirror.parked().discard(&asked.id).await {
-            Ok(true) => {
-                tracing::warn!(id = asked.id, "a parked key was discarded by the admin API");
-                done(Ok(None))
+        OnParked::Discard => {
+            let discarded = mirror.discard_parked(&asked.id).await;
+            if discarded.is_ok() {
+                tracing::warn!(id = asked.id, "something parked was discarded by the admin API");
             }
-            Ok(false) => done(Err(handle::Error::NotParked(asked.id.clone()))),
-            Err(error) => done(Err(error.into())),
-        },
+            done(discarded.map(|()| None))
+        }
     }
 }
 

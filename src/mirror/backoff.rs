@@ -25,8 +25,14 @@ impl Backoff {
 
     /// It failed: wait this long, between half of the bound reached and all of it.
     pub fn pause(&mut self) -> Duration {
-        let bound = self.min.saturating_mul(1 << self.failures.min(20)).min(self.max);
+        let pause = self.pause_after(self.failures);
         self.failures = self.failures.saturating_add(1);
+        pause
+    }
+
+    /// How long one waits who failed so often before; for many who count for themselves.
+    pub fn pause_after(&mut self, failures: u32) -> Duration {
+        let bound = self.min.saturating_mul(1 << failures.min(20)).min(self.max);
         bound / 2 + bound.mul_f64(self.random() / 2.0)
     }
 

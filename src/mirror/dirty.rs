@@ -70,11 +70,17 @@ impl Dirty {
         self.ledger.save()
     }
 
-    fn note(&self, table: TableId, reason: Reason, at: Lsn) {
+    /// [`Dirty::mark`] without waiting: durable with the next [`Dirty::saved`].
+    pub(crate) fn note(&self, table: TableId, reason: Reason, at: Lsn) {
         self.ledger.change(|book| {
             let known = book.cleared.get(&table.0).is_some_and(|&below| at.0 < below);
             (!known && book.mark(table, reason, at), ())
         });
+    }
+
+    /// Everything noted before is durable when it resolves.
+    pub(crate) async fn saved(&self) -> Result<(), Error> {
+        self.ledger.saved().await
     }
 
     /// All dirty tables, by label.
@@ -99,14 +105,19 @@ impl Dirty {
 
     /// The whole table was made equal by a payment whose cut was at `cut`: clear it, unless it was marked since.
     pub(crate) async fn repaired(&self, table: TableId, cut: Lsn) -> Result<bool, Error> {
-        let covered = self.ledger.change(|book| {
+        let covered = self.note_repaired(table, cut);
+        self.ledger.saved().await.map(|()| covered)
+    }
+
+    /// [`Dirty::repaired`] without waiting: durable with the next [`Dirty::saved`].
+    pub(crate) fn note_repaired(&self, table: TableId, cut: Lsn) -> bool {
+        self.ledger.change(|book| {
             let covered = book.tables.get(&table.0).is_some_and(|kept| kept.last_lsn < cut.0);
             if covered {
                 book.tables.remove(&table.0);
             }
             (covered, covered)
-        });
-        self.ledger.saved().await.map(|()| covered)
+        })
     }
 
     /// An operator says that the table is well. Marks by records below `at` are not believed again. False: was not dirty.

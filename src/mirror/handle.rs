@@ -1,22 +1,22 @@
-//! How the rest of the process looks at the engine: its status, its two ledgers, and what an operator may ask of it.
+//! How the rest of the process looks at an engine, whichever it is: its status, its two ledgers, and what an operator may
+//! ask of it. To *pay* a record is to have it on the secondary: by copying the rows that it names, or by replaying it.
 //!
 //! What an operator owes again (a retry, a repair) goes through the journal as a record of backend 0: it is ordered
 //! with the clients' writes, paid, retained and owed again after a crash as they are.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::backfill::Desk;
 use crate::journal::{self, Entry, Journal, Lsn, Outcome};
 use crate::mirror::dirty::Dirty;
-use crate::mirror::durable::{self, Durable};
-use crate::mirror::parked::Parked;
+use crate::mirror::durable;
+use crate::mirror::parked::{Kept, Parked};
 use crate::record::{Backend, Item, Reason, Record, RecordBuf, TableId};
-
-use super::state::Config;
 
 /// How much of the journal [`Handle::newest`] reads at once.
 const NEWEST_READ_BYTES: usize = 1 << 20;
@@ -31,7 +31,10 @@ pub enum Phase {
     Idle,
     /// Making a payment.
     Paying,
-    /// Paying a backlog larger than one payment: the secondary is equal at no point in time until it is done.
+    /// Replaying records.
+    Applying,
+    /// Paying a backlog larger than one payment, or than the window of a replay: the secondary is equal at no point in
+    /// time until it is done.
     CatchingUp,
     /// An operator said so.
     Paused,
@@ -50,6 +53,7 @@ impl Phase {
             Phase::Connecting => "connecting",
             Phase::Idle => "idle",
             Phase::Paying => "paying",
+            Phase::Applying => "applying",
             Phase::CatchingUp => "catching up",
             Phase::Paused => "paused",
             Phase::Fenced => "fenced",
@@ -64,19 +68,20 @@ impl Phase {
 pub struct Status {
     /// What it is doing.
     pub phase: Phase,
-    /// The last error, until a payment succeeds.
+    /// The last error, until it goes well again.
     pub error: Option<String>,
     /// Everything appended below is paid.
     pub paid: Lsn,
-    /// The last payment made the secondary equal to the primary at one snapshot, parked keys and dirty tables apart.
+    /// The last payment made the secondary equal to the primary at one snapshot, parked keys and dirty tables apart. By
+    /// replay: it follows without a backlog, the same and held tables apart.
     pub exact: bool,
     /// Units read and not paid.
     pub lag_records: u64,
-    /// Distinct keys of ended units that wait for a payment.
+    /// Distinct keys of ended units that wait for a payment; by replay none are known.
     pub lag_keys: u64,
     /// When the oldest unpaid unit was read: coarse, and since the start of the process.
     pub lag_since: Option<Instant>,
-    /// The secondary's payment counter.
+    /// The secondary's payment counter; by replay the records that this process applied.
     pub payments: u64,
     /// Keys paid by this process.
     pub paid_keys: u64,
@@ -92,6 +97,19 @@ pub struct Status {
     pub dirty: usize,
     /// What the last payments paid was appended from here on.
     pub recent: Lsn,
+    /// Records that are being replayed now.
+    pub in_flight: usize,
+    /// Tables that wait because the secondary refuses a schema change or a TRUNCATE.
+    pub held: Vec<Held>,
+}
+
+/// A table that waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Its qualified name.
+    pub table: String,
+    /// What the secondary says, without row values.
+    pub why: String,
 }
 
 /// How eagerly payments are made.
@@ -127,7 +145,7 @@ pub enum Error {
     /// The ledger's file could not be written.
     #[error("not recorded: {0}")]
     Durable(#[from] durable::Error),
-    /// There is no such parked key.
+    /// Nothing parked is called so.
     #[error("no parked key has the id {0}; `tandem parked list` shows those there are")]
     NotParked(String),
     /// The table is not dirty.
@@ -150,27 +168,26 @@ pub struct Handle {
     pub(in crate::mirror) pace: watch::Sender<Pace>,
     pub(in crate::mirror) self_repair: bool,
     pub(in crate::mirror) desk: Desk,
+    /// An operator wants what is parked to be looked at.
+    pub(in crate::mirror) nudges: Arc<Notify>,
 }
 
 impl Handle {
-    /// A handle without an engine behind it yet: [`super::state::Engine::succeed`].
-    pub fn open(
-        config: &Config,
-        journal: Journal,
-        (parked, dirty): (Durable, Durable),
-        desk: Desk,
-    ) -> Result<Handle, durable::Error> {
+    /// A handle without an engine behind it yet: [`super::state::Engine::succeed`], [`super::replay::Engine::succeed`].
+    /// `self_repair`: a table marked by [`Handle::mark_dirty`] is owed whole at once.
+    pub fn new(journal: Journal, (parked, dirty): (Parked, Dirty), desk: Desk, self_repair: bool) -> Handle {
         let (shown, status) = watch::channel(Status::default());
-        Ok(Handle {
-            parked: Parked::open(parked, config.parked_max)?,
-            dirty: Dirty::open(dirty)?,
+        Handle {
+            parked,
+            dirty,
             journal,
             status,
             shown,
             pace: watch::Sender::new(Pace::Usual),
-            self_repair: config.self_repair,
+            self_repair,
             desk,
-        })
+            nudges: Arc::default(),
+        }
     }
 
     /// The walks over history.
@@ -283,15 +300,41 @@ impl Handle {
         &self.dirty
     }
 
-    /// Owe a parked key again. It leaves the list when its payment succeeds.
+    /// Owe a parked key again, or replay a parked record, late. It leaves the list when that succeeds.
     pub fn retry_parked(&self, id: &str) -> Result<Lsn, Error> {
         let entry = self.parked.get(id).ok_or_else(|| Error::NotParked(id.to_owned()))?;
+        if let Some(kept) = &entry.record {
+            return self.replay(kept);
+        }
         let mut record = RecordBuf::default();
         match &entry.key {
             Some(key) => record.key(entry.table(), key, true),
             None => record.table(entry.table()),
         }
         Ok(owe(&self.journal, &mut record)?)
+    }
+
+    fn replay(&self, kept: &Kept) -> Result<Lsn, Error> {
+        if kept.holds {
+            // It never left the journal, and is tried again by itself.
+            self.nudges.notify_one();
+            return Ok(self.status.borrow().paid);
+        }
+        let ticket = self.journal.begin(kept.bytes())?;
+        let lsn = ticket.lsn();
+        // Dropped, it is as unknown as it was.
+        if !kept.unknown {
+            ticket.end(Outcome::Committed);
+        }
+        Ok(lsn)
+    }
+
+    /// Forget something parked: the sides may differ there from now on, and the operator knows. A barrier that holds its
+    /// table is given up: the table is dirty, and what waited goes on.
+    pub async fn discard_parked(&self, id: &str) -> Result<(), Error> {
+        let found = self.parked.discard(id).await?;
+        self.nudges.notify_one();
+        if found { Ok(()) } else { Err(Error::NotParked(id.to_owned())) }
     }
 
     /// Owe every row of a table, dirty or not. A dirty mark goes when the payment succeeds and no later mark was made.

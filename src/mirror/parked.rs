@@ -1,14 +1,17 @@
-//! Parked keys: rows that the secondary refuses, set aside so that the others go on (promise 6).
+//! What the secondary refuses, set aside so that the rest goes on (promise 6): kept with its error, counted, listed,
+//! retried or discarded by an operator. The count is bounded: past it the table is dirty, which says more with less.
 //!
-//! A parked key is kept with its error, counted, listed, retried or discarded by an operator. It is never retried with
-//! old contents: a retry owes the key again, and a payment copies what the row is then. So does any later write to it;
-//! the payment that succeeds takes it out. The count is bounded: past it the key's table is dirty, which says more
-//! with less.
+//! The mirror by state parks *keys*. One is never retried with old contents: a retry owes the key again, and a payment
+//! copies what the row is then. So does any later write to it; the payment that succeeds takes it out.
+//!
+//! The mirror by replay parks *records*, whole, because the journal does not keep them for ever. A retry is the record
+//! once more, at the journal's end, and it knows that it is late: what was ordered behind it has gone ahead.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::journal::Lsn;
 use crate::record::TableId;
 
 use super::dirty::unix_now;
@@ -51,6 +54,58 @@ pub struct Entry {
     /// Refused by a payment that was not exact: its neighbours may have been in the way, so the next exact payment
     /// tries it again by itself.
     pub provisional: bool,
+    /// What was parked is a record, and this is it. `None`: a key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<Kept>,
+}
+
+/// A parked record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The record that a retry appends.
+    #[serde(with = "super::durable::hex")]
+    bytes: Option<Box<[u8]>>,
+    /// Nobody knows whether it happened on the primary.
+    pub unknown: bool,
+    /// It is a barrier that has not been given up: its table waits for it, and it is tried again by itself.
+    pub holds: bool,
+}
+
+impl Kept {
+    /// The record that a retry appends.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.as_deref().unwrap_or_default()
+    }
+}
+
+/// A record that the secondary refuses.
+#[derive(Clone, Debug)]
+pub(crate) struct Rejected {
+    /// The table that it is listed under.
+    pub table: TableId,
+    /// Its qualified name.
+    pub name: String,
+    /// The record for an operator, on request only.
+    pub shown: String,
+    /// Why it is refused.
+    pub why: String,
+    /// Where it stood when it was refused first: its name together with the table.
+    pub lsn: Lsn,
+    /// The record that a retry appends.
+    pub bytes: Box<[u8]>,
+    /// See [`Kept`].
+    pub unknown: bool,
+    /// See [`Kept`].
+    pub holds: bool,
+}
+
+/// How many records may be kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Of one table.
+    pub of_table: usize,
+    /// Their bytes together.
+    pub bytes: usize,
 }
 
 impl Entry {
@@ -104,6 +159,33 @@ impl Parked {
             (found, found)
         });
         self.ledger.saved().await.map(|()| found)
+    }
+
+    /// Keep a refused record, or say so again of one that is kept. False: there is no room. Durable with the next
+    /// [`Parked::saved`].
+    pub(crate) fn set_aside(&self, rejected: Rejected, bounds: Bounds) -> bool {
+        self.ledger.change(|entries| {
+            let kept = entries.set_aside(rejected, self.max, bounds);
+            (kept, kept)
+        })
+    }
+
+    /// The record of this table that was refused at this position first.
+    pub(crate) fn record(&self, table: TableId, lsn: Lsn) -> Option<Entry> {
+        self.ledger.look(|entries| entries.0.get(&of_record(table, lsn)).cloned())
+    }
+
+    /// It is on the secondary, or nobody wants it any more. True: it was here. Durable with the next [`Parked::saved`].
+    pub(crate) fn release(&self, table: TableId, lsn: Lsn) -> bool {
+        self.ledger.change(|entries| {
+            let was = entries.0.remove(&of_record(table, lsn)).is_some();
+            (was, was)
+        })
+    }
+
+    /// Everything changed before is durable when it resolves.
+    pub(crate) async fn saved(&self) -> Result<(), Error> {
+        self.ledger.saved().await
     }
 
     /// A payment went through: park what it refused, take out what it made equal. Durable when it resolves. The answer
@@ -160,6 +242,43 @@ impl Entries {
         }
         refused.key.is_none().then_some(refused.table)
     }
+
+    fn set_aside(&mut self, rejected: Rejected, max: usize, bounds: Bounds) -> bool {
+        let (id, now) = (of_record(rejected.table, rejected.lsn), unix_now());
+        let record = Kept { bytes: Some(rejected.bytes), unknown: rejected.unknown, holds: rejected.holds };
+        if let Some(entry) = self.0.get_mut(&id) {
+            entry.attempts += 1;
+            entry.last_unix = now;
+            entry.why = rejected.why;
+            entry.record = Some(record);
+            return true;
+        }
+        let bytes = |entry: &Entry| entry.record.as_ref().map_or(0, |record| record.bytes().len());
+        let of_table = self.0.range((id.0, None)..).take_while(|((table, _), _)| *table == id.0).count();
+        let all: usize = self.0.values().map(bytes).sum();
+        if self.0.len() >= max || of_table >= bounds.of_table || all + record.bytes().len() > bounds.bytes {
+            return false;
+        }
+        let entry = Entry {
+            table: id.0,
+            name: rejected.name,
+            key: id.1.clone(),
+            shown: rejected.shown,
+            why: rejected.why,
+            first_unix: now,
+            last_unix: now,
+            attempts: 1,
+            provisional: false,
+            record: Some(record),
+        };
+        self.0.insert(id, entry);
+        true
+    }
+}
+
+/// A record is known by its position where a key is by itself.
+fn of_record(table: TableId, lsn: Lsn) -> Id {
+    (table.0, Some(lsn.0.to_be_bytes().into()))
 }
 
 fn fresh(refused: &Refused, now: u64, provisional: bool) -> Entry {
@@ -173,6 +292,7 @@ fn fresh(refused: &Refused, now: u64, provisional: bool) -> Entry {
         last_unix: now,
         attempts: 1,
         provisional,
+        record: None,
     }
 }
 
@@ -243,6 +363,45 @@ mod tests {
         assert_eq!(parked.len(), 1);
         parked.paid(&Owed { tables: vec![T], ..Owed::default() }, &[], true).await.expect("saved");
         assert!(parked.is_empty());
+    }
+
+    fn rejected(lsn: u64) -> Rejected {
+        Rejected {
+            table: T,
+            name: "ks.t".into(),
+            shown: "1".into(),
+            why: "too large".into(),
+            lsn: Lsn(lsn),
+            bytes: vec![7; 10].into(),
+            unknown: true,
+            holds: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refused_record_is_kept_whole_until_it_is_released() {
+        let file = Durable::in_memory("parked");
+        let bounds = Bounds { of_table: 9, bytes: 99 };
+        let parked = open(&file, 9);
+        assert!(parked.set_aside(rejected(4), bounds) && parked.set_aside(rejected(4), bounds));
+        parked.saved().await.expect("saved");
+        let parked = open(&file, 9);
+        let entry = parked.record(T, Lsn(4)).expect("parked");
+        assert_eq!((entry.attempts, entry.record.expect("a record").bytes()), (2, &[7; 10][..]));
+        assert!(parked.release(T, Lsn(4)) && !parked.release(T, Lsn(4)));
+        parked.saved().await.expect("saved");
+        assert!(open(&file, 9).is_empty());
+    }
+
+    #[test]
+    fn refused_records_are_bounded_by_count_table_and_bytes_promise_12() {
+        let kept = |max, bounds| {
+            let parked = open(&Durable::in_memory("parked"), max);
+            (0..5).filter(|&lsn| parked.set_aside(rejected(lsn), bounds)).count()
+        };
+        assert_eq!(kept(3, Bounds { of_table: 9, bytes: 99 }), 3);
+        assert_eq!(kept(9, Bounds { of_table: 2, bytes: 99 }), 2);
+        assert_eq!(kept(9, Bounds { of_table: 9, bytes: 19 }), 1);
     }
 
     #[tokio::test]

@@ -123,10 +123,10 @@ impl Claims {
         claims
     }
 
-    /// Give up all claims, held or not. Whoever holds all of its claims by that is added to `ready`, in order of entering
-    /// for each resource.
+    /// Give up all claims, held or not. Whoever holds all of its claims by that is added to `ready`, the oldest first.
     pub fn leave(&mut self, id: Lsn, ready: &mut Vec<Lsn>) {
         let Some(holder) = self.holders.remove(&id) else { return };
+        let before = ready.len();
         for claim in holder.claims {
             let Entry::Occupied(mut lock) = self.locks.entry(claim.resource) else { continue };
             lock.get_mut().leave(claim, &self.holders);
@@ -135,6 +135,8 @@ impl Claims {
                 lock.remove();
             }
         }
+        // By resource is by hash, which no two processes share.
+        ready[before..].sort_unstable();
     }
 
     /// It holds everything that it claims.

@@ -166,6 +166,15 @@ impl Paths {
         })
     }
 
+    /// The handle of an engine over these files.
+    ///
+    /// # Errors
+    /// A ledger cannot be read.
+    pub fn handle(&self, config: &Config, journal: Journal) -> Result<Handle, durable::Error> {
+        let ledgers = (Parked::open(self.parked.clone(), config.parked_max)?, Dirty::open(self.dirty.clone())?);
+        Ok(Handle::new(journal, ledgers, self.desk.clone(), config.self_repair))
+    }
+
     /// With another desk.
     #[cfg(test)]
     pub(crate) fn with(self, desk: Desk) -> Paths {
@@ -273,7 +282,7 @@ impl<C: Copier> Engine<C> {
         copier: C,
         paths: Paths,
     ) -> Result<(Engine<C>, Handle), durable::Error> {
-        let handle = Handle::open(&config, journal, (paths.parked, paths.dirty), paths.desk)?;
+        let handle = paths.handle(&config, journal)?;
         let from = handle.journal.trimmed();
         let engine = Engine::succeed(&handle, config, copier, paths.book, from)?;
         Ok((engine, handle))

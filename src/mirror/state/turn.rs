@@ -57,7 +57,7 @@ impl<C: Copier + 'static> Turning<C> {
         (stop, tasks): (CancellationToken, TaskTracker),
     ) -> Result<Turning<C>, Error> {
         let paths = Paths::in_dir(dir.to_owned(), config.history.clone())?;
-        let handle = Handle::open(&config, journal, (paths.parked, paths.dirty), paths.desk)?;
+        let handle = paths.handle(&config, journal)?;
         let back = Durable::in_dir(dir, "mirror-book-back");
         Ok(Turning { handle, config, make, forth: paths.book, back, running: None, ahead: None, stop, tasks })
     }
