@@ -10,10 +10,12 @@
 //! the control store holds: a walk that did not reach its flip is undone, one that did is finished.
 //!
 //! [`phase`] is the order of it, pure; [`controller`] does it; [`store`] is what survives a crash; [`steps`] is what it
-//! asks of a wire; [`gate`] is what every unit passes; [`report`] is what is told about it.
+//! asks of a wire; [`mirror`] is what it finds of the mirror; [`gate`] is what every unit passes; [`report`] is what is told
+//! about it.
 
 pub mod controller;
 pub mod gate;
+pub mod mirror;
 pub mod phase;
 pub mod report;
 pub mod steps;

@@ -25,12 +25,12 @@ use tokio_util::task::TaskTracker;
 use crate::check::{self, Finding};
 use crate::config::{Config, Cutover, Immovable, OldPrimary, Strangers};
 use crate::cutover::gate::Route;
+use crate::cutover::mirror::{self, Known};
 use crate::cutover::steps::{Compared, Error, Steps};
 use crate::cutover::store::Control;
 use crate::journal::{Journal, Lsn};
 use crate::mirror::durable;
 use crate::mirror::state::{Turning, copier};
-use crate::mirror::{Phase, Status};
 use crate::record::{Reason, Side, TableId};
 
 use super::catalog::{Catalog, load};
@@ -96,9 +96,7 @@ struct Ahead {
     /// Of `to`, and the epoch of the primary's when it was loaded.
     catalog: Catalog,
     epoch: u64,
-    /// Dirty tables that the operator switches with.
-    dirty: HashSet<TableId>,
-    parked: usize,
+    known: Known,
     triggers: TriggerRights,
     bounds: Bounds,
 }
@@ -201,7 +199,7 @@ impl Walk {
         let bounds = Bounds::default();
         let from = to.other();
         // A process that has just begun has not connected yet.
-        let _ = timeout(MIRROR_OPEN, self.mirror_is_open()).await;
+        let _ = timeout(MIRROR_OPEN, mirror::opened(self.mirror.handle())).await;
         let mut found = self.mirror_findings();
         let mut conn = self.connect(to, bounds).await?;
         switch::alone(&mut conn).await.map_err(|error| switch::Error::from(error).on(to))?;
@@ -223,10 +221,8 @@ impl Walk {
         let mut from_conn = self.connect(to.other(), bounds).await?;
         let comparison = Comparison::prepare(to.other(), &mut from_conn, &mut to_conn).await?;
         let triggers = TriggerRights::read(to, &mut from_conn, &mut to_conn).await?;
-        let handle = self.mirror.handle();
-        let dirty = handle.dirty().list().into_iter().map(|dirty| dirty.table).collect();
-        let parked = handle.parked().len();
-        Ok(Ahead { from: from_conn, to: to_conn, comparison, catalog, epoch, dirty, parked, triggers, bounds })
+        let known = Known::of(self.mirror.handle());
+        Ok(Ahead { from: from_conn, to: to_conn, comparison, catalog, epoch, known, triggers, bounds })
     }
 
     /// Open the mirror back. What held its lock a moment ago (the proof of the way back, a dry run) may not be gone yet.
@@ -242,31 +238,8 @@ impl Walk {
     }
 
     fn mirror_findings(&self) -> Vec<Finding> {
-        let (handle, mut found) = (self.mirror.handle(), Vec::new());
-        let (status, lag) = (handle.status(), handle.lag());
-        let mut add = |rule, object: String| found.push(Finding { rule, side: None, object });
-        let runs = matches!(status.phase, Phase::Idle | Phase::Paying | Phase::CatchingUp);
-        if !runs {
-            let why = status.error.map(|error| format!(": {error}")).unwrap_or_default();
-            add(rules::MIRROR_DOWN, format!("{}{why}", status.phase.as_str()));
-        }
-        if lag.seconds > self.cutover.max_lag.as_secs_f64() {
-            add(rules::MIRROR_BEHIND, format!("{:.1} s and {} keys behind", lag.seconds, lag.keys));
-        }
-        if !handle.parked().is_empty() {
-            add(rules::ROWS_PARKED, format!("{} rows or tables", handle.parked().len()));
-        }
         let catalog = self.shared.catalog.now();
-        for dirty in handle.dirty().list().into_iter().take(NAMED_MAX) {
-            add(rules::TABLES_DIRTY, name_of(&catalog, dirty.table));
-        }
-        let doubts = handle.desk().doubts();
-        doubts.copying.into_iter().for_each(|number| add(rules::HISTORY_UNDER_WAY, format!("backfill {number}")));
-        doubts.unverified.into_iter().for_each(|table| add(rules::HISTORY_UNVERIFIED, table));
-        for (table, rows) in doubts.differing {
-            add(rules::HISTORY_DIFFERS, format!("{table}: {rows} rows"));
-        }
-        found
+        mirror::findings(self.mirror.handle(), self.cutover.max_lag, |table| name_of(&catalog, table))
     }
 
     async fn server_findings(&self, from: Side) -> Result<Vec<Finding>, Error> {
@@ -421,38 +394,6 @@ impl Walk {
         }
     }
 
-    fn clean_since(&self, ahead: &Ahead) -> Result<(), Error> {
-        let handle = self.mirror.handle();
-        let new = handle.dirty().list().into_iter().find(|dirty| !ahead.dirty.contains(&dirty.table));
-        if let Some(dirty) = new {
-            let name = name_of(&self.shared.catalog.now(), dirty.table);
-            return Err(Error::Refused(format!("{name} became dirty meanwhile: repair it first")));
-        }
-        if handle.parked().len() > ahead.parked {
-            return Err(Error::Refused("the secondary refuses rows that it took before: see the parked ones".into()));
-        }
-        Ok(())
-    }
-
-    /// As the mirror is when it has connected, or failed to.
-    async fn mirror_is_open(&self) -> Result<Status, Error> {
-        let mut status = self.mirror.handle().watch();
-        let open = |status: &Status| !matches!(status.phase, Phase::Connecting | Phase::Stopped);
-        let shown = status.wait_for(open).await.map_err(|_| Error::Refused("the mirror has ended".into()))?;
-        Ok(shown.clone())
-    }
-
-    async fn reverse_runs(&self, to: Side) -> Result<(), Error> {
-        let shown = self.mirror_is_open().await?;
-        match (shown.phase, shown.error) {
-            (Phase::Failed | Phase::Fenced, why) => Err(Error::Side {
-                side: to.other(),
-                why: why.unwrap_or_else(|| "the reverse mirror cannot open".into()),
-            }),
-            _ => Ok(()),
-        }
-    }
-
     fn ahead(&mut self) -> Result<&mut Ahead, Error> {
         self.ahead.as_mut().ok_or_else(|| Error::Refused("nothing was prepared".into()))
     }
@@ -534,14 +475,14 @@ impl Steps for Walk {
     async fn prepare(&mut self, to: Side) -> Vec<Finding> {
         match self.look(to).await {
             Ok(found) => found,
-            Err(error) => vec![Finding { rule: rules::SIDE_FAILED, side: None, object: error.to_string() }],
+            Err(error) => vec![Finding { rule: mirror::SIDE_FAILED, side: None, object: error.to_string() }],
         }
     }
 
     async fn give_up(&mut self, to: Side, lose: u64, look: bool) -> Vec<Finding> {
         let found = match self.look_without(to, lose).await {
             Ok(found) => found,
-            Err(error) => return vec![Finding { rule: rules::SIDE_FAILED, side: None, object: error.to_string() }],
+            Err(error) => return vec![Finding { rule: mirror::SIDE_FAILED, side: None, object: error.to_string() }],
         };
         let refused = found.iter().any(|finding| finding.rule.severity == check::Severity::Error);
         if !look && !refused {
@@ -592,7 +533,9 @@ impl Steps for Walk {
         let handle = self.mirror.handle();
         handle.hurry();
         handle.settle(end).await.map_err(|error| Error::Refused(error.to_string()))?;
-        self.clean_since(self.ahead.as_ref().ok_or_else(|| Error::Refused("nothing was prepared".into()))?)?;
+        let catalog = self.shared.catalog.now();
+        let ahead = self.ahead.as_ref().ok_or_else(|| Error::Refused("nothing was prepared".into()))?;
+        ahead.known.still_holds(handle, |table| name_of(&catalog, table))?;
         Ok(end)
     }
 
@@ -604,7 +547,7 @@ impl Steps for Walk {
         let keys = keys.map_err(|error| Error::Refused(error.to_string()))?;
         let keys: BTreeSet<_> = keys.into_iter().collect();
         let ahead = self.ahead()?;
-        let dirty = ahead.dirty.clone();
+        let dirty = ahead.known.dirty.clone();
         let keys = keys.iter().filter(|(table, _)| !dirty.contains(table)).map(|(table, key)| (*table, &key[..]));
         let outcome = ahead.comparison.compare(&mut ahead.from, &mut ahead.to, keys).await?;
         if !outcome.tables.is_empty() {
@@ -633,7 +576,7 @@ impl Steps for Walk {
         self.mirror.handle().pause();
         let end = self.journal.appended();
         self.mirror.start(to, end).await.map_err(|error| Error::Refused(error.to_string()))?;
-        self.reverse_runs(to).await
+        mirror::runs(self.mirror.handle(), from).await
     }
 
     fn flip(&mut self, route: Route, since: Lsn) {
