@@ -101,7 +101,7 @@ impl Stage {
 }
 
 /// What `scripts/setup --drivers` fetched for a driver.
-fn driver(name: &str, file: &str) -> PathBuf {
+pub(crate) fn driver(name: &str, file: &str) -> PathBuf {
     let path = cache_folder().join("drivers").join(name).join(file);
     assert!(
         path.exists(),
@@ -111,7 +111,7 @@ fn driver(name: &str, file: &str) -> PathBuf {
     path
 }
 
-fn script(path: &str) -> PathBuf {
+pub(crate) fn script(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/journeys").join(path)
 }
 
@@ -128,7 +128,7 @@ fn at(mut command: Command, place: &Place) -> Command {
     command
 }
 
-fn said(output: &Output) -> Vec<String> {
+pub(crate) fn said(output: &Output) -> Vec<String> {
     String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
 }
 

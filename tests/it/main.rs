@@ -25,6 +25,7 @@ mod hidden_writes;
 mod invariant;
 mod journey_rust;
 mod journeys;
+mod journeys_cql;
 mod ordinary;
 mod payment;
 mod pgbench;
