@@ -6,6 +6,7 @@
 //! [`outcome`] says what an error means for it, [`stamps`] when it happened, [`tables`] where. [`topology`] is
 //! what drivers see of the cluster.
 
+pub mod applier;
 pub mod client;
 pub mod cluster;
 mod link;

@@ -1,0 +1,141 @@
+//! Schema changes and TRUNCATE: done again on the secondary, and waited for until all of its nodes have them.
+//!
+//! A schema change that is repeated is refused ("already exists", "not found"): then it is over if the secondary's table
+//! fits the primary's, because whatever made it so was this, or comes later in the journal.
+
+use std::time::Duration;
+
+use crate::mirror::replay::{Certainty, Job};
+use crate::protocol::cql::client::Error;
+use crate::protocol::cql::tables::{Table, Tables};
+use crate::protocol::cql::text::edit::{self, drop_at};
+use crate::protocol::cql::text::schema::{Column, Role};
+use crate::protocol::cql::text::statement::{Action, Body, ColumnDrop, Name, Object, Schema};
+use crate::protocol::cql::wire::primitive::{Consistency, Value};
+use crate::protocol::cql::wire::request::{Parameters, Values};
+use crate::protocol::cql::wire::response::code;
+use crate::protocol::cql::write::Write;
+use crate::record::TableId;
+
+use super::trouble::Trouble;
+use super::{Sides, linger, replay};
+
+/// Longer than `truncate_request_timeout`, which is 60 s.
+const PATIENCE: Duration = Duration::from_secs(75);
+
+/// Do what the barrier says.
+pub(super) async fn pass(sides: &Sides, job: &Job, table: TableId, body: &[u8]) -> Result<(), Trouble> {
+    let write = Write::parse(body).map_err(|error| Trouble::Reject(error.to_string()))?;
+    let taken = replay::take_apart(&write);
+    let [statement] = taken.as_slice() else {
+        return Err(Trouble::Reject("a barrier of several statements cannot be read".to_owned()));
+    };
+    let keyspace = write.batch.parameters.keyspace;
+    if job.certainty == Certainty::Unknown && !happened(sides, &statement.parsed.body, keyspace).await? {
+        return Ok(());
+    }
+    let text = match &statement.parsed.body {
+        Body::Schema(Schema { drop: Some(drop), name: Some(name), .. }) => {
+            let at = dropped_at(sides, name, keyspace, drop).await?;
+            edit::apply(statement.text, at.map(|micros| drop_at(drop, micros)).into_iter().collect())
+        }
+        _ => statement.text.to_vec(),
+    };
+    let text = String::from_utf8(text).map_err(|_| Trouble::Reject("a barrier is not UTF-8".to_owned()))?;
+    let parameters = Parameters { keyspace, ..Parameters::new(Consistency::Quorum) };
+    let done = sides.to_secondary.with_timeout(PATIENCE).query(&text, &parameters).await;
+    settle(sides, &statement.parsed.body, table, done.map(drop)).await
+}
+
+async fn settle(sides: &Sides, body: &Body, table: TableId, done: Result<(), Error>) -> Result<(), Trouble> {
+    let is_schema = matches!(body, Body::Schema(_));
+    if let Err(error) = &done
+        && !is_schema
+    {
+        linger(error).await;
+        return Err(Trouble::of_secondary(error));
+    }
+    if is_schema && !sides.secondary.agreed().await.map_err(|error| Trouble::of_secondary(&error))? {
+        return Err(Trouble::Retry("secondary: its nodes do not agree on one schema".to_owned()));
+    }
+    sides.secondary.refresh().await;
+    let Err(error) = done else { return Ok(()) };
+    sides.primary.refresh().await;
+    let refused = matches!(error.code(), Some(code::ALREADY_EXISTS | code::INVALID | code::CONFIG));
+    let (primary, secondary) = (sides.primary.tables(), sides.secondary.tables());
+    if refused && is_over(body, table, &primary, &secondary) {
+        return Ok(());
+    }
+    Err(Trouble::of_secondary(&error))
+}
+
+/// Whether a refused schema change is one that was done before.
+fn is_over(body: &Body, label: TableId, primary: &Tables, secondary: &Tables) -> bool {
+    let Body::Schema(schema) = body else { return false };
+    let find = |tables: &Tables| tables.iter().find(|table| table.label == label).cloned();
+    match (schema.action, schema.object, find(primary), find(secondary)) {
+        (Action::Drop, Object::Table, _, secondary) => secondary.is_none(),
+        (Action::Create | Action::Alter, Object::Table, Some(primary), Some(secondary)) => fits(&primary, &secondary),
+        // Later in the journal the primary dropped it.
+        (Action::Alter, Object::Table, None, _) => true,
+        (Action::Create, Object::Table, None, Some(_)) => true,
+        // What is not told apart by columns: the refusal says that it is there, or that it is gone.
+        (Action::Create | Action::Drop, _, _, _) => true,
+        _ => false,
+    }
+}
+
+/// The same key, and nothing that contradicts: columns may be missing on either side, for a later change to add or drop.
+fn fits(primary: &Table, secondary: &Table) -> bool {
+    let key = |table: &Table| -> Vec<Column> {
+        let columns = table.shape.columns().iter();
+        columns.filter(|column| matches!(column.role, Role::Partition(_) | Role::Clustering(_))).cloned().collect()
+    };
+    let same_type = |column: &Column| {
+        primary
+            .shape
+            .column(&column.name)
+            .is_none_or(|other| other.cql_type == column.cql_type && other.role == column.role)
+    };
+    key(primary) == key(secondary) && secondary.shape.columns().iter().all(same_type)
+}
+
+/// Whether the primary did a schema change whose answer nobody saw.
+async fn happened(sides: &Sides, body: &Body, keyspace: Option<&str>) -> Result<bool, Trouble> {
+    let unknown = "nobody knows whether the primary did it: do it again there";
+    let Body::Schema(schema) = body else { return Err(Trouble::Reject(unknown.to_owned())) };
+    sides.primary.refresh().await;
+    let tables = sides.primary.tables();
+    let there =
+        |name: &Name| name.keyspace_or(keyspace).is_some_and(|keyspace| tables.table(keyspace, &name.name).is_some());
+    match (schema.action, schema.object, &schema.name) {
+        (Action::Create, Object::Table, Some(name)) => Ok(there(name)),
+        (Action::Drop, Object::Table, Some(name)) => Ok(!there(name)),
+        _ => Err(Trouble::Reject(unknown.to_owned())),
+    }
+}
+
+/// When the primary dropped the columns, in microseconds, as it recorded in milliseconds. A value that was written before
+/// stays dropped on the secondary, however late it is replayed, and one that was written after the column was added
+/// again stays there (CQL-CORNERS C10). `None`: the primary has no record of it.
+async fn dropped_at(
+    sides: &Sides,
+    name: &Name,
+    keyspace: Option<&str>,
+    drop: &ColumnDrop,
+) -> Result<Option<i64>, Trouble> {
+    let Some(keyspace) = name.keyspace_or(keyspace) else { return Ok(None) };
+    const TEXT: &str = "SELECT dropped_time FROM system_schema.dropped_columns \
+                        WHERE keyspace_name = ? AND table_name = ? AND column_name = ?";
+    let mut newest = None;
+    for column in &drop.columns {
+        let given = [keyspace, name.name.as_str(), column.as_str()].map(|text| (None, Value::Set(text.as_bytes())));
+        let parameters = Parameters { values: Some(Values::Given(&given)), ..Parameters::new(Consistency::One) };
+        let answer = sides.to_primary.query(TEXT, &parameters).await;
+        let answer = answer.map_err(|error| Trouble::of_primary(&error))?;
+        let row = answer.row().map_err(|error| Trouble::of_primary(&error))?;
+        let millis = row.and_then(|row| row.get(0).flatten()?.try_into().ok()).map(i64::from_be_bytes);
+        newest = newest.max(millis.map(|millis| millis.saturating_mul(1_000)));
+    }
+    Ok(newest)
+}

@@ -1,0 +1,282 @@
+//! The mirror's hands: what a record says, done on the secondary.
+//!
+//! | the record says | what is done |
+//! | --- | --- |
+//! | a write | the same statements, with the primary's timestamp and the second of their forwarding ([`replay`]) |
+//! | a place | what the primary has there is read and written ([`state`]) |
+//! | a barrier | the schema change or TRUNCATE, then the wait until all nodes have it ([`barrier`]) |
+//!
+//! A write in doubt is done on the primary too, with the same timestamp: then it is on both. What nobody may repeat (it is
+//! too old, or it was parked while others passed it) goes by the state of its partitions.
+
+mod barrier;
+mod replay;
+mod state;
+mod trouble;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::mirror::replay::{self as engine, Applied, Certainty, Job, Shown};
+use crate::record::{Item, Record, TableId};
+
+use super::client::{Client, Error};
+use super::cluster::Cluster;
+use super::place::{Extent, Place};
+use super::stamps::now_micros;
+use super::tables::Table;
+use super::text::literal::encode;
+use super::text::partition::partitions;
+use super::text::schema::{Effect, Given, Source};
+use super::text::statement::Modification;
+use super::wire::primitive::Value;
+use super::write::Write;
+use replay::Taken;
+use state::Settler;
+use trouble::{Trouble, may_linger};
+
+/// A cluster, once it was reached. Asked anew for each job.
+pub type Reach = Arc<dyn Fn() -> Option<Arc<Cluster>> + Send + Sync>;
+
+/// How long a server may still be busy with what it was sent: its `write_request_timeout` is 2 s unless somebody changed it.
+const LINGER: Duration = Duration::from_millis(2_500);
+/// Hints are kept so long, so a write is delivered that late at most. A repeat after that may meet purged tombstones.
+const REPEATABLE: i64 = 3 * 3_600;
+
+/// Applies records to a secondary.
+pub struct Applier {
+    primary: Reach,
+    secondary: Reach,
+    opened: AtomicBool,
+    labels: Mutex<Labels>,
+}
+
+/// Tables by their labels, as of one look at the schema.
+#[derive(Default)]
+struct Labels {
+    of: Option<Arc<super::tables::Tables>>,
+    tables: HashMap<TableId, Arc<Table>>,
+}
+
+/// Both clusters and a connection to each, for one job.
+struct Sides {
+    primary: Arc<Cluster>,
+    secondary: Arc<Cluster>,
+    to_primary: Client,
+    to_secondary: Client,
+}
+
+impl Applier {
+    /// From this cluster to that one.
+    pub fn new(primary: Reach, secondary: Reach) -> Applier {
+        Applier { primary, secondary, opened: AtomicBool::new(false), labels: Mutex::default() }
+    }
+
+    async fn sides(&self) -> Result<Sides, Trouble> {
+        let away = || Trouble::Lost("secondary: it was never reached".to_owned());
+        let secondary = (self.secondary)().ok_or_else(away)?;
+        let never = || Trouble::Retry("primary: it was never reached".to_owned());
+        let primary = (self.primary)().ok_or_else(never)?;
+        let to_secondary = secondary.client().await.map_err(|error| Trouble::of_secondary(&error))?;
+        let to_primary = primary.client().await.map_err(|error| Trouble::of_primary(&error))?;
+        Ok(Sides { primary, secondary, to_primary, to_secondary })
+    }
+
+    async fn do_all(&self, job: &Job) -> Result<(), Trouble> {
+        let sides = self.sides().await?;
+        // What is settled by state is read after everything else was done.
+        for item in job.record.items() {
+            match item {
+                Item::Write { body, .. } => self.write(&sides, job, body).await?,
+                Item::Ddl(table, body) => barrier::pass(&sides, job, table, body).await?,
+                Item::Table(_) => return Err(Trouble::Reject("a whole table is owed: copy it".to_owned())),
+                Item::Key { .. } | Item::Dirty(..) | Item::Touch { .. } | Item::Prepared(_) => {}
+            }
+        }
+        for item in job.record.items() {
+            if let Item::Key { table, key, .. } = item {
+                let place = Place::decode(key).ok_or_else(|| Trouble::Reject("a place cannot be read".to_owned()))?;
+                self.settle(&sides, job, table, &place).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A table that is gone has nothing to be settled.
+    async fn settle(&self, sides: &Sides, job: &Job, table: TableId, place: &Place) -> Result<(), Trouble> {
+        let Some(table) = self.table(&sides.primary, table).await else { return Ok(()) };
+        Settler::new(sides, &table, job.certainty == Certainty::Unknown, job.attempt > 1).settle(place).await
+    }
+
+    async fn write(&self, sides: &Sides, job: &Job, body: &[u8]) -> Result<(), Trouble> {
+        let write = Write::parse(body).map_err(|error| Trouble::Reject(error.to_string()))?;
+        let taken = replay::take_apart(&write);
+        let written = self.written(sides, &write, &taken).await;
+        if self.must_go_by_state(job, &write, &written) {
+            return self.by_state(sides, job, written).await;
+        }
+        if job.certainty == Certainty::Unknown {
+            let again = replay::execute(&sides.primary, &sides.to_primary, &write, &taken).await;
+            again.map_err(|error| Trouble::of_primary(&error))?;
+        }
+        let done = replay::execute(&sides.secondary, &sides.to_secondary, &write, &taken).await;
+        if let Err(error) = done {
+            linger(&error).await;
+            return Err(Trouble::of_secondary(&error));
+        }
+        // Where it may have been done before, lists are doubled now.
+        let listed = written.into_iter().filter(|written| written.overwrites_list).collect();
+        self.by_state(sides, job, listed).await
+    }
+
+    fn must_go_by_state(&self, job: &Job, write: &Write<'_>, written: &[Written]) -> bool {
+        let doubtful = job.late || job.certainty == Certainty::Unknown;
+        let age = write.batch.parameters.now_in_seconds.map_or(0, |then| now_micros() / 1_000_000 - i64::from(then));
+        let grace = |written: &Written| i64::from(written.table.gc_grace_seconds).min(REPEATABLE);
+        doubtful && written.iter().any(|written| age >= grace(written))
+    }
+
+    /// What each modification writes to, as far as tables are known.
+    async fn written(&self, sides: &Sides, write: &Write<'_>, taken: &[Taken<'_>]) -> Vec<Written> {
+        let tables = sides.primary.tables();
+        let keyspace = write.batch.parameters.keyspace;
+        let mut all = Vec::new();
+        for statement in taken {
+            for modification in statement.parsed.modifications() {
+                let name = &modification.table;
+                let table = name.keyspace_or(keyspace).and_then(|keyspace| tables.table(keyspace, &name.name));
+                all.extend(table.map(|table| Written::of(statement, modification, table)));
+            }
+        }
+        all
+    }
+
+    async fn by_state(&self, sides: &Sides, job: &Job, written: Vec<Written>) -> Result<(), Trouble> {
+        for Written { table, places, .. } in written {
+            let unknown = "where a write writes cannot be told, and it may not be repeated: compare the table";
+            let places = places.ok_or_else(|| Trouble::Reject(unknown.to_owned()))?;
+            let settler = Settler::new(sides, &table, job.certainty == Certainty::Unknown, job.attempt > 1);
+            for place in &places {
+                settler.settle(place).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The primary's table of this label; the schema is looked at again if it is not there.
+    async fn table(&self, cluster: &Cluster, label: TableId) -> Option<Arc<Table>> {
+        if let Some(table) = self.known_table(cluster, label) {
+            return Some(table);
+        }
+        cluster.refresh().await;
+        self.known_table(cluster, label)
+    }
+
+    fn known_table(&self, cluster: &Cluster, label: TableId) -> Option<Arc<Table>> {
+        let tables = cluster.tables();
+        let mut labels = self.labels.lock().unwrap_or_else(PoisonError::into_inner);
+        if !labels.of.as_ref().is_some_and(|of| Arc::ptr_eq(of, &tables)) {
+            labels.tables = tables.iter().map(|table| (table.label, table.clone())).collect();
+            labels.of = Some(tables);
+        }
+        labels.tables.get(&label).cloned()
+    }
+}
+
+/// Where a modification writes.
+struct Written {
+    table: Arc<Table>,
+    overwrites_list: bool,
+    /// `None`: that cannot be told.
+    places: Option<Vec<Place>>,
+}
+
+impl Written {
+    fn of(statement: &Taken<'_>, modification: &Modification, table: &Arc<Table>) -> Written {
+        let effect = Effect::of(modification, &table.shape);
+        let bound = |number: usize| match statement.values.get(number) {
+            Some(Value::Set(bytes)) => Some(bytes),
+            _ => None,
+        };
+        let partitions = partitions(statement.text, modification, &effect, &table.shape, bound);
+        let clustering: Option<Vec<Vec<u8>>> = effect
+            .clustering
+            .iter()
+            .zip(table.shape.clustering())
+            .map(|(given, column)| match given {
+                Given::One(value) => match value.source() {
+                    Source::Marker(number) => bound(number).map(<[u8]>::to_vec),
+                    Source::Literal(literal, span) => encode(literal, span.of(statement.text), &column.cql_type).ok(),
+                    Source::Null | Source::Computed(_) => None,
+                },
+                _ => None,
+            })
+            .collect();
+        let place = |partition| match &clustering {
+            Some(clustering) => Place { extent: Extent::Row, partition, clustering: clustering.clone() },
+            None => Place::partition(partition),
+        };
+        let places = partitions.map(|partitions| partitions.into_iter().map(place).collect());
+        Written { table: table.clone(), overwrites_list: !effect.lists.is_empty(), places }
+    }
+}
+
+/// What was sent may still be done: not when this returns.
+async fn linger(error: &Error) {
+    if may_linger(error) {
+        sleep(LINGER).await;
+    }
+}
+
+impl engine::Applier for Applier {
+    async fn open(&self) -> Result<(), engine::Error> {
+        let lost = |why: String| engine::Error::Lost(why);
+        let secondary = (self.secondary)().ok_or_else(|| lost("it was never reached".to_owned()))?;
+        secondary.client().await.map_err(|error| lost(error.to_string()))?;
+        // What an earlier process sent last may still be on its way. It is over when its servers' timeouts are.
+        if !self.opened.swap(true, Ordering::Relaxed) {
+            sleep(LINGER).await;
+        }
+        Ok(())
+    }
+
+    async fn apply(&self, job: &Job) -> Applied {
+        match self.do_all(job).await {
+            Ok(()) => Applied::Done,
+            Err(trouble) => trouble.into(),
+        }
+    }
+
+    fn show(&self, record: &Record, table: TableId) -> Shown {
+        let known = (self.primary)().and_then(|cluster| self.known_table(&cluster, table));
+        let name = |table: &Arc<Table>| format!("{}.{}", table.shape.keyspace, table.shape.name);
+        let contents: Vec<String> = record.items().filter_map(shown).collect();
+        Shown { table: known.as_ref().map_or_else(|| format!("{:016x}", table.0), name), contents: contents.join("\n") }
+    }
+}
+
+/// For an operator who asks: texts with their values, and where places are.
+fn shown(item: Item<'_>) -> Option<String> {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    match item {
+        Item::Write { body, .. } | Item::Ddl(_, body) => {
+            let write = Write::parse(body).ok()?;
+            let statement = |taken: &Taken<'_>| {
+                let values = taken.values.iter().map(|(_, value)| match value {
+                    Value::Set(bytes) => format!("0x{}", hex(bytes)),
+                    Value::Null => "null".to_owned(),
+                    Value::Unset => "unset".to_owned(),
+                });
+                format!("{} [{}]", String::from_utf8_lossy(taken.text), values.collect::<Vec<_>>().join(", "))
+            };
+            let statements: Vec<String> = replay::take_apart(&write).iter().map(statement).collect();
+            Some(format!("{} at {:?}", statements.join("; "), write.batch.parameters.timestamp))
+        }
+        Item::Key { key, .. } => Some(format!("the state of 0x{}", hex(key))),
+        Item::Dirty(..) | Item::Touch { .. } | Item::Table(_) | Item::Prepared(_) => None,
+    }
+}

@@ -1,0 +1,348 @@
+//! What must be written to the secondary so that a row there becomes the primary's. Pure.
+//!
+//! A cell goes with its own timestamp and expiry, so that whatever is replayed later finds what it would have found on the
+//! primary. Where no timestamp can be read (collections, rows that are nothing but their key), or where the right one
+//! was tried and something above it is in the way, one has to be made up: see [`Moment`].
+
+use std::collections::BTreeMap;
+
+use super::rows::{Cell, Form, collected, elements, fields};
+use crate::protocol::cql::wire::Error;
+
+/// How far before the reading a made-up timestamp lies at first: what clients write now stays above it.
+const BEFORE: i64 = 1_000_000;
+/// Expiries that differ by no more are the same: the clocks of v3 and v4 count whole seconds.
+const TTL_SLACK: i32 = 2;
+
+/// When the two sides were read, and how often before.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    /// Microseconds, from before the first read.
+    pub(super) read: i64,
+    /// 0 is the first. From the second on, whatever still differs was not to be had with its own timestamp.
+    pub(super) round: usize,
+}
+
+impl Moment {
+    /// A timestamp where none can be read.
+    fn made_up(self) -> i64 {
+        if self.round == 0 { self.read - BEFORE } else { self.read }
+    }
+
+    /// The timestamp that a cell should have, unless that was tried.
+    fn own(self, timestamp: i64) -> i64 {
+        if self.round == 0 { timestamp } else { timestamp.max(self.read) }
+    }
+}
+
+/// One thing to write. Columns by their place; timestamps in microseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Fix {
+    /// Make the row exist.
+    Row { at: i64, ttl: Option<i32> },
+    /// Make it not exist.
+    NoRow { at: i64 },
+    /// Set columns that are one cell, and lists.
+    Cells { at: i64, ttl: Option<i32>, values: Vec<(usize, Vec<u8>)> },
+    /// Make a column null.
+    Null { at: i64, column: usize },
+    /// Add elements to a set or a map.
+    Add { at: i64, column: usize, value: Vec<u8> },
+    /// Take elements from a set or keys from a map.
+    Remove { at: i64, column: usize, keys: Vec<u8> },
+    /// Set a field.
+    Field { at: i64, column: usize, field: String, value: Option<Vec<u8>> },
+    /// Add to counters.
+    Count { deltas: Vec<(usize, i64)> },
+}
+
+/// The secondary's row `theirs` should be as the primary's `ours`. `None`: there is no such row.
+pub(super) fn of_row(
+    forms: &[Form],
+    ours: Option<&[Cell]>,
+    theirs: Option<&[Cell]>,
+    moment: Moment,
+) -> Result<Vec<Fix>, Error> {
+    match (ours, theirs) {
+        (None, None) => Ok(Vec::new()),
+        (None, Some(theirs)) => Ok(vec![gone(forms, theirs, moment)]),
+        (Some(ours), Some(theirs)) => of_cells(forms, ours, theirs, moment),
+        (Some(ours), None) => {
+            let nothing = vec![Cell::default(); forms.len()];
+            let mut fixes = of_cells(forms, ours, &nothing, moment)?;
+            // A counter's row exists by being counted.
+            if !forms.contains(&Form::Counter) {
+                fixes.insert(0, appeared(ours, moment));
+            }
+            Ok(fixes)
+        }
+    }
+}
+
+/// The row as INSERT makes it, at the lowest timestamp that it shows; it lives as long as the last of its cells.
+fn appeared(ours: &[Cell], moment: Moment) -> Fix {
+    let written = || ours.iter().filter(|cell| cell.value.is_some());
+    let lowest = written().filter_map(|cell| cell.writetime).min();
+    let ttl = written().map(|cell| cell.ttl.filter(|_| cell.writetime.is_some())).collect::<Option<Vec<i32>>>();
+    let at = lowest.map_or_else(|| moment.made_up(), |lowest| moment.own(lowest));
+    Fix::Row { at, ttl: ttl.and_then(|ttls| ttls.into_iter().max()) }
+}
+
+/// At equal timestamps a delete wins.
+fn gone(forms: &[Form], theirs: &[Cell], moment: Moment) -> Fix {
+    let readable = forms.iter().zip(theirs).all(|(form, cell)| *form == Form::One || cell.value.is_none());
+    let highest = theirs.iter().filter_map(|cell| cell.writetime).max().filter(|_| readable);
+    Fix::NoRow { at: highest.map_or_else(|| moment.made_up(), |highest| moment.own(highest)) }
+}
+
+/// The same of a row that both have, or of static columns.
+pub(super) fn of_cells(forms: &[Form], ours: &[Cell], theirs: &[Cell], moment: Moment) -> Result<Vec<Fix>, Error> {
+    let mut found = Found::default();
+    for (column, ((form, ours), theirs)) in forms.iter().zip(ours).zip(theirs).enumerate() {
+        match form {
+            Form::One => found.one(column, ours, theirs, moment),
+            Form::List => found.list(column, ours, theirs, moment),
+            Form::Set => found.elements(column, 1, ours, theirs, moment)?,
+            Form::Map => found.elements(column, 2, ours, theirs, moment)?,
+            Form::Fields(names) => found.fields(column, names, ours, theirs, moment)?,
+            Form::Counter => found.counter(column, ours, theirs, moment),
+        }
+    }
+    Ok(found.fixes())
+}
+
+#[derive(Default)]
+struct Found {
+    /// By timestamp and expiry, for as few statements as can be.
+    cells: BTreeMap<(i64, Option<i32>), Vec<(usize, Vec<u8>)>>,
+    deltas: Vec<(usize, i64)>,
+    others: Vec<Fix>,
+}
+
+impl Found {
+    fn fixes(self) -> Vec<Fix> {
+        let mut fixes = self.others;
+        fixes.extend(self.cells.into_iter().map(|((at, ttl), values)| Fix::Cells { at, ttl, values }));
+        if !self.deltas.is_empty() {
+            fixes.push(Fix::Count { deltas: self.deltas });
+        }
+        fixes
+    }
+
+    fn one(&mut self, column: usize, ours: &Cell, theirs: &Cell, moment: Moment) {
+        let held = theirs.writetime.unwrap_or(i64::MIN);
+        let Some(value) = &ours.value else {
+            if theirs.value.is_some() {
+                self.others.push(Fix::Null { at: moment.own(held), column });
+            }
+            return;
+        };
+        let same = theirs.value.as_ref() == Some(value) && expire_together(ours.ttl, theirs.ttl);
+        let written = ours.writetime.unwrap_or_else(|| moment.made_up());
+        // The same at a higher timestamp cannot be helped, and is the same.
+        if same && written <= held {
+            return;
+        }
+        let at = if held < written { written } else { held.saturating_add(1) };
+        self.cells.entry((moment.own(at), ours.ttl)).or_default().push((column, value.clone()));
+    }
+
+    /// The elements of a list have names of the server's making: it is written whole, above everything that is there.
+    fn list(&mut self, column: usize, ours: &Cell, theirs: &Cell, moment: Moment) {
+        let at = moment.read;
+        match &ours.value {
+            same if *same == theirs.value => {}
+            None => self.others.push(Fix::Null { at, column }),
+            Some(value) => self.cells.entry((at, None)).or_default().push((column, value.clone())),
+        }
+    }
+
+    fn elements(
+        &mut self,
+        column: usize,
+        per_entry: usize,
+        ours: &Cell,
+        theirs: &Cell,
+        moment: Moment,
+    ) -> Result<(), Error> {
+        let (ours, theirs) =
+            (elements(ours.value.as_deref(), per_entry)?, elements(theirs.value.as_deref(), per_entry)?);
+        let entries = |all: &[&[u8]]| -> BTreeMap<Vec<u8>, Vec<Vec<u8>>> {
+            let entry = |entry: &[&[u8]]| (entry[0].to_vec(), entry.iter().map(|part| part.to_vec()).collect());
+            all.chunks_exact(per_entry).map(entry).collect()
+        };
+        let (here, there) = (entries(&ours), entries(&theirs));
+        let at = moment.made_up();
+        let missing: Vec<&[u8]> = (here.iter().filter(|(key, entry)| there.get(*key) != Some(entry)))
+            .flat_map(|(_, entry)| entry.iter().map(Vec::as_slice))
+            .collect();
+        let extra: Vec<&[u8]> = there.keys().filter(|key| !here.contains_key(*key)).map(Vec::as_slice).collect();
+        if !missing.is_empty() {
+            self.others.push(Fix::Add { at, column, value: collected(&missing, per_entry) });
+        }
+        if !extra.is_empty() {
+            self.others.push(Fix::Remove { at, column, keys: collected(&extra, 1) });
+        }
+        Ok(())
+    }
+
+    fn fields(
+        &mut self,
+        column: usize,
+        names: &[String],
+        ours: &Cell,
+        theirs: &Cell,
+        moment: Moment,
+    ) -> Result<(), Error> {
+        let (ours, theirs) =
+            (fields(ours.value.as_deref(), names.len())?, fields(theirs.value.as_deref(), names.len())?);
+        for ((name, ours), theirs) in names.iter().zip(ours).zip(theirs) {
+            if ours != theirs {
+                let value = ours.map(<[u8]>::to_vec);
+                self.others.push(Fix::Field { at: moment.made_up(), column, field: name.clone(), value });
+            }
+        }
+        Ok(())
+    }
+
+    fn counter(&mut self, column: usize, ours: &Cell, theirs: &Cell, moment: Moment) {
+        let number =
+            |cell: &Cell| cell.value.as_deref().and_then(|bytes| bytes.try_into().ok()).map(i64::from_be_bytes);
+        match (number(ours), number(theirs)) {
+            (None, Some(_)) => self.others.push(Fix::Null { at: moment.read, column }),
+            (None, None) => {}
+            (Some(ours), theirs) if Some(ours) != theirs => {
+                self.deltas.push((column, ours.wrapping_sub(theirs.unwrap_or_default())));
+            }
+            (Some(_), _) => {}
+        }
+    }
+}
+
+fn expire_together(ours: Option<i32>, theirs: Option<i32>) -> bool {
+    match (ours, theirs) {
+        (None, None) => true,
+        (Some(ours), Some(theirs)) => ours.abs_diff(theirs) <= TTL_SLACK.unsigned_abs(),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const READ: i64 = 10_000_000;
+    const FIRST: Moment = Moment { read: READ, round: 0 };
+    const SECOND: Moment = Moment { read: READ, round: 1 };
+
+    fn cell(value: &[u8], writetime: i64) -> Cell {
+        Cell { value: Some(value.to_vec()), writetime: Some(writetime), ttl: None }
+    }
+
+    fn unreadable(value: Vec<u8>) -> Cell {
+        Cell { value: Some(value), ..Cell::default() }
+    }
+
+    fn one(ours: &Cell, theirs: &Cell, moment: Moment) -> Vec<Fix> {
+        let (ours, theirs) = (std::slice::from_ref(ours), std::slice::from_ref(theirs));
+        of_cells(&[Form::One], ours, theirs, moment).expect("well-formed")
+    }
+
+    fn cells(at: i64, ttl: Option<i32>, value: &[u8]) -> Vec<Fix> {
+        vec![Fix::Cells { at, ttl, values: vec![(0, value.to_vec())] }]
+    }
+
+    #[test]
+    fn a_cell_goes_with_its_own_timestamp_or_just_above_what_is_in_its_way() {
+        let null = Cell::default();
+        assert_eq!(one(&cell(b"a", 100), &null, FIRST), cells(100, None, b"a"));
+        assert_eq!(one(&cell(b"a", 100), &cell(b"b", 50), FIRST), cells(100, None, b"a"));
+        assert_eq!(one(&cell(b"a", 100), &cell(b"b", 100), FIRST), cells(101, None, b"a"));
+        assert_eq!(one(&cell(b"a", 100), &cell(b"b", 200), FIRST), cells(201, None, b"a"));
+        assert_eq!(one(&cell(b"a", 100), &cell(b"a", 50), FIRST), cells(100, None, b"a"));
+        assert_eq!(one(&cell(b"a", 100), &cell(b"a", 200), FIRST), []);
+        assert_eq!(one(&null, &cell(b"b", 200), FIRST), [Fix::Null { at: 200, column: 0 }]);
+        assert_eq!(one(&null, &null, FIRST), []);
+    }
+
+    #[test]
+    fn what_still_differs_after_a_write_goes_above_whatever_hides_it() {
+        assert_eq!(one(&cell(b"a", 100), &Cell::default(), SECOND), cells(READ, None, b"a"));
+        assert_eq!(one(&cell(b"a", READ + 5), &Cell::default(), SECOND), cells(READ + 5, None, b"a"));
+        assert_eq!(one(&Cell::default(), &cell(b"b", 200), SECOND), [Fix::Null { at: READ, column: 0 }]);
+    }
+
+    #[test]
+    fn expiry_is_part_of_a_cell() {
+        let expiring = |ttl| Cell { ttl: Some(ttl), ..cell(b"a", 100) };
+        assert_eq!(one(&expiring(60), &expiring(59), FIRST), []);
+        assert_eq!(one(&expiring(60), &cell(b"a", 100), FIRST), cells(101, Some(60), b"a"));
+        assert_eq!(one(&cell(b"a", 100), &expiring(60), FIRST), cells(101, None, b"a"));
+    }
+
+    #[test]
+    fn a_row_appears_at_its_lowest_timestamp_and_goes_at_the_highest_that_is_there() {
+        let forms = [Form::One, Form::One];
+        let row = [cell(b"a", 100), cell(b"b", 300)];
+        let appear = of_row(&forms, Some(&row), None, FIRST).expect("well-formed");
+        assert_eq!(appear[0], Fix::Row { at: 100, ttl: None });
+        assert_eq!(appear.len(), 3);
+        let go = |theirs: &[Cell], moment| of_row(&forms, None, Some(theirs), moment).expect("well-formed");
+        assert_eq!(go(&row, FIRST), [Fix::NoRow { at: 300 }]);
+        assert_eq!(go(&row, SECOND), [Fix::NoRow { at: READ }]);
+        let bare = [Cell::default(), Cell::default()];
+        assert_eq!(go(&bare, FIRST), [Fix::NoRow { at: READ - BEFORE }]);
+        let appear = of_row(&forms, Some(&bare), None, FIRST).expect("well-formed");
+        assert_eq!(appear, [Fix::Row { at: READ - BEFORE, ttl: None }]);
+        assert_eq!(of_row(&forms, None, None, FIRST), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_row_of_expiring_cells_expires_with_the_last() {
+        let expiring = |ttl| Cell { ttl: Some(ttl), ..cell(b"a", 100) };
+        let row = [expiring(10), expiring(20)];
+        let appear = of_row(&[Form::One, Form::One], Some(&row), None, FIRST).expect("well-formed");
+        assert_eq!(appear[0], Fix::Row { at: 100, ttl: Some(20) });
+    }
+
+    #[test]
+    fn only_the_elements_that_differ_are_touched() {
+        let map = |entries: &[&[u8]]| unreadable(collected(entries, 2));
+        let (ours, theirs) = (map(&[b"a", b"1", b"b", b"2"]), map(&[b"b", b"3", b"c", b"4"]));
+        let fixes = of_cells(&[Form::Map], &[ours], &[theirs], FIRST).expect("well-formed");
+        let at = READ - BEFORE;
+        assert_eq!(
+            fixes,
+            [
+                Fix::Add { at, column: 0, value: collected(&[b"a", b"1", b"b", b"2"], 2) },
+                Fix::Remove { at, column: 0, keys: collected(&[b"c"], 1) },
+            ]
+        );
+        let set = |elements: &[&[u8]]| unreadable(collected(elements, 1));
+        let fixes = of_cells(&[Form::Set], &[Cell::default()], &[set(&[b"x"])], FIRST).expect("well-formed");
+        assert_eq!(fixes, [Fix::Remove { at, column: 0, keys: collected(&[b"x"], 1) }]);
+        let fixes = of_cells(&[Form::Set], &[set(&[b"x"])], &[set(&[b"x"])], FIRST).expect("well-formed");
+        assert_eq!(fixes, []);
+    }
+
+    #[test]
+    fn a_list_is_written_whole_and_above_what_is_there() {
+        let list = |elements: &[&[u8]]| unreadable(collected(elements, 1));
+        let (ours, doubled) = (list(&[b"a", b"b"]), list(&[b"a", b"b", b"a", b"b"]));
+        let fixes = of_cells(&[Form::List], std::slice::from_ref(&ours), &[doubled], FIRST).expect("well-formed");
+        assert_eq!(fixes, cells(READ, None, ours.value.as_deref().expect("a list")));
+    }
+
+    #[test]
+    fn counters_differ_by_what_is_added() {
+        let count = |number: i64| unreadable(number.to_be_bytes().to_vec());
+        let fix = |ours: &Cell, theirs: &Cell| {
+            let (ours, theirs) = (std::slice::from_ref(ours), std::slice::from_ref(theirs));
+            of_cells(&[Form::Counter], ours, theirs, FIRST).expect("well-formed")
+        };
+        assert_eq!(fix(&count(7), &count(9)), [Fix::Count { deltas: vec![(0, -2)] }]);
+        assert_eq!(fix(&count(7), &Cell::default()), [Fix::Count { deltas: vec![(0, 7)] }]);
+        assert_eq!(fix(&Cell::default(), &count(9)), [Fix::Null { at: READ, column: 0 }]);
+        assert_eq!(fix(&count(7), &count(7)), []);
+    }
+}

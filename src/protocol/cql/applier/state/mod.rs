@@ -1,0 +1,353 @@
+//! A place made equal by its state: read on the secondary, then on the primary, what differs is written, and again until
+//! nothing does.
+//!
+//! Nothing is held meanwhile. The secondary is read first, so whatever it has from the mirror the primary shows as well;
+//! what the primary got since is written with its own timestamp, as the mirror will write it too. Counters are different:
+//! only the owner of the place adds to the secondary's, and what is added is the difference of both readings.
+
+mod diff;
+mod rows;
+
+use std::collections::BTreeSet;
+
+use tokio::time::sleep;
+
+use crate::protocol::cql::client::{Answer, Client, Error, Member, MemberText};
+use crate::protocol::cql::place::{Extent, Place};
+use crate::protocol::cql::stamps::now_micros;
+use crate::protocol::cql::tables::Table;
+use crate::protocol::cql::text::schema::Column;
+use crate::protocol::cql::wire::Version;
+use crate::protocol::cql::wire::primitive::{Consistency, Value};
+use crate::protocol::cql::wire::request::{BatchKind, Bound, Parameters, Values};
+use crate::protocol::cql::wire::response::code;
+
+use super::trouble::Trouble;
+use super::{LINGER, Sides, linger};
+use diff::{Fix, Moment};
+use rows::{Cell, Clustering, Form, Rows, columns, quoted, selectors};
+
+/// How often a place is compared before others get their turn.
+const ROUNDS: usize = 6;
+/// Rows of a page.
+const PAGE: i32 = 500;
+/// Rows of one place that are kept at once.
+const ROWS_MAX: usize = 50_000;
+/// Statements of one batch.
+const BATCH: usize = 50;
+const LEVEL: Consistency = Consistency::LocalQuorum;
+
+/// Settles places of one table.
+pub(super) struct Settler<'s> {
+    sides: &'s Sides,
+    table: &'s Table,
+    /// Something that concerns the place may still be going on, on the primary.
+    is_doubtful: bool,
+    /// It was tried before.
+    is_again: bool,
+    name: String,
+    partition: Vec<String>,
+    clustering: Vec<String>,
+}
+
+/// One side's content of a place.
+struct Side {
+    statics: Option<Vec<Cell>>,
+    rows: Rows,
+    /// How each column is compared.
+    static_forms: Vec<Form>,
+    forms: Vec<Form>,
+}
+
+/// A statement with its values.
+struct Statement {
+    text: String,
+    values: Vec<Option<Vec<u8>>>,
+}
+
+impl<'s> Settler<'s> {
+    pub(super) fn new(sides: &'s Sides, table: &'s Table, is_doubtful: bool, is_again: bool) -> Settler<'s> {
+        let shape = &table.shape;
+        Settler {
+            sides,
+            table,
+            is_doubtful,
+            is_again,
+            name: format!("{}.{}", quoted(&shape.keyspace), quoted(&shape.name)),
+            partition: shape.partition_key().map(|column| quoted(&column.name)).collect(),
+            clustering: shape.clustering().map(|column| quoted(&column.name)).collect(),
+        }
+    }
+
+    /// Until both sides are equal there.
+    pub(super) async fn settle(&self, place: &Place) -> Result<(), Trouble> {
+        let fits = place.partition.len() == self.partition.len()
+            && (place.extent != Extent::Row || place.clustering.len() == self.clustering.len());
+        if !fits {
+            return Err(Trouble::Reject("a place has another key than its table: compare the table".to_owned()));
+        }
+        if self.is_doubtful {
+            self.calm_down(place).await?;
+        }
+        let mut before = None;
+        for round in 0..ROUNDS {
+            let moment = Moment { read: now_micros(), round };
+            let theirs = self.read(&self.sides.to_secondary, place, moment, Trouble::of_secondary).await?;
+            let ours = self.read(&self.sides.to_primary, place, moment, Trouble::of_primary).await?;
+            let statements = self.statements(place, &ours, &theirs, moment)?;
+            if statements.is_empty() {
+                return Ok(());
+            }
+            // Others count on: what they add brings records of its own.
+            if self.table.shape.has_counters() && round > 1 && before.as_ref().is_some_and(|rows| *rows != ours.rows) {
+                return Ok(());
+            }
+            self.write(&statements, moment).await?;
+            before = Some(ours.rows);
+        }
+        let again = if self.is_again { "still" } else { "again and again" };
+        Err(Trouble::Retry(format!("both sides of a place in {} differ {again}", self.name)))
+    }
+
+    /// What was on its way to the primary has arrived or never will, and what Paxos began there is finished.
+    async fn calm_down(&self, place: &Place) -> Result<(), Trouble> {
+        sleep(LINGER).await;
+        if self.table.shape.has_counters() {
+            return Ok(());
+        }
+        let key = self.partition.first().map_or("*", String::as_str);
+        let text = format!("SELECT {key} FROM {} WHERE {} LIMIT 1", self.name, self.relations(&self.partition));
+        let values = bound(&place.partition);
+        let parameters = Parameters { values: Some(Values::Given(&values)), ..Parameters::new(Consistency::Serial) };
+        match self.sides.to_primary.query(&text, &parameters).await {
+            // Not every table can be asked so; then there was no Paxos either.
+            Err(error) if error.code() == Some(code::INVALID) => Ok(()),
+            other => other.map(drop).map_err(|error| Trouble::of_primary(&error)),
+        }
+    }
+
+    async fn read(
+        &self,
+        client: &Client,
+        place: &Place,
+        moment: Moment,
+        trouble: fn(&Error) -> Trouble,
+    ) -> Result<Side, Trouble> {
+        self.read_side(client, place, moment).await.map_err(|error| match error {
+            Error::Answer(_) => Trouble::Reject(error.to_string()),
+            error => trouble(&error),
+        })
+    }
+
+    async fn read_side(&self, client: &Client, place: &Place, moment: Moment) -> Result<Side, Error> {
+        let shape = &self.table.shape;
+        let mut side = Side { statics: None, rows: Rows::new(), static_forms: Vec::new(), forms: Vec::new() };
+        let statics = columns(shape, true);
+        if !statics.is_empty() {
+            let text = self.select("DISTINCT ", &selectors(&[], &statics), &self.partition);
+            let answer = &self.ask(client, &text, &place.partition, moment).await?[0];
+            side.static_forms = forms(answer, &statics, 0)?;
+            side.statics = answer.row()?.and_then(|row| rows::read(&row, 0, &statics)).map(|(_, cells)| cells);
+        }
+        if place.extent == Extent::Statics {
+            return Ok(side);
+        }
+        let regular = columns(shape, false);
+        let (named, given) = match place.extent {
+            Extent::Row => {
+                ([&self.partition[..], &self.clustering].concat(), [&place.partition[..], &place.clustering].concat())
+            }
+            _ => (self.partition.clone(), place.partition.clone()),
+        };
+        // A row that is nothing but its key must show.
+        let key = if self.clustering.is_empty() { &self.partition } else { &self.clustering };
+        let text = self.select("", &selectors(key, &regular), &named);
+        for page in self.ask(client, &text, &given, moment).await? {
+            side.forms = forms(&page, &regular, key.len())?;
+            for row in page.rows()?.iter() {
+                let Some((key, cells)) = rows::read(&row?, key.len(), &regular) else { continue };
+                side.rows.insert(if self.clustering.is_empty() { Clustering::new() } else { key }, cells);
+            }
+            if side.rows.len() > ROWS_MAX {
+                return Err(Error::Answer("a partition has too many rows to be settled at once: compare the table"));
+            }
+        }
+        Ok(side)
+    }
+
+    fn select(&self, distinct: &str, selectors: &[String], named: &[String]) -> String {
+        // With statics only, something has to be selected.
+        let selectors = if selectors.is_empty() { self.partition.join(", ") } else { selectors.join(", ") };
+        format!("SELECT {distinct}{selectors} FROM {} WHERE {}", self.name, self.relations(named))
+    }
+
+    fn relations(&self, columns: &[String]) -> String {
+        columns.iter().map(|column| format!("{column} = ?")).collect::<Vec<_>>().join(" AND ")
+    }
+
+    async fn ask(&self, client: &Client, text: &str, key: &[Vec<u8>], moment: Moment) -> Result<Vec<Answer>, Error> {
+        let (prepared, values) = (client.prepare(text, None).await?, bound(key));
+        let mut pages: Vec<Answer> = Vec::new();
+        loop {
+            let paging_state = pages.last().and_then(Answer::paging_state);
+            if (paging_state.is_none() && !pages.is_empty()) || pages.len() > ROWS_MAX / PAGE as usize {
+                return Ok(pages);
+            }
+            let values = Some(Values::Given(&values));
+            let parameters = Parameters { values, paging_state, page_size: Some(PAGE), ..at(client, moment) };
+            let page = client.execute(&prepared, &parameters).await?;
+            pages.push(page);
+        }
+    }
+
+    fn statements(&self, place: &Place, ours: &Side, theirs: &Side, moment: Moment) -> Result<Vec<Statement>, Trouble> {
+        let unreadable = |error: crate::protocol::cql::wire::Error| Trouble::Reject(error.to_string());
+        let mut statements = Vec::new();
+        let statics = columns(&self.table.shape, true);
+        if !statics.is_empty() {
+            let nothing = vec![Cell::default(); statics.len()];
+            let cells = |side: &'_ Side| side.statics.clone().unwrap_or_else(|| nothing.clone());
+            let fixes = diff::of_cells(&ours.static_forms, &cells(ours), &cells(theirs), moment).map_err(unreadable)?;
+            statements.extend(fixes.iter().map(|fix| self.statement(fix, &statics, &place.partition, None)));
+        }
+        let regular = columns(&self.table.shape, false);
+        let keys: BTreeSet<&Clustering> = ours.rows.keys().chain(theirs.rows.keys()).collect();
+        for key in keys {
+            let cells = |side: &'_ Side| side.rows.get(key).cloned();
+            let fixes = diff::of_row(&ours.forms, cells(ours).as_deref(), cells(theirs).as_deref(), moment);
+            let fixes = fixes.map_err(unreadable)?;
+            statements.extend(fixes.iter().map(|fix| self.statement(fix, &regular, &place.partition, Some(key))));
+        }
+        Ok(statements)
+    }
+
+    /// `row`: its clustering; `None` for static columns.
+    fn statement(&self, fix: &Fix, columns: &[&Column], partition: &[Vec<u8>], row: Option<&Clustering>) -> Statement {
+        let name = |column: &usize| quoted(&columns[*column].name);
+        let counts = self.table.shape.has_counters();
+        let named = match row {
+            Some(_) => [&self.partition[..], &self.clustering].concat(),
+            None => self.partition.clone(),
+        };
+        let key = partition.iter().chain(row.into_iter().flatten()).cloned().map(Some);
+        let (table, relations) = (&self.name, self.relations(&named));
+        let stamp = |at: i64| Some(at.to_be_bytes().to_vec());
+        let expiry = |ttl: Option<i32>| Some(ttl.unwrap_or_default().to_be_bytes().to_vec());
+        let (text, values): (String, Vec<Option<Vec<u8>>>) = match fix {
+            Fix::Row { at, ttl } => {
+                let markers = vec!["?"; named.len()].join(", ");
+                let text = format!(
+                    "INSERT INTO {table} ({}) VALUES ({markers}) USING TIMESTAMP ? AND TTL ?",
+                    named.join(", ")
+                );
+                (text, key.chain([stamp(*at), expiry(*ttl)]).collect())
+            }
+            // A counter's deletes take their timestamp from the frame.
+            Fix::NoRow { .. } if counts => (format!("DELETE FROM {table} WHERE {relations}"), key.collect()),
+            Fix::Null { column, .. } if counts => {
+                (format!("DELETE {} FROM {table} WHERE {relations}", name(column)), key.collect())
+            }
+            Fix::NoRow { at } => {
+                let text = format!("DELETE FROM {table} USING TIMESTAMP ? WHERE {relations}");
+                (text, [stamp(*at)].into_iter().chain(key).collect())
+            }
+            Fix::Null { at, column } => {
+                let text = format!("DELETE {} FROM {table} USING TIMESTAMP ? WHERE {relations}", name(column));
+                (text, [stamp(*at)].into_iter().chain(key).collect())
+            }
+            Fix::Cells { at, ttl, values } => {
+                let set: Vec<String> = values.iter().map(|(column, _)| format!("{} = ?", name(column))).collect();
+                let given = values.iter().map(|(_, value)| Some(value.clone()));
+                (
+                    self.update(&set.join(", "), &relations),
+                    [stamp(*at), expiry(*ttl)].into_iter().chain(given).chain(key).collect(),
+                )
+            }
+            Fix::Add { at, column, value } => {
+                let set = format!("{0} = {0} + ?", name(column));
+                (
+                    self.update(&set, &relations),
+                    [stamp(*at), expiry(None), Some(value.clone())].into_iter().chain(key).collect(),
+                )
+            }
+            Fix::Remove { at, column, keys } => {
+                let set = format!("{0} = {0} - ?", name(column));
+                (
+                    self.update(&set, &relations),
+                    [stamp(*at), expiry(None), Some(keys.clone())].into_iter().chain(key).collect(),
+                )
+            }
+            Fix::Field { at, column, field, value } => {
+                let set = format!("{}.{} = ?", name(column), quoted(field));
+                (
+                    self.update(&set, &relations),
+                    [stamp(*at), expiry(None), value.clone()].into_iter().chain(key).collect(),
+                )
+            }
+            Fix::Count { deltas } => {
+                let set: Vec<String> =
+                    deltas.iter().map(|(column, _)| format!("{0} = {0} + ?", name(column))).collect();
+                let given = deltas.iter().map(|(_, delta)| Some(delta.to_be_bytes().to_vec()));
+                (format!("UPDATE {table} SET {} WHERE {relations}", set.join(", ")), given.chain(key).collect())
+            }
+        };
+        Statement { text, values }
+    }
+
+    fn update(&self, set: &str, relations: &str) -> String {
+        format!("UPDATE {} USING TIMESTAMP ? AND TTL ? SET {set} WHERE {relations}", self.name)
+    }
+
+    async fn write(&self, statements: &[Statement], moment: Moment) -> Result<(), Trouble> {
+        let client = &self.sides.to_secondary;
+        let counts = self.table.shape.has_counters();
+        // In one partition a batch is one write. Counters and their deletes are not to be mixed in one.
+        for some in statements.chunks(if counts { 1 } else { BATCH }) {
+            let values: Vec<Vec<Bound<'_>>> = some.iter().map(|statement| given(&statement.values)).collect();
+            let timestamp = counts.then_some(moment.read);
+            let parameters = Parameters { timestamp, ..at(client, moment) };
+            let members: Vec<Member<'_>> = some.iter().zip(&values).map(member).collect();
+            let done = match members.as_slice() {
+                [Member { text: MemberText::Text(text), values }] => {
+                    client.query(text, &Parameters { values: Some(*values), ..parameters }).await
+                }
+                several => client.batch(BatchKind::Unlogged, several, &parameters).await,
+            };
+            if let Err(error) = done {
+                linger(&error).await;
+                return Err(Trouble::of_secondary(&error));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Everything of one round happens in one second.
+fn at(client: &Client, moment: Moment) -> Parameters<'static> {
+    let second = i32::try_from(moment.read / 1_000_000).unwrap_or(i32::MAX);
+    Parameters { now_in_seconds: Some(second).filter(|_| client.version() >= Version::V5), ..Parameters::new(LEVEL) }
+}
+
+fn member<'a>((statement, values): (&'a Statement, &'a Vec<Bound<'a>>)) -> Member<'a> {
+    Member { text: MemberText::Text(&statement.text), values: Values::Given(values) }
+}
+
+fn bound(key: &[Vec<u8>]) -> Vec<Bound<'_>> {
+    key.iter().map(|value| (None, Value::Set(value.as_slice()))).collect()
+}
+
+fn given(values: &[Option<Vec<u8>>]) -> Vec<Bound<'_>> {
+    values.iter().map(|value| (None, value.as_deref().map_or(Value::Null, Value::Set))).collect()
+}
+
+/// How the columns of an answer are compared: they come behind `skip` others, each with its timestamp and expiry if it is
+/// one cell.
+fn forms(answer: &Answer, columns: &[&Column], skip: usize) -> Result<Vec<Form>, Error> {
+    let names = answer.rows()?.metadata.columns.ok_or(Error::Answer("an answer does not say its columns"))?;
+    let form = |column: &&Column| {
+        let found = names.iter().skip(skip).find(|shown| shown.name == column.name);
+        let found = found.ok_or(Error::Answer("an answer lacks a column"))?;
+        Ok(Form::of(column.cells, &found.kind()))
+    };
+    columns.iter().map(form).collect()
+}

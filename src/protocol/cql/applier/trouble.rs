@@ -1,0 +1,72 @@
+//! Why a record was not applied, and what the engine should do about it.
+
+use crate::mirror::replay::Applied;
+use crate::protocol::cql::client::Error;
+use crate::protocol::cql::wire::response::ErrorKind;
+
+/// Everything but success.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// Again, after a pause.
+    Retry(String),
+    /// Never.
+    Reject(String),
+    /// The secondary is away.
+    Lost(String),
+}
+
+impl From<Trouble> for Applied {
+    fn from(trouble: Trouble) -> Applied {
+        match trouble {
+            Trouble::Retry(why) => Applied::Retry(why),
+            Trouble::Reject(why) => Applied::Reject(why),
+            Trouble::Lost(why) => Applied::Lost(why),
+        }
+    }
+}
+
+impl Trouble {
+    /// What the secondary's error means.
+    pub(super) fn of_secondary(error: &Error) -> Trouble {
+        let why = format!("secondary: {error}");
+        match error {
+            Error::Server(refusal) if is_final(&refusal.kind()) => Trouble::Reject(why),
+            Error::Server(_) | Error::Busy(_) | Error::Answer(_) | Error::Unexpected { .. } => Trouble::Retry(why),
+            // What was to be said cannot be, whenever it is tried.
+            Error::Wire(_) => Trouble::Reject(why),
+            Error::Connect { .. } | Error::ConnectTimeout(_) | Error::Io(_) | Error::Tls(_) | Error::Login(_) => {
+                Trouble::Lost(why)
+            }
+            Error::NoAnswer(_) | Error::Lost(_) | Error::NoHost(_) => Trouble::Lost(why),
+        }
+    }
+
+    /// What the primary's error means: the secondary is there, so others may go on.
+    pub(super) fn of_primary(error: &Error) -> Trouble {
+        let why = format!("primary: {error}");
+        match error {
+            Error::Server(refusal) if is_final(&refusal.kind()) => Trouble::Reject(why),
+            Error::Wire(_) => Trouble::Reject(why),
+            _ => Trouble::Retry(why),
+        }
+    }
+}
+
+/// The server has judged the statement, and will judge it so again. Everything else is about nodes and load.
+fn is_final(kind: &ErrorKind<'_>) -> bool {
+    use ErrorKind as E;
+    match kind {
+        E::Syntax | E::Unauthorized | E::Invalid | E::Config | E::Protocol => true,
+        E::AlreadyExists { .. } | E::FunctionFailure { .. } => true,
+        E::Unavailable { .. } | E::Overloaded | E::Bootstrapping | E::Unprepared { .. } | E::Server => false,
+        E::WriteTimeout { .. } | E::WriteFailure { .. } | E::CdcWriteFailure | E::CasWriteUnknown { .. } => false,
+        E::ReadTimeout { .. } | E::ReadFailure { .. } | E::Truncate | E::Authentication | E::Other { .. } => false,
+    }
+}
+
+/// Whether what was sent may still be done after this error.
+pub(super) fn may_linger(error: &Error) -> bool {
+    let Error::Server(refusal) = error else { return matches!(error, Error::Lost(_) | Error::NoAnswer(_)) };
+    let kind = refusal.kind();
+    matches!(kind, ErrorKind::WriteTimeout { .. } | ErrorKind::WriteFailure { .. } | ErrorKind::Server)
+}
