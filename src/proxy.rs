@@ -35,7 +35,7 @@ use crate::cutover::store::{self, InFile, Store};
 use crate::journal::{self, Journal, Last, Recovered};
 use crate::metrics::{self, Exporter};
 use crate::mirror::Handle;
-use crate::mirror::state::{self, Turning};
+use crate::mirror::state;
 use crate::protocol::{cql, postgres};
 use crate::record::{Reason, Side, TableId};
 use crate::telemetry::{self, Level};
@@ -196,7 +196,7 @@ impl Assembly {
         gate.open(control.route(true));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let config = self.config.clone();
-        let turning = Turning::in_dir(
+        let turning = state::ByState::in_dir(
             &self.config.journal.dir,
             engine_config(&self.config),
             journal.clone(),

@@ -1,6 +1,6 @@
 //! The mirror: what makes the secondary equal to the primary. Two engines over one journal: by [`state`] (owed keys are
 //! paid by copying rows) and, for wires whose timestamps converge, by [`replay`]. Everybody else looks at either through
-//! one [`Handle`].
+//! one [`Handle`]; [`turning`] has an engine for each direction.
 
 pub mod backoff;
 pub mod dirty;
@@ -9,5 +9,7 @@ pub mod handle;
 pub mod parked;
 pub mod replay;
 pub mod state;
+pub mod turning;
 
 pub use handle::{Handle, Phase, Status};
+pub use turning::Turning;

@@ -28,7 +28,9 @@ mod core;
 pub mod engine;
 #[cfg(test)]
 mod simulation;
+pub mod turn;
 mod window;
 
 pub use applier::{Applied, Applier, Certainty, Error, Job, Shown};
 pub use engine::{Config, Engine, Paths};
+pub use turn::ByReplay;

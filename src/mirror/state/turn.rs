@@ -1,18 +1,16 @@
-//! The mirror of both directions: one engine at a time, behind one handle, over one journal.
-//!
-//! What the journal holds below the position of the last flip is on both sides; the engine of the new direction owes from
-//! there on. Parked keys and dirty tables are the same in both directions: they say that the sides differ, and a payment
-//! in either direction ends it. Each direction has its own book, because each secondary counts its own payments.
+//! The engines by state of both directions.
 
 use std::path::Path;
 
-use tokio::task::JoinHandle;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::journal::{Journal, Lsn};
 use crate::mirror::Handle;
 use crate::mirror::durable::{Durable, Error};
+use crate::mirror::turning::{Directions, Turning};
 use crate::record::Side;
 
 use super::copier::{self, Copier, Standing};
@@ -21,102 +19,58 @@ use super::engine::{Config, Engine, Paths};
 /// Makes the hands of a direction, by its primary.
 type Make<C> = Box<dyn Fn(Side) -> C + Send + Sync>;
 
-/// The engine of the direction that is in force.
-pub struct Turning<C> {
-    handle: Handle,
+/// Engines that copy rows.
+pub struct ByState<C> {
     config: Config,
     make: Make<C>,
     forth: Durable,
     back: Durable,
-    running: Option<Running>,
-    /// Hands of the other direction, opened before they are needed.
-    ahead: Option<Ahead<C>>,
-    stop: CancellationToken,
-    tasks: TaskTracker,
 }
 
-struct Ahead<C> {
-    primary: Side,
-    copier: C,
-    standing: Standing,
-}
-
-struct Running {
-    primary: Side,
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-impl<C: Copier + 'static> Turning<C> {
-    /// Its files are in this directory, which exists. No engine runs yet; each runs among `tasks` and ends with `stop`.
+impl<C: Copier + 'static> ByState<C> {
+    /// The files are in this directory, which exists. What runs does so among `tasks` and ends with `stop`.
+    ///
+    /// # Errors
+    /// A ledger cannot be read.
     pub fn in_dir(
         dir: &Path,
         config: Config,
         journal: Journal,
         make: Make<C>,
-        (stop, tasks): (CancellationToken, TaskTracker),
-    ) -> Result<Turning<C>, Error> {
+        tasks: (CancellationToken, TaskTracker),
+    ) -> Result<Turning<ByState<C>>, Error> {
         let paths = Paths::in_dir(dir.to_owned(), config.history.clone())?;
         let handle = paths.handle(&config, journal)?;
         let back = Durable::in_dir(dir, "mirror-book-back");
-        Ok(Turning { handle, config, make, forth: paths.book, back, running: None, ahead: None, stop, tasks })
+        Ok(Turning::new(handle, ByState { config, make, forth: paths.book, back }, tasks))
     }
+}
 
-    /// How the rest of the process looks at whichever engine runs.
-    pub fn handle(&self) -> &Handle {
-        &self.handle
-    }
+impl<C: Copier + 'static> Directions for ByState<C> {
+    type Ahead = (C, Standing);
+    type Refused = copier::Error;
 
-    /// The primary of the engine that runs.
-    pub fn primary(&self) -> Option<Side> {
-        self.running.as_ref().map(|running| running.primary)
-    }
-
-    /// Open the hands of this direction, which [`Turning::start`] will use. They write nothing by themselves.
-    ///
-    /// # Errors
-    /// A side that does not answer, or another applier that holds its lock.
-    pub async fn open_ahead(&mut self, primary: Side) -> Result<(), copier::Error> {
-        self.ahead = None;
+    async fn open(&self, primary: Side) -> Result<(C, Standing), copier::Error> {
         let mut copier = (self.make)(primary);
         let standing = copier.open().await?;
-        self.ahead = Some(Ahead { primary, copier, standing });
-        Ok(())
+        Ok((copier, standing))
     }
 
-    /// Close what was opened ahead.
-    pub fn close_ahead(&mut self) {
-        self.ahead = None;
-    }
-
-    /// Mirror from this side to the other one, from this position on. An engine that runs already goes on.
-    pub async fn start(&mut self, primary: Side, from: Lsn) -> Result<(), Error> {
-        if self.primary() == Some(primary) {
-            return Ok(());
-        }
-        self.stop().await;
-        self.handle.desk.serves(primary);
+    fn engine(
+        &self,
+        handle: &Handle,
+        (primary, from): (Side, Lsn),
+        ahead: Option<(C, Standing)>,
+        stop: CancellationToken,
+    ) -> Result<BoxFuture<'static, ()>, Error> {
         let book = if primary == Side::Origin { &self.forth } else { &self.back };
-        let (copier, opened) = match self.ahead.take() {
-            Some(Ahead { primary: of, copier, standing }) if of == primary => (copier, Some(standing)),
-            _ => ((self.make)(primary), None),
+        let (copier, opened) = match ahead {
+            Some((copier, standing)) => (copier, Some(standing)),
+            None => ((self.make)(primary), None),
         };
-        let mut engine = Engine::succeed(&self.handle, self.config.clone(), copier, book.clone(), from)?;
+        let mut engine = Engine::succeed(handle, self.config.clone(), copier, book.clone(), from)?;
         engine.is_open(opened);
-        let stop = self.stop.child_token();
-        let task = self.tasks.spawn(engine.run(stop.clone()));
-        self.running = Some(Running { primary, stop, task });
-        Ok(())
-    }
-
-    /// End the engine: it pays what it can first, see [`Engine::run`]. Cancel safe: call it again.
-    pub async fn stop(&mut self) {
-        if let Some(running) = &mut self.running {
-            running.stop.cancel();
-            // A panic was logged where it happened; there is no engine either way.
-            let _ = (&mut running.task).await;
-        }
-        self.running = None;
+        Ok(engine.run(stop).boxed())
     }
 }
 
@@ -164,7 +118,7 @@ mod tests {
         let make = Box::new(move |primary| Opens(counted[usize::from(primary == Side::Target)].clone()));
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let both = (stop.clone(), tasks.clone());
-        let turning = Turning::in_dir(dir.path(), Config::default(), Journal::in_memory(), make, both);
+        let turning = ByState::in_dir(dir.path(), Config::default(), Journal::in_memory(), make, both);
         let mut turning = turning.expect("files load");
         let mut status = turning.handle().watch();
 

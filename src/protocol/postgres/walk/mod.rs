@@ -29,8 +29,9 @@ use crate::cutover::mirror::{self, Known};
 use crate::cutover::steps::{Compared, Error, Steps};
 use crate::cutover::store::Control;
 use crate::journal::{Journal, Lsn};
+use crate::mirror::Turning;
 use crate::mirror::durable;
-use crate::mirror::state::{Turning, copier};
+use crate::mirror::state::{ByState, copier};
 use crate::record::{Reason, Side, TableId};
 
 use super::catalog::{Catalog, load};
@@ -67,7 +68,7 @@ pub struct Walk {
     servers: Arc<Servers>,
     journal: Journal,
     cutover: Cutover,
-    mirror: Turning<PgCopier>,
+    mirror: Turning<ByState<PgCopier>>,
     /// From here on the secondary is owed.
     since: Lsn,
     epoch: u64,
@@ -134,7 +135,7 @@ impl Walk {
     /// Nothing runs yet: [`Walk::begin`]. All that it starts runs among `tasks` and ends with `stop`.
     pub fn new(
         setup: &Setup,
-        mirror: Turning<PgCopier>,
+        mirror: Turning<ByState<PgCopier>>,
         config: &Config,
         control: &Control,
         (stop, tasks): (CancellationToken, TaskTracker),

@@ -1,0 +1,72 @@
+//! The engines by replay of both directions.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::backfill::Desk;
+use crate::journal::{Journal, Lsn};
+use crate::mirror::Handle;
+use crate::mirror::durable::{self, Durable};
+use crate::mirror::turning::{Directions, Turning};
+use crate::record::Side;
+
+use super::applier::{Applier, Error};
+use super::engine::{Config, Engine, Paths};
+
+/// Makes the hands of a direction, by its primary.
+type Make<A> = Box<dyn Fn(Side) -> A + Send + Sync>;
+
+/// Engines that replay writes.
+pub struct ByReplay<A> {
+    config: Config,
+    make: Make<A>,
+    forth: Durable,
+    back: Durable,
+}
+
+impl<A: Applier> ByReplay<A> {
+    /// The files are in this directory, which exists. What runs does so among `tasks` and ends with `stop`.
+    ///
+    /// # Errors
+    /// A ledger cannot be read.
+    pub fn in_dir(
+        dir: &Path,
+        config: Config,
+        (journal, desk): (Journal, Desk),
+        make: Make<A>,
+        tasks: (CancellationToken, TaskTracker),
+    ) -> Result<Turning<ByReplay<A>>, durable::Error> {
+        let paths = Paths::in_dir(&dir.to_owned());
+        let handle = paths.handle(&config, journal, desk)?;
+        let back = Durable::in_dir(dir, "mirror-book-back");
+        Ok(Turning::new(handle, ByReplay { config, make, forth: paths.book(), back }, tasks))
+    }
+}
+
+impl<A: Applier> Directions for ByReplay<A> {
+    type Ahead = Arc<A>;
+    type Refused = Error;
+
+    async fn open(&self, primary: Side) -> Result<Arc<A>, Error> {
+        let applier = Arc::new((self.make)(primary));
+        applier.open().await?;
+        Ok(applier)
+    }
+
+    fn engine(
+        &self,
+        handle: &Handle,
+        (primary, from): (Side, Lsn),
+        ahead: Option<Arc<A>>,
+        stop: CancellationToken,
+    ) -> Result<BoxFuture<'static, ()>, durable::Error> {
+        let book = if primary == Side::Origin { &self.forth } else { &self.back };
+        let applier = ahead.unwrap_or_else(|| Arc::new((self.make)(primary)));
+        Ok(Engine::succeed(handle, self.config.clone(), applier, book.clone(), from)?.run(stop).boxed())
+    }
+}

@@ -1,0 +1,114 @@
+//! The mirror of both directions: one engine at a time, behind one handle, over one journal.
+//!
+//! What the journal holds below the position of the last flip is on both sides; the engine of the new direction begins
+//! there. Parked keys and dirty tables are the same in both directions: they say that the sides differ, and making them
+//! equal in either direction ends it. Each direction has its own book, because each secondary counts its own.
+
+use futures_util::future::BoxFuture;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Handle;
+use super::durable;
+use crate::journal::Lsn;
+use crate::record::Side;
+
+/// The engines of both directions, by their primaries.
+pub trait Directions: Send + 'static {
+    /// Hands of one direction, opened before they are needed.
+    type Ahead: Send;
+    /// Why hands cannot be opened.
+    type Refused: std::error::Error + Send;
+
+    /// Open the hands of this direction. They write nothing by themselves.
+    fn open(&self, primary: Side) -> impl Future<Output = Result<Self::Ahead, Self::Refused>> + Send;
+
+    /// The engine of this direction, from this position on; it runs until told to stop.
+    ///
+    /// # Errors
+    /// Its book cannot be read.
+    fn engine(
+        &self,
+        handle: &Handle,
+        direction: (Side, Lsn),
+        ahead: Option<Self::Ahead>,
+        stop: CancellationToken,
+    ) -> Result<BoxFuture<'static, ()>, durable::Error>;
+}
+
+/// The engine of the direction that is in force.
+pub struct Turning<D: Directions> {
+    handle: Handle,
+    directions: D,
+    running: Option<Running>,
+    ahead: Option<(Side, D::Ahead)>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+struct Running {
+    primary: Side,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl<D: Directions> Turning<D> {
+    /// No engine runs yet; each runs among `tasks` and ends with `stop`.
+    pub fn new(handle: Handle, directions: D, (stop, tasks): (CancellationToken, TaskTracker)) -> Turning<D> {
+        Turning { handle, directions, running: None, ahead: None, stop, tasks }
+    }
+
+    /// How the rest of the process looks at whichever engine runs.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// The primary of the engine that runs.
+    pub fn primary(&self) -> Option<Side> {
+        self.running.as_ref().map(|running| running.primary)
+    }
+
+    /// Open the hands of this direction, which [`Turning::start`] will use. They write nothing by themselves.
+    ///
+    /// # Errors
+    /// A side that does not answer, or another applier that holds its lock.
+    pub async fn open_ahead(&mut self, primary: Side) -> Result<(), D::Refused> {
+        self.ahead = None;
+        self.ahead = Some((primary, self.directions.open(primary).await?));
+        Ok(())
+    }
+
+    /// Close what was opened ahead.
+    pub fn close_ahead(&mut self) {
+        self.ahead = None;
+    }
+
+    /// Mirror from this side to the other one, from this position on. An engine that runs already goes on.
+    ///
+    /// # Errors
+    /// A file of the mirror cannot be read.
+    pub async fn start(&mut self, primary: Side, from: Lsn) -> Result<(), durable::Error> {
+        if self.primary() == Some(primary) {
+            return Ok(());
+        }
+        self.stop().await;
+        self.handle.desk.serves(primary);
+        let ahead = self.ahead.take().filter(|(of, _)| *of == primary).map(|(_, ahead)| ahead);
+        let stop = self.stop.child_token();
+        let engine = self.directions.engine(&self.handle, (primary, from), ahead, stop.clone())?;
+        let task = self.tasks.spawn(engine);
+        self.running = Some(Running { primary, stop, task });
+        Ok(())
+    }
+
+    /// End the engine: it does what it can first. Cancel safe: call it again.
+    pub async fn stop(&mut self) {
+        if let Some(running) = &mut self.running {
+            running.stop.cancel();
+            // A panic was logged where it happened; there is no engine either way.
+            let _ = (&mut running.task).await;
+        }
+        self.running = None;
+    }
+}
