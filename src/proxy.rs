@@ -35,7 +35,7 @@ use crate::cutover::store::{self, InFile, Store};
 use crate::journal::{self, Journal, Last, Recovered};
 use crate::metrics::{self, Exporter};
 use crate::mirror::Handle;
-use crate::mirror::state;
+use crate::mirror::{replay, state};
 use crate::protocol::{cql, postgres};
 use crate::record::{Reason, Side, TableId};
 use crate::telemetry::{self, Level};
@@ -205,12 +205,7 @@ impl Assembly {
         );
         let turning = turning.map_err(|error| Error::Setup(error.to_string()))?;
         let handle = turning.handle().clone();
-        let marks = handle.clone();
-        let lost = Box::new(move |table: TableId, reason: Reason| {
-            if let Err(error) = marks.mark_dirty(table, reason) {
-                tracing::error!(%error, table = table.0, "a dirty mark could not be made durable");
-            }
-        });
+        let lost = lost(&handle);
         let setup = postgres::Setup::new(&self.config, live, gate.clone(), Some(journal.clone()), lost).await?;
         self.mark_lost(&recovered, &setup.tables(), &handle, &journal)?;
         let mut walk = postgres::Walk::new(&setup, turning, &self.config, &control, (stop.clone(), tasks.clone()));
@@ -227,14 +222,41 @@ impl Assembly {
 
     async fn cql(&mut self, recovered: Option<Recovered>) -> Result<Mirror, Error> {
         let (gate, journal) = (self.state.gate.clone(), self.state.journal.clone());
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let (tasks, stop, switching) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         let store = InFile::in_dir(&self.config.journal.dir);
-        let control = store.load().await.map_err(in_control)?.1;
-        gate.open(control.route(recovered.is_some()));
-        let lost = Box::new(|_, _| {});
-        let setup = cql::Setup::new(&self.config, gate, journal, lost, (stop.clone(), tasks.clone())).await?;
+        let beside = (stop.clone(), tasks.clone());
+        let Some((journal, recovered)) = journal.zip(recovered) else {
+            let control = store.load().await.map_err(in_control)?.1;
+            gate.open(control.route(false));
+            let setup = cql::Setup::new(&self.config, gate, None, Box::new(|_, _| {}), beside).await?;
+            return Ok(Mirror { serving: Serving::Cql(setup), tasks, stop, switching });
+        };
+        let known = controller::recover(store).await.map_err(in_control)?;
+        let control = known.control();
+        gate.open(control.route(true));
+        let sides = cql::Sides::default();
+        let turning = replay::ByReplay::in_dir(
+            &self.config.journal.dir,
+            replay_config(&self.config),
+            (journal.clone(), backfill::Desk::in_memory()),
+            cql::appliers(&sides),
+            beside.clone(),
+        );
+        let turning = turning.map_err(|error| Error::Setup(error.to_string()))?;
+        let handle = turning.handle().clone();
+        let lost = lost(&handle);
+        let setup =
+            cql::Setup::over(sides, &self.config, gate.clone(), Some(journal.clone()), lost, beside.clone()).await?;
+        self.mark_lost(&recovered, &setup.tables(), &handle, &journal)?;
+        let mut walk = cql::Walk::new(&setup, journal, turning, &self.config, &control);
+        walk.begin(&control).await.map_err(|error| Error::Setup(error.to_string()))?;
+        let defaults = Defaults { max_hold: self.config.cutover.max_hold };
+        let (controller, switch) = Controller::new(known, gate, walk, defaults);
+        tasks.spawn(supervise(tokio::spawn(controller.run(switching.clone()))));
         self.state.names = setup.names();
-        Ok(Mirror { serving: Serving::Cql(setup), tasks, stop, switching: CancellationToken::new() })
+        self.state.mirror = Some(handle);
+        self.state.switch = Some(switch);
+        Ok(Mirror { serving: Serving::Cql(setup), tasks, stop, switching })
     }
 
     /// Labels stay active until the loss is confirmed, also when the start that noticed it was itself interrupted.
@@ -360,6 +382,25 @@ fn engine_config(config: &Config) -> state::Config {
         },
         ..state::Config::default()
     }
+}
+
+fn replay_config(config: &Config) -> replay::Config {
+    replay::Config {
+        retry_min: config.mirror.retry_min,
+        retry_max: config.mirror.retry_max,
+        self_repair: config.mirror.self_repair,
+        ..replay::Config::default()
+    }
+}
+
+/// What sessions call when the journal takes nothing.
+fn lost(handle: &Handle) -> Box<dyn Fn(TableId, Reason) + Send + Sync> {
+    let marks = handle.clone();
+    Box::new(move |table, reason| {
+        if let Err(error) = marks.mark_dirty(table, reason) {
+            tracing::error!(%error, table = table.0, "a dirty mark could not be made durable");
+        }
+    })
 }
 
 /// What all listeners of the picked wire share.

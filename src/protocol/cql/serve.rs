@@ -1,9 +1,9 @@
 //! Accepts clients and runs their sessions.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -40,18 +40,14 @@ const REACH_FOR: Duration = Duration::from_secs(30);
 pub struct Front {
     /// What sessions share.
     pub(super) shared: Arc<Shared>,
-    /// Both clusters.
-    pub(super) sides: Sides,
-    /// Who clients are where they did not log in themselves.
-    pub(super) users: Arc<HashMap<String, Option<Secret>>>,
+    /// How clients are logged in where they did not do so themselves.
+    pub(super) logins: Logins,
     /// TLS towards clients.
     pub(super) tls: Option<TlsAcceptor>,
     /// Clients without TLS are refused.
     pub(super) tls_required: bool,
     /// More clients than this are refused.
     pub(super) clients_max: usize,
-    /// For all of a login (`limits.login_timeout`).
-    pub(super) login_timeout: Duration,
     /// Clients connected, over all listeners.
     pub(super) clients: Arc<AtomicUsize>,
 }
@@ -94,7 +90,7 @@ async fn one(client: TcpStream, front: Arc<Front>, stop: CancellationToken) {
     let clients = front.clients.fetch_add(1, Ordering::Relaxed) + 1;
     metrics::CLIENTS.gauge(&[("wire", "cql")]).set(clients as f64);
     // What a login needs is given back before the session begins.
-    match Box::pin(timeout(front.login_timeout, login(client, &front, clients, stop))).await {
+    match Box::pin(timeout(front.logins.patience, login(client, &front, clients, stop))).await {
         Ok(Ok(Some(session))) => session.run().await,
         Ok(Ok(None)) => {}
         Ok(Err(error)) => tracing::debug!(%error, "a client did not get as far as a session"),
@@ -126,7 +122,7 @@ async fn login(
         return Ok(None);
     }
     let side = front.shared.gate.route_when_open().await.primary;
-    let server = match front.connect(side).await {
+    let server = match front.logins.connect(side).await {
         Ok(server) => server,
         Err(error) => {
             tracing::warn!(%side, %error, "a client could not be taken to its server");
@@ -140,7 +136,9 @@ async fn login(
     let Some(login) = startup::relay(&mut client, &mut server, hello).await? else { return Ok(None) };
     metrics::CLIENTS_TOTAL.counter(&[("wire", "cql")]).increment(1);
     let session = Session::new(front.shared.clone(), login.framing, side, address);
-    let ties = Ties { front: front.clone(), login: Arc::new(login) };
+    let login = Arc::new(login);
+    front.logins.enter(&login);
+    let ties = Ties { logins: front.logins.clone(), login };
     let (client, server) = ((client.stream, client.unread), (server.stream, server.unread));
     Ok(Some(Box::new(Relay::new(client, server, session, ties, stop))))
 }
@@ -161,26 +159,96 @@ async fn encrypt(client: TcpStream, front: &Front) -> Result<Option<Socket>, Err
     }
 }
 
-impl Front {
+/// How clients that are there are logged in to a server that they did not log in to themselves: elsewhere after a switch, or
+/// again after a connection was lost.
+#[derive(Clone)]
+pub(super) struct Logins(Arc<Desk>);
+
+pub(super) struct Desk {
+    sides: Sides,
+    /// Who they are there, where what they said does not hold.
+    users: HashMap<String, Option<Secret>>,
+    patience: Duration,
+    frame_bytes_max: usize,
+    known: Mutex<Vec<Weak<Login>>>,
+}
+
+impl std::ops::Deref for Logins {
+    type Target = Desk;
+
+    fn deref(&self) -> &Desk {
+        &self.0
+    }
+}
+
+impl Logins {
+    /// `patience` is for all of a login.
+    pub(super) fn new(
+        sides: Sides,
+        users: HashMap<String, Option<Secret>>,
+        patience: Duration,
+        frame_bytes_max: usize,
+    ) -> Logins {
+        Logins(Arc::new(Desk { sides, users, patience, frame_bytes_max, known: Mutex::default() }))
+    }
+
+    /// Try each user who is there on this side, and close the connection again. Who cannot log in is returned, with the
+    /// reason.
+    pub(super) async fn try_all(&self, side: Side) -> Vec<(String, String)> {
+        let mut seen = HashSet::new();
+        let known: Vec<Arc<Login>> = self.lock().iter().filter_map(Weak::upgrade).collect();
+        let mut failed = Vec::new();
+        for login in known.into_iter().filter(|login| seen.insert(login.user().map(str::to_owned))) {
+            if let Err(error) = self.again(&login, side, &Luggage::default()).await {
+                failed.push((login.user().unwrap_or("without a name").to_owned(), error.to_string()));
+            }
+        }
+        failed
+    }
+}
+
+impl Desk {
+    fn lock(&self) -> MutexGuard<'_, Vec<Weak<Login>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, login: &Arc<Login>) {
+        let mut known = self.lock();
+        if known.len() == known.capacity() {
+            known.retain(|login| login.strong_count() > 0);
+        }
+        known.push(Arc::downgrade(login));
+    }
+
     async fn connect(&self, side: Side) -> Result<Stream, Error> {
         let cluster = self.sides.get(side).ok_or_else(|| Error::Io(io::Error::other("it was never there")))?;
         cluster.connect_raw().await.map_err(|error| Error::Io(io::Error::other(error)))
+    }
+
+    async fn again(&self, login: &Login, side: Side, luggage: &Luggage) -> Result<(Stream, BytesMut), Error> {
+        let reached = timeout(self.patience, async {
+            let mut server = Link::new(self.connect(side).await?, Sender::Server, self.frame_bytes_max);
+            let user = login.user().and_then(|name| Some((name, self.users.get(name)?.as_ref()?.reveal())));
+            startup::again(&mut server, login, user, luggage).await?;
+            Ok((server.stream, server.unread))
+        });
+        reached.await.unwrap_or(Err(Error::Timeout(self.patience)))
     }
 }
 
 /// What a session has beside its sockets.
 struct Ties {
-    front: Arc<Front>,
+    logins: Logins,
     login: Arc<Login>,
 }
 
 impl Beyond<Stream> for Ties {
     fn reach(&mut self, side: Side, luggage: Luggage) -> BoxFuture<'static, Result<(Stream, BytesMut), String>> {
-        let (front, login) = (self.front.clone(), self.login.clone());
+        let (logins, login) = (self.logins.clone(), self.login.clone());
         Box::pin(async move {
             let until = Instant::now() + REACH_FOR;
             loop {
-                match again(&front, &login, side, &luggage).await {
+                match logins.again(&login, side, &luggage).await {
                     Ok(reached) => return Ok(reached),
                     // The server was asked and said no: it will say so again.
                     Err(Error::Server(words)) => return Err(words),
@@ -190,15 +258,4 @@ impl Beyond<Stream> for Ties {
             }
         })
     }
-}
-
-async fn again(front: &Front, login: &Login, side: Side, luggage: &Luggage) -> Result<(Stream, BytesMut), Error> {
-    let reached = timeout(front.login_timeout, async {
-        let stream = front.connect(side).await?;
-        let mut server = Link::new(stream, Sender::Server, front.shared.frame_bytes_max);
-        let user = login.user().and_then(|name| Some((name, front.users.get(name)?.as_ref()?.reveal())));
-        startup::again(&mut server, login, user, luggage).await?;
-        Ok((server.stream, server.unread))
-    });
-    reached.await.unwrap_or(Err(Error::Timeout(front.login_timeout)))
 }

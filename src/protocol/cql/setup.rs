@@ -1,6 +1,5 @@
 //! From configuration to what sessions and the mirror run on.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -11,16 +10,17 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{self, Config, ListenTls, Secret};
+use crate::config::{self, Config, ListenTls};
 use crate::cutover::gate::Gate;
 use crate::journal::Journal;
 use crate::mirror::durable::Durable;
 use crate::net::tls;
 use crate::record::{Reason, Side, TableId};
 
+use super::applier::{Applier, Reach};
 use super::client;
 use super::cluster::Cluster;
-use super::serve::Front;
+use super::serve::{Front, Logins};
 use super::session::shared::{Grounds, Parts, Shared};
 use super::stamps::{Stamps, now_micros};
 use super::tables::{Tables, is_own};
@@ -42,9 +42,8 @@ const FRAME_BYTES_MAX: usize = 256 << 20;
 pub struct Setup {
     pub(super) shared: Arc<Shared>,
     pub(super) sides: Sides,
-    users: Arc<HashMap<String, Option<Secret>>>,
+    pub(super) logins: Logins,
     clients_max: usize,
-    login_timeout: Duration,
     clients: Arc<AtomicUsize>,
 }
 
@@ -63,8 +62,8 @@ pub enum Error {
 }
 
 /// Both clusters, each from the moment on when it was reached first.
-#[derive(Clone)]
-pub(super) struct Sides(Arc<[ArcSwapOption<Cluster>; 2]>);
+#[derive(Clone, Default)]
+pub struct Sides(Arc<[ArcSwapOption<Cluster>; 2]>);
 
 impl Sides {
     /// A side; `None` while it was never there.
@@ -106,7 +105,7 @@ impl Grounds for Ground {
 }
 
 /// Called with tables whose writes the journal did not take.
-type Lost = Box<dyn Fn(TableId, Reason) + Send + Sync>;
+pub(super) type Lost = Box<dyn Fn(TableId, Reason) + Send + Sync>;
 
 impl Setup {
     /// Connect to the primary and learn its schema; to the other side too, which may be away unless it is the first start.
@@ -121,7 +120,21 @@ impl Setup {
         lost: Lost,
         (stop, tasks): (CancellationToken, TaskTracker),
     ) -> Result<Setup, Error> {
-        let sides = Sides(Arc::default());
+        Setup::over(Sides::default(), config, gate, journal, lost, (stop, tasks)).await
+    }
+
+    /// The same, with the sides where somebody else looks for them too.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn over(
+        sides: Sides,
+        config: &Config,
+        gate: Gate,
+        journal: Option<Journal>,
+        lost: Lost,
+        (stop, tasks): (CancellationToken, TaskTracker),
+    ) -> Result<Setup, Error> {
         let primary = gate.route().primary;
         sides.set(primary, reach(config, primary).await.map_err(|error| Error::Side(primary, error))?);
         let secondary = primary.other();
@@ -164,14 +177,8 @@ impl Setup {
         }));
         tasks.spawn(keep_stamps(shared.clone(), kept, stop));
         let users = config.users.iter().map(|user| (user.name.clone(), user.password.clone())).collect();
-        Ok(Setup {
-            shared,
-            sides,
-            users: Arc::new(users),
-            clients_max: config.limits.connections,
-            login_timeout: config.limits.login_timeout,
-            clients: Arc::default(),
-        })
+        let logins = Logins::new(sides.clone(), users, config.limits.login_timeout, shared.frame_bytes_max);
+        Ok(Setup { shared, sides, logins, clients_max: config.limits.connections, clients: Arc::default() })
     }
 
     /// Labels of every table that is mirrored.
@@ -199,15 +206,23 @@ impl Setup {
         let acceptor = |tls: &ListenTls| tls::acceptor(&tls.cert, &tls.key, &[]);
         Ok(Front {
             shared: self.shared.clone(),
-            sides: self.sides.clone(),
-            users: self.users.clone(),
+            logins: self.logins.clone(),
             tls: tls.map(acceptor).transpose().map_err(|error| Error::Tls(error.0))?,
             tls_required: tls.is_some_and(|tls| tls.required),
             clients_max: self.clients_max,
-            login_timeout: self.login_timeout,
             clients: self.clients.clone(),
         })
     }
+}
+
+/// The mirror's hands for each direction, by its primary.
+pub fn appliers(sides: &Sides) -> Box<dyn Fn(Side) -> Applier + Send + Sync> {
+    let sides = sides.clone();
+    let reach = move |side: Side| -> Reach {
+        let sides = sides.clone();
+        Arc::new(move || sides.get(side))
+    };
+    Box::new(move |primary| Applier::new(reach(primary), reach(primary.other())))
 }
 
 fn server(config: &Config, side: Side) -> &config::Server {

@@ -1,0 +1,225 @@
+//! A switch on CQL, step by step.
+//!
+//! | step | sessions | clusters | mirror |
+//! | --- | --- | --- | --- |
+//! | prepare | each user's login is tried on the other side | both schemas alike, clocks not behind | not behind, nothing parked, nothing dirty; the way back opened |
+//! | quiesce | every request is answered: the gate saw to it | | |
+//! | apply | | | replays up to the end; what was in doubt is settled |
+//! | ready | | | ends; the one of the other direction begins, paused |
+//! | flip | move as they come through the gate | | goes on |
+//!
+//! Nothing is compared while clients are held: there are no twins on CQL, and what was written last is what replay has just
+//! been told of by the other side, at the consistency of the clients.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::check::Finding;
+use crate::config::{Config, Cutover};
+use crate::cutover::gate::Route;
+use crate::cutover::mirror::{self, Known};
+use crate::cutover::steps::{Compared, Error, Steps};
+use crate::cutover::store::Control;
+use crate::journal::{Journal, Lsn};
+use crate::mirror::replay::ByReplay;
+use crate::mirror::{Turning, durable};
+use crate::record::{Side, TableId};
+
+use super::applier::Applier;
+use super::rules;
+use super::serve::Logins;
+use super::session::shared::Shared;
+use super::setup::{Setup, Sides};
+use super::stamps::now_micros;
+use super::tables::{Tables, is_own};
+
+/// How long a mirror that connects is waited for.
+const MIRROR_OPEN: Duration = Duration::from_secs(5);
+/// A clock may be behind the newest stamp by this: the next conditional statement waits so long, once.
+const CLOCK_MICROS: i64 = 500_000;
+/// More are counted, not named.
+const NAMED_MAX: usize = 20;
+
+/// The wire's hands at a switch.
+pub struct Walk {
+    shared: Arc<Shared>,
+    sides: Sides,
+    logins: Logins,
+    journal: Journal,
+    cutover: Cutover,
+    mirror: Turning<ByReplay<Applier>>,
+    /// From here on the secondary is owed.
+    since: Lsn,
+    known: Option<Known>,
+}
+
+impl Walk {
+    /// Nothing runs yet: [`Walk::begin`].
+    pub fn new(
+        setup: &Setup,
+        journal: Journal,
+        mirror: Turning<ByReplay<Applier>>,
+        config: &Config,
+        control: &Control,
+    ) -> Walk {
+        Walk {
+            shared: setup.shared.clone(),
+            sides: setup.sides.clone(),
+            logins: setup.logins.clone(),
+            journal,
+            cutover: config.cutover.clone(),
+            mirror,
+            since: Lsn(control.since),
+            known: None,
+        }
+    }
+
+    /// Mirror from the primary; where an earlier process did not finish its walk, `undo` begins the mirror.
+    ///
+    /// # Errors
+    /// A file of the mirror cannot be read.
+    pub async fn begin(&mut self, control: &Control) -> Result<(), durable::Error> {
+        match control.walk {
+            Some(_) => Ok(()),
+            None => self.mirror.start(control.primary, self.since).await,
+        }
+    }
+
+    fn name(&self, side: Side, label: TableId) -> String {
+        let tables = self.shared.side(side).tables();
+        let named = tables.iter().find(|table| table.label == label);
+        named.map_or_else(
+            || format!("table {:016x}", label.0),
+            |one| format!("{}.{}", one.shape.keyspace, one.shape.name),
+        )
+    }
+
+    async fn look(&mut self, to: Side) -> Result<Vec<Finding>, Error> {
+        // A process that has just begun has not connected yet.
+        let _ = timeout(MIRROR_OPEN, mirror::opened(self.mirror.handle())).await;
+        let from = to.other();
+        let mut found = mirror::findings(self.mirror.handle(), self.cutover.max_lag, |table| self.name(from, table));
+        let away = |side| Error::Side { side, why: "it was never reached".to_owned() };
+        for side in [from, to] {
+            self.sides.get(side).ok_or_else(|| away(side))?.refresh().await;
+        }
+        let cluster = self.sides.get(to).ok_or_else(|| away(to))?;
+        found.extend(differences(&self.shared.side(from).tables(), &cluster.tables(), to));
+        let behind = self.shared.stamps.last() - now_micros() + cluster.behind();
+        if behind > CLOCK_MICROS {
+            let object = format!("{:.1} s", behind as f64 / 1e6);
+            found.push(Finding { rule: rules::CLOCK_BEHIND, side: Some(to), object });
+        }
+        for (user, why) in self.logins.try_all(to).await {
+            found.push(Finding { rule: rules::LOGIN_FAILS, side: Some(to), object: format!("{user}: {why}") });
+        }
+        let opened = self.mirror.open_ahead(to).await;
+        opened.map_err(|error| Error::Refused(format!("the mirror back cannot be opened: {error}")))?;
+        self.known = Some(Known::of(self.mirror.handle()));
+        // The less is owed at the fence, the shorter clients wait.
+        self.mirror.handle().hurry();
+        Ok(found)
+    }
+}
+
+/// Tables of one side that are not the same on the other.
+fn differences(here: &Tables, there: &Tables, to: Side) -> Vec<Finding> {
+    let mut names: Vec<String> = Vec::new();
+    for table in here.iter().filter(|table| !is_own(&table.shape.keyspace)) {
+        let other = there.table(&table.shape.keyspace, &table.shape.name);
+        if other.is_none_or(|other| other.shape != table.shape) {
+            names.push(format!("{}.{}", table.shape.keyspace, table.shape.name));
+        }
+    }
+    names.sort_unstable();
+    let more = names.len().saturating_sub(NAMED_MAX);
+    let finding = |object| Finding { rule: rules::SCHEMA_DIFFERS, side: Some(to), object };
+    let mut found: Vec<Finding> = names.into_iter().take(NAMED_MAX).map(finding).collect();
+    if more > 0 {
+        found.push(finding(format!("and {more} more")));
+    }
+    found
+}
+
+impl Steps for Walk {
+    async fn prepare(&mut self, to: Side) -> Vec<Finding> {
+        match self.look(to).await {
+            Ok(found) => found,
+            Err(error) => vec![Finding { rule: mirror::SIDE_FAILED, side: None, object: error.to_string() }],
+        }
+    }
+
+    async fn give_up(&mut self, to: Side, _: u64, _: bool) -> Vec<Finding> {
+        vec![Finding { rule: rules::FORCE_IMPOSSIBLE, side: Some(to.other()), object: "the old primary".to_owned() }]
+    }
+
+    async fn relax(&mut self) {
+        self.known = None;
+        self.mirror.close_ahead();
+        self.mirror.handle().resume();
+    }
+
+    /// Every request was answered, by the server or, long after the server's own timeouts, by a session in its place.
+    async fn quiesce(&mut self, _: Side) -> Result<(), Error> {
+        self.mirror.handle().hurry();
+        Ok(())
+    }
+
+    async fn hindrances(&mut self, from: Side) -> Vec<String> {
+        match self.shared.gate.inside() {
+            0 => Vec::new(),
+            inside => vec![format!("{inside} requests wait for their answers from the {from}")],
+        }
+    }
+
+    async fn apply(&mut self) -> Result<Lsn, Error> {
+        let end = self.journal.appended();
+        let handle = self.mirror.handle();
+        handle.hurry();
+        handle.settle(end).await.map_err(|error| Error::Refused(error.to_string()))?;
+        let primary = self.mirror.primary().unwrap_or(Side::Origin);
+        let known = self.known.as_ref().ok_or_else(|| Error::Refused("nothing was prepared".into()))?;
+        known.still_holds(handle, |table| self.name(primary, table))?;
+        Ok(end)
+    }
+
+    async fn verify(&mut self) -> Result<Compared, Error> {
+        Ok(Compared::default())
+    }
+
+    async fn ready(&mut self, to: Side) -> Result<(), Error> {
+        self.mirror.stop().await;
+        // It opens, and writes nothing before the flip: should the walk end here, the old primary goes on being written to.
+        self.mirror.handle().pause();
+        let end = self.journal.appended();
+        self.mirror.start(to, end).await.map_err(|error| Error::Refused(error.to_string()))?;
+        mirror::runs(self.mirror.handle(), to.other()).await
+    }
+
+    fn flip(&mut self, _: Route, since: Lsn) {
+        self.since = since;
+        self.known = None;
+        self.mirror.handle().resume();
+    }
+
+    async fn settle(&mut self, _: Side) -> Result<(), Error> {
+        self.mirror.close_ahead();
+        self.mirror.handle().resume();
+        Ok(())
+    }
+
+    async fn undo(&mut self, primary: Side) -> Result<(), Error> {
+        self.known = None;
+        self.mirror.close_ahead();
+        if self.mirror.primary() != Some(primary) {
+            // The mirror of the other direction has written nothing, and must not begin to.
+            self.mirror.handle().pause();
+            self.mirror.stop().await;
+            self.mirror.start(primary, self.since).await.map_err(|error| Error::Refused(error.to_string()))?;
+        }
+        self.mirror.handle().resume();
+        Ok(())
+    }
+}
