@@ -26,7 +26,7 @@ const NAMED_MAX: usize = 20;
 pub fn findings(handle: &Handle, max_lag: Duration, name: impl Fn(TableId) -> String) -> Vec<Finding> {
     let (status, lag, mut found) = (handle.status(), handle.lag(), Vec::new());
     let mut add = |rule, object: String| found.push(Finding { rule, side: None, object });
-    let runs = matches!(status.phase, Phase::Idle | Phase::Paying | Phase::CatchingUp);
+    let runs = matches!(status.phase, Phase::Idle | Phase::Paying | Phase::Applying | Phase::CatchingUp);
     if !runs {
         let why = status.error.map(|error| format!(": {error}")).unwrap_or_default();
         add(MIRROR_DOWN, format!("{}{why}", status.phase.as_str()));
