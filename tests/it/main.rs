@@ -7,6 +7,7 @@ mod check;
 mod cli;
 mod connect;
 mod cql_answers;
+mod cql_applier;
 mod cql_cluster;
 mod cql_pages;
 mod cql_prepared;

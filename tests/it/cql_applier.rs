@@ -1,0 +1,446 @@
+//! What the mirror does on a secondary with records of CQL, from 4.1 to 5.0 and back. Tests name the corner they keep.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::BytesMut;
+use tandem::journal::Lsn;
+use tandem::mirror::replay::{Applied, Applier as _, Certainty, Job};
+use tandem::protocol::cql::applier::{Applier, Reach};
+use tandem::protocol::cql::client::{Address, Settings};
+use tandem::protocol::cql::cluster::Cluster;
+use tandem::protocol::cql::place::{Extent, Place};
+use tandem::protocol::cql::wire::primitive::{Consistency, Value};
+use tandem::protocol::cql::wire::request::{BatchKind, Bound, Parameters, Statement, StatementText, Values};
+use tandem::protocol::cql::write;
+use tandem::record::{Backend, Record, RecordBuf, Side, TableId};
+use tandem::sandbox::cassandra::{Node, Options, Stop};
+
+use crate::support::cassandra::{cluster, make_keyspace, pair_with, versions};
+use crate::support::cql::Cql;
+
+/// Two clusters, a client of each, and an applier between them.
+struct Rig {
+    keyspace: &'static str,
+    primary: Cql,
+    secondary: Cql,
+    clusters: [Arc<Cluster>; 2],
+    applier: Applier,
+}
+
+fn micros() -> i64 {
+    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_micros()).expect("63 bits")
+}
+
+fn seconds() -> i32 {
+    (micros() / 1_000_000) as i32
+}
+
+async fn known(node: &Node, side: Side) -> Arc<Cluster> {
+    let address = Address { host: node.address().ip().to_string(), port: node.address().port() };
+    Arc::new(Cluster::enter(&[address], None, Settings::default(), side).await.expect("it can be reached"))
+}
+
+fn reach(cluster: &Arc<Cluster>) -> Reach {
+    let cluster = cluster.clone();
+    Arc::new(move || Some(cluster.clone()))
+}
+
+impl Rig {
+    async fn of(primary: &Node, secondary: &Node, keyspace: &'static str) -> Rig {
+        let clusters = [known(primary, Side::Origin).await, known(secondary, Side::Target).await];
+        let applier = Applier::new(reach(&clusters[0]), reach(&clusters[1]));
+        let (primary, secondary) = (Cql::of(primary, keyspace), Cql::of(secondary, keyspace));
+        Rig { keyspace, primary, secondary, clusters, applier }
+    }
+
+    /// From 4.1 to 5.0, and from 5.0 to 4.1.
+    async fn both(up: &'static str, down: &'static str) -> [Rig; 2] {
+        let [old, new] = pair_with(up);
+        pair_with(down);
+        [Rig::of(old, new, up).await, Rig::of(new, old, down).await]
+    }
+
+    async fn define(&mut self, text: &str) {
+        self.primary.define(text);
+        self.secondary.define(text);
+        for cluster in &self.clusters {
+            cluster.refresh().await;
+        }
+    }
+
+    fn label(&self, table: &str) -> TableId {
+        TableId::of(self.keyspace, table)
+    }
+
+    fn parameters(&self, at: i64, now: i32) -> Parameters<'static> {
+        Parameters {
+            timestamp: Some(at),
+            now_in_seconds: Some(now),
+            keyspace: Some(self.keyspace),
+            ..Parameters::new(Consistency::One)
+        }
+    }
+
+    async fn apply(&self, build: impl FnOnce(&mut RecordBuf)) -> Applied {
+        self.job(build, |job| job).await
+    }
+
+    async fn job(&self, build: impl FnOnce(&mut RecordBuf), bend: impl FnOnce(Job) -> Job) -> Applied {
+        let mut buf = RecordBuf::default();
+        build(&mut buf);
+        let record = Record::parse(buf.finish(Backend { id: 1, life: 1 }).to_vec().into()).expect("well-formed");
+        let job = Job { lsn: Lsn(1), record, certainty: Certainty::Committed, late: false, attempt: 1 };
+        self.applier.apply(&bend(job)).await
+    }
+
+    /// A write of table `t`.
+    fn body(&self, text: &str, values: &[Bound<'_>], at: i64, now: i32) -> BytesMut {
+        let mut body = BytesMut::new();
+        let statement = Statement { text: StatementText::Text(text.as_bytes()), values: Values::Given(values) };
+        write::put_statement(&mut body, statement, &self.parameters(at, now)).expect("short");
+        body
+    }
+
+    async fn replay(&self, text: &str, at: i64, now: i32) -> Applied {
+        let body = self.body(text, &[], at, now);
+        self.apply(|record| record.write(self.label("t"), 0, &body)).await
+    }
+
+    async fn settle(&self, place: &Place) -> Applied {
+        let place = place.encode().expect("short");
+        self.apply(|record| record.key(self.label("t"), &place, true)).await
+    }
+
+    /// Both sides show the same.
+    fn equal(&mut self, query: &str) -> Vec<String> {
+        let (here, there) = (self.primary.rows(query), self.secondary.rows(query));
+        assert_eq!(there, here, "{query}");
+        here
+    }
+}
+
+fn int(value: i32) -> Vec<u8> {
+    value.to_be_bytes().to_vec()
+}
+
+fn row(k: i32, c: i32) -> Place {
+    Place { extent: Extent::Row, partition: vec![int(k)], clustering: vec![int(c)] }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_arrives_with_its_timestamp_and_its_values_and_a_repeat_changes_nothing() {
+    for mut rig in Rig::both("applier_up", "applier_down").await {
+        rig.define("CREATE TABLE t (k int PRIMARY KEY, v text)").await;
+        let (k, v) = (int(1), b"prepared");
+        let values = [(None, Value::Set(&k[..])), (None, Value::Set(&v[..]))];
+        let body = rig.body("INSERT INTO t (k, v) VALUES (?, ?)", &values, 1_000, seconds());
+        for _ in 0..2 {
+            assert_eq!(rig.apply(|record| record.write(rig.label("t"), 0, &body)).await, Applied::Done);
+        }
+        assert_eq!(rig.replay("UPDATE t SET v = 'older' WHERE k = 1", 999, seconds()).await, Applied::Done);
+        assert_eq!(rig.secondary.rows("SELECT v, writetime(v) FROM t"), ["prepared|1000"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_arrives_as_one() {
+    for mut rig in Rig::both("applier_batch_up", "applier_batch_down").await {
+        rig.define("CREATE TABLE t (k int PRIMARY KEY, v int)").await;
+        let (one, two) = (int(1), int(2));
+        let values = [(None, Value::Set(&one[..])), (None, Value::Set(&two[..]))];
+        let insert = StatementText::Text(b"INSERT INTO t (k, v) VALUES (?, ?)");
+        let text = StatementText::Text(b"UPDATE t USING TIMESTAMP 7 SET v = 3 WHERE k = 3");
+        let statements = [
+            Statement { text: insert, values: Values::Given(&values) },
+            Statement { text, values: Values::Given(&[]) },
+        ];
+        let mut body = BytesMut::new();
+        let parameters = rig.parameters(5, seconds());
+        write::put_statements(&mut body, BatchKind::Logged, &statements, &parameters).expect("short");
+        let applied = rig
+            .apply(|record| {
+                record.write(rig.label("t"), 0, &body);
+                record.touch(rig.label("t"), 0);
+            })
+            .await;
+        assert_eq!(applied, Applied::Done);
+        let mut rows = rig.secondary.rows("SELECT k, v, writetime(v) FROM t");
+        rows.sort();
+        assert_eq!(rows, ["1|2|5", "3|3|7"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c5_a_ttl_ends_when_it_would_have_ended_however_late_and_often_it_is_applied() {
+    for mut rig in Rig::both("applier_ttl_up", "applier_ttl_down").await {
+        rig.define("CREATE TABLE t (k int PRIMARY KEY, v int) WITH default_time_to_live = 500").await;
+        let forwarded = seconds() - 100;
+        for text in [
+            "INSERT INTO t (k, v) VALUES (1, 1) USING TTL 1000",
+            "INSERT INTO t (k, v) VALUES (2, 2)",
+            "INSERT INTO t (k, v) VALUES (3, 3) USING TTL 50",
+            "INSERT INTO t (k, v) VALUES (1, 1) USING TTL 1000",
+        ] {
+            assert_eq!(rig.replay(text, 1_000, forwarded).await, Applied::Done);
+        }
+        let mut rows = rig.secondary.run("SELECT k, ttl(v) FROM t").rows().lines();
+        rows.sort();
+        let left: Vec<(i32, i32)> = rows
+            .iter()
+            .filter_map(|line| line.split_once('|'))
+            .map(|(k, ttl)| (k.parse().expect("a key"), ttl.parse().expect("a number")))
+            .collect();
+        let [(1, one), (2, two)] = left[..] else { panic!("{left:?}") };
+        // The test itself takes some of these seconds.
+        assert!((800..=900).contains(&one) && (300..=400).contains(&two), "{left:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn h8_texts_are_in_the_words_of_the_secondary() {
+    let [mut up, mut down] = Rig::both("applier_words_up", "applier_words_down").await;
+    for (rig, text) in [
+        (&mut up, "INSERT INTO t (k, at) VALUES (1, dateOf(50554d6e-29bb-11e5-b345-feff819cdc9f))"),
+        (&mut down, "INSERT INTO t (k, at) VALUES (1, to_timestamp(50554d6e-29bb-11e5-b345-feff819cdc9f))"),
+    ] {
+        rig.define("CREATE TABLE t (k int PRIMARY KEY, at timestamp)").await;
+        assert_eq!(rig.replay(text, 1, seconds()).await, Applied::Done);
+        rig.primary.run_at(text, 1);
+        rig.equal("SELECT k, at FROM t");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c2_an_overwritten_list_is_not_doubled_by_a_repeat() {
+    for mut rig in Rig::both("applier_c2_up", "applier_c2_down").await {
+        rig.define("CREATE TABLE t (k int PRIMARY KEY, l list<text>)").await;
+        let (text, at) = ("INSERT INTO t (k, l) VALUES (1, ['a', 'b'])", micros());
+        rig.primary.run_at(text, at);
+        for _ in 0..3 {
+            assert_eq!(rig.replay(text, at, seconds()).await, Applied::Done);
+            assert_eq!(rig.equal("SELECT l FROM t"), ["[a, b]"]);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c3_a_changed_list_is_as_the_primary_has_it() {
+    for mut rig in Rig::both("applier_c3_up", "applier_c3_down").await {
+        rig.define("CREATE TABLE t (k int, c int, l list<int>, s list<int> static, PRIMARY KEY (k, c))").await;
+        for n in 0..5 {
+            rig.primary.run(&format!("UPDATE t SET l = l + [{n}], s = [{n}] + s WHERE k = 1 AND c = 1"));
+            assert_eq!(rig.settle(&row(1, 1)).await, Applied::Done);
+            rig.equal("SELECT l, s FROM t");
+        }
+        rig.primary.run("DELETE l[1] FROM t WHERE k = 1 AND c = 1");
+        rig.primary.run("UPDATE t SET l[0] = 9 WHERE k = 1 AND c = 1");
+        rig.primary.run("DELETE s FROM t WHERE k = 1");
+        assert_eq!(rig.settle(&row(1, 1)).await, Applied::Done);
+        assert_eq!(rig.equal("SELECT l, s FROM t"), ["[9, 2, 3, 4]|null"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c6_a_row_goes_cell_by_cell_with_its_own_timestamps_and_expiries() {
+    for mut rig in Rig::both("applier_c6_up", "applier_c6_down").await {
+        rig.define("CREATE TYPE u (a int, b text)").await;
+        rig.define(
+            "CREATE TABLE t (k int, c int, \"V\" int, w text, m map<int, text>, s set<int>, u u, f frozen<list<int>>, \
+             st int static, PRIMARY KEY (k, c))",
+        )
+        .await;
+        for text in [
+            "INSERT INTO t (k, c, \"V\") VALUES (1, 1, 1) IF NOT EXISTS",
+            "UPDATE t SET \"V\" = 2 WHERE k = 1 AND c = 1 IF \"V\" = 1",
+            "UPDATE t USING TTL 1000 SET w = 'w' WHERE k = 1 AND c = 1",
+            "UPDATE t SET m = {1: 'a', 2: 'b'}, s = {1, 2}, u = {a: 1, b: 'x'}, f = [1], st = 5 WHERE k = 1 AND c = 1",
+            "INSERT INTO t (k, c) VALUES (1, 2) IF NOT EXISTS",
+        ] {
+            rig.primary.run(text);
+        }
+        let cells =
+            "SELECT k, c, \"V\", writetime(\"V\"), w, writetime(w), m, s, u, f, writetime(f), st, writetime(st) FROM t";
+        for place in [row(1, 1), row(1, 2)] {
+            assert_eq!(rig.settle(&place).await, Applied::Done);
+        }
+        assert_eq!(rig.equal(cells).len(), 2);
+        assert!(rig.secondary.run("SELECT ttl(w) FROM t WHERE k = 1 AND c = 1").rows().number() > 900);
+        for text in [
+            "UPDATE t SET \"V\" = null WHERE k = 1 AND c = 1 IF \"V\" = 2",
+            "UPDATE t SET m = m - {1}, m[3] = 'c', s = s + {3}, u.b = 'y', w = null WHERE k = 1 AND c = 1",
+            "DELETE FROM t WHERE k = 1 AND c = 2 IF EXISTS",
+        ] {
+            rig.primary.run(text);
+        }
+        assert_eq!(rig.settle(&Place::partition(vec![int(1)])).await, Applied::Done);
+        assert_eq!(rig.equal(cells).len(), 1);
+        rig.primary.run("DELETE FROM t WHERE k = 1");
+        assert_eq!(rig.settle(&Place::partition(vec![int(1)])).await, Applied::Done);
+        assert!(rig.equal(cells).is_empty());
+        // What comes later finds nothing in its way.
+        let later = "INSERT INTO t (k, c, \"V\", st) VALUES (1, 1, 7, 7)";
+        let at = micros();
+        rig.primary.run_at(later, at);
+        assert_eq!(rig.replay(later, at, seconds()).await, Applied::Done);
+        assert_eq!(rig.equal(cells).len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_secondary_has_wrongly_is_mended_whatever_its_timestamps() {
+    for mut rig in Rig::both("applier_wrong_up", "applier_wrong_down").await {
+        rig.define("CREATE TABLE t (k int, c int, v int, m map<int, int>, PRIMARY KEY (k, c))").await;
+        let later = micros();
+        rig.primary.run_at("INSERT INTO t (k, c, v, m) VALUES (1, 1, 1, {1: 1})", 1_000);
+        rig.primary.run_at("INSERT INTO t (k, c, v) VALUES (1, 4, 4)", 1_000);
+        rig.secondary.run_at("INSERT INTO t (k, c, v, m) VALUES (1, 1, 2, {2: 2})", later);
+        rig.secondary.run_at("INSERT INTO t (k, c, v) VALUES (1, 2, 2)", later);
+        rig.secondary.run_at("INSERT INTO t (k, c) VALUES (1, 3)", later);
+        rig.secondary.run_at("DELETE FROM t WHERE k = 1 AND c = 4", later);
+        assert_eq!(rig.settle(&Place::partition(vec![int(1)])).await, Applied::Done);
+        assert_eq!(rig.equal("SELECT k, c, v, m FROM t"), ["1|1|1|{1: 1}", "1|4|4|null"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn h6_counters_get_the_difference() {
+    for mut rig in Rig::both("applier_h6_up", "applier_h6_down").await {
+        rig.define("CREATE TABLE t (k int, c int, n counter, m counter, PRIMARY KEY (k, c))").await;
+        let show = "SELECT k, c, n, m FROM t";
+        for _ in 0..3 {
+            rig.primary.run("UPDATE t SET n = n + 17 WHERE k = 1 AND c = 1");
+            rig.primary.run("UPDATE t SET m = m - 3 WHERE k = 1 AND c = 2");
+            for _ in 0..2 {
+                assert_eq!(rig.settle(&Place::partition(vec![int(1)])).await, Applied::Done);
+                rig.equal(show);
+            }
+        }
+        rig.primary.run("DELETE n FROM t WHERE k = 1 AND c = 1");
+        assert_eq!(rig.settle(&row(1, 1)).await, Applied::Done);
+        assert_eq!(rig.equal(show), ["1|2|null|-9"]);
+        // A counter that was deleted shows what its server likes; the other shows the same.
+        rig.primary.run("UPDATE t SET n = n + 2 WHERE k = 1 AND c = 1");
+        assert_eq!(rig.settle(&row(1, 1)).await, Applied::Done);
+        rig.equal(show);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c10_a_value_of_a_column_that_was_dropped_and_added_again_arrives() {
+    for mut rig in Rig::both("applier_c10_up", "applier_c10_down").await {
+        rig.define("CREATE TABLE t (k int PRIMARY KEY, a int, b int)").await;
+        let change = async |rig: &mut Rig, text: &str| {
+            rig.primary.define(text);
+            let body = rig.body(text, &[], micros(), seconds());
+            assert_eq!(rig.apply(|record| record.ddl(rig.label("t"), &body)).await, Applied::Done, "{text}");
+        };
+        rig.primary.run("INSERT INTO t (k, b) VALUES (1, 1)");
+        rig.primary.define("ALTER TABLE t DROP b");
+        rig.primary.define("ALTER TABLE t ADD b int");
+        let text = "INSERT INTO t (k, b) VALUES (2, 2)";
+        let at = micros();
+        rig.primary.run_at(text, at);
+        // All of it reaches the secondary later.
+        for text in ["ALTER TABLE t DROP b", "ALTER TABLE t ADD b int"] {
+            let body = rig.body(text, &[], at, seconds());
+            assert_eq!(rig.apply(|record| record.ddl(rig.label("t"), &body)).await, Applied::Done, "{text}");
+        }
+        assert_eq!(rig.replay(text, at, seconds()).await, Applied::Done);
+        assert_eq!(rig.secondary.rows("SELECT k, b FROM t WHERE k = 2"), ["2|2"]);
+        change(&mut rig, "ALTER TABLE t ADD z int").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_barrier_is_passed_once_and_a_repeat_of_it_too() {
+    for mut rig in Rig::both("applier_barrier_up", "applier_barrier_down").await {
+        rig.define("CREATE TABLE t (k int PRIMARY KEY, a int)").await;
+        let now = seconds();
+        for text in [
+            "ALTER TABLE t ADD b int",
+            "CREATE TABLE other (k int PRIMARY KEY)",
+            "ALTER TABLE other ADD v int",
+            "CREATE INDEX ON t (a)",
+            "CREATE TYPE u (a int)",
+            "TRUNCATE t",
+            "DROP TABLE other",
+        ] {
+            rig.primary.define(text);
+            let table = if text.contains("other") { "other" } else { "t" };
+            let body = rig.body(text, &[], micros(), now);
+            for _ in 0..2 {
+                let applied = rig.apply(|record| record.ddl(rig.label(table), &body)).await;
+                assert_eq!(applied, Applied::Done, "{text}");
+            }
+        }
+        let columns = format!(
+            "SELECT table_name, column_name FROM system_schema.columns WHERE keyspace_name = '{}'",
+            rig.keyspace
+        );
+        assert_eq!(rig.equal(&columns).len(), 3);
+        let body = rig.body("CREATE TABLE t (k text PRIMARY KEY)", &[], micros(), now);
+        let refused = rig.apply(|record| record.ddl(rig.label("t"), &body)).await;
+        assert_eq!(refused, Applied::Done, "it is there, and fits");
+        let body = rig.body("ALTER TABLE t DROP nothing", &[], micros(), now);
+        let refused = rig.apply(|record| record.ddl(rig.label("t"), &body)).await;
+        assert_eq!(refused, Applied::Done, "it is not there");
+        let body = rig.body("ALTER KEYSPACE nothing WITH durable_writes = true", &[], micros(), now);
+        assert!(matches!(rig.apply(|record| record.ddl(TableId::NONE, &body)).await, Applied::Reject(_)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c9_what_may_meet_purged_tombstones_goes_by_state() {
+    for mut rig in Rig::both("applier_c9_up", "applier_c9_down").await {
+        rig.define("CREATE TABLE t (k int PRIMARY KEY, v int) WITH gc_grace_seconds = 0").await;
+        let body = rig.body("INSERT INTO t (k, v) VALUES (1, 1)", &[], 100, seconds());
+        // It was deleted on the primary since, and nothing remembers that.
+        let late = |job: Job| Job { late: true, ..job };
+        assert_eq!(rig.job(|record| record.write(rig.label("t"), 1, &body), late).await, Applied::Done);
+        assert!(rig.equal("SELECT * FROM t").is_empty());
+        rig.primary.run("INSERT INTO t (k, v) VALUES (1, 2)");
+        assert_eq!(rig.job(|record| record.write(rig.label("t"), 1, &body), late).await, Applied::Done);
+        assert_eq!(rig.equal("SELECT k, v, writetime(v) FROM t").len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_in_doubt_ends_on_both_sides() {
+    for mut rig in Rig::both("applier_doubt_up", "applier_doubt_down").await {
+        rig.define("CREATE TABLE t (k int PRIMARY KEY, v int, l list<int>)").await;
+        let doubt = |job: Job| Job { certainty: Certainty::Unknown, ..job };
+        let body = rig.body("INSERT INTO t (k, v) VALUES (1, 1)", &[], 100, seconds());
+        assert_eq!(rig.job(|record| record.write(rig.label("t"), 0, &body), doubt).await, Applied::Done);
+        assert_eq!(rig.equal("SELECT k, v, writetime(v) FROM t"), ["1|1|100"]);
+        rig.primary.run("UPDATE t SET v = 2 WHERE k = 1 IF v = 1");
+        let place = Place { extent: Extent::Row, partition: vec![int(1)], clustering: vec![] }.encode().expect("short");
+        assert_eq!(rig.job(|record| record.key(rig.label("t"), &place, true), doubt).await, Applied::Done);
+        rig.equal("SELECT k, v, writetime(v) FROM t");
+        let body = rig.body("TRUNCATE t", &[], micros(), seconds());
+        let applied = rig.job(|record| record.ddl(rig.label("t"), &body), doubt).await;
+        assert!(matches!(applied, Applied::Reject(_)), "{applied:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_secondary_refuses_is_rejected_and_one_that_is_away_is_lost() {
+    let (old, new) = versions();
+    let primary = cluster(&old, 1, &Options::default());
+    let mut secondary = cluster(&new, 1, &Options::default());
+    for node in [&primary.nodes[0], &secondary.nodes[0]] {
+        make_keyspace(node, "k", 1);
+    }
+    let mut rig = Rig::of(&primary.nodes[0], &secondary.nodes[0], "k").await;
+    rig.define("CREATE TABLE t (k int PRIMARY KEY, v int)").await;
+    rig.applier.open().await.expect("it is there");
+    let applied = rig.replay("INSERT INTO t (k, nothing) VALUES (1, 'secret')", 1, seconds()).await;
+    assert!(matches!(&applied, Applied::Reject(why) if !why.contains("secret")), "{applied:?}");
+    secondary.nodes[0].stop(Stop::Kill).expect("killed");
+    let applied = rig.replay("INSERT INTO t (k, v) VALUES (1, 1)", 1, seconds()).await;
+    assert!(matches!(applied, Applied::Lost(_)), "{applied:?}");
+    rig.applier.open().await.expect_err("it is away");
+    secondary.nodes[0].start().expect("it comes back");
+    while rig.applier.open().await.is_err() {}
+    assert_eq!(rig.replay("INSERT INTO t (k, v) VALUES (1, 1)", 1, seconds()).await, Applied::Done);
+}
