@@ -18,6 +18,8 @@ pub(super) struct ParkedKey {
     table: String,
     /// The whole table is refused.
     whole_table: bool,
+    /// It is a schema change or a TRUNCATE, and its table waits for it.
+    holds: bool,
     why: String,
     attempts: u64,
     first_unix: u64,
@@ -82,6 +84,7 @@ pub(super) fn parked(state: &State, values: bool) -> Result<Vec<ParkedKey>, Refu
             id: entry.id(),
             table: entry.name.clone(),
             whole_table: entry.key.is_none(),
+            holds: entry.record.as_ref().is_some_and(|record| record.holds),
             why: entry.why.clone(),
             attempts: entry.attempts,
             first_unix: entry.first_unix,

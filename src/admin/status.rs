@@ -1,5 +1,7 @@
 //! The state of a running tandem in one document: `GET /v1/status`, `tandem status`, and the gauges of `/metrics`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::State;
@@ -101,9 +103,9 @@ impl JournalStatus {
 /// What the mirror does, and how far the secondary is behind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MirrorStatus {
-    /// `connecting`, `idle`, `paying`, `catching up`, `paused`, `fenced`, `failed` or `stopped`.
+    /// `connecting`, `idle`, `paying` or `applying`, `catching up`, `paused`, `fenced`, `failed` or `stopped`.
     pub phase: String,
-    /// The last error, until a payment succeeds.
+    /// The last error, until it goes well again.
     pub error: Option<String>,
     /// Everything below is on the secondary.
     pub applied: u64,
@@ -129,6 +131,10 @@ pub struct MirrorStatus {
     pub parked: usize,
     /// Tables known to differ or not known to agree.
     pub dirty: usize,
+    /// Records that are being replayed now.
+    pub in_flight: usize,
+    /// Tables that wait because the secondary refuses a schema change or a TRUNCATE, and what it says.
+    pub held: BTreeMap<String, String>,
 }
 
 impl MirrorStatus {
@@ -149,6 +155,8 @@ impl MirrorStatus {
             paid_bytes: status.paid_bytes,
             parked: status.parked,
             dirty: status.dirty,
+            in_flight: status.in_flight,
+            held: status.held.into_iter().map(|held| (held.table, held.why)).collect(),
         }
     }
 }

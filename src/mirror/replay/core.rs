@@ -74,6 +74,7 @@ enum Trouble {
     Link,
     Journal,
     Ledgers,
+    Held,
     Records,
 }
 
@@ -305,7 +306,7 @@ impl Core {
     /// It is on the secondary.
     fn finish(&mut self, lsn: Lsn) {
         self.done += 1;
-        self.held.remove(&lsn);
+        self.unhold(lsn);
         if self.resting.is_empty() {
             self.troubles.remove(&Trouble::Records);
         }
@@ -375,7 +376,10 @@ impl Core {
         if is_new {
             warn!(table = rejected.name, why, "the secondary refuses a barrier: its table waits");
         }
-        self.held.insert(lsn, Held { table: rejected.name.clone(), why });
+        let held = Held { table: rejected.name.clone(), why };
+        let waits = format!("{} waits for a change that the secondary refuses: {}", held.table, held.why);
+        self.troubles.insert(Trouble::Held, waits);
+        self.held.insert(lsn, held);
         let kept = self.parked.set_aside(rejected, self.bounds());
         self.unsaved |= is_new;
         if kept { self.rest(lsn, now) } else { self.let_go(lsn) }
@@ -389,7 +393,7 @@ impl Core {
 
     /// What waits for a held barrier goes on without it.
     fn let_go(&mut self, lsn: Lsn) {
-        self.held.remove(&lsn);
+        self.unhold(lsn);
         let Some(waiting) = self.window.get(lsn) else { return };
         for table in tables(&waiting.record) {
             error!(table = table.0, "a barrier was given up: its table is dirty, and what waited goes on");
@@ -399,9 +403,15 @@ impl Core {
         self.closing.push(lsn);
     }
 
+    fn unhold(&mut self, lsn: Lsn) {
+        self.held.remove(&lsn);
+        if self.held.is_empty() {
+            self.troubles.remove(&Trouble::Held);
+        }
+    }
+
     /// Set a record aside; what waits for it goes on.
     fn park(&mut self, lsn: Lsn, why: String) {
-        self.held.remove(&lsn);
         let Some(rejected) = self.rejected(lsn, &why, false) else { return };
         warn!(table = rejected.name, why, "the secondary refuses: parked");
         if !self.parked.set_aside(rejected, self.bounds()) {

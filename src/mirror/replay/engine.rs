@@ -232,6 +232,11 @@ impl<A: Applier> Engine<A> {
         })
     }
 
+    /// Its applier was opened before.
+    pub(super) fn is_open(&mut self) {
+        self.core.opened(Ok(()), Instant::now());
+    }
+
     /// Replay until told to stop; then go on until everything appended by then is done, the secondary is away, or
     /// [`Config::drain`] is over. Dropping the future is as safe as a crash: the journal still has what is not done.
     pub async fn run(mut self, stop: CancellationToken) {

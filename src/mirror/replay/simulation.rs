@@ -26,7 +26,7 @@ use crate::record::{Backend, Item, Record, RecordBuf, TableId};
 
 /// Paste a failing seed here: `Some(seed)`.
 const SEED: Option<u64> = None;
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 150;
 
 /// Timestamps decide.
 const STAMPED: TableId = TableId(1);
@@ -609,8 +609,8 @@ async fn simulate(seed: u64, bent: Option<Rule>) -> u64 {
     for life in 0..=lives {
         let mut clients = JoinSet::new();
         let session = Session { shared: shared.clone(), journal: process.journal.clone(), locks: locks.clone() };
-        for _ in 0..5 {
-            clients.spawn(session.clone().run(40));
+        for _ in 0..4 {
+            clients.spawn(session.clone().run(30));
         }
         drop(session);
         let storage = trouble(&shared, &mut process, &disk, life < lives, &mut clients).await;

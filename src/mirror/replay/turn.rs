@@ -41,7 +41,7 @@ impl<A: Applier> ByReplay<A> {
         make: Make<A>,
         tasks: (CancellationToken, TaskTracker),
     ) -> Result<Turning<ByReplay<A>>, durable::Error> {
-        let paths = Paths::in_dir(&dir.to_owned());
+        let paths = Paths::in_dir(dir);
         let handle = paths.handle(&config, journal, desk)?;
         let back = Durable::in_dir(dir, "mirror-book-back");
         Ok(Turning::new(handle, ByReplay { config, make, forth: paths.book(), back }, tasks))
@@ -66,7 +66,11 @@ impl<A: Applier> Directions for ByReplay<A> {
         stop: CancellationToken,
     ) -> Result<BoxFuture<'static, ()>, durable::Error> {
         let book = if primary == Side::Origin { &self.forth } else { &self.back };
-        let applier = ahead.unwrap_or_else(|| Arc::new((self.make)(primary)));
-        Ok(Engine::succeed(handle, self.config.clone(), applier, book.clone(), from)?.run(stop).boxed())
+        let (is_open, applier) = (ahead.is_some(), ahead.unwrap_or_else(|| Arc::new((self.make)(primary))));
+        let mut engine = Engine::succeed(handle, self.config.clone(), applier, book.clone(), from)?;
+        if is_open {
+            engine.is_open();
+        }
+        Ok(engine.run(stop).boxed())
     }
 }
