@@ -6,6 +6,7 @@ pub(crate) mod bank;
 pub(crate) mod cassandra;
 pub(crate) mod control;
 pub(crate) mod cql;
+pub(crate) mod cql_load;
 pub(crate) mod cql_type;
 pub(crate) mod load;
 pub(crate) mod memory;

@@ -1,5 +1,6 @@
 //! The real binary as a child process.
 
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -22,10 +23,14 @@ pub(crate) struct Tandem {
 impl Tandem {
     /// Start it between two servers. `more` is added to its proxy.toml. Returns when it is ready.
     pub(crate) async fn start(origin: &str, target: &str, more: &str) -> Tandem {
+        Tandem::start_wire("postgres", origin, target, more).await
+    }
+
+    async fn start_wire(wire: &str, origin: &str, target: &str, more: &str) -> Tandem {
         let sandbox = Sandbox::new(false).expect("a temp folder");
         let (port, admin) = (free_port(), free_port());
         let text = format!(
-            "[[listen]]\nwire = \"postgres\"\naddress = \"127.0.0.1:{port}\"\n\
+            "[[listen]]\nwire = \"{wire}\"\naddress = \"127.0.0.1:{port}\"\n\
              [origin]\nurl = \"{origin}\"\n[target]\nurl = \"{target}\"\n\
              [admin]\naddress = \"127.0.0.1:{admin}\"\n{more}\n"
         );
@@ -33,6 +38,11 @@ impl Tandem {
         let mut tandem = Tandem { child: None, sandbox, port, admin: format!("http://127.0.0.1:{admin}") };
         tandem.launch().await;
         tandem
+    }
+
+    /// Start it between two nodes of Cassandra, as [`Tandem::start`] does.
+    pub(crate) async fn start_cql(origin: SocketAddrV4, target: SocketAddrV4, more: &str) -> Tandem {
+        Tandem::start_wire("cql", &format!("cql://{origin}"), &format!("cql://{target}"), more).await
     }
 
     /// Start the process, again with the same files. Returns when it is ready.
@@ -101,6 +111,25 @@ impl Tandem {
     /// `postgres://postgres@..` through it.
     pub(crate) fn url(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// Where clients connect.
+    pub(crate) fn address(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(Ipv4Addr::LOCALHOST, self.port)
+    }
+
+    /// Switch the primary, and wait for it; asked again while something stands in the way that passes.
+    pub(crate) async fn switch_to(&self, side: &str) {
+        let mut last = String::new();
+        for _ in 0..100 {
+            let output = cli(&["switch", side, "--yes", "--admin", &self.admin]);
+            if output.status.success() {
+                return;
+            }
+            last = String::from_utf8_lossy(&output.stdout).into_owned();
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        panic!("no switch to {side}: {last}\n{}", self.log());
     }
 
     /// The admin API.

@@ -1,0 +1,179 @@
+//! Cassandra through tandem: both sides have the same, whatever happens on the way.
+
+use std::time::Duration;
+
+use tandem::sandbox::cassandra::{Node, Options, Stop};
+use tokio::time::sleep;
+
+use crate::support::cassandra::{cluster, make_keyspace, pair_with, versions};
+use crate::support::cql::{Ask, Cql, Dial, Member, UNLOGGED};
+use crate::support::cql_load::{Load, SCHEMA, difference, missing};
+use crate::support::tandem::Tandem;
+
+/// A client of tandem.
+fn through(tandem: &Tandem, keyspace: &str, version: u8, lz4: bool) -> Cql {
+    let dial = Dial { version, lz4, keyspace: Some(keyspace.to_owned()), ..Dial::default() };
+    Cql::dial(tandem.address(), &dial).expect("a login")
+}
+
+/// An empty keyspace of both nodes, with the tables of the load, and tandem between.
+async fn stage(keyspace: &'static str) -> ([&'static Node; 2], Tandem) {
+    let nodes = pair_with(keyspace);
+    for node in nodes {
+        SCHEMA.iter().for_each(|text| Cql::of(node, keyspace).define(text));
+    }
+    let tandem = Tandem::start_cql(nodes[0].address(), nodes[1].address(), "").await;
+    (nodes, tandem)
+}
+
+/// Both sides are equal once everything is replayed.
+async fn equal(tandem: &Tandem, nodes: [&Node; 2], keyspace: &str) {
+    tandem.settled().await;
+    let [mut old, mut new] = nodes.map(|node| Cql::of(node, keyspace));
+    assert_eq!(difference(&mut old, &mut new), None, "{}", tandem.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_write_arrives_with_its_times_in_every_version() {
+    let (nodes, tandem) = stage("kinds").await;
+    let statements = [
+        "INSERT INTO plain (k, v, u, w) VALUES (1, 'a', now(), 1)",
+        "UPDATE plain USING TTL 5000 SET v = 'b' WHERE k = 1",
+        "INSERT INTO plain (k, v) VALUES (2, 'gone')",
+        "DELETE FROM plain WHERE k = 2",
+        "INSERT INTO plain (k, v, w) VALUES (3, 'c', null)",
+        "UPDATE plain USING TIMESTAMP 1000 SET w = 9 WHERE k = 3",
+        "INSERT INTO plain JSON '{\"k\": 4, \"v\": \"json\"}'",
+        "INSERT INTO wide (k, c, l, s, m) VALUES (1, 1, ['a', 'b'], {1, 2}, {'x': 1})",
+        "UPDATE wide SET l = l + ['c'], s = s + {3} WHERE k = 1 AND c = 1",
+        "UPDATE wide SET l = ['z'] + l, m['y'] = 2 WHERE k = 1 AND c = 1",
+        "UPDATE wide SET l[0] = 'first' WHERE k = 1 AND c = 1",
+        "DELETE l[1] FROM wide WHERE k = 1 AND c = 1",
+        "INSERT INTO wide (k, c, s) VALUES (1, 2, {9})",
+        "DELETE FROM wide WHERE k = 1 AND c > 1",
+        "UPDATE counts SET n = n + 5 WHERE k = 1",
+        "UPDATE counts SET n = n - 2 WHERE k = 1",
+        "INSERT INTO forgets (k, v) VALUES (1, 'f')",
+        "DELETE FROM forgets WHERE k = 1",
+        "INSERT INTO forgets (k, v) VALUES (1, 'again')",
+        "INSERT INTO decided (k, v, at) VALUES (1, 1, toTimestamp(now())) IF NOT EXISTS",
+        "UPDATE decided SET v = 2 WHERE k = 1 IF v = 1",
+        "UPDATE decided SET v = 3 WHERE k = 1 IF v = 1",
+        "BEGIN UNLOGGED BATCH INSERT INTO plain (k, v) VALUES (5, 'x'); INSERT INTO plain (k, v) VALUES (6, 'y') APPLY BATCH",
+    ];
+    for (version, lz4) in [(3, false), (4, true), (5, false), (5, true)] {
+        let mut cql = through(&tandem, "kinds", version, lz4);
+        for text in statements {
+            cql.query(text, &Ask::default()).unwrap_or_else(|failure| panic!("v{version} {text}: {failure:?}"));
+        }
+        let insert = cql.prepare("INSERT INTO plain (k, v, u) VALUES (?, ?, now())", None).expect("prepared");
+        let values = [7_i64.into(), "prepared".into()];
+        cql.execute(&insert.id, &insert.metadata_id, &Ask { values: &values, ..Ask::default() }).expect("executed");
+        let members = [
+            Member::Prepared(&insert.id, &values),
+            Member::Text("UPDATE wide SET l = l + ['in batch'] WHERE k = 1 AND c = 1", &[]),
+        ];
+        cql.batch(UNLOGGED, &members, &Ask::default()).expect("executed");
+        assert_eq!(cql.rows("SELECT v FROM plain WHERE k = 7"), ["prepared"]);
+        assert_eq!(cql.rows("SELECT l FROM wide WHERE k = 1 AND c = 1").len(), 1);
+        equal(&tandem, nodes, "kinds").await;
+        cql.run("TRUNCATE wide");
+        assert!(cql.rows("SELECT * FROM wide").is_empty());
+        equal(&tandem, nodes, "kinds").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_change_is_made_on_both_sides_and_what_follows_it_too() {
+    let (nodes, tandem) = stage("changes").await;
+    let mut cql = through(&tandem, "changes", 4, false);
+    for text in [
+        "CREATE TYPE address (street text, number int)",
+        "CREATE TABLE people (id int PRIMARY KEY, home frozen<address>)",
+        "INSERT INTO people (id, home) VALUES (1, {street: 'Mill Lane', number: 3})",
+        "ALTER TABLE people ADD age int",
+        "INSERT INTO people (id, age) VALUES (1, 33)",
+        "ALTER TABLE people DROP age",
+        "ALTER TABLE people ADD age int",
+        "INSERT INTO people (id, age) VALUES (2, 44)",
+        "CREATE INDEX ON people (age)",
+    ] {
+        cql.query(text, &Ask::default()).unwrap_or_else(|failure| panic!("{text}: {failure:?}"));
+    }
+    tandem.settled().await;
+    let all = "SELECT id, home, age FROM people";
+    let [old, new] = nodes.map(|node| Cql::of(node, "changes").rows(all));
+    assert_eq!(old, new);
+    assert_eq!(old.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_hangs_or_is_gone_hurts_nobody_and_has_everything_in_the_end_promise_7() {
+    let (old, new) = versions();
+    let origin = cluster(&old, 1, &Options::default());
+    let mut target = cluster(&new, 1, &Options::default());
+    for node in [&origin.nodes[0], &target.nodes[0]] {
+        make_keyspace(node, "away", 1);
+        SCHEMA.iter().for_each(|text| Cql::of(node, "away").define(text));
+    }
+    let tandem = Tandem::start_cql(origin.contact(), target.contact(), "").await;
+    let load = Load::start(tandem.address(), "away", 6);
+    load.goes_on(200).await;
+    target.nodes[0].freeze();
+    load.goes_on(500).await;
+    target.nodes[0].thaw();
+    load.goes_on(100).await;
+    target.nodes[0].stop(Stop::Kill).expect("it ends");
+    load.goes_on(500).await;
+    target.nodes[0].start().expect("it comes back");
+    load.goes_on(100).await;
+    assert_eq!(
+        (load.errors.load(std::sync::atomic::Ordering::SeqCst), load.stale.load(std::sync::atomic::Ordering::SeqCst)),
+        (0, 0)
+    );
+    let told = load.end().await;
+    equal(&tandem, [&origin.nodes[0], &target.nodes[0]], "away").await;
+    assert_eq!(missing(&mut Cql::of(&target.nodes[0], "away"), &told), Vec::<String>::new());
+}
+
+/// `TANDEM_CQL_ROUNDS` makes it more.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_acknowledged_is_lost_when_tandem_is_killed_promises_1_to_5() {
+    let rounds: u64 = std::env::var("TANDEM_CQL_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
+    let (nodes, mut tandem) = stage("kills").await;
+    let load = Load::start(tandem.address(), "kills", 6);
+    for round in 0..rounds {
+        load.goes_on(20 + round * 7 % 50).await;
+        tandem.kill();
+        tandem.launch().await;
+    }
+    load.goes_on(50).await;
+    let acked = load.acked.load(std::sync::atomic::Ordering::SeqCst);
+    let stale = load.stale.load(std::sync::atomic::Ordering::SeqCst);
+    let told = load.end().await;
+    equal(&tandem, nodes, "kills").await;
+    for node in nodes {
+        assert_eq!(missing(&mut Cql::of(node, "kills"), &told), Vec::<String>::new());
+    }
+    assert_eq!(stale, 0);
+    println!("{rounds} SIGKILLs, {acked} writes acknowledged");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_there_and_back_drops_nobody_and_loses_nothing_promise_9() {
+    let (nodes, tandem) = stage("switches").await;
+    let load = Load::start(tandem.address(), "switches", 6);
+    for to in ["target", "origin", "target"] {
+        load.goes_on(200).await;
+        tandem.switch_to(to).await;
+        sleep(Duration::from_millis(200)).await;
+    }
+    load.goes_on(200).await;
+    let seen = [&load.errors, &load.stale].map(|count| count.load(std::sync::atomic::Ordering::SeqCst));
+    let told = load.end().await;
+    equal(&tandem, nodes, "switches").await;
+    for node in nodes {
+        assert_eq!(missing(&mut Cql::of(node, "switches"), &told), Vec::<String>::new());
+    }
+    assert_eq!(seen, [0, 0], "{}", tandem.log());
+}
