@@ -13,7 +13,7 @@
 //!                                                          '-----------------'  restore()
 //! ```
 //!
-//! The order that makes a payment exact (section 5 of the architecture): `freeze`, then the snapshot S, then read on to
+//! The order that makes a payment exact ("Why a payment is exact" in the architecture): `freeze`, then the snapshot S, then read on to
 //! what is appended now, then [`Ledger::collect`]. Every unit that committed before S wrote its record before that, so
 //! it is in the payment; every unit of the cut ended before S, so what S shows of it is final and the cut is paid. A
 //! unit that ended in between is in the payment and stays owed.
