@@ -591,3 +591,6 @@ fn tables(record: &Record) -> BTreeSet<TableId> {
 fn listed_under(record: &Record) -> TableId {
     record.items().map(|item| item.table()).find(|table| *table != TableId::NONE).unwrap_or(TableId::NONE)
 }
+
+#[cfg(test)]
+mod tests;
