@@ -59,8 +59,8 @@ impl Sum {
 /// What one step writes: what the ledger must learn, either way.
 #[derive(Debug)]
 pub(super) struct Effect<T> {
-    /// A history row.
-    pub(super) history: Option<u32>,
+    /// History rows, in order.
+    pub(super) history: Vec<u32>,
     /// Rows of the client's own, and what they become.
     pub(super) rows: Vec<(T, String, State)>,
     /// What is added to a place that others add to.
@@ -71,7 +71,7 @@ pub(super) struct Effect<T> {
 
 impl<T> Default for Effect<T> {
     fn default() -> Effect<T> {
-        Effect { history: None, rows: Vec::new(), sums: Vec::new(), writes: 0 }
+        Effect { history: Vec::new(), rows: Vec::new(), sums: Vec::new(), writes: 0 }
     }
 }
 
@@ -105,7 +105,9 @@ impl<T: Copy + Eq + Hash> Ledger<T> {
     /// The step is over. How many writes were acknowledged with it.
     pub(super) fn learn(&mut self, acked: bool) -> u64 {
         let effect = std::mem::take(&mut self.effect);
-        self.history.extend(effect.history.filter(|_| acked));
+        if acked {
+            self.history.extend(effect.history);
+        }
         for (table, key, state) in effect.rows {
             if acked {
                 self.wrote(table, key, state);
@@ -196,7 +198,7 @@ mod tests {
     #[test]
     fn a_client_reads_what_it_wrote_last() {
         let mut ledger = Ledger::new(1);
-        ledger.effect.history = Some(7);
+        ledger.effect.history.push(7);
         step(&mut ledger, Some(3), true);
         assert_eq!(ledger.last(), (Some(((), KEY)), Some(7)));
         assert!(ledger.allows((), KEY, Some(3)));
@@ -216,7 +218,7 @@ mod tests {
     fn only_acknowledged_history_is_missed() {
         let mut ledger = Ledger::<()>::new(1);
         for (seq, acked) in [(1, true), (2, false), (3, true), (5, true)] {
-            ledger.effect.history = Some(seq);
+            ledger.effect.history.push(seq);
             ledger.learn(acked);
         }
         assert_eq!(ledger.missing_history([1, 3, 5]), 0);

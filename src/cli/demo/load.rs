@@ -24,6 +24,8 @@ pub(super) trait Actor: Send + 'static {
     type Connection: Send;
     /// Where it writes.
     type Table: Copy + Eq + Hash + Send;
+    /// Between two steps, so that servers can start beside the load on a small machine.
+    const PAUSE: Duration;
 
     /// Connect to tandem.
     fn connect(&mut self) -> impl Future<Output = Result<Self::Connection, Trouble>> + Send;
@@ -93,6 +95,9 @@ impl Load {
         let mut steps = 0_u64;
         while !self.stop.is_cancelled() {
             steps += 1;
+            if !A::PAUSE.is_zero() {
+                sleep(A::PAUSE).await;
+            }
             let done = timeout(PATIENCE, actor.step(connection)).await;
             let acked = actor.ledger().learn(matches!(done, Ok(Ok(()))));
             self.acked.fetch_add(acked, Relaxed);

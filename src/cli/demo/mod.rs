@@ -6,7 +6,7 @@
 //! read back what they wrote. In the end both sides are compared row by row by connections of their own, and every write
 //! that a client saw acknowledged must be there. Exit code 0 only if it is so.
 //!
-//! What is here is the same for all wires; [`postgres`] is the servers, the load and the comparison of one.
+//! What is here is the same for all wires; [`postgres`] and [`cql`] are the servers, the load and the comparison of one each.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use crate::config::{Wire, value::Setting};
 use crate::sandbox::{self, Sandbox};
 
 mod act;
+mod cql;
 mod dice;
 mod history;
 mod ledger;
@@ -39,18 +40,21 @@ use tandem::Tandem;
 pub(super) const EXAMPLES: &str = "\
 Examples:
   tandem demo
+  tandem demo --wire cql
   tandem demo --seconds 60 --clients 32
   tandem --json demo | jq .ok
   tandem demo --keep                          leave the servers' files and tandem's journal behind
 
-It needs PostgreSQL's programs: scripts/setup gets them; TANDEM_PG_BIN names folders that have them.";
+It needs PostgreSQL's programs: scripts/setup gets them; TANDEM_PG_BIN names folders that have them.
+With --wire cql it needs Cassandra's jars and Java 17: scripts/setup gets them too; TANDEM_CASSANDRA names a folder that
+has a folder of jars for each version, TANDEM_JAVA a program.";
 
 #[derive(Debug, Args)]
 pub(super) struct Demo {
     /// What clients speak.
     #[arg(long, default_value = "postgres", value_parser = wire)]
     wire: Wire,
-    /// How long the load runs [default: 20].
+    /// How long the load runs [default: 20; 50 with --wire cql, whose servers take longer to start].
     #[arg(long, value_parser = clap::value_parser!(u64).range(5..))]
     seconds: Option<u64>,
     /// How many clients write at once.
@@ -130,7 +134,7 @@ impl From<sandbox::Error> for Failure {
 pub(super) fn run(command: Demo, output: &Output) -> Result<(), Failure> {
     match command.wire {
         Wire::Postgres => perform::<postgres::Servers>(&command, output),
-        wire => Err(Failure::Refused(format!("there is no demo of {wire} yet: use --wire postgres"))),
+        Wire::Cql => perform::<cql::Nodes>(&command, output),
     }
 }
 

@@ -2,6 +2,8 @@
 //! key, upserts by text, rows with uuid keys that come and go, orders whose lines cascade, rollbacks and savepoints; by
 //! the simple and the extended protocol, in autocommit and in transactions.
 
+use std::time::Duration;
+
 use super::super::dice::Dice;
 use super::super::ledger::Ledger;
 use super::super::load::{Actor, Trouble};
@@ -35,6 +37,7 @@ impl From<Error> for Trouble {
 impl Actor for Writer {
     type Connection = Client;
     type Table = Table;
+    const PAUSE: Duration = Duration::ZERO;
 
     async fn connect(&mut self) -> Result<Client, Trouble> {
         Ok(Client::connect(&self.proxy).await?)
@@ -141,7 +144,7 @@ impl Writer {
 
     async fn history(&mut self, client: &mut Client, aid: u64, tid: u64, delta: i64) -> Result<(), Error> {
         self.seq += 1;
-        self.ledger.effect.history = Some(self.seq);
+        self.ledger.effect.history.push(self.seq);
         let values =
             [self.number.to_string(), self.seq.to_string(), tid.to_string(), aid.to_string(), delta.to_string()];
         let sql = "INSERT INTO history (client, seq, tid, aid, delta) VALUES ($1, $2, $3, $4, $5)";
