@@ -450,7 +450,7 @@ impl From<postgres::SetupError> for Error {
 impl From<cql::SetupError> for Error {
     fn from(error: cql::SetupError) -> Error {
         match error {
-            cql::SetupError::Side(..) => Error::Unreachable(error.to_string()),
+            cql::SetupError::Side(..) | cql::SetupError::First(..) => Error::Unreachable(error.to_string()),
             cql::SetupError::Tls(_) | cql::SetupError::Durable(_) => Error::Setup(error.to_string()),
         }
     }

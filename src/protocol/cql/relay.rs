@@ -205,7 +205,7 @@ where
             return Ok(false);
         }
         let Some(server) = &mut self.server else { return Ok(false) };
-        match fill(server, &mut self.from_server, cx, |input| self.session.from_server(input)) {
+        match fill(server, &mut self.from_server, cx, |input| self.session.server_sent(input)) {
             Ok(Some(0)) => {
                 self.lose_server();
                 Ok(true)
@@ -228,14 +228,14 @@ where
         let before = self.from_client.len();
         // What waited may go on; and a client that waits is not read.
         if !self.session.is_halted() {
-            self.session.from_client(&mut self.from_client)?;
+            self.session.client_sent(&mut self.from_client)?;
         }
         let moved = self.from_client.len() < before;
         let full = self.session.to_server.len() >= BACKLOG_BYTES || self.session.to_client.len() >= BACKLOG_BYTES;
         if self.session.is_halted() || full || self.client_ended {
             return Ok(moved);
         }
-        match fill(&mut self.client, &mut self.from_client, cx, |input| self.session.from_client(input))? {
+        match fill(&mut self.client, &mut self.from_client, cx, |input| self.session.client_sent(input))? {
             Some(0) => {
                 self.client_ended = true;
                 Ok(true)

@@ -53,6 +53,9 @@ pub enum Error {
     /// A side must be there, and is not.
     #[error("{0}: {1}")]
     Side(Side, client::Error),
+    /// At the first start both sides must be there: what they say of themselves makes what clients are told.
+    #[error("{0}: {1}; at the first start both sides must be there")]
+    First(Side, String),
     /// A certificate or key cannot be used.
     #[error("[[listen]] TLS: {0}")]
     Tls(String),
@@ -139,12 +142,12 @@ impl Setup {
         sides.set(primary, reach(config, primary).await.map_err(|error| Error::Side(primary, error))?);
         let secondary = primary.other();
         let other = reach(config, secondary).await;
-        let identity = match (Identity::load(&config.journal.dir)?, &other) {
-            (Some(identity), _) => identity,
-            (None, Ok(other)) => first(config, &sides, primary, other).await?,
-            (None, Err(_)) => {
-                return Err(other.map_err(|error| Error::Side(secondary, error)).err().expect("it is one"));
-            }
+        let identity = match Identity::load(&config.journal.dir)? {
+            Some(identity) => identity,
+            None => match &other {
+                Ok(other) => first(config, &sides, primary, other).await?,
+                Err(error) => return Err(Error::First(secondary, error.to_string())),
+            },
         };
         match other {
             Ok(cluster) => sides.set(secondary, cluster),

@@ -1,6 +1,6 @@
 //! One client: what it asks, what the server answers, and what the journal must know of it. No I/O.
 //!
-//! A relay feeds bytes from both sides in ([`Session::from_client`], [`Session::from_server`]) and sends what comes out.
+//! A relay feeds bytes from both sides in ([`Session::client_sent`], [`Session::server_sent`]) and sends what comes out.
 //! Frames go through as the bytes they came in, unless something in them has to change ([`capture`]).
 //!
 //! **When a request may go on.** In this order: its stream id is free; the gate is open and the server behind it is ours;
@@ -212,7 +212,7 @@ impl Session {
     }
 
     /// Take what the client sent, as far as it may go on now.
-    pub(super) fn from_client(&mut self, input: &mut BytesMut) -> Result<(), Fault> {
+    pub(super) fn client_sent(&mut self, input: &mut BytesMut) -> Result<(), Fault> {
         if self.halt.is_some() {
             return Ok(());
         }
@@ -237,7 +237,7 @@ impl Session {
     }
 
     /// Take what the server sent.
-    pub(super) fn from_server(&mut self, input: &mut BytesMut) -> Result<(), Fault> {
+    pub(super) fn server_sent(&mut self, input: &mut BytesMut) -> Result<(), Fault> {
         let limit = self.shared.frame_bytes_max;
         let mut reader = std::mem::replace(&mut self.server_in, Inbound::bare(Sender::Server, limit));
         let offered = reader.offer(input, |frame| self.answer(frame));

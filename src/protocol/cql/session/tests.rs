@@ -141,7 +141,7 @@ impl Rig {
 
     fn go_on(&mut self) {
         let mut kept = std::mem::take(&mut self.kept);
-        self.session.from_client(&mut kept).expect("goes on");
+        self.session.client_sent(&mut kept).expect("goes on");
         self.kept = kept;
     }
 
@@ -149,7 +149,7 @@ impl Rig {
         let mut frame = BytesMut::new();
         response.put_frame(&mut frame, self.version, stream).expect("short");
         let mut bytes = self.wrap(&frame);
-        self.session.from_server(&mut bytes).expect("goes on");
+        self.session.server_sent(&mut bytes).expect("goes on");
         self.wait();
     }
 
@@ -193,7 +193,7 @@ impl Rig {
         };
         Envelope::new(self.version, 1, Opcode::Result).put(&mut frame, put).expect("short");
         let mut bytes = self.wrap(&frame);
-        self.session.from_server(&mut bytes).expect("goes on");
+        self.session.server_sent(&mut bytes).expect("goes on");
         self.told();
     }
 
@@ -496,7 +496,7 @@ fn a_conditional_statement_that_was_not_applied_leaves_nothing_promise_2() {
         Ok(())
     };
     Envelope::new(Version::V4, 1, Opcode::Result).put(&mut frame, put).expect("short");
-    rig.session.from_server(&mut frame).expect("goes on");
+    rig.session.server_sent(&mut frame).expect("goes on");
     assert_eq!(rig.journal(), ["t Partition [[0, 0, 0, 4]] []", "Aborted"]);
     assert_eq!(rig.told().len(), 1);
 }

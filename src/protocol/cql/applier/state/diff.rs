@@ -111,10 +111,13 @@ pub(super) fn of_cells(forms: &[Form], ours: &[Cell], theirs: &[Cell], moment: M
     Ok(found.fixes())
 }
 
+/// A column, and what is written to it.
+type Written = (usize, Vec<u8>);
+
 #[derive(Default)]
 struct Found {
     /// By timestamp and expiry, for as few statements as can be.
-    cells: BTreeMap<(i64, Option<i32>), Vec<(usize, Vec<u8>)>>,
+    cells: BTreeMap<(i64, Option<i32>), Vec<Written>>,
     deltas: Vec<(usize, i64)>,
     others: Vec<Fix>,
 }
