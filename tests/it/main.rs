@@ -25,6 +25,7 @@ mod hangup;
 mod hidden;
 mod hidden_writes;
 mod invariant;
+mod journey_cql_rust;
 mod journey_rust;
 mod journeys;
 mod journeys_cql;
