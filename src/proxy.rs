@@ -71,7 +71,7 @@ pub fn run(config: Config) -> Result<(), Error> {
 pub fn check_rules(config: &Config) -> Vec<&'static check::Rule> {
     let wire = match config.wire {
         Wire::Postgres => postgres::check::RULES,
-        Wire::Cql => &[],
+        Wire::Cql => cql::check::RULES,
     };
     [check::RULES, wire].concat()
 }
@@ -80,10 +80,7 @@ pub fn check_rules(config: &Config) -> Vec<&'static check::Rule> {
 pub async fn check(config: &Config) -> check::Report {
     let mut report = match config.wire {
         Wire::Postgres => postgres::check::check(config).await,
-        Wire::Cql => {
-            let unreachable = vec!["clusters of CQL cannot be checked yet: nothing was looked for".to_owned()];
-            check::Report { unreachable, ..check::Report::default() }
-        }
+        Wire::Cql => cql::check::check(config).await,
     };
     report.findings.extend(check::machine(config));
     report

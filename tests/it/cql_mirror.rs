@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use crate::support::cassandra::{cluster, make_keyspace, pair_with, versions};
 use crate::support::cql::{Ask, Cql, Dial, Member, UNLOGGED};
 use crate::support::cql_load::{Load, SCHEMA, difference, missing};
-use crate::support::tandem::Tandem;
+use crate::support::tandem::{Tandem, cli};
 
 /// A client of tandem.
 fn through(tandem: &Tandem, keyspace: &str, version: u8, lz4: bool) -> Cql {
@@ -81,6 +81,29 @@ async fn every_kind_of_write_arrives_with_its_times_in_every_version() {
         assert!(cql.rows("SELECT * FROM wide").is_empty());
         equal(&tandem, nodes, "kinds").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_names_what_the_sides_have_not_in_common() {
+    let nodes = pair_with("checked");
+    Cql::of(nodes[0], "checked").define("CREATE TABLE missing (k int PRIMARY KEY, n counter)");
+    let sandbox = tandem::sandbox::Sandbox::new(false).expect("a temp folder");
+    let file = sandbox.dir().join("proxy.toml");
+    let [origin, target] = nodes.map(Node::address);
+    let text = format!(
+        "[[listen]]\nwire = \"cql\"\naddress = \"127.0.0.1:1\"\n[origin]\nurl = \"cql://{origin}\"\n\
+         [target]\nurl = \"cql://{target}\"\n[journal]\ndir = \"{}\"\nsize_limit = \"1MB\"\n",
+        sandbox.dir().join("journal").display()
+    );
+    std::fs::write(&file, text).expect("written");
+    let output = cli(&["check", "--json", "--config", file.to_str().expect("UTF-8")]);
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let named = |name: &str| {
+        let all = shown["findings"].as_array().expect("a list");
+        all.iter().any(|one| one["name"] == name && one["object"] == "checked.missing")
+    };
+    assert!(named("table_missing") && named("by_state"), "{shown:#}");
+    assert_eq!(output.status.code(), Some(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

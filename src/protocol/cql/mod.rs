@@ -7,6 +7,7 @@
 //! what drivers see of the cluster.
 
 pub mod applier;
+pub mod check;
 pub mod client;
 pub mod cluster;
 mod link;
