@@ -13,9 +13,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::metrics::{Counter, Gauge};
 use futures_util::future::{BoxFuture, FutureExt, OptionFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use metrics::{Counter, Gauge};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ use tracing::warn;
 
 use crate::backfill::Desk;
 use crate::journal::{self, Entry, Journal, Lsn};
-use crate::metrics as meter;
+use crate::metrics;
 use crate::mirror::dirty::Dirty;
 use crate::mirror::durable::{self, Durable};
 use crate::mirror::handle::{Handle, Pace, Phase, Status};
@@ -456,16 +456,16 @@ struct Meters {
 impl Meters {
     fn new() -> Meters {
         Meters {
-            lag_records: meter::MIRROR_LAG_RECORDS.gauge(&[]),
-            lag_bytes: meter::MIRROR_LAG_BYTES.gauge(&[]),
-            lag_seconds: meter::MIRROR_LAG_SECONDS.gauge(&[]),
-            exact: meter::MIRROR_EXACT.gauge(&[]),
-            in_flight: meter::MIRROR_IN_FLIGHT.gauge(&[]),
-            held: meter::MIRROR_HELD.gauge(&[]),
-            parked: meter::MIRROR_PARKED.gauge(&[]),
-            dirty: meter::MIRROR_DIRTY.gauge(&[]),
-            done: meter::MIRROR_APPLIED_TOTAL.counter(&[]),
-            failures: meter::MIRROR_FAILURES_TOTAL.counter(&[]),
+            lag_records: metrics::MIRROR_LAG_RECORDS.gauge(&[]),
+            lag_bytes: metrics::MIRROR_LAG_BYTES.gauge(&[]),
+            lag_seconds: metrics::MIRROR_LAG_SECONDS.gauge(&[]),
+            exact: metrics::MIRROR_EXACT.gauge(&[]),
+            in_flight: metrics::MIRROR_IN_FLIGHT.gauge(&[]),
+            held: metrics::MIRROR_HELD.gauge(&[]),
+            parked: metrics::MIRROR_PARKED.gauge(&[]),
+            dirty: metrics::MIRROR_DIRTY.gauge(&[]),
+            done: metrics::MIRROR_APPLIED_TOTAL.counter(&[]),
+            failures: metrics::MIRROR_FAILURES_TOTAL.counter(&[]),
             counted: (0, 0),
         }
     }
