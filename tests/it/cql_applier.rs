@@ -144,6 +144,24 @@ async fn a_write_arrives_with_its_timestamp_and_its_values_and_a_repeat_changes_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn many_writes_are_applied_at_once() {
+    let [mut rig, _] = Rig::both("applier_many_up", "applier_many_down").await;
+    rig.define("CREATE TABLE t (k int PRIMARY KEY, v text)").await;
+    for thousand in 0..10 {
+        let write = async |k: i32| {
+            let k = k.to_be_bytes();
+            let values = [(None, Value::Set(&k[..])), (None, Value::Set(b"some text that is not long"))];
+            let body = rig.body("INSERT INTO t (k, v) VALUES (?, ?)", &values, 1_000, seconds());
+            rig.apply(|record| record.write(rig.label("t"), 0, &body)).await
+        };
+        let keys = thousand * 1_000..(thousand + 1) * 1_000;
+        let applied = futures_util::future::join_all(keys.map(write)).await;
+        assert!(applied.iter().all(|applied| *applied == Applied::Done));
+    }
+    assert_eq!(rig.secondary.run("SELECT count(*) FROM t").rows().number(), 10_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_batch_arrives_as_one() {
     for mut rig in Rig::both("applier_batch_up", "applier_batch_down").await {
         rig.define("CREATE TABLE t (k int PRIMARY KEY, v int)").await;
@@ -417,6 +435,12 @@ async fn a_write_in_doubt_ends_on_both_sides() {
         let place = Place { extent: Extent::Row, partition: vec![int(1)], clustering: vec![] }.encode().expect("short");
         assert_eq!(rig.job(|record| record.key(rig.label("t"), &place, true), doubt).await, Applied::Done);
         rig.equal("SELECT k, v, writetime(v) FROM t");
+        // The primary has the list: once more would double it there.
+        let (text, at) = ("INSERT INTO t (k, l) VALUES (2, [1, 2])", micros());
+        rig.primary.run_at(text, at);
+        let body = rig.body(text, &[], at, seconds());
+        assert_eq!(rig.job(|record| record.write(rig.label("t"), 0, &body), doubt).await, Applied::Done);
+        assert_eq!(rig.equal("SELECT l FROM t WHERE k = 2"), ["[1, 2]"]);
         let body = rig.body("TRUNCATE t", &[], micros(), seconds());
         let applied = rig.job(|record| record.ddl(rig.label("t"), &body), doubt).await;
         assert!(matches!(applied, Applied::Reject(_)), "{applied:?}");

@@ -17,8 +17,9 @@ use crate::protocol::cql::wire::response::code;
 use crate::protocol::cql::write::Write;
 use crate::record::TableId;
 
+use super::replay::Texts;
 use super::trouble::Trouble;
-use super::{Sides, linger, replay};
+use super::{Sides, linger};
 
 /// Longer than `truncate_request_timeout`, which is 60 s.
 const PATIENCE: Duration = Duration::from_secs(75);
@@ -26,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(75);
 /// Do what the barrier says.
 pub(super) async fn pass(sides: &Sides, job: &Job, table: TableId, body: &[u8]) -> Result<(), Trouble> {
     let write = Write::parse(body).map_err(|error| Trouble::Reject(error.to_string()))?;
-    let taken = replay::take_apart(&write);
+    let taken = Texts::default().take_apart(&write);
     let [statement] = taken.as_slice() else {
         return Err(Trouble::Reject("a barrier of several statements cannot be read".to_owned()));
     };

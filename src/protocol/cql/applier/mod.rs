@@ -31,11 +31,11 @@ use super::stamps::now_micros;
 use super::tables::Table;
 use super::text::literal::encode;
 use super::text::partition::partitions;
-use super::text::schema::{Effect, Given, Source};
+use super::text::schema::{Column, Effect, Given, Source};
 use super::text::statement::Modification;
 use super::wire::primitive::Value;
 use super::write::Write;
-use replay::Taken;
+use replay::{Taken, Texts};
 use state::Settler;
 use trouble::{Trouble, may_linger};
 
@@ -53,6 +53,7 @@ pub struct Applier {
     secondary: Reach,
     opened: AtomicBool,
     labels: Mutex<Labels>,
+    texts: Texts,
 }
 
 /// Tables by their labels, as of one look at the schema.
@@ -73,7 +74,13 @@ struct Sides {
 impl Applier {
     /// From this cluster to that one.
     pub fn new(primary: Reach, secondary: Reach) -> Applier {
-        Applier { primary, secondary, opened: AtomicBool::new(false), labels: Mutex::default() }
+        Applier {
+            primary,
+            secondary,
+            opened: AtomicBool::new(false),
+            labels: Mutex::default(),
+            texts: Texts::default(),
+        }
     }
 
     async fn sides(&self) -> Result<Sides, Trouble> {
@@ -114,9 +121,9 @@ impl Applier {
 
     async fn write(&self, sides: &Sides, job: &Job, body: &[u8]) -> Result<(), Trouble> {
         let write = Write::parse(body).map_err(|error| Trouble::Reject(error.to_string()))?;
-        let taken = replay::take_apart(&write);
-        let written = self.written(sides, &write, &taken).await;
-        if self.must_go_by_state(job, &write, &written) {
+        let taken = self.texts.take_apart(&write);
+        let written = written(sides, &write, &taken, is_doubtful(job));
+        if must_go_by_state(job, &write, &written) {
             return self.by_state(sides, job, written).await;
         }
         if job.certainty == Certainty::Unknown {
@@ -128,31 +135,9 @@ impl Applier {
             linger(&error).await;
             return Err(Trouble::of_secondary(&error));
         }
-        // Where it may have been done before, lists are doubled now.
-        let listed = written.into_iter().filter(|written| written.overwrites_list).collect();
+        // Where it was done before, lists are doubled now.
+        let listed = written.into_iter().filter(|written| written.has_lists).collect();
         self.by_state(sides, job, listed).await
-    }
-
-    fn must_go_by_state(&self, job: &Job, write: &Write<'_>, written: &[Written]) -> bool {
-        let doubtful = job.late || job.certainty == Certainty::Unknown;
-        let age = write.batch.parameters.now_in_seconds.map_or(0, |then| now_micros() / 1_000_000 - i64::from(then));
-        let grace = |written: &Written| i64::from(written.table.gc_grace_seconds).min(REPEATABLE);
-        doubtful && written.iter().any(|written| age >= grace(written))
-    }
-
-    /// What each modification writes to, as far as tables are known.
-    async fn written(&self, sides: &Sides, write: &Write<'_>, taken: &[Taken<'_>]) -> Vec<Written> {
-        let tables = sides.primary.tables();
-        let keyspace = write.batch.parameters.keyspace;
-        let mut all = Vec::new();
-        for statement in taken {
-            for modification in statement.parsed.modifications() {
-                let name = &modification.table;
-                let table = name.keyspace_or(keyspace).and_then(|keyspace| tables.table(keyspace, &name.name));
-                all.extend(table.map(|table| Written::of(statement, modification, table)));
-            }
-        }
-        all
     }
 
     async fn by_state(&self, sides: &Sides, job: &Job, written: Vec<Written>) -> Result<(), Trouble> {
@@ -187,42 +172,78 @@ impl Applier {
     }
 }
 
+/// It may have been done, and others may have been done since.
+fn is_doubtful(job: &Job) -> bool {
+    job.late || job.certainty == Certainty::Unknown
+}
+
+/// Whether a write in doubt may not be done again: too long ago, so that it may meet what was purged (CQL-CORNERS C9); or
+/// it would double a list, on the primary too (C2).
+fn must_go_by_state(job: &Job, write: &Write<'_>, written: &[Written]) -> bool {
+    let age = write.batch.parameters.now_in_seconds.map_or(0, |then| now_micros() / 1_000_000 - i64::from(then));
+    let grace = |written: &Written| i64::from(written.table.gc_grace_seconds).min(REPEATABLE);
+    is_doubtful(job) && written.iter().any(|written| written.has_lists || age >= grace(written))
+}
+
+/// What each modification writes to, as far as tables are known. Its places are only told where somebody may need them.
+fn written(sides: &Sides, write: &Write<'_>, taken: &[Taken<'_>], is_doubtful: bool) -> Vec<Written> {
+    let tables = sides.primary.tables();
+    let keyspace = write.batch.parameters.keyspace;
+    let mut all = Vec::new();
+    for statement in taken {
+        for modification in statement.parsed.modifications() {
+            let name = &modification.table;
+            let table = name.keyspace_or(keyspace).and_then(|keyspace| tables.table(keyspace, &name.name));
+            all.extend(table.map(|table| Written::of(statement, modification, table, is_doubtful)));
+        }
+    }
+    all
+}
+
 /// Where a modification writes.
 struct Written {
     table: Arc<Table>,
-    overwrites_list: bool,
-    /// `None`: that cannot be told.
+    /// It writes lists that are not frozen.
+    has_lists: bool,
+    /// `None`: that cannot be told, or nobody wanted to know.
     places: Option<Vec<Place>>,
 }
 
 impl Written {
-    fn of(statement: &Taken<'_>, modification: &Modification, table: &Arc<Table>) -> Written {
+    fn of(statement: &Taken<'_>, modification: &Modification, table: &Arc<Table>, is_doubtful: bool) -> Written {
         let effect = Effect::of(modification, &table.shape);
-        let bound = |number: usize| match statement.values.get(number) {
-            Some(Value::Set(bytes)) => Some(bytes),
-            _ => None,
-        };
-        let partitions = partitions(statement.text, modification, &effect, &table.shape, bound);
-        let clustering: Option<Vec<Vec<u8>>> = effect
-            .clustering
-            .iter()
-            .zip(table.shape.clustering())
-            .map(|(given, column)| match given {
-                Given::One(value) => match value.source() {
-                    Source::Marker(number) => bound(number).map(<[u8]>::to_vec),
-                    Source::Literal(literal, span) => encode(literal, span.of(statement.text), &column.cql_type).ok(),
-                    Source::Null | Source::Computed(_) => None,
-                },
-                _ => None,
-            })
-            .collect();
-        let place = |partition| match &clustering {
-            Some(clustering) => Place { extent: Extent::Row, partition, clustering: clustering.clone() },
-            None => Place::partition(partition),
-        };
-        let places = partitions.map(|partitions| partitions.into_iter().map(place).collect());
-        Written { table: table.clone(), overwrites_list: !effect.lists.is_empty(), places }
+        let has_lists = !effect.lists.is_empty();
+        let places = (is_doubtful || has_lists).then(|| places(statement, modification, &effect, table)).flatten();
+        Written { table: table.clone(), has_lists, places }
     }
+}
+
+/// The rows, or else the partitions.
+fn places(
+    statement: &Taken<'_>,
+    modification: &Modification,
+    effect: &Effect<'_>,
+    table: &Table,
+) -> Option<Vec<Place>> {
+    let bound = |number: usize| match statement.values.get(number) {
+        Some(Value::Set(bytes)) => Some(bytes),
+        _ => None,
+    };
+    let partitions = partitions(statement.text, modification, effect, &table.shape, bound)?;
+    let value = |(given, column): (&Given<'_>, &Column)| {
+        let Given::One(value) = given else { return None };
+        match value.source() {
+            Source::Marker(number) => bound(number).map(<[u8]>::to_vec),
+            Source::Literal(literal, span) => encode(literal, span.of(statement.text), &column.cql_type).ok(),
+            Source::Null | Source::Computed(_) => None,
+        }
+    };
+    let clustering: Option<Vec<Vec<u8>>> = effect.clustering.iter().zip(table.shape.clustering()).map(value).collect();
+    let place = |partition| match &clustering {
+        Some(clustering) => Place { extent: Extent::Row, partition, clustering: clustering.clone() },
+        None => Place::partition(partition),
+    };
+    Some(partitions.into_iter().map(place).collect())
 }
 
 /// What was sent may still be done: not when this returns.
@@ -273,7 +294,7 @@ fn shown(item: Item<'_>) -> Option<String> {
                 });
                 format!("{} [{}]", String::from_utf8_lossy(taken.text), values.collect::<Vec<_>>().join(", "))
             };
-            let statements: Vec<String> = replay::take_apart(&write).iter().map(statement).collect();
+            let statements: Vec<String> = Texts::default().take_apart(&write).iter().map(statement).collect();
             Some(format!("{} at {:?}", statements.join("; "), write.batch.parameters.timestamp))
         }
         Item::Key { key, .. } => Some(format!("the state of 0x{}", hex(key))),

@@ -5,8 +5,9 @@
 //! doubles the list. So what overwrites one goes by [`state`](super::state) as well, right after it, which finds a
 //! doubled list and mends it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::protocol::cql::client::recent::Recent;
 use crate::protocol::cql::client::{Client, Error, Member, MemberText, Prepared};
 use crate::protocol::cql::cluster::Cluster;
 use crate::protocol::cql::text::edit;
@@ -18,20 +19,50 @@ use crate::protocol::cql::wire::primitive::Consistency;
 use crate::protocol::cql::wire::request::{Parameters, Statement, StatementText, Values};
 use crate::protocol::cql::write::Write;
 
+/// Statements that are remembered taken apart.
+const TEXTS: usize = 4_096;
+
 /// A statement of a write, taken apart.
 pub(super) struct Taken<'a> {
     pub(super) text: &'a [u8],
-    pub(super) parsed: Parsed,
+    pub(super) parsed: Arc<Parsed>,
     pub(super) values: Values<'a>,
 }
 
-/// The statements of a write. One that is no text was not written by us: it is left out, and the server will say so.
-pub(super) fn take_apart<'a>(write: &Write<'a>) -> Vec<Taken<'a>> {
-    let taken = |statement: Statement<'a>| match statement.text {
-        StatementText::Text(text) => Some(Taken { text, parsed: parse(text), values: statement.values }),
-        StatementText::Prepared(_) => None,
-    };
-    write.batch.statements.iter().filter_map(taken).collect()
+/// Takes statements apart, and remembers those that have markers: they come again.
+pub(super) struct Texts(Mutex<Recent<Box<[u8]>, Arc<Parsed>>>);
+
+impl Default for Texts {
+    fn default() -> Texts {
+        Texts(Mutex::new(Recent::of(TEXTS)))
+    }
+}
+
+impl Texts {
+    /// The statements of a write. One that is no text was not written by us: it is left out, and the server will say so.
+    pub(super) fn take_apart<'a>(&self, write: &Write<'a>) -> Vec<Taken<'a>> {
+        let taken = |statement: Statement<'a>| match statement.text {
+            StatementText::Text(text) => {
+                Some(Taken { text, parsed: self.parsed(text, statement.values.is_empty()), values: statement.values })
+            }
+            StatementText::Prepared(_) => None,
+        };
+        write.batch.statements.iter().filter_map(taken).collect()
+    }
+
+    fn parsed(&self, text: &[u8], is_passing: bool) -> Arc<Parsed> {
+        if is_passing {
+            return Arc::new(parse(text));
+        }
+        let recent = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = Box::from(text);
+        let known = recent().get(&key);
+        known.unwrap_or_else(|| {
+            let parsed = Arc::new(parse(text));
+            recent().insert(key, parsed.clone());
+            parsed
+        })
+    }
 }
 
 /// Do it on this cluster.

@@ -16,6 +16,7 @@ mod codec;
 mod error;
 mod handshake;
 mod prepared;
+pub(super) mod recent;
 mod settings;
 mod stream;
 mod task;
@@ -35,12 +36,13 @@ pub use settings::{Address, Settings};
 pub use stream::Stream;
 pub use task::OnEvent;
 
+use recent::Recent;
+
 use super::wire::frame::{Envelope, Header};
 use super::wire::primitive::{StringMultimap, put_string_list};
 use super::wire::request::{self, BatchKind, Execute, Parameters, Prepare, Query, Statement, StatementText, Values};
 use super::wire::response::{ErrorKind, Outcome, Response};
 use super::wire::{self, Opcode, Version};
-use prepared::Memory;
 use task::{Connection, Job, Shared, Waiting};
 
 /// Prepared statements that a connection remembers.
@@ -64,7 +66,7 @@ struct Inner {
     gone: watch::Receiver<bool>,
     version: Version,
     address: Address,
-    statements: Mutex<Memory>,
+    statements: Mutex<Recent<Key, Arc<Prepared>>>,
 }
 
 impl std::fmt::Debug for Client {
@@ -142,7 +144,7 @@ impl Client {
             gone,
             version,
             address: address.clone(),
-            statements: Mutex::new(Memory::of(STATEMENTS)),
+            statements: Mutex::new(Recent::of(STATEMENTS)),
         };
         Ok(Client { inner: Arc::new(inner), request_timeout: settings.request_timeout })
     }
@@ -230,7 +232,7 @@ impl Client {
     /// # Errors
     /// [`Error`].
     pub async fn prepare(&self, text: &str, keyspace: Option<&str>) -> Result<Arc<Prepared>, Error> {
-        let known = self.memory().get(text, keyspace);
+        let known = self.memory().get(&key(text, keyspace));
         match known {
             Some(prepared) => Ok(prepared),
             None => self.prepare_anew(text, keyspace).await,
@@ -252,11 +254,11 @@ impl Client {
             markers: told.markers.iter().map(|marker| (marker.name.to_owned(), marker.kind())).collect(),
             pk_indexes: told.pk_indexes.iter().collect(),
         });
-        self.memory().insert(prepared.clone());
+        self.memory().insert(key(text, keyspace), prepared.clone());
         Ok(prepared)
     }
 
-    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
+    fn memory(&self) -> std::sync::MutexGuard<'_, Recent<Key, Arc<Prepared>>> {
         // Nothing in there panics half-way.
         self.inner.statements.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -350,6 +352,13 @@ impl Client {
         place.send(Job { frame, answer, permit });
         Ok(Waiting::new(answered, self.inner.shared.clone()))
     }
+}
+
+/// What a statement is known by: its keyspace, for names without one, and its text.
+type Key = (Option<Box<str>>, Box<str>);
+
+fn key(text: &str, keyspace: Option<&str>) -> Key {
+    (keyspace.map(Box::from), Box::from(text))
 }
 
 /// The server forgot a statement; nothing was executed.

@@ -35,6 +35,7 @@ const PAGE: i32 = 500;
 const ROWS_MAX: usize = 50_000;
 /// Statements of one batch.
 const BATCH: usize = 50;
+const TOO_LARGE: &str = "a partition has too many rows to be settled at once: compare the table";
 const LEVEL: Consistency = Consistency::LocalQuorum;
 
 /// Settles places of one table.
@@ -169,7 +170,7 @@ impl<'s> Settler<'s> {
                 side.rows.insert(if self.clustering.is_empty() { Clustering::new() } else { key }, cells);
             }
             if side.rows.len() > ROWS_MAX {
-                return Err(Error::Answer("a partition has too many rows to be settled at once: compare the table"));
+                return Err(Error::Answer(TOO_LARGE));
             }
         }
         Ok(side)
@@ -190,8 +191,12 @@ impl<'s> Settler<'s> {
         let mut pages: Vec<Answer> = Vec::new();
         loop {
             let paging_state = pages.last().and_then(Answer::paging_state);
-            if (paging_state.is_none() && !pages.is_empty()) || pages.len() > ROWS_MAX / PAGE as usize {
+            if paging_state.is_none() && !pages.is_empty() {
                 return Ok(pages);
+            }
+            // Half a place is none: what was not read would seem to be gone.
+            if pages.len() > ROWS_MAX / PAGE as usize {
+                return Err(Error::Answer(TOO_LARGE));
             }
             let values = Some(Values::Given(&values));
             let parameters = Parameters { values, paging_state, page_size: Some(PAGE), ..at(client, moment) };
