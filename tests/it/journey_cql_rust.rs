@@ -17,6 +17,7 @@ use scylla::statement::unprepared::Statement;
 use scylla::value::{Counter, CqlValue, Row};
 
 use crate::journeys::same;
+use crate::journeys_cql::assert_mirrored;
 use crate::support::cassandra::pair_with;
 use crate::support::tandem::Tandem;
 
@@ -62,6 +63,7 @@ async fn scylla_sees_no_difference() {
     let tandem = Tandem::start_cql(origin, target, "").await;
     let through = Traveller::travel(SocketAddrV4::new([127, 0, 0, 1].into(), tandem.port), "rust_4t").await;
     same(&direct, &through);
+    assert_mirrored(&tandem, "rust_4t").await;
 }
 
 /// A session, and what was seen.

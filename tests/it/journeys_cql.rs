@@ -1,12 +1,13 @@
 //! Clients of Cassandra as users have them: one journey with each driver (`tests/journeys`), direct on an old node, and through a real
-//! `tandem run` with mirroring on. Both print the same observations. One travels on a new node too.
+//! `tandem run` with mirroring on. Both print the same observations, and the target ends with the rows of the origin. One travels on a new node too.
 
 use std::net::SocketAddrV4;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use crate::journeys::{driver, said, same, script};
-use crate::support::cassandra::pair_with;
+use crate::support::cassandra::{pair, pair_with};
+use crate::support::cql::Cql;
 use crate::support::tandem::Tandem;
 
 /// A driver in one of its ways to speak.
@@ -28,6 +29,28 @@ async fn travel(mut command: Command, keyspace: &str) -> Vec<String> {
     assert!(output.status.success(), "{keyspace}: {lines:#?}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(lines.len() > 25, "{keyspace} saw too little: {lines:#?}");
     lines
+}
+
+/// Nothing is set aside, and both of the shared nodes hold the same tables with the same rows, some at least.
+pub(crate) async fn assert_mirrored(tandem: &Tandem, keyspace: &str) {
+    tandem.settled().await;
+    let [origin, target] = pair().map(|node| rows(&mut Cql::of(node, keyspace), keyspace));
+    assert!(origin.len() > 1 && origin.iter().any(|(_, rows)| !rows.is_empty()), "the journey left nothing");
+    for (origin, target) in origin.iter().zip(&target) {
+        assert_eq!(origin, target, "origin (left) and target\n{}", tandem.log());
+    }
+    assert_eq!(origin.len(), target.len());
+}
+
+/// The tables of a keyspace, and their rows.
+fn rows(cql: &mut Cql, keyspace: &str) -> Vec<(String, Vec<String>)> {
+    let tables = cql.rows(&format!("SELECT table_name FROM system_schema.tables WHERE keyspace_name = '{keyspace}'"));
+    let rows = |table: String| {
+        let mut rows = cql.rows(&format!("SELECT JSON * FROM {table}"));
+        rows.sort();
+        (table, rows)
+    };
+    tables.into_iter().map(rows).collect()
 }
 
 /// How to travel.
@@ -56,6 +79,7 @@ impl<F: Fn() -> Command> Journey<F> {
         let tandem = Tandem::start_cql(origin, target, "").await;
         let through = self.at(SocketAddrV4::new([127, 0, 0, 1].into(), tandem.port), &keyspace).await;
         same(&direct, &through);
+        assert_mirrored(&tandem, &keyspace).await;
     }
 
     /// On an old node, then on a new one.
