@@ -31,7 +31,7 @@ use super::stamps::now_micros;
 use super::tables::Table;
 use super::text::literal::encode;
 use super::text::partition::partitions;
-use super::text::schema::{Column, Effect, Given, Source};
+use super::text::schema::{self, Column, Effect, Given, Source};
 use super::text::statement::Modification;
 use super::wire::primitive::Value;
 use super::write::Write;
@@ -116,6 +116,7 @@ impl Applier {
     /// A table that is gone has nothing to be settled.
     async fn settle(&self, sides: &Sides, job: &Job, table: TableId, place: &Place) -> Result<(), Trouble> {
         let Some(table) = self.table(&sides.primary, table).await else { return Ok(()) };
+        let table = common(&sides.secondary, &table);
         Settler::new(sides, &table, job.certainty == Certainty::Unknown, job.attempt > 1).settle(place).await
     }
 
@@ -144,6 +145,7 @@ impl Applier {
         for Written { table, places, .. } in written {
             let unknown = "where a write writes cannot be told, and it may not be repeated: compare the table";
             let places = places.ok_or_else(|| Trouble::Reject(unknown.to_owned()))?;
+            let table = common(&sides.secondary, &table);
             let settler = Settler::new(sides, &table, job.certainty == Certainty::Unknown, job.attempt > 1);
             for place in &places {
                 settler.settle(place).await?;
@@ -198,6 +200,20 @@ fn written(sides: &Sides, write: &Write<'_>, taken: &[Taken<'_>], is_doubtful: b
         }
     }
     all
+}
+
+/// The table as far as the secondary has it too. A column that only the primary has is added there by a barrier that waits
+/// behind this record; what is written to it has records behind that barrier.
+fn common(secondary: &Cluster, table: &Arc<Table>) -> Arc<Table> {
+    let tables = secondary.tables();
+    let Some(other) = tables.table(&table.shape.keyspace, &table.shape.name) else { return table.clone() };
+    let both = |column: &&Column| other.shape.column(&column.name) == Some(*column);
+    let columns: Vec<Column> = table.shape.columns().iter().filter(both).cloned().collect();
+    if columns.len() == table.shape.columns().len() {
+        return table.clone();
+    }
+    let shape = schema::Table::new(&table.shape.keyspace, &table.shape.name, columns);
+    Arc::new(Table::new(shape, table.id, table.gc_grace_seconds, table.default_ttl))
 }
 
 /// Where a modification writes.

@@ -114,9 +114,6 @@ pub(super) fn of_cells(forms: &[Form], ours: &[Cell], theirs: &[Cell], moment: M
 /// A column, and what is written to it.
 type Written = (usize, Vec<u8>);
 
-/// A cell's timestamp and the seconds that are left of it.
-type Life = (i64, Option<i32>);
-
 #[derive(Default)]
 struct Found {
     /// By timestamp and expiry, for as few statements as can be.
