@@ -24,6 +24,7 @@ mod full;
 mod hangup;
 mod hidden;
 mod hidden_writes;
+mod history_kills;
 mod invariant;
 mod journey_cql_rust;
 mod journey_rust;
