@@ -432,7 +432,7 @@ impl<'a> Bench<'a> {
     }
 
     fn load<'l>(&self, script: Script<'l>, protocol: &'l str, clients: u32) -> Load<'l> {
-        Load { script, protocol, clients, seconds: self.args.seconds, each: false }
+        Load { script, protocol, clients, seconds: self.args.seconds, each: false, rate: None }
     }
 
     /// All arms in turns, there and back, after one turn that does not count.

@@ -1,4 +1,4 @@
-//! What the benchmarks share: medians, what a process used, and (for `proxy`) the table, the peers and pgbench.
+//! What the benchmarks share: medians, what a process used, and (for `proxy` and `history`) the table, the peers and pgbench.
 
 use std::process::Command;
 use std::time::Duration;
@@ -33,6 +33,14 @@ pub(crate) fn cpu(pid: u32) -> Result<Duration> {
 pub(crate) fn memory(pid: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the process is gone")?;
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("a kernel that tells RssAnon")?;
+    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kilobytes * 1024)
+}
+
+/// The most memory that a process had at once, in bytes. Source: proc(5), `/proc/pid/status`, `VmHWM`.
+pub(crate) fn peak(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the process is gone")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("a kernel that tells VmHWM")?;
     let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kilobytes * 1024)
 }

@@ -33,6 +33,8 @@ pub(crate) struct Load<'a> {
     pub(crate) seconds: u32,
     /// Measure each transaction, for a median.
     pub(crate) each: bool,
+    /// Transactions a second; `None`: as many as go.
+    pub(crate) rate: Option<u32>,
 }
 
 /// What it said.
@@ -41,6 +43,8 @@ pub(crate) struct Measured {
     pub(crate) per_second: f64,
     /// Median with [`Load::each`], otherwise the mean.
     pub(crate) latency_us: f64,
+    /// With [`Load::each`]; otherwise NaN.
+    pub(crate) p99_us: f64,
 }
 
 impl Pgbench {
@@ -71,6 +75,9 @@ impl Pgbench {
         if load.each {
             command.arg("-l").arg(format!("--log-prefix={}", log.display()));
         }
+        if let Some(rate) = load.rate {
+            command.arg("-R").arg(rate.to_string());
+        }
         match load.script {
             Script::Select => command.args(["-b", "select-only"]),
             Script::Own(text) => command.arg("-f").arg(self.file(text)?),
@@ -78,7 +85,10 @@ impl Pgbench {
         let said = output(command.arg(database))?;
         let mut measured = parse(&said).with_context(|| format!("what pgbench said: {said}"))?;
         if load.each {
-            measured.latency_us = median_of_log(&self.dir)?;
+            let mut all = logged(&self.dir)?;
+            all.sort_by(f64::total_cmp);
+            measured.p99_us = all.get(all.len() * 99 / 100).copied().unwrap_or(f64::NAN);
+            measured.latency_us = median(all);
         }
         Ok(measured)
     }
@@ -109,11 +119,12 @@ fn parse(said: &str) -> Result<Measured> {
         transactions: number("number of transactions actually processed: ")? as u64,
         per_second: number("tps = ")?,
         latency_us: number("latency average = ")? * 1e3,
+        p99_us: f64::NAN,
     })
 }
 
 /// Third column: microseconds (documentation of pgbench, "Per-Transaction Logging"). The logs are removed.
-fn median_of_log(dir: &Path) -> Result<f64> {
+fn logged(dir: &Path) -> Result<Vec<f64>> {
     let mut all = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
@@ -123,5 +134,5 @@ fn median_of_log(dir: &Path) -> Result<f64> {
             std::fs::remove_file(path)?;
         }
     }
-    Ok(median(all))
+    Ok(all)
 }
