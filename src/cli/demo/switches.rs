@@ -12,7 +12,7 @@ use crate::cutover::report::{End, Ended, Report, Request};
 use crate::record::Side;
 
 /// A switch may be refused while the other side is still behind; asked for so long, it must be done.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(20);
 

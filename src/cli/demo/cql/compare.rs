@@ -62,7 +62,13 @@ impl Differs {
     }
 }
 
-type Rows = HashMap<Vec<u8>, (String, Vec<Cell>)>;
+/// A table of one side: what its cells are, and them by their keys.
+#[derive(Default)]
+struct Side {
+    kinds: Vec<Type>,
+    /// Each key with its name for people.
+    rows: HashMap<Vec<u8>, (String, Vec<Cell>)>,
+}
 
 /// Compare all tables. What differs is told, with an example.
 pub(super) async fn sides(origin: &Client, target: &Client, progress: &Progress) -> Result<Found, Failure> {
@@ -70,13 +76,31 @@ pub(super) async fn sides(origin: &Client, target: &Client, progress: &Progress)
     let mut found = Found::default();
     for columns in TABLES {
         let (mut left, right) = (rows(origin, columns, now).await?, rows(target, columns, now).await?);
-        let mut told = BTreeMap::new();
-        for (key, (name, target)) in right {
-            let origin = left.remove(&key).map(|(_, cells)| cells);
-            count(&mut found, &mut told, differs(origin.as_deref(), Some(&target)), name);
+        let mut told: BTreeMap<Differs, (u64, String)> = BTreeMap::new();
+        let mut note = |how, example: &dyn Fn() -> String| {
+            told.entry(how).or_insert_with(|| (0, example())).0 += 1;
+        };
+        for (key, (name, target)) in right.rows {
+            found.rows += 1;
+            let Some((_, origin)) = left.rows.remove(&key) else {
+                if !is_ending(&target) {
+                    found.extra += 1;
+                    note(Differs::OnlyTarget, &|| name.clone());
+                }
+                continue;
+            };
+            if let Some((how, at)) = differs(&origin, &target) {
+                found.mismatched += 1;
+                let kind = left.kinds.get(columns.key.len() + at);
+                note(how, &|| format!("{name}: {}", describe(columns, kind, at, [&origin[at], &target[at]])));
+            }
         }
-        for (name, origin) in left.into_values() {
-            count(&mut found, &mut told, differs(Some(&origin), None), name);
+        for (name, origin) in left.rows.into_values() {
+            found.rows += 1;
+            if !is_ending(&origin) {
+                found.lost += 1;
+                note(Differs::OnlyOrigin, &|| name.clone());
+            }
         }
         for (how, (rows, example)) in told {
             progress.tell(&format!("{}: {rows} rows {}, such as {example}", columns.table, how.describe()));
@@ -85,24 +109,21 @@ pub(super) async fn sides(origin: &Client, target: &Client, progress: &Progress)
     Ok(found)
 }
 
-fn count(found: &mut Found, told: &mut BTreeMap<Differs, (u64, String)>, how: Option<Differs>, name: String) {
-    found.rows += 1;
-    let Some(how) = how else { return };
-    match how {
-        Differs::OnlyOrigin => found.lost += 1,
-        Differs::OnlyTarget => found.extra += 1,
-        _ => found.mismatched += 1,
-    }
-    told.entry(how).or_insert((0, name)).0 += 1;
+/// The cell that differs most, if any does, and where it is.
+fn differs(origin: &[Cell], target: &[Cell]) -> Option<(Differs, usize)> {
+    let cells = origin.iter().zip(target).enumerate();
+    cells.filter_map(|(at, (origin, target))| Some((cell_differs(origin, target)?, at))).min()
 }
 
-fn differs(origin: Option<&[Cell]>, target: Option<&[Cell]>) -> Option<Differs> {
-    let (origin, target) = match (origin, target) {
-        (Some(origin), Some(target)) => (origin, target),
-        (Some(one), None) => return (!is_ending(one)).then_some(Differs::OnlyOrigin),
-        (None, one) => return (!is_ending(one.unwrap_or_default())).then_some(Differs::OnlyTarget),
-    };
-    origin.iter().zip(target).filter_map(|(origin, target)| cell_differs(origin, target)).min()
+/// A column on both sides, for people.
+fn describe(columns: &Columns, kind: Option<&Type>, at: usize, cells: [&Cell; 2]) -> String {
+    let column = columns.timed.iter().chain(columns.untimed).nth(at).copied().unwrap_or_default();
+    let [origin, target] = cells.map(|cell| {
+        let value = kind.map(|kind| Datum::decode(kind, cell.value.as_deref()));
+        let value: String = value.map(|value| format!("{value:?}")).unwrap_or_default().chars().take(300).collect();
+        format!("{value} written {:?}, {:?} s left", cell.written, cell.left)
+    });
+    format!("{column} is {origin} on the origin, {target} on the target")
 }
 
 /// A row of which all ends in a moment; without any value it lasts as long as its key.
@@ -128,13 +149,13 @@ fn cell_differs(origin: &Cell, target: &Cell) -> Option<Differs> {
 }
 
 /// All rows of a table by their keys, each with its name for people.
-async fn rows(client: &Client, columns: &Columns, now: i32) -> Result<Rows, Failure> {
+async fn rows(client: &Client, columns: &Columns, now: i32) -> Result<Side, Failure> {
     let times = |function: &'static str| columns.timed.iter().map(move |column| format!("{function}({column})"));
     let plain = [columns.key, columns.timed, columns.untimed].concat();
     let selected: Vec<String> =
         plain.into_iter().map(str::to_owned).chain(times("writetime")).chain(times("ttl")).collect();
     let text = format!("SELECT {} FROM zdmapp.{}", selected.join(", "), columns.table);
-    let mut rows = Rows::new();
+    let mut side = Side::default();
     let mut state: Option<Vec<u8>> = None;
     loop {
         let parameters = Parameters {
@@ -144,15 +165,14 @@ async fn rows(client: &Client, columns: &Columns, now: i32) -> Result<Rows, Fail
             ..Parameters::new(LEVEL)
         };
         let page = client.query(&text, &parameters).await?;
-        let kinds: Vec<Type> =
-            page.rows()?.metadata.columns.iter().flat_map(|all| all.iter().map(|one| one.kind())).collect();
+        side.kinds = page.rows()?.metadata.columns.iter().flat_map(|all| all.iter().map(|one| one.kind())).collect();
         for row in page.rows()?.iter() {
             let row = row?;
-            rows.insert(key(columns, &row), (name(columns, &kinds, &row), cells(columns, &row)));
+            side.rows.insert(key(columns, &row), (name(columns, &side.kinds, &row), cells(columns, &row)));
         }
         state = page.paging_state().map(<[u8]>::to_vec);
         if state.is_none() {
-            return Ok(rows);
+            return Ok(side);
         }
     }
 }
@@ -291,8 +311,8 @@ mod tests {
     fn what_ends_in_a_moment_may_be_gone_on_one_side() {
         let (ending, lasting) = ([cell(1, 100, Some(1))], [cell(1, 100, Some(2))]);
         assert_eq!(cell_differs(&ending[0], &Cell::default()), None);
-        assert_eq!([differs(Some(&ending), None), differs(None, Some(&ending))], [None, None]);
-        assert_eq!(differs(Some(&lasting), None), Some(Differs::OnlyOrigin));
-        assert_eq!(differs(None, Some(&[Cell::default()])), Some(Differs::OnlyTarget));
+        assert!(is_ending(&ending) && !is_ending(&lasting) && !is_ending(&[Cell::default()]));
+        assert_eq!(differs(&[lasting[0].clone(), Cell::default()], &[lasting[0].clone(), ending[0].clone()]), None);
+        assert_eq!(differs(&[ending[0].clone()], &[cell(2, 100, Some(1))]), Some((Differs::Value, 0)));
     }
 }
