@@ -111,6 +111,8 @@ pub(super) struct Core {
     marks: VecDeque<(Instant, Lsn)>,
     released: Lsn,
     pub(super) paused: bool,
+    /// Clients wait for the end of the journal: pauses stay short.
+    hurried: bool,
     /// Records done by this process.
     pub(super) done: u64,
     pub(super) failures: u64,
@@ -142,6 +144,7 @@ impl Core {
             marks: VecDeque::new(),
             released: window.next(),
             paused: false,
+            hurried: false,
             done: 0,
             failures: 0,
             parked: ledgers.parked,
@@ -357,12 +360,14 @@ impl Core {
     fn rest(&mut self, lsn: Lsn, now: Instant) {
         let Some(waiting) = self.window.get_mut(lsn) else { return };
         waiting.failing_since.get_or_insert(now);
-        let pause = self.backoff.pause_after(waiting.attempts.saturating_sub(1));
+        let attempts = if self.hurried { 0 } else { waiting.attempts.saturating_sub(1) };
+        let pause = self.backoff.pause_after(attempts);
         self.resting.insert((now + pause, lsn));
     }
 
+    /// What comes after it cannot do without it. A table that is owed whole is no such thing: it can.
     fn is_barrier(&self, lsn: Lsn) -> bool {
-        let barrier = |item| matches!(item, Item::Ddl(..) | Item::Table(_));
+        let barrier = |item| matches!(item, Item::Ddl(..));
         self.window.get(lsn).is_some_and(|waiting| waiting.record.items().any(barrier))
     }
 
@@ -466,14 +471,26 @@ impl Core {
         self.let_go(lsn);
     }
 
+    /// How eager to be.
+    pub(super) fn pace(&mut self, paused: bool, hurried: bool, now: Instant) {
+        if hurried && !self.hurried {
+            self.rest_no_more(now, |_| true);
+            if let Link::Down(until) = &mut self.link {
+                *until = now.min(*until);
+            }
+        }
+        (self.paused, self.hurried) = (paused, hurried);
+    }
+
     /// An operator did something: what is held is looked at now.
     pub(super) fn nudged(&mut self, now: Instant) {
-        let held = |(_, lsn): &(Instant, Lsn)| self.held.contains_key(lsn);
-        let due: Vec<(Instant, Lsn)> = self.resting.iter().copied().filter(held).collect();
-        for (at, lsn) in due {
-            self.resting.remove(&(at, lsn));
-            self.resting.insert((now, lsn));
-        }
+        let held: BTreeSet<Lsn> = self.held.keys().copied().collect();
+        self.rest_no_more(now, |lsn| held.contains(&lsn));
+    }
+
+    fn rest_no_more(&mut self, now: Instant, which: impl Fn(Lsn) -> bool) {
+        let woken = |(at, lsn): (Instant, Lsn)| if which(lsn) { (at.min(now), lsn) } else { (at, lsn) };
+        self.resting = std::mem::take(&mut self.resting).into_iter().map(woken).collect();
     }
 
     /// A stretch of the journal was read.

@@ -254,8 +254,8 @@ impl<A: Applier> Engine<A> {
     async fn work(&mut self, stop: &CancellationToken) {
         let mut target = None;
         loop {
-            self.core.paused = *self.pace.borrow_and_update() == Pace::Paused;
-            let now = Instant::now();
+            let (pace, now) = (*self.pace.borrow_and_update(), Instant::now());
+            self.core.pace(pace == Pace::Paused, pace == Pace::Hurried, now);
             while let Some(action) = self.core.next(now, self.journal.appended()) {
                 self.begin(action);
             }

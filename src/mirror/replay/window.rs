@@ -28,8 +28,10 @@ use crate::record::{Backend, Malformed, Record};
 use super::applier::{Certainty, Job};
 use super::claims::{self, Claims};
 
-/// What a record takes beside its bytes: itself, its places in maps and queues. An estimate from above.
-const OVERHEAD: usize = 320;
+/// What a record takes beside its bytes, and what each of its claims takes: places in maps and queues. Estimates from
+/// above.
+const RECORD: usize = 200;
+const CLAIM: usize = 100;
 
 /// The window. A record is known by its position.
 pub(super) struct Window {
@@ -61,6 +63,8 @@ pub(super) struct Waiting {
     pub(super) failing_since: Option<Instant>,
     /// Whether it happened, and where the journal said so.
     fate: Option<(Certainty, Lsn)>,
+    /// What it takes.
+    bytes: usize,
 }
 
 impl Waiting {
@@ -72,10 +76,6 @@ impl Waiting {
     /// Whether it happened, as far as anybody will ever know.
     pub(super) fn certainty(&self) -> Certainty {
         self.fate.map_or(Certainty::Unknown, |(certainty, _)| certainty)
-    }
-
-    fn bytes(&self) -> usize {
-        self.record.bytes() + OVERHEAD
     }
 }
 
@@ -211,12 +211,13 @@ impl Window {
         let mut record = Record::parse(payload)?;
         // It may wait for long, and would keep what it was read with.
         record.detach();
-        let waiting = Waiting { record, seen: now, attempts: 0, failing_since: None, fate: None };
+        let bytes = RECORD + record.bytes() + CLAIM * claims::of(&record).count();
+        let waiting = Waiting { record, seen: now, attempts: 0, failing_since: None, fate: None, bytes };
         let claimed = claims::of(&waiting.record);
         #[cfg(test)]
         let claimed = bend(self.bent, claimed);
         self.claims.enter(lsn, claimed);
-        self.bytes += waiting.bytes();
+        self.bytes += waiting.bytes;
         self.records.insert(lsn, waiting);
         if lsn < self.begun {
             self.orphans.insert(lsn);
@@ -278,7 +279,7 @@ impl Window {
     /// It is done, or never happened: who waits for it goes on.
     pub(super) fn done(&mut self, lsn: Lsn) {
         let Some(waiting) = self.records.remove(&lsn) else { return };
-        self.bytes -= waiting.bytes();
+        self.bytes -= waiting.bytes;
         self.orphans.remove(&lsn);
         let mut free = Vec::new();
         self.claims.leave(lsn, &mut free);

@@ -314,12 +314,42 @@ async fn a_dirty_mark_of_a_record_is_written_down_before_the_record_is_done() {
 async fn nothing_is_handed_out_while_paused_or_beyond_the_bound() {
     let mut rig = Rig::new(Config { in_flight_max: 2, ..Config::default() });
     let all: Vec<Lsn> = (0..3).map(|_| rig.committed(|r| r.write(T, 0, b"a"))).collect();
-    rig.core.paused = true;
+    rig.core.pace(true, false, rig.now);
     assert_eq!(rig.lsns(), []);
-    rig.core.paused = false;
+    rig.core.pace(false, false, rig.now);
     assert_eq!(rig.lsns(), all[..2]);
     rig.came_back(all[1], Applied::Done);
     assert_eq!(rig.lsns(), all[2..]);
+}
+
+#[tokio::test]
+async fn while_clients_wait_nothing_rests_for_long() {
+    let mut rig = Rig::new(Config::default());
+    let slow = rig.committed(|r| r.write(T, 0, b"a"));
+    for _ in 0..10 {
+        assert_eq!(rig.lsns(), [slow]);
+        rig.came_back(slow, later());
+        rig.now = rig.core.deadline(rig.now).expect("it rests");
+    }
+    assert_eq!(rig.lsns(), [slow]);
+    rig.came_back(slow, later());
+    assert_eq!(rig.lsns(), []);
+    rig.core.pace(false, true, rig.now);
+    assert_eq!(rig.lsns(), [slow]);
+    rig.came_back(slow, later());
+    rig.wait(Config::default().retry_min);
+    assert_eq!(rig.lsns(), [slow]);
+}
+
+#[tokio::test]
+async fn a_repair_that_the_secondary_refuses_is_parked_and_holds_nothing() {
+    let mut rig = Rig::new(Config::default());
+    let repair = rig.committed(|r| r.table(T));
+    let behind = rig.committed(|r| r.write(T, 0, b"a"));
+    assert_eq!(rig.lsns(), [repair]);
+    rig.came_back(repair, refused());
+    assert_eq!(rig.lsns(), [behind]);
+    assert_eq!((rig.parked().len(), rig.core.held().len()), (1, 0));
 }
 
 #[tokio::test]
