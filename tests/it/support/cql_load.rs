@@ -217,7 +217,7 @@ impl Worker {
     }
 
     async fn insert(&mut self, client: &Client) {
-        let key = i64::from(self.number) << 32 | self.turn % 300;
+        let key = (i64::from(self.number) << 32) | (self.turn % 300);
         let value = format!("v{}", self.turn);
         let text = "INSERT INTO plain (k, v, u, w) VALUES (?, ?, now(), ?)";
         let answer = async {
@@ -254,7 +254,7 @@ impl Worker {
     }
 
     async fn remove(&mut self, client: &Client) {
-        let key = i64::from(self.number) << 32 | self.turn * 7 % 300;
+        let key = (i64::from(self.number) << 32) | (self.turn * 7 % 300);
         let text = format!("DELETE FROM plain WHERE k = {key}");
         let answer = client.query(&text, &self.parameters()).await;
         self.learn(key, None, self.judged(&answer, Kind::Single));
