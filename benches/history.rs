@@ -25,6 +25,7 @@ use clap::{Parser, ValueEnum};
 use serde_json::Value;
 use tandem::sandbox::{Installation, Options, Postgres, Sandbox, binaries};
 
+#[allow(dead_code, reason = "the other benchmarks use the rest")]
 mod support;
 
 use support::peers::Proxy;

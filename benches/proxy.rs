@@ -22,6 +22,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 use tandem::sandbox::{Installation, Options, Postgres, Sandbox, Stop, binaries};
 
+#[allow(dead_code, reason = "the other benchmarks use the rest")]
 mod support;
 
 use support::idle::Crowd;
