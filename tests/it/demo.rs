@@ -4,7 +4,16 @@ use crate::support::tandem::cli;
 
 #[test]
 fn the_demo_ends_well() {
-    let demo = cli(&["--json", "demo", "--seconds", "8", "--clients", "6"]);
+    ends_well(&["--json", "demo", "--seconds", "8", "--clients", "6"]);
+}
+
+#[test]
+fn the_demo_ends_well_on_cassandra() {
+    ends_well(&["--json", "demo", "--wire", "cql", "--seconds", "15", "--clients", "6"]);
+}
+
+fn ends_well(arguments: &[&str]) {
+    let demo = cli(arguments);
     let said = String::from_utf8_lossy(&demo.stdout);
     let report: serde_json::Value = serde_json::from_str(&said)
         .unwrap_or_else(|error| panic!("{error}: {said}{}", String::from_utf8_lossy(&demo.stderr)));

@@ -90,21 +90,25 @@ impl<'s> Settler<'s> {
         if self.is_doubtful {
             self.calm_down(place).await?;
         }
-        let mut before = None;
+        let (mut before, mut tried) = (None, 0);
         for round in 0..ROUNDS {
-            let moment = Moment { read: now_micros(), round };
+            let mut moment = Moment { read: now_micros(), round };
             let theirs = self.read(&self.sides.to_secondary, place, moment, Trouble::of_secondary).await?;
             let ours = self.read(&self.sides.to_primary, place, moment, Trouble::of_primary).await?;
+            // What the primary got since was not tried with its own timestamp yet.
+            tried = if before.as_ref().is_some_and(|side| is_same(side, &ours)) { tried + 1 } else { 0 };
+            moment.round = tried;
             let statements = self.statements(place, &ours, &theirs, moment)?;
             if statements.is_empty() {
                 return Ok(());
             }
             // Others count on: what they add brings records of its own.
-            if self.table.shape.has_counters() && round > 1 && before.as_ref().is_some_and(|rows| *rows != ours.rows) {
+            if self.table.shape.has_counters() && round > 1 && before.as_ref().is_some_and(|side| !is_same(side, &ours))
+            {
                 return Ok(());
             }
             self.write(&statements, moment).await?;
-            before = Some(ours.rows);
+            before = Some(ours);
         }
         let again = if self.is_again { "still" } else { "again and again" };
         Err(Trouble::Retry(format!("both sides of a place in {} differ {again}", self.name)))
@@ -325,6 +329,11 @@ impl<'s> Settler<'s> {
         }
         Ok(())
     }
+}
+
+/// Nothing was written between the two readings, as far as it shows.
+fn is_same(before: &Side, now: &Side) -> bool {
+    before.rows == now.rows && before.statics == now.statics
 }
 
 /// Everything of one round happens in one second.
