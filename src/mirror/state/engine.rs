@@ -742,6 +742,7 @@ impl<C: Copier> Engine<C> {
         let now = Instant::now();
         self.record_refused(cut, paid, exact).await?;
         self.record_repairs(cut, paid).await?;
+        self.book.note(None, paid.tables.iter().copied());
         self.keep(cut, snapshot, paid.payments, now);
         if exact {
             self.owe_provisional()?;

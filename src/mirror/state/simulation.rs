@@ -275,7 +275,7 @@ impl Copier for Hands {
             self.opened = None;
             return Err(Error::Secondary("the answer to COMMIT was lost".into()));
         }
-        Ok(Paid { payments, keys: 1, rows: 1, bytes: 1, refused })
+        Ok(Paid { payments, keys: 1, rows: 1, bytes: 1, tables: Vec::new(), refused })
     }
 
     async fn release(&mut self) -> Result<(), Error> {

@@ -120,7 +120,8 @@ pub(super) fn loading(error: LoadError, side: fn(client::Error) -> Trouble) -> T
 pub(super) async fn pay(link: &mut Link, owed: &Owed, options: &Options) -> Result<Paid, Trouble> {
     let mut payment = Payment::begin(link, owed, options).await?;
     close(payment.link, &mut payment.debts).await?;
-    payment.debts.keys().for_each(|table| payment.link.history.soil(*table));
+    payment.paid.tables = payment.debts.keys().copied().collect();
+    payment.paid.tables.iter().for_each(|table| payment.link.history.soil(*table));
     let mut rounds: HashMap<TableId, usize> = HashMap::new();
     loop {
         match payment.attempt().await {
