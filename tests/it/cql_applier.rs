@@ -90,7 +90,8 @@ impl Rig {
         let mut buf = RecordBuf::default();
         build(&mut buf);
         let record = Record::parse(buf.finish(Backend { id: 1, life: 1 }).to_vec().into()).expect("well-formed");
-        let job = Job { lsn: Lsn(1), record, certainty: Certainty::Committed, late: false, attempt: 1 };
+        let (lsn, ended, handed) = (Lsn(1), Lsn(2), Lsn(2));
+        let job = Job { lsn, record, certainty: Certainty::Committed, late: false, attempt: 1, ended, handed };
         self.applier.apply(&bend(job)).await
     }
 
@@ -467,4 +468,22 @@ async fn what_a_secondary_refuses_is_rejected_and_one_that_is_away_is_lost() {
     secondary.nodes[0].start().expect("it comes back");
     while rig.applier.open().await.is_err() {}
     assert_eq!(rig.replay("INSERT INTO t (k, v) VALUES (1, 1)", 1, seconds()).await, Applied::Done);
+}
+
+#[tokio::test]
+async fn a_place_is_settled_once_for_all_that_ended_before_it_was_read() {
+    for mut rig in Rig::both("settled_there", "settled_back").await {
+        rig.define("CREATE TABLE t (k int, c int, l list<text>, PRIMARY KEY (k, c))").await;
+        rig.primary.run("UPDATE t SET l = l + ['a'] WHERE k = 1 AND c = 1");
+        let place = row(1, 1).encode().expect("short");
+        let ended = |ended, handed| move |job: Job| Job { ended: Lsn(ended), handed: Lsn(handed), ..job };
+        let key = |record: &mut RecordBuf| record.key(TableId::of(rig.keyspace, "t"), &place, true);
+        assert_eq!(rig.job(key, ended(10, 100)).await, Applied::Done);
+        // Nobody does so; it shows whether the place is looked at.
+        rig.secondary.run("DELETE FROM t WHERE k = 1 AND c = 1");
+        assert_eq!(rig.job(key, ended(99, 200)).await, Applied::Done);
+        assert!(rig.secondary.rows("SELECT * FROM t").is_empty(), "it was seen before");
+        assert_eq!(rig.job(key, ended(150, 200)).await, Applied::Done);
+        rig.equal("SELECT k, c, l FROM t");
+    }
 }

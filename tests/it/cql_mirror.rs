@@ -180,7 +180,7 @@ async fn nothing_acknowledged_is_lost_when_tandem_is_killed_promises_1_to_5() {
     }
     assert_eq!(stale, 0);
     eprintln!("{rounds} SIGKILLs, {acked} writes acknowledged");
-    assert!(acked > 50 * rounds.min(20), "{acked} writes prove little");
+    assert!(acked > 20 * rounds, "{acked} writes prove little");
 }
 
 #[tokio::test(flavor = "multi_thread")]

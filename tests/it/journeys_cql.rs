@@ -25,7 +25,9 @@ async fn travel(mut command: Command, keyspace: &str) -> Vec<String> {
     let output = tokio::time::timeout(Duration::from_secs(120), output).await;
     let output: Output =
         output.unwrap_or_else(|_| panic!("the journey in {keyspace} hangs")).expect("the program of the journey runs");
-    let lines: Vec<String> = said(&output).iter().map(|line| line.replace(keyspace, "KEYSPACE")).collect();
+    // A guardrail of the node counts the tables of all tests.
+    let seen = said(&output).into_iter().filter(|line| !line.contains("Cluster already contains"));
+    let lines: Vec<String> = seen.map(|line| line.replace(keyspace, "KEYSPACE")).collect();
     assert!(output.status.success(), "{keyspace}: {lines:#?}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(lines.len() > 25, "{keyspace} saw too little: {lines:#?}");
     lines

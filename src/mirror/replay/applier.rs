@@ -29,6 +29,11 @@ pub struct Job {
     pub late: bool,
     /// Which attempt this is, from 1. What an earlier one sent may have arrived, in this process or the one before.
     pub attempt: u32,
+    /// Where the journal says how the unit ended.
+    pub ended: Lsn,
+    /// How far the journal was written when the job was handed out: whoever looks at the primary from now on sees what every unit
+    /// that ended below this did.
+    pub handed: Lsn,
 }
 
 /// What came of a job. However it ends, nothing that was sent for it may still arrive later: where that cannot be known,

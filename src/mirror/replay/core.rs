@@ -162,7 +162,7 @@ impl Core {
             self.link = Link::Opening;
             return Some(Action::Open);
         }
-        if let Some(job) = self.next_job(now) {
+        if let Some(job) = self.next_job(now, appended) {
             return Some(Action::Apply(job));
         }
         if !self.saving && (self.unsaved || !self.closing.is_empty()) && self.save_after <= now {
@@ -176,13 +176,13 @@ impl Core {
         matches!(self.link, Link::Down(until) if until <= now)
     }
 
-    fn next_job(&mut self, now: Instant) -> Option<Job> {
+    fn next_job(&mut self, now: Instant, appended: Lsn) -> Option<Job> {
         if self.link != Link::Up || self.paused {
             return None;
         }
         self.wake_rested(now);
         while self.away < self.config.in_flight_max {
-            let job = self.window.take()?;
+            let job = self.window.take(appended)?;
             if job.record.items().any(|item| is_for_the_wire(&item)) {
                 self.away += 1;
                 return Some(job);

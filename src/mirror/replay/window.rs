@@ -255,8 +255,8 @@ impl Window {
         }
     }
 
-    /// Hand one out.
-    pub(super) fn take(&mut self) -> Option<Job> {
+    /// Hand one out, now that the journal is written up to `appended`.
+    pub(super) fn take(&mut self, appended: Lsn) -> Option<Job> {
         while let Some(lsn) = self.ready.pop_front() {
             let Some(waiting) = self.records.get_mut(&lsn) else { continue };
             waiting.attempts += 1;
@@ -266,6 +266,8 @@ impl Window {
                 certainty: waiting.certainty(),
                 late: parked_at(&waiting.record).is_some(),
                 attempt: waiting.attempts,
+                ended: waiting.ended(),
+                handed: appended,
             });
         }
         None

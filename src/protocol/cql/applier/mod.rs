@@ -16,11 +16,12 @@ mod trouble;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::sleep;
 
+use crate::journal::Lsn;
 use crate::mirror::replay::{self as engine, Applied, Certainty, Job, Shown};
 use crate::record::{Item, Record, TableId};
 
@@ -54,6 +55,33 @@ pub struct Applier {
     opened: AtomicBool,
     labels: Mutex<Labels>,
     texts: Texts,
+    settled: Settled,
+}
+
+/// Places that were settled, each with how far the journal was written before it was read.
+#[derive(Default)]
+struct Settled(Mutex<HashMap<(TableId, Place), Lsn>>);
+
+/// More places are forgotten, which costs a look each.
+const SETTLED_MAX: usize = 10_000;
+
+impl Settled {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(TableId, Place), Lsn>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What ended here was seen when the place was settled.
+    fn covers(&self, table: TableId, place: &Place, ended: Lsn) -> bool {
+        self.lock().get(&(table, place.clone())).is_some_and(|handed| ended < *handed)
+    }
+
+    fn note(&self, table: TableId, place: &Place, handed: Lsn) {
+        let mut places = self.lock();
+        if places.len() >= SETTLED_MAX {
+            places.clear();
+        }
+        places.insert((table, place.clone()), handed);
+    }
 }
 
 /// Tables by their labels, as of one look at the schema.
@@ -79,6 +107,7 @@ impl Applier {
             secondary,
             opened: AtomicBool::new(false),
             labels: Mutex::default(),
+            settled: Settled::default(),
             texts: Texts::default(),
         }
     }
@@ -114,10 +143,16 @@ impl Applier {
     }
 
     /// A table that is gone has nothing to be settled.
-    async fn settle(&self, sides: &Sides, job: &Job, table: TableId, place: &Place) -> Result<(), Trouble> {
-        let Some(table) = self.table(&sides.primary, table).await else { return Ok(()) };
+    async fn settle(&self, sides: &Sides, job: &Job, label: TableId, place: &Place) -> Result<(), Trouble> {
+        // A place that many write is settled once for all that ended before it was looked at.
+        if job.certainty == Certainty::Committed && self.settled.covers(label, place, job.ended) {
+            return Ok(());
+        }
+        let Some(table) = self.table(&sides.primary, label).await else { return Ok(()) };
         let table = common(&sides.secondary, &table);
-        Settler::new(sides, &table, job.certainty == Certainty::Unknown, job.attempt > 1).settle(place).await
+        Settler::new(sides, &table, job.certainty == Certainty::Unknown, job.attempt > 1).settle(place).await?;
+        self.settled.note(label, place, job.handed);
+        Ok(())
     }
 
     async fn write(&self, sides: &Sides, job: &Job, body: &[u8]) -> Result<(), Trouble> {
@@ -274,6 +309,8 @@ impl engine::Applier for Applier {
         let lost = |why: String| engine::Error::Lost(why);
         let secondary = (self.secondary)().ok_or_else(|| lost("it was never reached".to_owned()))?;
         secondary.client().await.map_err(|error| lost(error.to_string()))?;
+        // It may have lost what it had.
+        self.settled.lock().clear();
         // What an earlier process sent last may still be on its way. It is over when its servers' timeouts are.
         if !self.opened.swap(true, Ordering::Relaxed) {
             sleep(LINGER).await;
