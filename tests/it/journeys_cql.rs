@@ -37,7 +37,7 @@ async fn travel(mut command: Command, keyspace: &str) -> Vec<String> {
 pub(crate) async fn assert_mirrored(tandem: &Tandem, keyspace: &str) {
     tandem.settled().await;
     let [origin, target] = pair().map(|node| rows(&mut Cql::of(node, keyspace), keyspace));
-    assert!(origin.len() > 1 && origin.iter().any(|(_, rows)| !rows.is_empty()), "the journey left nothing");
+    assert!(origin.iter().any(|(_, rows)| !rows.is_empty()), "the journey left nothing");
     for (origin, target) in origin.iter().zip(&target) {
         assert_eq!(origin, target, "origin (left) and target\n{}", tandem.log());
     }
