@@ -150,7 +150,13 @@ impl Applier {
         }
         let Some(table) = self.table(&sides.primary, label).await else { return Ok(()) };
         let table = common(&sides.secondary, &table);
-        Settler::new(sides, &table, job.certainty == Certainty::Unknown, job.attempt > 1).settle(place).await?;
+        let settler = Settler::new(sides, &table, job.certainty == Certainty::Unknown, job.attempt > 1);
+        if let Err(trouble) = settler.settle(place).await {
+            sides.primary.refresh().await;
+            // Dropped since the schema was looked at: the barrier behind this record drops it on the secondary.
+            let is_gone = self.known_table(&sides.primary, label).is_none();
+            return if is_gone { Ok(()) } else { Err(trouble) };
+        }
         self.settled.note(label, place, job.handed);
         Ok(())
     }
