@@ -12,8 +12,41 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Journal;
 use super::control::{LABELS, Labels};
 use super::state::remember;
+
+/// Labels that somebody announced in the window that runs: those need not be looked for again. Of one session.
+#[derive(Default)]
+pub struct Announcer {
+    window: u64,
+    labels: Vec<u64>,
+}
+
+/// More labels than these are announced again and again: the list is walked for each record.
+const KEPT_MAX: usize = 64;
+
+impl Announcer {
+    /// Announce all of them. `Some`: wait for [`Journal::announced`] of this one, then ask again.
+    pub fn announce(&mut self, journal: &Journal, labels: impl IntoIterator<Item = u64>) -> Option<u64> {
+        let window = journal.window();
+        if self.window != window || self.labels.len() > KEPT_MAX {
+            (self.window, self.labels) = (window, Vec::new());
+        }
+        let mut pending = None;
+        for label in labels {
+            if self.labels.contains(&label) {
+                continue;
+            }
+            if journal.announce(label) {
+                self.labels.push(label);
+            } else {
+                pending = Some(label);
+            }
+        }
+        pending
+    }
+}
 
 pub(super) struct Announced {
     labels: HashMap<u64, Label>,

@@ -39,6 +39,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+pub use announce::Announcer;
 pub use control::Labels;
 pub use options::{Durability, OpenError, Options, SyncSample};
 pub use recovery::{Last, Recovered};
@@ -329,19 +330,26 @@ impl Journal {
         self.shared.window.load(Ordering::Relaxed)
     }
 
-    /// Say that units with this label are about to be written, right before [`Journal::begin`]. True: go ahead. False:
-    /// wait for [`Journal::announced`] first. What is true stays so until the window after this one ends.
+    /// Say that units with this label are about to be written, right before [`Journal::begin`]. True: go ahead, or hear from
+    /// `begin` that the journal takes nothing more. False: wait for [`Journal::announced`] first. What is true stays so
+    /// until the window after this one ends; who asks often keeps an [`Announcer`].
     pub fn announce(&self, label: u64) -> bool {
         let known = lock(&self.shared.announced).announce(label);
-        if known != Some(true) {
+        if known == Some(true) {
+            return true;
+        }
+        {
             let mut state = self.shared.lock();
+            if state.refusal().is_some() {
+                return true;
+            }
             state.control_due |= known.is_none();
             self.shared.kick(&mut state);
         }
         if self.shared.drive == Drive::Inline && known.is_none() {
             self.shared.step();
         }
-        known == Some(true) || self.shared.drive == Drive::Inline
+        self.shared.drive == Drive::Inline
     }
 
     /// Was this label announced in the window that runs, or in the one before?

@@ -378,6 +378,7 @@ fn a_failing_disk_fails_every_waiter_and_every_later_record() {
     assert!(matches!(journal.begin(b"more"), Err(Error::Broken(_))));
     assert!(matches!(journal.announced(1).now_or_never(), Some(Err(Error::Broken(_)))));
     assert!(matches!(journal.room(1).now_or_never(), Some(Err(Error::Broken(_)))));
+    assert!(journal.announce(1) && journal.announce(2), "nobody waits for it: the record is refused");
     ticket.end(Outcome::Committed);
 }
 

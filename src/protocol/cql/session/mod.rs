@@ -31,7 +31,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use crate::cutover::gate::{Pass, Slot};
-use crate::journal::{self, Ticket};
+use crate::journal::{self, Announcer, Ticket};
 use crate::protocol::cql::outcome::{self, Kind, Outcome};
 use crate::protocol::cql::stamps::now_micros;
 use crate::protocol::cql::startup::Luggage;
@@ -158,6 +158,7 @@ pub(in crate::protocol::cql) struct Session {
     keyspace: Option<Arc<str>>,
     registered: Option<Bytes>,
     flights: Flights,
+    announcer: Announcer,
     /// By position: durable is a prefix, so the first is the one to wait for.
     unacked: BTreeMap<journal::Lsn, Unacked>,
     /// Answers that wait for the schema to be looked at.
@@ -199,6 +200,7 @@ impl Session {
             keyspace: None,
             registered: None,
             flights: Flights::new(),
+            announcer: Announcer::default(),
             unacked: BTreeMap::new(),
             late: Vec::new(),
             halt: None,
@@ -585,21 +587,8 @@ impl Session {
         mut captured: Captured,
         consistency: Consistency,
     ) -> Result<Next, Fault> {
-        if let Some(hashes) = &captured.conditional
-            && let Some(halt) = self.conditional(hashes)
-        {
-            self.has.pass = Some(pass);
-            return Ok(self.wait(halt));
-        }
-        let tables = match self.tables(&captured) {
-            Ok(tables) => tables,
-            Err(halt) => {
-                self.has.pass = Some(pass);
-                return Ok(self.wait(halt));
-            }
-        };
-        let ticket = match self.begin(&mut captured) {
-            Ok(ticket) => ticket,
+        let (tables, ticket) = match self.written_down(&mut captured) {
+            Ok(written) => written,
             Err(halt) => {
                 self.has.pass = Some(pass);
                 return Ok(self.wait(halt));
@@ -612,6 +601,17 @@ impl Session {
         let bytes = instead.as_deref().unwrap_or(frame.bytes);
         self.depart(bytes, frame.header, pass, What::Write(Box::new(writing)));
         Ok(Next::More)
+    }
+
+    /// Its places among the writes to its tables, and its record, or what it has to wait for first.
+    fn written_down(&mut self, captured: &mut Captured) -> Result<(Vec<Writes>, Option<Ticket>), Halt> {
+        if let Some(hashes) = &captured.conditional
+            && let Some(halt) = self.conditional(hashes)
+        {
+            return Err(halt);
+        }
+        let tables = self.tables(captured)?;
+        Ok((tables, self.begin(captured)?))
     }
 
     /// What a conditional statement on these partitions still has to wait for. One that cannot be told waits in the first
@@ -666,20 +666,17 @@ impl Session {
     }
 
     /// Write it down. Without room the tables are dirty instead: no client waits for the mirror.
-    fn begin(&self, captured: &mut Captured) -> Result<Option<Ticket>, Halt> {
+    fn begin(&mut self, captured: &mut Captured) -> Result<Option<Ticket>, Halt> {
         let Some(journal) = self.shared.journal.as_ref().filter(|_| !captured.record.is_empty()) else {
             return Ok(None);
         };
-        let unknown: Vec<TableId> = captured.record.tables().filter(|table| !journal.is_announced(table.0)).collect();
-        for table in unknown {
-            if !journal.announce(table.0) {
-                let journal = journal.clone();
-                return Err(Halt::Until(Box::pin(async move {
-                    // A journal that failed says so when the record is begun.
-                    let _ = journal.announced(table.0).await;
-                    Came::Over
-                })));
-            }
+        if let Some(pending) = self.announcer.announce(journal, captured.record.tables().map(|table| table.0)) {
+            let journal = journal.clone();
+            return Err(Halt::Until(Box::pin(async move {
+                // A journal that failed says so when the record is begun.
+                let _ = journal.announced(pending).await;
+                Came::Over
+            })));
         }
         match journal.begin(captured.record.finish(Backend { id: self.number, life: 0 })) {
             Ok(ticket) => {

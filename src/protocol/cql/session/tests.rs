@@ -7,6 +7,7 @@ use futures_util::FutureExt;
 
 use super::*;
 use crate::cutover::gate::{Gate, Route};
+use crate::journal::storage::MemoryDisk;
 use crate::journal::{Entry, Journal, Lsn};
 use crate::protocol::cql::place::Place;
 use crate::protocol::cql::stamps::Stamps;
@@ -96,9 +97,13 @@ fn identity() -> Identity {
 
 impl Rig {
     fn new(version: Version, compression: Option<Compression>) -> Rig {
+        Rig::over(Journal::in_memory(), version, compression)
+    }
+
+    fn over(journal: Journal, version: Version, compression: Option<Compression>) -> Rig {
         let shared = Arc::new(Shared::new(Parts {
             gate: Gate::new(Route { primary: Side::Origin, mirror: true, epoch: 1 }),
-            journal: Some(Journal::in_memory()),
+            journal: Some(journal),
             sides: [Box::new(Still(Arc::new(tables()))), Box::new(Still(Arc::new(tables())))],
             identity: identity(),
             stamps: Stamps::above(0),
@@ -577,4 +582,26 @@ fn who_asks_for_the_cluster_hears_of_the_proxy_and_the_server_is_not_asked() {
     let told = rig.told();
     assert_eq!(told.len(), 4);
     assert!(told[0].windows(6).any(|window| window == b"origin"));
+}
+
+#[test]
+fn every_client_waits_until_its_table_is_known_to_be_written_to_and_none_for_a_journal_that_failed_promise_3() {
+    let disk = MemoryDisk::default();
+    let (journal, _) = Journal::open_on(disk.storage(), journal::Options::default()).expect("opens");
+    let mut clients = [0, 1].map(|_| Rig::over(journal.clone(), Version::V4, None));
+    for client in &mut clients {
+        client.query(1, "DELETE FROM t WHERE k = 1");
+        client.wait();
+        assert!(client.sent().is_empty(), "its label is not durable");
+    }
+    journal.sync_now();
+    for client in &mut clients {
+        client.wait();
+        assert_eq!(client.sent().len(), 1);
+    }
+    disk.fail_after(0, libc::EIO);
+    clients[0].query(2, "DELETE FROM gone WHERE k = 1");
+    journal.sync_now();
+    clients[0].wait();
+    assert_eq!(clients[0].sent().len(), 1, "the table is dirty instead");
 }

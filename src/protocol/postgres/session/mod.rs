@@ -50,7 +50,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use crate::cutover::gate::{Pass, Slot};
-use crate::journal::{self, Outcome};
+use crate::journal::{self, Announcer, Outcome};
 use crate::record::{Backend, Item, RecordBuf, Side, TableId};
 
 use super::copy_stream::CopyStream;
@@ -68,9 +68,6 @@ use tickets::{Mark, Tickets};
 
 /// How long a unit waits for room in a full journal before its tables are dirty instead.
 const FULL_WAIT: Duration = Duration::from_millis(500);
-
-/// More tables than these are announced again and again: the list is walked for each record.
-const ANNOUNCED_MAX: usize = 64;
 
 /// Where output goes.
 pub struct Out<'a> {
@@ -195,8 +192,7 @@ pub struct Session {
     suspended: Vec<Suspended>,
     /// A hidden RETURNING was executed with a row limit, and not all of those were answered.
     limited: bool,
-    /// Tables that this session announced in that window.
-    announced: (u64, Vec<TableId>),
+    announcer: Announcer,
     /// The oldest epoch of the catalog under which `keys` were captured.
     epoch: u64,
     /// The ReadyForQuery of a committed schema change, shown when every session knows it: nobody who was told of it plans
@@ -269,7 +265,7 @@ impl Session {
             copy_in: false,
             boundaries: 0,
             suspended: Vec::new(),
-            announced: (0, Vec::new()),
+            announcer: Announcer::default(),
             epoch: 0,
             learning: None,
             limited: false,
@@ -451,24 +447,9 @@ impl Session {
     /// (promise 3). `false`: wait first.
     fn announce(&mut self, tables: impl Iterator<Item = TableId>) -> bool {
         let journal = &self.shared.journal;
-        let window = journal.window();
-        if self.announced.0 != window || self.announced.1.len() > ANNOUNCED_MAX {
-            self.announced = (window, Vec::new());
-        }
-        let mut pending = None;
-        for table in tables {
-            if self.announced.1.contains(&table) {
-                continue;
-            }
-            if journal.announce(table.0) {
-                self.announced.1.push(table);
-            } else {
-                pending = Some(table);
-            }
-        }
-        let Some(table) = pending else { return true };
+        let Some(pending) = self.announcer.announce(journal, tables.map(|table| table.0)) else { return true };
         let journal = journal.clone();
-        self.wait = Wait::Announced(Box::pin(async move { journal.announced(table.0).await.is_ok() }));
+        self.wait = Wait::Announced(Box::pin(async move { journal.announced(pending).await.is_ok() }));
         false
     }
 
