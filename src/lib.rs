@@ -13,6 +13,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod cutover;
+pub mod dice;
 pub mod journal;
 pub mod metrics;
 pub mod mirror;

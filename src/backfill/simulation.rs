@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::work::{Chunk, Difference, Differs, Extent, Landed, Outcome, Pass, Surveyed};
 use super::{Conflict, Counts, Desk, Kind, Report, Request, State};
+use crate::dice::Dice;
 use crate::journal::{self, Journal};
 use crate::mirror::state::copier::{Copier, Error, Gone, Owed, Paid, Snapshot, Standing};
 use crate::mirror::state::{Config, Engine, Paths};
@@ -49,7 +50,7 @@ enum Bend {
 }
 
 struct World {
-    dice: u64,
+    dice: Dice,
     primary: Rows,
     file: u64,
     value: u64,
@@ -72,11 +73,7 @@ fn world(shared: &Shared) -> MutexGuard<'_, World> {
 
 impl World {
     fn roll(&mut self, sides: u64) -> u64 {
-        self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.dice;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % sides
+        self.dice.below(sides)
     }
 
     fn fails(&mut self, percent: u64) -> bool {
@@ -304,7 +301,7 @@ impl Run {
         let primary =
             (0..KEYS as u8).filter(|key| key % 3 > 0).map(|key| (key, (1, u64::from(key) * 7 % UNITS))).collect();
         let world = World {
-            dice: seed,
+            dice: Dice(seed),
             primary,
             file: 1,
             value: 1,

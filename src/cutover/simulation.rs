@@ -25,6 +25,7 @@ use super::report::{End, Ended, Phase, Report, Request};
 use super::steps::{Compared, Error, Steps};
 use super::store::{self, Control, InMemory, Revision, Store};
 use crate::check::{Finding, Rule, Severity};
+use crate::dice::Dice;
 use crate::journal::Lsn;
 use crate::record::Side;
 
@@ -139,7 +140,7 @@ struct Tally {
 
 /// Both servers, the disk and the dice.
 struct World {
-    dice: u64,
+    dice: Dice,
     faults: bool,
     bend: Bend,
     servers: [Server; 2],
@@ -178,7 +179,7 @@ impl World {
     fn new(seed: u64, bend: Bend) -> World {
         let origin = Server { ready: true, ..Server::default() };
         World {
-            dice: seed,
+            dice: Dice(seed),
             faults: true,
             bend,
             servers: [origin, Server::default()],
@@ -198,13 +199,9 @@ impl World {
         }
     }
 
-    /// 0..n (splitmix64, Steele et al. 2014).
+    /// 0..n.
     fn roll(&mut self, n: u64) -> u64 {
-        self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.dice;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n
+        self.dice.below(n)
     }
 
     fn fails(&mut self, percent: u64) -> bool {

@@ -3,19 +3,21 @@
 
 use std::time::Duration;
 
+use crate::dice::Dice;
+
 /// A growing pause with jitter; the same seed gives the same pauses.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     min: Duration,
     max: Duration,
     failures: u32,
-    state: u64,
+    dice: Dice,
 }
 
 impl Backoff {
     /// Pauses from `min` to `max`.
     pub fn new(min: Duration, max: Duration, seed: u64) -> Backoff {
-        Backoff { min, max, failures: 0, state: seed }
+        Backoff { min, max, failures: 0, dice: Dice(seed) }
     }
 
     /// It worked: begin anew.
@@ -33,16 +35,7 @@ impl Backoff {
     /// How long one waits who failed so often before; for many who count for themselves.
     pub fn pause_after(&mut self, failures: u32) -> Duration {
         let bound = self.min.saturating_mul(1 << failures.min(20)).min(self.max);
-        bound / 2 + bound.mul_f64(self.random() / 2.0)
-    }
-
-    /// In 0..1 (splitmix64, Steele et al. 2014).
-    fn random(&mut self) -> f64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+        bound / 2 + bound.mul_f64(self.dice.fraction() / 2.0)
     }
 }
 

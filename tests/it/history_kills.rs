@@ -8,10 +8,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ::tandem::dice::Dice;
 use ::tandem::sandbox::{Postgres, Stop};
 use serde_json::{Value, json};
 
-use crate::support::history::{self, Churn, Dice, HISTORY, ask, counts, ended};
+use crate::support::history::{self, Churn, HISTORY, ask, counts, ended};
 use crate::support::load::{self, Load};
 use crate::support::memory::Memory;
 use crate::support::stage::Stage;
@@ -102,8 +103,8 @@ impl Game {
     /// The target begins with nothing, or with half of it, and some of that changed.
     async fn lose_history(&mut self, number: u64) {
         let all = tables().join(", ");
-        let seed = self.dice.roll(1_000);
-        let script = if number == 0 || self.dice.roll(2) == 0 {
+        let seed = self.dice.below(1_000);
+        let script = if number == 0 || self.dice.below(2) == 0 {
             format!("TRUNCATE {all}")
         } else {
             format!(
@@ -126,8 +127,8 @@ impl Game {
     /// Wait for a random moment of the walk, and kill.
     async fn strike(&mut self, victim: Victim) {
         let wanted = ["Copying", "Copying", "Copying", "Verifying", "Verifying", "CatchingUp"];
-        let wanted = wanted[self.dice.roll(wanted.len() as u64) as usize];
-        let share = self.dice.roll(100) as f64 / 100.0;
+        let wanted = wanted[self.dice.below(wanted.len() as u64) as usize];
+        let share = self.dice.below(100) as f64 / 100.0;
         for _ in 0..LOOKS {
             let report = look(&self.stage).await;
             let there = report["state"] == wanted && report["done"].as_f64() >= Some(share);
@@ -137,9 +138,9 @@ impl Game {
                 break;
             }
         }
-        tokio::time::sleep(Duration::from_micros(self.dice.roll(30_000))).await;
+        tokio::time::sleep(Duration::from_micros(self.dice.below(30_000))).await;
         let hit = look(&self.stage).await;
-        let away = Duration::from_micros(self.dice.roll(200_000));
+        let away = Duration::from_micros(self.dice.below(200_000));
         let stage = &mut self.stage;
         match victim.server(stage) {
             None => {
@@ -196,7 +197,7 @@ async fn rows_that_the_target_refuses_are_parked_once_whenever_tandem_is_killed(
     ask(&stage, "backfill", json!({ "tables": ["public.plain", "public.named"] })).await;
     let mut dice = Dice(2);
     for _ in 0..BLOWS {
-        tokio::time::sleep(Duration::from_micros(dice.roll(500_000))).await;
+        tokio::time::sleep(Duration::from_micros(dice.below(500_000))).await;
         stage.tandem.kill();
         stage.tandem.launch().await;
     }

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
 use std::time::Duration;
 
+use ::tandem::dice::Dice;
 use ::tandem::sandbox::{Postgres, Stop};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -110,19 +111,6 @@ impl Aim {
 
 /// The phases in which a blow began and ended.
 type Hit = [String; 2];
-
-/// SplitMix64 (Steele, Lea, Flood 2014).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound.max(1)
-    }
-}
 
 /// Reads the phase of the switch from what tandem logs from here on.
 struct Watch {

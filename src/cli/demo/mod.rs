@@ -21,7 +21,6 @@ use crate::sandbox::{self, Sandbox};
 
 mod act;
 mod cql;
-mod dice;
 mod history;
 mod ledger;
 mod load;

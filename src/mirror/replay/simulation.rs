@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::applier::{Applied, Applier, Certainty, Error, Job};
 use super::engine::{Config, Engine, Paths};
 use super::window::Rule;
+use crate::dice::Dice;
 use crate::journal::storage::MemoryDisk;
 use crate::journal::{Durability, Journal, Lsn, Options, Outcome, Ticket};
 use crate::mirror::Handle;
@@ -80,7 +81,7 @@ struct Unit {
 
 /// Both sides, the dice, and what the secondary saw.
 struct World {
-    dice: u64,
+    dice: Dice,
     clock: u64,
     primary: Rows,
     secondary: Rows,
@@ -117,7 +118,7 @@ fn world(shared: &Shared) -> MutexGuard<'_, World> {
 impl World {
     fn new(seed: u64) -> World {
         World {
-            dice: seed,
+            dice: Dice(seed),
             clock: 0,
             primary: Rows::new(),
             secondary: Rows::new(),
@@ -134,11 +135,7 @@ impl World {
 
     /// 0..n.
     fn roll(&mut self, n: u64) -> u64 {
-        self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.dice;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n
+        self.dice.below(n)
     }
 
     fn fails(&mut self, percent: u64) -> bool {

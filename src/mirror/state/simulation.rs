@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::copier::{Copier, Error, Gone, Owed, Paid, Refused, Snapshot, Standing};
 use super::engine::{Config, Engine, Paths};
+use crate::dice::Dice;
 use crate::journal::{Journal, Outcome, Ticket};
 use crate::mirror::parked::Parked;
 use crate::mirror::{Handle, Phase};
@@ -71,7 +72,7 @@ enum Bend {
 
 /// Both servers and the dice.
 struct World {
-    dice: u64,
+    dice: Dice,
     /// Commits of the primary, each as the state after it; those up to `flushed` survive its crash.
     commits: Vec<Rows>,
     flushed: usize,
@@ -100,7 +101,7 @@ fn world(shared: &Shared) -> MutexGuard<'_, World> {
 impl World {
     fn new(seed: u64, bend: Bend) -> World {
         World {
-            dice: seed,
+            dice: Dice(seed),
             commits: vec![Rows::default()],
             flushed: 0,
             life: 1,
@@ -119,11 +120,7 @@ impl World {
 
     /// 0..n.
     fn roll(&mut self, n: u64) -> u64 {
-        self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.dice;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n
+        self.dice.below(n)
     }
 
     fn fails(&mut self, percent: u64) -> bool {

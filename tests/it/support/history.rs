@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use ::tandem::dice::Dice;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_postgres::NoTls;
@@ -94,18 +95,6 @@ impl Churn {
     }
 }
 
-/// Seeded: splitmix64.
-pub(crate) struct Dice(pub(crate) u64);
-
-impl Dice {
-    pub(crate) fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % sides
-    }
-}
-
 async fn churn(url: String, stop: Arc<AtomicBool>, seed: u64) -> u64 {
     let (mut dice, mut done) = (Dice(seed), 0);
     'connect: while !stop.load(Relaxed) {
@@ -128,8 +117,8 @@ async fn churn(url: String, stop: Arc<AtomicBool>, seed: u64) -> u64 {
 }
 
 fn statement(dice: &mut Dice) -> String {
-    let (id, small) = (1 + dice.roll(21_000), 1 + dice.roll(3_000));
-    match dice.roll(12) {
+    let (id, small) = (1 + dice.below(21_000), 1 + dice.below(3_000));
+    match dice.below(12) {
         0..3 => format!("UPDATE plain SET v = 'changed {small}' WHERE id = {id}"),
         3 => format!("DELETE FROM plain WHERE id = {id}"),
         4 => format!("INSERT INTO plain VALUES ({id}, 'again') ON CONFLICT (id) DO UPDATE SET v = 'met'"),

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ::tandem::dice::Dice;
 use tokio::task::JoinHandle;
 use tokio_postgres::error::DbError;
 use tokio_postgres::{Client, Error, NoTls};
@@ -357,18 +358,5 @@ impl Writer {
             client.execute("UPDATE hot SET n = n + 1 WHERE id = $1", &[&id]).await?;
         }
         client.batch_execute("COMMIT").await
-    }
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014): the same numbers for the same client in each run.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
     }
 }

@@ -4,11 +4,11 @@
 
 use std::time::Duration;
 
-use super::super::dice::Dice;
 use super::super::ledger::Ledger;
 use super::super::load::{Actor, Trouble};
 use super::line::{self, Line, Said, Way, version};
 use super::schema::Table;
+use crate::dice::Dice;
 use crate::protocol::cql::client::Address;
 use crate::protocol::cql::wire::Version;
 use crate::protocol::cql::wire::request::BatchKind;
@@ -145,7 +145,7 @@ impl Writer {
         Writer {
             proxy,
             number,
-            dice: Dice::of(number),
+            dice: Dice(u64::from(number) + 1),
             ledger: Ledger::new(number),
             seq: 0,
             next: 0,

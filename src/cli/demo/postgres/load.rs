@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use super::super::dice::Dice;
 use super::super::ledger::Ledger;
 use super::super::load::{Actor, Trouble};
 use super::schema::{ACCOUNTS, BRANCHES, TELLERS, Table};
+use crate::dice::Dice;
 use crate::protocol::postgres::client::{Client, Error, Format, Param, ServerConfig};
 
 /// Rows that a client writes again and again.
@@ -84,7 +84,7 @@ impl Writer {
         Writer {
             proxy,
             number,
-            dice: Dice::of(number),
+            dice: Dice(u64::from(number) + 1),
             ledger: Ledger::new(number),
             seq: 0,
             next: 0,
