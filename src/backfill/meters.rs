@@ -15,7 +15,7 @@ pub(super) fn ended(chunk: &Chunk, outcome: &Outcome) {
             metrics::HISTORY_ROWS_TOTAL.counter(&[pass]).increment(landed.rows);
             metrics::HISTORY_BYTES_TOTAL.counter(&[]).increment(landed.bytes);
             metrics::HISTORY_CHUNK_SECONDS.histogram(&[pass]).record(landed.took.as_secs_f64());
-            "done"
+            if landed.alike { "alike" } else { "done" }
         }
         Outcome::Moved => "moved",
         Outcome::Refused(..) => "refused",

@@ -141,6 +141,8 @@ pub struct Landed {
     pub bytes: u64,
     /// How long it took.
     pub took: Duration,
+    /// Found equal as a whole, without a look at its rows.
+    pub alike: bool,
     /// Rows that differ.
     pub differing: Vec<Difference>,
 }

@@ -75,7 +75,8 @@ fn index(mut catalog: Catalog, relations: HashMap<u32, Relation>) -> Result<Cata
     Ok(catalog)
 }
 
-const FIRST_NORMAL_OID: u32 = 16384;
+/// Objects below are PostgreSQL's own, and have the same oid on every server of a version.
+pub(in crate::protocol::postgres) const FIRST_NORMAL_OID: u32 = 16384;
 
 const SERVER: &str = "SELECT pg_catalog.current_setting('server_version_num'), \
     pg_catalog.pg_encoding_to_char(encoding) = 'UTF8' FROM pg_catalog.pg_database \

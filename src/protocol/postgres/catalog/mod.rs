@@ -8,6 +8,7 @@ pub mod routine;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
+pub(in crate::protocol::postgres) use load::FIRST_NORMAL_OID;
 pub use load::{LoadError, load};
 
 use super::key::Layout;

@@ -32,6 +32,10 @@ use super::link::{self, LOCK_CLASS, LOCK_WRITERS, Link, on_secondary};
 use super::pay::{COUNT, Trouble, about_the_statement, loading};
 use super::schema::{At, Home, Pair};
 
+mod alike;
+
+use alike::Luck;
+
 /// Most rows of one batch: one DELETE and COPY, or one look-up on the other side.
 const BATCH_ROWS: usize = 5_000;
 /// Most bytes of rows that a worker keeps.
@@ -41,6 +45,7 @@ const ROWS_BYTES: usize = 1 << 20;
 pub(super) struct Worker {
     primary: Client,
     secondary: Client,
+    luck: Luck,
 }
 
 /// What [`Link`] knows of history.
@@ -264,7 +269,7 @@ async fn open(link: &Link, (primary, secondary): (&ServerConfig, &ServerConfig))
     for sql in &settings {
         from.simple(sql).await.map_err(Trouble::Primary)?;
     }
-    Ok(Worker { primary: from, secondary: to })
+    Ok(Worker { primary: from, secondary: to, luck: Luck::default() })
 }
 
 impl Worker {
@@ -400,6 +405,9 @@ impl Worker {
 
     /// Rows of the primary are looked for on the secondary.
     async fn forth(&mut self, chunk: &Chunk, pair: &Arc<Pair>) -> Result<Landed, Trouble> {
+        if let Some(rows) = self.alike(chunk, pair).await? {
+            return Ok(Landed { rows, alike: true, ..Landed::default() });
+        }
         let (digest, asked) = (pair.digest(), pair.asked("t"));
         let sql = format!("SELECT {digest}, {asked} FROM ONLY {} t WHERE {STRETCH}", chunk.name);
         let check = self.put_read(&sql, chunk, pair).await?;
@@ -427,6 +435,9 @@ impl Worker {
 
     /// Rows of the secondary are looked for on the primary.
     async fn back(&mut self, chunk: &Chunk, pair: &Arc<Pair>) -> Result<Landed, Trouble> {
+        if let Some(rows) = self.alike(chunk, pair).await? {
+            return Ok(Landed { rows, alike: true, ..Landed::default() });
+        }
         let sql = format!("SELECT {} FROM ONLY {} t WHERE {STRETCH}", pair.asked("t"), chunk.name);
         let [from, to] = stretch(chunk);
         let params = [Param::text(&from), Param::text(&to)];

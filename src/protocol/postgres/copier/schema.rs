@@ -11,7 +11,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::protocol::postgres::catalog::{self, Catalog, Column, Kind, Relation, quote};
+use crate::protocol::postgres::catalog::{self, Catalog, Column, FIRST_NORMAL_OID, Kind, Relation, quote};
 use crate::protocol::postgres::client::{self, Client};
 use crate::protocol::postgres::key::{self, Form, Layout};
 use crate::record::TableId;
@@ -66,6 +66,13 @@ pub(in crate::protocol::postgres) struct KeyColumn {
     pub(super) array: u32,
     /// Cast that the parameter's values need, on the primary and on the secondary.
     casts: Option<(String, String)>,
+}
+
+/// What is digested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    Rows,
+    Keys,
 }
 
 /// One of both.
@@ -161,15 +168,65 @@ impl Pair {
     /// in the text that both servers write for them, which names no oid, and hashed so that wide rows are short answers.
     /// Columns whose types differ have no text in common and are left out.
     pub(super) fn digest(&self) -> String {
-        let alike = |name: &&String| match (find(&self.primary, name), find(&self.secondary, name)) {
-            (Some(one), Some(two)) => {
-                one.type_sql == two.type_sql && (one.typmod == two.typmod || one.base_oid == key::oid::VARCHAR)
-            }
-            _ => false,
-        };
-        let columns: Vec<_> = self.columns.iter().filter(alike).map(|name| format!("t.{}", quote(name))).collect();
+        let columns: Vec<_> = self.alike().map(|column| format!("t.{}", quote(&column.name))).collect();
         let columns = columns.join(", ");
         format!("pg_catalog.sha256(pg_catalog.convert_to(ROW({columns})::pg_catalog.text, 'UTF8'))")
+    }
+
+    /// Columns that have the same type on both sides.
+    fn alike(&self) -> impl Iterator<Item = &Column> {
+        let same = |one: &&Column| {
+            find(&self.secondary, &one.name).is_some_and(|two| {
+                one.type_sql == two.type_sql && (one.typmod == two.typmod || one.base_oid == key::oid::VARCHAR)
+            })
+        };
+        self.columns.iter().filter_map(|name| find(&self.primary, name)).filter(same)
+    }
+
+    /// Both sides can tell which of their rows lie between two keys, and are one table each.
+    pub(super) fn has_order(&self) -> bool {
+        let one = |relation: &Relation| relation.kind == Kind::Table;
+        let alike = |key: &KeyColumn| self.alike().any(|column| column.name == key.name);
+        one(&self.primary) && one(&self.secondary) && self.key.iter().all(alike)
+    }
+
+    /// Of the rows of a table that lie where `place` says: how many, and the first and the last key, column by column. Not
+    /// by the key's index, which says nothing of places.
+    pub(super) fn edges_sql(&self, table: &str, place: &str) -> String {
+        let names: Vec<_> = self.key.iter().map(|key| quote(&key.name)).collect();
+        let keys = |of: &str, more: &str| names.iter().map(|name| format!("{of}{name}{more}")).collect::<Vec<_>>();
+        let (own, list) = (keys("t.", "").join(", "), names.join(", "));
+        let down = keys("", " DESC").join(", ");
+        let shown = [keys("a.", "::pg_catalog.text"), keys("z.", "::pg_catalog.text")].concat().join(", ");
+        format!(
+            "WITH chunk AS MATERIALIZED (SELECT {own} FROM ONLY {table} t WHERE {place}) \
+             SELECT (SELECT pg_catalog.count(*) FROM chunk), {shown} \
+             FROM (SELECT * FROM chunk ORDER BY {list} LIMIT 1) a, (SELECT * FROM chunk ORDER BY {down} LIMIT 1) z"
+        )
+    }
+
+    /// How many rows there are from one key to another (the parameters, column by column), and their digest; not of more
+    /// than the last parameter says.
+    pub(super) fn sum_sql(&self, at: At, what: What) -> String {
+        let own = self.key.iter().map(|key| format!("t.{}", quote(&key.name))).collect::<Vec<_>>().join(", ");
+        let types: Vec<_> = self.key.iter().filter_map(|key| find(&self.primary, &key.name)).collect();
+        let edge = |first: usize| {
+            let value = |(n, column): (usize, &&Column)| format!("${}::{}", first + n, column.type_sql);
+            types.iter().enumerate().map(value).collect::<Vec<_>>().join(", ")
+        };
+        let (low, high, most) = (edge(1), edge(1 + types.len()), 1 + 2 * types.len());
+        let sent: Vec<_> = match what {
+            What::Rows => self.alike().map(sent).collect(),
+            What::Keys => types.iter().copied().map(sent).collect(),
+        };
+        format!(
+            "SELECT pg_catalog.count(*), pg_catalog.sum(pg_catalog.hash_record_extended(ROW(q.sent), 0)), \
+             pg_catalog.sum(pg_catalog.hash_record_extended(ROW(q.sent), 1)) \
+             FROM (SELECT pg_catalog.record_send(ROW({})) AS sent FROM {} t \
+             WHERE ROW({own}) >= ROW({low}) AND ROW({own}) <= ROW({high}) LIMIT ${most}::pg_catalog.int8) q",
+            sent.join(", "),
+            self.table(at)
+        )
     }
 
     /// The digest of each row, then its key as [`Pair::asked`].
@@ -429,6 +486,13 @@ fn exact(column: &Column) -> bool {
         Form::Utf8 => column.deterministic,
         Form::Binary | Form::Text => column.typtype == b'e' || EXACT.contains(&column.base_oid),
     }
+}
+
+/// A column of a row that is digested in the form of `record_send`, which names the oids of the columns' types: what
+/// the other server may know by another oid goes as text.
+fn sent(column: &Column) -> String {
+    let same = column.type_oid < FIRST_NORMAL_OID && column.binary_safe;
+    format!("t.{}{}", quote(&column.name), if same { "" } else { "::pg_catalog.text" })
 }
 
 fn find<'a>(relation: &'a Relation, name: &str) -> Option<&'a Column> {
