@@ -16,8 +16,7 @@ fn ends_well(arguments: &[&str]) {
     let demo = cli(arguments);
     let said = String::from_utf8_lossy(&demo.stdout);
     let told = String::from_utf8_lossy(&demo.stderr);
-    let report: serde_json::Value =
-        serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}{told}"));
+    let report: serde_json::Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}{told}"));
     assert_eq!(report["ok"], true, "{report}\n{told}");
     assert_eq!(report["kills"], 2, "{report}");
     assert_eq!(report["switches"], 5, "{report}");
