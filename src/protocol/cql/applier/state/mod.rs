@@ -7,6 +7,7 @@
 
 mod diff;
 mod rows;
+mod statement;
 
 use std::collections::BTreeSet;
 
@@ -24,8 +25,9 @@ use crate::protocol::cql::wire::response::code;
 
 use super::trouble::Trouble;
 use super::{LINGER, Sides, linger};
-use diff::{Fix, Moment};
-use rows::{Cell, Clustering, Form, Rows, columns, quoted, selectors};
+use diff::Moment;
+use rows::{Cell, Clustering, Form, Rows, columns, selectors};
+use statement::{Names, Statement, relations};
 
 /// How often a place is compared before others get their turn.
 const ROUNDS: usize = 6;
@@ -46,9 +48,7 @@ pub(super) struct Settler<'s> {
     is_doubtful: bool,
     /// It was tried before.
     is_again: bool,
-    name: String,
-    partition: Vec<String>,
-    clustering: Vec<String>,
+    names: Names,
 }
 
 /// One side's content of a place.
@@ -60,30 +60,15 @@ struct Side {
     forms: Vec<Form>,
 }
 
-/// A statement with its values.
-struct Statement {
-    text: String,
-    values: Vec<Option<Vec<u8>>>,
-}
-
 impl<'s> Settler<'s> {
     pub(super) fn new(sides: &'s Sides, table: &'s Table, is_doubtful: bool, is_again: bool) -> Settler<'s> {
-        let shape = &table.shape;
-        Settler {
-            sides,
-            table,
-            is_doubtful,
-            is_again,
-            name: format!("{}.{}", quoted(&shape.keyspace), quoted(&shape.name)),
-            partition: shape.partition_key().map(|column| quoted(&column.name)).collect(),
-            clustering: shape.clustering().map(|column| quoted(&column.name)).collect(),
-        }
+        Settler { sides, table, is_doubtful, is_again, names: Names::of(&table.shape) }
     }
 
     /// Until both sides are equal there.
     pub(super) async fn settle(&self, place: &Place) -> Result<(), Trouble> {
-        let fits = place.partition.len() == self.partition.len()
-            && (place.extent != Extent::Row || place.clustering.len() == self.clustering.len());
+        let fits = place.partition.len() == self.names.partition.len()
+            && (place.extent != Extent::Row || place.clustering.len() == self.names.clustering.len());
         if !fits {
             return Err(Trouble::Reject("a place has another key than its table: compare the table".to_owned()));
         }
@@ -111,7 +96,7 @@ impl<'s> Settler<'s> {
             before = Some(ours);
         }
         let again = if self.is_again { "still" } else { "again and again" };
-        Err(Trouble::Retry(format!("both sides of a place in {} differ {again}", self.name)))
+        Err(Trouble::Retry(format!("both sides of a place in {} differ {again}", self.names.table)))
     }
 
     /// What was on its way to the primary has arrived or never will, and what Paxos began there is finished.
@@ -120,8 +105,8 @@ impl<'s> Settler<'s> {
         if self.table.shape.has_counters() {
             return Ok(());
         }
-        let key = self.partition.first().map_or("*", String::as_str);
-        let text = format!("SELECT {key} FROM {} WHERE {} LIMIT 1", self.name, self.relations(&self.partition));
+        let key = self.names.partition.first().map_or("*", String::as_str);
+        let text = format!("SELECT {key} FROM {} WHERE {} LIMIT 1", self.names.table, relations(&self.names.partition));
         let values = bound(&place.partition);
         let parameters = Parameters { values: Some(Values::Given(&values)), ..Parameters::new(Consistency::Serial) };
         match self.sides.to_primary.query(&text, &parameters).await {
@@ -149,7 +134,7 @@ impl<'s> Settler<'s> {
         let mut side = Side { statics: None, rows: Rows::new(), static_forms: Vec::new(), forms: Vec::new() };
         let statics = columns(shape, true);
         if !statics.is_empty() {
-            let text = self.select("DISTINCT ", &selectors(&[], &statics), &self.partition);
+            let text = self.select("DISTINCT ", &selectors(&[], &statics), &self.names.partition);
             let answer = &self.ask(client, &text, &place.partition, moment).await?[0];
             side.static_forms = forms(answer, &statics, 0)?;
             side.statics = answer.row()?.and_then(|row| rows::read(&row, 0, &statics)).map(|(_, cells)| cells);
@@ -159,19 +144,17 @@ impl<'s> Settler<'s> {
         }
         let regular = columns(shape, false);
         let (named, given) = match place.extent {
-            Extent::Row => {
-                ([&self.partition[..], &self.clustering].concat(), [&place.partition[..], &place.clustering].concat())
-            }
-            _ => (self.partition.clone(), place.partition.clone()),
+            Extent::Row => (self.names.key(), [&place.partition[..], &place.clustering].concat()),
+            _ => (self.names.partition.clone(), place.partition.clone()),
         };
         // A row that is nothing but its key must show.
-        let key = if self.clustering.is_empty() { &self.partition } else { &self.clustering };
+        let key = if self.names.clustering.is_empty() { &self.names.partition } else { &self.names.clustering };
         let text = self.select("", &selectors(key, &regular), &named);
         for page in self.ask(client, &text, &given, moment).await? {
             side.forms = forms(&page, &regular, key.len())?;
             for row in page.rows()?.iter() {
                 let Some((key, cells)) = rows::read(&row?, key.len(), &regular) else { continue };
-                side.rows.insert(if self.clustering.is_empty() { Clustering::new() } else { key }, cells);
+                side.rows.insert(if self.names.clustering.is_empty() { Clustering::new() } else { key }, cells);
             }
             if side.rows.len() > ROWS_MAX {
                 return Err(Error::Answer(TOO_LARGE));
@@ -182,12 +165,8 @@ impl<'s> Settler<'s> {
 
     fn select(&self, distinct: &str, selectors: &[String], named: &[String]) -> String {
         // With statics only, something has to be selected.
-        let selectors = if selectors.is_empty() { self.partition.join(", ") } else { selectors.join(", ") };
-        format!("SELECT {distinct}{selectors} FROM {} WHERE {}", self.name, self.relations(named))
-    }
-
-    fn relations(&self, columns: &[String]) -> String {
-        columns.iter().map(|column| format!("{column} = ?")).collect::<Vec<_>>().join(" AND ")
+        let selectors = if selectors.is_empty() { self.names.partition.join(", ") } else { selectors.join(", ") };
+        format!("SELECT {distinct}{selectors} FROM {} WHERE {}", self.names.table, relations(named))
     }
 
     async fn ask(&self, client: &Client, text: &str, key: &[Vec<u8>], moment: Moment) -> Result<Vec<Answer>, Error> {
@@ -217,7 +196,7 @@ impl<'s> Settler<'s> {
             let nothing = vec![Cell::default(); statics.len()];
             let cells = |side: &'_ Side| side.statics.clone().unwrap_or_else(|| nothing.clone());
             let fixes = diff::of_cells(&ours.static_forms, &cells(ours), &cells(theirs), moment).map_err(unreadable)?;
-            statements.extend(fixes.iter().map(|fix| self.statement(fix, &statics, &place.partition, None)));
+            statements.extend(fixes.iter().map(|fix| self.names.statement(fix, &statics, &place.partition, None)));
         }
         let regular = columns(&self.table.shape, false);
         let keys: BTreeSet<&Clustering> = ours.rows.keys().chain(theirs.rows.keys()).collect();
@@ -225,86 +204,9 @@ impl<'s> Settler<'s> {
             let cells = |side: &'_ Side| side.rows.get(key).cloned();
             let fixes = diff::of_row(&ours.forms, cells(ours).as_deref(), cells(theirs).as_deref(), moment);
             let fixes = fixes.map_err(unreadable)?;
-            statements.extend(fixes.iter().map(|fix| self.statement(fix, &regular, &place.partition, Some(key))));
+            statements.extend(fixes.iter().map(|fix| self.names.statement(fix, &regular, &place.partition, Some(key))));
         }
         Ok(statements)
-    }
-
-    /// `row`: its clustering; `None` for static columns.
-    fn statement(&self, fix: &Fix, columns: &[&Column], partition: &[Vec<u8>], row: Option<&Clustering>) -> Statement {
-        let name = |column: &usize| quoted(&columns[*column].name);
-        let counts = self.table.shape.has_counters();
-        let named = match row {
-            Some(_) => [&self.partition[..], &self.clustering].concat(),
-            None => self.partition.clone(),
-        };
-        let key = partition.iter().chain(row.into_iter().flatten()).cloned().map(Some);
-        let (table, relations) = (&self.name, self.relations(&named));
-        let stamp = |at: i64| Some(at.to_be_bytes().to_vec());
-        let expiry = |ttl: Option<i32>| Some(ttl.unwrap_or_default().to_be_bytes().to_vec());
-        let (text, values): (String, Vec<Option<Vec<u8>>>) = match fix {
-            Fix::Row { at, ttl } => {
-                let markers = vec!["?"; named.len()].join(", ");
-                let text = format!(
-                    "INSERT INTO {table} ({}) VALUES ({markers}) USING TIMESTAMP ? AND TTL ?",
-                    named.join(", ")
-                );
-                (text, key.chain([stamp(*at), expiry(*ttl)]).collect())
-            }
-            // A counter's deletes take their timestamp from the frame.
-            Fix::NoRow { .. } if counts => (format!("DELETE FROM {table} WHERE {relations}"), key.collect()),
-            Fix::Null { column, .. } if counts => {
-                (format!("DELETE {} FROM {table} WHERE {relations}", name(column)), key.collect())
-            }
-            Fix::NoRow { at } => {
-                let text = format!("DELETE FROM {table} USING TIMESTAMP ? WHERE {relations}");
-                (text, [stamp(*at)].into_iter().chain(key).collect())
-            }
-            Fix::Null { at, column } => {
-                let text = format!("DELETE {} FROM {table} USING TIMESTAMP ? WHERE {relations}", name(column));
-                (text, [stamp(*at)].into_iter().chain(key).collect())
-            }
-            Fix::Cells { at, ttl, values } => {
-                let set: Vec<String> = values.iter().map(|(column, _)| format!("{} = ?", name(column))).collect();
-                let given = values.iter().map(|(_, value)| Some(value.clone()));
-                (
-                    self.update(&set.join(", "), &relations),
-                    [stamp(*at), expiry(*ttl)].into_iter().chain(given).chain(key).collect(),
-                )
-            }
-            Fix::Add { at, column, value } => {
-                let set = format!("{0} = {0} + ?", name(column));
-                (
-                    self.update(&set, &relations),
-                    [stamp(*at), expiry(None), Some(value.clone())].into_iter().chain(key).collect(),
-                )
-            }
-            Fix::Remove { at, column, keys } => {
-                let set = format!("{0} = {0} - ?", name(column));
-                (
-                    self.update(&set, &relations),
-                    [stamp(*at), expiry(None), Some(keys.clone())].into_iter().chain(key).collect(),
-                )
-            }
-            Fix::Field { at, column, field, value } => {
-                let set = format!("{}.{} = ?", name(column), quoted(field));
-                (
-                    self.update(&set, &relations),
-                    [stamp(*at), expiry(None), value.clone()].into_iter().chain(key).collect(),
-                )
-            }
-            Fix::Count { deltas } => {
-                let set: Vec<String> =
-                    deltas.iter().map(|(column, _)| format!("{0} = {0} + ?", name(column))).collect();
-                let given = deltas.iter().map(|(_, delta)| Some(delta.to_be_bytes().to_vec()));
-                (format!("UPDATE {table} SET {} WHERE {relations}", set.join(", ")), given.chain(key).collect())
-            }
-        };
-        Statement { text, values }
-    }
-
-    fn update(&self, set: &str, relations: &str) -> String {
-        format!("UPDATE {} USING TIMESTAMP ? AND TTL ? SET {set} WHERE {relations}", self.name)
     }
 
     async fn write(&self, statements: &[Statement], moment: Moment) -> Result<(), Trouble> {
@@ -312,7 +214,7 @@ impl<'s> Settler<'s> {
         let counts = self.table.shape.has_counters();
         // In one partition a batch is one write. Counters and their deletes are not to be mixed in one.
         for some in statements.chunks(if counts { 1 } else { BATCH }) {
-            let values: Vec<Vec<Bound<'_>>> = some.iter().map(|statement| given(&statement.values)).collect();
+            let values: Vec<Vec<Bound<'_>>> = some.iter().map(|statement| statement.bound()).collect();
             let timestamp = counts.then_some(moment.read);
             let parameters = Parameters { timestamp, ..at(client, moment) };
             let members: Vec<Member<'_>> = some.iter().zip(&values).map(member).collect();
@@ -348,10 +250,6 @@ fn member<'a>((statement, values): (&'a Statement, &'a Vec<Bound<'a>>)) -> Membe
 
 fn bound(key: &[Vec<u8>]) -> Vec<Bound<'_>> {
     key.iter().map(|value| (None, Value::Set(value.as_slice()))).collect()
-}
-
-fn given(values: &[Option<Vec<u8>>]) -> Vec<Bound<'_>> {
-    values.iter().map(|value| (None, value.as_deref().map_or(Value::Null, Value::Set))).collect()
 }
 
 /// How the columns of an answer are compared: they come behind `skip` others, each with its timestamp and expiry if it is
