@@ -8,6 +8,8 @@
 //! nothing in the core names a protocol.
 
 pub mod admin;
+#[cfg(test)]
+mod allocations;
 pub mod backfill;
 pub mod check;
 pub mod cli;

@@ -271,7 +271,7 @@ fn fill<R: AsyncRead + Unpin>(
     peer: &mut R,
     kept: &mut BytesMut,
     cx: &mut Context<'_>,
-    mut take: impl FnMut(&mut BytesMut) -> Result<(), Fault>,
+    mut take: impl FnMut(&mut &[u8]) -> Result<(), Fault>,
 ) -> Result<Option<usize>, End> {
     READ.with_borrow_mut(|room| {
         let mut buffer = ReadBuf::new(room);
@@ -279,15 +279,25 @@ fn fill<R: AsyncRead + Unpin>(
             Poll::Pending => return Ok(None),
             Poll::Ready(read) => read?,
         }
-        let read = buffer.filled().len();
-        if read > 0 {
-            kept.extend_from_slice(buffer.filled());
-            take(kept)?;
+        let read = buffer.filled();
+        if read.is_empty() {
+            return Ok(Some(0));
+        }
+        if kept.is_empty() {
+            let mut input = read;
+            take(&mut input)?;
+            *kept = if input.is_empty() { BytesMut::new() } else { BytesMut::from(input) };
+        } else {
+            kept.extend_from_slice(read);
+            let mut input = &kept[..];
+            take(&mut input)?;
+            let taken = kept.len() - input.len();
+            kept.advance(taken);
             if kept.is_empty() {
                 *kept = BytesMut::new();
             }
         }
-        Ok(Some(read))
+        Ok(Some(read.len()))
     })
 }
 
@@ -313,3 +323,6 @@ fn drain<W: AsyncWrite + Unpin>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! Frames in and out of one connection: bare, as they follow each other up to v4, or wrapped in segments, as in v5.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 
 use bytes::{Buf, BytesMut};
 
@@ -9,16 +9,24 @@ use crate::protocol::cql::wire::frame::{Frame, Frames, From};
 use crate::protocol::cql::wire::segment::{self, Form};
 use crate::protocol::cql::wire::{HeaderError, Version};
 
+/// Larger buffers are given back.
+const KEPT_BYTES: usize = 256 * 1024;
+/// Buffers that a thread keeps for who has something to send: one for each direction of the connection at work.
+const KEPT: usize = 2;
+
 thread_local! {
-    /// For (de)compression: one a thread, not one a connection.
-    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
-    /// For the frames of one segment.
-    static COPIES: Cell<BytesMut> = Cell::new(BytesMut::new());
+    /// For (de)compression: a few of a thread, none of a connection.
+    static SCRATCHES: RefCell<Vec<Box<Scratch>>> = const { RefCell::new(Vec::new()) };
+    /// For what is to be sent.
+    static BUFFERS: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Work with this thread's memory for compression.
+/// Work with memory of this thread for compression. Who does so again while it works gets another.
 pub(in crate::protocol::cql) fn with_scratch<T>(work: impl FnOnce(&mut Scratch) -> T) -> T {
-    SCRATCH.with_borrow_mut(work)
+    let mut scratch = SCRATCHES.with_borrow_mut(Vec::pop).unwrap_or_default();
+    let done = work(&mut scratch);
+    SCRATCHES.with_borrow_mut(|scratches| scratches.push(scratch));
+    done
 }
 
 /// What the reader of frames wants after one.
@@ -71,7 +79,7 @@ impl Inbound {
     /// left that could be taken before more is read.
     pub(in crate::protocol::cql) fn offer<E: std::convert::From<HeaderError>>(
         &mut self,
-        input: &mut BytesMut,
+        input: &mut (impl Buf + AsRef<[u8]>),
         mut take: impl FnMut(Frame<'_>) -> Result<Next, E>,
     ) -> Result<bool, E> {
         if !self.put_off.is_empty() {
@@ -83,7 +91,7 @@ impl Inbound {
             self.put_off = BytesMut::new();
         }
         if self.segments.is_none() {
-            let (taken, all) = walk(input, self.from, self.limit, &mut take);
+            let (taken, all) = walk(input.as_ref(), self.from, self.limit, &mut take);
             input.advance(taken);
             return all;
         }
@@ -99,29 +107,23 @@ impl Inbound {
     /// The next segment: `None` if it is not all there, else whether all of its frames were taken.
     fn segment<E: std::convert::From<HeaderError>>(
         &mut self,
-        input: &mut BytesMut,
+        input: &mut (impl Buf + AsRef<[u8]>),
         take: &mut impl FnMut(Frame<'_>) -> Result<Next, E>,
     ) -> Result<Option<bool>, E> {
         let (from, limit) = (self.from, self.limit);
         let Some(reader) = &mut self.segments else { return Ok(None) };
-        // Copied, because what takes a frame may need the memory that a compressed one lies in.
-        let mut frames = COPIES.take();
-        frames.clear();
-        let len = with_scratch(|scratch| {
-            let segment = reader.next(input, scratch)?;
-            Ok::<_, HeaderError>(segment.map(|segment| {
-                frames.extend_from_slice(segment.frames);
-                segment.bytes.len()
-            }))
-        })?;
-        let Some(len) = len else { return Ok(None) };
+        let put_off = &mut self.put_off;
+        let walked = with_scratch(|scratch| {
+            let Some(segment) = reader.next(input.as_ref(), scratch)? else { return Ok(None) };
+            let (taken, all) = walk(segment.frames, from, limit, take);
+            let all = all?;
+            if !all {
+                put_off.extend_from_slice(&segment.frames[taken..]);
+            }
+            Ok::<_, E>(Some((segment.bytes.len(), all)))
+        });
+        let Some((len, all)) = walked? else { return Ok(None) };
         input.advance(len);
-        let (taken, all) = walk(&frames, from, limit, take);
-        let all = all?;
-        if !all {
-            self.put_off = BytesMut::from(&frames[taken..]);
-        }
-        COPIES.set(frames);
         Ok(Some(all))
     }
 }
@@ -164,6 +166,9 @@ impl Outbound {
 
     /// Append a whole frame.
     pub(in crate::protocol::cql) fn push(&mut self, frame: &[u8]) {
+        if self.buffer.is_empty() && self.buffer.capacity() == 0 {
+            self.buffer = BUFFERS.with_borrow_mut(Vec::pop).unwrap_or_default();
+        }
         match &mut self.segments {
             None => self.buffer.extend_from_slice(frame),
             Some(segments) => with_scratch(|scratch| segments.push(frame, &mut self.buffer, scratch)),
@@ -188,10 +193,20 @@ impl Outbound {
         self.buffer.is_empty()
     }
 
-    /// Give back what a burst needed.
+    /// All was sent: an idle connection keeps no memory, and the next one on this thread need not ask for any.
     pub(in crate::protocol::cql) fn rest(&mut self) {
-        if self.buffer.is_empty() && self.buffer.capacity() > 0 {
-            self.buffer = BytesMut::new();
+        if !self.buffer.is_empty() {
+            return;
         }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        // Also what lies before what was sent.
+        if !buffer.try_reclaim(1) || buffer.try_reclaim(KEPT_BYTES + 1) {
+            return;
+        }
+        BUFFERS.with_borrow_mut(|buffers| {
+            if buffers.len() < KEPT {
+                buffers.push(buffer);
+            }
+        });
     }
 }

@@ -4,6 +4,7 @@
 //! every client; texts by keyspace and text. Past its limit a cache drops about half of what it holds: a driver that is
 //! told `UNPREPARED` prepares again.
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
@@ -91,6 +92,10 @@ impl Known {
         }
     }
 
+    fn is(&self, text: &[u8], keyspace: Option<&str>) -> bool {
+        self.text == text && self.keyspace.as_deref() == keyspace
+    }
+
     /// How its writes are mirrored.
     pub(in crate::protocol::cql) fn plan(&self, tables: &Tables) -> Arc<Plan> {
         match self.plan.load_full() {
@@ -127,7 +132,9 @@ impl Known {
 /// Statements that were seen before. Shared by all sessions.
 pub(in crate::protocol::cql) struct Statements {
     prepared: DashMap<Box<[u8]>, Arc<Known>, RandomState>,
-    texts: DashMap<(Option<Arc<str>>, Bytes), Arc<Known>, RandomState>,
+    /// By a hash of keyspace and text: who finds one compares.
+    texts: DashMap<u64, Arc<Known>, RandomState>,
+    hashes: RandomState,
     most: usize,
 }
 
@@ -137,19 +144,20 @@ const CACHED_TEXT_BYTES: usize = 2_048;
 impl Statements {
     /// Keeps at most so many prepared ones, and so many texts.
     pub(in crate::protocol::cql) fn new(most: usize) -> Statements {
-        Statements { prepared: DashMap::default(), texts: DashMap::default(), most: most.max(2) }
+        let (prepared, texts, hashes) = Default::default();
+        Statements { prepared, texts, hashes, most: most.max(2) }
     }
 
     /// The statement of a text, taken apart now if it was not seen before.
-    pub(in crate::protocol::cql) fn text(&self, text: &[u8], keyspace: Option<&Arc<str>>) -> Arc<Known> {
-        let key = (keyspace.cloned(), Bytes::copy_from_slice(text));
-        if let Some(known) = self.texts.get(&key) {
+    pub(in crate::protocol::cql) fn text(&self, text: &[u8], keyspace: Option<&str>) -> Arc<Known> {
+        let hash = self.hashes.hash_one((keyspace, text));
+        if let Some(known) = self.texts.get(&hash).filter(|known| known.is(text, keyspace)) {
             return known.clone();
         }
-        let known = Arc::new(Known::new(key.1.clone(), key.0.clone()));
+        let known = Arc::new(Known::new(Bytes::copy_from_slice(text), keyspace.map(Arc::from)));
         if text.len() <= CACHED_TEXT_BYTES {
             halve(&self.texts, self.most);
-            self.texts.insert(key, known.clone());
+            self.texts.insert(hash, known.clone());
         }
         known
     }

@@ -26,7 +26,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
@@ -214,7 +214,7 @@ impl Session {
     }
 
     /// Take what the client sent, as far as it may go on now.
-    pub(super) fn client_sent(&mut self, input: &mut BytesMut) -> Result<(), Fault> {
+    pub(super) fn client_sent(&mut self, input: &mut (impl Buf + AsRef<[u8]>)) -> Result<(), Fault> {
         if self.halt.is_some() {
             return Ok(());
         }
@@ -239,7 +239,7 @@ impl Session {
     }
 
     /// Take what the server sent.
-    pub(super) fn server_sent(&mut self, input: &mut BytesMut) -> Result<(), Fault> {
+    pub(super) fn server_sent(&mut self, input: &mut (impl Buf + AsRef<[u8]>)) -> Result<(), Fault> {
         let limit = self.shared.frame_bytes_max;
         let mut reader = std::mem::replace(&mut self.server_in, Inbound::bare(Sender::Server, limit));
         let offered = reader.offer(input, |frame| self.answer(frame));
@@ -410,40 +410,37 @@ impl Session {
             self.depart(frame.bytes, header, pass, What::Plain);
             return Ok(Next::More);
         }
-        let owned = self.inflate(frame)?;
-        let (opened, body) = match &owned {
-            Some(body) => {
-                (Header { flags: header.flags & !frame::flag::COMPRESSED, len: body.len(), ..header }, &body[..])
+        self.inflated(frame, |session, header, body| {
+            let understood = Envelope::open(header, body).and_then(|envelope| {
+                let request = Request::parse(&envelope)?;
+                Ok((envelope, request))
+            });
+            match understood {
+                Ok((envelope, request)) => session.understood(frame, pass, &envelope, &request),
+                // The server says what it thinks of it.
+                Err(_) => {
+                    session.depart(frame.bytes, frame.header, pass, What::Plain);
+                    Ok(Next::More)
+                }
             }
-            None => (header, frame.body()),
-        };
-        let understood = Envelope::open(opened, body).and_then(|envelope| {
-            let request = Request::parse(&envelope)?;
-            Ok((envelope, request))
-        });
-        match understood {
-            Ok((envelope, request)) => self.understood(frame, pass, &envelope, &request),
-            // The server says what it thinks of it.
-            Err(_) => {
-                self.depart(frame.bytes, header, pass, What::Plain);
-                Ok(Next::More)
-            }
-        }
+        })
     }
 
-    /// The body of a compressed frame.
-    fn inflate(&self, frame: Frame<'_>) -> Result<Option<BytesMut>, Fault> {
-        if !frame.is_compressed() {
-            return Ok(None);
-        }
+    /// Work on the body of a frame, decompressed, with the header that it then has.
+    fn inflated<T>(
+        &mut self,
+        frame: Frame<'_>,
+        work: impl FnOnce(&mut Session, Header, &[u8]) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let Framing { version, compression } = self.framing;
         let limit = self.shared.frame_bytes_max;
-        let opened = with_scratch(|scratch| {
-            scratch.open(frame, self.framing.compression, limit).map(|(_, body)| BytesMut::from(body))
-        });
         let stream = frame.header.stream;
-        let refused =
-            |error| Fault::Client(HeaderError { error, version: self.framing.version as u8, stream, size: None });
-        opened.map(Some).map_err(refused)
+        with_scratch(|scratch| {
+            let opened = scratch.open(frame, compression, limit);
+            let (header, body) = opened
+                .map_err(|error| Fault::Client(HeaderError { error, version: version as u8, stream, size: None }))?;
+            work(self, header, body)
+        })
     }
 
     fn understood(
@@ -462,8 +459,7 @@ impl Session {
                 self.depart(frame.bytes, frame.header, pass, What::Plain);
             }
             Request::Prepare(prepare) => {
-                let keyspace = prepare.keyspace.map(Arc::from).or_else(|| self.keyspace.clone());
-                let known = self.shared.statements.text(prepare.text, keyspace.as_ref());
+                let known = self.known(prepare.text, prepare.keyspace);
                 if let Some(question) = &known.question {
                     let mut out = BytesMut::new();
                     question.put_prepared(&mut out, self.framing.version, frame.header.stream).map_err(Fault::Own)?;
@@ -474,8 +470,7 @@ impl Session {
                 self.depart(frame.bytes, frame.header, pass, What::Prepare(known));
             }
             Request::Query(query) => {
-                let keyspace = query.parameters.keyspace.map(Arc::from).or_else(|| self.keyspace.clone());
-                let known = self.shared.statements.text(query.text, keyspace.as_ref());
+                let known = self.known(query.text, query.parameters.keyspace);
                 let values = query.parameters.values.unwrap_or(Values::Given(&[]));
                 return self.statements(frame, pass, envelope, request, &[Piece { known, values }]);
             }
@@ -488,13 +483,15 @@ impl Session {
                 return self.statements(frame, pass, envelope, request, &[Piece { known, values }]);
             }
             Request::Batch(batch) => {
+                // There are only writes in a batch: if nobody mirrors them, nobody need know more of them.
+                if !self.mirrors(&pass) && batch.statements.iter().all(|statement| self.knows(statement.text)) {
+                    self.depart(frame.bytes, frame.header, pass, What::Plain);
+                    return Ok(Next::More);
+                }
                 let mut pieces = Vec::with_capacity(batch.statements.len());
                 for statement in batch.statements.iter() {
                     let known = match statement.text {
-                        StatementText::Text(text) => {
-                            let keyspace = batch.parameters.keyspace.map(Arc::from).or_else(|| self.keyspace.clone());
-                            self.shared.statements.text(text, keyspace.as_ref())
-                        }
+                        StatementText::Text(text) => self.known(text, batch.parameters.keyspace),
                         StatementText::Prepared(id) => match self.shared.statements.prepared(id) {
                             Some(known) => known,
                             None => {
@@ -510,6 +507,23 @@ impl Session {
             _ => self.depart(frame.bytes, frame.header, pass, What::Plain),
         }
         Ok(Next::More)
+    }
+
+    /// The statement of a text, with the keyspace that the request names, or else the session's.
+    fn known(&self, text: &[u8], keyspace: Option<&str>) -> Arc<Known> {
+        self.shared.statements.text(text, keyspace.or(self.keyspace.as_deref()))
+    }
+
+    /// What the server prepared, it prepared for us too.
+    fn knows(&self, text: StatementText<'_>) -> bool {
+        match text {
+            StatementText::Text(_) => true,
+            StatementText::Prepared(id) => self.shared.statements.prepared(id).is_some(),
+        }
+    }
+
+    fn mirrors(&self, pass: &Pass) -> bool {
+        pass.route().mirror && self.shared.journal.is_some()
     }
 
     fn statements(
@@ -528,11 +542,11 @@ impl Session {
         }
         let classes = || pieces.iter().map(|piece| piece.known.class);
         let writes = classes().any(|class| matches!(class, Class::Write | Class::Schema | Class::Truncate));
-        let (true, true, true) = (writes, pass.route().mirror, self.shared.journal.is_some()) else {
+        if !writes || !self.mirrors(&pass) {
             let what = if classes().any(|class| class == Class::Use) { What::Use } else { What::Plain };
             self.depart(frame.bytes, frame.header, pass, what);
             return Ok(Next::More);
-        };
+        }
         let tables = self.shared.side(self.side).tables();
         let ground = Ground {
             tables: &tables,
@@ -758,24 +772,21 @@ impl Session {
 
     /// Read an answer; what cannot be read is the client's to judge.
     fn look(&mut self, frame: Frame<'_>, see: impl FnOnce(&mut Session, &Response<'_>)) -> Result<(), Fault> {
-        let owned = self.inflate(frame)?;
-        let header = Header { flags: frame.header.flags & !frame::flag::COMPRESSED, ..frame.header };
-        let body = owned.as_deref().unwrap_or(frame.body());
-        let parsed = Envelope::open(header, body)
-            .and_then(|envelope| Response::parse(&envelope).map(|response| (envelope, response)));
-        if let Ok((_, response)) = &parsed {
-            see(self, response);
-        }
-        Ok(())
+        self.inflated(frame, |session, header, body| {
+            if let Ok(response) = Envelope::open(header, body).and_then(|envelope| Response::parse(&envelope)) {
+                see(session, &response);
+            }
+            Ok(())
+        })
     }
 
     fn event(&mut self, frame: Frame<'_>) -> Result<(), Fault> {
-        let owned = self.inflate(frame)?;
-        let message = owned.as_deref().unwrap_or(frame.body());
-        if events::passes(message).unwrap_or(true) {
-            self.to_client.push(frame.bytes);
-        }
-        Ok(())
+        self.inflated(frame, |session, _, message| {
+            if events::passes(message).unwrap_or(true) {
+                session.to_client.push(frame.bytes);
+            }
+            Ok(())
+        })
     }
 
     fn written(&mut self, writing: Writing, frame: Frame<'_>, bytes: &[u8]) -> Result<(), Fault> {
@@ -787,7 +798,6 @@ impl Session {
             // The ballot was the coordinator's clock at most.
             self.shared.stamps.raise(*hash, now_micros() + self.shared.side(self.side).behind().abs());
         }
-        let answer = BytesMut::from(bytes);
         match (writing.ticket, found) {
             (None, _) => self.to_client.push(bytes),
             (Some(ticket), Outcome::Absent) => {
@@ -798,9 +808,10 @@ impl Session {
             (Some(_), Outcome::Unknown) => self.to_client.push(bytes),
             (Some(ticket), Outcome::Committed) if writing.is_barrier => {
                 ticket.end(journal::Outcome::Committed);
-                self.late.push((self.shared.side(self.side).refresh(), answer));
+                self.late.push((self.shared.side(self.side).refresh(), BytesMut::from(bytes)));
             }
             (Some(ticket), Outcome::Committed) => {
+                let answer = BytesMut::from(bytes);
                 self.unacked.insert(ticket.lsn(), Unacked { ticket, outcome: journal::Outcome::Committed, answer });
             }
         }
@@ -879,4 +890,4 @@ fn judge(writing: &Writing, version: Version, response: &Response<'_>) -> Outcom
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

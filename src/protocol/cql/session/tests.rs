@@ -95,29 +95,37 @@ fn identity() -> Identity {
     Identity::new(&facts, &facts, [9; 16], 0)
 }
 
+fn shared(journal: Option<Journal>) -> Arc<Shared> {
+    Arc::new(Shared::new(Parts {
+        gate: Gate::new(Route { primary: Side::Origin, mirror: journal.is_some(), epoch: 1 }),
+        journal,
+        sides: [Box::new(Still(Arc::new(tables()))), Box::new(Still(Arc::new(tables())))],
+        identity: identity(),
+        stamps: Stamps::above(0),
+        timeuuids: TimeUuids::new([1; 6], 1),
+        statements_max: 100,
+        lost: Box::new(|_, _| {}),
+        frame_bytes_max: 1 << 20,
+        answer_timeout: Duration::from_secs(10),
+    }))
+}
+
+/// A session whose writes nobody mirrors.
+pub(in crate::protocol::cql) fn passthrough(framing: Framing) -> Session {
+    Session::new(shared(None), framing, Side::Origin, address())
+}
+
 impl Rig {
     fn new(version: Version, compression: Option<Compression>) -> Rig {
         Rig::over(Journal::in_memory(), version, compression)
     }
 
     fn over(journal: Journal, version: Version, compression: Option<Compression>) -> Rig {
-        let shared = Arc::new(Shared::new(Parts {
-            gate: Gate::new(Route { primary: Side::Origin, mirror: true, epoch: 1 }),
-            journal: Some(journal),
-            sides: [Box::new(Still(Arc::new(tables()))), Box::new(Still(Arc::new(tables())))],
-            identity: identity(),
-            stamps: Stamps::above(0),
-            timeuuids: TimeUuids::new([1; 6], 1),
-            statements_max: 100,
-            lost: Box::new(|_, _| {}),
-            frame_bytes_max: 1 << 20,
-            answer_timeout: Duration::from_secs(10),
-        }));
+        let shared = shared(Some(journal));
         let mut session = Session::new(shared.clone(), Framing { version, compression }, Side::Origin, address());
         session.keyspace = Some(Arc::from("shop"));
         Rig { shared, session, version, kept: BytesMut::new() }
     }
-
     fn frame(&self, stream: i16, request: &Request<'_>) -> BytesMut {
         let mut out = BytesMut::new();
         let envelope = Envelope::new(self.version, stream, request.opcode());

@@ -1,0 +1,181 @@
+//! What a relay costs its process, on real sockets.
+
+use std::future::pending;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
+use std::thread;
+
+use tokio::net::TcpStream as Socket;
+
+use super::*;
+use crate::allocations;
+use crate::protocol::cql::session::framing::{Framing, Outbound, with_scratch};
+use crate::protocol::cql::session::tests::passthrough;
+use crate::protocol::cql::wire::compress::Compression;
+use crate::protocol::cql::wire::frame::{Frame, From};
+use crate::protocol::cql::wire::primitive::{Consistency, Value};
+use crate::protocol::cql::wire::request::{
+    BatchKind, Execute, Parameters, Prepare, Query, Request, Statement, StatementText, Values, put_batch,
+};
+use crate::protocol::cql::wire::response::{Metadata, Outcome, OwnPrepared, Response, put_prepared};
+use crate::protocol::cql::wire::types::{Native, Type};
+use crate::protocol::cql::wire::{Envelope, Error, Opcode, Version};
+
+/// Of the prepared statement.
+const ID: &[u8] = b"0123456789abcdef";
+/// Requests on their way at once.
+const FLIGHTS: i16 = 16;
+
+/// Nobody moves here.
+struct Nowhere;
+
+impl Beyond<Socket> for Nowhere {
+    fn reach(&mut self, _: Side, _: Luggage) -> BoxFuture<'static, Result<(Socket, BytesMut), String>> {
+        Box::pin(pending())
+    }
+}
+
+fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let near = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+    (near, listener.accept().expect("a client").0)
+}
+
+fn socket(stream: TcpStream) -> Socket {
+    stream.set_nonblocking(true).expect("a socket");
+    Socket::from_std(stream).expect("in a runtime")
+}
+
+/// A client, its server, and a relay between them on a thread whose allocations are counted.
+struct Ends {
+    client: TcpStream,
+    server: TcpStream,
+    framing: Framing,
+}
+
+impl Ends {
+    fn new(framing: Framing, count: &'static AtomicU64) -> Ends {
+        let ((client, ours), (server, theirs)) = (pair(), pair());
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let (client, server) = (socket(ours), socket(theirs));
+                let (session, stop) = (passthrough(framing), CancellationToken::new());
+                allocations::count(count);
+                let ends = ((client, BytesMut::new()), (server, BytesMut::new()));
+                Relay::new(ends.0, ends.1, session, Nowhere, stop).run().await;
+            });
+        });
+        Ends { client, server, framing }
+    }
+
+    /// Frames as a peer's writer would send them together.
+    fn wrap(&self, frames: &[BytesMut], from: From) -> Vec<u8> {
+        let mut out = Outbound::bare();
+        out.agree(self.framing);
+        for frame in frames {
+            let mut packed = BytesMut::new();
+            let whole = Frame::split(frame, from, 1 << 20).expect("a frame").expect("all of it");
+            match self.framing.compression.filter(|_| self.framing.version < Version::V5) {
+                Some(compression) => with_scratch(|scratch| scratch.compress(whole, compression, &mut packed)),
+                None => packed.extend_from_slice(frame),
+            }
+            out.push(&packed);
+        }
+        out.ready().to_vec()
+    }
+
+    fn frame(&self, stream: i16, opcode: Opcode, put: impl FnOnce(&mut BytesMut) -> Result<(), Error>) -> BytesMut {
+        let mut out = BytesMut::new();
+        Envelope::new(self.framing.version, stream, opcode).put(&mut out, put).expect("short");
+        out
+    }
+
+    fn request(&self, stream: i16, request: Request<'_>) -> BytesMut {
+        self.frame(stream, request.opcode(), |out| request.put(out, self.framing.version))
+    }
+
+    /// These requests arrive there, and these answers here, as they were sent.
+    fn exchange(&mut self, (requests, answers): &(Vec<u8>, Vec<u8>)) {
+        self.client.write_all(requests).expect("it reads");
+        arrives(&mut self.server, requests);
+        self.server.write_all(answers).expect("it reads");
+        arrives(&mut self.client, answers);
+    }
+
+    fn prepare(&mut self) {
+        let prepare =
+            self.request(0, Request::Prepare(Prepare { text: b"INSERT INTO t (k) VALUES (?)", keyspace: None }));
+        let version = self.framing.version;
+        let own = OwnPrepared {
+            id: ID,
+            result_metadata_id: b"m",
+            pk_indexes: &[0],
+            table: ("shop", "t"),
+            markers: &[("k", &Type::Native(Native::Int))],
+        };
+        let prepared = self.frame(0, Opcode::Result, |out| put_prepared(out, version, &own, &Metadata::none(version)));
+        self.exchange(&(self.wrap(&[prepare], From::Client), self.wrap(&[prepared], From::Server)));
+    }
+
+    /// Each kind of request that comes again and again, and answers to all of them.
+    fn work(&self) -> (Vec<u8>, Vec<u8>) {
+        let values = [(None, Value::Set(&[0; 4])), (None, Value::Set(&[b'v'; 200]))];
+        let values = Values::Given(&values);
+        let parameters = Parameters::new(Consistency::LocalQuorum);
+        let valued = Parameters { values: Some(values), ..parameters };
+        let request = |stream: i16| match stream % 3 {
+            0 => {
+                self.request(stream, Request::Query(Query { text: b"SELECT v FROM t WHERE k = ?", parameters: valued }))
+            }
+            1 => {
+                let execute = Execute { id: ID, result_metadata_id: Some(b"m"), parameters: valued };
+                self.request(stream, Request::Execute(execute))
+            }
+            _ => {
+                let one = Statement { text: StatementText::Prepared(ID), values };
+                let version = self.framing.version;
+                let put = |out: &mut BytesMut| put_batch(out, version, BatchKind::Logged, &[one, one], &parameters);
+                self.frame(stream, Opcode::Batch, put)
+            }
+        };
+        let requests: Vec<BytesMut> = (0..FLIGHTS).map(request).collect();
+        let answer = |stream| {
+            let mut out = BytesMut::new();
+            let void = Response::Result(Outcome::Void);
+            void.put_frame(&mut out, self.framing.version, stream).expect("short");
+            out
+        };
+        let answers: Vec<BytesMut> = (0..FLIGHTS).map(answer).collect();
+        (self.wrap(&requests, From::Client), self.wrap(&answers, From::Server))
+    }
+}
+
+fn arrives(stream: &mut TcpStream, expected: &[u8]) {
+    let mut all = vec![0; expected.len()];
+    stream.read_exact(&mut all).expect("it is sent");
+    assert!(all == expected, "the relay changed what it has to pass on");
+}
+
+#[test]
+fn what_is_passed_on_costs_no_allocation() {
+    for (version, compression) in [
+        (Version::V3, None),
+        (Version::V4, None),
+        (Version::V4, Some(Compression::Lz4)),
+        (Version::V4, Some(Compression::Snappy)),
+        (Version::V5, None),
+        (Version::V5, Some(Compression::Lz4)),
+    ] {
+        let count: &'static AtomicU64 = Box::leak(Box::default());
+        let mut ends = Ends::new(Framing { version, compression }, count);
+        ends.prepare();
+        let work = ends.work();
+        (0..20).for_each(|_| ends.exchange(&work));
+        let before = count.load(SeqCst);
+        (0..200).for_each(|_| ends.exchange(&work));
+        assert_eq!(count.load(SeqCst) - before, 0, "{version}, {compression:?}: allocations of 200 rounds");
+    }
+}
