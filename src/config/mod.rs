@@ -70,6 +70,8 @@ pub struct ListenTls {
     pub cert: PathBuf,
     /// Private key in PEM.
     pub key: PathBuf,
+    /// Who signs the certificates that clients must show; `None`: they show none.
+    pub ca: Option<PathBuf>,
     /// Clients without TLS are refused.
     pub required: bool,
 }
@@ -161,7 +163,14 @@ fn listeners(source: &Source) -> Result<(Wire, Vec<Listen>), Error> {
 
 fn listen_tls(listen: section::Listen, values: &Values) -> Result<Option<ListenTls>, Error> {
     match (listen.tls_cert, listen.tls_key) {
-        (Some(cert), Some(key)) => Ok(Some(ListenTls { cert, key, required: listen.tls_required })),
+        // A client without TLS would show no certificate either.
+        (Some(cert), Some(key)) => {
+            let required = listen.tls_required || listen.tls_ca.is_some();
+            Ok(Some(ListenTls { cert, key, ca: listen.tls_ca, required }))
+        }
+        (None, None) if listen.tls_ca.is_some() => {
+            Err(Error::new(values.place("tls_ca"), "tls_ca needs tls_cert and tls_key"))
+        }
         (None, None) if listen.tls_required => {
             Err(Error::new(values.place("tls_required"), "tls_required needs tls_cert and tls_key"))
         }
@@ -246,6 +255,7 @@ fn limits(values: &Values) -> Result<Limits, Error> {
         ("plan_cache", limits.plan_cache),
         ("message_bytes", limits.message_bytes.bytes()),
         ("statement_bytes", limits.statement_bytes.bytes()),
+        ("answer_timeout", limits.answer_timeout.as_millis() as usize),
     ];
     match counts.into_iter().find(|(_, count)| *count == 0) {
         Some((key, _)) => Err(Error::new(values.place(key), format!("`{key}` must be above 0"))),

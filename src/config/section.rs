@@ -70,6 +70,8 @@ sections! {
         tls_cert: Option<PathBuf> = Unset("/etc/tandem/server.crt");
         /// The certificate's private key in PEM.
         tls_key: Option<PathBuf> = Unset("/etc/tandem/server.key");
+        /// Certificates in PEM: every client must show one that one of these signed. Unset, clients show none.
+        tls_ca: Option<PathBuf> = Unset("/etc/tandem/clients-ca.crt");
         /// Refuse clients that do not ask for TLS.
         tls_required: bool = Is("false");
     }
@@ -92,6 +94,10 @@ sections! {
         sslmode: Option<SslMode> = Unset("verify-full");
         /// Certificates in PEM that are trusted; unset, those of the system.
         tls_ca: Option<PathBuf> = Unset("/etc/tandem/origin-ca.crt");
+        /// Certificate chain in PEM that tandem shows to it, for its own connections and its clients'; with tls_key.
+        tls_cert: Option<PathBuf> = Unset("/etc/tandem/tandem.crt");
+        /// That certificate's private key in PEM.
+        tls_key: Option<PathBuf> = Unset("/etc/tandem/tandem.key");
         /// CQL: connect to this datacenter only; unset, that of the first host that answers.
         datacenter: Option<String> = Unset("dc1");
     }
@@ -112,6 +118,10 @@ sections! {
         sslmode: Option<SslMode> = Unset("verify-full");
         /// As of the origin.
         tls_ca: Option<PathBuf> = Unset("/etc/tandem/target-ca.crt");
+        /// As of the origin.
+        tls_cert: Option<PathBuf> = Unset("/etc/tandem/tandem.crt");
+        /// As of the origin.
+        tls_key: Option<PathBuf> = Unset("/etc/tandem/tandem.key");
         /// As of the origin.
         datacenter: Option<String> = Unset("dc1");
     }
@@ -216,6 +226,9 @@ sections! {
         login_timeout: Duration = Is("60s");
         /// Longest time to reach a server.
         connect_timeout: Duration = Is("10s");
+        /// CQL: longest time for a server's answer to a request; past it the client is told that the request timed out. Keep
+        /// it above the servers' own longest timeout (truncate_request_timeout, 60s), whose words say more.
+        answer_timeout: Duration = Is("75s");
         /// Longest time given to open transactions when tandem is told to stop.
         drain_timeout: Duration = Is("30s");
     }

@@ -24,6 +24,8 @@ pub struct Server {
     pub sslmode: SslMode,
     /// Trusted certificates in PEM; `None`: those of the system.
     pub tls_ca: Option<PathBuf>,
+    /// Certificate chain and private key in PEM that tandem shows to it.
+    pub tls_cert: Option<(PathBuf, PathBuf)>,
     /// CQL: only its members are connected to; `None`: that of the first contact point.
     pub datacenter: Option<String>,
 }
@@ -55,19 +57,23 @@ struct Parts {
     password: Option<Secret>,
     sslmode: Option<SslMode>,
     tls_ca: Option<PathBuf>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
     datacenter: Option<String>,
 }
 
 impl Server {
     pub(super) fn origin(wire: Wire, values: &Values) -> Result<Server, Error> {
-        let Origin { url, hosts, database, user, password_file, sslmode, tls_ca, datacenter } = Origin::read(values)?;
-        let keys = Parts { hosts, database, user, password: None, sslmode, tls_ca, datacenter };
+        let Origin { url, hosts, database, user, password_file, sslmode, tls_ca, tls_cert, tls_key, datacenter } =
+            Origin::read(values)?;
+        let keys = Parts { hosts, database, user, password: None, sslmode, tls_ca, tls_cert, tls_key, datacenter };
         server("origin", wire, url, keys, password_file, values)
     }
 
     pub(super) fn target(wire: Wire, values: &Values) -> Result<Server, Error> {
-        let Target { url, hosts, database, user, password_file, sslmode, tls_ca, datacenter } = Target::read(values)?;
-        let keys = Parts { hosts, database, user, password: None, sslmode, tls_ca, datacenter };
+        let Target { url, hosts, database, user, password_file, sslmode, tls_ca, tls_cert, tls_key, datacenter } =
+            Target::read(values)?;
+        let keys = Parts { hosts, database, user, password: None, sslmode, tls_ca, tls_cert, tls_key, datacenter };
         server("target", wire, url, keys, password_file, values)
     }
 }
@@ -118,6 +124,11 @@ fn server(
     if let Some(misplaced) = misplaced(wire, database.is_some(), datacenter.is_some()) {
         return Err(Error::new(&values.place, format!("[{name}]: {misplaced}")));
     }
+    let tls_cert = match (keys.tls_cert.or(url.tls_cert), keys.tls_key.or(url.tls_key)) {
+        (Some(cert), Some(key)) => Some((cert, key)),
+        (None, None) => None,
+        _ => return Err(Error::new(&values.place, format!("[{name}]: `tls_cert` and `tls_key` go together"))),
+    };
     let user = keys.user.or(url.user).filter(|user| !user.is_empty());
     if user.is_none() && wire == Wire::Postgres {
         return Err(Error::new(&values.place, format!("[{name}] needs `user`: who tandem logs in as")));
@@ -131,6 +142,7 @@ fn server(
         password: keys.password.or(url.password),
         sslmode: keys.sslmode.or(url.sslmode).unwrap_or(style.sslmode),
         tls_ca: keys.tls_ca.or(url.tls_ca),
+        tls_cert,
         datacenter,
     })
 }
@@ -178,6 +190,8 @@ fn parameter(parts: &mut Parts, pair: &str) -> Result<(), String> {
             parts.sslmode = Some(SslMode::from_text(&value).ok_or(format!("sslmode is {}", SslMode::EXPECTS))?)
         }
         "sslrootcert" => parts.tls_ca = Some(PathBuf::from(value)),
+        "sslcert" => parts.tls_cert = Some(PathBuf::from(value)),
+        "sslkey" => parts.tls_key = Some(PathBuf::from(value)),
         "user" => parts.user = Some(value),
         "password" => parts.password = Some(Secret::new(&value)),
         "datacenter" => parts.datacenter = Some(value),
@@ -216,7 +230,10 @@ mod tests {
     #[test]
     fn a_url_may_say_everything() {
         let style = Style::of(Wire::Postgres);
-        let parts = parse("postgresql://me:p%40ss@a:1,[::1]:2/my%20db?sslmode=verify-ca&sslrootcert=/ca.pem", &style);
+        let parts = parse(
+            "postgresql://me:p%40ss@a:1,[::1]:2/my%20db?sslmode=verify-ca&sslrootcert=/ca.pem&sslcert=/c&sslkey=/k",
+            &style,
+        );
         let host = |name: &str, port| Host { name: name.to_owned(), port: Some(port) };
         let expected = Parts {
             hosts: vec![host("a", 1), host("::1", 2)],
@@ -225,6 +242,8 @@ mod tests {
             password: Some(Secret::new("p@ss")),
             sslmode: Some(SslMode::VerifyCa),
             tls_ca: Some(PathBuf::from("/ca.pem")),
+            tls_cert: Some(PathBuf::from("/c")),
+            tls_key: Some(PathBuf::from("/k")),
             datacenter: None,
         };
         assert_eq!(parts, Ok(expected));

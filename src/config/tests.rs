@@ -148,6 +148,9 @@ fn what_does_not_fit_together_is_refused() {
         ("[[listen]]\nwire = \"postgres\"", "`address` is missing"),
         ("[[listen]]\nwire = \"postgres\"\naddress = \"[::1]:1\"\ntls_cert = \"c\"", "tls_key"),
         ("[[listen]]\nwire = \"postgres\"\naddress = \"[::1]:1\"\ntls_required = true", "tls_cert and tls_key"),
+        ("[[listen]]\nwire = \"postgres\"\naddress = \"[::1]:1\"\ntls_ca = \"c\"", "tls_ca needs tls_cert"),
+        ("tls_key = \"k\"", "`tls_cert` and `tls_key` go together"),
+        ("[limits]\nanswer_timeout = \"0s\"", "above 0"),
         ("[admin]\ntoken_file = \"/nonexistent\"", "cannot be read"),
     ];
     for (text, expected) in cases {

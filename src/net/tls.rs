@@ -6,8 +6,11 @@ use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use tokio_rustls::TlsAcceptor;
 
@@ -45,19 +48,33 @@ pub struct Tls {
     pub client_cert: Option<(PathBuf, PathBuf)>,
 }
 
-/// What accepts clients with this certificate chain and key, PEM files both. `alpn`: what a client without a
-/// negotiation in clear must ask for.
-pub fn acceptor(cert: &Path, key: &Path, alpn: &[&[u8]]) -> Result<TlsAcceptor, Error> {
+/// What accepts clients with this certificate chain and key, PEM files both. `ca`: who signs the certificates that clients
+/// must show. `alpn`: what a client without a negotiation in clear must ask for.
+pub fn acceptor(cert: &Path, key: &Path, ca: Option<&Path>, alpn: &[&[u8]]) -> Result<TlsAcceptor, Error> {
     let chain = certificates(cert)?;
     let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| pem(key, &error))?;
-    let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .map_err(|error| Error(error.to_string()))?
-        .with_no_client_auth()
-        .with_single_cert(chain, secret)
-        .map_err(|error| Error(format!("{}: {error}", cert.display())))?;
+        .map_err(|error| Error(error.to_string()))?;
+    let builder = match ca {
+        None => builder.with_no_client_auth(),
+        Some(ca) => builder.with_client_cert_verifier(signed_by(ca, provider)?),
+    };
+    let mut config =
+        builder.with_single_cert(chain, secret).map_err(|error| Error(format!("{}: {error}", cert.display())))?;
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Lets in clients whose certificate one of these signed.
+fn signed_by(ca: &Path, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(ca)? {
+        roots.add(certificate).map_err(|error| pem(ca, &error))?;
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+    verifier.map_err(|error| pem(ca, &error))
 }
 
 /// How rustls is to behave as the client that `tls` describes.

@@ -28,8 +28,6 @@ use super::text::generate::TimeUuids;
 use super::text::volatile::Dialect;
 use super::topology::Identity;
 
-/// Longer than servers wait for their replicas (`truncate_request_timeout` is 60 s), or their timeouts become ours.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(75);
 /// Between two attempts to reach a side that was away at the start.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How often the newest stamp is kept, and how far ahead of it: what a restart begins above.
@@ -176,7 +174,7 @@ impl Setup {
             statements_max: config.limits.plan_cache,
             lost,
             frame_bytes_max: config.limits.message_bytes.bytes().min(FRAME_BYTES_MAX),
-            answer_timeout: ANSWER_TIMEOUT,
+            answer_timeout: config.limits.answer_timeout,
         }));
         tasks.spawn(keep_stamps(shared.clone(), kept, stop));
         let users = config.users.iter().map(|user| (user.name.clone(), user.password.clone())).collect();
@@ -206,7 +204,7 @@ impl Setup {
     /// # Errors
     /// [`Error::Tls`].
     pub fn front(&self, tls: Option<&ListenTls>) -> Result<Front, Error> {
-        let acceptor = |tls: &ListenTls| tls::acceptor(&tls.cert, &tls.key, &[]);
+        let acceptor = |tls: &ListenTls| tls::acceptor(&tls.cert, &tls.key, tls.ca.as_deref(), &[]);
         Ok(Front {
             shared: self.shared.clone(),
             logins: self.logins.clone(),

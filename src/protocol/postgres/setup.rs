@@ -172,7 +172,7 @@ pub(crate) fn server_config(server: &config::Server, config: &Config) -> ServerC
         user: server.user.clone(),
         password: server.password.as_ref().map(|secret| secret.reveal().to_owned()),
         database: server.database.clone(),
-        tls: Tls { mode, root_cert: server.tls_ca.clone(), client_cert: None },
+        tls: Tls { mode, root_cert: server.tls_ca.clone(), client_cert: server.tls_cert.clone() },
         params: vec![("application_name".to_owned(), "tandem".to_owned())],
         connect_timeout: config.limits.connect_timeout,
         // Of several hosts one is the primary.
@@ -183,5 +183,5 @@ pub(crate) fn server_config(server: &config::Server, config: &Config) -> ServerC
 
 fn acceptor(tls: &ListenTls) -> Result<TlsAcceptor, Error> {
     // Direct TLS demands it (documentation, "SSL Session Encryption").
-    tls::acceptor(&tls.cert, &tls.key, &[b"postgresql"]).map_err(|error| Error::Tls(error.0))
+    tls::acceptor(&tls.cert, &tls.key, tls.ca.as_deref(), &[b"postgresql"]).map_err(|error| Error::Tls(error.0))
 }

@@ -61,7 +61,11 @@ impl Settings {
         Settings {
             user: server.user.clone(),
             password: server.password.as_ref().map(|secret| secret.reveal().to_owned()),
-            tls: Tls { mode: ssl_mode(server.sslmode), root_cert: server.tls_ca.clone(), client_cert: None },
+            tls: Tls {
+                mode: ssl_mode(server.sslmode),
+                root_cert: server.tls_ca.clone(),
+                client_cert: server.tls_cert.clone(),
+            },
             connect_timeout: limits.connect_timeout,
             message_bytes_max: limits.message_bytes.bytes().min(MESSAGE_BYTES_MAX),
             ..Settings::default()
