@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use tandem::journal::{Journal, Outcome};
 use tandem::mirror::replay::{Applied, Applier, Config, Engine, Error, Job, Paths};
-use tandem::record::{Backend, RecordBuf, TableId};
+use tandem::record::{Backend, Lane, RecordBuf, TableId};
 use tokio_util::sync::CancellationToken;
 
 const RECORDS: u32 = 300_000;
@@ -36,10 +36,10 @@ impl Applier for Takes {
 }
 
 fn main() {
-    let free = |buf: &mut RecordBuf, _: u32| buf.write(TABLE, 0, &BODY);
-    let laned = |buf: &mut RecordBuf, n: u32| buf.write(TABLE, u64::from(n % 1000) + 1, &BODY);
+    let free = |buf: &mut RecordBuf, _: u32| buf.write(TABLE, Lane::ANY, &BODY);
+    let laned = |buf: &mut RecordBuf, n: u32| buf.write(TABLE, Lane::alone(u64::from(n % 1000 + 1) << 2), &BODY);
     let places = |buf: &mut RecordBuf, n: u32| buf.key(TABLE, &(n % 1000).to_le_bytes(), false);
-    let hot = |buf: &mut RecordBuf, _: u32| buf.write(TABLE, 1, &BODY);
+    let hot = |buf: &mut RecordBuf, _: u32| buf.write(TABLE, Lane::alone(4), &BODY);
     println!("in any order, done at once:      {:>9.0} records a second", replay(0, free));
     println!("in any order:                    {:>9.0} records a second", replay(1, free));
     println!("in 1000 lanes:                   {:>9.0} records a second", replay(1, laned));

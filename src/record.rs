@@ -160,9 +160,8 @@ pub enum Item<'a> {
     Write {
         /// The table.
         table: TableId,
-        /// Writes with the same table and lane are replayed one after the other, in the journal's order; 0: in any order,
-        /// because something in them (a timestamp) decides.
-        lane: u64,
+        /// Where in the table, and what it may be beside.
+        lane: Lane,
         /// The write, encoded by the wire.
         body: &'a [u8],
     },
@@ -171,8 +170,63 @@ pub enum Item<'a> {
         /// The table.
         table: TableId,
         /// As that of a write.
-        lane: u64,
+        lane: Lane,
     },
+}
+
+/// A part of a table, such as a partition, and how a write is in it. Replay keeps the journal's order between records
+/// whose lanes have the same part, unless both are beside, or both are at places.
+///
+/// The part is a number of the wire's making, a hash; its lowest two bits are not kept, and say how. 0 is no part: it
+/// cannot be told, and may be any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Lane(u64);
+
+/// How a write is in its lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Beside other writes, because something in them (a timestamp) decides.
+    Beside,
+    /// At places of its own, which are settled by state: beside others of that kind.
+    AtPlaces,
+    /// Alone.
+    Alone,
+}
+
+impl Lane {
+    /// Any part, beside other writes.
+    pub const ANY: Lane = Lane(0);
+    const HOW: u64 = 3;
+
+    /// So, in this part.
+    pub fn new(order: Order, part: u64) -> Lane {
+        Lane(part & !Lane::HOW | order as u64)
+    }
+
+    /// Beside other writes of this part.
+    pub fn beside(part: u64) -> Lane {
+        Lane::new(Order::Beside, part)
+    }
+
+    /// Alone in this part.
+    pub fn alone(part: u64) -> Lane {
+        Lane::new(Order::Alone, part)
+    }
+
+    /// The part; `None`: any.
+    pub fn part(self) -> Option<u64> {
+        Some(self.0 & !Lane::HOW).filter(|part| *part != 0)
+    }
+
+    /// What it may be beside.
+    pub fn order(self) -> Order {
+        match self.0 & Lane::HOW {
+            0 => Order::Beside,
+            1 => Order::AtPlaces,
+            // 3 is never written; alone is always right.
+            _ => Order::Alone,
+        }
+    }
 }
 
 impl Item<'_> {
@@ -248,16 +302,16 @@ impl RecordBuf {
     }
 
     /// A write to be replayed.
-    pub fn write(&mut self, table: TableId, lane: u64, body: &[u8]) {
+    pub fn write(&mut self, table: TableId, lane: Lane, body: &[u8]) {
         self.tag(7, table);
-        self.items.put_u64_le(lane);
+        self.items.put_u64_le(lane.0);
         self.bytes_body(body);
     }
 
     /// The write also touches this.
-    pub fn touch(&mut self, table: TableId, lane: u64) {
+    pub fn touch(&mut self, table: TableId, lane: Lane) {
         self.tag(8, table);
-        self.items.put_u64_le(lane);
+        self.items.put_u64_le(lane.0);
     }
 
     /// Say all that an earlier record says.
@@ -400,8 +454,8 @@ fn item<'a>(rest: &mut &'a [u8]) -> Result<Item<'a>, Malformed> {
     })
 }
 
-fn lane(rest: &mut &[u8]) -> Result<u64, Malformed> {
-    array(take(rest, 8)?, 0).map(u64::from_le_bytes).ok_or(Malformed::Truncated)
+fn lane(rest: &mut &[u8]) -> Result<Lane, Malformed> {
+    array(take(rest, 8)?, 0).map(|bytes| Lane(u64::from_le_bytes(bytes))).ok_or(Malformed::Truncated)
 }
 
 fn sized<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Malformed> {
@@ -460,8 +514,8 @@ mod tests {
         buf.dirty(t, Reason::Uncaptured);
         buf.ddl(t, b"ALTER");
         buf.prepared(b"gid");
-        buf.write(t, 11, b"INSERT");
-        buf.touch(t, 12);
+        buf.write(t, Lane::beside(40), b"INSERT");
+        buf.touch(t, Lane::alone(44));
         buf.finish(Backend { id: 7, life: 9 }).to_vec()
     }
 
@@ -480,10 +534,20 @@ mod tests {
                 Item::Dirty(t, Reason::Uncaptured),
                 Item::Ddl(t, b"ALTER"),
                 Item::Prepared(b"gid"),
-                Item::Write { table: t, lane: 11, body: b"INSERT" },
-                Item::Touch { table: t, lane: 12 },
+                Item::Write { table: t, lane: Lane::beside(40), body: b"INSERT" },
+                Item::Touch { table: t, lane: Lane::alone(44) },
             ]
         );
+    }
+
+    #[test]
+    fn a_lane_is_a_part_and_an_order() {
+        for order in [Order::Beside, Order::AtPlaces, Order::Alone] {
+            let lane = Lane::new(order, u64::MAX);
+            assert_eq!((lane.order(), lane.part()), (order, Some(u64::MAX - 3)));
+            assert_eq!((Lane::new(order, 0).order(), Lane::new(order, 3).part()), (order, None));
+        }
+        assert_eq!(Lane::ANY, Lane::beside(0));
     }
 
     #[test]

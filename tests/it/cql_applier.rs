@@ -13,7 +13,7 @@ use tandem::protocol::cql::place::{Extent, Place};
 use tandem::protocol::cql::wire::primitive::{Consistency, Value};
 use tandem::protocol::cql::wire::request::{BatchKind, Bound, Parameters, Statement, StatementText, Values};
 use tandem::protocol::cql::write;
-use tandem::record::{Backend, Record, RecordBuf, Side, TableId};
+use tandem::record::{Backend, Lane, Record, RecordBuf, Side, TableId};
 use tandem::sandbox::cassandra::{Node, Options, Stop};
 
 use crate::support::cassandra::{cluster, make_keyspace, pair_with, versions};
@@ -105,7 +105,7 @@ impl Rig {
 
     async fn replay(&self, text: &str, at: i64, now: i32) -> Applied {
         let body = self.body(text, &[], at, now);
-        self.apply(|record| record.write(self.label("t"), 0, &body)).await
+        self.apply(|record| record.write(self.label("t"), Lane::ANY, &body)).await
     }
 
     async fn settle(&self, place: &Place) -> Applied {
@@ -137,7 +137,7 @@ async fn a_write_arrives_with_its_timestamp_and_its_values_and_a_repeat_changes_
         let values = [(None, Value::Set(&k[..])), (None, Value::Set(&v[..]))];
         let body = rig.body("INSERT INTO t (k, v) VALUES (?, ?)", &values, 1_000, seconds());
         for _ in 0..2 {
-            assert_eq!(rig.apply(|record| record.write(rig.label("t"), 0, &body)).await, Applied::Done);
+            assert_eq!(rig.apply(|record| record.write(rig.label("t"), Lane::ANY, &body)).await, Applied::Done);
         }
         assert_eq!(rig.replay("UPDATE t SET v = 'older' WHERE k = 1", 999, seconds()).await, Applied::Done);
         assert_eq!(rig.secondary.rows("SELECT v, writetime(v) FROM t"), ["prepared|1000"]);
@@ -153,7 +153,7 @@ async fn many_writes_are_applied_at_once() {
             let k = k.to_be_bytes();
             let values = [(None, Value::Set(&k[..])), (None, Value::Set(b"some text that is not long"))];
             let body = rig.body("INSERT INTO t (k, v) VALUES (?, ?)", &values, 1_000, seconds());
-            rig.apply(|record| record.write(rig.label("t"), 0, &body)).await
+            rig.apply(|record| record.write(rig.label("t"), Lane::ANY, &body)).await
         };
         let keys = thousand * 1_000..(thousand + 1) * 1_000;
         let applied = futures_util::future::join_all(keys.map(write)).await;
@@ -179,8 +179,8 @@ async fn a_batch_arrives_as_one() {
         write::put_statements(&mut body, BatchKind::Logged, &statements, &parameters).expect("short");
         let applied = rig
             .apply(|record| {
-                record.write(rig.label("t"), 0, &body);
-                record.touch(rig.label("t"), 0);
+                record.write(rig.label("t"), Lane::ANY, &body);
+                record.touch(rig.label("t"), Lane::ANY);
             })
             .await;
         assert_eq!(applied, Applied::Done);
@@ -416,10 +416,10 @@ async fn c9_what_may_meet_purged_tombstones_goes_by_state() {
         let body = rig.body("INSERT INTO t (k, v) VALUES (1, 1)", &[], 100, seconds());
         // It was deleted on the primary since, and nothing remembers that.
         let late = |job: Job| Job { late: true, ..job };
-        assert_eq!(rig.job(|record| record.write(rig.label("t"), 1, &body), late).await, Applied::Done);
+        assert_eq!(rig.job(|record| record.write(rig.label("t"), Lane::alone(4), &body), late).await, Applied::Done);
         assert!(rig.equal("SELECT * FROM t").is_empty());
         rig.primary.run("INSERT INTO t (k, v) VALUES (1, 2)");
-        assert_eq!(rig.job(|record| record.write(rig.label("t"), 1, &body), late).await, Applied::Done);
+        assert_eq!(rig.job(|record| record.write(rig.label("t"), Lane::alone(4), &body), late).await, Applied::Done);
         assert_eq!(rig.equal("SELECT k, v, writetime(v) FROM t").len(), 1);
     }
 }
@@ -430,7 +430,7 @@ async fn a_write_in_doubt_ends_on_both_sides() {
         rig.define("CREATE TABLE t (k int PRIMARY KEY, v int, l list<int>)").await;
         let doubt = |job: Job| Job { certainty: Certainty::Unknown, ..job };
         let body = rig.body("INSERT INTO t (k, v) VALUES (1, 1)", &[], 100, seconds());
-        assert_eq!(rig.job(|record| record.write(rig.label("t"), 0, &body), doubt).await, Applied::Done);
+        assert_eq!(rig.job(|record| record.write(rig.label("t"), Lane::ANY, &body), doubt).await, Applied::Done);
         assert_eq!(rig.equal("SELECT k, v, writetime(v) FROM t"), ["1|1|100"]);
         rig.primary.run("UPDATE t SET v = 2 WHERE k = 1 IF v = 1");
         let place = Place { extent: Extent::Row, partition: vec![int(1)], clustering: vec![] }.encode().expect("short");
@@ -440,7 +440,7 @@ async fn a_write_in_doubt_ends_on_both_sides() {
         let (text, at) = ("INSERT INTO t (k, l) VALUES (2, [1, 2])", micros());
         rig.primary.run_at(text, at);
         let body = rig.body(text, &[], at, seconds());
-        assert_eq!(rig.job(|record| record.write(rig.label("t"), 0, &body), doubt).await, Applied::Done);
+        assert_eq!(rig.job(|record| record.write(rig.label("t"), Lane::ANY, &body), doubt).await, Applied::Done);
         assert_eq!(rig.equal("SELECT l FROM t WHERE k = 2"), ["[1, 2]"]);
         let body = rig.body("TRUNCATE t", &[], micros(), seconds());
         let applied = rig.job(|record| record.ddl(rig.label("t"), &body), doubt).await;

@@ -6,10 +6,15 @@
 //!
 //! | what the record says | claims |
 //! | --- | --- |
-//! | any item of a table | *all*, and the table: shared |
-//! | a write or touch with a lane | the table's lane: alone |
-//! | a key | the table's place: alone |
+//! | any item of a table | *all*, and the table: beside |
+//! | a write or touch in a part of a table | the part: as its lane says |
+//! | in no part that could be told | *anywhere* in the table: beside; alone, the table: alone |
+//! | a key | the table's place: alone; *anywhere* in it: at places |
 //! | a barrier, or a whole table | the table: alone; without a table, *all*: alone |
+//!
+//! A place is settled by what reads show, and no read shows that something was deleted. So a write that is decided by its
+//! timestamp must be on the secondary before a place of its part is settled, or come behind: it would bring back what
+//! the settlement saw gone on both sides.
 //!
 //! Resources are known by a seeded hash: two that collide wait for each other without need, which costs time and nothing
 //! else. Entering and leaving cost a hash look-up or two for each claim, however long the queues are.
@@ -19,7 +24,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
 
 use crate::journal::Lsn;
-use crate::record::{Item, Record, TableId};
+use crate::record::{Item, Lane, Order, Record, TableId};
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
@@ -30,8 +35,10 @@ pub enum Resource<'a> {
     All,
     /// A table.
     Table(TableId),
-    /// One order of writes within a table.
-    Lane(TableId, u64),
+    /// A part of a table.
+    Part(TableId, u64),
+    /// Any part of a table, by those who do not know which, and those who must not meet them.
+    Anywhere(TableId),
     /// What is settled by state.
     Place(TableId, &'a [u8]),
 }
@@ -39,10 +46,28 @@ pub enum Resource<'a> {
 /// How it is claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Mode {
-    /// Beside others.
-    Shared,
+    /// Beside others who are.
+    Beside,
+    /// Beside others who are at places of their own.
+    AtPlaces,
     /// Alone.
     Alone,
+}
+
+impl Mode {
+    fn goes_with(self, other: Mode) -> bool {
+        self == other && self != Mode::Alone
+    }
+}
+
+impl From<Order> for Mode {
+    fn from(order: Order) -> Mode {
+        match order {
+            Order::Beside => Mode::Beside,
+            Order::AtPlaces => Mode::AtPlaces,
+            Order::Alone => Mode::Alone,
+        }
+    }
 }
 
 /// What a record claims; resources may come more than once.
@@ -50,17 +75,29 @@ pub fn of(record: &Record) -> impl Iterator<Item = (Resource<'_>, Mode)> {
     record.items().flat_map(|item| of_item(item).into_iter().flatten())
 }
 
-fn of_item(item: Item<'_>) -> [Option<(Resource<'_>, Mode)>; 3] {
-    use Mode::{Alone, Shared};
+fn of_item(item: Item<'_>) -> [Option<(Resource<'_>, Mode)>; 4] {
+    use Mode::{Alone, AtPlaces, Beside};
     let own = match item {
-        Item::Prepared(_) => return [None; 3],
-        Item::Ddl(TableId::NONE, _) | Item::Table(TableId::NONE) => return [Some((Resource::All, Alone)), None, None],
-        Item::Ddl(table, _) | Item::Table(table) => Some((Resource::Table(table), Alone)),
-        Item::Write { lane: 0, .. } | Item::Touch { lane: 0, .. } | Item::Dirty(..) => None,
-        Item::Write { table, lane, .. } | Item::Touch { table, lane } => Some((Resource::Lane(table, lane), Alone)),
-        Item::Key { table, key, .. } => Some((Resource::Place(table, key), Alone)),
+        Item::Prepared(_) => return [None; 4],
+        Item::Ddl(TableId::NONE, _) | Item::Table(TableId::NONE) => {
+            return [Some((Resource::All, Alone)), None, None, None];
+        }
+        Item::Ddl(table, _) | Item::Table(table) => [Some((Resource::Table(table), Alone)), None],
+        Item::Dirty(..) => [None, None],
+        Item::Write { table, lane, .. } | Item::Touch { table, lane } => [Some(of_lane(table, lane)), None],
+        Item::Key { table, key, .. } => {
+            [Some((Resource::Place(table, key), Alone)), Some((Resource::Anywhere(table), AtPlaces))]
+        }
     };
-    [Some((Resource::All, Shared)), Some((Resource::Table(item.table()), Shared)), own]
+    [Some((Resource::All, Beside)), Some((Resource::Table(item.table()), Beside)), own[0], own[1]]
+}
+
+fn of_lane(table: TableId, lane: Lane) -> (Resource<'static>, Mode) {
+    match (lane.part(), lane.order()) {
+        (Some(part), order) => (Resource::Part(table, part), order.into()),
+        (None, Order::Alone) => (Resource::Table(table), Mode::Alone),
+        (None, order) => (Resource::Anywhere(table), order.into()),
+    }
 }
 
 /// All locks, and who holds or awaits them. A record is known by its position.
@@ -73,8 +110,9 @@ pub struct Claims {
 
 #[derive(Default)]
 struct Lock {
-    shared: usize,
-    alone: bool,
+    /// Who holds it, and how.
+    holders: usize,
+    mode: Option<Mode>,
     /// In the order of entering. The first is there and cannot be let in; of the others some may have left.
     waiting: VecDeque<(Lsn, Mode)>,
     /// How many of them have.
@@ -108,15 +146,15 @@ impl Claims {
         missing == 0
     }
 
-    /// Sorted by resource, each once, in the stronger mode.
+    /// Sorted by resource, each once; alone, if in more than one mode.
     fn hashed<'a>(&self, claims: impl Iterator<Item = (Resource<'a>, Mode)>) -> Vec<Claim> {
         let hashed = |(resource, mode)| Claim { resource: self.hasher.hash_one(resource), mode, held: false };
         let mut claims: Vec<Claim> = claims.map(hashed).collect();
         claims.sort_unstable();
         claims.dedup_by(|later, kept| {
             let same = later.resource == kept.resource;
-            if same {
-                kept.mode = later.mode;
+            if same && kept.mode != later.mode {
+                kept.mode = Mode::Alone;
             }
             same
         });
@@ -162,22 +200,21 @@ impl Lock {
     }
 
     fn admits(&self, mode: Mode) -> bool {
-        !self.alone && (mode == Mode::Shared || self.shared == 0)
+        self.mode.is_none_or(|held| held.goes_with(mode))
     }
 
     fn take(&mut self, mode: Mode) {
-        match mode {
-            Mode::Shared => self.shared += 1,
-            Mode::Alone => self.alone = true,
-        }
+        self.holders += 1;
+        self.mode = Some(mode);
     }
 
     /// `holders` no longer has the one who leaves.
     fn leave(&mut self, claim: Claim, holders: &Map<Lsn, Holder>) {
-        match (claim.held, claim.mode) {
-            (true, Mode::Shared) => self.shared -= 1,
-            (true, Mode::Alone) => self.alone = false,
-            (false, _) => self.left += 1,
+        if claim.held {
+            self.holders -= 1;
+            self.mode = self.mode.filter(|_| self.holders > 0);
+        } else {
+            self.left += 1;
         }
         // Those who left are passed over when their turn comes. They are never more than the others, so that a queue
         // behind somebody slow is as long as what waits in it (promise 12).
@@ -204,7 +241,7 @@ impl Lock {
     }
 
     fn is_free(&self) -> bool {
-        self.shared == 0 && !self.alone && self.waiting.is_empty()
+        self.holders == 0 && self.waiting.is_empty()
     }
 }
 
@@ -241,55 +278,81 @@ mod tests {
 
     fn meet(a: impl FnOnce(&mut RecordBuf), b: impl FnOnce(&mut RecordBuf)) -> bool {
         let (a, b) = (claims(a), claims(b));
-        a.iter().any(|(mode, a)| b.iter().any(|(other, b)| a == b && (*mode == Mode::Alone || *other == Mode::Alone)))
+        a.iter().any(|(mode, a)| b.iter().any(|(other, b)| a == b && !mode.goes_with(*other)))
     }
 
     #[test]
-    fn writes_meet_only_in_one_lane_of_one_table() {
-        assert!(!meet(|r| r.write(T, 0, b"a"), |r| r.write(T, 0, b"b")));
-        assert!(!meet(|r| r.write(T, 7, b"a"), |r| r.write(T, 8, b"b")));
-        assert!(!meet(|r| r.write(T, 7, b"a"), |r| r.write(U, 7, b"b")));
-        assert!(meet(|r| r.write(T, 7, b"a"), |r| r.write(T, 7, b"b")));
-        assert!(meet(|r| r.write(T, 7, b"a"), |r| r.touch(T, 7)));
+    fn writes_meet_where_one_is_alone() {
+        let (seven, eight) = (Lane::alone(0x70), Lane::alone(0x80));
+        assert!(!meet(|r| r.write(T, Lane::ANY, b"a"), |r| r.write(T, Lane::ANY, b"b")));
+        assert!(!meet(|r| r.write(T, Lane::beside(0x70), b"a"), |r| r.write(T, Lane::beside(0x70), b"b")));
+        assert!(!meet(|r| r.write(T, seven, b"a"), |r| r.write(T, eight, b"b")));
+        assert!(!meet(|r| r.write(T, seven, b"a"), |r| r.write(U, seven, b"b")));
+        assert!(meet(|r| r.write(T, seven, b"a"), |r| r.write(T, seven, b"b")));
+        assert!(meet(|r| r.write(T, seven, b"a"), |r| r.touch(T, seven)));
+        assert!(meet(|r| r.write(T, seven, b"a"), |r| r.touch(T, Lane::beside(0x70))));
+        assert!(meet(|r| r.write(T, seven, b"a"), |r| r.write(T, Lane::alone(0), b"anywhere")));
     }
 
     #[test]
-    fn a_place_meets_itself() {
-        assert!(meet(|r| r.key(T, b"k", false), |r| r.key(T, b"k", true)));
-        assert!(!meet(|r| r.key(T, b"k", false), |r| r.key(T, b"l", false)));
-        assert!(!meet(|r| r.key(T, b"k", false), |r| r.write(T, 0, b"k")));
+    fn a_place_meets_itself_and_the_writes_of_its_part() {
+        let key = |key: &'static [u8], part| {
+            move |r: &mut RecordBuf| {
+                r.key(T, key, false);
+                r.touch(T, Lane::new(Order::AtPlaces, part));
+            }
+        };
+        assert!(meet(key(b"k", 0x70), key(b"k", 0x70)));
+        assert!(!meet(key(b"k", 0x70), key(b"l", 0x70)));
+        assert!(meet(key(b"k", 0x70), |r| r.write(T, Lane::beside(0x70), b"k")));
+        assert!(!meet(key(b"k", 0x70), |r| r.write(T, Lane::beside(0x80), b"k")));
+        assert!(meet(key(b"k", 0x70), |r| r.write(T, Lane::ANY, b"k")));
+        let both = |r: &mut RecordBuf| {
+            key(b"m", 0x70)(r);
+            r.touch(T, Lane::beside(0x70));
+        };
+        assert!(meet(both, key(b"k", 0x70)) && meet(both, |r| r.write(T, Lane::beside(0x70), b"k")));
     }
 
     #[test]
     fn a_barrier_meets_everything_of_its_table_and_one_without_a_table_everything() {
         for barrier in [|r: &mut RecordBuf| r.ddl(T, b"x"), |r: &mut RecordBuf| r.table(T)] {
-            assert!(meet(barrier, |r| r.write(T, 0, b"a")));
+            assert!(meet(barrier, |r| r.write(T, Lane::ANY, b"a")));
             assert!(meet(barrier, |r| r.key(T, b"k", false)));
             assert!(meet(barrier, |r| r.dirty(T, crate::record::Reason::Uncaptured)));
-            assert!(!meet(barrier, |r| r.write(U, 0, b"a")));
+            assert!(!meet(barrier, |r| r.write(U, Lane::ANY, b"a")));
             assert!(meet(|r| r.ddl(TableId::NONE, b"x"), barrier));
         }
-        assert!(meet(|r| r.ddl(TableId::NONE, b"x"), |r| r.touch(U, 0)));
+        assert!(meet(|r| r.ddl(TableId::NONE, b"x"), |r| r.touch(U, Lane::ANY)));
     }
 
     /// Who may go, as slow as can be: whoever has nobody before it that it could not be beside.
     fn naive(entered: &BTreeMap<u64, Vec<(u8, Mode)>>) -> Vec<u64> {
         let meet = |a: &[(u8, Mode)], b: &[(u8, Mode)]| {
-            a.iter().any(|(r, m)| b.iter().any(|(s, n)| r == s && (*m == Mode::Alone || *n == Mode::Alone)))
+            a.iter().any(|(r, m)| b.iter().any(|(s, n)| r == s && !m.goes_with(*n)))
         };
         let free = |id: &u64| entered.range(..id).all(|(_, earlier)| !meet(earlier, &entered[id]));
         entered.keys().copied().filter(free).collect()
     }
 
+    /// Who claims something in two ways claims it alone.
+    fn once_each(wanted: Vec<(u8, Mode)>) -> Vec<(u8, Mode)> {
+        let mut once = BTreeMap::new();
+        for (what, mode) in wanted {
+            once.entry(what).and_modify(|kept| *kept = if *kept == mode { mode } else { Mode::Alone }).or_insert(mode);
+        }
+        once.into_iter().collect()
+    }
+
     #[derive(Clone, Debug)]
     enum Step {
-        Enter(Vec<(u8, bool)>),
+        Enter(Vec<(u8, u8)>),
         Leave(prop::sample::Index),
     }
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            prop::collection::vec((0_u8..5, any::<bool>()), 0..4).prop_map(Step::Enter),
+            prop::collection::vec((0_u8..5, 0_u8..3), 0..4).prop_map(Step::Enter),
             any::<prop::sample::Index>().prop_map(Step::Leave),
         ]
     }
@@ -302,9 +365,10 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Enter(wanted) => {
-                        let mode = |alone| if alone { Mode::Alone } else { Mode::Shared };
-                        let wanted: Vec<_> = wanted.into_iter().map(|(what, alone)| (what, mode(alone))).collect();
-                        let resources = wanted.iter().map(|&(what, mode)| (Resource::Lane(T, what.into()), mode));
+                        let mode = |how| [Mode::Beside, Mode::AtPlaces, Mode::Alone][usize::from(how)];
+                        let wanted: Vec<_> = wanted.into_iter().map(|(what, how)| (what, mode(how))).collect();
+                        let wanted = once_each(wanted);
+                        let resources = wanted.iter().map(|&(what, mode)| (Resource::Part(T, what.into()), mode));
                         if claims.enter(Lsn(next), resources) {
                             told.insert(next);
                         }

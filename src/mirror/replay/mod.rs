@@ -26,6 +26,7 @@ pub mod book;
 pub mod claims;
 mod core;
 pub mod engine;
+pub mod settled;
 #[cfg(test)]
 mod simulation;
 pub mod turn;
@@ -33,4 +34,5 @@ mod window;
 
 pub use applier::{Applied, Applier, Certainty, Error, Job, Shown};
 pub use engine::{Config, Engine, Paths};
+pub use settled::Settled;
 pub use turn::ByReplay;

@@ -89,6 +89,10 @@ pub(super) enum Rule {
     Lanes,
     /// Places are settled one record at a time.
     Places,
+    /// A place is not settled beside a write of its part.
+    Parts,
+    /// A place is settled again where something was replayed.
+    Resettle,
     /// A barrier is alone on its table.
     Barriers,
     /// A barrier is not done again when something behind it was.
@@ -307,8 +311,9 @@ fn bend<'a>(
 ) -> impl Iterator<Item = (claims::Resource<'a>, claims::Mode)> {
     use claims::{Mode, Resource};
     claimed.filter_map(move |claim| match (bent, claim) {
-        (Some(Rule::Lanes), (Resource::Lane(..), _)) | (Some(Rule::Places), (Resource::Place(..), _)) => None,
-        (Some(Rule::Barriers), (resource @ (Resource::Table(_) | Resource::All), _)) => Some((resource, Mode::Shared)),
+        (Some(Rule::Lanes), (Resource::Part(..), Mode::Alone)) | (Some(Rule::Places), (Resource::Place(..), _)) => None,
+        (Some(Rule::Parts), (resource @ Resource::Part(..), Mode::AtPlaces)) => Some((resource, Mode::Beside)),
+        (Some(Rule::Barriers), (resource @ (Resource::Table(_) | Resource::All), _)) => Some((resource, Mode::Beside)),
         _ => Some(claim),
     })
 }

@@ -4,6 +4,7 @@ use super::*;
 use crate::journal::Outcome;
 use crate::mirror::durable::Durable;
 use crate::mirror::parked::Entry as ParkedEntry;
+use crate::record::Lane;
 
 const T: TableId = TableId(1);
 const U: TableId = TableId(2);
@@ -111,7 +112,7 @@ fn later() -> Applied {
 #[tokio::test]
 async fn a_unit_is_applied_when_it_committed_and_never_when_it_aborted_promise_2() {
     let mut rig = Rig::new(Config::default());
-    let (first, second) = (rig.open(|r| r.write(T, 0, b"a")), rig.open(|r| r.write(T, 0, b"b")));
+    let (first, second) = (rig.open(|r| r.write(T, Lane::ANY, b"a")), rig.open(|r| r.write(T, Lane::ANY, b"b")));
     assert_eq!(rig.jobs(), []);
     rig.end(first, Outcome::Aborted);
     rig.end(second, Outcome::Committed);
@@ -123,9 +124,9 @@ async fn a_unit_is_applied_when_it_committed_and_never_when_it_aborted_promise_2
 #[tokio::test]
 async fn a_unit_whose_outcome_is_open_is_in_the_way_of_its_lane_only() {
     let mut rig = Rig::new(Config::default());
-    let open = rig.open(|r| r.write(T, 7, b"a"));
-    let behind = rig.committed(|r| r.write(T, 7, b"b"));
-    let beside = rig.committed(|r| r.write(T, 8, b"c"));
+    let open = rig.open(|r| r.write(T, Lane::alone(0x70), b"a"));
+    let behind = rig.committed(|r| r.write(T, Lane::alone(0x70), b"b"));
+    let beside = rig.committed(|r| r.write(T, Lane::alone(0x80), b"c"));
     assert_eq!(rig.lsns(), [beside]);
     rig.came_back(beside, Applied::Done);
     assert_eq!(rig.core.window.applied(), open, "what is open is kept");
@@ -138,20 +139,20 @@ async fn a_unit_whose_outcome_is_open_is_in_the_way_of_its_lane_only() {
 #[tokio::test]
 async fn a_unit_of_an_earlier_life_is_unknown_once_that_life_was_read_to_its_end_promise_3() {
     let mut rig = Rig::in_life(Config::default(), 3);
-    let orphan = rig.open(|r| r.write(T, 0, b"a"));
-    let answered = rig.open(|r| r.write(T, 0, b"b"));
+    let orphan = rig.open(|r| r.write(T, Lane::ANY, b"a"));
+    let answered = rig.open(|r| r.write(T, Lane::ANY, b"b"));
     assert_eq!(rig.jobs(), []);
     rig.end(answered, Outcome::Committed);
     assert_eq!(rig.jobs(), [(answered, Certainty::Committed), (orphan, Certainty::Unknown)]);
-    let open = rig.open(|r| r.write(T, 0, b"c"));
+    let open = rig.open(|r| r.write(T, Lane::ANY, b"c"));
     assert_eq!(rig.jobs(), [], "{open:?} is of this life");
 }
 
 #[tokio::test]
 async fn a_refused_record_is_parked_and_its_lane_goes_on() {
     let mut rig = Rig::new(Config::default());
-    let bad = rig.committed(|r| r.write(T, 7, b"a"));
-    let behind = rig.committed(|r| r.write(T, 7, b"b"));
+    let bad = rig.committed(|r| r.write(T, Lane::alone(0x70), b"a"));
+    let behind = rig.committed(|r| r.write(T, Lane::alone(0x70), b"b"));
     assert_eq!(rig.lsns(), [bad]);
     rig.came_back(bad, refused());
     assert_eq!(rig.core.window.applied(), bad, "before it is written down it is not done");
@@ -160,14 +161,14 @@ async fn a_refused_record_is_parked_and_its_lane_goes_on() {
     let again = parked[0].record.as_ref().expect("a record").bytes().to_vec();
     let again = Record::parse(again.into()).expect("a record");
     assert_eq!(parked_at(&again), Some(bad));
-    assert!(again.items().eq([Item::Write { table: T, lane: 7, body: b"a" }]));
+    assert!(again.items().eq([Item::Write { table: T, lane: Lane::alone(0x70), body: b"a" }]));
 }
 
 #[tokio::test]
 async fn a_record_that_fails_rests_ever_longer_and_is_parked_when_its_patience_is_over() {
     let config = Config { patience: Duration::from_secs(60), ..Config::default() };
     let mut rig = Rig::new(config);
-    let bad = rig.committed(|r| r.write(T, 0, b"a"));
+    let bad = rig.committed(|r| r.write(T, Lane::ANY, b"a"));
     let (mut attempts, began) = (0, rig.now);
     while rig.parked().is_empty() {
         let jobs = rig.lsns();
@@ -183,10 +184,10 @@ async fn a_record_that_fails_rests_ever_longer_and_is_parked_when_its_patience_i
 #[tokio::test]
 async fn nobody_loses_patience_with_a_secondary_that_is_away() {
     let mut rig = Rig::new(Config::default());
-    let slow = rig.committed(|r| r.write(T, 0, b"a"));
+    let slow = rig.committed(|r| r.write(T, Lane::ANY, b"a"));
     assert_eq!(rig.lsns(), [slow]);
     rig.came_back(slow, later());
-    let lost = rig.committed(|r| r.write(T, 0, b"b"));
+    let lost = rig.committed(|r| r.write(T, Lane::ANY, b"b"));
     assert_eq!(rig.lsns(), [lost]);
     rig.came_back(lost, Applied::Lost("reset".into()));
     rig.wait(Duration::from_secs(3600));
@@ -198,7 +199,7 @@ async fn nobody_loses_patience_with_a_secondary_that_is_away() {
 #[tokio::test]
 async fn a_lost_secondary_is_opened_anew_when_all_are_back_and_after_a_pause() {
     let mut rig = Rig::new(Config::default());
-    let (a, b) = (rig.committed(|r| r.write(T, 0, b"a")), rig.committed(|r| r.write(T, 0, b"b")));
+    let (a, b) = (rig.committed(|r| r.write(T, Lane::ANY, b"a")), rig.committed(|r| r.write(T, Lane::ANY, b"b")));
     assert_eq!(rig.lsns(), [a, b]);
     rig.came_back(a, Applied::Lost("reset".into()));
     assert_eq!((rig.core.link(), rig.lsns()), (Link::Losing, vec![]));
@@ -215,8 +216,8 @@ async fn a_lost_secondary_is_opened_anew_when_all_are_back_and_after_a_pause() {
 async fn a_refused_barrier_holds_its_table_only_says_why_and_is_tried_again() {
     let mut rig = Rig::new(Config::default());
     let barrier = rig.committed(|r| r.ddl(T, b"TRUNCATE"));
-    let behind = rig.committed(|r| r.write(T, 0, b"a"));
-    let beside = rig.committed(|r| r.write(U, 0, b"a"));
+    let behind = rig.committed(|r| r.write(T, Lane::ANY, b"a"));
+    let beside = rig.committed(|r| r.write(U, Lane::ANY, b"a"));
     assert_eq!(rig.lsns(), [barrier, beside]);
     rig.came_back(barrier, Applied::Reject("a node is down".into()));
     rig.came_back(beside, Applied::Done);
@@ -236,7 +237,7 @@ async fn a_refused_barrier_holds_its_table_only_says_why_and_is_tried_again() {
 async fn a_held_barrier_that_an_operator_discards_is_given_up_and_its_table_is_dirty() {
     let mut rig = Rig::new(Config::default());
     let barrier = rig.committed(|r| r.ddl(T, b"ALTER"));
-    let behind = rig.committed(|r| r.write(T, 0, b"a"));
+    let behind = rig.committed(|r| r.write(T, Lane::ANY, b"a"));
     assert_eq!(rig.lsns(), [barrier]);
     rig.came_back(barrier, refused());
     assert_eq!(rig.lsns(), []);
@@ -252,7 +253,7 @@ async fn a_held_barrier_that_an_operator_discards_is_given_up_and_its_table_is_d
 async fn past_the_bound_of_parked_records_the_table_is_dirty_and_nothing_stops_promises_6_12() {
     let mut rig = Rig::new(Config { parked_table_max: 2, ..Config::default() });
     for _ in 0..4 {
-        let bad = rig.committed(|r| r.write(T, 0, b"a"));
+        let bad = rig.committed(|r| r.write(T, Lane::ANY, b"a"));
         assert_eq!(rig.lsns(), [bad]);
         rig.came_back(bad, refused());
     }
@@ -264,8 +265,8 @@ async fn past_the_bound_of_parked_records_the_table_is_dirty_and_nothing_stops_p
 #[tokio::test]
 async fn a_full_window_looks_ahead_for_the_outcomes_that_it_waits_for_promise_12() {
     let mut rig = Rig::new(Config { window_bytes: 1000, ..Config::default() });
-    let open = rig.open(|r| r.write(T, 7, b"a"));
-    let behind: Vec<Lsn> = (0..10).map(|_| rig.committed(|r| r.write(T, 7, b"b"))).collect();
+    let open = rig.open(|r| r.write(T, Lane::alone(0x70), b"a"));
+    let behind: Vec<Lsn> = (0..10).map(|_| rig.committed(|r| r.write(T, Lane::alone(0x70), b"b"))).collect();
     assert_eq!(rig.jobs(), []);
     assert!(rig.core.window.is_full() && rig.core.window.len() < 10);
     rig.end(open, Outcome::Committed);
@@ -282,9 +283,9 @@ async fn what_holds_up_a_full_window_gives_way_after_a_while_promise_6() {
     let mut rig = Rig::new(Config { window_bytes: 1000, ..Config::default() });
     let barrier = rig.committed(|r| r.ddl(T, b"ALTER"));
     for _ in 0..10 {
-        rig.committed(|r| r.write(T, 0, b"b"));
+        rig.committed(|r| r.write(T, Lane::ANY, b"b"));
     }
-    let beside = rig.committed(|r| r.write(U, 0, b"a"));
+    let beside = rig.committed(|r| r.write(U, Lane::ANY, b"a"));
     let mut seen = Vec::new();
     for _ in 0..100 {
         for lsn in rig.lsns() {
@@ -313,7 +314,7 @@ async fn a_dirty_mark_of_a_record_is_written_down_before_the_record_is_done() {
 #[tokio::test]
 async fn nothing_is_handed_out_while_paused_or_beyond_the_bound() {
     let mut rig = Rig::new(Config { in_flight_max: 2, ..Config::default() });
-    let all: Vec<Lsn> = (0..3).map(|_| rig.committed(|r| r.write(T, 0, b"a"))).collect();
+    let all: Vec<Lsn> = (0..3).map(|_| rig.committed(|r| r.write(T, Lane::ANY, b"a"))).collect();
     rig.core.pace(true, false, rig.now);
     assert_eq!(rig.lsns(), []);
     rig.core.pace(false, false, rig.now);
@@ -325,7 +326,7 @@ async fn nothing_is_handed_out_while_paused_or_beyond_the_bound() {
 #[tokio::test]
 async fn while_clients_wait_nothing_rests_for_long() {
     let mut rig = Rig::new(Config::default());
-    let slow = rig.committed(|r| r.write(T, 0, b"a"));
+    let slow = rig.committed(|r| r.write(T, Lane::ANY, b"a"));
     for _ in 0..10 {
         assert_eq!(rig.lsns(), [slow]);
         rig.came_back(slow, later());
@@ -345,7 +346,7 @@ async fn while_clients_wait_nothing_rests_for_long() {
 async fn a_repair_that_the_secondary_refuses_is_parked_and_holds_nothing() {
     let mut rig = Rig::new(Config::default());
     let repair = rig.committed(|r| r.table(T));
-    let behind = rig.committed(|r| r.write(T, 0, b"a"));
+    let behind = rig.committed(|r| r.write(T, Lane::ANY, b"a"));
     assert_eq!(rig.lsns(), [repair]);
     rig.came_back(repair, refused());
     assert_eq!(rig.lsns(), [behind]);
@@ -355,7 +356,7 @@ async fn a_repair_that_the_secondary_refuses_is_parked_and_holds_nothing() {
 #[tokio::test]
 async fn a_disk_that_fails_keeps_the_record_until_it_does_not() {
     let mut rig = Rig::new(Config::default());
-    let bad = rig.committed(|r| r.write(T, 0, b"a"));
+    let bad = rig.committed(|r| r.write(T, Lane::ANY, b"a"));
     assert_eq!(rig.lsns(), [bad]);
     rig.came_back(bad, refused());
     let action = rig.core.next(rig.now, Lsn(rig.appended));
@@ -371,7 +372,7 @@ async fn a_disk_that_fails_keeps_the_record_until_it_does_not() {
 #[tokio::test]
 async fn a_record_of_a_newer_tandem_stops_the_reading_and_is_read_when_that_is_mended() {
     let mut rig = Rig::new(Config::default());
-    let first = rig.committed(|r| r.write(T, 0, b"a"));
+    let first = rig.committed(|r| r.write(T, Lane::ANY, b"a"));
     rig.append(|lsn| Entry::Record { lsn, payload: bytes::Bytes::from_static(&[9]) });
     assert_eq!(rig.lsns(), [first], "what was read is applied");
     assert!(rig.core.error().is_some_and(|why| why.contains("version 9")));
@@ -381,7 +382,7 @@ async fn a_record_of_a_newer_tandem_stops_the_reading_and_is_read_when_that_is_m
 #[tokio::test]
 async fn the_journal_keeps_what_is_done_for_as_long_as_is_configured() {
     let mut rig = Rig::new(Config { retention: Duration::from_secs(5), ..Config::default() });
-    let done = rig.committed(|r| r.write(T, 0, b"a"));
+    let done = rig.committed(|r| r.write(T, Lane::ANY, b"a"));
     assert_eq!(rig.lsns(), [done]);
     rig.came_back(done, Applied::Done);
     assert_eq!(rig.core.release(rig.now, Lsn(0)), None);

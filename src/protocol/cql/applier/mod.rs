@@ -16,18 +16,17 @@ mod trouble;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::journal::Lsn;
-use crate::mirror::replay::{self as engine, Applied, Certainty, Job, Shown};
+use crate::mirror::replay::{self as engine, Applied, Certainty, Job, Settled, Shown};
 use crate::record::{Item, Record, TableId};
 
 use super::client::{Client, Error};
 use super::cluster::Cluster;
-use super::place::{Extent, Place};
+use super::place::{Extent, Place, hash_of};
 use super::stamps::now_micros;
 use super::tables::Table;
 use super::text::literal::encode;
@@ -56,32 +55,6 @@ pub struct Applier {
     labels: Mutex<Labels>,
     texts: Texts,
     settled: Settled,
-}
-
-/// Places that were settled, each with how far the journal was written before it was read.
-#[derive(Default)]
-struct Settled(Mutex<HashMap<(TableId, Place), Lsn>>);
-
-/// More places are forgotten, which costs a look each.
-const SETTLED_MAX: usize = 10_000;
-
-impl Settled {
-    fn lock(&self) -> MutexGuard<'_, HashMap<(TableId, Place), Lsn>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What ended here was seen when the place was settled.
-    fn covers(&self, table: TableId, place: &Place, ended: Lsn) -> bool {
-        self.lock().get(&(table, place.clone())).is_some_and(|handed| ended < *handed)
-    }
-
-    fn note(&self, table: TableId, place: &Place, handed: Lsn) {
-        let mut places = self.lock();
-        if places.len() >= SETTLED_MAX {
-            places.clear();
-        }
-        places.insert((table, place.clone()), handed);
-    }
 }
 
 /// Tables by their labels, as of one look at the schema.
@@ -124,6 +97,7 @@ impl Applier {
 
     async fn do_all(&self, job: &Job) -> Result<(), Trouble> {
         let sides = self.sides().await?;
+        self.settled.touched_by(&job.record);
         // What is settled by state is read after everything else was done.
         for item in job.record.items() {
             match item {
@@ -136,16 +110,22 @@ impl Applier {
         for item in job.record.items() {
             if let Item::Key { table, key, .. } = item {
                 let place = Place::decode(key).ok_or_else(|| Trouble::Reject("a place cannot be read".to_owned()))?;
-                self.settle(&sides, job, table, &place).await?;
+                self.settle(&sides, job, table, (&place, key)).await?;
             }
         }
         Ok(())
     }
 
     /// A table that is gone has nothing to be settled.
-    async fn settle(&self, sides: &Sides, job: &Job, label: TableId, place: &Place) -> Result<(), Trouble> {
-        // A place that many write is settled once for all that ended before it was looked at.
-        if job.certainty == Certainty::Committed && self.settled.covers(label, place, job.ended) {
+    async fn settle(
+        &self,
+        sides: &Sides,
+        job: &Job,
+        label: TableId,
+        (place, key): (&Place, &[u8]),
+    ) -> Result<(), Trouble> {
+        let part = hash_of(&place.partition);
+        if job.certainty == Certainty::Committed && self.settled.covers(label, part, key, job.ended) {
             return Ok(());
         }
         let Some(table) = self.table(&sides.primary, label).await else { return Ok(()) };
@@ -157,7 +137,7 @@ impl Applier {
             let is_gone = self.known_table(&sides.primary, label).is_none();
             return if is_gone { Ok(()) } else { Err(trouble) };
         }
-        self.settled.note(label, place, job.handed);
+        self.settled.note(label, part, key, job.handed);
         Ok(())
     }
 
@@ -177,9 +157,10 @@ impl Applier {
             linger(&error).await;
             return Err(Trouble::of_secondary(&error));
         }
-        // Where it was done before, lists are doubled now.
-        let listed = written.into_iter().filter(|written| written.has_lists).collect();
-        self.by_state(sides, job, listed).await
+        // Where it was done before, lists are doubled now. What comes out of its order may bring back what a settlement
+        // behind it saw gone.
+        let doubtful = written.into_iter().filter(|written| written.has_lists || job.late).collect();
+        self.by_state(sides, job, doubtful).await
     }
 
     async fn by_state(&self, sides: &Sides, job: &Job, written: Vec<Written>) -> Result<(), Trouble> {
@@ -316,7 +297,7 @@ impl engine::Applier for Applier {
         let secondary = (self.secondary)().ok_or_else(|| lost("it was never reached".to_owned()))?;
         secondary.client().await.map_err(|error| lost(error.to_string()))?;
         // It may have lost what it had.
-        self.settled.lock().clear();
+        self.settled.clear();
         // What an earlier process sent last may still be on its way. It is over when its servers' timeouts are.
         if !self.opened.swap(true, Ordering::Relaxed) {
             sleep(LINGER).await;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::BytesMut;
+use smallvec::{SmallVec, smallvec};
 
 use crate::protocol::cql::outcome::Kind;
 use crate::protocol::cql::place::{Extent, Place, hash_of};
@@ -26,7 +27,7 @@ use crate::protocol::cql::wire::request::{
 };
 use crate::protocol::cql::wire::{Envelope, Error, Opcode};
 use crate::protocol::cql::write;
-use crate::record::{Reason, RecordBuf, TableId};
+use crate::record::{Lane, Order, Reason, RecordBuf, TableId};
 
 use super::known::{Known, Part, Way};
 
@@ -100,8 +101,8 @@ impl Ground<'_> {
         let Some(parameters) = parameters(request) else {
             return Err(Refused::Wire(Error::Direction(true, request.opcode())));
         };
-        let mut sorted = Sorted { stampless: parameters.timestamp.is_none(), ..Sorted::default() };
-        sorted.conditional = pieces.iter().any(|piece| piece.known.statement.is_conditional());
+        let conditional = pieces.iter().any(|piece| piece.known.statement.is_conditional());
+        let mut sorted = Sorted { conditional, ..Sorted::default() };
         for (at, piece) in pieces.iter().enumerate() {
             self.sort(at, piece, &mut sorted)?;
         }
@@ -145,14 +146,20 @@ impl Ground<'_> {
                 Part::Stranger(name) => {
                     let keyspace = name.keyspace.as_deref().unwrap_or_default();
                     let table = TableId::of(keyspace, &name.name);
-                    sorted.add(Found { piece: at, table, way: Way::Replay, is_pinned: false, places: None });
+                    let found =
+                        Found { piece: at, table, way: Way::Replay, is_pinned: false, parts: None, places: None };
+                    sorted.add(found);
                 }
-                Part::Mirrored { table, way, is_pinned } => {
+                Part::Mirrored { table, way, is_pinned, key } => {
                     sorted.counters |= table.shape.has_counters();
-                    // Where a client's own timestamp decides, nobody needs to know the place.
-                    let needed = *way != Way::Replay || sorted.conditional || sorted.stampless;
-                    let keys = needed.then(|| places(&piece.known, modification, table, &piece.values)).flatten();
-                    sorted.add(Found { piece: at, table: table.label, way: *way, is_pinned: *is_pinned, places: keys });
+                    let bound = |number: &usize| bound(&piece.known.statement, &piece.values, *number);
+                    let key = key.as_ref().and_then(|markers| markers.iter().map(bound).collect::<Option<Key<'_>>>());
+                    let by_state = *way == Way::State || sorted.conditional;
+                    let all = || places(&piece.known, modification, table, &piece.values);
+                    let places = (by_state || key.is_none()).then(all).flatten();
+                    let parts = key.map(|key| smallvec![hash_of(key)]).or_else(|| places.as_deref().map(parts));
+                    let (way, is_pinned) = (*way, *is_pinned);
+                    sorted.add(Found { piece: at, table: table.label, way, is_pinned, parts, places });
                 }
             }
         }
@@ -178,9 +185,7 @@ impl Ground<'_> {
         let by_state = |found: &Found| sorted.conditional || found.way == Way::State;
         for found in sorted.found.iter().filter(|found| by_state(found)) {
             match &found.places {
-                Some(places) => {
-                    places.iter().filter_map(Place::encode).for_each(|place| record.key(found.table, &place, true))
-                }
+                Some(places) => places.iter().for_each(|place| settle(record, found.table, place)),
                 None => record.dirty(found.table, Reason::Uncaptured),
             }
         }
@@ -206,9 +211,12 @@ impl Ground<'_> {
             Request::Batch(batch) => write::put_statements(&mut body, batch.kind, &statements, &all)?,
             _ => write::put_statement(&mut body, positional(&pieces[0], statements[0], &mut Vec::new()), &all)?,
         }
-        record.write(first.table, first.lane(), &body);
-        for found in &replayed[1..] {
-            record.touch(found.table, found.lane());
+        let mut lanes: Vec<(TableId, Lane)> = replayed.iter().flat_map(|found| found.lanes()).collect();
+        lanes.sort_unstable();
+        lanes.dedup();
+        if let Some(((table, lane), others)) = lanes.split_first() {
+            record.write(*table, *lane, &body);
+            others.iter().for_each(|(table, lane)| record.touch(*table, *lane));
         }
         Ok(())
     }
@@ -264,8 +272,6 @@ pub(in crate::protocol::cql) fn random() -> [u8; 16] {
 #[derive(Default)]
 struct Sorted {
     found: Vec<Found>,
-    /// The client gave no timestamp.
-    stampless: bool,
     conditional: bool,
     counters: bool,
     unknown: bool,
@@ -278,19 +284,35 @@ struct Found {
     table: TableId,
     way: Way,
     is_pinned: bool,
-    /// Where it writes, if that can be told and somebody needs to know.
+    /// Its partitions, by hash, if they can be told.
+    parts: Option<Parts>,
+    /// Where it writes, if that can be told and is settled by state.
     places: Option<Vec<Place>>,
 }
 
+/// Most statements write one partition, whose key has few columns.
+type Parts = SmallVec<[u64; 1]>;
+type Key<'v> = SmallVec<[&'v [u8]; 4]>;
+
 impl Found {
-    fn lane(&self) -> u64 {
-        match (self.way, &self.places) {
-            (Way::InOrder, Some(places)) if places.len() == 1 => hash_of(&places[0].partition),
-            // One lane for all that cannot be told apart.
-            (Way::InOrder, _) => u64::MAX,
-            _ => 0,
-        }
+    fn lanes(&self) -> impl Iterator<Item = (TableId, Lane)> {
+        let order = if self.way == Way::InOrder { Order::Alone } else { Order::Beside };
+        // 0: nobody knows where.
+        let parts = self.parts.as_deref().unwrap_or(&[0]);
+        parts.iter().map(move |part| (self.table, Lane::new(order, *part)))
     }
+}
+
+/// A place is to be settled; what it may not be beside is claimed with it.
+fn settle(record: &mut RecordBuf, table: TableId, place: &Place) {
+    let Some(key) = place.encode() else { return };
+    record.key(table, &key, true);
+    let order = if place.extent == Extent::Row { Order::AtPlaces } else { Order::Alone };
+    record.touch(table, Lane::new(order, hash_of(&place.partition)));
+}
+
+fn parts(places: &[Place]) -> Parts {
+    places.iter().map(|place| hash_of(&place.partition)).collect()
 }
 
 impl Sorted {
@@ -300,8 +322,7 @@ impl Sorted {
     }
 
     fn hashes(&self) -> Vec<u64> {
-        let places = self.found.iter().flat_map(|found| found.places.iter().flatten());
-        let mut hashes: Vec<u64> = places.map(|place| hash_of(&place.partition)).collect();
+        let mut hashes: Vec<u64> = self.found.iter().flat_map(|found| found.parts.iter().flatten()).copied().collect();
         hashes.sort_unstable();
         hashes.dedup();
         hashes
@@ -316,7 +337,7 @@ impl Sorted {
         let text_batch = pieces.iter().any(|piece| matches!(piece.known.statement.body, Body::Batch(_)));
         let single = match self.found.as_slice() {
             [only] => only.is_pinned,
-            several => several.iter().all(|found| found.places.is_some()) && self.hashes().len() == 1,
+            several => several.iter().all(|found| found.parts.is_some()) && self.hashes().len() == 1,
         };
         match request {
             _ if self.conditional => Kind::Conditional,

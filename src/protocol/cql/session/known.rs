@@ -14,7 +14,7 @@ use foldhash::fast::RandomState;
 
 use crate::protocol::cql::tables::{Table, Tables, is_own};
 use crate::protocol::cql::text::parse::parse;
-use crate::protocol::cql::text::schema::{Effect, Mirroring};
+use crate::protocol::cql::text::schema::{Effect, Mirroring, Source};
 use crate::protocol::cql::text::statement::{Class, Modification, Name, Statement};
 use crate::protocol::cql::text::volatile::{doubtful_calls, volatile_calls};
 use crate::protocol::cql::topology::Question;
@@ -59,6 +59,8 @@ pub(in crate::protocol::cql) enum Part {
         way: Way,
         /// It writes one partition, whatever is bound to it.
         is_pinned: bool,
+        /// The markers that the partition key is bound to, if it is by nothing else.
+        key: Option<Box<[usize]>>,
     },
 }
 
@@ -125,8 +127,16 @@ impl Known {
             Mirroring::Replay | Mirroring::ReplayRising if table.gc_grace_seconds == 0 => Way::InOrder,
             Mirroring::Replay | Mirroring::ReplayRising => Way::Replay,
         };
-        Part::Mirrored { table: table.clone(), way, is_pinned: effect.is_pinned() }
+        Part::Mirrored { table: table.clone(), way, is_pinned: effect.is_pinned(), key: markers(&effect) }
     }
+}
+
+fn markers(effect: &Effect<'_>) -> Option<Box<[usize]>> {
+    let marker = |source| match source {
+        Source::Marker(number) => Some(number),
+        _ => None,
+    };
+    effect.key_sources()?.into_iter().map(marker).collect()
 }
 
 /// Statements that were seen before. Shared by all sessions.

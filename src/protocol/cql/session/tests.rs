@@ -22,7 +22,7 @@ use crate::protocol::cql::wire::primitive::{Value, put_short_bytes};
 use crate::protocol::cql::wire::request::{Batch, BatchKind, Bound, Execute, Parameters, Prepare, Query};
 use crate::protocol::cql::wire::response::put_metadata;
 use crate::protocol::cql::write::Write;
-use crate::record::{Item, Record};
+use crate::record::{Item, Order, Record};
 use shared::{Grounds, Parts};
 
 struct Rig {
@@ -275,10 +275,17 @@ fn in_words(item: &Item<'_>) -> String {
             let texts: Vec<String> = write.batch.statements.iter().map(text).collect();
             let all = write.batch.parameters;
             assert!(all.timestamp.is_some() && all.now_in_seconds.is_some() && all.keyspace == Some("shop"));
-            let order = if *lane == 0 { "" } else { " in order" };
+            let order = if lane.order() == Order::Alone { " in order" } else { "" };
             format!("write {}{order}: {}", name(*table), texts.join("; "))
         }
-        Item::Touch { table, .. } => format!("touch {}", name(*table)),
+        Item::Touch { table, lane } => {
+            let order = match lane.order() {
+                Order::Beside => "",
+                Order::AtPlaces => " at places",
+                Order::Alone => " alone",
+            };
+            format!("touch {}{order}", name(*table))
+        }
         Item::Key { table, key, .. } => {
             let place = Place::decode(key).expect("a place");
             format!("{} {:?} {:?} {:?}", name(*table), place.extent, place.partition, place.clustering)
@@ -406,8 +413,14 @@ fn lists_counters_and_conditional_statements_go_by_state() {
     rig.query(1, "UPDATE wide SET l = l + ['x'] WHERE k = 1 AND c = 2");
     rig.query(2, "UPDATE counts SET n = n + 1 WHERE k = 3");
     rig.query(3, "UPDATE t SET v = 'a' WHERE k = 4 IF v = 'b'");
-    let row = "wide Row [[0, 0, 0, 1]] [[0, 0, 0, 2]]";
-    assert_eq!(rig.journal(), [row, "counts Partition [[0, 0, 0, 3]] []", "t Partition [[0, 0, 0, 4]] []"]);
+    assert_eq!(
+        rig.journal(),
+        [
+            "wide Row [[0, 0, 0, 1]] [[0, 0, 0, 2]], touch wide at places",
+            "counts Partition [[0, 0, 0, 3]] [], touch counts alone",
+            "t Partition [[0, 0, 0, 4]] [], touch t alone",
+        ]
+    );
     let stamps: Vec<bool> = rig.sent().iter().map(|frame| parse(Version::V4, frame).2.is_some()).collect();
     assert_eq!(stamps, [true, false, false], "neither counters nor Paxos take a stamp");
 }
@@ -430,8 +443,9 @@ fn a_batch_is_replayed_but_for_what_goes_by_state() {
     request::put_batch(&mut message, Version::V4, BatchKind::Logged, &statements, &parameters).expect("short");
     let batch = Batch::parse(Version::V4, &message).expect("a batch");
     rig.ask(1, &Request::Batch(batch));
+    let row = "wide Row [[0, 0, 0, 1]] [[0, 0, 0, 2]], touch wide at places";
     let write = "write t: INSERT INTO t (k, v) VALUES (?, ?); DELETE FROM gone WHERE k = 7";
-    assert_eq!(rig.journal(), [format!("wide Row [[0, 0, 0, 1]] [[0, 0, 0, 2]], {write}, touch gone")]);
+    assert_eq!(rig.journal(), [format!("{row}, {write}, touch gone alone")]);
 }
 
 #[test]
@@ -510,7 +524,7 @@ fn a_conditional_statement_that_was_not_applied_leaves_nothing_promise_2() {
     };
     Envelope::new(Version::V4, 1, Opcode::Result).put(&mut frame, put).expect("short");
     rig.session.server_sent(&mut frame).expect("goes on");
-    assert_eq!(rig.journal(), ["t Partition [[0, 0, 0, 4]] []", "Aborted"]);
+    assert_eq!(rig.journal(), ["t Partition [[0, 0, 0, 4]] [], touch t alone", "Aborted"]);
     assert_eq!(rig.told().len(), 1);
 }
 

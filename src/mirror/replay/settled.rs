@@ -1,0 +1,137 @@
+//! Places that were settled by state, so that a place which many write is settled once for all of them.
+//!
+//! Whoever looked at a place saw what every unit did that had ended by then; what such a unit's record asks for was done
+//! with it. That holds as long as nothing else is replayed there: an older write, or a truncation, may undo what was seen,
+//! and then the next record's settlement is the one that mends it. Claims see to it that a write of a part and a place in
+//! it are never at work at once.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::journal::Lsn;
+use crate::record::{Item, Order, Record, TableId};
+
+/// More places are forgotten, which costs a look each.
+const MAX: usize = 10_000;
+
+/// Places that were settled since the secondary was opened.
+#[derive(Default)]
+pub struct Settled(Mutex<Places>);
+
+/// The places of a part by their keys, each with how far the journal was written when it was looked at.
+type LookedAt = HashMap<Box<[u8]>, Lsn>;
+
+/// By table and part.
+#[derive(Default)]
+struct Places {
+    of: HashMap<TableId, HashMap<u64, LookedAt>>,
+    count: usize,
+}
+
+impl Settled {
+    fn lock(&self) -> MutexGuard<'_, Places> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What ended here was seen when the place with this key, in this part of the table, was settled.
+    pub fn covers(&self, table: TableId, part: u64, key: &[u8], ended: Lsn) -> bool {
+        let places = self.lock();
+        let looked_at = || places.of.get(&table)?.get(&part)?.get(key).copied();
+        looked_at().is_some_and(|handed| ended < handed)
+    }
+
+    /// The place was settled, and looked at when the journal was written so far.
+    pub fn note(&self, table: TableId, part: u64, key: &[u8], handed: Lsn) {
+        let mut places = self.lock();
+        if places.count >= MAX {
+            *places = Places::default();
+        }
+        let part = places.of.entry(table).or_default().entry(part).or_default();
+        let is_new = part.insert(key.into(), handed).is_none();
+        places.count += usize::from(is_new);
+    }
+
+    /// A record is about to be applied: what its writes and barriers touch has to be looked at again.
+    pub fn touched_by(&self, record: &Record) {
+        let mut places = self.lock();
+        for item in record.items() {
+            match item {
+                Item::Write { table, lane, .. } | Item::Touch { table, lane } if lane.order() != Order::AtPlaces => {
+                    places.forget(table, lane.part());
+                }
+                Item::Ddl(TableId::NONE, _) | Item::Table(TableId::NONE) => *places = Places::default(),
+                Item::Ddl(table, _) | Item::Table(table) => places.forget(table, None),
+                _ => {}
+            }
+        }
+    }
+
+    /// The secondary may have lost what it had.
+    pub fn clear(&self) {
+        *self.lock() = Places::default();
+    }
+}
+
+impl Places {
+    /// A part of a table, or all of it.
+    fn forget(&mut self, table: TableId, part: Option<u64>) {
+        let Some(parts) = self.of.get_mut(&table) else { return };
+        self.count -= match part {
+            Some(part) => parts.remove(&part).map_or(0, |places| places.len()),
+            None => parts.drain().map(|(_, places)| places.len()).sum(),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Backend, Lane, RecordBuf};
+
+    const T: TableId = TableId(1);
+    const U: TableId = TableId(2);
+    const PART: u64 = 0x70;
+
+    fn settled() -> Settled {
+        let settled = Settled::default();
+        for (table, part) in [(T, PART), (T, 0x80), (U, PART)] {
+            settled.note(table, part, b"k", Lsn(100));
+        }
+        settled
+    }
+
+    fn covered_after(build: impl FnOnce(&mut RecordBuf)) -> [bool; 3] {
+        let (settled, mut buf) = (settled(), RecordBuf::default());
+        build(&mut buf);
+        let record = Record::parse(buf.finish(Backend { id: 1, life: 1 }).to_vec().into()).expect("valid");
+        settled.touched_by(&record);
+        [(T, PART), (T, 0x80), (U, PART)].map(|(table, part)| settled.covers(table, part, b"k", Lsn(99)))
+    }
+
+    #[test]
+    fn a_place_covers_what_had_ended_when_it_was_looked_at() {
+        let settled = settled();
+        assert!(settled.covers(T, PART, b"k", Lsn(99)));
+        assert!(!settled.covers(T, PART, b"k", Lsn(100)) && !settled.covers(T, PART, b"l", Lsn(99)));
+        settled.clear();
+        assert!(!settled.covers(T, PART, b"k", Lsn(99)));
+    }
+
+    #[test]
+    fn what_is_replayed_there_later_undoes_it() {
+        assert_eq!(covered_after(|r| r.write(T, Lane::beside(PART), b"w")), [false, true, true]);
+        assert_eq!(covered_after(|r| r.write(T, Lane::ANY, b"w")), [false, false, true]);
+        assert_eq!(covered_after(|r| r.ddl(T, b"TRUNCATE")), [false, false, true]);
+        assert_eq!(covered_after(|r| r.ddl(TableId::NONE, b"DROP KEYSPACE")), [false, false, false]);
+        assert_eq!(covered_after(|r| r.touch(T, Lane::new(Order::AtPlaces, PART))), [true, true, true]);
+    }
+
+    #[test]
+    fn no_more_are_kept_than_fit() {
+        let settled = Settled::default();
+        for n in 0..=MAX as u64 {
+            settled.note(T, n, b"k", Lsn(1));
+        }
+        assert_eq!(settled.lock().count, 1);
+    }
+}
