@@ -29,6 +29,7 @@ use support::idle::Crowd;
 use support::peers::Proxy;
 use support::pgbench::{Load, Pgbench, Script};
 use support::report::{Goal, Line, Report};
+use support::rounds::{Samples, in_turns, paired};
 use support::{cpu, median, memory, psql};
 
 /// A row of the table, or several that belong together.
@@ -143,32 +144,6 @@ struct Arm<'a> {
     script: Option<&'static str>,
     /// What to wait for before somebody else's turn.
     settle: Option<&'a dyn Fn() -> Result<()>>,
-}
-
-/// What one arm did, round by round.
-#[derive(Default)]
-struct Samples {
-    per_second: Vec<f64>,
-    latency_us: Vec<f64>,
-    settled_ms: Vec<f64>,
-    requests: u64,
-    cpu: Duration,
-}
-
-impl Samples {
-    /// Over all rounds: ticks are too coarse for one.
-    fn cpu_us(&self) -> Option<f64> {
-        (self.cpu > Duration::ZERO).then(|| self.cpu.as_secs_f64() * 1e6 / self.requests as f64)
-    }
-
-    fn rate(&self) -> f64 {
-        median(self.per_second.iter().copied())
-    }
-}
-
-/// The median of what two arms' rounds have to do with each other.
-fn paired(one: &[f64], other: &[f64], relation: impl Fn(f64, f64) -> f64) -> f64 {
-    median(one.iter().zip(other).map(|(one, other)| relation(*one, *other)))
 }
 
 impl<'a> Bench<'a> {
@@ -441,17 +416,9 @@ impl<'a> Bench<'a> {
         for arm in arms {
             self.turn(arm, &Load { seconds: 1, ..*load }, &mut Samples::default())?;
         }
-        let mut samples: Vec<Samples> = arms.iter().map(|_| Samples::default()).collect();
-        for round in 0..self.args.rounds {
-            let mut order: Vec<usize> = (0..arms.len()).collect();
-            if round % 2 == 1 {
-                order.reverse();
-            }
-            for at in order {
-                self.turn(&arms[at], load, &mut samples[at]).with_context(|| arms[at].name)?;
-            }
-        }
-        Ok(samples)
+        in_turns(arms.len(), self.args.rounds, |at, samples| {
+            self.turn(&arms[at], load, samples).with_context(|| arms[at].name)
+        })
     }
 
     fn turn(&self, arm: &Arm<'_>, load: &Load<'_>, samples: &mut Samples) -> Result<()> {

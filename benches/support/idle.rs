@@ -127,7 +127,7 @@ async fn idle(mut client: TcpStream) -> io::Result<()> {
 }
 
 /// Each idle client takes two files here.
-fn raise_file_limit() {
+pub(crate) fn raise_file_limit() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: both calls read or write only the struct, which outlives them.
     unsafe {

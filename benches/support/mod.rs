@@ -6,10 +6,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tandem::sandbox::Postgres;
 
+pub(crate) mod cql;
 pub(crate) mod idle;
 pub(crate) mod peers;
 pub(crate) mod pgbench;
 pub(crate) mod report;
+pub(crate) mod rounds;
 
 /// The middle one; of none, NaN.
 pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {

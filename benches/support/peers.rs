@@ -1,7 +1,7 @@
 //! What stands between clients and a server: tandem, and who it is compared with, as child processes.
 
 use std::fs::File;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -16,6 +16,8 @@ use tempfile::TempDir;
 const TANDEM: &str = env!("CARGO_BIN_EXE_tandem");
 /// Where pgbouncer is.
 const PGBOUNCER: &str = "TANDEM_BENCH_PGBOUNCER";
+/// Where zdm-proxy is.
+const ZDM: &str = "ZDM_PROXY";
 /// A folder for tandem's journals, on a disk that is not the servers'.
 const JOURNAL: &str = "TANDEM_BENCH_DIR";
 /// Longest time for a start, and for a mirror to catch up.
@@ -39,11 +41,16 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// tandem between a database of `origin` and one of `target`, with more lines of configuration. It is ready.
     pub(crate) fn tandem(sandbox: &Sandbox, origin: &str, target: &str, more: &str) -> Result<Proxy> {
+        Proxy::tandem_on(sandbox, "postgres", origin, target, more)
+    }
+
+    /// The same on any wire.
+    pub(crate) fn tandem_on(sandbox: &Sandbox, wire: &str, origin: &str, target: &str, more: &str) -> Result<Proxy> {
         let (port, admin) = (free_port(), free_port());
         let dir = sandbox.dir().join(format!("tandem-{port}"));
         std::fs::create_dir(&dir)?;
         let text = format!(
-            "[[listen]]\nwire = \"postgres\"\naddress = \"127.0.0.1:{port}\"\n[origin]\nurl = \"{origin}\"\n\
+            "[[listen]]\nwire = \"{wire}\"\naddress = \"127.0.0.1:{port}\"\n[origin]\nurl = \"{origin}\"\n\
              [target]\nurl = \"{target}\"\n[admin]\naddress = \"127.0.0.1:{admin}\"\n{more}\n"
         );
         std::fs::write(dir.join("proxy.toml"), text)?;
@@ -87,6 +94,43 @@ impl Proxy {
     /// What to say without it.
     pub(crate) fn no_pgbouncer() -> String {
         format!("not compared with pgbouncer: say where it is, such as {PGBOUNCER}=/usr/sbin/pgbouncer")
+    }
+
+    /// A copy of this program between its client and a server: see `support::cql::splice`.
+    pub(crate) fn splice(sandbox: &Sandbox, server: SocketAddr) -> Result<Proxy> {
+        let port = free_port();
+        let dir = sandbox.dir().join(format!("splice-{port}"));
+        std::fs::create_dir(&dir)?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg(format!("--splice=127.0.0.1:{port}")).arg(format!("--splice-to={server}"));
+        let mut proxy = Proxy::start(sandbox, command, port, 0, &dir)?;
+        proxy.wait("ready", |proxy| Ok(TcpStream::connect(("127.0.0.1", proxy.port)).is_ok()))?;
+        Ok(proxy)
+    }
+
+    /// zdm-proxy as its manual sets it up. `None`: nobody said where it is.
+    pub(crate) fn zdm(sandbox: &Sandbox, origin: SocketAddr, target: SocketAddr) -> Result<Option<Proxy>> {
+        let Some(program) = std::env::var_os(ZDM) else { return Ok(None) };
+        let port = free_port();
+        let dir = sandbox.dir().join(format!("zdm-{port}"));
+        std::fs::create_dir(&dir)?;
+        let mut command = Command::new(program);
+        for (side, server) in [("ORIGIN", origin), ("TARGET", target)] {
+            command.env(format!("ZDM_{side}_CONTACT_POINTS"), server.ip().to_string());
+            command.env(format!("ZDM_{side}_PORT"), server.port().to_string());
+            command.env(format!("ZDM_{side}_USERNAME"), "cassandra");
+            command.env(format!("ZDM_{side}_PASSWORD"), "cassandra");
+        }
+        command.env("ZDM_PROXY_LISTEN_ADDRESS", "127.0.0.1").env("ZDM_PROXY_LISTEN_PORT", port.to_string());
+        command.env("ZDM_METRICS_PORT", free_port().to_string()).env("ZDM_LOG_LEVEL", "WARN");
+        let mut proxy = Proxy::start(sandbox, command, port, 0, &dir)?;
+        proxy.wait("ready", |proxy| Ok(TcpStream::connect(("127.0.0.1", proxy.port)).is_ok()))?;
+        Ok(Some(proxy))
+    }
+
+    /// What to say without it.
+    pub(crate) fn no_zdm() -> String {
+        format!("not compared with zdm-proxy: say where it is, such as {ZDM}=/usr/local/bin/zdm-proxy")
     }
 
     fn start(sandbox: &Sandbox, mut command: Command, port: u16, admin: u16, dir: &Path) -> Result<Proxy> {

@@ -16,6 +16,7 @@ const KEPT: usize = 2;
 
 thread_local! {
     /// For (de)compression: a few of a thread, none of a connection.
+    #[allow(clippy::vec_box, reason = "taken and put back for each frame, and kilobytes long")]
     static SCRATCHES: RefCell<Vec<Box<Scratch>>> = const { RefCell::new(Vec::new()) };
     /// For what is to be sent.
     static BUFFERS: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
