@@ -18,9 +18,16 @@ pub(super) enum Asked {
         #[serde(default)]
         tables: Vec<String>,
         #[serde(default)]
+        exclude: Vec<String>,
+        #[serde(default)]
         on_conflict: Conflict,
         #[serde(default = "yes")]
         verify: bool,
+        #[serde(default)]
+        dry_run: bool,
+        /// Of all rows: above 0, at most 1.
+        sample: Option<f64>,
+        every_seconds: Option<u64>,
     },
     Pause,
     Resume,
@@ -57,8 +64,10 @@ pub(super) fn report(state: &State, kind: Kind) -> Result<Report, Refused> {
 pub(super) async fn act(state: &State, kind: Kind, asked: Asked) -> Result<Report, Refused> {
     let desk = desk(state)?;
     match asked {
-        Asked::Start { tables, on_conflict, verify } => {
-            _ = desk.start(Request { kind, tables, on_conflict, verify }).await.map_err(conflict)?;
+        Asked::Start { tables, exclude, on_conflict, verify, dry_run, sample, every_seconds } => {
+            let sample_ppm = sample.map(|share| (share * 1e6).ceil() as u32);
+            let request = Request { kind, tables, exclude, on_conflict, verify, dry_run, sample_ppm, every_seconds };
+            desk.start(request).await.map_err(conflict)?;
         }
         Asked::Pause => desk.pause(kind).await.map_err(conflict)?,
         Asked::Resume => desk.resume(kind).await.map_err(conflict)?,
@@ -89,6 +98,7 @@ fn desk(state: &State) -> Result<&Desk, Refused> {
 
 fn conflict(refused: backfill::Refused) -> Refused {
     let code = match refused {
+        backfill::Refused::Nonsense(_) => StatusCode::BAD_REQUEST,
         backfill::Refused::Durable(_) => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::CONFLICT,
     };

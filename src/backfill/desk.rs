@@ -18,9 +18,10 @@ use crate::mirror::durable::{self, Durable};
 use crate::mirror::handle::owe;
 use crate::record::{RecordBuf, Side, TableId};
 
-use super::job::{Counts, Job, Kind, Line, Request, Sizes, State, Walked, Wants};
+use super::job::{Counts, Job, Line, Ours, Sizes, State, Walked, Wants};
 use super::lines::Lines;
 use super::meters;
+use super::request::{Kind, Request};
 use super::trust::{Doubts, Trust};
 use super::work::{Chunk, Outcome, Pass, Surveyed};
 
@@ -57,6 +58,9 @@ pub enum Refused {
     /// One at a time.
     #[error("{0} {1} is under way: see `tandem {0} status`")]
     Busy(&'static str, u64),
+    /// It makes no sense.
+    #[error("{0}")]
+    Nonsense(&'static str),
     /// There is nothing to hold, to let go or to end.
     #[error("no {0} is under way")]
     Idle(&'static str),
@@ -80,6 +84,9 @@ pub struct Report {
     pub began_unix: u64,
     /// Seconds since the epoch.
     pub ended_unix: Option<u64>,
+    /// When it is done once more, in seconds since the epoch.
+    #[serde(default)]
+    pub next_unix: Option<u64>,
     /// Rows copied.
     pub rows: u64,
     /// Bytes copied.
@@ -121,6 +128,9 @@ pub struct TableReport {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Page {
     jobs: BTreeMap<Kind, Job>,
+    /// What is done again and again.
+    #[serde(default)]
+    standing: BTreeMap<Kind, Standing>,
     /// The side that jobs read from.
     primary: Option<Side>,
     number: u64,
@@ -132,6 +142,16 @@ struct Page {
     trust: Trust,
     /// The secondary's payment counter, as far as chunks were done.
     landed: u64,
+}
+
+/// A request that is done again and again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Standing {
+    request: Request,
+    /// How often it was begun.
+    rounds: u64,
+    /// When the next one is due, in seconds since the epoch; none while one is under way.
+    next_unix: Option<u64>,
 }
 
 /// What the engine is to do beside its payments.
@@ -271,25 +291,32 @@ impl Desk {
     /// # Errors
     /// Another one is under way, or the disk refuses.
     pub async fn start(&self, request: Request) -> Result<u64, Refused> {
+        if let Some(why) = request.nonsense() {
+            return Err(Refused::Nonsense(why));
+        }
         let number = {
             let mut memory = self.lock();
             if let Some(job) = memory.page.current() {
                 return Err(Refused::Busy(job.request.kind.as_str(), job.number));
             }
-            memory.page.number += 1;
-            memory.page.not_listed = 0;
-            let number = memory.page.number;
-            tracing::info!(number, kind = request.kind.as_str(), tables = ?request.tables, "history: asked for");
-            memory.page.jobs.insert(request.kind, Job::new(number, request, unix_now()));
-            memory.unsaved = true;
-            number
+            let kind = request.kind;
+            memory.page.standing.remove(&kind);
+            if request.every_seconds.is_some() {
+                let standing = Standing { request: request.clone(), rounds: 1, next_unix: None };
+                memory.page.standing.insert(kind, standing);
+            }
+            memory.begin(request, 0)
         };
-        if let Err(error) = self.shared.lines.clear() {
-            tracing::warn!(%error, "the rows that differed before could not be forgotten");
-        }
+        self.forget_lines();
         self.save().await?;
         self.shared.changed.notify_waiters();
         Ok(number)
+    }
+
+    fn forget_lines(&self) {
+        if let Err(error) = self.shared.lines.clear() {
+            tracing::warn!(%error, "the rows that differed before could not be forgotten");
+        }
     }
 
     /// Hold it; what is under way is finished.
@@ -308,12 +335,19 @@ impl Desk {
         self.act(kind, |job| job.paused = false).await
     }
 
-    /// End it; what is copied stays.
+    /// End it, and do not do it again; what is copied stays.
     ///
     /// # Errors
     /// There is none, or the disk refuses.
     pub async fn cancel(&self, kind: Kind) -> Result<(), Refused> {
-        self.act(kind, |job| job.cancel(unix_now())).await
+        let stood = self.lock().page.standing.remove(&kind).is_some();
+        match self.act(kind, |job| job.cancel(unix_now())).await {
+            Err(Refused::Idle(_)) if stood => {
+                self.lock().unsaved = true;
+                Ok(self.save().await?)
+            }
+            done => done,
+        }
     }
 
     async fn act(&self, kind: Kind, change: impl FnOnce(&mut Job)) -> Result<(), Refused> {
@@ -340,6 +374,7 @@ impl Desk {
         let job = memory.page.jobs.get(&kind)?;
         let mut report = report(job);
         report.not_listed = memory.page.not_listed;
+        report.next_unix = memory.page.standing.get(&kind).and_then(|standing| standing.next_unix);
         if !job.state.is_over() {
             report.why = report.why.or(memory.throttled.map(|throttle| throttle.why().to_owned()));
             report.eta_seconds = memory.pace.eta(&report);
@@ -379,6 +414,7 @@ impl Desk {
             memory.page.copied.clear();
             memory.page.trust.forget();
             memory.page.landed = 0;
+            memory.page.standing.remove(&Kind::Backfill);
             if let Some(job) = memory.page.current_mut().filter(|_| before.is_some()) {
                 job.fail("the primary was switched while it was under way: ask for it again", unix_now());
                 tell(job);
@@ -409,7 +445,17 @@ impl Desk {
         let options = &self.shared.options;
         let mut memory = self.lock();
         memory.throttled = None;
-        let wants = memory.page.current().map_or(Wants::Nothing, |job| job.wants());
+        let Some(wants) = memory.page.current().map(Job::wants) else {
+            let due = memory.page.due().ok_or(None)?;
+            let left = due.saturating_sub(unix_now());
+            if left > 0 {
+                return Err(Some(now + Duration::from_secs(left.min(3_600))));
+            }
+            memory.begin_due();
+            drop(memory);
+            self.forget_lines();
+            return Ok(Errand::Survey);
+        };
         match wants {
             Wants::Nothing => Err(None),
             Wants::Survey => Ok(Errand::Survey),
@@ -431,12 +477,18 @@ impl Desk {
     pub fn surveyed(&self, found: Vec<Surveyed>, ours: impl Fn(TableId) -> bool, at: Lsn) {
         let mut memory = self.lock();
         let copied = memory.page.copied.clone();
+        let written = |table: TableId| match copied.contains(&table.0) {
+            true => Ours::Copied,
+            false if ours(table) => Ours::Mirrored,
+            false => Ours::No,
+        };
         if let Some(job) = memory.page.current_mut() {
-            job.surveyed(found, |table| ours(table) || copied.contains(&table.0), at);
+            job.surveyed(found, written, at);
             if job.state.is_over() {
                 job.ended_unix = Some(unix_now());
                 tell(job);
             }
+            memory.page.ordered();
             memory.unsaved = true;
         }
     }
@@ -493,6 +545,7 @@ impl Desk {
             let over = job.state.is_over().then(|| job.clone());
             let clean = over.as_ref().map(|job| job.clean().collect()).unwrap_or_default();
             over.iter().for_each(|job| memory.page.trust.learn(job));
+            memory.page.ordered();
             memory.unsaved |= moved || reported > 0;
             Settled { clean, idle: reported == 0 && !moved }
         };
@@ -631,9 +684,47 @@ impl Page {
     fn current_mut(&mut self) -> Option<&mut Job> {
         self.jobs.values_mut().find(|job| !job.state.is_over())
     }
+
+    /// What is done again and again, and is over, gets its next time.
+    fn ordered(&mut self) {
+        for (kind, standing) in &mut self.standing {
+            let over = self.jobs.get(kind).is_none_or(|job| job.state.is_over());
+            let every = standing.request.every_seconds.unwrap_or_default();
+            if over && standing.next_unix.is_none() {
+                standing.next_unix = Some(unix_now() + every);
+            }
+        }
+    }
+
+    /// When the next round is due, in seconds since the epoch.
+    fn due(&self) -> Option<u64> {
+        self.standing.values().filter_map(|standing| standing.next_unix).min()
+    }
 }
 
 impl Memory {
+    /// A new job; its number.
+    fn begin(&mut self, request: Request, round: u64) -> u64 {
+        let page = &mut self.page;
+        page.number += 1;
+        page.not_listed = 0;
+        let (kind, number) = (request.kind, page.number);
+        tracing::info!(number, round, kind = kind.as_str(), tables = ?request.tables, "history: asked for");
+        page.jobs.insert(kind, Job::new(number, request, unix_now()).of_round(round));
+        self.unsaved = true;
+        number
+    }
+
+    /// The next round of what is due first.
+    fn begin_due(&mut self) {
+        let due = self.page.standing.values_mut().filter(|standing| standing.next_unix.is_some());
+        let Some(standing) = due.min_by_key(|standing| standing.next_unix) else { return };
+        standing.next_unix = None;
+        let (request, round) = (standing.request.clone(), standing.rounds);
+        standing.rounds += 1;
+        self.begin(request, round);
+    }
+
     /// Let the budget grow, one second's worth at most; when there is some again, if there is none.
     fn refill(&mut self, rate: u64, now: Instant) -> Option<Instant> {
         let gained = now.saturating_duration_since(self.budget_at).as_secs_f64() * rate as f64;
@@ -685,6 +776,7 @@ fn report(job: &Job) -> Report {
         rows: tables.iter().map(|table| table.rows).sum(),
         bytes: tables.iter().map(|table| table.bytes).sum(),
         done: if job.state.is_over() { 1.0 } else { share(left.fold((0, 0), add)) },
+        next_unix: None,
         eta_seconds: None,
         counts: job.counts(),
         not_listed: 0,

@@ -14,66 +14,10 @@ use serde::{Deserialize, Serialize};
 use crate::journal::Lsn;
 use crate::record::TableId;
 
+use super::request::{Conflict, Kind, Request};
 use super::spans::Spans;
 use super::work::{Chunk, Difference, Differs, Extent, Landed, Pass, Surveyed};
-
-/// What is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// Copy the rows that the secondary lacks, then compare.
-    Backfill,
-    /// Compare, change nothing.
-    Verify,
-    /// Compare, and have the mirror copy what differs.
-    Repair,
-}
-
-impl Kind {
-    /// All there are.
-    pub const ALL: [Kind; 3] = [Kind::Backfill, Kind::Verify, Kind::Repair];
-
-    /// The word in commands, logs and answers.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Kind::Backfill => "backfill",
-            Kind::Verify => "verify",
-            Kind::Repair => "repair",
-        }
-    }
-}
-
-/// What to do about rows of the target that we did not write, in a table that is to be copied.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Conflict {
-    /// Leave the table alone and say so.
-    #[default]
-    Error,
-    /// The origin's rows count: those that differ are replaced, those that only the target has are deleted.
-    Overwrite,
-}
-
-/// A request as the API takes it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Request {
-    /// What to do.
-    pub kind: Kind,
-    /// Qualified names of tables; none: all that have a key.
-    #[serde(default)]
-    pub tables: Vec<String>,
-    /// Of a backfill: what to do about rows that are there and not ours.
-    #[serde(default)]
-    pub on_conflict: Conflict,
-    /// Of a backfill: compare when everything is copied.
-    #[serde(default = "yes")]
-    pub verify: bool,
-}
-
-fn yes() -> bool {
-    true
-}
+use crate::dice::Dice;
 
 /// Where a job is; scripts wait for these words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -197,6 +141,9 @@ pub(super) struct Job {
     pub(super) why: Option<String>,
     pub(super) began_unix: u64,
     pub(super) ended_unix: Option<u64>,
+    /// How often it was done before, of one that is done again and again.
+    #[serde(default)]
+    pub(super) round: u64,
 }
 
 /// One table of a job.
@@ -214,6 +161,9 @@ pub(super) struct Walked {
     pub(super) counts: Counts,
     /// Where the journal stood when the comparison began: marks above it are not answered by it.
     since: u64,
+    /// An earlier round copied it: it is only compared.
+    #[serde(default)]
+    kept: bool,
     /// Units of a chunk; follows what chunks of this table cost.
     #[serde(skip)]
     step: u64,
@@ -228,6 +178,9 @@ struct Tract {
     #[serde(skip)]
     taken: Spans,
     again: Vec<Again>,
+    /// Units that are not in the sample.
+    #[serde(default)]
+    left_out: u64,
 }
 
 /// Units that differed and were owed: to be compared again.
@@ -249,6 +202,46 @@ const TRIES: u8 = 3;
 const FIRST_STEP: u64 = 64;
 /// Most units of a chunk.
 const MOST_STEP: u64 = 1 << 16;
+
+/// What is known of who wrote a table's rows on the secondary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ours {
+    /// Nothing: they are strangers.
+    No,
+    /// The mirror did.
+    Mirrored,
+    /// History was copied.
+    Copied,
+}
+
+/// A part of the units, drawn.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    ppm: u32,
+    seed: u64,
+}
+
+/// Units that are drawn together, at least.
+const SAMPLE_UNITS: u64 = 16;
+/// Most draws for an extent: its spans are kept on disk.
+const DRAWS_MAX: u64 = 4_096;
+
+impl Sample {
+    /// The units that are not drawn. Of each extent some are.
+    fn leaves_out(self, extent: &Extent) -> Spans {
+        let len = extent.units.div_ceil(DRAWS_MAX).max(SAMPLE_UNITS);
+        let draws = extent.units.div_ceil(len);
+        let mut dice = Dice(self.seed ^ extent.file);
+        let sure = dice.below(draws.max(1));
+        let mut spans = Spans::default();
+        for n in 0..draws {
+            if dice.below(1_000_000) >= u64::from(self.ppm) && n != sure {
+                spans.add(n * len, ((n + 1) * len).min(extent.units));
+            }
+        }
+        spans
+    }
+}
 
 /// What the job asks for next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -293,7 +286,13 @@ impl Job {
             why: None,
             began_unix: now_unix,
             ended_unix: None,
+            round: 0,
         }
+    }
+
+    /// It was done so often before.
+    pub(super) fn of_round(self, round: u64) -> Job {
+        Job { round, ..self }
     }
 
     /// As it came from the disk: nothing is under way, and where everything lies is to be looked at.
@@ -318,26 +317,32 @@ impl Job {
         }
     }
 
+    /// Tables lack rows that it is still to copy.
+    pub(super) fn is_copying(&self) -> bool {
+        self.request.kind == Kind::Backfill && (self.round == 0 || self.tables.iter().any(|table| !table.kept))
+    }
+
     /// Differences are to be mended.
     fn mends(&self) -> bool {
         match self.request.kind {
             Kind::Backfill => true,
             Kind::Verify => false,
-            Kind::Repair => true,
+            Kind::Repair => !self.request.dry_run,
         }
     }
 
     /// What both sides have. The first survey of a job says which tables it is about; later ones only where they lie now.
-    pub(super) fn surveyed(&mut self, found: Vec<Surveyed>, ours: impl Fn(TableId) -> bool, at: Lsn) {
+    pub(super) fn surveyed(&mut self, found: Vec<Surveyed>, ours: impl Fn(TableId) -> Ours, at: Lsn) {
         if self.state.is_over() {
             return;
         }
         if self.tables.is_empty() {
             self.choose(&found, ours);
         }
+        let sample = self.request.sample_ppm.map(|ppm| Sample { ppm, seed: self.number });
         for walked in &mut self.tables {
             match found.iter().find(|one| one.table == walked.table) {
-                Some(one) => walked.look(one, self.pass),
+                Some(one) => walked.look(one, self.pass, sample),
                 None => _ = walked.refused.get_or_insert_with(|| "the table is gone".to_owned()),
             }
             if self.pass == Pass::Forth && walked.fresh() {
@@ -349,22 +354,23 @@ impl Job {
         }
     }
 
-    fn choose(&mut self, found: &[Surveyed], ours: impl Fn(TableId) -> bool) {
-        let asked = &self.request.tables;
-        let named = |one: &&Surveyed| asked.is_empty() || asked.contains(&one.name);
-        let unknown = asked.iter().find(|name| found.iter().all(|one| one.name != **name));
-        if let Some(name) = unknown {
+    fn choose(&mut self, found: &[Surveyed], ours: impl Fn(TableId) -> Ours) {
+        let chosen = found.iter().filter(|one| self.request.names(&one.name));
+        if let Some(name) = self.request.unknown(found.iter().map(|one| &*one.name)) {
             self.state = State::Failed;
-            self.why = Some(format!("there is no table {name}; names are qualified, as public.accounts"));
+            self.why = Some(format!("there is no table {name}; names are qualified, as public.accounts or public.*"));
             return;
         }
         let strangers = self.request.kind == Kind::Backfill && self.request.on_conflict == Conflict::Error;
-        self.tables = found.iter().filter(named).map(Walked::new).collect();
-        for (walked, one) in self.tables.iter_mut().zip(found.iter().filter(named)) {
-            if strangers && one.occupied && !one.labels.iter().any(|label| ours(*label)) {
+        let look = |one: &Surveyed| {
+            let mut walked = Walked::new(one);
+            walked.kept = self.round > 0 && one.labels.iter().any(|label| ours(*label) == Ours::Copied);
+            if strangers && one.occupied && one.labels.iter().all(|label| ours(*label) == Ours::No) {
                 walked.refused.get_or_insert_with(|| STRANGERS.to_owned());
             }
-        }
+            walked
+        };
+        self.tables = chosen.map(look).collect();
     }
 
     /// The next chunk; `paid` is everything that is on the secondary.
@@ -444,6 +450,7 @@ impl Job {
         for table in &mut self.tables {
             table.extents.clear();
             (table.copied_rows, table.copied_bytes, table.counts) = (0, 0, Counts::default());
+            table.kept = false;
         }
         if self.request.kind == Kind::Backfill {
             self.pass = Pass::Copy;
@@ -521,7 +528,7 @@ impl Job {
     /// Tables that this job found equal, every label of each, and since when nothing was missed.
     pub(super) fn clean(&self) -> impl Iterator<Item = (TableId, Lsn)> {
         let walked = self.state == State::Done || self.state == State::Failed;
-        let compared = walked && self.pass == Pass::Back;
+        let compared = walked && self.pass == Pass::Back && self.request.is_whole();
         let equal = move |table: &&Walked| compared && table.refused.is_none() && table.counts.differing() == 0;
         self.tables.iter().filter(equal).flat_map(|table| table.labels.iter().map(|label| (*label, Lsn(table.since))))
     }
@@ -529,7 +536,8 @@ impl Job {
     /// Tables that this job compared from end to end, and how many of their rows differ still.
     pub(super) fn verdicts(&self) -> impl Iterator<Item = (TableId, &str, u64)> {
         let ended = [State::Done, State::Failed].contains(&self.state) && self.pass == Pass::Back && self.pass_done();
-        let compared = self.tables.iter().filter(move |table| ended && table.refused.is_none());
+        let whole = ended && self.request.is_whole();
+        let compared = self.tables.iter().filter(move |table| whole && table.refused.is_none());
         compared.map(|table| (table.table, &*table.name, table.counts.differing()))
     }
 
@@ -582,15 +590,20 @@ impl Walked {
             copied_bytes: 0,
             counts: Counts::default(),
             since: 0,
+            kept: false,
             step: FIRST_STEP,
         }
     }
 
     /// Where its rows lie now. What is known of an extent that kept its file stays true.
-    fn look(&mut self, found: &Surveyed, pass: Pass) {
-        let extents = if pass == Pass::Back { &found.secondary } else { &found.primary };
+    fn look(&mut self, found: &Surveyed, pass: Pass, sample: Option<Sample>) {
+        let extents = match pass {
+            Pass::Copy if self.kept => &Vec::new(),
+            Pass::Copy | Pass::Forth => &found.primary,
+            Pass::Back => &found.secondary,
+        };
         let mut before = std::mem::take(&mut self.extents);
-        self.extents = extents.iter().map(|extent| Tract::of(extent, &mut before)).collect();
+        self.extents = extents.iter().map(|extent| Tract::of(extent, &mut before, sample)).collect();
         self.labels = found.labels.clone();
         if self.refused.is_none() {
             self.refused = found.refused.clone();
@@ -601,7 +614,7 @@ impl Walked {
     }
 
     fn fresh(&self) -> bool {
-        self.extents.iter().all(|tract| tract.done.len() == 0 && tract.again.is_empty())
+        self.extents.iter().all(|tract| tract.done.len() == tract.left_out && tract.again.is_empty())
     }
 
     fn take(&mut self, pass: Pass, paid: Lsn) -> Option<Chunk> {
@@ -659,18 +672,21 @@ impl Walked {
 
     /// How much of it is done in this pass, in units.
     pub(super) fn progress(&self) -> (u64, u64) {
-        let done = self.extents.iter().map(|tract| tract.done.len().min(tract.extent.units)).sum();
-        (done, self.extents.iter().map(|tract| tract.extent.units).sum())
+        let done = |tract: &Tract| tract.done.len().min(tract.extent.units) - tract.left_out;
+        let all = |tract: &Tract| tract.extent.units - tract.left_out;
+        (self.extents.iter().map(done).sum(), self.extents.iter().map(all).sum())
     }
 }
 
 impl Tract {
-    fn of(extent: &Extent, before: &mut Vec<Tract>) -> Tract {
+    fn of(extent: &Extent, before: &mut Vec<Tract>, sample: Option<Sample>) -> Tract {
         let same = |tract: &Tract| tract.extent.name == extent.name && tract.extent.file == extent.file;
         match before.iter().position(same) {
             Some(at) => before.swap_remove(at),
             None => {
-                Tract { extent: extent.clone(), done: Spans::default(), taken: Spans::default(), again: Vec::new() }
+                let done = sample.map(|sample| sample.leaves_out(extent)).unwrap_or_default();
+                let (taken, left_out) = (done.clone(), done.len());
+                Tract { extent: extent.clone(), done, taken, again: Vec::new(), left_out }
             }
         }
     }
@@ -714,5 +730,26 @@ pub struct Line {
 impl Line {
     pub(super) fn of(job: u64, table: &str, difference: &Difference) -> Line {
         Line { job, table: table.to_owned(), how: difference.how, key: difference.shown.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_is_about_as_large_as_asked_and_of_every_extent() {
+        for (units, ppm) in
+            [(1, 1), (15, 10_000), (16, 10_000), (100_000, 10_000), (10_000_000, 500_000), (77, 1_000_000)]
+        {
+            for seed in 0..20 {
+                let extent = Extent { name: "t".into(), file: seed, units };
+                let left_out = Sample { ppm, seed }.leaves_out(&extent).len();
+                let (looked_at, asked) = (units - left_out, units as f64 * f64::from(ppm) / 1e6);
+                let spare = (units.div_ceil(DRAWS_MAX).max(SAMPLE_UNITS) as f64 * 20.0).max(asked * 0.2);
+                assert!(looked_at > 0, "{units} {ppm}: nothing is looked at");
+                assert!((looked_at as f64 - asked).abs() <= spare, "{units} {ppm}: {looked_at} for {asked}");
+            }
+        }
     }
 }

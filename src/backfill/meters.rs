@@ -4,7 +4,8 @@
 use crate::metrics;
 
 use super::desk::{Desk, Throttle};
-use super::job::{Kind, State};
+use super::job::State;
+use super::request::Kind;
 use super::work::{Chunk, Landed, Outcome};
 
 /// A chunk ended.

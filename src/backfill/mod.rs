@@ -5,13 +5,14 @@
 //! that the payment made the secondary equal to. So a chunk never meets a write that is not on both sides: there are no
 //! windows, no ghost rows, nothing regresses (promise 11), and a difference that is found is real (promise 8).
 //!
-//! [`job`] is one walk as a value, [`desk`] where operators, the mirror's engine and the copier's workers meet over it,
+//! [`Request`] says what is asked for, [`job`] is one walk as a value, [`desk`] where operators, the mirror's engine and the copier's workers meet over it,
 //! [`lines`] keeps what was found to differ.
 
 pub mod desk;
 pub mod job;
 pub mod lines;
 mod meters;
+mod request;
 #[cfg(test)]
 mod simulation;
 mod spans;
@@ -19,5 +20,6 @@ mod trust;
 pub mod work;
 
 pub use desk::{Desk, Options, Refused, Report};
-pub use job::{Conflict, Counts, Kind, Request, State};
+pub use job::{Counts, State};
+pub use request::{Conflict, Kind, Request};
 pub use trust::Doubts;

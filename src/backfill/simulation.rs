@@ -329,7 +329,7 @@ impl Run {
     }
 
     async fn walk(&mut self, kind: Kind) -> Report {
-        let request = Request { kind, tables: Vec::new(), on_conflict: Conflict::Overwrite, verify: true };
+        let request = Request { on_conflict: Conflict::Overwrite, ..Request::new(kind) };
         self.desk.start(request).await.expect("nothing is under way");
         loop {
             let report = self.desk.report(kind).expect("it was asked for");

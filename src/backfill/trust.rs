@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::job::{Job, Kind};
+use super::job::Job;
 use crate::record::TableId;
 
 /// What speaks against a switch. Tables by name.
@@ -57,7 +57,7 @@ impl Trust {
         let mut now = self.clone();
         current.into_iter().for_each(|job| now.learn(job));
         let tables = || now.0.values();
-        let copying = current.filter(|job| job.request.kind == Kind::Backfill);
+        let copying = current.filter(|job| job.is_copying());
         Doubts {
             copying: copying.map(|job| job.number),
             unverified: tables().filter(|of| of.unverified).map(|of| of.name.clone()).collect(),

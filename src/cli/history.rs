@@ -13,11 +13,15 @@ use tokio::time::{Instant, sleep};
 use super::{Admin, Failure, Output, field};
 use crate::admin::client::{self, Client};
 use crate::backfill::{Conflict, Counts, Kind, Report, State};
+use crate::config::value::Setting;
+use crate::mirror::dirty::unix_now;
 
 pub(super) const BACKFILL_EXAMPLES: &str = "\
 Examples:
   tandem backfill start                       copy all tables that have a key, then compare both sides
   tandem backfill start --table public.a      only this one; may be given more than once
+  tandem backfill start --exclude 'audit.*'   all but these
+  tandem backfill start --mode continuous     once more every ten minutes: what is new is copied, what differs mended
   tandem backfill start --detach              do not wait for the end
   tandem backfill status --watch              see it go on
   tandem backfill wait --state Verifying      for scripts: until it is there, or over
@@ -34,6 +38,8 @@ pub(super) const VERIFY_EXAMPLES: &str = "\
 Examples:
   tandem verify                               compare all rows of all tables that have a key, both ways
   tandem verify --table public.accounts       only this one; may be given more than once
+  tandem verify --sample 1%                   only about so many, drawn in stretches
+  tandem verify --every 1h --detach           again and again, until it is cancelled
   tandem verify status                        where it is, or how the last one ended
   tandem verify differences --values          the keys of rows that differ, one a line of JSON
   tandem verify cancel                        end it; also pause, resume
@@ -46,8 +52,8 @@ pub(super) const REPAIR_EXAMPLES: &str = "\
 Examples:
   tandem repair                               compare all, have the mirror copy what differs, compare that again
   tandem repair --table public.accounts       only this one; may be given more than once
+  tandem repair --dry-run                     what it would do, without doing it
   tandem repair status                        where it is, or how the last one ended
-  tandem verify                               what a repair would find, without changing anything
 
 Exit codes: 0 equal now; 1 rows differ still, or something was left out; 2 usage; 3 tandem could not be reached.";
 
@@ -75,6 +81,12 @@ enum BackfillAction {
         /// Do not compare both sides afterwards.
         #[arg(long)]
         no_verify: bool,
+        /// Once, or again and again: later rounds copy tables that are new, and mend what differs.
+        #[arg(long, value_enum, default_value_t = Mode::Once)]
+        mode: Mode,
+        /// Of the continuous mode: the pause between two rounds.
+        #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = pause)]
+        every: Duration,
     },
     #[command(flatten)]
     Other(Act),
@@ -86,20 +98,47 @@ enum OnConflict {
     Overwrite,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    Once,
+    Continuous,
+}
+
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
-pub(super) struct Compare {
+pub(super) struct Verify {
     #[command(flatten)]
     walk: Walk,
+    /// Compare about this share of all rows, drawn in stretches: 1%, or 0.01.
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    sample: Option<f64>,
+    /// Once more so long after the end, again and again, until it is cancelled: 1h.
+    #[arg(long, value_name = "DURATION", value_parser = pause)]
+    every: Option<Duration>,
+    #[command(subcommand)]
+    action: Option<Act>,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct Repair {
+    #[command(flatten)]
+    walk: Walk,
+    /// Say what would be done, and change nothing.
+    #[arg(long)]
+    dry_run: bool,
     #[command(subcommand)]
     action: Option<Act>,
 }
 
 #[derive(Debug, Args)]
 struct Walk {
-    /// Only this table, with its schema; may be given more than once.
+    /// Only this table, with its schema; `*` stands for any letters. May be given more than once.
     #[arg(long = "table", value_name = "TABLE")]
     tables: Vec<String>,
+    /// Not this table, as above.
+    #[arg(long, value_name = "TABLE")]
+    exclude: Vec<String>,
     /// Do not wait for the end.
     #[arg(long)]
     detach: bool,
@@ -141,38 +180,59 @@ enum Act {
     },
 }
 
+fn share(text: &str) -> Result<f64, String> {
+    let (number, of) = text.strip_suffix('%').map_or((text, 1.0), |percent| (percent, 100.0));
+    let share = number.trim().parse::<f64>().map(|number| number / of).ok();
+    share.filter(|share| *share > 0.0 && *share <= 1.0).ok_or_else(|| "say 1%, or 0.01".to_owned())
+}
+
+fn pause(text: &str) -> Result<Duration, String> {
+    let pause = Duration::from_text(text).filter(|pause| *pause >= Duration::from_secs(1));
+    pause.ok_or_else(|| format!("it must be {}", Duration::EXPECTS))
+}
+
 fn state(text: &str) -> Result<State, String> {
     serde_json::from_value(Value::from(text)).map_err(|_| "there is no such state".to_owned())
 }
 
 pub(super) async fn backfill(command: Backfill, output: &Output) -> Result<(), Failure> {
     match command.action {
-        BackfillAction::Start { walk, on_conflict, no_verify } => {
+        BackfillAction::Start { walk, on_conflict, no_verify, mode, every } => {
             let on_conflict = match on_conflict {
                 OnConflict::Error => Conflict::Error,
                 OnConflict::Overwrite => Conflict::Overwrite,
             };
-            let request =
-                json!({ "action": "start", "tables": walk.tables, "on_conflict": on_conflict, "verify": !no_verify });
+            let every = (mode == Mode::Continuous).then(|| every.as_secs());
+            let request = json!({ "on_conflict": on_conflict, "verify": !no_verify, "every_seconds": every });
             start(Kind::Backfill, &walk, &request, output).await
         }
         BackfillAction::Other(act) => do_it(Kind::Backfill, act, output).await,
     }
 }
 
-pub(super) async fn compare(kind: Kind, command: Compare, output: &Output) -> Result<(), Failure> {
+pub(super) async fn verify(command: Verify, output: &Output) -> Result<(), Failure> {
+    if let Some(act) = command.action {
+        return do_it(Kind::Verify, act, output).await;
+    }
+    let every = command.every.map(|every| every.as_secs());
+    let request = json!({ "sample": command.sample, "every_seconds": every });
+    start(Kind::Verify, &command.walk, &request, output).await
+}
+
+pub(super) async fn repair(command: Repair, output: &Output) -> Result<(), Failure> {
     match command.action {
-        Some(act) => do_it(kind, act, output).await,
-        None => {
-            let request = json!({ "action": "start", "tables": command.walk.tables });
-            start(kind, &command.walk, &request, output).await
-        }
+        Some(act) => do_it(Kind::Repair, act, output).await,
+        None => start(Kind::Repair, &command.walk, &json!({ "dry_run": command.dry_run }), output).await,
     }
 }
 
-async fn start(kind: Kind, walk: &Walk, request: &Value, output: &Output) -> Result<(), Failure> {
+async fn start(kind: Kind, walk: &Walk, more: &Value, output: &Output) -> Result<(), Failure> {
     let client = walk.admin.client()?;
-    let begun = parse(client.post(&path(kind), request).await?)?;
+    let mut request = json!({ "action": "start", "tables": walk.tables, "exclude": walk.exclude });
+    if let (Some(request), Some(more)) = (request.as_object_mut(), more.as_object()) {
+        request.extend(more.clone());
+    }
+    let begun = parse(client.post(&path(kind), &request).await?)?;
     if walk.detach {
         output.print(&json(&begun), |_| format!("{} {} was asked for", kind.as_str(), begun.number));
         return Ok(());
@@ -297,11 +357,20 @@ fn standing(report: &Report) -> String {
     if let Some(why) = &report.why {
         let _ = write!(text, " ({why})");
     }
+    if let Some(next) = report.next_unix {
+        let left = next.saturating_sub(unix_now());
+        let _ = write!(text, ", once more in {}", HumanDuration(Duration::from_secs(left)));
+    }
     text.push('\n');
     if report.request.kind == Kind::Backfill {
         let _ = writeln!(text, "copied: {} rows, {}", HumanCount(report.rows), HumanBytes(report.bytes));
     }
     let _ = writeln!(text, "compared: {}", compared(&report.counts));
+    if report.request.dry_run && report.state == State::Done {
+        let Counts { missing, extra, different, .. } = report.counts;
+        let (copied, deleted) = (HumanCount(missing + different), HumanCount(extra));
+        let _ = writeln!(text, "a repair would copy {copied} rows and delete {deleted}; nothing was changed");
+    }
     if report.not_listed > 0 {
         let _ = writeln!(text, "of those that differ {} are not listed: there are too many", report.not_listed);
     }

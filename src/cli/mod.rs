@@ -10,7 +10,6 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 
 use crate::admin::client;
-use crate::backfill::Kind;
 use crate::config::{self, Secret};
 
 mod check;
@@ -71,10 +70,10 @@ enum Command {
     Backfill(history::Backfill),
     /// Compare both sides row by row, while clients write.
     #[command(after_help = history::VERIFY_EXAMPLES)]
-    Verify(history::Compare),
+    Verify(history::Verify),
     /// Have the mirror copy rows that differ.
     #[command(after_help = history::REPAIR_EXAMPLES)]
-    Repair(history::Compare),
+    Repair(history::Repair),
     /// Rows that the secondary refuses: list, show, retry, discard.
     #[command(after_help = ledgers::PARKED_EXAMPLES)]
     Parked(ledgers::Parked),
@@ -167,8 +166,8 @@ pub fn main() -> ExitCode {
         Command::Status(command) => wait(status::run(command, &output)),
         Command::Switch(command) => wait(switch::run(command, &output)),
         Command::Backfill(command) => wait(history::backfill(command, &output)),
-        Command::Verify(command) => wait(history::compare(Kind::Verify, command, &output)),
-        Command::Repair(command) => wait(history::compare(Kind::Repair, command, &output)),
+        Command::Verify(command) => wait(history::verify(command, &output)),
+        Command::Repair(command) => wait(history::repair(command, &output)),
         Command::Parked(command) => wait(ledgers::parked(command, &output)),
         Command::Dirty(command) => wait(ledgers::dirty(command, &output)),
         Command::Set(command) => wait(set::run(command, &output)),

@@ -86,6 +86,48 @@ async fn what_is_planted_is_found_and_repaired_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn dry_runs_and_samples_look_and_change_nothing() {
+    let stage = stage("").await;
+    assert_eq!(walk(&stage, "backfill", public()).await["state"], "Done", "{}", stage.tandem.log());
+    sql(&stage.target.url("postgres"), "DELETE FROM plain WHERE id <= 3; INSERT INTO plain VALUES (-1)").await;
+    let dry = walk(&stage, "repair", json!({ "tables": ["*.pl*n", "public.named"], "dry_run": true })).await;
+    assert_eq!(counts(&dry), [24_001, 23_997, 3, 1, 0, 0], "{dry:#}");
+    assert_eq!(rows(&stage.target.url("postgres"), "SELECT min(id) FROM plain").await, ["-1"]);
+    let part = walk(&stage, "verify", json!({ "exclude": ["*.named", "*.parts"], "sample": 0.2 })).await;
+    let [read, ..] = counts(&part);
+    assert!(part["state"] == "Failed" && (500..20_000).contains(&read), "only the table without a key: {part:#}");
+    let names: Vec<_> = part["tables"].as_array().expect("a list").iter().map(|one| &one["table"]).collect();
+    assert!(!names.contains(&&json!("public.named")) && names.contains(&&json!("public.plain")), "{names:?}");
+    for (kind, wrong) in [("verify", json!({ "dry_run": true })), ("repair", json!({ "every_seconds": 5 }))] {
+        let mut request = json!({ "action": "start" });
+        request.as_object_mut().expect("an object").extend(wrong.as_object().expect("an object").clone());
+        assert!(stage.tandem.client().post(&format!("/v1/{kind}"), &request).await.is_err(), "{kind} {request}");
+    }
+}
+
+#[tokio::test]
+async fn a_continuous_backfill_copies_what_is_new_and_mends_what_differs_until_it_is_cancelled() {
+    let stage = stage("").await;
+    let request = json!({ "exclude": ["public.keyless"], "every_seconds": 1 });
+    assert_eq!(walk(&stage, "backfill", request).await["state"], "Done", "{}", stage.tandem.log());
+    let new = "CREATE TABLE later (id int PRIMARY KEY)";
+    sql(&stage.target.url("postgres"), &format!("{new}; DELETE FROM plain WHERE id = 5")).await;
+    sql(&stage.origin.url("postgres"), &format!("{new}; INSERT INTO later VALUES (1), (2)")).await;
+    let both = "SELECT (SELECT count(*) FROM plain) || ' ' || (SELECT count(*) FROM later)";
+    for _ in 0..6_000 {
+        if rows(&stage.target.url("postgres"), both).await == ["20000 2"] {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stage.assert_equal(&["plain", "later"]).await;
+    let report = ended(&stage, "backfill").await;
+    assert!(report["number"].as_u64() > Some(1) && report["rows"].as_u64() < Some(20_000), "{report:#}");
+    let cancelled = stage.tandem.client().post("/v1/backfill", &json!({ "action": "cancel" })).await.expect("stands");
+    assert!(cancelled["next_unix"].is_null(), "{cancelled:#}");
+}
+
+#[tokio::test]
 async fn a_killed_tandem_goes_on_with_its_backfill_where_it_was() {
     let mut stage = stage("[backfill]\nchunk_rows = 200\nhold = \"20ms\"\nrate = \"2MB\"\n").await;
     let churn = Churn::begin(&stage, 3, 3);

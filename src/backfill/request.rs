@@ -1,0 +1,188 @@
+//! What operators ask of history.
+
+use serde::{Deserialize, Serialize};
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Copy the rows that the secondary lacks, then compare.
+    Backfill,
+    /// Compare, change nothing.
+    Verify,
+    /// Compare, and have the mirror copy what differs.
+    Repair,
+}
+
+impl Kind {
+    /// All there are.
+    pub const ALL: [Kind; 3] = [Kind::Backfill, Kind::Verify, Kind::Repair];
+
+    /// The word in commands, logs and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Backfill => "backfill",
+            Kind::Verify => "verify",
+            Kind::Repair => "repair",
+        }
+    }
+}
+
+/// What to do about rows of the target that we did not write, in a table that is to be copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Conflict {
+    /// Leave the table alone and say so.
+    #[default]
+    Error,
+    /// The origin's rows count: those that differ are replaced, those that only the target has are deleted.
+    Overwrite,
+}
+
+/// A request as the API takes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// What to do.
+    pub kind: Kind,
+    /// Qualified names of tables, in which `*` stands for any letters; none: all that can be walked over.
+    #[serde(default)]
+    pub tables: Vec<String>,
+    /// Of those, these are not meant: names as above.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    /// Of a backfill: what to do about rows that are there and not ours.
+    #[serde(default)]
+    pub on_conflict: Conflict,
+    /// Of a backfill: compare when everything is copied.
+    #[serde(default = "yes")]
+    pub verify: bool,
+    /// Of a repair: compare, and change nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Of a comparison: only of about so many of a million rows, drawn in stretches.
+    #[serde(default)]
+    pub sample_ppm: Option<u32>,
+    /// Of a backfill or a comparison: once more so many seconds after it ended, again and again. Later rounds of a
+    /// backfill copy what is new, and mend what differs.
+    #[serde(default)]
+    pub every_seconds: Option<u64>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Request {
+    /// As the command without any option.
+    pub fn new(kind: Kind) -> Request {
+        Request {
+            kind,
+            tables: Vec::new(),
+            exclude: Vec::new(),
+            on_conflict: Conflict::Error,
+            verify: true,
+            dry_run: false,
+            sample_ppm: None,
+            every_seconds: None,
+        }
+    }
+
+    /// What makes no sense about it.
+    pub(super) fn nonsense(&self) -> Option<&'static str> {
+        let kind = self.kind;
+        match self {
+            _ if self.dry_run && kind != Kind::Repair => Some("only a repair has a dry run: verify changes nothing"),
+            Request { sample_ppm: Some(_), .. } if kind != Kind::Verify => Some("only verify takes a sample"),
+            Request { sample_ppm: Some(0 | 1_000_001..), .. } => Some("a sample is more than nothing and at most all"),
+            Request { every_seconds: Some(_), .. } if kind == Kind::Repair => {
+                Some("repair is not done again and again: a continuous backfill is")
+            }
+            Request { every_seconds: Some(0), .. } => Some("a pause lasts a second or more"),
+            _ if !self.verify && (self.every_seconds.is_some() || kind != Kind::Backfill) => {
+                Some("only a backfill that is done once goes without a comparison")
+            }
+            _ => None,
+        }
+    }
+
+    /// Every row of its tables is looked at.
+    pub(super) fn is_whole(&self) -> bool {
+        self.sample_ppm.is_none()
+    }
+
+    /// The table is meant.
+    pub(super) fn names(&self, table: &str) -> bool {
+        let any = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, table));
+        (self.tables.is_empty() || any(&self.tables)) && !any(&self.exclude)
+    }
+
+    /// A name that stands for none of these tables.
+    pub(super) fn unknown<'a>(&self, tables: impl Iterator<Item = &'a str> + Clone) -> Option<&str> {
+        let unknown = |pattern: &&String| !tables.clone().any(|table| matches(pattern, table));
+        self.tables.iter().find(unknown).map(String::as_str)
+    }
+}
+
+/// Whether a name is what a pattern says, in which each `*` stands for any letters.
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((start, rest)) => name.strip_prefix(start).is_some_and(|left| {
+            left.char_indices().map(|(at, _)| at).chain([left.len()]).any(|at| matches(rest, &left[at..]))
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stars_stand_for_any_letters() {
+        let cases = [
+            ("public.a", "public.a", true),
+            ("public.a", "public.ab", false),
+            ("public.*", "public.a", true),
+            ("public.*", "other.public.a", false),
+            ("*.audit_*", "app.audit_log", true),
+            ("*.audit_*", "app.audits", false),
+            ("*", "a.b", true),
+            ("*ä*", "öäü", true),
+        ];
+        for (pattern, name, meant) in cases {
+            assert_eq!(matches(pattern, name), meant, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn a_request_names_what_it_includes_and_does_not_exclude() {
+        let mut request = Request { exclude: vec!["*.log".into()], ..Request::new(Kind::Backfill) };
+        assert!(request.names("a.b") && !request.names("a.log"));
+        request.tables = vec!["a.*".into(), "c.d".into()];
+        assert!(request.names("a.b") && request.names("c.d") && !request.names("a.log") && !request.names("c.e"));
+        assert_eq!(request.unknown(["a.b"].into_iter()), Some("c.d"));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let verify = Request::new(Kind::Verify);
+        let sampled = |ppm| Request { sample_ppm: Some(ppm), ..verify.clone() };
+        let again = |kind| Request { every_seconds: Some(60), ..Request::new(kind) };
+        for sound in [sampled(1), sampled(1_000_000), again(Kind::Verify), again(Kind::Backfill)] {
+            assert_eq!(sound.nonsense(), None, "{sound:?}");
+        }
+        let unsound = [
+            sampled(0),
+            sampled(1_000_001),
+            Request { kind: Kind::Backfill, ..sampled(5) },
+            Request { dry_run: true, ..verify.clone() },
+            again(Kind::Repair),
+            Request { every_seconds: Some(0), ..verify.clone() },
+            Request { verify: false, ..again(Kind::Backfill) },
+        ];
+        for request in unsound {
+            assert!(request.nonsense().is_some(), "{request:?}");
+        }
+    }
+}
