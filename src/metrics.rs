@@ -156,6 +156,8 @@ metrics! {
     EPOCH = "tandem_epoch", Kind::Gauge;
     /// Which side answers clients: 1 or 0. Label: side.
     PRIMARY = "tandem_primary", Kind::Gauge;
+    /// Lightweight transactions that were mirrored by state because their ballot was not to be had. Label: reason.
+    BALLOTS_UNREAD_TOTAL = "tandem_ballots_unread_total", Kind::Counter;
     /// Requests of the admin API. Label: code.
     ADMIN_REQUESTS_TOTAL = "tandem_admin_requests_total", Kind::Counter;
 }

@@ -3,8 +3,6 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use crate::support::history::{Churn, HISTORY, SCHEMA, TABLES, ask, counts, ended, public, walk};
 use crate::support::stage::Stage;
@@ -258,7 +256,7 @@ async fn metrics_tell_of_a_walk_what_its_report_tells() {
     let tables = json!({ "tables": ["public.plain", "public.named"], "on_conflict": "overwrite" });
     let report = walk(&stage, "backfill", tables).await;
     assert_eq!(counts(&report)[2..], [0, 1, 0, 0], "{report:#}");
-    let text = metrics(&stage).await;
+    let text = stage.tandem.metrics().await;
     for line in [
         "tandem_history_rows_total{pass=\"copy\"} 24000",
         "tandem_history_rows_total{pass=\"forth\"} 24000",
@@ -275,15 +273,4 @@ async fn metrics_tell_of_a_walk_what_its_report_tells() {
     let alike = |pass| text.contains(&format!("tandem_history_chunks_total{{pass=\"{pass}\",end=\"alike\"}}"));
     assert!(alike("forth") && alike("back"), "equal chunks are found so without their rows: {text}");
     assert!(text.contains("tandem_history_chunk_seconds_bucket{pass=\"back\""), "{text}");
-}
-
-/// In Prometheus' text format.
-async fn metrics(stage: &Stage) -> String {
-    let address = stage.tandem.admin.strip_prefix("http://").expect("a URL");
-    let mut stream = TcpStream::connect(address).await.expect("it listens");
-    let asked = format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
-    stream.write_all(asked.as_bytes()).await.expect("written");
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await.expect("text");
-    text
 }

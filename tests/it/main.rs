@@ -9,6 +9,7 @@ mod connect;
 mod cql_answers;
 mod cql_applier;
 mod cql_cluster;
+mod cql_decided;
 mod cql_mirror;
 mod cql_pages;
 mod cql_prepared;

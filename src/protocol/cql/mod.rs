@@ -3,10 +3,12 @@
 //! [`wire`] is bytes and nothing else: frames, segments, views of messages, the splices that a proxy makes. [`text`] is
 //! statements and nothing else: what they write, and what must be changed so that both sides write the same.
 //! [`write`](mod@write) is what the journal keeps of a write, [`place`] what it keeps of one that is mirrored by state;
-//! [`outcome`] says what an error means for it, [`stamps`] when it happened, [`tables`] where. [`topology`] is
+//! [`outcome`] says what an error means for it, [`stamps`] when it happened, [`tables`] where;
+//! [`ballot`] is what a conditional one became. [`topology`] is
 //! what drivers see of the cluster.
 
 pub mod applier;
+pub mod ballot;
 pub mod check;
 pub mod client;
 pub mod cluster;

@@ -74,6 +74,9 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>, stop: CancellationT
     drop(listener);
     sessions.close();
     sessions.wait().await;
+    // What clients were told is written down to the end.
+    front.shared.afterwards.close();
+    front.shared.afterwards.wait().await;
 }
 
 struct Counted(Arc<AtomicUsize>);

@@ -18,6 +18,7 @@ use crate::net::tls;
 use crate::record::{Reason, Side, TableId};
 
 use super::applier::{Applier, Reach};
+use super::ballot::{Question, Unread};
 use super::client;
 use super::cluster::Cluster;
 use super::serve::{Front, Logins};
@@ -102,6 +103,13 @@ impl Grounds for Ground {
 
     fn behind(&self) -> i64 {
         self.0.get(self.1).map_or(0, |cluster| cluster.behind())
+    }
+
+    fn ballot(&self, question: Question) -> BoxFuture<'static, Result<i64, Unread>> {
+        match self.0.get(self.1) {
+            Some(cluster) => Grounds::ballot(&cluster, question),
+            None => Box::pin(std::future::ready(Err(Unread::Absent))),
+        }
     }
 }
 

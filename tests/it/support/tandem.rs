@@ -6,6 +6,8 @@ use std::process::{Child, Command, Output, Stdio};
 
 use ::tandem::admin::client::Client;
 use ::tandem::sandbox::{Sandbox, free_port};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// The program under test.
 pub(crate) const TANDEM: &str = env!("CARGO_BIN_EXE_tandem");
@@ -136,6 +138,17 @@ impl Tandem {
     /// The admin API.
     pub(crate) fn client(&self) -> Client {
         Client::new(&self.admin, None).expect("a URL")
+    }
+
+    /// What it measures, in Prometheus' text format.
+    pub(crate) async fn metrics(&self) -> String {
+        let address = self.admin.strip_prefix("http://").expect("a URL");
+        let mut stream = TcpStream::connect(address).await.expect("it listens");
+        let asked = format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+        stream.write_all(asked.as_bytes()).await.expect("written");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.expect("text");
+        text
     }
 
     /// Wait until the secondary has everything, and nothing is parked or dirty. Clients are silent meanwhile.

@@ -22,6 +22,7 @@ crate::check::rules! {
     TTL_DIFFERS: Warning "ttl_differs" "default_time_to_live differs: writes without a TTL live for another time on the target";
     DELETES_FORGOTTEN: Note "deletes_forgotten" "gc_grace_seconds is 0: writes to a partition of it are replayed one after the other, and a write that is late for hours is compared instead";
     BY_STATE: Note "by_state" "counters and lists are read on the primary and written on the secondary: nobody else may write to this table on the target";
+    BALLOTS_HIDDEN: Warning "ballots_hidden" "system.paxos may not be read: lightweight transactions are mirrored by state, which is slower and does not carry deletes that no read shows; GRANT SELECT ON system.paxos to tandem's role";
     CLOCK_SKEW: Warning "clock_skew" "a coordinator's clock is far from this machine's: lightweight transactions wait that long for timestamps that tandem gave; set the clocks (NTP)";
 }
 
@@ -35,7 +36,7 @@ pub async fn check(config: &Config) -> Report {
     let mut report = Report::default();
     for (side, reached) in [(Side::Origin, &origin), (Side::Target, &target)] {
         match reached {
-            Ok(cluster) => alone(side, cluster, &mut report.findings),
+            Ok(cluster) => alone(side, cluster, &mut report.findings).await,
             Err(error) => report.unreachable.push(told(side, error, server(config, side))),
         }
     }
@@ -63,7 +64,10 @@ fn on(side: Side, rule: &'static crate::check::Rule, object: impl Into<String>) 
     Finding { rule, side: Some(side), object: object.into() }
 }
 
-fn alone(side: Side, cluster: &Cluster, found: &mut Vec<Finding>) {
+async fn alone(side: Side, cluster: &Cluster, found: &mut Vec<Finding>) {
+    if let Ok(false) = cluster.shows_ballots().await {
+        found.push(on(side, BALLOTS_HIDDEN, "system.paxos"));
+    }
     for host in cluster.hosts().iter() {
         let skew = cluster.clock(&host.address).map_or(0, |offset| offset.micros());
         if skew.abs() > SKEW_MICROS {

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::protocol::cql::client::{Answer, Error};
+use crate::protocol::cql::wire::primitive::Reader;
 use crate::protocol::cql::wire::response::{Row, Rows};
 
 /// Rows with names for their columns.
@@ -41,6 +42,14 @@ impl<'a> Fields<'_, 'a> {
 
     pub(super) fn text(&self, name: &str) -> Option<&'a str> {
         std::str::from_utf8(self.cell(name)?).ok()
+    }
+
+    /// The elements of a set or list of texts.
+    pub(super) fn texts(&self, name: &str) -> Vec<&'a str> {
+        let mut reader = Reader::new(self.cell(name).unwrap_or_default());
+        let count = reader.count("elements").unwrap_or_default();
+        let text = |_| std::str::from_utf8(reader.bytes("element").ok()??).ok();
+        (0..count).map_while(text).collect()
     }
 
     pub(super) fn int(&self, name: &str) -> Option<i32> {

@@ -22,6 +22,8 @@ pub struct Host {
     pub release: String,
     /// The schema that it has, as the node that was asked has heard.
     pub schema: Option<[u8; 16]>,
+    /// Where its ranges end; none where the partitioner's tokens are no numbers of 64 bits.
+    pub tokens: Vec<i64>,
 }
 
 /// All nodes: the one that is asked, then those that it knows of.
@@ -53,6 +55,7 @@ fn host(row: &Fields<'_, '_>, address: Address) -> Option<Host> {
         datacenter: row.text("data_center")?.to_owned(),
         release: row.text("release_version")?.to_owned(),
         schema: row.uuid("schema_version"),
+        tokens: row.texts("tokens").iter().filter_map(|token| token.parse().ok()).collect(),
     })
 }
 
@@ -90,6 +93,7 @@ mod tests {
             datacenter: datacenter.to_owned(),
             release: "4.1.9".to_owned(),
             schema: schema.map(|byte| [byte; 16]),
+            tokens: Vec::new(),
         }
     }
 

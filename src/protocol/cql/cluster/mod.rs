@@ -6,10 +6,12 @@
 //!
 //! Only one datacenter is used: the configured one, or that of the first contact point.
 
+mod ballots;
 mod clock;
 mod control;
 mod fields;
 mod hosts;
+mod ring;
 mod schema;
 
 use std::collections::HashMap;
@@ -26,6 +28,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::config;
 use crate::record::Side;
 
+use super::ballot::{Question, Unread};
 use super::client::{Address, Client, Error, Settings, Stream};
 use super::session::shared::Grounds;
 use super::tables::Tables;
@@ -235,6 +238,22 @@ impl Cluster {
         lock(&self.inner.clocks).values().map(|offset| -offset.least).max().unwrap_or_default()
     }
 
+    /// The ballot of a conditional write that was answered: microseconds, as its timestamp. Bounded in time.
+    ///
+    /// # Errors
+    /// [`Unread`]: it is not known, and will not be.
+    pub async fn ballot(&self, question: &Question) -> Result<i64, Unread> {
+        ballots::read(&self.inner, question).await
+    }
+
+    /// Whether ballots may be read.
+    ///
+    /// # Errors
+    /// No node can be asked.
+    pub async fn shows_ballots(&self) -> Result<bool, Error> {
+        ballots::are_shown(&self.client().await?).await
+    }
+
     /// Wait until all nodes that are up have one schema; `false`: they still have not after as long as drivers wait.
     ///
     /// # Errors
@@ -261,6 +280,11 @@ impl Grounds for Arc<Cluster> {
 
     fn behind(&self) -> i64 {
         Cluster::behind(self)
+    }
+
+    fn ballot(&self, question: Question) -> BoxFuture<'static, Result<i64, Unread>> {
+        let cluster = self.clone();
+        Box::pin(async move { Cluster::ballot(&cluster, &question).await })
     }
 }
 

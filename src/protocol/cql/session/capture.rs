@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::BytesMut;
 use smallvec::{SmallVec, smallvec};
 
+use crate::protocol::cql::ballot::{Conditional, row_key};
 use crate::protocol::cql::outcome::Kind;
 use crate::protocol::cql::place::{Extent, Place, hash_of};
 use crate::protocol::cql::stamps::{Stamps, now_micros};
@@ -29,6 +30,8 @@ use crate::protocol::cql::wire::{Envelope, Error, Opcode};
 use crate::protocol::cql::write;
 use crate::record::{Lane, Order, Reason, RecordBuf, TableId};
 
+use super::contests::{Contests, Seen};
+use super::decision::Decision;
 use super::known::{Known, Part, Way};
 
 /// One statement of a request.
@@ -49,6 +52,10 @@ pub(super) struct Captured {
     pub instead: Option<BytesMut>,
     /// Paxos decides it: the partitions, by hash; none where they cannot be told.
     pub conditional: Option<Vec<u64>>,
+    /// What it leaves instead if it is applied and its ballot is known.
+    pub decision: Option<Decision>,
+    /// What there was of conditional writes beside a plain one.
+    pub seen: Seen,
     /// The statement changes a schema or empties a table: others wait for it.
     pub is_barrier: bool,
 }
@@ -80,6 +87,8 @@ pub(super) struct Ground<'a> {
     pub dialect: Dialect,
     /// The session's keyspace.
     pub keyspace: Option<&'a Arc<str>>,
+    /// Conditional writes.
+    pub contests: &'a Contests,
     /// Tables that are not there are taken as they are named: the schema was just looked at.
     pub is_fresh: bool,
 }
@@ -116,12 +125,67 @@ impl Ground<'_> {
         let stamped = Parameters { timestamp: is_stamped.then_some(stamp).or(parameters.timestamp), ..*parameters };
         let instead =
             (is_stamped || is_rewritten).then(|| put_again(envelope, request, pieces, &texts, &stamped)).transpose()?;
+        let mut seen = Seen::default();
+        if !sorted.conditional && self.is_contested(pieces, &sorted, stamp, &mut seen) {
+            sorted = Sorted { contested: true, ..Sorted::default() };
+            for (at, piece) in pieces.iter().enumerate() {
+                self.sort(at, piece, &mut sorted)?;
+            }
+        }
         let mut record = RecordBuf::default();
+        let mut decision = None;
         if sorted.mirrored {
-            self.write_down(&mut record, request, pieces, &texts, &sorted, (parameters, stamp))?;
+            let whole = Whole { request, pieces, texts: &texts, parameters, stamp };
+            whole.write_down(&mut record, &sorted)?;
+            decision = if sorted.conditional { self.decision(&whole, &sorted)? } else { None };
         }
         let conditional = sorted.conditional.then(|| sorted.hashes());
-        Ok(Captured { record, kind: sorted.kind(request, pieces), instead, conditional, is_barrier: false })
+        let kind = sorted.kind(request, pieces);
+        Ok(Captured { record, kind, instead, conditional, decision, seen, is_barrier: false })
+    }
+
+    /// Whether a conditional write may be decided beside this plain one, above its timestamp.
+    fn is_contested(&self, pieces: &[Piece<'_>], sorted: &Sorted, stamp: i64, seen: &mut Seen) -> bool {
+        // Where the text says another timestamp, it may be any.
+        let stamp = if pieces.iter().any(|piece| piece.known.is_stamped) { i64::MIN } else { stamp };
+        let mut contested = false;
+        for part in sorted.found.iter().filter_map(|found| found.parts.as_ref()).flatten() {
+            contested |= self.contests.concern(*part, stamp, seen);
+        }
+        contested
+    }
+
+    /// What a conditional write leaves if it is applied. `None`: it goes by state.
+    fn decision(&self, whole: &Whole<'_, '_>, sorted: &Sorted) -> Result<Option<Decision>, Error> {
+        let [hash] = sorted.hashes()[..] else { return Ok(None) };
+        // Where deletes are forgotten at once, its record would come too late: behind plain writes that came after it.
+        let is_late = sorted.found.iter().any(|found| found.way == Way::InOrder || found.places.is_none());
+        let (by_state, replayed): (Vec<&Found>, Vec<&Found>) =
+            sorted.found.iter().partition(|found| found.way == Way::State);
+        let is_mixed = by_state.iter().any(|found| replayed.iter().any(|other| other.piece == found.piece));
+        if is_late || is_mixed || sorted.unknown {
+            return Ok(None);
+        }
+        let Some(first) = replayed.first() else { return Ok(None) };
+        let plan = whole.pieces[first.piece].known.plan(self.tables);
+        let table = plan.parts.iter().find_map(|part| match part {
+            Part::Mirrored { table, .. } => Some(table.clone()),
+            _ => None,
+        });
+        let place = first.places.iter().flatten().next();
+        let (Some(table), Some(key)) = (table, place.and_then(|place| row_key(&place.partition))) else {
+            return Ok(None);
+        };
+        let places =
+            by_state.iter().flat_map(|found| found.places.iter().flatten().map(|place| (found.table, place.clone())));
+        Ok(Some(Decision {
+            lanes: vec![(table.label, Lane::beside(hash))],
+            places: places.collect(),
+            table: table.id,
+            key,
+            since: now_micros(),
+            write: Conditional::new(table, whole.body(&replayed)?),
+        }))
     }
 
     /// The text as the primary will execute it.
@@ -154,7 +218,7 @@ impl Ground<'_> {
                     sorted.counters |= table.shape.has_counters();
                     let bound = |number: &usize| bound(&piece.known.statement, &piece.values, *number);
                     let key = key.as_ref().and_then(|markers| markers.iter().map(bound).collect::<Option<Key<'_>>>());
-                    let by_state = *way == Way::State || sorted.conditional;
+                    let by_state = *way == Way::State || sorted.conditional || sorted.contested;
                     let all = || places(&piece.known, modification, table, &piece.values);
                     let places = (by_state || key.is_none()).then(all).flatten();
                     let parts = key.map(|key| smallvec![hash_of(key)]).or_else(|| places.as_deref().map(parts));
@@ -165,58 +229,6 @@ impl Ground<'_> {
         }
         if sorted.unknown {
             sorted.mirrored = true;
-        }
-        Ok(())
-    }
-
-    fn write_down(
-        &self,
-        record: &mut RecordBuf,
-        request: &Request<'_>,
-        pieces: &[Piece<'_>],
-        texts: &[Cow<'_, [u8]>],
-        sorted: &Sorted,
-        (parameters, stamp): (&Parameters<'_>, i64),
-    ) -> Result<(), Refused> {
-        if sorted.unknown {
-            // Nobody knows what it does: the primary judges it, and if it is taken, something differs somewhere.
-            record.dirty(TableId::NONE, Reason::Uncaptured);
-        }
-        let by_state = |found: &Found| sorted.conditional || found.way == Way::State;
-        for found in sorted.found.iter().filter(|found| by_state(found)) {
-            match &found.places {
-                Some(places) => places.iter().for_each(|place| settle(record, found.table, place)),
-                None => record.dirty(found.table, Reason::Uncaptured),
-            }
-        }
-        let replayed: Vec<&Found> = sorted.found.iter().filter(|found| !by_state(found)).collect();
-        let Some(first) = replayed.first() else { return Ok(()) };
-        let statements: Vec<Statement<'_>> = pieces
-            .iter()
-            .enumerate()
-            .filter(|(at, _)| replayed.iter().any(|found| found.piece == *at))
-            .map(|(at, piece)| (piece, &texts[at]))
-            .map(|(piece, text)| Statement { text: StatementText::Text(text), values: piece.values })
-            .collect();
-        let keyspace = pieces[first.piece].known.keyspace.as_deref();
-        let now = i32::try_from(now_micros() / 1_000_000).unwrap_or(i32::MAX);
-        let all = Parameters {
-            timestamp: Some(stamp),
-            now_in_seconds: Some(parameters.now_in_seconds.unwrap_or(now)),
-            keyspace: parameters.keyspace.or(keyspace),
-            ..*parameters
-        };
-        let mut body = BytesMut::new();
-        match request {
-            Request::Batch(batch) => write::put_statements(&mut body, batch.kind, &statements, &all)?,
-            _ => write::put_statement(&mut body, positional(&pieces[0], statements[0], &mut Vec::new()), &all)?,
-        }
-        let mut lanes: Vec<(TableId, Lane)> = replayed.iter().flat_map(|found| found.lanes()).collect();
-        lanes.sort_unstable();
-        lanes.dedup();
-        if let Some(((table, lane), others)) = lanes.split_first() {
-            record.write(*table, *lane, &body);
-            others.iter().for_each(|(table, lane)| record.touch(*table, *lane));
         }
         Ok(())
     }
@@ -248,7 +260,81 @@ impl Ground<'_> {
         let mut body = BytesMut::new();
         write::put_statement(&mut body, statement, &all)?;
         record.ddl(label, &body);
-        Ok(Captured { record, kind: Kind::Spread, instead: None, conditional: None, is_barrier: true })
+        Ok(Captured {
+            record,
+            kind: Kind::Spread,
+            instead: None,
+            conditional: None,
+            decision: None,
+            seen: Seen::default(),
+            is_barrier: true,
+        })
+    }
+}
+
+/// A request, and how it is executed.
+struct Whole<'r, 'a> {
+    request: &'r Request<'a>,
+    pieces: &'r [Piece<'a>],
+    /// As the primary executes them.
+    texts: &'r [Cow<'r, [u8]>],
+    parameters: &'r Parameters<'a>,
+    stamp: i64,
+}
+
+impl Whole<'_, '_> {
+    fn write_down(&self, record: &mut RecordBuf, sorted: &Sorted) -> Result<(), Error> {
+        if sorted.unknown {
+            // Nobody knows what it does: the primary judges it, and if it is taken, something differs somewhere.
+            record.dirty(TableId::NONE, Reason::Uncaptured);
+        }
+        let (by_state, replayed): (Vec<&Found>, Vec<&Found>) =
+            sorted.found.iter().partition(|found| sorted.conditional || found.way == Way::State);
+        for found in by_state {
+            match &found.places {
+                Some(places) => places.iter().for_each(|place| settle(record, found.table, place)),
+                None => record.dirty(found.table, Reason::Uncaptured),
+            }
+        }
+        if replayed.is_empty() {
+            return Ok(());
+        }
+        let mut lanes: Vec<(TableId, Lane)> = replayed.iter().flat_map(|found| found.lanes()).collect();
+        lanes.sort_unstable();
+        lanes.dedup();
+        if let Some(((table, lane), others)) = lanes.split_first() {
+            record.write(*table, *lane, &self.body(&replayed)?);
+            others.iter().for_each(|(table, lane)| record.touch(*table, *lane));
+        }
+        if sorted.contested {
+            let places =
+                replayed.iter().flat_map(|found| found.places.iter().flatten().map(|place| (found.table, place)));
+            places.for_each(|(table, place)| settle(record, table, place));
+        }
+        Ok(())
+    }
+
+    /// The write, of the statements in which these were found.
+    fn body(&self, replayed: &[&Found]) -> Result<BytesMut, Error> {
+        let is_replayed = |at: usize| replayed.iter().any(|found| found.piece == at);
+        let statements: Vec<Statement<'_>> = (self.pieces.iter().zip(self.texts).enumerate())
+            .filter(|(at, _)| is_replayed(*at))
+            .map(|(_, (piece, text))| Statement { text: StatementText::Text(text), values: piece.values })
+            .collect();
+        let keyspace = replayed.first().and_then(|found| self.pieces[found.piece].known.keyspace.as_deref());
+        let now = i32::try_from(now_micros() / 1_000_000).unwrap_or(i32::MAX);
+        let all = Parameters {
+            timestamp: Some(self.stamp),
+            now_in_seconds: Some(self.parameters.now_in_seconds.unwrap_or(now)),
+            keyspace: self.parameters.keyspace.or(keyspace),
+            ..*self.parameters
+        };
+        let mut body = BytesMut::new();
+        match self.request {
+            Request::Batch(batch) => write::put_statements(&mut body, batch.kind, &statements, &all)?,
+            _ => write::put_statement(&mut body, positional(&self.pieces[0], statements[0], &mut Vec::new()), &all)?,
+        }
+        Ok(body)
     }
 }
 
@@ -273,6 +359,8 @@ pub(in crate::protocol::cql) fn random() -> [u8; 16] {
 struct Sorted {
     found: Vec<Found>,
     conditional: bool,
+    /// Conditional writes may be decided beside it: its places are wanted.
+    contested: bool,
     counters: bool,
     unknown: bool,
     mirrored: bool,
@@ -304,7 +392,7 @@ impl Found {
 }
 
 /// A place is to be settled; what it may not be beside is claimed with it.
-fn settle(record: &mut RecordBuf, table: TableId, place: &Place) {
+pub(super) fn settle(record: &mut RecordBuf, table: TableId, place: &Place) {
     let Some(key) = place.encode() else { return };
     record.key(table, &key, true);
     let order = if place.extent == Extent::Row { Order::AtPlaces } else { Order::Alone };

@@ -33,6 +33,8 @@ pub(in crate::protocol::cql) struct Known {
     pub question: Option<Question>,
     /// It calls what gives another value each time.
     pub is_volatile: bool,
+    /// It has timestamps in its text.
+    pub is_stamped: bool,
     /// It calls what nobody knows.
     is_doubtful: bool,
     plan: ArcSwapOption<Plan>,
@@ -86,6 +88,7 @@ impl Known {
             class: statement.class(),
             question,
             is_volatile,
+            is_stamped: is_stamped(&statement),
             is_doubtful,
             text,
             keyspace,
@@ -129,6 +132,11 @@ impl Known {
         };
         Part::Mirrored { table: table.clone(), way, is_pinned: effect.is_pinned(), key: markers(&effect) }
     }
+}
+
+fn is_stamped(statement: &Statement) -> bool {
+    let members = statement.modifications().iter().map(|one| &one.using);
+    statement.using().into_iter().chain(members).any(|using| using.timestamp.is_some())
 }
 
 fn markers(effect: &Effect<'_>) -> Option<Box<[usize]>> {

@@ -14,6 +14,8 @@
 
 mod barriers;
 mod capture;
+mod contests;
+mod decision;
 mod flights;
 pub(in crate::protocol::cql) mod framing;
 pub(in crate::protocol::cql) mod known;
@@ -48,6 +50,8 @@ use crate::record::{Backend, Reason, Side, TableId};
 use barriers::{Alone, Writes};
 pub(in crate::protocol::cql) use capture::random;
 use capture::{Captured, Ground, Piece, Refused};
+use contests::Contest;
+use decision::{Decision, Guards, Reading};
 use flights::{Flight, Flights};
 use framing::{Framing, Inbound, Next, Outbound, with_scratch};
 use known::Known;
@@ -77,8 +81,10 @@ pub(in crate::protocol::cql) struct Writing {
     consistency: Consistency,
     /// Hashes of the partitions, if Paxos decides it.
     conditional: Option<Vec<u64>>,
-    _turns: Vec<Turn>,
-    _tables: Vec<Writes>,
+    contest: Option<Contest>,
+    decision: Option<Decision>,
+    turns: Vec<Turn>,
+    tables: Vec<Writes>,
     _alone: Option<Alone>,
     /// The schema is another one afterwards.
     is_barrier: bool,
@@ -140,9 +146,13 @@ pub(in crate::protocol::cql) enum Fault {
 /// What an answer of the server that cannot be forwarded yet waits for.
 struct Unacked {
     ticket: Ticket,
-    outcome: journal::Outcome,
+    /// It was conditional: this is written down before its record ends.
+    reading: Option<Reading>,
     answer: BytesMut,
 }
+
+/// Places among the writes to its tables, and among the conditional ones; its record.
+type WrittenDown = (Vec<Writes>, Option<Contest>, Option<Ticket>);
 
 /// One client and its server.
 pub(in crate::protocol::cql) struct Session {
@@ -296,9 +306,12 @@ impl Session {
                 Poll::Pending => break,
                 Poll::Ready(durable) => {
                     let _durable: journal::Durable = durable?;
-                    let Unacked { ticket, outcome, answer } = first.remove();
-                    ticket.end(outcome);
+                    let Unacked { ticket, reading, answer } = first.remove();
                     self.to_client.push(&answer);
+                    match reading {
+                        None => ticket.end(journal::Outcome::Committed),
+                        Some(reading) => reading.finish(&self.shared, ticket),
+                    }
                     moved = true;
                 }
             }
@@ -554,6 +567,7 @@ impl Session {
             timeuuids: &self.shared.timeuuids,
             dialect: self.shared.side(self.side).dialect(),
             keyspace: self.keyspace.as_ref(),
+            contests: &self.shared.contests,
             is_fresh: self.has.schema,
         };
         match ground.capture(envelope, request, pieces) {
@@ -601,31 +615,39 @@ impl Session {
         mut captured: Captured,
         consistency: Consistency,
     ) -> Result<Next, Fault> {
-        let (tables, ticket) = match self.written_down(&mut captured) {
+        let (tables, contest, ticket) = match self.written_down(&mut captured) {
             Ok(written) => written,
             Err(halt) => {
                 self.has.pass = Some(pass);
                 return Ok(self.wait(halt));
             }
         };
-        let Captured { kind, instead, conditional, is_barrier, .. } = captured;
-        let Has { turns, alone, .. } = std::mem::take(&mut self.has);
-        let (_turns, _tables, _alone) = (turns, tables, alone);
-        let writing = Writing { ticket, kind, consistency, conditional, _turns, _tables, _alone, is_barrier };
+        let Captured { kind, instead, conditional, decision, is_barrier, .. } = captured;
+        let Has { turns, alone: _alone, .. } = std::mem::take(&mut self.has);
+        let writing =
+            Writing { ticket, kind, consistency, conditional, contest, decision, turns, tables, _alone, is_barrier };
         let bytes = instead.as_deref().unwrap_or(frame.bytes);
         self.depart(bytes, frame.header, pass, What::Write(Box::new(writing)));
         Ok(Next::More)
     }
 
     /// Its places among the writes to its tables, and its record, or what it has to wait for first.
-    fn written_down(&mut self, captured: &mut Captured) -> Result<(Vec<Writes>, Option<Ticket>), Halt> {
+    fn written_down(&mut self, captured: &mut Captured) -> Result<WrittenDown, Halt> {
         if let Some(hashes) = &captured.conditional
             && let Some(halt) = self.conditional(hashes)
         {
             return Err(halt);
         }
         let tables = self.tables(captured)?;
-        Ok((tables, self.begin(captured)?))
+        // Before its record is.
+        let contest = captured.conditional.as_deref().map(|hashes| self.shared.contests.begin(hashes));
+        match self.begin(captured) {
+            Ok(ticket) => Ok((tables, contest, ticket)),
+            Err(halt) => {
+                contest.into_iter().for_each(Contest::absent);
+                Err(halt)
+            }
+        }
     }
 
     /// What a conditional statement on these partitions still has to wait for. One that cannot be told waits in the first
@@ -693,6 +715,10 @@ impl Session {
             })));
         }
         match journal.begin(captured.record.finish(Backend { id: self.number, life: 0 })) {
+            Ok(ticket) if self.shared.contests.overtook(&captured.seen) => {
+                ticket.end(journal::Outcome::Aborted);
+                Err(Halt::Until(Box::pin(std::future::ready(Came::Over))))
+            }
             Ok(ticket) => {
                 self.shared.full.store(false, Ordering::Relaxed);
                 Ok(Some(ticket))
@@ -747,8 +773,7 @@ impl Session {
         match flight.what {
             What::Plain => self.to_client.push(bytes),
             What::Write(writing) => {
-                drop(flight.pass);
-                self.written(*writing, frame, bytes)?;
+                self.written(*writing, flight.pass, frame, bytes)?;
             }
             What::Prepare(known) => {
                 self.look(frame, |session, response| {
@@ -789,14 +814,26 @@ impl Session {
         })
     }
 
-    fn written(&mut self, writing: Writing, frame: Frame<'_>, bytes: &[u8]) -> Result<(), Fault> {
+    fn written(
+        &mut self,
+        mut writing: Writing,
+        pass: Option<Pass>,
+        frame: Frame<'_>,
+        bytes: &[u8],
+    ) -> Result<(), Fault> {
         // What cannot be read says nothing.
         let mut found = Outcome::Unknown;
         let version = self.framing.version;
         self.look(frame, |_, response| found = judge(&writing, version, response))?;
+        // The ballot was the coordinator's clock at most.
+        let until = || now_micros() + self.shared.side(self.side).behind().abs();
         for hash in writing.conditional.iter().flatten() {
-            // The ballot was the coordinator's clock at most.
-            self.shared.stamps.raise(*hash, now_micros() + self.shared.side(self.side).behind().abs());
+            self.shared.stamps.raise(*hash, until());
+        }
+        match (writing.contest.take(), found) {
+            (Some(contest), Outcome::Absent) => contest.absent(),
+            (Some(contest), Outcome::Committed) => contest.applied(until()),
+            (Some(_), Outcome::Unknown) | (None, _) => {}
         }
         match (writing.ticket, found) {
             (None, _) => self.to_client.push(bytes),
@@ -811,8 +848,10 @@ impl Session {
                 self.late.push((self.shared.side(self.side).refresh(), BytesMut::from(bytes)));
             }
             (Some(ticket), Outcome::Committed) => {
-                let answer = BytesMut::from(bytes);
-                self.unacked.insert(ticket.lsn(), Unacked { ticket, outcome: journal::Outcome::Committed, answer });
+                let guards = Guards { _pass: pass, _turns: writing.turns, _tables: writing.tables };
+                let read = |decision: Decision| decision.read(&self.shared, self.side, self.number, guards);
+                let reading = writing.decision.map(read);
+                self.unacked.insert(ticket.lsn(), Unacked { ticket, reading, answer: BytesMut::from(bytes) });
             }
         }
         Ok(())

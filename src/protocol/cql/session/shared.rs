@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio_util::task::TaskTracker;
 
 use crate::cutover::gate::Gate;
 use crate::journal::Journal;
+use crate::protocol::cql::ballot::{Question, Unread};
 use crate::protocol::cql::stamps::Stamps;
 use crate::protocol::cql::tables::Tables;
 use crate::protocol::cql::text::generate::TimeUuids;
@@ -17,6 +19,7 @@ use crate::protocol::cql::topology::Identity;
 use crate::record::{Reason, Side, TableId};
 
 use super::barriers::Barriers;
+use super::contests::Contests;
 use super::known::Statements;
 
 /// Places where conditional statements of a partition wait for each other.
@@ -35,6 +38,9 @@ pub(in crate::protocol::cql) trait Grounds: Send + Sync {
 
     /// How far the clocks of its coordinators may be behind this machine's, in microseconds; negative: they are ahead.
     fn behind(&self) -> i64;
+
+    /// The ballot of a conditional write that was answered. Bounded in time.
+    fn ballot(&self, question: Question) -> BoxFuture<'static, Result<i64, Unread>>;
 }
 
 /// What all sessions of the process share.
@@ -63,6 +69,12 @@ pub(in crate::protocol::cql) struct Shared {
     pub answer_timeout: Duration,
     /// What holds writes back, by table.
     pub(super) barriers: Barriers,
+    /// Conditional writes, by partition.
+    pub(super) contests: Contests,
+    /// What is done for clients when they have their answers.
+    pub afterwards: TaskTracker,
+    /// Ballots may not be read: the log said so.
+    pub(super) unread: AtomicBool,
     sessions: AtomicU32,
     turns: Box<[Arc<Mutex<()>>]>,
 }
@@ -99,6 +111,9 @@ impl Shared {
             frame_bytes_max: parts.frame_bytes_max,
             answer_timeout: parts.answer_timeout,
             barriers: Barriers::default(),
+            contests: Contests::default(),
+            afterwards: TaskTracker::new(),
+            unread: AtomicBool::new(false),
             sessions: AtomicU32::new(1),
             turns: (0..TURNS).map(|_| Arc::default()).collect(),
         }

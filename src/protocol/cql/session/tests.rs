@@ -2,13 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::future::poll_fn;
+use std::sync::Mutex;
 
 use futures_util::FutureExt;
+use tokio::sync::oneshot;
 
 use super::*;
 use crate::cutover::gate::{Gate, Route};
 use crate::journal::storage::MemoryDisk;
 use crate::journal::{Entry, Journal, Lsn};
+use crate::protocol::cql::ballot::{Question, Unread};
 use crate::protocol::cql::place::Place;
 use crate::protocol::cql::stamps::Stamps;
 use crate::protocol::cql::tables::{Table, Tables};
@@ -31,6 +34,7 @@ struct Rig {
     version: Version,
     /// What the client sent and the session did not take.
     kept: BytesMut,
+    ballots: Ballots,
 }
 
 fn column(name: &str, kind: &str, position: i32, cql_type: &str) -> Column {
@@ -57,8 +61,10 @@ fn tables() -> Tables {
     )
 }
 
-/// A cluster that never changes.
-struct Still(Arc<Tables>);
+type Ballots = Arc<Mutex<Vec<oneshot::Sender<Result<i64, Unread>>>>>;
+
+/// A cluster that never changes. It says a ballot when the test does.
+struct Still(Arc<Tables>, Ballots);
 
 impl Grounds for Still {
     fn tables(&self) -> Arc<Tables> {
@@ -75,6 +81,13 @@ impl Grounds for Still {
 
     fn behind(&self) -> i64 {
         0
+    }
+
+    fn ballot(&self, question: Question) -> BoxFuture<'static, Result<i64, Unread>> {
+        assert_eq!((question.table, &question.key[..]), ([7; 16], &[0, 0, 0, 4][..]));
+        let (say, said) = oneshot::channel();
+        self.1.lock().expect("no panic").push(say);
+        Box::pin(async move { said.await.unwrap_or(Err(Unread::Absent)) })
     }
 }
 
@@ -95,11 +108,12 @@ fn identity() -> Identity {
     Identity::new(&facts, &facts, [9; 16], 0)
 }
 
-fn shared(journal: Option<Journal>) -> Arc<Shared> {
+fn shared(journal: Option<Journal>, ballots: &Ballots) -> Arc<Shared> {
+    let still = || Box::new(Still(Arc::new(tables()), ballots.clone())) as Box<dyn Grounds>;
     Arc::new(Shared::new(Parts {
         gate: Gate::new(Route { primary: Side::Origin, mirror: journal.is_some(), epoch: 1 }),
         journal,
-        sides: [Box::new(Still(Arc::new(tables()))), Box::new(Still(Arc::new(tables())))],
+        sides: [still(), still()],
         identity: identity(),
         stamps: Stamps::above(0),
         timeuuids: TimeUuids::new([1; 6], 1),
@@ -112,7 +126,7 @@ fn shared(journal: Option<Journal>) -> Arc<Shared> {
 
 /// A session whose writes nobody mirrors.
 pub(in crate::protocol::cql) fn passthrough(framing: Framing) -> Session {
-    Session::new(shared(None), framing, Side::Origin, address())
+    Session::new(shared(None, &Ballots::default()), framing, Side::Origin, address())
 }
 
 impl Rig {
@@ -121,11 +135,24 @@ impl Rig {
     }
 
     fn over(journal: Journal, version: Version, compression: Option<Compression>) -> Rig {
-        let shared = shared(Some(journal));
+        let ballots = Ballots::default();
+        let shared = shared(Some(journal), &ballots);
         let mut session = Session::new(shared.clone(), Framing { version, compression }, Side::Origin, address());
         session.keyspace = Some(Arc::from("shop"));
-        Rig { shared, session, version, kept: BytesMut::new() }
+        Rig { shared, session, version, kept: BytesMut::new(), ballots }
     }
+
+    /// The ballot that was asked for last.
+    async fn ballot(&mut self, ballot: Result<i64, Unread>) {
+        tokio::task::yield_now().await;
+        let say = self.ballots.lock().expect("no panic").pop().expect("one was asked for");
+        say.send(ballot).expect("somebody waits");
+        for _ in 0..4 {
+            tokio::task::yield_now().await;
+        }
+        self.wait();
+    }
+
     fn frame(&self, stream: i16, request: &Request<'_>) -> BytesMut {
         let mut out = BytesMut::new();
         let envelope = Envelope::new(self.version, stream, request.opcode());
@@ -238,6 +265,21 @@ impl Rig {
         });
         assert!(all.expect("well-formed") && bytes.is_empty());
         frames
+    }
+
+    /// The timestamps of the writes in the journal.
+    fn stamps(&self) -> Vec<Option<i64>> {
+        let journal = self.shared.journal.as_ref().expect("mirroring");
+        let (entries, _) = journal.read(Lsn::default(), 1 << 20).now_or_never().expect("in memory").expect("whole");
+        let mut stamps = Vec::new();
+        for entry in entries {
+            let Entry::Record { payload, .. } = entry else { continue };
+            for item in Record::parse(payload).expect("a record").items() {
+                let Item::Write { body, .. } = item else { continue };
+                stamps.push(Write::parse(body).expect("a write").batch.parameters.timestamp);
+            }
+        }
+        stamps
     }
 
     /// What the journal holds, in words.
@@ -488,8 +530,8 @@ fn a_truncate_waits_for_writes_and_the_next_ones_wait_for_it() {
     assert_eq!(rig.journal()[..4], words);
 }
 
-#[test]
-fn conditional_statements_of_a_partition_take_turns_and_answers_go_on_meanwhile() {
+#[tokio::test]
+async fn conditional_statements_of_a_partition_take_turns_and_answers_go_on_meanwhile() {
     let mut rig = Rig::new(Version::V4, None);
     rig.query(1, "DELETE FROM t WHERE k = 4 IF EXISTS");
     rig.query(2, "SELECT * FROM t");
@@ -500,10 +542,59 @@ fn conditional_statements_of_a_partition_take_turns_and_answers_go_on_meanwhile(
     rig.void(2);
     assert_eq!(rig.told().len(), 1);
     rig.void(1);
+    assert_eq!(rig.told().len(), 1, "the client waits for no ballot");
+    assert!(rig.sent().is_empty(), "the next one of the partition does");
+    rig.ballot(Ok(5)).await;
     assert_eq!(rig.sent().len(), 2);
     rig.void(4);
     rig.void(3);
-    assert_eq!(rig.told().len(), 3);
+    assert_eq!(rig.told().len(), 2);
+}
+
+#[tokio::test]
+async fn a_conditional_statement_that_was_applied_becomes_a_plain_one_with_its_ballot() {
+    let mut rig = Rig::new(Version::V4, None);
+    rig.query(1, "UPDATE t SET v = 'a' WHERE k = 4 IF v = 'b'");
+    rig.query(2, "TRUNCATE t");
+    rig.void(1);
+    assert_eq!((rig.sent().len(), rig.shared.gate.inside()), (1, 2), "barriers and a flip wait too");
+    rig.ballot(Ok(1_000)).await;
+    assert_eq!((rig.sent().len(), rig.shared.gate.inside()), (1, 1));
+    let place = "t Partition [[0, 0, 0, 4]] [], touch t alone";
+    let write = "write t: UPDATE t SET v = 'a' WHERE k = 4 ";
+    assert_eq!(rig.journal(), [place, write, "Committed", "Aborted", "barrier t: TRUNCATE t"]);
+    assert_eq!(rig.stamps(), [Some(1_000)]);
+}
+
+#[tokio::test]
+async fn without_its_ballot_a_conditional_statement_goes_by_state() {
+    for why in [Unread::Refused, Unread::Absent, Unread::Newer] {
+        let mut rig = Rig::new(Version::V4, None);
+        rig.query(1, "DELETE FROM t WHERE k = 4 IF EXISTS");
+        rig.void(1);
+        rig.ballot(Err(why)).await;
+        assert_eq!(rig.journal(), ["t Partition [[0, 0, 0, 4]] [], touch t alone", "Committed"]);
+        assert_eq!(rig.shared.gate.inside(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_plain_write_that_a_conditional_one_may_have_overruled_names_its_place() {
+    let mut rig = Rig::new(Version::V4, None);
+    let (insert, place) = ("INSERT INTO t (k, v) VALUES (4, 'x')", "t Partition [[0, 0, 0, 4]] []");
+    rig.query(1, "DELETE FROM t WHERE k = 4 IF EXISTS");
+    rig.query(2, insert);
+    rig.query(3, "INSERT INTO t (k, v) VALUES (5, 'x')");
+    rig.void(1);
+    rig.ballot(Err(Unread::Refused)).await;
+    rig.query(4, &format!("{insert} USING TIMESTAMP 5"));
+    rig.query(5, insert);
+    let names = format!("write t: {insert}, {place}, touch t alone");
+    let journal = rig.journal();
+    assert_eq!(journal[1], names);
+    assert_eq!(journal[2], "write t: INSERT INTO t (k, v) VALUES (5, 'x')");
+    assert_eq!(journal[4], names.replace("'x')", "'x') USING TIMESTAMP 5"));
+    assert_eq!(journal[5], format!("write t: {insert}"), "its stamp is above the ballot");
 }
 
 #[test]

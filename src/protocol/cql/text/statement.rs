@@ -277,6 +277,8 @@ pub struct Modification {
     pub relations: Vec<Relation>,
     /// `IF`: a lightweight transaction.
     pub condition: Option<Condition>,
+    /// The whole `IF` clause, if there is one.
+    pub condition_span: Option<Span>,
 }
 
 /// `USING TIMESTAMP x AND TTL y`.

@@ -2,7 +2,7 @@
 
 use super::super::expr::{Expr, Literal, Value};
 use super::super::statement::{
-    Assignment, Batch, BatchKind, Condition, Json, Modification, Name, Operation, Relation, Unknown, Using, Verb,
+    Assignment, Batch, BatchKind, Json, Modification, Name, Operation, Unknown, Using, Verb,
 };
 use super::super::token::{Kind, Span};
 use super::Cursor;
@@ -45,10 +45,13 @@ impl Cursor<'_> {
         let table = self.qualified_name()?;
         let (assignments, json) =
             if self.take("json") { (Vec::new(), Some(self.json()?)) } else { (self.columns_and_values()?, None) };
+        let start = self.offset();
         let condition = self.not_exists();
+        let condition_span = condition.is_some().then(|| self.since(start));
         let using_at = self.behind();
         let using = self.using()?;
-        Ok(Modification { assignments, json, condition, ..modification(Verb::Insert, table, using_at, using) })
+        let insert = modification(Verb::Insert, table, using_at, using);
+        Ok(Modification { assignments, json, condition, condition_span, ..insert })
     }
 
     fn columns_and_values(&mut self) -> Result<Vec<Assignment>, Unknown> {
@@ -83,8 +86,7 @@ impl Cursor<'_> {
         let using = self.using()?;
         self.expect("set")?;
         let assignments = self.listed(Self::assignment)?;
-        let (relations, condition) = self.which_rows()?;
-        Ok(Modification { assignments, relations, condition, ..modification(Verb::Update, table, using_at, using) })
+        Ok(Modification { assignments, ..self.which_rows(modification(Verb::Update, table, using_at, using))? })
     }
 
     fn delete(&mut self) -> Result<Modification, Unknown> {
@@ -94,13 +96,17 @@ impl Cursor<'_> {
         let table = self.qualified_name()?;
         let using_at = self.behind();
         let using = self.using()?;
-        let (relations, condition) = self.which_rows()?;
-        Ok(Modification { assignments, relations, condition, ..modification(Verb::Delete, table, using_at, using) })
+        Ok(Modification { assignments, ..self.which_rows(modification(Verb::Delete, table, using_at, using))? })
     }
 
-    fn which_rows(&mut self) -> Result<(Vec<Relation>, Option<Condition>), Unknown> {
+    /// `WHERE ..`, and `IF ..` if it is there.
+    fn which_rows(&mut self, of: Modification) -> Result<Modification, Unknown> {
         self.expect("where")?;
-        Ok((self.relations()?, self.condition()?))
+        let relations = self.relations()?;
+        let start = self.offset();
+        let condition = self.condition()?;
+        let condition_span = condition.is_some().then(|| self.since(start));
+        Ok(Modification { relations, condition, condition_span, ..of })
     }
 
     /// `USING ..`, if it is there. The last of two of a kind counts, as in the server.
@@ -205,5 +211,6 @@ fn modification(verb: Verb, table: Name, using_at: usize, using: Using) -> Modif
         json: None,
         relations: Vec::new(),
         condition: None,
+        condition_span: None,
     }
 }

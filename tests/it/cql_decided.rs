@@ -1,0 +1,189 @@
+//! Lightweight transactions through tandem, among plain writes: both sides have the same cells with the same times, also of
+//! what was deleted and shows nowhere.
+
+use std::collections::BTreeSet;
+use std::net::{Shutdown, SocketAddrV4, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tandem::dice::Dice;
+
+use crate::support::cassandra::pair_with;
+use crate::support::cql::{Ask, Cql, Dial, LOGGED, Member};
+use crate::support::tandem::Tandem;
+
+const SCHEMA: &str =
+    "CREATE TABLE decided (k int, c int, s int static, v int, w text, m map<int, int>, PRIMARY KEY (k, c))";
+const CELLS: &str = "SELECT k, c, s, v, w, m, writetime(s), writetime(v), writetime(w) FROM decided";
+
+/// Bytes to a node and back, until somebody cuts the line.
+struct Line {
+    address: SocketAddrV4,
+    is_cut: Arc<AtomicBool>,
+    streams: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Line {
+    fn to(node: SocketAddrV4) -> Line {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let Ok(std::net::SocketAddr::V4(address)) = listener.local_addr() else { panic!("an address of IPv4") };
+        let line = Line { address, is_cut: Arc::default(), streams: Arc::default() };
+        let (is_cut, streams) = (line.is_cut.clone(), line.streams.clone());
+        thread::spawn(move || {
+            for near in listener.incoming().flatten() {
+                let Ok(far) = TcpStream::connect(node) else { continue };
+                if is_cut.load(SeqCst) {
+                    continue;
+                }
+                streams
+                    .lock()
+                    .expect("no panic")
+                    .extend([near.try_clone().expect("ours"), far.try_clone().expect("ours")]);
+                pump(near.try_clone().expect("ours"), far.try_clone().expect("ours"));
+                pump(far, near);
+            }
+        });
+        line
+    }
+
+    fn cut(&self) {
+        self.is_cut.store(true, SeqCst);
+        for stream in self.streams.lock().expect("no panic").drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn mend(&self) {
+        self.is_cut.store(false, SeqCst);
+    }
+}
+
+fn pump(mut from: TcpStream, mut to: TcpStream) {
+    thread::spawn(move || {
+        let _ = std::io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Both);
+    });
+}
+
+fn micros() -> i64 {
+    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_micros()).expect("63 bits")
+}
+
+fn through(tandem: &Tandem, keyspace: &str) -> Cql {
+    let dial = Dial { version: 5, keyspace: Some(keyspace.to_owned()), ..Dial::default() };
+    Cql::dial(tandem.address(), &dial).expect("a login")
+}
+
+/// Conditional and plain writes of a few rows. `style`: no timestamp, the client's, or one of a clock that is late.
+fn writes(mut cql: Cql, style: u64, seed: u64, done: &AtomicBool) -> usize {
+    let mut dice = Dice(seed);
+    let mut applied = 0;
+    let mut turn = 0;
+    while !done.load(SeqCst) {
+        turn += 1;
+        let (k, c, n) = (dice.below(4), dice.below(3), seed * 100_000 + turn);
+        let row = format!("WHERE k = {k} AND c = {c}");
+        let at = match style {
+            0 => None,
+            1 => Some(micros()),
+            _ => Some(micros() - 30_000),
+        };
+        let ask = Ask { at, ..Ask::default() };
+        let text = match dice.below(14) {
+            0 => format!("INSERT INTO decided (k, c, v, w) VALUES ({k}, {c}, {n}, 'i{n}') IF NOT EXISTS"),
+            1 => format!("INSERT INTO decided (k, c, v) VALUES ({k}, {c}, {n}) IF NOT EXISTS USING TTL 5000"),
+            2 | 3 => format!("DELETE FROM decided {row} IF EXISTS"),
+            4 => format!("DELETE v, m FROM decided {row} IF EXISTS"),
+            5 => format!("UPDATE decided SET v = {n}, w = null {row} IF EXISTS"),
+            6 => format!("UPDATE decided SET m = {{1: {n}}}, w = 'u{n}' {row} IF v != {n}"),
+            7 => format!("UPDATE decided SET s = {n} WHERE k = {k} IF s != {n}"),
+            8 => format!(
+                "BEGIN BATCH DELETE FROM decided WHERE k = {k}; \
+                 INSERT INTO decided (k, c, v) VALUES ({k}, {c}, {n}) IF NOT EXISTS; \
+                 UPDATE decided SET w = 'b{n}' WHERE k = {k} AND c = 1; APPLY BATCH"
+            ),
+            9 => {
+                let members = [
+                    Member::Text(
+                        "UPDATE decided SET v = ? WHERE k = ? AND c = ? IF EXISTS",
+                        &[n as i32, k as i32, c as i32].map(Into::into),
+                    ),
+                    Member::Text("DELETE FROM decided WHERE k = ? AND c > ?", &[k as i32, 1].map(Into::into)),
+                    Member::Text("DELETE w FROM decided WHERE k = ? AND c = ?", &[k as i32, c as i32].map(Into::into)),
+                ];
+                applied += usize::from(cql.batch(LOGGED, &members, &ask).expect("an answer").applied());
+                continue;
+            }
+            10 => format!("DELETE FROM decided {row}"),
+            11 => format!("INSERT INTO decided (k, c, v) VALUES ({k}, {c}, {n})"),
+            _ => format!("UPDATE decided SET v = {n}, w = 'p{n}', m[{c}] = {n} {row}"),
+        };
+        let answer = cql.query(&text, &ask).unwrap_or_else(|failure| panic!("{text}: {failure:?}"));
+        if text.contains(" IF ") {
+            applied += usize::from(answer.applied());
+        }
+    }
+    applied
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conditional_and_plain_writes_of_many_clients_end_with_the_same_cells_and_times() {
+    let nodes = pair_with("decided");
+    nodes.iter().for_each(|node| Cql::of(node, "decided").define(SCHEMA));
+    let line = Line::to(nodes[1].address());
+    let tandem = Tandem::start_cql(nodes[0].address(), line.address, "").await;
+    let done = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (1..=6)
+        .map(|seed| {
+            let (cql, done) = (through(&tandem, "decided"), done.clone());
+            thread::spawn(move || writes(cql, seed % 3, seed, &done))
+        })
+        .collect();
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        line.cut();
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        line.mend();
+    }
+    done.store(true, SeqCst);
+    let applied: usize = clients.into_iter().map(|client| client.join().expect("no panic")).sum();
+    tandem.settled().await;
+    let [old, new] = nodes.map(|node| Cql::of(node, "decided").rows(CELLS).into_iter().collect::<BTreeSet<_>>());
+    assert_eq!(old.difference(&new).collect::<Vec<_>>(), new.difference(&old).collect::<Vec<_>>(), "{}", tandem.log());
+    assert!(applied > 100 && !old.is_empty(), "{applied} applied prove little");
+    let unread = tandem.metrics().await;
+    let unread: Vec<&str> = unread.lines().filter(|line| line.starts_with("tandem_ballots_unread_total")).collect();
+    eprintln!("{applied} applied, {} rows, {unread:?}", old.len());
+    assert_eq!(unread, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_conditional_delete_deleted_stays_deleted_whatever_is_replayed_behind_it() {
+    let nodes = pair_with("undone");
+    nodes.iter().for_each(|node| Cql::of(node, "undone").define(SCHEMA));
+    let line = Line::to(nodes[1].address());
+    let tandem = Tandem::start_cql(nodes[0].address(), line.address, "").await;
+    let mut cql = through(&tandem, "undone");
+    line.cut();
+    let before = micros() - 1_000_000;
+    for k in 0..50 {
+        cql.run(&format!("INSERT INTO decided (k, c, v) VALUES ({k}, 1, 1)"));
+        assert!(cql.run(&format!("DELETE FROM decided WHERE k = {k} AND c = 1 IF EXISTS")).applied());
+        // Late, and dead on the primary.
+        cql.run_at(&format!("INSERT INTO decided (k, c, v) VALUES ({k}, 1, 2)"), before + k);
+        cql.run_at(&format!("UPDATE decided SET s = 3 WHERE k = {k}"), before + k);
+    }
+    line.mend();
+    tandem.settled().await;
+    let [old, new] = nodes.map(|node| Cql::of(node, "undone").rows(CELLS));
+    assert_eq!(old, new);
+    // And what comes later meets on both sides what was deleted.
+    for node in nodes {
+        let mut cql = Cql::of(node, "undone");
+        (0..50)
+            .for_each(|k| drop(cql.run_at(&format!("UPDATE decided SET v = 9 WHERE k = {k} AND c = 1"), before + 50)));
+        assert!(cql.rows("SELECT v FROM decided WHERE v = 9 ALLOW FILTERING").is_empty());
+    }
+}
