@@ -15,6 +15,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::{Builder, Runtime};
@@ -232,10 +233,12 @@ impl Assembly {
         let control = known.control();
         gate.open(control.route(true));
         let sides = cql::Sides::default();
+        let desk = backfill::Desk::in_dir(&self.config.journal.dir, replay_history(&self.config));
+        let desk = desk.map_err(|error| Error::Setup(error.to_string()))?;
         let turning = replay::ByReplay::in_dir(
             &self.config.journal.dir,
             replay_config(&self.config),
-            (journal.clone(), backfill::Desk::in_memory()),
+            (journal.clone(), desk),
             cql::appliers(&sides),
             beside.clone(),
         );
@@ -370,16 +373,30 @@ fn engine_config(config: &Config) -> state::Config {
         retry_max: config.mirror.retry_max,
         self_repair: config.mirror.self_repair,
         pause_max: config.mirror.pause_max,
-        history: backfill::Options {
-            workers: config.backfill.workers,
-            chunk_rows: config.backfill.chunk_rows as u64,
-            hold: config.backfill.hold,
-            rate: config.backfill.rate.0,
-            max_lag: config.backfill.max_lag,
-        },
+        history: history_options(config),
         ..state::Config::default()
     }
 }
+
+fn history_options(config: &Config) -> backfill::Options {
+    backfill::Options {
+        workers: config.backfill.workers,
+        chunk_rows: config.backfill.chunk_rows as u64,
+        hold: config.backfill.hold,
+        rate: config.backfill.rate.0,
+        max_lag: config.backfill.max_lag,
+        record_keys: usize::MAX,
+    }
+}
+
+/// By replay no state of the primary is held: a turn is as long as what is done may stay off the disk. A record that is
+/// refused is parked whole, so each key has its own.
+fn replay_history(config: &Config) -> backfill::Options {
+    backfill::Options { hold: config.backfill.hold.max(REPLAY_TURN), record_keys: 1, ..history_options(config) }
+}
+
+/// How long workers take chunks before what they did is written down.
+const REPLAY_TURN: Duration = Duration::from_secs(2);
 
 fn replay_config(config: &Config) -> replay::Config {
     replay::Config {

@@ -5,6 +5,7 @@
 //! reach the disk does so between two snapshots.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ pub struct Options {
     pub rate: u64,
     /// While the mirror is further behind than this, it has the connections to itself.
     pub max_lag: Duration,
+    /// Most keys of a record that is owed: what is applied, and refused, as one.
+    pub record_keys: usize,
 }
 
 impl Default for Options {
@@ -48,6 +51,7 @@ impl Default for Options {
             hold: Duration::from_millis(300),
             rate: 0,
             max_lag: Duration::from_secs(5),
+            record_keys: usize::MAX,
         }
     }
 }
@@ -170,17 +174,23 @@ pub enum Throttle {
     Lag,
     /// The rate is limited.
     Rate,
+    /// The primary is away or overloaded.
+    Primary,
+    /// The secondary is away or overloaded.
+    Secondary,
 }
 
 impl Throttle {
     /// All there are.
-    pub const ALL: [Throttle; 2] = [Throttle::Lag, Throttle::Rate];
+    pub const ALL: [Throttle; 4] = [Throttle::Lag, Throttle::Rate, Throttle::Primary, Throttle::Secondary];
 
     /// The word in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Throttle::Lag => "lag",
             Throttle::Rate => "rate",
+            Throttle::Primary => "primary",
+            Throttle::Secondary => "secondary",
         }
     }
 
@@ -189,6 +199,8 @@ impl Throttle {
         match self {
             Throttle::Lag => "the mirror is behind (backfill.max_lag)",
             Throttle::Rate => "the rate is limited (backfill.rate)",
+            Throttle::Primary => "the primary is away or overloaded",
+            Throttle::Secondary => "the secondary is away or overloaded",
         }
     }
 }
@@ -223,6 +235,8 @@ struct Memory {
     /// Chunks that were reported since the last state.
     reported: usize,
     throttled: Option<Throttle>,
+    /// What a side said that is in the way.
+    hindrance: Option<String>,
     /// Bytes that may be copied, and since when.
     budget: f64,
     budget_at: Instant,
@@ -245,6 +259,8 @@ struct Pace {
     began: Option<(Instant, f64)>,
 }
 
+/// Most bytes of rows that a verify found to differ and keeps by key.
+const DIFFERENCES_BYTES: u64 = 64 << 20;
 /// A state that lived shorter would be more handshake than work.
 const HOLD_MIN: Duration = Duration::from_millis(20);
 
@@ -266,12 +282,21 @@ impl Desk {
             found: Vec::new(),
             reported: 0,
             throttled: None,
+            hindrance: None,
             budget: 0.0,
             budget_at: Instant::now(),
             pace: Pace::default(),
         };
         let shared = Shared { options, file, lines, changed: Notify::new(), memory: Mutex::new(memory) };
         Ok(Desk { shared: Arc::new(shared) })
+    }
+
+    /// In this directory, which exists, as `history` and `history-differences.jsonl`.
+    ///
+    /// # Errors
+    /// As [`Desk::open`].
+    pub fn in_dir(dir: &Path, options: Options) -> Result<Desk, durable::Error> {
+        Desk::open(Durable::in_dir(dir, "history"), Lines::in_dir(dir, DIFFERENCES_BYTES), options)
     }
 
     /// A desk without a disk: for tests, and where nothing is ever asked for.
@@ -376,7 +401,7 @@ impl Desk {
         report.not_listed = memory.page.not_listed;
         report.next_unix = memory.page.standing.get(&kind).and_then(|standing| standing.next_unix);
         if !job.state.is_over() {
-            report.why = report.why.or(memory.throttled.map(|throttle| throttle.why().to_owned()));
+            report.why = report.why.or_else(|| memory.why());
             report.eta_seconds = memory.pace.eta(&report);
         }
         Some(report)
@@ -444,7 +469,7 @@ impl Desk {
     pub fn errand(&self, now: Instant, lag: Duration) -> Result<Errand, Option<Instant>> {
         let options = &self.shared.options;
         let mut memory = self.lock();
-        memory.throttled = None;
+        (memory.throttled, memory.hindrance) = (None, None);
         let Some(wants) = memory.page.current().map(Job::wants) else {
             let due = memory.page.due().ok_or(None)?;
             let left = due.saturating_sub(unix_now());
@@ -499,6 +524,12 @@ impl Desk {
         memory.until = Some(now + self.shared.options.hold.max(HOLD_MIN));
         memory.before = memory.page.current().map(|job| job.tables.clone());
         memory.paid = paid;
+    }
+
+    /// A side is away or overloaded, and says why: nothing is done for a while.
+    pub fn hindered(&self, throttle: Throttle, why: String) {
+        let mut memory = self.lock();
+        (memory.throttled, memory.hindrance) = (Some(throttle), Some(why));
     }
 
     /// The schema changed, or a table moved: look again.
@@ -556,9 +587,11 @@ impl Desk {
     /// Through the journal, as what operators owe: ordered with the clients' writes, paid and owed again as they are.
     fn owe(&self, journal: &Journal, owing: Vec<Owing>) -> Result<(), journal::Error> {
         for Owing { chunk, keys, again } in owing {
-            let mut record = RecordBuf::default();
-            keys.iter().for_each(|key| record.key(chunk.table, key, false));
-            owe(journal, &mut record)?;
+            for some in keys.chunks(self.shared.options.record_keys.max(1)) {
+                let mut record = RecordBuf::default();
+                some.iter().for_each(|key| record.key(chunk.table, key, false));
+                owe(journal, &mut record)?;
+            }
             let mut memory = self.lock();
             if let Some(job) = memory.page.current_mut() {
                 if again { job.owed(&chunk, keys.len() as u64, journal.appended()) } else { job.close(&chunk) }
@@ -624,10 +657,13 @@ impl Desk {
             Outcome::Done(landed) => {
                 memory.budget -= landed.bytes as f64;
                 let seen = job.landed(&chunk, &landed, sizes);
-                if seen.first {
+                if seen.first && chunk.pass != Pass::Copy {
                     meters::differ(&landed);
                     let lines = landed.differing.iter().map(|one| Line::of(job.number, job.name(chunk.table), one));
                     memory.found.extend(lines);
+                }
+                if !landed.refused.is_empty() {
+                    memory.owing.push(Owing { chunk: chunk.clone(), keys: landed.refused, again: false });
                 }
                 if seen.owes {
                     let keys = landed.differing.into_iter().map(|one| one.key).collect();
@@ -723,6 +759,12 @@ impl Memory {
         let (request, round) = (standing.request.clone(), standing.rounds);
         standing.rounds += 1;
         self.begin(request, round);
+    }
+
+    /// Why it waits.
+    fn why(&self) -> Option<String> {
+        let why = self.throttled?.why();
+        Some(self.hindrance.as_ref().map_or_else(|| why.to_owned(), |said| format!("{why}: {said}")))
     }
 
     /// Let the budget grow, one second's worth at most; when there is some again, if there is none.

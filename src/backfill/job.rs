@@ -112,14 +112,17 @@ impl Counts {
         self.repaired += other.repaired;
     }
 
+    /// `read = equal + missing + extra + different + skipped`, whichever side was read.
     fn of(pass: Pass, landed: &Landed) -> Counts {
         let count = |how| landed.differing.iter().filter(|one| one.how == how).count() as u64;
         let (missing, extra, different) = (count(Differs::Missing), count(Differs::Extra), count(Differs::Different));
         match pass {
             Pass::Copy => Counts::default(),
+            // Where one look shows both sides, rows that only the secondary has are found on the way forth.
             Pass::Forth => {
-                let equal = landed.rows.saturating_sub(missing + different);
-                Counts { read: equal + missing + different, equal, missing, different, ..Counts::default() }
+                let (equal, skipped) = (landed.rows.saturating_sub(missing + different), landed.skipped);
+                let read = equal + missing + extra + different + skipped;
+                Counts { read, equal, missing, extra, different, skipped, ..Counts::default() }
             }
             // Rows that both have were counted on the way forth.
             Pass::Back => Counts { read: extra, extra, ..Counts::default() },
@@ -621,9 +624,9 @@ impl Walked {
         let (table, step) = (self.table, self.step.max(1));
         let mut tracts = self.extents.iter_mut().enumerate();
         tracts.find_map(|(extent, tract)| {
-            let (from, to) = tract.take(step, paid)?;
+            let ((from, to), again) = tract.take(step, paid)?;
             let Extent { name, file, .. } = tract.extent.clone();
-            Some(Chunk { pass, table, extent, name, file, from, to })
+            Some(Chunk { pass, again, table, extent, name, file, from, to })
         })
     }
 
@@ -640,7 +643,10 @@ impl Walked {
             }
             Some(at) => {
                 let again = &mut tract.again[at];
-                self.counts.repaired += again.differing.saturating_sub(differing);
+                // What a copy left to the mirror was never counted.
+                if chunk.pass != Pass::Copy {
+                    self.counts.repaired += again.differing.saturating_sub(differing);
+                }
                 again.differing = again.differing.min(differing);
                 again.tries += 1;
                 let owes = differing > 0 && again.tries <= TRIES;
@@ -653,7 +659,7 @@ impl Walked {
         if !owes {
             tract.done.add(chunk.from, chunk.to);
         }
-        if chunk.pass == Pass::Copy {
+        if chunk.pass == Pass::Copy && first {
             self.copied_rows += landed.rows;
             self.copied_bytes += landed.bytes;
         }
@@ -691,14 +697,15 @@ impl Tract {
         }
     }
 
-    fn take(&mut self, step: u64, paid: Lsn) -> Option<(u64, u64)> {
+    /// Units to be worked on, and whether they are looked at again.
+    fn take(&mut self, step: u64, paid: Lsn) -> Option<((u64, u64), bool)> {
         if let Some(again) = self.again.iter_mut().find(|again| !again.taken && again.after <= paid.0) {
             again.taken = true;
-            return Some((again.from, again.to));
+            return Some(((again.from, again.to), true));
         }
         let (from, to) = self.taken.gap(0, self.extent.units, step)?;
         self.taken.add(from, to);
-        Some((from, to))
+        Some(((from, to), false))
     }
 
     fn recall(&mut self) {

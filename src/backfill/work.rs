@@ -73,6 +73,8 @@ impl Pass {
 pub struct Chunk {
     /// What to do.
     pub pass: Pass,
+    /// What was found in it before is owed and was paid since: see whether that helped.
+    pub again: bool,
     /// The table.
     pub table: TableId,
     /// Which of its extents, and that one's name and file.
@@ -143,6 +145,10 @@ pub struct Landed {
     pub took: Duration,
     /// Found equal as a whole, without a look at its rows.
     pub alike: bool,
-    /// Rows that differ.
+    /// Rows that differ; of a copy, rows that only the mirror can make equal.
     pub differing: Vec<Difference>,
+    /// Rows of the primary that the secondary refuses: the mirror tries them one by one, and parks them.
+    pub refused: Vec<Box<[u8]>>,
+    /// Rows that would not stand still for a comparison; not among `rows`.
+    pub skipped: u64,
 }

@@ -10,6 +10,7 @@ mod cql_answers;
 mod cql_applier;
 mod cql_cluster;
 mod cql_decided;
+mod cql_history;
 mod cql_mirror;
 mod cql_pages;
 mod cql_prepared;

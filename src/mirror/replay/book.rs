@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::journal::Lsn;
 use crate::mirror::durable::{Durable, Error, Ledger};
+use crate::record::TableId;
 
 /// What is remembered. Changes are durable with the next [`Book::saved`]; clones share one book.
 #[derive(Clone)]
@@ -24,6 +25,9 @@ struct Page {
     released: u64,
     /// Records above that must not be done again.
     settled: BTreeSet<u64>,
+    /// Tables of which records were applied: what the secondary has of them is ours.
+    #[serde(default)]
+    tables: BTreeSet<u64>,
 }
 
 impl Book {
@@ -50,6 +54,16 @@ impl Book {
             page.settled = page.settled.split_off(&page.released);
             (news, ())
         });
+    }
+
+    /// Records of this table are applied: known to be ours, with the next save.
+    pub fn note(&self, table: TableId) {
+        self.ledger.change(|page| (page.tables.insert(table.0), ()));
+    }
+
+    /// Records of this table were applied.
+    pub fn knows(&self, table: TableId) -> bool {
+        self.ledger.look(|page| page.tables.contains(&table.0))
     }
 
     /// Everything changed before is durable when it resolves.

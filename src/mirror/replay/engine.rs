@@ -9,6 +9,7 @@
 //! Nothing here waits for one thing while another could go on: a disk that hangs stops what must be written down, not what
 //! is applied. There is no tick but for the figures that are shown.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,7 @@ use crate::mirror::dirty::Dirty;
 use crate::mirror::durable::{self, Durable};
 use crate::mirror::handle::{Handle, Pace, Phase, Status};
 use crate::mirror::parked::Parked;
+use crate::record::TableId;
 
 use super::applier::{Applied, Applier, Error};
 use super::book::Book;
@@ -148,6 +150,8 @@ pub struct Engine<A> {
     applier: Arc<A>,
     pub(super) core: Core,
     ledgers: (Parked, Dirty, Book),
+    /// Tables that the book knows.
+    written: HashSet<TableId>,
     flight: FuturesUnordered<BoxFuture<'static, (Lsn, Applied)>>,
     opening: Option<BoxFuture<'static, Result<(), Error>>>,
     reading: Option<BoxFuture<'static, Event>>,
@@ -215,6 +219,7 @@ impl<A: Applier> Engine<A> {
         Ok(Engine {
             core: Core::new(config.clone(), window, ledgers, show, now),
             ledgers: (parked, dirty, book),
+            written: HashSet::new(),
             flight: FuturesUnordered::new(),
             opening: None,
             reading: None,
@@ -230,6 +235,11 @@ impl<A: Applier> Engine<A> {
             journal,
             applier,
         })
+    }
+
+    /// What must survive a restart.
+    pub(super) fn book(&self) -> &Book {
+        &self.ledgers.2
     }
 
     /// Its applier was opened before.
@@ -298,6 +308,11 @@ impl<A: Applier> Engine<A> {
                 self.opening = Some(async move { applier.open().await }.boxed());
             }
             Action::Apply(job) => {
+                for item in job.record.items() {
+                    if self.written.insert(item.table()) {
+                        self.ledgers.2.note(item.table());
+                    }
+                }
                 let applier = self.applier.clone();
                 self.flight.push(async move { (job.lsn, applier.apply(&job).await) }.boxed());
             }

@@ -26,6 +26,7 @@ pub mod book;
 pub mod claims;
 mod core;
 pub mod engine;
+pub mod history;
 pub mod settled;
 #[cfg(test)]
 mod simulation;

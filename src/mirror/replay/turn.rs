@@ -17,6 +17,7 @@ use crate::record::Side;
 
 use super::applier::{Applier, Error};
 use super::engine::{Config, Engine, Paths};
+use super::history::{History, Walker};
 
 /// Makes the hands of a direction, by its primary.
 type Make<A> = Box<dyn Fn(Side) -> A + Send + Sync>;
@@ -29,7 +30,7 @@ pub struct ByReplay<A> {
     back: Durable,
 }
 
-impl<A: Applier> ByReplay<A> {
+impl<A: Applier + Walker> ByReplay<A> {
     /// The files are in this directory, which exists. What runs does so among `tasks` and ends with `stop`.
     ///
     /// # Errors
@@ -48,7 +49,7 @@ impl<A: Applier> ByReplay<A> {
     }
 }
 
-impl<A: Applier> Directions for ByReplay<A> {
+impl<A: Applier + Walker> Directions for ByReplay<A> {
     type Ahead = Arc<A>;
     type Refused = Error;
 
@@ -67,10 +68,19 @@ impl<A: Applier> Directions for ByReplay<A> {
     ) -> Result<BoxFuture<'static, ()>, durable::Error> {
         let book = if primary == Side::Origin { &self.forth } else { &self.back };
         let (is_open, applier) = (ahead.is_some(), ahead.unwrap_or_else(|| Arc::new((self.make)(primary))));
+        let walker = applier.clone();
         let mut engine = Engine::succeed(handle, self.config.clone(), applier, book.clone(), from)?;
         if is_open {
             engine.is_open();
         }
-        Ok(engine.run(stop).boxed())
+        // Chunks under way end first: what they owe is in the journal before the engine looks where that ends.
+        let history = History::new(handle, engine.book().clone(), walker).run(stop);
+        let last = CancellationToken::new();
+        let engine = engine.run(last.clone());
+        let history = async move {
+            let _end = last.drop_guard();
+            history.await;
+        };
+        Ok(async move { _ = futures_util::join!(engine, history) }.boxed())
     }
 }

@@ -29,7 +29,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::backfill::desk::{self, Errand};
-use crate::backfill::lines::Lines;
 use crate::backfill::{self, Desk};
 use crate::journal::{self, Journal, Lsn};
 use crate::mirror::backoff::Backoff;
@@ -73,9 +72,6 @@ pub mod names {
     /// Gauge: dirty tables.
     pub const DIRTY: &str = "tandem_mirror_dirty";
 }
-
-/// Most bytes of rows that a verify found to differ and keeps by key.
-const DIFFERENCES_BYTES: u64 = 64 << 20;
 
 /// How often the copier may say that we are alive while we do something else. What a server takes for silence is longer.
 const BEAT: Duration = Duration::from_secs(1);
@@ -157,9 +153,8 @@ impl Paths {
     /// # Errors
     /// The page of the walk over history cannot be read.
     pub fn in_dir(dir: PathBuf, history: backfill::Options) -> Result<Paths, durable::Error> {
-        let lines = Lines::in_dir(&dir, DIFFERENCES_BYTES);
         Ok(Paths {
-            desk: Desk::open(Durable::in_dir(&dir, "history"), lines, history)?,
+            desk: Desk::in_dir(&dir, history)?,
             book: Durable::in_dir(&dir, "mirror-book"),
             parked: Durable::in_dir(&dir, "mirror-parked"),
             dirty: Durable::in_dir(&dir, "mirror-dirty"),

@@ -10,6 +10,7 @@
 //! too old, or it was parked while others passed it) goes by the state of its partitions.
 
 mod barrier;
+mod history;
 mod replay;
 mod state;
 mod trouble;

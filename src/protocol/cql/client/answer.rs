@@ -58,6 +58,11 @@ impl Answer {
         }
     }
 
+    /// A part of this answer's bytes, to be kept without it.
+    pub(in crate::protocol::cql) fn keep(&self, part: &[u8]) -> Bytes {
+        self.body.slice_ref(part)
+    }
+
     /// The first row. `None`: there is none.
     ///
     /// # Errors

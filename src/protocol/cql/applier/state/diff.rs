@@ -16,11 +16,11 @@ const TTL_SLACK: i32 = 2;
 
 /// When the two sides were read, and how often before.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Moment {
+pub(in super::super) struct Moment {
     /// Microseconds, from before the first read.
-    pub(super) read: i64,
+    pub(in super::super) read: i64,
     /// 0 is the first. From the second on, whatever still differs was not to be had with its own timestamp.
-    pub(super) round: usize,
+    pub(in super::super) round: usize,
 }
 
 impl Moment {
@@ -37,7 +37,7 @@ impl Moment {
 
 /// One thing to write. Columns by their place; timestamps in microseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Fix {
+pub(in super::super) enum Fix {
     /// Make the row exist.
     Row { at: i64, ttl: Option<i32> },
     /// Make it not exist.
@@ -57,7 +57,7 @@ pub(super) enum Fix {
 }
 
 /// The secondary's row `theirs` should be as the primary's `ours`. `None`: there is no such row.
-pub(super) fn of_row(
+pub(in super::super) fn of_row(
     forms: &[Form],
     ours: Option<&[Cell]>,
     theirs: Option<&[Cell]>,
@@ -96,7 +96,12 @@ fn gone(forms: &[Form], theirs: &[Cell], moment: Moment) -> Fix {
 }
 
 /// The same of a row that both have, or of static columns.
-pub(super) fn of_cells(forms: &[Form], ours: &[Cell], theirs: &[Cell], moment: Moment) -> Result<Vec<Fix>, Error> {
+pub(in super::super) fn of_cells(
+    forms: &[Form],
+    ours: &[Cell],
+    theirs: &[Cell],
+    moment: Moment,
+) -> Result<Vec<Fix>, Error> {
     let mut found = Found::default();
     for (column, ((form, ours), theirs)) in forms.iter().zip(ours).zip(theirs).enumerate() {
         match form {
@@ -222,7 +227,7 @@ impl Found {
     }
 }
 
-fn expire_together(ours: Option<i32>, theirs: Option<i32>) -> bool {
+pub(in super::super) fn expire_together(ours: Option<i32>, theirs: Option<i32>) -> bool {
     match (ours, theirs) {
         (None, None) => true,
         (Some(ours), Some(theirs)) => ours.abs_diff(theirs) <= TTL_SLACK.unsigned_abs(),

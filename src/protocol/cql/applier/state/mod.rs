@@ -5,9 +5,9 @@
 //! what the primary got since is written with its own timestamp, as the mirror will write it too. Counters are different:
 //! only the owner of the place adds to the secondary's, and what is added is the difference of both readings.
 
-mod diff;
-mod rows;
-mod statement;
+pub(super) mod diff;
+pub(super) mod rows;
+pub(super) mod statement;
 
 use std::collections::BTreeSet;
 
@@ -38,7 +38,7 @@ const ROWS_MAX: usize = 50_000;
 /// Statements of one batch.
 const BATCH: usize = 50;
 const TOO_LARGE: &str = "a partition has too many rows to be settled at once: compare the table";
-const LEVEL: Consistency = Consistency::LocalQuorum;
+pub(super) const LEVEL: Consistency = Consistency::LocalQuorum;
 
 /// Settles places of one table.
 pub(super) struct Settler<'s> {
@@ -52,12 +52,12 @@ pub(super) struct Settler<'s> {
 }
 
 /// One side's content of a place.
-struct Side {
-    statics: Option<Vec<Cell>>,
-    rows: Rows,
+pub(super) struct Side {
+    pub(super) statics: Option<Vec<Cell>>,
+    pub(super) rows: Rows,
     /// How each column is compared.
-    static_forms: Vec<Form>,
-    forms: Vec<Form>,
+    pub(super) static_forms: Vec<Form>,
+    pub(super) forms: Vec<Form>,
 }
 
 impl<'s> Settler<'s> {
@@ -129,7 +129,7 @@ impl<'s> Settler<'s> {
         })
     }
 
-    async fn read_side(&self, client: &Client, place: &Place, moment: Moment) -> Result<Side, Error> {
+    pub(super) async fn read_side(&self, client: &Client, place: &Place, moment: Moment) -> Result<Side, Error> {
         let shape = &self.table.shape;
         let mut side = Side { statics: None, rows: Rows::new(), static_forms: Vec::new(), forms: Vec::new() };
         let statics = columns(shape, true);
@@ -239,7 +239,7 @@ fn is_same(before: &Side, now: &Side) -> bool {
 }
 
 /// Everything of one round happens in one second.
-fn at(client: &Client, moment: Moment) -> Parameters<'static> {
+pub(super) fn at(client: &Client, moment: Moment) -> Parameters<'static> {
     let second = i32::try_from(moment.read / 1_000_000).unwrap_or(i32::MAX);
     Parameters { now_in_seconds: Some(second).filter(|_| client.version() >= Version::V5), ..Parameters::new(LEVEL) }
 }
@@ -248,13 +248,13 @@ fn member<'a>((statement, values): (&'a Statement, &'a Vec<Bound<'a>>)) -> Membe
     Member { text: MemberText::Text(&statement.text), values: Values::Given(values) }
 }
 
-fn bound(key: &[Vec<u8>]) -> Vec<Bound<'_>> {
+pub(super) fn bound(key: &[Vec<u8>]) -> Vec<Bound<'_>> {
     key.iter().map(|value| (None, Value::Set(value.as_slice()))).collect()
 }
 
 /// How the columns of an answer are compared: they come behind `skip` others, each with its timestamp and expiry if it is
 /// one cell.
-fn forms(answer: &Answer, columns: &[&Column], skip: usize) -> Result<Vec<Form>, Error> {
+pub(super) fn forms(answer: &Answer, columns: &[&Column], skip: usize) -> Result<Vec<Form>, Error> {
     let names = answer.rows()?.metadata.columns.ok_or(Error::Answer("an answer does not say its columns"))?;
     let form = |column: &&Column| {
         let found = names.iter().skip(skip).find(|shown| shown.name == column.name);

@@ -9,24 +9,24 @@ use crate::protocol::cql::wire::response::Row;
 use crate::protocol::cql::wire::types::Type;
 
 /// A row's clustering, in the key's order; empty where the table has none.
-pub(super) type Clustering = Vec<Vec<u8>>;
+pub(in super::super) type Clustering = Vec<Vec<u8>>;
 /// The rows of a place.
-pub(super) type Rows = BTreeMap<Clustering, Vec<Cell>>;
+pub(in super::super) type Rows = BTreeMap<Clustering, Vec<Cell>>;
 
 /// A column's value in a row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Cell {
+pub(in super::super) struct Cell {
     /// `None`: null.
-    pub(super) value: Option<Vec<u8>>,
+    pub(in super::super) value: Option<Vec<u8>>,
     /// Microseconds; only of columns that are one cell.
-    pub(super) writetime: Option<i64>,
+    pub(in super::super) writetime: Option<i64>,
     /// Seconds left; `None`: it stays.
-    pub(super) ttl: Option<i32>,
+    pub(in super::super) ttl: Option<i32>,
 }
 
 /// How a column's value is compared and written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(in super::super) enum Form {
     /// One cell, with a timestamp that can be read.
     One,
     /// Elements.
@@ -43,7 +43,7 @@ pub(super) enum Form {
 
 impl Form {
     /// By what the schema says it is made of, and the type that a read shows.
-    pub(super) fn of(cells: Cells, kind: &Type) -> Form {
+    pub(in super::super) fn of(cells: Cells, kind: &Type) -> Form {
         match (cells, kind) {
             (Cells::Counter, _) => Form::Counter,
             (Cells::List, _) => Form::List,
@@ -58,17 +58,25 @@ impl Form {
 }
 
 /// The columns of a table that are not its key and are regular, or static.
-pub(super) fn columns(table: &Table, statics: bool) -> Vec<&Column> {
+pub(in super::super) fn columns(table: &Table, statics: bool) -> Vec<&Column> {
     let role = if statics { Role::Static } else { Role::Regular };
     table.columns().iter().filter(|column| column.role == role).collect()
 }
 
 /// A row that was asked for as [`selectors`] says: its clustering, and a cell for each column. `None`: it has no
 /// clustering, so it is what a partition with nothing but statics shows.
-pub(super) fn read(row: &Row<'_>, clustering: usize, columns: &[&Column]) -> Option<(Clustering, Vec<Cell>)> {
-    let mut cells = row.iter();
-    let mut next = || cells.next().flatten();
-    let key: Clustering = (0..clustering).map(|_| next().map(<[u8]>::to_vec)).collect::<Option<_>>()?;
+pub(in super::super) fn read(row: &Row<'_>, clustering: usize, columns: &[&Column]) -> Option<(Clustering, Vec<Cell>)> {
+    let mut values = row.iter();
+    let key: Clustering = (0..clustering).map(|_| values.next()?.map(<[u8]>::to_vec)).collect::<Option<_>>()?;
+    Some((key, cells(&mut values, columns)))
+}
+
+/// A cell for each column, of values that were asked for as [`selectors`] says.
+pub(in super::super) fn cells<'a>(
+    values: &mut impl Iterator<Item = Option<&'a [u8]>>,
+    columns: &[&Column],
+) -> Vec<Cell> {
+    let mut next = || values.next().flatten();
     let cell = |column: &&Column| {
         let value = next().map(<[u8]>::to_vec);
         if column.cells != Cells::One {
@@ -77,12 +85,11 @@ pub(super) fn read(row: &Row<'_>, clustering: usize, columns: &[&Column]) -> Opt
         let writetime = next().and_then(|bytes| bytes.try_into().ok()).map(i64::from_be_bytes);
         Cell { value, writetime, ttl: next().and_then(|bytes| bytes.try_into().ok()).map(i32::from_be_bytes) }
     };
-    let cells = columns.iter().map(cell).collect();
-    Some((key, cells))
+    columns.iter().map(cell).collect()
 }
 
 /// What to select to read these columns with [`read`].
-pub(super) fn selectors(clustering: &[String], columns: &[&Column]) -> Vec<String> {
+pub(in super::super) fn selectors(clustering: &[String], columns: &[&Column]) -> Vec<String> {
     let mut selectors = clustering.to_vec();
     for column in columns {
         let name = quoted(&column.name);
@@ -95,12 +102,12 @@ pub(super) fn selectors(clustering: &[String], columns: &[&Column]) -> Vec<Strin
 }
 
 /// A name as a text must have it, whatever it is.
-pub(super) fn quoted(name: &str) -> String {
+pub(in super::super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// The elements of a set, or the keys and values of a map one after the other.
-pub(super) fn elements(value: Option<&[u8]>, per_entry: usize) -> Result<Vec<&[u8]>, Error> {
+pub(in super::super) fn elements(value: Option<&[u8]>, per_entry: usize) -> Result<Vec<&[u8]>, Error> {
     let Some(value) = value else { return Ok(Vec::new()) };
     let mut reader = Reader::new(value);
     let count = reader.count("elements")?;
@@ -112,14 +119,14 @@ pub(super) fn elements(value: Option<&[u8]>, per_entry: usize) -> Result<Vec<&[u
 }
 
 /// The fields of a value of a user's type; those it leaves out are null.
-pub(super) fn fields(value: Option<&[u8]>, count: usize) -> Result<Vec<Option<&[u8]>>, Error> {
+pub(in super::super) fn fields(value: Option<&[u8]>, count: usize) -> Result<Vec<Option<&[u8]>>, Error> {
     let mut reader = Reader::new(value.unwrap_or_default());
     let field = |_| if reader.rest().is_empty() { Ok(None) } else { reader.bytes("field") };
     (0..count).map(field).collect()
 }
 
 /// A set or map of these.
-pub(super) fn collected(elements: &[&[u8]], per_entry: usize) -> Vec<u8> {
+pub(in super::super) fn collected(elements: &[&[u8]], per_entry: usize) -> Vec<u8> {
     let mut out = Vec::new();
     // They were counted by an [int] where they come from.
     out.extend_from_slice(&((elements.len() / per_entry) as i32).to_be_bytes());

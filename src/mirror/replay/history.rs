@@ -1,0 +1,283 @@
+//! Walks over history beside a mirror by replay.
+//!
+//! Copying needs no moment at which both sides are equal: each cell goes with its own timestamp, and timestamps decide
+//! between it and what clients write meanwhile. What timestamps do not decide is not copied but owed, and the mirror makes it
+//! equal in its turn (promise 11).
+//!
+//! Comparing needs one, and there is none: both sides are read while clients write. So a row that differs is only
+//! *suspected*. Everything that the primary showed was in the journal before; once the journal is applied up to where it
+//! ends now, the secondary has it. Then the row is looked at again, on the secondary first: if the primary shows what it
+//! showed before, nobody wrote to the row meanwhile, and what the secondary shows should have been the same. A row that
+//! never stands still is not called different, but skipped (promise 8).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::backfill::desk::{self, Errand, Throttle};
+use crate::backfill::work::{Chunk, Difference, Differs, Landed, Outcome, Pass, Surveyed};
+use crate::mirror::backoff::Backoff;
+use crate::mirror::handle::{Handle, Pace};
+
+use super::book::Book;
+
+/// How often rows that differ are looked at before they are skipped.
+const LOOKS: usize = 12;
+/// While nothing can be done before the mirror has done something, it is asked as often.
+const IDLE: Duration = Duration::from_millis(100);
+/// A mirror that is not through after this has a reason that holds chunks up as well.
+const SETTLE: Duration = Duration::from_secs(60);
+/// How long chunks under way may take when the mirror ends.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Pauses after a side was away or overloaded.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+
+/// Why something could not be done now.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The primary is away or overloaded: again, after a pause.
+    #[error("primary: {0}")]
+    Primary(String),
+    /// The secondary is away or overloaded: again, after a pause.
+    #[error("secondary: {0}")]
+    Secondary(String),
+}
+
+/// A row that showed differently on both sides, which were read one after the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Suspect {
+    /// What it would be.
+    pub difference: Difference,
+    /// Changes with what both sides show.
+    pub print: u64,
+}
+
+/// What a look at a chunk on both sides found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Compared {
+    /// Rows of the primary.
+    pub rows: u64,
+    /// Rows that showed differently.
+    pub suspects: Vec<Suspect>,
+    /// The extent is another one now: survey the table again.
+    pub moved: bool,
+}
+
+/// A wire's hands for history. Shared by all workers; nothing is remembered between two calls.
+pub trait Walker: Send + Sync + 'static {
+    /// Which tables there are. Rows of both sides are found in the primary's extents, so there are none of the secondary.
+    fn survey(&self) -> impl Future<Output = Result<Vec<Surveyed>, Error>> + Send;
+
+    /// Write the chunk's rows to the secondary. What it may not write is left as differing: the mirror does it. However it
+    /// ends, nothing that was sent for it may still arrive later.
+    fn copy(&self, chunk: &Chunk) -> impl Future<Output = Result<Outcome, Error>> + Send;
+
+    /// Look at the chunk's rows on both sides.
+    fn compare(&self, chunk: &Chunk) -> impl Future<Output = Result<Compared, Error>> + Send;
+
+    /// Look at these rows again, on the secondary first; `None` for those that are the same now.
+    fn look(
+        &self,
+        chunk: &Chunk,
+        suspects: &[Suspect],
+    ) -> impl Future<Output = Result<Vec<Option<Suspect>>, Error>> + Send;
+}
+
+/// The task that walks.
+pub(super) struct History<W> {
+    handle: Handle,
+    book: Book,
+    walker: Arc<W>,
+    backoff: Backoff,
+}
+
+/// What to wait for before the next turn.
+enum Rest {
+    No,
+    /// Until then, or until something is asked for.
+    Until(Option<Instant>),
+    /// Until then.
+    Failed(Instant),
+}
+
+impl<W: Walker> History<W> {
+    pub(super) fn new(handle: &Handle, book: Book, walker: Arc<W>) -> History<W> {
+        let backoff = Backoff::new(PAUSES.0, PAUSES.1, u64::from(std::process::id()));
+        History { handle: handle.clone(), book, walker, backoff }
+    }
+
+    /// Walk until told to stop; chunks that are under way are finished, if that does not take too long. Dropping the
+    /// future is as safe as a crash: what was not reported is done again.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        tokio::select! {
+            () = self.work_off(&stop) => {}
+            () = async { stop.cancelled().await; sleep(DRAIN).await } => {}
+        }
+    }
+
+    async fn work_off(&mut self, stop: &CancellationToken) {
+        while !stop.is_cancelled() {
+            let rest = match self.turn(stop).await {
+                Ok(rest) => rest,
+                Err(trouble) => self.hindered(trouble),
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.rest(rest) => {}
+            }
+        }
+    }
+
+    async fn turn(&mut self, stop: &CancellationToken) -> Result<Rest, Trouble> {
+        match self.errand(Instant::now()) {
+            Ok(Errand::Survey) => self.survey().await,
+            Ok(Errand::Walk) => self.walk(stop).await,
+            Err(later) => Ok(Rest::Until(later)),
+        }
+    }
+
+    /// What history wants; nothing while clients wait for the mirror, or an operator holds it.
+    fn errand(&self, now: Instant) -> Result<Errand, Option<Instant>> {
+        if *self.handle.pace.borrow() != Pace::Usual {
+            return Err(None);
+        }
+        let since = self.handle.status.borrow().lag_since;
+        let lag = since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        self.handle.desk.errand(now, lag)
+    }
+
+    async fn rest(&self, rest: Rest) {
+        let mut pace = self.handle.pace.subscribe();
+        let until = match rest {
+            Rest::No => return,
+            Rest::Failed(at) => return sleep_until(at).await,
+            Rest::Until(at) => at,
+        };
+        tokio::select! {
+            () = async { sleep_until(until.unwrap_or_else(Instant::now)).await }, if until.is_some() => {}
+            () = self.handle.desk.changed() => {}
+            _ = pace.changed() => {}
+        }
+    }
+
+    fn hindered(&mut self, trouble: Trouble) -> Rest {
+        let now = Instant::now();
+        let throttle = match &trouble {
+            Trouble::Side(Error::Primary(_)) => Throttle::Primary,
+            Trouble::Side(Error::Secondary(_)) => Throttle::Secondary,
+            Trouble::Desk(_) => Throttle::Lag,
+        };
+        tracing::debug!(why = %trouble, "history waits");
+        self.handle.desk.hindered(throttle, trouble.to_string());
+        Rest::Failed(now + self.backoff.pause())
+    }
+
+    async fn survey(&mut self) -> Result<Rest, Trouble> {
+        let found = self.walker.survey().await?;
+        let journal = &self.handle.journal;
+        self.handle.desk.surveyed(found, |table| self.book.knows(table), journal.appended());
+        self.settle().await?;
+        Ok(Rest::No)
+    }
+
+    /// Workers take chunks for a while; what they found is owed, and what they did is on the disk.
+    async fn walk(&mut self, stop: &CancellationToken) -> Result<Rest, Trouble> {
+        let desk = self.handle.desk.clone();
+        desk.open_at(Instant::now(), self.paid());
+        let workers = (0..desk.options().workers.max(1)).map(|_| self.work(stop));
+        let worked = join_all(workers).await.into_iter().collect::<Result<(), Error>>();
+        let idle = self.settle().await?;
+        worked?;
+        self.backoff.reset();
+        Ok(if idle { Rest::Until(Some(Instant::now() + IDLE)) } else { Rest::No })
+    }
+
+    async fn work(&self, stop: &CancellationToken) -> Result<(), Error> {
+        let desk = &self.handle.desk;
+        // Clients may wait for the mirror's end from now on.
+        let goes_on = || !stop.is_cancelled() && *self.handle.pace.borrow() == Pace::Usual;
+        while let Some(chunk) = Some(()).filter(|()| goes_on()).and_then(|()| desk.take(Instant::now())) {
+            let began = Instant::now();
+            let outcome = match chunk.pass {
+                Pass::Copy if !chunk.again => self.walker.copy(&chunk).await?,
+                _ => self.compare(&chunk, stop).await?,
+            };
+            desk.put(chunk, timed(outcome, began));
+        }
+        Ok(())
+    }
+
+    /// Both sides at a causal point.
+    async fn compare(&self, chunk: &Chunk, stop: &CancellationToken) -> Result<Outcome, Error> {
+        let Compared { mut rows, mut suspects, moved } = self.walker.compare(chunk).await?;
+        if moved {
+            return Ok(Outcome::Moved);
+        }
+        let mut differing = Vec::new();
+        for _ in 0..LOOKS {
+            if suspects.is_empty() {
+                break;
+            }
+            self.caught_up(stop).await?;
+            let looks = self.walker.look(chunk, &suspects).await?;
+            let mut restless = Vec::new();
+            for (before, now) in suspects.iter().zip(looks) {
+                match now {
+                    None => {}
+                    Some(now) if now == *before => differing.push(now.difference),
+                    Some(now) => restless.push(now),
+                }
+            }
+            suspects = restless;
+        }
+        let of_primary = suspects.iter().filter(|suspect| suspect.difference.how != Differs::Extra).count();
+        rows = rows.saturating_sub(of_primary as u64);
+        let alike = differing.is_empty();
+        Ok(Outcome::Done(Landed { rows, skipped: suspects.len() as u64, differing, alike, ..Landed::default() }))
+    }
+
+    /// Everything that the primary showed until now is on the secondary.
+    async fn caught_up(&self, stop: &CancellationToken) -> Result<(), Error> {
+        let settled = timeout(SETTLE, self.handle.settle(self.handle.journal.appended()));
+        let why = match stop.run_until_cancelled(settled).await {
+            Some(Ok(Ok(()))) => return Ok(()),
+            Some(Err(_)) => format!("the mirror did not catch up within {} s", SETTLE.as_secs()),
+            Some(Ok(Err(_))) | None => "the mirror ends".to_owned(),
+        };
+        Err(Error::Secondary(why))
+    }
+
+    fn paid(&self) -> crate::journal::Lsn {
+        self.handle.status.borrow().paid
+    }
+
+    /// True: nothing could be done.
+    async fn settle(&self) -> Result<bool, Trouble> {
+        let Handle { desk, journal, dirty, .. } = &self.handle;
+        let settled = desk.settle(journal, self.paid(), Some(0)).await?;
+        for (table, since) in settled.clean {
+            if dirty.repaired(table, since).await.map_err(desk::Error::from)? {
+                tracing::info!(table = table.0, "table found equal");
+            }
+        }
+        Ok(settled.idle)
+    }
+}
+
+fn timed(outcome: Outcome, began: Instant) -> Outcome {
+    match outcome {
+        Outcome::Done(landed) => Outcome::Done(Landed { took: began.elapsed(), ..landed }),
+        other => other,
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error(transparent)]
+    Side(#[from] Error),
+    #[error(transparent)]
+    Desk(#[from] desk::Error),
+}

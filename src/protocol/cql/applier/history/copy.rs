@@ -1,0 +1,210 @@
+//! Rows of the primary, written to the secondary with the timestamps and expiries that they have.
+//!
+//! Nobody is asked what the secondary has: what is older there loses, what is newer wins, and a delete that was mirrored
+//! while the row was on its way hides it. What is written is written again without harm, so a batch that fails is tried
+//! again; and a chunk that fails ends only when nothing of it can arrive any more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::time::sleep;
+
+use super::scan::{Forms, Found, Lines, Shape};
+use super::{GRACE_MIN, difference, moment, of_primary, of_secondary, shape};
+use crate::backfill::work::{Chunk, Differs, Landed};
+use crate::mirror::replay::history::Error;
+use crate::protocol::cql::applier::state::at;
+use crate::protocol::cql::applier::state::diff::{self, Moment};
+use crate::protocol::cql::applier::state::rows::{Cell, Form};
+use crate::protocol::cql::applier::state::statement::Statement;
+use crate::protocol::cql::applier::trouble::Trouble;
+use crate::protocol::cql::applier::{LINGER, Sides};
+use crate::protocol::cql::client::{self, Client, Member, MemberText, Prepared};
+use crate::protocol::cql::place::{Extent, Place};
+use crate::protocol::cql::tables::Table;
+use crate::protocol::cql::wire;
+use crate::protocol::cql::wire::request::{BatchKind, Bound, Parameters, Values};
+
+/// Batches under way at once.
+const FLIGHT: usize = 64;
+/// Statements of a batch, and about the bytes of it: servers warn of more than 5 KiB only across partitions, and refuse
+/// 50 KiB; one row may be larger than that and goes alone.
+const BATCH: usize = 50;
+const BATCH_BYTES: usize = 20 << 10;
+/// How often a batch is tried.
+const TRIES: u32 = 3;
+/// Before the second time; longer before the next.
+const PAUSE: Duration = Duration::from_millis(200);
+
+pub(super) async fn copy(sides: &Sides, table: &Table, chunk: &Chunk) -> Result<Landed, Error> {
+    let shape = shape(table);
+    let by_state = table.shape.has_counters() || table.gc_grace_seconds < GRACE_MIN;
+    let moment = moment();
+    let lines = Lines::of(&shape, sides.to_primary.clone(), chunk, moment).await.map_err(of_primary)?;
+    let mut copy = Copy { shape: &shape, by_state, moment, landed: Landed::default(), batch: Batch::default() };
+    let mut flight = Flight::new();
+    let ended = copy.run(lines, &sides.to_secondary, &mut flight).await;
+    let mut failed = ended.err();
+    while let Some(written) = flight.next().await {
+        failed = failed.or(copy.written(written).err());
+    }
+    match failed {
+        None => Ok(copy.landed),
+        Some(error) => {
+            sleep(LINGER).await;
+            Err(error)
+        }
+    }
+}
+
+struct Copy<'s> {
+    shape: &'s Shape,
+    /// Nothing of this table is written here.
+    by_state: bool,
+    moment: Moment,
+    landed: Landed,
+    batch: Batch,
+}
+
+/// Statements of one partition, and the places that they write.
+#[derive(Default)]
+struct Batch {
+    statements: Vec<Statement>,
+    bytes: usize,
+    places: Vec<Place>,
+}
+
+type Flight = FuturesUnordered<BoxFuture<'static, Written>>;
+
+/// What came of a batch.
+enum Written {
+    Done,
+    /// The secondary has judged it.
+    Refused(Vec<Place>),
+    Failed(Error),
+}
+
+impl<'s> Copy<'s> {
+    async fn run(&mut self, mut lines: Lines<'_>, client: &Client, flight: &mut Flight) -> Result<(), Error> {
+        let mut partition = Bytes::new();
+        while let Some(line) = lines.next().await.map_err(of_primary)? {
+            let (key, _) = self.shape.key(&line);
+            let is_new = key != partition;
+            partition = key;
+            let found = self.shape.read(&line);
+            self.landed.bytes += line.bytes.len() as u64;
+            self.landed.rows += u64::from(found.row.is_some());
+            if is_new || self.batch.is_full() {
+                self.send(client, flight).await?;
+            }
+            self.add(&found, &lines.forms, is_new).map_err(|error| Error::Primary(error.to_string()))?;
+        }
+        self.send(client, flight).await
+    }
+
+    async fn send(&mut self, client: &Client, flight: &mut Flight) -> Result<(), Error> {
+        let batch = std::mem::take(&mut self.batch);
+        if batch.statements.is_empty() {
+            return Ok(());
+        }
+        while flight.len() >= FLIGHT {
+            if let Some(written) = flight.next().await {
+                self.written(written)?;
+            }
+        }
+        flight.push(write(client.clone(), batch, self.moment).boxed());
+        Ok(())
+    }
+
+    fn written(&mut self, written: Written) -> Result<(), Error> {
+        match written {
+            Written::Done => Ok(()),
+            Written::Refused(places) => {
+                self.landed.refused.extend(places.iter().filter_map(|place| Some(place.encode()?.to_vec().into())));
+                Ok(())
+            }
+            Written::Failed(error) => Err(error),
+        }
+    }
+
+    /// A line; its static columns with the first one of a partition.
+    fn add(&mut self, found: &Found, forms: &Forms, is_first: bool) -> Result<(), wire::Error> {
+        let statics = self.shape.statics();
+        if is_first && found.statics.iter().any(|cell| cell.value.is_some()) {
+            let place = Place { extent: Extent::Statics, ..Place::partition(found.partition.clone()) };
+            let cells = self.leave(&forms.statics, &found.statics, &place);
+            let fixes = diff::of_cells(&forms.statics, &cells, &vec![Cell::default(); cells.len()], self.moment)?;
+            let statement = |fix| self.shape.names.statement(fix, &statics, &found.partition, None);
+            let statements = fixes.iter().filter(|_| !self.by_state).map(statement).collect();
+            self.batch.add(statements, place);
+        }
+        let Some((clustering, cells)) = &found.row else { return Ok(()) };
+        let place = Place { extent: Extent::Row, partition: found.partition.clone(), clustering: clustering.clone() };
+        let cells = self.leave(&forms.regular, cells, &place);
+        let fixes = diff::of_row(&forms.regular, Some(&cells), None, self.moment)?;
+        let regular = self.shape.regular();
+        let statement = |fix| self.shape.names.statement(fix, &regular, &found.partition, Some(clustering));
+        let statements = fixes.iter().filter(|_| !self.by_state).map(statement).collect();
+        self.batch.add(statements, place);
+        Ok(())
+    }
+
+    /// What of these cells is to be written here; for the others, their place is left to the mirror.
+    fn leave(&mut self, forms: &[Form], cells: &[Cell], place: &Place) -> Vec<Cell> {
+        let is_list = |(form, cell): (&Form, &Cell)| *form == Form::List && cell.value.is_some();
+        if self.by_state || forms.iter().zip(cells).any(is_list) {
+            self.landed.differing.extend(difference(Differs::Missing, place, self.shape.table()));
+        }
+        let written = |(form, cell): (&Form, &Cell)| if *form == Form::List { Cell::default() } else { cell.clone() };
+        forms.iter().zip(cells).map(written).collect()
+    }
+}
+
+impl Batch {
+    fn add(&mut self, statements: Vec<Statement>, place: Place) {
+        if statements.is_empty() {
+            return;
+        }
+        let bytes = |statement: &Statement| statement.values.iter().flatten().map(Vec::len).sum::<usize>();
+        self.bytes += statements.iter().map(bytes).sum::<usize>();
+        self.statements.extend(statements);
+        self.places.push(place);
+    }
+
+    fn is_full(&self) -> bool {
+        self.statements.len() >= BATCH || self.bytes >= BATCH_BYTES
+    }
+}
+
+/// Written again while it fails; all of it has the timestamps of the primary.
+async fn write(client: Client, batch: Batch, moment: Moment) -> Written {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let Err(error) = write_once(&client, &batch, moment).await else { return Written::Done };
+        match Trouble::of_secondary(&error) {
+            Trouble::Reject(_) => return Written::Refused(batch.places),
+            _ if tries == TRIES => return Written::Failed(of_secondary(error)),
+            _ => sleep(PAUSE * tries).await,
+        }
+    }
+}
+
+async fn write_once(client: &Client, batch: &Batch, moment: Moment) -> Result<(), client::Error> {
+    let mut prepared: Vec<Arc<Prepared>> = Vec::with_capacity(batch.statements.len());
+    for statement in &batch.statements {
+        prepared.push(client.prepare(&statement.text, None).await?);
+    }
+    let values: Vec<Vec<Bound<'_>>> = batch.statements.iter().map(Statement::bound).collect();
+    let parameters = at(client, moment);
+    if let ([prepared], [values]) = (prepared.as_slice(), values.as_slice()) {
+        let parameters = Parameters { values: Some(Values::Given(values)), ..parameters };
+        return client.execute(prepared, &parameters).await.map(drop);
+    }
+    let member = |(prepared, values)| Member { text: MemberText::Prepared(prepared), values: Values::Given(values) };
+    let members: Vec<Member<'_>> = prepared.iter().zip(values.iter().map(Vec::as_slice)).map(member).collect();
+    client.batch(BatchKind::Unlogged, &members, &parameters).await.map(drop)
+}

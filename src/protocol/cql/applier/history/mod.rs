@@ -1,0 +1,213 @@
+//! History on CQL: stretches of each table's ring, copied cell by cell with their own timestamps and expiries, and
+//! compared.
+//!
+//! | what | how it gets to the secondary |
+//! | --- | --- |
+//! | cells with a timestamp that can be read | written with it ([`copy`]): a newer write or delete there wins, as it did here |
+//! | sets, maps, user types that are not frozen; rows that are nothing but their key | written below what clients write now |
+//! | lists, counters | by state: their places are owed, and the mirror settles them in its turn |
+//! | tables that forget deletes within [`GRACE_MIN`] | by state: a copy could bring back what a delete took |
+//!
+//! Both sides are read in the ring's order, so they are compared as they stream by ([`compare`]): rows whose bytes are the
+//! same are the same, and only others are taken apart.
+
+mod compare;
+mod copy;
+mod ring;
+mod scan;
+mod shown;
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use crate::backfill::work::{Chunk, Difference, Differs, Extent, Outcome, Surveyed};
+use crate::mirror::replay::history::{Compared, Error, Suspect, Walker};
+use crate::protocol::cql::client::{self, Answer};
+use crate::protocol::cql::cluster::Cluster;
+use crate::protocol::cql::place::Place;
+use crate::protocol::cql::stamps::now_micros;
+use crate::protocol::cql::tables::{Table, is_own};
+use crate::protocol::cql::text::schema;
+use crate::protocol::cql::wire::primitive::Consistency;
+use crate::protocol::cql::wire::request::Parameters;
+
+use super::state::LEVEL;
+use super::state::diff::Moment;
+use super::state::statement::Names;
+use super::trouble::Trouble;
+use super::{Applier, Sides};
+use scan::Shape;
+
+/// Seconds for which a table must remember deletes to be copied: far longer than a chunk is under way.
+const GRACE_MIN: i32 = 600;
+/// Whose tokens are what [`ring`] says.
+const PARTITIONER: &str = "org.apache.cassandra.dht.Murmur3Partitioner";
+/// Rows of a page of estimates.
+const ESTIMATES: i32 = 5_000;
+
+impl Walker for Applier {
+    async fn survey(&self) -> Result<Vec<Surveyed>, Error> {
+        let sides = self.sides().await.map_err(trouble)?;
+        sides.primary.refresh().await;
+        sides.secondary.refresh().await;
+        let sizes = sizes(&sides.primary).await;
+        let (here, there) = (sides.primary.tables(), sides.secondary.tables());
+        let mut tables: Vec<&Arc<Table>> = here.iter().filter(|table| !is_own(&table.shape.keyspace)).collect();
+        tables.sort_by_key(|table| (&table.shape.keyspace, &table.shape.name));
+        let mut found = Vec::new();
+        for table in tables {
+            let other = there.table(&table.shape.keyspace, &table.shape.name);
+            let one = look(&sides, table, other.map(|other| &**other), &sizes).await?;
+            found.push(one);
+        }
+        Ok(found)
+    }
+
+    async fn copy(&self, chunk: &Chunk) -> Result<Outcome, Error> {
+        let sides = self.sides().await.map_err(trouble)?;
+        match self.walked(&sides, chunk) {
+            Some(table) => Ok(Outcome::Done(copy::copy(&sides, &table, chunk).await?)),
+            None => Ok(Outcome::Moved),
+        }
+    }
+
+    async fn compare(&self, chunk: &Chunk) -> Result<Compared, Error> {
+        let sides = self.sides().await.map_err(trouble)?;
+        match self.walked(&sides, chunk) {
+            Some(table) => compare::compare(&sides, &table, chunk).await,
+            None => Ok(Compared { moved: true, ..Compared::default() }),
+        }
+    }
+
+    async fn look(&self, chunk: &Chunk, suspects: &[Suspect]) -> Result<Vec<Option<Suspect>>, Error> {
+        let sides = self.sides().await.map_err(trouble)?;
+        match self.walked(&sides, chunk) {
+            Some(table) => compare::look(&sides, &table, suspects).await,
+            // The table is gone: there is nothing that could differ.
+            None => Ok(vec![None; suspects.len()]),
+        }
+    }
+}
+
+impl Applier {
+    /// The chunk's table, if it is still the one that was surveyed.
+    fn walked(&self, sides: &Sides, chunk: &Chunk) -> Option<Arc<Table>> {
+        let table = self.known_table(&sides.primary, chunk.table)?;
+        let there = sides.secondary.tables();
+        let other = there.table(&table.shape.keyspace, &table.shape.name)?;
+        (number(&table, other) == chunk.file && table.shape == other.shape).then_some(table)
+    }
+}
+
+/// Another one when either table was made anew.
+fn number(here: &Table, there: &Table) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (here.id, there.id).hash(&mut hasher);
+    hasher.finish()
+}
+
+async fn look(sides: &Sides, table: &Table, other: Option<&Table>, sizes: &Sizes) -> Result<Surveyed, Error> {
+    let name = format!("{}.{}", table.shape.keyspace, table.shape.name);
+    let (rows, bytes) = sizes.get(&name).copied().unwrap_or_default();
+    let refused = hindrance(sides, table, other);
+    let file = other.map_or(0, |other| number(table, other));
+    let occupied = match refused {
+        None => occupied(sides, table).await?,
+        Some(_) => false,
+    };
+    Ok(Surveyed {
+        table: table.label,
+        labels: vec![table.label],
+        rows,
+        bytes,
+        primary: vec![Extent { name: name.clone(), file, units: ring::UNITS }],
+        // What only the secondary has shows on the way forth.
+        secondary: Vec::new(),
+        occupied,
+        refused,
+        name,
+    })
+}
+
+/// Why a table cannot be walked over.
+fn hindrance(sides: &Sides, table: &Table, other: Option<&Table>) -> Option<String> {
+    let Some(other) = other else { return Some("the target has no such table: make it there".to_owned()) };
+    let differs = |column: &&schema::Column| other.shape.column(&column.name) != Some(*column);
+    let columns = table.shape.columns().iter().filter(differs);
+    if let Some(column) =
+        columns.chain(other.shape.columns().iter().filter(|c| table.shape.column(&c.name).is_none())).next()
+    {
+        return Some(format!("the column {} is not the same on both sides", column.name));
+    }
+    let strange = [&sides.primary, &sides.secondary].into_iter().find(|side| side.facts().partitioner != PARTITIONER);
+    strange.map(|side| format!("only the Murmur3 partitioner is walked over, not {}", side.facts().partitioner))
+}
+
+async fn occupied(sides: &Sides, table: &Table) -> Result<bool, Error> {
+    let names = Names::of(&table.shape);
+    let text = format!("SELECT {} FROM {} LIMIT 1", names.partition.join(", "), names.table);
+    let answer = sides.to_secondary.query(&text, &Parameters::new(LEVEL)).await.map_err(of_secondary)?;
+    Ok(answer.row().map_err(of_secondary)?.is_some())
+}
+
+/// Partitions and bytes of each table, as the nodes guess now and then.
+type Sizes = HashMap<String, (u64, u64)>;
+
+const SIZES: &str =
+    "SELECT keyspace_name, table_name, partitions_count, mean_partition_size FROM system.size_estimates";
+
+/// Each node knows of the ranges that are its own first. What cannot be asked is not known: nothing rests on it.
+async fn sizes(cluster: &Cluster) -> Sizes {
+    let mut sizes = Sizes::new();
+    for host in cluster.hosts().iter() {
+        let Ok(client) = cluster.client_of(&host.address).await else { continue };
+        let parameters = Parameters { page_size: Some(ESTIMATES), ..Parameters::new(Consistency::One) };
+        let Ok(pages) = client.pages(SIZES, &parameters).await else { continue };
+        pages.iter().for_each(|page| _ = add_sizes(page, &mut sizes));
+    }
+    sizes
+}
+
+fn add_sizes(page: &Answer, sizes: &mut Sizes) -> Result<(), client::Error> {
+    for row in page.rows()?.iter() {
+        let row = row?;
+        let text = |at| row.get(at).flatten().map(String::from_utf8_lossy).unwrap_or_default();
+        let number = |at| row.get(at).flatten().and_then(|bytes| bytes.try_into().ok()).map_or(0, i64::from_be_bytes);
+        let (partitions, each) = (number(2).max(0).unsigned_abs(), number(3).max(0).unsigned_abs());
+        let sum = sizes.entry(format!("{}.{}", text(0), text(1))).or_default();
+        *sum = (sum.0 + partitions, sum.1 + partitions.saturating_mul(each));
+    }
+    Ok(())
+}
+
+/// As of now, before anything is read.
+fn moment() -> Moment {
+    Moment { read: now_micros(), round: 0 }
+}
+
+fn difference(how: Differs, place: &Place, table: &schema::Table) -> Option<Difference> {
+    Some(Difference { how, key: place.encode()?.to_vec().into(), shown: shown::place(place, table) })
+}
+
+fn of_primary(error: client::Error) -> Error {
+    Error::Primary(error.to_string())
+}
+
+fn of_secondary(error: client::Error) -> Error {
+    Error::Secondary(error.to_string())
+}
+
+/// Whose it is is what it begins with.
+fn trouble(trouble: Trouble) -> Error {
+    let (Trouble::Retry(why) | Trouble::Reject(why) | Trouble::Lost(why)) = trouble;
+    match why.strip_prefix("primary: ") {
+        Some(why) => Error::Primary(why.to_owned()),
+        None => Error::Secondary(why.strip_prefix("secondary: ").map(str::to_owned).unwrap_or(why)),
+    }
+}
+
+/// A table's shape with what is asked of it.
+fn shape(table: &Table) -> Shape {
+    Shape::of(&table.shape)
+}

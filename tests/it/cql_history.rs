@@ -1,0 +1,140 @@
+//! History on real Cassandra: what only the origin has is copied under load, compared and repaired, and both sides are equal
+//! in the end by a comparison without tandem.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tandem::sandbox::cassandra::Node;
+use tokio::time::sleep;
+
+use crate::support::cassandra::pair_with;
+use crate::support::cql::Cql;
+use crate::support::cql_load::{Load, SCHEMA, difference, missing};
+use crate::support::history::counts;
+use crate::support::tandem::Tandem;
+
+/// Beside the tables of the load: every type, static columns, rows that are nothing but their key, a vector where there
+/// is one.
+const MORE: [&str; 5] = [
+    "CREATE TYPE address (street text, number int)",
+    "CREATE TABLE types (k int PRIMARY KEY, a ascii, b bigint, c blob, d boolean, e date, f decimal, g double, h duration, \
+     i inet, j smallint, l time, m timestamp, n tinyint, o uuid, p varint, q float, r tuple<int, text>, \
+     s frozen<list<int>>, t frozen<map<text, int>>, u frozen<address>, v address, w set<text>, x map<int, text>)",
+    "CREATE TABLE shared (k int, c int, name text static, tags set<text> static, l list<int> static, v text, PRIMARY KEY (k, c)) \
+     WITH CLUSTERING ORDER BY (c DESC)",
+    "CREATE TABLE keys (a text, b int, PRIMARY KEY (a, b))",
+    "CREATE TABLE two (a int, b text, c timeuuid, v int, PRIMARY KEY ((a, b), c))",
+];
+
+/// The same by bytes, with the times of cells where every version shows them.
+const COMPARED: [&str; 5] = [
+    "SELECT k, a, b, c, d, e, f, g, h, i, j, l, m, n, o, p, q, r, s, t, u, v, w, x, writetime(a), writetime(q), ttl(a), \
+     writetime(u), writetime(s) FROM types",
+    "SELECT k, c, name, tags, l, v, writetime(name), writetime(v) FROM shared",
+    "SELECT a, b FROM keys",
+    "SELECT a, b, c, v, writetime(v) FROM two",
+    "SELECT k, v FROM plain",
+];
+
+fn history(cql: &mut Cql) {
+    for k in 0..300 {
+        cql.run(&format!(
+            "INSERT INTO types (k, a, b, c, d, e, f, g, h, i, j, l, m, n, o, p, q, r, s, t, u, v, w, x) VALUES ({k}, 'a', {k}, 0x00ff, \
+             true, '2020-01-01', 1.50, -0.0, 1mo2d3h, '::1', 7, '08:12:54', '2020-01-01 00:00:00Z', 3, \
+             123e4567-e89b-12d3-a456-426614174000, 12345678901234567890, 1.5, (1, 'x'), [3, 1, 2], {{'b': 1, 'a': 2}}, \
+             {{street: 'Mill Lane', number: {k}}}, {{street: 'High Street'}}, {{'x', 'y'}}, {{1: 'one', 2: 'two'}}) \
+             USING TIMESTAMP {}",
+            1_000_000 + k
+        ));
+        cql.run(&format!("UPDATE types USING TTL {} SET a = 'expires' WHERE k = {k}", 5_000 + k));
+        cql.run(&format!("INSERT INTO shared (k, c, v) VALUES ({}, {k}, 'v{k}')", k % 7));
+        cql.run(&format!("INSERT INTO keys (a, b) VALUES ('{}', {k})", k % 3));
+        cql.run(&format!("INSERT INTO two (a, b, c, v) VALUES ({}, 'b', now(), {k})", k % 20));
+        cql.run(&format!("INSERT INTO plain (k, v, w) VALUES ({}, 'history', {k})", -k));
+        cql.run(&format!(
+            "INSERT INTO wide (k, c, l, s, m) VALUES ({}, {k}, ['h', 'i'], {{{k}}}, {{'h': {k}}})",
+            100 + k % 5
+        ));
+        cql.run(&format!("UPDATE counts SET n = n + {k} WHERE k = {}", 1_000 + k % 50));
+        cql.run(&format!("INSERT INTO forgets (k, v) VALUES ({}, 'kept')", 1_000_000 + k));
+        cql.run(&format!("DELETE FROM plain WHERE k = {}", -k * 2));
+    }
+    for k in 0..10 {
+        cql.run(&format!("UPDATE shared SET name = 'static {k}', tags = {{'t'}}, l = [{k}, 2] WHERE k = {k}"));
+        cql.run(&format!("DELETE v FROM shared WHERE k = {} AND c = {k}", k % 7));
+    }
+}
+
+fn tables(keyspace: &str) -> Value {
+    let names = ["types", "shared", "keys", "two", "plain", "wide", "counts", "forgets", "decided"];
+    json!({ "tables": names.map(|name| format!("{keyspace}.{name}")) })
+}
+
+/// Both nodes with the tables, history on the origin only, and tandem between them.
+async fn stage(keyspace: &'static str) -> ([&'static Node; 2], Tandem) {
+    let nodes = pair_with(keyspace);
+    for node in nodes {
+        let mut cql = Cql::of(node, keyspace);
+        SCHEMA.iter().chain(&MORE).for_each(|text| cql.define(text));
+    }
+    history(&mut Cql::of(nodes[0], keyspace));
+    let tandem = Tandem::start_cql(nodes[0].address(), nodes[1].address(), "").await;
+    (nodes, tandem)
+}
+
+/// Ask for a walk; how it ended.
+async fn walk(tandem: &Tandem, kind: &str, more: &Value) -> Value {
+    let mut request = json!({ "action": "start" });
+    request.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+    let asked = tandem.client().post(&format!("/v1/{kind}"), &request).await;
+    asked.unwrap_or_else(|error| panic!("{error}\n{}", tandem.log()));
+    for _ in 0..12_000 {
+        let report = tandem.client().get(&format!("/v1/{kind}")).await.expect("it answers");
+        if ["Done", "Failed", "Cancelled"].iter().any(|state| report["state"] == *state) {
+            return report;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the {kind} never ends\n{}", tandem.log());
+}
+
+fn equal(nodes: [&Node; 2], keyspace: &str, log: &str) {
+    let [mut old, mut new] = nodes.map(|node| Cql::of(node, keyspace));
+    assert_eq!(difference(&mut old, &mut new), None, "{log}");
+    for text in COMPARED {
+        let mut both = [old.rows(text), new.rows(text)];
+        both.iter_mut().for_each(|rows| rows.sort_unstable());
+        let [here, there] = both;
+        // TTLs are asked for one after the other.
+        if !text.contains("ttl") {
+            assert_eq!(here, there, "{text}\n{log}");
+        }
+        assert_eq!(here.len(), there.len(), "{text}\n{log}");
+    }
+}
+
+/// `read = equal + missing + extra + different + skipped`.
+fn closes(report: &Value) {
+    let [read, rest @ ..] = counts(report);
+    assert_eq!(read, rest.iter().sum::<u64>(), "{report:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn history_of_every_type_is_copied_under_load_and_both_sides_are_equal() {
+    let (nodes, tandem) = stage("copied").await;
+    let load = Load::start(tandem.address(), "copied", 6);
+    load.goes_on(100).await;
+    let report = walk(&tandem, "backfill", &tables("copied")).await;
+    load.goes_on(100).await;
+    let told = load.end().await;
+    tandem.settled().await;
+    assert_eq!(report["state"], "Done", "{report:#}\n{}", tandem.log());
+    closes(&report);
+    equal(nodes, "copied", &tandem.log());
+    assert_eq!(missing(&mut Cql::of(nodes[1], "copied"), &told), Vec::<String>::new());
+    let verified = walk(&tandem, "verify", &tables("copied")).await;
+    closes(&verified);
+    let [read, equal, rest @ ..] = counts(&verified);
+    assert!(read == equal && read > 2_000 && rest == [0; 4], "{verified:#}");
+    tandem.nothing_set_aside().await;
+}
