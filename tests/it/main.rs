@@ -8,6 +8,7 @@ mod cli;
 mod connect;
 mod cql_answers;
 mod cql_applier;
+mod cql_bad_input;
 mod cql_cluster;
 mod cql_decided;
 mod cql_history;

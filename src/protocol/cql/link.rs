@@ -109,6 +109,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         }
     }
 
+    /// Drop the frame that was refused, if it is all there and what follows it can be read.
+    pub(super) fn skip(&mut self, refused: &HeaderError) -> bool {
+        self.inbound.skip(&mut self.unread, refused.size).is_some()
+    }
+
     /// Ask and wait for the answer, which must not be an ERROR.
     pub(super) async fn ask(
         &mut self,

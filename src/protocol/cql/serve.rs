@@ -116,27 +116,35 @@ async fn login(
     let Some(client) = encrypt(client, front).await? else { return Ok(None) };
     let limit = front.shared.frame_bytes_max;
     let mut client = Link::new(client, Sender::Client, limit);
-    let Some(hello) = startup::greet(&mut client, &front.shared.identity.supported).await? else { return Ok(None) };
-    let (version, stream) = (hello.framing.version, hello.kept.header.stream);
-    if clients > front.clients_max {
-        let text = "tandem has as many clients as it may have (limits.connections)";
-        metrics::CLIENTS_REFUSED_TOTAL.counter(&[("wire", "cql"), ("reason", "limit")]).increment(1);
-        client.tell(version, stream, &Response::Error(ServerError::new(ErrorKind::Overloaded, text))).await?;
-        return Ok(None);
-    }
-    let side = front.shared.gate.route_when_open().await.primary;
-    let server = match front.logins.connect(side).await {
-        Ok(server) => server,
-        Err(error) => {
-            tracing::warn!(%side, %error, "a client could not be taken to its server");
-            metrics::CLIENTS_REFUSED_TOTAL.counter(&[("wire", "cql"), ("reason", "unreachable")]).increment(1);
-            let text = format!("tandem cannot reach a node of the {side}");
-            client.tell(version, stream, &Response::Error(ServerError::new(ErrorKind::Bootstrapping, &text))).await?;
+    let supported = &front.shared.identity.supported;
+    let (login, side, server) = loop {
+        let Some((hello, startup)) = startup::greet(&mut client, supported).await? else { return Ok(None) };
+        let (version, stream) = (hello.framing.version, startup.header.stream);
+        if clients > front.clients_max {
+            let text = "tandem has as many clients as it may have (limits.connections)";
+            metrics::CLIENTS_REFUSED_TOTAL.counter(&[("wire", "cql"), ("reason", "limit")]).increment(1);
+            client.tell(version, stream, &Response::Error(ServerError::new(ErrorKind::Overloaded, text))).await?;
             return Ok(None);
         }
+        let side = front.shared.gate.route_when_open().await.primary;
+        let server = match front.logins.connect(side).await {
+            Ok(server) => server,
+            Err(error) => {
+                tracing::warn!(%side, %error, "a client could not be taken to its server");
+                metrics::CLIENTS_REFUSED_TOTAL.counter(&[("wire", "cql"), ("reason", "unreachable")]).increment(1);
+                let text = format!("tandem cannot reach a node of the {side}");
+                client
+                    .tell(version, stream, &Response::Error(ServerError::new(ErrorKind::Bootstrapping, &text)))
+                    .await?;
+                return Ok(None);
+            }
+        };
+        let mut server = Link::new(server, Sender::Server, limit);
+        // A server whose STARTUP failed is left with what it has heard.
+        if let Some(login) = startup::relay(&mut client, &mut server, (&hello, &startup)).await? {
+            break (login, side, server);
+        }
     };
-    let mut server = Link::new(server, Sender::Server, limit);
-    let Some(login) = startup::relay(&mut client, &mut server, hello).await? else { return Ok(None) };
     metrics::CLIENTS_TOTAL.counter(&[("wire", "cql")]).increment(1);
     let session = Session::new(front.shared.clone(), login.framing, side, address);
     let login = Arc::new(login);

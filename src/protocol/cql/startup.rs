@@ -13,7 +13,7 @@ use super::wire::compress::Compression;
 use super::wire::primitive::{Consistency, Reader};
 use super::wire::request::{Parameters, Query};
 use super::wire::response::{self, ErrorKind, Response, ServerError};
-use super::wire::{Envelope, Opcode, Version};
+use super::wire::{Envelope, Header, HeaderError, Opcode, Version};
 
 /// How a client began, to begin again elsewhere in its name. Its credentials are in here: never shown.
 #[derive(Clone)]
@@ -38,114 +38,143 @@ impl Login {
 /// What the client said before it began.
 pub(super) struct Hello {
     pub(super) framing: Framing,
-    pub(super) kept: Kept,
     startup: Bytes,
 }
 
-/// Read until STARTUP. `supported` is what clients may choose from. `None`: the client left.
+/// Read until STARTUP, which is returned as it came too. `supported` is what clients may choose from. `None`: the client left.
 ///
 /// # Errors
 /// The client sent what nobody understands; it was told.
-pub(super) async fn greet<C>(client: &mut Link<C>, supported: &Supported) -> Result<Option<Hello>, Error>
+pub(super) async fn greet<C>(client: &mut Link<C>, supported: &Supported) -> Result<Option<(Hello, Kept)>, Error>
 where
     C: AsyncRead + AsyncWrite + Unpin,
 {
-    let versions = supported.versions();
-    let newest = versions.last().copied().unwrap_or(Version::V4);
+    let newest = supported.versions().last().copied().unwrap_or(Version::V4);
     loop {
         let kept = match client.receive().await {
             Ok(kept) => kept,
             Err(Error::Closed) => return Ok(None),
             Err(Error::Refused(refused)) => {
-                let mut out = BytesMut::new();
-                match refused.error {
-                    // With our own list of versions.
-                    super::wire::Error::Version(number) => {
-                        let text = supported.refusal(number);
-                        let error = ServerError::new(ErrorKind::Protocol, &text);
-                        Response::Error(error).put_frame(&mut out, newest, refused.stream)?;
-                    }
-                    _ => response::put_refusal(&mut out, &refused)?,
-                }
-                client.send(&out).await?;
-                // A version that we do not speak: drivers try the next on the same connection, or on another.
-                let Some(size) = refused.size.filter(|size| *size <= client.unread.len()) else {
-                    return Err(Error::Refused(refused));
-                };
-                let _ = client.unread.split_to(size);
+                turn_away(client, supported, newest, refused).await?;
                 continue;
             }
             Err(error) => return Err(error),
         };
-        let header = kept.header;
-        if !versions.contains(&header.version) {
-            let text = supported.refusal(header.version as u8);
-            client.tell(newest, 0, &Response::Error(ServerError::new(ErrorKind::Protocol, &text))).await?;
+        let Header { version, stream, opcode, .. } = kept.header;
+        if !supported.versions().contains(&version) {
+            refuse(client, newest, 0, &supported.refusal(version as u8)).await?;
             continue;
         }
-        let body = client.body(&kept);
-        let envelope = Envelope::open(plain(header), &body)?;
-        match header.opcode {
+        match opcode {
             Opcode::Options => {
                 let mut out = BytesMut::new();
-                Envelope::new(header.version, header.stream, Opcode::Supported)
-                    .put(&mut out, |out| supported.put(out, header.version))?;
+                Envelope::new(version, stream, Opcode::Supported).put(&mut out, |out| supported.put(out, version))?;
                 client.send(&out).await?;
             }
-            Opcode::Startup => {
-                let options = Reader::new(envelope.message).string_map("startup options")?;
-                let named = options.get("COMPRESSION").map(|name| (name, Compression::from_name(name)));
-                let refusal = match named {
-                    Some((_, Some(Compression::Snappy))) if header.version >= Version::V5 => {
-                        Some("Snappy compression is not supported in protocol V5".to_owned())
-                    }
-                    Some((_, Some(known))) if supported.compresses(header.version, known) => None,
-                    Some((name, _)) => Some(format!("Unknown compression algorithm: {name}")),
-                    None => None,
-                };
-                if let Some(text) = refusal {
-                    let error = ServerError::new(ErrorKind::Protocol, &text);
-                    client.tell(header.version, header.stream, &Response::Error(error)).await?;
-                    continue;
-                }
-                let compression = named.and_then(|(_, compression)| compression);
-                let startup = Bytes::copy_from_slice(envelope.message);
-                return Ok(Some(Hello { framing: Framing { version: header.version, compression }, kept, startup }));
-            }
+            Opcode::Startup => match Hello::read(client, &kept, supported) {
+                Ok(Ok(hello)) => return Ok(Some((hello, kept))),
+                Ok(Err(refusal)) => refuse(client, version, stream, &refusal).await?,
+                Err(garbled) => refuse(client, version, 0, &garbled.to_string()).await?,
+            },
             other => {
-                let text = format!("Unexpected message {other:?}, expecting STARTUP or OPTIONS");
-                let error = ServerError::new(ErrorKind::Protocol, &text);
-                client.tell(header.version, header.stream, &Response::Error(error)).await?;
+                let text = format!("Unexpected message {}, expecting STARTUP or OPTIONS", other.name());
+                refuse(client, version, 0, &text).await?;
             }
         }
     }
 }
 
-/// Relay a client's login to its server, to its end. `None`: the server refused it, and the client was told.
+async fn refuse<C>(client: &mut Link<C>, version: Version, stream: i16, text: &str) -> Result<(), Error>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    client.tell(version, stream, &Response::Error(ServerError::new(ErrorKind::Protocol, text))).await
+}
+
+/// Answer a header that cannot be read. Drivers that asked for a version that we do not speak try the next, on the same
+/// connection or on another.
+async fn turn_away<C>(
+    client: &mut Link<C>,
+    supported: &Supported,
+    newest: Version,
+    refused: HeaderError,
+) -> Result<(), Error>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    let text = match refused.error {
+        // With our own list of versions.
+        super::wire::Error::Version(number) => supported.refusal(number),
+        _ => refused.error.to_string(),
+    };
+    // A server that has agreed on no version answers in its newest, except to those who would not understand it.
+    let version = if Version::from_number(refused.version).is_some() { newest as u8 } else { refused.version };
+    let mut out = BytesMut::new();
+    response::put_refusal_in(&mut out, &HeaderError { version, ..refused.clone() }, &text)?;
+    client.send(&out).await?;
+    if client.skip(&refused) { Ok(()) } else { Err(Error::Refused(refused)) }
+}
+
+impl Hello {
+    /// Of a STARTUP. The inner error is what the client asks for and cannot have.
+    fn read<C>(
+        client: &Link<C>,
+        kept: &Kept,
+        supported: &Supported,
+    ) -> Result<Result<Hello, String>, super::wire::Error>
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+    {
+        let version = kept.header.version;
+        let body = client.body(kept);
+        let envelope = Envelope::open(plain(kept.header), &body)?;
+        let options = Reader::new(envelope.message).string_map("startup options")?;
+        let named = options.get("COMPRESSION").map(|name| (name, Compression::from_name(name)));
+        match named {
+            Some((_, Some(Compression::Snappy))) if version >= Version::V5 => {
+                return Ok(Err("Snappy compression is not supported in protocol V5".to_owned()));
+            }
+            Some((_, Some(known))) if supported.compresses(version, known) => {}
+            Some((name, _)) => return Ok(Err(format!("Unknown compression algorithm: {name}"))),
+            None => {}
+        }
+        let compression = named.and_then(|(_, compression)| compression);
+        let startup = Bytes::copy_from_slice(envelope.message);
+        Ok(Ok(Hello { framing: Framing { version, compression }, startup }))
+    }
+}
+
+/// Relay a client's login to its server, to its end. `None`: the server refused STARTUP, and the client was told; it may begin
+/// again.
+///
+/// # Errors
+/// One of them left, or what it sent cannot be read.
 pub(super) async fn relay<C, S>(
     client: &mut Link<C>,
     server: &mut Link<S>,
-    hello: Hello,
+    (hello, startup): (&Hello, &Kept),
 ) -> Result<Option<Login>, Error>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    server.send(&hello.kept.bytes).await?;
+    server.send(&startup.bytes).await?;
     let mut answer = server.receive().await?;
     client.send(&answer.bytes).await?;
-    let mut login = Login { framing: hello.framing, startup: hello.startup, token: None };
     if answer.header.opcode == Opcode::Error {
-        return Ok(None);
+        // From here on v5 would speak in segments, or would not: servers close.
+        let over = hello.framing.version >= Version::V5;
+        return if over { Err(Error::Closed) } else { Ok(None) };
     }
     server.agree(hello.framing);
     client.agree(hello.framing);
+    let mut login = Login { framing: hello.framing, startup: hello.startup.clone(), token: None };
     let mut steps = 0;
     while !matches!(answer.header.opcode, Opcode::Ready | Opcode::AuthSuccess) {
         let said = client.receive().await?;
-        let body = client.body(&said);
-        let envelope = Envelope::open(plain(said.header), &body)?;
         if said.header.opcode == Opcode::AuthResponse {
+            let body = client.body(&said);
+            let envelope = Envelope::open(plain(said.header), &body)?;
             steps += 1;
             let token = Reader::new(envelope.message).bytes("token")?;
             login.token = token.filter(|_| steps == 1).map(Bytes::copy_from_slice);
@@ -153,9 +182,9 @@ where
         server.send(&said.bytes).await?;
         answer = server.receive().await?;
         client.send(&answer.bytes).await?;
-        // Like a real server: a wrong password may be followed by another try.
-        if answer.header.opcode == Opcode::Error && said.header.opcode == Opcode::AuthResponse {
-            return Ok(None);
+        // A wrong password may be followed by another try.
+        if answer.header.opcode == Opcode::Error {
+            steps = 0;
         }
     }
     Ok(Some(login))

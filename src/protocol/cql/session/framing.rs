@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use bytes::{Buf, BytesMut};
 
 use crate::protocol::cql::wire::compress::{Compression, Scratch};
-use crate::protocol::cql::wire::frame::{Frame, Frames, From};
+use crate::protocol::cql::wire::frame::{self, Frame, Frames, From};
 use crate::protocol::cql::wire::segment::{self, Form};
 use crate::protocol::cql::wire::{HeaderError, Version};
 
@@ -61,7 +61,7 @@ pub(in crate::protocol::cql) struct Inbound {
     limit: usize,
     /// v5, after the first answer.
     segments: Option<segment::Reader>,
-    /// Frames of a segment that could not be taken yet, bare.
+    /// Frames of a segment that could not be taken yet, bare; the first may be one that was refused.
     put_off: BytesMut,
 }
 
@@ -105,6 +105,25 @@ impl Inbound {
         }
     }
 
+    /// Drop the frame that [`offer`](Inbound::offer) refused, if it has this size and is all there, so that what follows it
+    /// can be offered: its stream id.
+    pub(in crate::protocol::cql) fn skip(
+        &mut self,
+        input: &mut (impl Buf + AsRef<[u8]>),
+        size: Option<usize>,
+    ) -> Option<i16> {
+        let size = size?;
+        // Where a segment itself was refused, nothing after it can be read.
+        let amid = self.segments.is_some();
+        let bytes = if amid { &self.put_off[..] } else { input.as_ref() };
+        let stream = bytes.get(..size)?.get(frame::STREAM)?.try_into().ok()?;
+        match amid {
+            true => self.put_off.advance(size),
+            false => input.advance(size),
+        }
+        Some(i16::from_be_bytes(stream))
+    }
+
     /// The next segment: `None` if it is not all there, else whether all of its frames were taken.
     fn segment<E: std::convert::From<HeaderError>>(
         &mut self,
@@ -117,15 +136,17 @@ impl Inbound {
         let walked = with_scratch(|scratch| {
             let Some(segment) = reader.next(input.as_ref(), scratch)? else { return Ok(None) };
             let (taken, all) = walk(segment.frames, from, limit, take);
-            let all = all?;
-            if !all {
-                put_off.extend_from_slice(&segment.frames[taken..]);
+            let rest = &segment.frames[taken..];
+            match all {
+                Ok(true) if !rest.is_empty() => return Err(segment::torn().into()),
+                Ok(true) => {}
+                Ok(false) | Err(_) => put_off.extend_from_slice(rest),
             }
             Ok::<_, E>(Some((segment.bytes.len(), all)))
         });
         let Some((len, all)) = walked? else { return Ok(None) };
         input.advance(len);
-        Ok(Some(all))
+        all.map(Some)
     }
 }
 

@@ -228,6 +228,21 @@ impl Session {
         if self.halt.is_some() {
             return Ok(());
         }
+        loop {
+            let refused = match self.offered(input) {
+                Err(Fault::Client(refused)) => refused,
+                other => return other,
+            };
+            // As a server does: what is refused whole does not end the connection.
+            let skipped = self.client_in.skip(input, refused.size);
+            self.refuse(&refused, skipped);
+            if skipped.is_none() {
+                return Err(Fault::Client(refused));
+            }
+        }
+    }
+
+    fn offered(&mut self, input: &mut (impl Buf + AsRef<[u8]>)) -> Result<(), Fault> {
         let limit = self.shared.frame_bytes_max;
         let mut reader = std::mem::replace(&mut self.client_in, Inbound::bare(Sender::Client, limit));
         let offered = reader.offer(input, |frame| {
@@ -238,14 +253,7 @@ impl Session {
             Ok(next)
         });
         self.client_in = reader;
-        match offered {
-            Ok(_) => Ok(()),
-            Err(Fault::Client(refused)) => {
-                self.refuse(&refused);
-                Err(Fault::Client(refused))
-            }
-            Err(fault) => Err(fault),
-        }
+        offered.map(|_| ())
     }
 
     /// Take what the server sent.
@@ -387,13 +395,8 @@ impl Session {
     fn request(&mut self, frame: Frame<'_>) -> Result<Next, Fault> {
         let header = frame.header;
         if header.version != self.framing.version {
-            let error = Error::Version(header.version as u8);
-            return Err(Fault::Client(HeaderError {
-                error,
-                version: self.framing.version as u8,
-                stream: 0,
-                size: None,
-            }));
+            self.refuse_version(header);
+            return Ok(Next::More);
         }
         if self.flights.is_used(header.stream) || self.flights.len() >= FLIGHTS_MAX {
             return Ok(self.wait(Halt::Answer));
@@ -411,6 +414,8 @@ impl Session {
             header.opcode,
             Opcode::Query | Opcode::Prepare | Opcode::Execute | Opcode::Batch | Opcode::Register
         );
+        // What cannot be decompressed crashes some servers: they do not get to see it.
+        let wanted = wanted || frame.is_compressed();
         if header.opcode == Opcode::Options {
             let mut out = BytesMut::new();
             let envelope = Envelope::new(header.version, header.stream, Opcode::Supported);
@@ -423,7 +428,7 @@ impl Session {
             self.depart(frame.bytes, header, pass, What::Plain);
             return Ok(Next::More);
         }
-        self.inflated(frame, |session, header, body| {
+        let taken = self.inflated(frame, |session, header, body| {
             let understood = Envelope::open(header, body).and_then(|envelope| {
                 let request = Request::parse(&envelope)?;
                 Ok((envelope, request))
@@ -436,7 +441,16 @@ impl Session {
                     Ok(Next::More)
                 }
             }
-        })
+        });
+        match taken {
+            // As a server: it has not learned of the stream yet.
+            Err(Fault::Client(garbled)) => {
+                let text = garbled.error.to_string();
+                self.tell(0, &Response::Error(ServerError::new(ErrorKind::Server, &text)));
+                Ok(Next::More)
+            }
+            taken => taken,
+        }
     }
 
     /// Work on the body of a frame, decompressed, with the header that it then has.
@@ -448,8 +462,10 @@ impl Session {
         let Framing { version, compression } = self.framing;
         let limit = self.shared.frame_bytes_max;
         let stream = frame.header.stream;
+        // Servers do not heed the flag where no compression was agreed.
+        let Some(compression) = compression else { return work(self, frame.header, frame.body()) };
         with_scratch(|scratch| {
-            let opened = scratch.open(frame, compression, limit);
+            let opened = scratch.open(frame, Some(compression), limit);
             let (header, body) = opened
                 .map_err(|error| Fault::Client(HeaderError { error, version: version as u8, stream, size: None }))?;
             work(self, header, body)
@@ -549,6 +565,8 @@ impl Session {
     ) -> Result<Next, Fault> {
         if let [Piece { known, .. }] = pieces
             && let Some(question) = &known.question
+            // In a batch it is a read where there can be none: the server's to refuse.
+            && !matches!(request, Request::Batch(_))
         {
             self.say(frame.header.stream, question, request)?;
             return Ok(Next::More);
@@ -891,11 +909,34 @@ impl Session {
         }
     }
 
-    fn refuse(&mut self, refused: &HeaderError) {
+    /// Answer a header as servers do. `stream`: its own, if that is known.
+    fn refuse(&mut self, refused: &HeaderError, stream: Option<i16>) {
+        let mut refused = refused.clone();
+        let mut text = refused.error.to_string();
+        if let Error::Version(number) = refused.error {
+            text = self.shared.identity.supported.refusal(number);
+            if refused.version >= Version::V3 as u8 {
+                refused.version = self.framing.version as u8;
+            }
+        }
+        // Below v5 a server has not read the stream when it looks at the version.
+        if self.framing.version >= Version::V5 {
+            refused.stream = stream.unwrap_or(refused.stream);
+        }
         let mut out = BytesMut::new();
-        if response::put_refusal(&mut out, refused).is_ok() {
+        if response::put_refusal_in(&mut out, &refused, &text).is_ok() {
             self.to_client.push(&out);
         }
+    }
+
+    /// A version that exists, but not on this connection.
+    fn refuse_version(&mut self, header: Header) {
+        let (got, had) = (header.version, self.framing.version);
+        let text = format!(
+            "Invalid message version. Got {}/{got} but previous messages on this connection had version {}/{had}",
+            got as u8, had as u8
+        );
+        self.tell(header.stream, &Response::Error(ServerError::new(ErrorKind::Protocol, &text)));
     }
 }
 

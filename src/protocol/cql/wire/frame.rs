@@ -15,7 +15,7 @@ pub const HEADER: usize = 9;
 /// In the first byte: the frame is a response.
 const RESPONSE: u8 = 0x80;
 /// Where the stream id is.
-const STREAM: Range<usize> = 2..4;
+pub const STREAM: Range<usize> = 2..4;
 /// The stream of events.
 pub const EVENT_STREAM: i16 = -1;
 
@@ -91,6 +91,7 @@ opcodes! {
     Startup 0x01 "STARTUP" false "First message of a client, unless it asks for OPTIONS before.",
     Ready 0x02 "READY" true "The connection may be used.",
     Authenticate 0x03 "AUTHENTICATE" true "Credentials are asked for.",
+    Credentials 0x04 "CREDENTIALS" false "How v1 logged in; no later version has it.",
     Options 0x05 "OPTIONS" false "Which options are there?",
     Supported 0x06 "SUPPORTED" true "These options are there.",
     Query 0x07 "QUERY" false "A statement as text.",

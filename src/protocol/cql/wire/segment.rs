@@ -256,6 +256,11 @@ impl HeaderError {
     }
 }
 
+/// A self-contained segment ends within a frame.
+pub fn torn() -> HeaderError {
+    HeaderError::lost(Error::Segments("a self-contained segment ends before its last message does"))
+}
+
 /// Packs frames into segments at the end of a buffer: [`push`](Writer::push) them, then [`close`](Writer::close) before
 /// the buffer is sent. Until then nobody else may change the buffer.
 #[derive(Debug)]

@@ -16,6 +16,7 @@ mod value;
 
 pub(crate) use answer::{Answer, Failure, Prepared, Rows};
 pub(crate) use bytes::{Out, Parts};
+pub(crate) use segment::{sealed, wrap};
 pub(crate) use value::{Type, Value, hex};
 
 /// Opcodes of requests.
@@ -26,7 +27,7 @@ pub(crate) const PREPARE: u8 = 0x09;
 pub(crate) const EXECUTE: u8 = 0x0A;
 pub(crate) const REGISTER: u8 = 0x0B;
 pub(crate) const BATCH: u8 = 0x0D;
-const AUTH_RESPONSE: u8 = 0x0F;
+pub(crate) const AUTH_RESPONSE: u8 = 0x0F;
 
 /// Opcodes of answers.
 pub(crate) const ERROR: u8 = 0x00;
@@ -34,7 +35,7 @@ pub(crate) const READY: u8 = 0x02;
 pub(crate) const AUTHENTICATE: u8 = 0x03;
 pub(crate) const SUPPORTED: u8 = 0x06;
 pub(crate) const RESULT: u8 = 0x08;
-const AUTH_SUCCESS: u8 = 0x10;
+pub(crate) const AUTH_SUCCESS: u8 = 0x10;
 
 /// Consistency levels.
 pub(crate) const ONE: u16 = 1;
@@ -121,9 +122,23 @@ pub(crate) struct Frame {
     pub(crate) body: Vec<u8>,
 }
 
+impl Frame {
+    /// As bytes, with the length that `body` has.
+    pub(crate) fn put(version: u8, flags: u8, stream: i16, opcode: u8, body: &[u8]) -> Vec<u8> {
+        let mut frame = vec![version, flags];
+        frame.extend(stream.to_be_bytes());
+        frame.push(opcode);
+        frame.extend(u32::try_from(body.len()).expect("small").to_be_bytes());
+        frame.extend(body);
+        frame
+    }
+}
+
 /// The client.
 pub(crate) struct Cql {
     stream: Box<dyn Stream>,
+    /// Below TLS.
+    socket: TcpStream,
     version: u8,
     lz4: bool,
     /// v5, after the answer to STARTUP.
@@ -138,6 +153,7 @@ impl Cql {
         let socket = TcpStream::connect(address)?;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(Duration::from_secs(30)))?;
+        let below = socket.try_clone()?;
         let stream: Box<dyn Stream> = match &dial.tls {
             None => Box::new(socket),
             Some(config) => {
@@ -147,7 +163,7 @@ impl Cql {
             }
         };
         let (version, lz4) = (dial.version, dial.lz4);
-        Ok(Cql { stream, version, lz4, segments: false, input: Vec::new(), next_stream: 1 })
+        Ok(Cql { stream, socket: below, version, lz4, segments: false, input: Vec::new(), next_stream: 1 })
     }
 
     /// Connected and logged in.
@@ -314,21 +330,49 @@ impl Cql {
     pub(crate) fn send(&mut self, version: u8, flags: u8, stream: i16, opcode: u8, body: &[u8]) {
         let small = self.lz4 && !self.segments && opcode != STARTUP && opcode != OPTIONS;
         let (flags, body) = if small { (flags | COMPRESSED, segment::lz4_body(body)) } else { (flags, body.to_vec()) };
-        let mut frame = vec![version, flags];
-        frame.extend(stream.to_be_bytes());
-        frame.push(opcode);
-        frame.extend(u32::try_from(body.len()).expect("small").to_be_bytes());
-        frame.extend(body);
+        let frame = Frame::put(version, flags, stream, opcode, &body);
         let bytes = if self.segments { segment::wrap(&frame, self.lz4) } else { frame };
-        self.stream.write_all(&bytes).expect("sent");
+        self.send_raw(&bytes).expect("sent");
+    }
+
+    /// Bytes as they are.
+    pub(crate) fn send_raw(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
+    /// [`Cql::receive`] waits no longer.
+    pub(crate) fn patience(&self, patience: Duration) {
+        self.socket.set_read_timeout(Some(patience)).expect("a socket");
+    }
+
+    /// Nothing more is going to be sent.
+    pub(crate) fn finish(&self) {
+        // The other end may have closed already.
+        let _ = self.socket.shutdown(std::net::Shutdown::Write);
+    }
+
+    /// After [`Cql::receive`] gave nothing: the other end closed, and is not just silent.
+    pub(crate) fn is_closed(&self) -> bool {
+        let short = self.socket.set_read_timeout(Some(Duration::from_millis(1)));
+        match short.and_then(|()| self.socket.peek(&mut [0])) {
+            Ok(left) => left == 0,
+            Err(error) => !matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut),
+        }
     }
 
     /// The next frame; `None`: the server closed the connection.
     pub(crate) fn receive(&mut self) -> Option<Frame> {
-        self.fill(9)?;
-        let length = u32::from_be_bytes(self.input[5..9].try_into().expect("four bytes")) as usize;
-        self.fill(9 + length)?;
-        let frame: Vec<u8> = self.input.drain(..9 + length).collect();
+        self.fill(8)?;
+        // Before v3 the stream's id had one byte.
+        let narrow = self.input[0] & 0x7F < 3;
+        let header = if narrow { 8 } else { 9 };
+        self.fill(header)?;
+        let length = u32::from_be_bytes(self.input[header - 4..header].try_into().expect("four bytes")) as usize;
+        self.fill(header + length)?;
+        let mut frame: Vec<u8> = self.input.drain(..header + length).collect();
+        if narrow {
+            frame.insert(2, 0);
+        }
         let (flags, body) = (frame[1], frame[9..].to_vec());
         let body = if flags & COMPRESSED != 0 && self.lz4 { segment::unlz4_body(&body) } else { body };
         let stream = i16::from_be_bytes([frame[2], frame[3]]);

@@ -19,7 +19,7 @@ pub(super) fn unlz4_body(body: &[u8]) -> Vec<u8> {
 }
 
 /// A frame in segments: one, or as many as it needs.
-pub(super) fn wrap(frame: &[u8], lz4: bool) -> Vec<u8> {
+pub(crate) fn wrap(frame: &[u8], lz4: bool) -> Vec<u8> {
     let whole = u64::from(frame.len() <= PAYLOAD_MAX) * SELF_CONTAINED;
     let parts = frame.chunks(PAYLOAD_MAX).map(|part| if lz4 { compressed(part, whole) } else { plain(part, whole) });
     parts.collect::<Vec<_>>().concat()
@@ -36,7 +36,8 @@ fn compressed(payload: &[u8], whole: u64) -> Vec<u8> {
     sealed(bytes.len() as u64 | (length as u64) << 17 | whole << 34, 5, &bytes)
 }
 
-fn sealed(header: u64, size: usize, payload: &[u8]) -> Vec<u8> {
+/// `header` is what is before its checksum, of `size` bytes.
+pub(crate) fn sealed(header: u64, size: usize, payload: &[u8]) -> Vec<u8> {
     let mut out = header.to_le_bytes()[..size].to_vec();
     out.extend(&crc24(header, size).to_le_bytes()[..3]);
     out.extend(payload);

@@ -62,8 +62,8 @@ fn a_refusal_is_a_frame_in_the_version_that_the_client_may_know() {
 #[test]
 fn what_is_wrong_in_a_known_version_is_refused_on_its_own_stream() {
     let header = |opcode: u8, len: i32| [&[4, 0, 0, 9, opcode][..], &len.to_be_bytes()].concat();
-    let unknown = refused(&header(0x04, 0));
-    assert_eq!((unknown.to_string().as_str(), unknown.stream, unknown.version), ("Unknown opcode 4", 9, 4));
+    let unknown = refused(&header(0x11, 0));
+    assert_eq!((unknown.to_string().as_str(), unknown.stream, unknown.version), ("Unknown opcode 17", 9, 4));
     let wrong = refused(&header(Opcode::Ready as u8, 0)).to_string();
     assert_eq!(wrong, "Wrong protocol direction (expected RESPONSE, got REQUEST) for opcode 2 (READY)");
     let large = refused(&header(Opcode::Query as u8, 1001));

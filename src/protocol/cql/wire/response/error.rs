@@ -263,11 +263,15 @@ fn truncated(message: &str) -> &str {
 ///
 /// v1 and v2 have a stream id of one byte.
 pub fn put_refusal(out: &mut BytesMut, refused: &HeaderError) -> Result<(), Error> {
-    let text = refused.error.to_string();
+    put_refusal_in(out, refused, &refused.error.to_string())
+}
+
+/// The same, in words of our own.
+pub fn put_refusal_in(out: &mut BytesMut, refused: &HeaderError, text: &str) -> Result<(), Error> {
     let kind = if refused.error.code() == code::INVALID { ErrorKind::Invalid } else { ErrorKind::Protocol };
     let start = out.len();
     let envelope = Envelope::new(Version::V3, refused.stream, Opcode::Error);
-    envelope.put(out, |out| ServerError::new(kind, &text).put(out, Version::V3))?;
+    envelope.put(out, |out| ServerError::new(kind, text).put(out, Version::V3))?;
     out[start] = refused.version | 0x80;
     if matches!(refused.error, Error::Beta(_)) {
         out[start + 1] = flag::BETA;

@@ -9,7 +9,9 @@ mod result;
 
 use bytes::BytesMut;
 
-pub use error::{ErrorKind, Failure, FailureReasons, Failures, ServerError, WriteType, code, put_refusal};
+pub use error::{
+    ErrorKind, Failure, FailureReasons, Failures, ServerError, WriteType, code, put_refusal, put_refusal_in,
+};
 pub use event::{Event, SchemaChange, SchemaObject};
 pub use result::{
     Cells, Metadata, Outcome, OwnPrepared, PkIndexes, Prepared, Row, Rows, put_metadata, put_prepared, put_rows,
