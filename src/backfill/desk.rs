@@ -144,6 +144,9 @@ struct Page {
     /// What is known of each table's history.
     #[serde(default)]
     trust: Trust,
+    /// Tables of the target that were copied or compared at some time: of the others nobody knows.
+    #[serde(default)]
+    seen: BTreeSet<u64>,
     /// The secondary's payment counter, as far as chunks were done.
     landed: u64,
 }
@@ -383,7 +386,7 @@ impl Desk {
             change(job);
             if job.state.is_over() {
                 let job = job.clone();
-                memory.page.trust.learn(&job);
+                memory.page.learn(&job);
             }
             memory.unsaved = true;
         }
@@ -411,6 +414,11 @@ impl Desk {
     pub fn doubts(&self) -> Doubts {
         let memory = self.lock();
         memory.page.trust.doubts(memory.page.current())
+    }
+
+    /// Whether the table's history was ever copied to the target, or compared with it.
+    pub fn has_seen(&self, table: TableId) -> bool {
+        self.lock().page.seen.contains(&table.0)
     }
 
     /// What holds the job up that is under way.
@@ -575,7 +583,7 @@ impl Desk {
             }
             let over = job.state.is_over().then(|| job.clone());
             let clean = over.as_ref().map(|job| job.clean().collect()).unwrap_or_default();
-            over.iter().for_each(|job| memory.page.trust.learn(job));
+            over.iter().for_each(|job| memory.page.learn(job));
             memory.page.ordered();
             memory.unsaved |= moved || reported > 0;
             Settled { clean, idle: reported == 0 && !moved }
@@ -682,6 +690,7 @@ impl Desk {
             Outcome::Refused(..) => {}
         }
         if let Some(labels) = copied {
+            memory.page.seen.extend(labels.iter().copied());
             memory.page.copied.extend(labels);
             memory.page.trust.copied(table, &name);
         }
@@ -719,6 +728,13 @@ impl Page {
 
     fn current_mut(&mut self) -> Option<&mut Job> {
         self.jobs.values_mut().find(|job| !job.state.is_over())
+    }
+
+    /// The job is over, or will go no further.
+    fn learn(&mut self, job: &Job) {
+        self.trust.learn(job);
+        let compared: Vec<TableId> = job.verdicts().map(|(table, ..)| table).collect();
+        self.seen.extend(compared.into_iter().flat_map(|table| job.labels(table)).map(|label| label.0));
     }
 
     /// What is done again and again, and is over, gets its next time.

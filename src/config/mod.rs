@@ -18,7 +18,7 @@ pub use live::Live;
 pub use section::{Backfill, Cutover, Journal, Limits, Log, Mirror, Runtime};
 pub use server::Server;
 pub use source::Error;
-pub use value::{Durability, Host, LogFormat, Mode, OnDdl, OnFull, OnUncaptured, Secret, Size, SslMode, Wire};
+pub use value::{Durability, Host, Keyless, LogFormat, Mode, OnDdl, OnFull, OnUncaptured, Secret, Size, SslMode, Wire};
 pub use value::{Immovable, OldPrimary, Strangers, TypeOids};
 
 use source::{Default, Key, Place, Section, Source, Times, Values};

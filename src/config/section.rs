@@ -144,6 +144,9 @@ sections! {
         mode: Mode = Is("async");
         /// A write whose keys cannot be learned: dirty (it runs, its tables become dirty) or refuse.
         on_uncaptured: OnUncaptured = Is("dirty");
+        /// A table without a key: refuse (it is not mirrored, and named before a switch), or copy (all its rows, at most
+        /// every 30 s while it is written, and once more while clients are held at a switch: for small tables).
+        keyless: Keyless = Is("refuse");
         /// A schema change: mirror, refuse, or note (it runs on the primary only and is noted as dirty).
         ddl: OnDdl = Is("mirror");
         /// TRUNCATE: mirror, refuse or note.

@@ -279,6 +279,16 @@ words! {
 }
 
 words! {
+    /// Tables whose rows cannot be told apart.
+    Keyless {
+        /// They are not mirrored, and a switch names them.
+        Refuse = "refuse",
+        /// They are copied whole: after they were written, and once more while clients are held.
+        Copy = "copy",
+    }
+}
+
+words! {
     /// What a switch does about a session that cannot be moved: temporary tables, held cursors, session advisory locks,
     /// `lastval`, replication.
     Immovable {

@@ -16,6 +16,7 @@ crate::check::rules! {
     TABLES_DIRTY: Error "tables_dirty" "these tables are known to differ, or not known to agree: `tandem dirty repair`, and wait";
     HISTORY_UNDER_WAY: Error "history_under_way" "history is being copied: the new primary would lack what is not there yet: wait for `tandem backfill wait`, or cancel it";
     HISTORY_UNVERIFIED: Warning "history_unverified" "the history of these tables was copied and not compared since: `tandem verify`";
+    HISTORY_UNKNOWN: Warning "history_unknown" "these tables were neither copied nor compared: the target may lack rows that were there before tandem: `tandem verify`, of this table with --table";
     HISTORY_DIFFERS: Warning "history_differs" "the last comparison found rows that differ: `tandem repair`, then this finding is gone";
 }
 
@@ -47,6 +48,15 @@ pub fn findings(handle: &Handle, max_lag: Duration, name: impl Fn(TableId) -> St
         add(HISTORY_DIFFERS, format!("{table}: {rows} rows"));
     }
     found
+}
+
+/// Tables of which nobody knows whether the target has what was there before the mirror.
+pub fn unknown(mut names: Vec<String>) -> Vec<Finding> {
+    names.sort_unstable();
+    let more = names.len().saturating_sub(NAMED_MAX);
+    names.truncate(NAMED_MAX);
+    names.extend((more > 0).then(|| format!("{more} more")));
+    names.into_iter().map(|object| Finding { rule: HISTORY_UNKNOWN, side: None, object }).collect()
 }
 
 /// What a switch is prepared with: whatever comes to it while clients are held ends the walk.

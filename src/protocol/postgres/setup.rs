@@ -126,9 +126,10 @@ impl Setup {
 /// The mirror's hands, from this side to the other one.
 pub fn copier(config: &Config, primary: Side) -> PgCopier {
     let (origin, target) = (server_config(&config.origin, config), server_config(&config.target, config));
+    let options = Options { keyless: config.mirror.keyless == config::Keyless::Copy, ..Options::default() };
     match primary {
-        Side::Origin => PgCopier::new(origin, target, Options::default()),
-        Side::Target => PgCopier::new(target, origin, Options::default()),
+        Side::Origin => PgCopier::new(origin, target, options),
+        Side::Target => PgCopier::new(target, origin, options),
     }
 }
 

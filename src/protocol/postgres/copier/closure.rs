@@ -46,6 +46,10 @@ pub(super) fn references(schema: &mut Schema, all: bool) -> Vec<Reference> {
         else {
             continue;
         };
+        // Rows that have no name are owed with their table.
+        if child.key.is_empty() || parent.key.is_empty() {
+            continue;
+        }
         (reference.child, reference.parent) = (child.id, parent.id);
         if !references.contains(&reference) {
             references.push(reference);

@@ -45,6 +45,8 @@ pub struct Options {
     /// Both servers end a transaction of ours that is silent for this long; whole milliseconds. A payment shows thrice
     /// as often that it is alive, so only an applier that hangs is hit.
     pub silence_max: Duration,
+    /// A table without a key may be owed whole.
+    pub keyless: bool,
 }
 
 impl Options {
@@ -55,7 +57,12 @@ impl Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { batch_keys: 10_000, heartbeat: Duration::from_secs(5), silence_max: Duration::from_secs(10) }
+        Options {
+            batch_keys: 10_000,
+            heartbeat: Duration::from_secs(5),
+            silence_max: Duration::from_secs(10),
+            keyless: false,
+        }
     }
 }
 

@@ -26,6 +26,7 @@ pub(in crate::protocol::postgres) struct Pair {
     columns: Vec<String>,
     /// Rows may be copied in binary form.
     pub(super) binary: bool,
+    /// Empty: it has none, and is only ever paid whole.
     pub(in crate::protocol::postgres) key: Vec<KeyColumn>,
     /// Two spellings may be one key: rows are read once per row, not once per key, and all in one statement.
     pub(in crate::protocol::postgres) wide: bool,
@@ -311,6 +312,8 @@ pub(in crate::protocol::postgres) struct Schema {
     arrays: HashMap<u32, u32>,
     readable: HashSet<u32>,
     writable: HashSet<u32>,
+    /// Tables without a key are paid, whole.
+    keyless: bool,
 }
 
 /// Where an owed table is paid.
@@ -375,7 +378,13 @@ impl Schema {
             arrays: HashMap::new(),
             readable: HashSet::new(),
             writable: HashSet::new(),
+            keyless: false,
         }
+    }
+
+    /// Tables without a key are paid, whole, or refused.
+    pub(super) fn with_keyless(self, keyless: bool) -> Schema {
+        Schema { keyless, ..self }
     }
 
     /// A table's name on whichever side has it, for people.
@@ -430,7 +439,7 @@ impl Schema {
         if !self.writable.contains(&secondary.oid) {
             return Err("the mirror's role may not SELECT, INSERT and DELETE there on the secondary".into());
         }
-        if primary.key.is_none() {
+        if primary.key.is_none() && !self.keyless {
             return Err("it has no usable key".into());
         }
         let (columns, binary) = shared_columns(primary, &secondary)?;

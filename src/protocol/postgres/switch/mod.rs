@@ -36,6 +36,7 @@ pub mod strangers;
 pub mod triggers;
 
 pub use rules::RULES;
+pub(super) use rules::TABLE_WITHOUT_KEY;
 
 use std::time::Duration;
 

@@ -4,7 +4,7 @@
 //! | --- | --- | --- | --- |
 //! | prepare | open second connections, say what cannot move | findings, the way back proven, connections for the rest | not behind, nothing parked, nothing dirty |
 //! | quiesce | who did something since says again what cannot move | nothing of others is open | |
-//! | apply | | | hurries, pays up to the end |
+//! | apply | | | hurries, pays up to the end; tables without a key are copied, where the configuration says so |
 //! | verify | | the newest rows compared | names them |
 //! | ready | | sequences, triggers | ends; the one of the other direction begins |
 //! | flip | | the catalog is the new primary's | |
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::check::{self, Finding};
-use crate::config::{Config, Cutover, Immovable, OldPrimary, Strangers};
+use crate::config::{Config, Cutover, Immovable, Keyless, OldPrimary, Strangers};
 use crate::cutover::gate::Route;
 use crate::cutover::mirror::{self, Known};
 use crate::cutover::steps::{Compared, Error, Steps};
@@ -34,7 +34,7 @@ use crate::mirror::durable;
 use crate::mirror::state::{ByState, copier};
 use crate::record::{Reason, Side, TableId};
 
-use super::catalog::{Catalog, load};
+use super::catalog::{Catalog, FIRST_NORMAL_OID, Relation, load};
 use super::client::{Client, Error as ClientError, ServerConfig};
 use super::copier::PgCopier;
 use super::moving::sessions::{Call, Card, Moving};
@@ -68,6 +68,8 @@ pub struct Walk {
     servers: Arc<Servers>,
     journal: Journal,
     cutover: Cutover,
+    /// Tables without a key are copied while clients are held.
+    keyless: bool,
     mirror: Turning<ByState<PgCopier>>,
     /// From here on the secondary is owed.
     since: Lsn,
@@ -145,6 +147,7 @@ impl Walk {
             servers: setup.servers.clone(),
             journal: setup.shared.journal.clone(),
             cutover: config.cutover.clone(),
+            keyless: config.mirror.keyless == Keyless::Copy,
             mirror,
             since: Lsn(control.since),
             epoch: control.epoch,
@@ -209,6 +212,10 @@ impl Walk {
         found.extend(self.server_findings(from).await?);
         found.extend(reverse::prove(from, self.server(from), self.server(to), bounds).await?);
         self.ahead = Some(self.open(conn, to, bounds).await?);
+        // What the origin lacks of the target's rows, the mirror back brought it.
+        if to == Side::Target {
+            found.extend(self.unknown_history().await?);
+        }
         found.extend(self.session_findings(to).await);
         self.open_back(to).await?;
         // The less is owed at the fence, the shorter clients wait.
@@ -239,8 +246,40 @@ impl Walk {
     }
 
     fn mirror_findings(&self) -> Vec<Finding> {
-        let catalog = self.shared.catalog.now();
-        mirror::findings(self.mirror.handle(), self.cutover.max_lag, |table| name_of(&catalog, table))
+        let (catalog, handle) = (self.shared.catalog.now(), self.mirror.handle());
+        let mut found = mirror::findings(handle, self.cutover.max_lag, |table| name_of(&catalog, table));
+        let copied: Vec<String> = self.copied_held(&catalog).map(|table| name_of(&catalog, table)).collect();
+        found.retain(|finding| finding.rule != mirror::TABLES_DIRTY || !copied.contains(&finding.object));
+        found
+    }
+
+    /// Tables that have rows of which nobody knows whether the target has them.
+    async fn unknown_history(&mut self) -> Result<Vec<Finding>, Error> {
+        let (catalog, handle) = (self.shared.catalog.now(), self.mirror.handle().clone());
+        let unseen = |table: &&Arc<Relation>| !handle.desk().has_seen(table.id);
+        let mirrored = catalog.tables().filter(|table| table.key.is_some() && is_theirs(table));
+        let tables: Vec<_> = mirrored.filter(unseen).collect();
+        let has_rows = |(n, table): (usize, &&Arc<Relation>)| {
+            format!("SELECT {n} WHERE EXISTS (SELECT FROM ONLY {})", table.sql())
+        };
+        let mut filled: Vec<&Arc<Relation>> = Vec::new();
+        // A few at a time: a statement has a length.
+        for (at, some) in tables.chunks(100).enumerate() {
+            let sql = some.iter().enumerate().map(has_rows).collect::<Vec<_>>().join(" UNION ALL ");
+            let rows = self.ahead()?.from.simple(&sql).await;
+            let rows = rows.map_err(|error| switch::Error::from(error).on(Side::Origin))?;
+            for row in rows {
+                let n: usize = row.parse(0).map_err(|error| switch::Error::from(error).on(Side::Origin))?;
+                filled.extend(tables.get(100 * at + n).copied());
+            }
+        }
+        Ok(mirror::unknown(filled.into_iter().map(|table| format!("{}.{}", table.schema, table.name)).collect()))
+    }
+
+    /// Tables that are copied whole while clients are held.
+    fn copied_held<'c>(&self, catalog: &'c Catalog) -> impl Iterator<Item = TableId> + use<'c> {
+        let keyless = self.keyless;
+        catalog.tables().filter(move |table| keyless && table.key.is_none() && is_theirs(table)).map(|table| table.id)
     }
 
     async fn server_findings(&self, from: Side) -> Result<Vec<Finding>, Error> {
@@ -257,8 +296,12 @@ impl Walk {
         let report = findings::find(question).await;
         let differ = report.findings.iter().any(|finding| finding.rule.name == "type_oid_differs");
         self.shared.sessions.types_differ.store(differ, Ordering::Relaxed);
+        let copied = |found: Finding| match self.keyless && found.rule == switch::TABLE_WITHOUT_KEY {
+            true => Finding { rule: rules::TABLE_COPIED_HELD, ..found },
+            false => found,
+        };
         match report.unreachable.into_iter().next() {
-            None => Ok(report.findings),
+            None => Ok(report.findings.into_iter().map(copied).collect()),
             Some(why) => Err(Error::Refused(why)),
         }
     }
@@ -530,8 +573,11 @@ impl Steps for Walk {
         if self.given_up.is_some() {
             return self.lose().await;
         }
-        let end = self.journal.appended();
         let handle = self.mirror.handle();
+        for table in self.copied_held(&self.shared.catalog.now()) {
+            handle.repair(table).map_err(|error| Error::Refused(error.to_string()))?;
+        }
+        let end = self.journal.appended();
         handle.hurry();
         handle.settle(end).await.map_err(|error| Error::Refused(error.to_string()))?;
         let catalog = self.shared.catalog.now();
@@ -634,6 +680,11 @@ impl Steps for Walk {
 }
 
 /// What people call a table.
+/// Neither PostgreSQL's nor tandem's.
+fn is_theirs(table: &Relation) -> bool {
+    table.oid >= FIRST_NORMAL_OID && table.schema != "tandem"
+}
+
 fn name_of(catalog: &Catalog, table: TableId) -> String {
     match catalog.relation(table) {
         Some(relation) => relation.sql(),
