@@ -25,7 +25,7 @@ pub(super) struct Stage<P> {
 /// What was done.
 #[derive(Default)]
 pub(super) struct Played {
-    /// `None`: tandem does not copy history of this wire.
+    /// `None`: it was not done.
     pub(super) backfill: Option<Walked>,
     /// The comparison in the end, by tandem.
     pub(super) last: Option<Walked>,
@@ -56,11 +56,9 @@ pub(super) async fn act<P: Pair>(
     let began = Instant::now();
     let at = |part: f64| began + Duration::from_secs(seconds).mul_f64(part);
     sleep_until(at(0.02)).await;
-    if P::COPIES {
-        let walked = history::walk(Kind::Backfill, &stage.tandem.admin()?).await?;
-        progress.tell(&format!("history copied and compared under load: {}", walked.told()));
-        played.backfill = Some(walked);
-    }
+    let walked = history::walk(Kind::Backfill, &stage.tandem.admin()?).await?;
+    progress.tell(&format!("history copied and compared under load: {}", walked.told()));
+    played.backfill = Some(walked);
     sleep_until(at(0.05)).await;
     switch(2 * rounds, &mut played.switches, &stage.tandem.admin()?, load, progress).await;
     sleep_until(at(0.25)).await;

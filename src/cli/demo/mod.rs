@@ -74,8 +74,6 @@ trait Pair: Sized {
     const WIRE: Wire;
     /// How long the load runs unless somebody says otherwise: long enough for an outage.
     const SECONDS: u64;
-    /// Tandem copies and compares their history. Otherwise both sides have it from the beginning.
-    const COPIES: bool;
     /// Who writes.
     type Actor: Actor;
 
@@ -173,11 +171,9 @@ async fn play<P: Pair>(command: &Demo, progress: &Progress) -> Result<Report, Fa
     let mut played = played?;
     progress.now("the load is over; waiting for the target to catch up");
     stage.tandem.settle(SETTLE).await?;
-    if P::COPIES {
-        let last = history::walk(Kind::Verify, &stage.tandem.admin()?).await?;
-        progress.tell(&format!("verified in the end: {}", last.told()));
-        played.last = Some(last);
-    }
+    let last = history::walk(Kind::Verify, &stage.tandem.admin()?).await?;
+    progress.tell(&format!("verified in the end: {}", last.told()));
+    played.last = Some(last);
     watcher.abort();
     // The comparison needs nobody to write: the end is a kill, too.
     stage.tandem.kill();
@@ -189,7 +185,7 @@ async fn play<P: Pair>(command: &Demo, progress: &Progress) -> Result<Report, Fa
     if let Some(why) = played.switches.failed() {
         progress.tell(&format!("a switch did not happen, {why}"));
     }
-    Ok(Report { seconds, copies: P::COPIES, ..report::seen(P::WIRE, &load, found) }.with(&played).judged())
+    Ok(Report { seconds, ..report::seen(P::WIRE, &load, found) }.with(&played).judged())
 }
 
 /// Servers with what was there before, and tandem between them.
@@ -205,10 +201,6 @@ async fn build<P: Pair>(command: &Demo, progress: &Progress) -> Result<Stage<P>,
     progress.tell(&format!("{}, tandem on port {port}, admin API on port {admin}{kept}", stage.pair.describe()));
     let before = stage.pair.rows().await?;
     progress.tell(&format!("rows before: {} on the origin, {} on the target", before.0, before.1));
-    if !P::COPIES {
-        let wire = P::WIRE;
-        progress.tell(&format!("tandem has no backfill for {wire} yet: both sides were given the same history"));
-    }
     Ok(stage)
 }
 

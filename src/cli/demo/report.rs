@@ -56,9 +56,6 @@ pub(super) struct Report {
     /// Every switch happened.
     #[serde(skip)]
     pub(super) switched: bool,
-    /// Tandem copies and compares history of this wire; where it does not yet, that is no fault of this run.
-    #[serde(skip)]
-    pub(super) copies: bool,
     /// Nothing lost, nothing extra, nothing different, nothing stale, no client dropped or told of an error.
     pub(super) ok: bool,
     /// `ok` is false for one reason only: there was no switch. Left out where it is not so.
@@ -86,7 +83,7 @@ impl Report {
         let differ = self.lost + self.extra + self.mismatched;
         let noticed = self.client_errors + self.stale_reads + self.dropped_clients;
         let played = self.writes_acked > 0 && self.rows_compared > 0;
-        let copied = !self.copies || self.backfill.is_whole() && self.verify.is_equal();
+        let copied = self.backfill.is_whole() && self.verify.is_equal();
         let well = differ + noticed == 0 && played && copied;
         let switched = self.switched && self.switches > 0;
         Report { ok: well && switched, only_switch_missing: well && !switched, ..self }
@@ -171,7 +168,6 @@ mod tests {
             hold_ms_p99: 30.0,
             hold_ms_max: 30.0,
             switched: true,
-            copies: true,
             backfill: Copied { state: State::Done, rows: 60_110, seconds: 1.5 },
             verify: Compared { equal: 120_000, ..Compared::default() },
             ..Report::default()
@@ -209,10 +205,9 @@ mod tests {
     }
 
     #[test]
-    fn history_is_asked_of_tandem_only_where_it_copies_it() {
-        let without = || Report { backfill: Copied::default(), verify: Compared::default(), ..report() };
-        assert!(!without().judged().ok);
-        assert!(Report { copies: false, ..without() }.judged().ok);
+    fn it_is_not_ok_without_history_or_its_comparison() {
+        assert!(!Report { backfill: Copied::default(), ..report() }.judged().ok);
+        assert!(!Report { verify: Compared::default(), ..report() }.judged().ok);
     }
 
     #[test]

@@ -56,7 +56,6 @@ impl Nodes {
 impl Pair for Nodes {
     const WIRE: Wire = Wire::Cql;
     const SECONDS: u64 = 50;
-    const COPIES: bool = false;
     type Actor = Writer;
 
     /// Both at once: a start is seconds of processor time.
@@ -84,13 +83,12 @@ impl Pair for Nodes {
         format!("[origin]\nurl = \"cql://{origin}\"\n\n[target]\nurl = \"cql://{target}\"\n")
     }
 
-    /// Both sides get the same rows with the same timestamps: tandem does not copy them yet.
+    /// Both sides get the tables, and the origin alone what is there before.
     async fn fill(&self) -> Result<(), Failure> {
-        for client in self.clients().await? {
-            schema::create(&client).await?;
-            schema::fill(&client).await?;
-        }
-        Ok(())
+        let [origin, target] = self.clients().await?;
+        schema::create(&origin).await?;
+        schema::create(&target).await?;
+        schema::fill(&origin).await
     }
 
     async fn rows(&self) -> Result<(u64, u64), Failure> {

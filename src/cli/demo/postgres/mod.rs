@@ -38,7 +38,6 @@ impl Servers {
 impl Pair for Servers {
     const WIRE: Wire = Wire::Postgres;
     const SECONDS: u64 = 20;
-    const COPIES: bool = true;
     type Actor = Writer;
 
     fn start(sandbox: &Sandbox) -> Result<Servers, Failure> {
