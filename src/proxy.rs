@@ -385,6 +385,7 @@ fn history_options(config: &Config) -> backfill::Options {
         hold: config.backfill.hold,
         rate: config.backfill.rate.0,
         max_lag: config.backfill.max_lag,
+        provision: config.backfill.provision,
         record_keys: usize::MAX,
     }
 }

@@ -24,6 +24,8 @@ pub(super) enum Asked {
         #[serde(default = "yes")]
         verify: bool,
         #[serde(default)]
+        provision: bool,
+        #[serde(default)]
         dry_run: bool,
         /// Of all rows: above 0, at most 1.
         sample: Option<f64>,
@@ -64,9 +66,10 @@ pub(super) fn report(state: &State, kind: Kind) -> Result<Report, Refused> {
 pub(super) async fn act(state: &State, kind: Kind, asked: Asked) -> Result<Report, Refused> {
     let desk = desk(state)?;
     match asked {
-        Asked::Start { tables, exclude, on_conflict, verify, dry_run, sample, every_seconds } => {
+        Asked::Start { tables, exclude, on_conflict, verify, provision, dry_run, sample, every_seconds } => {
             let sample_ppm = sample.map(|share| (share * 1e6).ceil() as u32);
-            let request = Request { kind, tables, exclude, on_conflict, verify, dry_run, sample_ppm, every_seconds };
+            let request =
+                Request { kind, tables, exclude, on_conflict, verify, provision, dry_run, sample_ppm, every_seconds };
             desk.start(request).await.map_err(conflict)?;
         }
         Asked::Pause => desk.pause(kind).await.map_err(conflict)?,

@@ -24,7 +24,7 @@ use super::lines::Lines;
 use super::meters;
 use super::request::{Kind, Request};
 use super::trust::{Doubts, Trust};
-use super::work::{Chunk, Outcome, Pass, Surveyed};
+use super::work::{Chunk, Outcome, Pass, Stage, Surveyed};
 
 /// How history is walked over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub struct Options {
     pub rate: u64,
     /// While the mirror is further behind than this, it has the connections to itself.
     pub max_lag: Duration,
+    /// Every backfill makes the tables that the secondary lacks.
+    pub provision: bool,
     /// Most keys of a record that is owed: what is applied, and refused, as one.
     pub record_keys: usize,
 }
@@ -51,6 +53,7 @@ impl Default for Options {
             hold: Duration::from_millis(300),
             rate: 0,
             max_lag: Duration::from_secs(5),
+            provision: false,
             record_keys: usize::MAX,
         }
     }
@@ -318,7 +321,8 @@ impl Desk {
     ///
     /// # Errors
     /// Another one is under way, or the disk refuses.
-    pub async fn start(&self, request: Request) -> Result<u64, Refused> {
+    pub async fn start(&self, mut request: Request) -> Result<u64, Refused> {
+        request.provision |= self.shared.options.provision && request.kind == Kind::Backfill;
         if let Some(why) = request.nonsense() {
             return Err(Refused::Nonsense(why));
         }
@@ -504,6 +508,19 @@ impl Desk {
                 }
             },
         }
+    }
+
+    /// What is to be made on the secondary, for whom, before a survey or at the end of the copy.
+    pub fn makes(&self) -> Option<(Request, Stage)> {
+        let memory = self.lock();
+        memory.page.current().and_then(|job| Some((job.request.clone(), job.makes()?)))
+    }
+
+    /// It was made, but for these.
+    pub fn made(&self, stage: Stage, unmade: Vec<String>) {
+        let mut memory = self.lock();
+        memory.page.current_mut().into_iter().for_each(|job| job.made(stage, unmade.clone()));
+        memory.unsaved = true;
     }
 
     /// The answer to [`Errand::Survey`]; `ours` are tables to which the mirror wrote.

@@ -16,7 +16,7 @@ use crate::record::TableId;
 
 use super::request::{Conflict, Kind, Request};
 use super::spans::Spans;
-use super::work::{Chunk, Difference, Differs, Extent, Landed, Pass, Surveyed};
+use super::work::{Chunk, Difference, Differs, Extent, Landed, Pass, Stage, Surveyed};
 use crate::dice::Dice;
 
 /// Where a job is; scripts wait for these words.
@@ -147,6 +147,11 @@ pub(super) struct Job {
     /// How often it was done before, of one that is done again and again.
     #[serde(default)]
     pub(super) round: u64,
+    /// What the secondary refused to make, for people; and everything else was made.
+    #[serde(default)]
+    unmade: Vec<String>,
+    #[serde(default)]
+    made: bool,
 }
 
 /// One table of a job.
@@ -199,6 +204,8 @@ struct Again {
     taken: bool,
 }
 
+/// Most refusals that are told.
+const UNMADE_MAX: usize = 20;
 /// How often differences are owed before they are called lasting.
 const TRIES: u8 = 3;
 /// Units of a table's first chunk.
@@ -290,6 +297,8 @@ impl Job {
             began_unix: now_unix,
             ended_unix: None,
             round: 0,
+            unmade: Vec::new(),
+            made: false,
         }
     }
 
@@ -303,6 +312,26 @@ impl Job {
         self.recall();
         self.survey_again();
         self
+    }
+
+    /// What is to be made on the secondary before it goes on.
+    pub(super) fn makes(&self) -> Option<Stage> {
+        match self.state {
+            _ if !self.request.provision || self.paused => None,
+            State::Initializing | State::Planning if self.pass == Pass::Copy => Some(Stage::Tables),
+            State::CatchingUp if !self.made => Some(Stage::Rest),
+            _ => None,
+        }
+    }
+
+    /// All of it was made but these.
+    pub(super) fn made(&mut self, stage: Stage, unmade: Vec<String>) {
+        self.made = stage == Stage::Rest;
+        for one in unmade {
+            if self.unmade.len() < UNMADE_MAX && !self.unmade.contains(&one) {
+                self.unmade.push(one);
+            }
+        }
     }
 
     /// What people are told.
@@ -478,12 +507,8 @@ impl Job {
                 self.state = State::CatchingUp;
                 self.until = Some(appended.0);
             }
-            State::CatchingUp if self.until.is_none_or(|until| until <= paid.0) => {
-                if self.request.verify {
-                    self.turn(Pass::Forth)
-                } else {
-                    self.end(now_unix)
-                }
+            State::CatchingUp if self.makes().is_none() && self.until.is_none_or(|until| until <= paid.0) => {
+                if self.request.verify { self.turn(Pass::Forth) } else { self.end(now_unix) }
             }
             State::Verifying if self.pass_done() => match self.pass {
                 Pass::Forth => self.turn(Pass::Back),
@@ -511,6 +536,10 @@ impl Job {
             let more = if left_out.len() > 1 { format!(" and {} more", left_out.len() - 1) } else { String::new() };
             self.state = State::Failed;
             self.why = Some(format!("{}{more} left out: {}", first.name, first.refused.as_deref().unwrap_or_default()));
+        }
+        if !self.unmade.is_empty() {
+            self.state = State::Failed;
+            self.why = Some(format!("the target refuses to make what it lacks: {}", self.unmade.join("; ")));
         }
         self.ended_unix = Some(now_unix);
     }

@@ -57,6 +57,9 @@ pub struct Request {
     /// Of a backfill: compare when everything is copied.
     #[serde(default = "yes")]
     pub verify: bool,
+    /// Of a backfill: make the tables that the secondary lacks.
+    #[serde(default)]
+    pub provision: bool,
     /// Of a repair: compare, and change nothing.
     #[serde(default)]
     pub dry_run: bool,
@@ -82,6 +85,7 @@ impl Request {
             exclude: Vec::new(),
             on_conflict: Conflict::Error,
             verify: true,
+            provision: false,
             dry_run: false,
             sample_ppm: None,
             every_seconds: None,
@@ -93,6 +97,7 @@ impl Request {
         let kind = self.kind;
         match self {
             _ if self.dry_run && kind != Kind::Repair => Some("only a repair has a dry run: verify changes nothing"),
+            _ if self.provision && kind != Kind::Backfill => Some("only a backfill makes tables"),
             Request { sample_ppm: Some(_), .. } if kind != Kind::Verify => Some("only verify takes a sample"),
             Request { sample_ppm: Some(0 | 1_000_001..), .. } => Some("a sample is more than nothing and at most all"),
             Request { every_seconds: Some(_), .. } if kind == Kind::Repair => {
@@ -112,7 +117,7 @@ impl Request {
     }
 
     /// The table is meant.
-    pub(super) fn names(&self, table: &str) -> bool {
+    pub(crate) fn names(&self, table: &str) -> bool {
         let any = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, table));
         (self.tables.is_empty() || any(&self.tables)) && !any(&self.exclude)
     }
@@ -177,6 +182,7 @@ mod tests {
             sampled(1_000_001),
             Request { kind: Kind::Backfill, ..sampled(5) },
             Request { dry_run: true, ..verify.clone() },
+            Request { provision: true, ..verify.clone() },
             again(Kind::Repair),
             Request { every_seconds: Some(0), ..verify.clone() },
             Request { verify: false, ..again(Kind::Backfill) },

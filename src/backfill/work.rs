@@ -45,6 +45,15 @@ pub struct Surveyed {
     pub refused: Option<String>,
 }
 
+/// When what a table lacks on the secondary is made there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Before the copy: the tables, and the keys by which they are mirrored.
+    Tables,
+    /// Behind it: everything that is cheaper to make, or to keep, when the rows are there.
+    Rest,
+}
+
 /// What is done with a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -20,6 +20,7 @@ pub(super) const BACKFILL_EXAMPLES: &str = "\
 Examples:
   tandem backfill start                       copy all tables that have a key, then compare both sides
   tandem backfill start --table public.a      only this one; may be given more than once
+  tandem backfill start --provision           make the tables that the target lacks; indexes and foreign keys at the end
   tandem backfill start --exclude 'audit.*'   all but these
   tandem backfill start --mode continuous     once more every ten minutes: what is new is copied, what differs mended
   tandem backfill start --detach              do not wait for the end
@@ -81,6 +82,9 @@ enum BackfillAction {
         /// Do not compare both sides afterwards.
         #[arg(long)]
         no_verify: bool,
+        /// Make the tables that the target lacks, as `backfill.provision` does always.
+        #[arg(long)]
+        provision: bool,
         /// Once, or again and again: later rounds copy tables that are new, and mend what differs.
         #[arg(long, value_enum, default_value_t = Mode::Once)]
         mode: Mode,
@@ -197,13 +201,13 @@ fn state(text: &str) -> Result<State, String> {
 
 pub(super) async fn backfill(command: Backfill, output: &Output) -> Result<(), Failure> {
     match command.action {
-        BackfillAction::Start { walk, on_conflict, no_verify, mode, every } => {
+        BackfillAction::Start { walk, on_conflict, no_verify, provision, mode, every } => {
             let on_conflict = match on_conflict {
                 OnConflict::Error => Conflict::Error,
                 OnConflict::Overwrite => Conflict::Overwrite,
             };
             let every = (mode == Mode::Continuous).then(|| every.as_secs());
-            let request = json!({ "on_conflict": on_conflict, "verify": !no_verify, "every_seconds": every });
+            let request = json!({ "on_conflict": on_conflict, "verify": !no_verify, "provision": provision, "every_seconds": every });
             start(Kind::Backfill, &walk, &request, output).await
         }
         BackfillAction::Other(act) => do_it(Kind::Backfill, act, output).await,

@@ -178,6 +178,9 @@ sections! {
         rate: Size = Is("0");
         /// While the mirror is further behind, nothing is copied.
         max_lag: Duration = Is("5s");
+        /// Make the tables that the target lacks, with their types and sequences, before the copy, and their indexes and
+        /// foreign keys behind it; false: they are named.
+        provision: bool = Is("false");
     }
 
     /// Who a client's session logs in as on the other side when a switch moves it there: tandem has seen no client's

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::future::Future;
 
-use crate::backfill::Desk;
-use crate::backfill::work::Surveyed;
+use crate::backfill::work::{Stage, Surveyed};
+use crate::backfill::{Desk, Request};
 use crate::record::{Backend, TableId};
 
 use super::keys::Keys;
@@ -108,6 +108,17 @@ pub trait Copier: Send {
     /// Make every owed row (closed over foreign keys) on the secondary equal to S, in one transaction; end S, or keep it
     /// for [`Copier::walk`].
     fn pay<'a>(&'a mut self, owed: &'a Owed, keep: bool) -> impl Future<Output = Result<Paid, Error>> + Send + 'a;
+
+    /// Make on the secondary what the request's tables lack there, outside S; what could not be made, for people. `None`:
+    /// it is being made, ask again.
+    fn provision<'a>(
+        &'a mut self,
+        request: &'a Request,
+        stage: Stage,
+    ) -> impl Future<Output = Result<Option<Vec<String>>, Error>> + Send + 'a {
+        let _ = (request, stage);
+        async { Ok(Some(vec!["this wire makes no tables".to_owned()])) }
+    }
 
     /// Which tables there are and where their rows lie, outside S.
     fn survey(&mut self) -> impl Future<Output = Result<Vec<Surveyed>, Error>> + Send {

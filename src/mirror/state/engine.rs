@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::backfill::desk::{self, Errand};
+use crate::backfill::work::Stage;
 use crate::backfill::{self, Desk};
 use crate::journal::{self, Journal, Lsn};
 use crate::mirror::backoff::Backoff;
@@ -655,6 +656,7 @@ impl<C: Copier> Engine<C> {
 
     /// Look where history lies.
     async fn survey(&mut self) -> Result<(), Error> {
+        self.provision(Stage::Tables).await?;
         let found = match self.copier.survey().await {
             Ok(found) => found,
             Err(copier::Error::Stale(why)) => {
@@ -672,6 +674,16 @@ impl<C: Copier> Engine<C> {
         Ok(())
     }
 
+    /// Have made on the secondary what it lacks, if that is asked for now.
+    async fn provision(&mut self, at: Stage) -> Result<(), Error> {
+        let Some((request, stage)) = self.desk.makes().filter(|(_, stage)| *stage == at) else { return Ok(()) };
+        if let Some(unmade) = self.copier.provision(&request, stage).await? {
+            self.desk.made(stage, unmade);
+        }
+        self.last_contact = Instant::now();
+        Ok(())
+    }
+
     /// S is paid, and kept: history is copied and compared at it.
     async fn walk(&mut self) -> Result<u64, copier::Error> {
         self.desk.open_at(Instant::now(), self.ledger.paid());
@@ -685,6 +697,9 @@ impl<C: Copier> Engine<C> {
         self.last_contact = now;
         if let (Ok(payments), Some(standing)) = (&walked, &mut self.standing) {
             standing.payments = *payments;
+        }
+        if walked.is_ok() {
+            self.provision(Stage::Rest).await?;
         }
         let settled = self.desk.settle(&self.journal, self.ledger.paid(), walked.as_ref().ok().copied()).await?;
         // Where nothing can be done before something is paid, asking at once would be all that is done.

@@ -15,16 +15,18 @@ pub(super) mod debt;
 mod history;
 mod link;
 mod pay;
+mod provision;
 pub(super) mod schema;
 mod whole;
 
 use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::backfill::Desk;
-use crate::backfill::work::Surveyed;
+use crate::backfill::work::{Stage, Surveyed};
+use crate::backfill::{Desk, Request};
 use crate::mirror::state::copier::{Copier, Error, Gone, Owed, Paid, Snapshot, Standing};
 use crate::protocol::postgres::client::{Format, Param, ServerConfig};
 use crate::record::Backend;
@@ -72,12 +74,14 @@ pub struct PgCopier {
     secondary: ServerConfig,
     options: Options,
     link: Option<Link>,
+    /// What is being built on the secondary, beside the mirror. A lock in name only: a future is no `Sync`.
+    building: Mutex<Option<provision::Building>>,
 }
 
 impl PgCopier {
     /// Nothing is connected until [`Copier::open`].
     pub fn new(primary: ServerConfig, secondary: ServerConfig, options: Options) -> PgCopier {
-        PgCopier { primary, secondary, options, link: None }
+        PgCopier { primary, secondary, options, link: None, building: Mutex::default() }
     }
 
     fn link(&mut self) -> Result<&mut Link, Error> {
@@ -252,6 +256,17 @@ impl Copier for PgCopier {
             Err(error @ Error::Stale(_)) => Err(error),
             other => self.lose(other),
         }
+    }
+
+    async fn provision<'a>(&'a mut self, request: &'a Request, stage: Stage) -> Result<Option<Vec<String>>, Error> {
+        let made = async {
+            let building = self.building.get_mut().unwrap_or_else(PoisonError::into_inner);
+            let link = self.link.as_mut().ok_or_else(|| Error::Primary("not connected: open first".into()))?;
+            link.used = Instant::now();
+            provision::provision(link, building, &self.secondary, (request, stage)).await
+        };
+        let made = made.await;
+        self.lose(made)
     }
 
     async fn survey(&mut self) -> Result<Vec<Surveyed>, Error> {

@@ -1,0 +1,305 @@
+//! Making the tables that the secondary lacks, from the primary's catalog: PostgreSQL itself spells most of each definition.
+//!
+//! Each list is one query that names objects and says how each is made. It is asked of both sides, and what only the
+//! primary has is made: whatever an earlier attempt made, or somebody by hand, is left alone. Before the copy: schemas,
+//! types, sequences, tables, partitions and the keys that the mirror needs. After it, when all rows are there: the other
+//! constraints and indexes, built beside the mirror (`CONCURRENTLY`, `NOT VALID` and then `VALIDATE`) so that payments go
+//! on. Functions, triggers, views, rules, policies, comments and rights are not made: a switch names what differs.
+
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::time::timeout;
+
+use crate::backfill::Request;
+use crate::backfill::work::Stage;
+use crate::mirror::state::copier::Error;
+use crate::protocol::postgres::client::{self, Client, ServerConfig};
+
+use super::link::{self, Link, SETTINGS, on_primary, on_secondary};
+
+/// How long the mirror waits for what is being built before it goes on with its own work.
+const LOOK: Duration = Duration::from_millis(5);
+/// What is built waits for transactions that are under way; payments are short ones.
+const LOCK_TIMEOUT: &str = "SET lock_timeout = '60s'";
+
+/// A list: names of objects, the table that each belongs to (or nothing), and the statement that makes it.
+struct List(&'static str);
+
+/// In this order.
+const TABLES: &[List] = &[
+    List(
+        "SELECT pg_catalog.quote_ident(n.nspname), '', 'CREATE SCHEMA ' || pg_catalog.quote_ident(n.nspname) \
+         FROM pg_catalog.pg_namespace n WHERE (n.oid >= 16384 OR n.nspname = 'public') AND n.nspname !~ '^pg_' \
+         AND n.nspname <> 'tandem' AND {MEMBER:pg_namespace:n.oid} ORDER BY n.oid",
+    ),
+    List(
+        "SELECT {NAME:t.typname}, '', CASE t.typtype \
+           WHEN 'e' THEN 'CREATE TYPE ' || {NAME:t.typname} || ' AS ENUM (' || (SELECT pg_catalog.string_agg( \
+             pg_catalog.quote_literal(e.enumlabel), ', ' ORDER BY e.enumsortorder) FROM pg_catalog.pg_enum e \
+             WHERE e.enumtypid = t.oid) || ')' \
+           WHEN 'd' THEN 'CREATE DOMAIN ' || {NAME:t.typname} || ' AS ' || \
+             pg_catalog.format_type(t.typbasetype, t.typtypmod) || coalesce(' DEFAULT ' || t.typdefault, '') || \
+             CASE WHEN t.typnotnull THEN ' NOT NULL' ELSE '' END || coalesce((SELECT pg_catalog.string_agg( \
+             ' CONSTRAINT ' || pg_catalog.quote_ident(o.conname) || ' ' || pg_catalog.pg_get_constraintdef(o.oid), '' \
+             ORDER BY o.oid) FROM pg_catalog.pg_constraint o WHERE o.contypid = t.oid AND o.contype = 'c'), '') \
+           ELSE 'CREATE TYPE ' || {NAME:t.typname} || ' AS (' || (SELECT pg_catalog.string_agg( \
+             pg_catalog.quote_ident(a.attname) || ' ' || pg_catalog.format_type(a.atttypid, a.atttypmod), ', ' \
+             ORDER BY a.attnum) FROM pg_catalog.pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 \
+             AND NOT a.attisdropped) || ')' END \
+         FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace \
+         LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid WHERE t.typtype IN ('e', 'd', 'c') \
+         AND coalesce(c.relkind, 'c') = 'c' AND {THEIRS:t.oid} AND {MEMBER:pg_type:t.oid} ORDER BY t.oid",
+    ),
+    List(
+        "SELECT {NAME:c.relname}, '', 'CREATE SEQUENCE ' || {NAME:c.relname} || ' AS ' || \
+           pg_catalog.format_type(s.seqtypid, NULL) || {SEQUENCE} \
+         FROM pg_catalog.pg_sequence s JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relpersistence <> 't' AND {THEIRS:c.oid} \
+         AND {MEMBER:pg_class:c.oid} AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d \
+           WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.deptype = 'i') \
+         ORDER BY c.oid",
+    ),
+    // A partition's identity is its root's, from 17 on by itself.
+    List(
+        "SELECT {NAME:c.relname}, pg_catalog.concat(n.nspname, '.', c.relname), \
+           'CREATE ' || CASE c.relpersistence WHEN 'u' THEN 'UNLOGGED ' ELSE '' END || 'TABLE ' || {NAME:c.relname} || \
+           ' (' || pg_catalog.concat_ws(', ', (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname) || ' ' || \
+             pg_catalog.format_type(a.atttypid, a.atttypmod) || coalesce((SELECT ' COLLATE ' || \
+               pg_catalog.quote_ident(ln.nspname) || '.' || pg_catalog.quote_ident(l.collname) \
+               FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace ln ON ln.oid = l.collnamespace \
+               JOIN pg_catalog.pg_type y ON y.oid = a.atttypid \
+               WHERE l.oid = a.attcollation AND a.attcollation <> y.typcollation), '') || \
+             CASE WHEN a.attgenerated <> '' THEN ' GENERATED ALWAYS AS (' || \
+                 pg_catalog.pg_get_expr(f.adbin, f.adrelid) || CASE a.attgenerated WHEN 's' THEN ') STORED' ELSE ')' END \
+               WHEN a.attidentity <> '' AND NOT c.relispartition THEN ' GENERATED ' || \
+                 CASE a.attidentity WHEN 'a' THEN 'ALWAYS' ELSE 'BY DEFAULT' END || ' AS IDENTITY' || \
+                 coalesce((SELECT ' (SEQUENCE NAME ' || pg_catalog.quote_ident(sn.nspname) || '.' || \
+                   pg_catalog.quote_ident(sc.relname) || {SEQUENCE} || ')' FROM pg_catalog.pg_depend d \
+                   JOIN pg_catalog.pg_sequence s ON s.seqrelid = d.objid JOIN pg_catalog.pg_class sc ON sc.oid = d.objid \
+                   JOIN pg_catalog.pg_namespace sn ON sn.oid = sc.relnamespace \
+                   WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = c.oid \
+                   AND d.refobjsubid = a.attnum AND d.deptype = 'i'), '') \
+               WHEN f.adbin IS NOT NULL THEN ' DEFAULT ' || pg_catalog.pg_get_expr(f.adbin, f.adrelid) ELSE '' END || \
+             CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END, ', ' ORDER BY a.attnum) \
+             FROM pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_attrdef f ON f.adrelid = c.oid AND f.adnum = a.attnum \
+             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), \
+           (SELECT pg_catalog.string_agg('CONSTRAINT ' || pg_catalog.quote_ident(o.conname) || ' ' || \
+             pg_catalog.pg_get_constraintdef(o.oid), ', ' ORDER BY o.oid) FROM pg_catalog.pg_constraint o \
+             WHERE o.conrelid = c.oid AND o.contype = 'c')) || ')' || \
+           CASE c.relkind WHEN 'p' THEN ' PARTITION BY ' || pg_catalog.pg_get_partkeydef(c.oid) ELSE '' END \
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND {THEIRS:c.oid} AND {MEMBER:pg_class:c.oid} \
+         ORDER BY c.oid",
+    ),
+    List(
+        "SELECT {NAME:c.relname} || ' of ' || {TABLE:t}, pg_catalog.concat(tn.nspname, '.', t.relname), \
+           'ALTER SEQUENCE ' || {NAME:c.relname} || ' OWNED BY ' || {TABLE:t} || '.' || pg_catalog.quote_ident(a.attname) \
+         FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_class c ON c.oid = d.objid AND c.relkind = 'S' \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_class t ON t.oid = d.refobjid \
+         JOIN pg_catalog.pg_namespace tn ON tn.oid = t.relnamespace \
+         JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attnum = d.refobjsubid \
+         WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype = 'a' AND {THEIRS:c.oid}",
+    ),
+    List(
+        "SELECT {NAME:c.relname} || ' in ' || {TABLE:t}, pg_catalog.concat(n.nspname, '.', c.relname), \
+           CASE WHEN c.relispartition THEN 'ALTER TABLE ' || {TABLE:t} || ' ATTACH PARTITION ' || {NAME:c.relname} || \
+             ' ' || pg_catalog.pg_get_expr(c.relpartbound, c.oid) \
+           ELSE 'ALTER TABLE ' || {NAME:c.relname} || ' INHERIT ' || {TABLE:t} END \
+         FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid AND c.relkind IN ('r', 'p') \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_class t ON t.oid = i.inhparent \
+         JOIN pg_catalog.pg_namespace tn ON tn.oid = t.relnamespace WHERE {THEIRS:c.oid} ORDER BY i.inhrelid, i.inhseqno",
+    ),
+    List(
+        "SELECT {NAME:o.conname} || ' on ' || {TABLE:t}, pg_catalog.concat(n.nspname, '.', t.relname), \
+           'ALTER TABLE ' || {TABLE:t} || ' ADD CONSTRAINT ' || pg_catalog.quote_ident(o.conname) || ' ' || \
+           pg_catalog.pg_get_constraintdef(o.oid) FROM pg_catalog.pg_constraint o \
+         JOIN pg_catalog.pg_class t ON t.oid = o.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace \
+         CROSS JOIN LATERAL (SELECT n.nspname) tn WHERE (o.contype = 'p' OR o.contype = 'u' AND {KEYED:t}) \
+         AND o.conparentid = 0 AND {THEIRS:t.oid} ORDER BY o.oid",
+    ),
+    List(
+        "SELECT {NAME:c.relname}, pg_catalog.concat(tn.nspname, '.', t.relname), pg_catalog.regexp_replace( \
+           pg_catalog.pg_get_indexdef(c.oid), ' ON ONLY ', ' ON ') {INDEXES} AND i.indisunique AND {KEYED:t}",
+    ),
+];
+
+/// When all rows are there.
+const REST: &[List] = &[
+    List(
+        "SELECT {NAME:o.conname} || ' on ' || {TABLE:t}, pg_catalog.concat(n.nspname, '.', t.relname), \
+           'ALTER TABLE ' || {TABLE:t} || ' ADD CONSTRAINT ' || pg_catalog.quote_ident(o.conname) || ' ' || \
+           pg_catalog.pg_get_constraintdef(o.oid) FROM pg_catalog.pg_constraint o \
+         JOIN pg_catalog.pg_class t ON t.oid = o.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace \
+         CROSS JOIN LATERAL (SELECT n.nspname) tn WHERE o.contype IN ('u', 'x') \
+         AND o.conparentid = 0 AND {THEIRS:t.oid} ORDER BY o.oid",
+    ),
+    List(
+        "SELECT {NAME:c.relname}, pg_catalog.concat(tn.nspname, '.', t.relname), CASE t.relkind \
+           WHEN 'p' THEN pg_catalog.regexp_replace(pg_catalog.pg_get_indexdef(c.oid), ' ON ONLY ', ' ON ') \
+           ELSE pg_catalog.regexp_replace(pg_catalog.pg_get_indexdef(c.oid), '^CREATE (UNIQUE )?INDEX ', \
+             'CREATE \\1INDEX CONCURRENTLY ') END {INDEXES}",
+    ),
+    List(
+        "SELECT {NAME:o.conname} || ' on ' || {TABLE:t}, pg_catalog.concat(n.nspname, '.', t.relname), \
+           'ALTER TABLE ' || {TABLE:t} || ' ADD CONSTRAINT ' || pg_catalog.quote_ident(o.conname) || ' ' || \
+           pg_catalog.pg_get_constraintdef(o.oid) || CASE WHEN {PLAIN} AND o.convalidated THEN ' NOT VALID' ELSE '' END \
+           {FOREIGN} ORDER BY o.oid",
+    ),
+    List(
+        "SELECT {NAME:o.conname} || ' valid on ' || {TABLE:t}, pg_catalog.concat(n.nspname, '.', t.relname), \
+           'ALTER TABLE ' || {TABLE:t} || ' VALIDATE CONSTRAINT ' || pg_catalog.quote_ident(o.conname) \
+           {FOREIGN} AND {PLAIN} AND o.convalidated ORDER BY o.oid",
+    ),
+];
+
+/// What the lists abbreviate. `n` is the object's schema, `tn` that of the table `t`.
+const WORDS: &[(&str, &str)] = &[
+    (
+        "{INDEXES}",
+        "FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_class t ON t.oid = i.indrelid \
+         JOIN pg_catalog.pg_namespace tn ON tn.oid = t.relnamespace WHERE t.relkind IN ('r', 'p') \
+         AND t.relpersistence <> 't' AND {THEIRS:t.oid} AND {MEMBER:pg_class:t.oid} \
+         AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint o WHERE o.conindid = c.oid AND o.contype IN ('p', 'u', 'x')) \
+         AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhrelid = c.oid)",
+    ),
+    (
+        "{FOREIGN}",
+        "FROM pg_catalog.pg_constraint o JOIN pg_catalog.pg_class t ON t.oid = o.conrelid \
+         JOIN pg_catalog.pg_class p ON p.oid = o.confrelid JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace \
+         CROSS JOIN LATERAL (SELECT n.nspname) tn WHERE o.contype = 'f' AND o.conparentid = 0 AND {THEIRS:t.oid}",
+    ),
+    ("{PLAIN}", "(t.relkind = 'r' AND p.relkind = 'r')"),
+    (
+        "{SEQUENCE}",
+        "' INCREMENT BY ' || s.seqincrement || ' MINVALUE ' || s.seqmin || ' MAXVALUE ' || s.seqmax || \
+         ' START WITH ' || s.seqstart || ' CACHE ' || s.seqcache || CASE WHEN s.seqcycle THEN ' CYCLE' ELSE '' END",
+    ),
+    ("{KEYED:t}", "NOT EXISTS (SELECT FROM pg_catalog.pg_index k WHERE k.indrelid = t.oid AND k.indisprimary)"),
+    ("{TABLE:t}", "pg_catalog.quote_ident(tn.nspname) || '.' || pg_catalog.quote_ident(t.relname)"),
+];
+
+/// What takes a word: `{NAME:c.relname}`, `{THEIRS:c.oid}`, `{MEMBER:pg_class:c.oid}`.
+fn sql(list: &List) -> String {
+    let mut sql = list.0.to_owned();
+    for (word, meaning) in WORDS {
+        sql = sql.replace(word, meaning);
+    }
+    while let Some((before, rest)) = sql.split_once('{') {
+        let Some((word, after)) = rest.split_once('}') else { break };
+        let meaning = match word.split(':').collect::<Vec<_>>()[..] {
+            ["NAME", name] => format!("pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident({name})"),
+            ["THEIRS", oid] => {
+                format!("{oid} >= 16384 AND n.nspname NOT IN ('tandem', 'information_schema') AND n.nspname !~ '^pg_'")
+            }
+            ["MEMBER", class, oid] => format!(
+                "NOT EXISTS (SELECT FROM pg_catalog.pg_depend x WHERE x.classid = 'pg_catalog.{class}'\
+                 ::pg_catalog.regclass AND x.objid = {oid} AND x.deptype = 'e')"
+            ),
+            _ => String::new(),
+        };
+        sql = format!("{before}{meaning}{after}");
+    }
+    sql
+}
+
+/// An object that the secondary lacks.
+struct Lacking {
+    name: String,
+    sql: String,
+}
+
+async fn rows(conn: &mut Client, list: &List) -> Result<Vec<(String, String, String)>, client::Error> {
+    let rows = conn.simple(&sql(list)).await?;
+    rows.iter().map(|row| Ok((row.string(0)?, row.string(1)?, row.string(2)?))).collect()
+}
+
+/// What of the list only the primary has, of tables that are asked for.
+async fn lacking(
+    list: &List,
+    (primary, secondary): (&mut Client, &mut Client),
+    request: &Request,
+) -> Result<Vec<Lacking>, Error> {
+    let there = rows(secondary, list).await.map_err(on_secondary)?;
+    let there: BTreeSet<String> = there.into_iter().map(|(name, ..)| name).collect();
+    let here = rows(primary, list).await.map_err(on_primary)?;
+    let asked = |(name, table, _): &(String, String, String)| {
+        !there.contains(name) && (table.is_empty() || request.names(table))
+    };
+    Ok(here.into_iter().filter(asked).map(|(name, _, sql)| Lacking { name, sql }).collect())
+}
+
+/// Make it; why not, if the server refuses.
+async fn make(conn: &mut Client, lacking: Lacking) -> Result<Option<String>, client::Error> {
+    let Lacking { name, sql } = lacking;
+    match conn.simple(&sql).await {
+        Ok(_) => {
+            tracing::info!(name, "made on the secondary");
+            Ok(None)
+        }
+        Err(client::Error::Db(error)) => {
+            tracing::warn!(name, %error, "the secondary refuses to make this");
+            Ok(Some(format!("{name}: {error}")))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What is being built, beside the mirror. Names of what could not be.
+pub(super) type Building = Pin<Box<dyn Future<Output = Result<Vec<String>, client::Error>> + Send>>;
+
+/// Make what is lacking of this stage. `None`: it is being built, ask again.
+pub(super) async fn provision(
+    link: &mut Link,
+    building: &mut Option<Building>,
+    secondary: &ServerConfig,
+    (request, stage): (&Request, Stage),
+) -> Result<Option<Vec<String>>, Error> {
+    if let Some(built) = building {
+        let Ok(built) = timeout(LOOK, built.as_mut()).await else { return Ok(None) };
+        *building = None;
+        link.schema_stale = true;
+        return built.map(Some).map_err(on_secondary);
+    }
+    match stage {
+        Stage::Tables => tables(link, request).await.map(Some),
+        Stage::Rest => {
+            let mut lists = Vec::new();
+            for list in REST {
+                lists.push(lacking(list, (&mut link.primary, &mut link.secondary), request).await?);
+            }
+            *building = Some(build(secondary.clone(), lists.into_iter().flatten().collect()).boxed());
+            Ok(None)
+        }
+    }
+}
+
+async fn tables(link: &mut Link, request: &Request) -> Result<Vec<String>, Error> {
+    let mut refused = Vec::new();
+    for list in TABLES {
+        for one in lacking(list, (&mut link.primary, &mut link.secondary), request).await? {
+            refused.extend(make(&mut link.secondary, one).await.map_err(on_secondary)?);
+        }
+    }
+    link.schema_stale = true;
+    Ok(refused)
+}
+
+/// One after the other, on a connection of its own. It writes no rows, so a successor of the mirror need not wait for it.
+async fn build(secondary: ServerConfig, all: Vec<Lacking>) -> Result<Vec<String>, client::Error> {
+    let mut refused = Vec::new();
+    if all.is_empty() {
+        return Ok(refused);
+    }
+    let mut conn = link::connect(&secondary).await?;
+    conn.simple(SETTINGS).await?;
+    conn.simple(LOCK_TIMEOUT).await?;
+    for one in all {
+        refused.extend(make(&mut conn, one).await?);
+    }
+    conn.close().await;
+    Ok(refused)
+}
