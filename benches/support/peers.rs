@@ -122,6 +122,8 @@ impl Proxy {
             command.env(format!("ZDM_{side}_PASSWORD"), "cassandra");
         }
         command.env("ZDM_PROXY_LISTEN_ADDRESS", "127.0.0.1").env("ZDM_PROXY_LISTEN_PORT", port.to_string());
+        // It begins with a version of another product, which nodes of Cassandra refuse.
+        command.env("ZDM_CONTROL_CONN_MAX_PROTOCOL_VERSION", "4");
         command.env("ZDM_METRICS_PORT", free_port().to_string()).env("ZDM_LOG_LEVEL", "WARN");
         let mut proxy = Proxy::start(sandbox, command, port, 0, &dir)?;
         proxy.wait("ready", |proxy| Ok(TcpStream::connect(("127.0.0.1", proxy.port)).is_ok()))?;

@@ -62,6 +62,7 @@ pub struct Slot {
 /// act on the unit, not when the client hangs up.
 pub struct Pass {
     route: Route,
+    units: u64,
     state: Arc<SlotState>,
 }
 
@@ -175,9 +176,14 @@ impl Slot {
         let closed = shared.closed.load(SeqCst);
         // Only now: a route read before the gate was seen open may be the one from before a flip. Seen open and inside,
         // no flip can follow until the pass is dropped.
-        let pass = Pass { route: shared.route(), state: self.state.clone() };
+        let pass = Pass { route: shared.route(), units: 1, state: self.state.clone() };
         // A pass dropped here tells a waiting fencer that the session is out again.
         (!closed).then_some(pass)
+    }
+
+    /// Units are held back.
+    pub fn is_closed(&self) -> bool {
+        self.state.shared.closed.load(SeqCst)
     }
 
     /// Enter, held while the gate is closed. Cancel safe.
@@ -216,12 +222,25 @@ impl Pass {
     pub fn route(&self) -> Route {
         self.route
     }
+
+    /// From here on the pass is that of so many units, at least one. A session that is inside may begin more units on the same
+    /// pass as long as it sees the gate open before each ([`Slot::is_closed`]): whoever closes it after that look finds
+    /// the session inside, and waits for all of them.
+    pub fn stand_for(&mut self, units: u64) {
+        let units = units.max(1);
+        match units.checked_sub(self.units) {
+            Some(0) => {}
+            Some(more) => drop(self.state.inside.fetch_add(more, SeqCst)),
+            None => drop(self.state.inside.fetch_sub(self.units - units, SeqCst)),
+        }
+        self.units = units;
+    }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
         let SlotState { inside, shared } = &*self.state;
-        inside.fetch_sub(1, SeqCst);
+        inside.fetch_sub(self.units, SeqCst);
         if shared.closed.load(SeqCst) {
             shared.left.notify_waiters();
         }
@@ -244,6 +263,22 @@ mod tests {
         let pass = slot.try_enter().expect("open");
         gate.close();
         assert!(slot.try_enter().is_none());
+        assert!(gate.drained().now_or_never().is_none());
+        drop(pass);
+        gate.drained().await;
+    }
+
+    #[tokio::test]
+    async fn a_pass_of_several_units_is_inside_until_it_is_dropped() {
+        let gate = gate();
+        let slot = gate.slot();
+        let mut pass = slot.try_enter().expect("open");
+        pass.stand_for(3);
+        assert_eq!((gate.inside(), slot.is_closed()), (3, false));
+        gate.close();
+        assert!(slot.is_closed());
+        pass.stand_for(0);
+        assert_eq!(gate.inside(), 1, "who has left drops it");
         assert!(gate.drained().now_or_never().is_none());
         drop(pass);
         gate.drained().await;

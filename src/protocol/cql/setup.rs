@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{self, Config, ListenTls};
 use crate::cutover::gate::Gate;
 use crate::journal::Journal;
-use crate::mirror::durable::Durable;
+use crate::mirror::durable::{self, Durable};
 use crate::net::tls;
 use crate::record::{Reason, Side, TableId};
 
@@ -148,6 +148,9 @@ impl Setup {
         sides.set(primary, reach(config, primary).await.map_err(|error| Error::Side(primary, error))?);
         let secondary = primary.other();
         let other = reach(config, secondary).await;
+        let dir = &config.journal.dir;
+        // Without mirroring there is no journal that makes it.
+        std::fs::create_dir_all(dir).map_err(|source| durable::Error::Io { path: dir.clone(), source })?;
         let identity = match Identity::load(&config.journal.dir)? {
             Some(identity) => identity,
             None => match &other {

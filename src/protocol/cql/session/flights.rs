@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
-use crate::cutover::gate::Pass;
+use crate::cutover::gate::{Pass, Route, Slot};
 
 use super::What;
 
@@ -22,7 +22,7 @@ const SPARE_FIRST: i16 = -2;
 pub(super) struct Flight {
     /// What the client calls it.
     pub client: i16,
-    /// Keeps the route.
+    /// Keeps the route; `None`: that of all who were [sent together](Flights::enter) does.
     pub pass: Option<Pass>,
     /// When it was sent.
     pub since: Instant,
@@ -37,13 +37,37 @@ pub(super) struct Flights {
     /// From the client's id to the server's, where they differ.
     moved: HashMap<i16, i16, RandomState>,
     spare: i16,
+    /// Of the requests without one of their own, and how many those are.
+    together: Option<Pass>,
+    sharing: u64,
 }
 
 impl Flights {
     /// None.
     pub(super) fn new() -> Flights {
         let (by_id, orphans, moved) = Default::default();
-        Flights { by_id, orphans, moved, spare: SPARE_FIRST }
+        Flights { by_id, orphans, moved, spare: SPARE_FIRST, together: None, sharing: 0 }
+    }
+
+    /// The route of a request that needs no pass of its own: what one costs is most of what a request costs here. `None`:
+    /// the gate is closed. Whoever had requests sent or answered calls [`Flights::leave`] afterwards.
+    pub(super) fn enter(&mut self, slot: &Slot) -> Option<Route> {
+        match &self.together {
+            Some(pass) => (!slot.is_closed()).then(|| pass.route()),
+            None => {
+                self.together = slot.try_enter();
+                Some(self.together.as_ref()?.route())
+            }
+        }
+    }
+
+    /// A flip need not wait for requests without a pass of their own that are answered.
+    pub(super) fn leave(&mut self) {
+        match (&mut self.together, self.sharing) {
+            (together, 0) => *together = None,
+            (Some(pass), sharing) => pass.stand_for(sharing),
+            (None, _) => {}
+        }
     }
 
     /// The client waits for an answer with this id.
@@ -54,6 +78,7 @@ impl Flights {
     /// The id that the server will know this request by.
     pub(super) fn depart(&mut self, flight: Flight) -> i16 {
         let client = flight.client;
+        self.sharing += u64::from(flight.pass.is_none());
         let id = if self.orphans.contains(&client) { self.spare(client) } else { client };
         self.by_id.insert(id, flight);
         id
@@ -69,10 +94,11 @@ impl Flights {
 
     /// An answer came. `None`: nobody waits for it any more.
     pub(super) fn arrive(&mut self, id: i16) -> Option<Flight> {
-        if self.orphans.remove(&id) {
+        if !self.orphans.is_empty() && self.orphans.remove(&id) {
             return None;
         }
         let flight = self.by_id.remove(&id)?;
+        self.sharing -= u64::from(flight.pass.is_none());
         if flight.client != id {
             self.moved.remove(&flight.client);
         }
@@ -95,6 +121,7 @@ impl Flights {
     pub(super) fn lost(&mut self) -> Vec<Flight> {
         self.orphans.clear();
         self.moved.clear();
+        self.sharing = 0;
         self.by_id.drain().map(|(_, flight)| flight).collect()
     }
 

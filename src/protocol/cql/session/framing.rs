@@ -193,7 +193,11 @@ impl Outbound {
         }
         match &mut self.segments {
             None => self.buffer.extend_from_slice(frame),
-            Some(segments) => with_scratch(|scratch| segments.push(frame, &mut self.buffer, scratch)),
+            Some(segments) => {
+                if !segments.append(frame, &mut self.buffer) {
+                    with_scratch(|scratch| segments.push(frame, &mut self.buffer, scratch));
+                }
+            }
         }
     }
 

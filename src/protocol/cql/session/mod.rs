@@ -32,7 +32,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use crate::cutover::gate::{Pass, Slot};
+use crate::cutover::gate::{Pass, Route, Slot};
 use crate::journal::{self, Announcer, Ticket};
 use crate::protocol::cql::outcome::{self, Kind, Outcome};
 use crate::protocol::cql::stamps::now_micros;
@@ -54,7 +54,7 @@ use contests::Contest;
 use decision::{Decision, Guards, Reading};
 use flights::{Flight, Flights};
 use framing::{Framing, Inbound, Next, Outbound, with_scratch};
-use known::Known;
+use known::{Known, Recent};
 use shared::{Shared, Turn};
 
 /// Of statements of our own that nobody waits for.
@@ -168,6 +168,9 @@ pub(in crate::protocol::cql) struct Session {
     keyspace: Option<Arc<str>>,
     registered: Option<Bytes>,
     flights: Flights,
+    recent: Recent,
+    /// When the client's frames that are looked at were read.
+    now: Instant,
     announcer: Announcer,
     /// By position: durable is a prefix, so the first is the one to wait for.
     unacked: BTreeMap<journal::Lsn, Unacked>,
@@ -210,6 +213,8 @@ impl Session {
             keyspace: None,
             registered: None,
             flights: Flights::new(),
+            recent: Recent::default(),
+            now: Instant::now(),
             announcer: Announcer::default(),
             unacked: BTreeMap::new(),
             late: Vec::new(),
@@ -228,6 +233,8 @@ impl Session {
         if self.halt.is_some() {
             return Ok(());
         }
+        // Once for all of them: it costs as much as what is done for one.
+        self.now = Instant::now();
         loop {
             let refused = match self.offered(input) {
                 Err(Fault::Client(refused)) => refused,
@@ -253,6 +260,7 @@ impl Session {
             Ok(next)
         });
         self.client_in = reader;
+        self.flights.leave();
         offered.map(|_| ())
     }
 
@@ -262,6 +270,7 @@ impl Session {
         let mut reader = std::mem::replace(&mut self.server_in, Inbound::bare(Sender::Server, limit));
         let offered = reader.offer(input, |frame| self.answer(frame));
         self.server_in = reader;
+        self.flights.leave();
         if matches!(self.halt, Some(Halt::Answer)) {
             self.halt = None;
         }
@@ -356,6 +365,7 @@ impl Session {
         for flight in self.flights.overdue(before) {
             self.answer_for_server(flight);
         }
+        self.flights.leave();
         self.flights.is_hopeless()
     }
 
@@ -364,6 +374,7 @@ impl Session {
         for flight in self.flights.lost() {
             self.answer_for_server(flight);
         }
+        self.flights.leave();
         self.is_homeless = true;
         if matches!(self.halt, Some(Halt::Answer)) {
             self.halt = None;
@@ -400,6 +411,10 @@ impl Session {
         }
         if self.flights.is_used(header.stream) || self.flights.len() >= FLIGHTS_MAX {
             return Ok(self.wait(Halt::Answer));
+        }
+        if self.is_forwarded(frame) {
+            self.send(frame.bytes, header, None, What::Plain);
+            return Ok(Next::More);
         }
         let Some(pass) = self.has.pass.take().or_else(|| self.slot.try_enter()) else {
             let slot = self.slot.clone();
@@ -451,6 +466,30 @@ impl Session {
             }
             taken => taken,
         }
+    }
+
+    /// Whether it is what most requests are, the EXECUTE of a statement that nobody here has to look at, and may go on: then it
+    /// goes as it is, on the pass of all such requests.
+    fn is_forwarded(&mut self, frame: Frame<'_>) -> bool {
+        let is_bare = frame.header.flags & frame::flag::PAYLOAD == 0 && !frame.is_compressed();
+        if frame.header.opcode != Opcode::Execute || !is_bare || self.has.pass.is_some() || self.is_homeless {
+            return false;
+        }
+        let Some(writes) = request::prepared_id(frame.body()).ok().and_then(|id| self.is_write(id)) else {
+            return false;
+        };
+        let Some(route) = self.flights.enter(&self.slot) else { return false };
+        route.primary == self.side && !(writes && self.mirrors(route))
+    }
+
+    /// Whether a prepared statement writes. `None`: there is more to it than that.
+    fn is_write(&mut self, id: &[u8]) -> Option<bool> {
+        self.recent.find(id).or_else(|| {
+            let known = self.shared.statements.prepared(id)?;
+            let writes = known.class.writes();
+            (known.question.is_none() && known.class != Class::Use).then(|| self.recent.keep(id, writes))?;
+            Some(writes)
+        })
     }
 
     /// Work on the body of a frame, decompressed, with the header that it then has.
@@ -513,7 +552,7 @@ impl Session {
             }
             Request::Batch(batch) => {
                 // There are only writes in a batch: if nobody mirrors them, nobody need know more of them.
-                if !self.mirrors(&pass) && batch.statements.iter().all(|statement| self.knows(statement.text)) {
+                if !self.mirrors(pass.route()) && batch.statements.iter().all(|statement| self.knows(statement.text)) {
                     self.depart(frame.bytes, frame.header, pass, What::Plain);
                     return Ok(Next::More);
                 }
@@ -551,8 +590,8 @@ impl Session {
         }
     }
 
-    fn mirrors(&self, pass: &Pass) -> bool {
-        pass.route().mirror && self.shared.journal.is_some()
+    fn mirrors(&self, route: Route) -> bool {
+        route.mirror && self.shared.journal.is_some()
     }
 
     fn statements(
@@ -572,8 +611,7 @@ impl Session {
             return Ok(Next::More);
         }
         let classes = || pieces.iter().map(|piece| piece.known.class);
-        let writes = classes().any(|class| matches!(class, Class::Write | Class::Schema | Class::Truncate));
-        if !writes || !self.mirrors(&pass) {
+        if !classes().any(Class::writes) || !self.mirrors(pass.route()) {
             let what = if classes().any(|class| class == Class::Use) { What::Use } else { What::Plain };
             self.depart(frame.bytes, frame.header, pass, what);
             return Ok(Next::More);
@@ -752,7 +790,11 @@ impl Session {
     }
 
     fn depart(&mut self, bytes: &[u8], header: Header, pass: Pass, what: What) {
-        let flight = Flight { client: header.stream, pass: Some(pass), since: Instant::now(), what };
+        self.send(bytes, header, Some(pass), what);
+    }
+
+    fn send(&mut self, bytes: &[u8], header: Header, pass: Option<Pass>, what: What) {
+        let flight = Flight { client: header.stream, pass, since: self.now, what };
         let id = self.flights.depart(flight);
         if id == header.stream {
             self.to_server.push(bytes);

@@ -718,3 +718,51 @@ fn every_client_waits_until_its_table_is_known_to_be_written_to_and_none_for_a_j
     clients[0].wait();
     assert_eq!(clients[0].sent().len(), 1, "the table is dirty instead");
 }
+
+#[tokio::test]
+async fn executes_that_share_a_pass_hold_a_flip_up_until_all_are_answered_promise_9() {
+    let mut rig = Rig::new(Version::V4, None);
+    rig.prepare(b"0123456789abcdef", "SELECT v FROM t WHERE k = 1");
+    let execute = || {
+        let parameters = Parameters::new(Consistency::One);
+        Request::Execute(Execute { id: b"0123456789abcdef", result_metadata_id: None, parameters })
+    };
+    rig.ask(1, &execute());
+    rig.ask(2, &execute());
+    assert_eq!((rig.sent().len(), rig.shared.gate.inside()), (2, 2));
+    rig.shared.gate.close();
+    rig.ask(3, &execute());
+    assert_eq!(rig.sent().len(), 0, "the gate is closed");
+    rig.void(2);
+    assert!(rig.shared.gate.drained().now_or_never().is_none(), "one is not answered");
+    rig.void(1);
+    assert!(rig.shared.gate.drained().now_or_never().is_some());
+    rig.shared.gate.open(Route { primary: Side::Target, mirror: true, epoch: 2 });
+    rig.wait();
+    assert_eq!(rig.session.moves_to(), Some(Side::Target));
+}
+
+#[tokio::test]
+async fn executes_whose_server_is_lost_hold_no_flip_up() {
+    let mut rig = Rig::new(Version::V5, None);
+    rig.prepare(b"0123456789abcdef", "SELECT v FROM t WHERE k = 1");
+    let parameters = Parameters::new(Consistency::One);
+    let execute = Execute { id: b"0123456789abcdef", result_metadata_id: Some(b"m"), parameters };
+    rig.ask(1, &Request::Execute(execute));
+    assert_eq!(rig.shared.gate.inside(), 1);
+    rig.session.lose_server();
+    assert_eq!(rig.shared.gate.inside(), 0);
+}
+
+#[tokio::test]
+async fn executes_that_write_are_looked_at_each_time() {
+    let mut rig = Rig::new(Version::V4, None);
+    rig.prepare(b"0123456789abcdef", "INSERT INTO t (k, v) VALUES (1, 'a')");
+    for stream in 1..4 {
+        let parameters = Parameters::new(Consistency::One);
+        let execute = Execute { id: b"0123456789abcdef", result_metadata_id: None, parameters };
+        rig.ask(stream, &Request::Execute(execute));
+        rig.void(stream);
+    }
+    assert_eq!(rig.journal().iter().filter(|word| word.starts_with("write t")).count(), 3);
+}

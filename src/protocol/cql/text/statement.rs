@@ -84,6 +84,13 @@ pub enum Class {
     Inquiry,
 }
 
+impl Class {
+    /// It is mirrored, where anything is.
+    pub fn writes(self) -> bool {
+        matches!(self, Class::Write | Class::Schema | Class::Truncate)
+    }
+}
+
 impl Statement {
     /// How to route it.
     pub fn class(&self) -> Class {

@@ -276,8 +276,22 @@ impl Writer {
         Writer { form, open: None }
     }
 
+    /// Append a whole frame to the segment that is open. False: there is none, or it does not fit in.
+    #[inline]
+    pub fn append(&mut self, frame: &[u8], out: &mut BytesMut) -> bool {
+        let fits = |start| out.len() - start - self.form.header() + frame.len() <= PAYLOAD_MAX;
+        let fits = self.open.is_some_and(fits);
+        if fits {
+            out.extend_from_slice(frame);
+        }
+        fits
+    }
+
     /// Append a whole frame, together with those before it if they fit in one segment.
     pub fn push(&mut self, frame: &[u8], out: &mut BytesMut, scratch: &mut Scratch) {
+        if self.append(frame, out) {
+            return;
+        }
         if frame.len() > PAYLOAD_MAX {
             self.close(out, scratch);
             return frame.chunks(PAYLOAD_MAX).for_each(|part| {
@@ -286,12 +300,8 @@ impl Writer {
                 self.seal(start, false, out, scratch);
             });
         }
-        if self.open.is_some_and(|start| out.len() - start - self.form.header() + frame.len() > PAYLOAD_MAX) {
-            self.close(out, scratch);
-        }
-        if self.open.is_none() {
-            self.open = Some(self.begin(out));
-        }
+        self.close(out, scratch);
+        self.open = Some(self.begin(out));
         out.extend_from_slice(frame);
     }
 
