@@ -603,6 +603,9 @@ impl Desk {
             over.iter().for_each(|job| memory.page.learn(job));
             memory.page.ordered();
             memory.unsaved |= moved || reported > 0;
+            if let Some(job) = memory.page.current_mut() {
+                memory.unsaved |= job.reserve();
+            }
             Settled { clean, idle: reported == 0 && !moved }
         };
         self.save().await?;

@@ -186,6 +186,12 @@ struct Tract {
     #[serde(skip)]
     taken: Spans,
     again: Vec<Again>,
+    /// Units that were begun and not reported: something of them may have been done.
+    #[serde(default)]
+    begun: Spans,
+    /// Only units below are given out. It is on the disk before, so that a later process knows which may have been.
+    #[serde(default)]
+    reserved: u64,
     /// Units that are not in the sample.
     #[serde(default)]
     left_out: u64,
@@ -212,6 +218,8 @@ const TRIES: u8 = 3;
 const FIRST_STEP: u64 = 64;
 /// Most units of a chunk.
 const MOST_STEP: u64 = 1 << 16;
+/// As many chunks may be given out between two looks of the disk.
+const RESERVED_STEPS: u64 = 16;
 
 /// What is known of who wrote a table's rows on the secondary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -309,6 +317,10 @@ impl Job {
 
     /// As it came from the disk: nothing is under way, and where everything lies is to be looked at.
     pub(super) fn resumed(mut self) -> Job {
+        for tract in self.tables.iter_mut().flat_map(|table| &mut table.extents) {
+            let unknown = tract.done.gaps(tract.reserved.min(tract.extent.units));
+            tract.begun.add_all(&unknown);
+        }
         self.recall();
         self.survey_again();
         self
@@ -499,6 +511,16 @@ impl Job {
         }
     }
 
+    /// What may be given out from now on, if the disk knows of it. True: it is to be told.
+    pub(super) fn reserve(&mut self) -> bool {
+        let mut news = false;
+        for table in &mut self.tables {
+            let step = table.step;
+            table.extents.iter_mut().for_each(|tract| news |= tract.reserve(step));
+        }
+        news
+    }
+
     /// Go on to the next pass if this one is done. True: something changed.
     pub(super) fn advance(&mut self, appended: Lsn, paid: Lsn, now_unix: u64) -> bool {
         let before = self.state;
@@ -655,7 +677,8 @@ impl Walked {
         tracts.find_map(|(extent, tract)| {
             let ((from, to), again) = tract.take(step, paid)?;
             let Extent { name, file, .. } = tract.extent.clone();
-            Some(Chunk { pass, again, table, extent, name, file, from, to })
+            let begun = tract.begun.meets(from, to);
+            Some(Chunk { pass, again, begun, table, extent, name, file, from, to })
         })
     }
 
@@ -688,6 +711,7 @@ impl Walked {
         if !owes {
             tract.done.add(chunk.from, chunk.to);
         }
+        tract.begun.remove(chunk.from, chunk.to);
         if chunk.pass == Pass::Copy && first {
             self.copied_rows += landed.rows;
             self.copied_bytes += landed.bytes;
@@ -721,7 +745,15 @@ impl Tract {
             None => {
                 let done = sample.map(|sample| sample.leaves_out(extent)).unwrap_or_default();
                 let (taken, left_out) = (done.clone(), done.len());
-                Tract { extent: extent.clone(), done, taken, again: Vec::new(), left_out }
+                Tract {
+                    extent: extent.clone(),
+                    done,
+                    taken,
+                    again: Vec::new(),
+                    begun: Spans::default(),
+                    reserved: 0,
+                    left_out,
+                }
             }
         }
     }
@@ -732,17 +764,31 @@ impl Tract {
             again.taken = true;
             return Some(((again.from, again.to), true));
         }
-        let (from, to) = self.taken.gap(0, self.extent.units, step)?;
+        let (from, to) = self.taken.gap(0, self.extent.units.min(self.reserved), step)?;
         self.taken.add(from, to);
         Some(((from, to), false))
     }
 
     fn recall(&mut self) {
-        self.taken = self.done.clone();
+        let given_out = std::mem::replace(&mut self.taken, self.done.clone());
         for again in &mut self.again {
             again.taken = false;
             self.taken.add(again.from, again.to);
         }
+        // What was given out, and is neither done nor to be looked at again.
+        let mut unreported = given_out;
+        unreported.remove_all(&self.taken);
+        self.begun.add_all(&unreported);
+    }
+
+    /// Let more units be given out, if less than half as many are left.
+    fn reserve(&mut self, step: u64) -> bool {
+        let ahead = RESERVED_STEPS * step.max(FIRST_STEP);
+        let news = self.reserved < self.extent.units && self.reserved < self.taken.end() + ahead / 2;
+        if news {
+            self.reserved = self.taken.end() + ahead;
+        }
+        news
     }
 
     fn is_done(&self) -> bool {

@@ -45,6 +45,34 @@ impl Spans {
         (start < end).then_some((start, end))
     }
 
+    /// Some number from `from` to below `to` is in it.
+    pub(super) fn meets(&self, from: u64, to: u64) -> bool {
+        self.0.iter().any(|&(start, end)| start < to && from < end)
+    }
+
+    /// Those below `below` that are not in it.
+    pub(super) fn gaps(&self, below: u64) -> Spans {
+        let mut gaps = Spans::default();
+        gaps.add(0, below);
+        self.0.iter().for_each(|&(from, to)| gaps.remove(from, to));
+        gaps
+    }
+
+    /// Add all of these.
+    pub(super) fn add_all(&mut self, others: &Spans) {
+        others.0.iter().for_each(|&(from, to)| self.add(from, to));
+    }
+
+    /// Take out all of these.
+    pub(super) fn remove_all(&mut self, others: &Spans) {
+        others.0.iter().for_each(|&(from, to)| self.remove(from, to));
+    }
+
+    /// The number behind the last.
+    pub(super) fn end(&self) -> u64 {
+        self.0.last().map_or(0, |&(_, end)| end)
+    }
+
     /// How many numbers are in it.
     pub(super) fn len(&self) -> u64 {
         self.0.iter().map(|(start, end)| end - start).sum()
@@ -76,7 +104,10 @@ mod tests {
                     let end = |first: u64| (first..50).take(len as usize).take_while(|n| !set.contains(n)).last();
                     let gap = first.and_then(|first| Some((first, end(first)? + 1)));
                     prop_assert_eq!(spans.gap(from, 50, len), gap);
+                    prop_assert_eq!(spans.meets(from, from + len), (from..from + len).any(|n| set.contains(&n)));
+                    prop_assert_eq!(spans.gaps(from).len(), (0..from).filter(|n| !set.contains(n)).count() as u64);
                 }
+                prop_assert_eq!(spans.end(), set.last().map_or(0, |last| last + 1));
             }
         }
     }

@@ -84,6 +84,8 @@ pub struct Chunk {
     pub pass: Pass,
     /// What was found in it before is owed and was paid since: see whether that helped.
     pub again: bool,
+    /// It was begun before, in this process or an earlier one, and nobody knows what was done of it.
+    pub begun: bool,
     /// The table.
     pub table: TableId,
     /// Which of its extents, and that one's name and file.

@@ -202,12 +202,28 @@ impl<W: Walker> History<W> {
         while let Some(chunk) = Some(()).filter(|()| goes_on()).and_then(|()| desk.take(Instant::now())) {
             let began = Instant::now();
             let outcome = match chunk.pass {
-                Pass::Copy if !chunk.again => self.walker.copy(&chunk).await?,
+                Pass::Copy if !chunk.again => self.copy(&chunk, stop).await?,
                 _ => self.compare(&chunk, stop).await?,
             };
             desk.put(chunk, timed(outcome, began));
         }
         Ok(())
+    }
+
+    /// What an earlier attempt wrote may be gone on the primary since: then it is gone on the secondary too only if somebody
+    /// looks.
+    async fn copy(&self, chunk: &Chunk, stop: &CancellationToken) -> Result<Outcome, Error> {
+        let copied = self.walker.copy(chunk).await?;
+        match copied {
+            Outcome::Done(landed) if chunk.begun => match self.compare(chunk, stop).await? {
+                Outcome::Done(Landed { mut differing, .. }) => {
+                    differing.extend(landed.differing);
+                    Ok(Outcome::Done(Landed { differing, ..landed }))
+                }
+                other => Ok(other),
+            },
+            copied => Ok(copied),
+        }
     }
 
     /// Both sides at a causal point.

@@ -36,6 +36,7 @@ use super::text::schema::{self, Column, Effect, Given, Source};
 use super::text::statement::Modification;
 use super::wire::primitive::Value;
 use super::write::Write;
+use history::beside::Beside;
 use replay::{Taken, Texts};
 use state::Settler;
 use trouble::{Trouble, may_linger};
@@ -56,6 +57,8 @@ pub struct Applier {
     labels: Mutex<Labels>,
     texts: Texts,
     settled: Settled,
+    /// History that is being copied, and what is settled beside it.
+    beside: Beside,
 }
 
 /// Tables by their labels, as of one look at the schema.
@@ -82,6 +85,7 @@ impl Applier {
             opened: AtomicBool::new(false),
             labels: Mutex::default(),
             settled: Settled::default(),
+            beside: Beside::default(),
             texts: Texts::default(),
         }
     }
@@ -103,7 +107,10 @@ impl Applier {
         for item in job.record.items() {
             match item {
                 Item::Write { body, .. } => self.write(&sides, job, body).await?,
-                Item::Ddl(table, body) => barrier::pass(&sides, job, table, body).await?,
+                Item::Ddl(table, body) => {
+                    self.beside.pass(table).await;
+                    barrier::pass(&sides, job, table, body).await?;
+                }
                 Item::Table(_) => return Err(Trouble::Reject("a whole table is owed: copy it".to_owned())),
                 Item::Key { .. } | Item::Dirty(..) | Item::Touch { .. } | Item::Prepared(_) => {}
             }
@@ -131,6 +138,7 @@ impl Applier {
         }
         let Some(table) = self.table(&sides.primary, label).await else { return Ok(()) };
         let table = common(&sides.secondary, &table);
+        let _settlement = self.beside.settle(label, place, key);
         let settler = Settler::new(sides, &table, job.certainty == Certainty::Unknown, job.attempt > 1);
         if let Err(trouble) = settler.settle(place).await {
             sides.primary.refresh().await;
@@ -171,6 +179,8 @@ impl Applier {
             let table = common(&sides.secondary, &table);
             let settler = Settler::new(sides, &table, job.certainty == Certainty::Unknown, job.attempt > 1);
             for place in &places {
+                let key = place.encode().unwrap_or_default();
+                let _settlement = self.beside.settle(table.label, place, &key);
                 settler.settle(place).await?;
             }
         }

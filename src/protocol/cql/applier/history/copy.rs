@@ -12,6 +12,8 @@ use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::sleep;
 
+use super::beside::Beside;
+use super::ring::tokens;
 use super::scan::{Forms, Found, Lines, Shape};
 use super::{GRACE_MIN, difference, moment, of_primary, of_secondary, shape};
 use crate::backfill::work::{Chunk, Differs, Landed};
@@ -39,7 +41,19 @@ const TRIES: u32 = 3;
 /// Before the second time; longer before the next.
 const PAUSE: Duration = Duration::from_millis(200);
 
-pub(super) async fn copy(sides: &Sides, table: &Table, chunk: &Chunk) -> Result<Landed, Error> {
+pub(super) async fn copy(sides: &Sides, beside: &Beside, table: &Table, chunk: &Chunk) -> Result<Landed, Error> {
+    let under_way = beside.copy(table.label, tokens(chunk));
+    let mut landed = copy_rows(sides, table, chunk).await?;
+    let Some(settled) = under_way.end() else {
+        return Err(Error::Primary("too many rows were settled by state while they were copied".to_owned()));
+    };
+    for place in settled.iter().filter_map(|key| Place::decode(key)) {
+        landed.differing.extend(difference(Differs::Different, &place, &table.shape));
+    }
+    Ok(landed)
+}
+
+async fn copy_rows(sides: &Sides, table: &Table, chunk: &Chunk) -> Result<Landed, Error> {
     let shape = shape(table);
     let by_state = table.shape.has_counters() || table.gc_grace_seconds < GRACE_MIN;
     let moment = moment();

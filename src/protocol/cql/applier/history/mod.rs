@@ -6,11 +6,13 @@
 //! | cells with a timestamp that can be read | written with it ([`copy`]): a newer write or delete there wins, as it did here |
 //! | sets, maps, user types that are not frozen; rows that are nothing but their key | written below what clients write now |
 //! | lists, counters | by state: their places are owed, and the mirror settles them in its turn |
+//! | rows that the mirror settled while they were copied | by state, once more ([`beside`]) |
 //! | tables that forget deletes within [`GRACE_MIN`] | by state: a copy could bring back what a delete took |
 //!
 //! Both sides are read in the ring's order, so they are compared as they stream by ([`compare`]): rows whose bytes are the
 //! same are the same, and only others are taken apart.
 
+pub(super) mod beside;
 mod compare;
 mod copy;
 mod ring;
@@ -67,7 +69,7 @@ impl Walker for Applier {
     async fn copy(&self, chunk: &Chunk) -> Result<Outcome, Error> {
         let sides = self.sides().await.map_err(trouble)?;
         match self.walked(&sides, chunk) {
-            Some(table) => Ok(Outcome::Done(copy::copy(&sides, &table, chunk).await?)),
+            Some(table) => Ok(Outcome::Done(copy::copy(&sides, &self.beside, &table, chunk).await?)),
             None => Ok(Outcome::Moved),
         }
     }

@@ -138,8 +138,17 @@ mod tests {
     #[test]
     fn what_is_in_vain_is_tried_ever_more_rarely_until_it_is_not() {
         let name = String::new();
-        let chunk =
-            Chunk { pass: Pass::Forth, again: false, table: TableId(1), extent: 0, name, file: 0, from: 0, to: 1 };
+        let chunk = Chunk {
+            pass: Pass::Forth,
+            again: false,
+            begun: false,
+            table: TableId(1),
+            extent: 0,
+            name,
+            file: 0,
+            from: 0,
+            to: 1,
+        };
         let mut luck = Luck::default();
         let mut tried = Vec::new();
         for n in 0..20 {
