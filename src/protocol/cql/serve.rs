@@ -25,7 +25,7 @@ use super::relay::{Beyond, Relay};
 use super::session::Session;
 use super::session::shared::Shared;
 use super::setup::Sides;
-use super::startup::{self, Login, Luggage};
+use super::startup::{self, ANONYMOUS, Door, Entrance, Login, Luggage};
 use super::wire::frame::From as Sender;
 use super::wire::response::{ErrorKind, Response, ServerError};
 
@@ -141,7 +141,9 @@ async fn login(
         };
         let mut server = Link::new(server, Sender::Server, limit);
         // A server whose STARTUP failed is left with what it has heard.
-        if let Some(login) = startup::relay(&mut client, &mut server, (&hello, &startup)).await? {
+        let door = front.logins.door();
+        let entrance = Entrance { client: &mut client, server: &mut server, supported, door };
+        if let Some(login) = entrance.pass(&hello, &startup).await? {
             break (login, side, server);
         }
     };
@@ -179,6 +181,8 @@ pub(super) struct Desk {
     sides: Sides,
     /// Who they are there, where what they said does not hold.
     users: HashMap<String, Option<Secret>>,
+    /// The class that asks clients who they are.
+    authenticator: Option<String>,
     patience: Duration,
     frame_bytes_max: usize,
     known: Mutex<Vec<Weak<Login>>>,
@@ -197,21 +201,25 @@ impl Logins {
     pub(super) fn new(
         sides: Sides,
         users: HashMap<String, Option<Secret>>,
-        patience: Duration,
-        frame_bytes_max: usize,
+        authenticator: Option<String>,
+        (patience, frame_bytes_max): (Duration, usize),
     ) -> Logins {
-        Logins(Arc::new(Desk { sides, users, patience, frame_bytes_max, known: Mutex::default() }))
+        Logins(Arc::new(Desk { sides, users, authenticator, patience, frame_bytes_max, known: Mutex::default() }))
     }
 
     /// Try each user who is there on this side, and close the connection again. Who cannot log in is returned, with the
     /// reason.
     pub(super) async fn try_all(&self, side: Side) -> Vec<(String, String)> {
         let mut seen = HashSet::new();
-        let known: Vec<Arc<Login>> = self.lock().iter().filter_map(Weak::upgrade).collect();
+        let mut known: Vec<Arc<Login>> = self.lock().iter().filter_map(Weak::upgrade).collect();
+        if self.authenticator.is_none() {
+            // Whoever comes after the switch is nobody too.
+            known.extend(Login::anonymous().map(Arc::new));
+        }
         let mut failed = Vec::new();
         for login in known.into_iter().filter(|login| seen.insert(login.user().map(str::to_owned))) {
             if let Err(error) = self.again(&login, side, &Luggage::default()).await {
-                failed.push((login.user().unwrap_or("without a name").to_owned(), error.to_string()));
+                failed.push((login.user().unwrap_or(ANONYMOUS).to_owned(), error.to_string()));
             }
         }
         failed
@@ -231,6 +239,15 @@ impl Desk {
         known.push(Arc::downgrade(login));
     }
 
+    /// How clients are let in.
+    fn door(&self) -> Door<'_> {
+        Door { authenticator: self.authenticator.as_deref(), anonymous: self.password(ANONYMOUS) }
+    }
+
+    fn password(&self, user: &str) -> Option<&str> {
+        Some(self.users.get(user)?.as_ref()?.reveal())
+    }
+
     async fn connect(&self, side: Side) -> Result<Stream, Error> {
         let cluster = self.sides.get(side).ok_or_else(|| Error::Io(io::Error::other("it was never there")))?;
         cluster.connect_raw().await.map_err(|error| Error::Io(io::Error::other(error)))
@@ -239,7 +256,8 @@ impl Desk {
     async fn again(&self, login: &Login, side: Side, luggage: &Luggage) -> Result<(Stream, BytesMut), Error> {
         let reached = timeout(self.patience, async {
             let mut server = Link::new(self.connect(side).await?, Sender::Server, self.frame_bytes_max);
-            let user = login.user().and_then(|name| Some((name, self.users.get(name)?.as_ref()?.reveal())));
+            let name = login.user().unwrap_or(ANONYMOUS);
+            let user = self.password(name).map(|password| (name, password));
             startup::again(&mut server, login, user, luggage).await?;
             Ok((server.stream, server.unread))
         });

@@ -189,7 +189,9 @@ impl Setup {
         }));
         tasks.spawn(keep_stamps(shared.clone(), kept, stop));
         let users = config.users.iter().map(|user| (user.name.clone(), user.password.clone())).collect();
-        let logins = Logins::new(sides.clone(), users, config.limits.login_timeout, shared.frame_bytes_max);
+        let authenticator = shared.identity.authenticator.clone();
+        let bounds = (config.limits.login_timeout, shared.frame_bytes_max);
+        let logins = Logins::new(sides.clone(), users, authenticator, bounds);
         Ok(Setup { shared, sides, logins, clients_max: config.limits.connections, clients: Arc::default() })
     }
 

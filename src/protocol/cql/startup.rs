@@ -11,7 +11,7 @@ use super::session::framing::Framing;
 use super::topology::Supported;
 use super::wire::compress::Compression;
 use super::wire::primitive::{Consistency, Reader};
-use super::wire::request::{Parameters, Query};
+use super::wire::request::{Parameters, Query, Token, put_startup};
 use super::wire::response::{self, ErrorKind, Response, ServerError};
 use super::wire::{Envelope, Header, HeaderError, Opcode, Version};
 
@@ -26,7 +26,26 @@ pub(super) struct Login {
     token: Option<Bytes>,
 }
 
+/// What Cassandra calls a client that did not say who it is; so do [[users]].
+pub(super) const ANONYMOUS: &str = "anonymous";
+
+/// Who asks clients who they are. Clients meet the same on both sides of a switch: what the origin did at the first start.
+pub(super) struct Door<'a> {
+    /// The class that asks them; `None`: nobody does.
+    pub authenticator: Option<&'a str>,
+    /// The password of [`ANONYMOUS`], who is logged in where a server asks and nobody did.
+    pub anonymous: Option<&'a str>,
+}
+
 impl Login {
+    /// Of one that never said who it is.
+    pub(super) fn anonymous() -> Result<Login, super::wire::Error> {
+        let mut startup = BytesMut::new();
+        put_startup(&mut startup, &[("CQL_VERSION", "3.0.0")])?;
+        let framing = Framing { version: Version::V4, compression: None };
+        Ok(Login { framing, startup: startup.freeze(), token: None })
+    }
+
     /// Who the client is, if it said so.
     pub(super) fn user(&self) -> Option<&str> {
         // SASL PLAIN: authorization identity, user, password, with zero bytes between them (RFC 4616).
@@ -66,11 +85,7 @@ where
             continue;
         }
         match opcode {
-            Opcode::Options => {
-                let mut out = BytesMut::new();
-                Envelope::new(version, stream, Opcode::Supported).put(&mut out, |out| supported.put(out, version))?;
-                client.send(&out).await?;
-            }
+            Opcode::Options => offer(client, supported, kept.header).await?,
             Opcode::Startup => match Hello::read(client, &kept, supported) {
                 Ok(Ok(hello)) => return Ok(Some((hello, kept))),
                 Ok(Err(refusal)) => refuse(client, version, stream, &refusal).await?,
@@ -82,6 +97,17 @@ where
             }
         }
     }
+}
+
+/// Answer OPTIONS.
+async fn offer<C>(client: &mut Link<C>, supported: &Supported, header: Header) -> Result<(), Error>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut out = BytesMut::new();
+    let envelope = Envelope::new(header.version, header.stream, Opcode::Supported);
+    envelope.put(&mut out, |out| supported.put(out, header.version))?;
+    client.send(&out).await
 }
 
 async fn refuse<C>(client: &mut Link<C>, version: Version, stream: i16, text: &str) -> Result<(), Error>
@@ -144,50 +170,122 @@ impl Hello {
     }
 }
 
-/// Relay a client's login to its server, to its end. `None`: the server refused STARTUP, and the client was told; it may begin
-/// again.
-///
-/// # Errors
-/// One of them left, or what it sent cannot be read.
-pub(super) async fn relay<C, S>(
-    client: &mut Link<C>,
-    server: &mut Link<S>,
-    (hello, startup): (&Hello, &Kept),
-) -> Result<Option<Login>, Error>
+/// A client and a server between the first words and the first request.
+pub(super) struct Entrance<'a, C, S> {
+    pub(super) client: &'a mut Link<C>,
+    pub(super) server: &'a mut Link<S>,
+    pub(super) supported: &'a Supported,
+    pub(super) door: Door<'a>,
+}
+
+impl<C, S> Entrance<'_, C, S>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    server.send(&startup.bytes).await?;
-    let mut answer = server.receive().await?;
-    client.send(&answer.bytes).await?;
-    if answer.header.opcode == Opcode::Error {
-        // From here on v5 would speak in segments, or would not: servers close.
-        let over = hello.framing.version >= Version::V5;
-        return if over { Err(Error::Closed) } else { Ok(None) };
-    }
-    server.agree(hello.framing);
-    client.agree(hello.framing);
-    let mut login = Login { framing: hello.framing, startup: hello.startup.clone(), token: None };
-    let mut steps = 0;
-    while !matches!(answer.header.opcode, Opcode::Ready | Opcode::AuthSuccess) {
-        let said = client.receive().await?;
-        if said.header.opcode == Opcode::AuthResponse {
-            let body = client.body(&said);
-            let envelope = Envelope::open(plain(said.header), &body)?;
-            steps += 1;
-            let token = Reader::new(envelope.message).bytes("token")?;
-            login.token = token.filter(|_| steps == 1).map(Bytes::copy_from_slice);
-        }
-        server.send(&said.bytes).await?;
-        answer = server.receive().await?;
-        client.send(&answer.bytes).await?;
-        // A wrong password may be followed by another try.
+    /// Relay a client's login to its server, to its end. `None`: the server refused STARTUP, and the client was told; it may begin
+    /// again.
+    ///
+    /// # Errors
+    /// One of them left, or what it sent cannot be read.
+    pub(super) async fn pass(mut self, hello: &Hello, startup: &Kept) -> Result<Option<Login>, Error> {
+        let (version, stream) = (hello.framing.version, startup.header.stream);
+        let login = Login { framing: hello.framing, startup: hello.startup.clone(), token: None };
+        self.server.send(&startup.bytes).await?;
+        let answer = self.server.receive().await?;
         if answer.header.opcode == Opcode::Error {
-            steps = 0;
+            self.client.send(&answer.bytes).await?;
+            // From here on v5 would speak in segments, or would not: servers close.
+            return if version >= Version::V5 { Err(Error::Closed) } else { Ok(None) };
+        }
+        self.server.agree(hello.framing);
+        match (answer.header.opcode, self.door.authenticator, self.door.anonymous) {
+            (Opcode::Authenticate, None, Some(password)) => {
+                answer_authenticator(self.server, version, &plain_token(ANONYMOUS, password)).await?;
+                self.client.tell(version, stream, &Response::Ready).await?;
+                self.client.agree(hello.framing);
+                Ok(Some(login))
+            }
+            (Opcode::Ready, Some(class), _) => {
+                self.client.tell(version, stream, &Response::Authenticate(class)).await?;
+                self.client.agree(hello.framing);
+                Ok(Some(Login { token: Some(self.ask().await?), ..login }))
+            }
+            _ => {
+                self.client.send(&answer.bytes).await?;
+                self.client.agree(hello.framing);
+                self.relay(login, answer).await.map(Some)
+            }
         }
     }
-    Ok(Some(login))
+
+    async fn relay(&mut self, mut login: Login, mut answer: Kept) -> Result<Login, Error> {
+        let mut steps = 0;
+        while !matches!(answer.header.opcode, Opcode::Ready | Opcode::AuthSuccess) {
+            let said = self.said().await?;
+            if said.header.opcode == Opcode::AuthResponse {
+                steps += 1;
+                login.token = self.token(&said)?.filter(|_| steps == 1);
+            }
+            self.server.send(&said.bytes).await?;
+            answer = self.server.receive().await?;
+            self.client.send(&answer.bytes).await?;
+            // A wrong password may be followed by another try.
+            if answer.header.opcode == Opcode::Error {
+                steps = 0;
+            }
+        }
+        Ok(login)
+    }
+
+    /// Ask in the place of a server that asks nobody: what is said is needed on the other side.
+    async fn ask(&mut self) -> Result<Bytes, Error> {
+        loop {
+            let said = self.said().await?;
+            let Header { version, stream, opcode, .. } = said.header;
+            if opcode != Opcode::AuthResponse {
+                let text = format!("Unexpected message {}, expecting SASL_RESPONSE", opcode.name());
+                refuse(self.client, version, stream, &text).await?;
+                continue;
+            }
+            let token = self.token(&said)?.unwrap_or_default();
+            self.client.tell(version, stream, &Response::AuthSuccess(Token(None))).await?;
+            return Ok(token);
+        }
+    }
+
+    /// What the client says next that is not about the cluster.
+    async fn said(&mut self) -> Result<Kept, Error> {
+        loop {
+            let said = self.client.receive().await?;
+            if said.header.opcode != Opcode::Options {
+                return Ok(said);
+            }
+            offer(self.client, self.supported, said.header).await?;
+        }
+    }
+
+    fn token(&self, said: &Kept) -> Result<Option<Bytes>, Error> {
+        let body = self.client.body(said);
+        let envelope = Envelope::open(plain(said.header), &body)?;
+        Ok(Reader::new(envelope.message).bytes("token")?.map(Bytes::copy_from_slice))
+    }
+}
+
+/// SASL PLAIN (RFC 4616), which `PasswordAuthenticator` and its kin take.
+fn plain_token(user: &str, password: &str) -> Bytes {
+    Bytes::from(["", user, password].join("\0"))
+}
+
+async fn answer_authenticator<S>(server: &mut Link<S>, version: Version, token: &[u8]) -> Result<(), Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let put = |out: &mut BytesMut| super::wire::primitive::put_bytes(out, Some(token), "token");
+    match server.ask(version, Opcode::AuthResponse, put).await?.header.opcode {
+        Opcode::AuthSuccess => Ok(()),
+        _ => Err(Error::Server("the server asks for more than one step of authentication".to_owned())),
+    }
 }
 
 /// What a session needs at a server that it comes to later.
@@ -220,17 +318,12 @@ where
     let answer = server.ask(version, Opcode::Startup, put(&login.startup)).await?;
     server.agree(login.framing);
     if answer.header.opcode == Opcode::Authenticate {
-        let configured = user.map(|(name, password)| Bytes::from(format!("\0{name}\0{password}")));
+        let configured = user.map(|(name, password)| plain_token(name, password));
         let Some(token) = configured.or_else(|| login.token.clone()) else {
-            let text = "the server asks for a password, and the client gave none: name it in [[users]]";
+            let text = "the server asks for a password, and the client gave none: [[users]] with the name anonymous is who it is";
             return Err(Error::Server(text.to_owned()));
         };
-        let answer = server
-            .ask(version, Opcode::AuthResponse, |out| super::wire::primitive::put_bytes(out, Some(&token), "token"))
-            .await?;
-        if answer.header.opcode != Opcode::AuthSuccess {
-            return Err(Error::Server("the server asks for more than one step of authentication".to_owned()));
-        }
+        answer_authenticator(server, version, &token).await?;
     }
     if let Some(keyspace) = &luggage.keyspace {
         let text = format!("USE \"{}\"", keyspace.replace('"', "\"\""));

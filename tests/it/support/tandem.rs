@@ -29,10 +29,15 @@ impl Tandem {
     }
 
     async fn start_wire(wire: &str, origin: &str, target: &str, more: &str) -> Tandem {
+        Tandem::start_listening(wire, "", origin, target, more).await
+    }
+
+    /// The same, with more lines of `[[listen]]`.
+    pub(crate) async fn start_listening(wire: &str, listen: &str, origin: &str, target: &str, more: &str) -> Tandem {
         let sandbox = Sandbox::new(false).expect("a temp folder");
         let (port, admin) = (free_port(), free_port());
         let text = format!(
-            "[[listen]]\nwire = \"{wire}\"\naddress = \"127.0.0.1:{port}\"\n\
+            "[[listen]]\nwire = \"{wire}\"\naddress = \"127.0.0.1:{port}\"\n{listen}\n\
              [origin]\nurl = \"{origin}\"\n[target]\nurl = \"{target}\"\n\
              [admin]\naddress = \"127.0.0.1:{admin}\"\n{more}\n"
         );
@@ -208,6 +213,14 @@ impl Tandem {
     /// What it logged.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir().join("log")).unwrap_or_default()
+    }
+
+    /// Memory that it holds, in bytes.
+    pub(crate) fn resident(&self) -> usize {
+        let pid = self.child.as_ref().expect("it runs").id();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says so");
+        1024 * line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number")
     }
 
     /// Its working folder, with proxy.toml and the journal.

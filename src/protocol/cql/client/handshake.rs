@@ -22,6 +22,8 @@ pub(super) struct Entered {
     pub(super) stream: Stream,
     pub(super) codec: Codec,
     pub(super) version: Version,
+    /// The class that asked who we are.
+    pub(super) authenticator: Option<String>,
     /// What was read behind the last answer.
     pub(super) input: BytesMut,
 }
@@ -64,13 +66,13 @@ impl Login {
         let (header, body) = self.ask(Opcode::Startup, |out| put_startup(out, &options)).await?;
         self.codec.agree(self.version, compression);
         match response(&header, &body)? {
-            Response::Ready => Ok(self.entered()),
-            Response::Authenticate(_) => self.log_in(settings).await,
+            Response::Ready => Ok(self.entered(None)),
+            Response::Authenticate(class) => self.log_in(settings, class).await,
             other => Err(Error::Unexpected { opcode: other.opcode(), doing: "starting" }),
         }
     }
 
-    async fn log_in(mut self, settings: &Settings) -> Result<Entered, Error> {
+    async fn log_in(mut self, settings: &Settings, class: &str) -> Result<Entered, Error> {
         if settings.user.is_empty() {
             return Err(Error::Login("the cluster asks for a login, and no `user` is configured"));
         }
@@ -79,15 +81,15 @@ impl Login {
         let put = |out: &mut BytesMut| primitive::put_bytes(out, Some(token.as_bytes()), "token");
         let (header, body) = self.ask(Opcode::AuthResponse, put).await?;
         match response(&header, &body)? {
-            Response::AuthSuccess(_) => Ok(self.entered()),
+            Response::AuthSuccess(_) => Ok(self.entered(Some(class.to_owned()))),
             Response::AuthChallenge(_) => Err(Error::Login("the cluster asks for more than a name and a password")),
             other => Err(Error::Unexpected { opcode: other.opcode(), doing: "logging in" }),
         }
     }
 
-    fn entered(self) -> Entered {
+    fn entered(self, authenticator: Option<String>) -> Entered {
         let Login { stream, codec, version, input } = self;
-        Entered { stream, codec, version, input }
+        Entered { stream, codec, version, authenticator, input }
     }
 
     /// One request, alone on the connection, and its answer.

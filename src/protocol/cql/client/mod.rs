@@ -65,6 +65,7 @@ struct Inner {
     shared: Arc<Shared>,
     gone: watch::Receiver<bool>,
     version: Version,
+    authenticator: Option<String>,
     address: Address,
     statements: Mutex<Recent<Key, Arc<Prepared>>>,
 }
@@ -133,7 +134,7 @@ impl Client {
         });
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (sender, gone) = watch::channel(false);
-        let version = entered.version;
+        let (version, authenticator) = (entered.version, entered.authenticator.clone());
         let (connection, stream) = Connection::new(entered, shared.clone(), on_event);
         tokio::spawn(connection.run(stream, queue, sender));
         let permits = settings.in_flight_max.clamp(1, i16::MAX as usize);
@@ -143,6 +144,7 @@ impl Client {
             shared,
             gone,
             version,
+            authenticator,
             address: address.clone(),
             statements: Mutex::new(Recent::of(STATEMENTS)),
         };
@@ -152,6 +154,11 @@ impl Client {
     /// The same connection with another patience for answers.
     pub fn with_timeout(&self, request_timeout: Duration) -> Client {
         Client { inner: self.inner.clone(), request_timeout }
+    }
+
+    /// The class that asked who we are; `None`: nobody did.
+    pub fn authenticator(&self) -> Option<&str> {
+        self.inner.authenticator.as_deref()
     }
 
     /// The version that is spoken.

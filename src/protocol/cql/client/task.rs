@@ -133,7 +133,7 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(entered: Entered, shared: Arc<Shared>, on_event: Option<OnEvent>) -> (Connection, Stream) {
-        let Entered { stream, codec, version, input } = entered;
+        let Entered { stream, codec, version, input, .. } = entered;
         let (out, streams) = (BytesMut::new(), Streams::default());
         (Connection { codec, version, input, out, unflushed: false, streams, shared, on_event }, stream)
     }

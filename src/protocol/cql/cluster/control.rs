@@ -50,7 +50,8 @@ async fn attach_to(inner: &Arc<Inner>, address: &Address) -> Result<Control, Err
     let local = client.query("SELECT * FROM system.local", &Parameters::new(Consistency::One)).await?;
     let rows = local.rows()?;
     let facts = client.options(|options| Facts::read(&rows, options)).await?;
-    let facts = facts.map_err(|_| Error::Answer("a node does not say what it is"))?;
+    let mut facts = facts.map_err(|_| Error::Answer("a node does not say what it is"))?;
+    facts.authenticator = client.authenticator().map(str::to_owned);
     debug_assert!(facts.supported != Supported::default());
     inner.facts.store(Some(Arc::new(facts)));
     let control = Control { client, happened };

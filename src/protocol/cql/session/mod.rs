@@ -37,7 +37,7 @@ use crate::journal::{self, Announcer, Ticket};
 use crate::protocol::cql::outcome::{self, Kind, Outcome};
 use crate::protocol::cql::stamps::now_micros;
 use crate::protocol::cql::startup::Luggage;
-use crate::protocol::cql::text::statement::Class;
+use crate::protocol::cql::text::statement::{Body, Class};
 use crate::protocol::cql::topology::question::Asked;
 use crate::protocol::cql::topology::{Moment, Question, events};
 use crate::protocol::cql::wire::frame::{self, Frame, From as Sender};
@@ -607,8 +607,24 @@ impl Session {
             // In a batch it is a read where there can be none: the server's to refuse.
             && !matches!(request, Request::Batch(_))
         {
+            if question.is_about_agreement() && !self.has.schema {
+                self.has.pass = Some(pass);
+                return Ok(self.look_at_schema());
+            }
             self.say(frame.header.stream, question, request)?;
             return Ok(Next::More);
+        }
+        if let [Piece { known, .. }] = pieces {
+            match known.statement.body {
+                Body::DescribeCluster => {
+                    self.describe(frame.header.stream)?;
+                    return Ok(Next::More);
+                }
+                Body::Access(access) => {
+                    tracing::info!(statement = ?access, side = %self.side, "roles and grants are not mirrored");
+                }
+                _ => {}
+            }
         }
         let classes = || pieces.iter().map(|piece| piece.known.class);
         if !classes().any(Class::writes) || !self.mirrors(pass.route()) {
@@ -630,11 +646,7 @@ impl Session {
             Ok(captured) => self.write(frame, pass, captured, consistency(request)),
             Err(Refused::Stranger) => {
                 self.has.pass = Some(pass);
-                let looking = self.shared.side(self.side).refresh();
-                Ok(self.wait(Halt::Until(Box::pin(async move {
-                    looking.await;
-                    Came::Schema
-                }))))
+                Ok(self.look_at_schema())
             }
             Err(Refused::Wire(error)) => {
                 let refused = ServerError::new(ErrorKind::Invalid, "tandem cannot put this request together again");
@@ -644,6 +656,23 @@ impl Session {
                 Ok(Next::More)
             }
         }
+    }
+
+    /// Wait until the nodes have one schema, and it was looked at; or until that takes too long.
+    fn look_at_schema(&mut self) -> Next {
+        let looking = self.shared.side(self.side).refresh();
+        self.wait(Halt::Until(Box::pin(async move {
+            looking.await;
+            Came::Schema
+        })))
+    }
+
+    fn describe(&mut self, stream: i16) -> Result<(), Fault> {
+        let mut out = BytesMut::new();
+        let (to, owned) = ((self.framing.version, stream), self.keyspace.is_some());
+        self.shared.identity.put_description(&mut out, to, self.address, owned).map_err(Fault::Own)?;
+        self.to_client.push(&out);
+        Ok(())
     }
 
     /// What is asked about the cluster is answered here.
@@ -930,7 +959,9 @@ impl Session {
                     Kind::Conditional => WriteType::Cas,
                 };
                 let consistency = writing.consistency;
-                ErrorKind::WriteTimeout { consistency, received: 0, block_for: 1, write_type, contentions: None }
+                let counted = write_type == WriteType::Cas && self.framing.version >= Version::V5;
+                let contentions = counted.then_some(0);
+                ErrorKind::WriteTimeout { consistency, received: 0, block_for: 1, write_type, contentions }
             }
             _ => ErrorKind::ReadTimeout { consistency: QUIET, received: 0, block_for: 1, data_present: false },
         };

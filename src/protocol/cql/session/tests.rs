@@ -104,6 +104,7 @@ fn identity() -> Identity {
         release_version: "4.1.9".to_owned(),
         cql_version: "3.4.6".to_owned(),
         supported: Supported::default(),
+        authenticator: None,
     };
     Identity::new(&facts, &facts, [9; 16], 0)
 }

@@ -61,6 +61,8 @@ pub enum Body {
     List,
     /// `DESCRIBE`.
     Describe,
+    /// `DESCRIBE CLUSTER`.
+    DescribeCluster,
     /// Not understood: to be treated as a write.
     Unknown(Unknown),
 }
@@ -101,7 +103,7 @@ impl Statement {
             Body::Truncate(_) => Class::Truncate,
             Body::Use(_) => Class::Use,
             Body::Access(_) => Class::Access,
-            Body::List | Body::Describe => Class::Inquiry,
+            Body::List | Body::Describe | Body::DescribeCluster => Class::Inquiry,
         }
     }
 

@@ -22,6 +22,8 @@ pub struct Facts {
     pub cql_version: String,
     /// What its clients may choose.
     pub supported: Supported,
+    /// The class that asks its clients who they are; `None`: nobody asks.
+    pub authenticator: Option<String>,
 }
 
 /// The row of `system.local` lacks this column.
@@ -46,6 +48,7 @@ impl Facts {
             release_version: text("release_version")?,
             cql_version: text("cql_version")?,
             supported: Supported::read(options),
+            authenticator: None,
         })
     }
 }

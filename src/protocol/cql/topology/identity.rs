@@ -42,6 +42,9 @@ pub struct Identity {
     pub host_id: HostId,
     /// Of this proxy, in ascending order of their texts.
     pub tokens: Vec<String>,
+    /// The class that asks clients who they are, which is the origin's; `None`: nobody asks them, whatever the target does.
+    #[serde(default)]
+    pub authenticator: Option<String>,
     /// When it was made, in seconds since 1970: drivers are told that the node runs since then.
     pub generation: i32,
 }
@@ -80,6 +83,7 @@ impl Identity {
             supported: Supported::common([&origin.supported, &target.supported]),
             host_id: HostId(random),
             tokens: tokens(&origin.partitioner, random),
+            authenticator: origin.authenticator.clone(),
             generation: now,
         }
     }

@@ -16,6 +16,7 @@
 //!   EXECUTE of its [`id`](question::Question::id) likewise.
 //! - REGISTER: [`events::forwarded`]; EVENT: [`events::passes`].
 
+pub mod describe;
 pub mod events;
 pub mod facts;
 pub mod identity;

@@ -44,7 +44,10 @@ impl Cursor<'_> {
             "revoke" => Ok(self.rest_is(Body::Access(Access::Revoke))),
             "add" => Ok(self.rest_is(Body::Access(Access::Identity))),
             "list" => Ok(self.rest_is(Body::List)),
-            "describe" | "desc" => Ok(self.rest_is(Body::Describe)),
+            "describe" | "desc" => {
+                let _ = self.take("describe") || self.take("desc");
+                Ok(if self.take("cluster") { Body::DescribeCluster } else { self.rest_is(Body::Describe) })
+            }
             _ => self.stuck("a statement's first word"),
         }
     }

@@ -20,6 +20,7 @@ pub(in crate::protocol::cql::topology) fn facts(release: &str, cql: &str, newest
         release_version: release.to_owned(),
         cql_version: cql.to_owned(),
         supported: Supported::read(&Reader::new(&message).string_multimap("options").unwrap()),
+        authenticator: None,
     }
 }
 

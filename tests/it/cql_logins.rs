@@ -1,0 +1,255 @@
+//! TLS and logins, on every side, in every version: clients are who they are where they write, before and after a switch.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::OnceLock;
+
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tandem::sandbox::cassandra::{Cluster, Node, Options};
+use tandem::sandbox::postgres::Tls;
+
+use crate::support::cassandra::{cluster, make_keyspace, pair, versions};
+use crate::support::cql::{AUTH_RESPONSE, AUTH_SUCCESS, AUTHENTICATE, Ask, Cql, Dial, Failure, Out, trusting};
+use crate::support::tandem::{Tandem, cli};
+
+const UNAUTHORIZED: i32 = 0x2100;
+const BAD_CREDENTIALS: i32 = 0x0100;
+
+/// A certificate that is its own authority.
+struct Paper {
+    cert: String,
+    key: String,
+    der: CertificateDer<'static>,
+    secret: Vec<u8>,
+}
+
+impl Paper {
+    fn new() -> Paper {
+        let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        let (cert, key) = (issued.cert.pem(), issued.signing_key.serialize_pem());
+        Paper { cert, key, der: issued.cert.der().clone(), secret: issued.signing_key.serialize_der() }
+    }
+
+    fn write(&self, dir: &Path, name: &str) {
+        std::fs::write(dir.join(format!("{name}.crt")), &self.cert).expect("written");
+        std::fs::write(dir.join(format!("{name}.key")), &self.key).expect("written");
+    }
+}
+
+/// Of the nodes, of tandem's listener, of tandem and of clients.
+struct Papers {
+    node: Paper,
+    listener: Paper,
+    tandem: Paper,
+    client: Paper,
+}
+
+/// An old node that asks for a login over mutual TLS, a new one that asks for a login over TLS.
+fn guarded() -> (&'static [Cluster; 2], &'static Papers) {
+    static GUARDED: OnceLock<([Cluster; 2], Papers)> = OnceLock::new();
+    let made = GUARDED.get_or_init(|| {
+        let papers = Papers { node: Paper::new(), listener: Paper::new(), tandem: Paper::new(), client: Paper::new() };
+        let options = |ca| {
+            let tls = Tls { cert: papers.node.cert.clone(), key: papers.node.key.clone(), ca };
+            Options { authentication: true, tls: Some(tls), ..Options::default() }
+        };
+        let (mutual, simple) = (options(Some(papers.tandem.cert.clone())), options(None));
+        let (old, new) = versions();
+        let clusters = std::thread::scope(|scope| {
+            let new = scope.spawn(move || cluster(&new, 1, &simple));
+            [cluster(&old, 1, &mutual), new.join().expect("a cluster")]
+        });
+        (clusters, papers)
+    });
+    (&made.0, &made.1)
+}
+
+impl Papers {
+    /// How tests themselves come to a guarded node: with tandem's certificate.
+    fn to_node(&self, login: (&'static str, &'static str)) -> Dial {
+        Dial { login: Some(login), tls: Some(showing(&self.node, &self.tandem)), ..Dial::default() }
+    }
+
+    /// How clients come to tandem.
+    fn to_tandem(&self, version: u8, login: Option<(&'static str, &'static str)>) -> Dial {
+        Dial { version, login, tls: Some(showing(&self.listener, &self.client)), ..Dial::default() }
+    }
+}
+
+/// A client that trusts one certificate and shows another.
+fn showing(trusted: &Paper, shown: &Paper) -> Arc<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(trusted.der.clone()).expect("a certificate");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(shown.secret.clone()));
+    let config = config.expect("versions").with_root_certificates(roots);
+    Arc::new(config.with_client_auth_cert(vec![shown.der.clone()], key).expect("a key of that certificate"))
+}
+
+const ROOT: (&str, &str) = ("cassandra", "cassandra");
+const WRITER: (&str, &str) = ("writer", "writes");
+const READER: (&str, &str) = ("reader", "reads");
+
+/// A keyspace with a table, and roles where there are any.
+fn prepare(address: std::net::SocketAddrV4, dial: &Dial, keyspace: &str) {
+    let mut cql = Cql::dial(address, dial).expect("a login");
+    let replication = "{'class': 'SimpleStrategy', 'replication_factor': 1}";
+    cql.define(&format!("CREATE KEYSPACE {keyspace} WITH replication = {replication}"));
+    cql.define(&format!("CREATE TABLE {keyspace}.t (k int PRIMARY KEY, v int)"));
+    if dial.login.is_some() {
+        for (role, password) in [WRITER, READER, ("anonymous", "nobody")] {
+            cql.run(&format!("CREATE ROLE IF NOT EXISTS {role} WITH PASSWORD = '{password}' AND LOGIN = true"));
+        }
+        for role in ["writer", "anonymous"] {
+            cql.run(&format!("GRANT ALL PERMISSIONS ON KEYSPACE {keyspace} TO {role}"));
+        }
+        cql.run(&format!("GRANT SELECT ON KEYSPACE {keyspace} TO reader"));
+    }
+}
+
+/// Where tandem's configuration finds the papers, and how it calls the guarded nodes.
+struct Office {
+    _sandbox: tandem::sandbox::Sandbox,
+    listen: String,
+    old: String,
+    new: String,
+}
+
+fn office(clusters: &[Cluster; 2], papers: &Papers) -> Office {
+    let sandbox = tandem::sandbox::Sandbox::new(false).expect("a temp folder");
+    let dir = sandbox.dir().to_owned();
+    for (paper, name) in
+        [(&papers.node, "node"), (&papers.listener, "listener"), (&papers.tandem, "tandem"), (&papers.client, "client")]
+    {
+        paper.write(&dir, name);
+    }
+    std::fs::write(dir.join("anonymous.password"), "nobody").expect("written");
+    let at = |name: &str| dir.join(name).display().to_string();
+    let listen = format!(
+        "tls_cert = \"{}\"\ntls_key = \"{}\"\ntls_ca = \"{}\"",
+        at("listener.crt"),
+        at("listener.key"),
+        at("client.crt")
+    );
+    let url = |cluster: &Cluster, more: &str| {
+        let ca = at("node.crt");
+        format!("cql://cassandra:cassandra@{}?sslmode=verify-ca&sslrootcert={ca}{more}", cluster.contact())
+    };
+    let shown = format!("&sslcert={}&sslkey={}", at("tandem.crt"), at("tandem.key"));
+    let (old, new) = (url(&clusters[0], &shown), url(&clusters[1], ""));
+    Office { _sandbox: sandbox, listen, old, new }
+}
+
+fn insert(cql: &mut Cql, keyspace: &str, k: i32) -> Result<(), Failure> {
+    cql.query(&format!("INSERT INTO {keyspace}.t (k, v) VALUES ({k}, 1)"), &Ask::default()).map(|_| ())
+}
+
+fn count(cql: &mut Cql, keyspace: &str) -> String {
+    cql.rows(&format!("SELECT count(*) FROM {keyspace}.t")).concat()
+}
+
+/// Clients of each version, before a switch, after it and after the way back; all stay connected, more come.
+async fn there_and_back(tandem: &Tandem, keyspace: &str, dial: impl Fn(u8) -> Dial) -> i32 {
+    let mut clients: Vec<Cql> = Vec::new();
+    let mut written = 0;
+    for side in [None, Some("target"), Some("origin")] {
+        if let Some(side) = side {
+            tandem.settled().await;
+            tandem.switch_to(side).await;
+        }
+        for version in [3, 4, 5] {
+            let dialed = Cql::dial(tandem.address(), &dial(version));
+            clients.push(dialed.unwrap_or_else(|failure| panic!("v{version} {side:?}: {failure:?}\n{}", tandem.log())));
+        }
+        for cql in &mut clients {
+            written += 1;
+            insert(cql, keyspace, written).unwrap_or_else(|failure| panic!("{side:?}: {failure:?}\n{}", tandem.log()));
+        }
+        assert_eq!(count(&mut clients[0], keyspace), written.to_string());
+    }
+    tandem.settled().await;
+    written
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_are_who_they_are_on_both_sides_over_mutual_tls() {
+    let (clusters, papers) = guarded();
+    for cluster in clusters {
+        prepare(cluster.contact(), &papers.to_node(ROOT), "own");
+    }
+    let office = office(clusters, papers);
+    let tandem = Tandem::start_listening("cql", &office.listen, &office.old, &office.new, "").await;
+    for version in [3, 4, 5] {
+        let dial = |login| papers.to_tandem(version, Some(login));
+        let failure = insert(&mut Cql::dial(tandem.address(), &dial(READER)).expect("a login"), "own", -1);
+        assert_eq!(failure.expect_err("it may only read").code, UNAUTHORIZED);
+        let wrong = Cql::dial(tandem.address(), &dial(("writer", "wrong"))).err();
+        assert_eq!(wrong.map(|failure| failure.code), Some(BAD_CREDENTIALS));
+        // Another try on the same connection, as a node has it.
+        let mut cql = Cql::open(tandem.address(), &dial(WRITER)).expect("it listens");
+        assert_eq!(cql.startup(&[("CQL_VERSION", "3.0.0")]).expect("asked").opcode, AUTHENTICATE);
+        for (password, wanted) in [("wrong", 0), ("writes", AUTH_SUCCESS)] {
+            let token = Out::default().bytes(format!("\0writer\0{password}").as_bytes());
+            assert_eq!(cql.say(AUTH_RESPONSE, 0, &token.0).opcode, wanted, "v{version}");
+        }
+        assert_eq!(count(&mut cql, "own"), "0");
+    }
+    // Nobody without a certificate, nobody in clear.
+    let without = Dial { tls: Some(trusting(papers.listener.der.clone())), ..papers.to_tandem(4, Some(WRITER)) };
+    for dial in [without, Dial::default()] {
+        let mut cql = Cql::open(tandem.address(), &dial).expect("it listens");
+        cql.send_raw(&[4, 0, 0, 1, 5, 0, 0, 0, 0]).ok();
+        assert!(cql.receive().is_none());
+    }
+    let written = there_and_back(&tandem, "own", |version| papers.to_tandem(version, Some(WRITER))).await;
+    for cluster in clusters {
+        let mut cql = Cql::dial(cluster.contact(), &papers.to_node(ROOT)).expect("a login");
+        assert_eq!(count(&mut cql, "own"), written.to_string());
+    }
+    for secret in ["writes", "wrong", "cassandra:cassandra"] {
+        assert!(!tandem.log().contains(secret), "{secret}");
+    }
+}
+
+fn open_node(side: usize, keyspace: &str) -> &'static Node {
+    let node = pair()[side];
+    make_keyspace(node, keyspace, 1);
+    Cql::of(node, keyspace).define("CREATE TABLE t (k int PRIMARY KEY, v int)");
+    node
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_an_origin_that_asks_nobody_are_anonymous_on_a_target_that_asks() {
+    let (clusters, papers) = guarded();
+    let origin = open_node(0, "nobody");
+    prepare(clusters[1].contact(), &papers.to_node(ROOT), "nobody");
+    let office = office(clusters, papers);
+    let from = format!("cql://{}", origin.address());
+    let mut tandem = Tandem::start_listening("cql", "", &from, &office.new, "").await;
+    let ignored = ["switch", "target", "--yes", "--ignore", "schema_differs", "--admin", &tandem.admin];
+    let refused = cli(&ignored);
+    let said = String::from_utf8_lossy(&refused.stdout).into_owned();
+    assert!(!refused.status.success() && said.contains("login_fails") && said.contains("anonymous"), "{said}");
+    tandem.terminate();
+    let users = format!(
+        "[[users]]\nname = \"anonymous\"\npassword_file = \"{}\"",
+        office._sandbox.dir().join("anonymous.password").display()
+    );
+    let tandem = Tandem::start_listening("cql", "", &from, &office.new, &users).await;
+    let written = there_and_back(&tandem, "nobody", |version| Dial { version, ..Dial::default() }).await;
+    assert_eq!(count(&mut Cql::of(origin, "nobody"), "nobody"), written.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_an_origin_that_asks_are_asked_before_a_target_that_does_not() {
+    let (clusters, papers) = guarded();
+    prepare(clusters[0].contact(), &papers.to_node(ROOT), "asked");
+    let target = open_node(1, "asked");
+    let office = office(clusters, papers);
+    let to = format!("cql://{}", target.address());
+    let tandem = Tandem::start_listening("cql", "", &office.old, &to, "").await;
+    let dial = |version| Dial { version, login: Some(WRITER), ..Dial::default() };
+    let written = there_and_back(&tandem, "asked", dial).await;
+    assert_eq!(count(&mut Cql::of(target, "asked"), "asked"), written.to_string());
+}
