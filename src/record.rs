@@ -17,6 +17,7 @@
 //! tag 6 PREPARED body = varint length, name bytes    the unit stays open until this two-phase transaction ends
 //! tag 7 WRITE    body = lane u64, varint length, opaque bytes    a write to be replayed; the wire encodes it
 //! tag 8 TOUCH    body = lane u64                     the write of this record also touches this
+//! tag 9 STAMP    body = i64; table = 0               the newest timestamp that the unit wrote with
 //! ```
 
 use std::fmt;
@@ -172,6 +173,8 @@ pub enum Item<'a> {
         /// As that of a write.
         lane: Lane,
     },
+    /// The newest timestamp that the unit wrote with, in the wire's measure: what its keys left may be written with it.
+    Stamp(i64),
 }
 
 /// A part of a table, such as a partition, and how a write is in it. Replay keeps the journal's order between records
@@ -235,7 +238,7 @@ impl Item<'_> {
         match *self {
             Item::Key { table, .. } | Item::Table(table) | Item::Dirty(table, _) | Item::Ddl(table, _) => table,
             Item::Write { table, .. } | Item::Touch { table, .. } => table,
-            Item::Prepared(_) => TableId::NONE,
+            Item::Prepared(_) | Item::Stamp(_) => TableId::NONE,
         }
     }
 }
@@ -312,6 +315,12 @@ impl RecordBuf {
     pub fn touch(&mut self, table: TableId, lane: Lane) {
         self.tag(8, table);
         self.items.put_u64_le(lane.0);
+    }
+
+    /// The newest timestamp that the unit wrote with.
+    pub fn stamp(&mut self, stamp: i64) {
+        self.tag(9, TableId::NONE);
+        self.items.put_i64_le(stamp);
     }
 
     /// Say all that an earlier record says.
@@ -450,6 +459,7 @@ fn item<'a>(rest: &mut &'a [u8]) -> Result<Item<'a>, Malformed> {
         6 => Item::Prepared(sized(rest)?),
         7 => Item::Write { table, lane: lane(rest)?, body: sized(rest)? },
         8 => Item::Touch { table, lane: lane(rest)? },
+        9 => Item::Stamp(array(take(rest, 8)?, 0).map(i64::from_le_bytes).ok_or(Malformed::Truncated)?),
         other => return Err(Malformed::Tag(other)),
     })
 }
@@ -516,6 +526,7 @@ mod tests {
         buf.prepared(b"gid");
         buf.write(t, Lane::beside(40), b"INSERT");
         buf.touch(t, Lane::alone(44));
+        buf.stamp(-5);
         buf.finish(Backend { id: 7, life: 9 }).to_vec()
     }
 
@@ -536,6 +547,7 @@ mod tests {
                 Item::Prepared(b"gid"),
                 Item::Write { table: t, lane: Lane::beside(40), body: b"INSERT" },
                 Item::Touch { table: t, lane: Lane::alone(44) },
+                Item::Stamp(-5),
             ]
         );
     }
@@ -566,7 +578,7 @@ mod tests {
         let bytes = full();
         for cut in 0..bytes.len() {
             if let Ok(record) = Record::parse(Bytes::copy_from_slice(&bytes[..cut])) {
-                assert!(record.items().count() < 8);
+                assert!(record.items().count() < 9);
             }
         }
     }

@@ -206,7 +206,7 @@ pub(super) async fn backfill(command: Backfill, output: &Output) -> Result<(), F
                 OnConflict::Error => Conflict::Error,
                 OnConflict::Overwrite => Conflict::Overwrite,
             };
-            let every = (mode == Mode::Continuous).then(|| every.as_secs());
+            let every = (mode == Mode::Continuous).then_some(every.as_secs());
             let request = json!({ "on_conflict": on_conflict, "verify": !no_verify, "provision": provision, "every_seconds": every });
             start(Kind::Backfill, &walk, &request, output).await
         }

@@ -146,9 +146,9 @@ impl<T: Copy + Eq + Hash> Ledger<T> {
         self.rows.get(&(table, key.to_owned())).is_none_or(|row| row.allows(found))
     }
 
-    /// How many rows are not as they must be.
-    pub(super) fn wrong(&self, found: &HashMap<(T, String), u64>) -> u64 {
-        self.rows.iter().filter(|(key, row)| !row.allows(found.get(*key).copied())).count() as u64
+    /// The rows that are not as they must be.
+    pub(super) fn wrong(&self, found: &HashMap<(T, String), u64>) -> impl Iterator<Item = &(T, String)> {
+        self.rows.iter().filter(|(key, row)| !row.allows(found.get(*key).copied())).map(|(key, _)| key)
     }
 
     /// How many acknowledged history rows are not among these, which are in order.
@@ -183,7 +183,7 @@ mod tests {
     }
 
     fn wrong(ledger: &Ledger<()>, found: State) -> u64 {
-        ledger.wrong(&found.into_iter().map(|version| (((), KEY.to_owned()), version)).collect())
+        ledger.wrong(&found.into_iter().map(|version| (((), KEY.to_owned()), version)).collect()).count() as u64
     }
 
     #[test]

@@ -330,7 +330,12 @@ impl Core {
                 Item::Ddl(..) if !self.window.keeps(Rule::BarriersOnce) => continue,
                 Item::Ddl(..) => self.book.settle(lsn),
                 Item::Table(table) if self.dirty.note_repaired(table, lsn) => info!(table = table.0, "table repaired"),
-                Item::Key { .. } | Item::Table(_) | Item::Prepared(_) | Item::Write { .. } | Item::Touch { .. } => {
+                Item::Key { .. }
+                | Item::Table(_)
+                | Item::Prepared(_)
+                | Item::Stamp(_)
+                | Item::Write { .. }
+                | Item::Touch { .. } => {
                     continue;
                 }
             }
@@ -595,7 +600,7 @@ impl Core {
 fn is_for_the_wire(item: &Item<'_>) -> bool {
     match item {
         Item::Write { .. } | Item::Key { .. } | Item::Table(_) | Item::Ddl(..) => true,
-        Item::Touch { .. } | Item::Dirty(..) | Item::Prepared(_) => false,
+        Item::Touch { .. } | Item::Dirty(..) | Item::Prepared(_) | Item::Stamp(_) => false,
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::journal::Lsn;
-use crate::record::{Item, Order, Record, TableId};
+use crate::record::{Item, Lane, Order, Record, TableId};
 
 /// More places are forgotten, which costs a look each.
 const MAX: usize = 10_000;
@@ -24,7 +24,7 @@ type LookedAt = HashMap<Box<[u8]>, Lsn>;
 /// By table and part.
 #[derive(Default)]
 struct Places {
-    of: HashMap<TableId, HashMap<u64, LookedAt>>,
+    of: HashMap<TableId, HashMap<Option<u64>, LookedAt>>,
     count: usize,
 }
 
@@ -33,20 +33,20 @@ impl Settled {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What ended here was seen when the place with this key, in this part of the table, was settled.
-    pub fn covers(&self, table: TableId, part: u64, key: &[u8], ended: Lsn) -> bool {
+    /// What ended here was seen when the place with this key, in the part of this lane, was settled.
+    pub fn covers(&self, table: TableId, lane: Lane, key: &[u8], ended: Lsn) -> bool {
         let places = self.lock();
-        let looked_at = || places.of.get(&table)?.get(&part)?.get(key).copied();
+        let looked_at = || places.of.get(&table)?.get(&lane.part())?.get(key).copied();
         looked_at().is_some_and(|handed| ended < handed)
     }
 
     /// The place was settled, and looked at when the journal was written so far.
-    pub fn note(&self, table: TableId, part: u64, key: &[u8], handed: Lsn) {
+    pub fn note(&self, table: TableId, lane: Lane, key: &[u8], handed: Lsn) {
         let mut places = self.lock();
         if places.count >= MAX {
             *places = Places::default();
         }
-        let part = places.of.entry(table).or_default().entry(part).or_default();
+        let part = places.of.entry(table).or_default().entry(lane.part()).or_default();
         let is_new = part.insert(key.into(), handed).is_none();
         places.count += usize::from(is_new);
     }
@@ -76,26 +76,33 @@ impl Places {
     /// A part of a table, or all of it.
     fn forget(&mut self, table: TableId, part: Option<u64>) {
         let Some(parts) = self.of.get_mut(&table) else { return };
-        self.count -= match part {
-            Some(part) => parts.remove(&part).map_or(0, |places| places.len()),
-            None => parts.drain().map(|(_, places)| places.len()).sum(),
+        let forgotten: Vec<LookedAt> = match part {
+            Some(_) => [part, None].iter().filter_map(|part| parts.remove(part)).collect(),
+            None => parts.drain().map(|(_, places)| places).collect(),
         };
+        self.count -= forgotten.iter().map(HashMap::len).sum::<usize>();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Backend, Lane, RecordBuf};
+    use crate::record::{Backend, RecordBuf};
 
     const T: TableId = TableId(1);
     const U: TableId = TableId(2);
-    const PART: u64 = 0x70;
+    /// As hashes are: their lowest bits are lost in a lane.
+    const PART: u64 = 0x73;
+    const OTHER: u64 = 0x83;
+
+    fn at(part: u64) -> Lane {
+        Lane::new(Order::AtPlaces, part)
+    }
 
     fn settled() -> Settled {
         let settled = Settled::default();
-        for (table, part) in [(T, PART), (T, 0x80), (U, PART)] {
-            settled.note(table, part, b"k", Lsn(100));
+        for (table, part) in [(T, PART), (T, OTHER), (U, PART)] {
+            settled.note(table, at(part), b"k", Lsn(100));
         }
         settled
     }
@@ -105,16 +112,16 @@ mod tests {
         build(&mut buf);
         let record = Record::parse(buf.finish(Backend { id: 1, life: 1 }).to_vec().into()).expect("valid");
         settled.touched_by(&record);
-        [(T, PART), (T, 0x80), (U, PART)].map(|(table, part)| settled.covers(table, part, b"k", Lsn(99)))
+        [(T, PART), (T, OTHER), (U, PART)].map(|(table, part)| settled.covers(table, Lane::beside(part), b"k", Lsn(99)))
     }
 
     #[test]
     fn a_place_covers_what_had_ended_when_it_was_looked_at() {
         let settled = settled();
-        assert!(settled.covers(T, PART, b"k", Lsn(99)));
-        assert!(!settled.covers(T, PART, b"k", Lsn(100)) && !settled.covers(T, PART, b"l", Lsn(99)));
+        assert!(settled.covers(T, at(PART), b"k", Lsn(99)));
+        assert!(!settled.covers(T, at(PART), b"k", Lsn(100)) && !settled.covers(T, at(PART), b"l", Lsn(99)));
         settled.clear();
-        assert!(!settled.covers(T, PART, b"k", Lsn(99)));
+        assert!(!settled.covers(T, at(PART), b"k", Lsn(99)));
     }
 
     #[test]
@@ -130,7 +137,7 @@ mod tests {
     fn no_more_are_kept_than_fit() {
         let settled = Settled::default();
         for n in 0..=MAX as u64 {
-            settled.note(T, n, b"k", Lsn(1));
+            settled.note(T, at(n << 2), b"k", Lsn(1));
         }
         assert_eq!(settled.lock().count, 1);
     }

@@ -79,9 +79,9 @@ fn is_stamped(table: TableId) -> bool {
     table == STAMPED || table == HIDDEN
 }
 
-/// A part of a table: each key is one.
+/// A part of a table: each key is one, with low bits as a hash has them.
 fn part(key: u64) -> u64 {
-    (key + 1) << 2
+    (key + 1) << 2 | 1
 }
 
 /// What became of a record's unit on the primary.
@@ -216,7 +216,8 @@ impl World {
                 }
                 Item::Write { table, body, .. } if by_state => self.copy(table, Write::parse(body).key, read),
                 Item::Write { table, body, .. } => Write::parse(body).apply(table, &mut self.secondary),
-                Item::Key { table: HIDDEN, key, .. } if settled.covers(HIDDEN, part(place(key)), key, job.ended) => {}
+                Item::Key { table: HIDDEN, key, .. }
+                    if settled.covers(HIDDEN, Lane::beside(part(place(key))), key, job.ended) => {}
                 Item::Key { table, key, .. } => self.copy(table, place(key), read),
                 // Given up before, and its table is dirty: a repair's affair.
                 Item::Ddl(..) if job.late => {}
@@ -341,7 +342,7 @@ impl Applier for Hands {
         world.effect(job, &read, &self.settled);
         for item in job.record.items() {
             if let Item::Key { table: HIDDEN, key, .. } = item {
-                self.settled.note(HIDDEN, part(place(key)), key, job.handed);
+                self.settled.note(HIDDEN, Lane::beside(part(place(key))), key, job.handed);
             }
         }
         match world.roll(100) {

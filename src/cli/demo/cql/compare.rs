@@ -222,7 +222,10 @@ pub(super) async fn missing(client: &Client, ledgers: &[&Ledger<Table>], progres
     let (rows, sums) = known(client).await?;
     let mut missing = [0, 0, 0];
     for ledger in ledgers {
-        missing[0] += ledger.wrong(&rows);
+        for (table, key) in ledger.wrong(&rows) {
+            progress.tell(&format!("{table:?} {key} is not as client {} was told", ledger.client));
+            missing[0] += 1;
+        }
         missing[1] += ledger.missing_history(statuses(client, ledger.client).await?);
     }
     let mut added: HashMap<&(Table, String), Sum> = HashMap::new();

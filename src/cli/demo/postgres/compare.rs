@@ -79,7 +79,7 @@ pub(super) async fn missing(config: &ServerConfig, ledgers: &[&Ledger<Table>]) -
     }
     let mut missing = 0;
     for ledger in ledgers {
-        missing += ledger.wrong(&found) + ledger.missing_history(history(config, ledger.client).await?);
+        missing += ledger.wrong(&found).count() as u64 + ledger.missing_history(history(config, ledger.client).await?);
     }
     Ok(missing)
 }

@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::mirror::replay::{self as engine, Applied, Certainty, Job, Settled, Shown};
-use crate::record::{Item, Record, TableId};
+use crate::record::{Item, Lane, Record, TableId};
 
 use super::client::{Client, Error};
 use super::cluster::Cluster;
@@ -38,7 +38,7 @@ use super::wire::primitive::Value;
 use super::write::Write;
 use history::beside::Beside;
 use replay::{Taken, Texts};
-use state::Settler;
+use state::{Occasion, Settler};
 use trouble::{Trouble, may_linger};
 
 /// A cluster, once it was reached. Asked anew for each job.
@@ -112,7 +112,7 @@ impl Applier {
                     barrier::pass(&sides, job, table, body).await?;
                 }
                 Item::Table(_) => return Err(Trouble::Reject("a whole table is owed: copy it".to_owned())),
-                Item::Key { .. } | Item::Dirty(..) | Item::Touch { .. } | Item::Prepared(_) => {}
+                Item::Key { .. } | Item::Dirty(..) | Item::Touch { .. } | Item::Prepared(_) | Item::Stamp(_) => {}
             }
         }
         for item in job.record.items() {
@@ -132,21 +132,21 @@ impl Applier {
         label: TableId,
         (place, key): (&Place, &[u8]),
     ) -> Result<(), Trouble> {
-        let part = hash_of(&place.partition);
-        if job.certainty == Certainty::Committed && self.settled.covers(label, part, key, job.ended) {
+        let lane = Lane::beside(hash_of(&place.partition));
+        if job.certainty == Certainty::Committed && self.settled.covers(label, lane, key, job.ended) {
             return Ok(());
         }
         let Some(table) = self.table(&sides.primary, label).await else { return Ok(()) };
         let table = common(&sides.secondary, &table);
         let _settlement = self.beside.settle(label, place, key);
-        let settler = Settler::new(sides, &table, job.certainty == Certainty::Unknown, job.attempt > 1);
+        let settler = Settler::new(sides, &table, Occasion::of(job, newest(&job.record)));
         if let Err(trouble) = settler.settle(place).await {
             sides.primary.refresh().await;
             // Dropped since the schema was looked at: the barrier behind this record drops it on the secondary.
             let is_gone = self.known_table(&sides.primary, label).is_none();
             return if is_gone { Ok(()) } else { Err(trouble) };
         }
-        self.settled.note(label, part, key, job.handed);
+        self.settled.note(label, lane, key, job.handed);
         Ok(())
     }
 
@@ -154,8 +154,9 @@ impl Applier {
         let write = Write::parse(body).map_err(|error| Trouble::Reject(error.to_string()))?;
         let taken = self.texts.take_apart(&write);
         let written = written(sides, &write, &taken, is_doubtful(job));
+        let occasion = Occasion::of(job, write.batch.parameters.timestamp);
         if must_go_by_state(job, &write, &written) {
-            return self.by_state(sides, job, written).await;
+            return self.by_state(sides, occasion, written).await;
         }
         if job.certainty == Certainty::Unknown {
             let again = replay::execute(&sides.primary, &sides.to_primary, &write, &taken).await;
@@ -169,15 +170,15 @@ impl Applier {
         // Where it was done before, lists are doubled now. What comes out of its order may bring back what a settlement
         // behind it saw gone.
         let doubtful = written.into_iter().filter(|written| written.has_lists || job.late).collect();
-        self.by_state(sides, job, doubtful).await
+        self.by_state(sides, occasion, doubtful).await
     }
 
-    async fn by_state(&self, sides: &Sides, job: &Job, written: Vec<Written>) -> Result<(), Trouble> {
+    async fn by_state(&self, sides: &Sides, occasion: Occasion, written: Vec<Written>) -> Result<(), Trouble> {
         for Written { table, places, .. } in written {
             let unknown = "where a write writes cannot be told, and it may not be repeated: compare the table";
             let places = places.ok_or_else(|| Trouble::Reject(unknown.to_owned()))?;
             let table = common(&sides.secondary, &table);
-            let settler = Settler::new(sides, &table, job.certainty == Certainty::Unknown, job.attempt > 1);
+            let settler = Settler::new(sides, &table, occasion);
             for place in &places {
                 let key = place.encode().unwrap_or_default();
                 let _settlement = self.beside.settle(table.label, place, &key);
@@ -205,6 +206,14 @@ impl Applier {
         }
         labels.tables.get(&label).cloned()
     }
+}
+
+fn newest(record: &Record) -> Option<i64> {
+    let stamp = |item| match item {
+        Item::Stamp(stamp) => Some(stamp),
+        _ => None,
+    };
+    record.items().find_map(stamp)
 }
 
 /// It may have been done, and others may have been done since.
@@ -349,6 +358,6 @@ fn shown(item: Item<'_>) -> Option<String> {
             Some(format!("{} at {:?}", statements.join("; "), write.batch.parameters.timestamp))
         }
         Item::Key { key, .. } => Some(format!("the state of 0x{}", hex(key))),
-        Item::Dirty(..) | Item::Touch { .. } | Item::Table(_) | Item::Prepared(_) => None,
+        Item::Dirty(..) | Item::Touch { .. } | Item::Table(_) | Item::Prepared(_) | Item::Stamp(_) => None,
     }
 }

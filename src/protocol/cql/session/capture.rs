@@ -290,6 +290,9 @@ impl Whole<'_, '_> {
         }
         let (by_state, replayed): (Vec<&Found>, Vec<&Found>) =
             sorted.found.iter().partition(|found| sorted.conditional || found.way == Way::State);
+        if sorted.contested || !by_state.is_empty() {
+            record.stamp(self.stamp);
+        }
         for found in by_state {
             match &found.places {
                 Some(places) => places.iter().for_each(|place| settle(record, found.table, place)),

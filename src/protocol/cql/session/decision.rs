@@ -72,6 +72,9 @@ impl Decision {
         let ((table, lane), others) = self.lanes.split_first()?;
         record.write(*table, *lane, &body);
         others.iter().for_each(|(table, lane)| record.touch(*table, *lane));
+        if !self.places.is_empty() {
+            record.stamp(ballot);
+        }
         self.places.iter().for_each(|(table, place)| settle(&mut record, *table, place));
         Some(record)
     }

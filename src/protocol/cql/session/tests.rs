@@ -321,6 +321,7 @@ fn in_words(item: &Item<'_>) -> String {
             let order = if lane.order() == Order::Alone { " in order" } else { "" };
             format!("write {}{order}: {}", name(*table), texts.join("; "))
         }
+        Item::Stamp(_) => "stamped".to_owned(),
         Item::Touch { table, lane } => {
             let order = match lane.order() {
                 Order::Beside => "",
@@ -459,9 +460,9 @@ fn lists_counters_and_conditional_statements_go_by_state() {
     assert_eq!(
         rig.journal(),
         [
-            "wide Row [[0, 0, 0, 1]] [[0, 0, 0, 2]], touch wide at places",
-            "counts Partition [[0, 0, 0, 3]] [], touch counts alone",
-            "t Partition [[0, 0, 0, 4]] [], touch t alone",
+            "stamped, wide Row [[0, 0, 0, 1]] [[0, 0, 0, 2]], touch wide at places",
+            "stamped, counts Partition [[0, 0, 0, 3]] [], touch counts alone",
+            "stamped, t Partition [[0, 0, 0, 4]] [], touch t alone",
         ]
     );
     let stamps: Vec<bool> = rig.sent().iter().map(|frame| parse(Version::V4, frame).2.is_some()).collect();
@@ -486,7 +487,7 @@ fn a_batch_is_replayed_but_for_what_goes_by_state() {
     request::put_batch(&mut message, Version::V4, BatchKind::Logged, &statements, &parameters).expect("short");
     let batch = Batch::parse(Version::V4, &message).expect("a batch");
     rig.ask(1, &Request::Batch(batch));
-    let row = "wide Row [[0, 0, 0, 1]] [[0, 0, 0, 2]], touch wide at places";
+    let row = "stamped, wide Row [[0, 0, 0, 1]] [[0, 0, 0, 2]], touch wide at places";
     let write = "write t: INSERT INTO t (k, v) VALUES (?, ?); DELETE FROM gone WHERE k = 7";
     assert_eq!(rig.journal(), [format!("{row}, {write}, touch gone alone")]);
 }
@@ -561,7 +562,7 @@ async fn a_conditional_statement_that_was_applied_becomes_a_plain_one_with_its_b
     assert_eq!((rig.sent().len(), rig.shared.gate.inside()), (1, 2), "barriers and a flip wait too");
     rig.ballot(Ok(1_000)).await;
     assert_eq!((rig.sent().len(), rig.shared.gate.inside()), (1, 1));
-    let place = "t Partition [[0, 0, 0, 4]] [], touch t alone";
+    let place = "stamped, t Partition [[0, 0, 0, 4]] [], touch t alone";
     let write = "write t: UPDATE t SET v = 'a' WHERE k = 4 ";
     assert_eq!(rig.journal(), [place, write, "Committed", "Aborted", "barrier t: TRUNCATE t"]);
     assert_eq!(rig.stamps(), [Some(1_000)]);
@@ -574,7 +575,7 @@ async fn without_its_ballot_a_conditional_statement_goes_by_state() {
         rig.query(1, "DELETE FROM t WHERE k = 4 IF EXISTS");
         rig.void(1);
         rig.ballot(Err(why)).await;
-        assert_eq!(rig.journal(), ["t Partition [[0, 0, 0, 4]] [], touch t alone", "Committed"]);
+        assert_eq!(rig.journal(), ["stamped, t Partition [[0, 0, 0, 4]] [], touch t alone", "Committed"]);
         assert_eq!(rig.shared.gate.inside(), 0);
     }
 }
@@ -590,7 +591,7 @@ async fn a_plain_write_that_a_conditional_one_may_have_overruled_names_its_place
     rig.ballot(Err(Unread::Refused)).await;
     rig.query(4, &format!("{insert} USING TIMESTAMP 5"));
     rig.query(5, insert);
-    let names = format!("write t: {insert}, {place}, touch t alone");
+    let names = format!("stamped, write t: {insert}, {place}, touch t alone");
     let journal = rig.journal();
     assert_eq!(journal[1], names);
     assert_eq!(journal[2], "write t: INSERT INTO t (k, v) VALUES (5, 'x')");
@@ -616,7 +617,7 @@ fn a_conditional_statement_that_was_not_applied_leaves_nothing_promise_2() {
     };
     Envelope::new(Version::V4, 1, Opcode::Result).put(&mut frame, put).expect("short");
     rig.session.server_sent(&mut frame).expect("goes on");
-    assert_eq!(rig.journal(), ["t Partition [[0, 0, 0, 4]] [], touch t alone", "Aborted"]);
+    assert_eq!(rig.journal(), ["stamped, t Partition [[0, 0, 0, 4]] [], touch t alone", "Aborted"]);
     assert_eq!(rig.told().len(), 1);
 }
 

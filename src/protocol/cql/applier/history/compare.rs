@@ -21,7 +21,7 @@ use crate::mirror::replay::history::{Compared, Error, Suspect};
 use crate::protocol::cql::applier::Sides;
 use crate::protocol::cql::applier::state::diff::expire_together;
 use crate::protocol::cql::applier::state::rows::{Cell, Clustering};
-use crate::protocol::cql::applier::state::{Settler, Side};
+use crate::protocol::cql::applier::state::{Occasion, Settler, Side};
 use crate::protocol::cql::place::{Extent, Place};
 use crate::protocol::cql::tables::Table;
 use crate::protocol::cql::text::schema;
@@ -176,7 +176,7 @@ fn is_same(ours: &Cell, theirs: &Cell) -> bool {
 
 /// Each of these rows again, on the secondary first.
 pub(super) async fn look(sides: &Sides, table: &Table, suspects: &[Suspect]) -> Result<Vec<Option<Suspect>>, Error> {
-    let settler = Settler::new(sides, table, false, false);
+    let settler = Settler::new(sides, table, Occasion::default());
     let looks = suspects.iter().map(|suspect| look_at(&settler, sides, table, suspect).boxed());
     stream::iter(looks.collect::<Vec<_>>()).buffered(LOOKS).try_collect().await
 }

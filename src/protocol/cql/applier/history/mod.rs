@@ -185,7 +185,7 @@ fn add_sizes(page: &Answer, sizes: &mut Sizes) -> Result<(), client::Error> {
 
 /// As of now, before anything is read.
 fn moment() -> Moment {
-    Moment { read: now_micros(), round: 0 }
+    Moment { read: now_micros(), newest: None, round: 0 }
 }
 
 fn difference(how: Differs, place: &Place, table: &schema::Table) -> Option<Difference> {

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use super::rows::{Cell, Form, collected, elements, fields};
 use crate::protocol::cql::wire::Error;
 
-/// How far before the reading a made-up timestamp lies at first: what clients write now stays above it.
+/// How far before the reading a timestamp lies that is made up for want of a better: what clients write now stays above it,
+/// and what they stamped before a switch held them.
 const BEFORE: i64 = 1_000_000;
 /// Expiries that differ by no more are the same: the clocks of v3 and v4 count whole seconds.
 const TTL_SLACK: i32 = 2;
@@ -19,19 +20,30 @@ const TTL_SLACK: i32 = 2;
 pub(in super::super) struct Moment {
     /// Microseconds, from before the first read.
     pub(in super::super) read: i64,
+    /// What the unit wrote with, if it is known.
+    pub(in super::super) newest: Option<i64>,
     /// 0 is the first. From the second on, whatever still differs was not to be had with its own timestamp.
     pub(in super::super) round: usize,
 }
 
 impl Moment {
+    /// As high as it must be by now, and no higher: whoever writes there next must be above it, by a clock of its own.
+    fn least(self) -> i64 {
+        match self.round {
+            0 => i64::MIN,
+            1 => self.read - BEFORE,
+            _ => self.read,
+        }
+    }
+
     /// A timestamp where none can be read.
     fn made_up(self) -> i64 {
-        if self.round == 0 { self.read - BEFORE } else { self.read }
+        self.own(self.newest.unwrap_or(self.read - BEFORE))
     }
 
     /// The timestamp that a cell should have, unless that was tried.
     fn own(self, timestamp: i64) -> i64 {
-        if self.round == 0 { timestamp } else { timestamp.max(self.read) }
+        timestamp.max(self.least())
     }
 }
 
@@ -46,8 +58,10 @@ pub(in super::super) enum Fix {
     Cells { at: i64, ttl: Option<i32>, values: Vec<(usize, Vec<u8>)> },
     /// Make a column null.
     Null { at: i64, column: usize },
-    /// Add elements to a set or a map.
+    /// Add elements to a set or a map, or to the end of a list.
     Add { at: i64, column: usize, value: Vec<u8> },
+    /// Add elements to the beginning of a list.
+    Prepend { at: i64, column: usize, value: Vec<u8> },
     /// Take elements from a set or keys from a map.
     Remove { at: i64, column: usize, keys: Vec<u8> },
     /// Set a field.
@@ -106,7 +120,7 @@ pub(in super::super) fn of_cells(
     for (column, ((form, ours), theirs)) in forms.iter().zip(ours).zip(theirs).enumerate() {
         match form {
             Form::One => found.one(column, ours, theirs, moment),
-            Form::List => found.list(column, ours, theirs, moment),
+            Form::List => found.list(column, ours, theirs, moment)?,
             Form::Set => found.elements(column, 1, ours, theirs, moment)?,
             Form::Map => found.elements(column, 2, ours, theirs, moment)?,
             Form::Fields(names) => found.fields(column, names, ours, theirs, moment)?,
@@ -155,14 +169,32 @@ impl Found {
         self.cells.entry((moment.own(at), ours.ttl)).or_default().push((column, value.clone()));
     }
 
-    /// The elements of a list have names of the server's making: it is written whole, above everything that is there.
-    fn list(&mut self, column: usize, ours: &Cell, theirs: &Cell, moment: Moment) {
-        let at = moment.read;
-        match &ours.value {
-            same if *same == theirs.value => {}
-            None => self.others.push(Fix::Null { at, column }),
-            Some(value) => self.cells.entry((at, None)).or_default().push((column, value.clone())),
+    /// The elements of a list have names of the server's making, so it is written whole, above everything that is there,
+    /// unless all that is there is as it must be: then the rest is added before it and behind it. That leaves no tombstone,
+    /// which would take what clients add with a timestamp of a moment ago.
+    fn list(&mut self, column: usize, ours: &Cell, theirs: &Cell, moment: Moment) -> Result<(), Error> {
+        let at = moment.made_up();
+        let Some(value) = &ours.value else {
+            if theirs.value.is_some() {
+                self.others.push(Fix::Null { at, column });
+            }
+            return Ok(());
+        };
+        let (here, there) = (elements(Some(value), 1)?, elements(theirs.value.as_deref(), 1)?);
+        if here == there {
+            return Ok(());
         }
+        let Some((before, behind)) = around(&here, &there).filter(|_| moment.round == 0) else {
+            self.cells.entry((at, None)).or_default().push((column, value.clone()));
+            return Ok(());
+        };
+        if !before.is_empty() {
+            self.others.push(Fix::Prepend { at, column, value: collected(before, 1) });
+        }
+        if !behind.is_empty() {
+            self.others.push(Fix::Add { at, column, value: collected(behind, 1) });
+        }
+        Ok(())
     }
 
     fn elements(
@@ -227,6 +259,13 @@ impl Found {
     }
 }
 
+/// What is before and behind `part` in `whole`, if it is in there.
+fn around<'a, T: PartialEq>(whole: &'a [T], part: &[T]) -> Option<(&'a [T], &'a [T])> {
+    let last = whole.len().checked_sub(part.len())?;
+    let at = (0..=last).find(|at| whole[*at..].starts_with(part))?;
+    Some((&whole[..at], &whole[at + part.len()..]))
+}
+
 pub(in super::super) fn expire_together(ours: Option<i32>, theirs: Option<i32>) -> bool {
     match (ours, theirs) {
         (None, None) => true,
@@ -240,8 +279,9 @@ mod tests {
     use super::*;
 
     const READ: i64 = 10_000_000;
-    const FIRST: Moment = Moment { read: READ, round: 0 };
-    const SECOND: Moment = Moment { read: READ, round: 1 };
+    const FIRST: Moment = Moment { read: READ, newest: None, round: 0 };
+    const SECOND: Moment = Moment { read: READ, newest: None, round: 1 };
+    const THIRD: Moment = Moment { read: READ, newest: None, round: 2 };
 
     fn cell(value: &[u8], writetime: i64) -> Cell {
         Cell { value: Some(value.to_vec()), writetime: Some(writetime), ttl: None }
@@ -275,9 +315,11 @@ mod tests {
 
     #[test]
     fn what_still_differs_after_a_write_goes_above_whatever_hides_it() {
-        assert_eq!(one(&cell(b"a", 100), &Cell::default(), SECOND), cells(READ, None, b"a"));
-        assert_eq!(one(&cell(b"a", READ + 5), &Cell::default(), SECOND), cells(READ + 5, None, b"a"));
-        assert_eq!(one(&Cell::default(), &cell(b"b", 200), SECOND), [Fix::Null { at: READ, column: 0 }]);
+        for (moment, least) in [(SECOND, READ - BEFORE), (THIRD, READ)] {
+            assert_eq!(one(&cell(b"a", 100), &Cell::default(), moment), cells(least, None, b"a"));
+            assert_eq!(one(&cell(b"a", READ + 5), &Cell::default(), moment), cells(READ + 5, None, b"a"));
+            assert_eq!(one(&Cell::default(), &cell(b"b", 200), moment), [Fix::Null { at: least, column: 0 }]);
+        }
     }
 
     #[test]
@@ -297,7 +339,7 @@ mod tests {
         assert_eq!(appear.len(), 3);
         let go = |theirs: &[Cell], moment| of_row(&forms, None, Some(theirs), moment).expect("well-formed");
         assert_eq!(go(&row, FIRST), [Fix::NoRow { at: 300 }]);
-        assert_eq!(go(&row, SECOND), [Fix::NoRow { at: READ }]);
+        assert_eq!(go(&row, SECOND), [Fix::NoRow { at: READ - BEFORE }]);
         let bare = [Cell::default(), Cell::default()];
         assert_eq!(go(&bare, FIRST), [Fix::NoRow { at: READ - BEFORE }]);
         let appear = of_row(&forms, Some(&bare), None, FIRST).expect("well-formed");
@@ -333,12 +375,41 @@ mod tests {
         assert_eq!(fixes, []);
     }
 
+    fn list(elements: &[&[u8]]) -> Cell {
+        unreadable(collected(elements, 1))
+    }
+
+    fn of_list(ours: &Cell, theirs: &Cell, moment: Moment) -> Vec<Fix> {
+        of_cells(&[Form::List], std::slice::from_ref(ours), std::slice::from_ref(theirs), moment).expect("well-formed")
+    }
+
     #[test]
-    fn a_list_is_written_whole_and_above_what_is_there() {
-        let list = |elements: &[&[u8]]| unreadable(collected(elements, 1));
+    fn a_list_is_written_whole_with_what_the_unit_wrote_with() {
         let (ours, doubled) = (list(&[b"a", b"b"]), list(&[b"a", b"b", b"a", b"b"]));
-        let fixes = of_cells(&[Form::List], std::slice::from_ref(&ours), &[doubled], FIRST).expect("well-formed");
-        assert_eq!(fixes, cells(READ, None, ours.value.as_deref().expect("a list")));
+        let whole = |at| cells(at, None, ours.value.as_deref().expect("a list"));
+        assert_eq!(of_list(&ours, &doubled, Moment { newest: Some(77), ..FIRST }), whole(77));
+        assert_eq!(of_list(&ours, &doubled, Moment { newest: Some(77), ..THIRD }), whole(READ));
+        assert_eq!(of_list(&ours, &doubled, FIRST), whole(READ - BEFORE));
+        assert_eq!(of_list(&Cell::default(), &doubled, FIRST), [Fix::Null { at: READ - BEFORE, column: 0 }]);
+        assert_eq!(of_list(&ours, &ours, FIRST), []);
+    }
+
+    #[test]
+    fn what_is_as_it_must_be_in_a_list_stays() {
+        let (at, column) = (77, 0);
+        let moment = Moment { newest: Some(at), ..FIRST };
+        let ours = list(&[b"a", b"b", b"c"]);
+        let add = |elements: &[&[u8]]| Fix::Add { at, column, value: collected(elements, 1) };
+        let prepend = |elements: &[&[u8]]| Fix::Prepend { at, column, value: collected(elements, 1) };
+        assert_eq!(of_list(&ours, &list(&[b"a", b"b"]), moment), [add(&[b"c"])]);
+        assert_eq!(of_list(&ours, &list(&[b"b"]), moment), [prepend(&[b"a"]), add(&[b"c"])]);
+        assert_eq!(of_list(&ours, &Cell::default(), moment), [add(&[b"a", b"b", b"c"])]);
+        let again = Moment { round: 1, ..moment };
+        assert_eq!(
+            of_list(&ours, &list(&[b"b"]), again),
+            cells(READ - BEFORE, None, ours.value.as_deref().expect("a list")),
+            "what did not help is not done again"
+        );
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 
 use tokio::time::sleep;
 
+use crate::mirror::replay::{Certainty, Job};
 use crate::protocol::cql::client::{Answer, Client, Error, Member, MemberText};
 use crate::protocol::cql::place::{Extent, Place};
 use crate::protocol::cql::stamps::now_micros;
@@ -44,10 +45,7 @@ pub(super) const LEVEL: Consistency = Consistency::LocalQuorum;
 pub(super) struct Settler<'s> {
     sides: &'s Sides,
     table: &'s Table,
-    /// Something that concerns the place may still be going on, on the primary.
-    is_doubtful: bool,
-    /// It was tried before.
-    is_again: bool,
+    occasion: Occasion,
     names: Names,
 }
 
@@ -60,9 +58,26 @@ pub(super) struct Side {
     pub(super) forms: Vec<Form>,
 }
 
+/// Why places are settled.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Occasion {
+    /// Something that concerns the place may still be going on, on the primary.
+    is_doubtful: bool,
+    /// It was tried before.
+    is_again: bool,
+    /// The newest timestamp that was written with, if it is known.
+    newest: Option<i64>,
+}
+
+impl Occasion {
+    pub(super) fn of(job: &Job, newest: Option<i64>) -> Occasion {
+        Occasion { is_doubtful: job.certainty == Certainty::Unknown, is_again: job.attempt > 1, newest }
+    }
+}
+
 impl<'s> Settler<'s> {
-    pub(super) fn new(sides: &'s Sides, table: &'s Table, is_doubtful: bool, is_again: bool) -> Settler<'s> {
-        Settler { sides, table, is_doubtful, is_again, names: Names::of(&table.shape) }
+    pub(super) fn new(sides: &'s Sides, table: &'s Table, occasion: Occasion) -> Settler<'s> {
+        Settler { sides, table, occasion, names: Names::of(&table.shape) }
     }
 
     /// Until both sides are equal there.
@@ -72,12 +87,12 @@ impl<'s> Settler<'s> {
         if !fits {
             return Err(Trouble::Reject("a place has another key than its table: compare the table".to_owned()));
         }
-        if self.is_doubtful {
+        if self.occasion.is_doubtful {
             self.calm_down(place).await?;
         }
         let (mut before, mut tried) = (None, 0);
         for round in 0..ROUNDS {
-            let mut moment = Moment { read: now_micros(), round };
+            let mut moment = Moment { read: now_micros(), newest: self.occasion.newest, round };
             let theirs = self.read(&self.sides.to_secondary, place, moment, Trouble::of_secondary).await?;
             let ours = self.read(&self.sides.to_primary, place, moment, Trouble::of_primary).await?;
             // What the primary got since was not tried with its own timestamp yet.
@@ -95,7 +110,7 @@ impl<'s> Settler<'s> {
             self.write(&statements, moment).await?;
             before = Some(ours);
         }
-        let again = if self.is_again { "still" } else { "again and again" };
+        let again = if self.occasion.is_again { "still" } else { "again and again" };
         Err(Trouble::Retry(format!("both sides of a place in {} differ {again}", self.names.table)))
     }
 

@@ -97,6 +97,13 @@ impl Names {
                     [stamp(*at), expiry(None), Some(value.clone())].into_iter().chain(key).collect(),
                 )
             }
+            Fix::Prepend { at, column, value } => {
+                let set = format!("{0} = ? + {0}", name(column));
+                (
+                    self.update(&set, &relations),
+                    [stamp(*at), expiry(None), Some(value.clone())].into_iter().chain(key).collect(),
+                )
+            }
             Fix::Remove { at, column, keys } => {
                 let set = format!("{0} = {0} - ?", name(column));
                 (
