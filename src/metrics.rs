@@ -156,6 +156,8 @@ metrics! {
     EPOCH = "tandem_epoch", Kind::Gauge;
     /// Which side answers clients: 1 or 0. Label: side.
     PRIMARY = "tandem_primary", Kind::Gauge;
+    /// Writes that were answered with an error because the secondary did not have them in time. Label: side.
+    UNSYNCED_TOTAL = "tandem_unsynced_total", Kind::Counter;
     /// Lightweight transactions that were mirrored by state because their ballot was not to be had. Label: reason.
     BALLOTS_UNREAD_TOTAL = "tandem_ballots_unread_total", Kind::Counter;
     /// Requests of the admin API. Label: code.

@@ -159,7 +159,6 @@ impl Assembly {
     async fn mirror(&mut self) -> Result<Mirror, Error> {
         let recovered = match self.config.mirror.mode {
             Mode::Off => None,
-            // `sync` was refused when the configuration was read.
             Mode::Async | Mode::Sync => {
                 let (journal, recovered) = open_journal(&self.config)?;
                 self.state.journal = Some(journal);
@@ -174,6 +173,11 @@ impl Assembly {
     }
 
     async fn postgres(&mut self, recovered: Option<Recovered>) -> Result<Mirror, Error> {
+        if self.config.mirror.mode == Mode::Sync {
+            let why =
+                "mirror.mode = \"sync\" is for wire = \"cql\": PostgreSQL's mirror copies rows when they are committed";
+            return Err(Error::Setup(why.to_owned()));
+        }
         let (gate, journal, live) = (self.state.gate.clone(), self.state.journal.clone(), self.state.live.clone());
         let mirror = |serving| Mirror {
             serving,
@@ -226,7 +230,7 @@ impl Assembly {
         let Some((journal, recovered)) = journal.zip(recovered) else {
             let control = store.load().await.map_err(in_control)?.1;
             gate.open(control.route(false));
-            let setup = cql::Setup::new(&self.config, gate, None, Box::new(|_, _| {}), beside).await?;
+            let setup = cql::Setup::over(cql::Sides::default(), &self.config, gate, None, beside).await?;
             return Ok(Mirror { serving: Serving::Cql(setup), tasks, stop, switching });
         };
         let known = controller::recover(store).await.map_err(in_control)?;
@@ -244,9 +248,12 @@ impl Assembly {
         );
         let turning = turning.map_err(|error| Error::Setup(error.to_string()))?;
         let handle = turning.handle().clone();
-        let lost = lost(&handle);
-        let setup =
-            cql::Setup::over(sides, &self.config, gate.clone(), Some(journal.clone()), lost, beside.clone()).await?;
+        let mirroring = cql::Mirroring {
+            journal: journal.clone(),
+            lost: lost(&handle),
+            waits: (self.config.mirror.mode == Mode::Sync).then(|| handle.waits().clone()),
+        };
+        let setup = cql::Setup::over(sides, &self.config, gate.clone(), Some(mirroring), beside.clone()).await?;
         self.mark_lost(&recovered, &setup.tables(), &handle, &journal)?;
         let mut walk = cql::Walk::new(&setup, journal, turning, &self.config, &control);
         walk.begin(&control).await.map_err(|error| Error::Setup(error.to_string()))?;

@@ -103,7 +103,7 @@ impl JournalStatus {
 /// What the mirror does, and how far the secondary is behind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MirrorStatus {
-    /// `connecting`, `idle`, `paying` or `applying`, `catching up`, `paused`, `fenced`, `failed` or `stopped`.
+    /// `connecting`, `idle`, `paying` or `applying`, `catching up`, `paused`, `fenced`, `away`, `failed` or `stopped`.
     pub phase: String,
     /// The last error, until it goes well again.
     pub error: Option<String>,

@@ -182,9 +182,8 @@ fn listen_tls(listen: section::Listen, values: &Values) -> Result<Option<ListenT
 
 fn mirror(values: &Values) -> Result<Mirror, Error> {
     let mirror = Mirror::read(values)?;
-    if mirror.mode == Mode::Sync {
-        let message = "mirror.mode = \"sync\" is not there yet: use \"async\" (nothing is lost, the secondary follows)";
-        return Err(Error::new(values.place("mode"), message));
+    if mirror.sync_timeout.is_zero() {
+        return Err(Error::new(values.place("sync_timeout"), "`sync_timeout` must be above 0s"));
     }
     if mirror.owed_keys_max == 0 {
         return Err(Error::new(values.place("owed_keys_max"), "`owed_keys_max` must be at least 1"));

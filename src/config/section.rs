@@ -140,8 +140,11 @@ sections! {
 
     /// Mirroring of writes to the secondary.
     one "mirror" Mirror {
-        /// off or async.
+        /// off, async, or, for Cassandra, sync: a write is answered when the secondary has it too, and with a timeout when it
+        /// has not. It is mirrored all the same.
         mode: Mode = Is("async");
+        /// How long an answer waits for the secondary, if it does.
+        sync_timeout: Duration = Is("2s");
         /// A write whose keys cannot be learned: dirty (it runs, its tables become dirty) or refuse.
         on_uncaptured: OnUncaptured = Is("dirty");
         /// A table without a key: refuse (it is not mirrored, and named before a switch), or copy (all its rows, at most

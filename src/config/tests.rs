@@ -133,7 +133,7 @@ fn a_wrong_variable_is_named() {
 fn what_does_not_fit_together_is_refused() {
     let cases = [
         ("[admin]\naddress = \"0.0.0.0:80\"", "needs `token_file`"),
-        ("[mirror]\nmode = \"sync\"", "is not there yet"),
+        ("[mirror]\nsync_timeout = \"0s\"", "above 0s"),
         ("[mirror]\nretry_min = \"20s\"", "at most `retry_max`"),
         ("[mirror]\nowed_keys_max = 0", "at least 1"),
         ("[limits]\nplan_cache = 0", "above 0"),

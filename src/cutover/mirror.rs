@@ -107,7 +107,7 @@ pub async fn opened(handle: &Handle) -> Result<Status, Error> {
 pub async fn runs(handle: &Handle, secondary: Side) -> Result<(), Error> {
     let shown = opened(handle).await?;
     match (shown.phase, shown.error) {
-        (Phase::Failed | Phase::Fenced, why) => {
+        (Phase::Failed | Phase::Away | Phase::Fenced, why) => {
             Err(Error::Side { side: secondary, why: why.unwrap_or_else(|| "the reverse mirror cannot open".into()) })
         }
         _ => Ok(()),

@@ -16,6 +16,7 @@ use crate::journal::{self, Entry, Journal, Lsn, Outcome};
 use crate::mirror::dirty::Dirty;
 use crate::mirror::durable;
 use crate::mirror::parked::{Kept, Parked};
+use crate::mirror::waits::Waits;
 use crate::record::{Backend, Item, Reason, Record, RecordBuf, TableId};
 
 /// How much of the journal [`Handle::newest`] reads at once.
@@ -40,6 +41,8 @@ pub enum Phase {
     Paused,
     /// Another applier holds the lock on the secondary; tries again.
     Fenced,
+    /// The secondary is away, see [`Status::error`]; tries again.
+    Away,
     /// The last attempt failed, see [`Status::error`]; tries again.
     Failed,
     /// The engine has ended.
@@ -57,6 +60,7 @@ impl Phase {
             Phase::CatchingUp => "catching up",
             Phase::Paused => "paused",
             Phase::Fenced => "fenced",
+            Phase::Away => "away",
             Phase::Failed => "failed",
             Phase::Stopped => "stopped",
         }
@@ -168,6 +172,7 @@ pub struct Handle {
     pub(in crate::mirror) pace: watch::Sender<Pace>,
     pub(in crate::mirror) self_repair: bool,
     pub(in crate::mirror) desk: Desk,
+    pub(in crate::mirror) waits: Waits,
     /// An operator wants what is parked to be looked at.
     pub(in crate::mirror) nudges: Arc<Notify>,
 }
@@ -186,8 +191,14 @@ impl Handle {
             pace: watch::Sender::new(Pace::Usual),
             self_repair,
             desk,
+            waits: Waits::default(),
             nudges: Arc::default(),
         }
+    }
+
+    /// Whose answer waits for the secondary; told by the engine by replay.
+    pub fn waits(&self) -> &Waits {
+        &self.waits
     }
 
     /// The walks over history.

@@ -10,6 +10,8 @@ pub mod parked;
 pub mod replay;
 pub mod state;
 pub mod turning;
+pub mod waits;
 
 pub use handle::{Handle, Phase, Status};
 pub use turning::Turning;
+pub use waits::Waits;

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::BytesMut;
 use tandem::journal::Lsn;
 use tandem::mirror::replay::{Applied, Applier as _, Certainty, Job};
-use tandem::protocol::cql::applier::{Applier, Reach};
+use tandem::protocol::cql::applier::{Applier, Quiet, Reach};
 use tandem::protocol::cql::client::{Address, Settings};
 use tandem::protocol::cql::cluster::Cluster;
 use tandem::protocol::cql::place::{Extent, Place};
@@ -49,7 +49,7 @@ fn reach(cluster: &Arc<Cluster>) -> Reach {
 impl Rig {
     async fn of(primary: &Node, secondary: &Node, keyspace: &'static str) -> Rig {
         let clusters = [known(primary, Side::Origin).await, known(secondary, Side::Target).await];
-        let applier = Applier::new(reach(&clusters[0]), reach(&clusters[1]));
+        let applier = Applier::new(reach(&clusters[0]), reach(&clusters[1]), Quiet::since_now());
         let (primary, secondary) = (Cql::of(primary, keyspace), Cql::of(secondary, keyspace));
         Rig { keyspace, primary, secondary, clusters, applier }
     }

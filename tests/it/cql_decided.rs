@@ -2,9 +2,8 @@
 //! what was deleted and shows nowhere.
 
 use std::collections::BTreeSet;
-use std::net::{Shutdown, SocketAddrV4, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,60 +11,12 @@ use tandem::dice::Dice;
 
 use crate::support::cassandra::pair_with;
 use crate::support::cql::{Ask, Cql, Dial, LOGGED, Member};
+use crate::support::line::Line;
 use crate::support::tandem::Tandem;
 
 const SCHEMA: &str =
     "CREATE TABLE decided (k int, c int, s int static, v int, w text, m map<int, int>, PRIMARY KEY (k, c))";
 const CELLS: &str = "SELECT k, c, s, v, w, m, writetime(s), writetime(v), writetime(w) FROM decided";
-
-/// Bytes to a node and back, until somebody cuts the line.
-struct Line {
-    address: SocketAddrV4,
-    is_cut: Arc<AtomicBool>,
-    streams: Arc<Mutex<Vec<TcpStream>>>,
-}
-
-impl Line {
-    fn to(node: SocketAddrV4) -> Line {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let Ok(std::net::SocketAddr::V4(address)) = listener.local_addr() else { panic!("an address of IPv4") };
-        let line = Line { address, is_cut: Arc::default(), streams: Arc::default() };
-        let (is_cut, streams) = (line.is_cut.clone(), line.streams.clone());
-        thread::spawn(move || {
-            for near in listener.incoming().flatten() {
-                let Ok(far) = TcpStream::connect(node) else { continue };
-                if is_cut.load(SeqCst) {
-                    continue;
-                }
-                streams
-                    .lock()
-                    .expect("no panic")
-                    .extend([near.try_clone().expect("ours"), far.try_clone().expect("ours")]);
-                pump(near.try_clone().expect("ours"), far.try_clone().expect("ours"));
-                pump(far, near);
-            }
-        });
-        line
-    }
-
-    fn cut(&self) {
-        self.is_cut.store(true, SeqCst);
-        for stream in self.streams.lock().expect("no panic").drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-    }
-
-    fn mend(&self) {
-        self.is_cut.store(false, SeqCst);
-    }
-}
-
-fn pump(mut from: TcpStream, mut to: TcpStream) {
-    thread::spawn(move || {
-        let _ = std::io::copy(&mut from, &mut to);
-        let _ = to.shutdown(Shutdown::Both);
-    });
-}
 
 fn micros() -> i64 {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_micros()).expect("63 bits")

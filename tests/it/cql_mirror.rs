@@ -8,6 +8,7 @@ use tokio::time::sleep;
 use crate::support::cassandra::{cluster, make_keyspace, pair_with, versions};
 use crate::support::cql::{Ask, Cql, Dial, Member, UNLOGGED};
 use crate::support::cql_load::{Load, SCHEMA, difference, missing};
+use crate::support::line::Line;
 use crate::support::tandem::{Tandem, cli};
 
 /// A client of tandem.
@@ -81,6 +82,42 @@ async fn every_kind_of_write_arrives_with_its_times_in_every_version() {
         assert!(cql.rows("SELECT * FROM wide").is_empty());
         equal(&tandem, nodes, "kinds").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_synchronous_mirror_answers_when_the_target_has_it_and_says_when_it_has_not() {
+    let nodes = pair_with("synchronous");
+    for node in nodes {
+        SCHEMA.iter().for_each(|text| Cql::of(node, "synchronous").define(text));
+    }
+    let line = Line::to(nodes[1].address());
+    let more = "[mirror]\nmode = \"sync\"\nsync_timeout = \"5s\"\nretry_max = \"200ms\"";
+    let tandem = Tandem::start_cql(nodes[0].address(), line.address, more).await;
+    let mut cql = through(&tandem, "synchronous", 4, false);
+    let mut target = Cql::of(nodes[1], "synchronous");
+    for (text, there) in [
+        ("INSERT INTO plain (k, v) VALUES (1, 'a')", "SELECT v FROM plain WHERE k = 1"),
+        ("INSERT INTO decided (k, v) VALUES (1, 1) IF NOT EXISTS", "SELECT v FROM decided WHERE k = 1"),
+        ("UPDATE counts SET n = n + 1 WHERE k = 1", "SELECT n FROM counts WHERE k = 1"),
+        ("UPDATE wide SET l = l + ['x'] WHERE k = 1 AND c = 1", "SELECT l FROM wide WHERE k = 1"),
+    ] {
+        cql.run(text);
+        assert_eq!(target.rows(there).len(), 1, "{text}");
+    }
+    line.cut();
+    for text in ["INSERT INTO plain (k, v) VALUES (2, 'b')", "UPDATE counts SET n = n + 1 WHERE k = 1"] {
+        let refused = cql.refusal(text, &Ask::default());
+        assert_eq!(refused.code, 0x1100, "{refused:?}");
+        assert!(refused.message.contains("the target does not have this write yet"), "{refused:?}");
+    }
+    tandem.mirror_is("away").await;
+    assert_eq!(cql.rows("SELECT v FROM plain WHERE k = 2"), ["b"], "the origin has it");
+    line.mend();
+    tandem.settled().await;
+    let [mut old, mut new] = nodes.map(|node| Cql::of(node, "synchronous"));
+    assert_eq!(difference(&mut old, &mut new), None);
+    cql.run("INSERT INTO plain (k, v) VALUES (3, 'c')");
+    assert_eq!(target.rows("SELECT v FROM plain WHERE k = 3"), ["c"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -30,6 +30,7 @@ use crate::mirror::dirty::Dirty;
 use crate::mirror::durable;
 use crate::mirror::handle::Held;
 use crate::mirror::parked::{Bounds, Parked, Rejected};
+use crate::mirror::waits::Waits;
 use crate::record::{Item, Malformed, Reason, Record, RecordBuf, TableId};
 
 use super::Config;
@@ -85,6 +86,7 @@ pub(super) struct Core {
     parked: Parked,
     dirty: Dirty,
     book: Book,
+    waits: Waits,
     show: Show,
     link: Link,
     /// Of the link, and of each record's rests.
@@ -123,6 +125,8 @@ pub(super) struct Ledgers {
     pub(super) parked: Parked,
     pub(super) dirty: Dirty,
     pub(super) book: Book,
+    /// Who waits for records.
+    pub(super) waits: Waits,
 }
 
 impl Core {
@@ -150,6 +154,7 @@ impl Core {
             parked: ledgers.parked,
             dirty: ledgers.dirty,
             book: ledgers.book,
+            waits: ledgers.waits,
             config,
             window,
             show,
@@ -265,6 +270,7 @@ impl Core {
         match opened {
             Ok(()) => {
                 self.link = Link::Up;
+                self.waits.there();
                 self.troubles.remove(&Trouble::Link);
                 // Nobody's patience ends while the secondary is away.
                 for (_, lsn) in &self.resting {
@@ -279,6 +285,7 @@ impl Core {
         let pause = self.backoff.pause();
         warn!(why, retry_in = ?pause, "mirror waits for the secondary");
         self.failures += 1;
+        self.waits.away(&why);
         self.troubles.insert(Trouble::Link, why);
         self.link = Link::Down(now + pause);
     }
@@ -297,6 +304,7 @@ impl Core {
             Applied::Lost(why) => {
                 self.window.again(lsn);
                 self.link = Link::Losing;
+                self.waits.away(&why);
                 self.troubles.insert(Trouble::Link, why);
             }
         }
@@ -309,6 +317,7 @@ impl Core {
     /// It is on the secondary.
     fn finish(&mut self, lsn: Lsn) {
         self.done += 1;
+        self.waits.tell(lsn, || Ok(()));
         self.unhold(lsn);
         if self.resting.is_empty() {
             self.troubles.remove(&Trouble::Records);
@@ -383,6 +392,7 @@ impl Core {
         }
         let is_new = !self.held.contains_key(&lsn);
         let Some(rejected) = self.rejected(lsn, &why, true) else { return };
+        self.waits.tell(lsn, || Err(why.clone()));
         if is_new {
             warn!(table = rejected.name, why, "the secondary refuses a barrier: its table waits");
         }
@@ -424,6 +434,7 @@ impl Core {
     fn park(&mut self, lsn: Lsn, why: String) {
         let Some(rejected) = self.rejected(lsn, &why, false) else { return };
         warn!(table = rejected.name, why, "the secondary refuses: parked");
+        self.waits.tell(lsn, || Err(why.clone()));
         if !self.parked.set_aside(rejected, self.bounds()) {
             self.refuse_tables(lsn);
         }
@@ -579,6 +590,11 @@ impl Core {
     /// The link.
     pub(super) fn link(&self) -> Link {
         self.link
+    }
+
+    /// The engine ends.
+    pub(super) fn end(&self) {
+        self.waits.away("the mirror has ended");
     }
 
     /// Jobs handed out.

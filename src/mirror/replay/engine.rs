@@ -210,7 +210,8 @@ impl<A: Applier> Engine<A> {
         let journal = handle.journal.clone();
         let from = from.max(journal.trimmed());
         let (parked, dirty, book) = (handle.parked.clone(), handle.dirty.clone(), Book::open(book)?);
-        let ledgers = Ledgers { parked: parked.clone(), dirty: dirty.clone(), book: book.clone() };
+        let waits = handle.waits.clone();
+        let ledgers = Ledgers { parked: parked.clone(), dirty: dirty.clone(), book: book.clone(), waits };
         let window = Window::new(from, journal.begun(), config.window_bytes);
         let shows = applier.clone();
         let show = Box::new(move |record: &_, table| shows.show(record, table));
@@ -258,6 +259,7 @@ impl<A: Applier> Engine<A> {
                 warn!(records = self.core.window.len(), "mirror stopped before everything was applied; the journal keeps the rest");
             }
         }
+        self.core.end();
         self.show(Some(Phase::Stopped));
     }
 
@@ -395,7 +397,7 @@ impl<A: Applier> Engine<A> {
         match core.link() {
             _ if core.fenced => Phase::Fenced,
             Link::Down(_) | Link::Opening if core.error().is_none() => Phase::Connecting,
-            Link::Down(_) | Link::Opening | Link::Losing => Phase::Failed,
+            Link::Down(_) | Link::Opening | Link::Losing => Phase::Away,
             Link::Up if core.paused => Phase::Paused,
             Link::Up if core.window.is_full() => Phase::CatchingUp,
             Link::Up if core.window.is_empty() => Phase::Idle,

@@ -30,5 +30,5 @@ pub mod wire;
 pub mod write;
 
 pub use serve::{Front, serve};
-pub use setup::{Error as SetupError, Setup, Sides, appliers};
+pub use setup::{Error as SetupError, Mirroring, Setup, Sides, appliers};
 pub use walk::Walk;

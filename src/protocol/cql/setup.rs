@@ -13,16 +13,17 @@ use tokio_util::task::TaskTracker;
 use crate::config::{self, Config, ListenTls};
 use crate::cutover::gate::Gate;
 use crate::journal::Journal;
+use crate::mirror::Waits;
 use crate::mirror::durable::{self, Durable};
 use crate::net::tls;
 use crate::record::{Reason, Side, TableId};
 
-use super::applier::{Applier, Reach};
+use super::applier::{Applier, Quiet, Reach};
 use super::ballot::{Question, Unread};
 use super::client;
 use super::cluster::Cluster;
 use super::serve::{Front, Logins};
-use super::session::shared::{Grounds, Parts, Shared};
+use super::session::shared::{Grounds, Parts, Shared, Synchronous};
 use super::stamps::{Stamps, now_micros};
 use super::tables::{Tables, is_own};
 use super::text::generate::TimeUuids;
@@ -113,26 +114,22 @@ impl Grounds for Ground {
     }
 }
 
+/// What sessions need for their writes to be mirrored.
+pub struct Mirroring {
+    /// Where they are written down.
+    pub journal: Journal,
+    /// Called with tables whose writes the journal did not take.
+    pub lost: Box<dyn Fn(TableId, Reason) + Send + Sync>,
+    /// Answers wait until the secondary has the write.
+    pub waits: Option<Waits>,
+}
+
 /// Called with tables whose writes the journal did not take.
 pub(super) type Lost = Box<dyn Fn(TableId, Reason) + Send + Sync>;
 
 impl Setup {
     /// Connect to the primary and learn its schema; to the other side too, which may be away unless it is the first start.
-    /// What runs beside it runs among `tasks` and ends with `stop`.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub async fn new(
-        config: &Config,
-        gate: Gate,
-        journal: Option<Journal>,
-        lost: Lost,
-        (stop, tasks): (CancellationToken, TaskTracker),
-    ) -> Result<Setup, Error> {
-        Setup::over(Sides::default(), config, gate, journal, lost, (stop, tasks)).await
-    }
-
-    /// The same, with the sides where somebody else looks for them too.
+    /// Others may look for the sides in `sides` too. What runs beside it runs among `tasks` and ends with `stop`.
     ///
     /// # Errors
     /// [`Error`].
@@ -140,8 +137,7 @@ impl Setup {
         sides: Sides,
         config: &Config,
         gate: Gate,
-        journal: Option<Journal>,
-        lost: Lost,
+        mirroring: Option<Mirroring>,
         (stop, tasks): (CancellationToken, TaskTracker),
     ) -> Result<Setup, Error> {
         let primary = gate.route().primary;
@@ -174,8 +170,13 @@ impl Setup {
         let floor: i64 = kept.load()?.unwrap_or_default();
         let ground = |side| Box::new(Ground(sides.clone(), side)) as Box<dyn Grounds>;
         let node = identity.host_id.0;
+        let (journal, lost, waits) = match mirroring {
+            Some(Mirroring { journal, lost, waits }) => (Some(journal), lost, waits),
+            None => (None, Box::new(|_, _| {}) as Lost, None),
+        };
         let shared = Arc::new(Shared::new(Parts {
             gate,
+            sync: waits.map(|waits| Synchronous { waits, patience: config.mirror.sync_timeout }),
             journal,
             sides: [ground(Side::Origin), ground(Side::Target)],
             stamps: Stamps::above(floor),
@@ -236,7 +237,12 @@ pub fn appliers(sides: &Sides) -> Box<dyn Fn(Side) -> Applier + Send + Sync> {
         let sides = sides.clone();
         Arc::new(move || sides.get(side))
     };
-    Box::new(move |primary| Applier::new(reach(primary), reach(primary.other())))
+    // By the side that is written to.
+    let quiet = [Quiet::since_now(), Quiet::since_now()];
+    Box::new(move |primary| {
+        let quiet = quiet[usize::from(primary == Side::Origin)].clone();
+        Applier::new(reach(primary), reach(primary.other()), quiet)
+    })
 }
 
 fn server(config: &Config, side: Side) -> &config::Server {

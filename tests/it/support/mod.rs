@@ -9,6 +9,7 @@ pub(crate) mod cql;
 pub(crate) mod cql_load;
 pub(crate) mod cql_type;
 pub(crate) mod history;
+pub(crate) mod line;
 pub(crate) mod load;
 pub(crate) mod memory;
 pub(crate) mod raw;

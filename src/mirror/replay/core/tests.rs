@@ -4,6 +4,7 @@ use super::*;
 use crate::journal::Outcome;
 use crate::mirror::durable::Durable;
 use crate::mirror::parked::Entry as ParkedEntry;
+use crate::mirror::waits::Waits;
 use crate::record::Lane;
 
 const T: TableId = TableId(1);
@@ -28,6 +29,7 @@ impl Rig {
         let window = Window::new(Lsn(0), Lsn(begun), config.window_bytes);
         let file = Durable::in_memory;
         let ledgers = Ledgers {
+            waits: Waits::default(),
             parked: Parked::open(file("parked"), config.parked_max).expect("absent"),
             dirty: Dirty::open(file("dirty")).expect("absent"),
             book: Book::open(file("book")).expect("absent"),

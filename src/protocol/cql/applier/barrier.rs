@@ -17,9 +17,10 @@ use crate::protocol::cql::wire::response::code;
 use crate::protocol::cql::write::Write;
 use crate::record::TableId;
 
+use super::Sides;
+use super::quiet::linger;
 use super::replay::Texts;
 use super::trouble::Trouble;
-use super::{Sides, linger};
 
 /// Longer than `truncate_request_timeout`, which is 60 s.
 const PATIENCE: Duration = Duration::from_secs(75);
@@ -53,7 +54,7 @@ async fn settle(sides: &Sides, body: &Body, table: TableId, done: Result<(), Err
     if let Err(error) = &done
         && !is_schema
     {
-        linger(error).await;
+        linger(error, &sides.secondary, false).await;
         return Err(Trouble::of_secondary(error));
     }
     if is_schema && !sides.secondary.agreed().await.map_err(|error| Trouble::of_secondary(&error))? {

@@ -11,21 +11,18 @@
 
 mod barrier;
 mod history;
+mod quiet;
 mod replay;
 mod state;
 mod trouble;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-
-use tokio::time::sleep;
 
 use crate::mirror::replay::{self as engine, Applied, Certainty, Job, Settled, Shown};
 use crate::record::{Item, Lane, Record, TableId};
 
-use super::client::{Client, Error};
+use super::client::Client;
 use super::cluster::Cluster;
 use super::place::{Extent, Place, hash_of};
 use super::stamps::now_micros;
@@ -37,15 +34,15 @@ use super::text::statement::Modification;
 use super::wire::primitive::Value;
 use super::write::Write;
 use history::beside::Beside;
+pub use quiet::Quiet;
+use quiet::linger;
 use replay::{Taken, Texts};
 use state::{Occasion, Settler};
-use trouble::{Trouble, may_linger};
+use trouble::Trouble;
 
 /// A cluster, once it was reached. Asked anew for each job.
 pub type Reach = Arc<dyn Fn() -> Option<Arc<Cluster>> + Send + Sync>;
 
-/// How long a server may still be busy with what it was sent: its `write_request_timeout` is 2 s unless somebody changed it.
-const LINGER: Duration = Duration::from_millis(2_500);
 /// Hints are kept so long, so a write is delivered that late at most. A repeat after that may meet purged tombstones.
 const REPEATABLE: i64 = 3 * 3_600;
 
@@ -53,7 +50,7 @@ const REPEATABLE: i64 = 3 * 3_600;
 pub struct Applier {
     primary: Reach,
     secondary: Reach,
-    opened: AtomicBool,
+    quiet: Quiet,
     labels: Mutex<Labels>,
     texts: Texts,
     settled: Settled,
@@ -77,12 +74,12 @@ struct Sides {
 }
 
 impl Applier {
-    /// From this cluster to that one.
-    pub fn new(primary: Reach, secondary: Reach) -> Applier {
+    /// From this cluster to that one. `quiet` is what all appliers of the process to that one share.
+    pub fn new(primary: Reach, secondary: Reach, quiet: Quiet) -> Applier {
         Applier {
             primary,
             secondary,
-            opened: AtomicBool::new(false),
+            quiet,
             labels: Mutex::default(),
             settled: Settled::default(),
             beside: Beside::default(),
@@ -138,6 +135,10 @@ impl Applier {
         }
         let Some(table) = self.table(&sides.primary, label).await else { return Ok(()) };
         let table = common(&sides.secondary, &table);
+        if table.shape.has_counters() {
+            // Increments are waited for longer than other writes.
+            self.quiet.reached(&sides.secondary, true).await;
+        }
         let _settlement = self.beside.settle(label, place, key);
         let settler = Settler::new(sides, &table, Occasion::of(job, newest(&job.record)));
         if let Err(trouble) = settler.settle(place).await {
@@ -164,7 +165,7 @@ impl Applier {
         }
         let done = replay::execute(&sides.secondary, &sides.to_secondary, &write, &taken).await;
         if let Err(error) = done {
-            linger(&error).await;
+            linger(&error, &sides.secondary, false).await;
             return Err(Trouble::of_secondary(&error));
         }
         // Where it was done before, lists are doubled now. What comes out of its order may bring back what a settlement
@@ -304,13 +305,6 @@ fn places(
     Some(partitions.into_iter().map(place).collect())
 }
 
-/// What was sent may still be done: not when this returns.
-async fn linger(error: &Error) {
-    if may_linger(error) {
-        sleep(LINGER).await;
-    }
-}
-
 impl engine::Applier for Applier {
     async fn open(&self) -> Result<(), engine::Error> {
         let lost = |why: String| engine::Error::Lost(why);
@@ -318,15 +312,16 @@ impl engine::Applier for Applier {
         secondary.client().await.map_err(|error| lost(error.to_string()))?;
         // It may have lost what it had.
         self.settled.clear();
-        // What an earlier process sent last may still be on its way. It is over when its servers' timeouts are.
-        if !self.opened.swap(true, Ordering::Relaxed) {
-            sleep(LINGER).await;
-        }
+        // What an earlier applier sent last, in this process or the one before, may still be on its way.
+        self.quiet.reached(&secondary, false).await;
         Ok(())
     }
 
     async fn apply(&self, job: &Job) -> Applied {
-        match self.do_all(job).await {
+        let sending = self.quiet.sending();
+        let done = self.do_all(job).await;
+        sending.over();
+        match done {
             Ok(()) => Applied::Done,
             Err(trouble) => trouble.into(),
         }

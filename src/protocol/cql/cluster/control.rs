@@ -15,7 +15,7 @@ use crate::protocol::cql::wire::primitive::Consistency;
 use crate::protocol::cql::wire::request::Parameters;
 use crate::protocol::cql::wire::response::Event;
 
-use super::{AGREEMENT, DOWN, Inner, hosts, lock, schema};
+use super::{AGREEMENT, DOWN, Inner, hosts, lock, schema, timeouts};
 
 /// Events may be lost: without one, it looks this often.
 const TICK: Duration = Duration::from_secs(10);
@@ -54,6 +54,7 @@ async fn attach_to(inner: &Arc<Inner>, address: &Address) -> Result<Control, Err
     facts.authenticator = client.authenticator().map(str::to_owned);
     debug_assert!(facts.supported != Supported::default());
     inner.facts.store(Some(Arc::new(facts)));
+    inner.timeouts.store(Arc::new(timeouts::read(&client).await));
     let control = Control { client, happened };
     control.look(inner).await?;
     Ok(control)

@@ -13,6 +13,7 @@ mod fields;
 mod hosts;
 mod ring;
 mod schema;
+mod timeouts;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -36,6 +37,7 @@ use super::text::volatile::Dialect;
 use super::topology::Facts;
 pub use clock::Offset;
 pub use hosts::Host;
+pub use timeouts::Timeouts;
 
 /// How long a node that could not be reached is tried last.
 const SHUNNED: Duration = Duration::from_secs(5);
@@ -58,6 +60,7 @@ struct Inner {
     contacts: Vec<Address>,
     datacenter: Option<String>,
     facts: ArcSwapOption<Facts>,
+    timeouts: ArcSwap<Timeouts>,
     /// Those of our datacenter; the one with the control connection is the first.
     hosts: ArcSwap<Vec<Host>>,
     tables: ArcSwap<Tables>,
@@ -107,6 +110,7 @@ impl Cluster {
             contacts: contacts.to_vec(),
             datacenter: datacenter.map(str::to_owned),
             facts: ArcSwapOption::empty(),
+            timeouts: ArcSwap::default(),
             hosts: ArcSwap::default(),
             tables: ArcSwap::default(),
             epoch: watch::Sender::new(0),
@@ -157,6 +161,11 @@ impl Cluster {
     /// What a node says of itself and of the cluster.
     pub fn facts(&self) -> Arc<Facts> {
         self.inner.facts.load_full().expect("read before the first handle was given out")
+    }
+
+    /// How long its nodes work on a write, as one of them says.
+    pub fn timeouts(&self) -> Timeouts {
+        **self.inner.timeouts.load()
     }
 
     /// What the node is: `4.1.9`.

@@ -10,11 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::cutover::gate::Pass;
 use crate::journal::{Outcome, Ticket};
 use crate::metrics;
+use crate::mirror::waits::Wait;
 use crate::protocol::cql::ballot::{Conditional, Question, Unread};
 use crate::protocol::cql::place::Place;
 use crate::protocol::cql::stamps::now_micros;
@@ -81,21 +83,27 @@ impl Decision {
 }
 
 impl Reading {
-    /// Write it down when its ballot is there. `ticket` is of the record that settles its places by state.
-    pub(super) fn finish(self, shared: &Arc<Shared>, ticket: Ticket) {
+    /// Write it down when its ballot is there. `ticket` is of the record that settles its places by state. Tells which
+    /// of the two has to be waited for, if anybody wants to know.
+    pub(super) fn finish(self, shared: &Arc<Shared>, ticket: Ticket) -> oneshot::Receiver<Wait> {
+        let (tell, told) = oneshot::channel();
         let shared = shared.clone();
         let Reading { decision, ballot, number, guards } = self;
         shared.afterwards.clone().spawn(async move {
-            let outcome = match write_down(&shared, &decision, ballot, number).await {
-                Ok(()) => Outcome::Aborted,
+            let (outcome, wait) = match write_down(&shared, &decision, ballot, number).await {
+                Ok(wait) => (Outcome::Aborted, wait),
                 Err(why) => {
                     metrics::BALLOTS_UNREAD_TOTAL.counter(&[("reason", why)]).increment(1);
-                    Outcome::Committed
+                    (Outcome::Committed, shared.sync.as_ref().map(|sync| sync.waits.wait(ticket.lsn())))
                 }
             };
             ticket.end(outcome);
+            if let Some(wait) = wait {
+                let _ = tell.send(wait);
+            }
             drop(guards);
         });
+        told
     }
 }
 
@@ -105,7 +113,7 @@ async fn write_down(
     decision: &Decision,
     ballot: JoinHandle<Result<i64, Unread>>,
     number: u32,
-) -> Result<(), &'static str> {
+) -> Result<Option<Wait>, &'static str> {
     let read = ballot.await.unwrap_or(Err(Unread::Absent));
     let ballot = read.map_err(|why| {
         if why == Unread::Refused && !shared.unread.swap(true, Ordering::Relaxed) {
@@ -123,6 +131,7 @@ async fn write_down(
         }
     }
     let ticket = journal.begin(record.finish(Backend { id: number, life: 0 })).map_err(|_| "journal")?;
+    let wait = shared.sync.as_ref().map(|sync| sync.waits.wait(ticket.lsn()));
     ticket.end(Outcome::Committed);
-    Ok(())
+    Ok(wait)
 }

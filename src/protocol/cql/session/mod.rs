@@ -34,6 +34,7 @@ use tokio::time::Instant;
 
 use crate::cutover::gate::{Pass, Route, Slot};
 use crate::journal::{self, Announcer, Ticket};
+use crate::metrics;
 use crate::protocol::cql::outcome::{self, Kind, Outcome};
 use crate::protocol::cql::stamps::now_micros;
 use crate::protocol::cql::startup::Luggage;
@@ -55,7 +56,7 @@ use decision::{Decision, Guards, Reading};
 use flights::{Flight, Flights};
 use framing::{Framing, Inbound, Next, Outbound, with_scratch};
 use known::{Known, Recent};
-use shared::{Shared, Turn};
+use shared::{Applied, Shared, Turn};
 
 /// Of statements of our own that nobody waits for.
 const QUIET: Consistency = Consistency::LocalQuorum;
@@ -149,6 +150,23 @@ struct Unacked {
     /// It was conditional: this is written down before its record ends.
     reading: Option<Reading>,
     answer: BytesMut,
+    asked: Answers,
+}
+
+/// What an answer answers.
+#[derive(Clone, Copy)]
+struct Answers {
+    stream: i16,
+    kind: Kind,
+    consistency: Consistency,
+    is_barrier: bool,
+}
+
+/// What an answer that waits for the secondary waits for.
+struct Synced {
+    applied: Applied,
+    answer: BytesMut,
+    asked: Answers,
 }
 
 /// Places among the writes to its tables, and among the conditional ones; its record.
@@ -176,6 +194,7 @@ pub(in crate::protocol::cql) struct Session {
     unacked: BTreeMap<journal::Lsn, Unacked>,
     /// Answers that wait for the schema to be looked at.
     late: Vec<(BoxFuture<'static, ()>, BytesMut)>,
+    synced: Vec<Synced>,
     halt: Option<Halt>,
     has: Has,
     client_in: Inbound,
@@ -218,6 +237,7 @@ impl Session {
             announcer: Announcer::default(),
             unacked: BTreeMap::new(),
             late: Vec::new(),
+            synced: Vec::new(),
             halt: None,
             has: Has::default(),
             client_in: inbound(Sender::Client),
@@ -285,6 +305,7 @@ impl Session {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         let mut moved = self.poll_late(cx);
         moved |= self.poll_unacked(cx)?;
+        moved |= self.poll_synced(cx);
         if let Some(Halt::Until(waiting)) = &mut self.halt
             && let Poll::Ready(came) = waiting.as_mut().poll(cx)
         {
@@ -323,17 +344,62 @@ impl Session {
                 Poll::Pending => break,
                 Poll::Ready(durable) => {
                     let _durable: journal::Durable = durable?;
-                    let Unacked { ticket, reading, answer } = first.remove();
-                    self.to_client.push(&answer);
-                    match reading {
-                        None => ticket.end(journal::Outcome::Committed),
-                        Some(reading) => reading.finish(&self.shared, ticket),
+                    let Unacked { ticket, reading, answer, asked } = first.remove();
+                    match self.committed(ticket, reading) {
+                        None => self.to_client.push(&answer),
+                        Some(applied) => self.synced.push(Synced { applied, answer, asked }),
                     }
                     moved = true;
                 }
             }
         }
         Ok(moved)
+    }
+
+    /// It happened. What its answer waits for, if it waits.
+    fn committed(&self, ticket: Ticket, reading: Option<Reading>) -> Option<Applied> {
+        let sync = self.shared.sync.as_ref();
+        if let Some(reading) = reading {
+            let told = reading.finish(&self.shared, ticket);
+            let ended = |_| "tandem ends".to_owned();
+            return sync.map(|sync| sync.bounded(async move { told.await.map_err(ended)?.applied().await }));
+        }
+        let wait = sync.map(|sync| sync.bounded(sync.waits.wait(ticket.lsn()).applied()));
+        ticket.end(journal::Outcome::Committed);
+        wait
+    }
+
+    fn poll_synced(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut moved = false;
+        let mut at = 0;
+        while at < self.synced.len() {
+            let Poll::Ready(applied) = self.synced[at].applied.as_mut().poll(cx) else {
+                at += 1;
+                continue;
+            };
+            let Synced { answer, asked, .. } = self.synced.swap_remove(at);
+            match applied {
+                Ok(()) => self.to_client.push(&answer),
+                Err(why) => self.tell_unsynced(asked, &why),
+            }
+            moved = true;
+        }
+        moved
+    }
+
+    /// The primary has it, the secondary has not.
+    fn tell_unsynced(&mut self, asked: Answers, why: &str) {
+        let side = self.side.other();
+        metrics::UNSYNCED_TOTAL.counter(&[("side", side.as_str())]).increment(1);
+        let text =
+            format!("tandem: the {side} does not have this write yet, the {} has; it stays recorded: {why}", self.side);
+        let kind = match asked.kind {
+            _ if asked.is_barrier => ErrorKind::Server,
+            // Its log is written; drivers repeat it if it is said not to be.
+            Kind::Logged => timed_out_as(WriteType::Batch, asked.consistency, self.framing.version),
+            kind => timed_out(kind, asked.consistency, self.framing.version),
+        };
+        self.tell(asked.stream, &Response::Error(ServerError::new(kind, &text)));
     }
 
     /// Whether more of the client is wanted.
@@ -351,7 +417,11 @@ impl Session {
 
     /// Nothing is under way.
     pub(super) fn is_idle(&self) -> bool {
-        self.flights.is_empty() && self.unacked.is_empty() && self.late.is_empty() && self.halt.is_none()
+        self.flights.is_empty()
+            && self.unacked.is_empty()
+            && self.late.is_empty()
+            && self.synced.is_empty()
+            && self.halt.is_none()
     }
 
     /// Requests are on their way.
@@ -862,7 +932,7 @@ impl Session {
         match flight.what {
             What::Plain => self.to_client.push(bytes),
             What::Write(writing) => {
-                self.written(*writing, flight.pass, frame, bytes)?;
+                self.written(*writing, (flight.client, flight.pass), frame, bytes)?;
             }
             What::Prepare(known) => {
                 self.look(frame, |session, response| {
@@ -906,7 +976,7 @@ impl Session {
     fn written(
         &mut self,
         mut writing: Writing,
-        pass: Option<Pass>,
+        (stream, pass): (i16, Option<Pass>),
         frame: Frame<'_>,
         bytes: &[u8],
     ) -> Result<(), Fault> {
@@ -924,6 +994,8 @@ impl Session {
             (Some(contest), Outcome::Committed) => contest.applied(until()),
             (Some(_), Outcome::Unknown) | (None, _) => {}
         }
+        let Writing { kind, consistency, is_barrier, .. } = writing;
+        let asked = Answers { stream, kind, consistency, is_barrier };
         match (writing.ticket, found) {
             (None, _) => self.to_client.push(bytes),
             (Some(ticket), Outcome::Absent) => {
@@ -933,14 +1005,21 @@ impl Session {
             // In doubt: whoever applies it settles it.
             (Some(_), Outcome::Unknown) => self.to_client.push(bytes),
             (Some(ticket), Outcome::Committed) if writing.is_barrier => {
-                ticket.end(journal::Outcome::Committed);
-                self.late.push((self.shared.side(self.side).refresh(), BytesMut::from(bytes)));
+                let (refreshed, answer) = (self.shared.side(self.side).refresh(), BytesMut::from(bytes));
+                match self.committed(ticket, None) {
+                    None => self.late.push((refreshed, answer)),
+                    Some(applied) => {
+                        let applied = Box::pin(async move { tokio::join!(refreshed, applied).1 });
+                        self.synced.push(Synced { applied, answer, asked });
+                    }
+                }
             }
             (Some(ticket), Outcome::Committed) => {
                 let guards = Guards { _pass: pass, _turns: writing.turns, _tables: writing.tables };
                 let read = |decision: Decision| decision.read(&self.shared, self.side, self.number, guards);
                 let reading = writing.decision.map(read);
-                self.unacked.insert(ticket.lsn(), Unacked { ticket, reading, answer: BytesMut::from(bytes) });
+                let answer = BytesMut::from(bytes);
+                self.unacked.insert(ticket.lsn(), Unacked { ticket, reading, answer, asked });
             }
         }
         Ok(())
@@ -950,19 +1029,7 @@ impl Session {
     fn answer_for_server(&mut self, flight: Flight) {
         let text = "tandem: the server did not answer";
         let kind = match &flight.what {
-            What::Write(writing) => {
-                let write_type = match writing.kind {
-                    Kind::Single => WriteType::Simple,
-                    Kind::Logged => WriteType::BatchLog,
-                    Kind::Spread => WriteType::UnloggedBatch,
-                    Kind::Counter | Kind::Counters => WriteType::Counter,
-                    Kind::Conditional => WriteType::Cas,
-                };
-                let consistency = writing.consistency;
-                let counted = write_type == WriteType::Cas && self.framing.version >= Version::V5;
-                let contentions = counted.then_some(0);
-                ErrorKind::WriteTimeout { consistency, received: 0, block_for: 1, write_type, contentions }
-            }
+            What::Write(writing) => timed_out(writing.kind, writing.consistency, self.framing.version),
             _ => ErrorKind::ReadTimeout { consistency: QUIET, received: 0, block_for: 1, data_present: false },
         };
         self.tell(flight.client, &Response::Error(ServerError::new(kind, text)));
@@ -1027,6 +1094,23 @@ fn consistency(request: &Request<'_>) -> Consistency {
         Request::Batch(batch) => batch.parameters.consistency,
         _ => QUIET,
     }
+}
+
+/// What a write says that is not known to be everywhere: nothing that drivers would try again elsewhere.
+fn timed_out(kind: Kind, consistency: Consistency, version: Version) -> ErrorKind<'static> {
+    let write_type = match kind {
+        Kind::Single => WriteType::Simple,
+        Kind::Logged => WriteType::BatchLog,
+        Kind::Spread => WriteType::UnloggedBatch,
+        Kind::Counter | Kind::Counters => WriteType::Counter,
+        Kind::Conditional => WriteType::Cas,
+    };
+    timed_out_as(write_type, consistency, version)
+}
+
+fn timed_out_as(write_type: WriteType<'static>, consistency: Consistency, version: Version) -> ErrorKind<'static> {
+    let contentions = (write_type == WriteType::Cas && version >= Version::V5).then_some(0);
+    ErrorKind::WriteTimeout { consistency, received: 0, block_for: 1, write_type, contentions }
 }
 
 /// What an answer says of a write.

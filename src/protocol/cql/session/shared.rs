@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cutover::gate::Gate;
 use crate::journal::Journal;
+use crate::mirror::Waits;
 use crate::protocol::cql::ballot::{Question, Unread};
 use crate::protocol::cql::stamps::Stamps;
 use crate::protocol::cql::tables::Tables;
@@ -49,6 +50,8 @@ pub(in crate::protocol::cql) struct Shared {
     pub gate: Gate,
     /// Where writes are written down; nothing is without mirroring.
     pub journal: Option<Journal>,
+    /// Answers wait for the secondary.
+    pub(super) sync: Option<Synchronous>,
     /// What each side is.
     sides: [Box<dyn Grounds>; 2],
     /// What clients are told of the cluster.
@@ -82,10 +85,31 @@ pub(in crate::protocol::cql) struct Shared {
 /// The right to run a conditional statement on a partition.
 pub(super) type Turn = OwnedMutexGuard<()>;
 
+/// Answers wait until the secondary has the write, or for so long.
+pub(in crate::protocol::cql) struct Synchronous {
+    pub waits: Waits,
+    pub patience: Duration,
+}
+
+/// Whether the secondary has a write; else why not.
+pub(super) type Applied = BoxFuture<'static, Result<(), String>>;
+
+impl Synchronous {
+    /// Not longer than that.
+    pub(super) fn bounded(&self, applied: impl Future<Output = Result<(), String>> + Send + 'static) -> Applied {
+        let patience = self.patience;
+        Box::pin(async move {
+            let late = |_| Err(format!("it did not have it within {patience:?}"));
+            tokio::time::timeout(patience, applied).await.unwrap_or_else(late)
+        })
+    }
+}
+
 /// What [`Shared`] is made of.
 pub(in crate::protocol::cql) struct Parts {
     pub gate: Gate,
     pub journal: Option<Journal>,
+    pub sync: Option<Synchronous>,
     pub sides: [Box<dyn Grounds>; 2],
     pub identity: Identity,
     pub stamps: Stamps,
@@ -101,6 +125,7 @@ impl Shared {
         Shared {
             gate: parts.gate,
             journal: parts.journal,
+            sync: parts.sync,
             sides: parts.sides,
             identity: parts.identity,
             stamps: parts.stamps,

@@ -114,6 +114,7 @@ fn shared(journal: Option<Journal>, ballots: &Ballots) -> Arc<Shared> {
     Arc::new(Shared::new(Parts {
         gate: Gate::new(Route { primary: Side::Origin, mirror: journal.is_some(), epoch: 1 }),
         journal,
+        sync: None,
         sides: [still(), still()],
         identity: identity(),
         stamps: Stamps::above(0),

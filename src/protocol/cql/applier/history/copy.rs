@@ -18,12 +18,13 @@ use super::scan::{Forms, Found, Lines, Shape};
 use super::{GRACE_MIN, difference, moment, of_primary, of_secondary, shape};
 use crate::backfill::work::{Chunk, Differs, Landed};
 use crate::mirror::replay::history::Error;
+use crate::protocol::cql::applier::Sides;
+use crate::protocol::cql::applier::quiet::calm;
 use crate::protocol::cql::applier::state::at;
 use crate::protocol::cql::applier::state::diff::{self, Moment};
 use crate::protocol::cql::applier::state::rows::{Cell, Form};
 use crate::protocol::cql::applier::state::statement::Statement;
 use crate::protocol::cql::applier::trouble::Trouble;
-use crate::protocol::cql::applier::{LINGER, Sides};
 use crate::protocol::cql::client::{self, Client, Member, MemberText, Prepared};
 use crate::protocol::cql::place::{Extent, Place};
 use crate::protocol::cql::tables::Table;
@@ -68,7 +69,7 @@ async fn copy_rows(sides: &Sides, table: &Table, chunk: &Chunk) -> Result<Landed
     match failed {
         None => Ok(copy.landed),
         Some(error) => {
-            sleep(LINGER).await;
+            calm(&sides.secondary, false).await;
             Err(error)
         }
     }

@@ -11,8 +11,6 @@ pub(super) mod statement;
 
 use std::collections::BTreeSet;
 
-use tokio::time::sleep;
-
 use crate::mirror::replay::{Certainty, Job};
 use crate::protocol::cql::client::{Answer, Client, Error, Member, MemberText};
 use crate::protocol::cql::place::{Extent, Place};
@@ -24,8 +22,9 @@ use crate::protocol::cql::wire::primitive::{Consistency, Value};
 use crate::protocol::cql::wire::request::{BatchKind, Bound, Parameters, Values};
 use crate::protocol::cql::wire::response::code;
 
+use super::Sides;
+use super::quiet::{calm, linger};
 use super::trouble::Trouble;
-use super::{LINGER, Sides, linger};
 use diff::Moment;
 use rows::{Cell, Clustering, Form, Rows, columns, selectors};
 use statement::{Names, Statement, relations};
@@ -116,7 +115,7 @@ impl<'s> Settler<'s> {
 
     /// What was on its way to the primary has arrived or never will, and what Paxos began there is finished.
     async fn calm_down(&self, place: &Place) -> Result<(), Trouble> {
-        sleep(LINGER).await;
+        calm(&self.sides.primary, self.table.shape.has_counters()).await;
         if self.table.shape.has_counters() {
             return Ok(());
         }
@@ -240,7 +239,7 @@ impl<'s> Settler<'s> {
                 several => client.batch(BatchKind::Unlogged, several, &parameters).await,
             };
             if let Err(error) = done {
-                linger(&error).await;
+                linger(&error, &self.sides.secondary, counts).await;
                 return Err(Trouble::of_secondary(&error));
             }
         }
