@@ -392,6 +392,7 @@ fn history_options(config: &Config) -> backfill::Options {
         hold: config.backfill.hold,
         rate: config.backfill.rate.0,
         max_lag: config.backfill.max_lag,
+        max_latency: config.backfill.max_latency,
         provision: config.backfill.provision,
         record_keys: usize::MAX,
     }

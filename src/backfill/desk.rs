@@ -39,6 +39,8 @@ pub struct Options {
     pub rate: u64,
     /// While the mirror is further behind than this, it has the connections to itself.
     pub max_lag: Duration,
+    /// A side that takes longer over next to nothing is left alone for a while.
+    pub max_latency: Duration,
     /// Every backfill makes the tables that the secondary lacks.
     pub provision: bool,
     /// Most keys of a record that is owed: what is applied, and refused, as one.
@@ -53,6 +55,7 @@ impl Default for Options {
             hold: Duration::from_millis(300),
             rate: 0,
             max_lag: Duration::from_secs(5),
+            max_latency: Duration::from_millis(500),
             provision: false,
             record_keys: usize::MAX,
         }
@@ -243,6 +246,8 @@ struct Memory {
     throttled: Option<Throttle>,
     /// What a side said that is in the way.
     hindrance: Option<String>,
+    /// Which side is left alone until when, and why.
+    rest: Option<(Throttle, Instant, String)>,
     /// Bytes that may be copied, and since when.
     budget: f64,
     budget_at: Instant,
@@ -267,6 +272,8 @@ struct Pace {
 
 /// Most bytes of rows that a verify found to differ and keeps by key.
 const DIFFERENCES_BYTES: u64 = 64 << 20;
+/// How many times as long as it took over nothing a side is left alone.
+const REST: u32 = 10;
 /// A state that lived shorter would be more handshake than work.
 const HOLD_MIN: Duration = Duration::from_millis(20);
 
@@ -289,6 +296,7 @@ impl Desk {
             reported: 0,
             throttled: None,
             hindrance: None,
+            rest: None,
             budget: 0.0,
             budget_at: Instant::now(),
             pace: Pace::default(),
@@ -493,6 +501,12 @@ impl Desk {
             self.forget_lines();
             return Ok(Errand::Survey);
         };
+        if wants == Wants::Walk
+            && let Some((side, until, why)) = memory.rest.clone().filter(|rest| rest.1 > now)
+        {
+            (memory.throttled, memory.hindrance) = (Some(side), Some(why));
+            return Err(Some(until));
+        }
         match wants {
             Wants::Nothing => Err(None),
             Wants::Survey => Ok(Errand::Survey),
@@ -549,6 +563,15 @@ impl Desk {
         memory.until = Some(now + self.shared.options.hold.max(HOLD_MIN));
         memory.before = memory.page.current().map(|job| job.tables.clone());
         memory.paid = paid;
+    }
+
+    /// How long a side took over next to nothing. If that was long, history leaves it to its clients for a while: ten
+    /// times as long, so that it takes a tenth of a tired server's time at most.
+    pub fn felt(&self, side: Throttle, took: Duration) {
+        if took > self.shared.options.max_latency {
+            let why = format!("a trivial statement took {} ms (backfill.max_latency)", took.as_millis());
+            self.lock().rest = Some((side, Instant::now() + REST * took, why));
+        }
     }
 
     /// A side is away or overloaded, and says why: nothing is done for a while.
@@ -872,5 +895,40 @@ fn tell(job: &Job) {
         State::Done => tracing::info!(number, kind, ?counts, "history: done"),
         State::Failed => tracing::warn!(number, kind, ?counts, why = job.why, "history: something was left out"),
         state => tracing::info!(number, kind, ?state, "history"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backfill::work::Extent;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_side_that_is_slow_is_left_alone_and_named() {
+        let desk = Desk::in_memory();
+        desk.start(Request::new(Kind::Verify)).await.expect("nothing is under way");
+        let extents = vec![Extent { name: "t".into(), file: 1, units: 9 }];
+        let found = Surveyed {
+            table: TableId(1),
+            name: "public.t".into(),
+            labels: vec![TableId(1)],
+            rows: 9,
+            bytes: 9,
+            primary: extents.clone(),
+            secondary: extents,
+            occupied: true,
+            refused: None,
+        };
+        desk.surveyed(vec![found], |_| true, Lsn(0));
+        let errand = || desk.errand(Instant::now(), Duration::ZERO);
+        desk.felt(Throttle::Primary, Duration::from_millis(499));
+        assert_eq!(errand(), Ok(Errand::Walk));
+        desk.felt(Throttle::Secondary, Duration::from_millis(700));
+        let until = Instant::now() + Duration::from_secs(7);
+        assert_eq!((errand(), desk.throttle()), (Err(Some(until)), Some(Throttle::Secondary)));
+        let why = desk.report(Kind::Verify).and_then(|report| report.why);
+        assert!(why.as_ref().is_some_and(|why| why.contains("700 ms")), "{why:?}");
+        tokio::time::advance(Duration::from_secs(7)).await;
+        assert_eq!((errand(), desk.throttle()), (Ok(Errand::Walk), None));
     }
 }

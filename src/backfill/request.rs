@@ -118,8 +118,7 @@ impl Request {
 
     /// The table is meant.
     pub(crate) fn names(&self, table: &str) -> bool {
-        let any = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, table));
-        (self.tables.is_empty() || any(&self.tables)) && !any(&self.exclude)
+        (self.tables.is_empty() || is_named(&self.tables, table)) && !is_named(&self.exclude, table)
     }
 
     /// A name that stands for none of these tables.
@@ -127,6 +126,11 @@ impl Request {
         let unknown = |pattern: &&String| !tables.clone().any(|table| matches(pattern, table));
         self.tables.iter().find(unknown).map(String::as_str)
     }
+}
+
+/// Whether one of the patterns, in which each `*` stands for any letters, stands for the qualified name.
+pub fn is_named(patterns: &[String], table: &str) -> bool {
+    patterns.iter().any(|pattern| matches(pattern, table))
 }
 
 /// Whether a name is what a pattern says, in which each `*` stands for any letters.

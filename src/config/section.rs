@@ -147,6 +147,9 @@ sections! {
         sync_timeout: Duration = Is("2s");
         /// A write whose keys cannot be learned: dirty (it runs, its tables become dirty) or refuse.
         on_uncaptured: OnUncaptured = Is("dirty");
+        /// Tables that are neither mirrored nor copied nor compared, with their schema; `*` stands for any letters. They
+        /// stay where they are at a switch. PostgreSQL only; a partition goes by its root's name.
+        exclude: Vec<String> = Unset("audit.*");
         /// A table without a key: refuse (it is not mirrored, and named before a switch), or copy (all its rows, at most
         /// every 30 s while it is written, and once more while clients are held at a switch: for small tables).
         keyless: Keyless = Is("refuse");
@@ -181,6 +184,8 @@ sections! {
         rate: Size = Is("0");
         /// While the mirror is further behind, nothing is copied.
         max_lag: Duration = Is("5s");
+        /// A side that takes longer over a trivial statement is left to its clients for ten times as long.
+        max_latency: Duration = Is("500ms");
         /// Make the tables that the target lacks, with their types and sequences, before the copy, and their indexes and
         /// foreign keys behind it; false: they are named.
         provision: bool = Is("false");

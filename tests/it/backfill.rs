@@ -335,6 +335,32 @@ async fn tables_without_a_key_are_copied_while_clients_are_held_where_that_is_as
 }
 
 #[tokio::test]
+async fn excluded_tables_stay_where_they_are() {
+    let stage = stage("[mirror]\nexclude = [\"public.pl*n\", \"public.parts\", \"public.keyless\"]\n").await;
+    sql(&stage.target.url("postgres"), "DROP TABLE plain").await;
+    let report = walk(&stage, "backfill", json!({})).await;
+    assert_eq!(report["state"], "Done", "{report:#}\n{}", stage.tandem.log());
+    let client = connect(&stage.url()).await;
+    for write in [
+        "UPDATE plain SET v = 'here' WHERE id < 9",
+        "UPDATE parts SET v = v + 1 WHERE id = 4",
+        "INSERT INTO keyless VALUES (1)",
+        "ALTER TABLE plain ADD COLUMN more int",
+        "UPDATE parent SET v = 'there' WHERE id = 4",
+    ] {
+        client.batch_execute(write).await.expect(write);
+    }
+    stage.tandem.caught_up().await;
+    stage.steady().await;
+    let looked = stage.ask_switch(&json!({ "to": "target", "dry_run": true })).await;
+    assert_eq!(looked["end"], "ready", "{looked:#}\n{}", stage.tandem.log());
+    let there = "SELECT (SELECT count(*) FROM parts) + (SELECT count(*) FROM keyless) || ' ' || (SELECT v FROM parent WHERE id = 4)";
+    assert_eq!(rows(&stage.target.url("postgres"), there).await, ["0 there"]);
+    let parked = stage.tandem.client().get("/v1/parked").await.expect("it answers");
+    assert_eq!(parked, json!([]), "{parked:#}");
+}
+
+#[tokio::test]
 async fn metrics_tell_of_a_walk_what_its_report_tells() {
     let stage = stage("").await;
     sql(&stage.target.url("postgres"), "INSERT INTO named VALUES ('stranger', 1)").await;

@@ -15,7 +15,7 @@ use crate::record::{Reason, Side, TableId};
 use super::cache::PlanCache;
 use super::catalog::{Catalog, load};
 use super::client::{self, Client, Endpoint, Host, ServerConfig, SslMode, TargetSession, Tls};
-use super::copier::{Options, PgCopier};
+use super::copier::{Options, PgCopier, Scope};
 use super::moving::sessions::Sessions;
 use super::serve::{Cancels, Front};
 use super::servers::Servers;
@@ -126,7 +126,7 @@ impl Setup {
 /// The mirror's hands, from this side to the other one.
 pub fn copier(config: &Config, primary: Side) -> PgCopier {
     let (origin, target) = (server_config(&config.origin, config), server_config(&config.target, config));
-    let options = Options { keyless: config.mirror.keyless == config::Keyless::Copy, ..Options::default() };
+    let options = Options { scope: Scope::of(&config.mirror), ..Options::default() };
     match primary {
         Side::Origin => PgCopier::new(origin, target, options),
         Side::Target => PgCopier::new(target, origin, options),

@@ -259,6 +259,11 @@ impl Catalog {
 }
 
 impl Relation {
+    /// As operators write it.
+    pub(crate) fn shown(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+
     /// Do both say the same, but for the estimate?
     fn same(&self, other: &Relation) -> bool {
         (self.oid, self.kind, self.unlogged, &self.hazards) == (other.oid, other.kind, other.unlogged, &other.hazards)

@@ -17,6 +17,7 @@ use crate::check::{Finding, Report, Rule};
 use crate::config::Config;
 use crate::record::Side;
 
+use super::copier::Scope;
 use super::setup::server_config;
 pub(super) use facts::{Facts, read};
 
@@ -34,6 +35,8 @@ pub async fn check(config: &Config) -> Report {
     if let (Ok(origin), Ok(target)) = (&origin, &target) {
         together(origin, target, &mut report.findings);
     }
+    let scope = Scope::of(&config.mirror);
+    report.findings.retain(|finding| !scope.excludes(&finding.object));
     report
 }
 

@@ -17,6 +17,7 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use crate::backfill::Desk;
+use crate::backfill::desk::Throttle;
 use crate::backfill::work::{Chunk, Difference, Differs, Extent, Landed, Outcome, Pass, Surveyed};
 use crate::mirror::state::copier::Error;
 use crate::protocol::postgres::catalog::{Catalog, Kind, Relation};
@@ -112,7 +113,7 @@ pub(super) async fn survey(link: &mut Link) -> Result<Vec<Surveyed>, Trouble> {
     let here = files(&mut link.primary).await.map_err(Trouble::Primary)?;
     let there = files(&mut link.secondary).await.map_err(Trouble::Secondary)?;
     let mut ids: Vec<(String, TableId)> =
-        link.schema.primary.relations.values().filter(|of| walkable(of)).map(|of| (shown(of), of.id)).collect();
+        link.schema.primary.relations.values().filter(|of| walkable(of)).map(|of| (of.shown(), of.id)).collect();
     ids.sort_unstable();
     link.history.pairs.clear();
     let mut found = Vec::new();
@@ -132,11 +133,6 @@ pub(super) async fn survey(link: &mut Link) -> Result<Vec<Surveyed>, Trouble> {
         }
     }
     Ok(found)
-}
-
-/// As operators write it, and as the admin API lists tables.
-fn shown(relation: &Relation) -> String {
-    format!("{}.{}", relation.schema, relation.name)
 }
 
 fn walkable(relation: &Relation) -> bool {
@@ -231,7 +227,9 @@ pub(super) async fn walk(link: &mut Link, desk: &Desk, servers: (&ServerConfig, 
         let worker = open(link, servers).await?;
         link.history.workers.push(worker);
     }
+    let asked = Instant::now();
     let snapshot = export(&mut link.primary).await.map_err(Trouble::Primary)?;
+    desk.felt(Throttle::Primary, asked.elapsed());
     let (pairs, clean) = (&link.history.pairs, &link.history.clean);
     let mut workers = std::mem::take(&mut link.history.workers);
     let working = join_all(workers.iter_mut().map(|worker| worker.work(desk, &snapshot, pairs, clean)));
@@ -244,8 +242,10 @@ pub(super) async fn walk(link: &mut Link, desk: &Desk, servers: (&ServerConfig, 
 }
 
 /// What the workers committed is counted as a payment is: behind it, so that whoever has the number has the rows.
-pub(super) async fn count(secondary: &mut Client) -> Result<u64, Error> {
+pub(super) async fn count(secondary: &mut Client, desk: &Desk) -> Result<u64, Error> {
+    let asked = Instant::now();
     let rows = secondary.simple(COUNT).await.map_err(on_secondary)?;
+    desk.felt(Throttle::Secondary, asked.elapsed());
     rows.first().ok_or(client::Error::Value(0)).and_then(|row| row.parse(0)).map_err(on_secondary)
 }
 

@@ -122,7 +122,7 @@ pub(super) async fn open(primary: &ServerConfig, secondary: &ServerConfig, optio
     Ok(Link {
         primary: from,
         secondary: conn,
-        schema: Schema::new().with_keyless(options.keyless),
+        schema: Schema::new().within(options.scope.clone()),
         schema_stale: true,
         replica,
         search_path: if schemas.is_empty() { String::new() } else { search_path },

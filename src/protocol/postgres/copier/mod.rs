@@ -26,7 +26,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::backfill::work::{Stage, Surveyed};
-use crate::backfill::{Desk, Request};
+use crate::backfill::{Desk, Request, is_named};
+use crate::config;
 use crate::mirror::state::copier::{Copier, Error, Gone, Owed, Paid, Snapshot, Standing};
 use crate::protocol::postgres::client::{Format, Param, ServerConfig};
 use crate::record::Backend;
@@ -47,8 +48,29 @@ pub struct Options {
     /// Both servers end a transaction of ours that is silent for this long; whole milliseconds. A payment shows thrice
     /// as often that it is alive, so only an applier that hangs is hit.
     pub silence_max: Duration,
-    /// A table without a key may be owed whole.
+    /// Which tables are paid.
+    pub scope: Scope,
+}
+
+/// Which tables are paid.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// Those without a key as well, whole.
     pub keyless: bool,
+    /// Not these: qualified names, in which `*` stands for any letters.
+    pub exclude: Vec<String>,
+}
+
+impl Scope {
+    /// As it is configured.
+    pub fn of(mirror: &config::Mirror) -> Scope {
+        Scope { keyless: mirror.keyless == config::Keyless::Copy, exclude: mirror.exclude.clone() }
+    }
+
+    /// The table is none of ours. `name` is qualified.
+    pub fn excludes(&self, name: &str) -> bool {
+        is_named(&self.exclude, name)
+    }
 }
 
 impl Options {
@@ -63,7 +85,7 @@ impl Default for Options {
             batch_keys: 10_000,
             heartbeat: Duration::from_secs(5),
             silence_max: Duration::from_secs(10),
-            keyless: false,
+            scope: Scope::default(),
         }
     }
 }
@@ -288,7 +310,7 @@ impl Copier for PgCopier {
             match walked {
                 Ok(()) => {
                     link.end_snapshot().await?;
-                    link.payments = history::count(&mut link.secondary).await?;
+                    link.payments = history::count(&mut link.secondary, desk).await?;
                     Ok(link.payments)
                 }
                 Err(trouble) => {

@@ -206,10 +206,12 @@ impl<'p> Payment<'p> {
         if self.owed.ddl.is_empty() {
             return Ok(refused);
         }
+        let ours = |table: &TableId| !self.link.schema.excludes(*table);
+        let ddl: Vec<_> = self.owed.ddl.iter().filter(|(table, _)| ours(table)).collect();
         let (conn, pulse) = (&mut self.link.secondary, self.link.options.pulse());
         conn.simple("BEGIN").await.map_err(Trouble::Secondary)?;
         self.begun = true;
-        for (table, body) in &self.owed.ddl {
+        for (table, body) in ddl {
             if let Err(why) = beside(&mut self.link.primary, pulse, repeat(conn, body)).await? {
                 refused.push((*table, why));
             }

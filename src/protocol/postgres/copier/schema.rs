@@ -16,6 +16,8 @@ use crate::protocol::postgres::client::{self, Client};
 use crate::protocol::postgres::key::{self, Form, Layout};
 use crate::record::TableId;
 
+use super::Scope;
+
 /// One table on both sides.
 #[derive(Debug)]
 pub(in crate::protocol::postgres) struct Pair {
@@ -312,15 +314,14 @@ pub(in crate::protocol::postgres) struct Schema {
     arrays: HashMap<u32, u32>,
     readable: HashSet<u32>,
     writable: HashSet<u32>,
-    /// Tables without a key are paid, whole.
-    keyless: bool,
+    scope: Scope,
 }
 
 /// Where an owed table is paid.
 pub(in crate::protocol::postgres) enum Home {
     /// Here; the permutation that turns the owed key into this table's, if it is not the same.
     Pair(Arc<Pair>, Option<Vec<usize>>),
-    /// Gone from both sides.
+    /// Gone from both sides, or none of ours.
     Nowhere,
     /// It cannot be paid: its name, and why.
     Refused(String, String),
@@ -378,13 +379,19 @@ impl Schema {
             arrays: HashMap::new(),
             readable: HashSet::new(),
             writable: HashSet::new(),
-            keyless: false,
+            scope: Scope::default(),
         }
     }
 
-    /// Tables without a key are paid, whole, or refused.
-    pub(super) fn with_keyless(self, keyless: bool) -> Schema {
-        Schema { keyless, ..self }
+    /// Of tables outside there is nothing to pay.
+    pub(super) fn within(self, scope: Scope) -> Schema {
+        Schema { scope, ..self }
+    }
+
+    /// The primary has the table, and it is none of ours.
+    pub(super) fn excludes(&self, id: TableId) -> bool {
+        let root = self.primary.relation(id).map(|relation| root_of(&self.primary, relation));
+        root.is_some_and(|root| self.scope.excludes(&root.shown()))
     }
 
     /// A table's name on whichever side has it, for people.
@@ -407,6 +414,9 @@ impl Schema {
             };
         };
         let root = root_of(&self.primary, &relation);
+        if self.scope.excludes(&root.shown()) {
+            return Home::Nowhere;
+        }
         let (home, permutation) = match permutation(&relation, &root) {
             Some(permutation) => (root, permutation),
             None => (relation, None),
@@ -439,7 +449,7 @@ impl Schema {
         if !self.writable.contains(&secondary.oid) {
             return Err("the mirror's role may not SELECT, INSERT and DELETE there on the secondary".into());
         }
-        if primary.key.is_none() && !self.keyless {
+        if primary.key.is_none() && !self.scope.keyless {
             return Err("it has no usable key".into());
         }
         let (columns, binary) = shared_columns(primary, &secondary)?;

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::check::{self, Finding};
-use crate::config::{Config, Cutover, Immovable, Keyless, OldPrimary, Strangers};
+use crate::config::{Config, Cutover, Immovable, OldPrimary, Strangers};
 use crate::cutover::gate::Route;
 use crate::cutover::mirror::{self, Known};
 use crate::cutover::steps::{Compared, Error, Steps};
@@ -36,7 +36,7 @@ use crate::record::{Reason, Side, TableId};
 
 use super::catalog::{Catalog, FIRST_NORMAL_OID, Relation, load};
 use super::client::{Client, Error as ClientError, ServerConfig};
-use super::copier::PgCopier;
+use super::copier::{PgCopier, Scope};
 use super::moving::sessions::{Call, Card, Moving};
 use super::plan::Traces;
 use super::setup::Setup;
@@ -68,8 +68,8 @@ pub struct Walk {
     servers: Arc<Servers>,
     journal: Journal,
     cutover: Cutover,
-    /// Tables without a key are copied while clients are held.
-    keyless: bool,
+    /// Which tables are mirrored.
+    scope: Scope,
     mirror: Turning<ByState<PgCopier>>,
     /// From here on the secondary is owed.
     since: Lsn,
@@ -147,7 +147,7 @@ impl Walk {
             servers: setup.servers.clone(),
             journal: setup.shared.journal.clone(),
             cutover: config.cutover.clone(),
-            keyless: config.mirror.keyless == Keyless::Copy,
+            scope: Scope::of(&config.mirror),
             mirror,
             since: Lsn(control.since),
             epoch: control.epoch,
@@ -258,6 +258,7 @@ impl Walk {
         let (catalog, handle) = (self.shared.catalog.now(), self.mirror.handle().clone());
         let unseen = |table: &&Arc<Relation>| !handle.desk().has_seen(table.id);
         let mirrored = catalog.tables().filter(|table| table.key.is_some() && is_theirs(table));
+        let mirrored = mirrored.filter(|table| !self.scope.excludes(&table.shown()));
         let tables: Vec<_> = mirrored.filter(unseen).collect();
         let has_rows = |(n, table): (usize, &&Arc<Relation>)| {
             format!("SELECT {n} WHERE EXISTS (SELECT FROM ONLY {})", table.sql())
@@ -273,13 +274,13 @@ impl Walk {
                 filled.extend(tables.get(100 * at + n).copied());
             }
         }
-        Ok(mirror::unknown(filled.into_iter().map(|table| format!("{}.{}", table.schema, table.name)).collect()))
+        Ok(mirror::unknown(filled.into_iter().map(|table| table.shown()).collect()))
     }
 
     /// Tables that are copied whole while clients are held.
-    fn copied_held<'c>(&self, catalog: &'c Catalog) -> impl Iterator<Item = TableId> + use<'c> {
-        let keyless = self.keyless;
-        catalog.tables().filter(move |table| keyless && table.key.is_none() && is_theirs(table)).map(|table| table.id)
+    fn copied_held<'c>(&'c self, catalog: &'c Catalog) -> impl Iterator<Item = TableId> + 'c {
+        let tables = catalog.tables().filter(|table| table.key.is_none() && is_theirs(table));
+        tables.filter(|table| self.scope.keyless && !self.scope.excludes(&table.shown())).map(|table| table.id)
     }
 
     async fn server_findings(&self, from: Side) -> Result<Vec<Finding>, Error> {
@@ -296,12 +297,13 @@ impl Walk {
         let report = findings::find(question).await;
         let differ = report.findings.iter().any(|finding| finding.rule.name == "type_oid_differs");
         self.shared.sessions.types_differ.store(differ, Ordering::Relaxed);
-        let copied = |found: Finding| match self.keyless && found.rule == switch::TABLE_WITHOUT_KEY {
+        let ours = |found: Vec<Finding>| found.into_iter().filter(|one| !self.scope.excludes(&one.object));
+        let copied = |found: Finding| match self.scope.keyless && found.rule == switch::TABLE_WITHOUT_KEY {
             true => Finding { rule: rules::TABLE_COPIED_HELD, ..found },
             false => found,
         };
         match report.unreachable.into_iter().next() {
-            None => Ok(report.findings.into_iter().map(copied).collect()),
+            None => Ok(ours(report.findings).map(copied).collect()),
             Some(why) => Err(Error::Refused(why)),
         }
     }
@@ -592,7 +594,9 @@ impl Steps for Walk {
         }
         let keys = self.mirror.handle().newest(NEWEST).await;
         let keys = keys.map_err(|error| Error::Refused(error.to_string()))?;
-        let keys: BTreeSet<_> = keys.into_iter().collect();
+        let catalog = self.shared.catalog.now();
+        let is_ours = |table| !catalog.relation(table).is_some_and(|of| self.scope.excludes(&of.shown()));
+        let keys: BTreeSet<_> = keys.into_iter().filter(|(table, _)| is_ours(*table)).collect();
         let ahead = self.ahead()?;
         let dirty = ahead.known.dirty.clone();
         let keys = keys.iter().filter(|(table, _)| !dirty.contains(table)).map(|(table, key)| (*table, &key[..]));
