@@ -43,7 +43,7 @@ pub struct Identity {
     /// Of this proxy, in ascending order of their texts.
     pub tokens: Vec<String>,
     /// The class that asks clients who they are, which is the origin's; `None`: nobody asks them, whatever the target does.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authenticator: Option<String>,
     /// When it was made, in seconds since 1970: drivers are told that the node runs since then.
     pub generation: i32,
