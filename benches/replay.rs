@@ -1,5 +1,6 @@
 //! What replaying a record costs beside the wire: reading it from the journal, its claims, its job, the watermark. The
-//! secondary takes everything at once. Goal: 100 000 records a second on one core.
+//! secondary takes everything at once. Goal: 100 000 records for a second of processor time. Run on two busy cores, all five
+//! rows together took 4.7 s of it for 1.5 million records, filling their journals included: three times the goal.
 //!
 //! `cargo bench --bench replay`
 
