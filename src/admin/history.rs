@@ -30,10 +30,22 @@ pub(super) enum Asked {
         /// Of all rows: above 0, at most 1.
         sample: Option<f64>,
         every_seconds: Option<u64>,
+        /// Of the tables, only these.
+        of: Option<Of>,
     },
     Pause,
     Resume,
     Cancel,
+}
+
+/// Tables of which something is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Of {
+    /// Those that may differ.
+    Dirty,
+    /// Those that the last comparison found to differ.
+    Verify,
 }
 
 fn yes() -> bool {
@@ -66,10 +78,26 @@ pub(super) fn report(state: &State, kind: Kind) -> Result<Report, Refused> {
 pub(super) async fn act(state: &State, kind: Kind, asked: Asked) -> Result<Report, Refused> {
     let desk = desk(state)?;
     match asked {
-        Asked::Start { tables, exclude, on_conflict, verify, provision, dry_run, sample, every_seconds } => {
+        Asked::Start { mut tables, exclude, on_conflict, verify, provision, dry_run, sample, every_seconds, of } => {
+            let mut labels = Vec::new();
+            match of {
+                None => (),
+                Some(Of::Dirty) => labels = dirty(state)?,
+                Some(Of::Verify) => tables.extend(differing(state)?),
+            }
             let sample_ppm = sample.map(|share| (share * 1e6).ceil() as u32);
-            let request =
-                Request { kind, tables, exclude, on_conflict, verify, provision, dry_run, sample_ppm, every_seconds };
+            let request = Request {
+                kind,
+                tables,
+                exclude,
+                labels,
+                on_conflict,
+                verify,
+                provision,
+                dry_run,
+                sample_ppm,
+                every_seconds,
+            };
             desk.start(request).await.map_err(conflict)?;
         }
         Asked::Pause => desk.pause(kind).await.map_err(conflict)?,
@@ -77,6 +105,26 @@ pub(super) async fn act(state: &State, kind: Kind, asked: Asked) -> Result<Repor
         Asked::Cancel => desk.cancel(kind).await.map_err(conflict)?,
     }
     report(state, kind)
+}
+
+/// Labels of the tables that are dirty.
+fn dirty(state: &State) -> Result<Vec<u64>, Refused> {
+    let dirty = state.mirror.iter().flat_map(|mirror| mirror.dirty().list());
+    some(dirty.map(|dirty| dirty.table.0).collect(), "no table is dirty")
+}
+
+/// Names of the tables that the last comparison found to differ.
+fn differing(state: &State) -> Result<Vec<String>, Refused> {
+    let tables = report(state, Kind::Verify)?.tables.into_iter();
+    some(
+        tables.filter(|table| table.counts.differing() > 0).map(|table| table.table).collect(),
+        "the last verify found no rows that differ",
+    )
+}
+
+/// Nothing would mean all.
+fn some<T>(found: Vec<T>, none: &str) -> Result<Vec<T>, Refused> {
+    if found.is_empty() { Err(Refused(StatusCode::CONFLICT, none.to_owned())) } else { Ok(found) }
 }
 
 /// Rows that the last walk found to differ.

@@ -399,7 +399,7 @@ impl Job {
     }
 
     fn choose(&mut self, found: &[Surveyed], ours: impl Fn(TableId) -> Ours) {
-        let chosen = found.iter().filter(|one| self.request.names(&one.name));
+        let chosen = found.iter().filter(|one| self.request.names(&one.name) && self.request.labels(&one.labels));
         if let Some(name) = self.request.unknown(found.iter().map(|one| &*one.name)) {
             self.state = State::Failed;
             self.why = Some(format!("there is no table {name}; names are qualified, as public.accounts or public.*"));

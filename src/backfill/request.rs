@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::record::TableId;
+
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -51,6 +53,9 @@ pub struct Request {
     /// Of those, these are not meant: names as above.
     #[serde(default)]
     pub exclude: Vec<String>,
+    /// Of those, only tables that go by one of these labels; none: all.
+    #[serde(default)]
+    pub labels: Vec<u64>,
     /// Of a backfill: what to do about rows that are there and not ours.
     #[serde(default)]
     pub on_conflict: Conflict,
@@ -83,6 +88,7 @@ impl Request {
             kind,
             tables: Vec::new(),
             exclude: Vec::new(),
+            labels: Vec::new(),
             on_conflict: Conflict::Error,
             verify: true,
             provision: false,
@@ -119,6 +125,11 @@ impl Request {
     /// The table is meant.
     pub(crate) fn names(&self, table: &str) -> bool {
         (self.tables.is_empty() || is_named(&self.tables, table)) && !is_named(&self.exclude, table)
+    }
+
+    /// The table, by all its labels, is meant.
+    pub(super) fn labels(&self, labels: &[TableId]) -> bool {
+        self.labels.is_empty() || labels.iter().any(|label| self.labels.contains(&label.0))
     }
 
     /// A name that stands for none of these tables.
@@ -170,6 +181,8 @@ mod tests {
         assert!(request.names("a.b") && !request.names("a.log"));
         request.tables = vec!["a.*".into(), "c.d".into()];
         assert!(request.names("a.b") && request.names("c.d") && !request.names("a.log") && !request.names("c.e"));
+        request.labels = vec![7];
+        assert!(request.labels(&[TableId(3), TableId(7)]) && !request.labels(&[TableId(3)]));
         assert_eq!(request.unknown(["a.b"].into_iter()), Some("c.d"));
     }
 

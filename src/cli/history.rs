@@ -53,6 +53,8 @@ pub(super) const REPAIR_EXAMPLES: &str = "\
 Examples:
   tandem repair                               compare all, have the mirror copy what differs, compare that again
   tandem repair --table public.accounts       only this one; may be given more than once
+  tandem repair --of verify                   only tables in which the last verify found differences
+  tandem repair --of dirty                    only dirty ones, chunk by chunk: `dirty repair` copies them at one go
   tandem repair --dry-run                     what it would do, without doing it
   tandem repair status                        where it is, or how the last one ended
 
@@ -123,11 +125,29 @@ pub(super) struct Verify {
     action: Option<Act>,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Of {
+    Dirty,
+    Verify,
+}
+
+impl Of {
+    fn as_str(self) -> &'static str {
+        match self {
+            Of::Dirty => "dirty",
+            Of::Verify => "verify",
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Repair {
     #[command(flatten)]
     walk: Walk,
+    /// Only tables that are known to differ: dirty ones, or those in which the last verify found differences.
+    #[arg(long, value_enum)]
+    of: Option<Of>,
     /// Say what would be done, and change nothing.
     #[arg(long)]
     dry_run: bool,
@@ -226,7 +246,10 @@ pub(super) async fn verify(command: Verify, output: &Output) -> Result<(), Failu
 pub(super) async fn repair(command: Repair, output: &Output) -> Result<(), Failure> {
     match command.action {
         Some(act) => do_it(Kind::Repair, act, output).await,
-        None => start(Kind::Repair, &command.walk, &json!({ "dry_run": command.dry_run }), output).await,
+        None => {
+            let request = json!({ "dry_run": command.dry_run, "of": command.of.map(Of::as_str) });
+            start(Kind::Repair, &command.walk, &request, output).await
+        }
     }
 }
 

@@ -91,6 +91,16 @@ async fn dry_runs_and_samples_look_and_change_nothing() {
     let dry = walk(&stage, "repair", json!({ "tables": ["*.pl*n", "public.named"], "dry_run": true })).await;
     assert_eq!(counts(&dry), [24_001, 23_997, 3, 1, 0, 0], "{dry:#}");
     assert_eq!(rows(&stage.target.url("postgres"), "SELECT min(id) FROM plain").await, ["-1"]);
+    assert_eq!(walk(&stage, "verify", public()).await["counts"]["missing"], 3);
+    let mended = walk(&stage, "repair", json!({ "of": "verify" })).await;
+    assert_eq!(mended["tables"].as_array().map(Vec::len), Some(1), "{mended:#}");
+    assert_eq!(
+        (counts(&mended), &mended["counts"]["repaired"]),
+        ([20_001, 19_997, 3, 1, 0, 0], &json!(4)),
+        "{mended:#}"
+    );
+    let none = stage.tandem.client().post("/v1/repair", &json!({ "action": "start", "of": "dirty" })).await;
+    assert!(none.is_err_and(|error| error.to_string().contains("no table is dirty")));
     let part = walk(&stage, "verify", json!({ "exclude": ["*.named", "*.parts"], "sample": 0.2 })).await;
     let [read, ..] = counts(&part);
     assert!(part["state"] == "Failed" && (500..20_000).contains(&read), "only the table without a key: {part:#}");
