@@ -270,7 +270,7 @@ impl<'a> Bench<'a> {
     fn sides(&self, config: &str, rows: u64) -> Result<Sides> {
         let (origin, target) = (self.server(&self.old, "origin")?, self.server(&self.new, "target")?);
         let fill = format!(
-            "INSERT INTO history SELECT i, md5(i::text)::uuid, i / 7.0, repeat(md5((-i)::text), 1 + i % 2),
+            "INSERT INTO history SELECT i, md5(i::text)::uuid, i / 7.0, repeat(md5((-i)::text), (1 + i % 2)::int),
             timestamptz 'epoch' + i * interval '1 min' FROM generate_series(1, {rows}::bigint) i"
         );
         psql(&origin, "app", &fill)?;
