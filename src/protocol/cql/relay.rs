@@ -4,6 +4,8 @@
 //! not all there or has to wait. Nothing is read from one side while the other has not taken what came before, so memory
 //! is bounded by a read and a frame in each direction.
 
+pub(super) mod ahead;
+
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
@@ -21,6 +23,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use crate::metrics;
 use crate::record::Side;
 
+use self::ahead::Ahead;
 use super::session::{Fault, Session};
 use super::startup::Luggage;
 
@@ -76,6 +79,7 @@ pub(super) struct Relay<C, S, B> {
     from_client: BytesMut,
     from_server: BytesMut,
     reaching: Option<(Side, Reaching<S>)>,
+    ahead: Ahead<S>,
     sweep: Pin<Box<Sleep>>,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
     stopping: bool,
@@ -87,7 +91,7 @@ pub(super) struct Relay<C, S, B> {
 impl<C, S, B> Relay<C, S, B>
 where
     C: AsyncRead + AsyncWrite + Unpin,
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     B: Beyond<S>,
 {
     /// Two connections that have begun, with what was read from each and not looked at.
@@ -99,6 +103,7 @@ where
         stop: CancellationToken,
     ) -> Relay<C, S, B> {
         Relay {
+            ahead: Ahead::new(session.destination()),
             client: client.0,
             server: Some(server.0),
             session,
@@ -137,6 +142,7 @@ where
     fn step(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         self.stopping = self.stopping || self.stop.as_mut().poll(cx).is_ready();
         self.look_for_overdue(cx);
+        self.look_ahead(cx);
         loop {
             let mut moved = match self.session.poll(cx) {
                 Poll::Ready(done) => done.map(|()| true)?,
@@ -175,6 +181,15 @@ where
         }
     }
 
+    /// While a switch is prepared.
+    fn look_ahead(&mut self, cx: &mut Context<'_>) {
+        let (session, beyond) = (&self.session, &mut self.beyond);
+        self.ahead.poll(cx, session.side(), |side| {
+            let luggage = session.luggage();
+            (luggage.clone(), beyond.reach(side, luggage))
+        });
+    }
+
     fn lose_server(&mut self) {
         self.server = None;
         self.from_server.clear();
@@ -187,7 +202,14 @@ where
             && let Some(side) = self.session.moves_to()
             && !self.session.waits_for_server()
         {
-            self.reaching = Some((side, self.beyond.reach(side, self.session.luggage())));
+            let luggage = self.session.luggage();
+            self.reaching = Some((
+                side,
+                match self.ahead.take(side, &luggage, cx) {
+                    Some(made) => Box::pin(std::future::ready(Ok(made))),
+                    None => self.beyond.reach(side, luggage),
+                },
+            ));
         }
         let Some((side, reaching)) = &mut self.reaching else { return Ok(false) };
         let Poll::Ready(reached) = reaching.as_mut().poll(cx) else { return Ok(false) };

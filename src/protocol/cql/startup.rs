@@ -289,7 +289,7 @@ where
 }
 
 /// What a session needs at a server that it comes to later.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Luggage {
     /// Its keyspace.
     pub keyspace: Option<Arc<str>>,

@@ -2,7 +2,7 @@
 //!
 //! | step | sessions | clusters | mirror |
 //! | --- | --- | --- | --- |
-//! | prepare | each user's login is tried on the other side | both schemas alike, clocks not behind | not behind, nothing parked, nothing dirty; the way back opened |
+//! | prepare | each user's login is tried on the other side; each session connects to it | both schemas alike, clocks not behind | not behind, nothing parked, nothing dirty; the way back opened |
 //! | quiesce | every request is answered: the gate saw to it | | |
 //! | apply | | | replays up to the end; what was in doubt is settled |
 //! | ready | | | ends; the one of the other direction begins, paused |
@@ -14,7 +14,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::check::Finding;
 use crate::config::{Config, Cutover};
@@ -37,6 +37,9 @@ use super::tables::{Tables, is_own};
 
 /// How long a mirror that connects is waited for.
 const MIRROR_OPEN: Duration = Duration::from_secs(5);
+/// How long sessions that connect ahead are waited for, and how often they are looked at.
+const AHEAD_OPEN: Duration = Duration::from_secs(3);
+const AHEAD_LOOK: Duration = Duration::from_millis(20);
 /// A clock may be behind the newest stamp by this: the next conditional statement waits so long, once.
 const CLOCK_MICROS: i64 = 500_000;
 /// More are counted, not named.
@@ -118,9 +121,26 @@ impl Walk {
         let opened = self.mirror.open_ahead(to).await;
         opened.map_err(|error| Error::Refused(format!("the mirror back cannot be opened: {error}")))?;
         self.known = Some(Known::of(self.mirror.handle()));
+        self.open_ahead(to).await;
         // The less is owed at the fence, the shorter clients wait.
         self.mirror.handle().hurry();
         Ok(found)
+    }
+}
+
+impl Walk {
+    /// Sessions connect to where they will go. One that cannot in time does so when it comes through the gate.
+    async fn open_ahead(&self, to: Side) {
+        self.shared.destination.set(Some(to));
+        let opened = async {
+            loop {
+                sleep(AHEAD_LOOK).await;
+                if self.shared.destination.opening() == 0 {
+                    return;
+                }
+            }
+        };
+        let _ = timeout(AHEAD_OPEN, opened).await;
     }
 }
 
@@ -156,6 +176,7 @@ impl Steps for Walk {
     }
 
     async fn relax(&mut self) {
+        self.shared.destination.set(None);
         self.known = None;
         self.mirror.close_ahead();
         self.mirror.handle().resume();
@@ -211,6 +232,7 @@ impl Steps for Walk {
     }
 
     async fn undo(&mut self, primary: Side) -> Result<(), Error> {
+        self.shared.destination.set(None);
         self.known = None;
         self.mirror.close_ahead();
         if self.mirror.primary() != Some(primary) {

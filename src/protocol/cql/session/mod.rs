@@ -36,6 +36,7 @@ use crate::cutover::gate::{Pass, Route, Slot};
 use crate::journal::{self, Announcer, Ticket};
 use crate::metrics;
 use crate::protocol::cql::outcome::{self, Kind, Outcome};
+use crate::protocol::cql::relay::ahead::Destination;
 use crate::protocol::cql::stamps::now_micros;
 use crate::protocol::cql::startup::Luggage;
 use crate::protocol::cql::text::statement::{Body, Class};
@@ -464,6 +465,16 @@ impl Session {
         self.server_in.agree(self.framing);
         self.to_server = Outbound::bare();
         self.to_server.agree(self.framing);
+    }
+
+    /// Where it is.
+    pub(super) fn side(&self) -> Side {
+        self.side
+    }
+
+    /// Where all of them are to have a connection to.
+    pub(super) fn destination(&self) -> &Destination {
+        &self.shared.destination
     }
 
     /// What a new server must be told: the keyspace, and the events that the client wants.

@@ -12,6 +12,7 @@ use crate::cutover::gate::Gate;
 use crate::journal::Journal;
 use crate::mirror::Waits;
 use crate::protocol::cql::ballot::{Question, Unread};
+use crate::protocol::cql::relay::ahead::Destination;
 use crate::protocol::cql::stamps::Stamps;
 use crate::protocol::cql::tables::Tables;
 use crate::protocol::cql::text::generate::TimeUuids;
@@ -74,6 +75,8 @@ pub(in crate::protocol::cql) struct Shared {
     pub(super) barriers: Barriers,
     /// Conditional writes, by partition.
     pub(super) contests: Contests,
+    /// Where sessions are to have a connection to.
+    pub destination: Destination,
     /// What is done for clients when they have their answers.
     pub afterwards: TaskTracker,
     /// Ballots may not be read: the log said so.
@@ -137,6 +140,7 @@ impl Shared {
             answer_timeout: parts.answer_timeout,
             barriers: Barriers::default(),
             contests: Contests::default(),
+            destination: Destination::default(),
             afterwards: TaskTracker::new(),
             unread: AtomicBool::new(false),
             sessions: AtomicU32::new(1),
