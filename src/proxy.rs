@@ -394,14 +394,17 @@ fn history_options(config: &Config) -> backfill::Options {
         max_lag: config.backfill.max_lag,
         max_latency: config.backfill.max_latency,
         provision: config.backfill.provision,
-        record_keys: usize::MAX,
+        part_of: None,
     }
 }
 
-/// By replay no state of the primary is held: a turn is as long as what is done may stay off the disk. A record that is
-/// refused is parked whole, so each key has its own.
+/// By replay no state of the primary is held: a turn is as long as what is done may stay off the disk.
 fn replay_history(config: &Config) -> backfill::Options {
-    backfill::Options { hold: config.backfill.hold.max(REPLAY_TURN), record_keys: 1, ..history_options(config) }
+    backfill::Options {
+        hold: config.backfill.hold.max(REPLAY_TURN),
+        part_of: Some(cql::part_of),
+        ..history_options(config)
+    }
 }
 
 /// How long workers take chunks before what they did is written down.

@@ -17,7 +17,7 @@ use crate::journal::{self, Journal, Lsn};
 use crate::mirror::dirty::unix_now;
 use crate::mirror::durable::{self, Durable};
 use crate::mirror::handle::owe;
-use crate::record::{RecordBuf, Side, TableId};
+use crate::record::{Lane, Order, RecordBuf, Side, TableId};
 
 use super::job::{Counts, Job, Line, Ours, Sizes, State, Walked, Wants};
 use super::lines::Lines;
@@ -27,7 +27,7 @@ use super::trust::{Doubts, Trust};
 use super::work::{Chunk, Outcome, Pass, Stage, Surveyed};
 
 /// How history is walked over.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Connections to each side that work at once.
     pub workers: usize,
@@ -43,8 +43,9 @@ pub struct Options {
     pub max_latency: Duration,
     /// Every backfill makes the tables that the secondary lacks.
     pub provision: bool,
-    /// Most keys of a record that is owed: what is applied, and refused, as one.
-    pub record_keys: usize,
+    /// By replay: the part of its table that a key is in. Then each key is owed by a record of its own, which is refused alone
+    /// and ordered with the writes of its part.
+    pub part_of: Option<fn(&[u8]) -> Option<u64>>,
 }
 
 impl Default for Options {
@@ -57,7 +58,7 @@ impl Default for Options {
             max_lag: Duration::from_secs(5),
             max_latency: Duration::from_millis(500),
             provision: false,
-            record_keys: usize::MAX,
+            part_of: None,
         }
     }
 }
@@ -638,10 +639,9 @@ impl Desk {
     /// Through the journal, as what operators owe: ordered with the clients' writes, paid and owed again as they are.
     fn owe(&self, journal: &Journal, owing: Vec<Owing>) -> Result<(), journal::Error> {
         for Owing { chunk, keys, again } in owing {
-            for some in keys.chunks(self.shared.options.record_keys.max(1)) {
-                let mut record = RecordBuf::default();
-                some.iter().for_each(|key| record.key(chunk.table, key, false));
-                owe(journal, &mut record)?;
+            let at_once = if self.shared.options.part_of.is_some() { 1 } else { keys.len().max(1) };
+            for some in keys.chunks(at_once) {
+                owe(journal, &mut self.debt(chunk.table, some))?;
             }
             let mut memory = self.lock();
             if let Some(job) = memory.page.current_mut() {
@@ -649,6 +649,17 @@ impl Desk {
             }
         }
         Ok(())
+    }
+
+    fn debt(&self, table: TableId, keys: &[Box<[u8]>]) -> RecordBuf {
+        let mut record = RecordBuf::default();
+        for key in keys {
+            record.key(table, key, false);
+            if let Some(part_of) = self.shared.options.part_of {
+                record.touch(table, part_of(key).map_or(Lane::ANY, |part| Lane::new(Order::AtPlaces, part)));
+            }
+        }
+        record
     }
 
     async fn list(&self, found: Vec<Line>) {
@@ -722,6 +733,7 @@ impl Desk {
                 }
             }
             Outcome::Moved => job.survey_again(),
+            Outcome::Dense => _ = job.halve(&chunk),
             Outcome::Refused(keys, why) if keys.is_empty() => {
                 tracing::warn!(why, "history: a table is left out");
                 job.refuse(chunk.table, why);

@@ -19,6 +19,7 @@ pub(super) fn ended(chunk: &Chunk, outcome: &Outcome) {
             if landed.alike { "alike" } else { "done" }
         }
         Outcome::Moved => "moved",
+        Outcome::Dense => "dense",
         Outcome::Refused(..) => "refused",
     };
     metrics::HISTORY_CHUNKS_TOTAL.counter(&[pass, ("end", how)]).increment(1);

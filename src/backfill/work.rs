@@ -100,6 +100,13 @@ pub struct Chunk {
     pub to: u64,
 }
 
+impl Chunk {
+    /// It may be done in smaller parts.
+    pub fn is_divisible(&self) -> bool {
+        !self.again && self.to - self.from > 1
+    }
+}
+
 /// How two rows differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -141,6 +148,8 @@ pub enum Outcome {
     Done(Landed),
     /// The extent's rows got other units: survey the table again.
     Moved,
+    /// More differs in it than is kept at once: again, in smaller parts.
+    Dense,
     /// The secondary refuses rows of it: their keys, if that is what it refuses, or why nothing of it can be done.
     Refused(Vec<Box<[u8]>>, String),
 }

@@ -1,9 +1,16 @@
 //! History on real Cassandra: what only the origin has is copied under load, compared and repaired, and both sides are equal
 //! in the end by a comparison without tandem.
 
+use std::net::SocketAddrV4;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tandem::dice::Dice;
+use tandem::protocol::cql::client::{Address, Client, Settings};
+use tandem::protocol::cql::wire::primitive::Consistency;
+use tandem::protocol::cql::wire::request::Parameters;
 use tandem::sandbox::cassandra::Node;
 use tokio::time::sleep;
 
@@ -72,22 +79,34 @@ fn tables(keyspace: &str) -> Value {
 
 /// Both nodes with the tables, history on the origin only, and tandem between them.
 async fn stage(keyspace: &'static str) -> ([&'static Node; 2], Tandem) {
+    stage_with(keyspace, "").await
+}
+
+async fn stage_with(keyspace: &'static str, config: &str) -> ([&'static Node; 2], Tandem) {
     let nodes = pair_with(keyspace);
     for node in nodes {
         let mut cql = Cql::of(node, keyspace);
         SCHEMA.iter().chain(&MORE).for_each(|text| cql.define(text));
     }
     history(&mut Cql::of(nodes[0], keyspace));
-    let tandem = Tandem::start_cql(nodes[0].address(), nodes[1].address(), "").await;
+    let tandem = Tandem::start_cql(nodes[0].address(), nodes[1].address(), config).await;
     (nodes, tandem)
 }
 
 /// Ask for a walk; how it ended.
 async fn walk(tandem: &Tandem, kind: &str, more: &Value) -> Value {
+    begin(tandem, kind, more).await;
+    ended(tandem, kind).await
+}
+
+async fn begin(tandem: &Tandem, kind: &str, more: &Value) {
     let mut request = json!({ "action": "start" });
     request.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
     let asked = tandem.client().post(&format!("/v1/{kind}"), &request).await;
     asked.unwrap_or_else(|error| panic!("{error}\n{}", tandem.log()));
+}
+
+async fn ended(tandem: &Tandem, kind: &str) -> Value {
     for _ in 0..12_000 {
         let report = tandem.client().get(&format!("/v1/{kind}")).await.expect("it answers");
         if ["Done", "Failed", "Cancelled"].iter().any(|state| report["state"] == *state) {
@@ -137,4 +156,117 @@ async fn history_of_every_type_is_copied_under_load_and_both_sides_are_equal() {
     let [read, equal, rest @ ..] = counts(&verified);
     assert!(read == equal && read > 2_000 && rest == [0; 4], "{verified:#}");
     tandem.nothing_set_aside().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_differs_is_found_and_mended_also_under_a_newer_tombstone() {
+    let (nodes, tandem) = stage("mended").await;
+    let report = walk(&tandem, "backfill", &tables("mended")).await;
+    assert_eq!(report["state"], "Done", "{report:#}\n{}", tandem.log());
+    let mut target = Cql::of(nodes[1], "mended");
+    for text in [
+        // Missing, and its tombstone is newer than the row's own time.
+        "DELETE FROM types WHERE k = 7",
+        "DELETE FROM shared WHERE k = 1 AND c = 1",
+        "DELETE FROM keys WHERE a = '0'",
+        "DELETE l FROM wide WHERE k = 101 AND c = 1",
+        // Only there.
+        "INSERT INTO types (k, a) VALUES (9999, 'stranger')",
+        "INSERT INTO keys (a, b) VALUES ('stranger', 1)",
+        // Different.
+        "UPDATE two SET v = -1 WHERE a = 1 AND b = 'b'",
+        "UPDATE shared SET name = 'vandal' WHERE k = 2",
+        "UPDATE types SET x = x + {9: 'nine'}, v.number = 5 WHERE k = 8",
+        "UPDATE counts SET n = n + 100 WHERE k = 1001",
+        "UPDATE types USING TTL 100000 SET b = 9 WHERE k = 9",
+    ] {
+        if text.contains("two SET") {
+            for c in target.rows("SELECT c FROM two WHERE a = 1 AND b = 'b'") {
+                let uuid = [&c[..8], &c[8..12], &c[12..16], &c[16..20], &c[20..]].join("-");
+                target.run(&format!("{text} AND c = {uuid}"));
+            }
+            continue;
+        }
+        target.run(text);
+    }
+    let found = walk(&tandem, "verify", &tables("mended")).await;
+    closes(&found);
+    let [_, _, missing, extra, different, skipped] = counts(&found);
+    assert_eq!((missing, extra, different, skipped), (102, 2, 20, 0), "{found:#}");
+    let lines = tandem.client().get("/v1/verify/differences?values=true").await.expect("it answers");
+    let keys: Vec<&str> = lines.as_array().expect("a list").iter().filter_map(|line| line["key"].as_str()).collect();
+    assert!(keys.contains(&"k = 7") && keys.contains(&"a = 'stranger', b = 1"), "{lines:#}");
+    let mended = walk(&tandem, "repair", &tables("mended")).await;
+    closes(&mended);
+    assert_eq!(mended["counts"]["repaired"], 124, "{mended:#}");
+    let [mut old, mut new] = nodes.map(|node| Cql::of(node, "mended"));
+    assert_eq!(difference(&mut old, &mut new), None, "{}", tandem.log());
+    let clean = walk(&tandem, "verify", &tables("mended")).await;
+    assert_eq!(counts(&clean)[0], counts(&clean)[1], "{clean:#}");
+}
+
+/// Clients change and delete history through tandem until told to stop, by timestamps, by lists and by conditions.
+async fn churn(address: SocketAddrV4, keyspace: &'static str, stop: Arc<AtomicBool>, seed: u64) -> u64 {
+    let (mut dice, mut done) = (Dice(seed), 0);
+    let address = Address { host: address.ip().to_string(), port: address.port() };
+    let settings = Settings { connect_timeout: Duration::from_secs(5), ..Settings::default() };
+    while !stop.load(SeqCst) {
+        let Ok(client) = Client::connect(&settings, &address).await else {
+            sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        while !stop.load(SeqCst) && !client.is_lost() {
+            let (n, small) = (dice.below(300), dice.below(5));
+            let text = match dice.below(9) {
+                0 => format!("DELETE FROM plain WHERE k = -{n}"),
+                1 => format!("DELETE FROM plain WHERE k = -{n} IF EXISTS"),
+                2 => format!("UPDATE plain SET v = 'churned' WHERE k = -{n}"),
+                3 => format!("DELETE FROM wide WHERE k = {} AND c = {n}", 100 + small),
+                4 => format!("UPDATE wide SET l = l - ['h'], s = s + {{7}} WHERE k = {} AND c = {n}", 100 + small),
+                5 => format!("UPDATE counts SET n = n + 1 WHERE k = {}", 1_000 + n % 50),
+                6 => format!("DELETE FROM forgets WHERE k = {}", 1_000_000 + n),
+                7 => format!("DELETE FROM keys WHERE a = '{}' AND b = {n}", n % 3),
+                _ => format!("DELETE FROM shared WHERE k = {} AND c = {n}", n % 7),
+            };
+            let parameters = Parameters { keyspace: Some(keyspace), ..Parameters::new(Consistency::One) };
+            done += u64::from(client.query(&text, &parameters).await.is_ok());
+        }
+    }
+    done
+}
+
+/// `TANDEM_HISTORY_KILLS=20` plays more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backfill_that_is_killed_goes_on_and_brings_nothing_back() {
+    let keyspace = "struck";
+    let (nodes, mut tandem) = stage_with(keyspace, "[backfill]\nchunk_rows = 40\nrate = \"60KB\"\n").await;
+    let rounds = std::env::var("TANDEM_HISTORY_KILLS").map_or(2, |kills| kills.parse().expect("a number"));
+    let mut dice = Dice(7);
+    for round in 0..rounds {
+        for table in ["types", "shared", "keys", "two", "plain", "wide", "counts", "forgets", "decided"] {
+            Cql::of(nodes[1], keyspace).run(&format!("TRUNCATE {table}"));
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let churns: Vec<_> =
+            (0..3).map(|n| tokio::spawn(churn(tandem.address(), keyspace, stop.clone(), round * 10 + n))).collect();
+        let mut request = tables(keyspace);
+        request["on_conflict"] = json!("overwrite");
+        begin(&tandem, "backfill", &request).await;
+        for _ in 0..2 {
+            sleep(Duration::from_millis(300 + dice.below(2_500))).await;
+            tandem.kill();
+            tandem.launch().await;
+        }
+        let report = ended(&tandem, "backfill").await;
+        stop.store(true, SeqCst);
+        let mut done = 0;
+        for churn in churns {
+            done += churn.await.expect("no panics in it");
+        }
+        tandem.settled().await;
+        eprintln!("{round}: {done} statements; {}", report["counts"]);
+        assert_eq!(report["state"], "Done", "{report:#}\n{}", tandem.log());
+        closes(&report);
+        equal(nodes, keyspace, &tandem.log());
+    }
 }

@@ -60,8 +60,11 @@ pub struct Suspect {
 pub struct Compared {
     /// Rows of the primary.
     pub rows: u64,
-    /// Rows that showed differently.
+    /// Rows that showed differently, as many as are kept at once.
     pub suspects: Vec<Suspect>,
+    /// Rows that showed differently, are not among `rows`, and were too many to be kept: only of a chunk that cannot be split, or is
+    /// looked at again. Of any other the rest was not looked at.
+    pub crowd: u64,
     /// The extent is another one now: survey the table again.
     pub moved: bool,
 }
@@ -228,9 +231,12 @@ impl<W: Walker> History<W> {
 
     /// Both sides at a causal point.
     async fn compare(&self, chunk: &Chunk, stop: &CancellationToken) -> Result<Outcome, Error> {
-        let Compared { mut rows, mut suspects, moved } = self.walker.compare(chunk).await?;
+        let Compared { mut rows, mut suspects, crowd, moved } = self.walker.compare(chunk).await?;
         if moved {
             return Ok(Outcome::Moved);
+        }
+        if crowd > 0 && chunk.is_divisible() {
+            return Ok(Outcome::Dense);
         }
         let mut differing = Vec::new();
         for _ in 0..LOOKS {
@@ -252,7 +258,8 @@ impl<W: Walker> History<W> {
         let of_primary = suspects.iter().filter(|suspect| suspect.difference.how != Differs::Extra).count();
         rows = rows.saturating_sub(of_primary as u64);
         let alike = differing.is_empty();
-        Ok(Outcome::Done(Landed { rows, skipped: suspects.len() as u64, differing, alike, ..Landed::default() }))
+        let skipped = suspects.len() as u64 + crowd;
+        Ok(Outcome::Done(Landed { rows, skipped, differing, alike, ..Landed::default() }))
     }
 
     /// Everything that the primary showed until now is on the secondary.

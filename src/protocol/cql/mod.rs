@@ -29,6 +29,7 @@ mod walk;
 pub mod wire;
 pub mod write;
 
+pub use place::part_of;
 pub use serve::{Front, serve};
 pub use setup::{Error as SetupError, Mirroring, Setup, Sides, appliers};
 pub use walk::Walk;

@@ -67,6 +67,11 @@ pub fn hash_of(key: impl IntoIterator<Item = impl AsRef<[u8]>>) -> u64 {
     hash.max(1)
 }
 
+/// The part of its table that a place is in, as records of sessions have it.
+pub fn part_of(place: &[u8]) -> Option<u64> {
+    Some(hash_of(&Place::decode(place)?.partition))
+}
+
 fn put_values(out: &mut BytesMut, values: &[Vec<u8>]) -> Option<()> {
     out.put_u16(values.len().try_into().ok()?);
     for value in values {

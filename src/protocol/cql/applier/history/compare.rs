@@ -26,6 +26,8 @@ use crate::protocol::cql::place::{Extent, Place};
 use crate::protocol::cql::tables::Table;
 use crate::protocol::cql::text::schema;
 
+/// Rows that differ and are kept at once.
+const SUSPECTS_MAX: usize = 50_000;
 /// Rows that are looked at again at once.
 const LOOKS: usize = 32;
 
@@ -38,6 +40,9 @@ pub(super) async fn compare(sides: &Sides, table: &Table, chunk: &Chunk) -> Resu
     let mut pair = Pair { shape: &shape, ours, theirs, found: Compared::default(), group: Group::default() };
     while let Some(token) = pair.token().await? {
         pair.group(token).await?;
+        if pair.found.crowd > 0 && chunk.is_divisible() {
+            break;
+        }
     }
     Ok(pair.found)
 }
@@ -126,7 +131,8 @@ impl Pair<'_> {
         self.found.rows += u64::from(ours.is_some());
         let place = Place { extent: Extent::Row, partition, clustering };
         let (ours, theirs) = (ours.map(|(_, cells)| cells), theirs.map(|(_, cells)| cells));
-        self.found.suspects.extend(suspect(self.shape.table(), &place, ours.as_deref(), theirs.as_deref()));
+        let found = suspect(self.shape.table(), &place, ours.as_deref(), theirs.as_deref());
+        self.suspect(found);
     }
 
     /// Static columns that differ count as a row.
@@ -140,7 +146,17 @@ impl Pair<'_> {
         let (ours, theirs) = (ours.map(|found| found.statics), theirs.map(|found| found.statics));
         let found = suspect(self.shape.table(), &place, there(&ours), there(&theirs));
         self.found.rows += u64::from(found.as_ref().is_some_and(|one| one.difference.how != Differs::Extra));
-        self.found.suspects.extend(found);
+        self.suspect(found);
+    }
+
+    /// Kept, or only counted.
+    fn suspect(&mut self, found: Option<Suspect>) {
+        let Some(found) = found else { return };
+        if self.found.suspects.len() < SUSPECTS_MAX {
+            return self.found.suspects.push(found);
+        }
+        self.found.crowd += 1;
+        self.found.rows -= u64::from(found.difference.how != Differs::Extra);
     }
 }
 
