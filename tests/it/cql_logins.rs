@@ -87,7 +87,8 @@ fn showing(trusted: &Paper, shown: &Paper) -> Arc<rustls::ClientConfig> {
     Arc::new(config.with_client_auth_cert(vec![shown.der.clone()], key).expect("a key of that certificate"))
 }
 
-const ROOT: (&str, &str) = ("cassandra", "cassandra");
+/// May do everything on guarded nodes.
+pub(crate) const ROOT: (&str, &str) = ("cassandra", "cassandra");
 const WRITER: (&str, &str) = ("writer", "writes");
 const READER: (&str, &str) = ("reader", "reads");
 
@@ -139,6 +140,60 @@ fn office(clusters: &[Cluster; 2], papers: &Papers) -> Office {
     let shown = format!("&sslcert={}&sslkey={}", at("tandem.crt"), at("tandem.key"));
     let (old, new) = (url(&clusters[0], &shown), url(&clusters[1], ""));
     Office { _sandbox: sandbox, listen, old, new }
+}
+
+/// tandem before guarded nodes, with TLS towards its clients.
+pub(crate) struct Guarded {
+    pub(crate) tandem: Tandem,
+    /// Of its certificate.
+    pub(crate) ca: std::path::PathBuf,
+    _office: Office,
+}
+
+impl Guarded {
+    /// Between the old and the new one, with an empty keyspace.
+    pub(crate) async fn start(keyspace: &str) -> Guarded {
+        let (clusters, papers) = guarded();
+        let office = office(clusters, papers);
+        clusters.iter().for_each(|cluster| empty(cluster, papers, keyspace));
+        let origin = office.old.clone();
+        Guarded::over(office, &origin).await
+    }
+
+    /// The new one behind an open node.
+    pub(crate) async fn before(origin: &Node, keyspace: &str) -> Guarded {
+        let (clusters, papers) = guarded();
+        empty(&clusters[1], papers, keyspace);
+        Guarded::over(office(clusters, papers), &format!("cql://{}", origin.address())).await
+    }
+
+    async fn over(office: Office, origin: &str) -> Guarded {
+        let ca = office._sandbox.dir().join("listener.crt");
+        let listen: Vec<&str> = office.listen.lines().filter(|line| !line.starts_with("tls_ca")).collect();
+        let tandem = Tandem::start_listening("cql", &listen.join("\n"), origin, &office.new, "").await;
+        Guarded { tandem, ca, _office: office }
+    }
+
+    /// Of both guarded nodes, direct.
+    pub(crate) fn clients(&self, keyspace: &str) -> [Cql; 2] {
+        guarded().0.each_ref().map(|cluster| direct(cluster, keyspace))
+    }
+
+    /// Of the new one.
+    pub(crate) fn target(keyspace: &str) -> Cql {
+        direct(&guarded().0[1], keyspace)
+    }
+}
+
+fn direct(cluster: &Cluster, keyspace: &str) -> Cql {
+    let dial = Dial { keyspace: Some(keyspace.to_owned()), ..guarded().1.to_node(ROOT) };
+    Cql::dial(cluster.contact(), &dial).expect("a login")
+}
+
+fn empty(cluster: &Cluster, papers: &Papers, keyspace: &str) {
+    let replication = "{'class': 'SimpleStrategy', 'replication_factor': 1}";
+    let mut cql = Cql::dial(cluster.contact(), &papers.to_node(ROOT)).expect("a login");
+    cql.define(&format!("CREATE KEYSPACE {keyspace} WITH replication = {replication}"));
 }
 
 fn insert(cql: &mut Cql, keyspace: &str, k: i32) -> Result<(), Failure> {

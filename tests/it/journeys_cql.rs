@@ -5,6 +5,9 @@ use std::net::SocketAddrV4;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+
+use crate::cql_logins::{Guarded, ROOT};
 use crate::journeys::{driver, said, same, script};
 use crate::support::cassandra::{pair, pair_with};
 use crate::support::cql::Cql;
@@ -18,13 +21,20 @@ struct Way {
     compression: &'static str,
 }
 
-/// Run it to its end; it must succeed.
-async fn travel(mut command: Command, keyspace: &str) -> Vec<String> {
-    command.stdin(Stdio::null());
-    let output = tokio::process::Command::from(command).kill_on_drop(true).output();
-    let output = tokio::time::timeout(Duration::from_secs(120), output).await;
-    let output: Output =
-        output.unwrap_or_else(|_| panic!("the journey in {keyspace} hangs")).expect("the program of the journey runs");
+/// Run it to its end; it must succeed. Where it takes turns, the sides are switched, there and back, while it waits.
+async fn travel(mut command: Command, keyspace: &str, switched: Option<&Tandem>) -> Vec<String> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    if switched.is_some() {
+        command.env("CQL_TURNS", "1");
+    }
+    let child = tokio::process::Command::from(command).kill_on_drop(true).spawn();
+    let mut child = child.expect("the program of the journey runs");
+    let ended = tokio::time::timeout(Duration::from_secs(180), async {
+        let stdout = switching(&mut child, switched).await;
+        let output = child.wait_with_output().await.expect("it ends");
+        Output { stdout, ..output }
+    });
+    let output = ended.await.unwrap_or_else(|_| panic!("the journey in {keyspace} hangs"));
     // A guardrail of the node counts the tables of all tests.
     let seen = said(&output).into_iter().filter(|line| !line.contains("Cluster already contains"));
     let lines: Vec<String> = seen.map(|line| line.replace(keyspace, "KEYSPACE")).collect();
@@ -33,10 +43,34 @@ async fn travel(mut command: Command, keyspace: &str) -> Vec<String> {
     lines
 }
 
+/// What it prints, but for its turns.
+async fn switching(child: &mut tokio::process::Child, tandem: Option<&Tandem>) -> Vec<u8> {
+    let mut input = child.stdin.take().expect("piped above");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped above")).lines();
+    let (mut seen, mut sides) = (String::new(), ["target", "origin"].into_iter());
+    while let Some(line) = lines.next_line().await.expect("text") {
+        if line != "turn" {
+            seen.push_str(&line);
+            seen.push('\n');
+            continue;
+        }
+        let tandem = tandem.expect("only then it takes turns");
+        tandem.settled().await;
+        tandem.switch_to(sides.next().expect("two turns")).await;
+        input.write_all(b"\n").await.expect("it waits");
+    }
+    assert!(tandem.is_none() || sides.next().is_none(), "it did not take both turns: {seen}");
+    seen.into_bytes()
+}
+
 /// Nothing is set aside, and both of the shared nodes hold the same tables with the same rows, some at least.
 pub(crate) async fn assert_mirrored(tandem: &Tandem, keyspace: &str) {
+    mirrored(tandem, pair().map(|node| Cql::of(node, keyspace)), keyspace).await;
+}
+
+async fn mirrored(tandem: &Tandem, sides: [Cql; 2], keyspace: &str) {
     tandem.settled().await;
-    let [origin, target] = pair().map(|node| rows(&mut Cql::of(node, keyspace), keyspace));
+    let [origin, target] = sides.map(|mut cql| rows(&mut cql, keyspace));
     assert!(origin.iter().any(|(_, rows)| !rows.is_empty()), "the journey left nothing");
     for (origin, target) in origin.iter().zip(&target) {
         assert_eq!(origin, target, "origin (left) and target\n{}", tandem.log());
@@ -65,11 +99,33 @@ struct Journey<F> {
 
 impl<F: Fn() -> Command> Journey<F> {
     async fn at(&self, address: SocketAddrV4, keyspace: &str) -> Vec<String> {
-        let mut command = (self.command)();
+        self.travel((self.command)(), address, keyspace, None).await
+    }
+
+    async fn travel(
+        &self,
+        mut command: Command,
+        address: SocketAddrV4,
+        keyspace: &str,
+        switched: Option<&Tandem>,
+    ) -> Vec<String> {
         command.envs([("CQL_HOST", address.ip().to_string()), ("CQL_PORT", address.port().to_string())]);
         command.env("CQL_KEYSPACE", keyspace).env("CQL_VERSION", self.way.version.to_string());
         command.env("CQL_COMPRESSION", self.way.compression).env("TZ", "UTC");
-        travel(command, keyspace).await
+        travel(command, keyspace, switched).await
+    }
+
+    /// Direct, where nobody asks who it is; then through tandem over TLS, logged in, between guarded nodes.
+    async fn guarded(&self, is_switched: bool) {
+        let [old, _] = pair_with(self.keyspace);
+        let direct = self.at(old.address(), self.keyspace).await;
+        let keyspace = format!("{}t", self.keyspace);
+        let guarded = Guarded::start(&keyspace).await;
+        let mut command = (self.command)();
+        command.env("CQL_USER", ROOT.0).env("CQL_PASSWORD", ROOT.1).env("CQL_CA", &guarded.ca);
+        let switched = is_switched.then_some(&guarded.tandem);
+        same(&direct, &self.travel(command, guarded.tandem.address(), &keyspace, switched).await);
+        mirrored(&guarded.tandem, guarded.clients(&keyspace), &keyspace).await;
     }
 
     /// Direct, then through tandem.
@@ -164,6 +220,41 @@ async fn gocql_sees_no_difference_with_snappy() {
 async fn the_driver_of_java_sees_no_difference_in_v5_with_lz4() {
     let way = Way { version: 5, compression: "lz4" };
     Journey { keyspace: "java_5", way, command: java }.through_tandem().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cassandra_driver_of_python_sees_no_switch_there_and_back_over_tls() {
+    let way = Way { version: 5, compression: "lz4" };
+    Journey { keyspace: "python_tls", way, command: python }.guarded(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_driver_of_java_sees_no_switch_there_and_back_over_tls() {
+    let way = Way { version: 4, compression: "" };
+    Journey { keyspace: "java_tls", way, command: java }.guarded(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gocql_sees_no_difference_over_tls() {
+    let way = Way { version: 4, compression: "" };
+    Journey { keyspace: "go_tls", way, command: go }.guarded(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vectors_are_mirrored_as_python_writes_them() {
+    let way = Way { version: 5, compression: "" };
+    let with_vectors = || {
+        let mut command = python();
+        command.env("CQL_VECTOR", "1");
+        command
+    };
+    let journey = Journey { keyspace: "vectors", way, command: with_vectors };
+    let [_, new] = pair_with("vectors");
+    let direct = journey.at(new.address(), "vectors").await;
+    let [_, origin] = pair_with("vectorst");
+    let guarded = Guarded::before(origin, "vectorst").await;
+    same(&direct, &journey.at(guarded.tandem.address(), "vectorst").await);
+    mirrored(&guarded.tandem, [Cql::of(origin, "vectorst"), Guarded::target("vectorst")], "vectorst").await;
 }
 
 #[tokio::test]

@@ -43,6 +43,13 @@ public class Journey {
     System.out.println(step + ": " + Arrays.stream(seen).map(String::valueOf).collect(Collectors.joining(" | ")));
   }
 
+  /** Wait for whoever does something to the cluster now. */
+  static void turn() throws Exception {
+    if (System.getenv("CQL_TURNS") == null) return;
+    System.out.println("turn");
+    System.in.read();
+  }
+
   static String text(Row row) {
     if (row == null) return "no row";
     List<String> cells = new ArrayList<>();
@@ -243,11 +250,13 @@ public class Journey {
     say("paged", found, sum);
     var select = SimpleStatement.newInstance("SELECT k, c FROM bulk").setPageSize(700);
     var first = cql.executeAsync(select).toCompletableFuture().get();
+    turn();
     var next = cql.executeAsync(select.setPagingState(first.getExecutionInfo().getPagingState())).toCompletableFuture().get();
     say("resumed", first.remaining(), next.remaining(), text(next.one()));
     PreparedStatement some = cql.prepare("SELECT c FROM bulk WHERE k = ? AND c < ? LIMIT 20");
     say("one partition", cql.execute(some.bind(3, 5000).setPageSize(7)).all().stream().map(Journey::text).collect(Collectors.toList()));
     say("count", one("SELECT count(*) FROM bulk"));
+    turn();
   }
 
   static void schemaChanges() {

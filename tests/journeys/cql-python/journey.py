@@ -5,6 +5,7 @@ import decimal
 import json
 import os
 import ssl
+import sys
 import uuid
 from collections import namedtuple
 
@@ -74,6 +75,13 @@ def plain(value):
 
 def say(step, *seen):
     print(json.dumps([step, *map(plain, seen)]), flush=True)
+
+
+def turn():
+    """Wait for whoever does something to the cluster now."""
+    if os.environ.get("CQL_TURNS"):
+        print("turn", flush=True)
+        sys.stdin.readline()
 
 
 def connect():
@@ -210,6 +218,7 @@ def pages(session):
     say("paged", len(found), sum(row.c for row in found), len({row.v for row in found}))
     first = session.execute(select)
     state, begun = first.paging_state, len(first.current_rows)
+    turn()
     rest = session.execute(select, paging_state=state)
     say("resumed", begun, begun + len(list(rest)))
     one = session.prepare("SELECT c FROM bulk WHERE k = ? AND c < ? LIMIT 50")
@@ -220,6 +229,7 @@ def pages(session):
     say("tokens", tokens)
     futures = [session.execute_async(one, [key, 9999]) for key in range(100)]
     say("in flight", sum(len(list(future.result())) for future in futures))
+    turn()
 
 
 def schema_changes(cluster, session):
