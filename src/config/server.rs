@@ -4,6 +4,8 @@
 
 use std::path::PathBuf;
 
+use crate::net::tls::{self, Tls};
+
 use super::section::{Origin, Target};
 use super::source::{Error, Place, Section, Values};
 use super::value::{Host, Secret, Setting, SslMode, Wire};
@@ -28,6 +30,21 @@ pub struct Server {
     pub tls_cert: Option<(PathBuf, PathBuf)>,
     /// CQL: only its members are connected to; `None`: that of the first contact point.
     pub datacenter: Option<String>,
+}
+
+impl Server {
+    /// TLS as connections to it need it.
+    pub fn tls(&self) -> Tls {
+        let mode = match self.sslmode {
+            SslMode::Disable => tls::SslMode::Disable,
+            SslMode::Allow => tls::SslMode::Allow,
+            SslMode::Prefer => tls::SslMode::Prefer,
+            SslMode::Require => tls::SslMode::Require,
+            SslMode::VerifyCa => tls::SslMode::VerifyCa,
+            SslMode::VerifyFull => tls::SslMode::VerifyFull,
+        };
+        Tls { mode, root_cert: self.tls_ca.clone(), client_cert: self.tls_cert.clone() }
+    }
 }
 
 /// One member of a cluster.

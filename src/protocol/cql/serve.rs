@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -12,10 +11,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::config::Secret;
 use crate::metrics;
+use crate::net::clients::{Clients, accept};
 use crate::net::socket::Socket;
 use crate::record::Side;
 
@@ -46,60 +45,28 @@ pub struct Front {
     pub(super) tls: Option<TlsAcceptor>,
     /// Clients without TLS are refused.
     pub(super) tls_required: bool,
-    /// More clients than this are refused.
-    pub(super) clients_max: usize,
-    /// Clients connected, over all listeners.
-    pub(super) clients: Arc<AtomicUsize>,
+    /// Clients connected.
+    pub(super) clients: Clients,
 }
 
 /// Accept until stopped; returns when the last session is over. New clients are refused from the moment of the stop.
 pub async fn serve(listener: TcpListener, front: Arc<Front>, stop: CancellationToken) {
-    let sessions = TaskTracker::new();
-    loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((client, _)) => {
-                sessions.spawn(one(client, front.clone(), stop.clone()));
-            }
-            Err(error) => {
-                // Out of file descriptors: those who are here will leave some.
-                tracing::warn!(%error, "a client could not be accepted");
-                sleep(Duration::from_millis(50)).await;
-            }
-        }
-    }
-    drop(listener);
-    sessions.close();
-    sessions.wait().await;
+    accept(listener, &stop, |client| one(client, front.clone(), stop.clone())).await;
     // What clients were told is written down to the end.
     front.shared.afterwards.close();
     front.shared.afterwards.wait().await;
 }
 
-struct Counted(Arc<AtomicUsize>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        let left = self.0.fetch_sub(1, Ordering::Relaxed) - 1;
-        metrics::CLIENTS.gauge(&[("wire", "cql")]).set(left as f64);
-    }
-}
-
 async fn one(client: TcpStream, front: Arc<Front>, stop: CancellationToken) {
-    let counted = Counted(front.clients.clone());
-    let clients = front.clients.fetch_add(1, Ordering::Relaxed) + 1;
-    metrics::CLIENTS.gauge(&[("wire", "cql")]).set(clients as f64);
+    let here = front.clients.enter();
     // What a login needs is given back before the session begins.
-    match Box::pin(timeout(front.logins.patience, login(client, &front, clients, stop))).await {
+    match Box::pin(timeout(front.logins.patience, login(client, &front, here.is_too_many, stop))).await {
         Ok(Ok(Some(session))) => session.run().await,
         Ok(Ok(None)) => {}
         Ok(Err(error)) => tracing::debug!(%error, "a client did not get as far as a session"),
         Err(_) => tracing::debug!("a client took too long to log in"),
     }
-    drop(counted);
+    drop(here);
 }
 
 type LoggedIn = Relay<Socket, Stream, Ties>;
@@ -108,7 +75,7 @@ type LoggedIn = Relay<Socket, Stream, Ties>;
 async fn login(
     client: TcpStream,
     front: &Arc<Front>,
-    clients: usize,
+    is_too_many: bool,
     stop: CancellationToken,
 ) -> Result<Option<Box<LoggedIn>>, Error> {
     client.set_nodelay(true)?;
@@ -120,7 +87,7 @@ async fn login(
     let (login, side, server) = loop {
         let Some((hello, startup)) = startup::greet(&mut client, supported).await? else { return Ok(None) };
         let (version, stream) = (hello.framing.version, startup.header.stream);
-        if clients > front.clients_max {
+        if is_too_many {
             let text = "tandem has as many clients as it may have (limits.connections)";
             metrics::CLIENTS_REFUSED_TOTAL.counter(&[("wire", "cql"), ("reason", "limit")]).increment(1);
             client.tell(version, stream, &Response::Error(ServerError::new(ErrorKind::Overloaded, text))).await?;

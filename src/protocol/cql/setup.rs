@@ -1,7 +1,6 @@
 //! From configuration to what sessions and the mirror run on.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -15,6 +14,7 @@ use crate::cutover::gate::Gate;
 use crate::journal::Journal;
 use crate::mirror::Waits;
 use crate::mirror::durable::{self, Durable};
+use crate::net::clients::Clients;
 use crate::net::tls;
 use crate::record::{Reason, Side, TableId};
 
@@ -43,8 +43,7 @@ pub struct Setup {
     pub(super) shared: Arc<Shared>,
     pub(super) sides: Sides,
     pub(super) logins: Logins,
-    clients_max: usize,
-    clients: Arc<AtomicUsize>,
+    clients: Clients,
 }
 
 /// Why CQL cannot be served.
@@ -193,7 +192,7 @@ impl Setup {
         let authenticator = shared.identity.authenticator.clone();
         let bounds = (config.limits.login_timeout, shared.frame_bytes_max);
         let logins = Logins::new(sides.clone(), users, authenticator, bounds);
-        Ok(Setup { shared, sides, logins, clients_max: config.limits.connections, clients: Arc::default() })
+        Ok(Setup { shared, sides, logins, clients: Clients::new("cql", config.limits.connections) })
     }
 
     /// Labels of every table that is mirrored.
@@ -224,7 +223,6 @@ impl Setup {
             logins: self.logins.clone(),
             tls: tls.map(acceptor).transpose().map_err(|error| Error::Tls(error.0))?,
             tls_required: tls.is_some_and(|tls| tls.required),
-            clients_max: self.clients_max,
             clients: self.clients.clone(),
         })
     }

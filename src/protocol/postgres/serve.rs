@@ -1,7 +1,6 @@
 //! Accepts clients and runs their sessions.
 
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -12,9 +11,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::metrics;
+use crate::net::clients::{Clients, accept};
 use crate::record::Side;
 
 use super::client::{Endpoint, ServerConfig, Stream};
@@ -42,12 +41,10 @@ pub struct Front {
     pub tls: Option<TlsAcceptor>,
     /// Clients without TLS are refused.
     pub tls_required: bool,
-    /// More clients than this are refused.
-    pub clients_max: usize,
     /// For each step of a login: encryption, the first message, authentication (`limits.login_timeout`).
     pub login_timeout: Duration,
-    /// Clients connected, over all listeners.
-    pub clients: Arc<AtomicUsize>,
+    /// Clients connected.
+    pub clients: Clients,
     /// Who a CancelRequest is for.
     pub cancels: Cancels,
     /// Databases that clients used and that are not mirrored: each is named in the log once.
@@ -70,57 +67,27 @@ impl Cancels {
 
 /// Accept until stopped; returns when the last session is over. New clients are refused from the moment of the stop.
 pub async fn serve(listener: TcpListener, front: Arc<Front>, stop: CancellationToken) {
-    let sessions = TaskTracker::new();
-    loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((client, _)) => {
-                sessions.spawn(one(client, front.clone(), stop.clone()));
-            }
-            Err(error) => {
-                // Out of file descriptors: those who are here will leave some.
-                tracing::warn!(%error, "a client could not be accepted");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
-    }
-    drop(listener);
-    sessions.close();
-    sessions.wait().await;
+    accept(listener, &stop, |client| one(client, front.clone(), stop.clone())).await;
 }
 
 type LoggedIn = Relay<Stream, Stream, Ties>;
 
-struct Counted(Arc<AtomicUsize>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 async fn one(client: TcpStream, front: Arc<Front>, stop: CancellationToken) {
-    let counted = Counted(front.clients.clone());
-    let clients = front.clients.fetch_add(1, Ordering::Relaxed) + 1;
-    metrics::CLIENTS.gauge(&[("wire", "postgres")]).set(clients as f64);
+    let here = front.clients.enter();
     // What a login needs is ten times what a session holds: it is given back before the session begins.
-    match Box::pin(login(client, &front, clients, stop)).await {
+    match Box::pin(login(client, &front, here.is_too_many, stop)).await {
         Ok(Some(session)) => session.run().await,
         Ok(None) => {}
         Err(error) => tracing::debug!(%error, "a client did not get as far as a session"),
     }
-    drop(counted);
-    metrics::CLIENTS.gauge(&[("wire", "postgres")]).set(front.clients.load(Ordering::Relaxed) as f64);
+    drop(here);
 }
 
 /// From the first byte to a session, if it comes to one.
 async fn login(
     client: TcpStream,
     front: &Arc<Front>,
-    clients: usize,
+    is_too_many: bool,
     stop: CancellationToken,
 ) -> Result<Option<Box<LoggedIn>>, startup::Error> {
     let Some((mut client, first)) = greet(client, front).await? else { return Ok(None) };
@@ -130,7 +97,9 @@ async fn login(
         Some(_) => Side::Origin,
         None => front.shared.gate.route_when_open().await.primary,
     };
-    let Some((mut server, endpoint)) = reach(&mut client, &first, front, side, clients).await? else { return Ok(None) };
+    let Some((mut server, endpoint)) = reach(&mut client, &first, front, side, is_too_many).await? else {
+        return Ok(None);
+    };
     server.write_all(&first.packet).await?;
     server.flush().await?;
     let primary = front.servers.of(side).hosts.len() > 1;
@@ -194,13 +163,13 @@ async fn reach(
     first: &First,
     front: &Front,
     side: Side,
-    clients: usize,
+    is_too_many: bool,
 ) -> Result<Option<(Stream, Endpoint)>, startup::Error> {
     if first.code >> 16 != 3 {
         let text = format!("unsupported frontend protocol {}.{}", first.code >> 16, first.code & 0xffff);
         return refuse(client, "0A000", &text, None).await.map(|()| None);
     }
-    if clients > front.clients_max {
+    if is_too_many {
         let hint = Some("raise limits.connections in tandem's configuration");
         return refuse(client, "53300", "sorry, too many clients already (tandem)", hint).await.map(|()| None);
     }

@@ -1,7 +1,7 @@
 //! From configuration to what sessions and the mirror run on.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use tokio_rustls::TlsAcceptor;
@@ -9,12 +9,13 @@ use tokio_rustls::TlsAcceptor;
 use crate::config::{self, Config, ListenTls, Live, TypeOids};
 use crate::cutover::gate::Gate;
 use crate::journal::Journal;
+use crate::net::clients::Clients;
 use crate::net::tls;
 use crate::record::{Reason, Side, TableId};
 
 use super::cache::PlanCache;
 use super::catalog::{Catalog, load};
-use super::client::{self, Client, Endpoint, Host, ServerConfig, SslMode, TargetSession, Tls};
+use super::client::{self, Client, Endpoint, Host, ServerConfig, TargetSession};
 use super::copier::{Options, PgCopier, Scope};
 use super::moving::sessions::Sessions;
 use super::serve::{Cancels, Front};
@@ -27,9 +28,8 @@ pub struct Setup {
     pub shared: Arc<Shared>,
     pub(super) servers: Arc<Servers>,
     closes_types: bool,
-    clients_max: usize,
     login_timeout: Duration,
-    clients: Arc<AtomicUsize>,
+    clients: Clients,
     cancels: Cancels,
     elsewhere: Arc<dashmap::DashSet<String>>,
 }
@@ -77,9 +77,8 @@ impl Setup {
             shared: Arc::new(shared),
             servers,
             closes_types: config.cutover.type_oids == TypeOids::Close,
-            clients_max: config.limits.connections,
             login_timeout: config.limits.login_timeout,
-            clients: Arc::default(),
+            clients: Clients::new("postgres", config.limits.connections),
             cancels: Cancels::default(),
             elsewhere: Arc::default(),
         })
@@ -114,7 +113,6 @@ impl Setup {
             closes_types: self.closes_types,
             tls: tls.map(acceptor).transpose()?,
             tls_required: tls.is_some_and(|tls| tls.required),
-            clients_max: self.clients_max,
             login_timeout: self.login_timeout,
             clients: self.clients.clone(),
             cancels: self.cancels.clone(),
@@ -153,14 +151,6 @@ fn policy(config: &Config, live: Live) -> Policy {
 
 /// A cluster of the configuration as the client understands it.
 pub(crate) fn server_config(server: &config::Server, config: &Config) -> ServerConfig {
-    let mode = match server.sslmode {
-        config::SslMode::Disable => SslMode::Disable,
-        config::SslMode::Allow => SslMode::Allow,
-        config::SslMode::Prefer => SslMode::Prefer,
-        config::SslMode::Require => SslMode::Require,
-        config::SslMode::VerifyCa => SslMode::VerifyCa,
-        config::SslMode::VerifyFull => SslMode::VerifyFull,
-    };
     let hosts = server.hosts.iter().map(|address| {
         let host = match address.host.starts_with('/') {
             true => Host::Unix(address.host.clone().into()),
@@ -173,7 +163,7 @@ pub(crate) fn server_config(server: &config::Server, config: &Config) -> ServerC
         user: server.user.clone(),
         password: server.password.as_ref().map(|secret| secret.reveal().to_owned()),
         database: server.database.clone(),
-        tls: Tls { mode, root_cert: server.tls_ca.clone(), client_cert: server.tls_cert.clone() },
+        tls: server.tls(),
         params: vec![("application_name".to_owned(), "tandem".to_owned())],
         connect_timeout: config.limits.connect_timeout,
         // Of several hosts one is the primary.

@@ -61,26 +61,11 @@ impl Settings {
         Settings {
             user: server.user.clone(),
             password: server.password.as_ref().map(|secret| secret.reveal().to_owned()),
-            tls: Tls {
-                mode: ssl_mode(server.sslmode),
-                root_cert: server.tls_ca.clone(),
-                client_cert: server.tls_cert.clone(),
-            },
+            tls: server.tls(),
             connect_timeout: limits.connect_timeout,
             message_bytes_max: limits.message_bytes.bytes().min(MESSAGE_BYTES_MAX),
             ..Settings::default()
         }
-    }
-}
-
-fn ssl_mode(mode: config::SslMode) -> SslMode {
-    match mode {
-        config::SslMode::Disable => SslMode::Disable,
-        config::SslMode::Allow => SslMode::Allow,
-        config::SslMode::Prefer => SslMode::Prefer,
-        config::SslMode::Require => SslMode::Require,
-        config::SslMode::VerifyCa => SslMode::VerifyCa,
-        config::SslMode::VerifyFull => SslMode::VerifyFull,
     }
 }
 
