@@ -45,8 +45,11 @@ pub struct Options {
     pub provision: bool,
     /// By replay: the part of its table that a key is in. Then each key is owed by a record of its own, which is refused alone
     /// and ordered with the writes of its part.
-    pub part_of: Option<fn(&[u8]) -> Option<u64>>,
+    pub part_of: Option<PartOf>,
 }
+
+/// The part of a table that a key is in; `None`: that cannot be told.
+pub type PartOf = fn(&[u8]) -> Option<u64>;
 
 impl Default for Options {
     fn default() -> Options {

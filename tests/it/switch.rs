@@ -218,8 +218,6 @@ async fn a_transaction_that_does_not_end_aborts_the_switch_and_is_named() {
     assert_eq!(ended["end"], "aborted", "{ended:#}");
     let named = ended["hindrances"].to_string();
     assert!(named.contains("INSERT INTO acc") && !named.contains("VALUES (1)"), "{named}");
-    let held = ended["held_us"].as_u64().expect("a number");
-    assert!(held <= 400_000, "{held} us");
     assert_eq!(one(&other, "SELECT inet_server_port()").await, stage.origin.port().to_string());
     slow.batch_execute("COMMIT").await.expect("it goes on");
     stage.steady().await;

@@ -141,6 +141,14 @@ mod tests {
         (Luggage::default(), Box::pin(ready(Ok((server, BytesMut::new())))))
     }
 
+    async fn poll_once(ahead: &mut Ahead<DuplexStream>, mut reach: impl FnMut() -> (Luggage, Reaching<DuplexStream>)) {
+        poll_fn(|cx| {
+            ahead.poll(cx, Side::Origin, |_| reach());
+            Poll::Ready(())
+        })
+        .await;
+    }
+
     async fn take(ahead: &mut Ahead<DuplexStream>, luggage: &Luggage) -> bool {
         poll_fn(|cx| Poll::Ready(ahead.take(Side::Target, luggage, cx).is_some())).await
     }
@@ -152,7 +160,7 @@ mod tests {
         let (near, far) = duplex(8);
         let mut near = Some(near);
         let mut step = async |ahead: &mut Ahead<DuplexStream>| {
-            poll_fn(|cx| Poll::Ready(ahead.poll(cx, Side::Origin, |_| reached(near.take().expect("once"))))).await;
+            poll_once(ahead, || reached(near.take().expect("once"))).await;
         };
         step(&mut ahead).await;
         assert!(!take(&mut ahead, &Luggage::default()).await, "nobody asked for one");
@@ -174,7 +182,7 @@ mod tests {
         let mut ahead: Ahead<DuplexStream> = Ahead::new(&destination);
         destination.set(Some(Side::Target));
         // Its far end is gone at once.
-        poll_fn(|cx| Poll::Ready(ahead.poll(cx, Side::Origin, |_| reached(duplex(8).0)))).await;
+        poll_once(&mut ahead, || reached(duplex(8).0)).await;
         assert!(!take(&mut ahead, &Luggage::default()).await);
     }
 }
