@@ -26,7 +26,7 @@ pub(super) struct Login {
     token: Option<Bytes>,
 }
 
-/// What Cassandra calls a client that did not say who it is; so do [[users]].
+/// What Cassandra calls a client that did not say who it is; so do `[[users]]`.
 pub(super) const ANONYMOUS: &str = "anonymous";
 
 /// Who asks clients who they are. Clients meet the same on both sides of a switch: what the origin did at the first start.
