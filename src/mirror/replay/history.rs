@@ -10,6 +10,9 @@
 //! showed before, nobody wrote to the row meanwhile, and what the secondary shows should have been the same. A row that
 //! never stands still is not called different, but skipped (promise 8).
 
+#[cfg(test)]
+mod simulation;
+
 use std::sync::Arc;
 use std::time::Duration;
 
