@@ -88,8 +88,8 @@ impl Pair<'_> {
                     let (here, there) = (ours.is_some(), theirs.is_some());
                     let ours = if here { self.ours.pop() } else { None };
                     let theirs = if there { self.theirs.pop() } else { None };
-                    ours.into_iter().for_each(|line| self.wait(line, 0));
-                    theirs.into_iter().for_each(|line| self.wait(line, 1));
+                    ours.into_iter().for_each(|line| self.wait(line, 0, there));
+                    theirs.into_iter().for_each(|line| self.wait(line, 1, here));
                 }
             }
         }
@@ -97,7 +97,9 @@ impl Pair<'_> {
         Ok(())
     }
 
-    fn wait(&mut self, line: Line, side: usize) {
+    /// `may_come`: the other side is not through with the token, so that the counterpart may be on its way. When it is through
+    /// nothing waits: a partition of any size that only one side has passes by.
+    fn wait(&mut self, line: Line, side: usize, may_come: bool) {
         let key = self.shape.key(&line);
         if !self.shape.statics().is_empty() {
             let firsts = self.group.firsts.entry(key.0.clone()).or_default();
@@ -105,7 +107,7 @@ impl Pair<'_> {
         }
         let waiting = self.group.rows.entry(key.clone()).or_default();
         waiting[side] = Some(line);
-        if let [Some(_), Some(_)] = waiting {
+        if !may_come || matches!(waiting, [Some(_), Some(_)]) {
             let [ours, theirs] = self.group.rows.remove(&key).unwrap_or_default();
             self.row(ours.as_ref(), theirs.as_ref());
         }
