@@ -484,9 +484,9 @@ impl Desk {
         memory.page.copied.iter().copied().map(TableId).collect()
     }
 
-    /// Resolves after something was asked for. Cancel safe.
-    pub async fn changed(&self) {
-        self.shared.changed.notified().await;
+    /// Resolves when something is asked for after this was called, not only after it was polled. Cancel safe.
+    pub fn changed(&self) -> impl Future<Output = ()> + use<'_> {
+        self.shared.changed.notified()
     }
 
     /// What is to be done now, the mirror being so far behind; or when to ask again.

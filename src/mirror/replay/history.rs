@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -125,14 +126,19 @@ impl<W: Walker> History<W> {
     }
 
     async fn work_off(&mut self, stop: &CancellationToken) {
+        let desk = self.handle.desk.clone();
+        let mut pace = self.handle.pace.subscribe();
         while !stop.is_cancelled() {
+            // What is asked for from here on ends the rest, also if it comes before that begins.
+            let changed = desk.changed();
+            pace.mark_unchanged();
             let rest = match self.turn(stop).await {
                 Ok(rest) => rest,
                 Err(trouble) => self.hindered(trouble),
             };
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = self.rest(rest) => {}
+                () = resting(rest, changed, &mut pace) => {}
             }
         }
     }
@@ -153,20 +159,6 @@ impl<W: Walker> History<W> {
         let since = self.handle.status.borrow().lag_since;
         let lag = since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         self.handle.desk.errand(now, lag)
-    }
-
-    async fn rest(&self, rest: Rest) {
-        let mut pace = self.handle.pace.subscribe();
-        let until = match rest {
-            Rest::No => return,
-            Rest::Failed(at) => return sleep_until(at).await,
-            Rest::Until(at) => at,
-        };
-        tokio::select! {
-            () = async { sleep_until(until.unwrap_or_else(Instant::now)).await }, if until.is_some() => {}
-            () = self.handle.desk.changed() => {}
-            _ = pace.changed() => {}
-        }
     }
 
     fn hindered(&mut self, trouble: Trouble) -> Rest {
@@ -290,6 +282,19 @@ impl<W: Walker> History<W> {
             }
         }
         Ok(settled.idle)
+    }
+}
+
+async fn resting(rest: Rest, changed: impl Future<Output = ()>, pace: &mut watch::Receiver<Pace>) {
+    let until = match rest {
+        Rest::No => return,
+        Rest::Failed(at) => return sleep_until(at).await,
+        Rest::Until(at) => at,
+    };
+    tokio::select! {
+        () = async { sleep_until(until.unwrap_or_else(Instant::now)).await }, if until.is_some() => {}
+        () = changed => {}
+        _ = pace.changed() => {}
     }
 }
 
