@@ -231,6 +231,8 @@ struct Shared {
     lines: Lines,
     changed: Notify,
     memory: Mutex<Memory>,
+    /// Held while the file is written: operators and the mirror save, and what is older must not come behind.
+    saving: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -305,7 +307,14 @@ impl Desk {
             budget_at: Instant::now(),
             pace: Pace::default(),
         };
-        let shared = Shared { options, file, lines, changed: Notify::new(), memory: Mutex::new(memory) };
+        let shared = Shared {
+            options,
+            file,
+            lines,
+            changed: Notify::new(),
+            memory: Mutex::new(memory),
+            saving: tokio::sync::Mutex::default(),
+        };
         Ok(Desk { shared: Arc::new(shared) })
     }
 
@@ -683,6 +692,7 @@ impl Desk {
     }
 
     async fn save(&self) -> Result<(), durable::Error> {
+        let _saving = self.shared.saving.lock().await;
         let page = {
             let mut memory = self.lock();
             std::mem::take(&mut memory.unsaved).then(|| memory.page.clone())

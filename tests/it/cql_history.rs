@@ -14,7 +14,7 @@ use tandem::protocol::cql::wire::request::Parameters;
 use tandem::sandbox::cassandra::Node;
 use tokio::time::sleep;
 
-use crate::support::cassandra::pair_with;
+use crate::support::cassandra::{make_keyspace, pair_with};
 use crate::support::cql::Cql;
 use crate::support::cql_load::{Load, SCHEMA, difference, missing};
 use crate::support::history::counts;
@@ -89,6 +89,10 @@ async fn stage_with(keyspace: &'static str, config: &str) -> ([&'static Node; 2]
         SCHEMA.iter().chain(&MORE).for_each(|text| cql.define(text));
     }
     history(&mut Cql::of(nodes[0], keyspace));
+    // What cannot be asked on the target must not hold up what can.
+    let away = format!("{keyspace}_away");
+    nodes.iter().for_each(|node| make_keyspace(node, &away, 2));
+    nodes.iter().for_each(|node| Cql::of(node, &away).define("CREATE TABLE t (k int PRIMARY KEY)"));
     let tandem = Tandem::start_cql(nodes[0].address(), nodes[1].address(), config).await;
     (nodes, tandem)
 }

@@ -33,6 +33,7 @@ use crate::protocol::cql::tables::{Table, is_own};
 use crate::protocol::cql::text::schema;
 use crate::protocol::cql::wire::primitive::Consistency;
 use crate::protocol::cql::wire::request::Parameters;
+use crate::protocol::cql::wire::response::code;
 
 use super::state::LEVEL;
 use super::state::diff::Moment;
@@ -112,12 +113,17 @@ fn number(here: &Table, there: &Table) -> u64 {
 async fn look(sides: &Sides, table: &Table, other: Option<&Table>, sizes: &Sizes) -> Result<Surveyed, Error> {
     let name = format!("{}.{}", table.shape.keyspace, table.shape.name);
     let (rows, bytes) = sizes.get(&name).copied().unwrap_or_default();
-    let refused = hindrance(sides, table, other);
+    let mut refused = hindrance(sides, table, other);
     let file = other.map_or(0, |other| number(table, other));
-    let occupied = match refused {
-        None => occupied(sides, table).await?,
-        Some(_) => false,
-    };
+    let mut is_occupied = false;
+    if refused.is_none() {
+        match occupied(sides, table).await {
+            Ok(found) => is_occupied = found,
+            // A keyspace whose replicas are away is no reason to leave all others alone.
+            Err(error) if error.code() == Some(code::UNAVAILABLE) => refused = Some(format!("the target: {error}")),
+            Err(error) => return Err(of_secondary(error)),
+        }
+    }
     Ok(Surveyed {
         table: table.label,
         labels: vec![table.label],
@@ -126,7 +132,7 @@ async fn look(sides: &Sides, table: &Table, other: Option<&Table>, sizes: &Sizes
         primary: vec![Extent { name: name.clone(), file, units: ring::UNITS }],
         // What only the secondary has shows on the way forth.
         secondary: Vec::new(),
-        occupied,
+        occupied: is_occupied,
         refused,
         name,
     })
@@ -146,11 +152,11 @@ fn hindrance(sides: &Sides, table: &Table, other: Option<&Table>) -> Option<Stri
     strange.map(|side| format!("only the Murmur3 partitioner is walked over, not {}", side.facts().partitioner))
 }
 
-async fn occupied(sides: &Sides, table: &Table) -> Result<bool, Error> {
+async fn occupied(sides: &Sides, table: &Table) -> Result<bool, client::Error> {
     let names = Names::of(&table.shape);
     let text = format!("SELECT {} FROM {} LIMIT 1", names.partition.join(", "), names.table);
-    let answer = sides.to_secondary.query(&text, &Parameters::new(LEVEL)).await.map_err(of_secondary)?;
-    Ok(answer.row().map_err(of_secondary)?.is_some())
+    let answer = sides.to_secondary.query(&text, &Parameters::new(LEVEL)).await?;
+    Ok(answer.row()?.is_some())
 }
 
 /// Partitions and bytes of each table, as the nodes guess now and then.
