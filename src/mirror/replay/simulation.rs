@@ -770,7 +770,7 @@ fn writes_arrive_once_in_order_and_both_sides_are_equal_at_the_end_promises_1_to
 fn every_bent_rule_is_caught() {
     use Rule::{Barriers, BarriersOnce, KeepUndone, Lanes, OutcomeFirst, Parts, Places, Resettle, SettleUnknown};
     for bent in [OutcomeFirst, Lanes, Places, Parts, Resettle, Barriers, BarriersOnce, KeepUndone, SettleUnknown] {
-        let caught = (0..60).any(|seed| std::panic::catch_unwind(|| run(seed, Some(bent))).is_err());
-        assert!(caught, "{bent:?} is bent, and 60 seeds saw nothing");
+        let caught = (0..400).any(|seed| std::panic::catch_unwind(|| run(seed, Some(bent))).is_err());
+        assert!(caught, "{bent:?} is bent, and 400 seeds saw nothing");
     }
 }
