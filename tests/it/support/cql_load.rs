@@ -11,7 +11,7 @@ use tandem::protocol::cql::outcome::{Kind, Outcome};
 use tandem::protocol::cql::wire::primitive::{Consistency, Value};
 use tandem::protocol::cql::wire::request::{Parameters, Values};
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::cql::Cql;
 
@@ -105,7 +105,7 @@ impl Load {
     /// Wait until so many more writes are acknowledged.
     pub(crate) async fn goes_on(&self, writes: u64) {
         let from = self.acked.load(SeqCst);
-        for _ in 0..6_000 {
+        for _ in 0..18_000 {
             if self.acked.load(SeqCst) >= from + writes {
                 return;
             }
@@ -178,7 +178,10 @@ impl Worker {
         while !self.stop.load(SeqCst) {
             if let Ok(client) = Client::connect(&settings, &address).await {
                 while !self.stop.load(SeqCst) && !client.is_lost() {
+                    let begun = Instant::now();
                     self.step(&client).await;
+                    // Both sides and their mirror share a machine: on a busy one clients are to be slower than the mirror.
+                    sleep((begun.elapsed() * 2).min(Duration::from_millis(250))).await;
                 }
             }
             sleep(Duration::from_millis(20)).await;

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::NoTls;
 
 use super::stage::Stage;
+use super::until;
 
 /// Keys of several kinds, wide rows, a composite key, partitions, generated and identity columns, a table without a key.
 pub(crate) const SCHEMA: &str = "
@@ -55,14 +56,11 @@ pub(crate) async fn ask(stage: &Stage, kind: &str, more: Value) {
 
 /// How the walk ends.
 pub(crate) async fn ended(stage: &Stage, kind: &str) -> Value {
-    for _ in 0..12_000 {
+    let report = until(async || {
         let report = stage.tandem.client().get(&format!("/v1/{kind}")).await.expect("it answers");
-        if ["Done", "Failed", "Cancelled"].iter().any(|state| report["state"] == *state) {
-            return report;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("the {kind} never ends\n{}", stage.tandem.log());
+        ["Done", "Failed", "Cancelled"].iter().any(|state| report["state"] == *state).then_some(report)
+    });
+    report.await.unwrap_or_else(|| panic!("the {kind} never ends\n{}", stage.tandem.log()))
 }
 
 /// `read`, and the five that it is the sum of.

@@ -16,8 +16,23 @@ pub(crate) mod raw;
 pub(crate) mod stage;
 pub(crate) mod tandem;
 
+use std::time::Duration;
+
 use ::tandem::sandbox::{Installation, Options, Postgres, Sandbox, binaries};
 use tokio_postgres::NoTls;
+
+/// Look again and again, for as long as nothing but a hang takes on a machine that is busy with other things.
+pub(crate) async fn until<T>(mut look: impl AsyncFnMut() -> Option<T>) -> Option<T> {
+    let looks = async {
+        loop {
+            match look().await {
+                Some(found) => break found,
+                None => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(180), looks).await.ok()
+}
 
 /// A server of the newest version with default options, and its sandbox.
 pub(crate) fn server(name: &str) -> Postgres {

@@ -2,13 +2,11 @@
 
 use ::tandem::sandbox::{Options, Postgres, binaries};
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use super::load::{self, Done, Load};
 use super::tandem::Tandem;
-use super::{rows, server_with, sql};
+use super::{rows, server_with, sql, until};
 
 /// What a test plays on. Dropped, all of it is gone.
 pub(crate) struct Stage {
@@ -57,14 +55,11 @@ impl Stage {
         let client = self.tandem.client();
         let begun = client.post("/v1/switch", request).await;
         let number = begun.unwrap_or_else(|error| panic!("{error}\n{}", self.tandem.log()))["number"].clone();
-        for _ in 0..6_000 {
+        let ended = until(async || {
             let report = client.get("/v1/switch").await.expect("it answers");
-            if report["last"]["number"] == number {
-                return report["last"].clone();
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        panic!("the switch never ends\n{}", self.tandem.log());
+            (report["last"]["number"] == number).then(|| report["last"].clone())
+        });
+        ended.await.unwrap_or_else(|| panic!("the switch never ends\n{}", self.tandem.log()))
     }
 
     /// No walk is under way any more, nor what comes behind it.
@@ -74,14 +69,11 @@ impl Stage {
 
     /// The walk has come to this phase.
     pub(crate) async fn phase(&self, phase: &str) {
-        for _ in 0..6_000 {
+        let there = until(async || {
             let report = self.tandem.client().get("/v1/switch").await.expect("it answers");
-            if report["phase"] == phase {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        panic!("never {phase}\n{}", self.tandem.log());
+            (report["phase"] == phase).then_some(())
+        });
+        there.await.unwrap_or_else(|| panic!("never {phase}\n{}", self.tandem.log()));
     }
 
     /// The secondary has caught up, and all rows of all tables are equal, asked without tandem.

@@ -9,6 +9,8 @@ use ::tandem::sandbox::{Sandbox, free_port};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::until;
+
 /// The program under test.
 pub(crate) const TANDEM: &str = env!("CARGO_BIN_EXE_tandem");
 
@@ -68,16 +70,18 @@ impl Tandem {
 
     async fn ready(&mut self) {
         let client = self.client();
-        for _ in 0..2_000 {
+        let ready = until(async || {
             if client.get("/v1/status").await.is_ok_and(|status| status["readiness"] == "ready") {
-                return;
+                return Some(());
             }
             if let Ok(Some(status)) = self.child.as_mut().expect("spawned above").try_wait() {
                 panic!("tandem ended with {status}:\n{}", self.log());
             }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            None
+        });
+        if ready.await.is_none() {
+            panic!("tandem is not ready:\n{}", self.log());
         }
-        panic!("tandem is not ready:\n{}", self.log());
     }
 
     /// SIGKILL.
@@ -129,15 +133,12 @@ impl Tandem {
     /// of their own on shared nodes.
     pub(crate) async fn switch_to(&self, side: &str) {
         let mut last = String::new();
-        for _ in 0..100 {
+        let switched = until(async || {
             let output = cli(&["switch", side, "--yes", "--ignore", "schema_differs", "--admin", &self.admin]);
-            if output.status.success() {
-                return;
-            }
             last = String::from_utf8_lossy(&output.stdout).into_owned();
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        }
-        panic!("no switch to {side}: {last}\n{}", self.log());
+            output.status.success().then_some(())
+        });
+        switched.await.unwrap_or_else(|| panic!("no switch to {side}: {last}\n{}", self.log()));
     }
 
     /// The admin API.
@@ -188,15 +189,15 @@ impl Tandem {
 
     pub(crate) async fn status_is(&self, what: &str, is: impl Fn(&serde_json::Value) -> bool) {
         let mut last = String::new();
-        for _ in 0..6_000 {
-            match self.client().get("/v1/status").await {
-                Ok(status) if is(&status) => return,
-                Ok(status) => last = status.to_string(),
-                Err(error) => last = error.to_string(),
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-        panic!("never {what}: {last}\n{}", self.log());
+        let so = until(async || {
+            let status = self.client().get("/v1/status").await;
+            last = match &status {
+                Ok(status) => status.to_string(),
+                Err(error) => error.to_string(),
+            };
+            status.is_ok_and(|status| is(&status)).then_some(())
+        });
+        so.await.unwrap_or_else(|| panic!("never {what}: {last}\n{}", self.log()));
     }
 
     /// Ask for the repair of every dirty table; [`Tandem::settled`] waits for it.
