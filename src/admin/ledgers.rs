@@ -72,7 +72,7 @@ enum OnDirty {
 /// An action that was taken.
 #[derive(Serialize)]
 pub(super) struct Done {
-    /// It shows on the secondary when the mirror has applied this position.
+    /// It shows on the secondary when the mirror has applied this position; a repair without one is a walk.
     #[serde(skip_serializing_if = "Option::is_none")]
     settles_at: Option<u64>,
 }
@@ -97,7 +97,7 @@ pub(super) fn parked(state: &State, values: bool) -> Result<Vec<ParkedKey>, Refu
 pub(super) async fn act_on_parked(state: &State, asked: &ParkedAction) -> Result<Done, Refused> {
     let mirror = mirror(state)?;
     match asked.action {
-        OnParked::Retry => done(mirror.retry_parked(&asked.id).map(Some)),
+        OnParked::Retry => done(mirror.retry_parked(&asked.id)),
         OnParked::Discard => {
             let discarded = mirror.discard_parked(&asked.id).await;
             if discarded.is_ok() {
@@ -127,7 +127,7 @@ pub(super) async fn act_on_dirty(state: &State, asked: &DirtyAction) -> Result<D
     let table = mirror.dirty().list().into_iter().map(|dirty| dirty.table).find(named);
     let table = table.ok_or_else(|| Refused(StatusCode::NOT_FOUND, format!("{} is not dirty", asked.table)))?;
     match asked.action {
-        OnDirty::Repair => done(mirror.repair(table).map(Some)),
+        OnDirty::Repair => done(mirror.repair(table)),
         OnDirty::Clear => {
             tracing::warn!(table = asked.table, "a dirty mark was cleared by the admin API");
             done(mirror.clear_dirty(table).await.map(|()| None))

@@ -145,6 +145,9 @@ struct Page {
     /// What is done again and again.
     #[serde(default)]
     standing: BTreeMap<Kind, Standing>,
+    /// Labels of tables that are to be compared and mended when nothing else is under way.
+    #[serde(default)]
+    mends: BTreeSet<u64>,
     /// The side that jobs read from.
     primary: Option<Side>,
     number: u64,
@@ -349,6 +352,7 @@ impl Desk {
         }
         let number = {
             let mut memory = self.lock();
+            memory.page.step_aside();
             if let Some(job) = memory.page.current() {
                 return Err(Refused::Busy(job.request.kind.as_str(), job.number));
             }
@@ -364,6 +368,22 @@ impl Desk {
         self.save().await?;
         self.shared.changed.notify_waiters();
         Ok(number)
+    }
+
+    /// Have these tables compared, and what differs mended, when nobody asks for anything else; [`TableId::NONE`] stands for all.
+    /// On the disk with the mirror's next turn.
+    pub fn mend(&self, tables: impl IntoIterator<Item = TableId>) {
+        let mut memory = self.lock();
+        memory.page.mends.extend(tables.into_iter().map(|table| table.0));
+        memory.unsaved = true;
+        drop(memory);
+        self.shared.changed.notify_waiters();
+    }
+
+    /// A job is under way, or tables wait for one.
+    pub fn is_busy(&self) -> bool {
+        let memory = self.lock();
+        memory.page.current().is_some() || !memory.page.mends.is_empty()
     }
 
     fn forget_lines(&self) {
@@ -473,6 +493,7 @@ impl Desk {
             memory.page.trust.forget();
             memory.page.landed = 0;
             memory.page.standing.remove(&Kind::Backfill);
+            memory.page.mends.clear();
             if let Some(job) = memory.page.current_mut().filter(|_| before.is_some()) {
                 job.fail("the primary was switched while it was under way: ask for it again", unix_now());
                 tell(job);
@@ -504,6 +525,9 @@ impl Desk {
         let mut memory = self.lock();
         (memory.throttled, memory.hindrance) = (None, None);
         let Some(wants) = memory.page.current().map(Job::wants) else {
+            if memory.begin_mends() {
+                return Ok(Errand::Survey);
+            }
             let due = memory.page.due().ok_or(None)?;
             let left = due.saturating_sub(unix_now());
             if left > 0 {
@@ -734,7 +758,8 @@ impl Desk {
                 let seen = job.landed(&chunk, &landed, sizes);
                 if seen.first && chunk.pass != Pass::Copy {
                     meters::differ(&landed);
-                    let lines = landed.differing.iter().map(|one| Line::of(job.number, job.name(chunk.table), one));
+                    let listed = landed.differing.iter().filter(|_| !job.background);
+                    let lines = listed.map(|one| Line::of(job.number, job.name(chunk.table), one));
                     memory.found.extend(lines);
                 }
                 if !landed.refused.is_empty() {
@@ -805,6 +830,15 @@ impl Page {
         self.seen.extend(compared.into_iter().flat_map(|table| job.labels(table)).map(|label| label.0));
     }
 
+    /// Who asks by name goes first: what was being mended is mended later.
+    fn step_aside(&mut self) {
+        let Some(job) = self.current_mut().filter(|job| job.background) else { return };
+        job.cancel(unix_now());
+        let (job, mended) = (job.clone(), job.mended());
+        self.learn(&job);
+        self.mends.extend(mended);
+    }
+
     /// What is done again and again, and is over, gets its next time.
     fn ordered(&mut self) {
         for (kind, standing) in &mut self.standing {
@@ -833,6 +867,20 @@ impl Memory {
         page.jobs.insert(kind, Job::new(number, request, unix_now()).of_round(round));
         self.unsaved = true;
         number
+    }
+
+    /// What is to be mended, if there is anything.
+    fn begin_mends(&mut self) -> bool {
+        let labels: Vec<u64> = std::mem::take(&mut self.page.mends).into_iter().collect();
+        if labels.is_empty() {
+            return false;
+        }
+        self.page.number += 1;
+        let (number, tables) = (self.page.number, labels.len());
+        tracing::info!(number, tables, "history: dirty tables are compared and mended");
+        self.page.jobs.insert(Kind::Repair, Job::mending(number, labels, unix_now()));
+        self.unsaved = true;
+        true
     }
 
     /// The next round of what is due first.

@@ -147,6 +147,9 @@ pub(super) struct Job {
     /// How often it was done before, of one that is done again and again.
     #[serde(default)]
     pub(super) round: u64,
+    /// Nobody asked for it by name: it steps aside for who does, and lists nothing.
+    #[serde(default)]
+    pub(super) background: bool,
     /// What the secondary refused to make, for people; and everything else was made.
     #[serde(default)]
     unmade: Vec<String>,
@@ -305,6 +308,7 @@ impl Job {
             began_unix: now_unix,
             ended_unix: None,
             round: 0,
+            background: false,
             unmade: Vec::new(),
             made: false,
         }
@@ -313,6 +317,22 @@ impl Job {
     /// It was done so often before.
     pub(super) fn of_round(self, round: u64) -> Job {
         Job { round, ..self }
+    }
+
+    /// A repair of dirty tables, by their labels.
+    pub(super) fn mending(number: u64, labels: Vec<u64>, now_unix: u64) -> Job {
+        // What no table could be named for may be in any.
+        let labels = if labels.contains(&TableId::NONE.0) { Vec::new() } else { labels };
+        Job { background: true, ..Job::new(number, Request { labels, ..Request::new(Kind::Repair) }, now_unix) }
+    }
+
+    /// What it was to mend, if it is [`Job::mending`].
+    pub(super) fn mended(&self) -> Vec<u64> {
+        match &self.request.labels {
+            _ if !self.background => Vec::new(),
+            labels if labels.is_empty() => vec![TableId::NONE.0],
+            labels => labels.clone(),
+        }
     }
 
     /// As it came from the disk: nothing is under way, and where everything lies is to be looked at.
@@ -579,12 +599,17 @@ impl Job {
         }
     }
 
-    /// Tables that this job found equal, every label of each, and since when nothing was missed.
+    /// Tables that this job found equal, every label of each, and since when nothing was missed; with [`TableId::NONE`], if
+    /// that is so of all tables.
     pub(super) fn clean(&self) -> impl Iterator<Item = (TableId, Lsn)> {
         let walked = self.state == State::Done || self.state == State::Failed;
         let compared = walked && self.pass == Pass::Back && self.request.is_whole();
         let equal = move |table: &&Walked| compared && table.refused.is_none() && table.counts.differing() == 0;
-        self.tables.iter().filter(equal).flat_map(|table| table.labels.iter().map(|label| (*label, Lsn(table.since))))
+        let all = compared && self.request.is_of_all() && self.tables.iter().all(|table| equal(&table));
+        let since = self.tables.iter().map(|table| Lsn(table.since)).min().filter(|_| all);
+        let tables = self.tables.iter().filter(equal);
+        let labels = tables.flat_map(|table| table.labels.iter().map(|label| (*label, Lsn(table.since))));
+        labels.chain(since.map(|since| (TableId::NONE, since)))
     }
 
     /// Tables that this job compared from end to end, and how many of their rows differ still.

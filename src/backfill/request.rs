@@ -122,6 +122,11 @@ impl Request {
         self.sample_ppm.is_none()
     }
 
+    /// No table is left out.
+    pub(super) fn is_of_all(&self) -> bool {
+        self.tables.is_empty() && self.exclude.is_empty() && self.labels.is_empty()
+    }
+
     /// The table is meant.
     pub(crate) fn names(&self, table: &str) -> bool {
         (self.tables.is_empty() || is_named(&self.tables, table)) && !is_named(&self.exclude, table)

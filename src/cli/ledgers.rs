@@ -123,7 +123,11 @@ async fn all(
     }
     output.print(&done.into(), |done| {
         let count = done.as_array().map_or(0, Vec::len);
-        format!("{action}: {count} done; `tandem status` shows when the mirror has caught up")
+        let walks = |done: &Value| action == "repair" && done["settles_at"].is_null();
+        match done.as_array().is_some_and(|done| done.iter().any(walks)) {
+            true => format!("{action}: {count} asked for; `tandem repair status` shows the walk over them"),
+            false => format!("{action}: {count} done; `tandem status` shows when the mirror has caught up"),
+        }
     });
     Ok(())
 }

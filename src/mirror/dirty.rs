@@ -93,6 +93,11 @@ impl Dirty {
         self.ledger.look(|book| book.tables.get(&table.0).map(|kept| kept.show(table)))
     }
 
+    /// Some table was marked at this position or behind it.
+    pub(crate) fn is_marked_at(&self, at: Lsn) -> bool {
+        self.ledger.look(|book| book.tables.values().any(|kept| kept.last_lsn >= at.0))
+    }
+
     /// How many tables.
     pub fn len(&self) -> usize {
         self.ledger.look(|book| book.tables.len())

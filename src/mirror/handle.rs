@@ -2,7 +2,8 @@
 //! ask of it. To *pay* a record is to have it on the secondary: by copying the rows that it names, or by replaying it.
 //!
 //! What an operator owes again (a retry, a repair) goes through the journal as a record of backend 0: it is ordered
-//! with the clients' writes, paid, retained and owed again after a crash as they are.
+//! with the clients' writes, paid, retained and owed again after a crash as they are. A whole table that is no single
+//! payment is walked over instead ([`Mending`]).
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -160,6 +161,15 @@ pub enum Error {
     Stopped,
 }
 
+/// How a whole table is made equal again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mending {
+    /// It is owed, and one payment copies it.
+    Whole,
+    /// It is compared, and what differs is owed: a walk over history, when no other one is under way.
+    Walked,
+}
+
 /// The engine's handle; cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
@@ -171,6 +181,7 @@ pub struct Handle {
     pub(in crate::mirror) shown: watch::Sender<Status>,
     pub(in crate::mirror) pace: watch::Sender<Pace>,
     pub(in crate::mirror) self_repair: bool,
+    mending: Mending,
     pub(in crate::mirror) desk: Desk,
     pub(in crate::mirror) waits: Waits,
     /// An operator wants what is parked to be looked at.
@@ -179,8 +190,13 @@ pub struct Handle {
 
 impl Handle {
     /// A handle without an engine behind it yet: [`super::state::Engine::succeed`], [`super::replay::Engine::succeed`].
-    /// `self_repair`: a table marked by [`Handle::mark_dirty`] is owed whole at once.
-    pub fn new(journal: Journal, (parked, dirty): (Parked, Dirty), desk: Desk, self_repair: bool) -> Handle {
+    /// `self_repair`: a table marked by [`Handle::mark_dirty`] is repaired at once, where it is owed whole.
+    pub fn new(
+        journal: Journal,
+        (parked, dirty): (Parked, Dirty),
+        desk: Desk,
+        (mending, self_repair): (Mending, bool),
+    ) -> Handle {
         let (shown, status) = watch::channel(Status::default());
         Handle {
             parked,
@@ -190,6 +206,7 @@ impl Handle {
             shown,
             pace: watch::Sender::new(Pace::Usual),
             self_repair,
+            mending,
             desk,
             waits: Waits::default(),
             nudges: Arc::default(),
@@ -311,18 +328,17 @@ impl Handle {
         &self.dirty
     }
 
-    /// Owe a parked key again, or replay a parked record, late. It leaves the list when that succeeds.
-    pub fn retry_parked(&self, id: &str) -> Result<Lsn, Error> {
+    /// Owe a parked key again, or replay a parked record, late. It leaves the list when that succeeds. Where in the journal
+    /// it is, if it is there.
+    pub fn retry_parked(&self, id: &str) -> Result<Option<Lsn>, Error> {
         let entry = self.parked.get(id).ok_or_else(|| Error::NotParked(id.to_owned()))?;
         if let Some(kept) = &entry.record {
-            return self.replay(kept);
+            return self.replay(kept).map(Some);
         }
+        let Some(key) = &entry.key else { return self.repair(entry.table()) };
         let mut record = RecordBuf::default();
-        match &entry.key {
-            Some(key) => record.key(entry.table(), key, true),
-            None => record.table(entry.table()),
-        }
-        Ok(owe(&self.journal, &mut record)?)
+        record.key(entry.table(), key, true);
+        Ok(Some(owe(&self.journal, &mut record)?))
     }
 
     fn replay(&self, kept: &Kept) -> Result<Lsn, Error> {
@@ -348,11 +364,16 @@ impl Handle {
         if found { Ok(()) } else { Err(Error::NotParked(id.to_owned())) }
     }
 
-    /// Owe every row of a table, dirty or not. A dirty mark goes when the payment succeeds and no later mark was made.
-    pub fn repair(&self, table: TableId) -> Result<Lsn, Error> {
+    /// Make a whole table equal again, dirty or not; [`TableId::NONE`], where tables are walked over: all of them. A dirty
+    /// mark goes when that succeeds and no later mark was made. Where in the journal it is owed, if it is.
+    pub fn repair(&self, table: TableId) -> Result<Option<Lsn>, Error> {
+        if self.mending == Mending::Walked {
+            self.desk.mend([table]);
+            return Ok(None);
+        }
         let mut record = RecordBuf::default();
         record.table(table);
-        Ok(owe(&self.journal, &mut record)?)
+        Ok(Some(owe(&self.journal, &mut record)?))
     }
 
     /// An operator says that the table is well after all.
@@ -366,12 +387,22 @@ impl Handle {
     /// second call keeps a repair in between from being believed.
     pub fn mark_dirty(&self, table: TableId, reason: Reason) -> Result<(), Error> {
         self.dirty.mark_blocking(table, reason, self.journal.appended())?;
-        if self.self_repair {
+        // Who walks looks for marks by itself.
+        if self.self_repair && self.mending == Mending::Whole {
             // Full or broken, as the caller knows: the engine tries again at its heartbeat.
             let _ = self.repair(table);
         }
         Ok(())
     }
+}
+
+/// The journal's end, behind every dirty mark: what is compared from now on answers them. An idle journal is given an empty
+/// record for that; a full one stays as it is, and so do the marks.
+pub(crate) fn behind_marks(journal: &Journal, dirty: &Dirty) -> Lsn {
+    if dirty.is_marked_at(journal.appended()) {
+        let _ = owe(journal, &mut RecordBuf::default());
+    }
+    journal.appended()
 }
 
 /// Append a record of our own: ended when written.

@@ -207,6 +207,23 @@ async fn what_differs_is_found_and_mended_also_under_a_newer_tombstone() {
     assert_eq!(difference(&mut old, &mut new), None, "{}", tandem.log());
     let clean = walk(&tandem, "verify", &tables("mended")).await;
     assert_eq!(counts(&clean)[0], counts(&clean)[1], "{clean:#}");
+    // Which counter that is tandem does not work out: the table is dirty, and mended without being asked.
+    through(&tandem, "UPDATE mended.counts SET n = n + 1 WHERE k = 1000 + 1").await;
+    tandem.settled().await;
+    let repairs = tandem.client().get("/v1/repair").await.expect("it answers");
+    assert_eq!(
+        (&repairs["counts"]["different"], &repairs["counts"]["repaired"]),
+        (&json!(1), &json!(1)),
+        "{repairs:#}"
+    );
+    assert_eq!(difference(&mut old, &mut new), None, "{}", tandem.log());
+}
+
+/// A client's statement.
+async fn through(tandem: &Tandem, text: &str) {
+    let address = Address { host: tandem.address().ip().to_string(), port: tandem.address().port() };
+    let client = Client::connect(&Settings::default(), &address).await.expect("tandem serves");
+    client.query(text, &Parameters::new(Consistency::One)).await.expect("it is done");
 }
 
 /// Clients change and delete history through tandem until told to stop, by timestamps, by lists and by conditions.

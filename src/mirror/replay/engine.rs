@@ -27,7 +27,7 @@ use crate::journal::{self, Entry, Journal, Lsn};
 use crate::metrics;
 use crate::mirror::dirty::Dirty;
 use crate::mirror::durable::{self, Durable};
-use crate::mirror::handle::{Handle, Pace, Phase, Status};
+use crate::mirror::handle::{Handle, Mending, Pace, Phase, Status};
 use crate::mirror::parked::Parked;
 use crate::record::TableId;
 
@@ -61,7 +61,7 @@ pub struct Config {
     pub parked_table_max: usize,
     /// How many bytes of records.
     pub parked_bytes_max: usize,
-    /// A table marked dirty outside the journal is owed whole at once.
+    /// Dirty tables whose history was copied or compared before are walked over without being asked.
     pub self_repair: bool,
     /// Of the jitter between retries.
     pub seed: u64,
@@ -125,7 +125,7 @@ impl Paths {
     /// A ledger cannot be read.
     pub fn handle(&self, config: &Config, journal: Journal, desk: Desk) -> Result<Handle, durable::Error> {
         let ledgers = (Parked::open(self.parked.clone(), config.parked_max)?, Dirty::open(self.dirty.clone())?);
-        Ok(Handle::new(journal, ledgers, desk, config.self_repair))
+        Ok(Handle::new(journal, ledgers, desk, (Mending::Walked, config.self_repair)))
     }
 }
 

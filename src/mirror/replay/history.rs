@@ -9,6 +9,9 @@
 //! ends now, the secondary has it. Then the row is looked at again, on the secondary first: if the primary shows what it
 //! showed before, nobody wrote to the row meanwhile, and what the secondary shows should have been the same. A row that
 //! never stands still is not called different, but skipped (promise 8).
+//!
+//! Dirty tables are walked over without being asked, if that is configured and their history was copied or compared before:
+//! what was never copied is for a backfill to copy.
 
 #[cfg(test)]
 mod simulation;
@@ -24,7 +27,8 @@ use tokio_util::sync::CancellationToken;
 use crate::backfill::desk::{self, Errand, Throttle};
 use crate::backfill::work::{Chunk, Difference, Differs, Landed, Outcome, Pass, Surveyed};
 use crate::mirror::backoff::Backoff;
-use crate::mirror::handle::{Handle, Pace};
+use crate::mirror::handle::{Handle, Pace, behind_marks};
+use crate::record::TableId;
 
 use super::book::Book;
 
@@ -38,6 +42,10 @@ const SETTLE: Duration = Duration::from_secs(60);
 const DRAIN: Duration = Duration::from_secs(5);
 /// Pauses after a side was away or overloaded.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// How often dirty tables are looked for, while there is nothing else to do.
+const MARKS: Duration = Duration::from_secs(1);
+/// Between two walks over tables that nobody asked for; longer, up to the second, while they leave dirty what they found dirty.
+const REPAIRS: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
 
 /// Why something could not be done now.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +107,15 @@ pub(super) struct History<W> {
     book: Book,
     walker: Arc<W>,
     backoff: Backoff,
+    repairs: Repairs,
+}
+
+/// Walks over dirty tables that nobody asked for.
+struct Repairs {
+    next: Instant,
+    pause: Duration,
+    /// Those of the last walk.
+    last: Vec<TableId>,
 }
 
 /// What to wait for before the next turn.
@@ -113,7 +130,8 @@ enum Rest {
 impl<W: Walker> History<W> {
     pub(super) fn new(handle: &Handle, book: Book, walker: Arc<W>) -> History<W> {
         let backoff = Backoff::new(PAUSES.0, PAUSES.1, u64::from(std::process::id()));
-        History { handle: handle.clone(), book, walker, backoff }
+        let repairs = Repairs { next: Instant::now(), pause: REPAIRS.0, last: Vec::new() };
+        History { handle: handle.clone(), book, walker, backoff, repairs }
     }
 
     /// Walk until told to stop; chunks that are under way are finished, if that does not take too long. Dropping the
@@ -144,11 +162,36 @@ impl<W: Walker> History<W> {
     }
 
     async fn turn(&mut self, stop: &CancellationToken) -> Result<Rest, Trouble> {
-        match self.errand(Instant::now()) {
+        let now = Instant::now();
+        if self.handle.self_repair {
+            self.mend(now);
+        }
+        match self.errand(now) {
             Ok(Errand::Survey) => self.survey().await,
             Ok(Errand::Walk) => self.walk(stop).await,
+            Err(later) if self.handle.self_repair => {
+                let marks = now + MARKS;
+                Ok(Rest::Until(Some(later.map_or(marks, |later| later.min(marks)))))
+            }
             Err(later) => Ok(Rest::Until(later)),
         }
+    }
+
+    /// Ask for a walk over what is dirty.
+    fn mend(&mut self, now: Instant) {
+        let (desk, repairs) = (&self.handle.desk, &mut self.repairs);
+        if now < repairs.next || desk.is_busy() || *self.handle.pace.borrow() != Pace::Usual {
+            return;
+        }
+        let dirty = self.handle.dirty.list().into_iter().map(|dirty| dirty.table);
+        let dirty: Vec<TableId> = dirty.filter(|table| desk.has_seen(*table)).collect();
+        if dirty.is_empty() {
+            return;
+        }
+        repairs.pause = if repairs.last == dirty { (2 * repairs.pause).min(REPAIRS.1) } else { REPAIRS.0 };
+        repairs.next = now + repairs.pause;
+        desk.mend(dirty.iter().copied());
+        repairs.last = dirty;
     }
 
     /// What history wants; nothing while clients wait for the mirror, or an operator holds it.
@@ -175,8 +218,8 @@ impl<W: Walker> History<W> {
 
     async fn survey(&mut self) -> Result<Rest, Trouble> {
         let found = self.walker.survey().await?;
-        let journal = &self.handle.journal;
-        self.handle.desk.surveyed(found, |table| self.book.knows(table), journal.appended());
+        let at = behind_marks(&self.handle.journal, &self.handle.dirty);
+        self.handle.desk.surveyed(found, |table| self.book.knows(table), at);
         self.settle().await?;
         Ok(Rest::No)
     }

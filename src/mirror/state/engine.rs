@@ -35,7 +35,7 @@ use crate::journal::{self, Journal, Lsn};
 use crate::mirror::backoff::Backoff;
 use crate::mirror::dirty::Dirty;
 use crate::mirror::durable::{self, Durable};
-use crate::mirror::handle::{Handle, Pace, Phase, Status, owe};
+use crate::mirror::handle::{Handle, Mending, Pace, Phase, Status, behind_marks, owe};
 use crate::mirror::parked::Parked;
 use crate::record::{Malformed, Reason, RecordBuf, TableId};
 
@@ -168,7 +168,7 @@ impl Paths {
     /// A ledger cannot be read.
     pub fn handle(&self, config: &Config, journal: Journal) -> Result<Handle, durable::Error> {
         let ledgers = (Parked::open(self.parked.clone(), config.parked_max)?, Dirty::open(self.dirty.clone())?);
-        Ok(Handle::new(journal, ledgers, self.desk.clone(), config.self_repair))
+        Ok(Handle::new(journal, ledgers, self.desk.clone(), (Mending::Whole, config.self_repair)))
     }
 
     /// With another desk.
@@ -669,7 +669,8 @@ impl<C: Copier> Engine<C> {
         self.last_contact = Instant::now();
         self.book.note(None, self.ledger.take_tables());
         let book = &self.book;
-        self.desk.surveyed(found, |table| book.knows(table), self.journal.appended());
+        let at = behind_marks(&self.journal, &self.dirty);
+        self.desk.surveyed(found, |table| book.knows(table), at);
         self.desk.settle(&self.journal, self.ledger.paid(), None).await?;
         Ok(())
     }

@@ -25,7 +25,7 @@ use crate::mirror::Handle;
 use crate::mirror::durable::Durable;
 use crate::mirror::replay::applier::{self, Applied, Applier, Job};
 use crate::mirror::replay::engine::{Config, Engine, Paths};
-use crate::record::{Backend, Item, Lane, Order, RecordBuf, TableId};
+use crate::record::{Backend, Item, Lane, Order, Reason, RecordBuf, TableId};
 
 /// Paste a failing seed here: `Some(seed)`.
 const SEED: Option<u64> = None;
@@ -335,8 +335,12 @@ impl Process {
         };
         let desk = Desk::open(file.clone(), Lines::in_memory(1 << 20), history).expect("loads");
         desk.serves(crate::record::Side::Origin);
-        let config =
-            Config { retry_min: Duration::from_millis(5), retry_max: Duration::from_millis(50), ..Config::default() };
+        let config = Config {
+            retry_min: Duration::from_millis(5),
+            retry_max: Duration::from_millis(50),
+            self_repair: true,
+            ..Config::default()
+        };
         let handle = paths.handle(&config, journal.clone(), desk.clone()).expect("loads");
         let hands = Arc::new(Hands(shared.clone()));
         let engine = Engine::succeed(&handle, config, hands.clone(), paths.book(), journal.trimmed()).expect("loads");
@@ -360,6 +364,17 @@ impl Process {
         let mut world = world(shared);
         world.copies.clear();
         world.settling.clear();
+    }
+
+    /// No table is dirty, and everything is paid.
+    async fn clean(&self) {
+        for _ in 0..200_000 {
+            if self.handle.dirty().is_empty() {
+                return self.handle.settle(self.journal.appended()).await.expect("it runs");
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+        panic!("dirty for ever: {:?} {:?}", self.desk.report(Kind::Repair), self.handle.status());
     }
 
     async fn ended(&self, kind: Kind) -> Report {
@@ -425,6 +440,9 @@ async fn simulate(seed: u64, bend: Bend) -> u64 {
     process.handle.settle(process.journal.appended()).await.expect("it runs");
     equal(&shared);
     compared_under_load(&shared, &process).await;
+    if bend == Bend::Straight {
+        mended_without_being_asked(&shared, &process).await;
+    }
     let copied = world(&shared).copied;
     process.kill(&shared).await;
     copied
@@ -453,13 +471,7 @@ async fn compared_under_load(shared: &Shared, process: &Process) {
     assert_eq!(counts.differing(), 0, "a row is called different: promise 8");
     assert_eq!(counts.read, counts.equal + counts.missing + counts.extra + counts.different + counts.skipped);
     process.handle.settle(process.journal.appended()).await.expect("it runs");
-    let planted = {
-        let mut world = world(shared);
-        let stamp = world.tick();
-        let key = world.roll(KEYS);
-        world.secondary.insert(key, (stamp, Some(stamp)));
-        key
-    };
+    let planted = plant(shared);
     process.desk.start(Request::new(Kind::Repair)).await.expect("idle");
     let report = process.ended(Kind::Repair).await;
     assert_eq!(
@@ -468,6 +480,34 @@ async fn compared_under_load(shared: &Shared, process: &Process) {
         "{planted} is not found"
     );
     process.handle.settle(process.journal.appended()).await.expect("it runs");
+}
+
+/// A row that only the secondary has, or has so; its key.
+fn plant(shared: &Shared) -> u64 {
+    let mut world = world(shared);
+    let stamp = world.tick();
+    let key = world.roll(KEYS);
+    world.secondary.insert(key, (stamp, Some(stamp)));
+    key
+}
+
+/// A table that is dirty is walked over by itself, and any table may be by asking; who asks for something else goes first.
+async fn mended_without_being_asked(shared: &Shared, process: &Process) {
+    plant(shared);
+    process.handle.mark_dirty(TABLE, Reason::Uncaptured).expect("memory takes it");
+    process.clean().await;
+    equal(shared);
+    plant(shared);
+    process.handle.mark_dirty(TableId::NONE, Reason::Uncaptured).expect("memory takes it");
+    process.handle.repair(TableId::NONE).expect("it is noted");
+    while process.desk.report(Kind::Repair).is_none_or(|report| report.state != State::Verifying) {
+        sleep(Duration::from_millis(1)).await;
+    }
+    process.desk.start(Request::new(Kind::Verify)).await.expect("a walk that nobody asked for steps aside");
+    process.ended(Kind::Verify).await;
+    assert!(process.handle.dirty().get(TableId::NONE).is_none() || process.desk.is_busy(), "it is forgotten");
+    process.clean().await;
+    equal(shared);
 }
 
 fn run(seed: u64, bend: Bend) -> u64 {

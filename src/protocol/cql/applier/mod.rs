@@ -108,7 +108,11 @@ impl Applier {
                     self.beside.pass(table).await;
                     barrier::pass(&sides, job, table, body).await?;
                 }
-                Item::Table(_) => return Err(Trouble::Reject("a whole table is owed: copy it".to_owned())),
+                Item::Table(_) => {
+                    return Err(Trouble::Reject(
+                        "a whole table is not owed here but walked over: ask for its repair".to_owned(),
+                    ));
+                }
                 Item::Key { .. } | Item::Dirty(..) | Item::Touch { .. } | Item::Prepared(_) | Item::Stamp(_) => {}
             }
         }
