@@ -17,6 +17,7 @@ use crate::journal::{self, Entry, Journal, Lsn, Outcome};
 use crate::mirror::dirty::Dirty;
 use crate::mirror::durable;
 use crate::mirror::parked::{Kept, Parked};
+use crate::mirror::twins::Twins;
 use crate::mirror::waits::Waits;
 use crate::record::{Backend, Item, Reason, Record, RecordBuf, TableId};
 
@@ -184,6 +185,7 @@ pub struct Handle {
     mending: Mending,
     pub(in crate::mirror) desk: Desk,
     pub(in crate::mirror) waits: Waits,
+    pub(in crate::mirror) twins: Twins,
     /// An operator wants what is parked to be looked at.
     pub(in crate::mirror) nudges: Arc<Notify>,
 }
@@ -209,6 +211,7 @@ impl Handle {
             mending,
             desk,
             waits: Waits::default(),
+            twins: Twins::default(),
             nudges: Arc::default(),
         }
     }
@@ -216,6 +219,11 @@ impl Handle {
     /// Whose answer waits for the secondary; told by the engine by replay.
     pub fn waits(&self) -> &Waits {
         &self.waits
+    }
+
+    /// Snapshots of both sides that show the same state; lent by the engine by state only.
+    pub fn twins(&self) -> &Twins {
+        &self.twins
     }
 
     /// The walks over history.

@@ -10,8 +10,10 @@ pub mod parked;
 pub mod replay;
 pub mod state;
 pub mod turning;
+pub mod twins;
 pub mod waits;
 
 pub use handle::{Handle, Phase, Status};
 pub use turning::Turning;
+pub use twins::Twins;
 pub use waits::Waits;

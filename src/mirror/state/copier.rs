@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::time::Duration;
 
 use crate::backfill::work::{Stage, Surveyed};
 use crate::backfill::{Desk, Request};
+use crate::mirror::twins::Twins;
 use crate::record::{Backend, TableId};
 
 use super::keys::Keys;
@@ -88,7 +90,7 @@ pub enum Error {
 }
 
 /// The wire's hands. One owner; calls in this order: `open`, then any number of (`gone`, `survey`, `snapshot`,
-/// `pay` \[`walk`\] | `release`), `beat` anywhere between.
+/// `pay` \[`lend`\] \[`walk`\] | `release`), `beat` anywhere between.
 /// After any error but [`Error::Stale`] only `open` may follow. Not cancel safe: a cancelled call needs `open` again.
 pub trait Copier: Send {
     /// Connect both sides. The lock on the secondary is held *before* the primary is touched, and every writing
@@ -106,7 +108,7 @@ pub trait Copier: Send {
     fn snapshot(&mut self) -> impl Future<Output = Result<Snapshot, Error>> + Send;
 
     /// Make every owed row (closed over foreign keys) on the secondary equal to S, in one transaction; end S, or keep it
-    /// for [`Copier::walk`].
+    /// for [`Copier::lend`] and [`Copier::walk`].
     fn pay<'a>(&'a mut self, owed: &'a Owed, keep: bool) -> impl Future<Output = Result<Paid, Error>> + Send + 'a;
 
     /// Make on the secondary what the request's tables lack there, outside S; what could not be made, for people. `None`:
@@ -136,7 +138,13 @@ pub trait Copier: Send {
         }
     }
 
-    /// End S without a payment.
+    /// At S, right after its payment, when the secondary is equal to it: lend both states, for `hold` at most. S stays.
+    fn lend<'a>(&'a mut self, twins: &'a Twins, hold: Duration) -> impl Future<Output = Result<(), Error>> + Send + 'a {
+        let _ = (twins, hold);
+        async { Ok(()) }
+    }
+
+    /// End S, paid or not.
     fn release(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Nothing else was asked for a while, inside S or outside: keep both sides from taking us for dead.

@@ -37,6 +37,7 @@ use crate::mirror::dirty::Dirty;
 use crate::mirror::durable::{self, Durable};
 use crate::mirror::handle::{Handle, Mending, Pace, Phase, Status, behind_marks, owe};
 use crate::mirror::parked::Parked;
+use crate::mirror::twins::Twins;
 use crate::record::{Malformed, Reason, RecordBuf, TableId};
 
 use super::book::Book;
@@ -216,6 +217,7 @@ pub struct Engine<C> {
     parked: Parked,
     dirty: Dirty,
     desk: Desk,
+    twins: Twins,
     backoff: Backoff,
     /// What the last connect and the payments since have shown. `payments` is at least what the book's floor says.
     standing: Option<Standing>,
@@ -241,8 +243,10 @@ struct Made {
     paid: Paid,
     /// The secondary is equal to the primary at the snapshot.
     exact: bool,
-    /// The snapshot still is.
-    kept: bool,
+    /// The snapshot still is, to be lent.
+    lend: bool,
+    /// The snapshot still is, for history.
+    walk: bool,
 }
 
 /// What the loop does next.
@@ -317,6 +321,7 @@ impl<C: Copier> Engine<C> {
             parked: handle.parked.clone(),
             dirty: handle.dirty.clone(),
             desk: handle.desk.clone(),
+            twins: handle.twins.clone(),
             status: handle.shown.clone(),
             pace: handle.pace.subscribe(),
             _pacing: handle.pace.clone(),
@@ -447,11 +452,12 @@ impl<C: Copier> Engine<C> {
         }
         let due = self.ledger.due();
         let walk = errand.is_ok() && self.next_walk <= now;
+        let lend = self.may_lend();
         let ready = self.next_payment <= now || ((self.behind() || hurried) && self.stale == 0);
-        if heartbeat <= now || (due && ready) || walk {
+        if heartbeat <= now || ((due || lend) && ready) || walk {
             return Step::Pay;
         }
-        let payment = due.then_some(self.next_payment);
+        let payment = (due || lend).then_some(self.next_payment);
         let repair = self.repairable().then_some(self.next_repair);
         let walk = errand.map_or_else(|later| later, |_| Some(self.next_walk));
         let until = [gone, payment, repair, walk].into_iter().flatten().fold(heartbeat, Instant::min);
@@ -471,6 +477,7 @@ impl<C: Copier> Engine<C> {
             () = self.journal.wait_appended(self.ledger.next()), if journal => {}
             _ = self.pace.changed() => {}
             () = self.desk.changed() => {}
+            () = self.twins.asked() => {}
             () = stop.cancelled(), if !stopping => {}
         }
     }
@@ -594,15 +601,17 @@ impl<C: Copier> Engine<C> {
         let began = Instant::now();
         let mut cut = self.ledger.freeze();
         match self.pay(&mut cut).await {
-            Ok(Made { snapshot, paid, exact, kept }) => {
+            Ok(Made { snapshot, paid, exact, lend, walk }) => {
                 let took = began.elapsed();
-                let walked = if kept { Some(self.walk().await) } else { None };
+                let lent = if lend { self.lend(walk).await } else { Ok(()) };
+                let walked = if walk && lent.is_ok() { Some(self.walk().await) } else { None };
                 let written_down = self.settled(&cut, &snapshot, &paid, exact, took).await;
                 if written_down.is_err() {
                     // What was refused is in no file: owe all of it again.
                     self.ledger.restore(cut);
                 }
                 written_down?;
+                lent?;
                 match walked {
                     Some(walked) => self.walked(walked).await,
                     None => Ok(()),
@@ -637,12 +646,25 @@ impl<C: Copier> Engine<C> {
         }
         let exact = exact && !in_doubt;
         let now = Instant::now();
-        let kept = exact && self.next_walk <= now && self.errand(now) == Ok(Errand::Walk);
-        let mut paid = self.copier.pay(cut.owed(), kept).await?;
+        let walk = exact && self.next_walk <= now && self.errand(now) == Ok(Errand::Walk);
+        let lend = exact && self.may_lend();
+        let mut paid = self.copier.pay(cut.owed(), lend || walk).await?;
         if in_doubt {
             self.put_off(cut, &mut paid);
         }
-        Ok(Made { snapshot, paid, exact, kept })
+        Ok(Made { snapshot, paid, exact, lend, walk })
+    }
+
+    /// Somebody waits for twins, and nobody for the mirror.
+    fn may_lend(&self) -> bool {
+        self.twins.are_wanted() && *self.pace.borrow() == Pace::Usual
+    }
+
+    /// S is paid, and kept: it is lent, and kept on if history is walked over.
+    async fn lend(&mut self, walk: bool) -> Result<(), copier::Error> {
+        let hold = self.desk.options().hold;
+        self.copier.lend(&self.twins, hold).await?;
+        if walk { Ok(()) } else { self.copier.release().await }
     }
 
     /// What history wants; nothing while clients wait for the mirror, or an operator holds it.

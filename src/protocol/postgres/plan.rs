@@ -30,12 +30,52 @@ pub struct Statement {
     pub tokens: std::ops::Range<usize>,
     /// Highest `$n` used.
     pub params: u16,
-    /// A SELECT, VALUES or TABLE that locks and writes nothing: fit for a shadow read.
-    pub read: bool,
+    /// What a shadow read must know of a SELECT, VALUES or TABLE that writes nothing; `None`: it is none, or may write.
+    pub read: Option<Arc<Read>>,
     /// What it may leave behind in its session.
     pub traces: Traces,
     /// What to do.
     pub action: Action,
+}
+
+/// A SELECT, VALUES or TABLE that writes nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Read {
+    /// Why it is not repeated.
+    pub unfit: Option<Unfit>,
+    /// Tables and views that its words could name.
+    pub tables: Vec<TableId>,
+    /// The one table that it reads, by name; `None`: several, or none.
+    pub only: Option<TableId>,
+    /// ORDER BY, as far as it names columns of the answer.
+    pub sort: Vec<Sorted>,
+    /// The order is total, or there is at most one row: equal data has one answer.
+    pub total: bool,
+    /// The order decides which rows there are: LIMIT, OFFSET, DISTINCT ON.
+    pub limited: bool,
+    /// An order that the text need not fix decides what is in the rows: windows, LIMIT of a subquery.
+    pub loose: bool,
+    /// Aggregates put rows together in whatever order they come: the pieces of their values may be in another one, and
+    /// sums of floats be rounded otherwise.
+    pub gathers: bool,
+}
+
+/// A column of the answer by which it is ordered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sorted {
+    /// Its position, from 0.
+    At(usize),
+    /// Its name.
+    Named(String),
+}
+
+/// Why a read is not repeated: the data does not decide its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// It answers otherwise at another time, to somebody else, or by chance.
+    Volatile,
+    /// It locks, or shows what each server has of its own: catalogs, statistics, places of rows.
+    NotRepeatable,
 }
 
 /// What may be left behind in a session beside prepared statements: a set.

@@ -11,6 +11,7 @@ mod copy;
 mod merge;
 mod operand;
 mod reach;
+mod read;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod schema;
 mod target;
@@ -19,6 +20,7 @@ mod utility;
 mod write;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use pg_query::NodeEnum;
 use pg_query::protobuf::{self, CommonTableExpr, RawStmt, SelectStmt, WithClause};
@@ -26,6 +28,8 @@ use pg_query::protobuf::{self, CommonTableExpr, RawStmt, SelectStmt, WithClause}
 use super::catalog::Catalog;
 use super::lexer::{Kind, Reading, Tokens};
 use super::plan::{Action, Counted, Evident, Script, Statement, Traces};
+
+pub(super) use read::{is_strict, is_unsteady};
 
 use reach::Reach;
 
@@ -60,7 +64,7 @@ pub fn analyze(text: &[u8], tokens: &Tokens, catalog: &Catalog) -> Script {
 
 fn opaque(tokens: &Tokens, why: &str) -> Statement {
     let action = Action::Opaque(Counted { dirty: Vec::new(), why: why.to_owned() });
-    Statement { tokens: 0..tokens.list().len(), params: 0, read: false, traces: Traces::ANY, action }
+    Statement { tokens: 0..tokens.list().len(), params: 0, read: None, traces: Traces::ANY, action }
 }
 
 fn parse(text: &[u8], tokens: &Tokens) -> Result<protobuf::ParseResult, &'static str> {
@@ -137,7 +141,10 @@ impl Scope<'_> {
             self.span.end -= 1;
         }
         let action = self.action(node);
-        let read = matches!((node, &action), (NodeEnum::SelectStmt(select), Action::Pass) if reads_only(select));
+        let read = match (node, &action) {
+            (NodeEnum::SelectStmt(select), Action::Pass) => Some(Arc::new(self.read(select))),
+            _ => None,
+        };
         let traces = self.traces(node, &action);
         Some(Statement { tokens: self.span.clone(), params: self.params(), read, traces, action })
     }
@@ -212,11 +219,6 @@ fn leftmost(mut select: &SelectStmt) -> &SelectStmt {
         select = left;
     }
     select
-}
-
-fn reads_only(select: &SelectStmt) -> bool {
-    select.locking_clause.is_empty()
-        && [select.larg.as_deref(), select.rarg.as_deref()].into_iter().flatten().all(reads_only)
 }
 
 fn evident(keys: Vec<super::plan::EvidentKey>, counted: Option<Counted>) -> Action {

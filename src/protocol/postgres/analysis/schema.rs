@@ -104,6 +104,24 @@ pub(crate) fn catalog() -> Catalog {
     b.table(34, "remote", &["id int4"], &[]).kind = K::Foreign;
     b.0.user_functions = ["write_it", "balance_of"].map(str::to_owned).into();
     b.0.calm_procedures = ["note_it"].map(str::to_owned).into();
+    b.0.unsteady = [
+        "now",
+        "random",
+        "current_setting",
+        "clock_timestamp",
+        "age",
+        "gen_random_uuid",
+        "version",
+        "nextval",
+        "setval",
+        "lastval",
+        "currval",
+        "lo_get",
+        "setseed",
+        "txid_current",
+    ]
+    .map(str::to_owned)
+    .into();
     b.0.user_operators = ["@@@".to_owned()].into();
     b.0.user_types = ["posint".to_owned()].into();
     b.0.foreign_keys.push(Arc::new(ForeignKey {

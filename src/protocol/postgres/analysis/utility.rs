@@ -125,9 +125,9 @@ impl Scope<'_> {
         let outer = self.span.clone();
         self.span.start = behind_as.map_or(outer.end, |at| at + 1);
         let action = self.action(node);
-        let read = matches!((node, &action), (NodeEnum::SelectStmt(select), Action::Pass) if super::reads_only(select));
         let traces = self.traces(node, &action);
-        let inner = Arc::new(Statement { tokens: self.span.clone(), params: self.params(), read, traces, action });
+        let inner =
+            Arc::new(Statement { tokens: self.span.clone(), params: self.params(), read: None, traces, action });
         self.span = outer;
         Action::Prepare { name: prepare.name.clone(), types, inner }
     }

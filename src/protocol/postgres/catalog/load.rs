@@ -58,6 +58,7 @@ async fn read(conn: &mut Client) -> Result<Catalog, LoadError> {
     catalog.user_functions = names(conn, FUNCTIONS).await?;
     catalog.user_operators = names(conn, OPERATORS).await?;
     catalog.calm_procedures = calm_procedures(conn).await?;
+    catalog.unsteady = unsteady(conn).await?;
     catalog.user_types =
         types.0.values().filter(|ty| ty.oid >= FIRST_NORMAL_OID && ty.hot).map(|ty| ty.name.clone()).collect();
     index(catalog, relations)
@@ -114,6 +115,21 @@ async fn calm_procedures(conn: &mut Client) -> Result<HashSet<String>, Error> {
     }
     calm.retain(|name| !hot.contains(name));
     Ok(calm)
+}
+
+/// Of an extension's functions the stable ones are believed to depend on data and settings only.
+const UNSTEADY: &str = "SELECT DISTINCT pg_catalog.lower(proname), provolatile = 'v' FROM pg_catalog.pg_proc \
+    WHERE provolatile = 'v' OR provolatile = 's' AND oid < 16384";
+
+async fn unsteady(conn: &mut Client) -> Result<HashSet<String>, Error> {
+    let mut names = HashSet::new();
+    for row in ask(conn, UNSTEADY).await? {
+        let name = row.string(0)?;
+        if row.bool(1)? || !routine::depends_on_settings(&name) {
+            names.insert(name);
+        }
+    }
+    Ok(names)
 }
 
 async fn ask(conn: &mut Client, sql: &str) -> Result<Vec<DataRow>, Error> {

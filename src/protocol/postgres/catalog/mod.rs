@@ -38,6 +38,9 @@ pub struct Catalog {
     pub user_types: HashSet<String>,
     /// Names of procedures none of which, in any schema, can commit on its way.
     pub calm_procedures: HashSet<String>,
+    /// Lower-case names of functions that may answer otherwise although arguments and settings are the same, in any schema:
+    /// volatile ones, and those of the server's own that tell the time, the user or what the server is.
+    pub unsteady: HashSet<String>,
     /// Foreign keys.
     pub foreign_keys: Vec<Arc<ForeignKey>>,
     /// The statement that counts what a transaction wrote to each table, from the first session that needed it.
@@ -242,8 +245,8 @@ impl Catalog {
     }
 
     /// What runs without being a table's.
-    fn code(&self) -> [&HashSet<String>; 4] {
-        [&self.user_functions, &self.user_operators, &self.user_types, &self.calm_procedures]
+    fn code(&self) -> [&HashSet<String>; 5] {
+        [&self.user_functions, &self.user_operators, &self.user_types, &self.calm_procedures, &self.unsteady]
     }
 
     /// The foreign keys from and to a table.

@@ -77,9 +77,110 @@ fn words(text: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
+/// Built-in functions that PostgreSQL calls stable, and that depend on nothing but their arguments and settings such as
+/// `TimeZone`, `DateStyle`, `lc_*`, or on the text forms of types. Of the others each tells the time, the user, or
+/// something of its server (`pg_proc.dat`, those with provolatile `s`).
+const BY_SETTINGS: &[&str] = &[
+    "array_to_json",
+    "array_to_string",
+    "concat",
+    "concat_ws",
+    "convert",
+    "convert_from",
+    "convert_to",
+    "date",
+    "date_add",
+    "date_bin",
+    "date_part",
+    "date_subtract",
+    "date_trunc",
+    "enum_first",
+    "enum_last",
+    "enum_range",
+    "extract",
+    "format",
+    "generate_series",
+    "get_current_ts_config",
+    "in_range",
+    "interval_pl_timestamptz",
+    "json_agg",
+    "json_agg_strict",
+    "json_array",
+    "json_arrayagg",
+    "json_build_array",
+    "json_build_object",
+    "json_object_agg",
+    "json_object_agg_strict",
+    "json_object_agg_unique",
+    "json_object_agg_unique_strict",
+    "json_populate_record",
+    "json_populate_recordset",
+    "json_to_record",
+    "json_to_recordset",
+    "json_to_tsvector",
+    "jsonb_agg",
+    "jsonb_agg_strict",
+    "jsonb_build_array",
+    "jsonb_build_object",
+    "jsonb_object_agg",
+    "jsonb_object_agg_strict",
+    "jsonb_object_agg_unique",
+    "jsonb_object_agg_unique_strict",
+    "jsonb_path_exists_tz",
+    "jsonb_path_match_tz",
+    "jsonb_path_query_array_tz",
+    "jsonb_path_query_first_tz",
+    "jsonb_path_query_tz",
+    "jsonb_populate_record",
+    "jsonb_populate_recordset",
+    "jsonb_to_record",
+    "jsonb_to_recordset",
+    "jsonb_to_tsvector",
+    "length",
+    "make_timestamptz",
+    "money",
+    "numeric",
+    "overlaps",
+    "phraseto_tsquery",
+    "plainto_tsquery",
+    "quote_literal",
+    "quote_nullable",
+    "row_to_json",
+    "time",
+    "timestamp",
+    "timestamptz",
+    "timetz",
+    "timezone",
+    "to_char",
+    "to_date",
+    "to_json",
+    "to_jsonb",
+    "to_number",
+    "to_timestamp",
+    "to_tsquery",
+    "to_tsvector",
+    "websearch_to_tsquery",
+    "xml",
+    "xml_is_well_formed",
+];
+
+/// Whether a built-in function that is called stable answers the same on any server under the same settings.
+pub fn depends_on_settings(name: &str) -> bool {
+    BY_SETTINGS.binary_search(&name).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{could_commit, keeps};
+    use super::{BY_SETTINGS, could_commit, depends_on_settings, keeps};
+
+    #[test]
+    fn what_tells_the_time_does_not_depend_on_settings_alone() {
+        assert!(BY_SETTINGS.is_sorted());
+        assert!(depends_on_settings("to_char") && depends_on_settings("concat"));
+        for unsteady in ["now", "age", "current_setting", "version", "to_regclass", "txid_current", "session_user"] {
+            assert!(!depends_on_settings(unsteady), "{unsteady}");
+        }
+    }
 
     #[test]
     fn a_trigger_that_names_no_key_column_of_its_row_keeps_the_key() {

@@ -228,7 +228,7 @@ pub(super) async fn walk(link: &mut Link, desk: &Desk, servers: (&ServerConfig, 
         link.history.workers.push(worker);
     }
     let asked = Instant::now();
-    let snapshot = export(&mut link.primary).await.map_err(Trouble::Primary)?;
+    let snapshot = link.export().await.map_err(Trouble::Primary)?;
     desk.felt(Throttle::Primary, asked.elapsed());
     let (pairs, clean) = (&link.history.pairs, &link.history.clean);
     let mut workers = std::mem::take(&mut link.history.workers);
@@ -247,12 +247,6 @@ pub(super) async fn count(secondary: &mut Client, desk: &Desk) -> Result<u64, Er
     let rows = secondary.simple(COUNT).await.map_err(on_secondary)?;
     desk.felt(Throttle::Secondary, asked.elapsed());
     rows.first().ok_or(client::Error::Value(0)).and_then(|row| row.parse(0)).map_err(on_secondary)
-}
-
-/// Not from inside a savepoint, and S has one.
-async fn export(primary: &mut Client) -> Result<String, client::Error> {
-    let rows = primary.simple("RELEASE tandem_read; SELECT pg_catalog.pg_export_snapshot()").await?;
-    rows.first().ok_or(client::Error::Value(0))?.string(0)
 }
 
 async fn open(link: &Link, (primary, secondary): (&ServerConfig, &ServerConfig)) -> Result<Worker, Trouble> {

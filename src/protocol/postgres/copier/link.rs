@@ -39,6 +39,8 @@ pub(super) struct Link {
     pub(super) life: u64,
     /// S exists.
     pub(super) at_snapshot: bool,
+    /// The name under which S is exported.
+    pub(super) exported: Option<String>,
     /// Tables that the primary would not let us read, and why: left out until the next open.
     pub(super) poisoned: HashMap<TableId, String>,
     /// Tables that the primary refused to read once: a schema change under way may be why, and not the table.
@@ -129,6 +131,7 @@ pub(super) async fn open(primary: &ServerConfig, secondary: &ServerConfig, optio
         payments,
         life,
         at_snapshot: false,
+        exported: None,
         poisoned: HashMap::new(),
         doubtful: HashSet::new(),
         unfit: HashSet::new(),

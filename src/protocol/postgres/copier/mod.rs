@@ -29,7 +29,8 @@ use crate::backfill::work::{Stage, Surveyed};
 use crate::backfill::{Desk, Request, is_named};
 use crate::config;
 use crate::mirror::state::copier::{Copier, Error, Gone, Owed, Paid, Snapshot, Standing};
-use crate::protocol::postgres::client::{Format, Param, ServerConfig};
+use crate::mirror::twins::Twins;
+use crate::protocol::postgres::client::{Error as ClientError, Format, Param, ServerConfig};
 use crate::record::Backend;
 
 pub use link::{APPLICATION_NAME, LOCK_APPLIER, LOCK_CLASS, LOCK_WRITERS};
@@ -222,9 +223,33 @@ impl Link {
             SELECT pg_catalog.pg_current_wal_insert_lsn() - '0/0', pg_catalog.pg_current_wal_flush_lsn() - '0/0'; ";
         let rows = self.primary.simple(&format!("{sql}{}", check::SAVEPOINT)).await.map_err(on_primary)?;
         self.at_snapshot = true;
+        self.exported = None;
         self.held = Instant::now();
         let row = rows.first().ok_or_else(|| Error::Primary("the snapshot's query has no answer".into()))?;
         Ok(Snapshot { written: row.parse(0).map_err(on_primary)?, flushed: row.parse(1).map_err(on_primary)? })
+    }
+
+    /// Nobody but us writes to the secondary: until the next payment its newest state is S.
+    async fn lend(&mut self, twins: &Twins, hold: Duration) -> Result<(), Error> {
+        let primary = self.export().await.map_err(on_primary)?;
+        let sql = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT pg_catalog.pg_export_snapshot()";
+        let rows = self.secondary.simple(sql).await.map_err(on_secondary)?;
+        let secondary = rows.first().ok_or_else(|| Error::Secondary("a snapshot has no name".into()))?;
+        let secondary = secondary.string(0).map_err(on_secondary)?;
+        twins.lend(&primary, &secondary, hold).await;
+        self.secondary.simple("COMMIT").await.map_err(on_secondary)?;
+        Ok(())
+    }
+
+    /// The name of S. Not from inside a savepoint, and S has one until it is exported.
+    async fn export(&mut self) -> Result<String, ClientError> {
+        if let Some(name) = &self.exported {
+            return Ok(name.clone());
+        }
+        let rows = self.primary.simple("RELEASE tandem_read; SELECT pg_catalog.pg_export_snapshot()").await?;
+        let name = rows.first().ok_or(ClientError::Value(0))?.string(0)?;
+        self.exported = Some(name.clone());
+        Ok(name)
     }
 
     async fn end_snapshot(&mut self) -> Result<(), Error> {
@@ -326,6 +351,16 @@ impl Copier for PgCopier {
             Err(error @ Error::Stale(_)) => Err(error),
             other => self.lose(other),
         }
+    }
+
+    async fn lend<'a>(&'a mut self, twins: &'a Twins, hold: Duration) -> Result<(), Error> {
+        let lent = async {
+            let link = self.link()?;
+            link.used = Instant::now();
+            link.lend(twins, hold).await
+        };
+        let lent = lent.await;
+        self.lose(lent)
     }
 
     async fn beat(&mut self) -> Result<(), Error> {
