@@ -24,4 +24,5 @@ pub mod protocol;
 pub mod proxy;
 pub mod record;
 pub mod sandbox;
+pub mod shadow;
 pub mod telemetry;

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use ::metrics::Label;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +42,18 @@ impl Metric {
         ::metrics::counter!(self.name, labels)
     }
 
+    /// [`Metric::counter`] of a table: whoever asks bounds how many tables there are.
+    pub fn counter_of(&self, table: &str, labels: Labels<'_>) -> ::metrics::Counter {
+        debug_assert_eq!(self.kind, Kind::Counter);
+        ::metrics::counter!(self.name, with_table(table, labels))
+    }
+
+    /// [`Metric::histogram`] of a table: whoever asks bounds how many tables there are.
+    pub fn histogram_of(&self, table: &str, labels: Labels<'_>) -> ::metrics::Histogram {
+        debug_assert!(matches!(self.kind, Kind::Histogram(_)));
+        ::metrics::histogram!(self.name, with_table(table, labels))
+    }
+
     /// A handle to keep.
     pub fn gauge(&self, labels: Labels<'_>) -> ::metrics::Gauge {
         debug_assert_eq!(self.kind, Kind::Gauge);
@@ -52,6 +65,11 @@ impl Metric {
         debug_assert!(matches!(self.kind, Kind::Histogram(_)));
         ::metrics::histogram!(self.name, labels)
     }
+}
+
+fn with_table(table: &str, labels: Labels<'_>) -> Vec<Label> {
+    let labels = labels.iter().map(|&(name, value)| Label::new(name, value));
+    labels.chain([Label::new("table", table.to_owned())]).collect()
 }
 
 /// From 10 us, where a proxy's own work lies, to 10 s.
@@ -160,6 +178,25 @@ metrics! {
     UNSYNCED_TOTAL = "tandem_unsynced_total", Kind::Counter;
     /// Lightweight transactions that were mirrored by state because their ballot was not to be had. Label: reason.
     BALLOTS_UNREAD_TOTAL = "tandem_ballots_unread_total", Kind::Counter;
+    /// Reads that were repeated on the secondary and compared. Labels: wire, table (the first that it reads), verdict (match,
+    /// in_flight: alike when both sides were asked again, noise: the primary differs with itself, mismatch).
+    SHADOW_READS_TOTAL = "tandem_shadow_reads_total", Kind::Counter;
+    /// Reads that were chosen and could not be compared. Labels: wire, table, reason.
+    SHADOW_SKIPPED_TOTAL = "tandem_shadow_skipped_total", Kind::Counter;
+    /// Time of compared reads on both sides. Labels: wire, table, side.
+    SHADOW_READ_SECONDS = "tandem_shadow_read_seconds", Kind::Histogram(SECONDS);
+    /// How long compared reads waited until the secondary had what they saw. Label: wire.
+    SHADOW_WAIT_SECONDS = "tandem_shadow_wait_seconds", Kind::Histogram(SECONDS);
+    /// Reads that wait to be compared, or are being compared.
+    SHADOW_QUEUE = "tandem_shadow_queue", Kind::Gauge;
+    /// Bytes of their answers.
+    SHADOW_QUEUE_BYTES = "tandem_shadow_queue_bytes", Kind::Gauge;
+    /// The share of reads that is chosen, 0 to 1.
+    SHADOW_SAMPLE_RATIO = "tandem_shadow_sample_ratio", Kind::Gauge;
+    /// Differences that lasted and were not seen to be gone.
+    SHADOW_MISMATCHES = "tandem_shadow_mismatches", Kind::Gauge;
+    /// Differences that were forgotten because there were too many.
+    SHADOW_FORGOTTEN_TOTAL = "tandem_shadow_forgotten_total", Kind::Counter;
     /// Requests of the admin API. Label: code.
     ADMIN_REQUESTS_TOTAL = "tandem_admin_requests_total", Kind::Counter;
 }

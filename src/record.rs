@@ -106,6 +106,8 @@ pub enum Reason {
     Counts = 6,
     /// The secondary refuses the whole table, or more of its keys than may be parked.
     Refused = 7,
+    /// A read was answered differently on both sides, and it lasted.
+    Shadow = 8,
 }
 
 impl Reason {
@@ -119,6 +121,7 @@ impl Reason {
             Reason::Lost => "lost",
             Reason::Counts => "counts",
             Reason::Refused => "refused",
+            Reason::Shadow => "shadow",
         }
     }
 
@@ -132,6 +135,7 @@ impl Reason {
             5 => Reason::Lost,
             6 => Reason::Counts,
             7 => Reason::Refused,
+            8 => Reason::Shadow,
             _ => return None,
         })
     }

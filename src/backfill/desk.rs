@@ -461,6 +461,11 @@ impl Desk {
         memory.page.trust.doubts(memory.page.current())
     }
 
+    /// History is being copied: the secondary may lack rows that nobody wrote of late.
+    pub fn is_copying(&self) -> bool {
+        self.lock().page.current().is_some_and(Job::is_copying)
+    }
+
     /// Whether the table's history was ever copied to the target, or compared with it.
     pub fn has_seen(&self, table: TableId) -> bool {
         self.lock().page.seen.contains(&table.0)

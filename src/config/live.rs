@@ -3,16 +3,24 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use arc_swap::ArcSwap;
 
 use super::Config;
 use super::source::nearest;
-use super::value::{OnDdl, OnFull, OnUncaptured, Setting};
+use super::value::{OnDdl, OnFull, OnUncaptured, Patterns, Setting, Share};
 
 /// A handle to the current settings; cheap to clone.
 #[derive(Clone)]
-pub struct Live(Arc<ArcSwap<Settings>>);
+pub struct Live(Arc<Shared>);
+
+struct Shared {
+    settings: ArcSwap<Settings>,
+    /// [`Share::bound`] of `shadow.sample`: every read of every client looks at it.
+    sampled: AtomicU64,
+}
 
 /// A change that was refused; nothing was changed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -74,17 +82,36 @@ settings! {
     journal.on_full: OnFull;
     /// What is logged.
     log.level: String;
+    /// The share of reads that is repeated on the secondary.
+    shadow.sample: Share;
+    /// Tables whose reads are.
+    shadow.tables: Patterns;
+    /// Users whose reads are.
+    shadow.users: Patterns;
+    /// Addresses of clients whose reads are.
+    shadow.clients: Patterns;
+    /// Statements that are.
+    shadow.statements: Patterns;
+    /// Columns that are not compared.
+    shadow.ignore: Patterns;
 }
 
 impl Live {
     /// The settings as configured.
     pub fn new(config: &Config) -> Live {
-        Live(Arc::new(ArcSwap::from_pointee(Settings::of(config))))
+        let settings = Settings::of(config);
+        let sampled = AtomicU64::new(settings.sample.bound());
+        Live(Arc::new(Shared { settings: ArcSwap::from_pointee(settings), sampled }))
+    }
+
+    /// Of numbers of 32 random bits, those below this one are sampled for `shadow.sample`: one relaxed load.
+    pub fn sampled(&self) -> u64 {
+        self.0.sampled.load(Relaxed)
     }
 
     /// As they are now.
     pub fn get(&self) -> arc_swap::Guard<Arc<Settings>> {
-        self.0.load()
+        self.0.settings.load()
     }
 
     /// Change all of these, or none if one is refused.
@@ -93,7 +120,8 @@ impl Live {
         for (name, text) in changes {
             settings.set(name, text)?;
         }
-        self.0.store(Arc::new(settings.clone()));
+        self.0.settings.store(Arc::new(settings.clone()));
+        self.0.sampled.store(settings.sample.bound(), Relaxed);
         Ok(settings)
     }
 }
@@ -115,6 +143,15 @@ mod tests {
         live.change([("mirror.ddl", "refuse")].into_iter()).expect("allowed");
         assert_eq!(other.get().ddl, OnDdl::Refuse);
         assert_eq!(other.get().texts()["mirror.ddl"], "refuse");
+    }
+
+    #[test]
+    fn a_share_of_reads_is_seen_with_the_next_read() {
+        let live = live();
+        assert_eq!(live.sampled(), 0);
+        live.change([("shadow.sample", "50%"), ("shadow.tables", "a.*,b")].into_iter()).expect("allowed");
+        assert_eq!(live.sampled(), 1 << 31);
+        assert_eq!(live.get().texts()["shadow.tables"], "a.*,b");
     }
 
     #[test]

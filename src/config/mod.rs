@@ -15,11 +15,11 @@ pub mod source;
 pub mod value;
 
 pub use live::Live;
-pub use section::{Backfill, Cutover, Journal, Limits, Log, Mirror, Runtime};
+pub use section::{Backfill, Cutover, Journal, Limits, Log, Mirror, Runtime, Shadow};
 pub use server::Server;
 pub use source::Error;
+pub use value::{Consistency, Immovable, OldPrimary, Pages, Patterns, Share, Strangers, TypeOids};
 pub use value::{Durability, Host, Keyless, LogFormat, Mode, OnDdl, OnFull, OnUncaptured, Secret, Size, SslMode, Wire};
-pub use value::{Immovable, OldPrimary, Strangers, TypeOids};
 
 use source::{Default, Key, Place, Section, Source, Times, Values};
 
@@ -40,6 +40,8 @@ pub struct Config {
     pub mirror: Mirror,
     /// Copies of history.
     pub backfill: Backfill,
+    /// Reads repeated on the secondary.
+    pub shadow: Shadow,
     /// Who moved sessions log in as; names differ.
     pub users: Vec<User>,
     /// The switch.
@@ -120,6 +122,7 @@ impl Config {
             journal: read(&source)?,
             mirror: mirror(&source.one("mirror"))?,
             backfill: backfill(&source.one("backfill"))?,
+            shadow: shadow(&source.one("shadow"))?,
             users: users(&source)?,
             cutover: cutover(&source.one("cutover"))?,
             admin: admin(&source.one("admin"))?,
@@ -208,6 +211,25 @@ fn backfill(values: &Values) -> Result<Backfill, Error> {
         return Err(Error::new(values.place("hold"), message));
     }
     Ok(backfill)
+}
+
+fn shadow(values: &Values) -> Result<Shadow, Error> {
+    let shadow = Shadow::read(values)?;
+    if !(1..=64).contains(&shadow.workers) {
+        return Err(Error::new(values.place("workers"), "`workers` of [shadow] must be between 1 and 64"));
+    }
+    let above_zero = [
+        ("queue", shadow.queue == 0),
+        ("queue_bytes", shadow.queue_bytes.0 == 0),
+        ("max_answer", shadow.max_answer.0 == 0),
+        ("wait", shadow.wait.is_zero()),
+        ("timeout", shadow.timeout.is_zero()),
+        ("recheck", shadow.recheck.is_zero()),
+    ];
+    match above_zero.into_iter().find(|(_, zero)| *zero) {
+        Some((key, _)) => Err(Error::new(values.place(key), format!("`{key}` of [shadow] must be above 0"))),
+        None => Ok(shadow),
+    }
 }
 
 fn users(source: &Source) -> Result<Vec<User>, Error> {

@@ -192,6 +192,43 @@ sections! {
         provision: bool = Is("false");
     }
 
+    /// Shadow reads: a share of the clients' reads is repeated on the secondary, and its answers and times are compared. No
+    /// client waits for it. The keys marked live can be changed while tandem runs: tandem set shadow.sample=1%.
+    one "shadow" Shadow {
+        /// The share of reads that is repeated: "1%", "0.01"; 0 is none. Live.
+        sample: Share = Is("0");
+        /// Only reads of these tables, with their schema or keyspace; `*` stands for any letters. Live.
+        tables: Patterns = Unset("public.orders*");
+        /// Only reads of these users. Live.
+        users: Patterns = Unset("app");
+        /// Only reads of clients with these addresses. Live.
+        clients: Patterns = Unset("10.0.*");
+        /// Only statements of this kind (text, prepared), or whose text without values is like this. Live.
+        statements: Patterns = Unset("*from orders*");
+        /// Columns that are not compared, as table.column. Live.
+        ignore: Patterns = Unset("public.users.last_seen");
+        /// Reads that are repeated at once.
+        workers: usize = Is("4");
+        /// Reads that wait to be compared, at most; past it reads are skipped, and counted.
+        queue: usize = Is("1000");
+        /// Memory for their answers, at most.
+        queue_bytes: Size = Is("64MB");
+        /// Reads with larger answers are skipped.
+        max_answer: Size = Is("1MB");
+        /// How long a read waits until the secondary has what it saw; then it is skipped.
+        wait: Duration = Is("10s");
+        /// How long the secondary may take over a read that is repeated.
+        timeout: Duration = Is("5s");
+        /// Where a difference cannot be decided at once: how long it must last to be believed.
+        recheck: Duration = Is("3s");
+        /// PostgreSQL: reads that the secondary's planner expects to cost more are skipped; 0 is no bound.
+        max_cost: usize = Is("1000000");
+        /// CQL: the consistency of repeated reads; unset, the client's own.
+        consistency: Option<Consistency> = Unset("local_quorum");
+        /// CQL: of an answer of several pages, compare the first or all.
+        pages: Pages = Is("first");
+    }
+
     /// Who a client's session logs in as on the other side when a switch moves it there: tandem has seen no client's
     /// password. One for each user of the applications; `tandem switch --dry-run` names those that are missing.
     /// CQL: who logs in by name and password is known by them, and needs none of these unless they differ on the other side;

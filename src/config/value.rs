@@ -106,6 +106,99 @@ impl Setting for Size {
     }
 }
 
+/// A share of all, in millionths: "1%", "0.01", "0".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Share(u32);
+
+impl Share {
+    /// Millionths in a whole.
+    const WHOLE: u32 = 1_000_000;
+
+    /// From 0 to 1.
+    pub fn fraction(self) -> f64 {
+        f64::from(self.0) / f64::from(Share::WHOLE)
+    }
+
+    /// As a bound for numbers of 32 random bits: those below it are chosen.
+    pub fn bound(self) -> u64 {
+        (u64::from(self.0) << 32) / u64::from(Share::WHOLE)
+    }
+}
+
+impl Setting for Share {
+    const EXPECTS: &'static str = "a share such as \"1%\" or \"0.01\", from 0 to 100%";
+
+    fn from_text(text: &str) -> Option<Share> {
+        let (number, whole) = match text.strip_suffix('%') {
+            Some(number) => (number.trim_end(), 100.0),
+            None => (text, 1.0),
+        };
+        let digits = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        let fraction = number.parse::<f64>().ok().filter(|_| digits)? / whole;
+        // What is not nothing is at least the least that there is.
+        let millionths = (fraction * f64::from(Share::WHOLE)).round().max(f64::from(u8::from(fraction > 0.0)));
+        (fraction <= 1.0).then_some(Share(millionths as u32))
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("0"),
+            millionths => write!(f, "{}%", f64::from(millionths) / 10_000.0),
+        }
+    }
+}
+
+/// Names with `*` for any letters. None at all means all, or nothing, as the key says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Patterns(Vec<String>);
+
+impl Patterns {
+    /// No pattern is given.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// One of them is like this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|pattern| is_like(pattern, name))
+    }
+
+    /// One of them is like this name, or there is none.
+    pub fn allow(&self, name: &str) -> bool {
+        self.is_empty() || self.has(name)
+    }
+}
+
+impl Setting for Patterns {
+    const EXPECTS: &'static str = "names, `*` for any letters";
+    const LIST: bool = true;
+
+    fn from_text(text: &str) -> Option<Patterns> {
+        Vec::from_text(text).map(Patterns)
+    }
+}
+
+impl fmt::Display for Patterns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(","))
+    }
+}
+
+/// Each `*` takes as little as it can; no way back is needed for any but the last one.
+fn is_like(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = name.strip_prefix(first) else { return false };
+    let Some(last) = parts.next_back() else { return rest.is_empty() };
+    for part in parts {
+        let Some((_, behind)) = rest.split_once(part) else { return false };
+        rest = behind;
+    }
+    rest.ends_with(last)
+}
+
 /// "300ms" into 300 and "ms".
 fn split_number(text: &str) -> Option<(u64, &str)> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -312,6 +405,36 @@ words! {
 }
 
 words! {
+    /// Whom a read of CQL asks (native protocol v5, section 3: `[consistency]`).
+    Consistency {
+        /// One replica.
+        One = "one",
+        /// Two of them.
+        Two = "two",
+        /// Three of them.
+        Three = "three",
+        /// Most of them.
+        Quorum = "quorum",
+        /// All of them.
+        All = "all",
+        /// Most of those of the datacenter.
+        LocalQuorum = "local_quorum",
+        /// One of those of the datacenter.
+        LocalOne = "local_one",
+    }
+}
+
+words! {
+    /// How much of an answer that comes in pages is compared.
+    Pages {
+        /// The page that the client got.
+        First = "first",
+        /// All of them: both sides are asked for the rest.
+        All = "all",
+    }
+}
+
+words! {
     /// What a switch does about transactions on the old primary that are not tandem's.
     Strangers {
         /// Waits for their end, for as long as clients may be held.
@@ -379,6 +502,45 @@ mod tests {
         for bad in ["", "MB", "64mb", "64 parsecs", "18446744073709551615TB"] {
             assert_eq!(Size::from_text(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn shares_are_percents_or_fractions() {
+        let shown = |text| Share::from_text(text).map(|share| share.to_string());
+        for (text, expected) in [("0", "0"), ("0%", "0"), ("1%", "1%"), ("0.01", "1%"), ("100%", "100%"), ("1", "100%")]
+        {
+            assert_eq!(shown(text).as_deref(), Some(expected), "{text}");
+            assert_eq!(Share::from_text(expected), Share::from_text(text), "{text}: its text form is read back");
+        }
+        assert_eq!(shown("0.00000001%").as_deref(), Some("0.0001%"), "a little is not nothing");
+        for bad in ["", "%", "-1%", "1.5", "101%", "1e-2", "inf", "NaN", "one", "1 %%"] {
+            assert_eq!(Share::from_text(bad), None, "{bad}");
+        }
+        assert_eq!((Share(0).bound(), Share(Share::WHOLE).bound()), (0, 1 << 32));
+    }
+
+    #[test]
+    fn a_star_stands_for_any_letters() {
+        let like = [
+            ("a.b", "a.b"),
+            ("a.*", "a.b"),
+            ("*", ""),
+            ("*b", "b"),
+            ("a*c*e", "abcde"),
+            ("a*b*b", "abb"),
+            ("*ab", "aab"),
+        ];
+        for (pattern, name) in like {
+            assert!(is_like(pattern, name), "{pattern} {name}");
+        }
+        for (pattern, name) in [("a.b", "a.bc"), ("a.*", "b.a"), ("a*b*b", "ab"), ("", "a"), ("*a", "ab"), ("a*a", "a")]
+        {
+            assert!(!is_like(pattern, name), "{pattern} {name}");
+        }
+        let patterns = Patterns::from_text("a.*, b").expect("patterns");
+        assert!(patterns.allow("b") && !patterns.allow("c") && Patterns::default().allow("c"));
+        assert!(!Patterns::default().has("c"));
+        assert_eq!(patterns.to_string(), "a.*,b");
     }
 
     #[test]

@@ -226,6 +226,12 @@ impl Handle {
         &self.twins
     }
 
+    /// What an engine would show, in tests without one.
+    #[cfg(test)]
+    pub(crate) fn show(&self, status: Status) {
+        self.shown.send_replace(status);
+    }
+
     /// The walks over history.
     pub fn desk(&self) -> &Desk {
         &self.desk
@@ -388,6 +394,25 @@ impl Handle {
     pub async fn clear_dirty(&self, table: TableId) -> Result<(), Error> {
         let known = self.dirty.clear(table, self.journal.appended()).await?;
         if known { Ok(()) } else { Err(Error::NotDirty) }
+    }
+
+    /// Rows of a table differ, as somebody saw: the keys, or any where none are given. If tandem repairs by itself the
+    /// keys are owed, as any write; else the table is dirty, durably when this returns.
+    pub async fn differs(&self, table: TableId, keys: &[Box<[u8]>]) -> Result<(), Error> {
+        if self.self_repair && !keys.is_empty() {
+            let mut record = RecordBuf::default();
+            // May be a row too many: what points at it counts.
+            keys.iter().for_each(|key| record.key(table, key, true));
+            if owe(&self.journal, &mut record).is_ok() {
+                return Ok(());
+            }
+        }
+        self.dirty.mark(table, Reason::Shadow, self.journal.appended()).await?;
+        if self.self_repair && self.mending == Mending::Whole {
+            // As in [`Handle::mark_dirty`].
+            let _ = self.repair(table);
+        }
+        Ok(())
     }
 
     /// Mark a table dirty without the journal, which is full or broken. Durable when it returns; blocks for two syncs

@@ -1,0 +1,313 @@
+//! The other side of the queue: waits for the causal point, asks, asks again, and tells.
+//!
+//! One task takes reads in order and waits until the secondary has what each of them saw; those behind it wait for no less,
+//! so nobody waits for a read that is ready. Up to `shadow.workers` reads are asked at once. A read that must be asked
+//! again later leaves its worker to others meanwhile, and keeps its room in the queue.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::sampler::Job;
+use super::shapes::End;
+use super::{Board, Difference, Rechecked, Repeated, Repeater, Skip, Verdict};
+use crate::journal::Lsn;
+use crate::metrics;
+use crate::mirror;
+use crate::mirror::backoff::Backoff;
+use crate::record::{Reason, Side, TableId};
+
+/// Pauses between two looks at a difference.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// The same difference must be seen so often, the first sight apart.
+const SIGHTS_MIN: u32 = 3;
+/// A difference that is undecided for so many times `shadow.recheck` stays so.
+const UNDECIDED_AFTER: u32 = 4;
+/// Differences that are looked at until they are gone.
+const FOLLOWED_MAX: usize = 32;
+/// How long, and how often, they are.
+const FOLLOWED_FOR: Duration = Duration::from_secs(600);
+const FOLLOWED_EVERY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+/// The reads that were submitted.
+pub struct Queue<R> {
+    pub(super) board: Board,
+    pub(super) jobs: mpsc::Receiver<Job<R>>,
+}
+
+/// Compares the reads of a queue.
+pub struct Service<R: Repeater> {
+    queue: Queue<R::Read>,
+    work: Arc<Work<R>>,
+}
+
+/// What a read on the secondary may have to wait for: everything that the primary has shown.
+pub struct Causal {
+    board: Board,
+    mirror: mirror::Handle,
+    primary: Side,
+    epoch: u64,
+}
+
+struct Work<R: Repeater> {
+    board: Board,
+    mirror: mirror::Handle,
+    repeater: R,
+    workers: Arc<Semaphore>,
+    followers: Arc<Semaphore>,
+}
+
+/// What becomes of a read that differs.
+enum Decided {
+    End(End),
+    Mismatch(Difference),
+    Skip(Skip),
+}
+
+impl<R: Repeater> Service<R> {
+    /// `mirror` is the one that writes to the secondary.
+    pub fn new(queue: Queue<R::Read>, repeater: R, mirror: mirror::Handle) -> Service<R> {
+        let board = queue.board.clone();
+        let work = Work {
+            workers: Arc::new(Semaphore::new(board.config().workers)),
+            followers: Arc::new(Semaphore::new(FOLLOWED_MAX)),
+            board,
+            mirror,
+            repeater,
+        };
+        Service { queue, work: Arc::new(work) }
+    }
+
+    /// Until cancelled; what is under way then is dropped.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut reads = JoinSet::new();
+        while let Some(Some(job)) = stop.run_until_cancelled(self.queue.jobs.recv()).await {
+            let Some(ready) = stop.run_until_cancelled(self.work.ready(&job)).await else { break };
+            while let Some(ended) = reads.try_join_next() {
+                noted(ended);
+            }
+            match ready {
+                Ok(worker) => _ = reads.spawn(self.work.clone().judge(job, worker)),
+                Err(why) => job.place.shape.skipped(why),
+            }
+        }
+    }
+}
+
+fn noted(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a shadow read ended by a panic");
+    }
+}
+
+impl Causal {
+    /// The side that answers clients.
+    pub fn primary(&self) -> Side {
+        self.primary
+    }
+
+    /// The side that is asked again.
+    pub fn secondary(&self) -> Side {
+        self.primary.other()
+    }
+
+    /// Everything below was appended by now. What did not move between two looks at the primary says that no captured write
+    /// came in between.
+    pub fn position(&self) -> Lsn {
+        self.board.shared().journal.appended()
+    }
+
+    /// Resolves when the secondary has everything that the primary has shown by now. Cancel safe.
+    ///
+    /// # Errors
+    /// It takes longer than `shadow.wait`, or a switch came in between.
+    pub async fn reach(&self) -> Result<(), Skip> {
+        self.reach_by(self.position(), Instant::now() + self.board.config().wait).await
+    }
+
+    async fn reach_by(&self, point: Lsn, deadline: Instant) -> Result<(), Skip> {
+        self.holds()?;
+        match timeout_at(deadline, self.mirror.settle(point)).await {
+            Ok(Ok(())) => self.holds(),
+            _ => Err(Skip::Behind),
+        }
+    }
+
+    /// The sides still have the roles that they had.
+    fn holds(&self) -> Result<(), Skip> {
+        let gate = &self.board.shared().gate;
+        let route = gate.route();
+        let same = route.epoch == self.epoch && route.mirror && !gate.is_closed();
+        if same { Ok(()) } else { Err(Skip::Switching) }
+    }
+}
+
+impl<R: Repeater> Work<R> {
+    fn causal(&self, job: &Job<R::Read>) -> Causal {
+        Causal { board: self.board.clone(), mirror: self.mirror.clone(), primary: job.primary, epoch: job.epoch }
+    }
+
+    /// The secondary has what the read saw, and a worker is free.
+    async fn ready(&self, job: &Job<R::Read>) -> Result<OwnedSemaphorePermit, Skip> {
+        self.causal(job).reach_by(job.point, job.submitted + self.board.config().wait).await?;
+        let waited = job.submitted.elapsed().as_secs_f64();
+        metrics::SHADOW_WAIT_SECONDS.histogram(&[("wire", self.board.shared().wire)]).record(waited);
+        Ok(self.worker().await)
+    }
+
+    async fn worker(&self) -> OwnedSemaphorePermit {
+        self.workers.clone().acquire_owned().await.expect("it is never closed")
+    }
+
+    async fn judge(self: Arc<Self>, job: Job<R::Read>, worker: OwnedSemaphorePermit) {
+        let causal = self.causal(&job);
+        let decided = match self.repeat(&job, &causal).await {
+            Verdict::Match => Decided::End(End::Match),
+            Verdict::Skipped(why) => Decided::Skip(why),
+            Verdict::Differs(found) => self.decide(&job, &causal, found, worker).await,
+        };
+        // What the sides were asked while they changed their roles says nothing.
+        match (causal.holds(), decided) {
+            (Err(why), _) | (Ok(()), Decided::Skip(why)) => job.place.shape.skipped(why),
+            (Ok(()), Decided::End(end)) => job.place.shape.ended(end),
+            (Ok(()), Decided::Mismatch(found)) => self.alarm(job, &causal, found).await,
+        }
+    }
+
+    async fn repeat(&self, job: &Job<R::Read>, causal: &Causal) -> Verdict {
+        if let Err(why) = causal.holds().and_then(|()| self.is_trusted(&job.tables)) {
+            return Verdict::Skipped(why);
+        }
+        let repeated = timeout(self.board.config().timeout, self.repeater.repeat(&job.read, causal)).await;
+        let Ok(Repeated { latency, verdict }) = repeated else { return Verdict::Skipped(Skip::Timeout) };
+        if !matches!(verdict, Verdict::Skipped(_)) {
+            job.place.shape.timed((job.primary, job.took), latency);
+        }
+        verdict
+    }
+
+    /// Where it is known already that the sides may differ, a difference is no news.
+    fn is_trusted(&self, tables: &[TableId]) -> Result<(), Skip> {
+        let by_others = |(reason, _): &(Reason, u64)| *reason != Reason::Shadow;
+        let is_dirty = |table| self.mirror.dirty().get(table).is_some_and(|dirty| dirty.reasons.iter().any(by_others));
+        if tables.iter().any(|table| is_dirty(*table)) {
+            return Err(Skip::Dirty);
+        }
+        if self.mirror.desk().is_copying() { Err(Skip::Backfill) } else { Ok(()) }
+    }
+
+    /// Ask both sides again, until they are alike or the difference lasts.
+    async fn decide(
+        &self,
+        job: &Job<R::Read>,
+        causal: &Causal,
+        first: Difference,
+        worker: OwnedSemaphorePermit,
+    ) -> Decided {
+        let (lasts, mut worker) = (self.board.config().recheck, Some(worker));
+        let mut pauses = Backoff::new(PAUSE.0, PAUSE.1.min(lasts), job.place.id);
+        let began = Instant::now();
+        let mut seen = Seen { what: first, since: began, sights: 0 };
+        loop {
+            let rechecked = self.recheck(job, causal).await;
+            drop(worker.take());
+            match rechecked {
+                Rechecked::InFlight => return Decided::End(End::InFlight),
+                Rechecked::Noise => return Decided::End(End::Noise),
+                Rechecked::Persists(found) => return Decided::Mismatch(found),
+                Rechecked::Skipped(why) => return Decided::Skip(why),
+                Rechecked::Again(found) => {
+                    seen.again(found);
+                    if seen.sights >= SIGHTS_MIN && seen.since.elapsed() >= lasts {
+                        return Decided::Mismatch(seen.what);
+                    }
+                }
+                Rechecked::Moved => {}
+            }
+            if began.elapsed() >= lasts * UNDECIDED_AFTER {
+                return Decided::Skip(Skip::Moving);
+            }
+            sleep(pauses.pause()).await;
+            worker = Some(self.worker().await);
+        }
+    }
+
+    /// Bounded: a wait for the causal point, and three questions.
+    async fn recheck(&self, job: &Job<R::Read>, causal: &Causal) -> Rechecked {
+        if let Err(why) = causal.holds() {
+            return Rechecked::Skipped(why);
+        }
+        let config = self.board.config();
+        let rechecked = timeout(config.wait + config.timeout * 3, self.repeater.recheck(&job.read, causal)).await;
+        rechecked.unwrap_or(Rechecked::Skipped(Skip::Timeout))
+    }
+
+    /// A difference lasted: keep it, say it, have it mended, and look at it until it is gone.
+    async fn alarm(&self, job: Job<R::Read>, causal: &Causal, found: Difference) {
+        if let Err(why) = self.is_trusted(&job.tables) {
+            return job.place.shape.skipped(why);
+        }
+        job.place.shape.ended(End::Mismatch);
+        let noted = self.board.mismatches().note((job.place.id, &job.place.text), found.clone(), causal.primary());
+        if !noted.is_news {
+            return;
+        }
+        tracing::error!(
+            id = noted.id,
+            how = found.how.as_str(),
+            table = found.name,
+            key_hash = found.key_hash.map(|hash| format!("{hash:016x}")),
+            columns = found.columns.join(","),
+            statement = &*job.place.text,
+            "the sides differ: `tandem shadow mismatches`"
+        );
+        if let Some(table) = found.table
+            && let Err(error) = self.mirror.differs(table, &found.keys).await
+        {
+            tracing::error!(%error, table = found.name, "a difference was found, and could not be marked");
+        }
+        if let Ok(_follower) = self.followers.clone().try_acquire_owned() {
+            self.follow(&job, causal, noted.id).await;
+        }
+    }
+
+    /// Until both sides are alike, an operator has forgotten it, or for long enough.
+    async fn follow(&self, job: &Job<R::Read>, causal: &Causal, id: u64) {
+        let until = Instant::now() + FOLLOWED_FOR;
+        let mut pauses = Backoff::new(FOLLOWED_EVERY.0, FOLLOWED_EVERY.1, id);
+        while Instant::now() < until && causal.holds().is_ok() {
+            sleep(pauses.pause()).await;
+            if !self.board.mismatches().is_open(id) {
+                return;
+            }
+            let worker = self.worker().await;
+            let alike = self.recheck(job, causal).await == Rechecked::InFlight;
+            drop(worker);
+            if alike && causal.holds().is_ok() {
+                self.board.mismatches().gone(id);
+                return tracing::info!(id, "a difference is gone");
+            }
+        }
+    }
+}
+
+/// A difference that was seen, and since when it is the same.
+struct Seen {
+    what: Difference,
+    since: Instant,
+    sights: u32,
+}
+
+impl Seen {
+    fn again(&mut self, found: Difference) {
+        if !self.what.is_like(&found) {
+            (self.since, self.sights) = (Instant::now(), 0);
+        }
+        self.what = found;
+        self.sights += 1;
+    }
+}
