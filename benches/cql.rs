@@ -37,6 +37,7 @@ use tandem::sandbox::cassandra::{Cluster, Options};
 #[allow(dead_code, reason = "the other benchmarks use the rest")]
 mod support;
 
+use support::compared::Compared;
 use support::cql::connect;
 use support::cql::crowd::Crowd;
 use support::cql::load::{Load, What};
@@ -44,7 +45,7 @@ use support::cql::node::Node;
 use support::cql::splice;
 use support::peers::Proxy;
 use support::report::{Goal, Line, Report};
-use support::rounds::{Samples, in_turns, paired};
+use support::rounds::{Samples, in_turns};
 use support::{cpu, memory};
 
 /// A row of the table, or several that belong together.
@@ -115,7 +116,8 @@ fn main() -> Result<()> {
     let report = RefCell::new(Report::new(args.json));
     let rows = if args.rows.is_empty() { &ROWS[..] } else { &args.rows };
     for row in rows {
-        Bench { args: &args, report: &report, row: *row, sandbox: Sandbox::new(false)? }.run()?;
+        let compared = Compared::new(&report, row);
+        Bench { args: &args, compared, row: *row, sandbox: Sandbox::new(false)? }.run()?;
     }
     report.into_inner().end();
     Ok(())
@@ -124,7 +126,7 @@ fn main() -> Result<()> {
 /// One row at work.
 struct Bench<'a> {
     args: &'a Args,
-    report: &'a RefCell<Report>,
+    compared: Compared<'a>,
     row: Row,
     sandbox: Sandbox,
 }
@@ -198,19 +200,9 @@ impl Bench<'_> {
         ];
         arms.extend(zdm.as_ref().map(|zdm| arm("zdm-proxy", zdm)));
         let samples = self.rounds(&arms, load)?;
-        let added = |arm: &Samples| paired(&arm.latency_us, &samples[0].latency_us, |with, without| with - without);
         let line = |one: usize, other: usize, goal| {
-            // A small difference of large numbers: rounds are not compared with each other.
-            let (tandem, others) = (added(&samples[one]), added(&samples[other]));
-            self.line(Line {
-                unit: "us",
-                tandem,
-                others,
-                ratio: tandem / others,
-                cpu_us: (samples[one].cpu_us(), samples[other].cpu_us()),
-                goal,
-                ..self.empty(&format!("{load}: latency added, {}", arms[one].name), arms[other].name)
-            });
+            let what = format!("{load}: latency added, {}", arms[one].name);
+            self.compared.added(&what, &samples[0], &samples[one], arms[other].name, &samples[other], goal);
         };
         line(1, 3, Goal::None);
         line(2, 3, Goal::None);
@@ -242,10 +234,10 @@ impl Bench<'_> {
             direct(origin),
         ];
         arms.extend(zdm.as_ref().map(|zdm| arm("zdm-proxy", zdm)));
-        let samples = self.rounds(&arms, load)?;
+        let (samples, what) = (self.rounds(&arms, load)?, format!("{load}, mirroring"));
         for (other, samples_of_other) in samples.iter().enumerate().skip(1) {
             let goal = if arms[other].name == "zdm-proxy" { beside_zdm } else { Goal::None };
-            self.rate(load, &samples[0], arms[other].name, samples_of_other, goal);
+            self.compared.rate(&what, &samples[0], arms[other].name, samples_of_other, goal);
         }
         Ok(())
     }
@@ -260,14 +252,8 @@ impl Bench<'_> {
             let before = memory(tandem.pid())?;
             let line = |what: &str| -> Result<()> {
                 let grown = memory(tandem.pid())?.saturating_sub(before) as f64 / 1024.0 / self.args.idle as f64;
-                self.line(Line {
-                    unit: "KB",
-                    tandem: grown,
-                    others: IDLE_KB,
-                    ratio: grown / IDLE_KB,
-                    goal: Goal::AtMost(1.0),
-                    ..self.empty(&format!("{version}, memory of each of {} {what}", self.args.idle), "the goal")
-                });
+                let what = format!("{version}, memory of each of {} {what}", self.args.idle);
+                self.compared.memory(&what, grown, IDLE_KB);
                 Ok(())
             };
             crowd.join(address(&tandem), self.args.idle)?;
@@ -308,7 +294,7 @@ impl Bench<'_> {
     fn zdm(&self, origin: SocketAddr, target: SocketAddr) -> Result<Option<Proxy>> {
         let zdm = Proxy::zdm(&self.sandbox, origin, target)?;
         if zdm.is_none() {
-            self.report.borrow_mut().note(&self.name(), &Proxy::no_zdm());
+            self.compared.note(&Proxy::no_zdm());
         }
         Ok(zdm)
     }
@@ -325,48 +311,14 @@ impl Bench<'_> {
         in_turns(arms.len(), self.args.rounds, |at, samples| turn(&arms[at], load, samples))
     }
 
-    fn rate(&self, load: &Load, tandem: &Samples, other: &str, others: &Samples, goal: Goal) {
-        self.line(Line {
-            unit: "1/s",
-            tandem: tandem.rate(),
-            others: others.rate(),
-            ratio: paired(&tandem.per_second, &others.per_second, |one, other| one / other),
-            cpu_us: (tandem.cpu_us(), others.cpu_us()),
-            goal,
-            ..self.empty(&format!("{load}, mirroring"), other)
-        });
-    }
-
     /// Requests for a second of the proxies' processor time.
     fn efficiency(&self, load: &Load, tandem: &Samples, other: &str, others: &Samples, goal: Goal) {
         let cpu_us = (tandem.cpu_us(), others.cpu_us());
         let per_second = |cpu_us: Option<f64>| cpu_us.map_or(f64::NAN, |micros| 1e6 / micros);
         let (tandem, others) = (per_second(cpu_us.0), per_second(cpu_us.1));
         let (unit, ratio) = ("1/cpu-s", tandem / others);
-        self.line(Line { unit, tandem, others, ratio, cpu_us, goal, ..self.empty(&load.to_string(), other) });
-    }
-
-    fn empty(&self, what: &str, other: &str) -> Line {
-        Line {
-            row: self.name(),
-            what: what.to_owned(),
-            other: other.to_owned(),
-            unit: "",
-            tandem: f64::NAN,
-            others: f64::NAN,
-            ratio: f64::NAN,
-            cpu_us: (None, None),
-            goal: Goal::None,
-        }
-    }
-
-    fn line(&self, line: Line) {
-        self.report.borrow_mut().line(&line);
-    }
-
-    /// As it is named on the command line.
-    fn name(&self) -> String {
-        self.row.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+        let empty = self.compared.empty(&load.to_string(), other);
+        self.compared.line(Line { unit, tandem, others, ratio, cpu_us, goal, ..empty });
     }
 }
 

@@ -25,6 +25,7 @@ use tandem::sandbox::{Installation, Options, Postgres, Sandbox, Stop, binaries};
 #[allow(dead_code, reason = "the other benchmarks use the rest")]
 mod support;
 
+use support::compared::Compared;
 use support::idle::Crowd;
 use support::peers::Proxy;
 use support::pgbench::{Load, Pgbench, Script};
@@ -125,7 +126,7 @@ fn main() -> Result<()> {
 /// One row at work.
 struct Bench<'a> {
     args: &'a Args,
-    report: &'a RefCell<Report>,
+    compared: Compared<'a>,
     row: Row,
     sandbox: Sandbox,
     pgbench: Pgbench,
@@ -151,7 +152,8 @@ impl<'a> Bench<'a> {
         let sandbox = Sandbox::new(false)?;
         let (old, new) = binaries::oldest_and_newest()?;
         let pgbench = Pgbench::find(&sandbox)?;
-        Ok(Bench { args, report, row, sandbox, pgbench, old, new })
+        let compared = Compared::new(report, &row);
+        Ok(Bench { args, compared, row, sandbox, pgbench, old, new })
     }
 
     fn run(&self) -> Result<()> {
@@ -177,10 +179,10 @@ impl<'a> Bench<'a> {
             let samples = self.rounds(&arms, &self.load(Script::Select, protocol, 8))?;
             let what = format!("select, {protocol}, 8 clients");
             if let Some(bouncer) = samples.get(2) {
-                self.rate(&what, &samples[0], "pgbouncer", bouncer, Goal::AtLeast(1.0));
+                self.compared.rate(&what, &samples[0], "pgbouncer", bouncer, Goal::AtLeast(1.0));
                 self.cpu(&what, &samples[0], "pgbouncer", bouncer, Goal::AtMost(1.1));
             }
-            self.rate(&what, &samples[0], "direct", &samples[1], Goal::None);
+            self.compared.rate(&what, &samples[0], "direct", &samples[1], Goal::None);
         }
         Ok(())
     }
@@ -193,20 +195,8 @@ impl<'a> Bench<'a> {
         for protocol in PROTOCOLS {
             let load = Load { each: true, ..self.load(Script::Select, protocol, 1) };
             let samples = self.rounds(&arms, &load)?;
-            let added = |samples: &Samples, direct: &Samples| {
-                paired(&samples.latency_us, &direct.latency_us, |with, without| with - without)
-            };
-            // A small difference of large numbers: rounds are not compared with each other.
-            let (tandem, others) = (added(&samples[1], &samples[0]), added(&samples[2], &samples[0]));
-            self.line(Line {
-                unit: "us",
-                tandem,
-                others,
-                ratio: tandem / others,
-                cpu_us: (samples[1].cpu_us(), samples[2].cpu_us()),
-                goal: Goal::AtMost(1.1),
-                ..self.empty(&format!("select, {protocol}, 1 client, latency added"), "pgbouncer")
-            });
+            let what = format!("select, {protocol}, 1 client, latency added");
+            self.compared.added(&what, &samples[0], &samples[1], "pgbouncer", &samples[2], Goal::AtMost(1.1));
         }
         Ok(())
     }
@@ -219,7 +209,7 @@ impl<'a> Bench<'a> {
         for protocol in PROTOCOLS {
             let samples = self.rounds(&arms, &self.load(Script::Select, protocol, 8))?;
             let what = format!("select, {protocol}, 8 clients, mirroring");
-            self.rate(&what, &samples[0], "passthrough", &samples[1], Goal::AtLeast(0.97));
+            self.compared.rate(&what, &samples[0], "passthrough", &samples[1], Goal::AtLeast(0.97));
         }
         Ok(())
     }
@@ -238,7 +228,7 @@ impl<'a> Bench<'a> {
             let samples = self.rounds(&arms, &self.load(Script::Own(UPDATE), "prepared", clients))?;
             let what = format!("update by key, {clients} clients, target live");
             // A live target takes its part of the same machine.
-            self.rate(&what, &samples[0], "passthrough", &samples[1], Goal::None);
+            self.compared.rate(&what, &samples[0], "passthrough", &samples[1], Goal::None);
         }
         target.stop(Stop::Kill)?;
         arms[0].settle = None;
@@ -249,8 +239,8 @@ impl<'a> Bench<'a> {
         for clients in CLIENTS {
             let samples = self.rounds(&arms, &self.load(Script::Own(UPDATE), "prepared", clients))?;
             let what = format!("update by key, {clients} clients, target stopped");
-            self.rate(&what, &samples[0], "passthrough", &samples[1], Goal::AtLeast(0.95));
-            self.rate(&format!("{what}, unsynced"), &samples[2], "passthrough", &samples[1], Goal::None);
+            self.compared.rate(&what, &samples[0], "passthrough", &samples[1], Goal::AtLeast(0.95));
+            self.compared.rate(&format!("{what}, unsynced"), &samples[2], "passthrough", &samples[1], Goal::None);
         }
         Ok(())
     }
@@ -277,17 +267,17 @@ impl<'a> Bench<'a> {
         arms[2].settle = Some(&replicated);
         let samples = self.rounds(&arms, &self.load(Script::Own(TPCB), "prepared", 8))?;
         let what = "TPC-B, 8 clients, target live";
-        self.rate(what, &samples[0], "logical replication", &samples[1], Goal::AtLeast(0.85));
-        self.rate(what, &samples[0], "the same by passthrough", &samples[2], Goal::None);
-        self.line(Line {
+        self.compared.rate(what, &samples[0], "logical replication", &samples[1], Goal::AtLeast(0.85));
+        self.compared.rate(what, &samples[0], "the same by passthrough", &samples[2], Goal::None);
+        self.compared.line(Line {
             unit: "ms",
             tandem: median(samples[0].settled_ms.iter().copied()),
             others: median(samples[1].settled_ms.iter().copied()),
             ratio: paired(&samples[0].settled_ms, &samples[1].settled_ms, |one, other| one / other),
-            ..self.empty("TPC-B, time to catch up after a round", "logical replication")
+            ..self.compared.empty("TPC-B, time to catch up after a round", "logical replication")
         });
         compare(&origin, &target)?;
-        self.report.borrow_mut().note(&self.name(), "afterwards all rows of both sides are equal");
+        self.compared.note("afterwards all rows of both sides are equal");
         Ok(())
     }
 
@@ -315,8 +305,8 @@ impl<'a> Bench<'a> {
             for protocol in PROTOCOLS {
                 let samples = self.rounds(&arms, &self.load(Script::Own(INSERT), protocol, clients))?;
                 let what = format!("insert, serial key, {protocol}, {clients} clients");
-                self.rate(&what, &samples[0], "the client asks for it", &samples[1], Goal::AtLeast(0.9));
-                self.rate(&what, &samples[0], "passthrough", &samples[2], Goal::None);
+                self.compared.rate(&what, &samples[0], "the client asks for it", &samples[1], Goal::AtLeast(0.9));
+                self.compared.rate(&what, &samples[0], "passthrough", &samples[2], Goal::None);
             }
         }
         Ok(())
@@ -336,7 +326,7 @@ impl<'a> Bench<'a> {
             }
             let samples = self.rounds(&arms, &self.load(Script::Own(UPDATE_WIDE), "prepared", 8))?;
             let what = format!("update beside 100 KB, target {state}");
-            self.rate(&what, &samples[0], "passthrough", &samples[1], Goal::AtLeast(0.95));
+            self.compared.rate(&what, &samples[0], "passthrough", &samples[1], Goal::AtLeast(0.95));
         }
         Ok(())
     }
@@ -351,14 +341,7 @@ impl<'a> Bench<'a> {
         let before = memory(tandem.pid())?;
         let line = |what: &str| -> Result<()> {
             let grown = memory(tandem.pid())?.saturating_sub(before) as f64 / 1024.0 / self.args.idle as f64;
-            self.line(Line {
-                unit: "KB",
-                tandem: grown,
-                others: IDLE_KB,
-                ratio: grown / IDLE_KB,
-                goal: Goal::AtMost(1.0),
-                ..self.empty(&format!("memory of each of {} {what}", self.args.idle), "the goal")
-            });
+            self.compared.memory(&format!("memory of each of {} {what}", self.args.idle), grown, IDLE_KB);
             Ok(())
         };
         crowd.join(tandem.port, "app", self.args.idle)?;
@@ -402,7 +385,7 @@ impl<'a> Bench<'a> {
     fn pgbouncer(&self, server: &Postgres) -> Result<Option<Proxy>> {
         let bouncer = Proxy::pgbouncer(&self.sandbox, server)?;
         if bouncer.is_none() {
-            self.report.borrow_mut().note(&self.name(), &Proxy::no_pgbouncer());
+            self.compared.note(&Proxy::no_pgbouncer());
         }
         Ok(bouncer)
     }
@@ -438,52 +421,17 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    fn rate(&self, what: &str, tandem: &Samples, other: &str, others: &Samples, goal: Goal) {
-        self.line(Line {
-            unit: "1/s",
-            tandem: tandem.rate(),
-            others: others.rate(),
-            ratio: paired(&tandem.per_second, &others.per_second, |one, other| one / other),
-            cpu_us: (tandem.cpu_us(), others.cpu_us()),
-            goal,
-            ..self.empty(what, other)
-        });
-    }
-
     fn cpu(&self, what: &str, tandem: &Samples, other: &str, others: &Samples, goal: Goal) {
         let (tandem, others) = (tandem.cpu_us().unwrap_or(f64::NAN), others.cpu_us().unwrap_or(f64::NAN));
         let ratio = tandem / others;
-        self.line(Line {
+        self.compared.line(Line {
             unit: "us",
             tandem,
             others,
             ratio,
             goal,
-            ..self.empty(&format!("{what}, proxy's CPU"), other)
+            ..self.compared.empty(&format!("{what}, proxy's CPU"), other)
         });
-    }
-
-    fn empty(&self, what: &str, other: &str) -> Line {
-        Line {
-            row: self.name(),
-            what: what.to_owned(),
-            other: other.to_owned(),
-            unit: "",
-            tandem: f64::NAN,
-            others: f64::NAN,
-            ratio: f64::NAN,
-            cpu_us: (None, None),
-            goal: Goal::None,
-        }
-    }
-
-    fn line(&self, line: Line) {
-        self.report.borrow_mut().line(&line);
-    }
-
-    /// As it is named on the command line.
-    fn name(&self) -> String {
-        self.row.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 }
 

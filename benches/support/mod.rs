@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tandem::sandbox::Postgres;
 
+pub(crate) mod compared;
 pub(crate) mod cql;
 pub(crate) mod idle;
 pub(crate) mod peers;
