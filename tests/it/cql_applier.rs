@@ -18,6 +18,7 @@ use tandem::sandbox::cassandra::{Node, Options, Stop};
 
 use crate::support::cassandra::{cluster, make_keyspace, pair_with, versions};
 use crate::support::cql::Cql;
+use crate::support::until;
 
 /// Two clusters, a client of each, and an applier between them.
 struct Rig {
@@ -92,7 +93,13 @@ impl Rig {
         let record = Record::parse(buf.finish(Backend { id: 1, life: 1 }).to_vec().into()).expect("well-formed");
         let (lsn, ended, handed) = (Lsn(1), Lsn(2), Lsn(2));
         let job = Job { lsn, record, certainty: Certainty::Committed, late: false, attempt: 1, ended, handed };
-        self.applier.apply(&bend(job)).await
+        let job = bend(job);
+        // A busy node may answer too late: the engine comes again, too.
+        let applied = until(async || match self.applier.apply(&job).await {
+            Applied::Retry(_) => None,
+            applied => Some(applied),
+        });
+        applied.await.expect("it is not put off for ever")
     }
 
     /// A write of table `t`.

@@ -18,7 +18,6 @@ use crate::net::clients::{Clients, accept};
 use crate::net::socket::Socket;
 use crate::record::Side;
 
-use super::client::Stream;
 use super::link::{Error, Link};
 use super::relay::{Beyond, Relay};
 use super::session::Session;
@@ -69,7 +68,7 @@ async fn one(client: TcpStream, front: Arc<Front>, stop: CancellationToken) {
     drop(here);
 }
 
-type LoggedIn = Relay<Socket, Stream, Ties>;
+type LoggedIn = Relay<Socket, Socket, Ties>;
 
 /// From the first byte to a session, if it comes to one.
 async fn login(
@@ -130,7 +129,7 @@ async fn encrypt(client: TcpStream, front: &Front) -> Result<Option<Socket>, Err
         return Ok(None);
     }
     match &front.tls {
-        Some(tls) if head[0] == TLS_HANDSHAKE => Ok(Some(Socket::Tls(Box::new(tls.accept(client).await?)))),
+        Some(tls) if head[0] == TLS_HANDSHAKE => Ok(Some(Socket::Tls(Box::new(tls.accept(client).await?.into())))),
         Some(_) if front.tls_required => {
             metrics::CLIENTS_REFUSED_TOTAL.counter(&[("wire", "cql"), ("reason", "tls")]).increment(1);
             Err(Error::Io(io::Error::other("a client without TLS, which [[listen]] tls_required demands")))
@@ -215,12 +214,12 @@ impl Desk {
         Some(self.users.get(user)?.as_ref()?.reveal())
     }
 
-    async fn connect(&self, side: Side) -> Result<Stream, Error> {
+    async fn connect(&self, side: Side) -> Result<Socket, Error> {
         let cluster = self.sides.get(side).ok_or_else(|| Error::Io(io::Error::other("it was never there")))?;
         cluster.connect_raw().await.map_err(|error| Error::Io(io::Error::other(error)))
     }
 
-    async fn again(&self, login: &Login, side: Side, luggage: &Luggage) -> Result<(Stream, BytesMut), Error> {
+    async fn again(&self, login: &Login, side: Side, luggage: &Luggage) -> Result<(Socket, BytesMut), Error> {
         let reached = timeout(self.patience, async {
             let mut server = Link::new(self.connect(side).await?, Sender::Server, self.frame_bytes_max);
             let name = login.user().unwrap_or(ANONYMOUS);
@@ -238,8 +237,8 @@ struct Ties {
     login: Arc<Login>,
 }
 
-impl Beyond<Stream> for Ties {
-    fn reach(&mut self, side: Side, luggage: Luggage) -> BoxFuture<'static, Result<(Stream, BytesMut), String>> {
+impl Beyond<Socket> for Ties {
+    fn reach(&mut self, side: Side, luggage: Luggage) -> BoxFuture<'static, Result<(Socket, BytesMut), String>> {
         let (logins, login) = (self.logins.clone(), self.login.clone());
         Box::pin(async move {
             let until = Instant::now() + REACH_FOR;

@@ -14,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics;
 use crate::net::clients::{Clients, accept};
+use crate::net::socket::Socket;
 use crate::record::Side;
 
-use super::client::{Endpoint, ServerConfig, Stream};
+use super::client::{self, Endpoint, ServerConfig};
 use super::moving::mover::Ties;
 use super::moving::sessions::{Card, Home, Who};
 use super::relay::Relay;
@@ -70,7 +71,7 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>, stop: CancellationT
     accept(listener, &stop, |client| one(client, front.clone(), stop.clone())).await;
 }
 
-type LoggedIn = Relay<Stream, Stream, Ties>;
+type LoggedIn = Relay<Socket, Socket, Ties>;
 
 async fn one(client: TcpStream, front: Arc<Front>, stop: CancellationToken) {
     let here = front.clients.enter();
@@ -115,22 +116,22 @@ async fn login(
 }
 
 /// The first messages: encryption, then a cancel, which is done here, or what begins a session.
-async fn greet(client: TcpStream, front: &Arc<Front>) -> Result<Option<(Stream, First)>, startup::Error> {
+async fn greet(client: TcpStream, front: &Arc<Front>) -> Result<Option<(Socket, First)>, startup::Error> {
     client.set_nodelay(true)?;
     let mut head = [0; 1];
     let direct = timeout(front.login_timeout, client.peek(&mut head)).await.map_err(timed_out)?? == 1
         && head[0] == TLS_HANDSHAKE
         && front.tls.is_some();
-    let mut client = if direct { encrypt(client, front).await? } else { Stream::Tcp(client) };
+    let mut client = if direct { encrypt(client, front).await? } else { Socket::Tcp(client) };
     loop {
         let first = timeout(front.login_timeout, startup::first(&mut client)).await.map_err(timed_out)??;
         match (first.code, client) {
-            (SSL_REQUEST, Stream::Tcp(mut plain)) if front.tls.is_some() => {
+            (SSL_REQUEST, Socket::Tcp(mut plain)) if front.tls.is_some() => {
                 plain.write_all(b"S").await?;
                 client = encrypt(plain, front).await?;
             }
             // Encryption inside encryption: PostgreSQL refuses it too.
-            (SSL_REQUEST, Stream::Tls(_)) => return Err(startup::Error::Length(8)),
+            (SSL_REQUEST, Socket::Tls(_)) => return Err(startup::Error::Length(8)),
             (SSL_REQUEST | GSSENC_REQUEST, mut same) => {
                 same.write_all(b"N").await?;
                 client = same;
@@ -141,7 +142,7 @@ async fn greet(client: TcpStream, front: &Arc<Front>) -> Result<Option<(Stream, 
                 client.shutdown().await?;
                 return Ok(None);
             }
-            (_, mut plain @ Stream::Tcp(_)) if front.tls_required => {
+            (_, mut plain @ Socket::Tcp(_)) if front.tls_required => {
                 let text = "tandem takes only clients with TLS here";
                 return refuse(&mut plain, "28000", text, Some("set sslmode=require")).await.map(|()| None);
             }
@@ -150,21 +151,21 @@ async fn greet(client: TcpStream, front: &Arc<Front>) -> Result<Option<(Stream, 
     }
 }
 
-async fn encrypt(client: TcpStream, front: &Front) -> Result<Stream, startup::Error> {
+async fn encrypt(client: TcpStream, front: &Front) -> Result<Socket, startup::Error> {
     // Asked for only where it is configured.
-    let Some(acceptor) = &front.tls else { return Ok(Stream::Tcp(client)) };
+    let Some(acceptor) = &front.tls else { return Ok(Socket::Tcp(client)) };
     let client = timeout(front.login_timeout, acceptor.accept(client)).await.map_err(timed_out)??;
-    Ok(Stream::Tls(Box::new(client.into())))
+    Ok(Socket::Tls(Box::new(client.into())))
 }
 
 /// A connection to the primary, for a client that may have one; others are told why not.
 async fn reach(
-    client: &mut Stream,
+    client: &mut Socket,
     first: &First,
     front: &Front,
     side: Side,
     is_too_many: bool,
-) -> Result<Option<(Stream, Endpoint)>, startup::Error> {
+) -> Result<Option<(Socket, Endpoint)>, startup::Error> {
     if first.code >> 16 != 3 {
         let text = format!("unsupported frontend protocol {}.{}", first.code >> 16, first.code & 0xffff);
         return refuse(client, "0A000", &text, None).await.map(|()| None);
@@ -174,7 +175,7 @@ async fn reach(
         return refuse(client, "53300", "sorry, too many clients already (tandem)", hint).await.map(|()| None);
     }
     let server = front.servers.primary_first(side, &front.shared.catalog);
-    match Stream::dial(&server).await {
+    match client::dial(&server).await {
         Ok(dialed) => {
             if server.hosts.first() != Some(&dialed.1) {
                 // A failover, perhaps: our own connection finds out which host is the primary.
@@ -253,7 +254,7 @@ impl Front {
     /// Cancel what a session's server does for it.
     pub(super) async fn send_cancel(&self, home: &Home) -> io::Result<()> {
         let config = ServerConfig { hosts: vec![home.endpoint.clone()], ..(**self.servers.of(home.side)).clone() };
-        let (mut stream, _) = Stream::dial(&config).await.map_err(io::Error::other)?;
+        let (mut stream, _) = client::dial(&config).await.map_err(io::Error::other)?;
         stream.write_all(&cancel_packet(&home.key)).await?;
         stream.flush().await?;
         // The server closes when the signal was sent.

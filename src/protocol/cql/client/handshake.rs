@@ -6,6 +6,7 @@
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::net::socket::Socket;
 use crate::protocol::cql::wire::compress::Compression;
 use crate::protocol::cql::wire::frame::{Envelope, Header};
 use crate::protocol::cql::wire::request::put_startup;
@@ -15,11 +16,11 @@ use crate::protocol::cql::wire::{Opcode, Version, primitive};
 use super::codec::Codec;
 use super::error::{Error, Refusal};
 use super::settings::{Address, Settings};
-use super::stream::Stream;
+use super::stream;
 
 /// A connection that takes requests.
 pub(super) struct Entered {
-    pub(super) stream: Stream,
+    pub(super) stream: Socket,
     pub(super) codec: Codec,
     pub(super) version: Version,
     /// The class that asked who we are.
@@ -32,7 +33,7 @@ pub(super) struct Entered {
 pub(super) async fn enter(settings: &Settings, address: &Address, newest: Version) -> Result<Entered, Error> {
     let mut last = None;
     for version in Version::ALL.into_iter().rev().filter(|version| *version <= newest) {
-        let stream = Stream::open(settings, address).await?;
+        let stream = stream::open(settings, address).await?;
         match (Login { stream, codec: Codec::new(settings.message_bytes_max), version, input: BytesMut::new() })
             .run(settings)
             .await
@@ -51,7 +52,7 @@ fn speaks_older(error: &Error) -> bool {
 }
 
 struct Login {
-    stream: Stream,
+    stream: Socket,
     codec: Codec,
     version: Version,
     input: BytesMut,

@@ -33,7 +33,7 @@ pub use answer::Answer;
 pub use error::{Error, Refusal};
 pub use prepared::Prepared;
 pub use settings::{Address, Settings};
-pub use stream::Stream;
+pub use stream::open;
 pub use task::OnEvent;
 
 use recent::Recent;

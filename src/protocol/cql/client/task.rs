@@ -14,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, WriteHalf};
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot, watch};
 
+use crate::net::socket::Socket;
 use crate::protocol::cql::wire::frame::{EVENT_STREAM, Envelope, Header, restamp};
 use crate::protocol::cql::wire::response::Event;
 use crate::protocol::cql::wire::{Opcode, Version};
@@ -21,7 +22,6 @@ use crate::protocol::cql::wire::{Opcode, Version};
 use super::codec::Codec;
 use super::error::{Error, Refusal};
 use super::handshake::Entered;
-use super::stream::Stream;
 
 /// While more than this waits to be sent, no further request is taken.
 const OUT_BYTES: usize = 256 << 10;
@@ -132,14 +132,14 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(entered: Entered, shared: Arc<Shared>, on_event: Option<OnEvent>) -> (Connection, Stream) {
+    pub(super) fn new(entered: Entered, shared: Arc<Shared>, on_event: Option<OnEvent>) -> (Connection, Socket) {
         let Entered { stream, codec, version, input, .. } = entered;
         let (out, streams) = (BytesMut::new(), Streams::default());
         (Connection { codec, version, input, out, unflushed: false, streams, shared, on_event }, stream)
     }
 
     /// Until the last handle is gone or the connection is lost; then everybody who waits is told why.
-    pub(super) async fn run(mut self, stream: Stream, mut jobs: mpsc::Receiver<Job>, gone: watch::Sender<bool>) {
+    pub(super) async fn run(mut self, stream: Socket, mut jobs: mpsc::Receiver<Job>, gone: watch::Sender<bool>) {
         let why = self.serve(stream, &mut jobs).await.err().unwrap_or_else(|| "it was closed".to_owned());
         gone.send_replace(true);
         jobs.close();
@@ -152,7 +152,7 @@ impl Connection {
         }
     }
 
-    async fn serve(&mut self, stream: Stream, jobs: &mut mpsc::Receiver<Job>) -> Result<(), String> {
+    async fn serve(&mut self, stream: Socket, jobs: &mut mpsc::Receiver<Job>) -> Result<(), String> {
         let (mut read, mut write) = tokio::io::split(stream);
         let shared = self.shared.clone();
         // What came behind the login's last answer.
@@ -217,7 +217,7 @@ impl Connection {
     }
 
     /// Nobody has anything more to say: what was said is sent, answers are not waited for.
-    async fn hang_up(&mut self, write: &mut WriteHalf<Stream>) -> Result<(), String> {
+    async fn hang_up(&mut self, write: &mut WriteHalf<Socket>) -> Result<(), String> {
         let sent = async {
             write.write_all_buf(&mut self.out).await?;
             write.shutdown().await
@@ -227,7 +227,7 @@ impl Connection {
 }
 
 /// Some bytes, or a flush once there are none left; whether a flush is still needed. Cancel safe.
-async fn send(write: &mut WriteHalf<Stream>, out: &mut BytesMut, unflushed: bool) -> std::io::Result<bool> {
+async fn send(write: &mut WriteHalf<Socket>, out: &mut BytesMut, unflushed: bool) -> std::io::Result<bool> {
     if !out.is_empty() {
         write.write_buf(out).await?;
         return Ok(true);

@@ -27,10 +27,11 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config;
+use crate::net::socket::Socket;
 use crate::record::Side;
 
 use super::ballot::{Question, Unread};
-use super::client::{Address, Client, Error, Settings, Stream};
+use super::client::{self, Address, Client, Error, Settings};
 use super::session::shared::Grounds;
 use super::tables::Tables;
 use super::text::volatile::Dialect;
@@ -197,7 +198,7 @@ impl Cluster {
     ///
     /// # Errors
     /// The last node's.
-    pub async fn connect_raw(&self) -> Result<Stream, Error> {
+    pub async fn connect_raw(&self) -> Result<Socket, Error> {
         let mut last = Error::NoHost("no contact point is configured".to_owned());
         for address in self.inner.candidates() {
             match self.connect_raw_to(&address).await {
@@ -212,9 +213,9 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Error::Connect`].
-    pub async fn connect_raw_to(&self, address: &Address) -> Result<Stream, Error> {
+    pub async fn connect_raw_to(&self, address: &Address) -> Result<Socket, Error> {
         let patience = self.inner.settings.connect_timeout;
-        let opened = timeout(patience, Stream::open(&self.inner.settings, address)).await;
+        let opened = timeout(patience, client::open(&self.inner.settings, address)).await;
         opened.unwrap_or(Err(Error::ConnectTimeout(patience))).map_err(|why| {
             self.inner.shun(address, SHUNNED);
             Error::Connect { host: address.clone(), why: Box::new(why) }

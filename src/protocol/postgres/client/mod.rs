@@ -34,11 +34,12 @@ pub use config::{
 };
 pub use error::{DbError, Error};
 pub use row::{DataRow, Values};
-pub use stream::Stream;
+pub use stream::dial;
 
-use prepared::Prepared;
+use crate::net::socket::Socket;
 
 use super::wire::{self, CANCEL_REQUEST, Fields, Header, Message, VERSION_3_0, WireError, back, front};
+use prepared::Prepared;
 use stream::Attempt;
 
 /// How much a streaming writer gathers before it sends.
@@ -82,7 +83,7 @@ impl<'a> Param<'a> {
 /// One connection. See the module's page for what is and is not cancel safe (nothing is).
 #[derive(Debug)]
 pub struct Client {
-    stream: Stream,
+    stream: Socket,
     input: BytesMut,
     out: BytesMut,
     config: Arc<ServerConfig>,
@@ -106,7 +107,7 @@ pub struct Client {
 /// A connection given back to whoever moves its bytes.
 pub struct Released {
     /// The socket.
-    pub stream: Stream,
+    pub stream: Socket,
     /// What was read and not looked at.
     pub unread: BytesMut,
     /// Notifications and changed parameters that came meanwhile, as they came.
@@ -149,7 +150,7 @@ impl Client {
     }
 
     async fn enter(config: &Arc<ServerConfig>, endpoint: &Endpoint, attempt: Attempt) -> Result<Client, Error> {
-        let stream = Stream::open(config, endpoint, attempt).await?;
+        let stream = stream::open(config, endpoint, attempt).await?;
         let mut client = Client::over(stream, config.clone(), endpoint.clone(), attempt);
         client.ready_put = 1;
         client.start_up().await?;
@@ -159,7 +160,7 @@ impl Client {
         Ok(client)
     }
 
-    fn over(stream: Stream, config: Arc<ServerConfig>, endpoint: Endpoint, attempt: Attempt) -> Client {
+    fn over(stream: Socket, config: Arc<ServerConfig>, endpoint: Endpoint, attempt: Attempt) -> Client {
         Client {
             stream,
             input: BytesMut::new(),
@@ -182,7 +183,7 @@ impl Client {
 
     /// Speak for a moment on a connection that somebody else logged in, and whose every question was answered.
     /// [`Client::release`] gives it back.
-    pub fn adopt(stream: Stream, config: Arc<ServerConfig>, endpoint: Endpoint) -> Client {
+    pub fn adopt(stream: Socket, config: Arc<ServerConfig>, endpoint: Endpoint) -> Client {
         let mut client = Client::over(stream, config, endpoint, Attempt::Plain);
         client.keep_asides();
         client
@@ -719,7 +720,7 @@ impl CancelToken {
     }
 
     async fn ask(&self) -> Result<(), Error> {
-        let mut stream = Stream::open(&self.config, &self.endpoint, self.attempt).await?;
+        let mut stream = stream::open(&self.config, &self.endpoint, self.attempt).await?;
         let mut request = BytesMut::new();
         let len = i32::try_from(12 + self.key.len()).expect("a cancel key came in one message");
         request.put_i32(len);

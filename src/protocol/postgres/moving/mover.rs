@@ -12,7 +12,8 @@ use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{sleep, timeout};
 
-use crate::protocol::postgres::client::{Client, Error, Released, Stream};
+use crate::net::socket::Socket;
+use crate::protocol::postgres::client::{Client, Error, Released};
 use crate::protocol::postgres::plan::Traces;
 use crate::protocol::postgres::relay::{Arrived, Beyond, Heed, Rest, Stranded};
 use crate::protocol::postgres::serve::Front;
@@ -100,7 +101,7 @@ impl Drop for Ties {
     }
 }
 
-impl Beyond<Stream> for Ties {
+impl Beyond<Socket> for Ties {
     fn cancel(&mut self) {
         let (home, front) = (self.card.moving().home.clone(), self.front.clone());
         tokio::spawn(async move {
@@ -137,7 +138,7 @@ impl Beyond<Stream> for Ties {
         }
     }
 
-    fn look(&mut self, server: Stream) -> Detour {
+    fn look(&mut self, server: Socket) -> Detour {
         let (front, card) = (self.front.clone(), self.card.clone());
         Box::pin(async move {
             let mut client = adopt(server, &front, &card);
@@ -159,7 +160,7 @@ impl Beyond<Stream> for Ties {
         });
     }
 
-    fn relocate(&mut self, server: Stream, to: Side, luggage: Luggage) -> Detour {
+    fn relocate(&mut self, server: Socket, to: Side, luggage: Luggage) -> Detour {
         let (front, card) = (self.front.clone(), self.card.clone());
         Box::pin(async move {
             let moved = relocate(server, to, &luggage, &front, &card);
@@ -168,9 +169,9 @@ impl Beyond<Stream> for Ties {
     }
 }
 
-type Detour = Pin<Box<dyn Future<Output = Result<Arrived<Stream>, Stranded>> + Send>>;
+type Detour = Pin<Box<dyn Future<Output = Result<Arrived<Socket>, Stranded>> + Send>>;
 
-fn adopt(server: Stream, front: &Front, card: &Card) -> Client {
+fn adopt(server: Socket, front: &Front, card: &Card) -> Client {
     let home = card.moving().home.clone();
     Client::adopt(server, front.servers.of(home.side).clone(), home.endpoint)
 }
@@ -210,12 +211,12 @@ async fn open(front: &Front, card: &Card, side: Side) -> Result<Box<Standby>, Er
 }
 
 async fn relocate(
-    server: Stream,
+    server: Socket,
     to: Side,
     luggage: &Luggage,
     front: &Arc<Front>,
     card: &Arc<Card>,
-) -> Result<Arrived<Stream>, Stranded> {
+) -> Result<Arrived<Socket>, Stranded> {
     let mut old = adopt(server, front, card);
     let looks = luggage.chained || card.traces() != Traces::NONE || card.moving().state.listens();
     let modes = if luggage.chained { Some(end_chained(&mut old).await.map_err(lost)?) } else { None };
