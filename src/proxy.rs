@@ -39,6 +39,7 @@ use crate::mirror::Handle;
 use crate::mirror::{replay, state};
 use crate::protocol::{cql, postgres};
 use crate::record::{Reason, Side, TableId};
+use crate::shadow;
 use crate::telemetry::{self, Level};
 
 /// Why the proxy does not run, or ended.
@@ -248,15 +249,21 @@ impl Assembly {
         );
         let turning = turning.map_err(|error| Error::Setup(error.to_string()))?;
         let handle = turning.handle().clone();
+        let live = self.state.live.clone();
+        let board = shadow::Board::new(&self.config.shadow, "cql", live, gate.clone(), journal.clone());
+        let (chosen, reads) = board.open();
         let mirroring = cql::Mirroring {
             journal: journal.clone(),
             lost: lost(&handle),
             waits: (self.config.mirror.mode == Mode::Sync).then(|| handle.waits().clone()),
+            watch: cql::Watch::new(&self.config.shadow, chosen.clone()),
         };
+        let repeater = cql::Repeater::new(&sides, &self.config.shadow, chosen);
         let setup = cql::Setup::over(sides, &self.config, gate.clone(), Some(mirroring), beside.clone()).await?;
         self.mark_lost(&recovered, &setup.tables(), &handle, &journal)?;
         let mut walk = cql::Walk::new(&setup, journal, turning, &self.config, &control);
         walk.begin(&control).await.map_err(|error| Error::Setup(error.to_string()))?;
+        tasks.spawn(shadow::Service::new(reads, repeater, handle.clone()).run(stop.clone()));
         let defaults = Defaults { max_hold: self.config.cutover.max_hold };
         let (controller, switch) = Controller::new(known, gate, walk, defaults);
         tasks.spawn(supervise(tokio::spawn(controller.run(switching.clone()))));

@@ -217,6 +217,8 @@ words! {
         NotRepeatable = "not_repeatable",
         /// It reads tables that are not mirrored, or the system's own.
         NotMirrored = "not_mirrored",
+        /// A page behind the first, and `shadow.pages` says that those are not compared.
+        LaterPage = "later_page",
         /// It was cut off after some rows, and which ones is open.
         RowLimit = "row_limit",
         /// Rows that are equal in the order asked for: which come first is open.

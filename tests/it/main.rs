@@ -17,6 +17,7 @@ mod cql_logins;
 mod cql_mirror;
 mod cql_pages;
 mod cql_prepared;
+mod cql_shadow;
 mod cql_stamps;
 mod cql_state;
 mod cql_text;

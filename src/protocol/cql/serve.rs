@@ -78,7 +78,7 @@ async fn login(
     stop: CancellationToken,
 ) -> Result<Option<Box<LoggedIn>>, Error> {
     client.set_nodelay(true)?;
-    let address = client.local_addr()?;
+    let (address, from) = (client.local_addr()?, client.peer_addr()?);
     let Some(client) = encrypt(client, front).await? else { return Ok(None) };
     let limit = front.shared.frame_bytes_max;
     let mut client = Link::new(client, Sender::Client, limit);
@@ -115,6 +115,7 @@ async fn login(
     };
     metrics::CLIENTS_TOTAL.counter(&[("wire", "cql")]).increment(1);
     let session = Session::new(front.shared.clone(), login.framing, side, address);
+    let session = session.of(login.user().unwrap_or(ANONYMOUS), from.ip());
     let login = Arc::new(login);
     front.logins.enter(&login);
     let ties = Ties { logins: front.logins.clone(), login };

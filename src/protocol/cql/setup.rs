@@ -24,6 +24,7 @@ use super::client;
 use super::cluster::Cluster;
 use super::serve::{Front, Logins};
 use super::session::shared::{Grounds, Parts, Shared, Synchronous};
+use super::shadow::Watch;
 use super::stamps::{Stamps, now_micros};
 use super::tables::{Tables, is_own};
 use super::text::generate::TimeUuids;
@@ -121,6 +122,8 @@ pub struct Mirroring {
     pub lost: Box<dyn Fn(TableId, Reason) + Send + Sync>,
     /// Answers wait until the secondary has the write.
     pub waits: Option<Waits>,
+    /// Chooses reads that are repeated on the other side.
+    pub watch: Watch,
 }
 
 /// Called with tables whose writes the journal did not take.
@@ -169,14 +172,15 @@ impl Setup {
         let floor: i64 = kept.load()?.unwrap_or_default();
         let ground = |side| Box::new(Ground(sides.clone(), side)) as Box<dyn Grounds>;
         let node = identity.host_id.0;
-        let (journal, lost, waits) = match mirroring {
-            Some(Mirroring { journal, lost, waits }) => (Some(journal), lost, waits),
-            None => (None, Box::new(|_, _| {}) as Lost, None),
+        let (journal, lost, waits, watch) = match mirroring {
+            Some(Mirroring { journal, lost, waits, watch }) => (Some(journal), lost, waits, watch),
+            None => (None, Box::new(|_, _| {}) as Lost, None, Watch::off()),
         };
         let shared = Arc::new(Shared::new(Parts {
             gate,
             sync: waits.map(|waits| Synchronous { waits, patience: config.mirror.sync_timeout }),
             journal,
+            watch,
             sides: [ground(Side::Origin), ground(Side::Target)],
             stamps: Stamps::above(floor),
             // A node id of our own, marked as none of hardware (RFC 9562, section 6.10).

@@ -34,6 +34,7 @@ use super::text::statement::Modification;
 use super::wire::primitive::Value;
 use super::write::Write;
 use history::beside::Beside;
+pub(in crate::protocol::cql) use history::shown_place;
 pub use quiet::Quiet;
 use quiet::linger;
 use replay::{Taken, Texts};

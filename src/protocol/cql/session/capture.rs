@@ -513,7 +513,7 @@ fn positional<'a>(
 }
 
 /// What is bound to a marker.
-fn bound<'v>(statement: &Parsed, values: &Values<'v>, number: usize) -> Option<&'v [u8]> {
+pub(in crate::protocol::cql) fn bound<'v>(statement: &Parsed, values: &Values<'v>, number: usize) -> Option<&'v [u8]> {
     let value = if values.named() {
         let name = statement.markers.get(number)?.name.as_deref()?;
         values.iter().find(|(given, _)| *given == Some(name)).map(|(_, value)| value)

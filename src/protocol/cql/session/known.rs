@@ -5,19 +5,22 @@
 //! told `UNPREPARED` prepares again.
 
 use std::hash::BuildHasher;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use dashmap::DashMap;
 use foldhash::fast::RandomState;
 
+use crate::protocol::cql::shadow::reading::{Unfit, fitness};
 use crate::protocol::cql::tables::{Table, Tables, is_own};
 use crate::protocol::cql::text::parse::parse;
 use crate::protocol::cql::text::schema::{Effect, Mirroring, Source};
-use crate::protocol::cql::text::statement::{Class, Modification, Name, Statement};
+use crate::protocol::cql::text::shape::shape;
+use crate::protocol::cql::text::statement::{Body, Class, Modification, Name, Statement};
 use crate::protocol::cql::text::volatile::{doubtful_calls, volatile_calls};
 use crate::protocol::cql::topology::Question;
+use crate::record::TableId;
 
 /// A statement.
 pub(in crate::protocol::cql) struct Known {
@@ -36,8 +39,19 @@ pub(in crate::protocol::cql) struct Known {
     /// It has timestamps in its text.
     pub is_stamped: bool,
     /// It calls what nobody knows.
-    is_doubtful: bool,
+    pub is_doubtful: bool,
     plan: ArcSwapOption<Plan>,
+    spoken: OnceLock<Spoken>,
+}
+
+/// What people are told of a read.
+pub(in crate::protocol::cql) struct Spoken {
+    /// Its table.
+    pub label: TableId,
+    /// The table's qualified name.
+    pub name: String,
+    /// Its text without data.
+    pub shape: String,
 }
 
 /// How the writes of a statement are mirrored, with this schema.
@@ -94,6 +108,31 @@ impl Known {
             keyspace,
             statement,
             plan: ArcSwapOption::empty(),
+            spoken: OnceLock::new(),
+        }
+    }
+
+    /// What people are told of it, if it is a read.
+    pub(in crate::protocol::cql) fn spoken(&self) -> &Spoken {
+        self.spoken.get_or_init(|| {
+            let (keyspace, name) = match &self.statement.body {
+                Body::Select(select) => (select.table.keyspace_or(self.keyspace.as_deref()), &*select.table.name),
+                _ => (None, ""),
+            };
+            let keyspace = keyspace.unwrap_or_default();
+            let label = TableId::of(keyspace, name);
+            Spoken { label, name: format!("{keyspace}.{name}"), shape: shape(&self.text, &self.statement) }
+        })
+    }
+
+    /// What a session does with its executions.
+    pub(super) fn habit(&self) -> Option<Habit> {
+        match self.class {
+            _ if self.question.is_some() => None,
+            Class::Use => None,
+            class if class.writes() => Some(Habit::Writes),
+            Class::Read if fitness(self).err() != Some(Unfit::NotMirrored) => Some(Habit::Reads),
+            _ => Some(Habit::Passes),
         }
     }
 
@@ -192,9 +231,21 @@ impl Statements {
     }
 }
 
-/// Prepared statements that one client executed last, by their ids: whether they write. Ids are hashes, so each has one place.
+/// What a session does with executions of a statement that it need not look at otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::protocol::cql) enum Habit {
+    /// Writes it down, where it is mirrored.
+    Writes,
+    /// May have it read again on the other side.
+    Reads,
+    /// Nothing.
+    Passes,
+}
+
+/// Prepared statements that one client executed last, by their ids: what is done with them. Ids are hashes, so each has one
+/// place.
 #[derive(Default)]
-pub(super) struct Recent([Option<([u8; RECENT_ID], bool)>; RECENT]);
+pub(super) struct Recent([Option<([u8; RECENT_ID], Habit)>; RECENT]);
 
 /// More than this would be memory of idle clients.
 const RECENT: usize = 4;
@@ -203,14 +254,14 @@ const RECENT_ID: usize = 16;
 
 impl Recent {
     #[inline]
-    pub(super) fn find(&self, id: &[u8]) -> Option<bool> {
+    pub(super) fn find(&self, id: &[u8]) -> Option<Habit> {
         let place = usize::from(*id.first()?) % RECENT;
-        self.0[place].filter(|(known, _)| known[..] == *id).map(|(_, writes)| writes)
+        self.0[place].filter(|(known, _)| known[..] == *id).map(|(_, habit)| habit)
     }
 
-    pub(super) fn keep(&mut self, id: &[u8], writes: bool) {
+    pub(super) fn keep(&mut self, id: &[u8], habit: Habit) {
         let Some((id, first)) = id.try_into().ok().zip(id.first()) else { return };
-        self.0[usize::from(*first) % RECENT] = Some((id, writes));
+        self.0[usize::from(*first) % RECENT] = Some((id, habit));
     }
 }
 

@@ -22,7 +22,7 @@ pub(in crate::protocol::cql) mod known;
 pub(in crate::protocol::cql) mod shared;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
@@ -37,6 +37,7 @@ use crate::journal::{self, Announcer, Ticket};
 use crate::metrics;
 use crate::protocol::cql::outcome::{self, Kind, Outcome};
 use crate::protocol::cql::relay::ahead::Destination;
+use crate::protocol::cql::shadow::{Candidate, Watched};
 use crate::protocol::cql::stamps::now_micros;
 use crate::protocol::cql::startup::Luggage;
 use crate::protocol::cql::text::statement::{Body, Class};
@@ -50,13 +51,13 @@ use crate::protocol::cql::wire::{Envelope, Error, Header, HeaderError, Opcode, V
 use crate::record::{Backend, Reason, Side, TableId};
 
 use barriers::{Alone, Writes};
-pub(in crate::protocol::cql) use capture::random;
 use capture::{Captured, Ground, Piece, Refused};
+pub(in crate::protocol::cql) use capture::{bound, random};
 use contests::Contest;
 use decision::{Decision, Guards, Reading};
 use flights::{Flight, Flights};
 use framing::{Framing, Inbound, Next, Outbound, with_scratch};
-use known::{Known, Recent};
+use known::{Habit, Known, Recent};
 use shared::{Applied, Shared, Turn};
 
 /// Of statements of our own that nobody waits for.
@@ -74,6 +75,8 @@ pub(in crate::protocol::cql) enum What {
     Use,
     /// A write was executed or refused.
     Write(Box<Writing>),
+    /// A read that is repeated on the other side.
+    Read(Box<Watched>),
 }
 
 /// A write on its way.
@@ -181,6 +184,8 @@ pub(in crate::protocol::cql) struct Session {
     framing: Framing,
     /// Where the client reached us.
     address: SocketAddr,
+    /// Who it is, and where.
+    client: (Arc<str>, Option<IpAddr>),
     side: Side,
     /// The connection to the server was lost, and there is no other yet.
     is_homeless: bool,
@@ -228,6 +233,7 @@ impl Session {
             number: shared.number(),
             framing,
             address,
+            client: (Arc::default(), None),
             side,
             is_homeless: false,
             keyspace: None,
@@ -247,6 +253,11 @@ impl Session {
             to_server: outbound(),
             shared,
         }
+    }
+
+    /// The client has this name, and comes from there.
+    pub(in crate::protocol::cql) fn of(self, user: &str, from: IpAddr) -> Session {
+        Session { client: (Arc::from(user), Some(from)), ..self }
     }
 
     /// Take what the client sent, as far as it may go on now.
@@ -493,8 +504,12 @@ impl Session {
         if self.flights.is_used(header.stream) || self.flights.len() >= FLIGHTS_MAX {
             return Ok(self.wait(Halt::Answer));
         }
-        if self.is_forwarded(frame) {
-            self.send(frame.bytes, header, None, What::Plain);
+        if let Some(habit) = self.forwarded(frame) {
+            let what = match habit {
+                Habit::Reads => self.watched(frame.header, frame.body(), || self.executed(frame)),
+                Habit::Writes | Habit::Passes => What::Plain,
+            };
+            self.send(frame.bytes, header, None, what);
             return Ok(Next::More);
         }
         let Some(pass) = self.has.pass.take().or_else(|| self.slot.try_enter()) else {
@@ -551,26 +566,37 @@ impl Session {
 
     /// Whether it is what most requests are, the EXECUTE of a statement that nobody here has to look at, and may go on: then it
     /// goes as it is, on the pass of all such requests.
-    fn is_forwarded(&mut self, frame: Frame<'_>) -> bool {
+    fn forwarded(&mut self, frame: Frame<'_>) -> Option<Habit> {
         let is_bare = frame.header.flags & frame::flag::PAYLOAD == 0 && !frame.is_compressed();
         if frame.header.opcode != Opcode::Execute || !is_bare || self.has.pass.is_some() || self.is_homeless {
-            return false;
+            return None;
         }
-        let Some(writes) = request::prepared_id(frame.body()).ok().and_then(|id| self.is_write(id)) else {
-            return false;
-        };
-        let Some(route) = self.flights.enter(&self.slot) else { return false };
-        route.primary == self.side && !(writes && self.mirrors(route))
+        let habit = request::prepared_id(frame.body()).ok().and_then(|id| self.habit(id))?;
+        let route = self.flights.enter(&self.slot)?;
+        let is_free = route.primary == self.side && !(habit == Habit::Writes && self.mirrors(route));
+        is_free.then_some(habit)
     }
 
-    /// Whether a prepared statement writes. `None`: there is more to it than that.
-    fn is_write(&mut self, id: &[u8]) -> Option<bool> {
+    /// What is done with executions of a prepared statement. `None`: there is more to it than that.
+    fn habit(&mut self, id: &[u8]) -> Option<Habit> {
         self.recent.find(id).or_else(|| {
-            let known = self.shared.statements.prepared(id)?;
-            let writes = known.class.writes();
-            (known.question.is_none() && known.class != Class::Use).then(|| self.recent.keep(id, writes))?;
-            Some(writes)
+            let habit = self.shared.statements.prepared(id)?.habit()?;
+            self.recent.keep(id, habit);
+            Some(habit)
         })
+    }
+
+    /// The statement that an EXECUTE names.
+    fn executed(&self, frame: Frame<'_>) -> Option<Arc<Known>> {
+        self.shared.statements.prepared(request::prepared_id(frame.body()).ok()?)
+    }
+
+    /// What the answer to a read means: chance, the operator and the room there is may have it repeated. `known` is asked only
+    /// for one that is chosen.
+    fn watched(&self, header: Header, message: &[u8], known: impl FnOnce() -> Option<Arc<Known>>) -> What {
+        let asked = Candidate { opcode: header.opcode, version: header.version, message };
+        let client = (&*self.client.0, self.client.1);
+        self.shared.watch.choose(client, known, asked).map_or(What::Plain, |chosen| What::Read(Box::new(chosen)))
     }
 
     /// Work on the body of a frame, decompressed, with the header that it then has.
@@ -709,7 +735,13 @@ impl Session {
         }
         let classes = || pieces.iter().map(|piece| piece.known.class);
         if !classes().any(Class::writes) || !self.mirrors(pass.route()) {
-            let what = if classes().any(|class| class == Class::Use) { What::Use } else { What::Plain };
+            let what = match pieces {
+                _ if classes().any(|class| class == Class::Use) => What::Use,
+                [Piece { known, .. }] if known.habit() == Some(Habit::Reads) => {
+                    self.watched(envelope.header, envelope.message, || Some(known.clone()))
+                }
+                _ => What::Plain,
+            };
             self.depart(frame.bytes, frame.header, pass, what);
             return Ok(Next::More);
         }
@@ -942,6 +974,10 @@ impl Session {
         };
         match flight.what {
             What::Plain => self.to_client.push(bytes),
+            What::Read(watched) => {
+                self.to_client.push(bytes);
+                watched.answered(frame.bytes, self.framing.compression);
+            }
             What::Write(writing) => {
                 self.written(*writing, (flight.client, flight.pass), frame, bytes)?;
             }
@@ -1044,6 +1080,9 @@ impl Session {
             _ => ErrorKind::ReadTimeout { consistency: QUIET, received: 0, block_for: 1, data_present: false },
         };
         self.tell(flight.client, &Response::Error(ServerError::new(kind, text)));
+        if let What::Read(watched) = flight.what {
+            watched.lost();
+        }
     }
 
     fn unprepared(&mut self, stream: i16, id: &[u8]) {

@@ -13,6 +13,7 @@ use crate::journal::Journal;
 use crate::mirror::Waits;
 use crate::protocol::cql::ballot::{Question, Unread};
 use crate::protocol::cql::relay::ahead::Destination;
+use crate::protocol::cql::shadow::Watch;
 use crate::protocol::cql::stamps::Stamps;
 use crate::protocol::cql::tables::Tables;
 use crate::protocol::cql::text::generate::TimeUuids;
@@ -53,6 +54,8 @@ pub(in crate::protocol::cql) struct Shared {
     pub journal: Option<Journal>,
     /// Answers wait for the secondary.
     pub(super) sync: Option<Synchronous>,
+    /// Chooses reads that are repeated on the other side.
+    pub(super) watch: Watch,
     /// What each side is.
     sides: [Box<dyn Grounds>; 2],
     /// What clients are told of the cluster.
@@ -113,6 +116,7 @@ pub(in crate::protocol::cql) struct Parts {
     pub gate: Gate,
     pub journal: Option<Journal>,
     pub sync: Option<Synchronous>,
+    pub watch: Watch,
     pub sides: [Box<dyn Grounds>; 2],
     pub identity: Identity,
     pub stamps: Stamps,
@@ -129,6 +133,7 @@ impl Shared {
             gate: parts.gate,
             journal: parts.journal,
             sync: parts.sync,
+            watch: parts.watch,
             sides: parts.sides,
             identity: parts.identity,
             stamps: parts.stamps,

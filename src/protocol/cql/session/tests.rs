@@ -13,6 +13,7 @@ use crate::journal::storage::MemoryDisk;
 use crate::journal::{Entry, Journal, Lsn};
 use crate::protocol::cql::ballot::{Question, Unread};
 use crate::protocol::cql::place::Place;
+use crate::protocol::cql::shadow::Watch;
 use crate::protocol::cql::stamps::Stamps;
 use crate::protocol::cql::tables::{Table, Tables};
 use crate::protocol::cql::text::generate::TimeUuids;
@@ -27,6 +28,8 @@ use crate::protocol::cql::wire::response::put_metadata;
 use crate::protocol::cql::write::Write;
 use crate::record::{Item, Order, Record};
 use shared::{Grounds, Parts};
+
+mod shadowed;
 
 struct Rig {
     shared: Arc<Shared>,
@@ -109,10 +112,12 @@ fn identity() -> Identity {
     Identity::new(&facts, &facts, [9; 16], 0)
 }
 
-fn shared(journal: Option<Journal>, ballots: &Ballots) -> Arc<Shared> {
+fn shared(journal: Option<Journal>, ballots: &Ballots, watch: impl FnOnce(&Gate) -> Watch) -> Arc<Shared> {
+    let gate = Gate::new(Route { primary: Side::Origin, mirror: journal.is_some(), epoch: 1 });
     let still = || Box::new(Still(Arc::new(tables()), ballots.clone())) as Box<dyn Grounds>;
     Arc::new(Shared::new(Parts {
-        gate: Gate::new(Route { primary: Side::Origin, mirror: journal.is_some(), epoch: 1 }),
+        watch: watch(&gate),
+        gate,
         journal,
         sync: None,
         sides: [still(), still()],
@@ -126,9 +131,10 @@ fn shared(journal: Option<Journal>, ballots: &Ballots) -> Arc<Shared> {
     }))
 }
 
-/// A session whose writes nobody mirrors.
+/// A session whose writes nobody mirrors. Chance may choose its reads, and will not.
 pub(in crate::protocol::cql) fn passthrough(framing: Framing) -> Session {
-    Session::new(shared(None, &Ballots::default()), framing, Side::Origin, address())
+    let watch = |gate: &Gate| shadowed::watch(&shadowed::board("0.000001%", gate, |_| {}));
+    Session::new(shared(None, &Ballots::default(), watch), framing, Side::Origin, address())
 }
 
 impl Rig {
@@ -138,8 +144,12 @@ impl Rig {
 
     fn over(journal: Journal, version: Version, compression: Option<Compression>) -> Rig {
         let ballots = Ballots::default();
-        let shared = shared(Some(journal), &ballots);
-        let mut session = Session::new(shared.clone(), Framing { version, compression }, Side::Origin, address());
+        Rig::with(shared(Some(journal), &ballots, |_| Watch::off()), ballots, Framing { version, compression })
+    }
+
+    fn with(shared: Arc<Shared>, ballots: Ballots, framing: Framing) -> Rig {
+        let version = framing.version;
+        let mut session = Session::new(shared.clone(), framing, Side::Origin, address());
         session.keyspace = Some(Arc::from("shop"));
         Rig { shared, session, version, kept: BytesMut::new(), ballots }
     }

@@ -54,7 +54,8 @@ fn choices<'v>(
     }
 }
 
-fn bytes<'v>(
+/// What a column is compared with: bytes, unless the server evaluates it.
+pub fn bytes<'v>(
     text: &[u8],
     value: &Expr,
     column: &Column,

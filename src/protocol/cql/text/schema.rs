@@ -297,7 +297,12 @@ fn given<'s>(modification: &'s Modification, column: &str) -> Given<'s> {
             })
             .unwrap_or(Given::Open);
     }
-    modification.relations.iter().find_map(|relation| restriction(relation, column)).unwrap_or(Given::Open)
+    restricted(&modification.relations, column)
+}
+
+/// What the relations of a `WHERE` say of a column of the primary key.
+pub fn restricted<'s>(relations: &'s [super::statement::Relation], column: &str) -> Given<'s> {
+    relations.iter().find_map(|relation| restriction(relation, column)).unwrap_or(Given::Open)
 }
 
 /// What a relation gives a column; `None` if it is about others, or gives bounds only.

@@ -35,6 +35,8 @@ use crate::protocol::cql::wire::primitive::Consistency;
 use crate::protocol::cql::wire::request::Parameters;
 use crate::protocol::cql::wire::response::code;
 
+pub(in crate::protocol::cql) use shown::place as shown_place;
+
 use super::state::LEVEL;
 use super::state::diff::Moment;
 use super::state::statement::Names;

@@ -4,7 +4,7 @@ use crate::protocol::cql::place::{Extent, Place};
 use crate::protocol::cql::text::schema::{Column, Table};
 
 /// `k = 1, c = 'x'`.
-pub(super) fn place(place: &Place, table: &Table) -> String {
+pub(in crate::protocol::cql) fn place(place: &Place, table: &Table) -> String {
     let named = |columns: Vec<&Column>, values: &[Vec<u8>]| -> Vec<String> {
         columns
             .iter()
