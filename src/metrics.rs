@@ -172,6 +172,10 @@ metrics! {
     SWITCH_PHASE = "tandem_switch_phase", Kind::Gauge;
     /// Flips so far, counted from 1.
     EPOCH = "tandem_epoch", Kind::Gauge;
+    /// Whether a side answers what it is asked once a second: 1 or 0. Label: side.
+    SIDE_UP = "tandem_side_up", Kind::Gauge;
+    /// How long it took over that, a trivial statement. Label: side.
+    SIDE_SECONDS = "tandem_side_seconds", Kind::Histogram(SECONDS);
     /// Which side answers clients: 1 or 0. Label: side.
     PRIMARY = "tandem_primary", Kind::Gauge;
     /// Writes that were answered with an error because the secondary did not have them in time. Label: side.
@@ -248,11 +252,36 @@ impl Exporter {
     }
 }
 
+/// What the series of one metric say together, those that have this label or all of them, in what was rendered. For a
+/// look a second: a page of ours shows rates, and the counters are kept nowhere else.
+pub fn sum(rendered: &str, metric: &Metric, label: Option<(&str, &str)>) -> f64 {
+    let label = label.map(|(name, value)| format!("{name}=\"{value}\"")).unwrap_or_default();
+    let series = rendered.lines().filter_map(|line| {
+        let rest = line.strip_prefix(metric.name)?;
+        let (labels, value) = rest.rsplit_once(' ')?;
+        let ours = labels.is_empty() || labels.starts_with('{');
+        (ours && labels.contains(&label)).then(|| value.parse::<f64>().ok())?
+    });
+    // An empty sum of floats is -0.
+    series.fold(0.0, |sum, value| sum + value)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
 
     use super::*;
+
+    #[test]
+    fn series_of_one_metric_are_added_and_no_others() {
+        let rendered = "# TYPE tandem_clients gauge\ntandem_clients{wire=\"a\"} 2\ntandem_clients{wire=\"b\"} 3\n\
+                        tandem_clients_total{wire=\"a\"} 70\ntandem_epoch 1\n";
+        assert_eq!(sum(rendered, &CLIENTS, None), 5.0);
+        assert_eq!(sum(rendered, &CLIENTS, Some(("wire", "b"))), 3.0);
+        assert_eq!(sum(rendered, &CLIENTS_TOTAL, None), 70.0);
+        assert_eq!(sum(rendered, &EPOCH, None), 1.0);
+        assert_eq!(sum(rendered, &UNITS_HELD, None), 0.0);
+    }
 
     #[test]
     fn names_are_unique_and_carry_a_unit_and_our_prefix() {

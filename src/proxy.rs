@@ -37,6 +37,7 @@ use crate::journal::{self, Journal, Last, Recovered};
 use crate::metrics::{self, Exporter};
 use crate::mirror::Handle;
 use crate::mirror::{replay, state};
+use crate::net::pulse::{self, Ask, Pulses};
 use crate::protocol::{cql, postgres};
 use crate::record::{Reason, Side, TableId};
 use crate::shadow;
@@ -109,6 +110,7 @@ impl Assembly {
             journal: None,
             mirror: None,
             switch: None,
+            pulses: None,
             names: Arc::new(|_| None),
             live: Live::new(&config),
             level: Some(level),
@@ -116,6 +118,7 @@ impl Assembly {
             readiness: watched,
             token: config.admin.token.clone(),
             started: Instant::now(),
+            samples: admin::Samples::default(),
         };
         Assembly { config, state, readiness, drain: CancellationToken::new(), stop: CancellationToken::new() }
     }
@@ -123,6 +126,7 @@ impl Assembly {
     async fn run(mut self, listeners: Vec<TcpListener>, admin: TcpListener) -> Result<(), Error> {
         let signals = tokio::spawn(signals(self.drain.clone()));
         let mirror = self.mirror().await?;
+        self.state.pulses = Some(mirror.pulses());
         let admin = tokio::net::TcpListener::from_std(admin).map_err(setup("admin.address"))?;
         let api = tokio::spawn(admin::serve(admin, self.state.clone(), self.stop.clone()));
         let upkeep = tokio::spawn(self.state.exporter.clone().run(self.stop.clone()));
@@ -344,6 +348,22 @@ struct Mirror {
     stop: CancellationToken,
     /// Ends the controller of switches.
     switching: CancellationToken,
+}
+
+impl Mirror {
+    /// Begin to ask both sides whether they answer.
+    fn pulses(&self) -> Pulses {
+        match &self.serving {
+            Serving::Postgres(setup) => self.feel(setup.ping(Side::Origin), setup.ping(Side::Target)),
+            Serving::Cql(setup) => self.feel(setup.ping(Side::Origin), setup.ping(Side::Target)),
+        }
+    }
+
+    fn feel<A: Ask>(&self, origin: A, target: A) -> Pulses {
+        let (pulses, asking) = pulse::feel(origin, target, self.stop.clone());
+        self.tasks.spawn(asking);
+        pulses
+    }
 }
 
 /// A controller that ended by itself must not be outlived: clients are held, or are served where they may not be.

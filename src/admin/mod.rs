@@ -1,7 +1,7 @@
 //! The HTTP API: health, metrics, status, and what operators do. JSON, bearer token, loopback by default.
 //!
 //! [`serve`] runs it; [`client`] is how the CLI talks to it; `docs/openapi.json` describes it, and a test holds the two
-//! together. It never shows row values (promise 13): parked keys appear as hashes unless their values are asked for.
+//! together. [`dashboard`] is a page for browsers over the same API. It never shows row values (promise 13): parked keys appear as hashes unless their values are asked for.
 
 use std::sync::Arc;
 
@@ -14,18 +14,23 @@ use crate::cutover::gate::Gate;
 use crate::journal::Journal;
 use crate::metrics::Exporter;
 use crate::mirror::Handle;
+use crate::net::pulse::Pulses;
 use crate::record::TableId;
 use crate::telemetry::Level;
 
 pub mod client;
+mod dashboard;
+mod guard;
 mod history;
 mod ledgers;
 mod routes;
+mod samples;
 mod server;
 pub mod status;
 mod switch;
 
 pub use routes::ROUTES;
+pub use samples::{Sample, Samples};
 pub use server::serve;
 
 /// Whether clients are served.
@@ -66,6 +71,8 @@ pub struct State {
     pub mirror: Option<Handle>,
     /// What switches; `None`: mirroring is off.
     pub switch: Option<controller::Handle>,
+    /// Whether both sides answer; `None`: nobody asks them.
+    pub pulses: Option<Pulses>,
     /// What people call a table, where somebody knows its schema.
     pub names: Names,
     /// Settings that can be changed.
@@ -80,6 +87,8 @@ pub struct State {
     pub token: Option<Secret>,
     /// When the process began.
     pub started: Instant,
+    /// What the last minutes were like.
+    pub samples: Samples,
 }
 
 #[cfg(test)]

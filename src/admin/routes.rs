@@ -2,26 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::hint::black_box;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::{self, StreamExt};
+use futures_util::stream::{self, Stream, StreamExt};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use hyper::body::{Body, Frame};
-use hyper::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use super::status::Status;
-use super::{Readiness, State, history, ledgers, switch};
-use crate::config::Secret;
+use super::{Readiness, State, dashboard, guard, history, ledgers, samples::Samples, switch};
 use crate::metrics;
 
-/// Every path, its methods, and whether it needs the token.
+/// Every path, its methods, and whether it needs the token. The dashboard's files are beside them: `GET /`.
 pub const ROUTES: &[(&str, &[&str], bool)] = &[
     ("/healthz", &["GET"], false),
     ("/readyz", &["GET"], false),
@@ -66,12 +64,15 @@ where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
 {
     let path = request.uri().path().to_owned();
+    if let (&Method::GET | &Method::HEAD, Some(file)) = (request.method(), dashboard::file(&path)) {
+        return Ok(page(file));
+    }
     let (_, methods, guarded) = ROUTES
         .iter()
         .find(|(known, ..)| *known == path)
         .ok_or_else(|| Refused(StatusCode::NOT_FOUND, format!("there is no {path}")))?;
     if *guarded {
-        authorize(request.headers(), state.token.as_ref())?;
+        guard::authorize(request.headers(), state.token.as_ref())?;
     }
     if !methods.contains(&request.method().as_str()) {
         return Ok(not_allowed(methods));
@@ -107,20 +108,6 @@ where
         },
         _ => Err(Refused(StatusCode::NOT_FOUND, format!("there is no {path}"))),
     }
-}
-
-fn authorize(headers: &HeaderMap, token: Option<&Secret>) -> Result<(), Refused> {
-    let Some(token) = token else { return Ok(()) };
-    let given = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-    if given.is_some_and(|given| same(given, token.reveal().as_bytes())) {
-        return Ok(());
-    }
-    Err(Refused(StatusCode::UNAUTHORIZED, "this needs the header `Authorization: Bearer TOKEN`".to_owned()))
-}
-
-/// Compare without telling by the time it takes where the first difference is.
-fn same(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && black_box(a.iter().zip(b).fold(0, |differs, (x, y)| black_box(differs | (x ^ y)))) == 0
 }
 
 async fn body<B>(request: Request<B>) -> Result<Bytes, Refused>
@@ -160,9 +147,11 @@ fn change(body: Bytes, state: &State) -> Result<Answer, Refused> {
     Ok(json(&settings.texts()))
 }
 
-/// A stream of server-sent events: `status` and `switch` at once, and each whenever it changed.
+/// A stream of server-sent events: `status` and `switch` at once, and each whenever it changed; `samples`, what the last
+/// minutes were like, and then each `sample`.
 fn events(state: State, stop: CancellationToken) -> Answer {
     let switch = switch::events(&state);
+    let samples = samples(&state.samples);
     let ticks = tokio::time::interval(EVENTS_EVERY);
     let status = stream::unfold((state, ticks, None), |(state, mut ticks, last)| async move {
         loop {
@@ -173,11 +162,25 @@ fn events(state: State, stop: CancellationToken) -> Answer {
             }
         }
     });
-    let body = StreamBody::new(stream::select(status, switch).take_until(stop.cancelled_owned()));
+    let body =
+        StreamBody::new(stream::select(stream::select(status, switch), samples).take_until(stop.cancelled_owned()));
     let mut answer = Response::new(UnsyncBoxBody::new(body));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
+}
+
+/// All that are kept, then each that comes.
+fn samples(samples: &Samples) -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> + Send + use<> {
+    let mut newest = samples.watch();
+    newest.mark_unchanged();
+    let all = event("samples", &samples.all());
+    let each = stream::unfold(newest, |mut newest| async move {
+        newest.changed().await.ok()?;
+        let sample = newest.borrow_and_update().clone();
+        Some((Ok(event("sample", &sample)), newest))
+    });
+    stream::once(std::future::ready(Ok(all))).chain(each)
 }
 
 /// An event of a stream, as HTML's chapter "Server-sent events" has it.
@@ -189,6 +192,12 @@ pub(super) fn event(name: &str, value: &impl Serialize) -> Frame<Bytes> {
 fn ready(readiness: Readiness) -> Answer {
     let code = if readiness == Readiness::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     text(code, format!("{}\n", readiness.as_str()))
+}
+
+fn page(file: &dashboard::File) -> Answer {
+    let mut answer = Response::new(UnsyncBoxBody::new(Full::new(file.body())));
+    file.describe(answer.headers_mut());
+    answer
 }
 
 fn text(code: StatusCode, text: String) -> Answer {
@@ -233,18 +242,5 @@ fn class(code: StatusCode) -> &'static str {
         2 => "2xx",
         4 => "4xx",
         _ => "5xx",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tokens_are_equal_only_to_themselves() {
-        assert!(same(b"token", b"token"));
-        for other in [&b""[..], b"toke", b"tokens", b"tokeN", b"\0oken"] {
-            assert!(!same(b"token", other));
-        }
     }
 }

@@ -33,6 +33,8 @@ pub async fn serve(listener: TcpListener, state: State, stop: CancellationToken)
     let state = Arc::new(state);
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let connections = TaskTracker::new();
+    let (looked, ends) = (state.clone(), stop.clone());
+    connections.spawn(async move { looked.samples.run(&looked, &ends).await });
     while let Some((stream, permit)) = stop.run_until_cancelled(accept(&listener, &permits)).await {
         let (state, stop) = (state.clone(), stop.clone());
         connections.spawn(async move {

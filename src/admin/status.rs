@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::State;
+use crate::backfill::{self as walk, Kind};
 use crate::cutover::gate::Route;
 use crate::cutover::report::{End, Phase, Report};
 use crate::journal::Journal;
 use crate::metrics;
 use crate::mirror::Handle;
+use crate::net::pulse::{Beat, Pulses};
 use crate::record::Side;
 
 /// Everything at a glance. More fields may come; these stay.
@@ -33,12 +35,100 @@ pub struct Status {
     pub units_held: u64,
     /// Seconds since the start.
     pub uptime_s: u64,
+    /// Whether both sides answer.
+    #[serde(default)]
+    pub sides: Sides,
     /// `None`: mirroring is off.
     pub switch: Option<SwitchStatus>,
     /// `None`: mirroring is off.
     pub journal: Option<JournalStatus>,
     /// `None`: mirroring is off.
     pub mirror: Option<MirrorStatus>,
+    /// The last walk of each kind over history; what was never asked for is not there.
+    #[serde(default)]
+    pub history: Vec<WalkStatus>,
+}
+
+/// Both sides, asked something trivial once a second.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sides {
+    /// The one that the migration began with.
+    pub origin: SideStatus,
+    /// The one that it leads to.
+    pub target: SideStatus,
+}
+
+/// Whether a side answers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SideStatus {
+    /// `None`: it was not asked yet.
+    pub answers: Option<bool>,
+    /// How long it took over a trivial statement, in milliseconds.
+    pub latency_ms: Option<f64>,
+    /// Why it does not answer.
+    pub error: Option<String>,
+}
+
+impl Sides {
+    fn of(pulses: &Pulses) -> Sides {
+        let side = |side| pulses.of(side).map_or_else(SideStatus::default, SideStatus::of);
+        Sides { origin: side(Side::Origin), target: side(Side::Target) }
+    }
+}
+
+impl SideStatus {
+    fn of(beat: Beat) -> SideStatus {
+        match beat {
+            Beat::Answered(took) => SideStatus {
+                answers: Some(true),
+                latency_ms: Some((took.as_secs_f64() * 1e6).round() / 1e3),
+                error: None,
+            },
+            Beat::Silent(why) => SideStatus { answers: Some(false), latency_ms: None, error: Some(why) },
+        }
+    }
+}
+
+/// A walk over history at a glance; `GET /v1/backfill` and its siblings say more.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WalkStatus {
+    /// `backfill`, `verify` or `repair`.
+    pub kind: Kind,
+    /// Where it is.
+    pub state: walk::State,
+    /// Of its pass, what is done: 0 to 1.
+    pub done: f64,
+    /// Seconds until this pass is over, if it goes on as it did.
+    pub eta_seconds: Option<f64>,
+    /// Rows copied.
+    pub rows: u64,
+    /// Bytes copied.
+    pub bytes: u64,
+    /// Rows that were found to differ and not repaired.
+    pub differing: u64,
+    /// Tables that it is about.
+    pub tables: usize,
+    /// Those of them that were left out.
+    pub left_out: usize,
+    /// Why it does not go faster, or ended as it did.
+    pub why: Option<String>,
+}
+
+impl WalkStatus {
+    fn of(kind: Kind, report: walk::Report) -> WalkStatus {
+        WalkStatus {
+            kind,
+            state: report.state,
+            done: report.done,
+            eta_seconds: report.eta_seconds,
+            rows: report.rows,
+            bytes: report.bytes,
+            differing: report.counts.differing(),
+            tables: report.tables.len(),
+            left_out: report.tables.iter().filter(|table| table.refused.is_some()).count(),
+            why: report.why,
+        }
+    }
 }
 
 /// Where a switch is; `GET /v1/switch` says more.
@@ -161,6 +251,11 @@ impl MirrorStatus {
     }
 }
 
+fn of_history(mirror: &Handle) -> Vec<WalkStatus> {
+    let last = |kind| mirror.desk().report(kind).map(|report| WalkStatus::of(kind, report));
+    Kind::ALL.into_iter().filter_map(last).collect()
+}
+
 fn phase(route: Route, walks: bool) -> &'static str {
     match (walks, route.mirror, route.primary) {
         (true, ..) => "switching",
@@ -186,9 +281,11 @@ impl Status {
             units_inside: state.gate.inside(),
             units_held: state.gate.held(),
             uptime_s: state.started.elapsed().as_secs(),
+            sides: state.pulses.as_ref().map(Sides::of).unwrap_or_default(),
             switch,
             journal: state.journal.as_ref().map(JournalStatus::of),
             mirror: state.mirror.as_ref().map(MirrorStatus::of),
+            history: state.mirror.as_ref().map(of_history).unwrap_or_default(),
         }
     }
 

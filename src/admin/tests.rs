@@ -144,6 +144,7 @@ async fn run_all(token: Option<&str>, mirror: Option<Handle>, switch: Option<(Ga
         journal: Some(Journal::in_memory()),
         mirror,
         switch,
+        pulses: None,
         names: Arc::new(|table| (table == ACCOUNTS).then(|| "public.accounts".to_owned())),
         live: Live::new(&config),
         level: None,
@@ -151,6 +152,7 @@ async fn run_all(token: Option<&str>, mirror: Option<Handle>, switch: Option<(Ga
         readiness: watched,
         token: token.map(Secret::new),
         started: Instant::now(),
+        samples: Samples::default(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let authority = listener.local_addr().expect("bound").to_string();
@@ -170,7 +172,7 @@ async fn raw(authority: &str, request: &str) -> String {
 }
 
 async fn get(running: &Running, path: &str) -> String {
-    raw(&running.authority, &format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).await
+    raw(&running.authority, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")).await
 }
 
 #[tokio::test]
@@ -217,7 +219,8 @@ async fn the_token_guards_all_but_health_and_metrics() {
 async fn unknown_paths_and_methods_are_named() {
     let running = run(None).await;
     assert!(get(&running, "/v1/nothing").await.starts_with("HTTP/1.1 404"));
-    let answer = raw(&running.authority, "DELETE /v1/settings HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    let answer =
+        raw(&running.authority, "DELETE /v1/settings HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 405"));
     assert!(answer.to_lowercase().contains("allow: get, patch"));
 }
@@ -340,7 +343,7 @@ async fn a_switch_that_cannot_be_is_refused_with_the_reason() {
     let (running, _) = run_switch(None).await;
     let body = |body: &str| {
         format!(
-            "POST /v1/switch HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            "POST /v1/switch HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         )
     };
@@ -363,7 +366,7 @@ async fn events_tell_each_change_of_a_switch() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let (running, pay) = run_switch(None).await;
     let mut stream = tokio::net::TcpStream::connect(&running.authority).await.expect("connected");
-    stream.write_all(b"GET /v1/events HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("written");
+    stream.write_all(b"GET /v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("written");
     let mut seen = Vec::new();
     let mut until = async |what: &str| {
         while !String::from_utf8_lossy(&seen).contains(what) {
@@ -392,7 +395,7 @@ async fn a_stop_ends_streams_of_events_too() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let running = run(None).await;
     let mut stream = tokio::net::TcpStream::connect(&running.authority).await.expect("connected");
-    stream.write_all(b"GET /v1/events HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("written");
+    stream.write_all(b"GET /v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("written");
     let mut seen = Vec::new();
     while !String::from_utf8_lossy(&seen).contains("event: status") {
         assert!(stream.read_buf(&mut seen).await.expect("read") > 0);

@@ -1,5 +1,6 @@
 //! What all wires need of the network.
 
 pub mod clients;
+pub mod pulse;
 pub mod socket;
 pub mod tls;

@@ -24,6 +24,7 @@ mod cql_text;
 mod cql_topology;
 mod cql_versions;
 mod crowd;
+mod dashboard;
 mod demo;
 mod failover;
 mod full;

@@ -15,6 +15,7 @@ pub mod cluster;
 mod link;
 pub mod outcome;
 pub mod place;
+mod pulse;
 mod relay;
 pub mod rules;
 mod serve;
@@ -31,6 +32,7 @@ pub mod wire;
 pub mod write;
 
 pub use place::part_of;
+pub use pulse::Ping;
 pub use serve::{Front, serve};
 pub use setup::{Error as SetupError, Mirroring, Setup, Sides, appliers};
 pub use shadow::{Read, Repeater, Watch};

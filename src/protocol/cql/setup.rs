@@ -22,6 +22,7 @@ use super::applier::{Applier, Quiet, Reach};
 use super::ballot::{Question, Unread};
 use super::client;
 use super::cluster::Cluster;
+use super::pulse::Ping;
 use super::serve::{Front, Logins};
 use super::session::shared::{Grounds, Parts, Shared, Synchronous};
 use super::shadow::Watch;
@@ -204,6 +205,11 @@ impl Setup {
         let side = self.shared.gate.route().primary;
         let tables = self.shared.side(side).tables();
         tables.iter().filter(|table| !is_own(&table.shape.keyspace)).map(|table| table.label).collect()
+    }
+
+    /// Something trivial to ask a side.
+    pub fn ping(&self, side: Side) -> Ping {
+        Ping::to(&self.sides, side)
     }
 
     /// What people call a table.

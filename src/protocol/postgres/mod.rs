@@ -16,6 +16,7 @@ pub mod key;
 pub mod lexer;
 mod moving;
 pub mod plan;
+mod pulse;
 mod relay;
 #[cfg(any(test, fuzzing))]
 mod rig;
@@ -31,6 +32,7 @@ mod testing;
 pub mod walk;
 pub mod wire;
 
+pub use pulse::Ping;
 pub use serve::{Front, serve};
 pub use setup::{Error as SetupError, Setup, copier};
 pub use walk::Walk;

@@ -18,6 +18,7 @@ use super::catalog::{Catalog, load};
 use super::client::{self, Client, Endpoint, Host, ServerConfig, TargetSession};
 use super::copier::{Options, PgCopier, Scope};
 use super::moving::sessions::Sessions;
+use super::pulse::Ping;
 use super::serve::{Cancels, Front};
 use super::servers::Servers;
 use super::shared::{Policy, Schema, Shared};
@@ -87,6 +88,11 @@ impl Setup {
     /// A side, with tandem's own credentials.
     pub fn server(&self, side: Side) -> Arc<ServerConfig> {
         self.servers.of(side).clone()
+    }
+
+    /// Something trivial to ask a side.
+    pub fn ping(&self, side: Side) -> Ping {
+        Ping::to(self.servers.of(side))
     }
 
     /// Labels of every table that is mirrored.

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use ::tandem::admin::client::Client;
+use ::tandem::config::Secret;
 use ::tandem::sandbox::{Sandbox, free_port};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -22,6 +23,7 @@ pub(crate) struct Tandem {
     pub(crate) port: u16,
     /// Where the admin API is.
     pub(crate) admin: String,
+    token: Option<Secret>,
 }
 
 impl Tandem {
@@ -36,6 +38,21 @@ impl Tandem {
 
     /// The same, with more lines of `[[listen]]`.
     pub(crate) async fn start_listening(wire: &str, listen: &str, origin: &str, target: &str, more: &str) -> Tandem {
+        let mut tandem = Tandem::configured(wire, listen, origin, target, more);
+        tandem.launch().await;
+        tandem
+    }
+
+    /// Start it with a token of the admin API.
+    pub(crate) async fn start_guarded(origin: &str, target: &str, token: &str) -> Tandem {
+        let mut tandem = Tandem::configured("postgres", "", origin, target, "token_file = \"admin.token\"");
+        std::fs::write(tandem.dir().join("admin.token"), token).expect("written");
+        tandem.token = Some(Secret::new(token));
+        tandem.launch().await;
+        tandem
+    }
+
+    fn configured(wire: &str, listen: &str, origin: &str, target: &str, more: &str) -> Tandem {
         let sandbox = Sandbox::new(false).expect("a temp folder");
         let (port, admin) = (free_port(), free_port());
         let text = format!(
@@ -44,9 +61,7 @@ impl Tandem {
              [admin]\naddress = \"127.0.0.1:{admin}\"\n{more}\n"
         );
         std::fs::write(sandbox.dir().join("proxy.toml"), text).expect("written");
-        let mut tandem = Tandem { child: None, sandbox, port, admin: format!("http://127.0.0.1:{admin}") };
-        tandem.launch().await;
-        tandem
+        Tandem { child: None, sandbox, port, admin: format!("http://127.0.0.1:{admin}"), token: None }
     }
 
     /// Start it between two nodes of Cassandra, as [`Tandem::start`] does.
@@ -143,7 +158,7 @@ impl Tandem {
 
     /// The admin API.
     pub(crate) fn client(&self) -> Client {
-        Client::new(&self.admin, None).expect("a URL")
+        Client::new(&self.admin, self.token.as_ref()).expect("a URL")
     }
 
     /// What it measures, in Prometheus' text format.

@@ -1,0 +1,239 @@
+// The page: events come in (link.js), each part is drawn from them. Nothing is computed here that tandem knows.
+
+import { ask, follow, token } from "./link.js";
+import { Plot } from "./plot.js";
+import { Switch } from "./switch.js";
+import { by, bytes, counted, list, make, millis, other, perSecond, say, seconds, whole } from "./words.js";
+
+const KEPT = 600;
+const LISTED = 20;
+const tell = (text) => say(by("said"), text);
+const part = new Switch(tell);
+const samples = [];
+const ledgers = { parked: -1, dirty: -1, mismatches: 0 };
+
+const plots = [
+  new Plot("Behind", [{ name: "", of: (sample) => sample.lag_s }], seconds),
+  new Plot("Latency", [{ name: "origin", of: (sample) => sample.origin_ms }, { name: "target", of: (sample) => sample.target_ms }], millis),
+  new Plot("Client traffic", [{ name: "in", of: (sample) => sample.in_rate }, { name: "out", of: (sample) => sample.out_rate }], perSecond(bytes)),
+  new Plot("Written to the secondary", [{ name: "", of: (sample) => sample.mirrored_rate }], perSecond(whole)),
+];
+by("plots").append(...plots.map((plot) => plot.figure));
+
+const heard = {
+  status: draw,
+  switch: (report) => part.show(report),
+  samples: (all) => keep(samples.splice(0) && all),
+  sample: (one) => keep([one]),
+};
+
+function keep(more) {
+  samples.push(...more.filter(({ at_ms }) => at_ms > (samples.at(-1)?.at_ms ?? 0)));
+  samples.splice(0, samples.length - KEPT);
+  plots.forEach((plot) => plot.draw(samples));
+  if (samples.length) say(by("clients"), whole(samples.at(-1).clients));
+}
+
+function draw(status) {
+  by("all").hidden = false;
+  say(by("about"), `${status.version}, ${status.wire}, ${status.readiness}`);
+  say(by("phase"), phase(status));
+  say(by("flow"), status.primary === "origin" ? "→" : "←");
+  ["origin", "target"].forEach((side) => cluster(side, status));
+  figures(status);
+  troubles(status);
+  if (!status.switch) part.show(null);
+  history(status.history ?? []);
+  shadow(status.shadow);
+  ledger("parked", status.mirror?.parked ?? 0, parkedRow);
+  ledger("dirty", status.mirror?.dirty ?? 0, dirtyRow);
+}
+
+function phase({ phase: now, primary, epoch, mirror }) {
+  const words = {
+    passthrough: "Nothing is mirrored.",
+    mirroring: "Every write on origin is mirrored to target.",
+    switching: "A switch is under way.",
+    switched: "target answers; every write is mirrored back to origin.",
+  };
+  const does = mirror ? ` The mirror is ${mirror.phase}.` : "";
+  return `${words[now] ?? `${now}.`}${does} ${primary} is the primary, in epoch ${epoch}.`;
+}
+
+function cluster(side, { primary, sides, mirror }) {
+  const card = by(side);
+  const { answers, latency_ms: latency, error } = sides?.[side] ?? {};
+  card.dataset.role = side === primary ? "primary" : "secondary";
+  const follows = mirror ? `secondary: follows ${other(side)}` : "not mirrored to";
+  say(card.querySelector(".role"), side === primary ? "primary: answers clients" : follows);
+  const pulse = answers == null ? ["not asked yet"] : answers ? [`answers in ${millis(latency)}`, "good"] : ["does not answer", "bad"];
+  say(card.querySelector(".pulse"), ...pulse);
+  say(card.querySelector(".trouble"), error ?? "");
+}
+
+const none = (count, level) => (count ? level : "good");
+
+function figures({ mirror, journal, units_held: held }) {
+  const lag = mirror && `${seconds(mirror.lag_seconds)}, ${counted(mirror.lag_records, "unit", "units")}`;
+  say(by("lag"), lag || "–", mirror && none(mirror.lag_seconds > 1, "warn"));
+  say(by("parked-count"), mirror ? whole(mirror.parked) : "–", mirror && none(mirror.parked, "bad"));
+  say(by("dirty-count"), mirror ? whole(mirror.dirty) : "–", mirror && none(mirror.dirty, "bad"));
+  say(by("held"), counted(held, "unit", "units"), held ? "warn" : undefined);
+  const full = journal && journal.bytes / journal.limit_bytes;
+  say(by("journal"), journal ? `${bytes(journal.bytes)}, ${Math.round(100 * full)} %` : "–", full > 0.8 ? "bad" : undefined);
+}
+
+function troubles({ mirror, journal }) {
+  const waits = Object.entries(mirror?.held ?? {}).map(([table, why]) => `${table} waits: ${why}`);
+  const all = [journal?.broken && `The journal takes nothing more: ${journal.broken}`, mirror?.error && `Mirror: ${mirror.error}`, ...waits];
+  say(by("trouble"), all.filter(Boolean).join(" "));
+}
+
+function history(walks) {
+  by("history").hidden = walks.length === 0;
+  list(by("walks"), walks, (walk) => {
+    const bar = make("progress");
+    Object.assign(bar, { max: 1, value: walk.done });
+    bar.setAttribute("aria-label", `${walk.kind}, this pass`);
+    return make("li", { children: [make("p", { text: walked(walk) }), bar, make("p", { kind: "quiet", text: walk.why ?? "" })] });
+  });
+}
+
+function walked({ kind, state, done, eta_seconds: eta, rows, bytes: size, differing, tables, left_out: out }) {
+  const parts = [
+    `${kind}: ${state}, ${Math.floor(100 * done)} % of this pass`,
+    eta == null ? "" : `about ${seconds(eta)} to go`,
+    counted(tables, "table", "tables") + (out ? `, ${out} left out` : ""),
+    rows ? `${counted(rows, "row", "rows")} copied (${bytes(size)})` : "",
+    `${counted(differing, "row differs", "rows differ")}`,
+  ];
+  return parts.filter(Boolean).join("; ");
+}
+
+const VERDICTS = {
+  go: ["What was compared is alike: go.", "good"],
+  no_go: ["Differences last: no go.", "bad"],
+  unproven: ["Reads are sampled, and none was compared yet.", "warn"],
+  off: ["No reads are sampled any more."],
+};
+
+/** Reads of clients, repeated on the secondary. Nothing is shown where nobody reads. */
+function shadow(told) {
+  by("shadow").hidden = !told || (told.verdict === "off" && !told.compared);
+  if (by("shadow").hidden) return ledger("mismatches", 0, mismatchRow);
+  say(by("shadow-lead"), ...(VERDICTS[told.verdict] ?? [told.verdict]));
+  list(by("shadow-figures"), shadowFigures(told), ([name, value]) => make("div", { children: [make("dt", { text: name }), make("dd", { text: value })] }));
+  list(by("shadow-times"), shadowTimes(told), (cells) => make("tr", { children: cells.map((text, at) => make(at ? "td" : "th", { text })) }));
+  by("shadow-table").hidden = !told.ratio;
+  const skips = Object.entries(told.skips ?? {}).map(([reason, count]) => `${reason.replaceAll("_", " ")} ${whole(count)}`);
+  say(by("shadow-skips"), skips.length ? `Not compared: ${skips.join(", ")}.` : "");
+  ledger("mismatches", told.mismatches, mismatchRow);
+}
+
+function shadowFigures({ sample, compared, alike, in_flight: late, noise, mismatches, skipped }) {
+  const share = (ratio) => `${(100 * ratio).toFixed(ratio > 0.9995 || ratio === 0 ? 0 : 2)} %`;
+  return [
+    ["Sampled", share(sample)],
+    ["Compared", whole(compared)],
+    ["Alike", alike == null ? "–" : share(alike)],
+    ["Alike when asked again", whole(late)],
+    ["Noise", whole(noise)],
+    ["Differences that last", whole(mismatches)],
+    ["Skipped", whole(skipped)],
+  ];
+}
+
+function shadowTimes({ primary_ms: primary, secondary_ms: secondary, ratio }) {
+  if (!primary || !secondary || !ratio) return [];
+  const rows = [["Primary", primary, millis], ["Secondary", secondary, millis], ["Ratio", ratio, (value) => `${value.toFixed(2)}×`]];
+  return rows.map(([name, times, words]) => [name, ...["p50", "p95", "p99"].map((at) => words(times[at]))]);
+}
+
+function mismatchRow({ more, table, how, columns, statement, count }) {
+  if (more) return make("li", { text: `and ${whole(more)} more` });
+  const where = columns?.length ? ` in ${columns.join(", ")}` : "";
+  const text = make("code", { text: statement });
+  return make("li", { children: [make("p", { text: `${table}: ${how.replaceAll("_", " ")}${where}, seen ${counted(count, "time", "times")}` }), text] });
+}
+
+/** The list is asked for when its length changed. */
+function ledger(name, count, row) {
+  by(name).hidden = !count;
+  if (ledgers[name] === count) return;
+  ledgers[name] = count;
+  if (!count) return list(by(`${name}-list`), [], row);
+  ask("GET", `/v1/${name}`)
+    .then((all) => list(by(`${name}-list`), [...all.slice(0, LISTED), ...rest(all)], row))
+    .catch(() => (ledgers[name] = -1));
+}
+
+const rest = (all) => (all.length > LISTED ? [{ more: all.length - LISTED }] : []);
+
+function parkedRow({ more, table, why, attempts, whole_table: all }) {
+  if (more) return make("li", { text: `and ${whole(more)} more` });
+  return make("li", { text: `${table}${all ? " (the whole table)" : ""}: ${why}; tried ${counted(attempts, "time", "times")}` });
+}
+
+function dirtyRow({ more, table, reasons }) {
+  if (more) return make("li", { text: `and ${whole(more)} more` });
+  const why = Object.entries(reasons).map(([reason, count]) => `${reason} ${whole(count)}`);
+  return make("li", { text: `${table}: ${why.join(", ")}` });
+}
+
+// The line.
+
+function silent(age, limit) {
+  const lost = age > limit;
+  const known = Number.isFinite(age);
+  const was = by("link").dataset.is;
+  const is = lost ? (known ? "lost" : "waiting") : "live";
+  by("link").dataset.is = is;
+  say(by("link-word"), { lost: "Connection lost:", waiting: "Connecting", live: "Live" }[is]);
+  say(by("link-age"), is === "lost" ? `this is ${old(age / 1000)} old` : "");
+  document.body.toggleAttribute("data-stale", lost);
+  if (is !== was) turned(is, was);
+}
+
+const old = (age) => (age < 120 ? `${Math.floor(age)} s` : seconds(age));
+
+/** Said once; the age beside it is only seen. */
+function turned(is, was) {
+  say(by("alert"), is === "lost" ? "The connection to tandem is lost. What you see may not be how things are now." : "");
+  if (was === "lost" && is === "live") tell("Connected again");
+  part.enable(is === "live");
+}
+
+function enter() {
+  by("login").hidden = true;
+  by("leave").hidden = !token.get();
+  return follow({ event: (name, value) => heard[name]?.(value), silent, refused, unauthorized });
+}
+
+function refused(why) {
+  say(by("alert"), `tandem refuses: ${why}`);
+}
+
+function unauthorized() {
+  say(by("login-note"), token.get() ? "This token is not the right one." : "It stays in this tab, until you close it.");
+  token.forget();
+  by("all").hidden = by("leave").hidden = true;
+  by("login").hidden = false;
+  by("token").value = "";
+  by("token").focus();
+  by("link").dataset.is = "waiting";
+  say(by("link-word"), "Waiting for the token");
+}
+
+by("login").addEventListener("submit", (event) => {
+  event.preventDefault();
+  token.set(by("token").value.trim());
+  leave = enter();
+});
+
+by("leave").addEventListener("click", () => {
+  leave();
+  token.forget();
+  unauthorized();
+});
+
+let leave = enter();
