@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use ::tandem::metrics::{CATALOG, Kind};
+use ::tandem::metrics::{CATALOG, Kind, Metric};
 
 /// What assembles the program, or shows it: these may name protocols. All else is the core.
 const ABOVE_PROTOCOLS: &[&str] = &["protocol", "proxy.rs", "cli", "lib.rs", "main.rs"];
@@ -106,26 +108,112 @@ fn rule_names(code: &str) -> Vec<String> {
     names.collect()
 }
 
+/// What no panel of `grafana/` draws, and why.
+const NOT_DRAWN: &[(&str, &str)] = &[];
+
+/// The metric that a series belongs to: those of histograms have suffixes.
+fn metric_of(series: &str) -> Option<&'static str> {
+    let is = |metric: &&Metric| match series.strip_prefix(metric.name) {
+        Some("") => true,
+        Some("_bucket" | "_sum" | "_count") => matches!(metric.kind, Kind::Histogram(_)),
+        _ => false,
+    };
+    CATALOG.iter().find(is).map(|metric| metric.name)
+}
+
+/// Files of `grafana/` with this extension: where, and what they say.
+fn grafana(extension: &str) -> Vec<(PathBuf, String)> {
+    let entries = fs::read_dir(root().join("grafana")).expect("there are dashboards");
+    let paths = entries.map(|entry| entry.expect("readable").path());
+    paths
+        .filter(|path| path.extension().is_some_and(|found| found == extension))
+        .map(|path| (path.clone(), fs::read_to_string(path).expect("UTF-8")))
+        .collect()
+}
+
 #[test]
-fn every_metric_of_the_dashboards_exists() {
-    let mut known = BTreeSet::new();
-    for metric in CATALOG {
-        known.insert(metric.name.to_owned());
-        if matches!(metric.kind, Kind::Histogram(_)) {
-            known.extend(["_bucket", "_sum", "_count"].map(|suffix| format!("{}{suffix}", metric.name)));
+fn every_metric_of_the_dashboards_and_alarms_exists() {
+    for (path, text) in grafana("json").into_iter().chain(grafana("yml")) {
+        let series = metric_names(&text);
+        assert!(series.len() > 10, "{} looks at something", path.display());
+        for name in series {
+            assert!(metric_of(&name).is_some(), "{} has {name}, which does not exist", path.display());
         }
     }
-    let mut seen = 0;
-    for entry in fs::read_dir(root().join("grafana")).expect("there are dashboards") {
-        let path = entry.expect("readable").path();
-        let text = fs::read_to_string(&path).expect("UTF-8");
+}
+
+#[test]
+fn every_metric_is_drawn_or_listed_as_not_drawn() {
+    let mut drawn = BTreeSet::new();
+    for (_, text) in grafana("json") {
         let dashboard: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        for name in metric_names(&dashboard.to_string()) {
-            assert!(known.contains(&name), "{} draws {name}, which does not exist", path.display());
-            seen += 1;
+        let panels = dashboard["panels"].as_array().expect("panels").iter();
+        let targets = panels.flat_map(|panel| panel["targets"].as_array().cloned().unwrap_or_default());
+        for target in targets {
+            drawn.extend(
+                metric_names(target["expr"].as_str().expect("an expression")).iter().filter_map(|name| metric_of(name)),
+            );
         }
     }
-    assert!(seen > 10, "the dashboards draw something");
+    for metric in CATALOG {
+        let excused = NOT_DRAWN.iter().any(|(name, _)| *name == metric.name);
+        assert_ne!(drawn.contains(metric.name), excused, "{}: drawn, or listed as not drawn", metric.name);
+    }
+}
+
+#[test]
+fn panels_do_not_lie_over_each_other() {
+    for (path, text) in grafana("json") {
+        let dashboard: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let mut taken = BTreeSet::new();
+        for panel in dashboard["panels"].as_array().expect("panels") {
+            let at = |key: &str| panel["gridPos"][key].as_u64().expect("a place");
+            for (x, y) in (at("x")..at("x") + at("w")).flat_map(|x| (at("y")..at("y") + at("h")).map(move |y| (x, y))) {
+                assert!(x < 24 && taken.insert((x, y)), "{}: {} at {x}, {y}", path.display(), panel["title"]);
+            }
+        }
+    }
+}
+
+/// A rule of `grafana/alerts.yml`: its name and its other lines.
+fn alarms() -> Vec<(String, String)> {
+    let (_, text) = grafana("yml").pop().expect("there are alarms");
+    let rules = text.split("      - alert: ").skip(1);
+    rules.filter_map(|rule| rule.split_once('\n')).map(|(name, rest)| (name.to_owned(), rest.to_owned())).collect()
+}
+
+#[test]
+fn every_alarm_says_how_grave_it_is_and_where_it_is_explained() {
+    let explained = fs::read_to_string(root().join("docs/alerts.md")).expect("UTF-8");
+    let alarms = alarms();
+    for (name, rule) in &alarms {
+        for part in ["        expr: ", "severity: ", "          summary: "] {
+            assert_eq!(rule.matches(part).count(), 1, "{name} has {part:?} once");
+        }
+        let grave = ["critical", "warning", "info"].iter().any(|word| rule.contains(&format!("severity: {word} }}")));
+        assert!(grave, "{name} is critical, warning or info");
+        let section = format!("runbook: docs/alerts.md#{}\n", name.to_lowercase());
+        assert!(rule.contains(&section), "{name} refers to its section");
+        assert!(explained.contains(&format!("\n## {name}\n")), "docs/alerts.md explains {name}");
+    }
+    let sections = explained.lines().filter(|line| line.starts_with("## ")).count();
+    assert_eq!(sections, alarms.len(), "docs/alerts.md explains alarms that are there");
+}
+
+#[test]
+fn alarms_do_what_they_are_for() {
+    // Of Debian's package `prometheus`. Where it is not, the shape of the rules is all that is tested (above).
+    let promtool = std::env::var("TANDEM_PROMTOOL").unwrap_or_else(|_| "promtool".to_owned());
+    for asked in [["check", "rules", "grafana/alerts.yml"], ["test", "rules", "tests/alerts.yml"]] {
+        match Command::new(&promtool).args(asked).current_dir(root()).output() {
+            Ok(output) => {
+                let said = [output.stdout, output.stderr].concat();
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => return,
+            Err(error) => panic!("{promtool}: {error}"),
+        }
+    }
 }
 
 #[test]
