@@ -195,7 +195,9 @@ impl Assembly {
             // What was switched stays switched, with a mirror or without.
             let control = store.load().await.map_err(in_control)?.1;
             gate.open(control.route(false));
-            let setup = postgres::Setup::new(&self.config, live, gate, None, Box::new(|_, _| {})).await?;
+            let setup =
+                postgres::Setup::new(&self.config, live, gate, None, (Box::new(|_, _| {}), shadow::Handle::off()))
+                    .await?;
             return Ok(mirror(Serving::Postgres(setup)));
         };
         let known = controller::recover(store).await.map_err(in_control)?;
@@ -213,7 +215,12 @@ impl Assembly {
         let turning = turning.map_err(|error| Error::Setup(error.to_string()))?;
         let handle = turning.handle().clone();
         let lost = lost(&handle);
+        let board = shadow::Board::new(&self.config.shadow, "postgres", live.clone(), gate.clone(), journal.clone());
+        let (reads, queue) = board.open();
+        let lost = (lost, reads);
         let setup = postgres::Setup::new(&self.config, live, gate.clone(), Some(journal.clone()), lost).await?;
+        let repeater = setup.repeater(handle.twins().clone(), &self.config);
+        tasks.spawn(shadow::Service::new(queue, repeater, handle.clone()).run(stop.clone()));
         self.mark_lost(&recovered, &setup.tables(), &handle, &journal)?;
         let mut walk = postgres::Walk::new(&setup, turning, &self.config, &control, (stop.clone(), tasks.clone()));
         walk.begin(&control).await.map_err(|error| Error::Setup(error.to_string()))?;

@@ -47,6 +47,7 @@ mod rules;
 mod sandbox;
 mod schema;
 mod settings;
+mod shadow_postgres;
 mod support;
 mod switch;
 mod switch_faults;

@@ -24,6 +24,7 @@ mod serve;
 mod servers;
 pub mod session;
 mod setup;
+pub mod shadow;
 pub mod shared;
 mod startup;
 pub mod switch;

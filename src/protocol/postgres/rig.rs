@@ -28,6 +28,7 @@ pub(crate) fn shared() -> Arc<Shared> {
         policy: policy(),
         life: Arc::new(AtomicU64::new(1)),
         full: std::sync::atomic::AtomicBool::new(false),
+        shadow: crate::shadow::Handle::off(),
         sessions: Sessions::default(),
         lost: Box::new(|_, _| {}),
     })

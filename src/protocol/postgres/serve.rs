@@ -91,6 +91,7 @@ async fn login(
     is_too_many: bool,
     stop: CancellationToken,
 ) -> Result<Option<Box<LoggedIn>>, startup::Error> {
+    let address = client.peer_addr().ok().map(|address| address.ip());
     let Some((mut client, first)) = greet(client, front).await? else { return Ok(None) };
     let elsewhere = elsewhere(&first.packet, &front.servers.of(Side::Origin).database);
     // The databases that are not mirrored stay where they are. For the others the gate says which side answers.
@@ -107,8 +108,9 @@ async fn login(
     let started =
         timeout(front.login_timeout, startup::relay(&mut client, &mut server, primary)).await.map_err(timed_out)??;
     metrics::CLIENTS_TOTAL.counter(&[("wire", "postgres")]).increment(1);
-    let (session, card) =
+    let (mut session, card) =
         session(&first, &started, Home { side, endpoint, key: started.key.clone() }, elsewhere, front);
+    session.comes_from(address);
     front.shared.sessions.enter(&card);
     front.cancels.enter(started.key, &card);
     let ties = Ties::new(front.clone(), card);

@@ -39,6 +39,13 @@ impl Servers {
         }
     }
 
+    /// The password of a user whose name and password tandem has for this side; `None` inside: it needs none.
+    pub(super) fn password_of(&self, side: Side, user: &str) -> Option<Option<String>> {
+        let own = self.of(side);
+        let is_own = own.user == user;
+        self.users.get(user).cloned().or_else(|| is_own.then(|| own.password.clone()))
+    }
+
     /// The same, with the host first that was found to be the primary.
     pub(super) fn primary_first<'a>(&'a self, side: Side, schema: &Schema) -> Cow<'a, ServerConfig> {
         schema.primary_first(side, self.of(side))

@@ -9,9 +9,11 @@ use tokio_rustls::TlsAcceptor;
 use crate::config::{self, Config, ListenTls, Live, TypeOids};
 use crate::cutover::gate::Gate;
 use crate::journal::Journal;
+use crate::mirror::Twins;
 use crate::net::clients::Clients;
 use crate::net::tls;
 use crate::record::{Reason, Side, TableId};
+use crate::shadow::Handle;
 
 use super::cache::PlanCache;
 use super::catalog::{Catalog, load};
@@ -21,6 +23,7 @@ use super::moving::sessions::Sessions;
 use super::pulse::Ping;
 use super::serve::{Cancels, Front};
 use super::servers::Servers;
+use super::shadow::{Asked, Repeater};
 use super::shared::{Policy, Schema, Shared};
 
 /// What all listeners of the process serve with.
@@ -56,7 +59,7 @@ impl Setup {
         live: Live,
         gate: Gate,
         journal: Option<Journal>,
-        lost: Lost,
+        (lost, shadow): (Lost, Handle<Asked>),
     ) -> Result<Setup, Error> {
         let servers = Arc::new(Servers::new(config));
         let catalog = match &journal {
@@ -71,6 +74,7 @@ impl Setup {
             policy: policy(config, live),
             life: Arc::new(AtomicU64::new(0)),
             full: AtomicBool::new(false),
+            shadow,
             sessions: Sessions::default(),
             lost,
         };
@@ -93,6 +97,11 @@ impl Setup {
     /// Something trivial to ask a side.
     pub fn ping(&self, side: Side) -> Ping {
         Ping::to(self.servers.of(side))
+    }
+
+    /// What repeats reads on the secondary.
+    pub fn repeater(&self, twins: Twins, config: &Config) -> Repeater {
+        Repeater::new(self.shared.clone(), self.servers.clone(), twins, config)
     }
 
     /// Labels of every table that is mirrored.

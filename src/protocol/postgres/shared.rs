@@ -16,12 +16,14 @@ use crate::config::{Live, OnDdl, OnFull, OnUncaptured};
 use crate::cutover::gate::Gate;
 use crate::journal::{self, Journal};
 use crate::record::{Reason, RecordBuf, Side, TableId};
+use crate::shadow;
 
 use super::cache::PlanCache;
 use super::catalog::{Catalog, load};
 use super::client::{Client, Endpoint, ServerConfig};
 use super::moving::sessions::Sessions;
 use super::plan::Action;
+use super::shadow::Asked;
 use super::wire::{Header, WireError};
 
 /// What all sessions of a listener share.
@@ -40,6 +42,8 @@ pub struct Shared {
     pub life: Arc<AtomicU64>,
     /// Somebody waited for room in the journal and there was none.
     pub full: AtomicBool,
+    /// Which reads are repeated on the secondary.
+    pub(super) shadow: shadow::Handle<Asked>,
     /// All of them, for the day on which they move.
     pub(super) sessions: Sessions,
     /// Called with tables whose writes the journal did not take.

@@ -522,6 +522,12 @@ impl Client {
         &mut self.out
     }
 
+    /// Put messages of others, the last of them a Query or a Sync.
+    pub(in crate::protocol::postgres) fn put_whole(&mut self, put: impl FnOnce(&mut BytesMut)) {
+        put(&mut self.out);
+        self.ready_put += 1;
+    }
+
     /// Put a simple Query.
     pub fn put_query(&mut self, sql: &str) {
         self.put_query_bytes(sql.as_bytes());

@@ -20,6 +20,13 @@ impl Session {
             out.to_client.extend_from_slice(input);
             return Ok(input.len());
         }
+        self.shadow_begins(out);
+        let taken = self.take_answers(input, out);
+        self.shadow_keeps(out);
+        taken
+    }
+
+    fn take_answers(&mut self, input: &[u8], out: &mut Out<'_>) -> Result<usize, Fault> {
         let mut at = 0;
         loop {
             at += self.stream_back(&input[at..], out);
@@ -284,6 +291,7 @@ impl Session {
         self.tickets.settle(ended, outcome);
         self.tickets.part(upto, outcome);
         self.front_group().ended = true;
+        self.shadow_unit_over(outcome == Outcome::Aborted);
         self.in_block = chain;
         self.chained = chain;
     }
@@ -433,6 +441,7 @@ impl Session {
         self.expects.pop_front_if(|next| matches!(next, Expect::CopyEnd));
         self.copies_failed();
         let group = self.groups.pop_front().ok_or_else(|| out_of_turn(back::READY_FOR_QUERY))?;
+        self.shadow_ends(if shown { whole } else { &[] }, out);
         self.status = status;
         self.in_transaction = status == b'T' && self.groups.is_empty() && !self.open_started;
         self.in_block = status != b'I';

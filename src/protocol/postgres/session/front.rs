@@ -134,7 +134,10 @@ impl Session {
             return Ok(false);
         }
         let script = self.askable(script);
-        script.statements.iter().for_each(|statement| self.leave_traces(text, statement));
+        for statement in &script.statements {
+            self.leave_traces(text, statement);
+            self.shadow_follows(text, statement);
+        }
         let pieces = self.can_be_pieces(&script, text);
         if pieces && needs_pieces(&script) {
             return self.begin_pieces(text, script);
@@ -159,6 +162,9 @@ impl Session {
         }
         if ends && !self.append()? {
             return Ok(false);
+        }
+        if let [statement] = &script.statements[..] {
+            self.shadow_text(text, statement);
         }
         out.to_server.extend_from_slice(whole);
         let text = if needs_text { Bytes::copy_from_slice(text) } else { Bytes::new() };
@@ -258,6 +264,7 @@ impl Session {
         if portal.is_empty() && !self.rest_read(out) {
             return Ok(false);
         }
+        self.shadow_rebinds(portal);
         let Some(prepared) = self.statements.get(name).cloned() else {
             let undo = self.statements.put_portal(portal, Portal { statement: None, binary: false, asked: false });
             return Ok(self.forward(whole, out, Expect::Bind { shown: true, undo }));
@@ -284,6 +291,7 @@ impl Session {
         if asked {
             binary = self.bind_asked(whole, portal, name, &prepared, &params, out);
         } else {
+            self.shadow_bind(portal, &prepared, &params);
             out.to_server.extend_from_slice(whole);
         }
         let undo = self.statements.put_portal(portal, Portal { statement: Some(prepared), binary, asked });
@@ -386,6 +394,7 @@ impl Session {
     fn execute(&mut self, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
         let mut fields = Fields::new(front::EXECUTE, &whole[HEADER..]);
         let name = fields.cstr().map_err(Fault::Client)?;
+        self.shadow_execute(name, whole);
         let Some(portal) = self.statements.portal(name).cloned() else {
             // A cursor that SQL declared, or nothing.
             if self.hot_cursor {
@@ -406,6 +415,7 @@ impl Session {
         let Some(statement) = prepared.script.statements.first() else {
             return Ok(self.forward(whole, out, Expect::Execute { view: View::Plain, effect: Effect::None }));
         };
+        self.shadow_runs(&prepared.text, statement);
         let counts = counts(&statement.action) || self.hot_cursor && matches!(statement.action, Action::Fetch);
         // A statement of a transaction cannot commit, whatever it is.
         let commits = could_commit(&statement.action);

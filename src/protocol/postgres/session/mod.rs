@@ -32,6 +32,7 @@ mod hidden;
 mod names;
 mod path;
 mod pieces;
+mod shadow;
 mod statements;
 #[cfg(any(test, fuzzing))]
 pub mod storm;
@@ -130,6 +131,8 @@ struct Group {
     schema: bool,
     /// A transaction ended in it.
     ended: bool,
+    /// An Execute of the client's is in it.
+    executed: bool,
 }
 
 /// A portal whose statement ran to its end, while the client took only some of the rows that it returns.
@@ -226,6 +229,8 @@ pub struct Session {
     card: Option<Arc<Card>>,
     /// It was told of types whose oids are its server's own.
     user_types: bool,
+    /// Its reads that are repeated on the secondary.
+    shadow: shadow::Shadow,
 }
 
 impl Session {
@@ -285,6 +290,7 @@ impl Session {
             side: None,
             card: None,
             user_types: false,
+            shadow: shadow::Shadow::default(),
         }
     }
 
@@ -518,6 +524,7 @@ impl Session {
         let last = if group.failed { Outcome::Aborted } else { Outcome::Committed };
         self.tickets.end_all(group.upto, last, schema);
         self.hot_cursor &= !self.nothing_in_flight();
+        self.shadow_unit_over(group.failed);
         self.names_end();
         if std::mem::take(&mut self.path_touched) {
             self.path = None;

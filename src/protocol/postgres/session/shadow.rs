@@ -1,0 +1,428 @@
+//! Reads that are repeated on the secondary: which ones, and what must be kept of them.
+//!
+//! A read is kept from the moment at which it goes to the primary to its ReadyForQuery, and only if nothing else that runs
+//! is on its way: then all that comes is its answer. The bytes are copied beside the way that they go; nothing waits for
+//! it, and nothing is changed. One at a time: what a client asks meanwhile is not chosen.
+//!
+//! What the session has set is known by its SET statements. Where a transaction that set something was rolled back, or
+//! where something was set that no statement shows, it is not known any more, and reads are skipped until RESET ALL or
+//! DISCARD ALL.
+
+use std::cell::OnceCell;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::protocol::postgres::evident;
+use crate::protocol::postgres::lexer::{Dialect, Kind, Tokens};
+use crate::protocol::postgres::moving::standby::startup_parameters;
+use crate::protocol::postgres::plan::{Action, Read, Statement, Traces, Unfit};
+use crate::protocol::postgres::shadow::{Asked, Asker, Form};
+use crate::record::TableId;
+use crate::shadow::{About, Skip, Slot};
+
+use super::capture::BindParams;
+use super::expect::Expect;
+use super::statements::Prepared;
+use super::{Out, Session};
+
+/// Of a statement's text people see so much.
+const SHAPE_BYTES_MAX: usize = 1_000;
+/// More settings of a session are not repeated.
+const SETTINGS_MAX: usize = 32;
+/// A longer SET statement is not.
+const SETTING_BYTES_MAX: usize = 1_000;
+
+/// Settings that decide what a read answers, or in which form (documentation, "Client Connection Defaults"); custom
+/// ones are as well.
+const MATTERS: &[&str] = &[
+    "array_nulls",
+    "backslash_quote",
+    "bytea_output",
+    "client_encoding",
+    "datestyle",
+    "default_text_search_config",
+    "extra_float_digits",
+    "intervalstyle",
+    "lc_messages",
+    "lc_monetary",
+    "lc_numeric",
+    "lc_time",
+    "names",
+    "quote_all_identifiers",
+    "role",
+    "row_security",
+    "search_path",
+    "standard_conforming_strings",
+    "time",
+    "timezone",
+    "timezone_abbreviations",
+    "transform_null_equals",
+    "xmlbinary",
+    "xmloption",
+];
+
+/// Words that stand for a moment when they are read as a date or time (documentation, "Special Date/Time Inputs").
+const MOMENTS: &[&str] = &["now", "today", "tomorrow", "yesterday"];
+
+/// What is known of the session for its reads.
+#[derive(Default)]
+pub(super) struct Shadow {
+    client: Option<IpAddr>,
+    /// Who asks: made for the first read that is chosen.
+    asker: Option<Arc<Asker>>,
+    /// The read that is being answered.
+    taken: Option<Box<Taken>>,
+    /// Its SET statements, each with what it sets.
+    settings: Vec<(String, Bytes)>,
+    /// They are not all that it has.
+    unknown: bool,
+    /// The open transaction set something.
+    touched: bool,
+    /// The open transaction did something else than read, or is not READ COMMITTED.
+    spoilt: bool,
+}
+
+/// A read on its way.
+struct Taken {
+    slot: Slot<Asked>,
+    asked: Asked,
+    /// Answers to what was sent before it come first: so many ReadyForQuery.
+    before: usize,
+    /// Where its answer begins in what goes to the client.
+    from: usize,
+    /// It was bound to this portal, and not executed yet.
+    portal: Option<Bytes>,
+}
+
+impl Session {
+    /// Where its client is.
+    pub(in crate::protocol::postgres) fn comes_from(&mut self, client: Option<IpAddr>) {
+        self.shadow.client = client;
+    }
+
+    // ---- what the session did
+
+    /// A statement of the text that was lexed last is about to run.
+    pub(super) fn shadow_follows(&mut self, text: &[u8], statement: &Statement) {
+        if matches!(statement.action, Action::Begin) {
+            self.shadow.spoilt = self.names_isolation(text, statement);
+        } else if statement.read.is_none() {
+            self.shadow.spoilt = true;
+            if sets(statement) {
+                self.shadow_sets(text, statement);
+            }
+        }
+    }
+
+    /// The same, of a text that was not; most statements need none.
+    pub(super) fn shadow_runs(&mut self, text: &[u8], statement: &Statement) {
+        if matches!(statement.action, Action::Begin) || sets(statement) {
+            self.lex(text);
+            self.shadow_follows(text, statement);
+        } else {
+            self.shadow.spoilt |= statement.read.is_none();
+        }
+    }
+
+    fn names_isolation(&self, text: &[u8], statement: &Statement) -> bool {
+        words(&self.tokens, text, statement)
+            .any(|word| matches!(&word[..], "isolation" | "serializable" | "repeatable"))
+    }
+
+    fn shadow_sets(&mut self, text: &[u8], statement: &Statement) {
+        let words: Vec<String> = words(&self.tokens, text, statement).take(4).collect();
+        let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let first = words.first().copied().unwrap_or_default();
+        if matches!((first, words.get(1)), ("reset" | "discard", Some(&"all"))) {
+            (self.shadow.settings, self.shadow.unknown) = (Vec::new(), false);
+            return;
+        }
+        if !matches!(first, "set" | "reset") {
+            // A function of the user's that sets something is seen by nobody; `set_config` by its name, not by its value.
+            self.shadow.unknown |= matches!(statement.action, Action::Session);
+            return;
+        }
+        words.retain(|word| *word != "session");
+        let name = words.get(1).copied().unwrap_or_default();
+        if name == "local" {
+            return;
+        }
+        let is_custom = self.is_dotted(statement, text);
+        if !is_custom && MATTERS.binary_search(&name).is_err() {
+            self.shadow.unknown |= name == "authorization";
+            return;
+        }
+        let name = if is_custom { words[1..].join(".") } else { name.to_owned() };
+        let range = self.range(statement).filter(|range| range.len() <= SETTING_BYTES_MAX);
+        let Some(range) = range.filter(|_| self.shadow.settings.len() < SETTINGS_MAX) else {
+            self.shadow.unknown = true;
+            return;
+        };
+        self.shadow.settings.retain(|(other, _)| *other != name);
+        self.shadow.touched = true;
+        self.shadow.settings.push((name, Bytes::copy_from_slice(&text[range])));
+    }
+
+    /// `SET a.b`.
+    fn is_dotted(&self, statement: &Statement, text: &[u8]) -> bool {
+        let tokens = self.tokens.list().get(statement.tokens.clone()).unwrap_or_default();
+        let until = tokens.iter().position(|token| matches!(token.text(text), b"=" | b"to" | b"TO"));
+        tokens[..until.unwrap_or(tokens.len())].iter().any(|token| token.text(text) == b".")
+    }
+
+    /// A transaction ended.
+    pub(super) fn shadow_unit_over(&mut self, rolled_back: bool) {
+        self.shadow.unknown |= std::mem::take(&mut self.shadow.touched) && rolled_back;
+        self.shadow.spoilt = false;
+    }
+
+    // ---- which reads
+
+    /// A simple Query is about to go.
+    pub(super) fn shadow_text(&mut self, text: &[u8], statement: &Statement) {
+        let Some(read) = &statement.read else { return };
+        let Some(slot) = self.sample("text", text, read) else { return };
+        let why = self.why_not(read, text, &[]);
+        self.take_read(slot, why, (read, text), Form::Simple, None);
+    }
+
+    /// A Bind is about to go.
+    pub(super) fn shadow_bind(&mut self, portal: &[u8], prepared: &Prepared, params: &BindParams<'_>) {
+        let Some(read) = prepared.script.statements.first().and_then(|statement| statement.read.clone()) else {
+            return;
+        };
+        let Some(slot) = self.sample("prepared", &prepared.text, &read) else { return };
+        let why = self.why_not(&read, &prepared.text, params.each());
+        // Their oids are this server's own.
+        let foreign = prepared.types.iter().any(|&oid| oid >= 16_384).then_some(Skip::Unsupported);
+        let form = Form::Extended {
+            types: prepared.types.clone(),
+            values: Bytes::copy_from_slice(params.values()),
+            results: Bytes::copy_from_slice(params.result_formats()),
+        };
+        let portal = Some(Bytes::copy_from_slice(portal));
+        self.take_read(slot, why.or(foreign), (&read, &prepared.text), form, portal);
+    }
+
+    /// A portal gets another meaning.
+    pub(super) fn shadow_rebinds(&mut self, portal: &[u8]) {
+        if self.shadow.taken.as_ref().is_some_and(|taken| taken.portal.as_deref() == Some(portal)) {
+            self.shadow_skip(Skip::Unsupported);
+        }
+    }
+
+    /// An Execute is about to go.
+    pub(super) fn shadow_execute(&mut self, portal: &[u8], whole: &[u8]) {
+        self.open_group.executed = true;
+        let Some(taken) = &mut self.shadow.taken else { return };
+        let limited = !whole.ends_with(&[0; 4]);
+        if taken.portal.as_deref() == Some(portal) && !limited {
+            taken.portal = None;
+            taken.slot.forwarded();
+        } else {
+            self.shadow_skip(if limited { Skip::RowLimit } else { Skip::Unsupported });
+        }
+    }
+
+    fn sample(&self, kind: &'static str, text: &[u8], read: &Read) -> Option<Slot<Asked>> {
+        let (names, tables, shape) = (OnceCell::<Vec<String>>::new(), OnceCell::<Vec<_>>::new(), OnceCell::new());
+        let card = self.card.as_ref().filter(|_| self.captures() && self.shadow.taken.is_none())?;
+        self.shared.shadow.sample(|| {
+            let names = names.get_or_init(|| self.names_of(read));
+            let pairs = || read.tables.iter().copied().zip(names.iter().map(String::as_str)).collect();
+            let tables: &Vec<(TableId, &str)> = tables.get_or_init(pairs);
+            let shape: &String = shape.get_or_init(|| shape_of(text, self.dialect));
+            About { kind, tables, client: self.shadow.client, user: &card.who.user, shape }
+        })
+    }
+
+    fn names_of(&self, read: &Read) -> Vec<String> {
+        let catalog = self.shared.catalog.now();
+        let name = |id: &TableId| catalog.relation(*id).map_or_else(String::new, |relation| relation.shown());
+        read.tables.iter().map(name).collect()
+    }
+
+    fn why_not(&self, read: &Read, text: &[u8], values: &[Option<&[u8]>]) -> Option<Skip> {
+        let inside = self.in_block || self.status != b'I';
+        let moment = || is_moment(text, self.dialect) || values.iter().flatten().any(|value| names_moment(value));
+        match read.unfit {
+            Some(Unfit::Volatile) => Some(Skip::Volatile),
+            Some(Unfit::NotRepeatable) => Some(Skip::NotRepeatable),
+            None if inside && (self.shadow.spoilt || !self.keys.is_empty()) => Some(Skip::InTransaction),
+            // Something else is on its way, whose answer comes first, or is part of the same transaction.
+            None if self.open_group.executed || !self.expects.iter().all(is_idle) => Some(Skip::Unsupported),
+            None if self.shadow.unknown => Some(Skip::Unsupported),
+            None if moment() => Some(Skip::Volatile),
+            None => None,
+        }
+    }
+
+    fn take_read(
+        &mut self,
+        slot: Slot<Asked>,
+        why_not: Option<Skip>,
+        (read, text): (&Arc<Read>, &[u8]),
+        form: Form,
+        portal: Option<Bytes>,
+    ) {
+        if let Some(why) = why_not {
+            return slot.skip(why);
+        }
+        let mut tokens = Tokens::default();
+        tokens.lex(text, self.dialect);
+        let asked = Asked {
+            read: read.clone(),
+            shape: tokens.shape_hash(),
+            text: Bytes::copy_from_slice(text),
+            form,
+            asker: self.asker(),
+            settings: self.shadow.settings.iter().map(|(_, text)| text.clone()).collect(),
+            answer: Bytes::new(),
+        };
+        self.shadow.taken = Some(Box::new(Taken { slot, asked, before: self.groups.len(), from: 0, portal }));
+    }
+
+    fn asker(&mut self) -> Arc<Asker> {
+        let card = self.card.clone();
+        let make = || {
+            let Some(card) = card else { return Arc::new(Asker { user: String::new(), params: Vec::new() }) };
+            let mut params = startup_parameters(&card.packet);
+            params.retain(|(name, _)| name != "application_name");
+            if !params.iter().any(|(name, _)| name == "client_encoding") && !card.encoding.is_empty() {
+                params.push(("client_encoding".to_owned(), card.encoding.to_string()));
+            }
+            Arc::new(Asker { user: card.who.user.clone(), params })
+        };
+        self.shadow.asker.get_or_insert_with(make).clone()
+    }
+
+    // ---- the answer
+
+    /// Bytes of the server's are about to be taken: what comes behind this in `out` is the answer's.
+    pub(super) fn shadow_begins(&mut self, out: &Out<'_>) {
+        if let Some(taken) = &mut self.shadow.taken {
+            taken.from = out.to_client.len();
+        }
+    }
+
+    /// They were taken.
+    pub(super) fn shadow_keeps(&mut self, out: &Out<'_>) {
+        let Some(taken) = self.shadow.taken.as_mut().filter(|taken| taken.before == 0) else { return };
+        if !taken.slot.keep(out.to_client.get(taken.from..).unwrap_or_default()) {
+            self.shadow.taken = None;
+        }
+    }
+
+    /// ReadyForQuery came, of which this is shown next: all or nothing.
+    pub(super) fn shadow_ends(&mut self, ready: &[u8], out: &Out<'_>) {
+        self.shadow_keeps(out);
+        if let Some(taken) = self.shadow.taken.as_mut().filter(|taken| taken.before > 0) {
+            taken.before -= 1;
+            taken.from = out.to_client.len() + ready.len();
+            return;
+        }
+        let Some(taken) = self.shadow.taken.take() else { return };
+        let Taken { mut slot, mut asked, portal, .. } = *taken;
+        if portal.is_some() {
+            return slot.skip(Skip::Abandoned);
+        }
+        if slot.keep(ready) {
+            asked.answer = slot.take();
+            slot.submit(asked);
+        }
+    }
+
+    fn shadow_skip(&mut self, why: Skip) {
+        if let Some(taken) = self.shadow.taken.take() {
+            taken.slot.skip(why);
+        }
+    }
+}
+
+/// Nothing runs by it: what drivers send between two statements.
+fn is_idle(expect: &Expect) -> bool {
+    match expect {
+        Expect::Parse { .. } | Expect::Bind { .. } | Expect::Describe { .. } | Expect::Close { .. } => true,
+        Expect::Sync { .. } => true,
+        Expect::Execute { .. } | Expect::CopyEnd | Expect::Query { .. } | Expect::Function => false,
+    }
+}
+
+/// It may set something by itself; what a write's triggers set is not followed.
+fn sets(statement: &Statement) -> bool {
+    let writes = matches!(statement.action, Action::Evident(_) | Action::Asked(_) | Action::Truncate(_));
+    statement.traces.meets(Traces::SETTINGS) && !writes
+}
+
+/// The plain words of a statement, in lower case.
+fn words(tokens: &Tokens, text: &[u8], statement: &Statement) -> impl Iterator<Item = String> {
+    let of = tokens.list().get(statement.tokens.clone()).unwrap_or_default();
+    let plain = of.iter().filter(|token| matches!(token.kind, Kind::Ident | Kind::Quoted));
+    plain.map(|token| String::from_utf8_lossy(token.text(text)).trim_matches('"').to_ascii_lowercase())
+}
+
+/// The text without values.
+fn shape_of(text: &[u8], dialect: Dialect) -> String {
+    let mut tokens = Tokens::default();
+    tokens.lex(text, dialect);
+    let mut out = String::new();
+    let mut end = 0;
+    for token in tokens.list() {
+        if out.len() >= SHAPE_BYTES_MAX {
+            out.push_str(" ..");
+            break;
+        }
+        if token.start != end && !out.is_empty() {
+            out.push(' ');
+        }
+        end = token.end;
+        match token.kind.is_literal() {
+            true => out.push('?'),
+            false => out.push_str(&String::from_utf8_lossy(token.text(text))),
+        }
+    }
+    out
+}
+
+/// A literal may stand for a moment.
+fn is_moment(text: &[u8], dialect: Dialect) -> bool {
+    let mut tokens = Tokens::default();
+    tokens.lex(text, dialect);
+    tokens.list().iter().any(|token| {
+        let strings = matches!(token.kind, Kind::String | Kind::Escaped | Kind::Dollar | Kind::Unicode);
+        strings && evident::content(token.kind, token.text(text)).map_or(true, |content| names_moment(&content))
+    })
+}
+
+fn names_moment(value: &[u8]) -> bool {
+    let mut words = value.split(|byte| !byte.is_ascii_alphabetic());
+    words.any(|word| MOMENTS.iter().any(|moment| word.eq_ignore_ascii_case(moment.as_bytes())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_see_a_statement_without_its_values() {
+        let shape = |text: &str| shape_of(text.as_bytes(), Dialect::default());
+        assert_eq!(shape("select  a from t\nwhere b='secret' and c = $1 -- 7"), "select a from t where b=? and c = $1");
+        assert!(shape(&"select a, ".repeat(1_000)).len() < SHAPE_BYTES_MAX + 20);
+    }
+
+    #[test]
+    fn words_that_stand_for_a_moment_are_seen() {
+        let is = |text: &str| is_moment(text.as_bytes(), Dialect::default());
+        assert!(
+            is("select 'NOW'::timestamptz") && is("select * from t where at > 'today'") && is("select $$yesterday$$")
+        );
+        assert!(!is("select 'know', 'nowhere', now from t") && names_moment(b"tomorrow allballs"));
+    }
+
+    #[test]
+    fn settings_that_matter_are_found_by_search() {
+        assert!(MATTERS.is_sorted());
+    }
+}

@@ -1,0 +1,89 @@
+//! What a session keeps of a read.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::protocol::postgres::plan::Read;
+use crate::protocol::postgres::wire::{self, front};
+
+/// A read, as it went to the primary, and the answer that came.
+#[derive(Debug)]
+pub struct Asked {
+    /// What its text says of its answer.
+    pub(in crate::protocol::postgres) read: Arc<Read>,
+    /// The hash of its shape.
+    pub(in crate::protocol::postgres) shape: u64,
+    pub(in crate::protocol::postgres) text: Bytes,
+    pub(in crate::protocol::postgres) form: Form,
+    pub(in crate::protocol::postgres) asker: Arc<Asker>,
+    /// SET statements of the session, oldest first.
+    pub(in crate::protocol::postgres) settings: Vec<Bytes>,
+    /// Messages, up to and with ReadyForQuery.
+    pub(in crate::protocol::postgres) answer: Bytes,
+}
+
+/// How it was asked.
+#[derive(Clone, Debug)]
+pub(in crate::protocol::postgres) enum Form {
+    /// By a simple Query.
+    Simple,
+    /// By Parse, Bind and Execute.
+    Extended {
+        /// Declared types of parameters.
+        types: Arc<[u32]>,
+        /// Formats and values of the Bind, as they came.
+        values: Bytes,
+        /// Its result formats, two bytes each.
+        results: Bytes,
+    },
+}
+
+/// As whom it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(in crate::protocol::postgres) struct Asker {
+    pub(in crate::protocol::postgres) user: String,
+    /// Parameters of the client's start-up packet, its encoding among them.
+    pub(in crate::protocol::postgres) params: Vec<(String, String)>,
+}
+
+impl Asked {
+    /// What must be known before it is executed.
+    pub(super) fn put_parse(&self, out: &mut BytesMut, prefix: &[u8]) {
+        let Form::Extended { types, .. } = &self.form else { return };
+        wire::message(out, front::PARSE, |b| {
+            b.put_u8(0);
+            b.extend_from_slice(prefix);
+            wire::cstr(b, &self.text);
+            b.put_u16(types.len() as u16);
+            types.iter().for_each(|&oid| b.put_u32(oid));
+        });
+    }
+
+    /// Ask it, of the unnamed statement where it is one, and for a description. `results`: its own formats, or text.
+    pub(super) fn put(&self, out: &mut BytesMut, prefix: &[u8], own_results: bool) {
+        match &self.form {
+            Form::Simple => wire::message(out, front::QUERY, |b| {
+                b.extend_from_slice(prefix);
+                wire::cstr(b, &self.text);
+            }),
+            Form::Extended { values, results, .. } => {
+                let results = if own_results { &results[..] } else { &[] };
+                wire::message(out, front::BIND, |b| {
+                    b.put_u16(0); // Both names are empty.
+                    b.extend_from_slice(values);
+                    b.put_u16((results.len() / 2) as u16);
+                    b.extend_from_slice(results);
+                });
+                wire::describe(out, b'P', b"");
+                wire::execute(out, b"", 0);
+                wire::bare(out, front::SYNC);
+            }
+        }
+    }
+
+    /// It is asked by Parse and Bind.
+    pub(super) fn is_extended(&self) -> bool {
+        matches!(self.form, Form::Extended { .. })
+    }
+}

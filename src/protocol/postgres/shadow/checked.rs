@@ -1,0 +1,122 @@
+//! What the secondary's planner makes of a read, before it runs there: views and policies are looked behind, every table
+//! is named with its schema, and the cost is told. Kept by shape, for a while.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::protocol::postgres::analysis::is_unsteady;
+use crate::protocol::postgres::catalog::{Catalog, Kind};
+use crate::protocol::postgres::copier::Scope;
+use crate::record::TableId;
+use crate::shadow::Skip;
+
+use super::Asked;
+
+/// Costs change with the data.
+const KEPT: Duration = Duration::from_secs(60);
+/// More shapes are not remembered.
+const SHAPES_MAX: usize = 10_000;
+
+/// Plans that were looked at.
+#[derive(Default)]
+pub(super) struct Plans(Mutex<HashMap<u64, Checked>>);
+
+#[derive(Clone, Copy)]
+struct Checked {
+    epoch: u64,
+    at: Instant,
+    verdict: Result<(), Skip>,
+}
+
+impl Plans {
+    /// What is known of a read; `None`: nothing, or nothing new enough.
+    pub(super) fn look_up(&self, asked: &Asked, epoch: u64) -> Option<Result<(), Skip>> {
+        let plans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = plans.get(&asked.shape)?;
+        (known.epoch == epoch && known.at.elapsed() < KEPT).then_some(known.verdict)
+    }
+
+    /// Look at a plan of `EXPLAIN (VERBOSE, FORMAT JSON)`.
+    ///
+    /// # Errors
+    /// Why the read is not repeated.
+    pub(super) fn check(
+        &self,
+        asked: &Asked,
+        plan: &str,
+        catalog: &Catalog,
+        bounds: (&Scope, usize),
+    ) -> Result<(), Skip> {
+        let verdict = check(plan, catalog, bounds);
+        let mut plans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if plans.len() >= SHAPES_MAX {
+            plans.clear();
+        }
+        plans.insert(asked.shape, Checked { epoch: catalog.epoch, at: Instant::now(), verdict });
+        verdict
+    }
+}
+
+fn check(plan: &str, catalog: &Catalog, (scope, cost_max): (&Scope, usize)) -> Result<(), Skip> {
+    let plan: Value = serde_json::from_str(plan).map_err(|_| Skip::Unsupported)?;
+    let cost = plan[0]["Plan"]["Total Cost"].as_f64().unwrap_or(0.0);
+    if cost_max > 0 && cost > cost_max as f64 {
+        return Err(Skip::Expensive);
+    }
+    look(&plan, catalog, scope)
+}
+
+fn look(node: &Value, catalog: &Catalog, scope: &Scope) -> Result<(), Skip> {
+    match node {
+        Value::String(text) if is_unsteady(text, catalog) => Err(Skip::Volatile),
+        Value::Array(nodes) => nodes.iter().try_for_each(|node| look(node, catalog, scope)),
+        Value::Object(fields) => {
+            if let (Some(Value::String(name)), schema) = (fields.get("Relation Name"), fields.get("Schema")) {
+                is_mirrored(schema.and_then(Value::as_str).unwrap_or_default(), name, catalog, scope)?;
+            }
+            fields.values().try_for_each(|node| look(node, catalog, scope))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A table of the catalog of the primary, which has no temporary ones, no sequences and none of the server's own.
+fn is_mirrored(schema: &str, name: &str, catalog: &Catalog, scope: &Scope) -> Result<(), Skip> {
+    let known = catalog.relation(TableId::of(schema, name));
+    let rows = known.is_some_and(|relation| matches!(relation.kind, Kind::Table | Kind::Partitioned));
+    let excluded = scope.excludes(&format!("{schema}.{name}"));
+    if rows && !excluded { Ok(()) } else { Err(Skip::NotMirrored) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::postgres::analysis::schema::catalog;
+
+    fn of(plan: &str) -> Result<(), Skip> {
+        let scope = Scope { exclude: vec!["a.*".to_owned()], ..Scope::default() };
+        check(plan, &catalog(), (&scope, 1000))
+    }
+
+    #[test]
+    fn what_a_plan_shows_decides() {
+        let scan = |schema: &str, name: &str, filter: &str| {
+            format!(
+                "[{{\"Plan\": {{\"Node Type\": \"Seq Scan\", \"Relation Name\": \"{name}\", \"Schema\": \"{schema}\", \
+                 \"Total Cost\": 41.5, \"Output\": [\"acc.id\"], \"Filter\": \"{filter}\"}}}}]"
+            )
+        };
+        assert_eq!(of(&scan("public", "acc", "(acc.id = 1)")), Ok(()));
+        assert_eq!(of(&scan("public", "acc", "(acc.at < now())")), Err(Skip::Volatile));
+        assert_eq!(of(&scan("public", "acc_id_seq", "")), Err(Skip::NotMirrored));
+        assert_eq!(of(&scan("pg_catalog", "pg_class", "")), Err(Skip::NotMirrored));
+        assert_eq!(of(&scan("a", "twin", "")), Err(Skip::NotMirrored));
+        assert_eq!(of(&scan("public", "remote", "")), Err(Skip::NotMirrored));
+        assert_eq!(of("[{\"Plan\": {\"Total Cost\": 1000.5}}]"), Err(Skip::Expensive));
+        assert_eq!(of("nothing"), Err(Skip::Unsupported));
+    }
+}

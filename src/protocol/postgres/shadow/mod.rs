@@ -1,0 +1,195 @@
+//! Shadow reads on PostgreSQL.
+//!
+//! ```text
+//!  session: a SELECT that the data decides (analysis/read.rs) --> its bytes and the client's answer are kept
+//!  here:    the secondary's plan of it (checked.rs) --> the same bytes, in a READ ONLY transaction --> compare.rs
+//!           a difference --> twins: both sides at one state, the primary twice --> in flight, noise, or real
+//! ```
+//!
+//! The secondary is asked as the client is known there, or by tandem's own role with SET ROLE, on connections that began
+//! with the client's start-up parameters; what the session set since is set again in the same transaction, which is
+//! rolled back. So nothing is left on a connection, and it can be used for the next read of the same kind of client.
+//!
+//! Settings can be missed (a function may set some). That costs a look at the twins and never an alarm: both of them are
+//! asked in the same way, and only what differs between them is a difference.
+
+mod answer;
+mod asked;
+mod checked;
+mod compare;
+mod link;
+mod normal;
+mod told;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use crate::config;
+use crate::mirror::Twins;
+use crate::record::Side;
+use crate::shadow::{self, Causal, Difference, Rechecked, Repeated, Skip, Verdict};
+
+use super::shared::Shared;
+use super::{copier::Scope, servers::Servers};
+
+use answer::Answer;
+pub(super) use asked::{Asked, Asker, Form};
+use checked::Plans;
+use compare::{Compared, Question, compare};
+use link::{Failed, Link, Pool};
+use told::Told;
+
+/// How long a loan of twins is waited for.
+const LOAN_MAX: Duration = Duration::from_secs(5);
+
+/// Asks the secondary what clients asked the primary, and compares.
+pub struct Repeater {
+    shared: Arc<Shared>,
+    pool: Pool,
+    plans: Plans,
+    twins: Twins,
+    scope: Scope,
+    config: config::Shadow,
+}
+
+impl Repeater {
+    pub(super) fn new(shared: Arc<Shared>, servers: Arc<Servers>, twins: Twins, config: &config::Config) -> Repeater {
+        let shadow = config.shadow.clone();
+        Repeater {
+            pool: Pool::new(servers, shared.clone(), shadow.workers),
+            plans: Plans::default(),
+            scope: Scope::of(&config.mirror),
+            shared,
+            twins,
+            config: shadow,
+        }
+    }
+
+    /// Ask the secondary.
+    async fn ask_once(&self, asked: &Asked, side: Side) -> Result<(Answer, Duration), Skip> {
+        let limit = self.config.timeout;
+        let known = self.plans.look_up(asked, self.shared.catalog.now().epoch);
+        known.unwrap_or(Ok(()))?;
+        let mut link = self.pool.link(side, &asked.asker).await.map_err(Failed::of_secondary)?;
+        link.begin(asked, limit).await.map_err(Failed::of_secondary)?;
+        if known.is_none() {
+            match link.explain(asked).await.map_err(Failed::of_secondary)? {
+                Some(plan) => {
+                    let bounds = (&self.scope, self.config.max_cost);
+                    self.plans.check(asked, &plan, &self.shared.catalog.now(), bounds)?;
+                }
+                // It has no plan: what is wrong with it, its answer says.
+                None => link.begin_again(asked, limit).await.map_err(Failed::of_secondary)?,
+            }
+        }
+        let said = link.ask(asked, self.config.max_answer.bytes()).await.map_err(Failed::of_secondary)?;
+        self.pool.give_back(link).await;
+        Ok(said)
+    }
+
+    async fn compare_once(&self, asked: &Asked, causal: &Causal) -> Result<Repeated, Skip> {
+        let primary = Answer::read(asked.answer.clone()).map_err(|_| Skip::Unsupported)?;
+        comparable(&primary, Failed::of_primary)?;
+        if primary.suspended {
+            return Err(Skip::RowLimit);
+        }
+        let (secondary, latency) = self.ask_once(asked, causal.secondary()).await?;
+        comparable(&secondary, Failed::of_secondary)?;
+        let verdict = match self.compared(asked, &primary, &secondary) {
+            Ok(None) => Verdict::Match,
+            Ok(Some(difference)) => Verdict::Differs(difference),
+            Err(why) => Verdict::Skipped(why),
+        };
+        Ok(Repeated { latency, verdict })
+    }
+
+    /// `None`: they are alike.
+    fn compared(&self, asked: &Asked, primary: &Answer, secondary: &Answer) -> Result<Option<Difference>, Skip> {
+        let catalog = self.shared.catalog.now();
+        let settings = self.shared.shadow.settings();
+        let ignore = settings.as_ref().map(|settings| &settings.ignore);
+        let told = Told::new(&asked.read, primary, &catalog, ignore);
+        let question = Question { read: &asked.read, ignored: &told.ignored, key: &told.key };
+        match compare(&question, primary, secondary) {
+            Compared::Equal => Ok(None),
+            Compared::Ties => Err(Skip::Ties),
+            Compared::Differs(found) => Ok(Some(told.difference(&found, primary, secondary))),
+        }
+    }
+
+    /// Both sides at one state.
+    async fn on_twins(&self, asked: &Asked, causal: &Causal) -> Result<Rechecked, Skip> {
+        let (mut here, mut there) = self.twins_of(asked, causal).await?.ok_or(Skip::Moving)?;
+        let bytes = self.config.max_answer.bytes();
+        let (first, second) = tokio::join!(here.ask(asked, bytes), there.ask(asked, bytes));
+        let (first, second) = (first.map_err(Failed::of_primary)?.0, second.map_err(Failed::of_secondary)?.0);
+        comparable(&first, Failed::of_primary)?;
+        comparable(&second, Failed::of_secondary)?;
+        let Some(difference) = self.compared(asked, &first, &second)? else {
+            self.pool.give_back(here).await;
+            self.pool.give_back(there).await;
+            return Ok(Rechecked::InFlight);
+        };
+        self.pool.give_back(there).await;
+        // An error ended the transaction, and with it the state: it does not come by chance.
+        if first.error.is_none() {
+            let again = here.ask(asked, bytes).await.map_err(Failed::of_primary)?.0;
+            if !matches!(self.compared(asked, &first, &again), Ok(None)) {
+                return Ok(Rechecked::Noise);
+            }
+        }
+        self.pool.give_back(here).await;
+        Ok(Rechecked::Persists(difference))
+    }
+
+    /// A connection to each side, both inside transactions that see the same state; `None`: it was lent too late.
+    async fn twins_of(&self, asked: &Asked, causal: &Causal) -> Result<Option<(Link, Link)>, Skip> {
+        let here = self.pool.link(causal.primary(), &asked.asker);
+        let there = self.pool.link(causal.secondary(), &asked.asker);
+        let (here, there) = tokio::join!(here, there);
+        let (mut here, mut there) = (here.map_err(Failed::of_primary)?, there.map_err(Failed::of_secondary)?);
+        let Ok(Some(loan)) = timeout(LOAN_MAX.min(self.config.wait), self.twins.borrow()).await else {
+            return Ok(None);
+        };
+        let opened = tokio::join!(here.open_at(&loan.primary), there.open_at(&loan.secondary));
+        // From here on the mirror goes on.
+        drop(loan);
+        if opened.0.is_err() || opened.1.is_err() {
+            return Ok(None);
+        }
+        let limit = self.config.timeout;
+        let (one, other) = tokio::join!(here.set(asked, limit), there.set(asked, limit));
+        one.map_err(Failed::of_primary)?;
+        other.map_err(Failed::of_secondary)?;
+        Ok(Some((here, there)))
+    }
+}
+
+impl shadow::Repeater for Repeater {
+    type Read = Asked;
+
+    async fn repeat(&self, read: &Asked, causal: &Causal) -> Repeated {
+        let began = Instant::now();
+        let compared = self.compare_once(read, causal).await;
+        compared.unwrap_or_else(|why| Repeated { latency: began.elapsed(), verdict: Verdict::Skipped(why) })
+    }
+
+    async fn recheck(&self, read: &Asked, causal: &Causal) -> Rechecked {
+        match self.on_twins(read, causal).await {
+            Ok(rechecked) => rechecked,
+            // There were no twins this time.
+            Err(Skip::Moving) => Rechecked::Moved,
+            Err(why) => Rechecked::Skipped(why),
+        }
+    }
+}
+
+/// An error that says something of the moment, and nothing of the data, is no answer.
+fn comparable(answer: &Answer, of_side: fn(Failed) -> Skip) -> Result<(), Skip> {
+    match answer.error.as_deref().and_then(Failed::of_code) {
+        Some(failed) => Err(of_side(failed)),
+        None => Ok(()),
+    }
+}
