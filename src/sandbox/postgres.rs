@@ -141,7 +141,7 @@ impl Postgres {
 
     /// SIGSTOP all its processes: connections stay, nothing answers.
     pub fn freeze(&self) {
-        self.everybody().into_iter().for_each(|pid| signal(pid, libc::SIGSTOP));
+        self.everybody().into_iter().for_each(freeze);
     }
 
     /// SIGCONT all its processes.
@@ -289,6 +289,25 @@ fn wait_gone(pids: &[u32]) {
 fn is_alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+/// SIGSTOP, and wait until each thread has stopped: a busy machine takes its time.
+pub(super) fn freeze(pid: u32) {
+    signal(pid, libc::SIGSTOP);
+    for _ in 0..PATIENCE.as_millis() / LOOK.as_millis() {
+        if has_stopped(pid) {
+            return;
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Source: proc(5), `/proc/pid/task/tid/stat`, field 3.
+fn has_stopped(pid: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    let stat = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+    let state = |stat: String| stat.rsplit_once(") ").map_or("T".to_owned(), |(_, rest)| rest[..1].to_owned());
+    threads.flatten().map(stat).map(state).all(|state| ["T", "t", "Z", "X"].contains(&state.as_str()))
 }
 
 pub(super) fn signal(pid: u32, signal: i32) {

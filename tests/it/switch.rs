@@ -1,6 +1,7 @@
 //! The switch and the way back, on real servers.
 
 use ::tandem::protocol::postgres::wire::{Message, back};
+use ::tandem::sandbox::Stop;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::support::raw::{M, Raw};
@@ -263,12 +264,12 @@ async fn a_primary_that_is_gone_for_good_is_given_up() {
     let client = connect(&stage.url()).await;
     client.batch_execute("INSERT INTO acc (bal) VALUES (1), (2)").await.expect("written");
     stage.tandem.settled().await;
-    stage.target.freeze();
+    stage.target.stop(Stop::Kill).expect("it dies");
     client.batch_execute("UPDATE acc SET bal = 9 WHERE id = 1").await.expect("written on the origin only");
     let waiting = connect(&stage.url()).await;
     let waits = tokio::spawn(async move { waiting.batch_execute("SELECT pg_sleep(600)").await });
-    stage.origin.stop(::tandem::sandbox::Stop::Kill).expect("it dies");
-    stage.target.thaw();
+    stage.origin.stop(Stop::Kill).expect("it dies");
+    stage.target.start().expect("it comes back");
 
     let look = stage.ask_switch(&serde_json::json!({"to": "target", "dry_run": true, "force": 0})).await;
     assert_eq!(look["end"], "refused", "{look:#}");

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use super::postgres::{Tls, put, signal};
+use super::postgres::{Tls, freeze, put, signal};
 use super::{Error, Sandbox, io_error, own_folder};
 use distribution::Classes;
 
@@ -210,7 +210,7 @@ impl Node {
 
     /// SIGSTOP: connections stay, nothing answers.
     pub fn freeze(&self) {
-        self.child.iter().for_each(|child| signal(child.id(), libc::SIGSTOP));
+        self.child.iter().for_each(|child| freeze(child.id()));
     }
 
     /// SIGCONT.
