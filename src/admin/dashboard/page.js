@@ -130,8 +130,10 @@ function shadow(told) {
   ledger("mismatches", told.mismatches, mismatchRow);
 }
 
+/** Cut, not rounded: all but one is not all. */
+const share = (ratio) => (ratio === 0 || ratio === 1 ? `${100 * ratio} %` : `${(Math.floor(ratio * 1e4) / 100).toFixed(2)} %`);
+
 function shadowFigures({ sample, compared, alike, in_flight: late, noise, mismatches, skipped }) {
-  const share = (ratio) => `${(100 * ratio).toFixed(ratio > 0.9995 || ratio === 0 ? 0 : 2)} %`;
   return [
     ["Sampled", share(sample)],
     ["Compared", whole(compared)],

@@ -22,6 +22,7 @@ export class Plot {
     this.most = make("p", { kind: "most" });
     const caption = make("figcaption", { children: [make("strong", { text: title }), ...this.keys] });
     this.figure = make("figure", { children: [caption, this.svg, this.most] });
+    this.draw([]);
   }
 
   group(at) {

@@ -160,7 +160,6 @@ const scenes = {
     await page.keyboard.press("Enter");
     await page.locator("#confirm").waitFor();
     await accessible(page, "dialog");
-    await picture(page, "confirm", { x: 0, y: 0, width: 1000, height: 900 });
     await page.keyboard.press("Escape");
     await page.locator("#confirm").waitFor({ state: "hidden" });
     equal(await page.evaluate(() => document.activeElement.id), "begin", "the focus goes back");
@@ -190,7 +189,6 @@ const scenes = {
     await page.keyboard.press("Enter");
     await until(page, "#phases [aria-current=step]", "draining");
     await until(page, "#switch-state", "clients are held");
-    await picture(page, "held");
     await tabTo(page, "abort");
     await page.keyboard.press("Enter");
     await page.keyboard.type("target");
