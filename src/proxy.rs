@@ -111,6 +111,7 @@ impl Assembly {
             mirror: None,
             switch: None,
             pulses: None,
+            shadow: None,
             names: Arc::new(|_| None),
             live: Live::new(&config),
             level: Some(level),
@@ -215,8 +216,7 @@ impl Assembly {
         let turning = turning.map_err(|error| Error::Setup(error.to_string()))?;
         let handle = turning.handle().clone();
         let lost = lost(&handle);
-        let board = shadow::Board::new(&self.config.shadow, "postgres", live.clone(), gate.clone(), journal.clone());
-        let (reads, queue) = board.open();
+        let (reads, queue) = self.board(&journal).open();
         let lost = (lost, reads);
         let setup = postgres::Setup::new(&self.config, live, gate.clone(), Some(journal.clone()), lost).await?;
         let repeater = setup.repeater(handle.twins().clone(), &self.config);
@@ -226,6 +226,7 @@ impl Assembly {
         walk.begin(&control).await.map_err(|error| Error::Setup(error.to_string()))?;
         let defaults = Defaults { max_hold: self.config.cutover.max_hold };
         let (controller, switch) = Controller::new(known, gate, walk, defaults);
+        let controller = controller.heeding(self.reads());
         let switching = CancellationToken::new();
         tasks.spawn(supervise(tokio::spawn(controller.run(switching.clone()))));
         self.state.names = setup.names();
@@ -260,9 +261,7 @@ impl Assembly {
         );
         let turning = turning.map_err(|error| Error::Setup(error.to_string()))?;
         let handle = turning.handle().clone();
-        let live = self.state.live.clone();
-        let board = shadow::Board::new(&self.config.shadow, "cql", live, gate.clone(), journal.clone());
-        let (chosen, reads) = board.open();
+        let (chosen, reads) = self.board(&journal).open();
         let mirroring = cql::Mirroring {
             journal: journal.clone(),
             lost: lost(&handle),
@@ -277,11 +276,26 @@ impl Assembly {
         tasks.spawn(shadow::Service::new(reads, repeater, handle.clone()).run(stop.clone()));
         let defaults = Defaults { max_hold: self.config.cutover.max_hold };
         let (controller, switch) = Controller::new(known, gate, walk, defaults);
+        let controller = controller.heeding(self.reads());
         tasks.spawn(supervise(tokio::spawn(controller.run(switching.clone()))));
         self.state.names = setup.names();
         self.state.mirror = Some(handle);
         self.state.switch = Some(switch);
         Ok(Mirror { serving: Serving::Cql(setup), tasks, stop, switching })
+    }
+
+    /// Where shadow reads meet, for the API too. Nothing is sampled until the configuration, or somebody, says so.
+    fn board(&mut self, journal: &Journal) -> shadow::Board {
+        let (live, gate) = (self.state.live.clone(), self.state.gate.clone());
+        let wire = self.config.wire.as_str();
+        let board = shadow::Board::new(&self.config.shadow, wire, live, gate, journal.clone());
+        self.state.shadow.insert(board).clone()
+    }
+
+    /// What reads on the secondary say of a switch.
+    fn reads(&self) -> controller::Beside {
+        let board = self.state.shadow.clone();
+        Box::new(move || board.as_ref().map(shadow::Board::findings).unwrap_or_default())
     }
 
     /// Labels stay active until the loss is confirmed, also when the start that noticed it was itself interrupted.

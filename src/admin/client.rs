@@ -78,6 +78,11 @@ impl Client {
         self.ask(Method::PATCH, path, Some(body)).await
     }
 
+    /// `DELETE path`.
+    pub async fn delete(&self, path: &str) -> Result<Value, Error> {
+        self.ask(Method::DELETE, path, None).await
+    }
+
     async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Error> {
         let asked = tokio::time::timeout(TIMEOUT, self.exchange(method, path, body)).await;
         let (code, answer) = asked.map_err(|_| self.unreachable("no answer in time"))??;

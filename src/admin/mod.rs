@@ -16,6 +16,7 @@ use crate::metrics::Exporter;
 use crate::mirror::Handle;
 use crate::net::pulse::Pulses;
 use crate::record::TableId;
+use crate::shadow::Board;
 use crate::telemetry::Level;
 
 pub mod client;
@@ -26,6 +27,7 @@ mod ledgers;
 mod routes;
 mod samples;
 mod server;
+mod shadow;
 pub mod status;
 mod switch;
 
@@ -73,6 +75,8 @@ pub struct State {
     pub switch: Option<controller::Handle>,
     /// Whether both sides answer; `None`: nobody asks them.
     pub pulses: Option<Pulses>,
+    /// Reads repeated on the secondary; `None`: mirroring is off.
+    pub shadow: Option<Board>,
     /// What people call a table, where somebody knows its schema.
     pub names: Names,
     /// Settings that can be changed.

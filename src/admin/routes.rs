@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use super::status::Status;
-use super::{Readiness, State, dashboard, guard, history, ledgers, samples::Samples, switch};
+use super::{Readiness, State, dashboard, guard, history, ledgers, samples::Samples, shadow, switch};
 use crate::metrics;
 
 /// Every path, its methods, and whether it needs the token. The dashboard's files are beside them: `GET /`.
@@ -31,6 +31,8 @@ pub const ROUTES: &[(&str, &[&str], bool)] = &[
     ("/v1/verify", &["GET", "POST"], true),
     ("/v1/verify/differences", &["GET"], true),
     ("/v1/repair", &["GET", "POST"], true),
+    ("/v1/shadow", &["GET"], true),
+    ("/v1/mismatches", &["GET", "DELETE"], true),
     ("/v1/switch", &["GET", "POST"], true),
     ("/v1/switch/abort", &["POST"], true),
     ("/v1/settings", &["GET", "PATCH"], true),
@@ -83,6 +85,7 @@ where
         (_, "/metrics") => {
             Status::of(state).record();
             state.mirror.iter().for_each(|mirror| mirror.desk().record());
+            state.shadow.iter().for_each(|board| board.record());
             Ok(text(StatusCode::OK, state.exporter.render()))
         }
         (_, "/v1/status") => Ok(json(&Status::of(state))),
@@ -94,6 +97,9 @@ where
         (&Method::GET, "/v1/dirty") => Ok(json(&ledgers::dirty(state)?)),
         (&Method::POST, "/v1/dirty") => Ok(json(&ledgers::act_on_dirty(state, &parse(&body(request).await?)?).await?)),
         (_, "/v1/verify/differences") => Ok(json(&history::differences(state, has_values(&request)).await?)),
+        (_, "/v1/shadow") => Ok(json(&shadow::report(state)?)),
+        (&Method::DELETE, "/v1/mismatches") => Ok(json(&shadow::clear(state, request.uri().query())?)),
+        (_, "/v1/mismatches") => Ok(json(&shadow::mismatches(state, has_values(&request))?)),
         (&Method::GET, "/v1/switch") => Ok(json(&switch::report(state)?)),
         (&Method::POST, "/v1/switch") => {
             let begun = switch::begin(state, parse(&body(request).await?)?).await?;

@@ -13,6 +13,7 @@ use crate::metrics;
 use crate::mirror::Handle;
 use crate::net::pulse::{Beat, Pulses};
 use crate::record::Side;
+use crate::shadow::Summary;
 
 /// Everything at a glance. More fields may come; these stay.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,6 +45,8 @@ pub struct Status {
     pub journal: Option<JournalStatus>,
     /// `None`: mirroring is off.
     pub mirror: Option<MirrorStatus>,
+    /// Reads repeated on the secondary; `None`: mirroring is off.
+    pub shadow: Option<Summary>,
     /// The last walk of each kind over history; what was never asked for is not there.
     #[serde(default)]
     pub history: Vec<WalkStatus>,
@@ -286,6 +289,7 @@ impl Status {
             journal: state.journal.as_ref().map(JournalStatus::of),
             mirror: state.mirror.as_ref().map(MirrorStatus::of),
             history: state.mirror.as_ref().map(of_history).unwrap_or_default(),
+            shadow: state.shadow.as_ref().map(Summary::of),
         }
     }
 

@@ -138,15 +138,19 @@ async fn run_all(token: Option<&str>, mirror: Option<Handle>, switch: Option<(Ga
     };
     let (readiness, watched) = watch::channel(Readiness::Starting);
     let config = Config::from_text("proxy.toml", &crate::config::example(), []).expect("valid");
+    let (live, journal) = (Live::new(&config), Journal::in_memory());
+    let shadow =
+        mirror.is_some().then(|| Board::new(&config.shadow, "test", live.clone(), gate.clone(), journal.clone()));
     let state = State {
         wire: Wire::Postgres,
         gate,
-        journal: Some(Journal::in_memory()),
+        journal: Some(journal),
+        shadow,
         mirror,
         switch,
         pulses: None,
         names: Arc::new(|table| (table == ACCOUNTS).then(|| "public.accounts".to_owned())),
-        live: Live::new(&config),
+        live,
         level: None,
         exporter: EXPORTER.clone(),
         readiness: watched,
@@ -266,10 +270,32 @@ async fn parked_keys_that_are_not_there_are_named() {
 }
 
 #[tokio::test]
+async fn shadow_reads_are_shown_turned_on_and_their_differences_cleared() {
+    let running = run_with(None, Some(mirror())).await;
+    let client = Client::new(&running.url, None).expect("a URL");
+    let report = client.get("/v1/shadow").await.expect("answered");
+    assert_eq!(
+        (&report["verdict"], &report["compared"], &report["statements"]),
+        (&json!("off"), &json!(0), &json!([]))
+    );
+    client.patch("/v1/settings", &json!({"shadow.sample": "5%"})).await.expect("changed");
+    let status = client.get("/v1/status").await.expect("answered");
+    assert_eq!((&status["shadow"]["verdict"], &status["shadow"]["sample"]), (&json!("unproven"), &json!(0.05)));
+    assert_eq!(client.get("/v1/shadow").await.expect("answered")["findings"][0]["name"], "shadow_unproven");
+    assert_eq!(client.get("/v1/mismatches?values=true").await.expect("answered"), json!([]));
+    assert_eq!(client.delete("/v1/mismatches").await.expect("answered"), json!({"cleared": 0}));
+    for (path, why) in [("/v1/mismatches?id=7", "has the number 7"), ("/v1/mismatches?di=7", "must be id=NUMBER")] {
+        assert!(matches!(client.delete(path).await, Err(Error::Refused(said)) if said.contains(why)), "{path}");
+    }
+    let metrics = get(&running, "/metrics").await;
+    assert!(metrics.contains("tandem_shadow_sample_ratio 0.05"), "{metrics}");
+}
+
+#[tokio::test]
 async fn without_a_mirror_its_ledgers_say_so() {
     let running = run(None).await;
     let client = Client::new(&running.url, None).expect("a URL");
-    for path in ["/v1/parked", "/v1/dirty", "/v1/switch"] {
+    for path in ["/v1/parked", "/v1/dirty", "/v1/switch", "/v1/shadow", "/v1/mismatches"] {
         assert!(matches!(client.get(path).await, Err(Error::Refused(why)) if why.starts_with("mirroring is off")));
     }
 }

@@ -20,6 +20,7 @@ mod ledgers;
 mod output;
 mod run;
 mod set;
+mod shadow;
 mod status;
 mod switch;
 
@@ -80,6 +81,9 @@ enum Command {
     /// Tables that may differ: list, repair.
     #[command(after_help = ledgers::DIRTY_EXAMPLES)]
     Dirty(ledgers::Dirty),
+    /// Reads repeated on the other side: is it right, and fast enough?
+    #[command(after_help = shadow::EXAMPLES)]
+    Shadow(shadow::Shadow),
     /// Show or change settings of a running tandem.
     #[command(after_help = set::EXAMPLES)]
     Set(set::Set),
@@ -170,6 +174,7 @@ pub fn main() -> ExitCode {
         Command::Repair(command) => wait(history::repair(command, &output)),
         Command::Parked(command) => wait(ledgers::parked(command, &output)),
         Command::Dirty(command) => wait(ledgers::dirty(command, &output)),
+        Command::Shadow(command) => wait(shadow::run(command, &output)),
         Command::Set(command) => wait(set::run(command, &output)),
     };
     match done {

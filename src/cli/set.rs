@@ -12,6 +12,7 @@ Examples:
   tandem set                                  show what can be changed
   tandem set log.level=debug
   tandem set mirror.ddl=refuse mirror.truncate=refuse
+  tandem set shadow.sample=1%                 repeat one read in a hundred on the other side
 
 A change lasts until tandem is restarted; then proxy.toml counts again.";
 

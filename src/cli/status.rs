@@ -53,6 +53,7 @@ const LINES: &[(&str, &[(&str, &str)])] = &[
     ("mirror", &[("/mirror/phase", ""), ("/mirror/applied", " applied")]),
     ("lag", &[("/mirror/lag_seconds", " s"), ("/mirror/lag_records", " units"), ("/mirror/lag_keys", " keys")]),
     ("paid", &[("/mirror/payments", " payments"), ("/mirror/paid_rows", " rows")]),
+    ("shadow", &[("/shadow/verdict", ""), ("/shadow/compared", " compared"), ("/shadow/mismatches", " differ")]),
     ("set aside", &[("/mirror/parked", " parked"), ("/mirror/dirty", " dirty tables")]),
     ("last error", &[("/mirror/error", "")]),
 ];

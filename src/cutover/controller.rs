@@ -136,10 +136,14 @@ pub struct Controller<S, T> {
     desk: Desk,
 }
 
+/// What somebody beside the wire finds in the way of a switch.
+pub type Beside = Box<dyn Fn() -> Vec<check::Finding> + Send + Sync>;
+
 /// The machine, and what is told about it.
 struct Desk {
     machine: Machine,
     defaults: Defaults,
+    beside: Option<Beside>,
     report: watch::Sender<Report>,
     walk: Option<Walk>,
     /// When the machine entered its phase.
@@ -194,6 +198,7 @@ impl<S: Store, T: Steps> Controller<S, T> {
         let desk = Desk {
             machine,
             defaults,
+            beside: None,
             report,
             walk: None,
             since: Instant::now(),
@@ -203,6 +208,12 @@ impl<S: Store, T: Steps> Controller<S, T> {
             meters: Meters::new(),
         };
         (Controller { known, gate, steps, commands, desk }, Handle { commands: asking, report: watched })
+    }
+
+    /// Heed what somebody beside the wire finds, too, unless the old primary is given up.
+    pub fn heeding(mut self, beside: Beside) -> Controller<S, T> {
+        self.desk.beside = Some(beside);
+        self
     }
 
     /// Finish what an earlier process left, then switch whenever asked to, until told to stop: a walk before its flip is
@@ -464,14 +475,17 @@ impl Desk {
                 self.because(&error.to_string());
                 Event::Foreign
             }
-            Done::Prepared(findings) => Event::Prepared { refused: self.found(&findings) },
+            Done::Prepared(findings) => Event::Prepared { refused: self.found(findings) },
             Done::Verified(compared) => self.compared(compared),
         }
     }
 
     /// Is there something among it that refuses?
-    fn found(&mut self, findings: &[check::Finding]) -> bool {
+    fn found(&mut self, mut findings: Vec<check::Finding>) -> bool {
         let Some(walk) = &mut self.walk else { return false };
+        if walk.request.force.is_none() {
+            findings.extend(self.beside.iter().flat_map(|look| look()));
+        }
         walk.ended.findings = findings.iter().map(Finding::from).collect();
         let ignored = |finding: &&check::Finding| walk.request.ignore.iter().any(|name| name == finding.rule.name);
         let errors = findings.iter().filter(|finding| finding.rule.severity == Severity::Error);

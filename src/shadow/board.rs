@@ -73,6 +73,26 @@ impl Board {
         &self.0.mismatches
     }
 
+    /// The share of reads that is chosen, 0 to 1.
+    pub fn sample(&self) -> f64 {
+        self.0.live.get().sample.fraction()
+    }
+
+    /// Reads are chosen.
+    pub fn is_on(&self) -> bool {
+        self.0.live.sampled() > 0
+    }
+
+    /// The number of the control state now.
+    pub(super) fn epoch(&self) -> u64 {
+        self.0.gate.route().epoch
+    }
+
+    /// Differences that lasted and are still there, as far as is known.
+    pub fn open_mismatches(&self) -> usize {
+        self.0.mismatches.open(self.epoch())
+    }
+
     /// Reads in the queue or under way, and bytes that they keep.
     pub fn queued(&self) -> (usize, usize) {
         let free = self.0.room.available_permits();
@@ -84,7 +104,7 @@ impl Board {
         let (reads, bytes) = self.queued();
         metrics::SHADOW_QUEUE.gauge(&[]).set(reads as f64);
         metrics::SHADOW_QUEUE_BYTES.gauge(&[]).set(bytes as f64);
-        metrics::SHADOW_SAMPLE_RATIO.gauge(&[]).set(self.0.live.get().sample.fraction());
-        metrics::SHADOW_MISMATCHES.gauge(&[]).set(self.0.mismatches.open() as f64);
+        metrics::SHADOW_SAMPLE_RATIO.gauge(&[]).set(self.sample());
+        metrics::SHADOW_MISMATCHES.gauge(&[]).set(self.open_mismatches() as f64);
     }
 }

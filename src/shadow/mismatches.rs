@@ -30,6 +30,8 @@ pub enum State {
     Open,
     /// Both sides were alike when they were asked again.
     Gone,
+    /// It was seen before a switch.
+    Past,
 }
 
 impl State {
@@ -38,6 +40,7 @@ impl State {
         match self {
             State::Open => "open",
             State::Gone => "gone",
+            State::Past => "past",
         }
     }
 }
@@ -61,14 +64,16 @@ pub struct Entry {
     pub columns: Vec<String>,
     /// The primary when it was seen last.
     pub primary: Side,
+    /// The control state's number when it was seen last: a flip pays what was owed, so what was seen before one is past.
+    pub epoch: u64,
     /// Reads that showed it.
     pub count: u64,
     /// Seconds since the epoch.
     pub first_unix: u64,
     /// Seconds since the epoch.
     pub last_unix: u64,
-    /// Whether it is still there.
-    pub state: State,
+    /// Whether it was seen to be gone.
+    is_gone: bool,
     /// The rows as they were seen last.
     pub shown: Option<Box<Shown>>,
     /// In the order of sights.
@@ -76,6 +81,15 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Whether it is still there, as far as is known in this epoch.
+    pub fn state(&self, epoch: u64) -> State {
+        match self.is_gone {
+            true => State::Gone,
+            false if self.epoch < epoch => State::Past,
+            false => State::Open,
+        }
+    }
+
     fn bytes(&self) -> usize {
         let columns: usize = self.columns.iter().map(|column| column.len() + size_of::<String>()).sum();
         let shown = |shown: &Shown| shown.key.len() + shown.primary.len() + shown.secondary.len();
@@ -101,6 +115,13 @@ struct Book {
     forgotten: u64,
 }
 
+/// Who was the primary, and in which epoch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct At {
+    pub(super) primary: Side,
+    pub(super) epoch: u64,
+}
+
 /// What [`Mismatches::note`] says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Noted {
@@ -122,20 +143,20 @@ impl Mismatches {
     }
 
     /// A difference lasted.
-    pub(super) fn note(&self, (shape, statement): (u64, &Arc<str>), found: Difference, primary: Side) -> Noted {
-        self.lock().note((shape, statement), bounded(found), primary)
+    pub(super) fn note(&self, (shape, statement): (u64, &Arc<str>), found: Difference, at: At) -> Noted {
+        self.lock().note((shape, statement), bounded(found), at)
     }
 
     /// Both sides are alike again. False: it was forgotten.
     pub(super) fn gone(&self, id: u64) -> bool {
         let mut book = self.lock();
         let entry = book.entries.values_mut().find(|entry| entry.id == id);
-        entry.map(|entry| entry.state = State::Gone).is_some()
+        entry.map(|entry| entry.is_gone = true).is_some()
     }
 
-    /// Whether it is kept, and open.
+    /// Whether it is kept, and not known to be gone.
     pub(super) fn is_open(&self, id: u64) -> bool {
-        self.lock().entries.values().any(|entry| entry.id == id && entry.state == State::Open)
+        self.lock().entries.values().any(|entry| entry.id == id && !entry.is_gone)
     }
 
     /// All of them, those seen last first.
@@ -145,9 +166,9 @@ impl Mismatches {
         entries
     }
 
-    /// How many are open.
-    pub fn open(&self) -> usize {
-        self.lock().entries.values().filter(|entry| entry.state == State::Open).count()
+    /// How many are open in this epoch.
+    pub fn open(&self, epoch: u64) -> usize {
+        self.lock().entries.values().filter(|entry| entry.state(epoch) == State::Open).count()
     }
 
     /// How many were forgotten because there were too many.
@@ -166,7 +187,7 @@ impl Mismatches {
 }
 
 impl Book {
-    fn note(&mut self, (shape, statement): (u64, &Arc<str>), found: Difference, primary: Side) -> Noted {
+    fn note(&mut self, (shape, statement): (u64, &Arc<str>), found: Difference, at: At) -> Noted {
         let key = Key { shape, how: found.how, name: found.name.clone(), key_hash: found.key_hash };
         let now = unix_now();
         self.sights += 1;
@@ -178,11 +199,12 @@ impl Book {
             name: found.name,
             key_hash: found.key_hash,
             columns: found.columns,
-            primary,
+            primary: at.primary,
+            epoch: at.epoch,
             count: 1,
             first_unix: now,
             last_unix: now,
-            state: State::Open,
+            is_gone: false,
             shown: found.shown,
             sight: self.sights,
         };
@@ -195,7 +217,7 @@ impl Book {
             }
             btree_map::Entry::Occupied(mut known) => {
                 let known = known.get_mut();
-                is_news = known.state == State::Gone;
+                is_news = known.state(at.epoch) != State::Open;
                 (entry.id, entry.first_unix, entry.count) = (known.id, known.first_unix, known.count + 1);
                 self.bytes = self.bytes + entry.bytes() - known.bytes();
                 *known = entry.clone();
@@ -236,9 +258,11 @@ mod tests {
     use super::*;
     use crate::shadow::tests::difference;
 
+    const AT: At = At { primary: Side::Origin, epoch: 1 };
+
     fn note(mismatches: &Mismatches, shape: u64, key_hash: u64) -> Noted {
         let found = Difference { key_hash: Some(key_hash), ..difference() };
-        mismatches.note((shape, &"select".into()), found, Side::Origin)
+        mismatches.note((shape, &"select".into()), found, AT)
     }
 
     #[test]
@@ -247,12 +271,26 @@ mod tests {
         let first = note(&mismatches, 1, 7);
         assert!(first.is_news);
         assert_eq!(note(&mismatches, 1, 7), Noted { is_news: false, ..first });
-        assert_eq!((mismatches.open(), mismatches.list()[0].count), (1, 2));
+        assert_eq!((mismatches.open(1), mismatches.list()[0].count), (1, 2));
         assert!(mismatches.gone(first.id) && !mismatches.is_open(first.id));
-        assert_eq!(mismatches.open(), 0);
+        assert_eq!(mismatches.open(1), 0);
         assert_eq!(note(&mismatches, 1, 7), first);
         assert!(note(&mismatches, 2, 7).is_news, "another statement shows it");
         assert!(note(&mismatches, 1, 8).is_news, "another key");
+    }
+
+    #[test]
+    fn a_flip_makes_what_was_seen_before_it_past() {
+        let mismatches = Mismatches::default();
+        note(&mismatches, 1, 7);
+        assert_eq!((mismatches.open(1), mismatches.open(2)), (1, 0));
+        assert_eq!(mismatches.list()[0].state(2), State::Past);
+        let again = mismatches.note(
+            (1, &"select".into()),
+            Difference { key_hash: Some(7), ..difference() },
+            At { epoch: 2, ..AT },
+        );
+        assert!(again.is_news && mismatches.open(2) == 1);
     }
 
     #[test]
@@ -273,7 +311,7 @@ mod tests {
         let shown = Shown { key: long.clone(), primary: long.clone(), secondary: long.clone() };
         for key in 0..1_000 {
             let found = Difference { key_hash: Some(key), shown: Some(Box::new(shown.clone())), ..difference() };
-            mismatches.note((1, &"select".into()), found, Side::Origin);
+            mismatches.note((1, &"select".into()), found, AT);
         }
         let list = mismatches.list();
         assert!(list.iter().map(Entry::bytes).sum::<usize>() <= BYTES_MAX);

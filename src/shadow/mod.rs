@@ -24,8 +24,10 @@
 //! The core knows no wire and sees no rows: a wire implements [`Repeater`] and makes the verdicts.
 
 mod board;
+mod findings;
 mod histogram;
 mod mismatches;
+mod report;
 mod sampler;
 mod service;
 mod shapes;
@@ -38,8 +40,10 @@ use std::time::Duration;
 use crate::record::TableId;
 
 pub use board::Board;
+pub use findings::RULES;
 pub use histogram::Histogram;
 pub use mismatches::{Entry, Mismatches, State};
+pub use report::{Counts, Mismatch, Report, ShapeReport, Summary, Times, Verdict as Answer};
 pub use sampler::{Handle, Slot};
 pub use service::{Causal, Queue, Service};
 pub use shapes::{Shape, Shapes};

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::mismatches::At;
 use super::sampler::Job;
 use super::shapes::End;
 use super::{Board, Difference, Rechecked, Repeated, Repeater, Skip, Verdict};
@@ -252,7 +253,8 @@ impl<R: Repeater> Work<R> {
             return job.place.shape.skipped(why);
         }
         job.place.shape.ended(End::Mismatch);
-        let noted = self.board.mismatches().note((job.place.id, &job.place.text), found.clone(), causal.primary());
+        let at = At { primary: job.primary, epoch: job.epoch };
+        let noted = self.board.mismatches().note((job.place.id, &job.place.text), found.clone(), at);
         if !noted.is_news {
             return;
         }

@@ -55,12 +55,19 @@ impl Stage {
         Stage { board, live, gate, journal, mirror }
     }
 
+    /// With nothing chosen.
+    pub(super) fn off() -> Stage {
+        let stage = Stage::new(|_| {});
+        stage.set("shadow.sample", "0");
+        stage
+    }
+
     /// The secondary has everything.
     pub(super) fn catch_up(&self) {
         self.mirror.show(mirror::Status { paid: self.journal.appended(), ..mirror::Status::default() });
     }
 
-    fn set(&self, key: &str, value: &str) {
+    pub(super) fn set(&self, key: &str, value: &str) {
         self.live.change([(key, value)].into_iter()).expect("allowed");
     }
 
@@ -73,7 +80,7 @@ pub(super) fn route(epoch: u64) -> Route {
     Route { primary: Side::Origin, mirror: true, epoch }
 }
 
-fn about() -> About<'static> {
+pub(super) fn about() -> About<'static> {
     let client = Some("10.0.0.9".parse().expect("an address"));
     About { kind: "text", tables: TABLES, client, user: "app", shape: "select * from orders where id = ?" }
 }
@@ -329,7 +336,7 @@ async fn only_the_same_difference_for_long_enough_is_a_mismatch_promise_8() {
     let running = Running::new(Scripted::differing(looks.into_iter().map(Rechecked::Again).collect::<Vec<_>>()));
     running.read();
     running.until_skipped(Skip::Moving).await;
-    assert_eq!(running.stage.board.mismatches().open(), 0);
+    assert_eq!(running.stage.board.open_mismatches(), 0);
 
     let running = Running::new(Scripted::differing([Rechecked::Again(difference())]));
     let began = Instant::now();
@@ -337,7 +344,7 @@ async fn only_the_same_difference_for_long_enough_is_a_mismatch_promise_8() {
     running.until(|total| total.mismatched() == 1).await;
     assert!(began.elapsed() >= running.stage.board.config().recheck);
     let entry = &running.stage.board.mismatches().list()[0];
-    assert_eq!((entry.how, &*entry.name, entry.state), (How::OtherValue, "public.orders", State::Open));
+    assert_eq!((entry.how, &*entry.name, entry.state(1)), (How::OtherValue, "public.orders", State::Open));
     assert_eq!(&*entry.statement, "select * from orders where id = ?");
 }
 
@@ -363,16 +370,16 @@ async fn a_mismatch_owes_its_keys_and_is_gone_when_both_sides_are_alike() {
     running.read();
     running.until(|total| total.mismatched() == 1).await;
     let mismatches = running.stage.board.mismatches();
-    assert_eq!(mismatches.open(), 1);
+    assert_eq!(mismatches.open(1), 1);
     // The follower asks when the secondary has what is owed now.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(owed(&running.stage).await, [(TABLE, Some(b"k".to_vec()))]);
     assert_eq!(running.stage.mirror.dirty().len(), 0);
     running.stage.catch_up();
-    while mismatches.open() > 0 {
+    while mismatches.open(1) > 0 {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    assert_eq!(mismatches.list()[0].state, State::Gone);
+    assert_eq!(mismatches.list()[0].state(1), State::Gone);
 }
 
 #[tokio::test(start_paused = true)]
