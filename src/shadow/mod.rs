@@ -31,6 +31,8 @@ mod report;
 mod sampler;
 mod service;
 mod shapes;
+#[cfg(test)]
+mod simulation;
 
 use std::fmt;
 use std::future::Future;
