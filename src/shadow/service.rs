@@ -40,6 +40,14 @@ pub struct Queue<R> {
     pub(super) jobs: mpsc::Receiver<Job<R>>,
 }
 
+#[cfg(test)]
+impl<R> Queue<R> {
+    /// What was submitted, for tests of sessions.
+    pub(crate) fn taken(&mut self) -> Vec<R> {
+        std::iter::from_fn(|| self.jobs.try_recv().ok()).map(|job| job.read).collect()
+    }
+}
+
 /// Compares the reads of a queue.
 pub struct Service<R: Repeater> {
     queue: Queue<R::Read>,

@@ -170,6 +170,7 @@ async fn every_planted_difference_is_found_and_nothing_else() {
     }
     // The same by the extended protocol, in binary form.
     client.query("SELECT v FROM stale WHERE id = $1", &[&1]).await.expect("answered");
+    reads_end(&stage, "mismatch", found + 1).await;
     assert!(!stage.tandem.log().contains("secret"), "no value is logged: promise 13");
 }
 
@@ -208,6 +209,28 @@ async fn what_is_not_repeated_is_counted_by_its_reason() {
     client.simple_query("SELECT at::text FROM hot WHERE id = 3").await.expect("answered");
     reads_end(&stage, "match", 1).await;
     assert_eq!(ended(&stage, "in_flight").await, 0, "{}", stage.tandem.log());
+}
+
+#[tokio::test]
+async fn a_read_is_repeated_with_the_rights_of_who_asked() {
+    let stage = Stage::new(load::SCHEMA, ALL, &[]).await;
+    let role = |name: &str| {
+        format!("CREATE ROLE {name} LOGIN; GRANT SELECT ON hot TO {name}; GRANT SELECT (name) ON notes TO {name}")
+    };
+    for name in ["app", "stranger"] {
+        sql(&stage.origin.url("postgres"), &role(name)).await;
+    }
+    sql(&stage.target.url("postgres"), &role("app")).await;
+    let url = |name: &str| format!("postgres://{name}@127.0.0.1:{}/postgres", stage.tandem.port);
+    let app = connect(&url("app")).await;
+    app.simple_query("SELECT * FROM hot").await.expect("answered");
+    reads_end(&stage, "match", 1).await;
+    // Both sides refuse it, in the same class of errors.
+    app.simple_query("SELECT version FROM notes").await.expect_err("no right");
+    reads_end(&stage, "match", 2).await;
+    connect(&url("stranger")).await.simple_query("SELECT * FROM hot").await.expect("answered");
+    let told = until(async || (skipped(&stage).await.get("not_allowed") == Some(&1)).then_some(())).await;
+    assert!(told.is_some(), "{:?}\n{}", skipped(&stage).await, stage.tandem.log());
 }
 
 #[tokio::test]

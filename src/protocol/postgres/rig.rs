@@ -9,10 +9,14 @@ use crate::journal::Journal;
 #[cfg(test)]
 use crate::journal::{Entry, Lsn, Outcome};
 use crate::record::Side;
+#[cfg(test)]
+use crate::shadow::{Board, Queue};
 
 use super::analysis::schema::catalog;
 use super::cache::PlanCache;
 use super::moving::sessions::Sessions;
+#[cfg(test)]
+use super::shadow::Asked;
 use super::shared::{Policy, Schema, Shared};
 
 /// The longest message that is kept.
@@ -20,7 +24,23 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
 /// Mirroring, with the default policy but for short limits.
 pub(crate) fn shared() -> Arc<Shared> {
-    Arc::new(Shared {
+    Arc::new(made())
+}
+
+/// The same, and every read is chosen to be repeated.
+#[cfg(test)]
+pub(crate) fn shadowed() -> (Arc<Shared>, Board, Queue<Asked>) {
+    let mut shared = made();
+    shared.policy.live.change([("shadow.sample", "100%")].into_iter()).expect("it can be changed");
+    let (live, gate, journal) = (shared.policy.live.clone(), shared.gate.clone(), shared.journal.clone());
+    let board = Board::new(&config().shadow, "postgres", live, gate, journal);
+    let (reads, queue) = board.open();
+    shared.shadow = reads;
+    (Arc::new(shared), board, queue)
+}
+
+fn made() -> Shared {
+    Shared {
         gate: Gate::new(Route { primary: Side::Origin, mirror: true, epoch: 1 }),
         journal: Journal::in_memory(),
         catalog: Schema::new(catalog()),
@@ -31,7 +51,7 @@ pub(crate) fn shared() -> Arc<Shared> {
         shadow: crate::shadow::Handle::off(),
         sessions: Sessions::default(),
         lost: Box::new(|_, _| {}),
-    })
+    }
 }
 
 /// What a journal in memory has.
@@ -58,12 +78,15 @@ pub(crate) fn outcomes(journal: &Journal) -> String {
     found.into_iter().map(|(_, letter)| letter).collect()
 }
 
-fn policy() -> Policy {
+fn config() -> Config {
     let text = "[[listen]]\nwire = \"postgres\"\naddress = \"127.0.0.1:1\"\n\
                 [origin]\nurl = \"postgres://a@h:1/d\"\n[target]\nurl = \"postgres://a@h:2/d\"\n";
-    let config = Config::from_text("proxy.toml", text, []).expect("valid");
+    Config::from_text("proxy.toml", text, []).expect("valid")
+}
+
+fn policy() -> Policy {
     Policy {
-        live: Live::new(&config),
+        live: Live::new(&config()),
         statement_bytes_max: 300,
         spill_bytes: 1 << 20,
         message_bytes_max: MESSAGE_BYTES_MAX,

@@ -403,7 +403,149 @@ fn names_moment(value: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::{BufMut, BytesMut};
+
     use super::*;
+    use crate::protocol::postgres::client::{Endpoint, Host};
+    use crate::protocol::postgres::moving::sessions::{Card, Home, Who};
+    use crate::protocol::postgres::rig;
+    use crate::protocol::postgres::session::tests::Peers;
+    use crate::protocol::postgres::wire::{self, front};
+    use crate::record::Side;
+    use crate::shadow::{Board, Queue};
+
+    struct Chosen {
+        peers: Peers,
+        board: Board,
+        queue: Queue<Asked>,
+    }
+
+    impl Chosen {
+        fn new() -> Chosen {
+            let (shared, board, queue) = rig::shadowed();
+            let mut peers = Peers::over(shared);
+            let endpoint = Endpoint { host: Host::Tcp("a".into()), port: 1 };
+            let home = Home { side: Side::Origin, endpoint, key: vec![1] };
+            let who = Who { user: "app".into(), application: String::new() };
+            let packet = b"\0\0\0\0\0\0\0\0user\0app\0TimeZone\0UTC\0\0";
+            let card = Card::new(who, packet[..].into(), "UTF8".into(), (false, false), 7, home);
+            peers.session.belongs_to(Side::Origin, Arc::new(card));
+            Chosen { peers, board, queue }
+        }
+
+        /// A text and its answer.
+        fn run(&mut self, text: &str, answers: &str) {
+            self.peers.query(text);
+            self.peers.server(answers);
+        }
+
+        fn skipped(&self) -> BTreeMap<&'static str, u64> {
+            self.board.shapes().total().skips().map(|(why, count)| (why.as_str(), count)).collect()
+        }
+    }
+
+    fn answer(words: &[(u8, &[u8])]) -> BytesMut {
+        let mut out = BytesMut::new();
+        words.iter().for_each(|(kind, body)| wire::message(&mut out, *kind, |b| b.put_slice(body)));
+        out
+    }
+
+    #[test]
+    fn a_read_is_kept_with_all_of_its_answer() {
+        let mut chosen = Chosen::new();
+        chosen.run("select * from acc", "T CSELECT_0 ZI");
+        let reads = chosen.queue.taken();
+        let [read] = &reads[..] else { panic!("one read") };
+        assert_eq!((&read.text[..], &read.asker.user[..]), (&b"select * from acc"[..], "app"));
+        assert_eq!(read.answer, answer(&[(b'T', &[0, 0]), (b'C', b"SELECT 0\0"), (b'Z', b"I")]));
+        let params: Vec<_> = read.asker.params.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+        assert_eq!(params, [("TimeZone", "UTC"), ("client_encoding", "UTF8")]);
+    }
+
+    fn put_bind(out: &mut BytesMut, max_rows: i32) {
+        wire::message(out, front::BIND, |b| b.put_bytes(0, 8));
+        wire::execute(out, b"", max_rows);
+        wire::bare(out, front::SYNC);
+    }
+
+    #[test]
+    fn what_drivers_send_between_statements_is_no_part_of_an_answer() {
+        let mut chosen = Chosen::new();
+        chosen.peers.client(|out| {
+            wire::parse(out, b"", b"select * from acc", &[]);
+            wire::bare(out, front::SYNC);
+        });
+        chosen.peers.server("1 ZI");
+        chosen.peers.client(|out| {
+            wire::close(out, b'S', b"old");
+            wire::bare(out, front::SYNC);
+            put_bind(out, 0);
+        });
+        chosen.peers.server("3 ZI 2 CSELECT_0 ZI");
+        let reads = chosen.queue.taken();
+        let expected = answer(&[(b'2', b""), (b'C', b"SELECT 0\0"), (b'Z', b"I")]);
+        assert_eq!(reads.iter().map(|read| &read.answer[..]).collect::<Vec<_>>(), [&expected[..]]);
+        chosen.peers.client(|out| put_bind(out, 5));
+        chosen.peers.server("2 s ZI");
+        assert_eq!(chosen.skipped(), [("row_limit", 1)].into());
+    }
+
+    #[test]
+    fn a_statement_on_its_way_before_a_read_leaves_it_alone() {
+        let mut chosen = Chosen::new();
+        chosen.peers.query("select bal from acc");
+        // Not chosen: one at a time.
+        chosen.peers.query("select id from acc");
+        chosen.peers.server("T CSELECT_0 ZI T CSELECT_0 ZI");
+        assert_eq!(chosen.queue.taken().len(), 1);
+        chosen.peers.query("delete from acc where id = 1");
+        chosen.peers.query("select id from acc");
+        chosen.peers.server("CDELETE_1 ZI T CSELECT_0 ZI");
+        assert_eq!((chosen.queue.taken().len(), chosen.skipped()), (0, [("unsupported", 1)].into()));
+    }
+
+    #[test]
+    fn a_transaction_is_fit_until_it_writes() {
+        let mut chosen = Chosen::new();
+        chosen.run("begin", "CBEGIN ZT");
+        chosen.run("select * from acc", "T CSELECT_0 ZT");
+        assert_eq!(chosen.queue.taken().len(), 1);
+        chosen.run("update acc set bal = 1 where id = 1", "CUPDATE_1 ZT");
+        chosen.run("select * from acc", "T CSELECT_0 ZT");
+        chosen.run("commit", "CCOMMIT ZI");
+        chosen.run("begin isolation level serializable", "CBEGIN ZT");
+        chosen.run("select * from acc", "T CSELECT_0 ZT");
+        chosen.run("commit", "CCOMMIT ZI");
+        assert_eq!((chosen.queue.taken().len(), chosen.skipped()), (0, [("in_transaction", 2)].into()));
+        chosen.run("select now()", "T CSELECT_1 ZI");
+        chosen.run("select * from acc for update", "T CSELECT_1 ZI");
+        chosen.run("select * from acc where note = 'today'", "T CSELECT_1 ZI");
+        let expected = [("in_transaction", 2), ("volatile", 2), ("not_repeatable", 1)];
+        assert_eq!(chosen.skipped(), expected.into());
+    }
+
+    #[test]
+    fn what_the_session_set_goes_along_until_it_is_not_known() {
+        let mut chosen = Chosen::new();
+        for text in ["set time zone 'UTC'", "set work_mem = '1MB'", "set app.tenant to '7'", "set timezone = 'CET'"] {
+            chosen.run(text, "CSET ZI");
+        }
+        chosen.run("select * from acc", "T CSELECT_0 ZI");
+        let set = |chosen: &mut Chosen| chosen.queue.taken().pop().map(|read| read.settings);
+        let texts = ["set time zone 'UTC'", "set app.tenant to '7'", "set timezone = 'CET'"];
+        assert_eq!(set(&mut chosen), Some(texts.map(Bytes::from).to_vec()));
+        for text in ["begin", "set search_path = a", "rollback"] {
+            let status = if text == "rollback" { "CROLLBACK ZI" } else { "CSET ZT" };
+            chosen.run(text, status);
+        }
+        chosen.run("select * from acc", "T CSELECT_0 ZI");
+        assert_eq!((set(&mut chosen), chosen.skipped()), (None, [("unsupported", 1)].into()));
+        chosen.run("discard all", "CDISCARD_ALL ZI");
+        chosen.run("select * from acc", "T CSELECT_0 ZI");
+        assert_eq!(set(&mut chosen), Some(Vec::new()));
+    }
 
     #[test]
     fn people_see_a_statement_without_its_values() {

@@ -13,8 +13,8 @@ use crate::protocol::postgres::rig::{self, shared};
 use crate::protocol::postgres::wire::{self, HEADER, Header, front};
 use crate::record::{Item, Record, TableId};
 
-struct Peers {
-    session: Session,
+pub(super) struct Peers {
+    pub(super) session: Session,
     shared: Arc<Shared>,
     from_client: BytesMut,
     from_server: BytesMut,
@@ -24,7 +24,10 @@ struct Peers {
 
 impl Peers {
     fn new() -> Peers {
-        let shared = shared();
+        Peers::over(shared())
+    }
+
+    pub(super) fn over(shared: Arc<Shared>) -> Peers {
         let session = Session::new(shared.clone(), 7);
         let (from_client, from_server, to_server, to_client) = Default::default();
         Peers { session, shared, from_client, from_server, to_server, to_client }
@@ -53,18 +56,18 @@ impl Peers {
     }
 
     /// The client sends; returns the kinds of what goes on to the server.
-    fn client(&mut self, make: impl FnOnce(&mut BytesMut)) -> String {
+    pub(super) fn client(&mut self, make: impl FnOnce(&mut BytesMut)) -> String {
         make(&mut self.from_client);
         self.turn();
         kinds(&mut self.to_server)
     }
 
-    fn query(&mut self, text: &str) -> String {
+    pub(super) fn query(&mut self, text: &str) -> String {
         self.client(|out| wire::query(out, text.as_bytes()))
     }
 
     /// The server answers, one word a message; returns the kinds of what the client sees.
-    fn server(&mut self, answers: &str) -> String {
+    pub(super) fn server(&mut self, answers: &str) -> String {
         for answer in answers.split_whitespace() {
             let (kind, body) = answer.split_at(1);
             wire::message(&mut self.from_server, kind.as_bytes()[0], |b| match kind {
