@@ -115,10 +115,16 @@ async fn equal_sides_under_load_are_never_said_to_differ() {
         })
         .collect();
     let wanted = std::env::var("TANDEM_SHADOW_READS").map_or(2_000, |reads| reads.parse().expect("a number"));
-    until(&tandem, "enough reads are compared", async || {
-        verdicts(&tandem, "match").await + verdicts(&tandem, "in_flight").await >= wanted
-    })
-    .await;
+    let mut compared = 0;
+    while compared < wanted {
+        let before = compared;
+        until(&tandem, "more reads are compared", async || {
+            verdicts(&tandem, "match").await + verdicts(&tandem, "in_flight").await > before
+        })
+        .await;
+        compared = verdicts(&tandem, "match").await + verdicts(&tandem, "in_flight").await;
+        sleep(Duration::from_millis(100)).await;
+    }
     stop.store(true, SeqCst);
     readers.into_iter().for_each(|reader| reader.join().expect("no reader fails"));
     load.end().await;

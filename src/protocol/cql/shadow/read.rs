@@ -121,7 +121,56 @@ fn refused(code: u32) -> Said<'static> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
+
     use super::*;
+    use crate::protocol::cql::wire::primitive::{Reader, put_string_list};
+    use crate::protocol::cql::wire::response::{Metadata, put_rows};
+
+    /// An answer of two empty rows, with all that servers put before a message.
+    fn answer(version: Version, compression: Option<Compression>) -> Bytes {
+        let (mut frame, mut warnings) = (BytesMut::new(), BytesMut::new());
+        put_string_list(&mut warnings, ["slow"].into_iter(), "warnings").expect("short");
+        let warnings = Reader::new(&warnings).string_list("warnings").expect("just put");
+        let bare = Envelope::new(version, 3, Opcode::Result);
+        let envelope = Envelope { tracing: Some([9; 16]), warnings: Some(warnings), ..bare };
+        let rows: [&[Option<&[u8]>]; 2] = [&[], &[]];
+        let put = |out: &mut BytesMut| put_rows(out, version, &Metadata::none(version), rows);
+        envelope.put(&mut frame, put).expect("short");
+        let whole = Frame::split(&frame, From::Server, 1 << 20).expect("a frame").expect("all of it");
+        let mut packed = BytesMut::new();
+        match compression {
+            Some(compression) => Scratch::default().compress(whole, compression, &mut packed),
+            None => packed.extend_from_slice(whole.bytes),
+        }
+        packed.freeze()
+    }
+
+    #[test]
+    fn answers_are_read_in_every_version_whatever_comes_before_their_rows() {
+        for (version, compression) in [
+            (Version::V3, None),
+            (Version::V4, None),
+            (Version::V4, Some(Compression::Lz4)),
+            (Version::V4, Some(Compression::Snappy)),
+            (Version::V5, None),
+        ] {
+            let read = Read {
+                known: Arc::new(Known::new(Bytes::from_static(b"SELECT v FROM ks.t"), None)),
+                opcode: Opcode::Query,
+                version,
+                compression,
+                asked: Bytes::new(),
+                answer: answer(version, compression),
+                second: 0,
+            };
+            let opened = read.opened(1 << 20).expect("an answer");
+            assert!(matches!(opened.said(), Said::Rows(rows) if rows.len() == 2), "{version} {compression:?}");
+            assert!(read.opened(8).is_err(), "{version} {compression:?}: it is larger than may be");
+            let cut = Read { answer: read.answer.slice(..read.answer.len() - 1), ..read };
+            assert!(cut.opened(1 << 20).is_err());
+        }
+    }
 
     #[test]
     fn only_what_is_refused_each_time_is_an_answer() {
