@@ -77,7 +77,7 @@ fn read_on(address: SocketAddrV4, keyspace: &'static str, (version, lz4): (u8, b
         }
         let number = turn as i64 % 7;
         let (key, text) = match prepared[at].variables[0].1 {
-            crate::support::cql::Type::Simple(0x02) => (Value::from(number << 32 | turn as i64 % 40), "0"),
+            crate::support::cql::Type::Simple(0x02) => (Value::from((number << 32) | (turn as i64 % 40)), "0"),
             _ => (Value::from(number as i32), "3"),
         };
         let values = [key];

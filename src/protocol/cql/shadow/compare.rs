@@ -73,6 +73,7 @@ pub(super) struct Deviation<'a> {
 }
 
 type Key<'a> = Vec<Option<&'a [u8]>>;
+type Keyed<'a> = (Key<'a>, Row<'a>);
 
 /// What three answers say.
 #[derive(Debug, PartialEq)]
@@ -203,13 +204,14 @@ impl<'a> Both<'_, 'a> {
         if ours.bytes() == theirs.bytes() {
             return Vec::new();
         }
-        let cells = ours.iter().zip(theirs.iter()).enumerate();
-        let differ = |(at, (ours, theirs)): (usize, (Option<&[u8]>, Option<&[u8]>))| {
-            let (kinds, field) = (self.kinds.get(at)?, self.terms.fields.get(at)?);
-            let ignored = self.terms.ignored.get(at).copied().unwrap_or_default();
-            (!ignored && !alike(field.form, *kinds, ours, theirs)).then_some(at)
-        };
-        cells.filter_map(differ).collect()
+        let columns = self.kinds.iter().zip(self.terms.fields).enumerate();
+        let cells = columns.zip(ours.iter().zip(theirs.iter()));
+        cells
+            .filter_map(|((at, (kinds, field)), (ours, theirs))| {
+                let ignored = self.terms.ignored.get(at).copied().unwrap_or_default();
+                (!ignored && !alike(field.form, *kinds, ours, theirs)).then_some(at)
+            })
+            .collect()
     }
 
     fn are_alike_in_order(&self) -> bool {
@@ -225,12 +227,12 @@ impl<'a> Both<'_, 'a> {
         let there: HashMap<&Key<'a>, Row<'a>> = theirs.iter().map(|(key, row)| (key, *row)).collect();
         let (sure, tail) = covered(&ours, &there, self.theirs.goes_on);
         let (their_sure, their_tail) = covered(&theirs, &here, self.ours.goes_on);
-        let ours_only = |(key, row): &(Key<'a>, Row<'a>)| {
+        let ours_only = |(key, row): &Keyed<'a>| {
             let found = self.deviation(Some(*row), there.get(key).copied());
             let differs = found.theirs.is_none() || !found.columns.is_empty();
             differs.then(|| Deviation { key: key.clone(), ..found })
         };
-        let theirs_only = |(key, row): &(Key<'a>, Row<'a>)| {
+        let theirs_only = |(key, row): &Keyed<'a>| {
             let found = Deviation { key: key.clone(), ..self.deviation(None, Some(*row)) };
             (!here.contains_key(key)).then_some(found)
         };
@@ -298,7 +300,7 @@ impl<'a> Both<'_, 'a> {
     }
 }
 
-fn keyed<'a>(sheet: &Sheet<'a>, identity: &[usize]) -> Vec<(Key<'a>, Row<'a>)> {
+fn keyed<'a>(sheet: &Sheet<'a>, identity: &[usize]) -> Vec<Keyed<'a>> {
     let key = |row: &Row<'a>| {
         let cells: Vec<Option<&'a [u8]>> = row.iter().collect();
         identity.iter().map(|at| cells.get(*at).copied().flatten()).collect()
@@ -309,10 +311,10 @@ fn keyed<'a>(sheet: &Sheet<'a>, identity: &[usize]) -> Vec<(Key<'a>, Row<'a>)> {
 /// The rows of which something can be said, and the others: where the other side goes on, those behind the last one that
 /// it has too may just be cut off there.
 fn covered<'r, 'a>(
-    rows: &'r [(Key<'a>, Row<'a>)],
+    rows: &'r [Keyed<'a>],
     other: &HashMap<&Key<'a>, Row<'a>>,
     goes_on: bool,
-) -> (&'r [(Key<'a>, Row<'a>)], &'r [(Key<'a>, Row<'a>)]) {
+) -> (&'r [Keyed<'a>], &'r [Keyed<'a>]) {
     let sure = match rows.iter().rposition(|(key, _)| other.contains_key(key)) {
         Some(last) if goes_on => last + 1,
         _ => rows.len(),

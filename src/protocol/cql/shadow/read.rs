@@ -125,17 +125,21 @@ mod tests {
 
     use super::*;
     use crate::protocol::cql::wire::primitive::{Reader, put_string_list};
-    use crate::protocol::cql::wire::response::{Metadata, put_rows};
+    use crate::protocol::cql::wire::response::{Metadata, put_metadata, put_rows};
+    use crate::protocol::cql::wire::types::{Native, Type};
 
-    /// An answer of two empty rows, with all that servers put before a message.
+    /// An answer of two rows, with all that servers put before a message.
     fn answer(version: Version, compression: Option<Compression>) -> Bytes {
         let (mut frame, mut warnings) = (BytesMut::new(), BytesMut::new());
         put_string_list(&mut warnings, ["slow"].into_iter(), "warnings").expect("short");
         let warnings = Reader::new(&warnings).string_list("warnings").expect("just put");
         let bare = Envelope::new(version, 3, Opcode::Result);
         let envelope = Envelope { tracing: Some([9; 16]), warnings: Some(warnings), ..bare };
-        let rows: [&[Option<&[u8]>]; 2] = [&[], &[]];
-        let put = |out: &mut BytesMut| put_rows(out, version, &Metadata::none(version), rows);
+        let mut columns = BytesMut::new();
+        put_metadata(&mut columns, version, ("ks", "t"), &[("v", &Type::Native(Native::Int))]).expect("short");
+        let columns = Metadata::parse(version, &columns).expect("just put");
+        let rows: [&[Option<&[u8]>]; 2] = [&[Some(&[0; 4])], &[None]];
+        let put = |out: &mut BytesMut| put_rows(out, version, &columns, rows);
         envelope.put(&mut frame, put).expect("short");
         let whole = Frame::split(&frame, From::Server, 1 << 20).expect("a frame").expect("all of it");
         let mut packed = BytesMut::new();

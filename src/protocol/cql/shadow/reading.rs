@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use crate::protocol::cql::place::{Extent, Place};
 use crate::protocol::cql::session::known::Known;
 use crate::protocol::cql::tables::{Table, Tables, is_own};
 use crate::protocol::cql::text::expr::{Expr, Value};
@@ -124,21 +125,23 @@ impl<'k> Reading<'k> {
         }
     }
 
-    /// The key of the partition that a row is in, and of the row in it if that is known; `cells` are the row's, as
-    /// `fields` name them.
+    /// Where a row is: itself if its key is known, or else its partition. `cells` are the row's, as `fields` name them.
     pub(super) fn place<'v>(
         &self,
         fields: &[Field],
         cells: &[Option<&[u8]>],
         bound: impl Fn(usize) -> Option<&'v [u8]>,
-    ) -> Option<(Vec<Vec<u8>>, Vec<Vec<u8>>)> {
+    ) -> Option<Place> {
         let value = |column: &Column| match restricted(&self.select.relations, &column.name) {
             Given::One(value) => partition::bytes(self.text, value, column, &bound),
             _ => cells.get(place_in(fields, &column.name)?)?.map(<[u8]>::to_vec),
         };
         let partition = self.table.shape.partition_key().map(value).collect::<Option<Vec<_>>>()?;
-        let clustering = self.table.shape.clustering().map(value).collect::<Option<Vec<_>>>();
-        Some((partition, clustering.unwrap_or_default()))
+        let clustering = self.table.shape.clustering().map(value).collect::<Option<Vec<_>>>().unwrap_or_default();
+        Some(match clustering.is_empty() {
+            true => Place::partition(partition),
+            false => Place { extent: Extent::Row, partition, clustering },
+        })
     }
 
     /// One value is given for this column of the key.
@@ -280,9 +283,10 @@ mod tests {
         let bound = |number: usize| [&one[..], &limit].get(number).copied();
         let fields = reading.fields(&[]);
         let place = reading.place(&fields, &[Some(b"x"), Some(b"row")], bound);
-        let partition = vec![one.to_vec(), b"a".to_vec()];
-        assert_eq!(place, Some((partition.clone(), vec![b"row".to_vec()])));
-        assert_eq!(reading.place(&fields, &[], bound), Some((partition, vec![])), "the row is not known");
+        let whole = Place::partition(vec![one.to_vec(), b"a".to_vec()]);
+        let row = Place { extent: Extent::Row, clustering: vec![b"row".to_vec()], ..whole.clone() };
+        assert_eq!(place, Some(row));
+        assert_eq!(reading.place(&fields, &[], bound), Some(whole), "the row is not known");
         assert_eq!(reading.limit(bound), Some(20));
     }
 }

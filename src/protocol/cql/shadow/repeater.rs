@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::config;
 use crate::protocol::cql::client::{Answer, Error as ClientError};
 use crate::protocol::cql::cluster::Cluster;
-use crate::protocol::cql::place::{Extent, Place, hash_of};
+use crate::protocol::cql::place::{Place, hash_of};
 use crate::protocol::cql::session::bound;
 use crate::protocol::cql::setup::Sides;
 use crate::protocol::cql::tables::Tables;
@@ -219,14 +219,10 @@ impl<'r> Case<'r> {
         self.of_statement(How::OtherError, Vec::new())
     }
 
-    /// Where a row is, as records have it, and a hash of its key.
+    /// Where a row is.
     fn place(&self, fields: &[Field], cells: &[Option<&[u8]>]) -> Option<Place> {
         let bound = |number| bound(&self.read.known.statement, &self.values, number);
-        let (partition, clustering) = self.reading.place(fields, cells, bound)?;
-        Some(match clustering.is_empty() {
-            true => Place::partition(partition),
-            false => Place { extent: Extent::Row, partition, clustering },
-        })
+        self.reading.place(fields, cells, bound)
     }
 }
 

@@ -77,7 +77,6 @@ impl Watch {
                 shape: spoken.map_or("", |spoken| &spoken.shape),
             }
         })?;
-        drop(table);
         self.keep(slot, found.into_inner().flatten(), asked)
     }
 
