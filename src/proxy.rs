@@ -442,6 +442,7 @@ fn history_options(config: &Config) -> backfill::Options {
         max_lag: config.backfill.max_lag,
         max_latency: config.backfill.max_latency,
         provision: config.backfill.provision,
+        replication: config.backfill.replication.clone(),
         part_of: None,
     }
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::State;
 use super::routes::Refused;
-use crate::backfill::{self, Conflict, Desk, Kind, Report, Request};
+use crate::backfill::{self, Compare, Conflict, Desk, Kind, Report, Request};
 
 /// Most differences of one answer.
 const DIFFERENCES_MAX: usize = 10_000;
@@ -27,6 +27,11 @@ pub(super) enum Asked {
         provision: bool,
         #[serde(default)]
         dry_run: bool,
+        replication: Option<String>,
+        #[serde(default)]
+        compare: Compare,
+        since_seconds: Option<u64>,
+        timestamp: Option<i64>,
         /// Of all rows: above 0, at most 1.
         sample: Option<f64>,
         every_seconds: Option<u64>,
@@ -78,7 +83,21 @@ pub(super) fn report(state: &State, kind: Kind) -> Result<Report, Refused> {
 pub(super) async fn act(state: &State, kind: Kind, asked: Asked) -> Result<Report, Refused> {
     let desk = desk(state)?;
     match asked {
-        Asked::Start { mut tables, exclude, on_conflict, verify, provision, dry_run, sample, every_seconds, of } => {
+        Asked::Start {
+            mut tables,
+            exclude,
+            on_conflict,
+            verify,
+            provision,
+            dry_run,
+            replication,
+            compare,
+            since_seconds,
+            timestamp,
+            sample,
+            every_seconds,
+            of,
+        } => {
             let mut labels = Vec::new();
             match of {
                 None => (),
@@ -94,7 +113,11 @@ pub(super) async fn act(state: &State, kind: Kind, asked: Asked) -> Result<Repor
                 on_conflict,
                 verify,
                 provision,
+                replication,
                 dry_run,
+                compare,
+                since_seconds,
+                timestamp,
                 sample_ppm,
                 every_seconds,
             };

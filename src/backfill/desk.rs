@@ -43,8 +43,10 @@ pub struct Options {
     pub max_latency: Duration,
     /// Every backfill makes the tables that the secondary lacks.
     pub provision: bool,
+    /// How keyspaces that are made are replicated, as `CREATE KEYSPACE` has it; none: as on the primary.
+    pub replication: Option<String>,
     /// By replay: the part of its table that a key is in. Then each key is owed by a record of its own, which is refused alone
-    /// and ordered with the writes of its part.
+    /// and ordered with the writes of its part; and cells have timestamps.
     pub part_of: Option<PartOf>,
 }
 
@@ -61,6 +63,7 @@ impl Default for Options {
             max_lag: Duration::from_secs(5),
             max_latency: Duration::from_millis(500),
             provision: false,
+            replication: None,
             part_of: None,
         }
     }
@@ -268,6 +271,8 @@ struct Memory {
 struct Owing {
     chunk: Chunk,
     keys: Vec<Box<[u8]>>,
+    /// Rows that differ besides, and were too many to be kept.
+    crowd: u64,
     /// The chunk is to be looked at again when they are paid.
     again: bool,
 }
@@ -347,7 +352,11 @@ impl Desk {
     /// Another one is under way, or the disk refuses.
     pub async fn start(&self, mut request: Request) -> Result<u64, Refused> {
         request.provision |= self.shared.options.provision && request.kind == Kind::Backfill;
-        if let Some(why) = request.nonsense() {
+        if request.provision {
+            request.replication = request.replication.or_else(|| self.shared.options.replication.clone());
+        }
+        let times = self.shared.options.part_of.is_some();
+        if let Some(why) = request.nonsense().or_else(|| request.needs_times().filter(|_| !times)) {
             return Err(Refused::Nonsense(why));
         }
         let number = {
@@ -679,24 +688,26 @@ impl Desk {
 
     /// Through the journal, as what operators owe: ordered with the clients' writes, paid and owed again as they are.
     fn owe(&self, journal: &Journal, owing: Vec<Owing>) -> Result<(), journal::Error> {
-        for Owing { chunk, keys, again } in owing {
+        for Owing { chunk, keys, crowd, again } in owing {
             let at_once = if self.shared.options.part_of.is_some() { 1 } else { keys.len().max(1) };
             for some in keys.chunks(at_once) {
                 owe(journal, &mut self.debt(chunk.table, some))?;
             }
             let mut memory = self.lock();
             if let Some(job) = memory.page.current_mut() {
-                if again { job.owed(&chunk, keys.len() as u64, journal.appended()) } else { job.close(&chunk) }
+                if again { job.owed(&chunk, (keys.len() as u64, crowd), journal.appended()) } else { job.close(&chunk) }
             }
         }
         Ok(())
     }
 
     fn debt(&self, table: TableId, keys: &[Box<[u8]>]) -> RecordBuf {
+        let allowed = self.lock().page.current().and_then(|job| job.request.timestamp);
         let mut record = RecordBuf::default();
         for key in keys {
             record.key(table, key, false);
             if let Some(part_of) = self.shared.options.part_of {
+                allowed.into_iter().for_each(|timestamp| record.stamp(timestamp));
                 record.touch(table, part_of(key).map_or(Lane::ANY, |part| Lane::new(Order::AtPlaces, part)));
             }
         }
@@ -768,11 +779,11 @@ impl Desk {
                     memory.found.extend(lines);
                 }
                 if !landed.refused.is_empty() {
-                    memory.owing.push(Owing { chunk: chunk.clone(), keys: landed.refused, again: false });
+                    memory.owing.push(Owing { chunk: chunk.clone(), keys: landed.refused, crowd: 0, again: false });
                 }
                 if seen.owes {
                     let keys = landed.differing.into_iter().map(|one| one.key).collect();
-                    memory.owing.push(Owing { chunk, keys, again: true });
+                    memory.owing.push(Owing { chunk, keys, crowd: landed.crowd, again: true });
                 }
             }
             Outcome::Moved => job.survey_again(),
@@ -783,7 +794,7 @@ impl Desk {
             }
             // Small enough, the mirror copies row by row, and parks what is refused.
             Outcome::Refused(keys, _) if keys.len() <= ROWS_OWED || !job.halve(&chunk) => {
-                memory.owing.push(Owing { chunk, keys, again: false });
+                memory.owing.push(Owing { chunk, keys, crowd: 0, again: false });
             }
             Outcome::Refused(..) => {}
         }

@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 use crate::journal::Lsn;
 use crate::record::TableId;
 
-use super::request::{Conflict, Kind, Request};
+use super::request::{Compare, Conflict, Kind, Request};
 use super::spans::Spans;
-use super::work::{Chunk, Difference, Differs, Extent, Landed, Pass, Stage, Surveyed};
+use super::work::{Chunk, Compares, Difference, Differs, Extent, Landed, Pass, Stage, Surveyed};
 use crate::dice::Dice;
 
 /// Where a job is; scripts wait for these words.
@@ -112,6 +112,23 @@ impl Counts {
         self.repaired += other.repaired;
     }
 
+    /// So many that were skipped, being too many, were seen since.
+    fn seen(&mut self, seen: u64, landed: &Landed) {
+        let seen = seen.min(self.skipped);
+        self.skipped -= seen;
+        let mut left = seen;
+        for one in landed.differing.iter().take(usize::try_from(seen).unwrap_or(usize::MAX)) {
+            match one.how {
+                Differs::Missing => self.missing += 1,
+                Differs::Extra => self.extra += 1,
+                Differs::Different => self.different += 1,
+            }
+            left -= 1;
+        }
+        // The others were made equal by what clients wrote.
+        self.equal += left;
+    }
+
     /// `read = equal + missing + extra + different + skipped`, whichever side was read.
     fn of(pass: Pass, landed: &Landed) -> Counts {
         let count = |how| landed.differing.iter().filter(|one| one.how == how).count() as u64;
@@ -120,7 +137,7 @@ impl Counts {
             Pass::Copy => Counts::default(),
             // Where one look shows both sides, rows that only the secondary has are found on the way forth.
             Pass::Forth => {
-                let (equal, skipped) = (landed.rows.saturating_sub(missing + different), landed.skipped);
+                let (equal, skipped) = (landed.rows.saturating_sub(missing + different), landed.skipped + landed.crowd);
                 let read = equal + missing + extra + different + skipped;
                 Counts { read, equal, missing, extra, different, skipped, ..Counts::default() }
             }
@@ -209,6 +226,9 @@ struct Again {
     after: u64,
     tries: u8,
     differing: u64,
+    /// Rows that differed besides, and were too many to be kept.
+    #[serde(default)]
+    crowd: u64,
     #[serde(skip)]
     taken: bool,
 }
@@ -389,7 +409,8 @@ impl Job {
     /// Differences are to be mended.
     fn mends(&self) -> bool {
         match self.request.kind {
-            Kind::Backfill => true,
+            // What the mirror must copy for a copy is owed in any case; what is found later may be newer.
+            Kind::Backfill => self.pass == Pass::Copy || self.request.on_conflict != Conflict::Newer,
             Kind::Verify => false,
             Kind::Repair => !self.request.dry_run,
         }
@@ -441,10 +462,20 @@ impl Job {
     pub(super) fn take(&mut self, paid: Lsn) -> Option<Chunk> {
         let pass = self.pass;
         let walking = matches!(self.state, State::Copying | State::Verifying) && !self.paused;
-        self.tables
-            .iter_mut()
-            .filter(|table| walking && table.refused.is_none())
-            .find_map(|table| table.take(pass, paid))
+        let compares = self.compares();
+        let mut tables = self.tables.iter_mut().filter(|table| walking && table.refused.is_none());
+        tables.find_map(|table| table.take(pass, paid)).map(|chunk| Chunk { compares, ..chunk })
+    }
+
+    fn compares(&self) -> Compares {
+        let Request { compare, on_conflict, since_seconds, .. } = &self.request;
+        let since = since_seconds.map(|seconds| self.began_unix.saturating_sub(seconds).saturating_mul(1_000_000));
+        Compares {
+            ttls: *compare != Compare::Values,
+            writetimes: *compare == Compare::Writetimes,
+            newer_stays: *on_conflict == Conflict::Newer,
+            since: since.map(|since| i64::try_from(since).unwrap_or(i64::MAX)),
+        }
     }
 
     /// The chunk was done.
@@ -454,7 +485,7 @@ impl Job {
     }
 
     /// What was found in the chunk is owed and will be paid when everything below `after` is.
-    pub(super) fn owed(&mut self, chunk: &Chunk, differing: u64, after: Lsn) {
+    pub(super) fn owed(&mut self, chunk: &Chunk, (differing, crowd): (u64, u64), after: Lsn) {
         let Some(tract) = self.of(chunk).and_then(|table| table.extents.get_mut(chunk.extent)) else { return };
         match tract.again.iter_mut().find(|again| (again.from, again.to) == (chunk.from, chunk.to)) {
             Some(again) => (again.after, again.taken) = (after.0, false),
@@ -464,6 +495,7 @@ impl Job {
                 after: after.0,
                 tries: 1,
                 differing,
+                crowd,
                 taken: false,
             }),
         }
@@ -477,6 +509,10 @@ impl Job {
             return false;
         }
         tract.taken.remove(chunk.from, chunk.to);
+        if chunk.pass == Pass::Copy {
+            // Something of it was written, and what became of that nobody learned.
+            tract.begun.add(chunk.from, chunk.to);
+        }
         table.step = len / 2;
         true
     }
@@ -599,12 +635,13 @@ impl Job {
         }
     }
 
-    /// Tables that this job found equal, every label of each, and since when nothing was missed; with [`TableId::NONE`], if
+    /// Tables that this job found equal, no row skipped, every label of each, and since when nothing was missed; with [`TableId::NONE`], if
     /// that is so of all tables.
     pub(super) fn clean(&self) -> impl Iterator<Item = (TableId, Lsn)> {
         let walked = self.state == State::Done || self.state == State::Failed;
         let compared = walked && self.pass == Pass::Back && self.request.is_whole();
-        let equal = move |table: &&Walked| compared && table.refused.is_none() && table.counts.differing() == 0;
+        let is_equal = |counts: &Counts| counts.differing() == 0 && counts.skipped == 0;
+        let equal = move |table: &&Walked| compared && table.refused.is_none() && is_equal(&table.counts);
         let all = compared && self.request.is_of_all() && self.tables.iter().all(|table| equal(&table));
         let since = self.tables.iter().map(|table| Lsn(table.since)).min().filter(|_| all);
         let tables = self.tables.iter().filter(equal);
@@ -703,7 +740,8 @@ impl Walked {
             let ((from, to), again) = tract.take(step, paid)?;
             let Extent { name, file, .. } = tract.extent.clone();
             let begun = tract.begun.meets(from, to);
-            Some(Chunk { pass, again, begun, table, extent, name, file, from, to })
+            let compares = Compares::default();
+            Some(Chunk { pass, again, begun, table, extent, name, file, from, to, compares })
         })
     }
 
@@ -716,17 +754,21 @@ impl Walked {
         let owes = match place {
             None => {
                 self.counts.add(Counts::of(chunk.pass, landed));
-                mends && differing > 0
+                mends && differing + landed.crowd > 0
             }
             Some(at) => {
                 let again = &mut tract.again[at];
+                // Room was made for as many that were skipped.
+                let seen = again.crowd.saturating_sub(landed.crowd);
                 // What a copy left to the mirror was never counted.
                 if chunk.pass != Pass::Copy {
-                    self.counts.repaired += again.differing.saturating_sub(differing);
+                    self.counts.seen(seen, landed);
+                    self.counts.repaired += again.differing.saturating_sub(differing.saturating_sub(seen));
                 }
-                again.differing = again.differing.min(differing);
-                again.tries += 1;
-                let owes = differing > 0 && again.tries <= TRIES;
+                again.differing = if seen > 0 { differing } else { again.differing.min(differing) };
+                again.crowd = again.crowd.min(landed.crowd);
+                again.tries = if seen > 0 { 1 } else { again.tries + 1 };
+                let owes = differing + landed.crowd > 0 && again.tries <= TRIES;
                 if !owes {
                     tract.again.remove(at);
                 }
@@ -843,6 +885,49 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn differences(count: u64) -> Vec<Difference> {
+        let one = |key: u64| {
+            let key: Box<[u8]> = key.to_be_bytes().into();
+            Difference { how: Differs::Missing, key, shown: String::new() }
+        };
+        (0..count).map(one).collect()
+    }
+
+    #[test]
+    fn what_differs_and_is_too_much_to_be_kept_at_once_is_mended_in_turns() {
+        let extent = Extent { name: "t".into(), file: 1, units: 1 };
+        let found = Surveyed {
+            table: TableId(1),
+            name: "t".into(),
+            labels: vec![TableId(1)],
+            rows: 1,
+            bytes: 1,
+            primary: vec![extent],
+            secondary: Vec::new(),
+            occupied: true,
+            refused: None,
+        };
+        let mut job = Job::new(1, Request::new(Kind::Repair), 0);
+        job.surveyed(vec![found], |_| Ours::No, Lsn(0));
+        job.reserve();
+        let sizes = Sizes { rows: 100, micros: 100 };
+        // Of 500 rows, 10 are equal; 100 are kept at once.
+        for crowd in [390, 290, 190, 90] {
+            let chunk = job.take(Lsn(1)).expect("it goes on");
+            let landed = Landed { rows: 110, differing: differences(100), crowd, ..Landed::default() };
+            assert!(job.landed(&chunk, &landed, sizes).owes);
+            job.owed(&chunk, (100, crowd), Lsn(1));
+        }
+        for (left, owes) in [(90, true), (0, false)] {
+            let chunk = job.take(Lsn(1)).expect("it goes on");
+            let landed = Landed { rows: 500, differing: differences(left), ..Landed::default() };
+            assert_eq!(job.landed(&chunk, &landed, sizes).owes, owes);
+            job.owed(&chunk, (left, 0), Lsn(1));
+        }
+        let expected = Counts { read: 500, equal: 10, missing: 490, repaired: 490, ..Counts::default() };
+        assert_eq!(job.counts(), expected);
+    }
 
     #[test]
     fn a_sample_is_about_as_large_as_asked_and_of_every_extent() {

@@ -21,5 +21,5 @@ pub mod work;
 
 pub use desk::{Desk, Options, Refused, Report};
 pub use job::{Counts, State};
-pub use request::{Conflict, Kind, Request, is_named};
+pub use request::{Compare, Conflict, Kind, Request, is_named};
 pub use trust::Doubts;

@@ -39,6 +39,21 @@ pub enum Conflict {
     Error,
     /// The origin's rows count: those that differ are replaced, those that only the target has are deleted.
     Overwrite,
+    /// Each cell's newest value counts, and rows that only the target has stay. Only where cells say when they were written.
+    Newer,
+}
+
+/// What makes two rows differ, where cells say when they were written and when they expire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compare {
+    /// Their values.
+    Values,
+    /// Their values, and when they expire.
+    #[default]
+    Ttls,
+    /// All that, and when they were written.
+    Writetimes,
 }
 
 /// A request as the API takes it.
@@ -65,9 +80,23 @@ pub struct Request {
     /// Of a backfill: make the tables that the secondary lacks.
     #[serde(default)]
     pub provision: bool,
+    /// Of a backfill that makes keyspaces: how they are replicated, as `CREATE KEYSPACE` has it; none: as on the primary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication: Option<String>,
     /// Of a repair: compare, and change nothing.
     #[serde(default)]
     pub dry_run: bool,
+    /// Of a verify: what makes two rows differ.
+    #[serde(default)]
+    pub compare: Compare,
+    /// Of a verify: only rows of which something was written in so many seconds before it began, or that only the
+    /// secondary has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_seconds: Option<u64>,
+    /// Of a repair: what hides a row that is copied may be outdone up to this timestamp, in microseconds since the epoch;
+    /// none: up to the moment of the repair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<i64>,
     /// Of a comparison: only of about so many of a million rows, drawn in stretches.
     #[serde(default)]
     pub sample_ppm: Option<u32>,
@@ -92,9 +121,32 @@ impl Request {
             on_conflict: Conflict::Error,
             verify: true,
             provision: false,
+            replication: None,
             dry_run: false,
+            compare: Compare::default(),
+            since_seconds: None,
+            timestamp: None,
             sample_ppm: None,
             every_seconds: None,
+        }
+    }
+
+    /// It needs cells that say when they were written.
+    pub(super) fn needs_times(&self) -> Option<&'static str> {
+        match self {
+            Request { on_conflict: Conflict::Newer, .. } => Some(
+                "rows of this wire do not say when they were written, and one that stays different is undone by the \
+                 next write to it: say error or overwrite",
+            ),
+            Request { since_seconds: Some(_), .. } => Some(
+                "rows of this wire do not say when they were written, and tandem remembers keys only until they are on \
+                 the target: compare a table, or a sample",
+            ),
+            Request { compare, .. } if *compare != Compare::default() => {
+                Some("rows of this wire are values only: all of them are compared")
+            }
+            Request { timestamp: Some(_), .. } => Some("rows of this wire have no timestamps to be outdone"),
+            _ => None,
         }
     }
 
@@ -104,6 +156,18 @@ impl Request {
         match self {
             _ if self.dry_run && kind != Kind::Repair => Some("only a repair has a dry run: verify changes nothing"),
             _ if self.provision && kind != Kind::Backfill => Some("only a backfill makes tables"),
+            Request { replication: Some(map), .. } if !(map.starts_with('{') && map.ends_with('}')) => {
+                Some("a replication is a map: {'class': 'NetworkTopologyStrategy', 'dc1': 3}")
+            }
+            _ if self.on_conflict == Conflict::Newer && (kind != Kind::Backfill || self.every_seconds.is_some()) => {
+                Some("newer rows of the target stay at a backfill that is done once: whatever comes later undoes that")
+            }
+            _ if kind != Kind::Verify && (self.since_seconds.is_some() || self.compare != Compare::default()) => {
+                Some("only verify takes times into account: what is copied is copied with them")
+            }
+            Request { timestamp: Some(_), .. } if kind != Kind::Repair || self.dry_run => {
+                Some("only a repair writes with a timestamp of its own")
+            }
             Request { sample_ppm: Some(_), .. } if kind != Kind::Verify => Some("only verify takes a sample"),
             Request { sample_ppm: Some(0 | 1_000_001..), .. } => Some("a sample is more than nothing and at most all"),
             Request { every_seconds: Some(_), .. } if kind == Kind::Repair => {
@@ -117,9 +181,10 @@ impl Request {
         }
     }
 
-    /// Every row of its tables is looked at.
+    /// Every row of its tables is looked at, and must be the same.
     pub(super) fn is_whole(&self) -> bool {
-        self.sample_ppm.is_none()
+        let all = self.sample_ppm.is_none() && self.since_seconds.is_none();
+        all && self.on_conflict != Conflict::Newer && self.compare != Compare::Values
     }
 
     /// No table is left out.
@@ -196,8 +261,16 @@ mod tests {
         let verify = Request::new(Kind::Verify);
         let sampled = |ppm| Request { sample_ppm: Some(ppm), ..verify.clone() };
         let again = |kind| Request { every_seconds: Some(60), ..Request::new(kind) };
+        let newer = |kind| Request { on_conflict: Conflict::Newer, ..Request::new(kind) };
+        let at = |kind| Request { timestamp: Some(5), ..Request::new(kind) };
+        let since = |kind| Request { since_seconds: Some(5), ..Request::new(kind) };
+        let exact = |kind| Request { compare: Compare::Writetimes, ..Request::new(kind) };
+        for timed in [newer(Kind::Backfill), at(Kind::Repair), since(Kind::Verify), exact(Kind::Verify)] {
+            assert_eq!(timed.nonsense(), None, "{timed:?}");
+            assert!(timed.needs_times().is_some(), "{timed:?}");
+        }
         for sound in [sampled(1), sampled(1_000_000), again(Kind::Verify), again(Kind::Backfill)] {
-            assert_eq!(sound.nonsense(), None, "{sound:?}");
+            assert_eq!((sound.nonsense(), sound.needs_times()), (None, None), "{sound:?}");
         }
         let unsound = [
             sampled(0),
@@ -206,6 +279,11 @@ mod tests {
             Request { dry_run: true, ..verify.clone() },
             Request { provision: true, ..verify.clone() },
             again(Kind::Repair),
+            newer(Kind::Repair),
+            at(Kind::Verify),
+            since(Kind::Repair),
+            exact(Kind::Backfill),
+            Request { replication: Some("SimpleStrategy".to_owned()), ..Request::new(Kind::Backfill) },
             Request { every_seconds: Some(0), ..verify.clone() },
             Request { verify: false, ..again(Kind::Backfill) },
         ];

@@ -77,6 +77,25 @@ impl Pass {
     }
 }
 
+/// What makes two rows differ, where cells have times of their own: beside the values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compares {
+    /// When they expire.
+    pub ttls: bool,
+    /// When they were written.
+    pub writetimes: bool,
+    /// What is newer on the secondary may be so, and what only it has may stay.
+    pub newer_stays: bool,
+    /// Rows of which both sides have nothing that was written since, in microseconds since the epoch, are skipped.
+    pub since: Option<i64>,
+}
+
+impl Default for Compares {
+    fn default() -> Compares {
+        Compares { ttls: true, writetimes: false, newer_stays: false, since: None }
+    }
+}
+
 /// Units to be worked on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
@@ -98,6 +117,8 @@ pub struct Chunk {
     pub from: u64,
     /// The unit behind the last.
     pub to: u64,
+    /// How rows are compared.
+    pub compares: Compares,
 }
 
 impl Chunk {
@@ -171,4 +192,6 @@ pub struct Landed {
     pub refused: Vec<Box<[u8]>>,
     /// Rows that would not stand still for a comparison; not among `rows`.
     pub skipped: u64,
+    /// Rows that differ and were too many to be kept at once; not among `rows` and `skipped`.
+    pub crowd: u64,
 }

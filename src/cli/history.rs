@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{Admin, Failure, Output, field};
 use crate::admin::client::{self, Client};
-use crate::backfill::{Conflict, Counts, Kind, Report, State};
+use crate::backfill::{Compare, Conflict, Counts, Kind, Report, State};
 use crate::config::value::Setting;
 use crate::mirror::dirty::unix_now;
 
@@ -41,6 +41,8 @@ Examples:
   tandem verify --table public.accounts       only this one; may be given more than once
   tandem verify --sample 1%                   only about so many, drawn in stretches
   tandem verify --every 1h --detach           again and again, until it is cancelled
+  tandem verify --compare writetimes          Cassandra: the times of cells too; `values` for these alone
+  tandem verify --since 2h                    Cassandra: only what was written within two hours
   tandem verify status                        where it is, or how the last one ended
   tandem verify differences --values          the keys of rows that differ, one a line of JSON
   tandem verify cancel                        end it; also pause, resume
@@ -55,6 +57,7 @@ Examples:
   tandem repair --table public.accounts       only this one; may be given more than once
   tandem repair --of verify                   only tables in which the last verify found differences
   tandem repair --of dirty                    only dirty ones, chunk by chunk: `dirty repair` copies them at one go
+  tandem repair --timestamp 1767225600000000  Cassandra: outdo deletes that hide a row, up to that time
   tandem repair --dry-run                     what it would do, without doing it
   tandem repair status                        where it is, or how the last one ended
 
@@ -100,8 +103,22 @@ enum BackfillAction {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum OnConflict {
+    /// Leave the table alone.
     Error,
+    /// The origin's rows count.
     Overwrite,
+    /// Cassandra: each cell's newest value counts, and rows that only the target has stay.
+    Newer,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Compared {
+    /// Values.
+    Values,
+    /// Values, and when they expire.
+    Ttls,
+    /// Values, when they expire, and when they were written.
+    Writetimes,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -121,6 +138,12 @@ pub(super) struct Verify {
     /// Once more so long after the end, again and again, until it is cancelled: 1h.
     #[arg(long, value_name = "DURATION", value_parser = pause)]
     every: Option<Duration>,
+    /// Cassandra: only rows of which something was written so lately, and rows that only the target has: 2h.
+    #[arg(long, value_name = "DURATION", value_parser = pause)]
+    since: Option<Duration>,
+    /// Cassandra: what makes two rows differ.
+    #[arg(long, value_enum, default_value_t = Compared::Ttls)]
+    compare: Compared,
     #[command(subcommand)]
     action: Option<Act>,
 }
@@ -151,6 +174,10 @@ pub(super) struct Repair {
     /// Say what would be done, and change nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Cassandra: outdo deletes of the target that hide a row up to this timestamp, in microseconds since 1970; unset, up to the
+    /// moment of the repair. One that lies ahead hides what clients write until then.
+    #[arg(long, value_name = "MICROSECONDS")]
+    timestamp: Option<i64>,
     #[command(subcommand)]
     action: Option<Act>,
 }
@@ -225,6 +252,7 @@ pub(super) async fn backfill(command: Backfill, output: &Output) -> Result<(), F
             let on_conflict = match on_conflict {
                 OnConflict::Error => Conflict::Error,
                 OnConflict::Overwrite => Conflict::Overwrite,
+                OnConflict::Newer => Conflict::Newer,
             };
             let every = (mode == Mode::Continuous).then_some(every.as_secs());
             let request = json!({ "on_conflict": on_conflict, "verify": !no_verify, "provision": provision, "every_seconds": every });
@@ -239,7 +267,14 @@ pub(super) async fn verify(command: Verify, output: &Output) -> Result<(), Failu
         return do_it(Kind::Verify, act, output).await;
     }
     let every = command.every.map(|every| every.as_secs());
-    let request = json!({ "sample": command.sample, "every_seconds": every });
+    let compare = match command.compare {
+        Compared::Values => Compare::Values,
+        Compared::Ttls => Compare::Ttls,
+        Compared::Writetimes => Compare::Writetimes,
+    };
+    let since = command.since.map(|since| since.as_secs());
+    let request =
+        json!({ "sample": command.sample, "every_seconds": every, "compare": compare, "since_seconds": since });
     start(Kind::Verify, &command.walk, &request, output).await
 }
 
@@ -247,7 +282,8 @@ pub(super) async fn repair(command: Repair, output: &Output) -> Result<(), Failu
     match command.action {
         Some(act) => do_it(Kind::Repair, act, output).await,
         None => {
-            let request = json!({ "dry_run": command.dry_run, "of": command.of.map(Of::as_str) });
+            let request =
+                json!({ "dry_run": command.dry_run, "of": command.of.map(Of::as_str), "timestamp": command.timestamp });
             start(Kind::Repair, &command.walk, &request, output).await
         }
     }

@@ -187,9 +187,12 @@ sections! {
         max_lag: Duration = Is("5s");
         /// A side that takes longer over a trivial statement is left to its clients for ten times as long.
         max_latency: Duration = Is("500ms");
-        /// Make the tables that the target lacks, with their types and sequences, before the copy, and their indexes and
-        /// foreign keys behind it; false: they are named.
+        /// Make the tables that the target lacks, with their types and sequences (Cassandra: keyspaces), before the copy, and
+        /// their indexes and foreign keys behind it; false: they are named.
         provision: bool = Is("false");
+        /// Cassandra: how keyspaces that are made are replicated. Unset, as on the origin; where each side has one
+        /// datacenter, the target's stands for the origin's, and otherwise names that the target lacks are an error.
+        replication: Option<String> = Unset("{'class': 'NetworkTopologyStrategy', 'dc1': 3}");
     }
 
     /// Shadow reads: a share of the clients' reads is repeated on the secondary, and its answers and times are compared. No

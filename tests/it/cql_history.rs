@@ -9,12 +9,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tandem::dice::Dice;
 use tandem::protocol::cql::client::{Address, Client, Settings};
+use tandem::protocol::cql::stamps::now_micros;
 use tandem::protocol::cql::wire::primitive::Consistency;
 use tandem::protocol::cql::wire::request::Parameters;
 use tandem::sandbox::cassandra::Node;
 use tokio::time::sleep;
 
-use crate::support::cassandra::{make_keyspace, pair_with};
+use crate::support::cassandra::{make_keyspace, pair, pair_with};
 use crate::support::cql::Cql;
 use crate::support::cql_load::{Load, SCHEMA, difference, missing};
 use crate::support::history::counts;
@@ -167,6 +168,10 @@ async fn what_differs_is_found_and_mended_also_under_a_newer_tombstone() {
     let (nodes, tandem) = stage("mended").await;
     let report = walk(&tandem, "backfill", &tables("mended")).await;
     assert_eq!(report["state"], "Done", "{report:#}\n{}", tandem.log());
+    let mut exactly = tables("mended");
+    exactly["compare"] = json!("writetimes");
+    let copied = walk(&tandem, "verify", &exactly).await;
+    assert_eq!(counts(&copied)[0], counts(&copied)[1], "a copy has its own times: {copied:#}");
     let mut target = Cql::of(nodes[1], "mended");
     for text in [
         // Missing, and its tombstone is newer than the row's own time.
@@ -207,6 +212,12 @@ async fn what_differs_is_found_and_mended_also_under_a_newer_tombstone() {
     assert_eq!(difference(&mut old, &mut new), None, "{}", tandem.log());
     let clean = walk(&tandem, "verify", &tables("mended")).await;
     assert_eq!(counts(&clean)[0], counts(&clean)[1], "{clean:#}");
+    // A delete from the future is outdone as far as the operator allows.
+    let ahead = |hours: i64| now_micros() + hours * 3_600_000_000;
+    target.run(&format!("DELETE FROM types USING TIMESTAMP {} WHERE k = 5", ahead(1)));
+    let allowed = json!({ "tables": ["mended.types"], "timestamp": ahead(2) });
+    let mended = walk(&tandem, "repair", &allowed).await;
+    assert_eq!((&mended["counts"]["missing"], &mended["counts"]["repaired"]), (&json!(1), &json!(1)), "{mended:#}");
     // Which counter that is tandem does not work out: the table is dirty, and mended without being asked.
     through(&tandem, "UPDATE mended.counts SET n = n + 1 WHERE k = 1000 + 1").await;
     tandem.settled().await;
@@ -290,4 +301,70 @@ async fn a_backfill_that_is_killed_goes_on_and_brings_nothing_back() {
         closes(&report);
         equal(nodes, keyspace, &tandem.log());
     }
+}
+
+/// What the origin's schema says of a keyspace, but for ids and what only one version has.
+fn schema_of(node: &Node, keyspace: &str) -> Vec<Vec<String>> {
+    let mut cql = Cql::of(node, keyspace);
+    let asked = [
+        "keyspaces: durable_writes, replication",
+        "types: type_name, field_names, field_types",
+        "columns: table_name, column_name, clustering_order, kind, position, type",
+        "tables: table_name, bloom_filter_fp_chance, caching, comment, compaction, compression, default_time_to_live, \
+         gc_grace_seconds, max_index_interval, min_index_interval, speculative_retry, additional_write_policy, read_repair",
+        "indexes: table_name, index_name, kind, options",
+    ];
+    let rows = |asked: &str| {
+        let (table, columns) = asked.split_once(": ").expect("it is written so");
+        cql.rows(&format!("SELECT {columns} FROM system_schema.{table} WHERE keyspace_name = '{keyspace}'"))
+    };
+    asked.map(rows).to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_without_tables_is_given_them_with_their_options_before_their_rows() {
+    let [old, new] = pair();
+    make_keyspace(old, "made", 1);
+    let mut cql = Cql::of(old, "made");
+    MORE.iter().for_each(|text| cql.define(text));
+    for text in [
+        "CREATE TYPE \"Outer\" (a frozen<address>, \"B\" set<int>)",
+        "CREATE TABLE \"Odd\" (\"K\" int, a int, b text, o frozen<\"Outer\">, s list<int> static, PRIMARY KEY (\"K\", a, b)) \
+         WITH CLUSTERING ORDER BY (a DESC, b ASC) AND comment = 'it''s odd' AND gc_grace_seconds = 86400 \
+         AND default_time_to_live = 864000 AND compaction = {'class': 'LeveledCompactionStrategy', 'sstable_size_in_mb': 64} \
+         AND compression = {'class': 'ZstdCompressor', 'chunk_length_in_kb': 32} AND bloom_filter_fp_chance = 0.05",
+        "CREATE INDEX by_v ON two (v)",
+        "CREATE INDEX by_key ON types (keys(x))",
+    ] {
+        cql.define(text);
+    }
+    for k in 0..50 {
+        cql.run(&format!("INSERT INTO \"Odd\" (\"K\", a, b, o) VALUES ({k}, 1, 'b', {{a: {{street: 's', number: {k}}}, \"B\": {{1}}}})"));
+        cql.run(&format!("INSERT INTO two (a, b, c, v) VALUES ({k}, 'b', now(), {k})"));
+    }
+    let tandem = Tandem::start_cql(old.address(), new.address(), "[backfill]\nprovision = true\n").await;
+    let report = walk(&tandem, "backfill", &json!({ "tables": ["made.*"] })).await;
+    assert_eq!(report["state"], "Done", "{report:#}\n{}", tandem.log());
+    let [read, equal, rest @ ..] = counts(&report);
+    assert!(read == 100 && equal == 100 && rest == [0; 4], "{report:#}");
+    assert_eq!(schema_of(old, "made"), schema_of(new, "made"), "{}", tandem.log());
+    newer_stays(&tandem, &mut Cql::of(new, "made")).await;
+    tandem.nothing_set_aside().await;
+}
+
+/// What is newer on the target, and what only it has, is kept by a backfill that is told so, and found by a verify.
+async fn newer_stays(tandem: &Tandem, target: &mut Cql) {
+    let uuid = |c: &str| [&c[..8], &c[8..12], &c[12..16], &c[16..20], &c[20..]].join("-");
+    let changed = uuid(&target.rows("SELECT c FROM two WHERE a = 1 AND b = 'b'")[0]);
+    target.run(&format!("UPDATE two SET v = -1 WHERE a = 1 AND b = 'b' AND c = {changed}"));
+    let lost = uuid(&target.rows("SELECT c FROM two WHERE a = 2 AND b = 'b'")[0]);
+    target.run(&format!("UPDATE two USING TIMESTAMP 5 SET v = 7 WHERE a = 3 AND b = 'old' AND c = {lost}"));
+    let newer = json!({ "tables": ["made.two"], "on_conflict": "newer" });
+    let report = walk(tandem, "backfill", &newer).await;
+    assert_eq!((&report["state"], counts(&report)[1]), (&json!("Done"), 50), "{report:#}");
+    assert_eq!(target.rows("SELECT v FROM two WHERE a = 1 AND b = 'b'"), ["-1"]);
+    let found = walk(tandem, "verify", &json!({ "tables": ["made.two"] })).await;
+    assert_eq!(counts(&found)[2..], [0, 1, 1, 0], "{found:#}");
+    let refused = walk(tandem, "backfill", &json!({ "tables": ["made.shared"], "on_conflict": "newer" })).await;
+    assert_eq!(refused["state"], "Failed", "{refused:#}");
 }

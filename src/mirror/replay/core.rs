@@ -36,7 +36,7 @@ use crate::record::{Item, Malformed, Reason, Record, RecordBuf, TableId};
 use super::Config;
 use super::applier::{Applied, Certainty, Error, Job, Shown};
 use super::book::Book;
-use super::window::{Rule, Window, parked_at, retry_of};
+use super::window::{Rule, Window, parked_as, retry_of};
 
 /// The record for people, by this table of it.
 pub(super) type Show = Box<dyn Fn(&Record, TableId) -> Shown + Send>;
@@ -350,7 +350,7 @@ impl Core {
             }
             news = true;
         }
-        let parked = parked_at(&waiting.record).unwrap_or(lsn);
+        let parked = parked_as(&waiting.record, lsn);
         let was_parked = !self.parked.is_empty() && self.parked.release(listed_under(&waiting.record), parked);
         news || was_parked
     }
@@ -407,7 +407,7 @@ impl Core {
 
     /// An operator discarded a barrier that is held.
     fn is_given_up(&self, lsn: Lsn) -> bool {
-        let listed = |record: &Record| self.parked.record(listed_under(record), parked_at(record).unwrap_or(lsn));
+        let listed = |record: &Record| self.parked.record(listed_under(record), parked_as(record, lsn));
         self.held.contains_key(&lsn) && self.window.get(lsn).is_some_and(|waiting| listed(&waiting.record).is_none())
     }
 
@@ -454,7 +454,7 @@ impl Core {
         let waiting = self.window.get(lsn)?;
         let table = listed_under(&waiting.record);
         let shown = (self.show)(&waiting.record, table);
-        let first = parked_at(&waiting.record).unwrap_or(lsn);
+        let first = parked_as(&waiting.record, lsn);
         let mut again = RecordBuf::default();
         again.again(&waiting.record);
         Some(Rejected {

@@ -24,8 +24,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::backfill::Request;
 use crate::backfill::desk::{self, Errand, Throttle};
-use crate::backfill::work::{Chunk, Difference, Differs, Landed, Outcome, Pass, Surveyed};
+use crate::backfill::work::{Chunk, Difference, Differs, Landed, Outcome, Pass, Stage, Surveyed};
 use crate::mirror::backoff::Backoff;
 use crate::mirror::handle::{Handle, Pace, behind_marks};
 use crate::record::TableId;
@@ -77,12 +78,20 @@ pub struct Compared {
     /// Rows that showed differently, are not among `rows`, and were too many to be kept: only of a chunk that cannot be split, or is
     /// looked at again. Of any other the rest was not looked at.
     pub crowd: u64,
+    /// Rows that differ and are not to be looked at; not among `rows`.
+    pub left_out: u64,
     /// The extent is another one now: survey the table again.
     pub moved: bool,
 }
 
 /// A wire's hands for history. Shared by all workers; nothing is remembered between two calls.
 pub trait Walker: Send + Sync + 'static {
+    /// Make on the secondary what the request's tables lack there; what could not be made, for people.
+    fn provision(&self, request: &Request, stage: Stage) -> impl Future<Output = Result<Vec<String>, Error>> + Send {
+        let _ = (request, stage);
+        async { Ok(vec!["this wire makes no tables".to_owned()]) }
+    }
+
     /// Which tables there are. Rows of both sides are found in the primary's extents, so there are none of the secondary.
     fn survey(&self) -> impl Future<Output = Result<Vec<Surveyed>, Error>> + Send;
 
@@ -217,6 +226,7 @@ impl<W: Walker> History<W> {
     }
 
     async fn survey(&mut self) -> Result<Rest, Trouble> {
+        self.provision(Stage::Tables).await?;
         let found = self.walker.survey().await?;
         let at = behind_marks(&self.handle.journal, &self.handle.dirty);
         self.handle.desk.surveyed(found, |table| self.book.knows(table), at);
@@ -224,9 +234,18 @@ impl<W: Walker> History<W> {
         Ok(Rest::No)
     }
 
+    /// Have made on the secondary what it lacks, if that is asked for now.
+    async fn provision(&self, at: Stage) -> Result<(), Error> {
+        let desk = &self.handle.desk;
+        let Some((request, stage)) = desk.makes().filter(|(_, stage)| *stage == at) else { return Ok(()) };
+        desk.made(stage, self.walker.provision(&request, stage).await?);
+        Ok(())
+    }
+
     /// Workers take chunks for a while; what they found is owed, and what they did is on the disk.
     async fn walk(&mut self, stop: &CancellationToken) -> Result<Rest, Trouble> {
         let desk = self.handle.desk.clone();
+        self.provision(Stage::Rest).await?;
         desk.open_at(Instant::now(), self.paid());
         let workers = (0..desk.options().workers.max(1)).map(|_| self.work(stop));
         let worked = join_all(workers).await.into_iter().collect::<Result<(), Error>>();
@@ -269,7 +288,7 @@ impl<W: Walker> History<W> {
 
     /// Both sides at a causal point.
     async fn compare(&self, chunk: &Chunk, stop: &CancellationToken) -> Result<Outcome, Error> {
-        let Compared { mut rows, mut suspects, crowd, moved } = self.walker.compare(chunk).await?;
+        let Compared { mut rows, mut suspects, crowd, left_out, moved } = self.walker.compare(chunk).await?;
         if moved {
             return Ok(Outcome::Moved);
         }
@@ -296,8 +315,8 @@ impl<W: Walker> History<W> {
         let of_primary = suspects.iter().filter(|suspect| suspect.difference.how != Differs::Extra).count();
         rows = rows.saturating_sub(of_primary as u64);
         let alike = differing.is_empty();
-        let skipped = suspects.len() as u64 + crowd;
-        Ok(Outcome::Done(Landed { rows, skipped, differing, alike, ..Landed::default() }))
+        let skipped = suspects.len() as u64 + left_out;
+        Ok(Outcome::Done(Landed { rows, skipped, crowd, differing, alike, ..Landed::default() }))
     }
 
     /// Everything that the primary showed until now is on the secondary.

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::journal::{Entry, Lsn, Outcome};
-use crate::record::{Backend, Malformed, Record};
+use crate::record::{Backend, Item, Malformed, Record};
 
 use super::applier::{Certainty, Job};
 use super::claims::{self, Claims};
@@ -322,6 +322,24 @@ fn bend<'a>(
 pub(super) fn retry_of(lsn: Lsn) -> Backend {
     // The first record of a journal stands at 0, which says nothing here.
     Backend { id: 0, life: lsn.0 + 1 }
+}
+
+/// What the record is called in the list of what is parked, if it is or were: by where it was parked first. What we owe
+/// ourselves is owed anew by every walk that finds it to differ, so it is called by its keys.
+pub(super) fn parked_as(record: &Record, lsn: Lsn) -> Lsn {
+    let by_keys = || {
+        let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        let mut name = None;
+        for item in record.items() {
+            let Item::Key { table, key, .. } = item else { continue };
+            let hash = name.unwrap_or(0xcbf2_9ce4_8422_2325_u64) ^ table.0;
+            name = Some((key.len() as u64).to_le_bytes().iter().chain(key).fold(hash, mix));
+        }
+        // Above every position, and below the one that has none behind it.
+        let name = name.map(|name| Lsn((name | 1 << 63) & !1));
+        name.filter(|_| record.backend == (Backend { id: 0, life: 0 }))
+    };
+    parked_at(record).or_else(by_keys).unwrap_or(lsn)
 }
 
 /// Where the record was parked that this one is a retry of.

@@ -1,5 +1,8 @@
 //! Events in, actions out: one rule a test.
 
+use std::collections::BTreeSet;
+
+use super::super::window::parked_at;
 use super::*;
 use crate::journal::Outcome;
 use crate::mirror::durable::Durable;
@@ -49,10 +52,21 @@ impl Rig {
 
     /// A record whose outcome is open.
     fn open(&mut self, build: impl FnOnce(&mut RecordBuf)) -> Lsn {
+        self.open_of(crate::record::Backend { id: 1, life: 1 }, build)
+    }
+
+    fn open_of(&mut self, backend: crate::record::Backend, build: impl FnOnce(&mut RecordBuf)) -> Lsn {
         let mut buf = RecordBuf::default();
         build(&mut buf);
-        let payload = bytes::Bytes::copy_from_slice(buf.finish(crate::record::Backend { id: 1, life: 1 }));
+        let payload = bytes::Bytes::copy_from_slice(buf.finish(backend));
         self.append(|lsn| Entry::Record { lsn, payload })
+    }
+
+    /// A key that we owe ourselves.
+    fn owed(&mut self, key: &[u8]) -> Lsn {
+        let lsn = self.open_of(crate::record::Backend { id: 0, life: 0 }, |r| r.key(T, key, false));
+        self.end(lsn, Outcome::Committed);
+        lsn
     }
 
     fn end(&mut self, of: Lsn, outcome: Outcome) {
@@ -353,6 +367,22 @@ async fn a_repair_that_the_secondary_refuses_is_parked_and_holds_nothing() {
     rig.came_back(repair, refused());
     assert_eq!(rig.lsns(), [behind]);
     assert_eq!((rig.parked().len(), rig.core.held().len()), (1, 0));
+}
+
+#[tokio::test]
+async fn what_is_owed_again_and_refused_again_is_parked_once() {
+    let mut rig = Rig::new(Config::default());
+    for key in [b"a", b"a", b"b", b"a"] {
+        let owed = rig.owed(key);
+        assert_eq!(rig.lsns(), [owed]);
+        rig.came_back(owed, refused());
+    }
+    let attempts: BTreeSet<u64> = rig.parked().iter().map(|entry| entry.attempts).collect();
+    assert_eq!((rig.parked().len(), attempts), (2, BTreeSet::from([1, 3])));
+    let owed = rig.owed(b"a");
+    assert_eq!(rig.lsns(), [owed]);
+    rig.came_back(owed, Applied::Done);
+    assert_eq!(rig.parked().len(), 1, "it is on the secondary");
 }
 
 #[tokio::test]

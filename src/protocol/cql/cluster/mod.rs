@@ -9,7 +9,7 @@
 mod ballots;
 mod clock;
 mod control;
-mod fields;
+pub(in crate::protocol::cql) mod fields;
 mod hosts;
 mod ring;
 mod schema;

@@ -4,6 +4,8 @@
 //! are; otherwise lines wait for their counterpart, one from each side at a time, so that as many wait as differ. Nobody
 //! has to know how servers order rows within a partition.
 //!
+//! What is asked for decides whether times count beside values ([`Compares`]).
+//!
 //! Two cells are the same if their bytes are: `-0.0` is not `0.0`, a NaN is itself, `1.0` is not `1.00`. A collection that
 //! is not frozen and empty is null, as it is for servers.
 
@@ -15,8 +17,8 @@ use futures_util::FutureExt;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::scan::{Line, Lines, Shape};
-use super::{difference, moment, of_primary, of_secondary, shape};
-use crate::backfill::work::{Chunk, Differs};
+use super::{difference, moment, of_primary, of_secondary, shape, weight};
+use crate::backfill::work::{Chunk, Compares, Differs};
 use crate::mirror::replay::history::{Compared, Error, Suspect};
 use crate::protocol::cql::applier::Sides;
 use crate::protocol::cql::applier::state::diff::expire_together;
@@ -26,8 +28,9 @@ use crate::protocol::cql::place::{Extent, Place};
 use crate::protocol::cql::tables::Table;
 use crate::protocol::cql::text::schema;
 
-/// Rows that differ and are kept at once.
+/// Rows that differ and are kept at once, and about the bytes of their keys.
 const SUSPECTS_MAX: usize = 50_000;
+const SUSPECTS_BYTES: usize = 16 << 20;
 /// Rows that are looked at again at once.
 const LOOKS: usize = 32;
 
@@ -37,7 +40,8 @@ pub(super) async fn compare(sides: &Sides, table: &Table, chunk: &Chunk) -> Resu
     let moment = moment();
     let theirs = Lines::of(&shape, sides.to_secondary.clone(), chunk, moment).await.map_err(of_secondary)?;
     let ours = Lines::of(&shape, sides.to_primary.clone(), chunk, moment).await.map_err(of_primary)?;
-    let mut pair = Pair { shape: &shape, ours, theirs, found: Compared::default(), group: Group::default() };
+    let (found, group) = (Compared::default(), Group::default());
+    let mut pair = Pair { shape: &shape, compares: chunk.compares, ours, theirs, found, kept_bytes: 0, group };
     while let Some(token) = pair.token().await? {
         pair.group(token).await?;
         if pair.found.crowd > 0 && chunk.is_divisible() {
@@ -49,9 +53,11 @@ pub(super) async fn compare(sides: &Sides, table: &Table, chunk: &Chunk) -> Resu
 
 struct Pair<'s> {
     shape: &'s Shape,
+    compares: Compares,
     ours: Lines<'s>,
     theirs: Lines<'s>,
     found: Compared,
+    kept_bytes: usize,
     group: Group,
 }
 
@@ -133,8 +139,7 @@ impl Pair<'_> {
         self.found.rows += u64::from(ours.is_some());
         let place = Place { extent: Extent::Row, partition, clustering };
         let (ours, theirs) = (ours.map(|(_, cells)| cells), theirs.map(|(_, cells)| cells));
-        let found = suspect(self.shape.table(), &place, ours.as_deref(), theirs.as_deref());
-        self.suspect(found);
+        self.found(&place, ours.as_deref(), theirs.as_deref());
     }
 
     /// Static columns that differ count as a row.
@@ -146,19 +151,25 @@ impl Pair<'_> {
         };
         let place = Place { extent: Extent::Statics, ..Place::partition(partition) };
         let (ours, theirs) = (ours.map(|found| found.statics), theirs.map(|found| found.statics));
-        let found = suspect(self.shape.table(), &place, there(&ours), there(&theirs));
-        self.found.rows += u64::from(found.as_ref().is_some_and(|one| one.difference.how != Differs::Extra));
-        self.suspect(found);
+        let (ours, theirs) = (there(&ours), there(&theirs));
+        let differ = differ(&self.compares, ours, theirs);
+        self.found.rows += u64::from(differ.is_some_and(|how| how != Differs::Extra));
+        self.found(&place, ours, theirs);
     }
 
-    /// Kept, or only counted.
-    fn suspect(&mut self, found: Option<Suspect>) {
-        let Some(found) = found else { return };
-        if self.found.suspects.len() < SUSPECTS_MAX {
+    /// What differs is kept, or only counted.
+    fn found(&mut self, place: &Place, ours: Option<&[Cell]>, theirs: Option<&[Cell]>) {
+        let Some(found) = suspect(self.shape.table(), &self.compares, place, ours, theirs) else { return };
+        let is_ours = u64::from(found.difference.how != Differs::Extra);
+        if is_old(&self.compares, ours, theirs) {
+            self.found.left_out += 1;
+        } else if self.found.suspects.len() < SUSPECTS_MAX && self.kept_bytes < SUSPECTS_BYTES {
+            self.kept_bytes += weight(&found.difference);
             return self.found.suspects.push(found);
+        } else {
+            self.found.crowd += 1;
         }
-        self.found.crowd += 1;
-        self.found.rows -= u64::from(found.difference.how != Differs::Extra);
+        self.found.rows -= is_ours;
     }
 }
 
@@ -167,17 +178,37 @@ fn there(statics: &Option<Vec<Cell>>) -> Option<&[Cell]> {
     statics.as_deref().filter(|cells| cells.iter().any(|cell| cell.value.is_some()))
 }
 
-/// What both sides show of a place, if it is not the same.
-fn suspect(table: &schema::Table, place: &Place, ours: Option<&[Cell]>, theirs: Option<&[Cell]>) -> Option<Suspect> {
-    let how = match (ours, theirs) {
-        (None, None) => return None,
-        (Some(_), None) => Differs::Missing,
-        (None, Some(_)) => Differs::Extra,
-        (Some(ours), Some(theirs)) if ours.iter().zip(theirs).all(|(ours, theirs)| is_same(ours, theirs)) => {
-            return None;
+/// How what both sides show of a place differs, if it does.
+fn differ(compares: &Compares, ours: Option<&[Cell]>, theirs: Option<&[Cell]>) -> Option<Differs> {
+    match (ours, theirs) {
+        (None, None) => None,
+        (Some(_), None) => Some(Differs::Missing),
+        (None, Some(_)) => Some(Differs::Extra).filter(|_| !compares.newer_stays),
+        (Some(ours), Some(theirs)) => {
+            let same = ours.iter().zip(theirs).all(|(ours, theirs)| is_same(compares, ours, theirs));
+            Some(Differs::Different).filter(|_| !same)
         }
-        (Some(_), Some(_)) => Differs::Different,
-    };
+    }
+}
+
+/// Nothing of it was written since. What only the secondary has may be left of a delete, which no read shows.
+fn is_old(compares: &Compares, ours: Option<&[Cell]>, theirs: Option<&[Cell]>) -> bool {
+    let Some(since) = compares.since else { return false };
+    // A time that cannot be read may be any.
+    let old = |cell: &Cell| cell.value.is_none() || cell.writetime.is_some_and(|at| at < since);
+    ours.is_some_and(|ours| ours.iter().any(|cell| cell.value.is_some()) && ours.iter().all(old))
+        && theirs.unwrap_or_default().iter().all(old)
+}
+
+/// What both sides show of a place, if it is not the same.
+fn suspect(
+    table: &schema::Table,
+    compares: &Compares,
+    place: &Place,
+    ours: Option<&[Cell]>,
+    theirs: Option<&[Cell]>,
+) -> Option<Suspect> {
+    let how = differ(compares, ours, theirs)?;
     let mut print = DefaultHasher::new();
     for cells in [ours, theirs] {
         // What is left of a TTL gets less by itself.
@@ -187,22 +218,32 @@ fn suspect(table: &schema::Table, place: &Place, ours: Option<&[Cell]>, theirs: 
     Some(Suspect { difference: difference(how, place, table)?, print: print.finish() })
 }
 
-/// The same value, for as long.
-fn is_same(ours: &Cell, theirs: &Cell) -> bool {
-    ours.value == theirs.value && expire_together(ours.ttl, theirs.ttl)
+/// The same value, and what else must be.
+fn is_same(compares: &Compares, ours: &Cell, theirs: &Cell) -> bool {
+    if compares.newer_stays && theirs.writetime.is_some_and(|at| ours.writetime.is_none_or(|ours| ours < at)) {
+        return true;
+    }
+    ours.value == theirs.value
+        && (!compares.ttls || expire_together(ours.ttl, theirs.ttl))
+        && (!compares.writetimes || ours.writetime == theirs.writetime)
 }
 
 /// Each of these rows again, on the secondary first.
-pub(super) async fn look(sides: &Sides, table: &Table, suspects: &[Suspect]) -> Result<Vec<Option<Suspect>>, Error> {
+pub(super) async fn look(
+    sides: &Sides,
+    table: &Table,
+    chunk: &Chunk,
+    suspects: &[Suspect],
+) -> Result<Vec<Option<Suspect>>, Error> {
     let settler = Settler::new(sides, table, Occasion::default());
-    let looks = suspects.iter().map(|suspect| look_at(&settler, sides, table, suspect).boxed());
+    let looks = suspects.iter().map(|suspect| look_at(&settler, (sides, table), &chunk.compares, suspect).boxed());
     stream::iter(looks.collect::<Vec<_>>()).buffered(LOOKS).try_collect().await
 }
 
 async fn look_at(
     settler: &Settler<'_>,
-    sides: &Sides,
-    table: &Table,
+    (sides, table): (&Sides, &Table),
+    compares: &Compares,
     before: &Suspect,
 ) -> Result<Option<Suspect>, Error> {
     let Some(place) = Place::decode(&before.difference.key) else { return Ok(None) };
@@ -213,5 +254,60 @@ async fn look_at(
         Extent::Statics => there(&side.statics).map(<[Cell]>::to_vec),
         _ => side.rows.get(&place.clustering as &Clustering).cloned(),
     };
-    Ok(suspect(&table.shape, &place, cells(&ours).as_deref(), cells(&theirs).as_deref()))
+    Ok(suspect(&table.shape, compares, &place, cells(&ours).as_deref(), cells(&theirs).as_deref()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cell(value: &str, writetime: i64) -> Cell {
+        Cell { value: Some(value.as_bytes().to_vec()), writetime: Some(writetime), ttl: None }
+    }
+
+    fn differs(compares: &Compares, ours: Option<Cell>, theirs: Option<Cell>) -> Option<Differs> {
+        differ(compares, ours.as_ref().map(std::slice::from_ref), theirs.as_ref().map(std::slice::from_ref))
+    }
+
+    #[test]
+    fn times_count_as_far_as_they_are_asked_for() {
+        let [values, ttls, writetimes] = [(false, false), (true, false), (true, true)]
+            .map(|(ttls, writetimes)| Compares { ttls, writetimes, ..Compares::default() });
+        let expires = Cell { ttl: Some(60), ..cell("a", 1) };
+        let cases = [
+            (cell("a", 1), cell("a", 1), [false, false, false]),
+            (cell("a", 1), cell("a", 2), [false, false, true]),
+            (cell("a", 1), expires, [false, true, true]),
+            (cell("a", 1), cell("b", 1), [true, true, true]),
+        ];
+        for (ours, theirs, expected) in cases {
+            let found = [values, ttls, writetimes]
+                .map(|compares| differs(&compares, Some(ours.clone()), Some(theirs.clone())).is_some());
+            assert_eq!(found, expected, "{ours:?} {theirs:?}");
+        }
+    }
+
+    #[test]
+    fn where_newer_stays_only_what_is_older_or_missing_differs() {
+        let newer = Compares { newer_stays: true, ..Compares::default() };
+        let collection = |value: &str| Cell { writetime: None, ..cell(value, 0) };
+        assert_eq!(differs(&newer, Some(cell("a", 1)), Some(cell("b", 2))), None);
+        assert_eq!(differs(&newer, Some(Cell::default()), Some(cell("b", 2))), None);
+        assert_eq!(differs(&newer, None, Some(cell("b", 2))), None);
+        assert_eq!(differs(&newer, Some(cell("a", 2)), Some(cell("b", 1))), Some(Differs::Different));
+        assert_eq!(differs(&newer, Some(cell("a", 2)), None), Some(Differs::Missing));
+        assert_eq!(differs(&newer, Some(collection("a")), Some(collection("b"))), Some(Differs::Different));
+    }
+
+    #[test]
+    fn a_row_is_old_if_every_time_of_it_can_be_read_and_is() {
+        let compares = Compares { since: Some(10), ..Compares::default() };
+        let is_old = |ours: &[Cell], theirs: Option<&[Cell]>| is_old(&compares, Some(ours), theirs);
+        assert!(is_old(&[cell("a", 9)], None) && is_old(&[cell("a", 9), Cell::default()], Some(&[cell("b", 1)])));
+        assert!(!is_old(&[cell("a", 10)], None) && !is_old(&[cell("a", 9)], Some(&[cell("b", 10)])));
+        assert!(!is_old(&[Cell { writetime: None, ..cell("a", 0) }], None), "a collection");
+        assert!(!is_old(&[Cell::default()], None), "nothing but its key");
+        assert!(!super::is_old(&compares, None, Some(&[cell("b", 1)])), "a delete may have been missed");
+        assert!(!super::is_old(&Compares::default(), Some(&[cell("a", 1)]), None));
+    }
 }

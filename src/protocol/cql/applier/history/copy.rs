@@ -15,8 +15,8 @@ use tokio::time::sleep;
 use super::beside::Beside;
 use super::ring::tokens;
 use super::scan::{Forms, Found, Lines, Shape};
-use super::{GRACE_MIN, difference, moment, of_primary, of_secondary, shape};
-use crate::backfill::work::{Chunk, Differs, Landed};
+use super::{GRACE_MIN, difference, moment, of_primary, of_secondary, shape, weight};
+use crate::backfill::work::{Chunk, Differs, Landed, Outcome};
 use crate::mirror::replay::history::Error;
 use crate::protocol::cql::applier::Sides;
 use crate::protocol::cql::applier::quiet::calm;
@@ -37,21 +37,31 @@ const FLIGHT: usize = 64;
 /// 50 KiB; one row may be larger than that and goes alone.
 const BATCH: usize = 50;
 const BATCH_BYTES: usize = 20 << 10;
+/// Keys of rows that are left to the mirror and kept at once, in bytes; of what is beyond, the chunk's next look finds more.
+const LEFT_BYTES: usize = 16 << 20;
+/// Rows of one chunk that the secondary refuses, before its table is left out.
+const REFUSED_MAX: usize = 1_000;
 /// How often a batch is tried.
 const TRIES: u32 = 3;
 /// Before the second time; longer before the next.
 const PAUSE: Duration = Duration::from_millis(200);
 
-pub(super) async fn copy(sides: &Sides, beside: &Beside, table: &Table, chunk: &Chunk) -> Result<Landed, Error> {
+pub(super) async fn copy(sides: &Sides, beside: &Beside, table: &Table, chunk: &Chunk) -> Result<Outcome, Error> {
     let under_way = beside.copy(table.label, tokens(chunk));
     let mut landed = copy_rows(sides, table, chunk).await?;
+    if landed.refused.len() > REFUSED_MAX {
+        return Ok(Outcome::Refused(Vec::new(), format!("the target refuses more than {REFUSED_MAX} of its rows")));
+    }
+    if landed.crowd > 0 && chunk.is_divisible() {
+        return Ok(Outcome::Dense);
+    }
     let Some(settled) = under_way.end() else {
         return Err(Error::Primary("too many rows were settled by state while they were copied".to_owned()));
     };
     for place in settled.iter().filter_map(|key| Place::decode(key)) {
         landed.differing.extend(difference(Differs::Different, &place, &table.shape));
     }
-    Ok(landed)
+    Ok(Outcome::Done(landed))
 }
 
 async fn copy_rows(sides: &Sides, table: &Table, chunk: &Chunk) -> Result<Landed, Error> {
@@ -59,7 +69,9 @@ async fn copy_rows(sides: &Sides, table: &Table, chunk: &Chunk) -> Result<Landed
     let by_state = table.shape.has_counters() || table.gc_grace_seconds < GRACE_MIN;
     let moment = moment();
     let lines = Lines::of(&shape, sides.to_primary.clone(), chunk, moment).await.map_err(of_primary)?;
-    let mut copy = Copy { shape: &shape, by_state, moment, landed: Landed::default(), batch: Batch::default() };
+    let (landed, batch) = (Landed::default(), Batch::default());
+    let is_divisible = chunk.is_divisible();
+    let mut copy = Copy { shape: &shape, by_state, is_divisible, moment, landed, left_bytes: 0, batch };
     let mut flight = Flight::new();
     let ended = copy.run(lines, &sides.to_secondary, &mut flight).await;
     let mut failed = ended.err();
@@ -79,8 +91,10 @@ struct Copy<'s> {
     shape: &'s Shape,
     /// Nothing of this table is written here.
     by_state: bool,
+    is_divisible: bool,
     moment: Moment,
     landed: Landed,
+    left_bytes: usize,
     batch: Batch,
 }
 
@@ -116,6 +130,9 @@ impl<'s> Copy<'s> {
                 self.send(client, flight).await?;
             }
             self.add(&found, &lines.forms, is_new).map_err(|error| Error::Primary(error.to_string()))?;
+            if self.landed.refused.len() > REFUSED_MAX || (self.is_divisible && self.landed.crowd > 0) {
+                break;
+            }
         }
         self.send(client, flight).await
     }
@@ -171,10 +188,20 @@ impl<'s> Copy<'s> {
     fn leave(&mut self, forms: &[Form], cells: &[Cell], place: &Place) -> Vec<Cell> {
         let is_list = |(form, cell): (&Form, &Cell)| *form == Form::List && cell.value.is_some();
         if self.by_state || forms.iter().zip(cells).any(is_list) {
-            self.landed.differing.extend(difference(Differs::Missing, place, self.shape.table()));
+            self.leave_to_mirror(place);
         }
         let written = |(form, cell): (&Form, &Cell)| if *form == Form::List { Cell::default() } else { cell.clone() };
         forms.iter().zip(cells).map(written).collect()
+    }
+
+    fn leave_to_mirror(&mut self, place: &Place) {
+        if self.left_bytes >= LEFT_BYTES {
+            self.landed.crowd += 1;
+            return;
+        }
+        let Some(left) = difference(Differs::Missing, place, self.shape.table()) else { return };
+        self.left_bytes += weight(&left);
+        self.landed.differing.push(left);
     }
 }
 

@@ -15,6 +15,8 @@
 pub(super) mod beside;
 mod compare;
 mod copy;
+mod definition;
+mod provision;
 mod ring;
 mod scan;
 mod shown;
@@ -23,7 +25,8 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use crate::backfill::work::{Chunk, Difference, Differs, Extent, Outcome, Surveyed};
+use crate::backfill::Request;
+use crate::backfill::work::{Chunk, Difference, Differs, Extent, Outcome, Stage, Surveyed};
 use crate::mirror::replay::history::{Compared, Error, Suspect, Walker};
 use crate::protocol::cql::client::{self, Answer};
 use crate::protocol::cql::cluster::Cluster;
@@ -52,6 +55,11 @@ const PARTITIONER: &str = "org.apache.cassandra.dht.Murmur3Partitioner";
 const ESTIMATES: i32 = 5_000;
 
 impl Walker for Applier {
+    async fn provision(&self, request: &Request, stage: Stage) -> Result<Vec<String>, Error> {
+        let sides = self.sides().await.map_err(trouble)?;
+        provision::provision(&sides, request, stage).await
+    }
+
     async fn survey(&self) -> Result<Vec<Surveyed>, Error> {
         let sides = self.sides().await.map_err(trouble)?;
         sides.primary.refresh().await;
@@ -72,7 +80,10 @@ impl Walker for Applier {
     async fn copy(&self, chunk: &Chunk) -> Result<Outcome, Error> {
         let sides = self.sides().await.map_err(trouble)?;
         match self.walked(&sides, chunk) {
-            Some(table) => Ok(Outcome::Done(copy::copy(&sides, &self.beside, &table, chunk).await?)),
+            Some(table) if chunk.compares.newer_stays && goes_by_state(&table) => {
+                Ok(Outcome::Refused(Vec::new(), NO_NEWER.to_owned()))
+            }
+            Some(table) => copy::copy(&sides, &self.beside, &table, chunk).await,
             None => Ok(Outcome::Moved),
         }
     }
@@ -88,7 +99,7 @@ impl Walker for Applier {
     async fn look(&self, chunk: &Chunk, suspects: &[Suspect]) -> Result<Vec<Option<Suspect>>, Error> {
         let sides = self.sides().await.map_err(trouble)?;
         match self.walked(&sides, chunk) {
-            Some(table) => compare::look(&sides, &table, suspects).await,
+            Some(table) => compare::look(&sides, &table, chunk, suspects).await,
             // The table is gone: there is nothing that could differ.
             None => Ok(vec![None; suspects.len()]),
         }
@@ -103,6 +114,15 @@ impl Applier {
         let other = there.table(&table.shape.keyspace, &table.shape.name)?;
         (number(&table, other) == chunk.file && table.shape == other.shape).then_some(table)
     }
+}
+
+const NO_NEWER: &str =
+    "it has counters, lists, or forgets deletes soon: what is newer there cannot be told, say error or overwrite";
+
+/// Rows of it, or all, are copied by the mirror, as they are on the primary.
+fn goes_by_state(table: &Table) -> bool {
+    let lists = table.shape.columns().iter().any(|column| column.cells == schema::Cells::List);
+    lists || table.shape.has_counters() || table.gc_grace_seconds < GRACE_MIN
 }
 
 /// Another one when either table was made anew.
@@ -142,7 +162,9 @@ async fn look(sides: &Sides, table: &Table, other: Option<&Table>, sizes: &Sizes
 
 /// Why a table cannot be walked over.
 fn hindrance(sides: &Sides, table: &Table, other: Option<&Table>) -> Option<String> {
-    let Some(other) = other else { return Some("the target has no such table: make it there".to_owned()) };
+    let Some(other) = other else {
+        return Some("the target has no such table: make it there, or have it made (backfill.provision)".to_owned());
+    };
     let differs = |column: &&schema::Column| other.shape.column(&column.name) != Some(*column);
     let columns = table.shape.columns().iter().filter(differs);
     if let Some(column) =
@@ -193,11 +215,16 @@ fn add_sizes(page: &Answer, sizes: &mut Sizes) -> Result<(), client::Error> {
 
 /// As of now, before anything is read.
 fn moment() -> Moment {
-    Moment { read: now_micros(), newest: None, round: 0 }
+    Moment { read: now_micros(), newest: None, allowed: None, round: 0 }
 }
 
 fn difference(how: Differs, place: &Place, table: &schema::Table) -> Option<Difference> {
     Some(Difference { how, key: place.encode()?.to_vec().into(), shown: shown::place(place, table) })
+}
+
+/// About the bytes that keeping it takes.
+fn weight(difference: &Difference) -> usize {
+    size_of::<Difference>() + difference.key.len() + difference.shown.len()
 }
 
 fn of_primary(error: client::Error) -> Error {

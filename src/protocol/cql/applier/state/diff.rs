@@ -22,6 +22,8 @@ pub(in super::super) struct Moment {
     pub(in super::super) read: i64,
     /// What the unit wrote with, if it is known.
     pub(in super::super) newest: Option<i64>,
+    /// What is in the way may be outdone up to this one, if an operator said so; else up to the reading.
+    pub(in super::super) allowed: Option<i64>,
     /// 0 is the first. From the second on, whatever still differs was not to be had with its own timestamp.
     pub(in super::super) round: usize,
 }
@@ -31,14 +33,18 @@ impl Moment {
     fn least(self) -> i64 {
         match self.round {
             0 => i64::MIN,
-            1 => self.read - BEFORE,
-            _ => self.read,
+            1 => self.before(),
+            _ => self.allowed.unwrap_or(self.read),
         }
+    }
+
+    fn before(self) -> i64 {
+        (self.read - BEFORE).min(self.allowed.unwrap_or(i64::MAX))
     }
 
     /// A timestamp where none can be read.
     fn made_up(self) -> i64 {
-        self.own(self.newest.unwrap_or(self.read - BEFORE))
+        self.own(self.newest.unwrap_or(self.before()))
     }
 
     /// The timestamp that a cell should have, unless that was tried.
@@ -279,9 +285,9 @@ mod tests {
     use super::*;
 
     const READ: i64 = 10_000_000;
-    const FIRST: Moment = Moment { read: READ, newest: None, round: 0 };
-    const SECOND: Moment = Moment { read: READ, newest: None, round: 1 };
-    const THIRD: Moment = Moment { read: READ, newest: None, round: 2 };
+    const FIRST: Moment = Moment { read: READ, newest: None, allowed: None, round: 0 };
+    const SECOND: Moment = Moment { read: READ, newest: None, allowed: None, round: 1 };
+    const THIRD: Moment = Moment { read: READ, newest: None, allowed: None, round: 2 };
 
     fn cell(value: &[u8], writetime: i64) -> Cell {
         Cell { value: Some(value.to_vec()), writetime: Some(writetime), ttl: None }
@@ -320,6 +326,17 @@ mod tests {
             assert_eq!(one(&cell(b"a", READ + 5), &Cell::default(), moment), cells(READ + 5, None, b"a"));
             assert_eq!(one(&Cell::default(), &cell(b"b", 200), moment), [Fix::Null { at: least, column: 0 }]);
         }
+    }
+
+    #[test]
+    fn an_operator_says_how_far_what_hides_a_row_is_outdone() {
+        let allow = |moment: Moment, at| Moment { allowed: Some(at), ..moment };
+        let null = Cell::default();
+        assert_eq!(one(&cell(b"a", 100), &null, allow(FIRST, READ + 9)), cells(100, None, b"a"));
+        assert_eq!(one(&cell(b"a", 100), &null, allow(SECOND, READ + 9)), cells(READ - BEFORE, None, b"a"));
+        assert_eq!(one(&cell(b"a", 100), &null, allow(THIRD, READ + 9)), cells(READ + 9, None, b"a"));
+        assert_eq!(one(&cell(b"a", 100), &null, allow(SECOND, 500)), cells(500, None, b"a"));
+        assert_eq!(one(&null, &cell(b"b", 200), allow(THIRD, 500)), [Fix::Null { at: 500, column: 0 }]);
     }
 
     #[test]

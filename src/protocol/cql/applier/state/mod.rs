@@ -21,6 +21,7 @@ use crate::protocol::cql::wire::Version;
 use crate::protocol::cql::wire::primitive::{Consistency, Value};
 use crate::protocol::cql::wire::request::{BatchKind, Bound, Parameters, Values};
 use crate::protocol::cql::wire::response::code;
+use crate::record::Backend;
 
 use super::Sides;
 use super::quiet::{calm, linger};
@@ -66,11 +67,16 @@ pub(super) struct Occasion {
     is_again: bool,
     /// The newest timestamp that was written with, if it is known.
     newest: Option<i64>,
+    /// See [`Moment`].
+    allowed: Option<i64>,
 }
 
 impl Occasion {
     pub(super) fn of(job: &Job, newest: Option<i64>) -> Occasion {
-        Occasion { is_doubtful: job.certainty == Certainty::Unknown, is_again: job.attempt > 1, newest }
+        // What we owe ourselves wrote nothing: it says how far an operator lets us go.
+        let (newest, allowed) =
+            if job.record.backend == (Backend { id: 0, life: 0 }) { (None, newest) } else { (newest, None) };
+        Occasion { is_doubtful: job.certainty == Certainty::Unknown, is_again: job.attempt > 1, newest, allowed }
     }
 }
 
@@ -91,7 +97,8 @@ impl<'s> Settler<'s> {
         }
         let (mut before, mut tried) = (None, 0);
         for round in 0..ROUNDS {
-            let mut moment = Moment { read: now_micros(), newest: self.occasion.newest, round };
+            let mut moment =
+                Moment { read: now_micros(), newest: self.occasion.newest, allowed: self.occasion.allowed, round };
             let theirs = self.read(&self.sides.to_secondary, place, moment, Trouble::of_secondary).await?;
             let ours = self.read(&self.sides.to_primary, place, moment, Trouble::of_primary).await?;
             // What the primary got since was not tried with its own timestamp yet.

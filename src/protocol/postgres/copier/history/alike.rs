@@ -134,6 +134,7 @@ fn sums(row: Option<&DataRow>) -> Result<(u64, [Option<String>; 2]), client::Err
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backfill::work::Compares;
 
     #[test]
     fn what_is_in_vain_is_tried_ever_more_rarely_until_it_is_not() {
@@ -148,6 +149,7 @@ mod tests {
             file: 0,
             from: 0,
             to: 1,
+            compares: Compares::default(),
         };
         let mut luck = Luck::default();
         let mut tried = Vec::new();
