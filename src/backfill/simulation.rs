@@ -19,7 +19,7 @@ use crate::dice::Dice;
 use crate::journal::{self, Journal};
 use crate::mirror::state::copier::{Copier, Error, Gone, Owed, Paid, Snapshot, Standing};
 use crate::mirror::state::{Config, Engine, Paths};
-use crate::record::{Backend, RecordBuf, TableId};
+use crate::record::{Backend, Reason, RecordBuf, TableId};
 
 /// Paste a failing seed here: `Some(seed)`.
 const SEED: Option<u64> = None;
@@ -369,7 +369,8 @@ fn launch(
     let options = super::Options { chunk_rows: 3, hold: Duration::from_millis(20), ..super::Options::default() };
     let desk = Desk::open(file.clone(), lines.clone(), options).expect("loads");
     let paths = paths.clone().with(desk.clone());
-    let config = Config { retention: Duration::from_secs(3_600), self_repair: true, ..Config::default() };
+    let config =
+        Config { retention: Duration::from_secs(3_600), self_repair: true, whole_bytes_max: 0, ..Config::default() };
     let hands = Hands { shared: shared.clone(), opened: None, snapshot: None };
     let (engine, _) = Engine::new(config, journal.clone(), hands, paths).expect("loads");
     let stop = CancellationToken::new();
@@ -414,6 +415,9 @@ async fn play(seed: u64, bend: Bend) -> Result<(), String> {
         planted.iter().for_each(|key| _ = world.secondary().insert(*key, (9_999_999, u64::from(*key))));
     }
     let repair = run.walk(Kind::Repair).await;
+    if bend == Bend::Straight {
+        mended_without_being_asked(&run, repair.number).await;
+    }
     clients_stop.cancel();
     for one in clients {
         one.await.map_err(|error| error.to_string())?;
@@ -445,6 +449,19 @@ async fn play(seed: u64, bend: Bend) -> Result<(), String> {
         return Err("nothing was copied".into());
     }
     Ok(())
+}
+
+/// A large table that is dirty is walked over, while clients write.
+async fn mended_without_being_asked(run: &Run, before: u64) {
+    world(&run.shared).secondary().insert(1, (9_999_999, 1));
+    let mut record = RecordBuf::default();
+    record.dirty(TABLE, Reason::Uncaptured);
+    let ticket = run.journal.begin(record.finish(Backend { id: 7, life: 1 })).expect("there is room");
+    ticket.end(journal::Outcome::Committed);
+    let is_over = |report: Report| report.number > before && report.state.is_over();
+    while !run.desk.report(Kind::Repair).is_some_and(is_over) {
+        sleep(Duration::from_millis(50)).await;
+    }
 }
 
 async fn bounded(seed: u64, bend: Bend) -> Result<(), String> {

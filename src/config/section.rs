@@ -165,8 +165,8 @@ sections! {
         retry_max: Duration = Is("10s");
         /// How long paid keys are remembered, to be paid again after a failover that lost acknowledged writes.
         retention: Duration = Is("10m");
-        /// Make dirty tables equal again without being asked: PostgreSQL's are copied again, Cassandra's compared and mended, if
-        /// their history was copied or compared before.
+        /// Make dirty tables equal again without being asked: PostgreSQL's are copied again, those over 256 MiB compared and
+        /// mended; Cassandra's compared and mended, if their history was copied or compared before.
         self_repair: bool = Is("true");
         /// Longest pause between two payments; tandem pauses for as long as the last one took, so that it gathers more
         /// when it is behind.

@@ -17,7 +17,7 @@
 //! A payment whose answer was lost needs no case of its own: its cut is owed again, and paying twice is harmless
 //! (promise 5). Schema changes are not harmless twice; [`super::book`] tells how they run once.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -107,8 +107,11 @@ pub struct Config {
     pub drain: Duration,
     /// How many keys may be parked.
     pub parked_max: usize,
-    /// Dirty tables are owed whole without being asked.
+    /// Dirty tables are repaired without being asked.
     pub self_repair: bool,
+    /// They are owed whole up to this size on the primary, in bytes; larger ones are walked over: one payment of them would
+    /// hold its snapshot, and all others up, for too long.
+    pub whole_bytes_max: u64,
     /// The least time between two repairs.
     pub repair_every: Duration,
     /// Of the jitter between retries.
@@ -133,6 +136,7 @@ impl Default for Config {
             drain: Duration::from_secs(5),
             parked_max: 10_000,
             self_repair: false,
+            whole_bytes_max: 256 << 20,
             repair_every: Duration::from_secs(30),
             seed: u64::from(std::process::id()),
             history: backfill::Options::default(),
@@ -230,6 +234,8 @@ pub struct Engine<C> {
     next_gone: Instant,
     next_trim: Instant,
     next_repair: Instant,
+    /// What each dirty table was found to be, and when.
+    large: (HashMap<TableId, bool>, Instant),
     /// No walk over history before.
     next_walk: Instant,
     last_contact: Instant,
@@ -255,6 +261,8 @@ enum Step {
     Pay,
     /// Look where history lies.
     Survey,
+    /// Owe what is dirty.
+    Repair,
     AskGone,
     /// Paused: keep the connections.
     Beat,
@@ -267,6 +275,9 @@ enum Step {
 
 /// As [`Config::lost_after`], while somebody waits for the end.
 const LOST_HURRIED: Duration = Duration::from_millis(20);
+
+/// How long it is believed how large a table is.
+const MEASURED: Duration = Duration::from_secs(600);
 
 /// Of how many payments back [`Status::recent`] tells.
 const RECENT: usize = 16;
@@ -310,6 +321,7 @@ impl<C: Copier> Engine<C> {
             next_gone: now,
             next_trim: now,
             next_repair: now,
+            large: (HashMap::new(), now),
             next_walk: now,
             last_contact: now,
             stale: 0,
@@ -420,6 +432,7 @@ impl<C: Copier> Engine<C> {
             match self.step(now) {
                 Step::Pay => self.payment().await?,
                 Step::Survey => self.survey().await?,
+                Step::Repair => self.repair().await?,
                 Step::AskGone => self.ask_gone(now).await?,
                 Step::Beat => self.beat().await?,
                 Step::Wait { until, journal } => {
@@ -439,7 +452,7 @@ impl<C: Copier> Engine<C> {
         }
         if self.next_repair <= now && self.repairable() {
             self.next_repair = now + self.config.repair_every;
-            self.owe_dirty();
+            return Step::Repair;
         }
         let hurried = pace == Pace::Hurried;
         let gone = self.ledger.open_since().map(|since| (since + self.lost_after(pace)).max(self.next_gone));
@@ -849,14 +862,44 @@ impl<C: Copier> Engine<C> {
     }
 
     /// A full journal is tried again with the next turn.
-    fn owe_dirty(&self) {
-        for dirty in self.dirty.list() {
+    async fn repair(&mut self) -> Result<(), Error> {
+        let dirty: Vec<TableId> = self.dirty.list().into_iter().map(|dirty| dirty.table).collect();
+        self.measure(&dirty).await?;
+        let (large, small): (Vec<TableId>, Vec<TableId>) =
+            dirty.into_iter().partition(|table| self.large.0.get(table) == Some(&true));
+        // What is under way may be answering the marks.
+        if !large.is_empty() && !self.desk.is_busy() {
+            self.desk.mend(large);
+        }
+        for table in small {
             let mut record = RecordBuf::default();
-            record.table(dirty.table);
+            record.table(table);
             if owe(&self.journal, &mut record).is_err() {
-                return;
+                break;
             }
         }
+        Ok(())
+    }
+
+    /// Which of these tables are large. What a walk leaves out, or does not know, is not.
+    async fn measure(&mut self, tables: &[TableId]) -> Result<(), Error> {
+        let now = Instant::now();
+        let (known, at) = &self.large;
+        if now.duration_since(*at) < MEASURED && tables.iter().all(|table| known.contains_key(table)) {
+            return Ok(());
+        }
+        let found = match self.copier.survey().await {
+            // Whole, then: nothing waits for a schema to come to rest.
+            Err(copier::Error::Stale(_)) => Vec::new(),
+            found => found?,
+        };
+        self.last_contact = now;
+        let is_large = |table: &TableId| {
+            let of = found.iter().find(|one| one.labels.contains(table) && one.refused.is_none());
+            of.is_some_and(|one| one.bytes > self.config.whole_bytes_max)
+        };
+        self.large = (tables.iter().map(|table| (*table, is_large(table))).collect(), now);
+        Ok(())
     }
 
     /// Give up the part of the journal that nobody needs; at most once a second, because the book is synced first.
