@@ -139,9 +139,10 @@ mod tests {
         async fn ask(&self, (): &mut ()) -> Result<(), String> {
             let next = *self.next.lock().await;
             match next.unwrap_or(Ok(Duration::ZERO)) {
-                Ok(after) => Ok(tokio::time::sleep(after).await),
-                Err(why) => Err(why.to_owned()),
+                Ok(after) => sleep(after).await,
+                Err(why) => return Err(why.to_owned()),
             }
+            Ok(())
         }
     }
 

@@ -167,6 +167,11 @@ async fn a_schema_change_is_made_on_both_sides_and_what_follows_it_too() {
     assert_eq!(old.len(), 2);
 }
 
+/// What the pulse of a side says.
+fn answers(status: &serde_json::Value, side: &str) -> bool {
+    status["sides"][side]["answers"] == true
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_hangs_or_is_gone_hurts_nobody_and_has_everything_in_the_end_promise_7() {
     let (old, new) = versions();
@@ -183,8 +188,10 @@ async fn a_target_that_hangs_or_is_gone_hurts_nobody_and_has_everything_in_the_e
     load.goes_on(500).await;
     target.nodes[0].thaw();
     load.goes_on(100).await;
+    tandem.status_is("answered by both", |status| answers(status, "origin") && answers(status, "target")).await;
     target.nodes[0].stop(Stop::Kill).expect("it ends");
     load.goes_on(500).await;
+    tandem.status_is("left", |status| answers(status, "origin") && !answers(status, "target")).await;
     target.nodes[0].start().expect("it comes back");
     load.goes_on(100).await;
     assert_eq!(
@@ -193,6 +200,7 @@ async fn a_target_that_hangs_or_is_gone_hurts_nobody_and_has_everything_in_the_e
     );
     let told = load.end().await;
     equal(&tandem, [&origin.nodes[0], &target.nodes[0]], "away").await;
+    tandem.status_is("answered again", |status| answers(status, "target")).await;
     assert_eq!(missing(&mut Cql::of(&target.nodes[0], "away"), &told), Vec::<String>::new());
 }
 

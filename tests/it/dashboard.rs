@@ -79,6 +79,8 @@ async fn the_page_lives_fits_a_phone_and_can_be_read_by_everybody() {
                 .await
                 .expect("written"),
             "backfill" => drop(api.post("/v1/backfill", &serde_json::json!({"action": "start"})).await.expect("begun")),
+            "freeze the target" => stage.target.freeze(),
+            "thaw the target" => stage.target.thaw(),
             // Nobody can know which rows this writes.
             "dirty" => client
                 .batch_execute("DO $$ BEGIN EXECUTE 'UP' || 'DATE acc SET bal = 0 WHERE id = 1'; END $$")
@@ -123,7 +125,7 @@ async fn a_lost_connection_is_shown_as_such_and_found_again() {
     let admin = stage.tandem.admin.clone();
     let tandem = &tokio::sync::Mutex::new(&mut stage.tandem);
     play("loses", &admin, "", |what| async move {
-        let tandem: &mut Tandem = &mut *tandem.lock().await;
+        let mut tandem = tandem.lock().await;
         match what.as_str() {
             "freeze" => tandem.freeze(),
             "thaw" => tandem.thaw(),

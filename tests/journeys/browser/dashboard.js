@@ -114,6 +114,11 @@ const scenes = {
     assert(before >= 0 && (await page.locator(".plots polyline").count()) >= 5, "every plot has its lines");
     await please("backfill");
     await until(page, "#walks", /backfill: Done/);
+    await please("freeze the target");
+    await until(page, "#target .pulse", "does not answer");
+    await until(page, "#target .trouble", "no answer within 5 s");
+    await please("thaw the target");
+    await until(page, "#target .pulse", "answers in");
     await please("dirty");
     await until(page, "#dirty-count", "1");
     await until(page, "#dirty-list", "public.acc");
