@@ -158,13 +158,14 @@ function mismatchRow({ more, table, how, columns, statement, count }) {
   return make("li", { children: [make("p", { text: `${table}: ${how.replaceAll("_", " ")}${where}, seen ${counted(count, "time", "times")}` }), text] });
 }
 
-/** The list is asked for when its length changed. */
+/** The list is asked for when its length changed. Differences that are gone, or of before a switch, are kept there too. */
 function ledger(name, count, row) {
   by(name).hidden = !count;
   if (ledgers[name] === count) return;
   ledgers[name] = count;
   if (!count) return list(by(`${name}-list`), [], row);
   ask("GET", `/v1/${name}`)
+    .then((all) => all.filter(({ state = "open" }) => state === "open"))
     .then((all) => list(by(`${name}-list`), [...all.slice(0, LISTED), ...rest(all)], row))
     .catch(() => (ledgers[name] = -1));
 }

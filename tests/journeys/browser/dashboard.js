@@ -80,19 +80,20 @@ const SHADOW = {
   compared: 12345, matched: 12340, in_flight: 3, noise: 1, mismatched: 1, alike: 0.99984, skipped: 20, skips: { in_transaction: 20 },
   primary_ms: { p50: 0.4, p95: 1.1, p99: 4 }, secondary_ms: { p50: 0.5, p95: 2.2, p99: 5 }, ratio: { p50: 1.25, p95: 2, p99: 1.25 },
 };
-const MISMATCH = { id: 1, table: "public.acc", how: "other_value", columns: ["bal"], statement: "SELECT bal FROM acc WHERE id = $1", count: 2 };
+const MISMATCH = { id: 1, state: "open", table: "public.acc", how: "other_value", columns: ["bal"], statement: "SELECT bal FROM acc WHERE id = $1", count: 2 };
 
 async function shadows(browser) {
   const page = await tab(browser);
   const status = { ...(await (await page.request.get(`${admin}/v1/status`)).json()), shadow: SHADOW };
   const body = `event: status\ndata: ${JSON.stringify(status)}\n\n`;
   await page.route("**/v1/events", (route) => route.fulfill({ contentType: "text/event-stream", body }));
-  await page.route("**/v1/mismatches", (route) => route.fulfill({ json: [MISMATCH] }));
+  await page.route("**/v1/mismatches", (route) => route.fulfill({ json: [MISMATCH, { ...MISMATCH, state: "gone", table: "public.gone" }] }));
   await open(page);
   await until(page, "#shadow-lead", "no go");
   await until(page, "#shadow-figures", /Alike\s*99.98 %/);
   await until(page, "#shadow-times", /Secondary\s*0.5 ms\s*2.2 ms\s*5.0 ms\s*Ratio\s*1.25×\s*2.00×/);
   await until(page, "#mismatches", "public.acc: other value in bal, seen 2 times");
+  equal(await page.locator("#mismatches-list li").count(), 1, "differences that last");
   await accessible(page, "shadow reads");
   page.nothingWrong();
 }
