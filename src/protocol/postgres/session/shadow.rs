@@ -183,7 +183,10 @@ impl Session {
     /// A simple Query is about to go.
     pub(super) fn shadow_text(&mut self, text: &[u8], statement: &Statement) {
         let Some(read) = &statement.read else { return };
-        let Some(slot) = self.sample("text", text, read) else { return };
+        let Some(mut slot) = self.sample("text", text, read) else { return };
+        if !slot.reserve(text.len()) {
+            return;
+        }
         let why = self.why_not(read, text, &[]);
         self.take_read(slot, why, (read, text), Form::Simple, None);
     }
@@ -193,7 +196,10 @@ impl Session {
         let Some(read) = prepared.script.statements.first().and_then(|statement| statement.read.clone()) else {
             return;
         };
-        let Some(slot) = self.sample("prepared", &prepared.text, &read) else { return };
+        let Some(mut slot) = self.sample("prepared", &prepared.text, &read) else { return };
+        if !slot.reserve(prepared.text.len() + params.values().len()) {
+            return;
+        }
         let why = self.why_not(&read, &prepared.text, params.each());
         // Their oids are this server's own.
         let foreign = prepared.types.iter().any(|&oid| oid >= 16_384).then_some(Skip::Unsupported);
@@ -404,14 +410,17 @@ fn names_moment(value: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
     use bytes::{BufMut, BytesMut};
 
     use super::*;
+    use crate::allocations;
     use crate::protocol::postgres::client::{Endpoint, Host};
     use crate::protocol::postgres::moving::sessions::{Card, Home, Who};
     use crate::protocol::postgres::rig;
     use crate::protocol::postgres::session::tests::Peers;
+    use crate::protocol::postgres::shared::Shared;
     use crate::protocol::postgres::wire::{self, front};
     use crate::record::Side;
     use crate::shadow::{Board, Queue};
@@ -425,14 +434,7 @@ mod tests {
     impl Chosen {
         fn new() -> Chosen {
             let (shared, board, queue) = rig::shadowed();
-            let mut peers = Peers::over(shared);
-            let endpoint = Endpoint { host: Host::Tcp("a".into()), port: 1 };
-            let home = Home { side: Side::Origin, endpoint, key: vec![1] };
-            let who = Who { user: "app".into(), application: String::new() };
-            let packet = b"\0\0\0\0\0\0\0\0user\0app\0TimeZone\0UTC\0\0";
-            let card = Card::new(who, packet[..].into(), "UTF8".into(), (false, false), 7, home);
-            peers.session.belongs_to(Side::Origin, Arc::new(card));
-            Chosen { peers, board, queue }
+            Chosen { peers: of_client(shared), board, queue }
         }
 
         /// A text and its answer.
@@ -444,6 +446,49 @@ mod tests {
         fn skipped(&self) -> BTreeMap<&'static str, u64> {
             self.board.shapes().total().skips().map(|(why, count)| (why.as_str(), count)).collect()
         }
+    }
+
+    fn of_client(shared: Arc<Shared>) -> Peers {
+        let mut peers = Peers::over(shared);
+        let endpoint = Endpoint { host: Host::Tcp("a".into()), port: 1 };
+        let home = Home { side: Side::Origin, endpoint, key: vec![1] };
+        let who = Who { user: "app".into(), application: String::new() };
+        let packet = b"\0\0\0\0\0\0\0\0user\0app\0TimeZone\0UTC\0\0";
+        let card = Card::new(who, packet[..].into(), "UTF8".into(), (false, false), 7, home);
+        peers.session.belongs_to(Side::Origin, Arc::new(card));
+        peers
+    }
+
+    /// What a read of either protocol allocates when all that is made once is there.
+    fn allocated(shared: Arc<Shared>, count: &'static AtomicU64) -> u64 {
+        let reads = move || {
+            let mut peers = of_client(shared);
+            let mut read = || {
+                peers.query("select * from acc where id = 1");
+                peers.server("T CSELECT_0 ZI");
+                peers.client(|out| {
+                    wire::parse(out, b"", b"select * from acc", &[]);
+                    put_bind(out, 0);
+                });
+                peers.server("1 2 CSELECT_0 ZI");
+            };
+            (0..20).for_each(|_| read());
+            allocations::count(count);
+            let before = count.load(SeqCst);
+            (0..20).for_each(|_| read());
+            count.load(SeqCst) - before
+        };
+        std::thread::spawn(reads).join().expect("it ended")
+    }
+
+    #[test]
+    fn what_is_not_chosen_costs_no_allocation() {
+        static OFF: AtomicU64 = AtomicU64::new(0);
+        static NONE: AtomicU64 = AtomicU64::new(0);
+        let (shared, _board, _queue) = rig::shadowed();
+        shared.policy.live.change([("shadow.sample", "0")].into_iter()).expect("it can be changed");
+        assert_eq!(allocated(shared, &NONE), allocated(rig::shared(), &OFF));
+        assert!(OFF.load(SeqCst) > 0, "it counts");
     }
 
     fn answer(words: &[(u8, &[u8])]) -> BytesMut {
