@@ -114,7 +114,7 @@ async fn equal_sides_under_load_are_never_said_to_differ() {
             thread::spawn(move || read_on(address, keyspace, dial, &stop))
         })
         .collect();
-    let wanted = std::env::var("TANDEM_SHADOW_READS").map_or(2_000, |reads| reads.parse().expect("a number"));
+    let wanted = std::env::var("TANDEM_READS_COMPARED").map_or(2_000, |reads| reads.parse().expect("a number"));
     let mut compared = 0;
     while compared < wanted {
         let before = compared;

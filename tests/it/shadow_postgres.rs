@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::support::stage::Stage;
 use crate::support::{connect, load, sql, until};
 
-/// Compared with equal sides, unless `TANDEM_SHADOW_READS` says how many.
+/// Compared with equal sides, unless `TANDEM_READS_COMPARED` says how many.
 const READS: u64 = 1_000;
 
 const ALL: &str = "[shadow]\nsample = \"100%\"\nworkers = 8\n";
@@ -85,7 +85,7 @@ async fn reader(url: String, number: u64, stop: Arc<AtomicBool>, asked: Arc<Atom
 async fn equal_sides_raise_no_alarm_while_clients_write_promise_8() {
     // What waits for long is in flight by then: few wait.
     let stage = Stage::new(load::SCHEMA, &format!("{ALL}queue = 24\n"), &[]).await;
-    let goal = std::env::var("TANDEM_SHADOW_READS").ok().and_then(|text| text.parse().ok()).unwrap_or(READS);
+    let goal = std::env::var("TANDEM_READS_COMPARED").ok().and_then(|text| text.parse().ok()).unwrap_or(READS);
     let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let writers = stage.load(3);
     let readers: Vec<_> = (0..2).map(|n| tokio::spawn(reader(stage.url(), n, stop.clone(), asked.clone()))).collect();
