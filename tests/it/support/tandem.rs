@@ -79,13 +79,7 @@ impl Tandem {
     pub(crate) fn spawn(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(self.dir().join("log")).expect("a log");
         let mut command = Command::new(TANDEM);
-        command
-            .arg("run")
-            .current_dir(self.dir())
-            .env_remove("TANDEM_PG_BIN")
-            .env_remove("TANDEM_SHADOW_READS")
-            .stdin(Stdio::null())
-            .stderr(log);
+        command.arg("run").current_dir(self.dir()).env_remove("TANDEM_PG_BIN").stdin(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().expect("the binary runs"));
     }
 
