@@ -11,6 +11,7 @@ use super::Pair;
 use super::history::{self, Compared, Walked};
 use super::load::Load;
 use super::progress::Progress;
+use super::shadow::{self, Shadowed};
 use super::switches::{self, Switches};
 use super::tandem::{self, Tandem};
 use crate::admin::client::Client as Admin;
@@ -32,6 +33,8 @@ pub(super) struct Played {
     pub(super) kills: u64,
     pub(super) outage: Duration,
     pub(super) switches: Switches,
+    /// The difference that was planted.
+    pub(super) shadowed: Shadowed,
 }
 
 impl Played {
@@ -42,7 +45,7 @@ impl Played {
     }
 }
 
-/// What happens while the load runs: history is copied and compared; a switch to the target and back; then the target is
+/// What happens while the load runs: history is copied and compared; a difference is planted on the target; a switch to the target and back; then the target is
 /// away for a fifth of the time; tandem is killed twice; and the last switches end at the target, as a migration does.
 /// Longer runs switch more often.
 pub(super) async fn act<P: Pair>(
@@ -59,6 +62,7 @@ pub(super) async fn act<P: Pair>(
     let walked = history::walk(Kind::Backfill, &stage.tandem.admin()?).await?;
     progress.tell(&format!("history copied and compared under load: {}", walked.told()));
     played.backfill = Some(walked);
+    played.shadowed = shadow::play(stage, load, progress).await?;
     sleep_until(at(0.05)).await;
     switch(2 * rounds, &mut played.switches, &stage.tandem.admin()?, load, progress).await;
     sleep_until(at(0.25)).await;
@@ -109,7 +113,10 @@ pub(super) async fn watch(load: Arc<Load>, admin: Admin, progress: Progress) {
     loop {
         ticks.tick().await;
         let lag = match admin.get("/v1/status").await {
-            Ok(status) => tandem::lag_ms(&status),
+            Ok(status) => {
+                load.shadowed.see(&status["shadow"]);
+                tandem::lag_ms(&status)
+            }
             Err(_) => None,
         };
         load.lag_ms_max.fetch_max(lag.unwrap_or(0), Relaxed);

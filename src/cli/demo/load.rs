@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::ledger::Ledger;
+use super::shadow::Tally;
 
 /// A client that waits longer for an answer counts it as an error.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -74,6 +75,8 @@ pub(super) struct Load {
     pub(super) stale: AtomicU64,
     /// The worst lag seen.
     pub(super) lag_ms_max: AtomicU64,
+    /// What became of reads that were asked again on the other side.
+    pub(super) shadowed: Tally,
 }
 
 impl Load {

@@ -3,7 +3,8 @@
 //! Two servers, tandem between them and a mixed load. The origin has rows that the target lacks: they are
 //! copied while clients write, and compared. The target is killed for a while, tandem itself is
 //! killed with SIGKILL and started again, and the primary is switched to the target and back, all under load. Clients
-//! read back what they wrote. In the end both sides are compared row by row by connections of their own, and every write
+//! read back what they wrote. A share of all reads is asked again on the other side, and a difference planted there must be
+//! found, named and mended. In the end both sides are compared row by row by connections of their own, and every write
 //! that a client saw acknowledged must be there. Exit code 0 only if it is so.
 //!
 //! What is here is the same for all wires; [`postgres`] and [`cql`] are the servers, the load and the comparison of one each.
@@ -27,6 +28,7 @@ mod load;
 mod postgres;
 mod progress;
 mod report;
+mod shadow;
 mod switches;
 mod tandem;
 
@@ -72,6 +74,8 @@ fn wire(text: &str) -> Result<Wire, String> {
 trait Pair: Sized {
     /// What they speak.
     const WIRE: Wire;
+    /// The table in which a difference is planted, as tandem calls it.
+    const PLANTED: &str;
     /// How long the load runs unless somebody says otherwise: long enough for an outage.
     const SECONDS: u64;
     /// Who writes.
@@ -94,6 +98,12 @@ trait Pair: Sized {
 
     /// A client of tandem's, which listens on this port.
     fn actor(&self, number: u32, port: u16) -> Result<Self::Actor, Failure>;
+
+    /// Change a row on the target that no client writes, past tandem.
+    async fn plant(&self) -> Result<(), Failure>;
+
+    /// Read that row through tandem, which listens on this port.
+    async fn look(&self, port: u16) -> Result<(), Failure>;
 
     /// SIGKILL. Blocks.
     fn kill_target(&mut self) -> Result<(), Failure>;

@@ -10,6 +10,7 @@ use super::Found;
 use super::act::Played;
 use super::history::{Compared, Copied};
 use super::load::Load;
+use super::shadow::Shadowed;
 use crate::config::Wire;
 
 /// What happened; these names stay.
@@ -53,6 +54,8 @@ pub(super) struct Report {
     pub(super) backfill: Copied,
     /// The comparisons after it and in the end, by tandem.
     pub(super) verify: Compared,
+    /// Reads that were asked again on the other side.
+    pub(super) shadow: Shadowed,
     /// Every switch happened.
     #[serde(skip)]
     pub(super) switched: bool,
@@ -68,6 +71,7 @@ impl Report {
         Report {
             backfill: played.backfill.as_ref().map(|walked| walked.backfill()).unwrap_or_default(),
             verify: played.verify(),
+            shadow: played.shadowed.with(self.shadow),
             kills: played.kills,
             target_outage_s: (played.outage.as_secs_f64() * 10.0).round() / 10.0,
             switches: played.switches.count(),
@@ -84,7 +88,7 @@ impl Report {
         let noticed = self.client_errors + self.stale_reads + self.dropped_clients;
         let played = self.writes_acked > 0 && self.rows_compared > 0;
         let copied = self.backfill.is_whole() && self.verify.is_equal();
-        let well = differ + noticed == 0 && played && copied;
+        let well = differ + noticed == 0 && played && copied && self.shadow.is_well();
         let switched = self.switched && self.switches > 0;
         Report { ok: well && switched, only_switch_missing: well && !switched, ..self }
     }
@@ -104,6 +108,7 @@ pub(super) fn seen(wire: Wire, load: &Load, found: Found) -> Report {
         lag_ms_max: load.lag_ms_max.load(Relaxed),
         stale_reads: load.stale.load(Relaxed),
         dropped_clients: load.dropped.load(Relaxed),
+        shadow: load.shadowed.shadowed(),
         ..Report::default()
     }
 }
@@ -124,6 +129,7 @@ pub(super) fn screen(report: &Value) -> String {
          \n  target away           {} s, worst lag {} ms\
          \n  tandem killed         {} times, clients reconnected {} times\
          \n  switched              {} times, clients held {} ms at most\
+         \n  reads compared        {}, {} alike, {} false alarms, {} of {} planted found, {} mended\
          \n  stale / dropped       {} / {}\
          \n  errors seen           {}\
          \n  rows compared         {}\
@@ -139,6 +145,12 @@ pub(super) fn screen(report: &Value) -> String {
         number("reconnects"),
         number("switches"),
         number("hold_ms_max"),
+        number("shadow/compared"),
+        number("shadow/matched"),
+        number("shadow/false_alarms"),
+        number("shadow/found"),
+        number("shadow/planted"),
+        number("shadow/repaired"),
         number("stale_reads"),
         number("dropped_clients"),
         number("client_errors"),
@@ -170,6 +182,7 @@ mod tests {
             switched: true,
             backfill: Copied { state: State::Done, rows: 60_110, seconds: 1.5 },
             verify: Compared { equal: 120_000, ..Compared::default() },
+            shadow: Shadowed { compared: 9, matched: 8, planted: 1, found: 1, repaired: 1, ..Shadowed::default() },
             ..Report::default()
         }
     }
@@ -192,6 +205,7 @@ mod tests {
             Report { backfill: Copied { state: State::Failed, ..report().backfill }, ..report() },
             Report { verify: Compared { missing: 1, ..report().verify }, ..report() },
             Report { verify: Compared::default(), ..report() },
+            Report { shadow: Shadowed::default(), ..report() },
         ] {
             assert!(!wrong.judged().ok);
         }
@@ -215,7 +229,7 @@ mod tests {
         let value = serde_json::to_value(report()).expect("JSON");
         let names: Vec<&str> = value.as_object().expect("an object").keys().map(String::as_str).collect();
         let stay = "backfill client_errors dropped_clients extra hold_ms_max hold_ms_p99 kills lag_ms_max lost \
-                    mismatched ok reconnects rows_compared seconds stale_reads switches target_outage_s verify wire \
+                    mismatched ok reconnects rows_compared seconds shadow stale_reads switches target_outage_s verify wire \
                     writes_acked";
         assert_eq!(names, stay.split_whitespace().collect::<Vec<_>>());
     }

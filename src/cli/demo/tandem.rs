@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::Failure;
+use super::shadow::SAMPLE;
 use crate::admin::client::Client as Admin;
 use crate::config::Wire;
 use crate::sandbox::{Sandbox, free_port};
@@ -35,7 +36,7 @@ impl Tandem {
         let tandem = Tandem { child: None, sandbox: sandbox.clone(), port: free_port(), admin_port: free_port() };
         let config = format!(
             "[[listen]]\nwire = \"{wire}\"\naddress = \"127.0.0.1:{}\"\n\n{servers}\n\
-             [journal]\ndir = \"{}\"\n\n[admin]\naddress = \"127.0.0.1:{}\"\n",
+             [shadow]\nsample = \"{SAMPLE}\"\n\n[journal]\ndir = \"{}\"\n\n[admin]\naddress = \"127.0.0.1:{}\"\n",
             tandem.port,
             sandbox.dir().join("journal").display(),
             tandem.admin_port,

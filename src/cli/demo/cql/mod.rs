@@ -55,6 +55,7 @@ impl Nodes {
 
 impl Pair for Nodes {
     const WIRE: Wire = Wire::Cql;
+    const PLANTED: &str = "zdmapp.lexicon";
     const SECONDS: u64 = 50;
     type Actor = Writer;
 
@@ -98,6 +99,16 @@ impl Pair for Nodes {
 
     fn actor(&self, number: u32, port: u16) -> Result<Writer, Failure> {
         Ok(Writer::new(number, Address { host: "127.0.0.1".to_owned(), port }))
+    }
+
+    async fn plant(&self) -> Result<(), Failure> {
+        let [_, target] = self.clients().await?;
+        schema::run(&target, schema::PLANT).await
+    }
+
+    async fn look(&self, port: u16) -> Result<(), Failure> {
+        let address = Address { host: "127.0.0.1".to_owned(), port };
+        schema::run(&Client::connect(&Settings::default(), &address).await?, schema::LOOK).await
     }
 
     fn kill_target(&mut self) -> Result<(), Failure> {

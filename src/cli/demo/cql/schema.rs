@@ -50,7 +50,15 @@ const DDL: &[&str] = &[
        work frozen<address>, pair tuple<int, text>)",
     "CREATE TABLE zdmapp.accounts (id text PRIMARY KEY, version bigint, owner int)",
     "CREATE TABLE zdmapp.scratch (id int PRIMARY KEY, version bigint)",
+    "CREATE TABLE zdmapp.lexicon (word text PRIMARY KEY, means text)",
 ];
+
+/// A row that nobody writes, in a table whose times of writing are not compared: what is planted has a newer one.
+const WORD: &str = "INSERT INTO zdmapp.lexicon (word, means) VALUES ('tandem', 'one behind the other')";
+/// A change to it, past tandem.
+pub(super) const PLANT: &str = "INSERT INTO zdmapp.lexicon (word, means) VALUES ('tandem', 'planted')";
+/// That row.
+pub(super) const LOOK: &str = "SELECT word, means FROM zdmapp.lexicon WHERE word = 'tandem'";
 
 /// Where clients write what their ledgers know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -105,14 +113,20 @@ const SINCE: i64 = 1_735_689_600_000_000;
 /// Make the tables, without a row.
 pub(super) async fn create(client: &Client) -> Result<(), Failure> {
     for text in DDL {
-        let made = client.query(text, &Parameters::new(LEVEL)).await;
-        made.map_err(|error| Failure::Unreachable(format!("{error}: {text}")))?;
+        run(client, text).await?;
     }
     Ok(())
 }
 
+/// One statement, whose answer says only whether it was done.
+pub(super) async fn run(client: &Client, text: &str) -> Result<(), Failure> {
+    let done = client.query(text, &Parameters::new(LEVEL)).await;
+    done.map(drop).map_err(|error| Failure::Unreachable(format!("{error}: {text}")))
+}
+
 /// What was there before the migration began: a batch for each user, with a timestamp of its own.
 pub(super) async fn fill(client: &Client) -> Result<(), Failure> {
+    run(client, WORD).await?;
     let text = "INSERT INTO zdmapp.user_status (user, at, status, version) VALUES (?, ?, ?, ?)";
     let insert = client.prepare(text, None).await?;
     for user in 0..USERS {

@@ -37,6 +37,7 @@ impl Servers {
 
 impl Pair for Servers {
     const WIRE: Wire = Wire::Postgres;
+    const PLANTED: &str = "public.archive";
     const SECONDS: u64 = 20;
     type Actor = Writer;
 
@@ -71,6 +72,18 @@ impl Pair for Servers {
 
     fn actor(&self, number: u32, port: u16) -> Result<Writer, Failure> {
         Ok(Writer::new(number, config(&format!("postgres://{USER}@127.0.0.1:{port}/app"))?))
+    }
+
+    async fn plant(&self) -> Result<(), Failure> {
+        let [_, target] = self.configs()?;
+        reach(&target).await?.simple(schema::PLANT).await?;
+        Ok(())
+    }
+
+    async fn look(&self, port: u16) -> Result<(), Failure> {
+        let tandem = config(&format!("postgres://{USER}@127.0.0.1:{port}/app"))?;
+        reach(&tandem).await?.simple(schema::LOOK).await?;
+        Ok(())
     }
 
     fn kill_target(&mut self) -> Result<(), Failure> {

@@ -71,6 +71,11 @@ CREATE TABLE order_lines (
   PRIMARY KEY (order_id, line));
 ";
 
+/// A change past tandem to a row that nobody writes.
+pub(super) const PLANT: &str = "UPDATE archive SET what = 'planted', n = n + 1 WHERE id = 7";
+/// That row.
+pub(super) const LOOK: &str = "SELECT id, at, what, n FROM archive WHERE id = 7";
+
 /// Rows that were there before.
 pub(super) const ARCHIVED: u64 = 50_000;
 
