@@ -19,7 +19,7 @@ use super::answer::Answer;
 use super::{Asked, Asker};
 
 /// What the servers call these connections.
-const APPLICATION_NAME: &str = "tandem shadow";
+pub(in crate::protocol::postgres) const APPLICATION_NAME: &str = "tandem shadow";
 /// A server that grants no connection within this is not asked.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 

@@ -17,7 +17,7 @@ mod answer;
 mod asked;
 mod checked;
 mod compare;
-mod link;
+pub(super) mod link;
 mod normal;
 mod told;
 

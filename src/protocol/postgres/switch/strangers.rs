@@ -17,8 +17,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::protocol::postgres::client::{self, Client, DataRow, Error as ClientError, Format, Param};
-use crate::protocol::postgres::copier;
 use crate::protocol::postgres::lexer::{Dialect, Kind, Reading, Token, Tokens};
+use crate::protocol::postgres::{copier, shadow};
 
 use super::Error;
 
@@ -121,7 +121,8 @@ const PREPARED: &str = "SELECT gid, owner, \
     FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database() ORDER BY prepared";
 
 /// What tandem's own connections of its own role are called, but those of clients' sessions.
-const OWN: &[&str] = &["tandem", "tandem check", copier::APPLICATION_NAME, super::APPLICATION_NAME];
+const OWN: &[&str] =
+    &["tandem", "tandem check", copier::APPLICATION_NAME, shadow::link::APPLICATION_NAME, super::APPLICATION_NAME];
 
 fn sessions_sql(which: &str) -> String {
     let own: Vec<_> = OWN.iter().map(|name| super::literal(name)).collect();
