@@ -77,6 +77,8 @@ impl Traveller {
         let session = SessionBuilder::new()
             .known_node_addr(address.into())
             .use_keyspace(keyspace, false)
+            // Its parser of types does not know quoted names, which other tests have.
+            .keyspaces_to_fetch([keyspace])
             .compression(Some(Compression::Lz4))
             .connection_timeout(Duration::from_secs(20))
             .build()
