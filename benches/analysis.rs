@@ -47,6 +47,7 @@ fn catalog() -> Catalog {
         hazards: Hazards::default(),
         reads: Vec::new(),
         rows: 0.0,
+        actual: None,
     };
     Catalog {
         version: 180_000,

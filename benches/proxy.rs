@@ -42,6 +42,8 @@ enum Row {
     Latency,
     /// Reads by 8 clients with mirroring
     Mirrored,
+    /// Reads with every one of them repeated on the target, which hangs, and which answers: p99 beside none repeated
+    Shadow,
     /// Updates by key with mirroring, target stopped and live
     Update,
     /// TPC-B with mirroring, beside PostgreSQL's logical replication
@@ -161,6 +163,7 @@ impl<'a> Bench<'a> {
             Row::Select => self.select(),
             Row::Latency => self.latency(),
             Row::Mirrored => self.mirrored(),
+            Row::Shadow => self.shadow(),
             Row::Update => self.update(),
             Row::Tpcb => self.tpcb(),
             Row::Asked => self.asked(),
@@ -211,6 +214,36 @@ impl<'a> Bench<'a> {
             let what = format!("select, {protocol}, 8 clients, mirroring");
             self.compared.rate(&what, &samples[0], "passthrough", &samples[1], Goal::AtLeast(0.97));
         }
+        Ok(())
+    }
+
+    /// Two tandems alike, each between databases of its own on the same servers: one repeats every read. With a target that
+    /// hangs all that is chosen has to be left out; one that answers takes its part of the same machine.
+    fn shadow(&self) -> Result<()> {
+        let (origin, target) = self.sides()?;
+        self.copy_database(&origin)?;
+        self.copy_database(&target)?;
+        let between = |database: &str, sample: &str| {
+            let more = format!("[shadow]\nsample = \"{sample}\"\n[log]\nlevel = \"error\"");
+            Proxy::tandem(&self.sandbox, &origin.url(database), &target.url(database), &more)
+        };
+        let (repeating, off) = (between("app", "100%")?, between("plain", "0")?);
+        let arms = [arm("repeating", &repeating, "app"), arm("off", &off, "plain")];
+        for (state, goal) in [("answers", Goal::None), ("hangs", Goal::AtMost(1.05))] {
+            if state == "hangs" {
+                target.freeze();
+            }
+            for protocol in PROTOCOLS {
+                let load = Load { each: true, ..self.load(Script::Select, protocol, 4) };
+                let samples = self.rounds(&arms, &load)?;
+                let what = format!("select, {protocol}, 4 clients, all repeated, target {state}");
+                self.compared.p99(&what, &samples[0], "none repeated", &samples[1], goal);
+                self.compared.rate(&what, &samples[0], "none repeated", &samples[1], Goal::None);
+            }
+        }
+        target.thaw();
+        let status = repeating.ask(&["shadow", "status"])?;
+        ensure!(status["compared"].as_u64() > Some(0), "nothing was compared: {status}");
         Ok(())
     }
 
@@ -411,6 +444,7 @@ impl<'a> Bench<'a> {
         let measured = self.pgbench.run(arm.port, arm.database, &Load { script, ..*load })?;
         samples.per_second.push(measured.per_second);
         samples.latency_us.push(measured.latency_us);
+        samples.p99_us.push(measured.p99_us);
         samples.requests += measured.transactions;
         let began = Instant::now();
         if let Some(settle) = arm.settle {

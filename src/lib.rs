@@ -24,5 +24,7 @@ pub mod protocol;
 pub mod proxy;
 pub mod record;
 pub mod sandbox;
+#[cfg(test)]
+mod seeds;
 pub mod shadow;
 pub mod telemetry;

@@ -199,6 +199,8 @@ metrics! {
     SHADOW_SAMPLE_RATIO = "tandem_shadow_sample_ratio", Kind::Gauge;
     /// Differences that lasted and were not seen to be gone.
     SHADOW_MISMATCHES = "tandem_shadow_mismatches", Kind::Gauge;
+    /// Those of them at which nobody looks whether they are gone.
+    SHADOW_UNFOLLOWED = "tandem_shadow_unfollowed", Kind::Gauge;
     /// Differences that were forgotten because there were too many.
     SHADOW_FORGOTTEN_TOTAL = "tandem_shadow_forgotten_total", Kind::Counter;
     /// Requests of the admin API. Label: code.

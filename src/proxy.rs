@@ -517,7 +517,7 @@ impl From<postgres::SetupError> for Error {
     fn from(error: postgres::SetupError) -> Error {
         match error {
             postgres::SetupError::Primary(..) => Error::Unreachable(error.to_string()),
-            postgres::SetupError::Tls(_) => Error::Setup(error.to_string()),
+            postgres::SetupError::Tables(..) | postgres::SetupError::Tls(_) => Error::Setup(error.to_string()),
         }
     }
 }

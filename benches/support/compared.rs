@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use clap::ValueEnum;
 
+use super::median;
 use super::report::{Goal, Line, Report};
 use super::rounds::{Samples, paired};
 
@@ -54,6 +55,20 @@ impl<'a> Compared<'a> {
             cpu_us: (tandem.cpu_us(), others.cpu_us()),
             goal,
             ..self.empty(what, other)
+        });
+    }
+
+    /// What the slowest of a hundred requests took.
+    pub(crate) fn p99(&self, what: &str, tandem: &Samples, other: &str, others: &Samples, goal: Goal) {
+        let of = |arm: &Samples| median(arm.p99_us.iter().copied());
+        self.line(Line {
+            unit: "us",
+            tandem: of(tandem),
+            others: of(others),
+            ratio: paired(&tandem.p99_us, &others.p99_us, |one, other| one / other),
+            cpu_us: (tandem.cpu_us(), others.cpu_us()),
+            goal,
+            ..self.empty(&format!("{what}, p99"), other)
         });
     }
 

@@ -11,6 +11,8 @@ use super::median;
 pub(crate) struct Samples {
     pub(crate) per_second: Vec<f64>,
     pub(crate) latency_us: Vec<f64>,
+    /// Of loads that are measured one by one.
+    pub(crate) p99_us: Vec<f64>,
     pub(crate) settled_ms: Vec<f64>,
     pub(crate) requests: u64,
     pub(crate) cpu: Duration,

@@ -16,10 +16,11 @@ use super::State;
 use crate::metrics::{self, Metric};
 use crate::net::pulse::Beat;
 use crate::record::Side;
+use crate::shadow::{Recent, Sides};
 
 /// From one look to the next.
 const EVERY: Duration = Duration::from_secs(1);
-/// How many are kept: ten minutes, about 60 KB.
+/// How many are kept: ten minutes, about 100 KB.
 const KEPT: usize = 600;
 
 /// One look. Rates are of the second before it; what is not known is `None`.
@@ -43,6 +44,8 @@ pub struct Sample {
     pub origin_ms: Option<f64>,
     /// The same of the target.
     pub target_ms: Option<f64>,
+    /// How long the same reads of clients took on both sides, of the last ten seconds. `None`: none was compared.
+    pub reads: Option<Sides>,
 }
 
 /// The last ones. Clones are the same.
@@ -82,9 +85,9 @@ impl Samples {
     /// Look once a second until `stop`.
     pub(super) async fn run(&self, state: &State, stop: &CancellationToken) {
         let mut ticks = interval(EVERY);
-        let mut last = None;
+        let (mut last, mut recent) = (None, Recent::default());
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            let (sample, counted) = look(state, last);
+            let (sample, counted) = look(state, last, &mut recent);
             self.keep(sample);
             last = Some(counted);
         }
@@ -118,7 +121,7 @@ impl Counted {
     }
 }
 
-fn look(state: &State, last: Option<Counted>) -> (Sample, Counted) {
+fn look(state: &State, last: Option<Counted>, recent: &mut Recent) -> (Sample, Counted) {
     let rendered = state.exporter.render();
     let counted = Counted::read(&rendered);
     let rate = |of: fn(&Counted) -> f64| last.map(|last| counted.rate(&last, of));
@@ -132,6 +135,7 @@ fn look(state: &State, last: Option<Counted>) -> (Sample, Counted) {
         lag_s: state.mirror.as_ref().map(|mirror| mirror.lag().seconds),
         origin_ms: latency_ms(state, Side::Origin),
         target_ms: latency_ms(state, Side::Target),
+        reads: state.shadow.as_ref().and_then(|board| recent.look(board)),
     };
     (sample, counted)
 }
@@ -159,6 +163,7 @@ mod tests {
             lag_s: none,
             origin_ms: none,
             target_ms: none,
+            reads: None,
         }
     }
 

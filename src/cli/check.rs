@@ -62,12 +62,15 @@ pub(super) async fn run(command: Check, output: &Output) -> Result<(), Failure> 
         "ok": bad == 0 && unreachable.is_empty(),
         "shadow": reads.as_ref().map(|report| &report.summary),
     });
-    output.print(&value, |_| match findings.as_slice() {
-        [] if reads.as_ref().is_some_and(|report| report.summary.verdict == shadow::Answer::Off) => {
-            "nothing stands in the way; reads on the other side were not tried (shadow.sample)".to_owned()
+    output.print(&value, |_| {
+        let found = match findings.as_slice() {
+            [] => "nothing stands in the way".to_owned(),
+            findings => findings::text(findings),
+        };
+        match &reads {
+            Some(report) => format!("{}\n\nreads on the other side: {}", found.trim_end(), report.words()),
+            None => found,
         }
-        [] => "nothing stands in the way".to_owned(),
-        findings => findings::text(findings),
     });
     match bad {
         _ if !unreachable.is_empty() => Err(Failure::Unreachable(unreachable.join("; "))),

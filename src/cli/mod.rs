@@ -93,10 +93,10 @@ enum Command {
 #[derive(Debug, Args)]
 struct Admin {
     /// Address of its admin API.
-    #[arg(long, env = "TANDEM_ADMIN", default_value = "http://127.0.0.1:6480", value_name = "URL")]
+    #[arg(long, global = true, env = "TANDEM_ADMIN", default_value = "http://127.0.0.1:6480", value_name = "URL")]
     admin: String,
     /// A file that holds the bearer token; the token itself may be in TANDEM_TOKEN.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     token_file: Option<PathBuf>,
 }
 

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::{Admin, Failure, Output, field};
+use crate::admin::client::Client;
 use crate::shadow::{Answer, Counts, Report, Times};
 
 pub(super) const EXAMPLES: &str = "\
@@ -54,7 +55,7 @@ pub(super) async fn run(command: Shadow, output: &Output) -> Result<(), Failure>
                 .map_err(|error| Failure::Unreachable(format!("/v1/shadow: {error}")))?;
             output.print(&value, |_| screen(&report));
             return match report.summary.verdict {
-                Answer::NoGo => Err(Failure::Refused(format!("{} differences last", report.summary.mismatches))),
+                Answer::NoGo => Err(Failure::Refused("reads are answered differently by the other side".to_owned())),
                 Answer::Off | Answer::Unproven | Answer::Go => Ok(()),
             };
         }
@@ -73,20 +74,20 @@ pub(super) async fn run(command: Shadow, output: &Output) -> Result<(), Failure>
     Ok(())
 }
 
+/// Go or no go, as a tandem that runs says it. `None`: it mirrors nothing, so there is no other side.
+pub(super) async fn words(client: &Client) -> Option<String> {
+    let report: Report = serde_json::from_value(client.get("/v1/shadow").await.ok()?).ok()?;
+    Some(format!("reads on the other side: {}", report.words()))
+}
+
 fn number(id: &str) -> Result<u64, Failure> {
     id.parse().map_err(|_| Failure::Usage(format!("`{id}` is no number of a difference; `all` means all of them")))
 }
 
 fn screen(report: &Report) -> String {
     let (summary, counts) = (&report.summary, &report.summary.counts);
-    let verdict = match summary.verdict {
-        Answer::Off => "OFF: `tandem set shadow.sample=1%` begins",
-        Answer::Unproven => "UNPROVEN: nothing was compared yet",
-        Answer::Go => "GO: what was compared is alike",
-        Answer::NoGo => "NO GO: a difference lasts, see `tandem shadow mismatches`",
-    };
     let mut out = String::new();
-    let _ = writeln!(out, "verdict        {verdict}");
+    let _ = writeln!(out, "verdict        {}", report.words());
     let _ = writeln!(out, "sample         {} % of reads, {} queued", summary.sample * 100.0, summary.queued);
     let Counts { compared, matched, in_flight, noise, mismatched, .. } = counts;
     let _ = writeln!(
@@ -95,7 +96,11 @@ fn screen(report: &Report) -> String {
     );
     let skips: Vec<String> = counts.skips.iter().map(|(why, count)| format!("{count} {why}")).collect();
     let _ = writeln!(out, "skipped        {}", if skips.is_empty() { "0".to_owned() } else { skips.join(", ") });
-    let _ = writeln!(out, "differences    {} that last", summary.mismatches);
+    let left = match summary.unfollowed {
+        0 => String::new(),
+        left => format!(", {left} of them not looked at again until a read shows them"),
+    };
+    let _ = writeln!(out, "differences    {} that last{left}", summary.mismatches);
     let _ = writeln!(out, "primary, ms    {}", times(counts.primary_ms));
     let _ = writeln!(out, "secondary, ms  {}", times(counts.secondary_ms));
     let _ = writeln!(out, "ratio          {}", times(counts.ratio));
@@ -154,14 +159,15 @@ mod tests {
             "skips": {"behind": 2}, "primary_ms": times, "secondary_ms": times, "ratio": times,
         });
         let mut report = counts.clone();
-        let more = json!({"verdict": "go", "sample": 0.01, "queued": 0, "queued_bytes": 0, "mismatches": 0,
-            "forgotten": 0, "findings": []});
+        let more = json!({"verdict": "go", "sample": 0.01, "queued": 0, "queued_bytes": 0, "mismatches": 3,
+            "unfollowed": 1, "forgotten": 0, "findings": []});
         report.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
         let mut shape = counts;
         shape["statement"] = "select 1".into();
         shape["table"] = "t".into();
         report["statements"] = json!([shape]);
         let shown = screen(&serde_json::from_value(report).expect("a report"));
+        assert!(shown.contains("differences    3 that last, 1 of them not looked at again"), "{shown}");
         assert!(shown.contains("verdict        GO"), "{shown}");
         assert!(shown.contains("compared       4: 3 match, 1 in flight, 0 noise, 0 mismatched"), "{shown}");
         assert!(shown.contains("skipped        2 behind"), "{shown}");

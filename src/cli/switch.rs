@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
-use super::{Admin, Failure, Output, findings};
+use super::{Admin, Failure, Output, findings, shadow};
 use crate::admin::client::{self, Client};
 use crate::config::{MAX_HOLD, value::Setting};
 use crate::cutover::report::{End, Ended, Finding, Phase, Report, Request};
@@ -124,7 +124,11 @@ async fn switch(to: Side, walk: Walk, output: &Output) -> Result<(), Failure> {
     let interrupts = interrupts();
     let begun: Report = parse(client.post("/v1/switch", &json(&request)).await?)?;
     let ended = Watch::new(&client, output, &begun).until_ended(interrupts).await?;
-    output.print(&json(&ended), |_| result(&ended));
+    let reads = if walk.dry_run { shadow::words(&client).await } else { None };
+    output.print(&json(&ended), |_| match &reads {
+        Some(reads) => format!("{}\n{reads}", result(&ended).trim_end()),
+        None => result(&ended),
+    });
     verdict(&ended)
 }
 

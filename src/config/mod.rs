@@ -15,10 +15,10 @@ pub mod source;
 pub mod value;
 
 pub use live::Live;
-pub use section::{Backfill, Cutover, Journal, Limits, Log, Mirror, Runtime, Shadow};
+pub use section::{Backfill, Cutover, Journal, Limits, Log, Mirror, Runtime, Shadow, TableMap};
 pub use server::Server;
 pub use source::Error;
-pub use value::{Consistency, Immovable, OldPrimary, Pages, Patterns, Share, Strangers, TypeOids};
+pub use value::{Consistency, Immovable, OldPrimary, Pages, Patterns, Renames, Share, Strangers, TypeOids};
 pub use value::{Durability, Host, Keyless, LogFormat, Mode, OnDdl, OnFull, OnUncaptured, Secret, Size, SslMode, Wire};
 
 use source::{Default, Key, Place, Section, Source, Times, Values};
@@ -38,6 +38,8 @@ pub struct Config {
     pub journal: Journal,
     /// The mirror.
     pub mirror: Mirror,
+    /// Tables that are called otherwise on the target, or of which only some rows move.
+    pub tables: Vec<TableMap>,
     /// Copies of history.
     pub backfill: Backfill,
     /// Reads repeated on the secondary.
@@ -120,7 +122,8 @@ impl Config {
             origin: Server::origin(wire, &source.one("origin"))?,
             target: Server::target(wire, &source.one("target"))?,
             journal: read(&source)?,
-            mirror: mirror(&source.one("mirror"))?,
+            mirror: mirror(&source.one("mirror"), wire)?,
+            tables: tables(&source, wire)?,
             backfill: backfill(&source.one("backfill"))?,
             shadow: shadow(&source.one("shadow"))?,
             users: users(&source)?,
@@ -183,8 +186,14 @@ fn listen_tls(listen: section::Listen, values: &Values) -> Result<Option<ListenT
     }
 }
 
-fn mirror(values: &Values) -> Result<Mirror, Error> {
+fn mirror(values: &Values, wire: Wire) -> Result<Mirror, Error> {
     let mirror = Mirror::read(values)?;
+    for (key, tables) in [("include", &mirror.include), ("exclude", &mirror.exclude)] {
+        if !wire.has_table_maps() && !tables.is_empty() {
+            let message = format!("`{key}` is for PostgreSQL: with {wire} all tables are mirrored");
+            return Err(Error::new(values.place(key), message));
+        }
+    }
     if mirror.sync_timeout.is_zero() {
         return Err(Error::new(values.place("sync_timeout"), "`sync_timeout` must be above 0s"));
     }
@@ -195,6 +204,56 @@ fn mirror(values: &Values) -> Result<Mirror, Error> {
         return Err(Error::new(values.place("retry_min"), "`retry_min` must be above 0s and at most `retry_max`"));
     }
     Ok(mirror)
+}
+
+/// What can be said of them without asking a server.
+fn tables(source: &Source, wire: Wire) -> Result<Vec<TableMap>, Error> {
+    let mut maps = Vec::<TableMap>::new();
+    for values in source.many("tables") {
+        let map = TableMap::read(&values)?;
+        if !wire.has_table_maps() {
+            let message =
+                format!("[[tables]] is for PostgreSQL: with {wire} tables keep their names and all of their rows");
+            return Err(Error::new(&values.place, message));
+        }
+        if let Some((key, message)) = nonsense(&map).or_else(|| clash(&map, &maps)) {
+            return Err(Error::new(values.place(key), message));
+        }
+        maps.push(map);
+    }
+    Ok(maps)
+}
+
+/// What makes no sense about a table map by itself: its key, and why.
+fn nonsense(map: &TableMap) -> Option<(&'static str, String)> {
+    let qualified = |name: &str| {
+        let parts = name.split_once('.').filter(|(schema, table)| !schema.is_empty() && !table.is_empty());
+        parts.is_some() && name.matches('*').count() <= 1
+    };
+    if !qualified(&map.from) {
+        return Some(("from", "`from` must be a table with its schema, with one `*` at most".to_owned()));
+    }
+    match &map.to {
+        Some(to) if !qualified(to) || to.contains('*') != map.from.contains('*') => {
+            return Some(("to", "`to` must be a table with its schema, and have a `*` if `from` has".to_owned()));
+        }
+        None if map.columns.0.is_empty() && map.filter.is_none() => {
+            return Some(("from", "[[tables]] needs `to`, `columns` or `filter` beside `from`".to_owned()));
+        }
+        _ => (),
+    }
+    let twice = |(at, (_, to)): (usize, &(String, String))| map.columns.0[..at].iter().any(|(_, other)| other == to);
+    let twice = map.columns.0.iter().enumerate().any(twice);
+    twice.then(|| ("columns", "two of the `columns` have one name on the target".to_owned()))
+}
+
+/// What contradicts the table maps before it.
+fn clash(map: &TableMap, maps: &[TableMap]) -> Option<(&'static str, String)> {
+    if maps.iter().any(|other| other.from == map.from) {
+        return Some(("from", format!("there are two [[tables]] from `{}`", map.from)));
+    }
+    let to = map.to.as_ref().filter(|to| maps.iter().any(|other| other.to.as_ref() == Some(to)))?;
+    Some(("to", format!("there are two [[tables]] to `{to}`: rows of two tables cannot be told apart in one")))
 }
 
 fn backfill(values: &Values) -> Result<Backfill, Error> {
@@ -335,6 +394,8 @@ fn comment(out: &mut String, lines: &[&str]) {
 fn example_line(key: &Key) -> String {
     let name = key.name;
     let literal = |text: &str| match (key.list, key.bare) {
+        _ if key.table && text.is_empty() => "{}".to_owned(),
+        _ if key.table => format!("{{ {text} }}"),
         (true, _) if text.is_empty() => "[]".to_owned(),
         (true, _) => format!("[\"{text}\"]"),
         (false, true) => text.to_owned(),

@@ -31,6 +31,7 @@ macro_rules! sections {
                     default: $default,
                     bare: <$type as Setting>::BARE,
                     list: <$type as Setting>::LIST,
+                    table: <$type as Setting>::TABLE,
                 }),+];
 
                 fn read(values: &Values) -> Result<Self, Error> {
@@ -147,8 +148,10 @@ sections! {
         sync_timeout: Duration = Is("2s");
         /// A write whose keys cannot be learned: dirty (it runs, its tables become dirty) or refuse.
         on_uncaptured: OnUncaptured = Is("dirty");
-        /// Tables that are neither mirrored nor copied nor compared, with their schema; `*` stands for any letters. They
-        /// stay where they are at a switch. PostgreSQL only; a partition goes by its root's name.
+        /// Only these tables are mirrored, copied and compared, with their schema; `*` stands for any letters. All others stay
+        /// where they are at a switch. PostgreSQL only; a partition goes by its root's name.
+        include: Vec<String> = Unset("app.*");
+        /// Nor these of them.
         exclude: Vec<String> = Unset("audit.*");
         /// A table without a key: refuse (it is not mirrored, and named before a switch), or copy (all its rows, at most
         /// every 30 s while it is written, and once more while clients are held at a switch: for small tables).
@@ -171,6 +174,21 @@ sections! {
         /// Longest pause between two payments; tandem pauses for as long as the last one took, so that it gathers more
         /// when it is behind.
         pause_max: Duration = Is("300ms");
+    }
+
+    /// Tables that are called otherwise on the target, or of which only some rows move. PostgreSQL only. A switch names them:
+    /// clients go on with the origin's names, and there is no way back for rows that stayed behind.
+    any "tables" TableMap {
+        /// The origin's table, with its schema; one `*` stands for any letters, as in "old.*". What names a table goes before
+        /// what fits it, and of those the first. A partition goes by its root's name.
+        from: String = Required("public.users");
+        /// The target's name for it, where `*` is what it stood for; unset, the same.
+        to: Option<String> = Unset("app.accounts");
+        /// Columns that are called otherwise on the target.
+        columns: Renames = Unset("mail = \"email\"");
+        /// Only rows for which this holds are on the target: an expression over the row's own columns, as in a partial index
+        /// (immutable, no subqueries; names of other schemas than pg_catalog are qualified).
+        filter: Option<String> = Unset("tenant_id = 7");
     }
 
     /// Rows that were there before the mirror: `tandem backfill`, `verify` and `repair`.

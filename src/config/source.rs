@@ -22,6 +22,8 @@ pub struct Key {
     pub bare: bool,
     /// TOML writes it as an array.
     pub list: bool,
+    /// TOML writes it as an inline table.
+    pub table: bool,
 }
 
 /// What holds when a key is not given.
@@ -261,8 +263,12 @@ fn texts(
         let place = line(name.span());
         let key = find(keys, name.get_ref())
             .ok_or_else(|| Error::new(&place, unknown("key", name.get_ref(), keys.iter().map(|key| key.name))))?;
-        let text = text(value.get_ref())
-            .ok_or_else(|| Error::new(&place, format!("`{}` takes a plain value, not this one", key.name)))?;
+        let text = match (value.get_ref(), key.table) {
+            (DeValue::Table(pairs), true) => inline(pairs),
+            (value, _) => text(value),
+        };
+        let text =
+            text.ok_or_else(|| Error::new(&place, format!("`{}` takes a plain value, not this one", key.name)))?;
         texts.insert(key.name, (text, place));
     }
     Ok(texts)
@@ -283,6 +289,16 @@ fn text(value: &DeValue<'_>) -> Option<String> {
         }
         _ => None,
     }
+}
+
+/// The text form of an inline table.
+fn inline(pairs: &DeTable<'_>) -> Option<String> {
+    let pair = |(name, value): (&toml::Spanned<_>, &toml::Spanned<DeValue<'_>>)| match value.get_ref() {
+        DeValue::String(text) => Some(format!("{}={text}", name.get_ref())),
+        _ => None,
+    };
+    let pairs: Option<Vec<String>> = pairs.iter().map(pair).collect();
+    pairs.map(|pairs| pairs.join(","))
 }
 
 fn line_of(text: &str, at: usize) -> usize {

@@ -52,7 +52,13 @@ fn the_example_file_equals_the_defaults() {
         .collect();
     assert!(every_key.contains("\ndurability ="));
     let users = vec![User { name: "app".to_owned(), password: None }];
-    assert_eq!(config(&every_key).expect("valid"), Config { users, ..smallest });
+    // What the example shows of [[tables]] says nothing by itself.
+    let refused = message(config(&every_key));
+    assert!(refused.ends_with("[[tables]] needs `to`, `columns` or `filter` beside `from`"), "{refused}");
+    let said = every_key.replace("\nfilter = \"\"", "\nfilter = \"a = 7\"");
+    let mut found = config(&said).expect("valid");
+    assert_eq!(found.tables.drain(..).map(|map| map.filter).collect::<Vec<_>>(), [Some("a = 7".to_owned())]);
+    assert_eq!(found, Config { users, ..smallest });
 }
 
 #[test]
@@ -228,4 +234,47 @@ fn secrets_come_from_files_and_are_not_shown() {
     assert!(!format!("{config:?}").contains("hunter2"));
     let said = message(with(&[("TANDEM_TARGET_URL", "postgres://me:hunter2@h/d?x=y")]));
     assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[test]
+fn a_table_map_says_what_is_called_otherwise() {
+    let maps = |more: &str| config(&format!("{SMALLEST}{more}"));
+    let text = "[[tables]]\nfrom = \"public.users\"\nto = \"app.accounts\"\ncolumns = { mail = \"email\", b = \"a\" }\n\
+                [[tables]]\nfrom = \"old.*\"\nto = \"new.*\"\n";
+    let found = maps(text).expect("valid").tables;
+    assert_eq!((found[0].from.as_str(), found[1].to.as_deref()), ("public.users", Some("new.*")));
+    let pairs: Vec<_> = found[0].columns.0.iter().map(|(name, other)| format!("{name}={other}")).collect();
+    assert_eq!(pairs, ["b=a", "mail=email"]);
+    let variables = [("TANDEM_TABLES_1_FROM", "a.b"), ("TANDEM_TABLES_1_COLUMNS", "mail=email")];
+    assert_eq!(with(&variables).expect("valid").tables[0].columns.0.len(), 1);
+}
+
+#[test]
+fn a_table_map_that_makes_no_sense_is_refused() {
+    let one = |keys: &str| format!("{SMALLEST}[[tables]]\n{keys}\n");
+    for (keys, why) in [
+        ("from = \"users\"\nto = \"a.b\"", "with its schema"),
+        ("from = \"a.*_*\"\nto = \"b.*\"", "one `*` at most"),
+        ("from = \"a.*\"\nto = \"b.c\"", "have a `*` if"),
+        ("from = \"a.b\"", "needs `to`"),
+        ("from = \"a.b\"\ncolumns = { x = \"z\", y = \"z\" }", "one name on the target"),
+        ("from = \"a.b\"\ncolumns = { x = 5 }", "plain value"),
+        ("from = \"a.b\"\nto = \"c.d\"\n[[tables]]\nfrom = \"a.b\"\nto = \"c.e\"", "two [[tables]] from `a.b`"),
+        ("from = \"a.b\"\nto = \"c.d\"\n[[tables]]\nfrom = \"a.c\"\nto = \"c.d\"", "two [[tables]] to `c.d`"),
+    ] {
+        let refused = message(config(&one(keys)));
+        assert!(refused.contains(why), "{keys}: {refused}");
+    }
+}
+
+#[test]
+fn what_is_only_for_postgresql_is_refused_with_cassandra() {
+    let cql = SMALLEST.replace("\"postgres\"", "\"cql\"").replace("postgres://", "cql://").replace("/app", "");
+    assert!(config(&cql).is_ok());
+    for more in
+        ["[mirror]\nexclude = [\"ks.*\"]", "[mirror]\ninclude = [\"ks.*\"]", "[[tables]]\nfrom = \"a.b\"\nto = \"c.d\""]
+    {
+        let refused = message(config(&format!("{cql}{more}\n")));
+        assert!(refused.contains("is for PostgreSQL: with cql"), "{refused}");
+    }
 }

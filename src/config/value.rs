@@ -15,6 +15,8 @@ pub trait Setting: Sized {
     const BARE: bool = false;
     /// TOML writes it as an array; its text form separates by commas.
     const LIST: bool = false;
+    /// TOML writes it as an inline table; its text form is `key=value`, separated by commas.
+    const TABLE: bool = false;
 
     /// Read the text form. `None`: it is not one.
     fn from_text(text: &str) -> Option<Self>;
@@ -171,6 +173,25 @@ impl Patterns {
     }
 }
 
+/// Other names for some names: each name, and the other one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Renames(pub Vec<(String, String)>);
+
+impl Setting for Renames {
+    const EXPECTS: &'static str = "names and other names such as { mail = \"email\" }";
+    const TABLE: bool = true;
+
+    fn from_text(text: &str) -> Option<Renames> {
+        let pair = |part: &str| {
+            let (name, other) = part.split_once('=')?;
+            let (name, other) = (name.trim(), other.trim());
+            (!name.is_empty() && !other.is_empty()).then(|| (name.to_owned(), other.to_owned()))
+        };
+        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        parts.map(pair).collect::<Option<_>>().map(Renames)
+    }
+}
+
 impl Setting for Patterns {
     const EXPECTS: &'static str = "names, `*` for any letters";
     const LIST: bool = true;
@@ -312,6 +333,13 @@ words! {
         Postgres = "postgres",
         /// CQL, native protocol v3 to v5.
         Cql = "cql",
+    }
+}
+
+impl Wire {
+    /// Tables can be left out, be called otherwise on the target, and be mirrored in part.
+    pub(super) fn has_table_maps(self) -> bool {
+        self == Wire::Postgres
     }
 }
 

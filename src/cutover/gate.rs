@@ -42,6 +42,7 @@ struct Shared {
     slots: Mutex<Vec<Weak<SlotState>>>,
     held: AtomicU64,
     opened: Notify,
+    closing: Notify,
     left: Notify,
 }
 
@@ -76,6 +77,7 @@ impl Gate {
                 slots: Mutex::default(),
                 held: AtomicU64::new(0),
                 opened: Notify::new(),
+                closing: Notify::new(),
                 left: Notify::new(),
             }),
         }
@@ -120,6 +122,18 @@ impl Gate {
     /// Hold back every unit that has not entered. Units inside go on: [`Gate::drained`] waits for them.
     pub fn close(&self) {
         self.shared.closed.store(true, SeqCst);
+        self.shared.closing.notify_waiters();
+    }
+
+    /// Resolves when units are held back: at once if they are, else as soon as that begins, also if it has ended again by
+    /// the time that somebody looks. For what runs beside clients and must not be in the way of a switch. Cancel safe.
+    pub async fn closed(&self) {
+        let closing = self.shared.closing.notified();
+        tokio::pin!(closing);
+        closing.as_mut().enable();
+        if !self.is_closed() {
+            closing.await;
+        }
     }
 
     /// Resolves when no unit is inside a closed gate. Cancel safe.
@@ -266,6 +280,18 @@ mod tests {
         assert!(gate.drained().now_or_never().is_none());
         drop(pass);
         gate.drained().await;
+    }
+
+    #[tokio::test]
+    async fn who_works_beside_clients_is_told_when_they_are_held() {
+        let gate = gate();
+        let mut told = Box::pin(gate.closed());
+        assert!(told.as_mut().now_or_never().is_none());
+        gate.close();
+        gate.closed().await;
+        gate.open(gate.route());
+        told.await;
+        assert!(gate.closed().now_or_never().is_none());
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::steps::Error;
-use crate::check::Finding;
+use crate::check::{self, Finding, NAMED_MAX};
 use crate::mirror::{Handle, Phase, Status};
 use crate::record::{Side, TableId};
 
@@ -19,9 +19,6 @@ crate::check::rules! {
     HISTORY_UNKNOWN: Warning "history_unknown" "these tables were neither copied nor compared: the target may lack rows that were there before tandem: `tandem verify`, of this table with --table";
     HISTORY_DIFFERS: Warning "history_differs" "the last comparison found rows that differ: `tandem repair`, then this finding is gone";
 }
-
-/// More tables are counted, not named.
-const NAMED_MAX: usize = 20;
 
 /// What stands in the way of a switch.
 pub fn findings(handle: &Handle, max_lag: Duration, name: impl Fn(TableId) -> String) -> Vec<Finding> {
@@ -53,10 +50,7 @@ pub fn findings(handle: &Handle, max_lag: Duration, name: impl Fn(TableId) -> St
 /// Tables of which nobody knows whether the target has what was there before the mirror.
 pub fn unknown(mut names: Vec<String>) -> Vec<Finding> {
     names.sort_unstable();
-    let more = names.len().saturating_sub(NAMED_MAX);
-    names.truncate(NAMED_MAX);
-    names.extend((more > 0).then(|| format!("{more} more")));
-    names.into_iter().map(|object| Finding { rule: HISTORY_UNKNOWN, side: None, object }).collect()
+    check::each(HISTORY_UNKNOWN, names).collect()
 }
 
 /// What a switch is prepared with: whatever comes to it while clients are held ends the walk.

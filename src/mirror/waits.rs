@@ -6,13 +6,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::journal::Lsn;
 
 /// Those who wait, by the record that they wait for. Clones are the same.
 #[derive(Clone, Default)]
-pub struct Waits(Arc<Mutex<State>>);
+pub struct Waits(Arc<Mutex<State>>, watch::Sender<bool>);
 
 #[derive(Default)]
 struct State {
@@ -54,8 +54,19 @@ impl Waits {
     }
 
     /// The secondary can be written to.
-    pub(super) fn there(&self) {
+    pub(crate) fn there(&self) {
         self.lock().away = None;
+        self.1.send_replace(true);
+    }
+
+    /// Resolves when the mirror has found out, once, whether the secondary is there: until then a record waits for the mirror,
+    /// which waits out what an earlier process may have sent. Cancel safe.
+    pub fn begun(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut begun = self.1.subscribe();
+        async move {
+            // An error: the mirror is gone, and everybody was told so.
+            let _ = begun.wait_for(|begun| *begun).await;
+        }
     }
 
     /// It cannot.
@@ -65,6 +76,7 @@ impl Waits {
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
         waiting.into_values().for_each(|waiting| _ = waiting.send(Err(why.to_owned())));
+        self.1.send_replace(true);
     }
 }
 
@@ -101,6 +113,18 @@ mod tests {
         waits.tell(Lsn(2), || Err("parked".to_owned()));
         assert_eq!(other.await, Err("parked".to_owned()));
         assert!(waits.lock().waiting.is_empty());
+    }
+
+    #[tokio::test]
+    async fn whoever_comes_before_the_mirror_hears_when_it_has_begun() {
+        for begin in [|waits: &Waits| waits.there(), |waits: &Waits| waits.away("gone")] {
+            let waits = Waits::default();
+            let mut begun = Box::pin(waits.begun());
+            assert!(begun.as_mut().now_or_never().is_none());
+            begin(&waits);
+            begun.await;
+            assert!(waits.begun().now_or_never().is_some(), "for good");
+        }
     }
 
     #[tokio::test]

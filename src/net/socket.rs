@@ -1,6 +1,7 @@
 //! A connected socket, a client's to us or ours to a server: TCP, a Unix socket, or TLS over TCP.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -24,6 +25,15 @@ impl Socket {
     /// Nobody on the way can read along: TLS, or a socket of this machine.
     pub fn is_private(&self) -> bool {
         !matches!(self, Socket::Tcp(_))
+    }
+
+    /// Who is at the other end; `None`: that has no address, or is gone.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        match self {
+            Socket::Tcp(stream) => stream.peer_addr().ok(),
+            Socket::Tls(stream) => stream.get_ref().0.peer_addr().ok(),
+            Socket::Unix(_) => None,
+        }
     }
 }
 

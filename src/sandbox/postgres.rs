@@ -277,8 +277,13 @@ fn children(pid: u32) -> Vec<u32> {
 
 /// Wait for the end of processes that were killed.
 fn wait_gone(pids: &[u32]) {
+    wait_until(|| !pids.iter().any(|pid| is_alive(*pid)));
+}
+
+/// For [`PATIENCE`] at most.
+fn wait_until(so: impl Fn() -> bool) {
     for _ in 0..PATIENCE.as_millis() / LOOK.as_millis() {
-        if !pids.iter().any(|pid| is_alive(*pid)) {
+        if so() {
             return;
         }
         std::thread::sleep(LOOK);
@@ -294,12 +299,7 @@ fn is_alive(pid: u32) -> bool {
 /// SIGSTOP, and wait until each thread has stopped: a busy machine takes its time.
 pub(super) fn freeze(pid: u32) {
     signal(pid, libc::SIGSTOP);
-    for _ in 0..PATIENCE.as_millis() / LOOK.as_millis() {
-        if has_stopped(pid) {
-            return;
-        }
-        std::thread::sleep(LOOK);
-    }
+    wait_until(|| has_stopped(pid));
 }
 
 /// Source: proc(5), `/proc/pid/task/tid/stat`, field 3.

@@ -93,6 +93,11 @@ impl Board {
         self.0.mismatches.open(self.epoch())
     }
 
+    /// Those of them at which nobody looks whether they are gone.
+    pub fn unfollowed_mismatches(&self) -> usize {
+        self.0.mismatches.unfollowed(self.epoch())
+    }
+
     /// Reads in the queue or under way, and bytes that they keep.
     pub fn queued(&self) -> (usize, usize) {
         let free = self.0.room.available_permits();
@@ -106,5 +111,6 @@ impl Board {
         metrics::SHADOW_QUEUE_BYTES.gauge(&[]).set(bytes as f64);
         metrics::SHADOW_SAMPLE_RATIO.gauge(&[]).set(self.sample());
         metrics::SHADOW_MISMATCHES.gauge(&[]).set(self.open_mismatches() as f64);
+        metrics::SHADOW_UNFOLLOWED.gauge(&[]).set(self.unfollowed_mismatches() as f64);
     }
 }

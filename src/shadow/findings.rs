@@ -1,7 +1,7 @@
 //! What shadow reads say before a switch: go, no go, or nothing yet.
 
-use super::{Board, Shape};
-use crate::check::Finding;
+use super::{Board, Counts, Shape};
+use crate::check::{self, Finding};
 
 crate::check::rules! {
     SHADOW_MISMATCH: Error "shadow_mismatch" "reads are answered differently by the other side, and it lasts: `tandem shadow mismatches` names the rows; `tandem repair`, or find out who writes there";
@@ -15,26 +15,26 @@ const TIMED_MIN: u64 = 100;
 const SLOWER: f64 = 1.5;
 /// .. if it is more than so many seconds, too.
 const SLOWER_S: f64 = 0.002;
-/// More tables or statements are counted, not named.
-const NAMED_MAX: usize = 20;
 /// A statement's text in a finding, in bytes.
 const TEXT_BYTES: usize = 100;
 
 impl Board {
     /// What speaks against a switch now.
     pub fn findings(&self) -> Vec<Finding> {
-        let mut found = Vec::new();
-        let mut add = |rule, mut objects: Vec<String>| {
-            let more = objects.len().saturating_sub(NAMED_MAX);
-            objects.truncate(NAMED_MAX);
-            objects.extend((more > 0).then(|| format!("{more} more")));
-            found.extend(objects.into_iter().map(|object| Finding { rule, side: None, object }));
-        };
-        add(SHADOW_MISMATCH, self.differing());
-        add(SHADOW_SLOWER, self.shapes().list().iter().filter_map(|shape| slower(shape)).collect());
-        let nothing = self.is_on() && self.shapes().total().compared() == 0;
-        add(SHADOW_UNPROVEN, nothing.then(|| "no read was compared".to_owned()).into_iter().collect());
-        found
+        let shapes = self.shapes().list();
+        let slower = shapes.iter().filter_map(|shape| slower(shape)).collect();
+        let nothing = self.is_on() && shapes.iter().all(|shape| shape.compared() == 0);
+        let unproven = nothing.then(|| self.unproven()).into_iter().collect();
+        let found = [(SHADOW_MISMATCH, self.differing()), (SHADOW_SLOWER, slower), (SHADOW_UNPROVEN, unproven)];
+        found.into_iter().flat_map(|(rule, objects)| check::each(rule, objects)).collect()
+    }
+
+    /// Why nothing was compared.
+    fn unproven(&self) -> String {
+        match Counts::of(&self.shapes().total()) {
+            counts if counts.skipped > 0 => format!("none of {} chosen: {}", counts.skipped, counts.reasons()),
+            _ => "none came yet".to_owned(),
+        }
     }
 
     /// Tables with differences that are open, and how many of each kind.

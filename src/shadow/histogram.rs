@@ -36,6 +36,16 @@ impl Histogram {
         }
     }
 
+    /// What was counted here and not yet in `earlier`, an earlier state of this one.
+    pub fn since(&self, earlier: &Histogram) -> Histogram {
+        let since = Histogram::default();
+        let pairs = self.buckets.iter().zip(&earlier.buckets);
+        for (bucket, (now, then)) in since.buckets.iter().zip(pairs) {
+            bucket.store(now.load(Relaxed).saturating_sub(then.load(Relaxed)), Relaxed);
+        }
+        since
+    }
+
     /// How many were counted.
     pub fn count(&self) -> u64 {
         self.buckets.iter().map(|bucket| bucket.load(Relaxed)).sum()
@@ -113,5 +123,7 @@ mod tests {
         one.add(&other);
         assert_eq!(one.count(), 2);
         assert_eq!(one.quantile(1.0), other.quantile(1.0));
+        let since = one.since(&other);
+        assert_eq!((since.count(), since.quantile(1.0)), (1, one.quantile(0.5)));
     }
 }

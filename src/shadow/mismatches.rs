@@ -74,6 +74,8 @@ pub struct Entry {
     pub last_unix: u64,
     /// Whether it was seen to be gone.
     is_gone: bool,
+    /// Somebody looks whether it is gone.
+    pub followed: bool,
     /// The rows as they were seen last.
     pub shown: Option<Box<Shown>>,
     /// In the order of sights.
@@ -154,6 +156,20 @@ impl Mismatches {
         entry.map(|entry| entry.is_gone = true).is_some()
     }
 
+    /// Look at it until it is gone, for as long as the answer lives. `None`: it is not there, or somebody does already.
+    pub(super) fn follow(&self, id: u64) -> Option<Following<'_>> {
+        let mut book = self.lock();
+        let entry = book.entries.values_mut().find(|entry| entry.id == id && !entry.is_gone && !entry.followed)?;
+        entry.followed = true;
+        Some(Following { mismatches: self, id })
+    }
+
+    /// How many are open in this epoch with nobody who looks whether they are gone.
+    pub fn unfollowed(&self, epoch: u64) -> usize {
+        let is_left = |entry: &&Entry| entry.state(epoch) == State::Open && !entry.followed;
+        self.lock().entries.values().filter(is_left).count()
+    }
+
     /// Whether it is kept, and not known to be gone.
     pub(super) fn is_open(&self, id: u64) -> bool {
         self.lock().entries.values().any(|entry| entry.id == id && !entry.is_gone)
@@ -186,6 +202,21 @@ impl Mismatches {
     }
 }
 
+/// Somebody looks at a difference until it is gone.
+pub(super) struct Following<'m> {
+    mismatches: &'m Mismatches,
+    id: u64,
+}
+
+impl Drop for Following<'_> {
+    fn drop(&mut self) {
+        let mut book = self.mismatches.lock();
+        if let Some(entry) = book.entries.values_mut().find(|entry| entry.id == self.id) {
+            entry.followed = false;
+        }
+    }
+}
+
 impl Book {
     fn note(&mut self, (shape, statement): (u64, &Arc<str>), found: Difference, at: At) -> Noted {
         let key = Key { shape, how: found.how, name: found.name.clone(), key_hash: found.key_hash };
@@ -205,6 +236,7 @@ impl Book {
             first_unix: now,
             last_unix: now,
             is_gone: false,
+            followed: false,
             shown: found.shown,
             sight: self.sights,
         };
@@ -219,6 +251,7 @@ impl Book {
                 let known = known.get_mut();
                 is_news = known.state(at.epoch) != State::Open;
                 (entry.id, entry.first_unix, entry.count) = (known.id, known.first_unix, known.count + 1);
+                entry.followed = known.followed;
                 self.bytes = self.bytes + entry.bytes() - known.bytes();
                 *known = entry.clone();
             }

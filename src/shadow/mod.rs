@@ -16,9 +16,10 @@
 //! primary's answer ended: its *causal point*. The secondary may then already be ahead, so a difference is asked for again,
 //! on both sides, until it is gone or lasts. Where the wire can show both sides at one state (PostgreSQL's twins) it decides
 //! at once; else a difference must stay the same for `shadow.recheck`, over several looks, while the primary stays the same.
-//! A primary that differs with itself shows noise; one that changes at each look is left undecided, and counted so.
+//! A primary that differs with itself shows noise; where it changes at each look and the wire cannot tell the versions of a
+//! value apart, a read is left undecided, and counted so.
 //!
-//! What lasts is kept ([`Mismatches`], in memory: after a restart it is found again), said in one line, owed to the mirror
+//! What lasts is kept ([`Mismatches`], in memory: after a restart it is found again), said in the log (bounded), owed to the mirror
 //! where the wire can name its keys and else dirty, and looked at again until it is gone.
 //!
 //! The core knows no wire and sees no rows: a wire implements [`Repeater`] and makes the verdicts.
@@ -26,7 +27,9 @@
 mod board;
 mod findings;
 mod histogram;
+mod lines;
 mod mismatches;
+mod recent;
 mod report;
 mod sampler;
 mod service;
@@ -45,6 +48,7 @@ pub use board::Board;
 pub use findings::RULES;
 pub use histogram::Histogram;
 pub use mismatches::{Entry, Mismatches, State};
+pub use recent::{Recent, Sides};
 pub use report::{Counts, Mismatch, Report, ShapeReport, Summary, Times, Verdict as Answer};
 pub use sampler::{Handle, Slot};
 pub use service::{Causal, Queue, Service};
@@ -65,8 +69,8 @@ pub struct About<'a> {
     pub shape: &'a str,
 }
 
-/// A wire's half: it asks the secondary, and compares. Every future may be dropped half-way: it took too long, or tandem
-/// ends.
+/// A wire's half: it asks the secondary, and compares. Every future may be dropped half-way: it took too long, a
+/// switch holds clients, or tandem ends. What it had asked the servers must end then too, soon.
 pub trait Repeater: Send + Sync + 'static {
     /// What the session keeps of a read: the request, the settings it was asked under, the primary's answer.
     type Read: Send + Sync + 'static;

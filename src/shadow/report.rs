@@ -34,6 +34,9 @@ pub struct Summary {
     pub queued_bytes: usize,
     /// Differences that last.
     pub mismatches: usize,
+    /// Those of them at which nobody looks whether they are gone: too many at once, or for too long.
+    #[serde(default)]
+    pub unfollowed: usize,
     /// Differences that were forgotten because there were too many.
     pub forgotten: u64,
     /// What became of reads.
@@ -110,6 +113,8 @@ pub struct Mismatch {
     pub id: u64,
     /// `open`, `gone`, or `past`: seen before a switch.
     pub state: &'static str,
+    /// Whether somebody looks if it is gone; else it stays `open` until a read shows it again, or it is cleared.
+    pub followed: bool,
     /// Of which kind.
     pub how: &'static str,
     /// The table.
@@ -164,6 +169,7 @@ impl Summary {
             queued,
             queued_bytes,
             mismatches,
+            unfollowed: board.unfollowed_mismatches(),
             forgotten: board.mismatches().forgotten(),
             counts,
         }
@@ -171,7 +177,7 @@ impl Summary {
 }
 
 impl Counts {
-    fn of(shape: &Shape) -> Counts {
+    pub(super) fn of(shape: &Shape) -> Counts {
         let skips: BTreeMap<String, u64> = shape.skips().map(|(why, count)| (why.as_str().to_owned(), count)).collect();
         let (compared, matched, in_flight) = (shape.compared(), shape.matched(), shape.in_flight());
         let alike = (compared > 0).then(|| (matched + in_flight) as f64 / compared as f64);
@@ -194,7 +200,7 @@ impl Counts {
 
 impl Times {
     /// In milliseconds.
-    fn of(histogram: &Histogram) -> Option<Times> {
+    pub(super) fn of(histogram: &Histogram) -> Option<Times> {
         let ms = |share| histogram.quantile(share).map(|time| time.as_micros() as f64 / 1_000.0);
         Some(Times { p50: ms(0.5)?, p95: ms(0.95)?, p99: ms(0.99)? })
     }
@@ -222,6 +228,53 @@ impl Report {
     }
 }
 
+impl Report {
+    /// Go or no go, in a line for who decides on a switch.
+    pub fn words(&self) -> String {
+        let (Summary { sample, mismatches, .. }, counts) = (&self.summary, &self.summary.counts);
+        let (compared, skipped) = (counted(counts.compared, "read"), counts.skipped);
+        match self.summary.verdict {
+            Verdict::Off => "OFF: none is tried there; `tandem set shadow.sample=1%` begins".to_owned(),
+            Verdict::Unproven if skipped == 0 => format!("UNPROVEN: none came yet ({} % are chosen)", sample * 100.0),
+            Verdict::Unproven => format!("UNPROVEN: none of {skipped} chosen was compared: {}", counts.reasons()),
+            Verdict::Go => format!("GO: {compared} compared, no difference lasts{}", self.more()),
+            Verdict::NoGo => {
+                let lasting = counted(*mismatches as u64, "lasting difference");
+                format!("NO GO: {lasting}, {compared} compared: `tandem shadow mismatches` names them")
+            }
+        }
+    }
+
+    /// What a go leaves open.
+    fn more(&self) -> String {
+        let (counts, mut more) = (&self.summary.counts, String::new());
+        if let Some((here, there)) = counts.primary_ms.zip(counts.secondary_ms) {
+            more += &format!("; p95 {:.1} ms here, {:.1} ms there", here.p95, there.p95);
+        }
+        if counts.noise > 0 {
+            more += &format!("; {} noise", counts.noise);
+        }
+        let never = self.statements.iter().filter(|shape| shape.counts.compared == 0).count();
+        if never > 0 {
+            more += &format!("; never compared: {never} of {}", counted(self.statements.len() as u64, "statement"));
+        }
+        more
+    }
+}
+
+fn counted(count: u64, one: &str) -> String {
+    if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") }
+}
+
+impl Counts {
+    /// Why reads were skipped, the commonest first.
+    pub(super) fn reasons(&self) -> String {
+        let mut skips: Vec<_> = self.skips.iter().collect();
+        skips.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        skips.iter().map(|(why, count)| format!("{count} {why}")).collect::<Vec<_>>().join(", ")
+    }
+}
+
 impl Mismatch {
     /// All of them, those seen last first.
     pub fn list(board: &Board, values: bool) -> Vec<Mismatch> {
@@ -235,6 +288,7 @@ impl Mismatch {
         Mismatch {
             id: entry.id,
             state,
+            followed: entry.followed,
             how: entry.how.as_str(),
             table: entry.name,
             key_hash: entry.key_hash.map(|hash| format!("{hash:016x}")),
@@ -246,5 +300,39 @@ impl Mismatch {
             last_unix: entry.last_unix,
             values: shown.map(|shown| Values { key: shown.key, primary: shown.primary, secondary: shown.secondary }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::record::Side;
+    use crate::shadow::mismatches::At;
+    use crate::shadow::shapes::End;
+    use crate::shadow::tests::{Stage, about, difference};
+    use crate::shadow::{About, Skip};
+
+    #[test]
+    fn the_verdict_is_said_in_a_line_with_what_it_leaves_open() {
+        assert!(Report::of(&Stage::off().board).words().starts_with("OFF: none is tried there"));
+        let stage = Stage::new(|_| {});
+        let words = || Report::of(&stage.board).words();
+        assert_eq!(words(), "UNPROVEN: none came yet (100 % are chosen)");
+        let place = stage.board.shapes().place(&about(), 1);
+        [Skip::Behind, Skip::Ties, Skip::Ties].into_iter().for_each(|why| place.shape.skipped(why));
+        assert_eq!(words(), "UNPROVEN: none of 3 chosen was compared: 2 ties, 1 behind");
+        let other = stage.board.shapes().place(&About { shape: "select 1", ..about() }, 1);
+        [End::Match, End::Noise].into_iter().for_each(|end| other.shape.ended(end));
+        other.shape.timed((Side::Origin, Duration::from_micros(1)), Duration::from_micros(2));
+        assert_eq!(
+            words(),
+            "GO: 2 reads compared, no difference lasts; p95 0.0 ms here, 0.0 ms there; 1 noise; never compared: 1 of 2 \
+             statements"
+        );
+        let at = At { primary: Side::Origin, epoch: 1 };
+        stage.board.mismatches().note((place.id, &place.text), difference(), at);
+        assert_eq!(words(), "NO GO: 1 lasting difference, 2 reads compared: `tandem shadow mismatches` names them");
     }
 }

@@ -3,6 +3,9 @@
 //! One task takes reads in order and waits until the secondary has what each of them saw; those behind it wait for no less,
 //! so nobody waits for a read that is ready. Up to `shadow.workers` reads are asked at once. A read that must be asked
 //! again later leaves its worker to others meanwhile, and keeps its room in the queue.
+//!
+//! A switch does not wait for any of it: from the moment at which clients are held whatever is under way is dropped, and
+//! counted as `switching`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::lines::Lines;
 use super::mismatches::At;
 use super::sampler::Job;
 use super::shapes::End;
@@ -28,8 +32,8 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 const SIGHTS_MIN: u32 = 3;
 /// A difference that is undecided for so many times `shadow.recheck` stays so.
 const UNDECIDED_AFTER: u32 = 4;
-/// Differences that are looked at until they are gone.
-const FOLLOWED_MAX: usize = 32;
+/// Differences that are looked at until they are gone, at once: each keeps its read, and a place in the queue.
+pub(super) const FOLLOWED_MAX: usize = 32;
 /// How long, and how often, they are.
 const FOLLOWED_FOR: Duration = Duration::from_secs(600);
 const FOLLOWED_EVERY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
@@ -68,6 +72,7 @@ struct Work<R: Repeater> {
     repeater: R,
     workers: Arc<Semaphore>,
     followers: Arc<Semaphore>,
+    lines: Lines,
 }
 
 /// What becomes of a read that differs.
@@ -84,6 +89,7 @@ impl<R: Repeater> Service<R> {
         let work = Work {
             workers: Arc::new(Semaphore::new(board.config().workers)),
             followers: Arc::new(Semaphore::new(FOLLOWED_MAX)),
+            lines: Lines::default(),
             board,
             mirror,
             repeater,
@@ -139,10 +145,19 @@ impl Causal {
     }
 
     async fn reach_by(&self, point: Lsn, deadline: Instant) -> Result<(), Skip> {
-        self.holds()?;
-        match timeout_at(deadline, self.mirror.settle(point)).await {
+        match self.until_switch(timeout_at(deadline, self.mirror.settle(point))).await? {
             Ok(Ok(())) => self.holds(),
             _ => Err(Skip::Behind),
+        }
+    }
+
+    /// The work's end, or the switch that came first: then it is dropped where it stands.
+    async fn until_switch<T>(&self, work: impl Future<Output = T>) -> Result<T, Skip> {
+        self.holds()?;
+        tokio::select! {
+            biased;
+            () = self.board.shared().gate.closed() => Err(Skip::Switching),
+            done = work => Ok(done),
         }
     }
 
@@ -174,21 +189,25 @@ impl<R: Repeater> Work<R> {
 
     async fn judge(self: Arc<Self>, job: Job<R::Read>, worker: OwnedSemaphorePermit) {
         let causal = self.causal(&job);
-        let decided = match self.repeat(&job, &causal).await {
+        let decided = causal.until_switch(self.compared(&job, &causal, worker)).await;
+        // What the sides were asked while they changed their roles says nothing.
+        match decided.and_then(|decided| causal.holds().map(|()| decided)) {
+            Err(why) | Ok(Decided::Skip(why)) => job.place.shape.skipped(why),
+            Ok(Decided::End(end)) => job.place.shape.ended(end),
+            Ok(Decided::Mismatch(found)) => self.alarm(job, &causal, found).await,
+        }
+    }
+
+    async fn compared(&self, job: &Job<R::Read>, causal: &Causal, worker: OwnedSemaphorePermit) -> Decided {
+        match self.repeat(job, causal).await {
             Verdict::Match => Decided::End(End::Match),
             Verdict::Skipped(why) => Decided::Skip(why),
-            Verdict::Differs(found) => self.decide(&job, &causal, found, worker).await,
-        };
-        // What the sides were asked while they changed their roles says nothing.
-        match (causal.holds(), decided) {
-            (Err(why), _) | (Ok(()), Decided::Skip(why)) => job.place.shape.skipped(why),
-            (Ok(()), Decided::End(end)) => job.place.shape.ended(end),
-            (Ok(()), Decided::Mismatch(found)) => self.alarm(job, &causal, found).await,
+            Verdict::Differs(found) => self.decide(job, causal, found, worker).await,
         }
     }
 
     async fn repeat(&self, job: &Job<R::Read>, causal: &Causal) -> Verdict {
-        if let Err(why) = causal.holds().and_then(|()| self.is_trusted(&job.tables)) {
+        if let Err(why) = self.is_trusted(&job.tables) {
             return Verdict::Skipped(why);
         }
         let repeated = timeout(self.board.config().timeout, self.repeater.repeat(&job.read, causal)).await;
@@ -247,9 +266,6 @@ impl<R: Repeater> Work<R> {
 
     /// Bounded: a wait for the causal point, and three questions.
     async fn recheck(&self, job: &Job<R::Read>, causal: &Causal) -> Rechecked {
-        if let Err(why) = causal.holds() {
-            return Rechecked::Skipped(why);
-        }
         let config = self.board.config();
         let rechecked = timeout(config.wait + config.timeout * 3, self.repeater.recheck(&job.read, causal)).await;
         rechecked.unwrap_or(Rechecked::Skipped(Skip::Timeout))
@@ -263,25 +279,36 @@ impl<R: Repeater> Work<R> {
         job.place.shape.ended(End::Mismatch);
         let at = At { primary: job.primary, epoch: job.epoch };
         let noted = self.board.mismatches().note((job.place.id, &job.place.text), found.clone(), at);
-        if !noted.is_news {
-            return;
+        if noted.is_news {
+            self.tell(&job, noted.id, &found).await;
         }
-        tracing::error!(
-            id = noted.id,
-            how = found.how.as_str(),
-            table = found.name,
-            key_hash = found.key_hash.map(|hash| format!("{hash:016x}")),
-            columns = found.columns.join(","),
-            statement = &*job.place.text,
-            "the sides differ: `tandem shadow mismatches`"
-        );
+        // One that nobody had time for is followed when it is seen again.
+        if let Ok(_follower) = self.followers.clone().try_acquire_owned()
+            && let Some(_following) = self.board.mismatches().follow(noted.id)
+        {
+            // A switch ends it.
+            let _ = causal.until_switch(self.follow(&job, causal, noted.id)).await;
+        }
+    }
+
+    /// Say it, and have it mended.
+    async fn tell(&self, job: &Job<R::Read>, id: u64, found: &Difference) {
+        if let Some(left_out) = self.lines.next(job.place.id, found.how) {
+            tracing::error!(
+                id,
+                how = found.how.as_str(),
+                table = found.name,
+                key_hash = found.key_hash.map(|hash| format!("{hash:016x}")),
+                columns = found.columns.join(","),
+                statement = &*job.place.text,
+                left_out = (left_out > 0).then_some(left_out),
+                "the sides differ: `tandem shadow mismatches`"
+            );
+        }
         if let Some(table) = found.table
             && let Err(error) = self.mirror.differs(table, &found.keys).await
         {
             tracing::error!(%error, table = found.name, "a difference was found, and could not be marked");
-        }
-        if let Ok(_follower) = self.followers.clone().try_acquire_owned() {
-            self.follow(&job, causal, noted.id).await;
         }
     }
 
@@ -289,7 +316,7 @@ impl<R: Repeater> Work<R> {
     async fn follow(&self, job: &Job<R::Read>, causal: &Causal, id: u64) {
         let until = Instant::now() + FOLLOWED_FOR;
         let mut pauses = Backoff::new(FOLLOWED_EVERY.0, FOLLOWED_EVERY.1, id);
-        while Instant::now() < until && causal.holds().is_ok() {
+        while Instant::now() < until {
             sleep(pauses.pause()).await;
             if !self.board.mismatches().is_open(id) {
                 return;
@@ -297,7 +324,7 @@ impl<R: Repeater> Work<R> {
             let worker = self.worker().await;
             let alike = self.recheck(job, causal).await == Rechecked::InFlight;
             drop(worker);
-            if alike && causal.holds().is_ok() {
+            if alike {
                 self.board.mismatches().gone(id);
                 return tracing::info!(id, "a difference is gone");
             }

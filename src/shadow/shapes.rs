@@ -3,8 +3,7 @@
 //! Shapes are kept as they come, up to [`SHAPES_MAX`]; those after it are counted together. A flip begins anew: the sides
 //! have changed their roles.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,9 +18,11 @@ use crate::record::Side;
 
 /// Shapes that are told apart.
 pub(super) const SHAPES_MAX: usize = 256;
+/// Tables that the metrics tell apart, in the life of a process: each is some eighty series.
+const TABLES_MAX: usize = 50;
 /// Longest text of a shape that is kept, in bytes.
 const TEXT_BYTES_MAX: usize = 1_000;
-/// Under this name all shapes are counted that came too late.
+/// Under this name all shapes, and all tables, are counted that came too late.
 const OTHER: &str = "other";
 
 /// What became of a read that was compared.
@@ -53,6 +54,8 @@ pub struct Shape {
     pub text: Arc<str>,
     /// The first table that it reads.
     pub table: Box<str>,
+    /// The table in metrics.
+    label: Arc<str>,
     ends: [AtomicU64; End::COUNT],
     skips: [AtomicU64; Skip::ALL.len()],
     /// Times of compared reads on the primary.
@@ -62,11 +65,12 @@ pub struct Shape {
 }
 
 impl Shape {
-    fn new(wire: &'static str, text: &str, table: &str) -> Shape {
+    fn new(wire: &'static str, text: &str, table: &str, label: Arc<str>) -> Shape {
         Shape {
             wire,
             text: text.into(),
             table: table.into(),
+            label,
             ends: Default::default(),
             skips: [const { AtomicU64::new(0) }; Skip::ALL.len()],
             primary: Histogram::default(),
@@ -77,13 +81,13 @@ impl Shape {
     pub(super) fn ended(&self, end: End) {
         self.ends[end as usize].fetch_add(1, Relaxed);
         let labels = [("wire", self.wire), ("verdict", end.as_str())];
-        metrics::SHADOW_READS_TOTAL.counter_of(&self.table, &labels).increment(1);
+        metrics::SHADOW_READS_TOTAL.counter_of(&self.label, &labels).increment(1);
     }
 
     pub(super) fn skipped(&self, why: Skip) {
         self.skips[why as usize].fetch_add(1, Relaxed);
         let labels = [("wire", self.wire), ("reason", why.as_str())];
-        metrics::SHADOW_SKIPPED_TOTAL.counter_of(&self.table, &labels).increment(1);
+        metrics::SHADOW_SKIPPED_TOTAL.counter_of(&self.label, &labels).increment(1);
     }
 
     pub(super) fn timed(&self, (side, primary): (Side, Duration), secondary: Duration) {
@@ -91,7 +95,7 @@ impl Shape {
         self.secondary.record(secondary);
         for (side, took) in [(side, primary), (side.other(), secondary)] {
             let labels = [("wire", self.wire), ("side", side.as_str())];
-            metrics::SHADOW_READ_SECONDS.histogram_of(&self.table, &labels).record(took.as_secs_f64());
+            metrics::SHADOW_READ_SECONDS.histogram_of(&self.label, &labels).record(took.as_secs_f64());
         }
     }
 
@@ -154,17 +158,33 @@ struct Book {
     epoch: u64,
     shapes: HashMap<u64, Arc<Shape>, foldhash::fast::RandomState>,
     other: Arc<Shape>,
+    /// Tables that have series of their own. They stay: so do the series.
+    labels: BTreeSet<Arc<str>>,
 }
 
 impl Book {
-    fn new(wire: &'static str, epoch: u64) -> Book {
-        Book { epoch, shapes: HashMap::default(), other: Arc::new(Shape::new(wire, OTHER, OTHER)) }
+    fn new(wire: &'static str, epoch: u64, labels: BTreeSet<Arc<str>>) -> Book {
+        let other = Arc::new(Shape::new(wire, OTHER, OTHER, OTHER.into()));
+        Book { epoch, shapes: HashMap::default(), other, labels }
+    }
+
+    /// The word for a table in metrics.
+    fn label(&mut self, table: &str) -> Arc<str> {
+        if let Some(known) = self.labels.get(table) {
+            return known.clone();
+        }
+        let is_full = self.labels.len() >= TABLES_MAX;
+        let label: Arc<str> = if is_full { OTHER } else { table }.into();
+        if !is_full {
+            self.labels.insert(label.clone());
+        }
+        label
     }
 }
 
 impl Shapes {
     pub(super) fn new(wire: &'static str) -> Shapes {
-        Shapes { wire, book: Mutex::new(Book::new(wire, 0)) }
+        Shapes { wire, book: Mutex::new(Book::new(wire, 0, BTreeSet::new())) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {
@@ -178,19 +198,17 @@ impl Shapes {
         let text = cut(about.shape, TEXT_BYTES_MAX);
         let mut book = self.lock();
         if book.epoch < epoch {
-            *book = Book::new(self.wire, epoch);
+            *book = Book::new(self.wire, epoch, std::mem::take(&mut book.labels));
         }
-        let is_full = book.shapes.len() >= SHAPES_MAX;
-        let shape = match book.shapes.entry(id) {
-            Entry::Occupied(known) => known.get().clone(),
-            Entry::Vacant(_) if is_full => {
-                return Place { shape: book.other.clone(), id, text: text.into() };
-            }
-            Entry::Vacant(new) => {
-                let table = about.tables.first().map_or("", |(_, name)| name);
-                new.insert(Arc::new(Shape::new(self.wire, text, table))).clone()
-            }
-        };
+        if let Some(shape) = book.shapes.get(&id).cloned() {
+            return Place { id, text: shape.text.clone(), shape };
+        }
+        if book.shapes.len() >= SHAPES_MAX {
+            return Place { shape: book.other.clone(), id, text: text.into() };
+        }
+        let table = about.tables.first().map_or("", |(_, name)| name);
+        let shape = Arc::new(Shape::new(self.wire, text, table, book.label(table)));
+        book.shapes.insert(id, shape.clone());
         Place { id, text: shape.text.clone(), shape }
     }
 
@@ -204,9 +222,20 @@ impl Shapes {
         shapes
     }
 
+    /// Times of all compared reads on the primary and on the secondary, and the epoch that they are of.
+    pub(super) fn times(&self) -> (u64, (Histogram, Histogram)) {
+        let book = self.lock();
+        let (primary, secondary) = (Histogram::default(), Histogram::default());
+        for shape in book.shapes.values().chain([&book.other]) {
+            primary.add(&shape.primary);
+            secondary.add(&shape.secondary);
+        }
+        (book.epoch, (primary, secondary))
+    }
+
     /// All of them together.
     pub fn total(&self) -> Shape {
-        let total = Shape::new(self.wire, "", "");
+        let total = Shape::new(self.wire, "", "", OTHER.into());
         self.list().iter().for_each(|shape| total.add(shape));
         total
     }
@@ -242,6 +271,22 @@ mod tests {
         assert_eq!(list.len(), SHAPES_MAX + 1);
         assert_eq!((&*list[0].text, list[0].matched()), ("other", 2));
         assert_eq!(shapes.total().compared(), SHAPES_MAX as u64 + 2);
+    }
+
+    #[test]
+    fn tables_that_come_too_late_share_their_series_also_after_a_flip() {
+        let shapes = Shapes::new("test");
+        let label = |table: &str, epoch| {
+            let tables = [(TableId(1), table)];
+            let shape = shapes.place(&about(&format!("select from {table}"), &tables), epoch).shape;
+            assert_eq!(&*shape.table, table, "people are told which one");
+            shape.label.to_string()
+        };
+        for number in 0..TABLES_MAX {
+            assert_eq!(label(&format!("t{number}"), 1), format!("t{number}"));
+        }
+        assert_eq!(label("late", 1), "other");
+        assert_eq!((label("t3", 2), label("late", 2)), ("t3".to_owned(), "other".to_owned()));
     }
 
     #[test]

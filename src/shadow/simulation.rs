@@ -22,6 +22,7 @@ use crate::dice::Dice;
 use crate::journal::{Entry, Lsn, Outcome};
 use crate::mirror;
 use crate::record::{Backend, Item, Record, RecordBuf, Side};
+use crate::seeds;
 
 /// Paste a failing seed here: `Some(seed)`.
 const SEED: Option<u64> = None;
@@ -408,8 +409,7 @@ fn seen(model: &Model, board: &Board) -> Result<(), False> {
 }
 
 fn simulate(seed: u64, bend: Bend) -> Result<u64, False> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    runtime.expect("a runtime").block_on(run(seed, bend))
+    seeds::paused(run(seed, bend))
 }
 
 #[test]

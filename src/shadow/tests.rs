@@ -383,6 +383,33 @@ async fn a_mismatch_owes_its_keys_and_is_gone_when_both_sides_are_alike() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_difference_too_many_to_be_followed_is_counted_and_followed_when_it_is_seen_again() {
+    let of_row = |row| Rechecked::Persists(Difference { key_hash: Some(row), ..difference() });
+    let rows = service::FOLLOWED_MAX as u64 + 1;
+    let script = Scripted::differing((0..rows).map(of_row).chain([Rechecked::InFlight]).collect::<Vec<_>>());
+    let running = Running::new(script.clone());
+    for row in 0..rows {
+        running.read();
+        running.until(|total| total.mismatched() == row + 1).await;
+        running.stage.catch_up();
+    }
+    let board = &running.stage.board;
+    let gone = async |left| {
+        while board.open_mismatches() > left {
+            running.stage.catch_up();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    gone(1).await;
+    assert_eq!((board.open_mismatches(), board.unfollowed_mismatches()), (1, 1), "nobody says that it is gone");
+    *script.rechecks.lock().expect("no test panics with it") = [of_row(rows - 1), Rechecked::InFlight].into();
+    running.read();
+    running.until(|total| total.mismatched() == rows + 1).await;
+    gone(0).await;
+    assert_eq!(board.unfollowed_mismatches(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_mismatch_without_keys_makes_its_table_dirty_and_is_marked_once() {
     let running = Running::new(Scripted::differing([Rechecked::Persists(difference())]));
     running.read();
@@ -425,4 +452,19 @@ async fn while_clients_are_held_nothing_is_asked() {
     running.stage.gate.close();
     running.read();
     running.until_skipped(Skip::Switching).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_switch_ends_what_is_under_way_as_soon_as_clients_are_held() {
+    let scripted = Scripted::new([None], []);
+    let running = Running::new(scripted.clone());
+    running.read();
+    scripted.asked.notified().await;
+    write(&running.stage);
+    running.read();
+    let began = Instant::now();
+    running.stage.gate.close();
+    running.until(|total| total.skips().any(|skip| skip == (Skip::Switching, 2))).await;
+    assert!(began.elapsed() < running.stage.board.config().timeout, "neither its time was over, nor the wait");
+    assert_eq!(running.stage.board.queued(), (0, 0));
 }

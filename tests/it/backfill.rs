@@ -84,6 +84,45 @@ async fn what_is_planted_is_found_and_repaired_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn what_hardly_differs_differs() {
+    // A table each: what the digest of one chunk did not see, the next difference in it would show.
+    let tables = [
+        ("swapped", "int4", "VALUES (1, 7, 8), (2, 9, 8)", "UPDATE swapped SET a = 16 - a"),
+        ("moved", "text", "VALUES (1, NULL, 'x'), (2, 'y', 'y')", "UPDATE moved SET a = b, b = a WHERE id = 1"),
+        ("scale", "numeric", "VALUES (1, 1.0, 2)", "UPDATE scale SET a = 1.00"),
+        ("zero", "float8", "VALUES (1, 0, 2)", "UPDATE zero SET a = '-0'"),
+        ("blank", "bpchar", "VALUES (1, 'x ', 'y')", "UPDATE blank SET a = 'x'"),
+        ("length", "interval", "VALUES (1, '30 days', NULL)", "UPDATE length SET a = '1 month'"),
+        ("late", "timestamptz", "VALUES (1, 'infinity', '2026-01-01')", "UPDATE late SET b = b + '1 us'"),
+        ("truth", "bool", "VALUES (1, true, NULL)", "UPDATE truth SET b = false"),
+        ("bytes", "bytea", "VALUES (1, '', NULL)", "UPDATE bytes SET b = a, a = b"),
+        ("doc", "jsonb", "VALUES (1, '[1.0]', NULL)", "UPDATE doc SET a = '[1.00]'"),
+        ("none", "int4", "VALUES (1, NULL, NULL)", "UPDATE none SET b = 1"),
+    ];
+    let make = |(name, column, ..): &(&str, &str, &str, &str)| {
+        format!("CREATE TABLE {name} (id int PRIMARY KEY, a {column}, b {column})")
+    };
+    let schema = tables.iter().map(make).collect::<Vec<_>>().join("; ");
+    let stage = Stage::new(&schema, "", &[]).await;
+    for (name, _, values, _) in tables {
+        for side in [&stage.origin, &stage.target] {
+            sql(&side.url("postgres"), &format!("INSERT INTO {name} {values}")).await;
+        }
+    }
+    for (number, (name, _, _, change)) in (1..).zip(tables) {
+        let table = json!({ "tables": [format!("public.{name}")] });
+        let equal = walk(&stage, "verify", table.clone()).await;
+        assert_eq!(counts(&equal)[2..], [0; 4], "{name}: {equal:#}");
+        let alike = format!("tandem_history_chunks_total{{pass=\"forth\",end=\"alike\"}} {number}");
+        let text = stage.tandem.metrics().await;
+        assert!(text.lines().any(|line| line == alike), "{name}: {alike} is not in\n{text}");
+        sql(&stage.target.url("postgres"), change).await;
+        let found = walk(&stage, "verify", table).await;
+        assert!(counts(&found)[4] > 0, "{name}: {found:#}");
+    }
+}
+
+#[tokio::test]
 async fn dry_runs_and_samples_look_and_change_nothing() {
     let stage = stage("").await;
     assert_eq!(walk(&stage, "backfill", public()).await["state"], "Done", "{}", stage.tandem.log());

@@ -2,8 +2,9 @@
 
 use ::tandem::sandbox::Sandbox;
 
-use crate::support::pair;
+use crate::support::stage::Stage;
 use crate::support::tandem::{Tandem, cli};
+use crate::support::{connect, pair, sql};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -23,6 +24,44 @@ async fn status_and_set_talk_to_a_running_tandem() {
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused.stderr).contains("did you mean `mirror.ddl`?"));
     assert_eq!(tandem.terminate(), Some(0), "{}", tandem.log());
+}
+
+#[tokio::test]
+async fn before_a_switch_people_are_told_in_a_line_whether_reads_speak_for_it() {
+    let stage =
+        Stage::new("CREATE TABLE acc (id int PRIMARY KEY, bal int)", "[mirror]\nself_repair = false", &[]).await;
+    let config = stage.tandem.dir().join("proxy.toml").display().to_string();
+    let admin = ["--admin", &stage.tandem.admin];
+    let said = |args: &[&str]| {
+        let output = cli(&[args, &admin].concat());
+        (output.status.code().expect("it ends"), text(&output.stdout))
+    };
+    let all_say = |words: &str| {
+        let check = ["check", "--before-switch", "--config", &config];
+        for args in [&["shadow", "status"][..], &check, &["switch", "target", "--dry-run"]] {
+            let (_, out) = said(args);
+            assert!(out.contains(words), "{args:?}: not {words} but {out}\n{}", stage.tandem.log());
+        }
+    };
+    let client = connect(&stage.url()).await;
+    client.batch_execute("INSERT INTO acc SELECT n, n FROM generate_series(1, 50) n").await.expect("written");
+    stage.tandem.settled().await;
+    let compared = async |reads: u64| {
+        stage.tandem.status_is("compared", |status| status["shadow"]["compared"].as_u64() >= Some(reads)).await;
+    };
+    all_say("OFF: none is tried there");
+    said(&["set", "shadow.sample=100%"]);
+    all_say("UNPROVEN: none came yet");
+    client.simple_query("SELECT random()").await.expect("answered");
+    client.simple_query("SELECT sum(bal) FROM acc").await.expect("answered");
+    compared(1).await;
+    all_say("GO: 1 read compared, no difference lasts");
+    assert!(said(&["shadow", "status"]).1.contains("never compared: 1 of 2 statements"));
+    sql(&stage.target.url("postgres"), "UPDATE acc SET bal = 0 WHERE id = 7").await;
+    client.simple_query("SELECT sum(bal) FROM acc").await.expect("answered");
+    compared(2).await;
+    all_say("NO GO: 1 lasting difference, 2 reads compared");
+    assert_eq!(said(&["switch", "target", "--dry-run"]).0, 1);
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use tandem::record::{Backend, Lane, Record, RecordBuf, Side, TableId};
 use tandem::sandbox::cassandra::{Node, Options, Stop};
 
 use crate::support::cassandra::{cluster, make_keyspace, pair_with, versions};
-use crate::support::cql::Cql;
+use crate::support::cql::{Ask, Cql, Dial};
 use crate::support::until;
 
 /// Two clusters, a client of each, and an applier between them.
@@ -33,7 +33,7 @@ fn micros() -> i64 {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_micros()).expect("63 bits")
 }
 
-fn seconds() -> i32 {
+pub(crate) fn seconds() -> i32 {
     (micros() / 1_000_000) as i32
 }
 
@@ -313,6 +313,62 @@ async fn c6_a_row_goes_cell_by_cell_with_its_own_timestamps_and_expiries() {
     }
 }
 
+/// What a side will show so many seconds from now.
+fn in_future(cql: &mut Cql, query: &str, seconds_from_now: i32, now: i32) -> Vec<String> {
+    let ask = Ask { now_in_seconds: Some(now + seconds_from_now), ..Ask::default() };
+    cql.query(query, &ask).expect("rows").rows().lines()
+}
+
+pub(crate) const EXPIRING: &str = "CREATE TABLE t (k int, c int, v int, l list<int>, s set<int>, m map<int, int>, u pair, \
+                        st list<int> static, PRIMARY KEY (k, c))";
+
+/// Whatever may expire by itself, with neighbours that expire otherwise or never.
+pub(crate) const EXPIRE: &[&str] = &[
+    "UPDATE t USING TTL 1000 SET l = l + [1, 1], m[1] = 1, u.a = 1 WHERE k = 1 AND c = 1",
+    "UPDATE t USING TTL 2000 SET l = l + [2], s = {1}, m[2] = 2 WHERE k = 1 AND c = 1",
+    "UPDATE t SET l = l + [3], s = s + {2}, m[3] = 3, u.b = 2 WHERE k = 1 AND c = 1",
+    "UPDATE t USING TTL 1000 SET l = l + [1], st = [1, 2] WHERE k = 1 AND c = 1",
+    "INSERT INTO t (k, c) VALUES (1, 2) USING TTL 1500",
+    "INSERT INTO t (k, c) VALUES (1, 3)",
+    "UPDATE t USING TTL 1500 SET v = 3 WHERE k = 1 AND c = 3",
+    "UPDATE t USING TTL 1500 SET s = {4} WHERE k = 1 AND c = 4",
+];
+
+/// Both sides show the same now and at any time.
+pub(crate) fn expire_together(primary: &mut Cql, secondary: &mut Cql, now: i32, query: &str) {
+    for wait in [0, 900, 1_100, 1_400, 1_600, 1_900, 2_100, 100_000] {
+        let [here, there] = [&mut *primary, &mut *secondary].map(|cql| in_future(cql, query, wait, now));
+        assert_eq!(there, here, "{query} in {wait} s");
+    }
+}
+
+pub(crate) fn v5(node: &Node, keyspace: &str) -> Cql {
+    Cql::with(node, keyspace, &Dial { version: 5, ..Dial::default() })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c5_what_goes_by_state_expires_on_both_sides_together() {
+    let ([old, new], now) = (pair_with("applier_expires_up"), seconds());
+    let query = "SELECT k, c, v, l, s, m, u, st FROM t";
+    pair_with("applier_expires_down");
+    for (here, there, keyspace) in [(old, new, "applier_expires_up"), (new, old, "applier_expires_down")] {
+        let mut rig = Rig::of(here, there, keyspace).await;
+        rig.define("CREATE TYPE pair (a int, b int)").await;
+        rig.define(EXPIRING).await;
+        EXPIRE.iter().for_each(|text| drop(rig.primary.run(text)));
+        // It is there already, and would stay.
+        rig.secondary.run_at("INSERT INTO t (k, c, s) VALUES (1, 4, {4})", 1);
+        assert_eq!(rig.settle(&Place::partition(vec![int(1)])).await, Applied::Done);
+        let [mut primary, mut secondary] = [here, there].map(|node| v5(node, keyspace));
+        expire_together(&mut primary, &mut secondary, now, query);
+        // One more, beside what is there with times of its own.
+        rig.primary.run("UPDATE t USING TTL 1000 SET l = l + [5] WHERE k = 1 AND c = 1");
+        rig.primary.run("UPDATE t SET l[0] = 9, st = [0] + st WHERE k = 1 AND c = 1");
+        assert_eq!(rig.settle(&row(1, 1)).await, Applied::Done);
+        expire_together(&mut primary, &mut secondary, now, query);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_secondary_has_wrongly_is_mended_whatever_its_timestamps() {
     for mut rig in Rig::both("applier_wrong_up", "applier_wrong_down").await {
@@ -449,8 +505,44 @@ async fn a_write_in_doubt_ends_on_both_sides() {
         let body = rig.body(text, &[], at, seconds());
         assert_eq!(rig.job(|record| record.write(rig.label("t"), Lane::ANY, &body), doubt).await, Applied::Done);
         assert_eq!(rig.equal("SELECT l FROM t WHERE k = 2"), ["[1, 2]"]);
-        let body = rig.body("TRUNCATE t", &[], micros(), seconds());
-        let applied = rig.job(|record| record.ddl(rig.label("t"), &body), doubt).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_barrier_in_doubt_is_passed_if_the_primary_shows_that_it_did_it() {
+    for mut rig in Rig::both("applier_barriers_up", "applier_barriers_down").await {
+        rig.define("CREATE TABLE t (k int PRIMARY KEY, v int)").await;
+        // Long enough ago that nothing of it can be under way.
+        let sent = micros() - 80_000_000;
+        let doubt = |job: Job| Job { certainty: Certainty::Unknown, ..job };
+        let pass = async |rig: &Rig, text: &str, sent: i64| {
+            let body = rig.body(text, &[], sent, seconds());
+            rig.job(|record| record.ddl(rig.label("t"), &body), doubt).await
+        };
+        let columns = async |rig: &mut Rig| {
+            let text = "SELECT column_name FROM system_schema.columns WHERE keyspace_name = ? AND table_name = 't'";
+            rig.secondary.rows(&text.replace('?', &format!("'{}'", rig.keyspace)))
+        };
+        for side in [&mut rig.primary, &mut rig.secondary] {
+            side.run_at("INSERT INTO t (k, v) VALUES (1, 1)", 1_000);
+        }
+        assert_eq!(pass(&rig, "TRUNCATE t", sent).await, Applied::Done);
+        assert_eq!(rig.equal("SELECT k, v FROM t"), ["1|1"], "it was not done");
+        rig.primary.run("TRUNCATE t");
+        assert_eq!(pass(&rig, "TRUNCATE t", sent).await, Applied::Done);
+        assert!(rig.equal("SELECT k, v FROM t").is_empty(), "it was");
+        for text in ["ALTER TABLE t ADD w int", "ALTER TABLE t DROP v"] {
+            assert_eq!(pass(&rig, text, sent).await, Applied::Done);
+            assert_eq!(columns(&mut rig).await, ["k", "v"], "{text}");
+        }
+        rig.primary.define("ALTER TABLE t ADD w int");
+        assert_eq!(pass(&rig, "ALTER TABLE t ADD (w int, x int)", sent).await, Applied::Done);
+        assert_eq!(columns(&mut rig).await, ["k", "v", "w", "x"]);
+        rig.primary.define("ALTER TABLE t DROP v");
+        rig.primary.define("ALTER TABLE t ADD v int");
+        assert_eq!(pass(&rig, "ALTER TABLE t DROP v", sent).await, Applied::Done);
+        assert_eq!(columns(&mut rig).await, ["k", "w", "x"], "it is there again, and was dropped");
+        let applied = pass(&rig, "ALTER TABLE t WITH comment = 'c'", sent).await;
         assert!(matches!(applied, Applied::Reject(_)), "{applied:?}");
     }
 }

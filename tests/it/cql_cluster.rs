@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tandem::protocol::cql::ballot::row_key;
 use tandem::protocol::cql::client::{Address, Client, Settings};
-use tandem::protocol::cql::cluster::Cluster;
+use tandem::protocol::cql::cluster::{Cluster, token};
 use tandem::protocol::cql::text::schema::{Cells, Role};
 use tandem::protocol::cql::wire::Version;
 use tandem::protocol::cql::wire::primitive::{Consistency, Value};
@@ -189,4 +190,72 @@ async fn many_requests_share_a_connection() {
     let answer = client.query("SELECT count(*) FROM shared.t", &one()).await.expect("read");
     let cell = answer.row().expect("rows").and_then(|row| row.get(0).flatten()).expect("a count");
     assert_eq!(cell, 3_000_i64.to_be_bytes());
+}
+
+/// Keys whose hashes are the least number there is, which no token may be, and its neighbours.
+const EDGES: [&str; 4] = [
+    "0407747c8ae70b7f542c82e6fda37a5a",
+    "b90feda453ae8bf01af599afdd852c18",
+    "b7a5d1afcfbfa49dab200104e897e3a6",
+    "7892b8c173924a0bbe96aa099d7c8c1a",
+];
+/// Types that a key may have (none is a duration), and two values of each.
+const KINDS: [(&str, &str, &str); 20] = [
+    ("ascii", "'a'", "''"),
+    ("bigint", "-9223372036854775808", "1"),
+    ("blob", "0x", "0xff80"),
+    ("boolean", "true", "false"),
+    ("date", "'0001-01-01'", "'2024-02-29'"),
+    ("decimal", "-1.50", "1e40"),
+    ("double", "-0.0", "1.5"),
+    ("float", "NaN", "-1"),
+    ("inet", "'::1'", "'127.0.0.1'"),
+    ("int", "-1", "2147483647"),
+    ("smallint", "-32768", "7"),
+    ("text", "''", "'\u{1f980}'"),
+    ("time", "'23:59:59.999999999'", "'00:00:00'"),
+    ("timestamp", "-1", "253402300799999"),
+    ("timeuuid", "c232ab00-9414-11ec-b3c8-9f6bdeced846", "00000000-0000-1000-8080-808080808080"),
+    ("tinyint", "-128", "0"),
+    ("uuid", "ffffffff-ffff-ffff-ffff-ffffffffffff", "00000000-0000-0000-0000-000000000000"),
+    ("varint", "-170141183460469231731687303715884105729", "0"),
+    ("frozen<map<text, frozen<list<int>>>>", "{}", "{'a': [1, -1]}"),
+    ("frozen<tuple<int, text, blob>>", "(null, '', 0x)", "(-1, 'a', null)"),
+];
+
+#[test]
+fn keys_have_the_tokens_that_servers_give_them() {
+    for node in pair_with("tokens") {
+        let mut cql = Cql::of(node, "tokens");
+        let mut kinds = KINDS.to_vec();
+        if node.distribution().version.starts_with('5') {
+            kinds.push(("vector<float, 3>", "[1, -2, 0]", "[0, 0, 0]"));
+        }
+        let columns: Vec<String> = kinds.iter().enumerate().map(|(at, (kind, ..))| format!("k{at} {kind}")).collect();
+        let names = (0..kinds.len()).map(|at| format!("k{at}")).collect::<Vec<_>>().join(", ");
+        cql.define("CREATE TABLE one (k blob PRIMARY KEY)");
+        cql.define(&format!("CREATE TABLE every ({}, PRIMARY KEY (({names})))", columns.join(", ")));
+        // The last block has every length, and bytes that are negative to Java.
+        let lengths = (1..=34).map(|length| "f180007f".repeat(17)[..2 * length].to_owned());
+        for key in lengths.chain(EDGES.map(str::to_owned)) {
+            cql.run(&format!("INSERT INTO one (k) VALUES (0x{key})"));
+        }
+        let values = |value: fn(&(&'static str, &'static str, &'static str)) -> &'static str| {
+            kinds.iter().map(value).collect::<Vec<_>>().join(", ")
+        };
+        for values in [values(|kind| kind.1), values(|kind| kind.2)] {
+            cql.run(&format!("INSERT INTO every ({names}) VALUES ({values})"));
+        }
+        for (table, key, keys) in [("one", "k", 34 + EDGES.len()), ("every", &*names, 2)] {
+            let found = cql.run(&format!("SELECT token({key}), {key} FROM {table}")).rows();
+            assert_eq!(found.rows.len(), keys);
+            for row in &found.rows {
+                let cells: Vec<Vec<u8>> = row.iter().map(|cell| cell.clone().expect("a key is whole")).collect();
+                let told = i64::from_be_bytes(cells[0][..].try_into().expect("a bigint"));
+                assert_eq!(token(&row_key(&cells[1..]).expect("short")), told, "{:02x?}", &cells[1..]);
+            }
+        }
+        let least = cql.rows(&format!("SELECT token(k) FROM one WHERE k = 0x{}", EDGES[0]));
+        assert_eq!(least, [i64::MAX.to_string()], "the test's own key");
+    }
 }

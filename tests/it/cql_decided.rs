@@ -138,3 +138,31 @@ async fn what_a_conditional_delete_deleted_stays_deleted_whatever_is_replayed_be
         assert!(cql.rows("SELECT v FROM decided WHERE v = 9 ALLOW FILTERING").is_empty());
     }
 }
+
+/// Both sides have a table of the same name, and each an id of its own for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_was_seen_before_a_switch_has_its_ballots_read_where_it_was_decided() {
+    let nodes = pair_with("moved");
+    nodes.iter().for_each(|node| Cql::of(node, "moved").define(SCHEMA));
+    let tandem = Tandem::start_cql(nodes[0].address(), nodes[1].address(), "").await;
+    let mut cql = through(&tandem, "moved");
+    for (turn, side) in [None, Some("target"), Some("origin")].into_iter().enumerate() {
+        if let Some(side) = side {
+            tandem.switch_to(side).await;
+        }
+        // As drivers do when a server does not know a statement any more.
+        let text = "UPDATE decided SET v = ? WHERE k = 1 AND c = 1 IF v != ?";
+        let prepared = cql.prepare(text, None).expect("prepared");
+        for v in 0..5 {
+            let value = || (10 * turn as i32 + v).into();
+            let values = [value(), value()];
+            let ask = Ask { values: &values, ..Ask::default() };
+            let answer = cql.execute(&prepared.id, &prepared.metadata_id, &ask).expect("an answer");
+            assert!(answer.applied());
+        }
+    }
+    tandem.settled().await;
+    let [old, new] = nodes.map(|node| Cql::of(node, "moved").rows(CELLS));
+    assert_eq!(old, new);
+    assert!(!tandem.metrics().await.contains("tandem_ballots_unread_total"), "{}", tandem.metrics().await);
+}

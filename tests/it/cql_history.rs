@@ -15,6 +15,7 @@ use tandem::protocol::cql::wire::request::Parameters;
 use tandem::sandbox::cassandra::Node;
 use tokio::time::sleep;
 
+use crate::cql_applier::{EXPIRE, EXPIRING, expire_together, seconds, v5};
 use crate::support::cassandra::{make_keyspace, pair, pair_with};
 use crate::support::cql::Cql;
 use crate::support::cql_load::{Load, SCHEMA, difference, missing};
@@ -160,6 +161,37 @@ async fn history_of_every_type_is_copied_under_load_and_both_sides_are_equal() {
     closes(&verified);
     let [read, equal, rest @ ..] = counts(&verified);
     assert!(read == equal && read > 2_000 && rest == [0; 4], "{verified:#}");
+    tandem.nothing_set_aside().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_expires_of_history_expires_on_both_sides_together() {
+    let (nodes, now) = (pair_with("expires"), seconds());
+    let more = [
+        "CREATE TABLE keys (k int PRIMARY KEY)",
+        "CREATE TABLE slots (k int PRIMARY KEY, v int, s set<int>) WITH default_time_to_live = 1000",
+    ];
+    for node in nodes {
+        let mut cql = Cql::of(node, "expires");
+        ["CREATE TYPE pair (a int, b int)", EXPIRING].iter().chain(&more).for_each(|text| cql.define(text));
+    }
+    let mut origin = Cql::of(nodes[0], "expires");
+    EXPIRE.iter().for_each(|text| drop(origin.run(text)));
+    for k in 0..300 {
+        let ttl = [0, 1_000, 1_500][k % 3];
+        origin.run(&format!("INSERT INTO keys (k) VALUES ({k}) USING TTL {ttl}"));
+        origin.run(&format!("INSERT INTO slots (k, v, s) VALUES ({k}, 1, {{1, {k}}}) USING TTL {ttl}"));
+        origin.run(&format!("UPDATE slots SET s = s + {{-1}} WHERE k = {k}"));
+    }
+    let tandem = Tandem::start_cql(nodes[0].address(), nodes[1].address(), "").await;
+    let tables = json!({ "tables": ["expires.t", "expires.keys", "expires.slots"] });
+    let report = walk(&tandem, "backfill", &tables).await;
+    assert_eq!(report["state"], "Done", "{report:#}\n{}", tandem.log());
+    tandem.settled().await;
+    let [mut here, mut there] = nodes.map(|node| v5(node, "expires"));
+    expire_together(&mut here, &mut there, now, "SELECT k, c, v, l, s, m, u, st FROM t");
+    expire_together(&mut here, &mut there, now, "SELECT k FROM keys");
+    expire_together(&mut here, &mut there, now, "SELECT k, v, s FROM slots");
     tandem.nothing_set_aside().await;
 }
 

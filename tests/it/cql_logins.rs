@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tandem::protocol::cql::stamps::now_micros;
 use tandem::sandbox::cassandra::{Cluster, Node, Options};
 use tandem::sandbox::postgres::Tls;
 
@@ -307,4 +308,49 @@ async fn clients_of_an_origin_that_asks_are_asked_before_a_target_that_does_not(
     let dial = |version| Dial { version, login: Some(WRITER), ..Dial::default() };
     let written = there_and_back(&tandem, "asked", dial).await;
     assert_eq!(count(&mut Cql::of(target, "asked"), "asked"), written.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conditional_statements_arrive_by_state_where_ballots_may_not_be_read() {
+    let (clusters, papers) = guarded();
+    for cluster in clusters {
+        prepare(cluster.contact(), &papers.to_node(ROOT), "unread");
+        let mut cql = direct(cluster, "unread");
+        cql.define("CREATE TABLE lwt (k int, c int, v int, m map<int, int>, l list<int>, PRIMARY KEY (k, c))");
+    }
+    let office = office(clusters, papers);
+    let from = office.old.replace("cassandra:cassandra@", "writer:writes@");
+    let tandem = Tandem::start_listening("cql", &office.listen, &from, &office.new, "").await;
+    let dial = Dial { keyspace: Some("unread".to_owned()), ..papers.to_tandem(5, Some(WRITER)) };
+    let mut cql = Cql::dial(tandem.address(), &dial).expect("a login");
+    let old = now_micros() - 1_000_000;
+    for k in 0..10 {
+        for text in [
+            "INSERT INTO lwt (k, c, v, m, l) VALUES (?, 1, 1, {1: 1}, [1]) IF NOT EXISTS USING TTL 5000",
+            "UPDATE lwt SET v = 2, m[2] = 2, l = l + [2] WHERE k = ? AND c = 1 IF v = 1",
+            "UPDATE lwt SET v = 9 WHERE k = ? AND c = 1 IF v = 1",
+            "INSERT INTO lwt (k, c, v) VALUES (?, 2, 1) IF NOT EXISTS",
+            "DELETE FROM lwt WHERE k = ? AND c = 2 IF EXISTS",
+        ] {
+            cql.run(&text.replace('?', &k.to_string()));
+        }
+        // Late, and dead on the primary.
+        cql.run_at(&format!("INSERT INTO lwt (k, c, v) VALUES ({k}, 2, 3)"), old);
+    }
+    tandem.settled().await;
+    let cells = "SELECT k, c, v, writetime(v), m, l FROM lwt";
+    let [mut here, mut there] = clusters.each_ref().map(|cluster| direct(cluster, "unread"));
+    let rows = here.rows(cells);
+    assert_eq!((there.rows(cells), rows.len()), (rows, 10), "{}", tandem.log());
+    let metrics = tandem.metrics().await;
+    let unread = metrics.lines().find(|line| line.starts_with("tandem_ballots_unread_total"));
+    assert!(unread.is_some_and(|line| line.contains("refused")), "{unread:?}");
+    // In an hour and a half, what was inserted is gone, and what was not is there.
+    let later = |cluster: &Cluster| {
+        let dial = Dial { version: 5, keyspace: Some("unread".to_owned()), ..papers.to_node(ROOT) };
+        let ask = Ask { now_in_seconds: Some((now_micros() / 1_000_000) as i32 + 5_400), ..Ask::default() };
+        let mut cql = Cql::dial(cluster.contact(), &dial).expect("a login");
+        cql.query("SELECT k, c, v, m, l FROM lwt WHERE k = 1", &ask).expect("rows").rows().lines()
+    };
+    assert_eq!(clusters.each_ref().map(later), [["1|1|2|{2: 2}|[2]"], ["1|1|2|{2: 2}|[2]"]]);
 }

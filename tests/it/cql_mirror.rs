@@ -61,6 +61,9 @@ async fn every_kind_of_write_arrives_with_its_times_in_every_version() {
         "UPDATE decided SET v = 2 WHERE k = 1 IF v = 1",
         "UPDATE decided SET v = 3 WHERE k = 1 IF v = 1",
         "BEGIN UNLOGGED BATCH INSERT INTO plain (k, v) VALUES (5, 'x'); INSERT INTO plain (k, v) VALUES (6, 'y') APPLY BATCH",
+        "BEGIN BATCH INSERT INTO plain (k, v) VALUES (8, 'own') USING TIMESTAMP 5000 AND TTL 6000; \
+         UPDATE plain SET w = 3 WHERE k = 8 APPLY BATCH",
+        "UPDATE wide USING TTL 6000 SET l = l + ['ends'], s = s + {7} WHERE k = 1 AND c = 1",
     ];
     for (version, lz4) in [(3, false), (4, true), (5, false), (5, true)] {
         let mut cql = through(&tandem, "kinds", version, lz4);
@@ -70,14 +73,20 @@ async fn every_kind_of_write_arrives_with_its_times_in_every_version() {
         let insert = cql.prepare("INSERT INTO plain (k, v, u) VALUES (?, ?, now())", None).expect("prepared");
         let values = [7_i64.into(), "prepared".into()];
         cql.execute(&insert.id, &insert.metadata_id, &Ask { values: &values, ..Ask::default() }).expect("executed");
+        let own = cql.prepare("INSERT INTO plain (k, v) VALUES (?, ?) USING TIMESTAMP ?", None).expect("prepared");
+        let stamped = [9_i64.into(), "stamped".into(), 7_000_i64.into()];
         let members = [
             Member::Prepared(&insert.id, &values),
             Member::Text("UPDATE wide SET l = l + ['in batch'] WHERE k = 1 AND c = 1", &[]),
+            Member::Prepared(&own.id, &stamped),
+            Member::Text("UPDATE plain USING TIMESTAMP 8000 SET w = 4 WHERE k = 9", &[]),
         ];
         cql.batch(UNLOGGED, &members, &Ask::default()).expect("executed");
         assert_eq!(cql.rows("SELECT v FROM plain WHERE k = 7"), ["prepared"]);
         assert_eq!(cql.rows("SELECT l FROM wide WHERE k = 1 AND c = 1").len(), 1);
         equal(&tandem, nodes, "kinds").await;
+        let times = "SELECT v, writetime(v), w, writetime(w) FROM plain WHERE k = 9";
+        assert_eq!(Cql::of(nodes[1], "kinds").rows(times), ["stamped|7000|4|8000"]);
         cql.run("TRUNCATE wide");
         assert!(cql.rows("SELECT * FROM wide").is_empty());
         equal(&tandem, nodes, "kinds").await;

@@ -13,7 +13,7 @@ use crate::support::cassandra::pair_with;
 use crate::support::cql::{Ask, Cql, Dial, ONE, QUORUM, SERIAL, Value};
 use crate::support::cql_load::{Load, SCHEMA};
 use crate::support::line::Line;
-use crate::support::tandem::Tandem;
+use crate::support::tandem::{Tandem, cli};
 
 /// Of the metric of this name with all of these labels, all tables together.
 async fn count(tandem: &Tandem, name: &str, labels: &[&str]) -> u64 {
@@ -103,18 +103,21 @@ async fn equal_sides_under_load_are_never_said_to_differ() {
     for node in nodes {
         SCHEMA.iter().for_each(|text| Cql::of(node, keyspace).define(text));
     }
-    let more = "[shadow]\nsample = \"100%\"\nrecheck = \"2s\"\nwait = \"30s\"";
+    let more = "[shadow]\nsample = \"100%\"\nrecheck = \"2s\"\nwait = \"30s\"\nworkers = 16\nqueue = 10000";
     let tandem = Tandem::start_cql(nodes[0].address(), nodes[1].address(), more).await;
     let load = Load::start(tandem.address(), keyspace, 4);
     let stop = Arc::new(AtomicBool::new(false));
-    let readers: Vec<_> = [(3, false), (4, true), (5, false), (5, true)]
+    let wanted = std::env::var("TANDEM_READS_COMPARED").map_or(2_000, |reads| reads.parse().expect("a number"));
+    let dials = [(3, false), (4, true), (5, false), (5, true)];
+    let readers: Vec<_> = dials
         .into_iter()
+        .cycle()
+        .take(dials.len() * if wanted > 10_000 { 4 } else { 1 })
         .map(|dial| {
             let (address, stop) = (tandem.address(), stop.clone());
             thread::spawn(move || read_on(address, keyspace, dial, &stop))
         })
         .collect();
-    let wanted = std::env::var("TANDEM_READS_COMPARED").map_or(2_000, |reads| reads.parse().expect("a number"));
     let mut compared = 0;
     while compared < wanted {
         let before = compared;
@@ -123,6 +126,9 @@ async fn equal_sides_under_load_are_never_said_to_differ() {
         })
         .await;
         compared = verdicts(&tandem, "match").await + verdicts(&tandem, "in_flight").await;
+        if compared / 10_000 > before / 10_000 {
+            eprintln!("{compared} reads compared, {} differ", verdicts(&tandem, "mismatch").await);
+        }
         sleep(Duration::from_millis(100)).await;
     }
     stop.store(true, SeqCst);
@@ -141,6 +147,64 @@ async fn equal_sides_under_load_are_never_said_to_differ() {
     for reason in ["unsupported", "secondary_failed", "primary_failed", "not_mirrored", "not_allowed", "volatile"] {
         assert_eq!(skipped(&tandem, reason).await, 0, "{reason}");
     }
+    eprintln!("moving: {}, behind: {}", skipped(&tandem, "moving").await, skipped(&tandem, "behind").await);
+    // One that is there is found: the check can fail.
+    tandem.settled().await;
+    let key = Cql::of(nodes[0], keyspace).rows("SELECT k FROM plain WHERE w > 0 LIMIT 1 ALLOW FILTERING").remove(0);
+    Cql::of(nodes[1], keyspace).run(&format!("UPDATE plain SET w = -1 WHERE k = {key}"));
+    Cql::dial(tandem.address(), &dial(keyspace, 5, false))
+        .expect("a login")
+        .run(&format!("SELECT w FROM plain WHERE k = {key}"));
+    until(&tandem, "the planted difference is found", async || verdicts(&tandem, "mismatch").await == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_row_that_is_written_all_the_time_a_stale_column_is_found_and_nothing_else() {
+    let keyspace = "shadow_hot";
+    let nodes = pair_with(keyspace);
+    for node in nodes {
+        Cql::of(node, keyspace).define("CREATE TABLE hot (k int PRIMARY KEY, n int, v text)");
+    }
+    let more = "[shadow]\nsample = \"100%\"\nrecheck = \"300ms\"\nwait = \"10s\"";
+    let tandem = Tandem::start_cql(nodes[0].address(), nodes[1].address(), more).await;
+    let mut cql = Cql::dial(tandem.address(), &dial(keyspace, 5, false)).expect("a login");
+    cql.run("INSERT INTO hot (k, n, v) VALUES (1, 0, 'right')");
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = (0..2)
+        .map(|writer| {
+            let (address, stop) = (tandem.address(), stop.clone());
+            thread::spawn(move || {
+                let mut cql = Cql::dial(address, &dial(keyspace, 4, false)).expect("a login");
+                for turn in 0.. {
+                    if stop.load(SeqCst) {
+                        return;
+                    }
+                    // Few values: the same one comes back all the time.
+                    cql.run(&format!("UPDATE hot SET n = {} WHERE k = 1", (turn + writer) % 2));
+                }
+            })
+        })
+        .collect();
+    let judged = async || verdicts(&tandem, "match").await + verdicts(&tandem, "in_flight").await;
+    while judged().await < 200 {
+        cql.run("SELECT n, v FROM hot WHERE k = 1");
+    }
+    assert_eq!(verdicts(&tandem, "mismatch").await, 0, "a false alarm\n{}", tandem.log());
+    Cql::of(nodes[1], keyspace).run("UPDATE hot SET v = 'stale' WHERE k = 1");
+    cql.run("SELECT n, v FROM hot WHERE k = 1");
+    until(&tandem, "the stale column is found", async || verdicts(&tandem, "mismatch").await > 0).await;
+    let is_named = |line: &str| line.contains("other_value") && line.contains("columns=\"v\"");
+    assert!(tandem.log().lines().any(is_named), "{}", tandem.log());
+    stop.store(true, SeqCst);
+    writers.into_iter().for_each(|writer| writer.join().expect("no writer fails"));
+    tandem.settled().await;
+    let rows = nodes.map(|node| Cql::of(node, keyspace).rows("SELECT k, n, v FROM hot"));
+    assert_eq!(rows[0], rows[1], "it was owed again\n{}", tandem.log());
+    let said = async || {
+        let output = cli(&["switch", "target", "--dry-run", "--admin", &tandem.admin]);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    until(&tandem, "a go", async || said().await.contains("other side: GO: ")).await;
 }
 
 /// A table of the target's own making, what is done to it there, what is read, and what is said to differ.

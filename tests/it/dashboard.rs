@@ -15,7 +15,7 @@ use tokio_postgres::Client;
 use crate::journeys::driver;
 use crate::support::stage::Stage;
 use crate::support::tandem::Tandem;
-use crate::support::{connect, pair, rows};
+use crate::support::{connect, pair, rows, sql};
 
 const SCHEMA: &str = "CREATE TABLE acc (id bigserial PRIMARY KEY, bal bigint NOT NULL)";
 /// The longest that a scene may take; Chromium alone needs a second or two to start.
@@ -91,6 +91,45 @@ async fn the_page_lives_fits_a_phone_and_can_be_read_by_everybody() {
         String::new()
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_on_both_sides_are_told_and_a_difference_is_shown_until_it_is_mended() {
+    // Its rows cannot be told from a sum: the table is dirty until somebody asks for its repair.
+    let stage = Stage::new(SCHEMA, "[mirror]\nself_repair = false", &[]).await;
+    let stage = &stage;
+    let client = &connect(&stage.url()).await;
+    client.batch_execute("INSERT INTO acc (bal) SELECT * FROM generate_series(1, 50)").await.expect("written");
+    stage.tandem.settled().await;
+    play("reads", &stage.tandem.admin, "", |what| async move {
+        let ask = async |sql: &str| drop(client.simple_query(sql).await.expect("answered"));
+        match what.as_str() {
+            "sample" => {
+                let all = serde_json::json!({"shadow.sample": "100%"});
+                stage.tandem.client().patch("/v1/settings", &all).await.expect("set");
+            }
+            "read" => {
+                for _ in 0..8 {
+                    ask("SELECT sum(bal) FROM acc").await;
+                    ask("SELECT id, bal FROM acc WHERE id < 20 ORDER BY id").await;
+                }
+                for sql in
+                    ["BEGIN", "UPDATE acc SET bal = bal WHERE id = 1", "SELECT bal FROM acc WHERE id = 1", "COMMIT"]
+                {
+                    ask(sql).await;
+                }
+            }
+            "plant" => {
+                sql(&stage.target.url("postgres"), "UPDATE acc SET bal = bal + 1 WHERE id = 3").await;
+                ask("SELECT sum(bal) FROM acc").await;
+            }
+            "mend" => stage.tandem.repair_all().await,
+            other => panic!("{other}"),
+        }
+        String::new()
+    })
+    .await;
+    stage.assert_equal(&["acc"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

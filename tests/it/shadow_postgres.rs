@@ -7,13 +7,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use ::tandem::dice::Dice;
+use ::tandem::sandbox::Postgres;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::support::stage::Stage;
-use crate::support::{connect, load, sql, until};
+use crate::support::{connect, load, rows, sql, until};
 
 /// Compared with equal sides, unless `TANDEM_READS_COMPARED` says how many.
-const READS: u64 = 1_000;
+const READS: u64 = 3_000;
+/// Reads that are asked and not compared yet, about.
+const UNDER_WAY: usize = 96;
 
 const ALL: &str = "[shadow]\nsample = \"100%\"\nworkers = 8\n";
 
@@ -37,6 +41,13 @@ async fn skipped(stage: &Stage) -> BTreeMap<String, u64> {
     counts(stage, "tandem_shadow_skipped_total", "reason").await
 }
 
+/// Reads in the queue, or under way.
+async fn queued(stage: &Stage) -> usize {
+    let metrics = stage.tandem.metrics().await;
+    let line = metrics.lines().find_map(|line| line.strip_prefix("tandem_shadow_queue "));
+    line.and_then(|value| value.parse().ok()).unwrap_or(0)
+}
+
 const OUTCOME: &str = "verdict";
 
 async fn reads_end(stage: &Stage, outcome: &str, goal: u64) {
@@ -46,12 +57,53 @@ async fn reads_end(stage: &Stage, outcome: &str, goal: u64) {
     }
 }
 
-/// Reads of everything that the load writes, by both protocols, alone and in transactions.
+/// Beside the load's tables: rows of the types that two servers could write differently, many enough that not every read of
+/// one is overtaken by a write.
+const MIXED: &str = "
+CREATE TABLE mixed (id int PRIMARY KEY, doc jsonb NOT NULL, price numeric NOT NULL, ratio float8 NOT NULL, small real NOT NULL,
+  note text, at timestamptz NOT NULL DEFAULT now(), tags text[] NOT NULL DEFAULT '{}');
+CREATE INDEX ON mixed (price);
+INSERT INTO mixed SELECT id, jsonb_build_object('n', id, 'of', '{1,2}'::int[]), id / 7.0, 1 / (id + 0.3)::float8, id / 3.0, 'note ' || id,
+  'epoch' FROM generate_series(1, 2000) id;";
+const ROWS: u64 = 2_000;
+
+/// Writes rows of `mixed` as fast as it is answered, until told to stop.
+async fn mixer(url: String, number: u64, stop: Arc<AtomicBool>) {
+    let client = connect(&url).await;
+    let change = "UPDATE mixed SET doc = doc || jsonb_build_object('by', $2::int, 'x', random()), price = price * 1.01 + 0.001, \
+        ratio = ratio / 1.7 - $2::int, small = 1 / (small + 1.3), note = md5(random()::text), at = clock_timestamp(), \
+        tags = ARRAY[note, 'ü \"' || $2::int::text] WHERE id = $1";
+    let back = "INSERT INTO mixed VALUES ($1, '[1, 2.50, {\"a\": null}]', 1.50, 'NaN', 1e-30, NULL) ON CONFLICT (id) DO UPDATE \
+        SET price = 0.10, ratio = 'Infinity'";
+    let (change, back) =
+        (client.prepare(change).await.expect("prepared"), client.prepare(back).await.expect("prepared"));
+    let mut dice = Dice(number + 100);
+    for n in 0.. {
+        if stop.load(Relaxed) {
+            return;
+        }
+        let id = 1 + dice.below(ROWS) as i32;
+        match n % 8 {
+            0 => client.execute("DELETE FROM mixed WHERE id = $1", &[&id]).await,
+            1 | 2 => client.execute(&back, &[&id]).await,
+            _ => client.execute(&change, &[&id, &(n % 100)]).await,
+        }
+        .expect("written");
+    }
+}
+
+/// Reads of everything that is written, by both protocols, alone and in transactions; one for each permit.
 async fn reader(url: String, number: u64, stop: Arc<AtomicBool>, asked: Arc<AtomicU64>) {
+    pace(url, number, stop, asked, Arc::new(Semaphore::new(Semaphore::MAX_PERMITS))).await;
+}
+
+async fn pace(url: String, number: u64, stop: Arc<AtomicBool>, asked: Arc<AtomicU64>, permits: Arc<Semaphore>) {
     let client = connect(&url).await;
     let by_id = client.prepare("SELECT * FROM bulk WHERE client = $1 AND seq = $2").await.expect("prepared");
     let mut dice = Dice(number + 1);
     while !stop.load(Relaxed) {
+        let Ok(permit) = permits.acquire().await else { return };
+        permit.forget();
         let one = dice.below(4) as i32 + 1;
         match dice.below(9) {
             0 => drop(client.simple_query("SELECT * FROM hot ORDER BY id").await.expect("answered")),
@@ -81,38 +133,107 @@ async fn reader(url: String, number: u64, stop: Arc<AtomicBool>, asked: Arc<Atom
     }
 }
 
+/// Reads of `mixed`.
+async fn mixed_reader(url: String, number: u64, stop: Arc<AtomicBool>, asked: Arc<AtomicU64>, permits: Arc<Semaphore>) {
+    let client = connect(&url).await;
+    let whole = client.prepare("SELECT * FROM mixed WHERE id = $1").await.expect("prepared");
+    let some =
+        "SELECT id, doc ->> 'x', price, ratio / 3, small, at FROM mixed WHERE id BETWEEN $1 AND $2 ORDER BY id DESC";
+    let some = client.prepare(some).await.expect("prepared");
+    let joined = "SELECT m.id, m.note, h.n FROM mixed m JOIN hot h ON h.id = 1 + m.id % 3 WHERE m.id = $1";
+    let joined = client.prepare(joined).await.expect("prepared");
+    let mut dice = Dice(number + 1);
+    while !stop.load(Relaxed) {
+        let Ok(permit) = permits.acquire().await else { return };
+        permit.forget();
+        let id = 1 + dice.below(ROWS) as i32;
+        match dice.below(16) {
+            0..5 => drop(client.query(&whole, &[&id]).await.expect("answered")),
+            5..9 => drop(client.simple_query(&format!("SELECT * FROM mixed WHERE id = {id}")).await.expect("answered")),
+            9 | 10 => drop(client.query(&some, &[&id, &(id + 4)]).await.expect("answered")),
+            11 => {
+                let text =
+                    format!("SELECT doc, tags, price::text FROM mixed WHERE note LIKE 'note {}%' LIMIT 3", id % 100);
+                client.simple_query(&text).await.expect("answered");
+            }
+            12 => {
+                let text = format!(
+                    "SELECT sum(price), avg(ratio), sum(small), count(note) FROM mixed WHERE id / 50 = {}",
+                    id / 50
+                );
+                client.simple_query(&text).await.expect("answered");
+            }
+            13 => drop(client.query(&joined, &[&id]).await.expect("answered")),
+            14 => {
+                let text = "SELECT id, price FROM mixed WHERE price > 0.10 ORDER BY price, id LIMIT 4";
+                client.simple_query(text).await.expect("answered");
+            }
+            _ => {
+                client.batch_execute("BEGIN").await.expect("answered");
+                client.query(&whole, &[&id]).await.expect("answered");
+                client.batch_execute("COMMIT").await.expect("answered");
+            }
+        }
+        asked.fetch_add(1, Relaxed);
+    }
+}
+
 #[tokio::test]
 async fn equal_sides_raise_no_alarm_while_clients_write_promise_8() {
-    // What waits for long is in flight by then: few wait.
-    let stage = Stage::new(load::SCHEMA, &format!("{ALL}queue = 24\n"), &[]).await;
     let goal = std::env::var("TANDEM_READS_COMPARED").ok().and_then(|text| text.parse().ok()).unwrap_or(READS);
+    let schema = format!("{}{MIXED}", load::SCHEMA);
+    let stage = Stage::new(&schema, "[shadow]\nsample = \"100%\"\nworkers = 16\n", &[]).await;
     let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let writers = stage.load(3);
-    let readers: Vec<_> = (0..2).map(|n| tokio::spawn(reader(stage.url(), n, stop.clone(), asked.clone()))).collect();
-    // A comparison takes more than a read: the rest is skipped, and counted.
-    let began = Instant::now();
+    let mixer = tokio::spawn(mixer(stage.url(), 0, stop.clone()));
+    // As many reads are under way as have permits: a comparison takes longer than a read, and what waits for it is overtaken
+    // by writes.
+    let permits = Arc::new(Semaphore::new(UNDER_WAY));
+    let readers = (0..2).map(|n| tokio::spawn(pace(stage.url(), n, stop.clone(), asked.clone(), permits.clone())));
+    let mixed =
+        (2..6).map(|n| tokio::spawn(mixed_reader(stage.url(), n, stop.clone(), asked.clone(), permits.clone())));
+    let readers: Vec<_> = readers.chain(mixed).collect();
+    let (began, mut moved, mut shown, mut most) = (Instant::now(), Instant::now(), 0, 0);
     loop {
         let found = counts(&stage, "tandem_shadow_reads_total", OUTCOME).await;
+        let left = skipped(&stage).await;
         assert_eq!(found.get("mismatch").copied().unwrap_or(0), 0, "{found:?}\n{}", stage.tandem.log());
-        if found.values().sum::<u64>() >= goal {
-            eprintln!(
-                "{found:?} of {} in {:?}; skipped: {:?}",
-                asked.load(Relaxed),
-                began.elapsed(),
-                skipped(&stage).await
-            );
+        let compared = found.values().sum::<u64>();
+        permits.add_permits(UNDER_WAY.saturating_sub(queued(&stage).await + permits.available_permits()));
+        if compared > most {
+            (most, moved) = (compared, Instant::now());
+        }
+        if compared >= goal || compared >= shown + 20_000 {
+            shown = compared;
+            let (asked, took) = (asked.load(Relaxed), began.elapsed());
+            eprintln!("{compared} compared of {asked} asked in {took:.0?}: {found:?}; skipped: {left:?}");
+        }
+        if compared >= goal {
             assert!(found.contains_key("match") && found.contains_key("in_flight"), "{found:?}");
             break;
         }
-        assert!(began.elapsed() < Duration::from_secs(goal.max(300)), "{found:?} {:?}", skipped(&stage).await);
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(moved.elapsed() < Duration::from_secs(120), "nothing is compared any more: {found:?} {left:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     stop.store(true, Relaxed);
+    permits.close();
     for reader in readers {
         reader.await.expect("every read is answered");
     }
+    mixer.await.expect("every write is answered");
     stage.assert_kept(&writers.stop().await).await;
+    stage.assert_equal(&["mixed"]).await;
     assert!(!stage.tandem.log().contains("the sides differ"), "{}", stage.tandem.log());
+    // And the same test finds what does differ.
+    sql(
+        &stage.target.url("postgres"),
+        "UPDATE mixed SET price = price + 0.0001 WHERE id = (SELECT min(id) FROM mixed)",
+    )
+    .await;
+    let client = connect(&stage.url()).await;
+    client.simple_query("SELECT * FROM mixed ORDER BY id LIMIT 10").await.expect("answered");
+    reads_end(&stage, "mismatch", 1).await;
+    assert!(stage.tandem.log().contains("the sides differ"), "{}", stage.tandem.log());
 }
 
 const PLANTED: &str = "
@@ -260,4 +381,125 @@ async fn a_secondary_that_hangs_keeps_no_client_waiting_promise_7() {
         (ended(&stage, "match").await > 1).then_some(())
     });
     assert!(again.await.is_some(), "{:?}\n{}", skipped(&stage).await, stage.tandem.log());
+}
+
+/// How long it takes is up to its user's settings when he logs in: each side has its own, and they may change.
+const COUNTED: &str = "SELECT count(*) FROM (SELECT generate_series(1, current_setting('app.n')::bigint)) AS counted";
+const FOR_EVER: &str = "1000000000000";
+
+/// A client reads on `from`, and what the other side answers differs: both are asked again, as that client, and on `from` that
+/// takes for ever.
+async fn recheck_that_never_ends(stage: &Stage, [from, other]: [&Postgres; 2]) {
+    let set = async |server: &Postgres, n: &str| {
+        // An old primary is read-only unless one asks for more.
+        sql(&server.url("postgres"), &format!("BEGIN READ WRITE; ALTER ROLE app SET app.n = {n}; COMMIT")).await;
+    };
+    set(from, "1").await;
+    set(other, "2").await;
+    // Nobody else asks with these options: connections are made for it, with the settings of that moment.
+    let client = connect(&format!("{}?options=-c%20app.side%3D{}", app(stage), from.port())).await;
+    set(from, FOR_EVER).await;
+    // There may be no room for one.
+    let runs = until(async || {
+        client.simple_query(COUNTED).await.expect("answered");
+        (!at_work(from).await.is_empty()).then_some(())
+    });
+    let runs = runs.await;
+    assert!(runs.is_some(), "it is not asked again: {:?}\n{}", skipped(stage).await, stage.tandem.log());
+}
+
+fn app(stage: &Stage) -> String {
+    format!("postgres://app@127.0.0.1:{}/postgres", stage.tandem.port)
+}
+
+/// Who reads again on a server, and has done for a while.
+async fn at_work(server: &Postgres) -> Vec<String> {
+    let query = "SELECT usename FROM pg_stat_activity WHERE application_name = 'tandem shadow' AND state = 'active' \
+        AND query LIKE '%app.n%' AND query_start < clock_timestamp() - interval '50 ms'";
+    rows(&server.url("postgres"), query).await
+}
+
+#[tokio::test]
+async fn a_switch_waits_for_no_read_that_is_asked_again_and_reads_are_compared_behind_it() {
+    // Longer than clients are held, and than the test may take.
+    let config = format!("{ALL}queue = 24\ntimeout = \"10m\"\nwait = \"10m\"\n[[users]]\nname = \"app\"\n");
+    let stage = Stage::new(load::SCHEMA, &config, &[]).await;
+    for server in [&stage.origin, &stage.target] {
+        sql(&server.url("postgres"), "CREATE ROLE app LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO app").await;
+    }
+    let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let writers = stage.load(2);
+    let reading = tokio::spawn(reader(app(&stage), 0, stop.clone(), asked.clone()));
+    for (to, sides) in [("target", [&stage.origin, &stage.target]), ("origin", [&stage.target, &stage.origin])] {
+        recheck_that_never_ends(&stage, sides).await;
+        let ended = stage.switch(to).await;
+        eprintln!("to {to}: clients were held for {} us", ended["held_us"]);
+        assert_eq!(ended["end"], "switched", "{ended}\n{}", stage.tandem.log());
+        let gone = until(async || at_work(sides[0]).await.is_empty().then_some(())).await;
+        assert!(gone.is_some(), "what was asked there is cancelled");
+        let before = ended_well(&stage).await;
+        let goes_on = until(async || (ended_well(&stage).await > before + 50).then_some(())).await;
+        assert!(goes_on.is_some(), "{:?}\n{}", skipped(&stage).await, stage.tandem.log());
+        stage.steady().await;
+    }
+    stop.store(true, Relaxed);
+    reading.await.expect("every read is answered");
+    stage.assert_kept(&writers.stop().await).await;
+    assert!(skipped(&stage).await.contains_key("switching"), "{:?}", skipped(&stage).await);
+    assert_eq!(ended(&stage, "mismatch").await, 0, "{}", stage.tandem.log());
+}
+
+async fn ended_well(stage: &Stage) -> u64 {
+    ended(stage, "match").await + ended(stage, "in_flight").await
+}
+
+/// Rows of two tenants, who are told apart by who they are, and by what their session says.
+const TENANTS: &str = "
+CREATE TABLE orders (id int PRIMARY KEY, tenant text NOT NULL, what text);
+INSERT INTO orders VALUES (1, 'red', 'secret'), (2, 'blue', 'secret'), (3, 'red', 'secret'), (4, 'blue', 'secret');
+CREATE TABLE bills (id int PRIMARY KEY, tenant text NOT NULL, what text);
+INSERT INTO bills SELECT * FROM orders;
+ALTER TABLE orders ENABLE ROW LEVEL SECURITY;
+ALTER TABLE bills ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON orders USING (tenant = current_user);
+CREATE POLICY own ON bills USING (tenant = current_setting('app.tenant', true));
+CREATE ROLE red LOGIN; CREATE ROLE blue LOGIN; GRANT SELECT ON orders, bills TO red, blue;";
+
+#[tokio::test]
+async fn a_tenant_is_compared_with_his_own_rows_and_no_others() {
+    // One is logged in as himself, the other is asked for by SET ROLE.
+    let config = format!("{ALL}[mirror]\nself_repair = false\n[[users]]\nname = \"red\"\n");
+    let stage = Stage::new(TENANTS, &config, &[]).await;
+    let tenant = async |name: &str| {
+        let client = connect(&format!("postgres://{name}@127.0.0.1:{}/postgres", stage.tandem.port)).await;
+        client.batch_execute(&format!("SET app.tenant = '{name}'")).await.expect("set");
+        client
+    };
+    let (red, blue) = (tenant("red").await, tenant("blue").await);
+    for (client, own) in [(&red, "red"), (&blue, "blue")] {
+        for table in ["orders", "bills"] {
+            let rows = client.query(&format!("SELECT tenant FROM {table}"), &[]).await.expect("answered");
+            let seen: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+            assert_eq!(seen, [own, own], "{table}");
+        }
+    }
+    reads_end(&stage, "match", 4).await;
+    sql(&stage.target.url("postgres"), "DELETE FROM orders WHERE id = 2; DELETE FROM bills WHERE id = 3").await;
+    for (of_who, of_other, table, id) in [(&blue, &red, "orders", 2), (&red, &blue, "bills", 3)] {
+        let before = (ended(&stage, "match").await, ended(&stage, "mismatch").await);
+        of_other.simple_query(&format!("SELECT * FROM {table} ORDER BY id")).await.expect("answered");
+        reads_end(&stage, "match", before.0 + 1).await;
+        of_who.simple_query(&format!("SELECT * FROM {table} WHERE id = {id}")).await.expect("answered");
+        reads_end(&stage, "mismatch", before.1 + 1).await;
+        let log = stage.tandem.log();
+        let line = log.lines().find(|line| line.contains("the sides differ") && line.contains(table));
+        assert!(line.is_some_and(|line| line.contains("missing_row")), "{line:?}\n{log}");
+    }
+    // Asked with other rights, all rows of both would have come, and would have been alike when asked again.
+    assert_eq!(ended(&stage, "in_flight").await, 0, "{}", stage.tandem.log());
+    let told = stage.tandem.client().get("/v1/mismatches").await.expect("it answers").to_string();
+    assert!(told.contains("public.orders") && told.contains("public.bills"), "{told}");
+    for said in [told, stage.tandem.log(), stage.tandem.metrics().await] {
+        assert!(!said.contains("secret"), "no value is told unasked: promise 13\n{said}");
+    }
 }

@@ -1,12 +1,14 @@
 //! What a switch does on the two servers, each part by itself: an old origin, a new target, no tandem between.
 
 use std::collections::HashSet;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use tandem::check::Severity;
 use tandem::cutover::steps;
 use tandem::protocol::postgres::client::{Client, ServerConfig};
 use tandem::protocol::postgres::key;
+use tandem::protocol::postgres::scope::Scope;
 use tandem::protocol::postgres::switch::{
     self, Bounds, barrier, findings, newest, reverse, sequences, strangers, triggers,
 };
@@ -266,7 +268,7 @@ async fn strangers_are_waited_for_and_told_without_their_values() {
     strangers::quiesce(&mut conn, &nobody, strangers::Patience::default()).await.expect("quiet");
 
     stranger.batch_execute("BEGIN; INSERT INTO t VALUES (4711, 'secret')").await.expect("begun");
-    let found = strangers::hindrances(&mut conn).await.expect("asked");
+    let found = strangers::hindrances(&mut conn, &HashSet::new()).await.expect("asked");
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(
         found[0].contains("of app (shop), idle in transaction for ")
@@ -424,7 +426,8 @@ struct Newest {
 impl Newest {
     async fn new(origin: &Postgres, target: &Postgres) -> Newest {
         let (mut from, mut to) = (hand(origin).await, hand(target).await);
-        let comparison = newest::Comparison::prepare(Side::Origin, &mut from, &mut to).await.expect("prepared");
+        let scope = Scope::default();
+        let comparison = newest::Comparison::prepare(Side::Origin, &scope, &mut from, &mut to).await.expect("prepared");
         Newest { from, to, comparison }
     }
 
@@ -540,7 +543,17 @@ impl Asking {
     fn question(&self) -> findings::Question<'_> {
         let Asking { old, new, ours } = self;
         let max_hold = Duration::from_millis(100);
-        findings::Question { from: Side::Origin, old, new, ours, max_hold, barrier: true, terminate: true }
+        static PLAIN: LazyLock<Scope> = LazyLock::new(Scope::default);
+        findings::Question {
+            from: Side::Origin,
+            scope: &PLAIN,
+            old,
+            new,
+            ours,
+            max_hold,
+            barrier: true,
+            terminate: true,
+        }
     }
 }
 
@@ -683,7 +696,8 @@ async fn a_side_that_does_not_answer_is_told() {
 }
 
 async fn proved(old: ServerConfig, new: ServerConfig) -> HashSet<(&'static str, Side, String)> {
-    let found = reverse::prove(Side::Origin, &old, &new, Bounds::default()).await.expect("both answer");
+    let scope = Scope::default();
+    let found = reverse::prove(Side::Origin, &old, &new, (&scope, Bounds::default())).await.expect("both answer");
     found.into_iter().map(|found| (found.rule.name, found.side.expect("a side"), found.object)).collect()
 }
 

@@ -23,6 +23,7 @@ const FILES: &[File] = &[
     File { path: "/dashboard/page.js", kind: SCRIPT, text: include_str!("page.js") },
     File { path: "/dashboard/link.js", kind: SCRIPT, text: include_str!("link.js") },
     File { path: "/dashboard/plot.js", kind: SCRIPT, text: include_str!("plot.js") },
+    File { path: "/dashboard/shadow.js", kind: SCRIPT, text: include_str!("shadow.js") },
     File { path: "/dashboard/switch.js", kind: SCRIPT, text: include_str!("switch.js") },
     File { path: "/dashboard/words.js", kind: SCRIPT, text: include_str!("words.js") },
 ];

@@ -2,6 +2,7 @@
 
 import { ask, follow, token } from "./link.js";
 import { Plot } from "./plot.js";
+import { mismatchRow, Shadow } from "./shadow.js";
 import { Switch } from "./switch.js";
 import { by, bytes, counted, list, make, millis, other, perSecond, say, seconds, whole } from "./words.js";
 
@@ -9,15 +10,20 @@ const KEPT = 600;
 const LISTED = 20;
 const tell = (text) => say(by("said"), text);
 const part = new Switch(tell);
+const reads = new Shadow(tell);
 const samples = [];
 const ledgers = { parked: -1, dirty: -1, mismatches: 0 };
 
+const readsAt = (side, at) => ({ name: side, of: ({ reads }) => reads?.[side][at] });
 const plots = [
   new Plot("Behind", [{ name: "", of: (sample) => sample.lag_s }], seconds),
   new Plot("Latency", [{ name: "origin", of: (sample) => sample.origin_ms }, { name: "target", of: (sample) => sample.target_ms }], millis),
   new Plot("Client traffic", [{ name: "in", of: (sample) => sample.in_rate }, { name: "out", of: (sample) => sample.out_rate }], perSecond(bytes)),
   new Plot("Written to the secondary", [{ name: "", of: (sample) => sample.mirrored_rate }], perSecond(whole)),
+  ...["p50", "p95"].map((at) => new Plot(`Reads on both sides, ${at}`, [readsAt("origin", at), readsAt("target", at)], millis)),
 ];
+/** Shown while there is something to show. */
+const ofReads = plots.slice(-2);
 by("plots").append(...plots.map((plot) => plot.figure));
 
 const heard = {
@@ -31,6 +37,7 @@ function keep(more) {
   samples.push(...more.filter(({ at_ms }) => at_ms > (samples.at(-1)?.at_ms ?? 0)));
   samples.splice(0, samples.length - KEPT);
   plots.forEach((plot) => plot.draw(samples));
+  ofReads.forEach((plot) => (plot.figure.hidden = !samples.some(({ reads }) => reads)));
   if (samples.length) say(by("clients"), whole(samples.at(-1).clients));
 }
 
@@ -44,7 +51,7 @@ function draw(status) {
   troubles(status);
   if (!status.switch) part.show(null);
   history(status.history ?? []);
-  shadow(status.shadow);
+  ledger("mismatches", reads.show(status.shadow) ? status.shadow.mismatches : 0, mismatchRow);
   ledger("parked", status.mirror?.parked ?? 0, parkedRow);
   ledger("dirty", status.mirror?.dirty ?? 0, dirtyRow);
 }
@@ -108,54 +115,6 @@ function walked({ kind, state, done, eta_seconds: eta, rows, bytes: size, differ
     `${counted(differing, "row differs", "rows differ")}`,
   ];
   return parts.filter(Boolean).join("; ");
-}
-
-const VERDICTS = {
-  go: ["What was compared is alike: go.", "good"],
-  no_go: ["Differences last: no go.", "bad"],
-  unproven: ["Reads are sampled, and none was compared yet.", "warn"],
-  off: ["No reads are sampled any more."],
-};
-
-/** Reads of clients, repeated on the secondary. Nothing is shown where nobody reads. */
-function shadow(told) {
-  by("shadow").hidden = !told || (told.verdict === "off" && !told.compared);
-  if (by("shadow").hidden) return ledger("mismatches", 0, mismatchRow);
-  say(by("shadow-lead"), ...(VERDICTS[told.verdict] ?? [told.verdict]));
-  list(by("shadow-figures"), shadowFigures(told), ([name, value]) => make("div", { children: [make("dt", { text: name }), make("dd", { text: value })] }));
-  list(by("shadow-times"), shadowTimes(told), (cells) => make("tr", { children: cells.map((text, at) => make(at ? "td" : "th", { text })) }));
-  by("shadow-table").hidden = !told.ratio;
-  const skips = Object.entries(told.skips ?? {}).map(([reason, count]) => `${reason.replaceAll("_", " ")} ${whole(count)}`);
-  say(by("shadow-skips"), skips.length ? `Not compared: ${skips.join(", ")}.` : "");
-  ledger("mismatches", told.mismatches, mismatchRow);
-}
-
-/** Cut, not rounded: all but one is not all. */
-const share = (ratio) => (ratio === 0 || ratio === 1 ? `${100 * ratio} %` : `${(Math.floor(ratio * 1e4) / 100).toFixed(2)} %`);
-
-function shadowFigures({ sample, compared, alike, in_flight: late, noise, mismatches, skipped }) {
-  return [
-    ["Sampled", share(sample)],
-    ["Compared", whole(compared)],
-    ["Alike", alike == null ? "–" : share(alike)],
-    ["Alike when asked again", whole(late)],
-    ["Noise", whole(noise)],
-    ["Differences that last", whole(mismatches)],
-    ["Skipped", whole(skipped)],
-  ];
-}
-
-function shadowTimes({ primary_ms: primary, secondary_ms: secondary, ratio }) {
-  if (!primary || !secondary || !ratio) return [];
-  const rows = [["Primary", primary, millis], ["Secondary", secondary, millis], ["Ratio", ratio, (value) => `${value.toFixed(2)}×`]];
-  return rows.map(([name, times, words]) => [name, ...["p50", "p95", "p99"].map((at) => words(times[at]))]);
-}
-
-function mismatchRow({ more, table, how, columns, statement, count }) {
-  if (more) return make("li", { text: `and ${whole(more)} more` });
-  const where = columns?.length ? ` in ${columns.join(", ")}` : "";
-  const text = make("code", { text: statement });
-  return make("li", { children: [make("p", { text: `${table}: ${how.replaceAll("_", " ")}${where}, seen ${counted(count, "time", "times")}` }), text] });
 }
 
 /** The list is asked for when its length changed. Differences that are gone, or of before a switch, are kept there too. */

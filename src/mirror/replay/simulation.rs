@@ -25,6 +25,7 @@ use crate::journal::storage::MemoryDisk;
 use crate::journal::{Durability, Journal, Lsn, Options, Outcome, Ticket};
 use crate::mirror::Handle;
 use crate::record::{Backend, Item, Lane, Order, Record, RecordBuf, TableId};
+use crate::seeds;
 
 /// Paste a failing seed here: `Some(seed)`.
 const SEED: Option<u64> = None;
@@ -751,18 +752,12 @@ async fn finish(shared: &Shared, process: &mut Process) {
 }
 
 fn run(seed: u64, bent: Option<Rule>) -> u64 {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    runtime.expect("a runtime").block_on(simulate(seed, bent))
+    seeds::paused(simulate(seed, bent))
 }
 
 #[test]
 fn writes_arrive_once_in_order_and_both_sides_are_equal_at_the_end_promises_1_to_6() {
-    let seeds = SEED.map_or(0..SEEDS, |seed| seed..seed + 1);
-    let mut jobs = 0;
-    for seed in seeds {
-        let ran = std::panic::catch_unwind(|| run(seed, None));
-        jobs += ran.unwrap_or_else(|_| panic!("seed {seed} failed: paste it into SEED"));
-    }
+    let jobs = seeds::sum(SEED, SEEDS, |seed| run(seed, None));
     assert!(SEED.is_some() || jobs > 10_000, "only {jobs} jobs were done");
 }
 
@@ -770,7 +765,7 @@ fn writes_arrive_once_in_order_and_both_sides_are_equal_at_the_end_promises_1_to
 fn every_bent_rule_is_caught() {
     use Rule::{Barriers, BarriersOnce, KeepUndone, Lanes, OutcomeFirst, Parts, Places, Resettle, SettleUnknown};
     for bent in [OutcomeFirst, Lanes, Places, Parts, Resettle, Barriers, BarriersOnce, KeepUndone, SettleUnknown] {
-        let caught = (0..400).any(|seed| std::panic::catch_unwind(|| run(seed, Some(bent))).is_err());
+        let caught = seeds::caught(400, |seed| run(seed, Some(bent)));
         assert!(caught, "{bent:?} is bent, and 400 seeds saw nothing");
     }
 }

@@ -19,6 +19,7 @@ use crate::journal::{Journal, Outcome, Ticket};
 use crate::mirror::parked::Parked;
 use crate::mirror::{Handle, Phase};
 use crate::record::{Backend, Reason, RecordBuf, TableId};
+use crate::seeds;
 
 /// Paste a failing seed here: `Some(seed)`.
 const SEED: Option<u64> = None;
@@ -567,25 +568,19 @@ async fn settle(journal: &Journal, handle: &Handle) {
 }
 
 fn run(seed: u64, bend: Bend) -> u64 {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    runtime.expect("a runtime").block_on(simulate(seed, bend))
+    seeds::paused(simulate(seed, bend))
 }
 
 #[test]
 fn the_secondary_is_exact_at_every_payment_and_equal_at_the_end_promises_2_to_6() {
-    let seeds = SEED.map_or(0..SEEDS, |seed| seed..seed + 1);
-    let mut compared = 0;
-    for seed in seeds {
-        let ran = std::panic::catch_unwind(|| run(seed, Bend::Straight));
-        compared += ran.unwrap_or_else(|_| panic!("seed {seed} failed: paste it into SEED"));
-    }
+    let compared = seeds::sum(SEED, SEEDS, |seed| run(seed, Bend::Straight));
     assert!(SEED.is_some() || compared > 1000, "only {compared} payments were compared");
 }
 
 #[test]
 fn a_bent_copier_is_caught() {
     for bend in [Bend::HidesLives, Bend::OldSnapshots, Bend::DropsKeys] {
-        let caught = (0..100).any(|seed| std::panic::catch_unwind(|| run(seed, bend)).is_err());
+        let caught = seeds::caught(100, |seed| run(seed, bend));
         assert!(caught, "bend {}: 100 seeds saw nothing", bend as u8);
     }
 }

@@ -22,6 +22,7 @@ mod serve;
 mod session;
 mod setup;
 mod shadow;
+mod shown;
 pub mod stamps;
 mod startup;
 pub mod tables;

@@ -9,6 +9,10 @@
 
 use bytes::{BufMut, BytesMut};
 
+use super::text::partition::{bytes, partitions};
+use super::text::schema::{self, Effect, Given, Table};
+use super::text::statement::Modification;
+
 /// How much of a partition is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
@@ -54,6 +58,33 @@ impl Place {
         let (partition, clustering) = (values(&mut rest)?, values(&mut rest)?);
         rest.is_empty().then_some(Place { extent, partition, clustering })
     }
+}
+
+/// The places that `modification` of `text`, whose effect on `table` is `effect`, writes when its markers are bound to what
+/// `bound` gives: rows, static columns, or else partitions. `None`: that cannot be told without the server.
+pub fn written<'v>(
+    text: &[u8],
+    modification: &Modification,
+    effect: &Effect<'_>,
+    table: &Table,
+    bound: impl Fn(usize) -> Option<&'v [u8]>,
+) -> Option<Vec<Place>> {
+    let keys = partitions(text, modification, effect, table, &bound)?;
+    if effect.extent == schema::Extent::Statics {
+        let statics = |partition| Place { extent: Extent::Statics, ..Place::partition(partition) };
+        return Some(keys.into_iter().map(statics).collect());
+    }
+    let columns = effect.clustering.iter().zip(table.clustering());
+    let value = |(given, column): (&Given<'_>, _)| match given {
+        Given::One(value) => bytes(text, value, column, &bound),
+        _ => None,
+    };
+    let row: Option<Vec<Vec<u8>>> = columns.map(value).collect();
+    let place = |partition| match &row {
+        Some(row) if !row.is_empty() => Place { extent: Extent::Row, partition, clustering: row.clone() },
+        _ => Place::partition(partition),
+    };
+    Some(keys.into_iter().map(place).collect())
 }
 
 /// What stands for a partition where a number has to do: two may share one. Given a value for each column of its key.
@@ -116,6 +147,38 @@ mod tests {
         #[test]
         fn decoding_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let _ = Place::decode(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_modification_writes_rows_if_they_are_named_and_else_statics_or_partitions() {
+        use crate::protocol::cql::text::parse::parse;
+        use crate::protocol::cql::text::schema::Column;
+
+        let columns = [("k", "partition_key"), ("c", "clustering"), ("v", "regular"), ("s", "static")];
+        let column = |(name, kind): &(&str, &str)| Column::described(name, kind, 0, "int");
+        let table = Table::new("shop", "t", columns.iter().map(column).collect());
+        let int = |value: i32| value.to_be_bytes().to_vec();
+        let row = |k, c| Place { extent: Extent::Row, partition: vec![int(k)], clustering: vec![int(c)] };
+        let all = |k| Place::partition(vec![int(k)]);
+        let cases = [
+            ("UPDATE t SET v = 1 WHERE k = 1 AND c = ?", vec![row(1, 7)]),
+            ("INSERT INTO t (k, c, s) VALUES (1, 2, 3)", vec![row(1, 2)]),
+            ("UPDATE t SET v = 1 WHERE k IN (1, 2) AND c = 3", vec![row(1, 3), row(2, 3)]),
+            ("UPDATE t SET v = 1 WHERE k = 1 AND c IN (1, 2)", vec![all(1)]),
+            ("UPDATE t SET v = 1 WHERE k = 1 AND c = twice(1)", vec![all(1)]),
+            ("DELETE FROM t WHERE k = 1 AND c > 1", vec![all(1)]),
+            ("DELETE FROM t WHERE k = 1", vec![all(1)]),
+            ("UPDATE t SET s = 1 WHERE k = 1", vec![Place { extent: Extent::Statics, ..all(1) }]),
+            ("INSERT INTO t JSON '{\"k\": 1, \"c\": 2}'", vec![all(1)]),
+        ];
+        let bound = int(7);
+        for (text, expected) in cases {
+            let parsed = parse(text.as_bytes());
+            let [modification] = parsed.modifications() else { panic!("{text}") };
+            let effect = Effect::of(modification, &table);
+            let found = written(text.as_bytes(), modification, &effect, &table, |_| Some(&bound[..]));
+            assert_eq!(found, Some(expected), "{text}");
         }
     }
 

@@ -44,6 +44,9 @@ pub(super) trait Beyond<S>: Send {
     /// A connection to this side in the client's name, with what was read from it and not looked at. The future gives up
     /// by itself in the end.
     fn reach(&mut self, side: Side, luggage: Luggage) -> BoxFuture<'static, Result<(S, BytesMut), String>>;
+
+    /// What this is a connection to, on this side, is known to be down while others serve.
+    fn is_left(&self, side: Side, server: &S) -> bool;
 }
 
 /// How a connection ended.
@@ -141,7 +144,6 @@ where
     /// Do all that can be done now.
     fn step(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         self.stopping = self.stopping || self.stop.as_mut().poll(cx).is_ready();
-        self.look_for_overdue(cx);
         self.look_ahead(cx);
         loop {
             let mut moved = match self.session.poll(cx) {
@@ -153,7 +155,8 @@ where
             moved |= self.read_client(cx)?;
             self.write_server(cx);
             self.write_client(cx)?;
-            if !moved {
+            // When all is done: what was sent just now has to be woken for too.
+            if !moved && !self.look_for_overdue(cx) {
                 break;
             }
         }
@@ -168,17 +171,20 @@ where
         Ok(())
     }
 
-    fn look_for_overdue(&mut self, cx: &mut Context<'_>) {
-        if !self.session.waits_for_server() {
-            return;
-        }
-        while self.sweep.as_mut().poll(cx).is_ready() {
+    /// Whether it was time to look.
+    fn look_for_overdue(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut looked = false;
+        while self.session.waits_for_server() && self.sweep.as_mut().poll(cx).is_ready() {
+            looked = true;
             let now = Instant::now();
-            if self.session.sweep(now) {
+            let side = self.session.side();
+            let is_left = self.server.as_ref().is_some_and(|server| self.beyond.is_left(side, server));
+            if self.session.sweep(now, is_left) {
                 self.lose_server();
             }
             self.sweep.as_mut().reset(now + SWEEP);
         }
+        looked
     }
 
     /// While a switch is prepared.

@@ -221,14 +221,25 @@ impl Desk {
     }
 
     async fn again(&self, login: &Login, side: Side, luggage: &Luggage) -> Result<(Socket, BytesMut), Error> {
-        let reached = timeout(self.patience, async {
-            let mut server = Link::new(self.connect(side).await?, Sender::Server, self.frame_bytes_max);
+        let cluster = self.sides.get(side);
+        // A node that hangs is left for the next one.
+        let each = cluster.as_ref().map_or(self.patience, |cluster| cluster.settings().connect_timeout);
+        let patience = self.patience.min(each);
+        let mut node = None;
+        let reached = timeout(patience, async {
+            let socket = self.connect(side).await?;
+            node = socket.peer();
+            let mut server = Link::new(socket, Sender::Server, self.frame_bytes_max);
             let name = login.user().unwrap_or(ANONYMOUS);
             let user = self.password(name).map(|password| (name, password));
             startup::again(&mut server, login, user, luggage).await?;
             Ok((server.stream, server.unread))
         });
-        reached.await.unwrap_or(Err(Error::Timeout(self.patience)))
+        let reached = reached.await;
+        if let (Err(_), Some(cluster), Some(node)) = (&reached, cluster, node) {
+            cluster.suspect(node);
+        }
+        reached.unwrap_or(Err(Error::Timeout(patience)))
     }
 }
 
@@ -239,6 +250,11 @@ struct Ties {
 }
 
 impl Beyond<Socket> for Ties {
+    fn is_left(&self, side: Side, server: &Socket) -> bool {
+        let (cluster, node) = (self.logins.sides.get(side), server.peer());
+        cluster.zip(node).is_some_and(|(cluster, node)| cluster.is_left(node))
+    }
+
     fn reach(&mut self, side: Side, luggage: Luggage) -> BoxFuture<'static, Result<(Socket, BytesMut), String>> {
         let (logins, login) = (self.logins.clone(), self.login.clone());
         Box::pin(async move {

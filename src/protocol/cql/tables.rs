@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::text::schema;
 use crate::record::TableId;
@@ -9,7 +10,8 @@ use crate::record::TableId;
 /// One look at the schema of a cluster.
 #[derive(Debug, Default)]
 pub struct Tables {
-    /// Grows with every look that found something else.
+    /// Grows with every look that found something else, at whichever cluster: both sides' tables have one memory of plans, and
+    /// no plan of the one may pass for the other's. 0: nobody looked yet.
     pub epoch: u64,
     /// `system.local.schema_version`: the same on all nodes of a cluster that agrees with itself.
     pub version: [u8; 16],
@@ -41,13 +43,14 @@ impl Table {
 
 impl Tables {
     /// As of this look.
-    pub fn new(epoch: u64, version: [u8; 16], tables: impl IntoIterator<Item = Table>) -> Tables {
+    pub fn new(version: [u8; 16], tables: impl IntoIterator<Item = Table>) -> Tables {
+        static LOOKS: AtomicU64 = AtomicU64::new(1);
         let mut by_name: HashMap<String, HashMap<String, Arc<Table>>> = HashMap::new();
         for table in tables {
             let keyspace = by_name.entry(table.shape.keyspace.clone()).or_default();
             keyspace.insert(table.shape.name.clone(), Arc::new(table));
         }
-        Tables { epoch, version, by_name }
+        Tables { epoch: LOOKS.fetch_add(1, Relaxed), version, by_name }
     }
 
     /// The table of this name; names as the server keeps them, case rules applied.

@@ -20,6 +20,7 @@ mod pulse;
 mod relay;
 #[cfg(any(test, fuzzing))]
 mod rig;
+pub mod scope;
 mod serve;
 mod servers;
 pub mod session;

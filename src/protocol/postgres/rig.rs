@@ -49,6 +49,7 @@ fn made() -> Shared {
         life: Arc::new(AtomicU64::new(1)),
         full: std::sync::atomic::AtomicBool::new(false),
         shadow: crate::shadow::Handle::off(),
+        repeating: Default::default(),
         sessions: Sessions::default(),
         lost: Box::new(|_, _| {}),
     }

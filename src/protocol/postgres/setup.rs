@@ -18,12 +18,13 @@ use crate::shadow::Handle;
 use super::cache::PlanCache;
 use super::catalog::{Catalog, load};
 use super::client::{self, Client, Endpoint, Host, ServerConfig, TargetSession};
-use super::copier::{Options, PgCopier, Scope};
+use super::copier::{Options, PgCopier};
 use super::moving::sessions::Sessions;
 use super::pulse::Ping;
+use super::scope::{Scope, filter};
 use super::serve::{Cancels, Front};
 use super::servers::Servers;
-use super::shadow::{Asked, Repeater};
+use super::shadow::{Asked, Backends, Repeater};
 use super::shared::{Policy, Schema, Shared};
 
 /// What all listeners of the process serve with.
@@ -44,6 +45,9 @@ pub enum Error {
     /// The primary's catalog is needed before the first client.
     #[error("{0}: {1}")]
     Primary(Side, String),
+    /// What `[[tables]]` says is not so: of this table, and why.
+    #[error("[[tables]] {0}: {1}")]
+    Tables(String, String),
     /// A certificate or key cannot be used.
     #[error("[[listen]] TLS: {0}")]
     Tls(String),
@@ -63,7 +67,7 @@ impl Setup {
     ) -> Result<Setup, Error> {
         let servers = Arc::new(Servers::new(config));
         let catalog = match &journal {
-            Some(_) => load_catalog(gate.route().primary, &servers).await?,
+            Some(_) => load_catalog(gate.route().primary, &servers, config).await?,
             None => Catalog::default(),
         };
         let shared = Shared {
@@ -75,6 +79,7 @@ impl Setup {
             life: Arc::new(AtomicU64::new(0)),
             full: AtomicBool::new(false),
             shadow,
+            repeating: Backends::default(),
             sessions: Sessions::default(),
             lost,
         };
@@ -139,18 +144,27 @@ impl Setup {
 /// The mirror's hands, from this side to the other one.
 pub fn copier(config: &Config, primary: Side) -> PgCopier {
     let (origin, target) = (server_config(&config.origin, config), server_config(&config.target, config));
-    let options = Options { scope: Scope::of(&config.mirror), ..Options::default() };
+    let options = Options { scope: Scope::of(config, primary), ..Options::default() };
     match primary {
         Side::Origin => PgCopier::new(origin, target, options),
         Side::Target => PgCopier::new(target, origin, options),
     }
 }
 
-async fn load_catalog(primary: Side, servers: &Servers) -> Result<Catalog, Error> {
+async fn load_catalog(primary: Side, servers: &Servers, config: &Config) -> Result<Catalog, Error> {
     let told = |error: &dyn std::fmt::Display| Error::Primary(primary, error.to_string());
     let mut client = Client::connect(servers.of(primary)).await.map_err(|error| told(&error))?;
     let mut catalog = load(&mut client).await.map_err(|error| told(&error))?;
+    // A name that is spelt wrong must not have a table copied whole that was to be copied in part.
+    let scope = Scope::of(config, primary);
+    let mut flaws = scope.flaws(&catalog);
+    if primary == Side::Origin && !scope.is_plain() {
+        flaws.extend(filter::refused(&mut client, &scope, &catalog).await.map_err(|error| told(&error))?);
+    }
     client.close().await;
+    if let Some((table, why)) = flaws.into_iter().next() {
+        return Err(Error::Tables(table, why));
+    }
     catalog.epoch = 1;
     Ok(catalog)
 }

@@ -23,7 +23,7 @@ use super::catalog::{Catalog, load};
 use super::client::{Client, Endpoint, ServerConfig};
 use super::moving::sessions::Sessions;
 use super::plan::Action;
-use super::shadow::Asked;
+use super::shadow::{Asked, Backends};
 use super::wire::{Header, WireError};
 
 /// What all sessions of a listener share.
@@ -44,6 +44,8 @@ pub struct Shared {
     pub full: AtomicBool,
     /// Which reads are repeated on the secondary.
     pub(super) shadow: shadow::Handle<Asked>,
+    /// The servers' processes that do so.
+    pub(super) repeating: Backends,
     /// All of them, for the day on which they move.
     pub(super) sessions: Sessions,
     /// Called with tables whose writes the journal did not take.
@@ -100,6 +102,11 @@ impl Shared {
     /// The primary's life as far as known.
     pub fn life(&self) -> u64 {
         self.life.load(Ordering::Relaxed)
+    }
+
+    /// Processes of a side that work for clients of ours, or repeat what they read.
+    pub(super) fn backends(&self, side: Side) -> HashSet<u32> {
+        &self.sessions.pids() | &self.repeating.on(side)
     }
 
     /// A message that is not whole yet: would it be too large?

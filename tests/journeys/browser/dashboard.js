@@ -74,25 +74,37 @@ async function picture(page, name, clip) {
   if (shots) await page.screenshot({ path: path.join(shots, `dashboard-${name}.png`), fullPage: !clip, clip });
 }
 
-/** What a status may say of shadow reads, told by a stream of our own: real ones have tests of their own. */
+/** Nothing is wider than the smallest phone. */
+async function fitsPhone(page) {
+  await page.setViewportSize({ width: 320, height: 640 });
+  const wide = await page.evaluate(() => [document.documentElement.scrollWidth, [...document.querySelectorAll("body *")].filter((one) => one.getBoundingClientRect().right > 320.5 && !one.closest(".unseen, .skip, thead")).map((one) => one.id || one.tagName)]);
+  equal(wide, [320, []], "what is wider than a phone");
+}
+
+/** What a status may say of shadow reads that real ones hardly ever do, told by a stream of our own. */
 const SHADOW = {
-  verdict: "no_go", sample: 0.05, queued: 0, queued_bytes: 0, mismatches: 1, forgotten: 0,
+  verdict: "no_go", sample: 0.05, queued: 0, queued_bytes: 0, mismatches: 1, unfollowed: 1, forgotten: 0,
   compared: 12345, matched: 12340, in_flight: 3, noise: 1, mismatched: 1, alike: 0.99984, skipped: 20, skips: { in_transaction: 20 },
   primary_ms: { p50: 0.4, p95: 1.1, p99: 4 }, secondary_ms: { p50: 0.5, p95: 2.2, p99: 5 }, ratio: { p50: 1.25, p95: 2, p99: 1.25 },
 };
-const MISMATCH = { id: 1, state: "open", table: "public.acc", how: "other_value", columns: ["bal"], statement: "SELECT bal FROM acc WHERE id = $1", count: 2 };
+const REPORT = { ...SHADOW, findings: [], statements: Array.from({ length: 14 }, (_, at) => ({ ...SHADOW, statement: `SELECT ${at}`, table: "public.acc" })) };
+const MISMATCH = { id: 1, state: "open", followed: false, table: "public.acc", how: "other_value", columns: ["bal"], statement: "SELECT bal FROM acc WHERE id = $1", count: 2 };
 
 async function shadows(browser) {
   const page = await tab(browser);
   const status = { ...(await (await page.request.get(`${admin}/v1/status`)).json()), shadow: SHADOW };
   const body = `event: status\ndata: ${JSON.stringify(status)}\n\n`;
   await page.route("**/v1/events", (route) => route.fulfill({ contentType: "text/event-stream", body }));
+  await page.route("**/v1/shadow", (route) => route.fulfill({ json: REPORT }));
   await page.route("**/v1/mismatches", (route) => route.fulfill({ json: [MISMATCH, { ...MISMATCH, state: "gone", table: "public.gone" }] }));
   await open(page);
-  await until(page, "#shadow-lead", "no go");
+  await until(page, "#shadow-lead", "No go");
+  await until(page, "#shadow-figures", /Of these not looked at again\s*1/);
+  await until(page, "#statements-more", "and 2 statements more");
+  equal(await page.locator("#statements-list tr").count(), 12, "statements");
   await until(page, "#shadow-figures", /Alike\s*99.98 %/);
   await until(page, "#shadow-times", /Secondary\s*0.5 ms\s*2.2 ms\s*5.0 ms\s*Ratio\s*1.25×\s*2.00×/);
-  await until(page, "#mismatches", "public.acc: other value in bal, seen 2 times");
+  await until(page, "#mismatches", "public.acc: other value in bal, seen 2 times; it is not looked at again");
   equal(await page.locator("#mismatches-list li").count(), 1, "differences that last");
   await accessible(page, "shadow reads");
   page.nothingWrong();
@@ -132,13 +144,53 @@ const scenes = {
       await picture(page, colorScheme);
     }
     await page.emulateMedia({ colorScheme: "light" });
-    await page.setViewportSize({ width: 320, height: 640 });
-    const wide = await page.evaluate(() => [document.documentElement.scrollWidth, [...document.querySelectorAll("body *")].filter((one) => one.getBoundingClientRect().right > 320.5 && !one.closest(".unseen, .skip")).map((one) => one.id || one.tagName)]);
-    equal(wide, [320, []], "what is wider than a phone");
+    await fitsPhone(page);
     await accessible(page, "phone");
     await picture(page, "phone", { x: 0, y: 0, width: 320, height: 640 });
     page.nothingWrong();
     await shadows(browser);
+  },
+
+  /** Real reads on both sides: compared, timed, skipped with their reasons; a difference comes, and goes when it is mended. */
+  async reads(browser) {
+    const page = await tab(browser);
+    await open(page);
+    assert(await page.getByText("Reads on both sides, p50").isHidden(), "a plot of reads, and nobody reads");
+    await please("sample");
+    await until(page, "#shadow-lead", "Unproven");
+    await please("read");
+    await until(page, "#shadow-lead", "Go: what was compared is alike");
+    await until(page, "#shadow-figures", /Alike\s*100 %/);
+    await until(page, "#shadow-skips-list", /in transaction\s*1/);
+    const times = String.raw`[\d.]+ m?s → [\d.]+ m?s\s*[\d.]+×`;
+    const row = page.locator("#statements-list tr", { hasText: /select sum/i });
+    await row.filter({ hasText: new RegExp(`public.acc\\s*\\d+\\s*100 %\\s*0\\s*${times}\\s*${times}\\s*${times}`) }).waitFor();
+    await page.locator("#statements-list tr", { hasText: /where id = .*public.acc\s*0\s*–\s*1in transaction/i }).waitFor();
+    for (const at of ["p50", "p95"]) {
+      const plot = page.locator(".plots figure", { hasText: `Reads on both sides, ${at}` });
+      await plot.filter({ hasText: /origin [\d.]+ ms\s*target [\d.]+ ms/ }).waitFor();
+      assert(/origin [\d.]+ ms, target/.test(await plot.locator("svg").getAttribute("aria-label")), "the plot in words");
+    }
+    for (let second = 0; shots && second < 30; second += 1) await please("read").then(() => page.waitForTimeout(900));
+    await please("plant");
+    await until(page, "#shadow-lead", "No go");
+    await until(page, "#said", "Shadow reads: No go");
+    await until(page, "#mismatches-list", /public.acc: other value in sum, seen \d+ time/);
+    await until(page, "#shadow-findings", "error shadow_mismatch: public.acc: 1 other_value");
+    for (const colorScheme of ["light", "dark"]) {
+      await page.emulateMedia({ colorScheme });
+      await accessible(page, `reads, ${colorScheme}`);
+      if (colorScheme === "light") await picture(page, "reads");
+    }
+    await fitsPhone(page);
+    await accessible(page, "reads, phone");
+    assert(await row.getByRole("cell").first().isVisible(), "a row is a row on a phone, too");
+    await please("mend");
+    await until(page, "#shadow-lead", "Go: what was compared is alike");
+    await page.locator("#mismatches").waitFor({ state: "hidden" });
+    // A busy machine may well have a slower side.
+    await page.locator("#shadow-findings li", { hasText: "shadow_mismatch" }).waitFor({ state: "detached" });
+    page.nothingWrong();
   },
 
   /** With the keyboard alone: look, be refused, ignore nothing, switch, call one off. */

@@ -26,6 +26,7 @@ use crate::mirror::durable::Durable;
 use crate::mirror::replay::applier::{self, Applied, Applier, Job};
 use crate::mirror::replay::engine::{Config, Engine, Paths};
 use crate::record::{Backend, Item, Lane, Order, Reason, RecordBuf, TableId};
+use crate::seeds;
 
 /// Paste a failing seed here: `Some(seed)`.
 const SEED: Option<u64> = None;
@@ -511,25 +512,19 @@ async fn mended_without_being_asked(shared: &Shared, process: &Process) {
 }
 
 fn run(seed: u64, bend: Bend) -> u64 {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    runtime.expect("a runtime").block_on(simulate(seed, bend))
+    seeds::paused(simulate(seed, bend))
 }
 
 #[test]
 fn history_beside_a_replay_ends_equal_whatever_happens_on_the_way_promises_8_and_11() {
-    let seeds = SEED.map_or(0..SEEDS, |seed| seed..seed + 1);
-    let mut copied = 0;
-    for seed in seeds {
-        let ran = std::panic::catch_unwind(|| run(seed, Bend::Straight));
-        copied += ran.unwrap_or_else(|_| panic!("seed {seed} failed: paste it into SEED"));
-    }
+    let copied = seeds::sum(SEED, SEEDS, |seed| run(seed, Bend::Straight));
     assert!(SEED.is_some() || copied > 10_000, "only {copied} rows were copied");
 }
 
 #[test]
 fn every_bent_rule_is_caught() {
     for bend in [Bend::Deaf, Bend::Hasty, Bend::Restamps] {
-        let caught = (0..400).any(|seed| std::panic::catch_unwind(|| run(seed, bend)).is_err());
+        let caught = seeds::caught(400, |seed| run(seed, bend));
         assert!(caught, "{bend:?} is bent, and 400 seeds saw nothing");
     }
 }

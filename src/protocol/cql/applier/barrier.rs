@@ -2,11 +2,17 @@
 //!
 //! A schema change that is repeated is refused ("already exists", "not found"): then it is over if the secondary's table
 //! fits the primary's, because whatever made it so was this, or comes later in the journal.
+//!
+//! One in doubt is done if the primary shows that it did it: it has the table or the column, or not; its nodes remember when they
+//! emptied a table and when they dropped a column. What shows nothing (options, types, keyspaces) is left to an operator.
 
 use std::time::Duration;
 
+use tokio::time::sleep;
+
 use crate::mirror::replay::{Certainty, Job};
 use crate::protocol::cql::client::Error;
+use crate::protocol::cql::stamps::now_micros;
 use crate::protocol::cql::tables::{Table, Tables};
 use crate::protocol::cql::text::edit::{self, drop_at};
 use crate::protocol::cql::text::schema::{Column, Role};
@@ -20,10 +26,13 @@ use crate::record::TableId;
 use super::Sides;
 use super::quiet::linger;
 use super::replay::Texts;
+use super::state::rows::elements;
 use super::trouble::Trouble;
 
 /// Longer than `truncate_request_timeout`, which is 60 s.
 const PATIENCE: Duration = Duration::from_secs(75);
+/// A clock is not set by more, in microseconds, while tandem looks at it.
+const CLOCK_SET: i64 = 10_000_000;
 
 /// Do what the barrier says.
 pub(super) async fn pass(sides: &Sides, job: &Job, table: TableId, body: &[u8]) -> Result<(), Trouble> {
@@ -33,7 +42,8 @@ pub(super) async fn pass(sides: &Sides, job: &Job, table: TableId, body: &[u8]) 
         return Err(Trouble::Reject("a barrier of several statements cannot be read".to_owned()));
     };
     let keyspace = write.batch.parameters.keyspace;
-    if job.certainty == Certainty::Unknown && !happened(sides, &statement.parsed.body, keyspace).await? {
+    let sent = write.batch.parameters.timestamp.unwrap_or(i64::MAX);
+    if job.certainty == Certainty::Unknown && !happened(sides, &statement.parsed.body, keyspace, sent).await? {
         return Ok(());
     }
     let text = match &statement.parsed.body {
@@ -102,19 +112,62 @@ fn fits(primary: &Table, secondary: &Table) -> bool {
     key(primary) == key(secondary) && secondary.shape.columns().iter().all(same_type)
 }
 
-/// Whether the primary did a schema change whose answer nobody saw.
-async fn happened(sides: &Sides, body: &Body, keyspace: Option<&str>) -> Result<bool, Trouble> {
-    let unknown = "nobody knows whether the primary did it: do it again there";
-    let Body::Schema(schema) = body else { return Err(Trouble::Reject(unknown.to_owned())) };
+/// Whether the primary did a barrier whose answer nobody saw, and which was sent when our clock showed `sent`.
+async fn happened(sides: &Sides, body: &Body, keyspace: Option<&str>, sent: i64) -> Result<bool, Trouble> {
+    let unknown = || Trouble::Reject("nobody knows whether the primary did it: do it again there".to_owned());
     sides.primary.refresh().await;
     let tables = sides.primary.tables();
-    let there =
-        |name: &Name| name.keyspace_or(keyspace).is_some_and(|keyspace| tables.table(keyspace, &name.name).is_some());
-    match (schema.action, schema.object, &schema.name) {
-        (Action::Create, Object::Table, Some(name)) => Ok(there(name)),
-        (Action::Drop, Object::Table, Some(name)) => Ok(!there(name)),
-        _ => Err(Trouble::Reject(unknown.to_owned())),
+    let find = |name: &Name| tables.table(name.keyspace_or(keyspace)?, &name.name);
+    match body {
+        Body::Truncate(name) => match find(name) {
+            Some(table) => was_emptied(sides, table, sent).await?.ok_or_else(unknown),
+            // Dropped since: so will the secondary's be.
+            None => Ok(false),
+        },
+        Body::Schema(Schema { action, object: Object::Table, name: Some(name), drop, add, .. }) => {
+            match (action, drop, add) {
+                (Action::Create, ..) => Ok(find(name).is_some()),
+                (Action::Drop, ..) => Ok(find(name).is_none()),
+                // One that is there again was dropped all the same.
+                (Action::Alter, Some(drop), _) => {
+                    let gone = |column: &String| find(name).is_none_or(|table| table.shape.column(column).is_none());
+                    let at = dropped_at(sides, name, keyspace, drop).await?;
+                    Ok(drop.columns.iter().all(gone) || at.is_some_and(|at| latest(sides, at) >= sent))
+                }
+                (Action::Alter, _, Some(add)) => Ok(find(name).is_some_and(|table| table.shape.column(add).is_some())),
+                _ => Err(unknown()),
+            }
+        }
+        _ => Err(unknown()),
     }
+}
+
+/// Whether the primary emptied a table since it was asked to. Nodes remember when they did it last. `None`: they do not, or
+/// it was shortly before.
+async fn was_emptied(sides: &Sides, table: &Table, sent: i64) -> Result<Option<bool>, Trouble> {
+    // It may be under way for so long; a clock may have been set by less.
+    let over = PATIENCE.saturating_sub(Duration::from_micros(u64::try_from(now_micros() - sent).unwrap_or_default()));
+    sleep(over).await;
+    let text = "SELECT truncated_at FROM system.local";
+    let answer = sides.to_primary.query(text, &Parameters::new(Consistency::One)).await;
+    let Ok(answer) = answer else { return Ok(None) };
+    let row = answer.row().map_err(|error| Trouble::of_primary(&error))?;
+    let all = row.and_then(|row| row.get(0).flatten());
+    let all = elements(all, 2).map_err(|error| Trouble::Reject(error.to_string()))?;
+    // A position of the node's commit log (12 bytes), then milliseconds since 1970.
+    let at = all.chunks_exact(2).find(|entry| entry[0] == table.id).and_then(|entry| entry[1].last_chunk());
+    let at = at.map_or(i64::MIN, |millis| i64::from_be_bytes(*millis).saturating_mul(1_000));
+    Ok(match latest(sides, at) {
+        at if at >= sent => Some(true),
+        at if at < sent - CLOCK_SET => Some(false),
+        _ => None,
+    })
+}
+
+/// What our clock showed at most when that of the primary's node did, whose milliseconds are rounded down.
+fn latest(sides: &Sides, micros: i64) -> i64 {
+    let offset = sides.primary.clock(sides.to_primary.address()).map_or(0, |offset| offset.least);
+    micros.saturating_add(999).saturating_sub(offset)
 }
 
 /// When the primary dropped the columns, in microseconds, as it recorded in milliseconds. A value that was written before

@@ -24,20 +24,18 @@ use crate::record::{Item, Lane, Record, TableId};
 
 use super::client::Client;
 use super::cluster::Cluster;
-use super::place::{Extent, Place, hash_of};
+use super::place::{self, Place, hash_of};
 use super::stamps::now_micros;
 use super::tables::Table;
-use super::text::literal::encode;
-use super::text::partition::partitions;
-use super::text::schema::{self, Column, Effect, Given, Source};
+use super::text::schema::{self, Column, Effect};
 use super::text::statement::Modification;
 use super::wire::primitive::Value;
 use super::write::Write;
 use history::beside::Beside;
-pub(in crate::protocol::cql) use history::shown_place;
 pub use quiet::Quiet;
 use quiet::linger;
 use replay::{Taken, Texts};
+pub(in crate::protocol::cql) use state::rows;
 use state::{Occasion, Settler};
 use trouble::Trouble;
 
@@ -282,7 +280,6 @@ impl Written {
     }
 }
 
-/// The rows, or else the partitions.
 fn places(
     statement: &Taken<'_>,
     modification: &Modification,
@@ -293,21 +290,7 @@ fn places(
         Some(Value::Set(bytes)) => Some(bytes),
         _ => None,
     };
-    let partitions = partitions(statement.text, modification, effect, &table.shape, bound)?;
-    let value = |(given, column): (&Given<'_>, &Column)| {
-        let Given::One(value) = given else { return None };
-        match value.source() {
-            Source::Marker(number) => bound(number).map(<[u8]>::to_vec),
-            Source::Literal(literal, span) => encode(literal, span.of(statement.text), &column.cql_type).ok(),
-            Source::Null | Source::Computed(_) => None,
-        }
-    };
-    let clustering: Option<Vec<Vec<u8>>> = effect.clustering.iter().zip(table.shape.clustering()).map(value).collect();
-    let place = |partition| match &clustering {
-        Some(clustering) => Place { extent: Extent::Row, partition, clustering: clustering.clone() },
-        None => Place::partition(partition),
-    };
-    Some(partitions.into_iter().map(place).collect())
+    place::written(statement.text, modification, effect, &table.shape, bound)
 }
 
 impl engine::Applier for Applier {

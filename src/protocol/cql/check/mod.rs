@@ -165,7 +165,7 @@ mod tests {
             table("forgets", 0, 0, &[key, ("v", "regular", "blob"), ("w", "regular", "int")]),
         ];
         let mut found = Vec::new();
-        tables(&Tables::new(1, [0; 16], origin), &Tables::new(1, [0; 16], target), &mut found);
+        tables(&Tables::new([0; 16], origin), &Tables::new([0; 16], target), &mut found);
         let found: Vec<(&str, &str)> = found.iter().map(|one| (one.rule.name, one.object.as_str())).collect();
         let expected = [
             ("by_state", "shop.counts"),

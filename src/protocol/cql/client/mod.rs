@@ -21,7 +21,9 @@ mod settings;
 mod stream;
 mod task;
 
-use std::sync::atomic::AtomicIsize;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -67,6 +69,7 @@ struct Inner {
     version: Version,
     authenticator: Option<String>,
     address: Address,
+    peer: Option<SocketAddr>,
     statements: Mutex<Recent<Key, Arc<Prepared>>>,
 }
 
@@ -131,13 +134,14 @@ impl Client {
             orphans: AtomicIsize::new(0),
             orphans_max: isize::try_from(settings.orphans_max).unwrap_or(isize::MAX),
             hopeless: Notify::new(),
+            silent: AtomicBool::new(false),
         });
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (sender, gone) = watch::channel(false);
-        let (version, authenticator) = (entered.version, entered.authenticator.clone());
-        let (connection, stream) = Connection::new(entered, shared.clone(), on_event);
+        let (version, authenticator, peer) = (entered.version, entered.authenticator.clone(), entered.stream.peer());
+        let (connection, stream) = Connection::new(entered, shared.clone(), settings.heartbeat, on_event);
         tokio::spawn(connection.run(stream, queue, sender));
-        let permits = settings.in_flight_max.clamp(1, i16::MAX as usize);
+        let permits = settings.in_flight_max.clamp(1, task::STREAMS);
         let inner = Inner {
             jobs,
             permits: Arc::new(Semaphore::new(permits)),
@@ -146,6 +150,7 @@ impl Client {
             version,
             authenticator,
             address: address.clone(),
+            peer,
             statements: Mutex::new(Recent::of(STATEMENTS)),
         };
         Ok(Client { inner: Arc::new(inner), request_timeout: settings.request_timeout })
@@ -169,6 +174,21 @@ impl Client {
     /// The node.
     pub fn address(&self) -> &Address {
         &self.inner.address
+    }
+
+    /// Where the node is; `address` may name it.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.inner.peer
+    }
+
+    /// Resolves when the connection is lost, or nobody has it any more: whether that was because the server said nothing.
+    /// Keeps no connection.
+    pub fn fell_silent(&self) -> impl Future<Output = bool> + Send + use<> {
+        let (mut gone, shared) = (self.inner.gone.clone(), self.inner.shared.clone());
+        async move {
+            let _ = gone.wait_for(|gone| *gone).await;
+            shared.silent.load(Relaxed)
+        }
     }
 
     /// The connection is lost: every call would fail.

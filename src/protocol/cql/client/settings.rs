@@ -28,11 +28,14 @@ pub struct Settings {
     /// For an answer, unless a request says otherwise. Longer than servers wait for their replicas, or every timeout of
     /// theirs becomes one of ours, which says less.
     pub request_timeout: Duration,
+    /// A server that has said nothing for this long is asked for its options, and given up if it says nothing for as long
+    /// again: TCP keeps the connection of a process that hangs, whatever is sent to it.
+    pub heartbeat: Duration,
     /// Idle time before the first probe of TCP keepalive.
     pub keepalive: Duration,
     /// A larger message from a server ends the connection.
     pub message_bytes_max: usize,
-    /// Requests under way at once on one connection; more wait. At most 32 767.
+    /// Requests under way at once on one connection; more wait. At most 32 766.
     pub in_flight_max: usize,
     /// Answers that nobody waits for any more and that still did not come: past this many the connection is given up.
     pub orphans_max: usize,
@@ -47,6 +50,7 @@ impl Default for Settings {
             compression: None,
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(12),
+            heartbeat: Duration::from_secs(5),
             keepalive: Duration::from_secs(60),
             message_bytes_max: MESSAGE_BYTES_MAX,
             in_flight_max: 1_024,

@@ -4,15 +4,21 @@
 //! leaves an *orphan*, whose late answer must not become another caller's. The id's permit goes with it, so orphans
 //! take room from new requests, and past a number of them the connection is given up: the server is not answering.
 //!
+//! A server that says nothing is asked for its options, on a stream id kept for that, and given up if it then says nothing
+//! still: requests that hang in it are answered as lost, and whoever looks for a node takes another.
+//!
 //! Bounded: as many requests as there are permits; bytes to be sent, by [`OUT_BYTES`] and one request; bytes received,
 //! by one message.
 
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicIsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, WriteHalf};
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::time::{Instant, Sleep, sleep};
 
 use crate::net::socket::Socket;
 use crate::protocol::cql::wire::frame::{EVENT_STREAM, Envelope, Header, restamp};
@@ -27,6 +33,10 @@ use super::handshake::Entered;
 const OUT_BYTES: usize = 256 << 10;
 /// What is read at once.
 const READ_BYTES: usize = 64 << 10;
+/// What a server is asked on whether it is still there. No request has it.
+const HEARTBEAT_STREAM: i16 = i16::MAX;
+/// Most requests under way: ids begin above [`NO_STREAM`].
+pub(super) const STREAMS: usize = HEARTBEAT_STREAM as usize - 1;
 /// Where servers answer what belongs to no request.
 const NO_STREAM: i16 = 0;
 
@@ -48,6 +58,42 @@ pub(super) struct Shared {
     pub(super) orphans_max: isize,
     /// There are too many of them.
     pub(super) hopeless: Notify,
+    /// It was given up because it said nothing; set before the connection is lost.
+    pub(super) silent: AtomicBool,
+}
+
+/// When the server was heard last, and whether it was asked since.
+struct Heartbeat {
+    every: Duration,
+    heard: Instant,
+    asked: bool,
+    due: Pin<Box<Sleep>>,
+}
+
+impl Heartbeat {
+    fn new(every: Duration) -> Heartbeat {
+        Heartbeat { every, heard: Instant::now(), asked: false, due: Box::pin(sleep(every)) }
+    }
+
+    fn hear(&mut self) {
+        (self.heard, self.asked) = (Instant::now(), false);
+    }
+
+    /// It is due. Whether the server has to be asked now; an error: it was, and said nothing.
+    fn beat(&mut self) -> Result<bool, String> {
+        let now = Instant::now();
+        let quiet_until = self.heard + self.every;
+        if quiet_until > now {
+            self.due.as_mut().reset(quiet_until);
+            return Ok(false);
+        }
+        if self.asked {
+            return Err(format!("the server has said nothing for {:?}", now - self.heard));
+        }
+        self.asked = true;
+        self.due.as_mut().reset(now + self.every);
+        Ok(true)
+    }
 }
 
 /// A caller's wait. Dropped before the answer came, it leaves an orphan.
@@ -128,14 +174,20 @@ pub(super) struct Connection {
     unflushed: bool,
     streams: Streams,
     shared: Arc<Shared>,
+    heartbeat: Heartbeat,
     on_event: Option<OnEvent>,
 }
 
 impl Connection {
-    pub(super) fn new(entered: Entered, shared: Arc<Shared>, on_event: Option<OnEvent>) -> (Connection, Socket) {
+    pub(super) fn new(
+        entered: Entered,
+        shared: Arc<Shared>,
+        heartbeat: Duration,
+        on_event: Option<OnEvent>,
+    ) -> (Connection, Socket) {
         let Entered { stream, codec, version, input, .. } = entered;
-        let (out, streams) = (BytesMut::new(), Streams::default());
-        (Connection { codec, version, input, out, unflushed: false, streams, shared, on_event }, stream)
+        let (out, streams, heartbeat) = (BytesMut::new(), Streams::default(), Heartbeat::new(heartbeat));
+        (Connection { codec, version, input, out, unflushed: false, streams, shared, heartbeat, on_event }, stream)
     }
 
     /// Until the last handle is gone or the connection is lost; then everybody who waits is told why.
@@ -168,11 +220,24 @@ impl Connection {
                     Some(job) => self.take_all(job, jobs),
                     None => return self.hang_up(&mut write).await,
                 },
+                () = self.heartbeat.due.as_mut() => self.beat()?,
                 () = shared.hopeless.notified() => {
                     return Err(format!("{} requests were never answered", shared.orphans.load(Relaxed)));
                 }
             }
         }
+    }
+
+    fn beat(&mut self) -> Result<(), String> {
+        let ask = self.heartbeat.beat().inspect_err(|_| self.shared.silent.store(true, Relaxed))?;
+        if ask {
+            let mut frame = BytesMut::new();
+            let options = Envelope::new(self.version, HEARTBEAT_STREAM, Opcode::Options);
+            options.put(&mut frame, |_| Ok(())).map_err(|error| error.to_string())?;
+            self.codec.put(&frame, &mut self.out);
+            self.codec.close(&mut self.out);
+        }
+        Ok(())
     }
 
     fn must_send(&self) -> bool {
@@ -182,7 +247,10 @@ impl Connection {
     fn came(&mut self, read: std::io::Result<usize>) -> Result<(), String> {
         match read {
             Ok(0) => Err("the server closed it".to_owned()),
-            Ok(_) => self.receive(),
+            Ok(_) => {
+                self.heartbeat.hear();
+                self.receive()
+            }
             Err(error) => Err(error.to_string()),
         }
     }
@@ -249,8 +317,11 @@ fn hand_out(
     if header.version != version {
         return Err(format!("the server answered in {} on a connection of {version}", header.version));
     }
-    if header.stream == EVENT_STREAM {
-        return event(on_event, &header, &body);
+    match header.stream {
+        EVENT_STREAM => return event(on_event, &header, &body),
+        // That it came is all there is to know.
+        HEARTBEAT_STREAM => return Ok(()),
+        _ => {}
     }
     let Some(pending) = streams.give_back(header.stream) else { return Err(uncalled(&header, body)) };
     if pending.answer.send(Ok((header, body))).is_err() {

@@ -458,3 +458,40 @@ async fn events_are_handed_over_and_are_no_answers() {
     drop(client);
     peer.ended().await;
 }
+
+#[tokio::test]
+async fn a_server_that_says_nothing_is_given_up_whether_something_was_asked_or_not() {
+    let settings = Settings { heartbeat: Duration::from_millis(20), ..settings() };
+    for version in [Version::V4, Version::V5] {
+        // It takes what is sent to it, and hangs.
+        let (idle, _peer) = connected(&settings, version).await;
+        assert!(idle.fell_silent().await);
+        assert!(idle.is_lost());
+        let (busy, _peer) = connected(&settings, version).await;
+        let error = busy.query("SLOW", &one()).await.expect_err("it hangs");
+        assert!(matches!(error, Error::Lost(_)), "{error}");
+        assert_eq!(error.outcome(Kind::Single), Known::Unknown);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_says_it_is_there_may_take_its_time() {
+    let settings = Settings { heartbeat: Duration::from_millis(300), ..settings() };
+    let (client, mut peer) = connected(&settings, Version::V5).await;
+    let one = one();
+    let serve = async {
+        let slow = peer.asked().await;
+        assert_eq!(slow.opcode, Opcode::Query);
+        for _ in 0..2 {
+            let beat = peer.asked().await;
+            assert_eq!(beat.opcode, Opcode::Options);
+            peer.answer(beat.stream, Response::Ready).await;
+        }
+        peer.answer(slow.stream, keyspace("late")).await;
+    };
+    let (answer, ()) = tokio::join!(client.query("SLOW", &one), serve);
+    assert_eq!(said(&answer.expect("answered")), "late");
+    let silent = client.fell_silent();
+    drop(peer);
+    assert!(!silent.await, "it hung up");
+}

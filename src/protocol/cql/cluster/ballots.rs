@@ -13,11 +13,17 @@ use crate::protocol::cql::wire::request::{Bound, Parameters, Values};
 use crate::protocol::cql::wire::response::code;
 
 use super::clock::micros_of;
+use super::hosts::Host;
 use super::{Inner, lock, ring};
 
 const TEXT: &str = "SELECT most_recent_commit_at FROM system.paxos WHERE row_key = ? AND cf_id = ?";
 /// The next conditional statement of the partition waits, and so does a switch: rather none than one that is late.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// A node that hangs keeps nobody from asking the next.
+const PATIENCE_EACH: Duration = Duration::from_millis(150);
+/// A write is answered when one replica committed it, at the least: what none of them has when all were asked this often
+/// has been replaced, or is nowhere.
+const ROUNDS: usize = 4;
 /// More nodes than this are not asked in one go: replicas are among the first.
 const ASKED_MAX: usize = 8;
 /// A commit may be on its way to a replica still.
@@ -48,24 +54,33 @@ fn bounds(inner: &Inner, question: &Question) -> Option<Bounds> {
 
 async fn look(inner: &Inner, question: &Question, bounds: &Bounds) -> Result<i64, Unread> {
     let mut pause = PAUSE;
-    loop {
+    let mut silent = 0;
+    while silent < ROUNDS {
         let hosts = inner.hosts.load_full();
+        let mut all_answered = true;
         for host in ring::from(&hosts, ring::token(&question.key)).into_iter().take(ASKED_MAX) {
-            if inner.is_down(&host.address) {
-                continue;
-            }
-            let Ok(client) = inner.client_of(&host.address).await else { continue };
-            match newest(&client, question).await {
-                Ok(Some(ballot)) if ballot > bounds.most => return Err(Unread::Newer),
-                Ok(Some(ballot)) if ballot >= bounds.least => return Ok(ballot),
-                Err(error) if is_refusal(&error) => return Err(Unread::Refused),
+            let asked = timeout(PATIENCE_EACH, ask(inner, host, question)).await;
+            match asked {
+                Ok(Ok(Some(ballot))) if ballot > bounds.most => return Err(Unread::Newer),
+                Ok(Ok(Some(ballot))) if ballot >= bounds.least => return Ok(ballot),
+                Ok(Err(error)) if is_refusal(&error) => return Err(Unread::Refused),
                 // No replica, or one that missed this commit.
-                Ok(_) | Err(_) => {}
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) | Err(_) => all_answered = false,
             }
         }
+        silent += usize::from(all_answered);
         sleep(pause).await;
         pause *= 2;
     }
+    Err(Unread::Absent)
+}
+
+async fn ask(inner: &Inner, host: &Host, question: &Question) -> Result<Option<i64>, Error> {
+    if inner.is_down(&host.address) {
+        return Err(Error::NoHost(format!("{} is down", host.address)));
+    }
+    newest(&inner.client_of(&host.address).await?, question).await
 }
 
 async fn newest(client: &Client, question: &Question) -> Result<Option<i64>, Error> {

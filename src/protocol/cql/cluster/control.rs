@@ -45,6 +45,7 @@ async fn attach_to(inner: &Arc<Inner>, address: &Address) -> Result<Control, Err
     let happened = Arc::new(Notify::new());
     let on_event = listen(inner, happened.clone());
     let client = Client::connect_with(&inner.settings, address, Version::V5, Some(on_event)).await?;
+    inner.heed(&client);
     // Before the first look: what happens after it is told.
     client.register(&["TOPOLOGY_CHANGE", "STATUS_CHANGE", "SCHEMA_CHANGE"]).await?;
     let local = client.query("SELECT * FROM system.local", &Parameters::new(Consistency::One)).await?;
@@ -155,8 +156,9 @@ impl Control {
 
     async fn look_at_schema(&self, inner: &Inner) -> Result<(), Error> {
         let (version, tables) = schema::load(&self.client).await?;
-        let epoch = inner.tables.load().epoch + 1;
-        inner.tables.store(Arc::new(Tables::new(epoch, version, tables)));
+        let tables = Tables::new(version, tables);
+        let epoch = tables.epoch;
+        inner.tables.store(Arc::new(tables));
         inner.epoch.send_replace(epoch);
         Ok(())
     }

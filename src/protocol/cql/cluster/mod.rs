@@ -16,12 +16,13 @@ mod schema;
 mod timeouts;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -38,6 +39,7 @@ use super::text::volatile::Dialect;
 use super::topology::Facts;
 pub use clock::Offset;
 pub use hosts::Host;
+pub use ring::token;
 pub use timeouts::Timeouts;
 
 /// How long a node that could not be reached is tried last.
@@ -71,14 +73,21 @@ struct Inner {
     asked: watch::Sender<u64>,
     seen: watch::Sender<u64>,
     /// Nodes that are tried last, until when.
-    shunned: Mutex<HashMap<Address, Instant>>,
+    shunned: Arc<Mutex<HashMap<Address, Instant>>>,
     clients: Mutex<HashMap<Address, Slot>>,
     clocks: Mutex<HashMap<Address, Offset>>,
     turn: AtomicUsize,
 }
 
-/// The connection to a node, if there is one. Whoever finds none makes it, while others wait.
-type Slot = Arc<tokio::sync::Mutex<Option<Client>>>;
+/// The connection to a node. Whoever finds none makes it, while others wait.
+type Slot = Arc<tokio::sync::Mutex<Held>>;
+
+#[derive(Default)]
+struct Held {
+    client: Option<Client>,
+    /// When it could not be made, last.
+    failed: Option<Instant>,
+}
 
 impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -117,7 +126,7 @@ impl Cluster {
             epoch: watch::Sender::new(0),
             asked: watch::Sender::new(0),
             seen: watch::Sender::new(0),
-            shunned: Mutex::default(),
+            shunned: Arc::default(),
             clients: Mutex::default(),
             clocks: Mutex::default(),
             turn: AtomicUsize::new(0),
@@ -220,6 +229,16 @@ impl Cluster {
             self.inner.shun(address, SHUNNED);
             Error::Connect { host: address.clone(), why: Box::new(why) }
         })
+    }
+
+    /// This node is down, and another one is not.
+    pub fn is_left(&self, node: SocketAddr) -> bool {
+        self.inner.is_down(&address_of(node)) && self.hosts().iter().any(|host| !self.inner.is_down(&host.address))
+    }
+
+    /// This node did not let a client in: it is tried last for a while.
+    pub fn suspect(&self, node: SocketAddr) {
+        self.inner.shun(&address_of(node), SHUNNED);
     }
 
     /// A connection of our own to some node, shared with others.
@@ -337,14 +356,35 @@ impl Inner {
 
     async fn client_of(&self, address: &Address) -> Result<Client, Error> {
         let slot = lock(&self.clients).entry(address.clone()).or_default().clone();
+        let asked = Instant::now();
         let mut held = slot.lock().await;
-        if let Some(client) = held.as_ref().filter(|client| !client.is_lost()) {
+        if let Some(client) = held.client.as_ref().filter(|client| !client.is_lost()) {
             return Ok(client.clone());
         }
-        *held = None;
-        let client = Client::connect(&self.settings, address).await.inspect_err(|_| self.shun(address, SHUNNED))?;
+        held.client = None;
+        // Those who waited for one attempt do not each wait for another.
+        if held.failed.is_some_and(|failed| failed > asked) {
+            return Err(Error::NoHost(format!("{address} was just tried")));
+        }
+        let client = Client::connect(&self.settings, address).await.inspect_err(|_| {
+            self.shun(address, SHUNNED);
+            held.failed = Some(Instant::now());
+        })?;
         lock(&self.shunned).remove(address);
-        Ok(held.insert(client).clone())
+        self.heed(&client);
+        Ok(held.client.insert(client).clone())
+    }
+
+    /// A node that says nothing any more is down, whatever the others say of it.
+    fn heed(&self, client: &Client) {
+        let (silent, shunned) = (client.fell_silent(), self.shunned.clone());
+        let names = [Some(client.address().clone()), client.peer().map(address_of)];
+        tokio::spawn(async move {
+            if silent.await {
+                let until = Instant::now() + DOWN;
+                lock(&shunned).extend(names.into_iter().flatten().map(|name| (name, until)));
+            }
+        });
     }
 
     /// The nodes, once all that are up have one schema.
@@ -360,14 +400,16 @@ impl Inner {
 
     /// Ask every node for its clock. Those that cannot be asked keep what they said.
     async fn measure(&self) {
-        for host in self.hosts.load_full().iter() {
-            let Ok(client) = self.client_of(&host.address).await else { continue };
-            match clock::measure(&client).await {
-                Ok(offset) => drop(lock(&self.clocks).insert(host.address.clone(), offset)),
-                Err(error) => {
-                    tracing::debug!(side = %self.side, host = %host.address, %error, "a clock cannot be read")
-                }
-            }
+        let hosts = self.hosts.load_full();
+        // One that hangs keeps nobody from asking the others.
+        join_all(hosts.iter().map(|host| self.measure_one(&host.address))).await;
+    }
+
+    async fn measure_one(&self, address: &Address) {
+        let Ok(client) = self.client_of(address).await else { return };
+        match clock::measure(&client).await {
+            Ok(offset) => drop(lock(&self.clocks).insert(address.clone(), offset)),
+            Err(error) => tracing::debug!(side = %self.side, host = %address, %error, "a clock cannot be read"),
         }
     }
 
@@ -379,6 +421,10 @@ impl Inner {
         lock(&self.clocks).retain(|address, _| known(address));
         lock(&self.shunned).retain(|address, until| known(address) && *until > Instant::now());
     }
+}
+
+fn address_of(peer: SocketAddr) -> Address {
+    Address { host: peer.ip().to_string(), port: peer.port() }
 }
 
 /// Nothing panics while it holds one of these.

@@ -4,8 +4,9 @@
 use super::hosts::Host;
 
 /// The token of a key, as `Murmur3Partitioner` has it: the first half of MurmurHash3's 128 bits, seed 0, by Austin Appleby
-/// (public domain), but for the last bytes, which Cassandra reads as signed ones.
-pub(super) fn token(key: &[u8]) -> i64 {
+/// (public domain), but for the last bytes, which Cassandra reads as signed ones. Of several columns: see
+/// [`crate::protocol::cql::ballot::row_key`].
+pub fn token(key: &[u8]) -> i64 {
     let (blocks, tail) = key.as_chunks::<16>();
     let (mut h1, mut h2) = (0_u64, 0_u64);
     for block in blocks {

@@ -7,7 +7,9 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::net::TcpStream as Socket;
+use tokio::time::timeout;
 
 use super::*;
 use crate::allocations;
@@ -31,9 +33,13 @@ const FLIGHTS: i16 = 16;
 /// Nobody moves here.
 struct Nowhere;
 
-impl Beyond<Socket> for Nowhere {
-    fn reach(&mut self, _: Side, _: Luggage) -> BoxFuture<'static, Result<(Socket, BytesMut), String>> {
+impl<S: Send + 'static> Beyond<S> for Nowhere {
+    fn reach(&mut self, _: Side, _: Luggage) -> BoxFuture<'static, Result<(S, BytesMut), String>> {
         Box::pin(pending())
+    }
+
+    fn is_left(&self, _: Side, _: &S) -> bool {
+        false
     }
 }
 
@@ -178,4 +184,28 @@ fn what_is_passed_on_costs_no_allocation() {
         (0..200).for_each(|_| ends.exchange(&work));
         assert_eq!(count.load(SeqCst) - before, 0, "{version}, {compression:?}: allocations of 200 rounds");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_after_a_pause_is_answered_though_the_server_never_does() {
+    let framing = Framing { version: Version::V4, compression: None };
+    let ((mut client, ours), (_silent, theirs)) = (duplex(4 << 10), duplex(4 << 10));
+    let ends = ((ours, BytesMut::new()), (theirs, BytesMut::new()));
+    let relay = Relay::new(ends.0, ends.1, passthrough(framing), Nowhere, CancellationToken::new());
+    tokio::spawn(relay.run());
+    // Whatever was to wake the relay has done so by now.
+    sleep(10 * SWEEP).await;
+    let mut request = BytesMut::new();
+    let query = Request::Query(Query { text: b"SELECT v FROM t", parameters: Parameters::new(Consistency::One) });
+    let envelope = Envelope::new(framing.version, 7, Opcode::Query);
+    envelope.put(&mut request, |out| query.put(out, framing.version)).expect("short");
+    let asked = Instant::now();
+    client.write_all(&request).await.expect("it reads");
+    let mut answer = [0; 9];
+    timeout(Duration::from_secs(60), client.read_exact(&mut answer))
+        .await
+        .expect("in bounded time")
+        .expect("an answer");
+    assert_eq!((answer[0], &answer[2..5]), (0x84, &[0, 7, 0][..]), "an error on its stream");
+    assert!(asked.elapsed() <= Duration::from_secs(10) + 2 * SWEEP, "{:?}", asked.elapsed());
 }

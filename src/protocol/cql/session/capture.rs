@@ -13,13 +13,11 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::protocol::cql::ballot::{Conditional, row_key};
 use crate::protocol::cql::outcome::Kind;
-use crate::protocol::cql::place::{Extent, Place, hash_of};
+use crate::protocol::cql::place::{self, Extent, Place, hash_of};
 use crate::protocol::cql::stamps::{Stamps, now_micros};
 use crate::protocol::cql::tables::{Table, Tables};
 use crate::protocol::cql::text::generate::{Generated, TimeUuids};
-use crate::protocol::cql::text::literal::encode;
-use crate::protocol::cql::text::partition::partitions;
-use crate::protocol::cql::text::schema::{Column, Effect, Given, Source};
+use crate::protocol::cql::text::schema::Effect;
 use crate::protocol::cql::text::statement::{Body, Class, Modification, Statement as Parsed};
 use crate::protocol::cql::text::volatile::{Dialect, volatile_calls, with_literals};
 use crate::protocol::cql::wire::primitive::{Consistency, Value};
@@ -530,34 +528,5 @@ pub(in crate::protocol::cql) fn bound<'v>(statement: &Parsed, values: &Values<'v
 fn places(known: &Known, modification: &Modification, table: &Table, values: &Values<'_>) -> Option<Vec<Place>> {
     let effect = Effect::of(modification, &table.shape);
     let bound = |number| bound(&known.statement, values, number);
-    let keys = partitions(&known.text, modification, &effect, &table.shape, bound)?;
-    let rows = keys.len() == 1 && !effect.clustering.is_empty();
-    let clustering: Option<Vec<Vec<u8>>> = rows
-        .then(|| {
-            let columns = effect.clustering.iter().zip(table.shape.clustering());
-            columns.map(|(given, column)| one_value(known, given, column, &bound)).collect()
-        })
-        .flatten();
-    let place = |partition| match (&clustering, effect.extent) {
-        (_, crate::protocol::cql::text::schema::Extent::Statics) => {
-            Place { extent: Extent::Statics, partition, clustering: Vec::new() }
-        }
-        (Some(clustering), _) => Place { extent: Extent::Row, partition, clustering: clustering.clone() },
-        (None, _) => Place::partition(partition),
-    };
-    Some(keys.into_iter().map(place).collect())
-}
-
-fn one_value<'v>(
-    known: &Known,
-    given: &Given<'_>,
-    column: &Column,
-    bound: &impl Fn(usize) -> Option<&'v [u8]>,
-) -> Option<Vec<u8>> {
-    let Given::One(value) = given else { return None };
-    match value.source() {
-        Source::Marker(number) => bound(number).map(<[u8]>::to_vec),
-        Source::Literal(literal, span) => encode(literal, span.of(&known.text), &column.cql_type).ok(),
-        Source::Null | Source::Computed(_) => None,
-    }
+    place::written(&known.text, modification, &effect, &table.shape, bound)
 }

@@ -105,6 +105,11 @@ impl Flights {
         Some(flight)
     }
 
+    /// One of them was sent before this.
+    pub(super) fn any_before(&self, before: Instant) -> bool {
+        self.by_id.values().any(|one| one.since < before)
+    }
+
     /// Those that were sent before this, which the proxy is going to answer.
     pub(super) fn overdue(&mut self, before: Instant) -> Vec<Flight> {
         let late: Vec<i16> = self.by_id.iter().filter(|(_, one)| one.since < before).map(|(id, _)| *id).collect();

@@ -275,3 +275,25 @@ fn halve<K: Eq + std::hash::Hash, V>(map: &DashMap<K, V, RandomState>, most: usi
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::cql::text::schema::{Column, Table as Shape};
+
+    #[test]
+    fn a_plan_is_of_the_tables_that_it_is_asked_for_also_when_the_sides_take_turns() {
+        let tables = |id: u8| {
+            let columns =
+                vec![Column::described("k", "partition_key", 0, "int"), Column::described("v", "regular", -1, "int")];
+            Tables::new([0; 16], [Table::new(Shape::new("shop", "t", columns), [id; 16], 864_000, 0)])
+        };
+        let known = Known::new(Bytes::from_static(b"UPDATE shop.t SET v = ? WHERE k = ?"), None);
+        let [origin, target] = [tables(1), tables(2)];
+        for (tables, id) in [(&origin, 1), (&target, 2), (&origin, 1)] {
+            let plan = known.plan(tables);
+            let Some(Part::Mirrored { table, .. }) = plan.parts.first() else { panic!("it is mirrored") };
+            assert_eq!(table.id, [id; 16]);
+        }
+    }
+}

@@ -64,6 +64,8 @@ use shared::{Applied, Shared, Turn};
 const QUIET: Consistency = Consistency::LocalQuorum;
 /// Requests of one client that may be on their way; the protocol's own limit is that of its ids.
 const FLIGHTS_MAX: usize = 32_768;
+/// How long a request may wait for a node that is known to be down. Others may be wrong about it: what it answers, it answers.
+const LEFT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What an answer means.
 pub(in crate::protocol::cql) enum What {
@@ -441,8 +443,13 @@ impl Session {
         !self.flights.is_empty()
     }
 
-    /// Answer what the server did not answer in time. True: the server is given up.
-    pub(super) fn sweep(&mut self, now: Instant) -> bool {
+    /// Answer what the server did not answer in time. True: the server is given up; one that is known to be down, while others
+    /// serve, as soon as something waits for it in vain.
+    pub(super) fn sweep(&mut self, now: Instant, is_left: bool) -> bool {
+        let waits_since = |patience| now.checked_sub(patience).is_some_and(|before| self.flights.any_before(before));
+        if is_left && waits_since(LEFT_PATIENCE.min(self.shared.answer_timeout)) {
+            return true;
+        }
         let Some(before) = now.checked_sub(self.shared.answer_timeout) else { return false };
         for flight in self.flights.overdue(before) {
             self.answer_for_server(flight);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::cutover::gate::Gate;
@@ -91,6 +92,10 @@ pub(in crate::protocol::cql) struct Shared {
 /// The right to run a conditional statement on a partition.
 pub(super) type Turn = OwnedMutexGuard<()>;
 
+/// How long an answer waits for the mirror to begin, beside its own patience: it first waits out what a process before this
+/// one may have sent, which takes as long as the secondary works on a write and half a second (`applier/quiet.rs`).
+const BEGINS_WITHIN: Duration = Duration::from_secs(5);
+
 /// Answers wait until the secondary has the write, or for so long.
 pub(in crate::protocol::cql) struct Synchronous {
     pub waits: Waits,
@@ -101,12 +106,18 @@ pub(in crate::protocol::cql) struct Synchronous {
 pub(super) type Applied = BoxFuture<'static, Result<(), String>>;
 
 impl Synchronous {
-    /// Not longer than that.
+    /// Not longer than that, once the mirror has begun.
     pub(super) fn bounded(&self, applied: impl Future<Output = Result<(), String>> + Send + 'static) -> Applied {
-        let patience = self.patience;
+        let (patience, begun) = (self.patience, self.waits.begun());
         Box::pin(async move {
+            let mut applied = Box::pin(applied);
+            tokio::select! {
+                biased;
+                told = &mut applied => return told,
+                _ = timeout(BEGINS_WITHIN, begun) => {}
+            }
             let late = |_| Err(format!("it did not have it within {patience:?}"));
-            tokio::time::timeout(patience, applied).await.unwrap_or_else(late)
+            timeout(patience, applied).await.unwrap_or_else(late)
         })
     }
 }
@@ -176,5 +187,40 @@ impl Shared {
     /// One of those places.
     pub(super) fn turn(&self, place: usize) -> Arc<Mutex<()>> {
         self.turns[place % TURNS].clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+    use crate::journal::Lsn;
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_with_the_secondary_begins_when_the_mirror_does() {
+        let patience = Duration::from_secs(1);
+        let sync = Synchronous { waits: Waits::default(), patience };
+        let began = Instant::now();
+        let early = sync.bounded(sync.waits.wait(Lsn(1)).applied());
+        let begin = async {
+            sleep(BEGINS_WITHIN / 2).await;
+            sync.waits.there();
+        };
+        let (early, ()) = tokio::join!(early, begin);
+        assert!(early.is_err_and(|why| why.contains("within 1s")));
+        assert_eq!(began.elapsed(), BEGINS_WITHIN / 2 + patience);
+        let late = sync.bounded(sync.waits.wait(Lsn(2)).applied());
+        let began = Instant::now();
+        assert!(late.await.is_err());
+        assert_eq!(began.elapsed(), patience);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mirror_that_does_not_begin_is_not_waited_for_for_ever() {
+        let sync = Synchronous { waits: Waits::default(), patience: Duration::from_secs(1) };
+        let began = Instant::now();
+        assert!(sync.bounded(sync.waits.wait(Lsn(1)).applied()).await.is_err());
+        assert_eq!(began.elapsed(), BEGINS_WITHIN + sync.patience);
     }
 }

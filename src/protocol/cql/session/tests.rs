@@ -53,7 +53,6 @@ fn tables() -> Tables {
     let counts = vec![key(), column("n", "regular", -1, "counter")];
     let gone = vec![key(), column("v", "regular", -1, "text")];
     Tables::new(
-        1,
         [0; 16],
         [
             table("t", 864_000, plain),
@@ -660,6 +659,18 @@ fn what_a_lost_server_owed_is_answered_and_in_doubt_promise_3() {
     assert_eq!(rig.journal()[1], "in doubt");
     rig.query(3, "SELECT * FROM t");
     assert_eq!(rig.session.moves_to(), Some(Side::Origin));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_down_is_given_up_before_its_time_but_only_if_something_waits_and_others_serve() {
+    let mut rig = Rig::new(Version::V5, None);
+    let soon = Instant::now() + LEFT_PATIENCE + Duration::from_millis(1);
+    assert!(!rig.session.sweep(soon, true), "nothing waits");
+    rig.query(1, "SELECT * FROM t");
+    assert!(!rig.session.sweep(soon, false), "nobody else serves, or it does");
+    assert!(!rig.session.sweep(Instant::now() + LEFT_PATIENCE, true), "it may answer still");
+    assert!(rig.session.sweep(soon, true));
+    assert!(rig.told().is_empty(), "it is answered when the connection is given up");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::protocol::cql::client::{Answer, Client, Error, Settings};
 use crate::protocol::cql::setup::Sides;
 use crate::protocol::cql::wire::Version;
 use crate::protocol::cql::wire::primitive::Consistency;
-use crate::protocol::cql::wire::request::Parameters;
+use crate::protocol::cql::wire::request::{Bound, Parameters, Values};
 use crate::record::Side;
 
 use super::read::Read;
@@ -45,6 +45,19 @@ impl Line {
             Ok(client) => ask(&client, read, asked, level, second).await,
             Err(error) => Told { answer: Err(error), took: began.elapsed() },
         }
+    }
+
+    /// Ask something of our own.
+    pub(super) async fn look(
+        &self,
+        text: &str,
+        values: &[Bound<'_>],
+        (level, second): (Consistency, i32),
+    ) -> Result<Answer, Error> {
+        let client = self.client().await?;
+        let now_in_seconds = Some(second).filter(|_| client.version() >= Version::V5);
+        let parameters = Parameters { values: Some(Values::Given(values)), now_in_seconds, ..Parameters::new(level) };
+        client.query(text, &parameters).await
     }
 
     /// It is made by who finds none, while others wait.

@@ -9,7 +9,7 @@
 //! shows nothing that the last one does not see; so a row that the primary shows twice and the secondary does not differs,
 //! and one that changed in between is alike if the secondary shows either.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::protocol::cql::wire::Error;
 use crate::protocol::cql::wire::response::{Row, Rows};
@@ -163,8 +163,23 @@ pub(super) fn settle<'a>(
     if lasting.is_empty() { Settled::Moving } else { Settled::Differs(Compared::Rows(lasting)) }
 }
 
+/// Rows that have keys, and that the secondary shows neither as the primary did before nor as it did after.
+pub(super) fn disputed<'a>(
+    terms: &Terms<'_>,
+    (before, after): (&Sheet<'a>, &Sheet<'a>),
+    theirs: &Sheet<'a>,
+) -> Vec<Deviation<'a>> {
+    match (compare(terms, before, theirs), compare(terms, after, theirs)) {
+        (Compared::Rows(first), Compared::Rows(last)) if terms.identity.is_some() => {
+            let found: HashSet<&Key<'_>> = first.iter().map(|one| &one.key).collect();
+            last.into_iter().filter(|one| found.contains(&one.key)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// The types of the primary's columns and of the secondary's.
-fn kinds<'t>(ours: &'t Sheet<'_>, theirs: &'t Sheet<'_>) -> Vec<(&'t Type, &'t Type)> {
+pub(super) fn kinds<'t>(ours: &'t Sheet<'_>, theirs: &'t Sheet<'_>) -> Vec<(&'t Type, &'t Type)> {
     let theirs = theirs.columns.as_deref().unwrap_or_default();
     let ours = ours.columns.as_deref().unwrap_or(theirs);
     ours.iter().zip(theirs).map(|((_, ours), (_, theirs))| (ours, theirs)).collect()

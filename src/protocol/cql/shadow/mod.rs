@@ -2,7 +2,7 @@
 //!
 //! A session that forwards a read asks the core whether it is chosen ([`crate::shadow::Handle::sample`]); if so it keeps the
 //! request and a copy of the answer ([`watch`], [`read`]). [`reading`] says what text and schema say of it, [`ask`] asks for it again,
-//! [`compare`] and [`alike`] compare, and [`repeater`] puts them together for the core.
+//! [`compare`] and [`alike`] compare, [`cells`] looks closer at rows that are being written, and [`repeater`] puts them together for the core.
 //!
 //! Never repeated: what each server evaluates by itself, what is not mirrored, and nothing at a serial level, for that may
 //! finish another's transaction. A page is a read of its own: paging states mean the same on both sides, whichever versions
@@ -10,6 +10,7 @@
 
 mod alike;
 mod ask;
+mod cells;
 mod compare;
 mod read;
 pub(in crate::protocol::cql) mod reading;

@@ -216,7 +216,7 @@ mod tests {
         ];
         let counts = vec![column("k", "partition_key", 0, "int"), column("n", "regular", -1, "counter")];
         let table = |name: &str, columns| Table::new(schema::Table::new("shop", name, columns), [0; 16], 864_000, 0);
-        Tables::new(1, [0; 16], [table("wide", wide), table("counts", counts)])
+        Tables::new([0; 16], [table("wide", wide), table("counts", counts)])
     }
 
     fn known(text: &str) -> Known {

@@ -1,6 +1,6 @@
 //! The core's questions, answered: a read is repeated on the secondary and compared; one that differs is asked again, of the
 //! primary, of the secondary, and of the primary once more ([`compare::settle`]). All three are asked as of one second, so
-//! that what expires does so on both sides at once.
+//! that what expires does so on both sides at once. Rows that are being written are looked at cell by cell ([`cells`](super::cells)).
 
 use std::sync::Arc;
 
@@ -11,20 +11,25 @@ use crate::protocol::cql::place::{Place, hash_of};
 use crate::protocol::cql::session::bound;
 use crate::protocol::cql::setup::Sides;
 use crate::protocol::cql::tables::Tables;
+use crate::protocol::cql::text::schema::{Column, Role};
 use crate::protocol::cql::wire::primitive::Consistency;
 use crate::protocol::cql::wire::request::{Parameters, Values};
 use crate::protocol::cql::wire::response::code;
+use crate::protocol::cql::wire::types::Type;
 use crate::record::Side;
 use crate::shadow::{self, Causal, Difference, Handle, How, Rechecked, Repeated, Skip, Verdict};
 
 use super::ask::{Line, Told, repeated, sure};
+use super::cells::{Judged, Looked, Looks, Question, Seen};
 use super::compare::{self, Compared, Deviation, Settled, Sheet, Terms, compare};
 use super::read::{Read, Said, said, second};
-use super::reading::{Field, Reading, Unfit};
+use super::reading::{Field, Form, Reading, Unfit};
 use super::shown;
 
 /// Answers are bounded by `shadow.max_answer` while they are compressed; decompressed, by this many times as much.
 const INFLATED: usize = 16;
+/// Rows in dispute that are looked at cell by cell; the others come another time.
+const CLOSER_MAX: usize = 8;
 
 /// Repeats reads, and compares.
 pub struct Repeater {
@@ -49,7 +54,7 @@ impl Repeater {
     }
 
     async fn ask(&self, side: Side, read: &Read, asked: &Parameters<'_>, at: (Consistency, i32)) -> Told {
-        self.lines[usize::from(side == Side::Target)].ask(read, asked, at.0, at.1).await
+        self.line(side).ask(read, asked, at.0, at.1).await
     }
 
     /// Both clusters, the primary first.
@@ -94,7 +99,64 @@ impl Repeater {
         let after = self.ask(causal.primary(), read, &asked, at).await.answer;
         let is_quiet = causal.position() == written;
         let others = Others { tables: &secondary.tables(), alike: alike_rings(&primary, &secondary) };
-        case.decide((&of_primary(&before)?, &of_primary(&after)?), &said(&theirs)?, &others, is_quiet)
+        let ours = (&of_primary(&before)?, &of_primary(&after)?);
+        let decided = case.decide(ours, &said(&theirs)?, &others, is_quiet)?;
+        match (&decided, ours, said(&theirs)?) {
+            (Rechecked::Moved | Rechecked::Again(_), (Said::Rows(before), Said::Rows(after)), Said::Rows(theirs))
+                if !is_quiet =>
+            {
+                let [before, after, theirs] = [case.sheet(before)?, case.sheet(after)?, case.sheet(&theirs)?];
+                Ok(self.closer(&case, [&before, &after, &theirs], causal, at).await?.unwrap_or(decided))
+            }
+            _ => Ok(decided),
+        }
+    }
+
+    /// Rows in dispute, while somebody writes: looked at cell by cell. `None`: that says no more than is known.
+    async fn closer(
+        &self,
+        case: &Case<'_>,
+        [before, after, theirs]: [&Sheet<'_>; 3],
+        causal: &Causal,
+        at: (Consistency, i32),
+    ) -> Result<Option<Rechecked>, Skip> {
+        let ground = Ground::of(case, theirs);
+        let disputed = ground.with(|terms| compare::disputed(terms, (before, after), theirs));
+        let kinds = compare::kinds(before, theirs);
+        let Some(question) = ground.question(&disputed, &kinds) else { return Ok(None) };
+        let places: Option<Vec<Place>> = disputed.iter().take(CLOSER_MAX).map(|row| ground.row(row)).collect();
+        let Some(places) = places.filter(|places| !places.is_empty()) else { return Ok(None) };
+        let ours_at = (causal.primary(), Skip::PrimaryFailed);
+        let theirs_at = (causal.secondary(), Skip::SecondaryFailed);
+        let early = self.look(theirs_at, &question, &places, at).await?;
+        let before = self.look(ours_at, &question, &places, at).await?;
+        causal.reach().await?;
+        let late = self.look(theirs_at, &question, &places, at).await?;
+        let after = self.look(ours_at, &question, &places, at).await?;
+        let looks = early.into_iter().zip(before).zip(late.into_iter().zip(after));
+        let judged =
+            looks.map(|((early, before), (theirs, after))| question.judge(&Looks { early, before, theirs, after }));
+        Ok(Some(ground.judged(&disputed, judged.collect(), theirs)))
+    }
+
+    /// These rows on a side, and what to say if it does not answer.
+    async fn look(
+        &self,
+        (side, failed): (Side, Skip),
+        question: &Question<'_>,
+        places: &[Place],
+        at: (Consistency, i32),
+    ) -> Result<Vec<Seen>, Skip> {
+        let mut rows = Vec::with_capacity(places.len());
+        for place in places {
+            let answer = self.line(side).look(&question.text, &Question::values(place), at).await;
+            rows.push(answer.and_then(|answer| question.seen(&answer)).map_err(|_| failed)?);
+        }
+        Ok(rows)
+    }
+
+    fn line(&self, side: Side) -> &Line {
+        &self.lines[usize::from(side == Side::Target)]
     }
 }
 
@@ -348,6 +410,47 @@ impl<'c, 'r> Ground<'c, 'r> {
             keys,
             shown: rows.first().map(|row| Box::new(shown::rows(row, first, theirs, &self.case.reading.table.shape))),
         }
+    }
+
+    /// What to ask of the rows in dispute. `None`: what differs is not what a cell holds.
+    fn question<'k>(&'k self, disputed: &[Deviation<'_>], kinds: &[(&'k Type, &'k Type)]) -> Option<Question<'k>> {
+        let shape = &self.case.reading.table.shape;
+        let is_key = |column: &Column| matches!(column.role, Role::Partition(_) | Role::Clustering(_));
+        let column = |at: usize| {
+            let field = self.fields.get(at).filter(|field| field.form == Form::Exact && !self.ignored[at])?;
+            shape.column(field.column.as_deref()?)
+        };
+        if disputed.iter().flat_map(|row| &row.columns).any(|at| column(*at).is_none_or(is_key)) {
+            return None;
+        }
+        let looked = |(at, kinds): (usize, &(&'k Type, &'k Type))| {
+            let column = column(at).filter(|column| !is_key(column))?;
+            Some(Looked { column, kinds: *kinds })
+        };
+        Some(Question::of(shape, kinds.iter().enumerate().filter_map(looked).collect()))
+    }
+
+    /// What the looks at the rows in dispute say of the read.
+    fn judged(&self, disputed: &[Deviation<'_>], judged: Vec<Judged>, theirs: &Sheet<'_>) -> Rechecked {
+        let (mut rows, mut first) = (Vec::new(), None);
+        let all_alike = judged.len() == disputed.len() && judged.iter().all(|judged| *judged == Judged::Alike);
+        for (row, judged) in disputed.iter().zip(judged) {
+            if let Judged::Differs(how, columns) = judged {
+                rows.push(row.clone());
+                first.get_or_insert((how, columns));
+            }
+        }
+        match first {
+            Some((how, columns)) => Rechecked::Again(Difference { how, columns, ..self.of_rows(&rows, theirs) }),
+            None if all_alike => Rechecked::InFlight,
+            None => Rechecked::Moved,
+        }
+    }
+
+    /// Where a row is; `None`: the answer does not tell all of its key.
+    fn row(&self, row: &Deviation<'_>) -> Option<Place> {
+        let clustering = self.case.reading.table.shape.clustering().count();
+        self.place(row).filter(|place| place.clustering.len() == clustering)
     }
 
     fn place(&self, row: &Deviation<'_>) -> Option<Place> {

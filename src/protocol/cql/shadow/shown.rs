@@ -1,7 +1,7 @@
 //! Rows that differ, for an operator who asks for their values; never logged (promise 13).
 
-use crate::protocol::cql::applier::shown_place;
 use crate::protocol::cql::place::Place;
+use crate::protocol::cql::shown::{self, hex};
 use crate::protocol::cql::text::schema::Table;
 use crate::protocol::cql::wire::response::Row;
 use crate::protocol::cql::wire::types::Type;
@@ -17,7 +17,7 @@ const SHOWN_BYTES: usize = 2_000;
 pub(super) fn rows(row: &Deviation<'_>, place: Option<&Place>, sheet: &Sheet<'_>, table: &Table) -> Shown {
     let side = |row: Option<Row<'_>>| row.map(|row| line(row, sheet)).unwrap_or_default();
     Shown {
-        key: place.map(|place| shown_place(place, table)).unwrap_or_default(),
+        key: place.map(|place| shown::place(place, table)).unwrap_or_default(),
         primary: side(row.ours),
         secondary: side(row.theirs),
     }
@@ -72,10 +72,6 @@ fn spoken(datum: &Datum) -> String {
         Datum::Date(days) => days.to_string(),
         Datum::Duration { months, days, nanoseconds } => format!("{months}mo{days}d{nanoseconds}ns"),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold("0x".to_owned(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 #[cfg(test)]

@@ -58,6 +58,11 @@ pub enum Cells {
 }
 
 impl Cells {
+    /// It is made of several cells.
+    pub fn has_parts(self) -> bool {
+        matches!(self, Cells::List | Cells::Elements)
+    }
+
     /// By a type's text in `system_schema.columns`.
     pub fn of(cql_type: &str) -> Cells {
         let name = cql_type.split('<').next().unwrap_or_default().trim();

@@ -89,8 +89,7 @@ impl Shape {
     }
 
     fn cut(mut self) -> String {
-        let end = (0..=SHAPE_BYTES_MAX).rev().find(|end| self.words.is_char_boundary(*end)).unwrap_or_default();
-        self.words.truncate(end);
+        self.words.truncate(self.words.floor_char_boundary(SHAPE_BYTES_MAX));
         self.words + "..."
     }
 }

@@ -390,6 +390,8 @@ pub struct Schema {
     pub tolerant: bool,
     /// `ALTER TABLE .. DROP ..`.
     pub drop: Option<ColumnDrop>,
+    /// The first column of `ALTER TABLE .. ADD ..`.
+    pub add: Option<String>,
 }
 
 /// `CREATE`, `ALTER`, `DROP`.

@@ -17,21 +17,22 @@ use super::operand::string;
 use super::reach::name_of;
 use super::target::named;
 
-/// Words of SQL that are functions without parentheses (documentation, "Date/Time Functions", "Session Information").
+/// Words of SQL that are functions without parentheses (documentation, "Date/Time Functions", "Session Information"). Who the
+/// current user is goes along with a read: `current_user` and `user` are none of them.
 const VALUE_FUNCTIONS: &[&str] = &[
     "current_catalog",
     "current_date",
-    "current_role",
     "current_schema",
     "current_time",
     "current_timestamp",
-    "current_user",
     "localtime",
     "localtimestamp",
     "session_user",
     "system_user",
-    "user",
 ];
+
+/// What policies ask for who it is: a session's own settings go along with a read, the server's do not.
+const CURRENT_SETTING: &str = "current_setting";
 
 /// Where a row lies and who wrote it (documentation, "System Columns"), and types that are oids, or made of transaction
 /// ids: each server has its own.
@@ -146,7 +147,7 @@ impl Scope<'_> {
         // `t.user` is a column, `pg_catalog.now(` a function.
         let qualified = at > self.span.start && self.is_op(at - 1, b".");
         if self.is_op(at + 1, b"(") {
-            if self.catalog.unsteady.contains(name) {
+            if self.catalog.unsteady.contains(name) && !(name == CURRENT_SETTING && self.asks_own_setting(at)) {
                 words.unfit.get_or_insert(Unfit::Volatile);
             }
             words.gathers |= GATHERING.contains(&name);
@@ -171,6 +172,13 @@ impl Scope<'_> {
             words.unfit = Some(Unfit::NotRepeatable);
         }
         words.reach(self.catalog, name);
+    }
+
+    /// `current_setting('app.tenant')`.
+    fn asks_own_setting(&self, at: usize) -> bool {
+        let name = self.tokens.get(at + 2).filter(|token| token.kind == Kind::String);
+        let alone = self.is_op(at + 3, b")") || self.is_op(at + 3, b",");
+        alone && name.is_some_and(|name| is_own_setting(&String::from_utf8_lossy(name.text(self.text))))
     }
 
     fn is_word(&self, at: usize, word: &str) -> bool {
@@ -320,6 +328,18 @@ pub(in crate::protocol::postgres) fn is_strict(type_oid: u32) -> bool {
     STRICT.contains(&type_oid)
 }
 
+/// A name in quotes with a dot in it: no setting of the server (documentation, "Customized Options").
+fn is_own_setting(quoted: &str) -> bool {
+    let name = quoted.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\''));
+    name.is_some_and(|name| name.contains('.') && !name.contains('\''))
+}
+
+/// What comes behind the function's name, as the server writes it: `('app.tenant'::text, true)`.
+fn asks_own_setting(behind: &str) -> bool {
+    let first = behind.strip_prefix('(').and_then(|args| args.split([',', ')']).next()).unwrap_or_default();
+    is_own_setting(first.strip_suffix("::text").unwrap_or(first))
+}
+
 /// The names of functions in a text of the server's (a plan's expressions) that make an answer another at another time.
 pub(in crate::protocol::postgres) fn is_unsteady(expression: &str, catalog: &Catalog) -> bool {
     let part = |char: char| char.is_alphanumeric() || char == '_';
@@ -330,6 +350,7 @@ pub(in crate::protocol::postgres) fn is_unsteady(expression: &str, catalog: &Cat
         let (name, behind) = word.split_at(end);
         let lower = name.to_ascii_lowercase();
         let called = behind.starts_with('(') && (catalog.unsteady.contains(&lower) || lower.starts_with("pg_"));
+        let called = called && !(lower == CURRENT_SETTING && asks_own_setting(behind));
         // Deparsed in capitals, unlike columns of that name.
         let keyword = name != lower && VALUE_FUNCTIONS.contains(&lower.as_str());
         if called || keyword {
@@ -372,6 +393,8 @@ mod tests {
             "select pg_catalog.upper(note) from acc",
             "select substring(note from 1 for 3) from acc",
             "select * from acc_view",
+            "select id from acc where note = current_user",
+            "select user, current_setting('app.tenant'), current_setting('app.tenant', true)",
         ] {
             assert_eq!(of(text).unfit, None, "{text}");
         }
@@ -385,8 +408,10 @@ mod tests {
             "select id from acc where id > (select random() * 7)",
             "select current_timestamp",
             "select * from stamped where at < CURRENT_DATE",
-            "select user",
-            "select current_setting('app.tenant')",
+            "select session_user",
+            "select current_setting('server_version')",
+            "select current_setting('app.' || note) from acc",
+            "select current_setting(note) from acc",
             "with x as (select clock_timestamp() t) select t from x",
             "select age(at) from stamped",
             "select gen_random_uuid(), id from acc",
@@ -421,6 +446,23 @@ mod tests {
             "select txid_current()",
         ] {
             assert!(read(text).is_none_or(|read| read.unfit.is_some()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_policy_that_asks_who_reads_is_steady() {
+        let catalog = catalog();
+        for filter in ["(tenant = CURRENT_USER)", "(tenant = current_setting('app.tenant'::text, true))"] {
+            assert!(!is_unsteady(filter, &catalog), "{filter}");
+        }
+        for filter in [
+            "(tenant = SESSION_USER)",
+            "(at < now())",
+            "(tenant = current_setting('port'::text))",
+            "(tenant = current_setting(name))",
+            "(tenant = current_setting(('app.'::text || name)))",
+        ] {
+            assert!(is_unsteady(filter, &catalog), "{filter}");
         }
     }
 

@@ -56,6 +56,7 @@ impl Builder {
             hazards: Hazards::default(),
             reads: Vec::new(),
             rows: 0.0,
+            actual: None,
         };
         self.0.by_name.entry(name.to_owned()).or_default().push(oid);
         self.0.by_id.insert(relation.id, oid);

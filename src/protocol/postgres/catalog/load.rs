@@ -176,6 +176,7 @@ fn relation(row: &DataRow) -> Result<(u32, Relation), Error> {
         hazards: Hazards { row_security: row.bool(5)?, updatable_view: row.bool(7)?, ..Hazards::default() },
         reads: Vec::new(),
         rows: row.parse(6)?,
+        actual: None,
     };
     Ok((oid, relation))
 }

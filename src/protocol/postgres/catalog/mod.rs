@@ -93,6 +93,19 @@ pub struct Relation {
     pub reads: Vec<u32>,
     /// Planner's estimate of rows.
     pub rows: f64,
+    /// What its own server calls it, where we call it as the other side does (see [`super::scope`]).
+    pub actual: Option<Box<Actual>>,
+}
+
+/// What a server calls a table for which we have another word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actual {
+    /// Its schema.
+    pub schema: String,
+    /// Its bare name.
+    pub name: String,
+    /// Its columns' names, by our words for them, where they differ.
+    pub columns: HashMap<String, String>,
 }
 
 /// One column.
@@ -275,9 +288,19 @@ impl Relation {
             && self.key == other.key
     }
 
-    /// `schema.name`, quoted where SQL needs it, for text that goes to a server or a person.
+    /// `schema.name`, quoted where SQL needs it, for text that goes to its server or a person.
     pub fn sql(&self) -> String {
-        format!("{}.{}", quote(&self.schema), quote(&self.name))
+        let (schema, name) = match &self.actual {
+            Some(actual) => (&actual.schema, &actual.name),
+            None => (&self.schema, &self.name),
+        };
+        format!("{}.{}", quote(schema), quote(name))
+    }
+
+    /// The column of this name, or word, quoted for its server.
+    pub fn column_sql(&self, name: &str) -> String {
+        let actual = self.actual.as_ref().and_then(|actual| actual.columns.get(name));
+        quote(actual.map_or(name, String::as_str))
     }
 
     /// The key's columns.

@@ -22,7 +22,7 @@ pub(in crate::protocol::postgres) struct Facts {
     pub(super) database: String,
     /// Our process as the server sees it is the one that it told us.
     pub(super) direct: bool,
-    pub(super) catalog: Catalog,
+    pub(in crate::protocol::postgres) catalog: Catalog,
     /// Of [`SETTINGS`].
     pub(super) settings: Named,
     /// Encoding, collation, provider of the database.

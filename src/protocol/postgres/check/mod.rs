@@ -17,14 +17,15 @@ use crate::check::{Finding, Report, Rule};
 use crate::config::Config;
 use crate::record::Side;
 
-use super::copier::Scope;
+use super::client::{Client, Error, ServerConfig};
+use super::scope::{Scope, filter};
 use super::setup::server_config;
 pub(super) use facts::{Facts, read};
 
 /// Look at both sides. One that cannot be reached is told, and the other looked at all the same.
 pub async fn check(config: &Config) -> Report {
-    let (origin, target) = (server_config(&config.origin, config), server_config(&config.target, config));
-    let (origin, target) = tokio::join!(read(&origin), read(&target));
+    let (source, target) = (server_config(&config.origin, config), server_config(&config.target, config));
+    let (origin, mut target) = tokio::join!(read(&source), read(&target));
     let mut report = Report::default();
     for (side, facts) in [(Side::Origin, &origin), (Side::Target, &target)] {
         match facts {
@@ -32,12 +33,37 @@ pub async fn check(config: &Config) -> Report {
             Err(error) => report.unreachable.push(format!("{side}: {error}")),
         }
     }
-    if let (Ok(origin), Ok(target)) = (&origin, &target) {
+    let scope = Scope::of(config, Side::Origin);
+    if let (Ok(origin), Ok(target)) = (&origin, &mut target) {
+        scope.translate(&mut target.catalog);
         together(origin, target, &mut report.findings);
     }
-    let scope = Scope::of(&config.mirror);
-    report.findings.retain(|finding| !scope.excludes(&finding.object));
+    if let Ok(origin) = &origin {
+        let outside = scope.acting_from_outside(&origin.catalog).into_iter();
+        let outside = outside.map(|(child, parent)| format!("{child} (with {parent})"));
+        report.findings.extend(outside.map(|object| on(Side::Origin, rules::FOREIGN_KEY_FROM_OUTSIDE, object)));
+        let names: Vec<String> = origin.catalog.relations.values().map(|one| one.shown()).collect();
+        report.findings.retain(|finding| !scope.leaves_out(&finding.object, names.iter().map(String::as_str)));
+        match flaws(&source, &scope, origin).await {
+            Ok(flaws) => report.findings.extend(flaws),
+            Err(error) => report.unreachable.push(format!("{}: {error}", Side::Origin)),
+        }
+    }
     report
+}
+
+/// What `[[tables]]` says of the origin that is not so. What tandem starts with is the same.
+async fn flaws(source: &ServerConfig, scope: &Scope, origin: &Facts) -> Result<Vec<Finding>, Error> {
+    let mut found = Vec::new();
+    if scope.is_plain() || !origin.is_known() {
+        return Ok(found);
+    }
+    let mut conn = Client::connect(&source.for_writing("tandem check")).await?;
+    let mut flaws = scope.flaws(&origin.catalog);
+    flaws.extend(filter::refused(&mut conn, scope, &origin.catalog).await?);
+    conn.close().await;
+    found.extend(flaws.into_iter().map(|(table, why)| on(Side::Origin, rules::TABLE_MAP, format!("{table}: {why}"))));
+    Ok(found)
 }
 
 fn alone(side: Side, facts: &Facts, found: &mut Vec<Finding>) {

@@ -28,6 +28,9 @@ crate::check::rules! {
     COLUMN_ORDER_DIFFERS: Warning "column_order_differs" "SELECT * and INSERT without a column list mean something else after the switch: create the table in the origin's order";
     NOT_NULL_DIFFERS: Warning "not_null_differs" "the target refuses rows that the origin takes: drop NOT NULL there, or set it on the origin";
 
+    FOREIGN_KEY_FROM_OUTSIDE: Error "foreign_key_from_outside" "a foreign key deletes or changes its rows with those of a table that is left out, and nobody would know which: it is not mirrored; include both, or exclude both";
+    TABLE_MAP: Error "table_map" "tandem does not start with it: correct [[tables]]";
+
     TYPE_MISSING: Error "type_missing" "create the type on the target";
     TYPE_OID_DIFFERS: Note "type_oid_differs" "drivers remember oids by connection: clients that use this type should reconnect after the switch";
     EXTENSION_MISSING: Error "extension_missing" "CREATE EXTENSION on the target";

@@ -658,6 +658,14 @@ impl Client {
         timeout(LAST_WORDS, told).await.ok().flatten()
     }
 
+    /// Say nothing more. Resolves when the server has hung up too, which it does behind the statement at hand: its process
+    /// ends then. What it still says is thrown away.
+    pub async fn hang_up(&mut self) {
+        let _ = self.stream.shutdown().await;
+        let mut unread = [0; 4 << 10];
+        while matches!(self.stream.read(&mut unread).await, Ok(1..)) {}
+    }
+
     /// Say goodbye. Dropping the connection does as well, only less politely.
     pub async fn close(mut self) {
         wire::bare(&mut self.out, front::TERMINATE);

@@ -331,8 +331,9 @@ impl Worker {
 
     /// Rows of the primary replace what the secondary has under their keys, in one transaction.
     async fn copy(&mut self, chunk: &Chunk, pair: &Arc<Pair>, clean: bool) -> Result<Landed, Trouble> {
-        let asked = if clean { String::new() } else { format!(", {}", pair.asked("t")) };
-        let sql = format!("SELECT {}{asked} FROM ONLY {} t WHERE {STRETCH}", pair.column_list("t."), chunk.name);
+        let asked = if clean { String::new() } else { format!(", {}", pair.asked("t", At::Primary)) };
+        let (columns, part) = (pair.column_list("t.", At::Primary), pair.part(&chunk.name, At::Primary));
+        let sql = format!("SELECT {columns}{asked} FROM {part} t WHERE {STRETCH}");
         let check = self.put_read(&sql, chunk, pair).await?;
         let mut batch = Batch::new(pair);
         let mut into = Writes::default();
@@ -378,7 +379,8 @@ impl Worker {
         let by_rows = ["22", "23", "P0"].iter().any(|class| error.code.starts_with(class));
         let mut keys = Vec::new();
         if by_rows {
-            let sql = format!("SELECT {} FROM ONLY {} t WHERE {STRETCH}", pair.asked("t"), chunk.name);
+            let (asked, part) = (pair.asked("t", At::Primary), pair.part(&chunk.name, At::Primary));
+            let sql = format!("SELECT {asked} FROM {part} t WHERE {STRETCH}");
             let check = self.put_read(&sql, chunk, pair).await?;
             let read = |error| Trouble::reading_primary(pair.id, error);
             while let Some(row) = self.primary.next_row_of_statement().await.map_err(read)? {
@@ -404,8 +406,8 @@ impl Worker {
         if let Some(rows) = self.alike(chunk, pair).await? {
             return Ok(Landed { rows, alike: true, ..Landed::default() });
         }
-        let (digest, asked) = (pair.digest(), pair.asked("t"));
-        let sql = format!("SELECT {digest}, {asked} FROM ONLY {} t WHERE {STRETCH}", chunk.name);
+        let (digest, asked) = (pair.digest(At::Primary), pair.asked("t", At::Primary));
+        let sql = format!("SELECT {digest}, {asked} FROM {} t WHERE {STRETCH}", pair.part(&chunk.name, At::Primary));
         let check = self.put_read(&sql, chunk, pair).await?;
         let mut rows: Vec<Keyed> = Vec::new();
         let reading = |error| Trouble::reading_primary(pair.id, error);
@@ -434,7 +436,8 @@ impl Worker {
         if let Some(rows) = self.alike(chunk, pair).await? {
             return Ok(Landed { rows, alike: true, ..Landed::default() });
         }
-        let sql = format!("SELECT {} FROM ONLY {} t WHERE {STRETCH}", pair.asked("t"), chunk.name);
+        let (asked, part) = (pair.asked("t", At::Secondary), pair.part(&chunk.name, At::Secondary));
+        let sql = format!("SELECT {asked} FROM {part} t WHERE {STRETCH}");
         let [from, to] = stretch(chunk);
         let params = [Param::text(&from), Param::text(&to)];
         let rows = self.secondary.query(&sql, &params, Format::Text).await;

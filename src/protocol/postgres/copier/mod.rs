@@ -12,6 +12,7 @@ mod check;
 mod closure;
 mod copy;
 pub(super) mod debt;
+mod hashes;
 mod history;
 mod link;
 mod pay;
@@ -26,11 +27,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::backfill::work::{Stage, Surveyed};
-use crate::backfill::{Desk, Request, is_named};
-use crate::config;
+use crate::backfill::{Desk, Request};
 use crate::mirror::state::copier::{Copier, Error, Gone, Owed, Paid, Snapshot, Standing};
 use crate::mirror::twins::Twins;
 use crate::protocol::postgres::client::{Error as ClientError, Format, Param, ServerConfig};
+use crate::protocol::postgres::scope::Scope;
 use crate::record::Backend;
 
 pub use link::{APPLICATION_NAME, LOCK_APPLIER, LOCK_CLASS, LOCK_WRITERS};
@@ -49,29 +50,8 @@ pub struct Options {
     /// Both servers end a transaction of ours that is silent for this long; whole milliseconds. A payment shows thrice
     /// as often that it is alive, so only an applier that hangs is hit.
     pub silence_max: Duration,
-    /// Which tables are paid.
+    /// Which tables are paid, and as what.
     pub scope: Scope,
-}
-
-/// Which tables are paid.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Scope {
-    /// Those without a key as well, whole.
-    pub keyless: bool,
-    /// Not these: qualified names, in which `*` stands for any letters.
-    pub exclude: Vec<String>,
-}
-
-impl Scope {
-    /// As it is configured.
-    pub fn of(mirror: &config::Mirror) -> Scope {
-        Scope { keyless: mirror.keyless == config::Keyless::Copy, exclude: mirror.exclude.clone() }
-    }
-
-    /// The table is none of ours. `name` is qualified.
-    pub fn excludes(&self, name: &str) -> bool {
-        is_named(&self.exclude, name)
-    }
 }
 
 impl Options {

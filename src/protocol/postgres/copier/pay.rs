@@ -66,7 +66,7 @@ impl Trouble {
     pub(super) fn reading_primary(table: TableId, error: client::Error) -> Trouble {
         match error {
             client::Error::Db(error) => match error.code.as_str() {
-                "42P01" | "42703" | "42883" | "42704" | "3F000" | "55P03" | "40001" | "57014" => {
+                "42P01" | "42703" | "42704" | "3F000" | "55P03" | "40001" | "57014" => {
                     Trouble::Stale(error.to_string())
                 }
                 // Values that are none: of the wrong length they are called a broken protocol.
@@ -206,8 +206,8 @@ impl<'p> Payment<'p> {
         if self.owed.ddl.is_empty() {
             return Ok(refused);
         }
-        let ours = |table: &TableId| !self.link.schema.excludes(*table);
-        let ddl: Vec<_> = self.owed.ddl.iter().filter(|(table, _)| ours(table)).collect();
+        let ours = |table: &TableId, body| !self.link.schema.excludes(*table) && !self.is_renamed(*table, body);
+        let ddl: Vec<_> = self.owed.ddl.iter().filter(|(table, body)| ours(table, body)).collect();
         let (conn, pulse) = (&mut self.link.secondary, self.link.options.pulse());
         conn.simple("BEGIN").await.map_err(Trouble::Secondary)?;
         self.begun = true;
@@ -218,6 +218,18 @@ impl<'p> Payment<'p> {
         }
         set_search_path(conn, &self.link.search_path).await?;
         Ok(refused)
+    }
+
+    /// The change would mean another table there.
+    fn is_renamed(&self, table: TableId, body: &[u8]) -> bool {
+        let named = ddl(body).and_then(|(path, sql)| self.link.schema.renamed_in(table, path, sql));
+        if let Some(name) = &named {
+            tracing::warn!(
+                table = name,
+                "a schema change is not repeated on the secondary, where this table is called otherwise: make it there by hand"
+            );
+        }
+        named.is_some()
     }
 
     fn gather(&mut self) {
@@ -736,7 +748,7 @@ impl Unique {
         format!(
             "SELECT {} FROM (SELECT *, {values} FROM {table}{only}) h \
              JOIN (SELECT {values} FROM pg_temp.tandem_in{only}) i ON {}",
-            pair.asked("h"),
+            pair.asked("h", At::Secondary),
             equal.join(" AND ")
         )
     }

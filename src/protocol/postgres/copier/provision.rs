@@ -4,7 +4,8 @@
 //! primary has is made: whatever an earlier attempt made, or somebody by hand, is left alone. Before the copy: schemas,
 //! types, sequences, tables, partitions and the keys that the mirror needs. After it, when all rows are there: the other
 //! constraints and indexes, built beside the mirror (`CONCURRENTLY`, `NOT VALID` and then `VALIDATE`) so that payments go
-//! on. Functions, triggers, views, rules, policies, comments and rights are not made: a switch names what differs.
+//! on. Tables that shall be called otherwise there (see [`crate::protocol::postgres::scope`]) are made under that name,
+//! columns get theirs when all that names them is made. Functions, triggers, views, rules, policies, comments and rights are not made: a switch names what differs.
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
@@ -16,7 +17,9 @@ use tokio::time::timeout;
 use crate::backfill::Request;
 use crate::backfill::work::Stage;
 use crate::mirror::state::copier::Error;
+use crate::protocol::postgres::catalog::{Catalog, load};
 use crate::protocol::postgres::client::{self, Client, ServerConfig};
+use crate::protocol::postgres::scope::{Scope, topmost};
 
 use super::link::{self, Link, SETTINGS, on_primary, on_secondary};
 
@@ -34,6 +37,11 @@ const TABLES: &[List] = &[
         "SELECT pg_catalog.quote_ident(n.nspname), '', 'CREATE SCHEMA ' || pg_catalog.quote_ident(n.nspname) \
          FROM pg_catalog.pg_namespace n WHERE (n.oid >= 16384 OR n.nspname = 'public') AND n.nspname !~ '^pg_' \
          AND n.nspname <> 'tandem' AND {MEMBER:pg_namespace:n.oid} ORDER BY n.oid",
+    ),
+    List(
+        "SELECT DISTINCT pg_catalog.quote_ident(s.name), '', 'CREATE SCHEMA ' || pg_catalog.quote_ident(s.name) \
+         FROM (SELECT m.schema AS name FROM mapped m UNION SELECT n.nspname FROM pg_catalog.pg_namespace n, side \
+           WHERE side.every) s",
     ),
     List(
         "SELECT {NAME:t.typname}, '', CASE t.typtype \
@@ -64,8 +72,8 @@ const TABLES: &[List] = &[
     ),
     // A partition's identity is its root's, from 17 on by itself.
     List(
-        "SELECT {NAME:c.relname}, pg_catalog.concat(n.nspname, '.', c.relname), \
-           'CREATE ' || CASE c.relpersistence WHEN 'u' THEN 'UNLOGGED ' ELSE '' END || 'TABLE ' || {NAME:c.relname} || \
+        "SELECT {RELATION:c}, pg_catalog.concat(n.nspname, '.', c.relname), \
+           'CREATE ' || CASE c.relpersistence WHEN 'u' THEN 'UNLOGGED ' ELSE '' END || 'TABLE ' || {RELATION:c} || \
            ' (' || pg_catalog.concat_ws(', ', (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname) || ' ' || \
              pg_catalog.format_type(a.atttypid, a.atttypmod) || coalesce((SELECT ' COLLATE ' || \
                pg_catalog.quote_ident(ln.nspname) || '.' || pg_catalog.quote_ident(l.collname) \
@@ -76,7 +84,8 @@ const TABLES: &[List] = &[
                  pg_catalog.pg_get_expr(f.adbin, f.adrelid) || CASE a.attgenerated WHEN 's' THEN ') STORED' ELSE ')' END \
                WHEN a.attidentity <> '' AND NOT c.relispartition THEN ' GENERATED ' || \
                  CASE a.attidentity WHEN 'a' THEN 'ALWAYS' ELSE 'BY DEFAULT' END || ' AS IDENTITY' || \
-                 coalesce((SELECT ' (SEQUENCE NAME ' || pg_catalog.quote_ident(sn.nspname) || '.' || \
+                 coalesce((SELECT ' (SEQUENCE NAME ' || pg_catalog.quote_ident(coalesce( \
+                   (SELECT m.schema FROM mapped m WHERE m.oid = c.oid), sn.nspname)) || '.' || \
                    pg_catalog.quote_ident(sc.relname) || {SEQUENCE} || ')' FROM pg_catalog.pg_depend d \
                    JOIN pg_catalog.pg_sequence s ON s.seqrelid = d.objid JOIN pg_catalog.pg_class sc ON sc.oid = d.objid \
                    JOIN pg_catalog.pg_namespace sn ON sn.oid = sc.relnamespace \
@@ -101,55 +110,54 @@ const TABLES: &[List] = &[
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_class t ON t.oid = d.refobjid \
          JOIN pg_catalog.pg_namespace tn ON tn.oid = t.relnamespace \
          JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attnum = d.refobjsubid \
-         WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype = 'a' AND {THEIRS:c.oid}",
+         WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype = 'a' AND {THEIRS:c.oid} \
+         AND coalesce((SELECT m.schema FROM mapped m WHERE m.oid = t.oid), tn.nspname) = n.nspname",
     ),
     List(
-        "SELECT {NAME:c.relname} || ' in ' || {TABLE:t}, pg_catalog.concat(n.nspname, '.', c.relname), \
-           CASE WHEN c.relispartition THEN 'ALTER TABLE ' || {TABLE:t} || ' ATTACH PARTITION ' || {NAME:c.relname} || \
+        "SELECT {RELATION:c} || ' in ' || {TABLE:t}, pg_catalog.concat(n.nspname, '.', c.relname), \
+           CASE WHEN c.relispartition THEN 'ALTER TABLE ' || {TABLE:t} || ' ATTACH PARTITION ' || {RELATION:c} || \
              ' ' || pg_catalog.pg_get_expr(c.relpartbound, c.oid) \
-           ELSE 'ALTER TABLE ' || {NAME:c.relname} || ' INHERIT ' || {TABLE:t} END \
+           ELSE 'ALTER TABLE ' || {RELATION:c} || ' INHERIT ' || {TABLE:t} END \
          FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid AND c.relkind IN ('r', 'p') \
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_class t ON t.oid = i.inhparent \
          JOIN pg_catalog.pg_namespace tn ON tn.oid = t.relnamespace WHERE {THEIRS:c.oid} ORDER BY i.inhrelid, i.inhseqno",
     ),
+    List("{CONSTRAINTS} AND (o.contype = 'p' OR o.contype = 'u' AND {KEYED:t}) ORDER BY o.oid"),
     List(
-        "SELECT {NAME:o.conname} || ' on ' || {TABLE:t}, pg_catalog.concat(n.nspname, '.', t.relname), \
-           'ALTER TABLE ' || {TABLE:t} || ' ADD CONSTRAINT ' || pg_catalog.quote_ident(o.conname) || ' ' || \
-           pg_catalog.pg_get_constraintdef(o.oid) FROM pg_catalog.pg_constraint o \
-         JOIN pg_catalog.pg_class t ON t.oid = o.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace \
-         CROSS JOIN LATERAL (SELECT n.nspname) tn WHERE (o.contype = 'p' OR o.contype = 'u' AND {KEYED:t}) \
-         AND o.conparentid = 0 AND {THEIRS:t.oid} ORDER BY o.oid",
+        "SELECT {INDEX:c}, pg_catalog.concat(tn.nspname, '.', t.relname), {DEFINITION:c} {INDEXES} \
+         AND i.indisunique AND {KEYED:t}",
     ),
+    // Definitions speak of columns by the names that they have here. So where some shall have another one, everything is
+    // made before they get it.
+    List("{CONSTRAINTS} AND o.contype IN ('u', 'x') AND {RENAMED:t} ORDER BY o.oid"),
+    List("SELECT {INDEX:c}, pg_catalog.concat(tn.nspname, '.', t.relname), {DEFINITION:c} {INDEXES} AND {RENAMED:t}"),
     List(
-        "SELECT {NAME:c.relname}, pg_catalog.concat(tn.nspname, '.', t.relname), pg_catalog.regexp_replace( \
-           pg_catalog.pg_get_indexdef(c.oid), ' ON ONLY ', ' ON ') {INDEXES} AND i.indisunique AND {KEYED:t}",
+        "SELECT {TABLE:t} || '.' || pg_catalog.quote_ident(coalesce(r.name, a.attname)), \
+           pg_catalog.concat(tn.nspname, '.', t.relname), 'ALTER TABLE ' || {TABLE:t} || ' RENAME COLUMN ' || \
+           pg_catalog.quote_ident(a.attname) || ' TO ' || pg_catalog.quote_ident(r.name) \
+         FROM side, pg_catalog.pg_class t JOIN pg_catalog.pg_namespace tn ON tn.oid = t.relnamespace \
+         JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped \
+         LEFT JOIN renamed r ON r.oid = t.oid AND r.attnum = a.attnum \
+         WHERE t.relkind IN ('r', 'p') AND t.oid >= 16384 AND (side.every OR r.name IS NOT NULL AND NOT t.relispartition)",
     ),
 ];
 
 /// When all rows are there.
 const REST: &[List] = &[
+    List("{CONSTRAINTS} AND o.contype IN ('u', 'x') ORDER BY o.oid"),
     List(
-        "SELECT {NAME:o.conname} || ' on ' || {TABLE:t}, pg_catalog.concat(n.nspname, '.', t.relname), \
-           'ALTER TABLE ' || {TABLE:t} || ' ADD CONSTRAINT ' || pg_catalog.quote_ident(o.conname) || ' ' || \
-           pg_catalog.pg_get_constraintdef(o.oid) FROM pg_catalog.pg_constraint o \
-         JOIN pg_catalog.pg_class t ON t.oid = o.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace \
-         CROSS JOIN LATERAL (SELECT n.nspname) tn WHERE o.contype IN ('u', 'x') \
-         AND o.conparentid = 0 AND {THEIRS:t.oid} ORDER BY o.oid",
-    ),
-    List(
-        "SELECT {NAME:c.relname}, pg_catalog.concat(tn.nspname, '.', t.relname), CASE t.relkind \
-           WHEN 'p' THEN pg_catalog.regexp_replace(pg_catalog.pg_get_indexdef(c.oid), ' ON ONLY ', ' ON ') \
-           ELSE pg_catalog.regexp_replace(pg_catalog.pg_get_indexdef(c.oid), '^CREATE (UNIQUE )?INDEX ', \
+        "SELECT {INDEX:c}, pg_catalog.concat(tn.nspname, '.', t.relname), CASE t.relkind WHEN 'p' THEN {DEFINITION:c} \
+           ELSE pg_catalog.regexp_replace({DEFINITION:c}, '^CREATE (UNIQUE )?INDEX ', \
              'CREATE \\1INDEX CONCURRENTLY ') END {INDEXES}",
     ),
     List(
-        "SELECT {NAME:o.conname} || ' on ' || {TABLE:t}, pg_catalog.concat(n.nspname, '.', t.relname), \
+        "SELECT pg_catalog.quote_ident(o.conname) || ' on ' || {TABLE:t}, pg_catalog.concat(n.nspname, '.', t.relname), \
            'ALTER TABLE ' || {TABLE:t} || ' ADD CONSTRAINT ' || pg_catalog.quote_ident(o.conname) || ' ' || \
-           pg_catalog.pg_get_constraintdef(o.oid) || CASE WHEN {PLAIN} AND o.convalidated THEN ' NOT VALID' ELSE '' END \
+           {REFERENCE:o} || CASE WHEN {PLAIN} AND o.convalidated THEN ' NOT VALID' ELSE '' END \
            {FOREIGN} ORDER BY o.oid",
     ),
     List(
-        "SELECT {NAME:o.conname} || ' valid on ' || {TABLE:t}, pg_catalog.concat(n.nspname, '.', t.relname), \
+        "SELECT pg_catalog.quote_ident(o.conname) || ' valid on ' || {TABLE:t}, pg_catalog.concat(n.nspname, '.', t.relname), \
            'ALTER TABLE ' || {TABLE:t} || ' VALIDATE CONSTRAINT ' || pg_catalog.quote_ident(o.conname) \
            {FOREIGN} AND {PLAIN} AND o.convalidated ORDER BY o.oid",
     ),
@@ -157,6 +165,14 @@ const REST: &[List] = &[
 
 /// What the lists abbreviate. `n` is the object's schema, `tn` that of the table `t`.
 const WORDS: &[(&str, &str)] = &[
+    (
+        "{CONSTRAINTS}",
+        "SELECT pg_catalog.quote_ident(o.conname) || ' on ' || {TABLE:t}, pg_catalog.concat(n.nspname, '.', t.relname), \
+           'ALTER TABLE ' || {TABLE:t} || ' ADD CONSTRAINT ' || pg_catalog.quote_ident(o.conname) || ' ' || \
+           pg_catalog.pg_get_constraintdef(o.oid) FROM pg_catalog.pg_constraint o \
+         JOIN pg_catalog.pg_class t ON t.oid = o.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace \
+         CROSS JOIN LATERAL (SELECT n.nspname) tn WHERE o.conparentid = 0 AND {THEIRS:t.oid}",
+    ),
     (
         "{INDEXES}",
         "FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid \
@@ -170,8 +186,37 @@ const WORDS: &[(&str, &str)] = &[
         "{FOREIGN}",
         "FROM pg_catalog.pg_constraint o JOIN pg_catalog.pg_class t ON t.oid = o.conrelid \
          JOIN pg_catalog.pg_class p ON p.oid = o.confrelid JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace \
+         JOIN pg_catalog.pg_namespace pn ON pn.oid = p.relnamespace \
          CROSS JOIN LATERAL (SELECT n.nspname) tn WHERE o.contype = 'f' AND o.conparentid = 0 AND {THEIRS:t.oid}",
     ),
+    // The first part of it names tables and columns, the rest does not.
+    (
+        "{REFERENCE:o}",
+        "(SELECT CASE WHEN pg_catalog.starts_with(d.whole, d.here) \
+           THEN d.there || pg_catalog.substr(d.whole, pg_catalog.length(d.here) + 1) ELSE d.whole END \
+         FROM (SELECT pg_catalog.pg_get_constraintdef(o.oid) AS whole, \
+           'FOREIGN KEY (' || own.here || ') REFERENCES ' || o.confrelid::pg_catalog.regclass || '(' || theirs.here || ')' AS here, \
+           'FOREIGN KEY (' || own.there || ') REFERENCES ' || {PARENT:p} || '(' || theirs.there || ')' AS there \
+           FROM {COLUMNS:conrelid:conkey} own, {COLUMNS:confrelid:confkey} theirs) d)",
+    ),
+    (
+        "{PARENT:p}",
+        "coalesce((SELECT pg_catalog.quote_ident(m.schema) || '.' || pg_catalog.quote_ident(m.name) FROM mapped m \
+           WHERE m.oid = p.oid), pg_catalog.quote_ident(pn.nspname) || '.' || pg_catalog.quote_ident(p.relname))",
+    ),
+    // An index is in its table's schema.
+    (
+        "{INDEX:c}",
+        "pg_catalog.quote_ident(coalesce((SELECT m.schema FROM mapped m WHERE m.oid = t.oid), tn.nspname)) || '.' || \
+         pg_catalog.quote_ident(c.relname)",
+    ),
+    (
+        "{DEFINITION:c}",
+        "pg_catalog.replace(pg_catalog.regexp_replace(pg_catalog.pg_get_indexdef(c.oid), ' ON ONLY ', ' ON '), \
+           ' ON ' || pg_catalog.quote_ident(tn.nspname) || '.' || pg_catalog.quote_ident(t.relname) || ' USING ', \
+           ' ON ' || {TABLE:t} || ' USING ')",
+    ),
+    ("{RENAMED:t}", "((SELECT every FROM side) OR EXISTS (SELECT FROM renamed r WHERE r.oid = t.oid))"),
     ("{PLAIN}", "(t.relkind = 'r' AND p.relkind = 'r')"),
     (
         "{SEQUENCE}",
@@ -179,11 +224,20 @@ const WORDS: &[(&str, &str)] = &[
          ' START WITH ' || s.seqstart || ' CACHE ' || s.seqcache || CASE WHEN s.seqcycle THEN ' CYCLE' ELSE '' END",
     ),
     ("{KEYED:t}", "NOT EXISTS (SELECT FROM pg_catalog.pg_index k WHERE k.indrelid = t.oid AND k.indisprimary)"),
-    ("{TABLE:t}", "pg_catalog.quote_ident(tn.nspname) || '.' || pg_catalog.quote_ident(t.relname)"),
+    (
+        "{TABLE:t}",
+        "coalesce((SELECT pg_catalog.quote_ident(m.schema) || '.' || pg_catalog.quote_ident(m.name) FROM mapped m \
+           WHERE m.oid = t.oid), pg_catalog.quote_ident(tn.nspname) || '.' || pg_catalog.quote_ident(t.relname))",
+    ),
+    (
+        "{RELATION:c}",
+        "coalesce((SELECT pg_catalog.quote_ident(m.schema) || '.' || pg_catalog.quote_ident(m.name) FROM mapped m \
+           WHERE m.oid = c.oid), pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname))",
+    ),
 ];
 
-/// What takes a word: `{NAME:c.relname}`, `{THEIRS:c.oid}`, `{MEMBER:pg_class:c.oid}`.
-fn sql(list: &List) -> String {
+/// What takes a word: `{NAME:c.relname}`, `{THEIRS:c.oid}`, `{MEMBER:pg_class:c.oid}`, `{COLUMNS:conrelid:conkey}`.
+fn sql(list: &List, names: &str) -> String {
     let mut sql = list.0.to_owned();
     for (word, meaning) in WORDS {
         sql = sql.replace(word, meaning);
@@ -199,11 +253,57 @@ fn sql(list: &List) -> String {
                 "NOT EXISTS (SELECT FROM pg_catalog.pg_depend x WHERE x.classid = 'pg_catalog.{class}'\
                  ::pg_catalog.regclass AND x.objid = {oid} AND x.deptype = 'e')"
             ),
+            // Columns of a constraint: by the names that they have here, and by those that they shall have.
+            ["COLUMNS", relation, numbers] => format!(
+                "(SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY u.n) AS here, \
+                   pg_catalog.string_agg(pg_catalog.quote_ident(coalesce(r.name, a.attname)), ', ' ORDER BY u.n) AS there \
+                 FROM pg_catalog.unnest(o.{numbers}) WITH ORDINALITY u (attnum, n) \
+                 JOIN pg_catalog.pg_attribute a ON a.attrelid = o.{relation} AND a.attnum = u.attnum \
+                 LEFT JOIN renamed r ON r.oid = a.attrelid AND r.attnum = a.attnum)"
+            ),
             _ => String::new(),
         };
         sql = format!("{before}{meaning}{after}");
     }
-    sql
+    format!("{names} {sql}")
+}
+
+/// What the lists know of table maps, as the beginning of a statement: `mapped`, tables by what they shall be called;
+/// `renamed`, columns; and whether the side is asked for everything that it has.
+fn names(scope: &Scope, catalog: Option<&Catalog>) -> String {
+    let (mut mapped, mut renamed) = (Vec::new(), Vec::new());
+    for relation in catalog.into_iter().flat_map(|catalog| catalog.relations.values()) {
+        let (own, there) = (relation.shown(), scope.there(&relation.shown()));
+        if let Some((schema, name)) =
+            there.as_ref().filter(|there| **there != own).and_then(|name| name.split_once('.'))
+        {
+            mapped.push(format!("({}, {}, {})", relation.oid, literal(schema), literal(name)));
+        }
+        // Columns of a partition are its root's.
+        let root = catalog.map(|catalog| topmost(catalog, relation).shown()).unwrap_or_default();
+        for (here, there) in scope.renamed(&root) {
+            let column = relation.columns.iter().find(|column| column.name == here);
+            renamed.extend(column.map(|one| format!("({}, {}, {})", relation.oid, one.attnum, literal(there))));
+        }
+    }
+    let table = |name: &str, columns: &str, types: [&str; 3], rows: Vec<String>| {
+        let rows = std::iter::once("(NULL, NULL, NULL)".to_owned()).chain(rows).collect::<Vec<_>>().join(", ");
+        let [a, b, c] = types;
+        format!(
+            "{name} ({columns}) AS (SELECT a::pg_catalog.{a}, b::pg_catalog.{b}, c::pg_catalog.{c} \
+             FROM (VALUES {rows}) v (a, b, c) WHERE a IS NOT NULL)"
+        )
+    };
+    format!(
+        "WITH {}, {}, side (every) AS (SELECT {})",
+        table("mapped", "oid, schema, name", ["oid", "text", "text"], mapped),
+        table("renamed", "oid, attnum, name", ["oid", "int2", "text"], renamed),
+        catalog.is_none()
+    )
+}
+
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
 }
 
 /// An object that the secondary lacks.
@@ -212,24 +312,42 @@ struct Lacking {
     sql: String,
 }
 
-async fn rows(conn: &mut Client, list: &List) -> Result<Vec<(String, String, String)>, client::Error> {
-    let rows = conn.simple(&sql(list)).await?;
-    rows.iter().map(|row| Ok((row.string(0)?, row.string(1)?, row.string(2)?))).collect()
+async fn rows(conn: &mut Client, list: &List, names: &str) -> Result<Vec<(String, String, String)>, client::Error> {
+    let rows = conn.simple(&sql(list, names)).await?;
+    // What a side is only asked for because it has it needs no statement.
+    rows.iter().map(|row| Ok((row.string(0)?, row.string(1)?, row.text(2)?.unwrap_or_default().to_owned()))).collect()
 }
 
 /// What of the list only the primary has, of tables that are asked for.
-async fn lacking(
-    list: &List,
-    (primary, secondary): (&mut Client, &mut Client),
-    request: &Request,
-) -> Result<Vec<Lacking>, Error> {
-    let there = rows(secondary, list).await.map_err(on_secondary)?;
+async fn lacking(list: &List, link: &mut Link, asked: &Asked<'_>) -> Result<Vec<Lacking>, Error> {
+    let there = rows(&mut link.secondary, list, &names(&asked.scope, None)).await.map_err(on_secondary)?;
     let there: BTreeSet<String> = there.into_iter().map(|(name, ..)| name).collect();
-    let here = rows(primary, list).await.map_err(on_primary)?;
-    let asked = |(name, table, _): &(String, String, String)| {
-        !there.contains(name) && (table.is_empty() || request.names(table))
+    let here = rows(&mut link.primary, list, &asked.names).await.map_err(on_primary)?;
+    let is_asked = |(name, table, _): &(String, String, String)| {
+        let meant = table.is_empty() || asked.request.names(table) && !asked.scope.excludes(table);
+        meant && !there.contains(name)
     };
-    Ok(here.into_iter().filter(asked).map(|(name, _, sql)| Lacking { name, sql }).collect())
+    Ok(here.into_iter().filter(is_asked).map(|(name, _, sql)| Lacking { name, sql }).collect())
+}
+
+/// What is asked for.
+struct Asked<'r> {
+    request: &'r Request,
+    scope: Scope,
+    /// What the primary's tables shall be called, see [`names`].
+    names: String,
+}
+
+impl Asked<'_> {
+    async fn new<'r>(link: &mut Link, request: &'r Request) -> Result<Asked<'r>, Error> {
+        let scope = link.options.scope.clone();
+        let catalog = match scope.is_plain() {
+            true => Catalog::default(),
+            false => load(&mut link.primary).await.map_err(|error| Error::Primary(error.to_string()))?,
+        };
+        let names = names(&scope, Some(&catalog));
+        Ok(Asked { request, scope, names })
+    }
 }
 
 /// Make it; why not, if the server refuses.
@@ -264,12 +382,13 @@ pub(super) async fn provision(
         link.schema_stale = true;
         return built.map(Some).map_err(on_secondary);
     }
+    let asked = Asked::new(link, request).await?;
     match stage {
-        Stage::Tables => tables(link, request).await.map(Some),
+        Stage::Tables => tables(link, &asked).await.map(Some),
         Stage::Rest => {
             let mut lists = Vec::new();
             for list in REST {
-                lists.push(lacking(list, (&mut link.primary, &mut link.secondary), request).await?);
+                lists.push(lacking(list, link, &asked).await?);
             }
             *building = Some(build(secondary.clone(), lists.into_iter().flatten().collect()).boxed());
             Ok(None)
@@ -277,10 +396,10 @@ pub(super) async fn provision(
     }
 }
 
-async fn tables(link: &mut Link, request: &Request) -> Result<Vec<String>, Error> {
+async fn tables(link: &mut Link, asked: &Asked<'_>) -> Result<Vec<String>, Error> {
     let mut refused = Vec::new();
     for list in TABLES {
-        for one in lacking(list, (&mut link.primary, &mut link.secondary), request).await? {
+        for one in lacking(list, link, asked).await? {
             refused.extend(make(&mut link.secondary, one).await.map_err(on_secondary)?);
         }
     }

@@ -1,7 +1,9 @@
 //! Both sides' tables, matched by qualified name: what a payment reads here and writes there.
 //!
-//! Each side has its own oids, column order and types. Columns meet by name. What the secondary computes itself
-//! (generated columns) is left out; columns that only the secondary has get their defaults.
+//! Each side has its own oids, column order and types. Columns meet by name, which is the primary's: what the secondary
+//! calls otherwise is translated when its catalog is read (see [`crate::protocol::postgres::scope`]), and a table of
+//! which only some rows are mirrored is read as if it had no others. What the secondary computes itself (generated
+//! columns) is left out; columns that only the secondary has get their defaults.
 //!
 //! **Partitions.** All keys of a partition tree are paid at its topmost root, read and written through it: a row that
 //! moved between partitions is one key there, and the sides may be partitioned differently. Where a leaf's key is not
@@ -11,12 +13,13 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::protocol::postgres::catalog::{self, Catalog, Column, FIRST_NORMAL_OID, Kind, Relation, quote};
+use crate::protocol::postgres::catalog::{self, Catalog, Column, ForeignKey, Kind, Relation, quote};
 use crate::protocol::postgres::client::{self, Client};
-use crate::protocol::postgres::key::{self, Form, Layout};
+use crate::protocol::postgres::key::{self, Form, Layout, oid};
+use crate::protocol::postgres::scope::{Rows, Scope, filter, topmost};
 use crate::record::TableId;
 
-use super::Scope;
+use super::hashes::{Hashed, hashed};
 
 /// One table on both sides.
 #[derive(Debug)]
@@ -26,6 +29,8 @@ pub(in crate::protocol::postgres) struct Pair {
     pub(super) secondary: Arc<Relation>,
     /// Names of the columns that are copied, as the secondary orders them.
     columns: Vec<String>,
+    /// Of the primary's rows only those for which this holds are there.
+    filter: Option<String>,
     /// Rows may be copied in binary form.
     pub(super) binary: bool,
     /// Empty: it has none, and is only ever paid whole.
@@ -71,6 +76,20 @@ pub(in crate::protocol::postgres) struct KeyColumn {
     casts: Option<(String, String)>,
 }
 
+/// Types that have a first and a last value as aggregates, in all versions.
+const ENDS: &[u32] = &[
+    oid::INT2,
+    oid::INT4,
+    oid::INT8,
+    oid::TEXT,
+    oid::VARCHAR,
+    oid::NUMERIC,
+    oid::DATE,
+    oid::TIME,
+    oid::TIMESTAMP,
+    oid::TIMESTAMPTZ,
+];
+
 /// What is digested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum What {
@@ -93,15 +112,33 @@ impl Pair {
         }
     }
 
-    /// The table as a FROM item: its own rows, or those of all partitions.
+    /// A table as a FROM item that takes an alias: its own rows, or those of all partitions.
     pub(super) fn table(&self, at: At) -> String {
         let relation = self.relation(at);
         let only = if relation.kind == Kind::Partitioned { "" } else { "ONLY " };
-        format!("{only}{}", relation.sql())
+        self.filtered(format!("{only}{}", relation.sql()), at)
     }
 
-    pub(super) fn column_list(&self, prefix: &str) -> String {
-        self.columns.iter().map(|name| format!("{prefix}{}", quote(name))).collect::<Vec<_>>().join(", ")
+    /// The same of a table that holds rows of this one, given by its name there.
+    pub(super) fn part(&self, table: &str, at: At) -> String {
+        self.filtered(format!("ONLY {table}"), at)
+    }
+
+    /// The planner takes a plain subquery for the table itself, with all of its indexes and its TIDs.
+    fn filtered(&self, table: String, at: At) -> String {
+        match (&self.filter, at) {
+            (Some(filter), At::Primary) => format!("(SELECT *, tableoid, ctid FROM {table} WHERE ({filter}))"),
+            _ => table,
+        }
+    }
+
+    /// What that side calls a column, quoted.
+    fn column(&self, name: &str, at: At) -> String {
+        self.relation(at).column_sql(name)
+    }
+
+    pub(super) fn column_list(&self, prefix: &str, at: At) -> String {
+        self.columns.iter().map(|name| format!("{prefix}{}", self.column(name, at))).collect::<Vec<_>>().join(", ")
     }
 
     /// `unnest($1, ..) u(k0, ..)`.
@@ -120,21 +157,21 @@ impl Pair {
     }
 
     fn matched(&self, at: At) -> String {
-        let equal = |n: usize| format!("t.{} = {}", quote(&self.key[n].name), self.parameter(n, at));
+        let equal = |n: usize| format!("t.{} = {}", self.column(&self.key[n].name, at), self.parameter(n, at));
         (0..self.key.len()).map(equal).collect::<Vec<_>>().join(" AND ")
     }
 
     /// A key of one column whose parameter has its type: one scan of the index finds all, each row once.
-    fn any(&self) -> Option<String> {
+    fn any(&self, at: At) -> Option<String> {
         match &self.key[..] {
-            [KeyColumn { name, casts: None, .. }] => Some(format!("t.{} = ANY ($1)", quote(name))),
+            [KeyColumn { name, casts: None, .. }] => Some(format!("t.{} = ANY ($1)", self.column(name, at))),
             _ => None,
         }
     }
 
     pub(in crate::protocol::postgres) fn read_sql(&self) -> String {
-        let (columns, table) = (self.column_list("t."), self.table(At::Primary));
-        if let Some(any) = self.any() {
+        let (columns, table) = (self.column_list("t.", At::Primary), self.table(At::Primary));
+        if let Some(any) = self.any(At::Primary) {
             return format!("SELECT {columns} FROM {table} t WHERE {any}");
         }
         let once = if self.wide { "DISTINCT ON (t.tableoid, t.ctid) " } else { "" };
@@ -143,14 +180,12 @@ impl Pair {
 
     /// The rows between two positions of a table that holds rows of this one.
     pub(super) fn read_stretch_sql(&self, table: &str) -> String {
-        let columns = self.column_list("t.");
-        format!(
-            "SELECT {columns} FROM ONLY {table} t WHERE t.ctid >= $1::pg_catalog.tid AND t.ctid < $2::pg_catalog.tid"
-        )
+        let (columns, part) = (self.column_list("t.", At::Primary), self.part(table, At::Primary));
+        format!("SELECT {columns} FROM {part} t WHERE t.ctid >= $1::pg_catalog.tid AND t.ctid < $2::pg_catalog.tid")
     }
 
     pub(super) fn read_whole_sql(&self) -> String {
-        format!("SELECT {} FROM {} t", self.column_list("t."), self.table(At::Primary))
+        format!("SELECT {} FROM {} t", self.column_list("t.", At::Primary), self.table(At::Primary))
     }
 
     /// Names of the columns that are copied.
@@ -160,8 +195,8 @@ impl Pair {
 
     /// The keys of the primary's rows as [`Pair::asked`], of those that are given.
     pub(super) fn present_sql(&self) -> String {
-        let (asked, table) = (self.asked("t"), self.table(At::Primary));
-        match self.any() {
+        let (asked, table) = (self.asked("t", At::Primary), self.table(At::Primary));
+        match self.any(At::Primary) {
             Some(any) => format!("SELECT {asked} FROM {table} t WHERE {any}"),
             None => format!("SELECT {asked} FROM {} JOIN {table} t ON {}", self.unnest(), self.matched(At::Primary)),
         }
@@ -170,8 +205,8 @@ impl Pair {
     /// The digest of a row `t`: equal on both sides for equal rows. Values are compared
     /// in the text that both servers write for them, which names no oid, and hashed so that wide rows are short answers.
     /// Columns whose types differ have no text in common and are left out.
-    pub(super) fn digest(&self) -> String {
-        let columns: Vec<_> = self.alike().map(|column| format!("t.{}", quote(&column.name))).collect();
+    pub(super) fn digest(&self, at: At) -> String {
+        let columns: Vec<_> = self.alike().map(|column| format!("t.{}", self.column(&column.name, at))).collect();
         let columns = columns.join(", ");
         format!("pg_catalog.sha256(pg_catalog.convert_to(ROW({columns})::pg_catalog.text, 'UTF8'))")
     }
@@ -195,14 +230,22 @@ impl Pair {
 
     /// Of the rows of a table that lie where `place` says: how many, and the first and the last key, column by column. Not
     /// by the key's index, which says nothing of places.
-    pub(super) fn edges_sql(&self, table: &str, place: &str) -> String {
-        let names: Vec<_> = self.key.iter().map(|key| quote(&key.name)).collect();
+    pub(super) fn edges_sql(&self, table: &str, place: &str, at: At) -> String {
+        let names: Vec<_> = self.key.iter().map(|key| self.column(&key.name, at)).collect();
+        let part = self.part(table, at);
         let keys = |of: &str, more: &str| names.iter().map(|name| format!("{of}{name}{more}")).collect::<Vec<_>>();
         let (own, list) = (keys("t.", "").join(", "), names.join(", "));
         let down = keys("", " DESC").join(", ");
         let shown = [keys("a.", "::pg_catalog.text"), keys("z.", "::pg_catalog.text")].concat().join(", ");
+        if self.primary.key_columns().all(|column| ENDS.contains(&column.base_oid))
+            && let [only] = &names[..]
+        {
+            let end = |end: &str| format!("pg_catalog.{end}(t.{only})::pg_catalog.text");
+            let (first, last) = (end("min"), end("max"));
+            return format!("SELECT pg_catalog.count(*), {first}, {last} FROM {part} t WHERE {place}");
+        }
         format!(
-            "WITH chunk AS MATERIALIZED (SELECT {own} FROM ONLY {table} t WHERE {place}) \
+            "WITH chunk AS MATERIALIZED (SELECT {own} FROM {part} t WHERE {place}) \
              SELECT (SELECT pg_catalog.count(*) FROM chunk), {shown} \
              FROM (SELECT * FROM chunk ORDER BY {list} LIMIT 1) a, (SELECT * FROM chunk ORDER BY {down} LIMIT 1) z"
         )
@@ -211,31 +254,33 @@ impl Pair {
     /// How many rows there are from one key to another (the parameters, column by column), and their digest; not of more
     /// than the last parameter says.
     pub(super) fn sum_sql(&self, at: At, what: What) -> String {
-        let own = self.key.iter().map(|key| format!("t.{}", quote(&key.name))).collect::<Vec<_>>().join(", ");
+        let own = self.key.iter().map(|key| format!("t.{}", self.column(&key.name, at))).collect::<Vec<_>>().join(", ");
         let types: Vec<_> = self.key.iter().filter_map(|key| find(&self.primary, &key.name)).collect();
         let edge = |first: usize| {
             let value = |(n, column): (usize, &&Column)| format!("${}::{}", first + n, column.type_sql);
             types.iter().enumerate().map(value).collect::<Vec<_>>().join(", ")
         };
         let (low, high, most) = (edge(1), edge(1 + types.len()), 1 + 2 * types.len());
-        let sent: Vec<_> = match what {
-            What::Rows => self.alike().map(sent).collect(),
-            What::Keys => types.iter().copied().map(sent).collect(),
+        let name = |column: &Column| format!("t.{}", self.column(&column.name, at));
+        let named = |column| (column, name(column));
+        let is_key = |column: &&Column| self.key.iter().any(|key| key.name == column.name);
+        let key: Vec<_> = types.iter().copied().map(named).collect();
+        let others: Vec<_> = match what {
+            What::Rows => self.alike().filter(|column| !is_key(column)).map(named).collect(),
+            What::Keys => Vec::new(),
         };
+        let Hashed { selected, number } = hashed(&key, &others);
         format!(
-            "SELECT pg_catalog.count(*), pg_catalog.sum(pg_catalog.hash_record_extended(ROW(q.sent), 0)), \
-             pg_catalog.sum(pg_catalog.hash_record_extended(ROW(q.sent), 1)) \
-             FROM (SELECT pg_catalog.record_send(ROW({})) AS sent FROM {} t \
+            "SELECT pg_catalog.count(*), pg_catalog.sum({number}) FROM (SELECT {selected} FROM {} t \
              WHERE ROW({own}) >= ROW({low}) AND ROW({own}) <= ROW({high}) LIMIT ${most}::pg_catalog.int8) q",
-            sent.join(", "),
             self.table(at)
         )
     }
 
     /// The digest of each row, then its key as [`Pair::asked`].
     pub(in crate::protocol::postgres) fn digest_sql(&self, at: At) -> String {
-        let (digest, asked, table) = (self.digest(), self.asked("t"), self.table(at));
-        match self.any() {
+        let (digest, asked, table) = (self.digest(at), self.asked("t", at), self.table(at));
+        match self.any(at) {
             Some(any) => format!("SELECT {digest}, {asked} FROM {table} t WHERE {any}"),
             None => format!("SELECT {digest}, {asked} FROM {} JOIN {table} t ON {}", self.unnest(), self.matched(at)),
         }
@@ -243,7 +288,7 @@ impl Pair {
 
     pub(in crate::protocol::postgres) fn delete_sql(&self) -> String {
         let table = self.table(At::Secondary);
-        if let Some(any) = self.any() {
+        if let Some(any) = self.any(At::Secondary) {
             return format!("DELETE FROM {table} t WHERE {any}");
         }
         format!("DELETE FROM {table} t USING {} WHERE {}", self.unnest(), self.matched(At::Secondary))
@@ -259,44 +304,47 @@ impl Pair {
 
     pub(super) fn copy_into(&self, table: &str) -> String {
         let format = if self.binary { " (FORMAT binary)" } else { "" };
-        format!("COPY {table} ({}) FROM STDIN{format}", self.column_list(""))
+        format!("COPY {table} ({}) FROM STDIN{format}", self.column_list("", At::Secondary))
     }
 
     /// What a COPY writes, as a statement that can be explained.
     pub(in crate::protocol::postgres) fn insert_sql(&self) -> String {
-        let (columns, table) = (self.column_list(""), self.secondary.sql());
+        let (columns, table) = (self.column_list("", At::Secondary), self.secondary.sql());
         format!("INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {table}")
     }
 
     /// A scratch table that takes the same rows, without any constraint.
     pub(super) fn scratch_sql(&self) -> String {
-        let (columns, table) = (self.column_list(""), self.secondary.sql());
+        let (columns, table) = (self.column_list("", At::Secondary), self.secondary.sql());
         format!("CREATE TEMPORARY TABLE tandem_in ON COMMIT DROP AS SELECT {columns} FROM {table} WITH NO DATA")
     }
 
     /// Expressions that yield the key of `alias` as [`crate::protocol::postgres::key::from_returned`] reads it.
-    pub(super) fn asked(&self, alias: &str) -> String {
+    pub(super) fn asked(&self, alias: &str, at: At) -> String {
         let columns = self.primary.key_columns().zip(&self.key);
-        let asked = columns.map(|(column, key)| Form::asked(column, &format!("{alias}.{}", quote(&key.name))));
+        let asked =
+            columns.map(|(column, key)| Form::asked(column, &format!("{alias}.{}", self.column(&key.name, at))));
         asked.collect::<Vec<_>>().join(", ")
     }
 
     /// `SELECT key of child FROM child JOIN ..`: the rows of this table that point at keys of `parent` (given as its
     /// parameters), `pairs` being (child column, parent column).
     pub(super) fn pointing_sql(&self, parent: &Pair, pairs: &[(&str, &str)], at: At) -> String {
-        let asked = self.asked("c");
+        let asked = self.asked("c", at);
         let (child, unnest) = (self.table(at), parent.unnest());
         let in_key = |name: &str| parent.key.iter().position(|column| column.name == name);
         if pairs.iter().all(|(_, referenced)| in_key(referenced).is_some()) {
             let equal = |(own, referenced): &(&str, &str)| {
                 let n = in_key(referenced).expect("tested above");
-                format!("c.{} = {}", quote(own), parent.parameter(n, at))
+                format!("c.{} = {}", self.column(own, at), parent.parameter(n, at))
             };
             let on = pairs.iter().map(equal).collect::<Vec<_>>().join(" AND ");
             return format!("SELECT {asked} FROM {unnest} JOIN {child} c ON {on}");
         }
         // The key does not hold what is referenced: the parent's row does, while it is still the old one.
-        let equal = |(own, referenced): &(&str, &str)| format!("c.{} = t.{}", quote(own), quote(referenced));
+        let equal = |(own, referenced): &(&str, &str)| {
+            format!("c.{} = t.{}", self.column(own, at), parent.column(referenced, at))
+        };
         let on = pairs.iter().map(equal).collect::<Vec<_>>().join(" AND ");
         let (table, matched) = (parent.table(at), parent.matched(at));
         format!("SELECT {asked} FROM {unnest} JOIN {table} t ON {matched} JOIN {child} c ON {on}")
@@ -359,6 +407,7 @@ impl Schema {
         conn: &mut Client,
     ) -> Result<(), catalog::LoadError> {
         self.secondary = catalog::load(conn).await?;
+        self.scope.translate(&mut self.secondary);
         self.pairs.clear();
         self.writable.clear();
         let sql = "SELECT oid FROM pg_catalog.pg_class WHERE relkind IN ('r', 'p') \
@@ -383,15 +432,20 @@ impl Schema {
         }
     }
 
-    /// Of tables outside there is nothing to pay.
-    pub(super) fn within(self, scope: Scope) -> Schema {
+    /// Of tables outside there is nothing to pay; for both catalogs, before they are read.
+    pub(in crate::protocol::postgres) fn within(self, scope: Scope) -> Schema {
         Schema { scope, ..self }
     }
 
     /// The primary has the table, and it is none of ours.
     pub(super) fn excludes(&self, id: TableId) -> bool {
-        let root = self.primary.relation(id).map(|relation| root_of(&self.primary, relation));
+        let root = self.primary.relation(id).map(|relation| topmost(&self.primary, relation));
         root.is_some_and(|root| self.scope.excludes(&root.shown()))
+    }
+
+    /// A table that a schema change names, and that is called otherwise on the secondary.
+    pub(super) fn renamed_in(&self, id: TableId, path: &str, sql: &str) -> Option<String> {
+        self.scope.renamed_in(&self.primary, id, path, sql)
     }
 
     /// A table's name on whichever side has it, for people.
@@ -413,7 +467,7 @@ impl Schema {
                 false => Home::Nowhere,
             };
         };
-        let root = root_of(&self.primary, &relation);
+        let root = topmost(&self.primary, &relation);
         if self.scope.excludes(&root.shown()) {
             return Home::Nowhere;
         }
@@ -437,7 +491,7 @@ impl Schema {
     }
 
     fn make(&self, primary: &Arc<Relation>) -> Result<Pair, String> {
-        let secondary = self.secondary.relation(primary.id).cloned().ok_or("the secondary has no such table")?;
+        let secondary = self.secondary.relation(primary.id).cloned().ok_or_else(|| self.absent(primary))?;
         for (side, kind) in [("primary", primary.kind), ("secondary", secondary.kind)] {
             if !matches!(kind, Kind::Table | Kind::Partitioned) {
                 return Err(format!("it is no table on the {side}"));
@@ -452,16 +506,74 @@ impl Schema {
         if primary.key.is_none() && !self.scope.keyless {
             return Err("it has no usable key".into());
         }
-        let (columns, binary) = shared_columns(primary, &secondary)?;
+        let filter = self.filter(primary)?;
+        self.acts_from_outside(primary)?;
+        let root = topmost(&self.primary, primary).shown();
+        let (columns, binary) =
+            shared_columns(primary, &secondary).map_err(|name| no_column(&name, &self.scope.renamed(&root)))?;
         let key = primary.key_columns().map(|column| self.key_column(column, &secondary)).collect::<Result<_, _>>()?;
         let wide = !primary.key_columns().all(exact);
         let footprint = self.footprint(primary);
-        Ok(Pair { id: primary.id, primary: Arc::clone(primary), secondary, columns, binary, key, wide, footprint })
+        let (id, primary) = (primary.id, Arc::clone(primary));
+        Ok(Pair { id, primary, secondary, columns, filter, binary, key, wide, footprint })
+    }
+
+    fn absent(&self, primary: &Relation) -> String {
+        let name = primary.shown();
+        match self.scope.there(&name) {
+            Some(there) if there == name => "the secondary has no such table".to_owned(),
+            Some(there) => format!("the secondary has no table {there}"),
+            None => "its table on the secondary is another one's ([[tables]])".to_owned(),
+        }
+    }
+
+    /// Which rows there are, checked against the columns that there are.
+    fn filter(&self, primary: &Arc<Relation>) -> Result<Option<String>, String> {
+        let root = topmost(&self.primary, primary).shown();
+        let filter = match self.scope.rows(&root) {
+            Rows::All => return Ok(None),
+            Rows::Where(filter) => filter,
+            Rows::NotBack => return Err("only some of its rows are on this side: it is not mirrored back".to_owned()),
+        };
+        let lacks = filter::columns(filter)?.into_iter().find(|name| find(primary, name).is_none());
+        if let Some(name) = lacks {
+            return Err(format!("its filter names the column {}, which it has not", quote(&name)));
+        }
+        // What its rows' going does to others is found through the rows, and those that are filtered out are not there.
+        match self.acting_on(primary).find(|(fk, _)| !refers_to_key(fk, primary)) {
+            Some((fk, child)) => Err(format!(
+                "it is filtered, and the foreign key {} of {} acts by other columns than its key",
+                quote(&fk.name),
+                child.sql()
+            )),
+            None => Ok(Some(filter.to_owned())),
+        }
+    }
+
+    /// Rows of a table that is not mirrored take rows of this one along, and nobody would know which.
+    fn acts_from_outside(&self, child: &Relation) -> Result<(), String> {
+        let parents = self.primary.foreign_keys.iter().filter(|fk| fk.child == child.oid && fk.acts());
+        let parents = parents.filter_map(|fk| Some((fk, self.primary.relations.get(&fk.parent)?)));
+        let outside = |parent: &Arc<Relation>| self.scope.excludes(&topmost(&self.primary, parent).shown());
+        match parents.into_iter().find(|(_, parent)| outside(parent)) {
+            Some((fk, parent)) => Err(format!(
+                "its foreign key {} deletes or changes its rows with those of {}, which is not mirrored: include both, or exclude both",
+                quote(&fk.name),
+                parent.sql()
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Foreign keys to this table that write rows of another, and that other one.
+    fn acting_on<'s>(&'s self, parent: &'s Relation) -> impl Iterator<Item = (&'s ForeignKey, &'s Arc<Relation>)> {
+        let keys = self.primary.foreign_keys.iter().filter(|fk| fk.parent == parent.oid && fk.acts());
+        keys.filter_map(|fk| Some((&**fk, self.primary.relations.get(&fk.child)?)))
     }
 
     fn key_column(&self, column: &Column, secondary: &Relation) -> Result<KeyColumn, String> {
         let name = column.name.clone();
-        let there = find(secondary, &name).ok_or_else(|| format!("the secondary has no column {}", quote(&name)))?;
+        let there = find(secondary, &name).ok_or_else(|| no_column(&name, &[]))?;
         let text = KeyColumn {
             name,
             element: TEXT,
@@ -507,21 +619,15 @@ fn exact(column: &Column) -> bool {
     }
 }
 
-/// A column of a row that is digested in the form of `record_send`, which names the oids of the columns' types: what
-/// the other server may know by another oid goes as text.
-fn sent(column: &Column) -> String {
-    let same = column.type_oid < FIRST_NORMAL_OID && column.binary_safe;
-    format!("t.{}{}", quote(&column.name), if same { "" } else { "::pg_catalog.text" })
-}
-
 fn find<'a>(relation: &'a Relation, name: &str) -> Option<&'a Column> {
     relation.columns.iter().find(|column| column.name == name)
 }
 
+/// The columns that are copied, and whether in binary form; else one that the secondary lacks.
 fn shared_columns(primary: &Relation, secondary: &Relation) -> Result<(Vec<String>, bool), String> {
     for column in primary.columns.iter().filter(|column| !column.generated) {
         if find(secondary, &column.name).is_none() {
-            return Err(format!("the secondary has no column {}", quote(&column.name)));
+            return Err(column.name.clone());
         }
     }
     let mut binary = true;
@@ -535,15 +641,16 @@ fn shared_columns(primary: &Relation, secondary: &Relation) -> Result<(Vec<Strin
     Ok((names, binary))
 }
 
-fn root_of(catalog: &Catalog, relation: &Arc<Relation>) -> Arc<Relation> {
-    let mut root = Arc::clone(relation);
-    while let Some(parent) = root.parents.first().and_then(|oid| catalog.relations.get(oid)) {
-        if parent.kind != Kind::Partitioned {
-            break;
-        }
-        root = Arc::clone(parent);
-    }
-    root
+/// By the secondary's name for it.
+fn no_column(name: &str, renamed: &[(&str, &str)]) -> String {
+    let there = renamed.iter().find(|(here, _)| *here == name).map_or(name, |(_, there)| *there);
+    format!("the secondary has no column {}", quote(there))
+}
+
+/// The foreign key references columns of the parent's key only.
+fn refers_to_key(fk: &ForeignKey, parent: &Relation) -> bool {
+    let key = parent.key.as_ref().map(|key| &key.columns[..]).unwrap_or_default();
+    fk.parent_columns.iter().all(|column| key.contains(column))
 }
 
 /// Where each column of the root's key stands in the relation's; `None`: their keys are not of the same columns.

@@ -183,12 +183,12 @@ impl Session {
     /// A simple Query is about to go.
     pub(super) fn shadow_text(&mut self, text: &[u8], statement: &Statement) {
         let Some(read) = &statement.read else { return };
-        let Some(mut slot) = self.sample("text", text, read) else { return };
+        let Some((mut slot, tokens)) = self.sample("text", text, read) else { return };
         if !slot.reserve(text.len()) {
             return;
         }
-        let why = self.why_not(read, text, &[]);
-        self.take_read(slot, why, (read, text), Form::Simple, None);
+        let why = self.why_not(read, (text, &tokens), &[]);
+        self.take_read(slot, why, (read, text, &tokens), Form::Simple, None);
     }
 
     /// A Bind is about to go.
@@ -196,11 +196,11 @@ impl Session {
         let Some(read) = prepared.script.statements.first().and_then(|statement| statement.read.clone()) else {
             return;
         };
-        let Some(mut slot) = self.sample("prepared", &prepared.text, &read) else { return };
+        let Some((mut slot, tokens)) = self.sample("prepared", &prepared.text, &read) else { return };
         if !slot.reserve(prepared.text.len() + params.values().len()) {
             return;
         }
-        let why = self.why_not(&read, &prepared.text, params.each());
+        let why = self.why_not(&read, (&prepared.text, &tokens), params.each());
         // Their oids are this server's own.
         let foreign = prepared.types.iter().any(|&oid| oid >= 16_384).then_some(Skip::Unsupported);
         let form = Form::Extended {
@@ -209,7 +209,7 @@ impl Session {
             results: Bytes::copy_from_slice(params.result_formats()),
         };
         let portal = Some(Bytes::copy_from_slice(portal));
-        self.take_read(slot, why.or(foreign), (&read, &prepared.text), form, portal);
+        self.take_read(slot, why.or(foreign), (&read, &prepared.text, &tokens), form, portal);
     }
 
     /// A portal gets another meaning.
@@ -232,16 +232,20 @@ impl Session {
         }
     }
 
-    fn sample(&self, kind: &'static str, text: &[u8], read: &Read) -> Option<Slot<Asked>> {
+    /// With the tokens of its text, which is lexed only for a read that chance has chosen.
+    fn sample(&self, kind: &'static str, text: &[u8], read: &Read) -> Option<(Slot<Asked>, Tokens)> {
         let (names, tables, shape) = (OnceCell::<Vec<String>>::new(), OnceCell::<Vec<_>>::new(), OnceCell::new());
+        let tokens = OnceCell::new();
         let card = self.card.as_ref().filter(|_| self.captures() && self.shadow.taken.is_none())?;
-        self.shared.shadow.sample(|| {
+        let slot = self.shared.shadow.sample(|| {
             let names = names.get_or_init(|| self.names_of(read));
             let pairs = || read.tables.iter().copied().zip(names.iter().map(String::as_str)).collect();
             let tables: &Vec<(TableId, &str)> = tables.get_or_init(pairs);
-            let shape: &String = shape.get_or_init(|| shape_of(text, self.dialect));
+            let tokens = tokens.get_or_init(|| lexed(text, self.dialect));
+            let shape: &String = shape.get_or_init(|| shape_of(text, tokens));
             About { kind, tables, client: self.shadow.client, user: &card.who.user, shape }
-        })
+        })?;
+        Some((slot, tokens.into_inner()?))
     }
 
     fn names_of(&self, read: &Read) -> Vec<String> {
@@ -250,9 +254,9 @@ impl Session {
         read.tables.iter().map(name).collect()
     }
 
-    fn why_not(&self, read: &Read, text: &[u8], values: &[Option<&[u8]>]) -> Option<Skip> {
+    fn why_not(&self, read: &Read, (text, tokens): (&[u8], &Tokens), values: &[Option<&[u8]>]) -> Option<Skip> {
         let inside = self.in_block || self.status != b'I';
-        let moment = || is_moment(text, self.dialect) || values.iter().flatten().any(|value| names_moment(value));
+        let moment = || is_moment(text, tokens) || values.iter().flatten().any(|value| names_moment(value));
         match read.unfit {
             Some(Unfit::Volatile) => Some(Skip::Volatile),
             Some(Unfit::NotRepeatable) => Some(Skip::NotRepeatable),
@@ -269,15 +273,13 @@ impl Session {
         &mut self,
         slot: Slot<Asked>,
         why_not: Option<Skip>,
-        (read, text): (&Arc<Read>, &[u8]),
+        (read, text, tokens): (&Arc<Read>, &[u8], &Tokens),
         form: Form,
         portal: Option<Bytes>,
     ) {
         if let Some(why) = why_not {
             return slot.skip(why);
         }
-        let mut tokens = Tokens::default();
-        tokens.lex(text, self.dialect);
         let asked = Asked {
             read: read.clone(),
             shape: tokens.shape_hash(),
@@ -369,10 +371,14 @@ fn words(tokens: &Tokens, text: &[u8], statement: &Statement) -> impl Iterator<I
     plain.map(|token| String::from_utf8_lossy(token.text(text)).trim_matches('"').to_ascii_lowercase())
 }
 
-/// The text without values.
-fn shape_of(text: &[u8], dialect: Dialect) -> String {
+fn lexed(text: &[u8], dialect: Dialect) -> Tokens {
     let mut tokens = Tokens::default();
     tokens.lex(text, dialect);
+    tokens
+}
+
+/// The text without values.
+fn shape_of(text: &[u8], tokens: &Tokens) -> String {
     let mut out = String::new();
     let mut end = 0;
     for token in tokens.list() {
@@ -393,9 +399,7 @@ fn shape_of(text: &[u8], dialect: Dialect) -> String {
 }
 
 /// A literal may stand for a moment.
-fn is_moment(text: &[u8], dialect: Dialect) -> bool {
-    let mut tokens = Tokens::default();
-    tokens.lex(text, dialect);
+fn is_moment(text: &[u8], tokens: &Tokens) -> bool {
     tokens.list().iter().any(|token| {
         let strings = matches!(token.kind, Kind::String | Kind::Escaped | Kind::Dollar | Kind::Unicode);
         strings && evident::content(token.kind, token.text(text)).map_or(true, |content| names_moment(&content))
@@ -594,14 +598,14 @@ mod tests {
 
     #[test]
     fn people_see_a_statement_without_its_values() {
-        let shape = |text: &str| shape_of(text.as_bytes(), Dialect::default());
+        let shape = |text: &str| shape_of(text.as_bytes(), &lexed(text.as_bytes(), Dialect::default()));
         assert_eq!(shape("select  a from t\nwhere b='secret' and c = $1 -- 7"), "select a from t where b=? and c = $1");
         assert!(shape(&"select a, ".repeat(1_000)).len() < SHAPE_BYTES_MAX + 20);
     }
 
     #[test]
     fn words_that_stand_for_a_moment_are_seen() {
-        let is = |text: &str| is_moment(text.as_bytes(), Dialect::default());
+        let is = |text: &str| is_moment(text.as_bytes(), &lexed(text.as_bytes(), Dialect::default()));
         assert!(
             is("select 'NOW'::timestamptz") && is("select * from t where at > 'today'") && is("select $$yesterday$$")
         );

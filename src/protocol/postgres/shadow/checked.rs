@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::protocol::postgres::analysis::is_unsteady;
 use crate::protocol::postgres::catalog::{Catalog, Kind};
-use crate::protocol::postgres::copier::Scope;
+use crate::protocol::postgres::scope::Scope;
 use crate::record::TableId;
 use crate::shadow::Skip;
 
@@ -88,8 +88,9 @@ fn look(node: &Value, catalog: &Catalog, scope: &Scope) -> Result<(), Skip> {
 fn is_mirrored(schema: &str, name: &str, catalog: &Catalog, scope: &Scope) -> Result<(), Skip> {
     let known = catalog.relation(TableId::of(schema, name));
     let rows = known.is_some_and(|relation| matches!(relation.kind, Kind::Table | Kind::Partitioned));
-    let excluded = scope.excludes(&format!("{schema}.{name}"));
-    if rows && !excluded { Ok(()) } else { Err(Skip::NotMirrored) }
+    let name = format!("{schema}.{name}");
+    let alike = !scope.excludes(&name) && scope.is_alike(&name);
+    if rows && alike { Ok(()) } else { Err(Skip::NotMirrored) }
 }
 
 #[cfg(test)]
@@ -98,7 +99,8 @@ mod tests {
     use crate::protocol::postgres::analysis::schema::catalog;
 
     fn of(plan: &str) -> Result<(), Skip> {
-        let scope = Scope { exclude: vec!["a.*".to_owned()], ..Scope::default() };
+        let mut scope = Scope::default();
+        scope.exclude.push("a.*".to_owned());
         check(plan, &catalog(), (&scope, 1000))
     }
 

@@ -16,6 +16,7 @@ use crate::record::Side;
 use crate::shadow::Skip;
 
 use super::answer::Answer;
+use super::backends::{Backend, leave};
 use super::{Asked, Asker};
 
 /// What the servers call these connections.
@@ -31,9 +32,12 @@ pub(super) struct Pool {
     idle_max: usize,
 }
 
-/// One connection.
+/// One connection. Dropped while it is in use, what it was asked is cancelled.
 pub(super) struct Link {
-    client: Client,
+    /// With its process on the server; `None` only while it is dropped.
+    open: Option<(Client, Backend)>,
+    /// Nothing was asked of it, or its transaction is ending.
+    idle: bool,
     side: Side,
     asker: Arc<Asker>,
     /// The role that it must take on: it logged in as tandem.
@@ -109,13 +113,17 @@ impl Pool {
     /// A connection to a side for this asker.
     pub(super) async fn link(&self, side: Side, asker: &Arc<Asker>) -> Result<Link, Failed> {
         while let Some(mut link) = self.take(side, asker) {
-            if link.client.is_alive() {
+            if link.client().is_alive() {
+                link.idle = false;
                 return Ok(link);
             }
         }
         let (config, role) = self.config(side, asker);
         match Client::connect(&config).await {
-            Ok(client) => Ok(Link { client, side, asker: asker.clone(), role, refused: None }),
+            Ok(client) => {
+                let backend = self.shared.repeating.enter(side, client.pid());
+                Ok(Link { open: Some((client, backend)), idle: false, side, asker: asker.clone(), role, refused: None })
+            }
             Err(error) => {
                 tracing::debug!(%error, %side, "no connection for a shadow read");
                 Err(Failed::Away)
@@ -131,10 +139,11 @@ impl Pool {
 
     /// It was used, and everything that it was asked was answered. Its transaction ends now: it holds locks.
     pub(super) async fn give_back(&self, mut link: Link) {
-        link.client.put_unwaited("ROLLBACK");
-        if link.client.send().await.is_err() {
+        link.client().put_unwaited("ROLLBACK");
+        if link.client().send().await.is_err() {
             return;
         }
+        link.idle = true;
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() >= self.idle_max {
             idle.remove(0);
@@ -158,16 +167,30 @@ impl Pool {
     }
 }
 
+impl Drop for Link {
+    fn drop(&mut self) {
+        if let Some((client, backend)) = self.open.take()
+            && !self.idle
+        {
+            leave(client, backend);
+        }
+    }
+}
+
 impl Link {
+    fn client(&mut self) -> &mut Client {
+        &mut self.open.as_mut().expect("it is open until it is dropped").0
+    }
+
     /// Begin a transaction that only reads, at the newest state.
     pub(super) async fn begin(&mut self, asked: &Asked, limit: Duration) -> Result<(), Failed> {
-        self.client.put_query("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY");
+        self.client().put_query("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY");
         self.put_settings(asked, limit, 1).await
     }
 
     /// Begin again.
     pub(super) async fn begin_again(&mut self, asked: &Asked, limit: Duration) -> Result<(), Failed> {
-        self.client.put_unwaited("ROLLBACK");
+        self.client().put_unwaited("ROLLBACK");
         self.begin(asked, limit).await
     }
 
@@ -175,7 +198,7 @@ impl Link {
     pub(super) async fn open_at(&mut self, snapshot: &str) -> Result<(), Failed> {
         let name = snapshot.replace('\'', "");
         let sql = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{name}'");
-        self.client.simple(&sql).await.map(drop).map_err(|error| Failed::of(&error))
+        self.client().simple(&sql).await.map(drop).map_err(|error| Failed::of(&error))
     }
 
     /// What the client's session has set.
@@ -185,22 +208,22 @@ impl Link {
 
     async fn put_settings(&mut self, asked: &Asked, limit: Duration, before: usize) -> Result<(), Failed> {
         let mut questions = before;
-        if let Some(role) = &self.role {
-            self.client.put_query(&format!("SET LOCAL ROLE {}", quote(role)));
+        if let Some(role) = self.role.as_deref().map(|role| format!("SET LOCAL ROLE {}", quote(role))) {
+            self.client().put_query(&role);
             questions += 1;
         }
         for setting in &asked.settings {
-            self.client.put_query_bytes(setting);
+            self.client().put_query_bytes(setting);
             questions += 1;
         }
         let (limit, mut sql) = (limit.as_millis(), String::new());
         for name in ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"] {
             let _ = write!(sql, "SET LOCAL {name} = {limit}; ");
         }
-        self.client.put_query(&sql);
-        self.client.send().await.map_err(|error| Failed::of(&error))?;
+        self.client().put_query(&sql);
+        self.client().send().await.map_err(|error| Failed::of(&error))?;
         for at in 0..=questions {
-            match self.client.finish().await {
+            match self.client().finish().await {
                 Ok(()) => {}
                 Err(error @ Error::Db(_)) if at == before && self.role.is_some() => {
                     tracing::debug!(%error, "a shadow read's role cannot be taken on");
@@ -220,10 +243,10 @@ impl Link {
         if !asked.is_extended() {
             return Ok(());
         }
-        asked.put_parse(self.client.out(), b"");
-        self.client.put_sync();
-        self.client.send().await.map_err(|error| Failed::of(&error))?;
-        match self.client.finish().await {
+        asked.put_parse(self.client().out(), b"");
+        self.client().put_sync();
+        self.client().send().await.map_err(|error| Failed::of(&error))?;
+        match self.client().finish().await {
             Ok(()) => Ok(()),
             Err(Error::Db(error)) => {
                 self.refused = Some(error.code.clone());
@@ -236,12 +259,12 @@ impl Link {
     /// The plan of a read, as JSON; `None`: it has none, and the transaction failed.
     pub(super) async fn explain(&mut self, asked: &Asked) -> Result<Option<String>, Failed> {
         const EXPLAIN: &[u8] = b"EXPLAIN (VERBOSE, FORMAT JSON) ";
-        self.client.put_whole(|out| {
+        self.client().put_whole(|out| {
             asked.put_parse(out, EXPLAIN);
             asked.put(out, EXPLAIN, false);
         });
-        self.client.send().await.map_err(|error| Failed::of(&error))?;
-        let rows = match self.client.rows().await {
+        self.client().send().await.map_err(|error| Failed::of(&error))?;
+        let rows = match self.client().rows().await {
             Ok(rows) => rows,
             Err(Error::Db(_)) => return Ok(None),
             Err(error) => return Err(Failed::of(&error)),
@@ -257,12 +280,12 @@ impl Link {
         if let Some(code) = self.refused.take() {
             return Ok((Answer { error: Some(code), ..Answer::default() }, Duration::ZERO));
         }
-        self.client.put_whole(|out| asked.put(out, b"", true));
+        self.client().put_whole(|out| asked.put(out, b"", true));
         let began = Instant::now();
-        self.client.send().await.map_err(|error| Failed::of(&error))?;
+        self.client().send().await.map_err(|error| Failed::of(&error))?;
         let (mut answer, mut bytes) = (Answer::default(), 0);
         loop {
-            let message = self.client.recv().await.map_err(|error| Failed::of(&error))?;
+            let message = self.client().recv().await.map_err(|error| Failed::of(&error))?;
             bytes += message.body.len() + wire::HEADER;
             if bytes > bytes_max {
                 return Err(Failed::Large);

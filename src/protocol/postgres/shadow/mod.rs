@@ -15,6 +15,7 @@
 
 mod answer;
 mod asked;
+mod backends;
 mod checked;
 mod compare;
 pub(super) mod link;
@@ -32,10 +33,11 @@ use crate::record::Side;
 use crate::shadow::{self, Causal, Difference, Rechecked, Repeated, Skip, Verdict};
 
 use super::shared::Shared;
-use super::{copier::Scope, servers::Servers};
+use super::{scope::Scope, servers::Servers};
 
 use answer::Answer;
 pub(super) use asked::{Asked, Asker, Form};
+pub(super) use backends::Backends;
 use checked::Plans;
 use compare::{Compared, Question, compare};
 use link::{Failed, Link, Pool};
@@ -50,7 +52,8 @@ pub struct Repeater {
     pool: Pool,
     plans: Plans,
     twins: Twins,
-    scope: Scope,
+    /// With the origin as the primary, and with the target.
+    scopes: [Scope; 2],
     config: config::Shadow,
 }
 
@@ -60,7 +63,7 @@ impl Repeater {
         Repeater {
             pool: Pool::new(servers, shared.clone(), shadow.workers),
             plans: Plans::default(),
-            scope: Scope::of(&config.mirror),
+            scopes: [Side::Origin, Side::Target].map(|primary| Scope::of(config, primary)),
             shared,
             twins,
             config: shadow,
@@ -72,12 +75,14 @@ impl Repeater {
         let limit = self.config.timeout;
         let known = self.plans.look_up(asked, self.shared.catalog.now().epoch);
         known.unwrap_or(Ok(()))?;
+        let scope = &self.scopes[usize::from(side == Side::Origin)];
+        self.is_alike(asked, scope)?;
         let mut link = self.pool.link(side, &asked.asker).await.map_err(Failed::of_secondary)?;
         link.begin(asked, limit).await.map_err(Failed::of_secondary)?;
         if known.is_none() {
             match link.explain(asked).await.map_err(Failed::of_secondary)? {
                 Some(plan) => {
-                    let bounds = (&self.scope, self.config.max_cost);
+                    let bounds = (scope, self.config.max_cost);
                     self.plans.check(asked, &plan, &self.shared.catalog.now(), bounds)?;
                 }
                 // It has no plan: what is wrong with it, its answer says.
@@ -87,6 +92,16 @@ impl Repeater {
         let said = link.ask(asked, self.config.max_answer.bytes()).await.map_err(Failed::of_secondary)?;
         self.pool.give_back(link).await;
         Ok(said)
+    }
+
+    /// The secondary knows the tables by the same names, and has all of their rows.
+    fn is_alike(&self, asked: &Asked, scope: &Scope) -> Result<(), Skip> {
+        if scope.is_plain() {
+            return Ok(());
+        }
+        let catalog = self.shared.catalog.now();
+        let mut tables = asked.read.tables.iter().filter_map(|&table| catalog.relation(table));
+        if tables.all(|table| scope.is_alike(&table.shown())) { Ok(()) } else { Err(Skip::NotMirrored) }
     }
 
     async fn compare_once(&self, asked: &Asked, causal: &Causal) -> Result<Repeated, Skip> {

@@ -8,8 +8,10 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::check::{Finding, Report, Rule};
+use crate::protocol::postgres::catalog::Kind;
 use crate::protocol::postgres::check;
 use crate::protocol::postgres::client::ServerConfig;
+use crate::protocol::postgres::scope::{Rows, Scope, topmost};
 use crate::record::Side;
 
 use super::facts::{self, Facts};
@@ -25,6 +27,8 @@ const BOUNDS: Bounds = Bounds { lock: Duration::from_secs(2), statement: Duratio
 pub struct Question<'a> {
     /// The primary.
     pub from: Side,
+    /// Which tables are mirrored from there, and as what.
+    pub scope: &'a Scope,
     /// The primary's server.
     pub old: &'a ServerConfig,
     /// The other side's.
@@ -47,7 +51,11 @@ pub async fn find(question: Question<'_>) -> Report {
     let read_only = facts::is_read_only(question.new).await;
     let told = |side: Side, error: &dyn std::fmt::Display| format!("{side}: {error}");
     match (old, new, read_only) {
-        (Ok(old), Ok(new), Ok(read_only)) => report.findings = compare(question, &old, &new, read_only),
+        (Ok(old), Ok(mut new), Ok(read_only)) => {
+            question.scope.translate(&mut new.schema.catalog);
+            sequences::translate(&mut new.switch.sequences, question.scope);
+            report.findings = compare(question, &old, &new, read_only);
+        }
         (old, new, read_only) => {
             let (from, to) = (question.from, question.from.other());
             report.unreachable.extend(old.err().map(|error| told(from, &error)));
@@ -74,10 +82,14 @@ async fn side(server: &ServerConfig, ours: &HashSet<u32>) -> Result<Known, Error
 
 fn compare(question: Question<'_>, old: &Known, new: &Known, read_only: bool) -> Vec<Finding> {
     let mut found = Found { from: question.from, list: schemas(question.from, old, new) };
+    mapped(question.scope, old, &mut found);
     let (old, new) = (&old.switch, &new.switch);
     found.list.extend(sequences::plan(&old.sequences, &new.sequences).findings(question.from));
-    enforced(old, new, &mut found);
-    switched_triggers(old, new, &mut found);
+    // What is called otherwise is a finding; that its indexes and triggers mean the same nobody can tell by their text.
+    let (tables, scope) = (new.tables.iter(), question.scope);
+    let there: HashSet<&String> = tables.filter(|name| scope.keeps_names(name)).collect();
+    enforced(old, new, &there, &mut found);
+    switched_triggers(old, new, &there, &mut found);
     strangers(question, old, &mut found);
     rights(question, old, &mut found);
     sessions(new, read_only, &mut found);
@@ -129,9 +141,31 @@ fn keep(found: &Finding, barrier: bool) -> bool {
     }
 }
 
+/// Tables that clients will not find as they know them.
+fn mapped(scope: &Scope, old: &Known, found: &mut Found) {
+    let catalog = &old.schema.catalog;
+    let tables = catalog.relations.values().filter(|one| matches!(one.kind, Kind::Table | Kind::Partitioned));
+    let roots = tables.filter(|one| topmost(catalog, one).oid == one.oid);
+    for (name, table) in roots.map(|one| (one.shown(), one)).filter(|(name, _)| !scope.excludes(name)) {
+        let there = scope.there(&name).unwrap_or_default();
+        let has = |name: &str| table.columns.iter().any(|column| column.name == name);
+        let renamed = scope.renamed(&name).into_iter().filter(|(here, _)| has(here));
+        let columns: Vec<String> = renamed.map(|(here, there)| format!("{here} is {there}")).collect();
+        if there != name {
+            found.on_new(rules::RENAMED_TABLE, [format!("{name} is {there}")]);
+        }
+        if !columns.is_empty() {
+            found.on_new(rules::RENAMED_TABLE, [format!("{name}: {}", columns.join(", "))]);
+        }
+        if scope.rows(&name) != Rows::All {
+            found.on_new(rules::FILTERED_TABLE, [name]);
+        }
+    }
+}
+
 /// Indexes and constraints: the new primary must hold what the old one held.
-fn enforced(old: &Facts, new: &Facts, found: &mut Found) {
-    let there = |table: &String| new.tables.contains(table);
+fn enforced(old: &Facts, new: &Facts, there: &HashSet<&String>, found: &mut Found) {
+    let there = |table: &String| there.contains(table);
     for (definition, index) in old.indexes.iter().filter(|(_, index)| there(&index.table)) {
         let rule = if index.unique { rules::UNIQUE_MISSING } else { rules::INDEX_MISSING };
         found.on_new(rule, Some(definition).filter(|definition| !new.indexes.contains_key(*definition)));
@@ -159,9 +193,9 @@ fn same<'a>(side: &'a Facts, table: &str, name: &str, constraint: &facts::Constr
     named.or_else(|| alike().map(|(_, there)| there))
 }
 
-fn switched_triggers(old: &Facts, new: &Facts, found: &mut Found) {
+fn switched_triggers(old: &Facts, new: &Facts, there: &HashSet<&String>, found: &mut Found) {
     let becoming: HashMap<_, _> = triggers::after_wake(&new.triggers, new.replica, &old.triggers).collect();
-    for trigger in old.triggers.iter().filter(|one| new.tables.contains(&one.name.table())) {
+    for trigger in old.triggers.iter().filter(|one| there.contains(&one.name.table())) {
         match becoming.get(&trigger.name) {
             None if trigger.meant() != State::Disabled => {
                 found.on_new(rules::TRIGGER_MISSING, [trigger.name.to_string()])

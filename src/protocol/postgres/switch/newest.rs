@@ -15,6 +15,7 @@ use crate::protocol::postgres::client::{self, Client, DataRow, Format};
 use crate::protocol::postgres::copier::debt::{Arrays, fits, reorder};
 use crate::protocol::postgres::copier::schema::{At, Home, Pair, Schema, operator_schemas};
 use crate::protocol::postgres::key::{Layout, UNKNOWN};
+use crate::protocol::postgres::scope::Scope;
 use crate::record::{Side, TableId};
 
 use super::Error;
@@ -59,9 +60,14 @@ struct Sorted {
 }
 
 impl Comparison {
-    /// Read both catalogs; `from` is what side the first connection is of. Both connections are [`super::connect`]'s, and
+    /// Read both catalogs; `from` is what side the first connection is of, and `scope` that of the mirror from there. Both connections are [`super::connect`]'s, and
     /// find operators of extensions from here on.
-    pub async fn prepare(from: Side, primary: &mut Client, secondary: &mut Client) -> Result<Comparison, steps::Error> {
+    pub async fn prepare(
+        from: Side,
+        scope: &Scope,
+        primary: &mut Client,
+        secondary: &mut Client,
+    ) -> Result<Comparison, steps::Error> {
         let on_from = |error: Error| error.on(from);
         let on_to = |error: Error| error.on(from.other());
         let mut schemas = operator_schemas(primary).await.map_err(Error::from).map_err(on_from)?;
@@ -73,7 +79,7 @@ impl Comparison {
             primary.simple(&set).await.map_err(Error::from).map_err(on_from)?;
             secondary.simple(&set).await.map_err(Error::from).map_err(on_to)?;
         }
-        let mut comparison = Comparison { from, schema: Schema::new() };
+        let mut comparison = Comparison { from, schema: Schema::new().within(scope.clone()) };
         comparison.load(primary, secondary).await?;
         Ok(comparison)
     }

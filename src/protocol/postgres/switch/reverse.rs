@@ -22,6 +22,7 @@ use crate::protocol::postgres::client::{self, Client, Format, ServerConfig};
 use crate::protocol::postgres::copier::debt::Arrays;
 use crate::protocol::postgres::copier::schema::{Home, Pair, Schema, operator_schemas};
 use crate::protocol::postgres::copier::{LOCK_APPLIER, LOCK_CLASS, LOCK_WRITERS, STORE};
+use crate::protocol::postgres::scope::Scope;
 use crate::record::Side;
 
 use super::{Bounds, Error, SCHEMA, connect, literal, rules, together};
@@ -30,7 +31,7 @@ use super::{Bounds, Error, SCHEMA, connect, literal, rules, together};
 const TABLES_AT_ONCE: usize = 20;
 
 /// Prove the way from `new`, which shall be the primary, back to `old`, which is it and is the side `from`. What does
-/// not work is a finding.
+/// not work is a finding. `scope` is that of the mirror back.
 ///
 /// # Errors
 /// A side that does not answer.
@@ -38,13 +39,13 @@ pub async fn prove(
     from: Side,
     old: &ServerConfig,
     new: &ServerConfig,
-    bounds: Bounds,
+    (scope, bounds): (&Scope, Bounds),
 ) -> Result<Vec<Finding>, steps::Error> {
     let (old, new) = tokio::join!(connect(old, bounds), connect(new, bounds));
     let mut old = old.map_err(|error| Error::from(error).on(from))?;
     let mut new = new.map_err(|error| Error::from(error).on(from.other()))?;
     let mut found = store(from, &mut old).await.map_err(|error| Error::from(error).on(from))?;
-    found.extend(tables(from, &mut old, &mut new).await?);
+    found.extend(tables(from, scope, &mut old, &mut new).await?);
     if found.iter().all(|found| found.rule != rules::REVERSE_STORE) {
         found.extend(probe(from, &mut old, &mut new).await?);
     }
@@ -79,10 +80,10 @@ async fn store(from: Side, old: &mut Client) -> Result<Vec<Finding>, client::Err
 }
 
 /// Every table that both sides have.
-async fn tables(from: Side, old: &mut Client, new: &mut Client) -> Result<Vec<Finding>, steps::Error> {
+async fn tables(from: Side, scope: &Scope, old: &mut Client, new: &mut Client) -> Result<Vec<Finding>, steps::Error> {
     let on_old = |error: Error| error.on(from);
     let on_new = |error: Error| error.on(from.other());
-    let mut schema = Schema::new();
+    let mut schema = Schema::new().within(scope.clone());
     schema.load_primary(new).await.map_err(Error::from).map_err(on_new)?;
     schema.load_secondary(old).await.map_err(Error::from).map_err(on_old)?;
     for (conn, side) in [(&mut *old, from), (&mut *new, from.other())] {

@@ -16,6 +16,8 @@ crate::check::rules! {
     COLUMN_TYPE_DIFFERS: Warning "column_type_differs" "drivers see another type after the switch, and the newest rows are compared without this column";
     COLUMN_ORDER_DIFFERS: Warning "column_order_differs" "SELECT * and INSERT without a column list mean something else after the switch";
     NOT_NULL_DIFFERS: Warning "not_null_differs" "the new primary refuses rows that the old one takes";
+    RENAMED_TABLE: Error "renamed_table" "clients go on with the old primary's names, which the new one does not know: make a view of the old name there, or deploy the new names with the switch, then ignore this";
+    FILTERED_TABLE: Error "filtered_table" "only some of its rows are on both sides: what clients of the others ask for they will not find, and its rows are not mirrored back";
     UNLOGGED_TABLE: Warning "unlogged_table" "it is unlogged on the new primary only, and loses its rows in a crash: SET LOGGED";
     LARGE_OBJECTS: Warning "large_objects" "large objects are not mirrored: copy them, or move them into bytea columns";
 

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 
 use crate::check::Finding;
 use crate::protocol::postgres::client::{self, Client, DataRow, Format, Param};
+use crate::protocol::postgres::scope::Scope;
 use crate::record::Side;
 
 use super::{Error, array, rules};
@@ -94,6 +95,13 @@ fn sequence(row: &DataRow) -> Result<Sequence, client::Error> {
         may_set: row.bool(7)?,
         position: given.or(next),
     })
+}
+
+/// Say in the words of `from` whom the sequences of `to` belong to: names of tables and columns may differ.
+pub fn translate(to: &mut [Sequence], scope: &Scope) {
+    for sequence in to {
+        sequence.owner = sequence.owner.take().and_then(|owner| scope.column_here(&owner));
+    }
 }
 
 /// A sequence of `to` that must be set.

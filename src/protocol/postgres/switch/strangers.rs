@@ -227,10 +227,10 @@ pub async fn terminate(conn: &mut Client, session: &Session) -> Result<(), Error
     }
 }
 
-/// What keeps a server from being quiet, for people: everything that is open but tandem's own connections. Sessions of
-/// tandem's clients are among it, for they may be what the drain waits for.
-pub async fn hindrances(conn: &mut Client) -> Result<Vec<String>, ClientError> {
-    Ok(open(conn, &HashSet::new()).await?.lines())
+/// What keeps a server from being quiet, for people: everything that is open but tandem's own connections, of which those
+/// in `own` do not show it. Sessions of tandem's clients are among it, for they may be what the drain waits for.
+pub async fn hindrances(conn: &mut Client, own: &HashSet<u32>) -> Result<Vec<String>, ClientError> {
+    Ok(open(conn, own).await?.lines())
 }
 
 /// A statement as people may see it: its words and names, `?` for every literal, cut where it becomes long. What cannot

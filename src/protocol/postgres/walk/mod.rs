@@ -36,9 +36,10 @@ use crate::record::{Reason, Side, TableId};
 
 use super::catalog::{Catalog, FIRST_NORMAL_OID, Relation, load};
 use super::client::{Client, Error as ClientError, ServerConfig};
-use super::copier::{PgCopier, Scope};
+use super::copier::PgCopier;
 use super::moving::sessions::{Call, Card, Moving};
 use super::plan::Traces;
+use super::scope::Scope;
 use super::setup::Setup;
 use super::shared::Shared;
 use super::switch::newest::Comparison;
@@ -68,7 +69,7 @@ pub struct Walk {
     servers: Arc<Servers>,
     journal: Journal,
     cutover: Cutover,
-    /// Which tables are mirrored.
+    /// Which tables are mirrored, from the origin.
     scope: Scope,
     mirror: Turning<ByState<PgCopier>>,
     /// From here on the secondary is owed.
@@ -147,7 +148,7 @@ impl Walk {
             servers: setup.servers.clone(),
             journal: setup.shared.journal.clone(),
             cutover: config.cutover.clone(),
-            scope: Scope::of(&config.mirror),
+            scope: Scope::of(config, Side::Origin),
             mirror,
             since: Lsn(control.since),
             epoch: control.epoch,
@@ -189,6 +190,11 @@ impl Walk {
         self.followers = Some(stop);
     }
 
+    /// Which tables are mirrored, from the primary.
+    fn scope(&self) -> Scope {
+        self.scope.from(self.shared.gate.route().primary)
+    }
+
     fn server(&self, side: Side) -> &ServerConfig {
         self.servers.of(side)
     }
@@ -210,7 +216,7 @@ impl Walk {
         // Sessions of clients connect there now, and what they set up must be able to write.
         barrier::lift(&mut conn).await.map_err(|error| error.on(to))?;
         found.extend(self.server_findings(from).await?);
-        found.extend(reverse::prove(from, self.server(from), self.server(to), bounds).await?);
+        found.extend(reverse::prove(from, self.server(from), self.server(to), (&self.scope.from(to), bounds)).await?);
         self.ahead = Some(self.open(conn, to, bounds).await?);
         // What the origin lacks of the target's rows, the mirror back brought it.
         if to == Side::Target {
@@ -227,7 +233,7 @@ impl Walk {
         let epoch = self.shared.catalog.now().epoch;
         let catalog = load(&mut to_conn).await.map_err(|error| switch::Error::from(error).on(to))?;
         let mut from_conn = self.connect(to.other(), bounds).await?;
-        let comparison = Comparison::prepare(to.other(), &mut from_conn, &mut to_conn).await?;
+        let comparison = Comparison::prepare(to.other(), &self.scope(), &mut from_conn, &mut to_conn).await?;
         let triggers = TriggerRights::read(to, &mut from_conn, &mut to_conn).await?;
         let known = Known::of(self.mirror.handle());
         Ok(Ahead { from: from_conn, to: to_conn, comparison, catalog, epoch, known, triggers, bounds })
@@ -258,7 +264,8 @@ impl Walk {
         let (catalog, handle) = (self.shared.catalog.now(), self.mirror.handle().clone());
         let unseen = |table: &&Arc<Relation>| !handle.desk().has_seen(table.id);
         let mirrored = catalog.tables().filter(|table| table.key.is_some() && is_theirs(table));
-        let mirrored = mirrored.filter(|table| !self.scope.excludes(&table.shown()));
+        let scope = self.scope();
+        let mirrored = mirrored.filter(|table| !scope.excludes(&table.shown()));
         let tables: Vec<_> = mirrored.filter(unseen).collect();
         let has_rows = |(n, table): (usize, &&Arc<Relation>)| {
             format!("SELECT {n} WHERE EXISTS (SELECT FROM ONLY {})", table.sql())
@@ -279,14 +286,15 @@ impl Walk {
 
     /// Tables that are copied whole while clients are held.
     fn copied_held<'c>(&'c self, catalog: &'c Catalog) -> impl Iterator<Item = TableId> + 'c {
-        let tables = catalog.tables().filter(|table| table.key.is_none() && is_theirs(table));
-        tables.filter(|table| self.scope.keyless && !self.scope.excludes(&table.shown())).map(|table| table.id)
+        let (scope, tables) = (self.scope(), catalog.tables().filter(|table| table.key.is_none() && is_theirs(table)));
+        tables.filter(move |table| scope.keyless && !scope.excludes(&table.shown())).map(|table| table.id)
     }
 
     async fn server_findings(&self, from: Side) -> Result<Vec<Finding>, Error> {
-        let ours = self.shared.sessions.pids();
+        let (ours, scope) = (self.shared.backends(from), self.scope());
         let question = findings::Question {
             from,
+            scope: &scope,
             old: self.server(from),
             new: self.server(from.other()),
             ours: &ours,
@@ -297,8 +305,11 @@ impl Walk {
         let report = findings::find(question).await;
         let differ = report.findings.iter().any(|finding| finding.rule.name == "type_oid_differs");
         self.shared.sessions.types_differ.store(differ, Ordering::Relaxed);
-        let ours = |found: Vec<Finding>| found.into_iter().filter(|one| !self.scope.excludes(&one.object));
-        let copied = |found: Finding| match self.scope.keyless && found.rule == switch::TABLE_WITHOUT_KEY {
+        let catalog = self.shared.catalog.now();
+        let names: Vec<String> = catalog.relations.values().map(|one| one.shown()).collect();
+        let is_left_out = |one: &Finding| scope.leaves_out(&one.object, names.iter().map(String::as_str));
+        let ours = |found: Vec<Finding>| found.into_iter().filter(|one| !is_left_out(one));
+        let copied = |found: Finding| match scope.keyless && found.rule == switch::TABLE_WITHOUT_KEY {
             true => Finding { rule: rules::TABLE_COPIED_HELD, ..found },
             false => found,
         };
@@ -509,7 +520,7 @@ impl Walk {
         let mut conn = self.connect(old, Bounds::default()).await?;
         switch::alone(&mut conn).await.map_err(|error| switch::Error::from(error).on(old))?;
         barrier::raise(&mut conn).await.map_err(|error| error.on(old))?;
-        let ours = &self.shared.sessions.pids() | &self.leaving;
+        let ours = &self.shared.backends(old) | &self.leaving;
         for session in barrier::passed(&mut conn, &ours).await.map_err(|error| error.on(old))? {
             tracing::warn!(%old, %session, "this session began before the old primary was closed to writes, and may write");
         }
@@ -554,7 +565,7 @@ impl Steps for Walk {
         if self.given_up.is_some() {
             return Ok(());
         }
-        let ours = self.shared.sessions.pids();
+        let ours = self.shared.backends(from);
         let terminate = self.cutover.strangers == Strangers::Terminate;
         let patience = strangers::Patience { terminate_after: terminate.then_some(GRACE), ..Default::default() };
         self.mirror.handle().hurry();
@@ -566,7 +577,7 @@ impl Steps for Walk {
     async fn hindrances(&mut self, from: Side) -> Vec<String> {
         let asked = async {
             let mut conn = self.connect(from, Bounds::default()).await.ok()?;
-            strangers::hindrances(&mut conn).await.ok()
+            strangers::hindrances(&mut conn, &self.shared.repeating.on(from)).await.ok()
         };
         asked.await.unwrap_or_default()
     }
@@ -595,7 +606,8 @@ impl Steps for Walk {
         let keys = self.mirror.handle().newest(NEWEST).await;
         let keys = keys.map_err(|error| Error::Refused(error.to_string()))?;
         let catalog = self.shared.catalog.now();
-        let is_ours = |table| !catalog.relation(table).is_some_and(|of| self.scope.excludes(&of.shown()));
+        let scope = self.scope();
+        let is_ours = |table| !catalog.relation(table).is_some_and(|of| scope.excludes(&of.shown()));
         let keys: BTreeSet<_> = keys.into_iter().filter(|(table, _)| is_ours(*table)).collect();
         let ahead = self.ahead()?;
         let dirty = ahead.known.dirty.clone();
@@ -613,11 +625,12 @@ impl Steps for Walk {
         }
         let from = to.other();
         self.mirror.stop().await;
-        let epoch = self.shared.catalog.now().epoch;
+        let (epoch, scope) = (self.shared.catalog.now().epoch, self.scope.from(from));
         let ahead = self.ahead()?;
         let (old, new) = tokio::join!(sequences::read(&mut ahead.from), sequences::read(&mut ahead.to));
         let old = old.map_err(|error| switch::Error::from(error).on(from))?;
-        let new = new.map_err(|error| switch::Error::from(error).on(to))?;
+        let mut new = new.map_err(|error| switch::Error::from(error).on(to))?;
+        sequences::translate(&mut new, &scope);
         sequences::advance(&mut ahead.to, &sequences::plan(&old, &new)).await.map_err(|error| error.on(to))?;
         if ahead.epoch != epoch {
             ahead.catalog = load(&mut ahead.to).await.map_err(|error| switch::Error::from(error).on(to))?;

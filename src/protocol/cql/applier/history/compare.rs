@@ -262,7 +262,7 @@ mod tests {
     use super::*;
 
     fn cell(value: &str, writetime: i64) -> Cell {
-        Cell { value: Some(value.as_bytes().to_vec()), writetime: Some(writetime), ttl: None }
+        Cell { value: Some(value.as_bytes().to_vec()), writetime: Some(writetime), ..Cell::default() }
     }
 
     fn differs(compares: &Compares, ours: Option<Cell>, theirs: Option<Cell>) -> Option<Differs> {

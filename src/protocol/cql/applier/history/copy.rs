@@ -22,14 +22,15 @@ use crate::protocol::cql::applier::Sides;
 use crate::protocol::cql::applier::quiet::calm;
 use crate::protocol::cql::applier::state::at;
 use crate::protocol::cql::applier::state::diff::{self, Moment};
-use crate::protocol::cql::applier::state::rows::{Cell, Form};
+use crate::protocol::cql::applier::state::expiry::LAST;
+use crate::protocol::cql::applier::state::rows::{Cell, End, Form};
 use crate::protocol::cql::applier::state::statement::Statement;
 use crate::protocol::cql::applier::trouble::Trouble;
 use crate::protocol::cql::client::{self, Client, Member, MemberText, Prepared};
 use crate::protocol::cql::place::{Extent, Place};
 use crate::protocol::cql::tables::Table;
-use crate::protocol::cql::wire;
 use crate::protocol::cql::wire::request::{BatchKind, Bound, Parameters, Values};
+use crate::protocol::cql::wire::{self, Version};
 
 /// Batches under way at once.
 const FLIGHT: usize = 64;
@@ -68,12 +69,19 @@ async fn copy_rows(sides: &Sides, table: &Table, chunk: &Chunk) -> Result<Landed
     let shape = shape(table);
     let by_state = table.shape.has_counters() || table.gc_grace_seconds < GRACE_MIN;
     let moment = moment();
-    let lines = Lines::of(&shape, sides.to_primary.clone(), chunk, moment).await.map_err(of_primary)?;
+    let lines = |moment| Lines::of(&shape, sides.to_primary.clone(), chunk, moment);
+    // What stays: only of collections, and of rows that are nothing but their key, does no column tell.
+    let hidden = shape.regular().is_empty() || table.shape.columns().iter().any(|column| column.cells.has_parts());
+    let last = match hidden && !by_state && sides.to_primary.version() >= Version::V5 {
+        true => Some(lines(moment.in_second(LAST)).await.map_err(of_primary)?),
+        false => None,
+    };
+    let lines = lines(moment).await.map_err(of_primary)?;
     let (landed, batch) = (Landed::default(), Batch::default());
     let is_divisible = chunk.is_divisible();
     let mut copy = Copy { shape: &shape, by_state, is_divisible, moment, landed, left_bytes: 0, batch };
     let mut flight = Flight::new();
-    let ended = copy.run(lines, &sides.to_secondary, &mut flight).await;
+    let ended = copy.run(lines, last, &sides.to_secondary, &mut flight).await;
     let mut failed = ended.err();
     while let Some(written) = flight.next().await {
         failed = failed.or(copy.written(written).err());
@@ -106,6 +114,32 @@ struct Batch {
     places: Vec<Place>,
 }
 
+/// What of a row is there in the last second.
+enum Stays {
+    /// Nobody asked.
+    Unknown,
+    Nothing,
+    This(Found),
+}
+
+impl Stays {
+    fn statics(&self) -> Option<Option<&[Cell]>> {
+        match self {
+            Stays::Unknown => None,
+            Stays::Nothing => Some(None),
+            Stays::This(found) => Some(Some(&found.statics)),
+        }
+    }
+
+    fn row(&self) -> Option<Option<&[Cell]>> {
+        match self {
+            Stays::Unknown => None,
+            Stays::Nothing => Some(None),
+            Stays::This(found) => Some(found.row.as_ref().map(|(_, cells)| cells.as_slice())),
+        }
+    }
+}
+
 type Flight = FuturesUnordered<BoxFuture<'static, Written>>;
 
 /// What came of a batch.
@@ -117,19 +151,33 @@ enum Written {
 }
 
 impl<'s> Copy<'s> {
-    async fn run(&mut self, mut lines: Lines<'_>, client: &Client, flight: &mut Flight) -> Result<(), Error> {
+    async fn run(
+        &mut self,
+        mut lines: Lines<'_>,
+        mut last: Option<Lines<'_>>,
+        client: &Client,
+        flight: &mut Flight,
+    ) -> Result<(), Error> {
         let mut partition = Bytes::new();
         while let Some(line) = lines.next().await.map_err(of_primary)? {
             let (key, _) = self.shape.key(&line);
             let is_new = key != partition;
             partition = key;
             let found = self.shape.read(&line);
+            let stays = match &mut last {
+                Some(last) => last
+                    .same(&line)
+                    .await
+                    .map_err(of_primary)?
+                    .map_or(Stays::Nothing, |line| Stays::This(self.shape.read(&line))),
+                None => Stays::Unknown,
+            };
             self.landed.bytes += line.bytes.len() as u64;
             self.landed.rows += u64::from(found.row.is_some());
             if is_new || self.batch.is_full() {
                 self.send(client, flight).await?;
             }
-            self.add(&found, &lines.forms, is_new).map_err(|error| Error::Primary(error.to_string()))?;
+            self.add(&found, &stays, &lines.forms, is_new).map_err(|error| Error::Primary(error.to_string()))?;
             if self.landed.refused.len() > REFUSED_MAX || (self.is_divisible && self.landed.crowd > 0) {
                 break;
             }
@@ -163,11 +211,11 @@ impl<'s> Copy<'s> {
     }
 
     /// A line; its static columns with the first one of a partition.
-    fn add(&mut self, found: &Found, forms: &Forms, is_first: bool) -> Result<(), wire::Error> {
+    fn add(&mut self, found: &Found, stays: &Stays, forms: &Forms, is_first: bool) -> Result<(), wire::Error> {
         let statics = self.shape.statics();
         if is_first && found.statics.iter().any(|cell| cell.value.is_some()) {
             let place = Place { extent: Extent::Statics, ..Place::partition(found.partition.clone()) };
-            let cells = self.leave(&forms.statics, &found.statics, &place);
+            let cells = self.leave(&forms.statics, &found.statics, stays.statics(), &place);
             let fixes = diff::of_cells(&forms.statics, &cells, &vec![Cell::default(); cells.len()], self.moment)?;
             let statement = |fix| self.shape.names.statement(fix, &statics, &found.partition, None);
             let statements = fixes.iter().filter(|_| !self.by_state).map(statement).collect();
@@ -175,8 +223,19 @@ impl<'s> Copy<'s> {
         }
         let Some((clustering, cells)) = &found.row else { return Ok(()) };
         let place = Place { extent: Extent::Row, partition: found.partition.clone(), clustering: clustering.clone() };
-        let cells = self.leave(&forms.regular, cells, &place);
-        let fixes = diff::of_row(&forms.regular, Some(&cells), None, self.moment)?;
+        let cells = self.leave(&forms.regular, cells, stays.row(), &place);
+        let is_bare = cells.iter().all(|cell| cell.value.is_none());
+        let end = match stays.row() {
+            // It lives as long as what it consists of.
+            Some(None) if !is_bare => None,
+            Some(None) => {
+                self.leave_to_mirror(&place);
+                return Ok(());
+            }
+            Some(Some(_)) => Some(End::Never),
+            None => None,
+        };
+        let fixes = diff::of_row(&forms.regular, Some(&cells), None, end, self.moment)?;
         let regular = self.shape.regular();
         let statement = |fix| self.shape.names.statement(fix, &regular, &found.partition, Some(clustering));
         let statements = fixes.iter().filter(|_| !self.by_state).map(statement).collect();
@@ -184,14 +243,19 @@ impl<'s> Copy<'s> {
         Ok(())
     }
 
-    /// What of these cells is to be written here; for the others, their place is left to the mirror.
-    fn leave(&mut self, forms: &[Form], cells: &[Cell], place: &Place) -> Vec<Cell> {
-        let is_list = |(form, cell): (&Form, &Cell)| *form == Form::List && cell.value.is_some();
-        if self.by_state || forms.iter().zip(cells).any(is_list) {
+    /// What of these cells is to be written here; for the others, their place is left to the mirror: lists, and collections
+    /// of which something expires. `stays`: what of them does not, if that is known.
+    fn leave(&mut self, forms: &[Form], cells: &[Cell], stays: Option<Option<&[Cell]>>, place: &Place) -> Vec<Cell> {
+        let lasts = |column: usize| stays.is_none_or(|stays| stays.is_some_and(|stays| stays[column] == cells[column]));
+        let is_left = |column: usize| match &forms[column] {
+            Form::List => cells[column].value.is_some(),
+            form => form.has_parts() && cells[column].value.is_some() && !lasts(column),
+        };
+        if self.by_state || (0..cells.len()).any(is_left) {
             self.leave_to_mirror(place);
         }
-        let written = |(form, cell): (&Form, &Cell)| if *form == Form::List { Cell::default() } else { cell.clone() };
-        forms.iter().zip(cells).map(written).collect()
+        let written = |column| if is_left(column) { Cell::default() } else { cells[column].clone() };
+        (0..cells.len()).map(written).collect()
     }
 
     fn leave_to_mirror(&mut self, place: &Place) {

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | cells with a timestamp that can be read | written with it ([`copy`]): a newer write or delete there wins, as it did here |
 //! | sets, maps, user types that are not frozen; rows that are nothing but their key | written below what clients write now |
+//! | collections and rows of which something expires, and no server tells when | by state, which finds out ([`expiry`](super::state::expiry)) |
 //! | lists, counters | by state: their places are owed, and the mirror settles them in its turn |
 //! | rows that the mirror settled while they were copied | by state, once more ([`beside`]) |
 //! | tables that forget deletes within [`GRACE_MIN`] | by state: a copy could bring back what a delete took |
@@ -19,7 +20,6 @@ mod definition;
 mod provision;
 mod ring;
 mod scan;
-mod shown;
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -31,14 +31,13 @@ use crate::mirror::replay::history::{Compared, Error, Suspect, Walker};
 use crate::protocol::cql::client::{self, Answer};
 use crate::protocol::cql::cluster::Cluster;
 use crate::protocol::cql::place::Place;
+use crate::protocol::cql::shown;
 use crate::protocol::cql::stamps::now_micros;
 use crate::protocol::cql::tables::{Table, is_own};
 use crate::protocol::cql::text::schema;
 use crate::protocol::cql::wire::primitive::Consistency;
 use crate::protocol::cql::wire::request::Parameters;
 use crate::protocol::cql::wire::response::code;
-
-pub(in crate::protocol::cql) use shown::place as shown_place;
 
 use super::state::LEVEL;
 use super::state::diff::Moment;

@@ -175,6 +175,17 @@ impl<'s> Lines<'s> {
         self.page.pop_front()
     }
 
+    /// The line of the same row, if it is among those that are there; lines before it are left behind.
+    pub(super) async fn same(&mut self, line: &Line) -> Result<Option<Line>, Error> {
+        while self.peek().await?.is_some_and(|front| front.token < line.token) {
+            self.page.pop_front();
+        }
+        let key = self.shape.key(line);
+        let here = self.page.iter().take_while(|other| other.token == line.token);
+        let at = here.enumerate().find(|(_, other)| self.shape.key(other) == key).map(|(at, _)| at);
+        Ok(at.and_then(|at| self.page.drain(..=at).next_back()))
+    }
+
     /// Another page.
     async fn turn(&mut self) -> Result<(), Error> {
         let values = self.bounds.each_ref().map(|bound| (None, Value::Set(&bound[..])));

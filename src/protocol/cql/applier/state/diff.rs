@@ -4,9 +4,10 @@
 //! primary. Where no timestamp can be read (collections, rows that are nothing but their key), or where the right one
 //! was tried and something above it is in the way, one has to be made up: see [`Moment`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::rows::{Cell, Form, collected, elements, fields};
+use super::Side;
+use super::rows::{Cell, Clustering, End, Form, collected, elements, fields};
 use crate::protocol::cql::wire::Error;
 
 /// How far before the reading a timestamp lies that is made up for want of a better: what clients write now stays above it,
@@ -29,6 +30,16 @@ pub(in super::super) struct Moment {
 }
 
 impl Moment {
+    /// The second of the reading.
+    pub(super) fn second(self) -> i64 {
+        self.read / 1_000_000
+    }
+
+    /// The same, but what is shown is of that second.
+    pub(in super::super) fn in_second(self, second: i64) -> Moment {
+        Moment { read: second * 1_000_000, ..self }
+    }
+
     /// As high as it must be by now, and no higher: whoever writes there next must be above it, by a clock of its own.
     fn least(self) -> i64 {
         match self.round {
@@ -65,22 +76,24 @@ pub(in super::super) enum Fix {
     /// Make a column null.
     Null { at: i64, column: usize },
     /// Add elements to a set or a map, or to the end of a list.
-    Add { at: i64, column: usize, value: Vec<u8> },
+    Add { at: i64, ttl: Option<i32>, column: usize, value: Vec<u8> },
     /// Add elements to the beginning of a list.
-    Prepend { at: i64, column: usize, value: Vec<u8> },
+    Prepend { at: i64, ttl: Option<i32>, column: usize, value: Vec<u8> },
     /// Take elements from a set or keys from a map.
     Remove { at: i64, column: usize, keys: Vec<u8> },
     /// Set a field.
-    Field { at: i64, column: usize, field: String, value: Option<Vec<u8>> },
+    Field { at: i64, ttl: Option<i32>, column: usize, field: String, value: Option<Vec<u8>> },
     /// Add to counters.
     Count { deltas: Vec<(usize, i64)> },
 }
 
-/// The secondary's row `theirs` should be as the primary's `ours`. `None`: there is no such row.
+/// The secondary's row `theirs` should be as the primary's `ours`, which ends so, if that is known. `None`: there is no such
+/// row.
 pub(in super::super) fn of_row(
     forms: &[Form],
     ours: Option<&[Cell]>,
     theirs: Option<&[Cell]>,
+    end: Option<End>,
     moment: Moment,
 ) -> Result<Vec<Fix>, Error> {
     match (ours, theirs) {
@@ -92,20 +105,33 @@ pub(in super::super) fn of_row(
             let mut fixes = of_cells(forms, ours, &nothing, moment)?;
             // A counter's row exists by being counted.
             if !forms.contains(&Form::Counter) {
-                fixes.insert(0, appeared(ours, moment));
+                fixes.insert(0, appeared(ours, end, moment));
             }
             Ok(fixes)
         }
     }
 }
 
-/// The row as INSERT makes it, at the lowest timestamp that it shows; it lives as long as the last of its cells.
-fn appeared(ours: &[Cell], moment: Moment) -> Fix {
+/// The row as INSERT makes it, at the lowest timestamp that it shows. Where nobody knows how long it lives, it does as long as
+/// the last of its cells.
+pub(super) fn appeared(ours: &[Cell], end: Option<End>, moment: Moment) -> Fix {
     let written = || ours.iter().filter(|cell| cell.value.is_some());
     let lowest = written().filter_map(|cell| cell.writetime).min();
-    let ttl = written().map(|cell| cell.ttl.filter(|_| cell.writetime.is_some())).collect::<Option<Vec<i32>>>();
+    let last = || {
+        let ttls = written().map(|cell| cell.ttl.filter(|_| cell.writetime.is_some())).collect::<Option<Vec<i32>>>();
+        ttls.and_then(|ttls| ttls.into_iter().max())
+    };
     let at = lowest.map_or_else(|| moment.made_up(), |lowest| moment.own(lowest));
-    Fix::Row { at, ttl: ttl.and_then(|ttls| ttls.into_iter().max()) }
+    Fix::Row { at, ttl: end.map_or_else(last, End::ttl) }
+}
+
+/// Whether [`of_row`] makes this row, or it is there and ends otherwise.
+pub(super) fn row_is_written(ours: &Side, theirs: &Side, key: &Clustering) -> bool {
+    match (theirs.rows.get(key), ours.row_end(key), theirs.row_end(key)) {
+        (None, ..) => true,
+        (Some(_), Some(ours), Some(theirs)) => !ours.is_like(theirs),
+        (Some(_), ..) => false,
+    }
 }
 
 /// At equal timestamps a delete wins.
@@ -180,25 +206,34 @@ impl Found {
     /// which would take what clients add with a timestamp of a moment ago.
     fn list(&mut self, column: usize, ours: &Cell, theirs: &Cell, moment: Moment) -> Result<(), Error> {
         let at = moment.made_up();
-        let Some(value) = &ours.value else {
+        if ours.value.is_none() {
             if theirs.value.is_some() {
                 self.others.push(Fix::Null { at, column });
             }
             return Ok(());
-        };
-        let (here, there) = (elements(Some(value), 1)?, elements(theirs.value.as_deref(), 1)?);
-        if here == there {
-            return Ok(());
         }
-        let Some((before, behind)) = around(&here, &there).filter(|_| moment.round == 0) else {
-            self.cells.entry((at, None)).or_default().push((column, value.clone()));
-            return Ok(());
-        };
-        if !before.is_empty() {
-            self.others.push(Fix::Prepend { at, column, value: collected(before, 1) });
-        }
-        if !behind.is_empty() {
-            self.others.push(Fix::Add { at, column, value: collected(behind, 1) });
+        let here = lived(ours, elements(ours.value.as_deref(), 1)?);
+        let there = lived(theirs, elements(theirs.value.as_deref(), 1)?);
+        match rest(&here, &there, moment) {
+            Rest::Nothing => {}
+            Rest::All => {
+                let mut runs = runs(ours, &here, 0);
+                let (ttl, value) = runs.next().unwrap_or_else(|| (None, collected(&[], 1)));
+                let mut more = runs.map(|(ttl, value)| Fix::Add { at, ttl, column, value }).peekable();
+                if more.peek().is_none() {
+                    self.cells.entry((at, ttl)).or_default().push((column, value));
+                } else {
+                    self.others.push(Fix::Cells { at, ttl, values: vec![(column, value)] });
+                    self.others.extend(more);
+                }
+            }
+            Rest::Around(before, behind) => {
+                let before = runs(ours, &here[..before], 0).map(|(ttl, value)| Fix::Prepend { at, ttl, column, value });
+                // What is put in front last is in front.
+                self.others.extend(before.collect::<Vec<_>>().into_iter().rev());
+                let behind = runs(ours, &here[behind..], behind);
+                self.others.extend(behind.map(|(ttl, value)| Fix::Add { at, ttl, column, value }));
+            }
         }
         Ok(())
     }
@@ -211,21 +246,20 @@ impl Found {
         theirs: &Cell,
         moment: Moment,
     ) -> Result<(), Error> {
-        let (ours, theirs) =
+        let (here, there) =
             (elements(ours.value.as_deref(), per_entry)?, elements(theirs.value.as_deref(), per_entry)?);
-        let entries = |all: &[&[u8]]| -> BTreeMap<Vec<u8>, Vec<Vec<u8>>> {
-            let entry = |entry: &[&[u8]]| (entry[0].to_vec(), entry.iter().map(|part| part.to_vec()).collect());
-            all.chunks_exact(per_entry).map(entry).collect()
-        };
-        let (here, there) = (entries(&ours), entries(&theirs));
         let at = moment.made_up();
-        let missing: Vec<&[u8]> = (here.iter().filter(|(key, entry)| there.get(*key) != Some(entry)))
-            .flat_map(|(_, entry)| entry.iter().map(Vec::as_slice))
-            .collect();
-        let extra: Vec<&[u8]> = there.keys().filter(|key| !here.contains_key(*key)).map(Vec::as_slice).collect();
-        if !missing.is_empty() {
-            self.others.push(Fix::Add { at, column, value: collected(&missing, per_entry) });
+        let mut missing: BTreeMap<Option<i32>, Vec<&[u8]>> = BTreeMap::new();
+        for part in unlike(per_entry, (ours, &here), (theirs, &there)) {
+            let entry = &here[part * per_entry..(part + 1) * per_entry];
+            missing.entry(ours.end(part).ttl()).or_default().extend(entry);
         }
+        for (ttl, entries) in missing {
+            self.others.push(Fix::Add { at, ttl, column, value: collected(&entries, per_entry) });
+        }
+        let known: BTreeSet<&[u8]> = here.chunks_exact(per_entry).map(|entry| entry[0]).collect();
+        let extra: Vec<&[u8]> =
+            there.chunks_exact(per_entry).map(|entry| entry[0]).filter(|key| !known.contains(key)).collect();
         if !extra.is_empty() {
             self.others.push(Fix::Remove { at, column, keys: collected(&extra, 1) });
         }
@@ -240,13 +274,14 @@ impl Found {
         theirs: &Cell,
         moment: Moment,
     ) -> Result<(), Error> {
-        let (ours, theirs) =
+        let at = moment.made_up();
+        let (here, there) =
             (fields(ours.value.as_deref(), names.len())?, fields(theirs.value.as_deref(), names.len())?);
-        for ((name, ours), theirs) in names.iter().zip(ours).zip(theirs) {
-            if ours != theirs {
-                let value = ours.map(<[u8]>::to_vec);
-                self.others.push(Fix::Field { at: moment.made_up(), column, field: name.clone(), value });
-            }
+        let written = unlike_fields((ours, &here), (theirs, &there));
+        for (number, part) in written {
+            let ttl = part.and_then(|part| ours.end(part).ttl());
+            let (field, value) = (names[number].clone(), here[number].map(<[u8]>::to_vec));
+            self.others.push(Fix::Field { at, ttl, column, field, value });
         }
         Ok(())
     }
@@ -265,11 +300,109 @@ impl Found {
     }
 }
 
-/// What is before and behind `part` in `whole`, if it is in there.
-fn around<'a, T: PartialEq>(whole: &'a [T], part: &[T]) -> Option<(&'a [T], &'a [T])> {
+/// The parts of a collection that are written to make `theirs` as `ours`.
+pub(super) fn gaps(form: &Form, ours: &Cell, theirs: &Cell, moment: Moment) -> Result<Vec<usize>, Error> {
+    let listed =
+        |cell: &'_ Cell, per_entry| elements(cell.value.as_deref(), per_entry).map(|all| all.len() / per_entry);
+    let entries = |per_entry| -> Result<Vec<usize>, Error> {
+        let here = elements(ours.value.as_deref(), per_entry)?;
+        let there = elements(theirs.value.as_deref(), per_entry)?;
+        Ok(unlike(per_entry, (ours, &here), (theirs, &there)))
+    };
+    Ok(match form {
+        Form::Set => entries(1)?,
+        Form::Map => entries(2)?,
+        Form::List => {
+            let (here, there) = (elements(ours.value.as_deref(), 1)?, elements(theirs.value.as_deref(), 1)?);
+            match rest(&lived(ours, here), &lived(theirs, there), moment) {
+                Rest::Nothing => Vec::new(),
+                Rest::All => (0..listed(ours, 1)?).collect(),
+                Rest::Around(before, behind) => (0..before).chain(behind..listed(ours, 1)?).collect(),
+            }
+        }
+        Form::Fields(names) => {
+            let count = names.len();
+            let (here, there) = (fields(ours.value.as_deref(), count)?, fields(theirs.value.as_deref(), count)?);
+            unlike_fields((ours, &here), (theirs, &there)).into_iter().filter_map(|(_, part)| part).collect()
+        }
+        Form::One | Form::Counter => Vec::new(),
+    })
+}
+
+/// Entries of `ours`, by number, that `theirs` has not, or not so, or that end otherwise there.
+fn unlike(per_entry: usize, (ours, here): (&Cell, &[&[u8]]), (theirs, there): (&Cell, &[&[u8]])) -> Vec<usize> {
+    let entries = there.chunks_exact(per_entry).enumerate();
+    let there: BTreeMap<&[u8], (&[&[u8]], End)> =
+        entries.map(|(part, entry)| (entry[0], (entry, theirs.end(part)))).collect();
+    let is_like = |part: usize, entry: &[&[u8]]| {
+        there.get(entry[0]).is_some_and(|(other, end)| *other == entry && end.is_like(ours.end(part)))
+    };
+    let entries = here.chunks_exact(per_entry).enumerate();
+    entries.filter(|(part, entry)| !is_like(*part, entry)).map(|(part, _)| part).collect()
+}
+
+/// Fields that differ, by number, and which part of `ours` each is, if it is not null there.
+fn unlike_fields(
+    (ours, here): (&Cell, &[Option<&[u8]>]),
+    (theirs, there): (&Cell, &[Option<&[u8]>]),
+) -> Vec<(usize, Option<usize>)> {
+    let (mut found, mut parts) = (Vec::new(), [0, 0]);
+    for (number, (here, there)) in here.iter().zip(there).enumerate() {
+        let [part, other] = parts;
+        let alike = here == there && (here.is_none() || ours.end(part).is_like(theirs.end(other)));
+        if !alike {
+            found.push((number, here.map(|_| part)));
+        }
+        parts = [part + usize::from(here.is_some()), other + usize::from(there.is_some())];
+    }
+    found
+}
+
+/// An element of a list, and whether it stays.
+type Lived<'a> = (&'a [u8], bool);
+
+fn lived<'a>(cell: &Cell, elements: Vec<&'a [u8]>) -> Vec<Lived<'a>> {
+    let stays = |part| cell.end(part) == End::Never;
+    elements.into_iter().enumerate().map(|(part, element)| (element, stays(part))).collect()
+}
+
+/// What of a list must be written.
+enum Rest {
+    Nothing,
+    All,
+    /// Those before the first, and from the second on.
+    Around(usize, usize),
+}
+
+fn rest(here: &[Lived<'_>], there: &[Lived<'_>], moment: Moment) -> Rest {
+    match around(here, there) {
+        _ if here == there => Rest::Nothing,
+        Some(before) if moment.round == 0 => Rest::Around(before, before + there.len()),
+        _ => Rest::All,
+    }
+}
+
+/// Where `part` is in `whole`.
+fn around<T: PartialEq>(whole: &[T], part: &[T]) -> Option<usize> {
     let last = whole.len().checked_sub(part.len())?;
-    let at = (0..=last).find(|at| whole[*at..].starts_with(part))?;
-    Some((&whole[..at], &whole[at + part.len()..]))
+    (0..=last).find(|at| whole[*at..].starts_with(part))
+}
+
+/// Elements of a list, the first of which is the part of that number, in runs of those that end together.
+fn runs<'r>(
+    cell: &'r Cell,
+    elements: &'r [Lived<'_>],
+    first: usize,
+) -> impl Iterator<Item = (Option<i32>, Vec<u8>)> + 'r {
+    let ttl = move |at: usize| cell.end(first + at).ttl();
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let from = at;
+        let end = (from..elements.len()).find(|next| ttl(*next) != ttl(from)).unwrap_or(elements.len());
+        at = end;
+        let run: Vec<&[u8]> = elements.get(from..end)?.iter().map(|(element, _)| *element).collect();
+        (!run.is_empty()).then(|| (ttl(from), collected(&run, 1)))
+    })
 }
 
 pub(in super::super) fn expire_together(ours: Option<i32>, theirs: Option<i32>) -> bool {
@@ -290,7 +423,7 @@ mod tests {
     const THIRD: Moment = Moment { read: READ, newest: None, allowed: None, round: 2 };
 
     fn cell(value: &[u8], writetime: i64) -> Cell {
-        Cell { value: Some(value.to_vec()), writetime: Some(writetime), ttl: None }
+        Cell { value: Some(value.to_vec()), writetime: Some(writetime), ..Cell::default() }
     }
 
     fn unreadable(value: Vec<u8>) -> Cell {
@@ -351,24 +484,24 @@ mod tests {
     fn a_row_appears_at_its_lowest_timestamp_and_goes_at_the_highest_that_is_there() {
         let forms = [Form::One, Form::One];
         let row = [cell(b"a", 100), cell(b"b", 300)];
-        let appear = of_row(&forms, Some(&row), None, FIRST).expect("well-formed");
+        let appear = of_row(&forms, Some(&row), None, None, FIRST).expect("well-formed");
         assert_eq!(appear[0], Fix::Row { at: 100, ttl: None });
         assert_eq!(appear.len(), 3);
-        let go = |theirs: &[Cell], moment| of_row(&forms, None, Some(theirs), moment).expect("well-formed");
+        let go = |theirs: &[Cell], moment| of_row(&forms, None, Some(theirs), None, moment).expect("well-formed");
         assert_eq!(go(&row, FIRST), [Fix::NoRow { at: 300 }]);
         assert_eq!(go(&row, SECOND), [Fix::NoRow { at: READ - BEFORE }]);
         let bare = [Cell::default(), Cell::default()];
         assert_eq!(go(&bare, FIRST), [Fix::NoRow { at: READ - BEFORE }]);
-        let appear = of_row(&forms, Some(&bare), None, FIRST).expect("well-formed");
+        let appear = of_row(&forms, Some(&bare), None, None, FIRST).expect("well-formed");
         assert_eq!(appear, [Fix::Row { at: READ - BEFORE, ttl: None }]);
-        assert_eq!(of_row(&forms, None, None, FIRST), Ok(vec![]));
+        assert_eq!(of_row(&forms, None, None, None, FIRST), Ok(vec![]));
     }
 
     #[test]
     fn a_row_of_expiring_cells_expires_with_the_last() {
         let expiring = |ttl| Cell { ttl: Some(ttl), ..cell(b"a", 100) };
         let row = [expiring(10), expiring(20)];
-        let appear = of_row(&[Form::One, Form::One], Some(&row), None, FIRST).expect("well-formed");
+        let appear = of_row(&[Form::One, Form::One], Some(&row), None, None, FIRST).expect("well-formed");
         assert_eq!(appear[0], Fix::Row { at: 100, ttl: Some(20) });
     }
 
@@ -381,7 +514,7 @@ mod tests {
         assert_eq!(
             fixes,
             [
-                Fix::Add { at, column: 0, value: collected(&[b"a", b"1", b"b", b"2"], 2) },
+                Fix::Add { at, ttl: None, column: 0, value: collected(&[b"a", b"1", b"b", b"2"], 2) },
                 Fix::Remove { at, column: 0, keys: collected(&[b"c"], 1) },
             ]
         );
@@ -416,8 +549,8 @@ mod tests {
         let (at, column) = (77, 0);
         let moment = Moment { newest: Some(at), ..FIRST };
         let ours = list(&[b"a", b"b", b"c"]);
-        let add = |elements: &[&[u8]]| Fix::Add { at, column, value: collected(elements, 1) };
-        let prepend = |elements: &[&[u8]]| Fix::Prepend { at, column, value: collected(elements, 1) };
+        let add = |elements: &[&[u8]]| Fix::Add { at, ttl: None, column, value: collected(elements, 1) };
+        let prepend = |elements: &[&[u8]]| Fix::Prepend { at, ttl: None, column, value: collected(elements, 1) };
         assert_eq!(of_list(&ours, &list(&[b"a", b"b"]), moment), [add(&[b"c"])]);
         assert_eq!(of_list(&ours, &list(&[b"b"]), moment), [prepend(&[b"a"]), add(&[b"c"])]);
         assert_eq!(of_list(&ours, &Cell::default(), moment), [add(&[b"a", b"b", b"c"])]);

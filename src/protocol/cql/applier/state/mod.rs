@@ -6,10 +6,11 @@
 //! only the owner of the place adds to the secondary's, and what is added is the difference of both readings.
 
 pub(super) mod diff;
-pub(super) mod rows;
+pub(super) mod expiry;
+pub(in crate::protocol::cql) mod rows;
 pub(super) mod statement;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::mirror::replay::{Certainty, Job};
 use crate::protocol::cql::client::{Answer, Client, Error, Member, MemberText};
@@ -17,17 +18,18 @@ use crate::protocol::cql::place::{Extent, Place};
 use crate::protocol::cql::stamps::now_micros;
 use crate::protocol::cql::tables::Table;
 use crate::protocol::cql::text::schema::Column;
-use crate::protocol::cql::wire::Version;
 use crate::protocol::cql::wire::primitive::{Consistency, Value};
 use crate::protocol::cql::wire::request::{BatchKind, Bound, Parameters, Values};
 use crate::protocol::cql::wire::response::code;
+use crate::protocol::cql::wire::{self, Version};
 use crate::record::Backend;
 
 use super::Sides;
 use super::quiet::{calm, linger};
 use super::trouble::Trouble;
 use diff::Moment;
-use rows::{Cell, Clustering, Form, Rows, columns, selectors};
+use expiry::Search;
+use rows::{Cell, Clustering, End, Form, Rows, columns, selectors};
 use statement::{Names, Statement, relations};
 
 /// How often a place is compared before others get their turn.
@@ -38,6 +40,8 @@ const PAGE: i32 = 500;
 const ROWS_MAX: usize = 50_000;
 /// Statements of one batch.
 const BATCH: usize = 50;
+/// How often a row is made to end when the primary's does.
+const ENDS_TRIED: usize = 3;
 const TOO_LARGE: &str = "a partition has too many rows to be settled at once: compare the table";
 pub(super) const LEVEL: Consistency = Consistency::LocalQuorum;
 
@@ -50,12 +54,22 @@ pub(super) struct Settler<'s> {
 }
 
 /// One side's content of a place.
+#[derive(Default)]
 pub(super) struct Side {
     pub(super) statics: Option<Vec<Cell>>,
     pub(super) rows: Rows,
+    /// When rows end by themselves, but for those that stay; `None`: nobody looked.
+    pub(super) row_ends: Option<BTreeMap<Clustering, End>>,
     /// How each column is compared.
     pub(super) static_forms: Vec<Form>,
     pub(super) forms: Vec<Form>,
+}
+
+impl Side {
+    /// When this row ends, if somebody looked.
+    fn row_end(&self, key: &Clustering) -> Option<End> {
+        self.row_ends.as_ref().map(|ends| ends.get(key).copied().unwrap_or_default())
+    }
 }
 
 /// Why places are settled.
@@ -100,10 +114,11 @@ impl<'s> Settler<'s> {
             let mut moment =
                 Moment { read: now_micros(), newest: self.occasion.newest, allowed: self.occasion.allowed, round };
             let theirs = self.read(&self.sides.to_secondary, place, moment, Trouble::of_secondary).await?;
-            let ours = self.read(&self.sides.to_primary, place, moment, Trouble::of_primary).await?;
+            let mut ours = self.read(&self.sides.to_primary, place, moment, Trouble::of_primary).await?;
             // What the primary got since was not tried with its own timestamp yet.
             tried = if before.as_ref().is_some_and(|side| is_same(side, &ours)) { tried + 1 } else { 0 };
             moment.round = tried;
+            self.find_ends(place, &mut ours, &theirs, moment).await?;
             let statements = self.statements(place, &ours, &theirs, moment)?;
             if statements.is_empty() {
                 return Ok(());
@@ -144,15 +159,50 @@ impl<'s> Settler<'s> {
         moment: Moment,
         trouble: fn(&Error) -> Trouble,
     ) -> Result<Side, Trouble> {
-        self.read_side(client, place, moment).await.map_err(|error| match error {
+        let side = async {
+            let mut side = self.read_side(client, place, moment).await?;
+            // Told of one side only, it could not be compared.
+            if self.sees_ends() && expiry::is_hidden(&side) {
+                let last = self.read_side(client, place, moment.in_second(expiry::LAST)).await?;
+                expiry::mark(&mut side, &last)?;
+            } else if self.sees_ends() {
+                side.row_ends = Some(BTreeMap::new());
+            }
+            Ok(side)
+        };
+        side.await.map_err(|error| match error {
             Error::Answer(_) => Trouble::Reject(error.to_string()),
             error => trouble(&error),
         })
     }
 
+    /// Both sides can be asked what they will show.
+    fn sees_ends(&self) -> bool {
+        [&self.sides.to_primary, &self.sides.to_secondary].iter().all(|client| client.version() >= Version::V5)
+    }
+
+    /// When that ends which is about to be written and of which no server tells.
+    async fn find_ends(&self, place: &Place, ours: &mut Side, theirs: &Side, moment: Moment) -> Result<(), Trouble> {
+        let unreadable = |error: wire::Error| Trouble::Reject(error.to_string());
+        let by_default = i64::from(self.table.default_ttl);
+        let guess = self.occasion.newest.filter(|_| by_default > 0).map(|newest| newest / 1_000_000 + by_default);
+        let Some(mut search) = Search::of(ours, theirs, moment, guess).map_err(unreadable)? else { return Ok(()) };
+        while let Some(second) = search.question() {
+            let then = self.read_side(&self.sides.to_primary, place, moment.in_second(second)).await;
+            match then {
+                Ok(then) => search.answer(second, &then).map_err(unreadable)?,
+                // What has expired by then are tombstones, of which it reads only so many.
+                Err(error) if error.code() == Some(code::READ_FAILURE) => search.give_up(),
+                Err(error) => return Err(Trouble::of_primary(&error)),
+            }
+        }
+        search.tell(ours);
+        Ok(())
+    }
+
     pub(super) async fn read_side(&self, client: &Client, place: &Place, moment: Moment) -> Result<Side, Error> {
         let shape = &self.table.shape;
-        let mut side = Side { statics: None, rows: Rows::new(), static_forms: Vec::new(), forms: Vec::new() };
+        let mut side = Side::default();
         let statics = columns(shape, true);
         if !statics.is_empty() {
             let text = self.select("DISTINCT ", &selectors(&[], &statics), &self.names.partition);
@@ -210,7 +260,7 @@ impl<'s> Settler<'s> {
     }
 
     fn statements(&self, place: &Place, ours: &Side, theirs: &Side, moment: Moment) -> Result<Vec<Statement>, Trouble> {
-        let unreadable = |error: crate::protocol::cql::wire::Error| Trouble::Reject(error.to_string());
+        let unreadable = |error: wire::Error| Trouble::Reject(error.to_string());
         let mut statements = Vec::new();
         let statics = columns(&self.table.shape, true);
         if !statics.is_empty() {
@@ -223,8 +273,14 @@ impl<'s> Settler<'s> {
         let keys: BTreeSet<&Clustering> = ours.rows.keys().chain(theirs.rows.keys()).collect();
         for key in keys {
             let cells = |side: &'_ Side| side.rows.get(key).cloned();
-            let fixes = diff::of_row(&ours.forms, cells(ours).as_deref(), cells(theirs).as_deref(), moment);
-            let fixes = fixes.map_err(unreadable)?;
+            let (here, there) = (cells(ours), cells(theirs));
+            let end = ours.row_end(key);
+            let fixes = diff::of_row(&ours.forms, here.as_deref(), there.as_deref(), end, moment);
+            let mut fixes = fixes.map_err(unreadable)?;
+            // What it is made of may end with it: first that. A column that only the secondary has can keep it there.
+            if fixes.is_empty() && moment.round < ENDS_TRIED && diff::row_is_written(ours, theirs, key) {
+                fixes.extend(here.map(|here| diff::appeared(&here, end, moment)));
+            }
             statements.extend(fixes.iter().map(|fix| self.names.statement(fix, &regular, &place.partition, Some(key))));
         }
         Ok(statements)
@@ -254,9 +310,14 @@ impl<'s> Settler<'s> {
     }
 }
 
-/// Nothing was written between the two readings, as far as it shows.
+/// Nothing was written between the two readings, as far as it shows. What is left of a TTL gets less by itself.
 fn is_same(before: &Side, now: &Side) -> bool {
-    before.rows == now.rows && before.statics == now.statics
+    let is_same = |(here, there): (&Cell, &Cell)| (&here.value, here.writetime) == (&there.value, there.writetime);
+    let cells = |here: &[Cell], there: &[Cell]| here.len() == there.len() && here.iter().zip(there).all(is_same);
+    let rows = || before.rows.iter().zip(&now.rows).all(|(here, there)| here.0 == there.0 && cells(here.1, there.1));
+    before.rows.len() == now.rows.len()
+        && rows()
+        && cells(before.statics.as_deref().unwrap_or_default(), now.statics.as_deref().unwrap_or_default())
 }
 
 /// Everything of one round happens in one second.

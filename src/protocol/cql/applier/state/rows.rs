@@ -15,13 +15,49 @@ pub(in super::super) type Rows = BTreeMap<Clustering, Vec<Cell>>;
 
 /// A column's value in a row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in super::super) struct Cell {
+pub(in crate::protocol::cql) struct Cell {
     /// `None`: null.
-    pub(in super::super) value: Option<Vec<u8>>,
+    pub(in crate::protocol::cql) value: Option<Vec<u8>>,
     /// Microseconds; only of columns that are one cell.
-    pub(in super::super) writetime: Option<i64>,
+    pub(in crate::protocol::cql) writetime: Option<i64>,
     /// Seconds left; `None`: it stays.
-    pub(in super::super) ttl: Option<i32>,
+    pub(in crate::protocol::cql) ttl: Option<i32>,
+    /// Of its [`parts`], as far as that was looked for; none at all: nothing of it is known to expire.
+    pub(in crate::protocol::cql) ends: Vec<End>,
+}
+
+/// When something ends by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(in crate::protocol::cql) enum End {
+    /// It stays.
+    #[default]
+    Never,
+    /// Nobody knows when.
+    Sometime,
+    /// In so many seconds.
+    In(i32),
+}
+
+impl End {
+    /// For what is written with it. Where nobody knows, it stays: the comparison that follows sees that.
+    pub(in super::super) fn ttl(self) -> Option<i32> {
+        match self {
+            End::In(seconds) => Some(seconds),
+            End::Never | End::Sometime => None,
+        }
+    }
+
+    /// Whether both end, or neither does.
+    pub(in super::super) fn is_like(self, other: End) -> bool {
+        (self == End::Never) == (other == End::Never)
+    }
+}
+
+impl Cell {
+    /// When this part of it ends.
+    pub(in super::super) fn end(&self, part: usize) -> End {
+        self.ends.get(part).copied().unwrap_or_default()
+    }
 }
 
 /// How a column's value is compared and written.
@@ -42,6 +78,11 @@ pub(in super::super) enum Form {
 }
 
 impl Form {
+    /// It is made of several cells, of which no read tells when they expire.
+    pub(in super::super) fn has_parts(&self) -> bool {
+        matches!(self, Form::Set | Form::Map | Form::Fields(_) | Form::List)
+    }
+
     /// By what the schema says it is made of, and the type that a read shows.
     pub(in super::super) fn of(cells: Cells, kind: &Type) -> Form {
         match (cells, kind) {
@@ -72,7 +113,7 @@ pub(in super::super) fn read(row: &Row<'_>, clustering: usize, columns: &[&Colum
 }
 
 /// A cell for each column, of values that were asked for as [`selectors`] says.
-pub(in super::super) fn cells<'a>(
+pub(in crate::protocol::cql) fn cells<'a>(
     values: &mut impl Iterator<Item = Option<&'a [u8]>>,
     columns: &[&Column],
 ) -> Vec<Cell> {
@@ -83,13 +124,14 @@ pub(in super::super) fn cells<'a>(
             return Cell { value, ..Cell::default() };
         }
         let writetime = next().and_then(|bytes| bytes.try_into().ok()).map(i64::from_be_bytes);
-        Cell { value, writetime, ttl: next().and_then(|bytes| bytes.try_into().ok()).map(i32::from_be_bytes) }
+        let ttl = next().and_then(|bytes| bytes.try_into().ok()).map(i32::from_be_bytes);
+        Cell { value, writetime, ttl, ends: Vec::new() }
     };
     columns.iter().map(cell).collect()
 }
 
 /// What to select to read these columns with [`read`].
-pub(in super::super) fn selectors(clustering: &[String], columns: &[&Column]) -> Vec<String> {
+pub(in crate::protocol::cql) fn selectors(clustering: &[String], columns: &[&Column]) -> Vec<String> {
     let mut selectors = clustering.to_vec();
     for column in columns {
         let name = quoted(&column.name);
@@ -102,7 +144,7 @@ pub(in super::super) fn selectors(clustering: &[String], columns: &[&Column]) ->
 }
 
 /// A name as a text must have it, whatever it is.
-pub(in super::super) fn quoted(name: &str) -> String {
+pub(in crate::protocol::cql) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
@@ -123,6 +165,24 @@ pub(in super::super) fn fields(value: Option<&[u8]>, count: usize) -> Result<Vec
     let mut reader = Reader::new(value.unwrap_or_default());
     let field = |_| if reader.rest().is_empty() { Ok(None) } else { reader.bytes("field") };
     (0..count).map(field).collect()
+}
+
+/// What the cells of a collection are told apart by.
+pub(in super::super) type Parts = Vec<Vec<u8>>;
+
+/// A set's elements, a map's keys, a list's elements, the numbers of the fields that are not null.
+pub(in super::super) fn parts(form: &Form, cell: &Cell) -> Result<Parts, Error> {
+    let value = cell.value.as_deref();
+    Ok(match form {
+        Form::Set | Form::List => elements(value, 1)?.into_iter().map(<[u8]>::to_vec).collect(),
+        Form::Map => elements(value, 2)?.chunks_exact(2).map(|entry| entry[0].to_vec()).collect(),
+        Form::Fields(names) => {
+            let fields = fields(value, names.len())?;
+            let numbers = fields.iter().enumerate().filter(|(_, field)| field.is_some());
+            numbers.map(|(number, _)| number.to_be_bytes().to_vec()).collect()
+        }
+        Form::One | Form::Counter => Vec::new(),
+    })
 }
 
 /// A set or map of these.

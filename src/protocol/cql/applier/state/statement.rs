@@ -90,18 +90,18 @@ impl Names {
                     [stamp(*at), expiry(*ttl)].into_iter().chain(given).chain(key).collect(),
                 )
             }
-            Fix::Add { at, column, value } => {
+            Fix::Add { at, ttl, column, value } => {
                 let set = format!("{0} = {0} + ?", name(column));
                 (
                     self.update(&set, &relations),
-                    [stamp(*at), expiry(None), Some(value.clone())].into_iter().chain(key).collect(),
+                    [stamp(*at), expiry(*ttl), Some(value.clone())].into_iter().chain(key).collect(),
                 )
             }
-            Fix::Prepend { at, column, value } => {
+            Fix::Prepend { at, ttl, column, value } => {
                 let set = format!("{0} = ? + {0}", name(column));
                 (
                     self.update(&set, &relations),
-                    [stamp(*at), expiry(None), Some(value.clone())].into_iter().chain(key).collect(),
+                    [stamp(*at), expiry(*ttl), Some(value.clone())].into_iter().chain(key).collect(),
                 )
             }
             Fix::Remove { at, column, keys } => {
@@ -111,11 +111,11 @@ impl Names {
                     [stamp(*at), expiry(None), Some(keys.clone())].into_iter().chain(key).collect(),
                 )
             }
-            Fix::Field { at, column, field, value } => {
+            Fix::Field { at, ttl, column, field, value } => {
                 let set = format!("{}.{} = ?", name(column), quoted(field));
                 (
                     self.update(&set, &relations),
-                    [stamp(*at), expiry(None), value.clone()].into_iter().chain(key).collect(),
+                    [stamp(*at), expiry(*ttl), value.clone()].into_iter().chain(key).collect(),
                 )
             }
             Fix::Count { deltas } => {

@@ -18,7 +18,7 @@ impl Cursor<'_> {
         let replace = self.take_all(&["or", "replace"]);
         let object = self.object()?;
         let tolerant = replace | self.tolerance();
-        let schema = Schema { action, object, name: None, table: None, tolerant, drop: None };
+        let schema = Schema { action, object, name: None, table: None, tolerant, drop: None, add: None };
         let schema = self.defined(schema)?;
         Ok(self.rest_is(Body::Schema(schema)))
     }
@@ -75,7 +75,8 @@ impl Cursor<'_> {
             (Object::View, Action::Create) => self.view(schema),
             (Object::Table, Action::Alter) => {
                 let name = Some(self.qualified_name()?);
-                Ok(Schema { name, drop: self.column_drop()?, ..schema })
+                let drop = self.column_drop()?;
+                Ok(Schema { name, drop, add: self.column_add()?, ..schema })
             }
             _ => Ok(Schema { name: Some(self.qualified_name()?), ..schema }),
         }
@@ -93,6 +94,18 @@ impl Cursor<'_> {
         }
         self.expect("from")?;
         Ok(Schema { name, table: Some(self.qualified_name()?), ..schema })
+    }
+
+    /// `ADD [IF NOT EXISTS] c int, d int`, or the columns in parentheses.
+    fn column_add(&mut self) -> Result<Option<String>, Unknown> {
+        if !self.take("add") {
+            return Ok(None);
+        }
+        let _ = self.take_all(&["if", "not", "exists"]);
+        if self.is(0, "(") {
+            self.advance();
+        }
+        self.name().map(Some)
     }
 
     /// `DROP [IF EXISTS] c`, `DROP (c, d)`, each with `USING TIMESTAMP`; not `DROP COMPACT STORAGE`.

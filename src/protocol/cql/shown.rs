@@ -1,10 +1,10 @@
-//! Places as operators may see them on request, never logged (promise 13).
+//! Places and bytes as operators may see them on request, never logged (promise 13).
 
 use crate::protocol::cql::place::{Extent, Place};
 use crate::protocol::cql::text::schema::{Column, Table};
 
 /// `k = 1, c = 'x'`.
-pub(in crate::protocol::cql) fn place(place: &Place, table: &Table) -> String {
+pub(super) fn place(place: &Place, table: &Table) -> String {
     let named = |columns: Vec<&Column>, values: &[Vec<u8>]| -> Vec<String> {
         columns
             .iter()
@@ -42,7 +42,8 @@ fn shown(cql_type: &str, value: &[u8]) -> String {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// `0x00ff`.
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold("0x".to_owned(), |text, byte| text + &format!("{byte:02x}"))
 }
 

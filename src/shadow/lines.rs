@@ -1,0 +1,77 @@
+//! How often a difference is said in the log: a table that differs in a thousand rows is one thing to know, not a thousand
+//! lines. Each statement has one line a minute for each kind of difference, with the number of those that were left out;
+//! every one of them is in the list, and counted.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::How;
+
+/// Between two lines of one statement and kind.
+const EVERY: Duration = Duration::from_secs(60);
+/// More statements and kinds are not told apart.
+const TOLD_MAX: usize = 1_000;
+
+/// What was said of late.
+#[derive(Default)]
+pub(super) struct Lines(Mutex<HashMap<(u64, How), Last>>);
+
+struct Last {
+    at: Instant,
+    left_out: u64,
+}
+
+impl Lines {
+    /// Say it, and that so many were left out since the last time; `None`: leave it out.
+    pub(super) fn next(&self, statement: u64, how: How) -> Option<u64> {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut place = (statement, how);
+        if told.len() >= TOLD_MAX && !told.contains_key(&place) {
+            told.retain(|_, last| last.at.elapsed() < EVERY);
+            if told.len() >= TOLD_MAX {
+                place.0 = 0;
+            }
+        }
+        let now = Instant::now();
+        let Some(last) = told.get_mut(&place) else {
+            told.insert(place, Last { at: now, left_out: 0 });
+            return Some(0);
+        };
+        if now - last.at < EVERY {
+            last.left_out += 1;
+            return None;
+        }
+        last.at = now;
+        Some(std::mem::take(&mut last.left_out))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_statement_is_told_once_a_minute_with_what_was_left_out() {
+        let lines = Lines::default();
+        assert_eq!(lines.next(7, How::OtherValue), Some(0));
+        assert_eq!((lines.next(7, How::OtherValue), lines.next(7, How::OtherValue)), (None, None));
+        assert_eq!((lines.next(7, How::MissingRow), lines.next(8, How::OtherValue)), (Some(0), Some(0)));
+        tokio::time::advance(EVERY).await;
+        assert_eq!((lines.next(7, How::OtherValue), lines.next(7, How::OtherValue)), (Some(2), None));
+        tokio::time::advance(EVERY).await;
+        assert_eq!(lines.next(7, How::OtherValue), Some(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_statements_at_once_share_a_line_promise_12() {
+        let lines = Lines::default();
+        let said = (1..=5_000).filter(|&statement| lines.next(statement, How::MissingRow).is_some()).count();
+        assert_eq!(said, TOLD_MAX + 1);
+        tokio::time::advance(EVERY).await;
+        assert_eq!(lines.next(9_999, How::MissingRow), Some(0));
+        assert!(lines.0.lock().expect("no test panics with it").len() <= TOLD_MAX);
+    }
+}
