@@ -196,6 +196,13 @@ impl Counts {
             ratio: primary.zip(secondary).map(|(primary, secondary)| secondary.over(primary)),
         }
     }
+
+    /// Why reads were skipped, the commonest first.
+    pub(super) fn reasons(&self) -> String {
+        let mut skips: Vec<_> = self.skips.iter().collect();
+        skips.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        skips.iter().map(|(why, count)| format!("{count} {why}")).collect::<Vec<_>>().join(", ")
+    }
 }
 
 impl Times {
@@ -226,9 +233,7 @@ impl Report {
             statements: board.shapes().list().iter().map(|counted| shape(counted)).collect(),
         }
     }
-}
 
-impl Report {
     /// Go or no go, in a line for who decides on a switch.
     pub fn words(&self) -> String {
         let (Summary { sample, mismatches, .. }, counts) = (&self.summary, &self.summary.counts);
@@ -264,15 +269,6 @@ impl Report {
 
 fn counted(count: u64, one: &str) -> String {
     if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") }
-}
-
-impl Counts {
-    /// Why reads were skipped, the commonest first.
-    pub(super) fn reasons(&self) -> String {
-        let mut skips: Vec<_> = self.skips.iter().collect();
-        skips.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-        skips.iter().map(|(why, count)| format!("{count} {why}")).collect::<Vec<_>>().join(", ")
-    }
 }
 
 impl Mismatch {

@@ -5,7 +5,8 @@
 //! types, sequences, tables, partitions and the keys that the mirror needs. After it, when all rows are there: the other
 //! constraints and indexes, built beside the mirror (`CONCURRENTLY`, `NOT VALID` and then `VALIDATE`) so that payments go
 //! on. Tables that shall be called otherwise there (see [`crate::protocol::postgres::scope`]) are made under that name,
-//! columns get theirs when all that names them is made. Functions, triggers, views, rules, policies, comments and rights are not made: a switch names what differs.
+//! columns get theirs when all that names them is made. Functions, triggers, views, rules, policies, comments and rights
+//! are not made: a switch names what differs.
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
@@ -151,9 +152,7 @@ const REST: &[List] = &[
              'CREATE \\1INDEX CONCURRENTLY ') END {INDEXES}",
     ),
     List(
-        "SELECT pg_catalog.quote_ident(o.conname) || ' on ' || {TABLE:t}, pg_catalog.concat(n.nspname, '.', t.relname), \
-           'ALTER TABLE ' || {TABLE:t} || ' ADD CONSTRAINT ' || pg_catalog.quote_ident(o.conname) || ' ' || \
-           {REFERENCE:o} || CASE WHEN {PLAIN} AND o.convalidated THEN ' NOT VALID' ELSE '' END \
+        "{ADDED} || {REFERENCE:o} || CASE WHEN {PLAIN} AND o.convalidated THEN ' NOT VALID' ELSE '' END \
            {FOREIGN} ORDER BY o.oid",
     ),
     List(
@@ -167,11 +166,15 @@ const REST: &[List] = &[
 const WORDS: &[(&str, &str)] = &[
     (
         "{CONSTRAINTS}",
-        "SELECT pg_catalog.quote_ident(o.conname) || ' on ' || {TABLE:t}, pg_catalog.concat(n.nspname, '.', t.relname), \
-           'ALTER TABLE ' || {TABLE:t} || ' ADD CONSTRAINT ' || pg_catalog.quote_ident(o.conname) || ' ' || \
-           pg_catalog.pg_get_constraintdef(o.oid) FROM pg_catalog.pg_constraint o \
+        "{ADDED} || pg_catalog.pg_get_constraintdef(o.oid) FROM pg_catalog.pg_constraint o \
          JOIN pg_catalog.pg_class t ON t.oid = o.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace \
          CROSS JOIN LATERAL (SELECT n.nspname) tn WHERE o.conparentid = 0 AND {THEIRS:t.oid}",
+    ),
+    // Without what the constraint says.
+    (
+        "{ADDED}",
+        "SELECT pg_catalog.quote_ident(o.conname) || ' on ' || {TABLE:t}, pg_catalog.concat(n.nspname, '.', t.relname), \
+           'ALTER TABLE ' || {TABLE:t} || ' ADD CONSTRAINT ' || pg_catalog.quote_ident(o.conname) || ' '",
     ),
     (
         "{INDEXES}",
@@ -199,11 +202,7 @@ const WORDS: &[(&str, &str)] = &[
            'FOREIGN KEY (' || own.there || ') REFERENCES ' || {PARENT:p} || '(' || theirs.there || ')' AS there \
            FROM {COLUMNS:conrelid:conkey} own, {COLUMNS:confrelid:confkey} theirs) d)",
     ),
-    (
-        "{PARENT:p}",
-        "coalesce((SELECT pg_catalog.quote_ident(m.schema) || '.' || pg_catalog.quote_ident(m.name) FROM mapped m \
-           WHERE m.oid = p.oid), pg_catalog.quote_ident(pn.nspname) || '.' || pg_catalog.quote_ident(p.relname))",
-    ),
+    ("{PARENT:p}", "{CALLED:p:pn}"),
     // An index is in its table's schema.
     (
         "{INDEX:c}",
@@ -224,19 +223,12 @@ const WORDS: &[(&str, &str)] = &[
          ' START WITH ' || s.seqstart || ' CACHE ' || s.seqcache || CASE WHEN s.seqcycle THEN ' CYCLE' ELSE '' END",
     ),
     ("{KEYED:t}", "NOT EXISTS (SELECT FROM pg_catalog.pg_index k WHERE k.indrelid = t.oid AND k.indisprimary)"),
-    (
-        "{TABLE:t}",
-        "coalesce((SELECT pg_catalog.quote_ident(m.schema) || '.' || pg_catalog.quote_ident(m.name) FROM mapped m \
-           WHERE m.oid = t.oid), pg_catalog.quote_ident(tn.nspname) || '.' || pg_catalog.quote_ident(t.relname))",
-    ),
-    (
-        "{RELATION:c}",
-        "coalesce((SELECT pg_catalog.quote_ident(m.schema) || '.' || pg_catalog.quote_ident(m.name) FROM mapped m \
-           WHERE m.oid = c.oid), pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname))",
-    ),
+    ("{TABLE:t}", "{CALLED:t:tn}"),
+    ("{RELATION:c}", "{CALLED:c:n}"),
 ];
 
-/// What takes a word: `{NAME:c.relname}`, `{THEIRS:c.oid}`, `{MEMBER:pg_class:c.oid}`, `{COLUMNS:conrelid:conkey}`.
+/// What takes a word: `{NAME:c.relname}`, `{THEIRS:c.oid}`, `{MEMBER:pg_class:c.oid}`, `{CALLED:t:tn}`,
+/// `{COLUMNS:conrelid:conkey}`.
 fn sql(list: &List, names: &str) -> String {
     let mut sql = list.0.to_owned();
     for (word, meaning) in WORDS {
@@ -252,6 +244,12 @@ fn sql(list: &List, names: &str) -> String {
             ["MEMBER", class, oid] => format!(
                 "NOT EXISTS (SELECT FROM pg_catalog.pg_depend x WHERE x.classid = 'pg_catalog.{class}'\
                  ::pg_catalog.regclass AND x.objid = {oid} AND x.deptype = 'e')"
+            ),
+            // What a table is called there: as the maps say, or as here.
+            ["CALLED", relation, schema] => format!(
+                "coalesce((SELECT pg_catalog.quote_ident(m.schema) || '.' || pg_catalog.quote_ident(m.name) FROM mapped m \
+                   WHERE m.oid = {relation}.oid), \
+                 pg_catalog.quote_ident({schema}.nspname) || '.' || pg_catalog.quote_ident({relation}.relname))"
             ),
             // Columns of a constraint: by the names that they have here, and by those that they shall have.
             ["COLUMNS", relation, numbers] => format!(

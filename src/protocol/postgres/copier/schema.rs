@@ -233,10 +233,6 @@ impl Pair {
     pub(super) fn edges_sql(&self, table: &str, place: &str, at: At) -> String {
         let names: Vec<_> = self.key.iter().map(|key| self.column(&key.name, at)).collect();
         let part = self.part(table, at);
-        let keys = |of: &str, more: &str| names.iter().map(|name| format!("{of}{name}{more}")).collect::<Vec<_>>();
-        let (own, list) = (keys("t.", "").join(", "), names.join(", "));
-        let down = keys("", " DESC").join(", ");
-        let shown = [keys("a.", "::pg_catalog.text"), keys("z.", "::pg_catalog.text")].concat().join(", ");
         if self.primary.key_columns().all(|column| ENDS.contains(&column.base_oid))
             && let [only] = &names[..]
         {
@@ -244,6 +240,10 @@ impl Pair {
             let (first, last) = (end("min"), end("max"));
             return format!("SELECT pg_catalog.count(*), {first}, {last} FROM {part} t WHERE {place}");
         }
+        let keys = |of: &str, more: &str| names.iter().map(|name| format!("{of}{name}{more}")).collect::<Vec<_>>();
+        let (own, list) = (keys("t.", "").join(", "), names.join(", "));
+        let down = keys("", " DESC").join(", ");
+        let shown = [keys("a.", "::pg_catalog.text"), keys("z.", "::pg_catalog.text")].concat().join(", ");
         format!(
             "WITH chunk AS MATERIALIZED (SELECT {own} FROM {part} t WHERE {place}) \
              SELECT (SELECT pg_catalog.count(*) FROM chunk), {shown} \

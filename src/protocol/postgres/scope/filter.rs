@@ -6,11 +6,11 @@ use pg_query::NodeEnum;
 use pg_query::protobuf::{ParseResult, SelectStmt};
 use serde_json::Value;
 
-use crate::protocol::postgres::catalog::{Catalog, Kind, Relation, quote};
+use crate::protocol::postgres::catalog::{Catalog, Relation, quote};
 use crate::protocol::postgres::client::{Client, Error};
 use crate::record::Side;
 
-use super::{Rows, Scope, topmost};
+use super::{Rows, Scope, roots};
 
 /// The columns that a filter names, each once.
 ///
@@ -88,8 +88,7 @@ fn is_bare(select: &SelectStmt) -> bool {
 pub async fn refused(conn: &mut Client, scope: &Scope, catalog: &Catalog) -> Result<Vec<(String, String)>, Error> {
     debug_assert!(scope.primary == Side::Origin, "filters speak of the origin");
     let mut found = Vec::new();
-    let tables = catalog.relations.values().filter(|one| matches!(one.kind, Kind::Table | Kind::Partitioned));
-    for table in tables.filter(|one| topmost(catalog, one).oid == one.oid) {
+    for table in roots(catalog) {
         let name = table.shown();
         let (false, Rows::Where(filter)) = (scope.excludes(&name), scope.rows(&name)) else { continue };
         if columns(filter).is_ok()

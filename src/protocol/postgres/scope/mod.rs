@@ -77,10 +77,7 @@ impl Scope {
 
     /// The table is none of ours. `name` is qualified, and the primary's.
     pub fn excludes(&self, name: &str) -> bool {
-        let origins = match self.primary {
-            Side::Origin => Some(name.to_owned()),
-            Side::Target => self.maps.to_origin(name),
-        };
+        let origins = (self.primary == Side::Target).then(|| self.maps.to_origin(name)).flatten();
         let name = origins.as_deref().unwrap_or(name);
         is_named(&self.exclude, name) || !self.include.is_empty() && !is_named(&self.include, name)
     }
@@ -104,7 +101,10 @@ impl Scope {
 
     /// What the primary calls the secondary's table; `None`: nothing there can be it.
     fn here(&self, name: &str) -> Option<String> {
-        self.from(self.primary.other()).there(name)
+        match self.primary {
+            Side::Origin => self.maps.to_origin(name),
+            Side::Target => Some(self.maps.to_target(name)),
+        }
     }
 
     /// The primary's columns that have another name on the secondary, and that name.
@@ -224,6 +224,9 @@ impl Scope {
     /// What contradicts the primary's tables: the map, and why. What only a server can say of a filter, it is asked
     /// ([`filter::refused`]).
     pub fn flaws(&self, primary: &Catalog) -> Vec<(String, String)> {
+        if self.is_plain() {
+            return Vec::new();
+        }
         let tables = primary.relations.values().filter(|one| matches!(one.kind, Kind::Table | Kind::Partitioned));
         let tables: HashMap<String, &Arc<Relation>> = tables.map(|one| (one.shown(), one)).collect();
         let mut found = Vec::new();
@@ -282,6 +285,12 @@ fn of_table(map: &map::Map, catalog: &Catalog, table: &Arc<Relation>) -> Vec<Str
     }
     found.dedup();
     found
+}
+
+/// Tables that are no partition of another.
+pub(super) fn roots(catalog: &Catalog) -> impl Iterator<Item = &Arc<Relation>> {
+    let tables = catalog.relations.values().filter(|one| matches!(one.kind, Kind::Table | Kind::Partitioned));
+    tables.filter(|one| topmost(catalog, one).oid == one.oid)
 }
 
 /// The partitioned table that it is a part of, in the end; or itself.

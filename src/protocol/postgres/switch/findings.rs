@@ -8,10 +8,9 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::check::{Finding, Report, Rule};
-use crate::protocol::postgres::catalog::Kind;
 use crate::protocol::postgres::check;
 use crate::protocol::postgres::client::ServerConfig;
-use crate::protocol::postgres::scope::{Rows, Scope, topmost};
+use crate::protocol::postgres::scope::{Rows, Scope, roots};
 use crate::record::Side;
 
 use super::facts::{self, Facts};
@@ -143,10 +142,8 @@ fn keep(found: &Finding, barrier: bool) -> bool {
 
 /// Tables that clients will not find as they know them.
 fn mapped(scope: &Scope, old: &Known, found: &mut Found) {
-    let catalog = &old.schema.catalog;
-    let tables = catalog.relations.values().filter(|one| matches!(one.kind, Kind::Table | Kind::Partitioned));
-    let roots = tables.filter(|one| topmost(catalog, one).oid == one.oid);
-    for (name, table) in roots.map(|one| (one.shown(), one)).filter(|(name, _)| !scope.excludes(name)) {
+    let named = roots(&old.schema.catalog).map(|one| (one.shown(), one));
+    for (name, table) in named.filter(|(name, _)| !scope.excludes(name)) {
         let there = scope.there(&name).unwrap_or_default();
         let has = |name: &str| table.columns.iter().any(|column| column.name == name);
         let renamed = scope.renamed(&name).into_iter().filter(|(here, _)| has(here));

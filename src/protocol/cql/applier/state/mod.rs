@@ -272,14 +272,13 @@ impl<'s> Settler<'s> {
         let regular = columns(&self.table.shape, false);
         let keys: BTreeSet<&Clustering> = ours.rows.keys().chain(theirs.rows.keys()).collect();
         for key in keys {
-            let cells = |side: &'_ Side| side.rows.get(key).cloned();
-            let (here, there) = (cells(ours), cells(theirs));
+            let [here, there] = [ours, theirs].map(|side| side.rows.get(key).map(Vec::as_slice));
             let end = ours.row_end(key);
-            let fixes = diff::of_row(&ours.forms, here.as_deref(), there.as_deref(), end, moment);
+            let fixes = diff::of_row(&ours.forms, here, there, end, moment);
             let mut fixes = fixes.map_err(unreadable)?;
             // What it is made of may end with it: first that. A column that only the secondary has can keep it there.
             if fixes.is_empty() && moment.round < ENDS_TRIED && diff::row_is_written(ours, theirs, key) {
-                fixes.extend(here.map(|here| diff::appeared(&here, end, moment)));
+                fixes.extend(here.map(|here| diff::appeared(here, end, moment)));
             }
             statements.extend(fixes.iter().map(|fix| self.names.statement(fix, &regular, &place.partition, Some(key))));
         }
