@@ -15,7 +15,7 @@ use crate::protocol::cql::wire::primitive::Consistency;
 use crate::protocol::cql::wire::request::Parameters;
 use crate::protocol::cql::wire::response::Event;
 
-use super::{AGREEMENT, DOWN, Inner, hosts, lock, schema, timeouts};
+use super::{AGREEMENT, DOWN, Inner, hosts, schema, timeouts};
 
 /// Events may be lost: without one, it looks this often.
 const TICK: Duration = Duration::from_secs(10);
@@ -36,7 +36,7 @@ pub(super) async fn attach(inner: &Arc<Inner>) -> Result<Control, Error> {
             Ok(control) => return Ok(control),
             Err(error) => last = error,
         }
-        inner.shun(&address, super::SHUNNED);
+        inner.shunned.shun(address, super::SHUNNED);
     }
     Err(last)
 }
@@ -67,8 +67,8 @@ fn listen(inner: &Arc<Inner>, happened: Arc<Notify>) -> OnEvent {
     Arc::new(move |event| {
         let Some(inner) = inner.upgrade() else { return };
         match event {
-            Event::Status("DOWN", node) => inner.shun(&address(*node), DOWN),
-            Event::Status(_, node) => drop(lock(&inner.shunned).remove(&address(*node))),
+            Event::Status("DOWN", node) => inner.shunned.shun(address(*node), DOWN),
+            Event::Status(_, node) => inner.shunned.forgive(&address(*node)),
             Event::Topology(..) | Event::Schema(_) => {}
         }
         happened.notify_one();

@@ -13,6 +13,7 @@ pub(in crate::protocol::cql) mod fields;
 mod hosts;
 mod ring;
 mod schema;
+mod shunned;
 mod timeouts;
 
 use std::collections::HashMap;
@@ -40,6 +41,7 @@ use super::topology::Facts;
 pub use clock::Offset;
 pub use hosts::Host;
 pub use ring::token;
+use shunned::Shunned;
 pub use timeouts::Timeouts;
 
 /// How long a node that could not be reached is tried last.
@@ -72,8 +74,7 @@ struct Inner {
     /// How often somebody asked for a look, and up to which of them it was done: `seen <= asked`.
     asked: watch::Sender<u64>,
     seen: watch::Sender<u64>,
-    /// Nodes that are tried last, until when.
-    shunned: Arc<Mutex<HashMap<Address, Instant>>>,
+    shunned: Shunned,
     clients: Mutex<HashMap<Address, Slot>>,
     clocks: Mutex<HashMap<Address, Offset>>,
     turn: AtomicUsize,
@@ -126,7 +127,7 @@ impl Cluster {
             epoch: watch::Sender::new(0),
             asked: watch::Sender::new(0),
             seen: watch::Sender::new(0),
-            shunned: Arc::default(),
+            shunned: Shunned::default(),
             clients: Mutex::default(),
             clocks: Mutex::default(),
             turn: AtomicUsize::new(0),
@@ -226,7 +227,7 @@ impl Cluster {
         let patience = self.inner.settings.connect_timeout;
         let opened = timeout(patience, client::open(&self.inner.settings, address)).await;
         opened.unwrap_or(Err(Error::ConnectTimeout(patience))).map_err(|why| {
-            self.inner.shun(address, SHUNNED);
+            self.inner.shunned.shun(address.clone(), SHUNNED);
             Error::Connect { host: address.clone(), why: Box::new(why) }
         })
     }
@@ -238,7 +239,7 @@ impl Cluster {
 
     /// This node did not let a client in: it is tried last for a while.
     pub fn suspect(&self, node: SocketAddr) {
-        self.inner.shun(&address_of(node), SHUNNED);
+        self.inner.shunned.shun(address_of(node), SHUNNED);
     }
 
     /// A connection of our own to some node, shared with others.
@@ -329,18 +330,12 @@ impl Inner {
         let contacts = self.contacts.iter().filter(|contact| !all.contains(contact));
         let mut last: Vec<Address> = contacts.cloned().collect();
         all.append(&mut last);
-        let now = Instant::now();
-        let shunned = lock(&self.shunned);
-        all.sort_by_key(|address| shunned.get(address).is_some_and(|until| *until > now));
+        all.sort_by_key(|address| self.shunned.has(address));
         all
     }
 
-    fn shun(&self, address: &Address, pause: Duration) {
-        lock(&self.shunned).insert(address.clone(), Instant::now() + pause);
-    }
-
     fn is_down(&self, address: &Address) -> bool {
-        lock(&self.shunned).get(address).is_some_and(|until| *until > Instant::now())
+        self.shunned.has(address)
     }
 
     async fn client(&self) -> Result<Client, Error> {
@@ -367,10 +362,10 @@ impl Inner {
             return Err(Error::NoHost(format!("{address} was just tried")));
         }
         let client = Client::connect(&self.settings, address).await.inspect_err(|_| {
-            self.shun(address, SHUNNED);
+            self.shunned.shun(address.clone(), SHUNNED);
             held.failed = Some(Instant::now());
         })?;
-        lock(&self.shunned).remove(address);
+        self.shunned.forgive(address);
         self.heed(&client);
         Ok(held.client.insert(client).clone())
     }
@@ -381,8 +376,7 @@ impl Inner {
         let names = [Some(client.address().clone()), client.peer().map(address_of)];
         tokio::spawn(async move {
             if silent.await {
-                let until = Instant::now() + DOWN;
-                lock(&shunned).extend(names.into_iter().flatten().map(|name| (name, until)));
+                names.into_iter().flatten().for_each(|name| shunned.shun(name, DOWN));
             }
         });
     }
@@ -419,7 +413,7 @@ impl Inner {
             |address: &Address| hosts.iter().any(|host| host.address == *address) || self.contacts.contains(address);
         lock(&self.clients).retain(|address, _| known(address));
         lock(&self.clocks).retain(|address, _| known(address));
-        lock(&self.shunned).retain(|address, until| known(address) && *until > Instant::now());
+        self.shunned.retain(known);
     }
 }
 
