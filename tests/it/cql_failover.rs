@@ -1,11 +1,14 @@
-//! A cluster of two nodes, of which one hangs, and then one dies: clients stay, those who come are taken to the other, and
-//! nothing that was acknowledged is missing on either side.
+//! Clusters of two nodes, of which one hangs, dies or leaves, also around a switch: clients stay, those who come are taken to
+//! the other, and nothing that was acknowledged is missing on either side.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use tandem::sandbox::cassandra::{Node, Options, Stop};
+use tandem::sandbox::cassandra::{Cluster, Node, Options, Stop};
 
+use crate::journeys_cql::PATIENT;
 use crate::support::cassandra::{cluster, make_keyspace, pair, versions};
 use crate::support::cql::{ALL, Ask, Cql, Dial, Failure};
 use crate::support::tandem::Tandem;
@@ -135,4 +138,105 @@ async fn a_node_that_hangs_or_dies_takes_no_client_with_it_while_another_serves(
     let written = (CLIENTS * 4 + 2) * WRITES;
     assert_eq!(here[0].len(), written as usize);
     assert!(!tandem.metrics().await.contains("tandem_ballots_unread_total"), "{}", tandem.metrics().await);
+}
+
+/// Clients that write, read what they wrote, and never stop by themselves.
+struct Crowd {
+    clients: Vec<Cql>,
+    /// How many rows each has written.
+    done: Vec<i32>,
+}
+
+impl Crowd {
+    fn of(tandem: &Tandem) -> Crowd {
+        let client = |n| Cql::dial(tandem.address(), &dial(3 + (n % 3) as u8)).expect("a login");
+        Crowd { clients: (0..CLIENTS).map(client).collect(), done: vec![0; CLIENTS as usize] }
+    }
+
+    /// They go on while `what` is done, and each for a few rows at least. `unit` is one of a client's, with its number and that of the row.
+    async fn meanwhile<T>(&mut self, unit: fn(&mut Cql, i32, i32), what: impl Future<Output = T>) -> T {
+        let over = Arc::new(AtomicBool::new(false));
+        let (mut clients, mut done, told) = (std::mem::take(&mut self.clients), self.done.clone(), over.clone());
+        let working = tokio::task::spawn_blocking(move || {
+            thread::scope(|scope| {
+                for ((cql, count), number) in clients.iter_mut().zip(&mut done).zip(0..) {
+                    let told = &told;
+                    scope.spawn(move || {
+                        let least = *count + WRITES;
+                        while *count < least || !told.load(Ordering::Relaxed) {
+                            unit(cql, number, *count);
+                            *count += 1;
+                            thread::sleep(Duration::from_millis(50));
+                        }
+                    });
+                }
+            });
+            (clients, done)
+        });
+        let came = what.await;
+        over.store(true, Ordering::Relaxed);
+        (self.clients, self.done) = working.await.expect("no connection was lost");
+        came
+    }
+}
+
+/// A row of a client's own, which it finds again.
+fn plain(cql: &mut Cql, number: i32, count: i32) {
+    let k = count * CLIENTS + number;
+    let values = [k.into(), count.into()];
+    until_answered(&format!("write {k}"), || insert(cql, &Ask { values: &values, ..Ask::default() }));
+    let text = format!("SELECT v FROM plain WHERE k = {k}");
+    until_answered(&text, || cql.query(&text, &Ask::default()).map(drop));
+}
+
+/// What needs all nodes, too.
+fn whole(cql: &mut Cql, number: i32, count: i32) {
+    plain(cql, number, count);
+    let k = count * CLIENTS + number;
+    for text in [
+        format!("INSERT INTO decided (k, v) VALUES ({k}, {count}) IF NOT EXISTS"),
+        format!("UPDATE counts SET n = n + 1 WHERE k = {number}"),
+    ] {
+        // Not again: nobody knows what became of it, and both sides must agree on that too.
+        if let Err(failure) = cql.query(&text, &Ask::default()) {
+            assert!(PASSING.contains(&failure.code), "{text}: {failure:?}");
+        }
+    }
+}
+
+/// An old cluster of two nodes, a new one of three, which serves whole without one, and tandem, which is told of one node of each.
+async fn clusters() -> ([Cluster; 2], Tandem) {
+    let (old, new) = versions();
+    let clusters = thread::scope(|scope| {
+        let new = scope.spawn(move || cluster(&new, 3, &Options::default()));
+        [cluster(&old, 2, &Options::default()), new.join().expect("a cluster")]
+    });
+    for cluster in &clusters {
+        make_keyspace(&cluster.nodes[0], "failover", cluster.nodes.len());
+        SCHEMA.into_iter().for_each(|text| Cql::of(&cluster.nodes[0], "failover").define(text));
+    }
+    let [origin, target] = clusters.each_ref().map(Cluster::contact);
+    let tandem = Tandem::start_cql(origin, target, PATIENT).await;
+    (clusters, tandem)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clusters_are_switched_there_and_back_while_a_node_is_dead_and_no_client_goes() {
+    let ([origin, mut target], tandem) = clusters().await;
+    let mut crowd = Crowd::of(&tandem);
+    crowd.meanwhile(whole, tandem.switch_to("target")).await;
+    crowd
+        .meanwhile(whole, async {
+            target.nodes[0].stop(Stop::Kill).expect("it dies");
+            tandem.switch_to("origin").await;
+        })
+        .await;
+    crowd.meanwhile(whole, async {}).await;
+    target.nodes[0].start().expect("it comes back");
+    target.settle().expect("all are up");
+    crowd.meanwhile(whole, async {}).await;
+    tandem.settled().await;
+    let (there, here) = (cells(&origin.nodes[0]), cells(&target.nodes[0]));
+    assert_eq!(there, here, "{}", tandem.log());
+    assert_eq!(here[0].len(), crowd.done.iter().sum::<i32>() as usize);
 }

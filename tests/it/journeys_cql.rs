@@ -5,13 +5,19 @@ use std::net::SocketAddrV4;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
 use crate::cql_logins::{Guarded, ROOT};
 use crate::journeys::{driver, said, same, script};
 use crate::support::cassandra::{pair, pair_with};
 use crate::support::cql::Cql;
 use crate::support::tandem::Tandem;
+
+/// On a busy machine the mirror is late while clients go on.
+pub(crate) const PATIENT: &str = "[cutover]\nmax_lag = \"2s\"\nmax_hold = \"15s\"";
+
+/// On a machine that does much else.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A driver in one of its ways to speak.
 struct Way {
@@ -21,7 +27,7 @@ struct Way {
     compression: &'static str,
 }
 
-/// Run it to its end; it must succeed. Where it takes turns, the sides are switched, there and back, while it waits.
+/// Run it to its end; it must succeed. Where it takes turns, the sides are switched, there and back, while it is under way.
 async fn travel(mut command: Command, keyspace: &str, switched: Option<&Tandem>) -> Vec<String> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     if switched.is_some() {
@@ -29,38 +35,73 @@ async fn travel(mut command: Command, keyspace: &str, switched: Option<&Tandem>)
     }
     let child = tokio::process::Command::from(command).kill_on_drop(true).spawn();
     let mut child = child.expect("the program of the journey runs");
-    let ended = tokio::time::timeout(Duration::from_secs(180), async {
-        let stdout = switching(&mut child, switched).await;
-        let output = child.wait_with_output().await.expect("it ends");
-        Output { stdout, ..output }
+    let mut turns = switched.map(Turns::of);
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let ended = tokio::time::timeout(PATIENCE, async {
+        let mut errors = child.stderr.take().expect("piped above");
+        let (_, errors) = tokio::join!(taking(&mut child, &mut turns, &mut stdout), errors.read_to_end(&mut stderr));
+        errors.expect("bytes");
+        child.wait().await.expect("it ends")
     });
-    let output = ended.await.unwrap_or_else(|_| panic!("the journey in {keyspace} hangs"));
+    let status = ended.await.unwrap_or_else(|_| {
+        let seen = String::from_utf8_lossy(&stdout);
+        panic!("the journey in {keyspace} hangs behind\n{seen}\n{}", switched.map(Tandem::log).unwrap_or_default())
+    });
+    let output = Output { status, stdout, stderr };
     // A guardrail of the node counts the tables of all tests.
     let seen = said(&output).into_iter().filter(|line| !line.contains("Cluster already contains"));
     let lines: Vec<String> = seen.map(|line| line.replace(keyspace, "KEYSPACE")).collect();
     assert!(output.status.success(), "{keyspace}: {lines:#?}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(lines.len() > 25, "{keyspace} saw too little: {lines:#?}");
+    turns.iter().for_each(Turns::assert_taken);
     lines
 }
 
-/// What it prints, but for its turns.
-async fn switching(child: &mut tokio::process::Child, tandem: Option<&Tandem>) -> Vec<u8> {
+/// What it prints, but for its turns, which are given to it.
+async fn taking(child: &mut tokio::process::Child, turns: &mut Option<Turns<'_>>, seen: &mut Vec<u8>) {
     let mut input = child.stdin.take().expect("piped above");
     let mut lines = BufReader::new(child.stdout.take().expect("piped above")).lines();
-    let (mut seen, mut sides) = (String::new(), ["target", "origin"].into_iter());
     while let Some(line) = lines.next_line().await.expect("text") {
         if line != "turn" {
-            seen.push_str(&line);
-            seen.push('\n');
+            seen.extend_from_slice(line.as_bytes());
+            seen.push(b'\n');
             continue;
         }
-        let tandem = tandem.expect("only then it takes turns");
-        tandem.settled().await;
-        tandem.switch_to(sides.next().expect("two turns")).await;
+        turns.as_mut().expect("only then it takes turns").next().await;
         input.write_all(b"\n").await.expect("it waits");
     }
-    assert!(tandem.is_none() || sides.next().is_none(), "it did not take both turns: {seen}");
-    seen.into_bytes()
+}
+
+/// What is done while a driver is under way: a switch, the way back, and a last look at how many connections it ever made.
+pub(crate) struct Turns<'a> {
+    tandem: &'a Tandem,
+    taken: usize,
+    connections: u64,
+}
+
+impl Turns<'_> {
+    pub(crate) fn of(tandem: &Tandem) -> Turns<'_> {
+        Turns { tandem, taken: 0, connections: 0 }
+    }
+
+    pub(crate) async fn next(&mut self) {
+        let connections = self.tandem.count(r#"tandem_clients_total{wire="cql"}"#).await;
+        match self.taken {
+            0 => self.connections = connections,
+            _ => assert_eq!(connections, self.connections, "it had to connect again\n{}", self.tandem.log()),
+        }
+        if let Some(side) = ["target", "origin"].get(self.taken) {
+            let is_close =
+                |status: &serde_json::Value| status["mirror"]["lag_seconds"].as_f64().is_some_and(|lag| lag < 1.0);
+            self.tandem.status_is("close behind", is_close).await;
+            self.tandem.switch_to(side).await;
+        }
+        self.taken += 1;
+    }
+
+    pub(crate) fn assert_taken(&self) {
+        assert_eq!(self.taken, 3, "it did not take all its turns");
+    }
 }
 
 /// Nothing is set aside, and both of the shared nodes hold the same tables with the same rows, some at least.
@@ -129,13 +170,14 @@ impl<F: Fn() -> Command> Journey<F> {
     }
 
     /// Direct, then through tandem.
-    async fn through_tandem(&self) {
+    async fn through_tandem(&self, is_switched: bool) {
         let [old, _] = pair_with(self.keyspace);
         let direct = self.at(old.address(), self.keyspace).await;
         let keyspace = format!("{}t", self.keyspace);
         let [origin, target] = pair_with(&keyspace).map(|node| node.address());
-        let tandem = Tandem::start_cql(origin, target, "").await;
-        let through = self.at(SocketAddrV4::new([127, 0, 0, 1].into(), tandem.port), &keyspace).await;
+        let tandem = Tandem::start_cql(origin, target, PATIENT).await;
+        let switched = is_switched.then_some(&tandem);
+        let through = self.travel((self.command)(), tandem.address(), &keyspace, switched).await;
         same(&direct, &through);
         assert_mirrored(&tandem, &keyspace).await;
     }
@@ -183,19 +225,19 @@ fn java() -> Command {
 #[tokio::test]
 async fn cassandra_driver_of_python_sees_no_difference_in_v3() {
     let way = Way { version: 3, compression: "" };
-    Journey { keyspace: "python_3", way, command: python }.through_tandem().await;
+    Journey { keyspace: "python_3", way, command: python }.through_tandem(false).await;
 }
 
 #[tokio::test]
 async fn cassandra_driver_of_python_sees_no_difference_in_v4_with_lz4() {
     let way = Way { version: 4, compression: "lz4" };
-    Journey { keyspace: "python_4", way, command: python }.through_tandem().await;
+    Journey { keyspace: "python_4", way, command: python }.through_tandem(false).await;
 }
 
 #[tokio::test]
 async fn cassandra_driver_of_python_sees_no_difference_in_v5_with_lz4() {
     let way = Way { version: 5, compression: "lz4" };
-    Journey { keyspace: "python_5", way, command: python }.through_tandem().await;
+    Journey { keyspace: "python_5", way, command: python }.through_tandem(false).await;
 }
 
 #[tokio::test]
@@ -207,19 +249,31 @@ async fn cassandra_driver_of_python_sees_no_difference_between_nodes() {
 #[tokio::test]
 async fn cassandra_driver_of_node_sees_no_difference() {
     let way = Way { version: 4, compression: "" };
-    Journey { keyspace: "node_4", way, command: node }.through_tandem().await;
+    Journey { keyspace: "node_4", way, command: node }.through_tandem(false).await;
+}
+
+#[tokio::test]
+async fn cassandra_driver_of_node_sees_no_switch_there_and_back() {
+    let way = Way { version: 4, compression: "" };
+    Journey { keyspace: "node_switched", way, command: node }.through_tandem(true).await;
 }
 
 #[tokio::test]
 async fn gocql_sees_no_difference_with_snappy() {
     let way = Way { version: 4, compression: "snappy" };
-    Journey { keyspace: "go_4", way, command: go }.through_tandem().await;
+    Journey { keyspace: "go_4", way, command: go }.through_tandem(false).await;
+}
+
+#[tokio::test]
+async fn gocql_sees_no_switch_there_and_back() {
+    let way = Way { version: 4, compression: "snappy" };
+    Journey { keyspace: "go_switched", way, command: go }.through_tandem(true).await;
 }
 
 #[tokio::test]
 async fn the_driver_of_java_sees_no_difference_in_v5_with_lz4() {
     let way = Way { version: 5, compression: "lz4" };
-    Journey { keyspace: "java_5", way, command: java }.through_tandem().await;
+    Journey { keyspace: "java_5", way, command: java }.through_tandem(false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -260,5 +314,5 @@ async fn vectors_are_mirrored_as_python_writes_them() {
 #[tokio::test]
 async fn cqlsh_sees_no_difference() {
     let way = Way { version: 5, compression: "" };
-    Journey { keyspace: "cqlsh_5", way, command: cqlsh }.through_tandem().await;
+    Journey { keyspace: "cqlsh_5", way, command: cqlsh }.through_tandem(false).await;
 }

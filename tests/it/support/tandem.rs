@@ -149,7 +149,9 @@ impl Tandem {
     pub(crate) async fn switch_to(&self, side: &str) {
         let mut last = String::new();
         let switched = until(async || {
-            let output = cli(&["switch", side, "--yes", "--ignore", "schema_differs", "--admin", &self.admin]);
+            let mut command = tokio::process::Command::new(TANDEM);
+            command.args(["switch", side, "--yes", "--ignore", "schema_differs", "--admin", &self.admin]);
+            let output = command.env_remove("TANDEM_PG_BIN").output().await.expect("the binary runs");
             last = String::from_utf8_lossy(&output.stdout).into_owned();
             output.status.success().then_some(())
         });
@@ -170,6 +172,13 @@ impl Tandem {
         let mut text = String::new();
         stream.read_to_string(&mut text).await.expect("text");
         text
+    }
+
+    /// One of them that counts; 0 if it was never counted.
+    pub(crate) async fn count(&self, series: &str) -> u64 {
+        let metrics = self.metrics().await;
+        let value = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.map_or(0, |value| value.parse().expect("a whole number"))
     }
 
     /// Wait until the secondary has everything, and nothing is parked or dirty. Clients are silent meanwhile.

@@ -324,6 +324,7 @@ public class Journey {
     schemaChanges();
     traces();
     errors();
+    turn();
     keyspaces();
   }
 }

@@ -8,6 +8,8 @@ const { types } = cassandra;
 const KEYSPACE = process.env.CQL_KEYSPACE;
 const VERSION = Number(process.env.CQL_VERSION);
 const ROWS = 10000;
+// They go on while something is done to the cluster.
+const WORKERS = [...Array(4).keys()];
 
 // The driver speaks v4 at most, and of these only in v4.
 const SINCE_V4 = ['date', 'time', 'smallint', 'tinyint', 'duration'];
@@ -77,6 +79,48 @@ function client(more) {
   return new cassandra.Client(options);
 }
 
+/** What each worker has done: rows, increments and versions of its own. */
+const done = WORKERS.map(() => 0);
+
+/** One more, each of it prepared once, at the first turn; and what was acknowledged is there. */
+async function work(cql, k) {
+  const n = (done[k] += 1);
+  await cql.execute('INSERT INTO busy (k, c, v) VALUES (?, ?, ?)', [k, n, n]);
+  const read = await one(cql, 'SELECT v FROM busy WHERE k = ? AND c = ?', [k, n]);
+  if (read === null || read.v !== n) throw new Error(`worker ${k} does not find ${n}`);
+  const add = 'UPDATE busy_hits SET hits = hits + ? WHERE page = ?';
+  await cql.execute(add, [1, `${k}`]);
+  const decided = n === 1
+    ? await cql.execute('INSERT INTO busy_once (k, v) VALUES (?, ?) IF NOT EXISTS', [k, n])
+    : await cql.execute('UPDATE busy_once SET v = ? WHERE k = ? IF v = ?', [n, k, n - 1]);
+  if (!decided.wasApplied()) throw new Error(`version ${n} of worker ${k} is not decided`);
+  const query = 'INSERT INTO busy (k, c, v) VALUES (?, ?, ?)';
+  await cql.batch([{ query, params: [k, -n, n] }, { query, params: [k, n, n] }], { prepare: true });
+}
+
+/** Let whoever does something to the cluster do it now; nobody who works meanwhile may notice. */
+async function turn(cql) {
+  let isOver = !process.env.CQL_TURNS;
+  const over = isOver || new Promise((resolve) => process.stdin.once('data', resolve).resume()).then(() => {
+    isOver = true;
+    process.stdin.pause(); // It would keep the program alive.
+  });
+  if (!isOver) console.log('turn');
+  await Promise.all(WORKERS.map(async (k) => {
+    for (let least = 5; least > 0 || !isOver; least--) {
+      await work(cql, k);
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  }));
+  await over;
+  for (const k of WORKERS) {
+    const { rows } = await one(cql, 'SELECT count(*) AS rows FROM busy WHERE k = ?', [k]);
+    const { hits } = await one(cql, 'SELECT hits FROM busy_hits WHERE page = ?', [`${k}`]);
+    const { v } = await one(cql, 'SELECT v FROM busy_once WHERE k = ?', [k]);
+    say('worked', rows - 2 * done[k], hits - done[k], v - done[k]);
+  }
+}
+
 async function one(cql, query, params, options) {
   return (await cql.execute(query, params, options)).first();
 }
@@ -99,6 +143,9 @@ async function schema(cql) {
     'CREATE TABLE item (k int, c int, v text, s text STATIC, PRIMARY KEY (k, c))',
     'CREATE TABLE visits (page text PRIMARY KEY, hits counter)',
     'CREATE TABLE bulk (k int, c int, v text, PRIMARY KEY (k, c)) WITH CLUSTERING ORDER BY (c DESC)',
+    'CREATE TABLE busy (k int, c int, v int, PRIMARY KEY (k, c))',
+    'CREATE TABLE busy_hits (page text PRIMARY KEY, hits counter)',
+    'CREATE TABLE busy_once (k int PRIMARY KEY, v int)',
   ]) {
     await cql.execute(text, [], { prepare: false });
   }
@@ -140,50 +187,67 @@ async function counters(cql) {
   say('counters', (await all(cql, 'SELECT page, hits FROM visits')).map(plain).sort());
 }
 
-async function conditions(cql) {
+async function conditions(cql, k) {
   const insert = 'INSERT INTO item (k, c, v) VALUES (?, ?, ?) IF NOT EXISTS';
-  for (let n = 0; n < 2; n++) say('if not exists', (await one(cql, insert, [2, 1, 'new'])).values());
+  for (let n = 0; n < 2; n++) say('if not exists', (await one(cql, insert, [k, 1, 'new'])).values());
   for (const old of ['wrong', 'new', 'new']) {
-    const result = await cql.execute('UPDATE item SET v = ? WHERE k = 2 AND c = 1 IF v = ?', ['newer', old]);
+    const result = await cql.execute('UPDATE item SET v = ? WHERE k = ? AND c = 1 IF v = ?', ['newer', k, old]);
     say('if', result.wasApplied());
   }
   const batch = await cql.batch(
-    ["INSERT INTO item (k, c, v) VALUES (2, 5, 'a') IF NOT EXISTS", "INSERT INTO item (k, c, v) VALUES (2, 6, 'b')"],
+    [`INSERT INTO item (k, c, v) VALUES (${k}, 5, 'a') IF NOT EXISTS`, `INSERT INTO item (k, c, v) VALUES (${k}, 6, 'b')`],
     { prepare: false },
   );
-  say('conditional batch', batch.wasApplied(), await all(cql, 'SELECT c, v FROM item WHERE k = 2'));
+  say('conditional batch', batch.wasApplied(), await all(cql, 'SELECT c, v FROM item WHERE k = ?', [k]));
   const serial = { consistency: types.consistencies.serial };
-  say('serial read', await all(cql, 'SELECT v FROM item WHERE k = 2', [], serial));
+  say('serial read', await all(cql, 'SELECT v FROM item WHERE k = ?', [k], serial));
 }
 
-async function batches(cql) {
+async function batches(cql, from) {
   const query = 'INSERT INTO item (k, c, v) VALUES (?, ?, ?)';
   for (const logged of [true, false]) {
-    const k = logged ? 30 : 31;
+    const k = logged ? from : from + 1;
     const queries = [0, 1, 2].map((c) => ({ query, params: [k, c, `batch ${c}`] }));
     queries.push({ query: 'DELETE FROM item WHERE k = ? AND c = ?', params: [k, 1] });
     await cql.batch(queries, { prepare: true, logged });
     say('batch', logged, await all(cql, 'SELECT c, v FROM item WHERE k = ?', [k]));
   }
-  await cql.batch([{ query: 'INSERT INTO item (k, c, v, s) VALUES (?, ?, ?, ?)', params: [34, 1, 'x', 'y'] }], { prepare: true });
-  const wide = [...Array(20).keys()].map((n) => ({ query, params: [100 + n, 1, 'wide'] }));
+  await cql.batch([{ query: 'INSERT INTO item (k, c, v, s) VALUES (?, ?, ?, ?)', params: [from + 4, 1, 'x', 'y'] }], { prepare: true });
+  const wide = [...Array(20).keys()].map((n) => ({ query, params: [from + 70 + n, 1, 'wide'] }));
   const answer = await cql.batch(wide, { prepare: true, logged: false });
   say('warnings', (answer.info.warnings || []).map((warning) => warning.slice(0, 40)));
 }
 
+/** The same statements again, with other keys. */
+async function again(cql, from) {
+  await counters(cql);
+  await conditions(cql, from + 2);
+  await batches(cql, from + 30);
+}
+
 async function pages(cql) {
   const rows = [...Array(ROWS).keys()].map((n) => [n % 100, n, `value ${n}`]);
-  const inserted = await cassandra.concurrent.executeConcurrent(cql, 'INSERT INTO bulk (k, c, v) VALUES (?, ?, ?)', rows, { concurrencyLevel: 200 });
-  say('inserted', inserted.totalExecuted, inserted.errors.length);
+  const insert = 'INSERT INTO bulk (k, c, v) VALUES (?, ?, ?)';
+  // Some of so many at once come too late on a busy node: then all are written again.
+  for (let left = ROWS, tries = 20; left > 0 && tries > 0; tries--) {
+    const inserted = await cassandra.concurrent.executeConcurrent(cql, insert, rows, { concurrencyLevel: 200, raiseOnFirstError: false });
+    left = inserted.errors.length;
+    if (left === 0) say('inserted', inserted.totalExecuted);
+  }
+  const select = 'SELECT k, c, v FROM bulk';
   let [found, sum] = [0, 0];
-  for await (const row of await cql.execute('SELECT k, c, v FROM bulk', [], { fetchSize: 700 })) {
+  let page = await cql.execute(select, [], { fetchSize: 700 });
+  for await (const row of await cql.execute(select, [], { fetchSize: 700 })) {
     found += 1;
     sum += row.c;
+    if (found === 2000 || found === 6000) {
+      await turn(cql);
+      await again(cql, found);
+      page = await cql.execute(select, [], { fetchSize: 700, pageState: page.pageState });
+      say('resumed', page.rowLength, page.rows[0].k, page.rows[0].c);
+    }
   }
   say('paged', found, sum);
-  const first = await cql.execute('SELECT k, c, v FROM bulk', [], { fetchSize: 700 });
-  const next = await cql.execute('SELECT k, c, v FROM bulk', [], { fetchSize: 700, pageState: first.pageState });
-  say('resumed', first.rowLength, next.rowLength, next.rows[0].k, next.rows[0].c);
   const some = await all(cql, 'SELECT c FROM bulk WHERE k = ? AND c < ? LIMIT 20', [3, 5000], { fetchSize: 7 });
   say('one partition', some.flat());
   say('count', (await one(cql, 'SELECT count(*) FROM bulk')).values());
@@ -227,7 +291,10 @@ async function main() {
   await cql.connect();
   await discover(cql);
   await schema(cql);
-  for (const step of [values, writes, counters, conditions, batches, pages, schemaChanges, traces, errors]) await step(cql);
+  await values(cql);
+  await writes(cql);
+  await again(cql, 0);
+  for (const step of [pages, schemaChanges, traces, errors, turn]) await step(cql);
   await cql.shutdown();
 }
 

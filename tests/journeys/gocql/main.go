@@ -2,6 +2,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -23,7 +24,11 @@ import (
 	"gopkg.in/inf.v0"
 )
 
-const rows = 10_000
+const (
+	rows = 10_000
+	// They go on while something is done to the cluster.
+	workers = 4
+)
 
 var keyspace = os.Getenv("CQL_KEYSPACE")
 
@@ -158,6 +163,9 @@ func schema(session *gocql.Session) {
 		"CREATE TABLE item (k int, c int, v text, s text STATIC, PRIMARY KEY (k, c))",
 		"CREATE TABLE visits (page text PRIMARY KEY, hits counter)",
 		"CREATE TABLE bulk (k int, c int, v text, PRIMARY KEY (k, c)) WITH CLUSTERING ORDER BY (c DESC)",
+		"CREATE TABLE busy (k int, c int, v int, PRIMARY KEY (k, c))",
+		"CREATE TABLE busy_hits (page text PRIMARY KEY, hits counter)",
+		"CREATE TABLE busy_once (k int PRIMARY KEY, v int)",
 	} {
 		run(session, query)
 	}
@@ -165,7 +173,7 @@ func schema(session *gocql.Session) {
 	found, err := session.KeyspaceMetadata(keyspace)
 	check(err)
 	// The driver learns of them by events, which it collects for a second.
-	for len(found.Tables) < 4 {
+	for len(found.Tables) < 7 {
 		time.Sleep(50 * time.Millisecond)
 		found, err = session.KeyspaceMetadata(keyspace)
 		check(err)
@@ -232,77 +240,168 @@ func counters(session *gocql.Session) {
 	}
 }
 
-func conditions(session *gocql.Session) {
+func conditions(session *gocql.Session, k int) {
 	for range 2 {
 		found := map[string]any{}
-		applied, err := session.Query("INSERT INTO item (k, c, v) VALUES (?, ?, ?) IF NOT EXISTS", 2, 1, "new").MapScanCAS(found)
+		applied, err := session.Query("INSERT INTO item (k, c, v) VALUES (?, ?, ?) IF NOT EXISTS", k, 1, "new").MapScanCAS(found)
 		check(err)
 		say("if not exists", applied, found)
 	}
 	for _, old := range []string{"wrong", "new", "new"} {
 		var found string
-		applied, err := session.Query("UPDATE item SET v = ? WHERE k = 2 AND c = 1 IF v = ?", "newer", old).ScanCAS(&found)
+		applied, err := session.Query("UPDATE item SET v = ? WHERE k = ? AND c = 1 IF v = ?", "newer", k, old).ScanCAS(&found)
 		check(err)
 		say("if", applied, found)
 	}
 	batch := session.NewBatch(gocql.LoggedBatch)
-	batch.Query("INSERT INTO item (k, c, v) VALUES (?, ?, ?) IF NOT EXISTS", 2, 5, "a")
-	batch.Query("INSERT INTO item (k, c, v) VALUES (?, ?, ?)", 2, 6, "b")
+	batch.Query("INSERT INTO item (k, c, v) VALUES (?, ?, ?) IF NOT EXISTS", k, 5, "a")
+	batch.Query("INSERT INTO item (k, c, v) VALUES (?, ?, ?)", k, 6, "b")
 	applied, _, err := session.MapExecuteBatchCAS(batch, map[string]any{})
 	check(err)
-	say("conditional batch", applied, all(session, "SELECT c, v FROM item WHERE k = 2"))
-	read, err := session.Query("SELECT v FROM item WHERE k = 2").Consistency(gocql.Consistency(gocql.Serial)).Iter().SliceMap()
+	say("conditional batch", applied, all(session, "SELECT c, v FROM item WHERE k = ?", k))
+	read, err := session.Query("SELECT v FROM item WHERE k = ?", k).Consistency(gocql.Consistency(gocql.Serial)).Iter().SliceMap()
 	check(err)
 	say("serial read", read)
 }
 
-func batches(session *gocql.Session) {
+func batches(session *gocql.Session, from int) {
 	for _, kind := range []gocql.BatchType{gocql.LoggedBatch, gocql.UnloggedBatch} {
 		batch := session.NewBatch(kind)
 		for c := range 3 {
-			batch.Query("INSERT INTO item (k, c, v) VALUES (?, ?, ?)", 30+int(kind), c, fmt.Sprintf("batch %d", c))
+			batch.Query("INSERT INTO item (k, c, v) VALUES (?, ?, ?)", from+int(kind), c, fmt.Sprintf("batch %d", c))
 		}
-		batch.Query(fmt.Sprintf("DELETE FROM item WHERE k = %d AND c = 1", 30+int(kind)))
+		batch.Query(fmt.Sprintf("DELETE FROM item WHERE k = %d AND c = 1", from+int(kind)))
 		check(session.ExecuteBatch(batch))
-		say("batch", kind, all(session, "SELECT c, v FROM item WHERE k = ?", 30+int(kind)))
+		say("batch", kind, all(session, "SELECT c, v FROM item WHERE k = ?", from+int(kind)))
 	}
-	run(session, "BEGIN BATCH INSERT INTO item (k, c, v) VALUES (34, 1, 'x'); UPDATE item SET s = 'y' WHERE k = 34; APPLY BATCH")
-	say("text batch", all(session, "SELECT c, v, s FROM item WHERE k = 34"))
+	text := "BEGIN BATCH INSERT INTO item (k, c, v) VALUES (%[1]d, 1, 'x'); UPDATE item SET s = 'y' WHERE k = %[1]d; APPLY BATCH"
+	run(session, fmt.Sprintf(text, from+4))
+	say("text batch", all(session, "SELECT c, v, s FROM item WHERE k = ?", from+4))
+}
+
+// again does the same with other keys.
+func again(session *gocql.Session, from int) {
+	counters(session)
+	conditions(session, from+2)
+	batches(session, from+30)
+}
+
+// done is what each worker has done: rows, increments and versions of its own.
+var done [workers]int
+
+// work does one more, and looks whether what was acknowledged is there.
+func work(session *gocql.Session, k int) {
+	done[k]++
+	n := done[k]
+	run(session, "INSERT INTO busy (k, c, v) VALUES (?, ?, ?)", k, n, n)
+	read := 0
+	check(session.Query("SELECT v FROM busy WHERE k = ? AND c = ?", k, n).Scan(&read))
+	if read != n {
+		panic(fmt.Sprintf("worker %d finds %d for %d", k, read, n))
+	}
+	run(session, "UPDATE busy_hits SET hits = hits + ? WHERE page = ?", 1, strconv.Itoa(k))
+	decision := session.Query("UPDATE busy_once SET v = ? WHERE k = ? IF v = ?", n, k, n-1)
+	if n == 1 {
+		decision = session.Query("INSERT INTO busy_once (k, v) VALUES (?, ?) IF NOT EXISTS", k, n)
+	}
+	applied, err := decision.MapScanCAS(map[string]any{})
+	check(err)
+	if !applied {
+		panic(fmt.Sprintf("version %d of worker %d is not decided", n, k))
+	}
+	batch := session.NewBatch(gocql.LoggedBatch)
+	for _, c := range []int{n, -n} {
+		batch.Query("INSERT INTO busy (k, c, v) VALUES (?, ?, ?)", k, c, n)
+	}
+	check(session.ExecuteBatch(batch))
+}
+
+var input = bufio.NewReader(os.Stdin)
+
+// turn lets whoever does something to the cluster do it now; nobody who works meanwhile may notice.
+func turn(session *gocql.Session) {
+	over := make(chan struct{})
+	var working sync.WaitGroup
+	for k := range workers {
+		working.Add(1)
+		go func() {
+			defer working.Done()
+			for least := 5; ; least-- {
+				work(session, k)
+				select {
+				case <-over:
+					if least <= 1 {
+						return
+					}
+				case <-time.After(20 * time.Millisecond):
+				}
+			}
+		}()
+	}
+	if os.Getenv("CQL_TURNS") != "" {
+		fmt.Println("turn")
+		_, err := input.ReadString('\n')
+		check(err)
+	}
+	close(over)
+	working.Wait()
+	for k := range workers {
+		count, hits, version := 0, 0, 0
+		check(session.Query("SELECT count(*) FROM busy WHERE k = ?", k).Scan(&count))
+		check(session.Query("SELECT hits FROM busy_hits WHERE page = ?", strconv.Itoa(k)).Scan(&hits))
+		check(session.Query("SELECT v FROM busy_once WHERE k = ?", k).Scan(&version))
+		say("worked", count-2*done[k], hits-done[k], version-done[k])
+	}
+}
+
+// resume reads the next page, and returns where the one after it begins.
+func resume(session *gocql.Session, state []byte) []byte {
+	k, c := 0, 0
+	page := session.Query("SELECT k, c FROM bulk").PageSize(700).PageState(state).Iter()
+	state = page.PageState()
+	say("page", page.NumRows(), page.Scan(&k, &c), k, c)
+	check(page.Close())
+	return state
 }
 
 func pages(session *gocql.Session) {
-	work, failed := make(chan int), make(chan error, rows)
-	var workers sync.WaitGroup
+	numbers, failed := make(chan int), make(chan error, rows)
+	var inserting sync.WaitGroup
 	for range 64 {
-		workers.Add(1)
+		inserting.Add(1)
 		go func() {
-			defer workers.Done()
-			for n := range work {
-				if err := session.Query("INSERT INTO bulk (k, c, v) VALUES (?, ?, ?)", n%100, n, fmt.Sprintf("value %d", n)).Exec(); err != nil {
+			defer inserting.Done()
+			for n := range numbers {
+				// Some of so many at once come too late on a busy node.
+				err := errors.New("not tried")
+				for tries := 20; err != nil && tries > 0; tries-- {
+					err = session.Query("INSERT INTO bulk (k, c, v) VALUES (?, ?, ?)", n%100, n, fmt.Sprintf("value %d", n)).Exec()
+				}
+				if err != nil {
 					failed <- err
 				}
 			}
 		}()
 	}
 	for n := range rows {
-		work <- n
+		numbers <- n
 	}
-	close(work)
-	workers.Wait()
+	close(numbers)
+	inserting.Wait()
 	say("inserted", rows, len(failed))
 	found, sum, k, c, v := 0, 0, 0, 0, ""
+	state := resume(session, nil)
 	scanner := session.Query("SELECT k, c, v FROM bulk").PageSize(700).Iter()
 	for scanner.Scan(&k, &c, &v) {
 		found, sum = found+1, sum+c
+		if found == 2000 || found == 6000 {
+			turn(session)
+			again(session, found)
+			state = resume(session, state)
+		}
 	}
 	check(scanner.Close())
 	say("paged", found, sum)
-	first := session.Query("SELECT k, c FROM bulk").PageSize(700).PageState(nil).Iter()
-	state, begun := first.PageState(), first.NumRows()
-	check(first.Close())
-	next := session.Query("SELECT k, c FROM bulk").PageSize(700).PageState(state).Iter()
-	say("resumed", begun, next.NumRows(), next.Scan(&k, &c), k, c)
-	check(next.Close())
 	some := make([]int, 0)
 	limited := session.Query("SELECT c FROM bulk WHERE k = ? AND c < ? LIMIT 20", 3, 5000).PageSize(7).Iter()
 	for limited.Scan(&c) {
@@ -354,9 +453,11 @@ func mistakes(session *gocql.Session) {
 func main() {
 	session := connect()
 	defer session.Close()
-	for _, step := range []func(*gocql.Session){
-		discover, schema, types, writes, counters, conditions, batches, pages, schemaChanges, traces, mistakes,
-	} {
+	for _, step := range []func(*gocql.Session){discover, schema, types, writes} {
+		step(session)
+	}
+	again(session, 0)
+	for _, step := range []func(*gocql.Session){pages, schemaChanges, traces, mistakes, turn} {
 		step(session)
 	}
 }
