@@ -100,7 +100,13 @@ const TABLES: [&str; 4] = ["pgbench_accounts", "pgbench_tellers", "pgbench_branc
 /// A key that the server makes, and the same statement as tandem would have to send it.
 const SERIAL: &str = "CREATE TABLE serial (id bigserial PRIMARY KEY, v int NOT NULL, at timestamptz DEFAULT now())";
 const INSERT: &str = "\\set v random(1, 1000000)\nINSERT INTO serial (v) VALUES (:v);\n";
-const INSERT_WRAPPED: &str = "\\set v random(1, 1000000)\nINSERT INTO serial (v) VALUES (:v) RETURNING tableoid, id;\n";
+const INSERT_RETURNING: &str =
+    "\\set v random(1, 1000000)\nINSERT INTO serial (v) VALUES (:v) RETURNING tableoid, id;\n";
+/// With its transaction, in one message and in one flight of messages.
+const WRAPPED_SIMPLE: &str = "\\set v random(1, 1000000)\n\
+    BEGIN\\; INSERT INTO serial (v) VALUES (:v) RETURNING tableoid, id\\; COMMIT;\n";
+const WRAPPED_PREPARED: &str = "\\set v random(1, 1000000)\n\\startpipeline\nBEGIN;\n\
+    INSERT INTO serial (v) VALUES (:v) RETURNING tableoid, id;\nCOMMIT;\n\\endpipeline\n";
 /// 100 KB that neither shrink nor change.
 const WIDE: &str = "CREATE TABLE wide (id int PRIMARY KEY, n bigint NOT NULL DEFAULT 0, body bytea);
     ALTER TABLE wide ALTER body SET STORAGE EXTERNAL;
@@ -329,17 +335,19 @@ impl<'a> Bench<'a> {
         let mirroring = self.tandem(&origin, "app", &target, "async")?;
         let passthrough = self.tandem(&origin, "plain", &target, "off")?;
         target.stop(Stop::Kill)?;
-        let arms = [
-            Arm { script: Some(INSERT), ..arm("mirroring", &mirroring, "app") },
-            Arm { script: Some(INSERT_WRAPPED), ..arm("wrapped", &passthrough, "plain") },
-            Arm { script: Some(INSERT), ..arm("passthrough", &passthrough, "plain") },
-        ];
         for clients in [1, 8] {
-            for protocol in PROTOCOLS {
+            for (protocol, wrapped) in PROTOCOLS.into_iter().zip([WRAPPED_SIMPLE, WRAPPED_PREPARED]) {
+                let arms = [
+                    Arm { script: Some(INSERT), ..arm("mirroring", &mirroring, "app") },
+                    Arm { script: Some(wrapped), ..arm("wrapped", &passthrough, "plain") },
+                    Arm { script: Some(INSERT_RETURNING), ..arm("returning", &passthrough, "plain") },
+                    Arm { script: Some(INSERT), ..arm("passthrough", &passthrough, "plain") },
+                ];
                 let samples = self.rounds(&arms, &self.load(Script::Own(INSERT), protocol, clients))?;
                 let what = format!("insert, serial key, {protocol}, {clients} clients");
-                self.compared.rate(&what, &samples[0], "the client asks for it", &samples[1], Goal::AtLeast(0.9));
-                self.compared.rate(&what, &samples[0], "passthrough", &samples[2], Goal::None);
+                self.compared.rate(&what, &samples[0], "the client wraps it", &samples[1], Goal::AtLeast(0.9));
+                self.compared.rate(&what, &samples[0], "the client only asks for the key", &samples[2], Goal::None);
+                self.compared.rate(&what, &samples[0], "passthrough", &samples[3], Goal::None);
             }
         }
         Ok(())

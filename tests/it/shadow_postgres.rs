@@ -332,6 +332,47 @@ async fn what_is_not_repeated_is_counted_by_its_reason() {
     assert_eq!(ended(&stage, "in_flight").await, 0, "{}", stage.tandem.log());
 }
 
+/// Views hide the order in which rows come; sums of floats are shown as something else.
+const HIDDEN: &str = "
+CREATE TABLE floats (id int PRIMARY KEY, g int NOT NULL, f real NOT NULL, note text NOT NULL);
+INSERT INTO floats SELECT i, i % 3, 1 / (i + 0.3), 'note ' || chr(97 + i % 26) FROM generate_series(1, 900) i;
+CREATE VIEW totals AS SELECT g, sum(f) AS f, round(sum(f)::numeric, 4) AS rounded, sum(f)::text AS text, array_agg(id) AS ids,
+  string_agg(note, ',') AS notes FROM floats GROUP BY g;
+CREATE VIEW numbered AS SELECT id, row_number() OVER () AS n FROM floats;
+CREATE VIEW some_of_them AS SELECT id, note FROM floats LIMIT 10;
+CREATE VIEW one_of_each AS SELECT DISTINCT ON (g) g, id FROM floats;";
+
+#[tokio::test]
+async fn what_the_order_of_rows_decides_behind_views_or_in_text_is_no_difference_promise_8() {
+    let stage = Stage::new(HIDDEN, ALL, &[]).await;
+    // Nothing changes but where rows are.
+    sql(&stage.target.url("postgres"), "UPDATE floats SET g = g WHERE id % 7 < 3").await;
+    let client = connect(&stage.url()).await;
+    let open = [
+        "SELECT * FROM totals",
+        "SELECT * FROM numbered",
+        "SELECT * FROM some_of_them",
+        "SELECT * FROM one_of_each",
+        "SELECT 'sum: ' || sum(f) FROM floats",
+        "SELECT g, json_build_object('of', g, 'avg', avg(f)) FROM floats GROUP BY g",
+    ];
+    for text in open {
+        client.simple_query(text).await.expect(text);
+    }
+    let all = until(async || {
+        let (compared, left) = (counts(&stage, "tandem_shadow_reads_total", OUTCOME).await, skipped(&stage).await);
+        (compared.values().chain(left.values()).sum::<u64>() == open.len() as u64).then_some((compared, left))
+    });
+    let (compared, left) = all.await.expect("each is told");
+    assert_eq!((compared.get("mismatch"), left.len()), (None, 1), "{compared:?} {left:?}\n{}", stage.tandem.log());
+    // Averages may be equal by chance.
+    assert!(left["ties"] + 1 >= open.len() as u64, "{compared:?} {left:?}");
+    // What rows hold is found behind the same view.
+    sql(&stage.target.url("postgres"), "UPDATE floats SET note = 'another' WHERE id = 8").await;
+    client.simple_query("SELECT * FROM totals").await.expect("answered");
+    reads_end(&stage, "mismatch", 1).await;
+}
+
 #[tokio::test]
 async fn a_read_is_repeated_with_the_rights_of_who_asked() {
     let stage = Stage::new(load::SCHEMA, ALL, &[]).await;

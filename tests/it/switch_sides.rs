@@ -536,12 +536,11 @@ async fn found(question: findings::Question<'_>, notes: bool) -> HashSet<(&'stat
 struct Asking {
     old: ServerConfig,
     new: ServerConfig,
-    ours: HashSet<u32>,
 }
 
 impl Asking {
     fn question(&self) -> findings::Question<'_> {
-        let Asking { old, new, ours } = self;
+        let Asking { old, new } = self;
         let max_hold = Duration::from_millis(100);
         static PLAIN: LazyLock<Scope> = LazyLock::new(Scope::default);
         findings::Question {
@@ -549,7 +548,7 @@ impl Asking {
             scope: &PLAIN,
             old,
             new,
-            ours,
+            ours: &HashSet::new,
             max_hold,
             barrier: true,
             terminate: true,
@@ -564,9 +563,9 @@ async fn a_clean_pair_has_nothing_worse_than_notes_in_either_direction() {
         CREATE TABLE ref (id int PRIMARY KEY, acc bigint REFERENCES acc ON DELETE CASCADE); CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; \
         CREATE TRIGGER o BEFORE INSERT ON acc FOR EACH ROW EXECUTE FUNCTION f()";
     both(&origin, &target, schema).await;
-    let asking = Asking { old: config(&origin), new: config(&target), ours: HashSet::new() };
+    let asking = Asking { old: config(&origin), new: config(&target) };
     assert_eq!(found(asking.question(), false).await, HashSet::new());
-    let back = Asking { old: config(&target), new: config(&origin), ours: HashSet::new() };
+    let back = Asking { old: config(&target), new: config(&origin) };
     barrier::raise(&mut hand(&origin).await).await.expect("up");
     assert_eq!(found(back.question(), false).await, HashSet::new(), "a barrier of ours is no finding");
 }
@@ -618,7 +617,7 @@ async fn every_planted_obstacle_to_a_switch_is_found_by_name() {
     // They are as old as clients may be held.
     sql(&origin.url("postgres"), "SELECT pg_sleep(0.2)").await;
 
-    let asking = Asking { old: config(&origin), new: config(&target), ours: HashSet::new() };
+    let asking = Asking { old: config(&origin), new: config(&target) };
     let found = found(asking.question(), true).await;
     let expected = [
         ("column_order_differs", "public.order_matters"),
@@ -670,7 +669,7 @@ async fn what_a_plain_role_may_not_is_found() {
     both(&origin, &target, &schema).await;
     sql(&origin.url("postgres"), "SELECT setval('s', 9); GRANT SELECT ON s TO plain").await;
     sql(&target.url("postgres"), "ALTER TABLE t DISABLE TRIGGER o").await;
-    let asking = Asking { old: config_of(&origin, "plain"), new: config_of(&target, "plain"), ours: HashSet::new() };
+    let asking = Asking { old: config_of(&origin, "plain"), new: config_of(&target, "plain") };
     let found = found(asking.question(), false).await;
     let expected = [
         ("may_not_see_stats", "postgres"),
@@ -690,7 +689,7 @@ async fn what_a_plain_role_may_not_is_found() {
 async fn a_side_that_does_not_answer_is_told() {
     let (origin, mut target) = pair();
     target.stop(tandem::sandbox::Stop::Fast).expect("stops");
-    let asking = Asking { old: config(&origin), new: config(&target), ours: HashSet::new() };
+    let asking = Asking { old: config(&origin), new: config(&target) };
     let report = findings::find(asking.question()).await;
     assert!(report.unreachable.len() == 1 && report.unreachable[0].starts_with("target: "), "{:?}", report.unreachable);
 }

@@ -340,25 +340,39 @@ fn asks_own_setting(behind: &str) -> bool {
     is_own_setting(first.strip_suffix("::text").unwrap_or(first))
 }
 
-/// The names of functions in a text of the server's (a plan's expressions) that make an answer another at another time.
-pub(in crate::protocol::postgres) fn is_unsteady(expression: &str, catalog: &Catalog) -> bool {
+/// Such an aggregate.
+pub(in crate::protocol::postgres) fn is_gathering(function: &str) -> bool {
+    GATHERING.contains(&function)
+}
+
+/// Such a function.
+pub(in crate::protocol::postgres) fn is_choosing(function: &str) -> bool {
+    CHOOSING.contains(&function)
+}
+
+/// The words of a text of the server's (a plan's expressions), each with all that comes behind it.
+pub(in crate::protocol::postgres) fn words(expression: &str) -> impl Iterator<Item = (&str, &str)> {
     let part = |char: char| char.is_alphanumeric() || char == '_';
     let mut rest = expression;
-    while let Some(start) = rest.find(part) {
-        let word = &rest[start..];
+    std::iter::from_fn(move || {
+        let word = &rest[rest.find(part)?..];
         let end = word.find(|char| !part(char)).unwrap_or(word.len());
         let (name, behind) = word.split_at(end);
+        rest = behind;
+        Some((name, behind))
+    })
+}
+
+/// The names of functions in a text of the server's (a plan's expressions) that make an answer another at another time.
+pub(in crate::protocol::postgres) fn is_unsteady(expression: &str, catalog: &Catalog) -> bool {
+    words(expression).any(|(name, behind)| {
         let lower = name.to_ascii_lowercase();
         let called = behind.starts_with('(') && (catalog.unsteady.contains(&lower) || lower.starts_with("pg_"));
         let called = called && !(lower == CURRENT_SETTING && asks_own_setting(behind));
         // Deparsed in capitals, unlike columns of that name.
         let keyword = name != lower && VALUE_FUNCTIONS.contains(&lower.as_str());
-        if called || keyword {
-            return true;
-        }
-        rest = behind;
-    }
-    false
+        called || keyword
+    })
 }
 
 #[cfg(test)]

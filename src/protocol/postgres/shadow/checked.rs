@@ -1,5 +1,5 @@
 //! What the secondary's planner makes of a read, before it runs there: views and policies are looked behind, every table
-//! is named with its schema, and the cost is told. Kept by shape, for a while.
+//! is named with its schema, the cost is told, and what the order of rows may decide. Kept by shape, for a while.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -15,6 +15,7 @@ use crate::record::TableId;
 use crate::shadow::Skip;
 
 use super::Asked;
+use super::leeway::Leeway;
 
 /// Costs change with the data.
 const KEPT: Duration = Duration::from_secs(60);
@@ -29,15 +30,21 @@ pub(super) struct Plans(Mutex<HashMap<u64, Checked>>);
 struct Checked {
     epoch: u64,
     at: Instant,
-    verdict: Result<(), Skip>,
+    verdict: Result<Leeway, Skip>,
 }
 
 impl Plans {
     /// What is known of a read; `None`: nothing, or nothing new enough.
-    pub(super) fn look_up(&self, asked: &Asked, epoch: u64) -> Option<Result<(), Skip>> {
+    pub(super) fn look_up(&self, asked: &Asked, epoch: u64) -> Option<Result<Leeway, Skip>> {
         let plans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = plans.get(&asked.shape)?;
         (known.epoch == epoch && known.at.elapsed() < KEPT).then_some(known.verdict)
+    }
+
+    /// What its last plan left open, however long ago.
+    pub(super) fn leeway(&self, asked: &Asked) -> Leeway {
+        let plans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        plans.get(&asked.shape).and_then(|known| known.verdict.ok()).unwrap_or(Leeway::ALL)
     }
 
     /// Look at a plan of `EXPLAIN (VERBOSE, FORMAT JSON)`.
@@ -51,23 +58,27 @@ impl Plans {
         catalog: &Catalog,
         bounds: (&Scope, usize),
     ) -> Result<(), Skip> {
-        let verdict = check(plan, catalog, bounds);
+        let is_view = |table: &TableId| catalog.relation(*table).is_some_and(|one| one.kind == Kind::View);
+        let hidden = asked.read.tables.iter().any(is_view);
+        let checked = check(plan, catalog, bounds);
+        let verdict = checked.map(|plan| Leeway::of(&plan, catalog, hidden, asked.read.limited));
         let mut plans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if plans.len() >= SHAPES_MAX {
             plans.clear();
         }
         plans.insert(asked.shape, Checked { epoch: catalog.epoch, at: Instant::now(), verdict });
-        verdict
+        verdict.map(|_| ())
     }
 }
 
-fn check(plan: &str, catalog: &Catalog, (scope, cost_max): (&Scope, usize)) -> Result<(), Skip> {
+fn check(plan: &str, catalog: &Catalog, (scope, cost_max): (&Scope, usize)) -> Result<Value, Skip> {
     let plan: Value = serde_json::from_str(plan).map_err(|_| Skip::Unsupported)?;
     let cost = plan[0]["Plan"]["Total Cost"].as_f64().unwrap_or(0.0);
     if cost_max > 0 && cost > cost_max as f64 {
         return Err(Skip::Expensive);
     }
-    look(&plan, catalog, scope)
+    look(&plan, catalog, scope)?;
+    Ok(plan)
 }
 
 fn look(node: &Value, catalog: &Catalog, scope: &Scope) -> Result<(), Skip> {
@@ -101,7 +112,7 @@ mod tests {
     fn of(plan: &str) -> Result<(), Skip> {
         let mut scope = Scope::default();
         scope.exclude.push("a.*".to_owned());
-        check(plan, &catalog(), (&scope, 1000))
+        check(plan, &catalog(), (&scope, 1000)).map(drop)
     }
 
     #[test]

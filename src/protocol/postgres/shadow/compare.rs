@@ -14,6 +14,7 @@ use crate::protocol::postgres::plan::{Read, Sorted};
 use crate::shadow::How;
 
 use super::answer::{Answer, Described, values};
+use super::leeway::Leeway;
 use super::normal;
 
 /// What comparing two answers found.
@@ -47,6 +48,8 @@ impl Found {
 /// What is known of the question.
 pub(super) struct Question<'a> {
     pub(super) read: &'a Read,
+    /// By the plan.
+    pub(super) leeway: Leeway,
     /// Columns, by position, that nobody compares.
     pub(super) ignored: &'a [usize],
     /// Columns, by position, that name a row of the table that is read; empty: none do.
@@ -121,10 +124,11 @@ impl Rows<'_> {
 
     /// A difference that the statement leaves open.
     fn is_open(&self, missing: &[Bytes], extra: &[Bytes]) -> bool {
-        let read = self.question.read;
+        let (read, leeway) = (self.question.read, self.question.leeway);
         // However rows are chosen, as many are.
         let chosen = read.limited && !read.total && missing.len() == extra.len();
-        read.loose || chosen || read.gathers && self.are_gathered(missing, extra)
+        let gathers = read.gathers || leeway.gathers;
+        read.loose || leeway.loose || chosen || gathers && self.are_gathered(missing, extra)
     }
 
     fn normal(&self, row: &[u8]) -> Vec<u8> {
@@ -198,7 +202,10 @@ impl Rows<'_> {
                 continue;
             }
             let mut inside = Vec::new();
-            normal::put(&mut inside, type_oid, binary, Some(value));
+            match normal::without_numbers(type_oid, value).filter(|_| self.question.leeway.rounds) {
+                Some(words) => inside = words,
+                None => normal::put(&mut inside, type_oid, binary, Some(value)),
+            }
             inside.sort_unstable();
             out.push(1);
             out.extend_from_slice(&inside);
@@ -324,7 +331,7 @@ mod tests {
     }
 
     fn of(read: &Read, primary: &Answer, secondary: &Answer) -> Compared {
-        compare(&Question { read, ignored: &[], key: &[] }, primary, secondary)
+        compare(&Question { read, leeway: Leeway::default(), ignored: &[], key: &[] }, primary, secondary)
     }
 
     fn how(compared: Compared) -> Option<How> {
@@ -375,7 +382,7 @@ mod tests {
     fn rows_are_told_apart_by_their_key_and_columns_are_named() {
         let (one, other) = (answer(TWO, &[&["1", "x"], &["2", "y"]]), answer(TWO, &[&["1", "z"], &["3", "y"]]));
         let read = Read::default();
-        let question = Question { read: &read, ignored: &[], key: &[0] };
+        let question = Question { read: &read, leeway: Leeway::default(), ignored: &[], key: &[0] };
         let Compared::Differs(found) = compare(&question, &one, &other) else { panic!("they differ") };
         assert_eq!((found.how, &found.columns[..]), (How::MissingRow, &[1][..]));
         assert_eq!((found.missing.len(), found.extra.len()), (2, 2));
@@ -385,7 +392,8 @@ mod tests {
     fn named_columns_are_ignored() {
         let (one, other) = (answer(TWO, &[&["1", "x"]]), answer(TWO, &[&["1", "z"]]));
         let read = Read::default();
-        assert_eq!(compare(&Question { read: &read, ignored: &[1], key: &[] }, &one, &other), Compared::Equal);
+        let question = Question { read: &read, leeway: Leeway::default(), ignored: &[1], key: &[] };
+        assert_eq!(compare(&question, &one, &other), Compared::Equal);
     }
 
     #[test]
@@ -420,6 +428,35 @@ mod tests {
             assert_eq!(of(&read, &sums(one), &sums(other)), Compared::Ties);
             assert_eq!(how(of(&Read::default(), &sums(one), &sums(other))), Some(How::OtherValue));
         }
+    }
+
+    #[test]
+    fn what_a_plan_leaves_open_is_open_and_nothing_else() {
+        let read = Read::default();
+        let of = |leeway, kind: u32, one: &str, other: &str| {
+            let question = Question { read: &read, leeway, ignored: &[], key: &[] };
+            let [one, other] = [one, other].map(|value| answer(&[25, kind], &[&["group", value]]));
+            compare(&question, &one, &other)
+        };
+        let rounds = Leeway { gathers: true, rounds: true, ..Leeway::default() };
+        for (kind, one, other) in [
+            (25, "total: 2190.8315 kg", "total: -2.1e-7 kg"),
+            (1700, "1.25", "1.26"),
+            (3802, "{\"a\": 1}", "{\"a\": 2}"),
+        ] {
+            assert_eq!(of(rounds, kind, one, other), Compared::Ties);
+            let gathers = Leeway { rounds: false, ..rounds };
+            assert_eq!(how(of(gathers, kind, one, other)), Some(How::OtherValue), "{one}");
+        }
+        for (kind, one, other) in [
+            (25, "total: 1", "sum: 1"),
+            (25, "1", "NaN"),
+            (23, "1", "2"),
+            (1184, "2020-01-01 00:00:00+00", "2021-01-01 00:00:00+00"),
+        ] {
+            assert_eq!(how(of(rounds, kind, one, other)), Some(How::OtherValue), "{one}");
+        }
+        assert_eq!(of(Leeway { loose: true, ..Leeway::default() }, 23, "1", "2"), Compared::Ties);
     }
 
     fn some_rows() -> impl Strategy<Value = Vec<(i32, String)>> {

@@ -18,6 +18,7 @@ mod asked;
 mod backends;
 mod checked;
 mod compare;
+mod leeway;
 pub(super) mod link;
 mod normal;
 mod told;
@@ -74,7 +75,7 @@ impl Repeater {
     async fn ask_once(&self, asked: &Asked, side: Side) -> Result<(Answer, Duration), Skip> {
         let limit = self.config.timeout;
         let known = self.plans.look_up(asked, self.shared.catalog.now().epoch);
-        known.unwrap_or(Ok(()))?;
+        known.transpose()?;
         let scope = &self.scopes[usize::from(side == Side::Origin)];
         self.is_alike(asked, scope)?;
         let mut link = self.pool.link(side, &asked.asker).await.map_err(Failed::of_secondary)?;
@@ -126,7 +127,8 @@ impl Repeater {
         let settings = self.shared.shadow.settings();
         let ignore = settings.as_ref().map(|settings| &settings.ignore);
         let told = Told::new(&asked.read, primary, &catalog, ignore);
-        let question = Question { read: &asked.read, ignored: &told.ignored, key: &told.key };
+        let leeway = self.plans.leeway(asked);
+        let question = Question { read: &asked.read, leeway, ignored: &told.ignored, key: &told.key };
         match compare(&question, primary, secondary) {
             Compared::Equal => Ok(None),
             Compared::Ties => Err(Skip::Ties),

@@ -8,17 +8,22 @@ use crate::protocol::postgres::wire::Fields;
 
 /// `pg_type.dat`.
 mod oid {
+    pub(super) const TEXT: u32 = 25;
     pub(super) const JSON: u32 = 114;
     pub(super) const JSON_ARRAY: u32 = 199;
     pub(super) const FLOAT4: u32 = 700;
     pub(super) const FLOAT8: u32 = 701;
+    pub(super) const UNKNOWN: u32 = 705;
     pub(super) const FLOAT4_ARRAY: u32 = 1021;
     pub(super) const FLOAT8_ARRAY: u32 = 1022;
+    pub(super) const BPCHAR: u32 = 1042;
+    pub(super) const VARCHAR: u32 = 1043;
     pub(super) const TIMESTAMPTZ: u32 = 1184;
     pub(super) const NUMERIC_ARRAY: u32 = 1231;
     pub(super) const NUMERIC: u32 = 1700;
     pub(super) const RECORD: u32 = 2249;
     pub(super) const RECORD_ARRAY: u32 = 2287;
+    pub(super) const JSONB: u32 = 3802;
 }
 
 /// Types from here on have another oid on each server.
@@ -40,6 +45,11 @@ pub(super) fn put(out: &mut Vec<u8>, type_oid: u32, binary: bool, value: Option<
     out[at..at + 8].copy_from_slice(&len.to_be_bytes());
 }
 
+/// Its sums are rounded.
+pub(super) fn is_float(type_oid: u32) -> bool {
+    [oid::FLOAT4, oid::FLOAT8].contains(&type_oid)
+}
+
 /// The value of a float in any format.
 pub(super) fn float(type_oid: u32, binary: bool, value: &[u8]) -> Option<f64> {
     match (type_oid, binary) {
@@ -47,6 +57,20 @@ pub(super) fn float(type_oid: u32, binary: bool, value: &[u8]) -> Option<f64> {
         (oid::FLOAT8, true) => Some(f64::from_be_bytes(value.try_into().ok()?)),
         (oid::FLOAT4, false) => Some(f64::from(text(value)?.parse::<f32>().ok()?)),
         (oid::FLOAT8, false) => text(value)?.parse().ok(),
+        _ => None,
+    }
+}
+
+/// What a value shows beside numbers that may have been floats. `None`: it is of a type in which nobody shows floats.
+pub(super) fn without_numbers(type_oid: u32, value: &[u8]) -> Option<Vec<u8>> {
+    match type_oid {
+        oid::NUMERIC | oid::FLOAT4_ARRAY | oid::FLOAT8_ARRAY | oid::NUMERIC_ARRAY => Some(Vec::new()),
+        oid::TEXT | oid::VARCHAR | oid::BPCHAR | oid::UNKNOWN | oid::JSON | oid::JSONB => {
+            let is_part = |byte: &u8| byte.is_ascii_digit() || b"+-.eE".contains(byte);
+            let runs = value.chunk_by(|one, next| is_part(one) == is_part(next));
+            let is_number = |run: &&[u8]| run.iter().any(u8::is_ascii_digit) && run.iter().all(|byte| is_part(byte));
+            Some(runs.filter(|run| !is_number(run)).flatten().copied().collect())
+        }
         _ => None,
     }
 }

@@ -21,8 +21,11 @@ use super::{Bounds, Error, RULES, connect, rules};
 /// Catalogs of many thousand tables are read in less.
 const BOUNDS: Bounds = Bounds { lock: Duration::from_secs(2), statement: Duration::from_secs(30) };
 
+/// Process ids of tandem's own connections and of its live sessions, as of when it is asked.
+pub type Ours<'a> = &'a (dyn Fn() -> HashSet<u32> + Sync);
+
 /// What shall be switched, and how.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Question<'a> {
     /// The primary.
     pub from: Side,
@@ -32,8 +35,8 @@ pub struct Question<'a> {
     pub old: &'a ServerConfig,
     /// The other side's.
     pub new: &'a ServerConfig,
-    /// Process ids on `old` of tandem's own connections and of its live sessions.
-    pub ours: &'a HashSet<u32>,
+    /// On `old`.
+    pub ours: Ours<'a>,
     /// How long clients may be held.
     pub max_hold: Duration,
     /// The old primary shall become read-only.
@@ -45,8 +48,7 @@ pub struct Question<'a> {
 /// Look at both sides. One that cannot be asked is told; without it nothing can be compared.
 pub async fn find(question: Question<'_>) -> Report {
     let mut report = Report::default();
-    let nobody = HashSet::new();
-    let (old, new) = tokio::join!(side(question.old, question.ours), side(question.new, &nobody));
+    let (old, new) = tokio::join!(side(question.old, question.ours), side(question.new, &HashSet::new));
     let read_only = facts::is_read_only(question.new).await;
     let told = |side: Side, error: &dyn std::fmt::Display| format!("{side}: {error}");
     match (old, new, read_only) {
@@ -71,11 +73,14 @@ struct Known {
     switch: Facts,
 }
 
-async fn side(server: &ServerConfig, ours: &HashSet<u32>) -> Result<Known, Error> {
+async fn side(server: &ServerConfig, ours: Ours<'_>) -> Result<Known, Error> {
     let schema = check::read(server).await.map_err(|error| Error::Refused(error.to_string()))?;
     let mut conn = connect(server, BOUNDS).await?;
-    let switch = facts::read(&mut conn, ours).await?;
+    let mut switch = facts::read(&mut conn, &ours()).await?;
     conn.close().await;
+    // Some may have come while we asked.
+    let now = ours();
+    switch.others.retain(|session| !now.contains(&session.pid));
     Ok(Known { schema, switch })
 }
 

@@ -291,7 +291,7 @@ impl Walk {
     }
 
     async fn server_findings(&self, from: Side) -> Result<Vec<Finding>, Error> {
-        let (ours, scope) = (self.shared.backends(from), self.scope());
+        let (ours, scope) = (|| self.shared.backends(from), self.scope());
         let question = findings::Question {
             from,
             scope: &scope,
