@@ -162,8 +162,12 @@ metrics! {
     HISTORY_STATE = "tandem_history_state", Kind::Gauge;
     /// How much of its pass is done, 0 to 1. Label: kind.
     HISTORY_DONE_RATIO = "tandem_history_done_ratio", Kind::Gauge;
-    /// What holds a walk up: 1 or 0. Label: reason (lag, rate).
+    /// What holds a walk up: 1 or 0. Label: reason (lag, rate, primary, secondary, lent).
     HISTORY_THROTTLED = "tandem_history_throttled", Kind::Gauge;
+    /// Other processes that take part in walks over history (`tandem backfill worker`).
+    HISTORY_WORKERS = "tandem_history_workers", Kind::Gauge;
+    /// Chunks that were lent to them. Label: end (done, failed: given back, lost: the worker went silent).
+    HISTORY_LENT_TOTAL = "tandem_history_lent_total", Kind::Counter;
     /// How long a switch held clients, from the gate's close to its opening.
     HOLD_SECONDS = "tandem_hold_seconds", Kind::Histogram(SECONDS);
     /// Switches that ended. Label: end (switched, ready, refused, aborted).

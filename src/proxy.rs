@@ -89,6 +89,16 @@ pub async fn check(config: &Config) -> check::Report {
     report
 }
 
+/// What a worker beside the running proxy works with: connections of its own to both sides.
+pub async fn hands(config: &Config) -> Result<cql::Hands, Error> {
+    if config.wire != Wire::Cql {
+        let why = "workers are for wire = \"cql\": PostgreSQL's history is read in the snapshots that the mirror holds, and no \
+            other process has them; [backfill] workers sets how many connections share the work";
+        return Err(Error::Setup(why.to_owned()));
+    }
+    cql::Hands::connect(config).await.map_err(|(side, error)| Error::Unreachable(format!("{side}: {error}")))
+}
+
 /// Everything that the running proxy is made of.
 struct Assembly {
     config: Config,
@@ -270,6 +280,7 @@ impl Assembly {
         };
         let repeater = cql::Repeater::new(&sides, &self.config.shadow, chosen);
         let setup = cql::Setup::over(sides, &self.config, gate.clone(), Some(mirroring), beside.clone()).await?;
+        handle.desk().crew().open(setup.judge());
         self.mark_lost(&recovered, &setup.tables(), &handle, &journal)?;
         let mut walk = cql::Walk::new(&setup, journal, turning, &self.config, &control);
         walk.begin(&control).await.map_err(|error| Error::Setup(error.to_string()))?;

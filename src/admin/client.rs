@@ -92,6 +92,9 @@ impl Client {
             return Ok(value);
         }
         let why = value.get("error").and_then(Value::as_str).unwrap_or(code.as_str());
+        if code == StatusCode::SERVICE_UNAVAILABLE {
+            return Err(self.unreachable(why));
+        }
         Err(Error::Refused(why.to_owned()))
     }
 

@@ -165,7 +165,7 @@ pub(super) async fn differences(state: &State, values: bool) -> Result<Vec<Diffe
     Ok(lines.into_iter().map(shown).collect())
 }
 
-fn desk(state: &State) -> Result<&Desk, Refused> {
+pub(super) fn desk(state: &State) -> Result<&Desk, Refused> {
     let why = || "mirroring is off: there is nothing to copy to".to_owned();
     Ok(state.mirror.as_ref().ok_or_else(|| Refused(StatusCode::CONFLICT, why()))?.desk())
 }

@@ -30,6 +30,7 @@ mod server;
 mod shadow;
 pub mod status;
 mod switch;
+mod work;
 
 pub use routes::ROUTES;
 pub use samples::{Sample, Samples};

@@ -16,7 +16,8 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use super::status::Status;
-use super::{Readiness, State, dashboard, guard, history, ledgers, samples::Samples, shadow, switch};
+use super::{Readiness, State, dashboard, guard, history, ledgers, samples::Samples, shadow, switch, work};
+use crate::backfill::crew::message;
 use crate::metrics;
 
 /// Every path, its methods, and whether it needs the token. The dashboard's files are beside them: `GET /`.
@@ -28,6 +29,7 @@ pub const ROUTES: &[(&str, &[&str], bool)] = &[
     ("/v1/parked", &["GET", "POST"], true),
     ("/v1/dirty", &["GET", "POST"], true),
     ("/v1/backfill", &["GET", "POST"], true),
+    ("/v1/backfill/work", &["POST"], true),
     ("/v1/verify", &["GET", "POST"], true),
     ("/v1/verify/differences", &["GET"], true),
     ("/v1/repair", &["GET", "POST"], true),
@@ -96,6 +98,12 @@ where
         }
         (&Method::GET, "/v1/dirty") => Ok(json(&ledgers::dirty(state)?)),
         (&Method::POST, "/v1/dirty") => Ok(json(&ledgers::act_on_dirty(state, &parse(&body(request).await?)?).await?)),
+        (_, "/v1/backfill/work") => {
+            let said = parse(&body_of(request, message::BYTES_MAX).await?)?;
+            // Who waits for a chunk does not keep tandem from its end.
+            let told = stop.run_until_cancelled(work::heard(state, said)).await;
+            Ok(json(&told.unwrap_or_else(|| Err(ending()))?))
+        }
         (_, "/v1/verify/differences") => Ok(json(&history::differences(state, has_values(&request)).await?)),
         (_, "/v1/shadow") => Ok(json(&shadow::report(state)?)),
         (&Method::DELETE, "/v1/mismatches") => Ok(json(&shadow::clear(state, request.uri().query())?)),
@@ -116,13 +124,24 @@ where
     }
 }
 
+fn ending() -> Refused {
+    Refused(StatusCode::SERVICE_UNAVAILABLE, "tandem ends".to_owned())
+}
+
 async fn body<B>(request: Request<B>) -> Result<Bytes, Refused>
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
 {
-    let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(request.into_body(), BODY_BYTES_MAX).collect());
+    body_of(request, BODY_BYTES_MAX).await
+}
+
+async fn body_of<B>(request: Request<B>, bytes_max: usize) -> Result<Bytes, Refused>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+{
+    let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(request.into_body(), bytes_max).collect());
     let late = || Refused(StatusCode::REQUEST_TIMEOUT, "the body did not come in time".to_owned());
-    let broken = |_| Refused(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is cut or over {BODY_BYTES_MAX} bytes"));
+    let broken = |_| Refused(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is cut or over {bytes_max} bytes"));
     Ok(collected.await.map_err(|_| late())?.map_err(broken)?.to_bytes())
 }
 

@@ -19,6 +19,7 @@ use crate::mirror::durable::{self, Durable};
 use crate::mirror::handle::owe;
 use crate::record::{Lane, Order, RecordBuf, Side, TableId};
 
+use super::crew::{Crew, LEASE, WorkerReport};
 use super::job::{Counts, Job, Line, Ours, Sizes, State, Walked, Wants};
 use super::lines::Lines;
 use super::meters;
@@ -118,6 +119,9 @@ pub struct Report {
     pub not_listed: u64,
     /// Each table.
     pub tables: Vec<TableReport>,
+    /// Other processes that take part, and what they did since they came, whichever walk it was for.
+    #[serde(default)]
+    pub workers: Vec<WorkerReport>,
 }
 
 /// One table of a [`Report`].
@@ -165,6 +169,9 @@ struct Page {
     seen: BTreeSet<u64>,
     /// The secondary's payment counter, as far as chunks were done.
     landed: u64,
+    /// Chunks may be lent: what is done of one may arrive so many milliseconds after this process ended.
+    #[serde(default)]
+    lends_ms: Option<u64>,
 }
 
 /// A request that is done again and again.
@@ -197,11 +204,14 @@ pub enum Throttle {
     Primary,
     /// The secondary is away or overloaded.
     Secondary,
+    /// What an earlier process lent may still be written.
+    Lent,
 }
 
 impl Throttle {
     /// All there are.
-    pub const ALL: [Throttle; 4] = [Throttle::Lag, Throttle::Rate, Throttle::Primary, Throttle::Secondary];
+    pub const ALL: [Throttle; 5] =
+        [Throttle::Lag, Throttle::Rate, Throttle::Primary, Throttle::Secondary, Throttle::Lent];
 
     /// The word in metrics.
     pub fn as_str(self) -> &'static str {
@@ -210,6 +220,7 @@ impl Throttle {
             Throttle::Rate => "rate",
             Throttle::Primary => "primary",
             Throttle::Secondary => "secondary",
+            Throttle::Lent => "lent",
         }
     }
 
@@ -220,6 +231,7 @@ impl Throttle {
             Throttle::Rate => "the rate is limited (backfill.rate)",
             Throttle::Primary => "the primary is away or overloaded",
             Throttle::Secondary => "the secondary is away or overloaded",
+            Throttle::Lent => "chunks that workers had before tandem was started again may still be written",
         }
     }
 }
@@ -235,6 +247,7 @@ struct Shared {
     options: Options,
     file: Durable,
     lines: Lines,
+    crew: Crew,
     changed: Notify,
     memory: Mutex<Memory>,
     /// Held while the file is written: operators and the mirror save, and what is older must not come behind.
@@ -248,6 +261,8 @@ struct Memory {
     unsaved: bool,
     /// No chunk is given out after this.
     until: Option<Instant>,
+    /// Nor before this.
+    lent_until: Option<Instant>,
     paid: Lsn,
     /// What the job knew when the state was taken.
     before: Option<Vec<Walked>>,
@@ -299,10 +314,12 @@ impl Desk {
     pub fn open(file: Durable, lines: Lines, options: Options) -> Result<Desk, durable::Error> {
         let mut page: Page = file.load()?.unwrap_or_default();
         page.jobs = page.jobs.into_iter().map(|(kind, job)| (kind, job.resumed())).collect();
+        let lent_until = page.lends_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
         let memory = Memory {
             page,
             unsaved: false,
             until: None,
+            lent_until,
             paid: Lsn::default(),
             before: None,
             owing: Vec::new(),
@@ -319,6 +336,7 @@ impl Desk {
             options,
             file,
             lines,
+            crew: Crew::default(),
             changed: Notify::new(),
             memory: Mutex::new(memory),
             saving: tokio::sync::Mutex::default(),
@@ -455,6 +473,7 @@ impl Desk {
         let memory = &mut *memory;
         let job = memory.page.jobs.get(&kind)?;
         let mut report = report(job);
+        report.workers = self.shared.crew.report();
         report.not_listed = memory.page.not_listed;
         report.next_unix = memory.page.standing.get(&kind).and_then(|standing| standing.next_unix);
         if !job.state.is_over() {
@@ -491,6 +510,32 @@ impl Desk {
     }
 
     // What the engine does.
+
+    /// Workers in other processes.
+    pub fn crew(&self) -> &Crew {
+        &self.shared.crew
+    }
+
+    /// Chunks may be lent now, if workers are there: the disk knows it, for a process that comes after this one. What they write
+    /// takes no longer than `linger`.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub async fn lends(&self, linger: Duration) -> Result<bool, durable::Error> {
+        let is_there = self.shared.crew.is_there();
+        let lends_ms = is_there.then(|| u64::try_from((LEASE + linger).as_millis()).unwrap_or(u64::MAX));
+        {
+            let mut memory = self.lock();
+            if memory.page.lends_ms != lends_ms {
+                memory.page.lends_ms = lends_ms;
+                memory.unsaved = true;
+            }
+        }
+        if is_there {
+            self.save().await?;
+        }
+        Ok(is_there)
+    }
 
     /// How it works.
     pub fn options(&self) -> &Options {
@@ -556,6 +601,12 @@ impl Desk {
             && let Some((side, until, why)) = memory.rest.clone().filter(|rest| rest.1 > now)
         {
             (memory.throttled, memory.hindrance) = (Some(side), Some(why));
+            return Err(Some(until));
+        }
+        if wants == Wants::Walk
+            && let Some(until) = memory.lent_until.filter(|until| *until > now)
+        {
+            memory.throttled = Some(Throttle::Lent);
             return Err(Some(until));
         }
         match wants {
@@ -971,6 +1022,7 @@ fn report(job: &Job) -> Report {
         counts: job.counts(),
         not_listed: 0,
         tables,
+        workers: Vec::new(),
     }
 }
 

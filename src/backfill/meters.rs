@@ -35,6 +35,7 @@ pub(super) fn differ(landed: &Landed) {
 impl Desk {
     /// Set the gauges that show where walks are.
     pub fn record(&self) {
+        metrics::HISTORY_WORKERS.gauge(&[]).set(self.crew().present() as f64);
         let throttle = self.throttle();
         for one in Throttle::ALL {
             let now = f64::from(u8::from(throttle == Some(one)));

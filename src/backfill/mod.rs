@@ -6,8 +6,9 @@
 //! windows, no ghost rows, nothing regresses (promise 11), and a difference that is found is real (promise 8).
 //!
 //! [`Request`] says what is asked for, [`job`] is one walk as a value, [`desk`] where operators, the mirror's engine and the copier's workers meet over it,
-//! [`lines`] keeps what was found to differ.
+//! [`crew`] where workers in other processes are lent chunks, [`lines`] keeps what was found to differ.
 
+pub mod crew;
 pub mod desk;
 pub mod job;
 pub mod lines;

@@ -78,7 +78,7 @@ impl Pass {
 }
 
 /// What makes two rows differ, where cells have times of their own: beside the values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Compares {
     /// When they expire.
     pub ttls: bool,
@@ -97,7 +97,7 @@ impl Default for Compares {
 }
 
 /// Units to be worked on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chunk {
     /// What to do.
     pub pass: Pass,

@@ -10,8 +10,9 @@ use indicatif::{HumanBytes, HumanCount, HumanDuration};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::{Admin, Failure, Output, field};
+use super::{Admin, Failure, Output, field, worker};
 use crate::admin::client::{self, Client};
+use crate::backfill::crew::WorkerReport;
 use crate::backfill::{Compare, Conflict, Counts, Kind, Report, State};
 use crate::config::value::Setting;
 use crate::mirror::dirty::unix_now;
@@ -28,6 +29,7 @@ Examples:
   tandem backfill wait --state Verifying      for scripts: until it is there, or over
   tandem backfill pause                       and resume; what is copied stays copied
   tandem backfill cancel                      end it
+  tandem backfill worker                      Cassandra: share the work with more processes, on any machine
 
 Clients go on meanwhile: what they write is mirrored, and copied rows never replace newer ones. Ctrl-C leaves
 the walk alone, and so does a restart of tandem: it goes on where it was.
@@ -97,8 +99,21 @@ enum BackfillAction {
         #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = pause)]
         every: Duration,
     },
+    /// Take part in copying and comparing, from this process or another machine (Cassandra).
+    #[command(after_help = worker::EXAMPLES)]
+    Worker(worker::Worker),
     #[command(flatten)]
     Other(Act),
+}
+
+impl Backfill {
+    /// What is asked for is a worker, which is a process of its own; else the command.
+    pub(super) fn worker(self) -> Result<worker::Worker, Box<Backfill>> {
+        match self.action {
+            BackfillAction::Worker(worker) => Ok(worker),
+            action => Err(Box::new(Backfill { action })),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -258,6 +273,7 @@ pub(super) async fn backfill(command: Backfill, output: &Output) -> Result<(), F
             let request = json!({ "on_conflict": on_conflict, "verify": !no_verify, "provision": provision, "every_seconds": every });
             start(Kind::Backfill, &walk, &request, output).await
         }
+        BackfillAction::Worker(_) => Err(Failure::Usage("a worker is a process of its own".to_owned())),
         BackfillAction::Other(act) => do_it(Kind::Backfill, act, output).await,
     }
 }
@@ -448,6 +464,18 @@ fn standing(report: &Report) -> String {
                 HumanCount(table.rows),
                 compared(&table.counts)
             ),
+        };
+    }
+    for worker in &report.workers {
+        let (rows, compared) = (HumanCount(worker.rows), HumanCount(worker.compared));
+        let WorkerReport { name, state, under_way, chunks, lost, .. } = worker;
+        let _ = write!(
+            text,
+            "  worker {name}: {state}, {under_way} chunks now, {chunks} done; {rows} rows copied, {compared} compared"
+        );
+        let _ = match (&worker.why, lost) {
+            (Some(why), 1..) => writeln!(text, "; {lost} lost or given back, the last: {why}"),
+            _ => writeln!(text),
         };
     }
     text

@@ -23,6 +23,7 @@ mod set;
 mod shadow;
 mod status;
 mod switch;
+mod worker;
 
 use output::Output;
 
@@ -169,7 +170,10 @@ pub fn main() -> ExitCode {
         Command::Demo(command) => demo::run(command, &output),
         Command::Status(command) => wait(status::run(command, &output)),
         Command::Switch(command) => wait(switch::run(command, &output)),
-        Command::Backfill(command) => wait(history::backfill(command, &output)),
+        Command::Backfill(command) => match command.worker() {
+            Ok(worker) => worker::run(worker, &output),
+            Err(command) => wait(history::backfill(*command, &output)),
+        },
         Command::Verify(command) => wait(history::verify(command, &output)),
         Command::Repair(command) => wait(history::repair(command, &output)),
         Command::Parked(command) => wait(ledgers::parked(command, &output)),

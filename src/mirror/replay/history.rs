@@ -20,11 +20,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::backfill::Request;
+use crate::backfill::crew::{Crew, Lost, Seat};
 use crate::backfill::desk::{self, Errand, Throttle};
 use crate::backfill::work::{Chunk, Difference, Differs, Landed, Outcome, Pass, Stage, Surveyed};
 use crate::mirror::backoff::Backoff;
@@ -57,6 +59,17 @@ pub enum Error {
     /// The secondary is away or overloaded: again, after a pause.
     #[error("secondary: {0}")]
     Secondary(String),
+    /// A worker did not do its chunk: somebody else does, at once.
+    #[error(transparent)]
+    Worker(#[from] Lost),
+}
+
+/// Who works on a chunk.
+pub enum By {
+    /// This process.
+    Us,
+    /// A worker in another one, if it waits still.
+    Worker(Seat),
 }
 
 /// A row that showed differently on both sides, which were read one after the other.
@@ -97,10 +110,13 @@ pub trait Walker: Send + Sync + 'static {
 
     /// Write the chunk's rows to the secondary. What it may not write is left as differing: the mirror does it. However it
     /// ends, nothing that was sent for it may still arrive later.
-    fn copy(&self, chunk: &Chunk) -> impl Future<Output = Result<Outcome, Error>> + Send;
+    fn copy(&self, chunk: &Chunk, by: By) -> impl Future<Output = Result<Outcome, Error>> + Send;
 
     /// Look at the chunk's rows on both sides.
-    fn compare(&self, chunk: &Chunk) -> impl Future<Output = Result<Compared, Error>> + Send;
+    fn compare(&self, chunk: &Chunk, by: By) -> impl Future<Output = Result<Compared, Error>> + Send;
+
+    /// How long what was sent to the secondary may still be done there, if nobody waits for it.
+    fn linger(&self) -> Duration;
 
     /// Look at these rows again, on the secondary first; `None` for those that are the same now.
     fn look(
@@ -146,10 +162,21 @@ impl<W: Walker> History<W> {
     /// Walk until told to stop; chunks that are under way are finished, if that does not take too long. Dropping the
     /// future is as safe as a crash: what was not reported is done again.
     pub(super) async fn run(mut self, stop: CancellationToken) {
+        let crew = self.crew().clone();
+        // What was lent is not dropped with the future: its worker writes until it hears of that, or its lease is over.
+        let drained = async {
+            stop.cancelled().await;
+            sleep(DRAIN).await;
+            crew.recall().await;
+        };
         tokio::select! {
             () = self.work_off(&stop) => {}
-            () = async { stop.cancelled().await; sleep(DRAIN).await } => {}
+            () = drained => {}
         }
+    }
+
+    fn crew(&self) -> &Crew {
+        self.handle.desk.crew()
     }
 
     async fn work_off(&mut self, stop: &CancellationToken) {
@@ -217,7 +244,7 @@ impl<W: Walker> History<W> {
         let now = Instant::now();
         let throttle = match &trouble {
             Trouble::Side(Error::Primary(_)) => Throttle::Primary,
-            Trouble::Side(Error::Secondary(_)) => Throttle::Secondary,
+            Trouble::Side(Error::Secondary(_) | Error::Worker(_)) => Throttle::Secondary,
             Trouble::Desk(_) => Throttle::Lag,
         };
         tracing::debug!(why = %trouble, "history waits");
@@ -246,9 +273,18 @@ impl<W: Walker> History<W> {
     async fn walk(&mut self, stop: &CancellationToken) -> Result<Rest, Trouble> {
         let desk = self.handle.desk.clone();
         self.provision(Stage::Rest).await?;
+        let lends = desk.lends(self.walker.linger()).await.map_err(desk::Error::from)?;
         desk.open_at(Instant::now(), self.paid());
-        let workers = (0..desk.options().workers.max(1)).map(|_| self.work(stop));
-        let worked = join_all(workers).await.into_iter().collect::<Result<(), Error>>();
+        let through = CancellationToken::new();
+        let ours = async {
+            let workers = (0..desk.options().workers.max(1)).map(|_| self.work(stop));
+            let worked = join_all(workers).await.into_iter().collect::<Result<(), Error>>();
+            through.cancel();
+            worked
+        };
+        let theirs = async { if lends { self.lend(stop, &through).await } else { Ok(()) } };
+        let (ours, theirs) = futures_util::join!(ours, theirs);
+        let worked = ours.and(theirs);
         let idle = self.settle().await?;
         worked?;
         self.backoff.reset();
@@ -256,26 +292,61 @@ impl<W: Walker> History<W> {
     }
 
     async fn work(&self, stop: &CancellationToken) -> Result<(), Error> {
-        let desk = &self.handle.desk;
-        // Clients may wait for the mirror's end from now on.
-        let goes_on = || !stop.is_cancelled() && *self.handle.pace.borrow() == Pace::Usual;
-        while let Some(chunk) = Some(()).filter(|()| goes_on()).and_then(|()| desk.take(Instant::now())) {
-            let began = Instant::now();
-            let outcome = match chunk.pass {
-                Pass::Copy if !chunk.again => self.copy(&chunk, stop).await?,
-                _ => self.compare(&chunk, stop).await?,
-            };
-            desk.put(chunk, timed(outcome, began));
+        while let Some(chunk) = self.take(stop) {
+            self.one(chunk, By::Us, stop).await?;
         }
+        Ok(())
+    }
+
+    fn take(&self, stop: &CancellationToken) -> Option<Chunk> {
+        // Clients may wait for the mirror's end from now on.
+        let goes_on = !stop.is_cancelled() && *self.handle.pace.borrow() == Pace::Usual;
+        Some(()).filter(|()| goes_on).and_then(|()| self.handle.desk.take(Instant::now()))
+    }
+
+    /// Lend chunks to whoever waits, until ours are `through` with what there is: then there is no more.
+    async fn lend(&self, stop: &CancellationToken, through: &CancellationToken) -> Result<(), Error> {
+        let (mut lent, mut ended, mut more) = (FuturesUnordered::new(), Ok(()), true);
+        while more || !lent.is_empty() {
+            tokio::select! {
+                biased;
+                Some(one) = lent.next() => match one {
+                    // What is not reported is given out again.
+                    Err(Error::Worker(lost)) => tracing::warn!(%lost, "history: a chunk was not done by its worker"),
+                    one => {
+                        more &= one.is_ok();
+                        ended = ended.and(one);
+                    }
+                },
+                () = through.cancelled(), if more => more = false,
+                () = self.crew().waits(), if more => {
+                    let Some(seat) = self.crew().seat(self.walker.linger()) else { continue };
+                    match self.take(stop) {
+                        Some(chunk) => lent.push(self.one(chunk, By::Worker(seat), stop)),
+                        None => more = false,
+                    }
+                }
+            }
+        }
+        ended
+    }
+
+    async fn one(&self, chunk: Chunk, by: By, stop: &CancellationToken) -> Result<(), Error> {
+        let began = Instant::now();
+        let outcome = match chunk.pass {
+            Pass::Copy if !chunk.again => self.copy(&chunk, by, stop).await?,
+            _ => self.compare(&chunk, by, stop).await?,
+        };
+        self.handle.desk.put(chunk, timed(outcome, began));
         Ok(())
     }
 
     /// What an earlier attempt wrote may be gone on the primary since: then it is gone on the secondary too only if somebody
     /// looks.
-    async fn copy(&self, chunk: &Chunk, stop: &CancellationToken) -> Result<Outcome, Error> {
-        let copied = self.walker.copy(chunk).await?;
+    async fn copy(&self, chunk: &Chunk, by: By, stop: &CancellationToken) -> Result<Outcome, Error> {
+        let copied = self.walker.copy(chunk, by).await?;
         match copied {
-            Outcome::Done(landed) if chunk.begun => match self.compare(chunk, stop).await? {
+            Outcome::Done(landed) if chunk.begun => match self.compare(chunk, By::Us, stop).await? {
                 Outcome::Done(Landed { mut differing, .. }) => {
                     differing.extend(landed.differing);
                     Ok(Outcome::Done(Landed { differing, ..landed }))
@@ -287,8 +358,8 @@ impl<W: Walker> History<W> {
     }
 
     /// Both sides at a causal point.
-    async fn compare(&self, chunk: &Chunk, stop: &CancellationToken) -> Result<Outcome, Error> {
-        let Compared { mut rows, mut suspects, crowd, left_out, moved } = self.walker.compare(chunk).await?;
+    async fn compare(&self, chunk: &Chunk, by: By, stop: &CancellationToken) -> Result<Outcome, Error> {
+        let Compared { mut rows, mut suspects, crowd, left_out, moved } = self.walker.compare(chunk, by).await?;
         if moved {
             return Ok(Outcome::Moved);
         }

@@ -32,6 +32,7 @@ mod walk;
 pub mod wire;
 pub mod write;
 
+pub use applier::Hands;
 pub use place::part_of;
 pub use pulse::Ping;
 pub use serve::{Front, serve};

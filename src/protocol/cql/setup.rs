@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::backfill::crew;
 use crate::config::{self, Config, ListenTls};
 use crate::cutover::gate::Gate;
 use crate::journal::Journal;
@@ -18,7 +19,7 @@ use crate::net::clients::Clients;
 use crate::net::tls;
 use crate::record::{Reason, Side, TableId};
 
-use super::applier::{Applier, Quiet, Reach};
+use super::applier::{Applier, Quiet, Reach, sees};
 use super::ballot::{Question, Unread};
 use super::client;
 use super::cluster::Cluster;
@@ -205,6 +206,16 @@ impl Setup {
         let side = self.shared.gate.route().primary;
         let tables = self.shared.side(side).tables();
         tables.iter().filter(|table| !is_own(&table.shape.keyspace)).map(|table| table.label).collect()
+    }
+
+    /// What finds out whether a worker sees the same two clusters. One that is away is looked at with each chunk: ids of tables
+    /// are of one cluster.
+    pub fn judge(&self) -> crew::Judge {
+        let sides = self.sides.clone();
+        Box::new(move |theirs| {
+            let here = [Side::Origin, Side::Target].into_iter().filter_map(|side| Some((side, sides.get(side)?)));
+            here.into_iter().try_for_each(|(side, cluster)| sees(&cluster).agrees(side, theirs.of(side)))
+        })
     }
 
     /// Something trivial to ask a side.

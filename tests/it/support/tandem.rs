@@ -277,3 +277,59 @@ fn is_settled(status: &serde_json::Value) -> bool {
 pub(crate) fn cli(args: &[&str]) -> Output {
     Command::new(TANDEM).args(args).env_remove("TANDEM_PG_BIN").output().expect("the binary runs")
 }
+
+/// A running `tandem backfill worker`, with the files of the tandem that it works for; dropped, it is killed.
+pub(crate) struct Worker {
+    child: Option<Child>,
+    folder: std::path::PathBuf,
+    name: String,
+}
+
+impl Worker {
+    /// Start the process.
+    pub(crate) fn start(tandem: &Tandem, name: &str, more: &[&str]) -> Worker {
+        let folder = tandem.dir().to_owned();
+        let file = |kind: &str| std::fs::File::create(folder.join(format!("worker-{name}.{kind}"))).expect("a file");
+        let mut command = Command::new(TANDEM);
+        command.args(["backfill", "worker", "--json", "--admin", &tandem.admin, "--name", name]).args(more);
+        command.current_dir(&folder).stdin(Stdio::null()).stdout(file("out")).stderr(file("log"));
+        let child = Some(command.spawn().expect("the binary runs"));
+        Worker { child, folder, name: name.to_owned() }
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("it is ours");
+            child.wait().expect("it is ours");
+        }
+    }
+
+    /// Ctrl-C; the exit code, and what it printed.
+    pub(crate) fn interrupt(&mut self) -> (Option<i32>, String) {
+        let pid = self.child.as_ref().expect("it runs").id().to_string();
+        assert!(Command::new("kill").args(["-s", "INT", &pid]).status().expect("kill runs").success());
+        let code = self.ended();
+        (code, self.file("out"))
+    }
+
+    /// Wait until it ends; the exit code. Blocks.
+    pub(crate) fn ended(&mut self) -> Option<i32> {
+        self.child.take()?.wait().expect("it is ours").code()
+    }
+
+    /// What it said.
+    pub(crate) fn log(&self) -> String {
+        self.file("log")
+    }
+
+    fn file(&self, kind: &str) -> String {
+        std::fs::read_to_string(self.folder.join(format!("worker-{}.{kind}", self.name))).unwrap_or_default()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

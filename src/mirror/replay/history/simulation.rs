@@ -2,11 +2,13 @@
 //! time. Clients write and delete by timestamps, and delete in a way that no read shows and only a settlement carries over;
 //! a chunk is read, written, and reported at any distance from them; sides fail, before and after their effect; tandem dies
 //! anywhere and starts again. In the end both sides are equal, nothing that was deleted is back, and a comparison under load
-//! called nothing different that was not (promises 8 and 11). Rules are bent on purpose, and each is caught.
+//! called nothing different that was not (promises 8 and 11). Workers in other processes copy too, are killed, frozen in the middle of a
+//! chunk, and outlive tandem. Rules are bent on purpose, and each is caught.
 //!
 //! Paste a failing seed into [`SEED`] to run it alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +16,9 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::{Compared, Error, History, Suspect, Walker};
+use super::{By, Compared, Error, History, Suspect, Walker};
+use crate::backfill::crew::message::{Copied, Doing, Done, Join, Pair, Seen, Task, Work};
+use crate::backfill::crew::{Asked, BEAT, Crew, Lease};
 use crate::backfill::lines::Lines;
 use crate::backfill::work::{Chunk, Difference, Differs, Extent, Landed, Outcome, Surveyed};
 use crate::backfill::{self, Conflict, Desk, Kind, Report, Request, State};
@@ -25,7 +29,7 @@ use crate::mirror::Handle;
 use crate::mirror::durable::Durable;
 use crate::mirror::replay::applier::{self, Applied, Applier, Job};
 use crate::mirror::replay::engine::{Config, Engine, Paths};
-use crate::record::{Backend, Item, Lane, Order, Reason, RecordBuf, TableId};
+use crate::record::{Backend, Item, Lane, Order, Reason, RecordBuf, Side, TableId};
 use crate::seeds;
 
 /// Paste a failing seed here: `Some(seed)`.
@@ -64,6 +68,10 @@ struct World {
     settling: BTreeMap<u64, u64>,
     count: u64,
     copied: u64,
+    /// Of the process that runs.
+    crew: Option<Crew>,
+    /// Chunks that workers did.
+    lent: u64,
 }
 
 type Shared = Arc<Mutex<World>>;
@@ -79,6 +87,10 @@ impl World {
 
     fn fails(&mut self, percent: u64) -> bool {
         self.faults && self.roll(100) < percent
+    }
+
+    fn stands_still(&mut self) -> bool {
+        self.faults && self.roll(1_000) == 0
     }
 
     fn tick(&mut self) -> u64 {
@@ -146,6 +158,20 @@ impl Hands {
     }
 }
 
+fn lend(chunk: &Chunk, by: By) -> Option<crate::backfill::crew::Loan> {
+    let By::Worker(seat) = by else { return None };
+    seat.lend(Task { doing: Doing::Copy, primary: Side::Origin, chunk: chunk.clone(), read: 0, schema: 0 })
+}
+
+/// However it ends.
+struct Copying<'h>(&'h Hands, u64);
+
+impl Drop for Copying<'_> {
+    fn drop(&mut self) {
+        world(&self.0.0).copies.remove(&self.1);
+    }
+}
+
 /// However it ends.
 struct Settling<'h>(&'h Hands, u64, u64);
 
@@ -172,6 +198,38 @@ fn part(key: u64) -> u64 {
 
 fn key_of(place: &[u8]) -> u64 {
     place.try_into().map(u64::from_be_bytes).expect("a key of ours")
+}
+
+impl Hands {
+    /// What a worker does too, which may stand still for a while.
+    async fn copy_rows(&self, chunk: &Chunk, lease: &Lease, frozen: Option<&AtomicBool>) -> Result<Landed, Error> {
+        let mut landed = Landed::default();
+        for key in chunk.from..chunk.to {
+            let cell = live(&world(&self.0).primary, key);
+            if world(&self.0).roll(6) == 0 {
+                self.delay(80).await;
+            }
+            if let Some(frozen) = frozen.filter(|_| world(&self.0).stands_still()) {
+                frozen.store(true, Relaxed);
+                self.delay(25_000).await;
+                frozen.store(false, Relaxed);
+            }
+            let Some((stamp, value)) = cell else { continue };
+            let mut world = world(&self.0);
+            if lease.left().is_none() {
+                return Err(Error::Secondary("the lease is over".to_owned()));
+            }
+            let now = world.tick();
+            let stamp = if world.bend == Bend::Restamps { now + 1_000 } else { stamp };
+            merge(&mut world.secondary, key, (stamp, value));
+            landed.rows += 1;
+            world.copied += 1;
+            if world.fails(1) {
+                return Err(Error::Secondary("timeout".to_owned()));
+            }
+        }
+        Ok(landed)
+    }
 }
 
 impl Applier for Hands {
@@ -217,7 +275,7 @@ impl Walker for Hands {
         }])
     }
 
-    async fn copy(&self, chunk: &Chunk) -> Result<Outcome, Error> {
+    async fn copy(&self, chunk: &Chunk, by: By) -> Result<Outcome, Error> {
         let number = {
             let mut world = world(&self.0);
             world.count += 1;
@@ -225,24 +283,14 @@ impl Walker for Hands {
             world.copies.insert(number, (chunk.from, chunk.to, BTreeSet::new()));
             number
         };
-        let mut landed = Landed::default();
-        for key in chunk.from..chunk.to {
-            let cell = live(&world(&self.0).primary, key);
-            if world(&self.0).roll(6) == 0 {
-                self.delay(80).await;
+        let _copying = Copying(self, number);
+        let mut landed = match lend(chunk, by) {
+            Some(loan) => {
+                let Copied { rows, .. } = loan.copied().await?;
+                Landed { rows, ..Landed::default() }
             }
-            let Some((stamp, value)) = cell else { continue };
-            let mut world = world(&self.0);
-            let now = world.tick();
-            let stamp = if world.bend == Bend::Restamps { now + 1_000 } else { stamp };
-            merge(&mut world.secondary, key, (stamp, value));
-            landed.rows += 1;
-            world.copied += 1;
-            if world.fails(1) {
-                world.copies.remove(&number);
-                return Err(Error::Secondary("timeout".to_owned()));
-            }
-        }
+            None => self.copy_rows(chunk, &Lease::endless(), None).await?,
+        };
         let mut world = world(&self.0);
         let settling: Vec<u64> = world.settling.values().copied().collect();
         let (from, to, mut places) = world.copies.remove(&number).expect("begun above");
@@ -254,7 +302,7 @@ impl Walker for Hands {
         Ok(Outcome::Done(landed))
     }
 
-    async fn compare(&self, chunk: &Chunk) -> Result<Compared, Error> {
+    async fn compare(&self, chunk: &Chunk, _by: By) -> Result<Compared, Error> {
         let theirs = world(&self.0).secondary.clone();
         self.delay(10).await;
         let ours = world(&self.0).primary.clone();
@@ -268,6 +316,10 @@ impl Walker for Hands {
             suspects: keys().filter_map(suspect).collect(),
             ..Compared::default()
         })
+    }
+
+    fn linger(&self) -> Duration {
+        Duration::from_secs(1)
     }
 
     async fn look(&self, _: &Chunk, suspects: &[Suspect]) -> Result<Vec<Option<Suspect>>, Error> {
@@ -317,6 +369,74 @@ async fn client(shared: Shared, journal: Journal, stop: CancellationToken) {
     }
 }
 
+/// A worker in a process of its own: it goes on when tandem is killed, and is killed itself.
+async fn worker(shared: Shared, number: u64) {
+    loop {
+        let crew = world(&shared).crew.clone();
+        let seen = || Seen { cluster: "c".to_owned(), nodes: Vec::new() };
+        let join = Join {
+            name: format!("{number}"),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            connections: 1,
+            sides: Pair { origin: seen(), target: seen() },
+        };
+        if let Some((crew, joined)) = crew.and_then(|crew| Some((crew.clone(), crew.join(&join).ok()?))) {
+            loop {
+                let asked = Asked::now();
+                let Ok(work) = crew.take(joined.worker).await else { break };
+                if let Some(work) = work {
+                    lent(&shared, &crew, joined.worker, work, asked).await;
+                } else if !is_heard(&shared, &crew) {
+                    break;
+                }
+            }
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The process that it speaks to is the one that runs.
+fn is_heard(shared: &Shared, crew: &Crew) -> bool {
+    world(shared).crew.as_ref().is_some_and(|now| now.is_same(crew))
+}
+
+async fn lent(shared: &Shared, crew: &Crew, worker: u64, work: Work, asked: Asked) {
+    let (hands, frozen) = (Hands(shared.clone()), AtomicBool::new(false));
+    let lease = Lease::since(asked, Duration::from_millis(work.waited_ms));
+    let says = async {
+        loop {
+            sleep(BEAT).await;
+            let asked = Asked::now();
+            if frozen.load(Relaxed) || !is_heard(shared, crew) {
+                continue;
+            }
+            match crew.beat(worker, &[work.loan]) {
+                Ok(held) if held.contains(&work.loan) => lease.goes_on(asked),
+                _ => lease.end(),
+            }
+        }
+    };
+    let is_killed = world(shared).fails(5);
+    let killed = is_killed.then(|| world(shared).roll(400));
+    let killed = async {
+        match killed {
+            Some(ms) => sleep(Duration::from_millis(ms)).await,
+            None => std::future::pending().await,
+        }
+    };
+    let done = tokio::select! {
+        copied = hands.copy_rows(&work.task.chunk, &lease, Some(&frozen)) => match copied {
+            Ok(landed) => Done::Copied(Copied { rows: landed.rows, ..Copied::default() }),
+            Err(error) => Done::Failed { why: error.to_string() },
+        },
+        () = says => return,
+        () = killed => return,
+    };
+    if is_heard(shared, crew) && crew.put(worker, work.loan, done).is_ok() {
+        world(shared).lent += 1;
+    }
+}
+
 struct Process {
     handle: Handle,
     desk: Desk,
@@ -335,7 +455,9 @@ impl Process {
             ..backfill::Options::default()
         };
         let desk = Desk::open(file.clone(), Lines::in_memory(1 << 20), history).expect("loads");
-        desk.serves(crate::record::Side::Origin);
+        desk.serves(Side::Origin);
+        desk.crew().open(Box::new(|_| Ok(())));
+        world(shared).crew = Some(desk.crew().clone());
         let config = Config {
             retry_min: Duration::from_millis(5),
             retry_max: Duration::from_millis(50),
@@ -361,6 +483,7 @@ impl Process {
 
     /// What was under way is not.
     async fn kill(mut self, shared: &Shared) {
+        world(shared).crew = None;
         self.tasks.shutdown().await;
         let mut world = world(shared);
         world.copies.clear();
@@ -390,7 +513,8 @@ impl Process {
     }
 }
 
-async fn simulate(seed: u64, bend: Bend) -> u64 {
+/// Rows that were copied, and chunks that workers did.
+async fn simulate(seed: u64, bend: Bend) -> (u64, u64) {
     let mut first = World {
         dice: Dice(seed),
         clock: 1,
@@ -402,6 +526,8 @@ async fn simulate(seed: u64, bend: Bend) -> u64 {
         settling: BTreeMap::new(),
         count: 0,
         copied: 0,
+        crew: None,
+        lent: 0,
     };
     for key in 0..KEYS {
         if first.roll(3) > 0 {
@@ -412,6 +538,12 @@ async fn simulate(seed: u64, bend: Bend) -> u64 {
     let shared = Arc::new(Mutex::new(first));
     let (disk, paths, file) = (MemoryDisk::default(), Paths::in_memory(), Durable::in_memory("history"));
     let mut process = Process::start(&shared, &disk, &paths, &file);
+    let mut workers = JoinSet::new();
+    // They take most of the time that this takes.
+    let crowd = if bend == Bend::Straight && seed.is_multiple_of(2) { 2 } else { 0 };
+    for number in 0..crowd {
+        workers.spawn(worker(shared.clone(), number));
+    }
     let request = Request { on_conflict: Conflict::Overwrite, verify: false, ..Request::new(Kind::Backfill) };
     process.desk.start(request).await.expect("idle");
     let lives = world(&shared).roll(4);
@@ -444,9 +576,12 @@ async fn simulate(seed: u64, bend: Bend) -> u64 {
     if bend == Bend::Straight {
         mended_without_being_asked(&shared, &process).await;
     }
-    let copied = world(&shared).copied;
+    let done = {
+        let world = world(&shared);
+        (world.copied, world.lent)
+    };
     process.kill(&shared).await;
-    copied
+    done
 }
 
 fn equal(shared: &Shared) {
@@ -511,20 +646,26 @@ async fn mended_without_being_asked(shared: &Shared, process: &Process) {
     equal(shared);
 }
 
-fn run(seed: u64, bend: Bend) -> u64 {
+fn run(seed: u64, bend: Bend) -> (u64, u64) {
     seeds::paused(simulate(seed, bend))
 }
 
 #[test]
 fn history_beside_a_replay_ends_equal_whatever_happens_on_the_way_promises_8_and_11() {
-    let copied = seeds::sum(SEED, SEEDS, |seed| run(seed, Bend::Straight));
-    assert!(SEED.is_some() || copied > 10_000, "only {copied} rows were copied");
+    let lent = Arc::new(AtomicU64::new(0));
+    let copied = seeds::sum(SEED, SEEDS, |seed| {
+        let (copied, by_workers) = run(seed, Bend::Straight);
+        lent.fetch_add(by_workers, Relaxed);
+        copied
+    });
+    let lent = lent.load(Relaxed);
+    assert!(SEED.is_some() || copied > 10_000 && lent > 50, "only {copied} rows were copied, {lent} chunks by workers");
 }
 
 #[test]
 fn every_bent_rule_is_caught() {
     for bend in [Bend::Deaf, Bend::Hasty, Bend::Restamps] {
-        let caught = seeds::caught(400, |seed| run(seed, bend));
+        let caught = seeds::caught(400, |seed| run(seed, bend).0);
         assert!(caught, "{bend:?} is bent, and 400 seeds saw nothing");
     }
 }

@@ -32,6 +32,8 @@ use super::text::statement::Modification;
 use super::wire::primitive::Value;
 use super::write::Write;
 use history::beside::Beside;
+pub use history::lent::Hands;
+pub(super) use history::lent::sees;
 pub use quiet::Quiet;
 use quiet::linger;
 use replay::{Taken, Texts};

@@ -54,7 +54,7 @@ impl Drop for Sending<'_> {
 }
 
 /// How long what was sent to this cluster may still be done.
-fn lingers(cluster: &Cluster, counts: bool) -> Duration {
+pub(super) fn lingers(cluster: &Cluster, counts: bool) -> Duration {
     let timeouts = cluster.timeouts();
     SLACK + if counts { timeouts.write.max(timeouts.counter) } else { timeouts.write }
 }

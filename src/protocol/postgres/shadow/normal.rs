@@ -68,7 +68,7 @@ pub(super) fn without_numbers(type_oid: u32, value: &[u8]) -> Option<Vec<u8>> {
         oid::TEXT | oid::VARCHAR | oid::BPCHAR | oid::UNKNOWN | oid::JSON | oid::JSONB => {
             let is_part = |byte: &u8| byte.is_ascii_digit() || b"+-.eE".contains(byte);
             let runs = value.chunk_by(|one, next| is_part(one) == is_part(next));
-            let is_number = |run: &&[u8]| run.iter().any(u8::is_ascii_digit) && run.iter().all(|byte| is_part(byte));
+            let is_number = |run: &&[u8]| run.iter().any(u8::is_ascii_digit) && run.iter().all(is_part);
             Some(runs.filter(|run| !is_number(run)).flatten().copied().collect())
         }
         _ => None,

@@ -17,7 +17,7 @@ use futures_util::FutureExt;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::scan::{Line, Lines, Shape};
-use super::{difference, moment, of_primary, of_secondary, shape, weight};
+use super::{Terms, difference, moment, of_primary, of_secondary, shape, weight};
 use crate::backfill::work::{Chunk, Compares, Differs};
 use crate::mirror::replay::history::{Compared, Error, Suspect};
 use crate::protocol::cql::applier::Sides;
@@ -28,20 +28,20 @@ use crate::protocol::cql::place::{Extent, Place};
 use crate::protocol::cql::tables::Table;
 use crate::protocol::cql::text::schema;
 
-/// Rows that differ and are kept at once, and about the bytes of their keys.
+/// Rows that differ and are kept at once.
 const SUSPECTS_MAX: usize = 50_000;
-const SUSPECTS_BYTES: usize = 16 << 20;
 /// Rows that are looked at again at once.
 const LOOKS: usize = 32;
 
 /// The secondary is read ahead of the primary nowhere: what differs is looked at again in any case.
-pub(super) async fn compare(sides: &Sides, table: &Table, chunk: &Chunk) -> Result<Compared, Error> {
+pub(super) async fn compare(sides: &Sides, table: &Table, chunk: &Chunk, terms: &Terms) -> Result<Compared, Error> {
     let shape = shape(table);
-    let moment = moment();
+    let moment = terms.moment;
     let theirs = Lines::of(&shape, sides.to_secondary.clone(), chunk, moment).await.map_err(of_secondary)?;
     let ours = Lines::of(&shape, sides.to_primary.clone(), chunk, moment).await.map_err(of_primary)?;
     let (found, group) = (Compared::default(), Group::default());
-    let mut pair = Pair { shape: &shape, compares: chunk.compares, ours, theirs, found, kept_bytes: 0, group };
+    let (compares, keys_bytes) = (chunk.compares, terms.keys_bytes);
+    let mut pair = Pair { shape: &shape, compares, ours, theirs, found, keys_bytes, kept_bytes: 0, group };
     while let Some(token) = pair.token().await? {
         pair.group(token).await?;
         if pair.found.crowd > 0 && chunk.is_divisible() {
@@ -57,6 +57,7 @@ struct Pair<'s> {
     ours: Lines<'s>,
     theirs: Lines<'s>,
     found: Compared,
+    keys_bytes: usize,
     kept_bytes: usize,
     group: Group,
 }
@@ -163,7 +164,7 @@ impl Pair<'_> {
         let is_ours = u64::from(found.difference.how != Differs::Extra);
         if is_old(&self.compares, ours, theirs) {
             self.found.left_out += 1;
-        } else if self.found.suspects.len() < SUSPECTS_MAX && self.kept_bytes < SUSPECTS_BYTES {
+        } else if self.found.suspects.len() < SUSPECTS_MAX && self.kept_bytes < self.keys_bytes {
             self.kept_bytes += weight(&found.difference);
             return self.found.suspects.push(found);
         } else {

@@ -2,7 +2,8 @@
 //!
 //! Nobody is asked what the secondary has: what is older there loses, what is newer wins, and a delete that was mirrored
 //! while the row was on its way hides it. What is written is written again without harm, so a batch that fails is tried
-//! again; and a chunk that fails ends only when nothing of it can arrive any more.
+//! again; and a chunk that fails ends only when nothing of it can arrive any more. Where a worker writes, that holds for its lease
+//! and what the servers may take behind it (`backfill/crew`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +11,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::beside::Beside;
 use super::ring::tokens;
 use super::scan::{Forms, Found, Lines, Shape};
-use super::{GRACE_MIN, difference, moment, of_primary, of_secondary, shape, weight};
+use super::{GRACE_MIN, Terms, difference, lent, of_primary, of_secondary, shape, weight};
+use crate::backfill::crew::Lease;
 use crate::backfill::work::{Chunk, Differs, Landed, Outcome};
-use crate::mirror::replay::history::Error;
+use crate::mirror::replay::history::{By, Error};
 use crate::protocol::cql::applier::Sides;
 use crate::protocol::cql::applier::quiet::calm;
 use crate::protocol::cql::applier::state::at;
@@ -38,8 +40,6 @@ const FLIGHT: usize = 64;
 /// 50 KiB; one row may be larger than that and goes alone.
 const BATCH: usize = 50;
 const BATCH_BYTES: usize = 20 << 10;
-/// Keys of rows that are left to the mirror and kept at once, in bytes; of what is beyond, the chunk's next look finds more.
-const LEFT_BYTES: usize = 16 << 20;
 /// Rows of one chunk that the secondary refuses, before its table is left out.
 const REFUSED_MAX: usize = 1_000;
 /// How often a batch is tried.
@@ -47,9 +47,20 @@ const TRIES: u32 = 3;
 /// Before the second time; longer before the next.
 const PAUSE: Duration = Duration::from_millis(200);
 
-pub(super) async fn copy(sides: &Sides, beside: &Beside, table: &Table, chunk: &Chunk) -> Result<Outcome, Error> {
+pub(super) async fn copy(
+    sides: &Sides,
+    beside: &Beside,
+    table: &Table,
+    chunk: &Chunk,
+    by: By,
+) -> Result<Outcome, Error> {
+    // Whoever copies: until it is over there as well.
     let under_way = beside.copy(table.label, tokens(chunk));
-    let mut landed = copy_rows(sides, table, chunk).await?;
+    let terms = Terms::ours();
+    let mut landed = match lent::copy(sides, table, chunk, by, terms.moment).await? {
+        Some(landed) => landed,
+        None => copy_rows(sides, table, chunk, &terms).await?,
+    };
     if landed.refused.len() > REFUSED_MAX {
         return Ok(Outcome::Refused(Vec::new(), format!("the target refuses more than {REFUSED_MAX} of its rows")));
     }
@@ -65,10 +76,11 @@ pub(super) async fn copy(sides: &Sides, beside: &Beside, table: &Table, chunk: &
     Ok(Outcome::Done(landed))
 }
 
-async fn copy_rows(sides: &Sides, table: &Table, chunk: &Chunk) -> Result<Landed, Error> {
+/// What needs both clusters and nothing else. If it fails, nothing of it is under way any more.
+pub(super) async fn copy_rows(sides: &Sides, table: &Table, chunk: &Chunk, terms: &Terms) -> Result<Landed, Error> {
     let shape = shape(table);
     let by_state = table.shape.has_counters() || table.gc_grace_seconds < GRACE_MIN;
-    let moment = moment();
+    let moment = terms.moment;
     let lines = |moment| Lines::of(&shape, sides.to_primary.clone(), chunk, moment);
     // What stays: only of collections, and of rows that are nothing but their key, does no column tell.
     let hidden = shape.regular().is_empty() || table.shape.columns().iter().any(|column| column.cells.has_parts());
@@ -79,7 +91,7 @@ async fn copy_rows(sides: &Sides, table: &Table, chunk: &Chunk) -> Result<Landed
     let lines = lines(moment).await.map_err(of_primary)?;
     let (landed, batch) = (Landed::default(), Batch::default());
     let is_divisible = chunk.is_divisible();
-    let mut copy = Copy { shape: &shape, by_state, is_divisible, moment, landed, left_bytes: 0, batch };
+    let mut copy = Copy { shape: &shape, by_state, is_divisible, terms, landed, left_bytes: 0, batch };
     let mut flight = Flight::new();
     let ended = copy.run(lines, last, &sides.to_secondary, &mut flight).await;
     let mut failed = ended.err();
@@ -100,7 +112,7 @@ struct Copy<'s> {
     /// Nothing of this table is written here.
     by_state: bool,
     is_divisible: bool,
-    moment: Moment,
+    terms: &'s Terms,
     landed: Landed,
     left_bytes: usize,
     batch: Batch,
@@ -195,7 +207,7 @@ impl<'s> Copy<'s> {
                 self.written(written)?;
             }
         }
-        flight.push(write(client.clone(), batch, self.moment).boxed());
+        flight.push(write(client.clone(), batch, self.terms.moment, self.terms.lease.clone()).boxed());
         Ok(())
     }
 
@@ -216,7 +228,7 @@ impl<'s> Copy<'s> {
         if is_first && found.statics.iter().any(|cell| cell.value.is_some()) {
             let place = Place { extent: Extent::Statics, ..Place::partition(found.partition.clone()) };
             let cells = self.leave(&forms.statics, &found.statics, stays.statics(), &place);
-            let fixes = diff::of_cells(&forms.statics, &cells, &vec![Cell::default(); cells.len()], self.moment)?;
+            let fixes = diff::of_cells(&forms.statics, &cells, &vec![Cell::default(); cells.len()], self.terms.moment)?;
             let statement = |fix| self.shape.names.statement(fix, &statics, &found.partition, None);
             let statements = fixes.iter().filter(|_| !self.by_state).map(statement).collect();
             self.batch.add(statements, place);
@@ -235,7 +247,7 @@ impl<'s> Copy<'s> {
             Some(Some(_)) => Some(End::Never),
             None => None,
         };
-        let fixes = diff::of_row(&forms.regular, Some(&cells), None, end, self.moment)?;
+        let fixes = diff::of_row(&forms.regular, Some(&cells), None, end, self.terms.moment)?;
         let regular = self.shape.regular();
         let statement = |fix| self.shape.names.statement(fix, &regular, &found.partition, Some(clustering));
         let statements = fixes.iter().filter(|_| !self.by_state).map(statement).collect();
@@ -259,7 +271,8 @@ impl<'s> Copy<'s> {
     }
 
     fn leave_to_mirror(&mut self, place: &Place) {
-        if self.left_bytes >= LEFT_BYTES {
+        // Of what is beyond, the chunk's next look finds more.
+        if self.left_bytes >= self.terms.keys_bytes {
             self.landed.crowd += 1;
             return;
         }
@@ -286,11 +299,14 @@ impl Batch {
 }
 
 /// Written again while it fails; all of it has the timestamps of the primary.
-async fn write(client: Client, batch: Batch, moment: Moment) -> Written {
+async fn write(client: Client, batch: Batch, moment: Moment, lease: Lease) -> Written {
     let mut tries = 0;
     loop {
         tries += 1;
-        let Err(error) = write_once(&client, &batch, moment).await else { return Written::Done };
+        let over = || Written::Failed(Error::Secondary("the chunk was lent, and its lease is over".to_owned()));
+        let Some(left) = lease.left() else { return over() };
+        let Ok(written) = timeout(left, write_once(&client, &batch, moment)).await else { return over() };
+        let Err(error) = written else { return Written::Done };
         match Trouble::of_secondary(&error) {
             Trouble::Reject(_) => return Written::Refused(batch.places),
             _ if tries == TRIES => return Written::Failed(of_secondary(error)),

@@ -12,11 +12,15 @@
 //!
 //! Both sides are read in the ring's order, so they are compared as they stream by ([`compare`]): rows whose bytes are the
 //! same are the same, and only others are taken apart.
+//!
+//! Both may be done by a worker in another process ([`lent`]): it does what [`copy`] and [`compare`] do between the two clusters,
+//! on [`Terms`] of its own, and everything else stays here.
 
 pub(super) mod beside;
 mod compare;
 mod copy;
 mod definition;
+pub(super) mod lent;
 mod provision;
 mod ring;
 mod scan;
@@ -24,10 +28,12 @@ mod scan;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::backfill::Request;
+use crate::backfill::crew::Lease;
 use crate::backfill::work::{Chunk, Difference, Differs, Extent, Outcome, Stage, Surveyed};
-use crate::mirror::replay::history::{Compared, Error, Suspect, Walker};
+use crate::mirror::replay::history::{By, Compared, Error, Suspect, Walker};
 use crate::protocol::cql::client::{self, Answer};
 use crate::protocol::cql::cluster::Cluster;
 use crate::protocol::cql::place::Place;
@@ -39,6 +45,7 @@ use crate::protocol::cql::wire::primitive::Consistency;
 use crate::protocol::cql::wire::request::Parameters;
 use crate::protocol::cql::wire::response::code;
 
+use super::quiet::lingers;
 use super::state::LEVEL;
 use super::state::diff::Moment;
 use super::state::statement::Names;
@@ -50,6 +57,10 @@ use scan::Shape;
 const GRACE_MIN: i32 = 600;
 /// Whose tokens are what [`ring`] says.
 const PARTITIONER: &str = "org.apache.cassandra.dht.Murmur3Partitioner";
+/// About the bytes of keys that are kept of one chunk, where they are not sent to anybody.
+const KEYS_BYTES: usize = 16 << 20;
+/// As [`lingers`], while nobody knows the cluster.
+const LINGERS: Duration = Duration::from_secs(5);
 /// Rows of a page of estimates.
 const ESTIMATES: i32 = 5_000;
 
@@ -76,21 +87,27 @@ impl Walker for Applier {
         Ok(found)
     }
 
-    async fn copy(&self, chunk: &Chunk) -> Result<Outcome, Error> {
+    async fn copy(&self, chunk: &Chunk, by: By) -> Result<Outcome, Error> {
         let sides = self.sides().await.map_err(trouble)?;
         match self.walked(&sides, chunk) {
             Some(table) if chunk.compares.newer_stays && goes_by_state(&table) => {
                 Ok(Outcome::Refused(Vec::new(), NO_NEWER.to_owned()))
             }
-            Some(table) => copy::copy(&sides, &self.beside, &table, chunk).await,
+            Some(table) => copy::copy(&sides, &self.beside, &table, chunk, by).await,
             None => Ok(Outcome::Moved),
         }
     }
 
-    async fn compare(&self, chunk: &Chunk) -> Result<Compared, Error> {
+    async fn compare(&self, chunk: &Chunk, by: By) -> Result<Compared, Error> {
         let sides = self.sides().await.map_err(trouble)?;
         match self.walked(&sides, chunk) {
-            Some(table) => compare::compare(&sides, &table, chunk).await,
+            Some(table) => {
+                let terms = Terms::ours();
+                match lent::compare(&sides, &table, chunk, by, terms.moment).await? {
+                    Some(compared) => Ok(compared),
+                    None => compare::compare(&sides, &table, chunk, &terms).await,
+                }
+            }
             None => Ok(Compared { moved: true, ..Compared::default() }),
         }
     }
@@ -102,6 +119,26 @@ impl Walker for Applier {
             // The table is gone: there is nothing that could differ.
             None => Ok(vec![None; suspects.len()]),
         }
+    }
+
+    fn linger(&self) -> Duration {
+        (self.secondary)().map_or(LINGERS, |cluster| lingers(&cluster, false))
+    }
+}
+
+/// On what terms a chunk is worked on.
+struct Terms {
+    moment: Moment,
+    /// Nothing is sent behind its end.
+    lease: Lease,
+    /// About the bytes of keys that are kept; what is beyond is only counted.
+    keys_bytes: usize,
+}
+
+impl Terms {
+    /// Nobody else may have it.
+    fn ours() -> Terms {
+        Terms { moment: moment(), lease: Lease::endless(), keys_bytes: KEYS_BYTES }
     }
 }
 
@@ -214,7 +251,7 @@ fn add_sizes(page: &Answer, sizes: &mut Sizes) -> Result<(), client::Error> {
 
 /// As of now, before anything is read.
 fn moment() -> Moment {
-    Moment { read: now_micros(), newest: None, allowed: None, round: 0 }
+    Moment::of(now_micros())
 }
 
 fn difference(how: Differs, place: &Place, table: &schema::Table) -> Option<Difference> {

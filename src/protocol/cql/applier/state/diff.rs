@@ -30,6 +30,16 @@ pub(in super::super) struct Moment {
 }
 
 impl Moment {
+    /// As of this microsecond, before the first look at anything.
+    pub(in super::super) fn of(read: i64) -> Moment {
+        Moment { read, newest: None, allowed: None, round: 0 }
+    }
+
+    /// Microseconds.
+    pub(in super::super) fn read(self) -> i64 {
+        self.read
+    }
+
     /// The second of the reading.
     pub(super) fn second(self) -> i64 {
         self.read / 1_000_000
