@@ -586,3 +586,42 @@ async fn a_place_is_settled_once_for_all_that_ended_before_it_was_read() {
         rig.equal("SELECT k, c, l FROM t");
     }
 }
+
+/// When its cache is full, a node forgets what is new as soon as it has prepared it: what is used often stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secondary_without_room_for_prepared_statements_takes_writes_all_the_same() {
+    const UNPREPARED: i32 = 0x2500;
+    let [primary, _] = pair_with("crowded");
+    let config = vec!["prepared_statements_cache_size: 1MiB".to_owned()];
+    let secondary = cluster(&versions().1, 1, &Options { config, ..Options::default() });
+    make_keyspace(&secondary.nodes[0], "crowded", 1);
+    let mut rig = Rig::of(primary, &secondary.nodes[0], "crowded").await;
+    rig.define("CREATE TABLE t (k int PRIMARY KEY, v int)").await;
+    let mut others = Cql::of(&secondary.nodes[0], "crowded");
+    let mut is_kept = |name: String, uses: usize| {
+        let id = others.prepare(&format!("SELECT k AS {name} FROM t WHERE k = 1"), None).expect("prepared").id;
+        let answers = (0..uses).map(|_| others.execute(&id, &[], &Ask::default()));
+        answers.filter_map(Result::err).inspect(|failure| assert_eq!(failure.code, UNPREPARED)).count() == 0
+    };
+    let crowd = (0..4_000).find(|n| {
+        is_kept(format!("used_{n}"), 12);
+        n % 20 == 0 && !(0..3).any(|m| is_kept(format!("new_{n}_{m}"), 1))
+    });
+    crowd.expect("some thousands of statements are more than it has room for");
+    let values = [1, 2].map(int);
+    let values: Vec<Bound<'_>> = values.iter().map(|value| (None, Value::Set(&value[..]))).collect();
+    for n in 0..50 {
+        let text = format!("INSERT INTO t (k, v) VALUES (?, ?) /* {} */", n % 10);
+        let (single, batched) = (100 + 2 * n, 101 + 2 * n);
+        let body = rig.body(&text, &values, single, seconds());
+        let mut batch = BytesMut::new();
+        let statement = Statement { text: StatementText::Text(text.as_bytes()), values: Values::Given(&values) };
+        let other = Statement { text: StatementText::Text(b"DELETE FROM t WHERE k = 3"), values: Values::Given(&[]) };
+        let parameters = rig.parameters(batched, seconds());
+        write::put_statements(&mut batch, BatchKind::Logged, &[statement, other], &parameters).expect("short");
+        for (body, at) in [(body, single), (batch, batched)] {
+            assert_eq!(rig.apply(|record| record.write(rig.label("t"), Lane::ANY, &body)).await, Applied::Done);
+            assert_eq!(rig.secondary.rows("SELECT k, v, writetime(v) FROM t"), [format!("1|2|{at}")]);
+        }
+    }
+}

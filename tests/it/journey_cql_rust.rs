@@ -1,11 +1,14 @@
 //! The journey with `scylla`, the Rust driver: values of every type read and bound again, pages by stream and by hand, batches,
 //! conditions, counters, a changing schema, traces; v4 with LZ4.
 
+use std::cell::Cell;
 use std::error::Error;
+use std::iter;
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
+use futures_util::future::try_join_all;
 use futures_util::stream::{self, StreamExt};
 use scylla::client::Compression;
 use scylla::client::session::Session;
@@ -13,15 +16,18 @@ use scylla::client::session_builder::SessionBuilder;
 use scylla::response::{PagingState, PagingStateResponse};
 use scylla::serialize::row::SerializeRow;
 use scylla::statement::batch::{Batch, BatchType};
+use scylla::statement::prepared::PreparedStatement;
 use scylla::statement::unprepared::Statement;
 use scylla::value::{Counter, CqlValue, Row};
 
 use crate::journeys::same;
-use crate::journeys_cql::assert_mirrored;
+use crate::journeys_cql::{PATIENT, Turns, assert_mirrored};
 use crate::support::cassandra::pair_with;
 use crate::support::tandem::Tandem;
 
 const ROWS: i32 = 10_000;
+/// They go on while something is done to the cluster.
+const WORKERS: i32 = 4;
 
 /// A type, and a value of it as CQL writes it.
 const TYPES: &[(&str, &str)] = &[
@@ -58,22 +64,101 @@ type Done = Result<(), Box<dyn Error>>;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scylla_sees_no_difference() {
     let [old, _] = pair_with("rust_4");
-    let direct = Traveller::travel(old.address(), "rust_4").await;
+    let direct = Traveller::travel(old.address(), "rust_4", None).await;
     let [origin, target] = pair_with("rust_4t").map(|node| node.address());
     let tandem = Tandem::start_cql(origin, target, "").await;
-    let through = Traveller::travel(SocketAddrV4::new([127, 0, 0, 1].into(), tandem.port), "rust_4t").await;
+    let through = Traveller::travel(tandem.address(), "rust_4t", None).await;
     same(&direct, &through);
     assert_mirrored(&tandem, "rust_4t").await;
 }
 
-/// A session, and what was seen.
-struct Traveller {
-    session: Session,
-    diary: Vec<String>,
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scyllas_driver_sees_no_switch_there_and_back() {
+    let [old, _] = pair_with("rust_switched");
+    let direct = Traveller::travel(old.address(), "rust_switched", None).await;
+    let [origin, target] = pair_with("rust_switchedt").map(|node| node.address());
+    let tandem = Tandem::start_cql(origin, target, PATIENT).await;
+    let through = Traveller::travel(tandem.address(), "rust_switchedt", Some(Turns::of(&tandem))).await;
+    same(&direct, &through);
+    assert_mirrored(&tandem, "rust_switchedt").await;
 }
 
-impl Traveller {
-    async fn travel(address: SocketAddrV4, keyspace: &str) -> Vec<String> {
+async fn define(session: &Session) -> Done {
+    let columns: Vec<_> = TYPES.iter().enumerate().map(|(n, (kind, _))| format!("c{n} {kind}")).collect();
+    for text in [
+        "CREATE TYPE address (street text, no int)",
+        &format!("CREATE TABLE typed (k int PRIMARY KEY, {})", columns.join(", ")),
+        "CREATE TABLE item (k int, c int, v text, s text STATIC, PRIMARY KEY (k, c))",
+        "CREATE TABLE visits (page text PRIMARY KEY, hits counter)",
+        "CREATE TABLE bulk (k int, c int, v text, PRIMARY KEY (k, c)) WITH CLUSTERING ORDER BY (c DESC)",
+        "CREATE TABLE busy (k int, c int, v int, PRIMARY KEY (k, c))",
+        "CREATE TABLE busy_hits (page text PRIMARY KEY, hits counter)",
+        "CREATE TABLE busy_once (k int PRIMARY KEY, v int)",
+    ] {
+        session.query_unpaged(text, ()).await?;
+    }
+    session.refresh_metadata().await?;
+    Ok(())
+}
+
+/// A session, and what was seen.
+struct Traveller<'t> {
+    session: Session,
+    diary: Vec<String>,
+    turns: Option<Turns<'t>>,
+    /// Prepared once, used on both sides.
+    statements: Prepared,
+    /// What each worker has done: rows, increments and versions of its own.
+    done: Vec<i32>,
+}
+
+struct Prepared {
+    item: PreparedStatement,
+    visit: PreparedStatement,
+    newer: PreparedStatement,
+    busy: PreparedStatement,
+    find: PreparedStatement,
+    hit: PreparedStatement,
+    first: PreparedStatement,
+    next: PreparedStatement,
+}
+
+impl Prepared {
+    async fn on(session: &Session) -> Result<Prepared, Box<dyn Error>> {
+        Ok(Prepared {
+            item: session.prepare("INSERT INTO item (k, c, v) VALUES (?, ?, ?)").await?,
+            visit: session.prepare("UPDATE visits SET hits = hits + ? WHERE page = ?").await?,
+            newer: session.prepare("UPDATE item SET v = ? WHERE k = ? AND c = 1 IF v = ?").await?,
+            busy: session.prepare("INSERT INTO busy (k, c, v) VALUES (?, ?, ?)").await?,
+            find: session.prepare("SELECT v FROM busy WHERE k = ? AND c = ?").await?,
+            hit: session.prepare("UPDATE busy_hits SET hits = hits + ? WHERE page = ?").await?,
+            first: session.prepare("INSERT INTO busy_once (k, v) VALUES (?, ?) IF NOT EXISTS").await?,
+            next: session.prepare("UPDATE busy_once SET v = ? WHERE k = ? IF v = ?").await?,
+        })
+    }
+
+    /// One more of worker `k`; what was acknowledged is there.
+    async fn work(&self, session: &Session, k: i32, n: i32) -> Result<(), Box<dyn Error>> {
+        session.execute_unpaged(&self.busy, (k, n, n)).await?;
+        let (read,) = session.execute_unpaged(&self.find, (k, n)).await?.into_rows_result()?.single_row::<(i32,)>()?;
+        assert_eq!(read, n, "worker {k}");
+        session.execute_unpaged(&self.hit, (Counter(1), k.to_string())).await?;
+        let decided = match n {
+            1 => session.execute_unpaged(&self.first, (k, n)).await?,
+            _ => session.execute_unpaged(&self.next, (n, k, n - 1)).await?,
+        };
+        let row = decided.into_rows_result()?.first_row::<Row>()?;
+        assert_eq!(row.columns.first(), Some(&Some(CqlValue::Boolean(true))), "version {n} of worker {k}");
+        let mut batch = Batch::new(BatchType::Logged);
+        batch.append_statement(self.busy.clone());
+        batch.append_statement(self.busy.clone());
+        session.batch(&batch, ((k, n, n), (k, -n, n))).await?;
+        Ok(())
+    }
+}
+
+impl Traveller<'_> {
+    async fn travel(address: SocketAddrV4, keyspace: &str, turns: Option<Turns<'_>>) -> Vec<String> {
         let session = SessionBuilder::new()
             .known_node_addr(address.into())
             .use_keyspace(keyspace, false)
@@ -84,17 +169,19 @@ impl Traveller {
             .build()
             .await
             .expect("a session");
-        let mut traveller = Traveller { session, diary: Vec::new() };
+        define(&session).await.expect("schema");
+        let statements = Prepared::on(&session).await.expect("statements");
+        let mut traveller =
+            Traveller { session, diary: Vec::new(), turns, statements, done: vec![0; WORKERS as usize] };
         traveller.discovers();
-        traveller.defines().await.expect("schema");
         traveller.binds_values().await.expect("values");
-        traveller.counts().await.expect("counters");
-        traveller.sets_conditions().await.expect("conditions");
-        traveller.writes_batches().await.expect("batches");
+        traveller.does_again(0).await.expect("counters, conditions, batches");
         traveller.turns_pages().await.expect("pages");
         traveller.changes_the_schema().await.expect("schema");
         traveller.is_traced().await.expect("traces");
         traveller.makes_mistakes().await;
+        traveller.takes_a_turn().await.expect("a last look");
+        traveller.turns.iter().for_each(Turns::assert_taken);
         assert!(traveller.diary.len() > 40, "it saw too little: {:#?}", traveller.diary);
         traveller.diary.iter().map(|line| line.replace(keyspace, "KEYSPACE")).collect()
     }
@@ -122,26 +209,10 @@ impl Traveller {
             .map(|node| (node.datacenter.clone(), node.rack.clone(), node.is_connected()))
             .collect();
         self.say("nodes", nodes);
-    }
-
-    async fn defines(&mut self) -> Done {
-        let columns: Vec<_> = TYPES.iter().enumerate().map(|(n, (kind, _))| format!("c{n} {kind}")).collect();
-        for text in [
-            "CREATE TYPE address (street text, no int)",
-            &format!("CREATE TABLE typed (k int PRIMARY KEY, {})", columns.join(", ")),
-            "CREATE TABLE item (k int, c int, v text, s text STATIC, PRIMARY KEY (k, c))",
-            "CREATE TABLE visits (page text PRIMARY KEY, hits counter)",
-            "CREATE TABLE bulk (k int, c int, v text, PRIMARY KEY (k, c)) WITH CLUSTERING ORDER BY (c DESC)",
-        ] {
-            self.run(text, ()).await?;
-        }
-        self.session.refresh_metadata().await?;
-        let state = self.session.get_cluster_state();
         let keyspace = self.session.get_keyspace().expect("it uses one");
         let mut tables: Vec<_> = state.get_keyspace(&*keyspace).expect("known").tables.keys().cloned().collect();
         tables.sort();
         self.say("tables", tables);
-        Ok(())
     }
 
     /// Written as text, read, bound again under another key, and read again.
@@ -170,14 +241,21 @@ impl Traveller {
         Ok(())
     }
 
+    /// The same statements again, with other keys.
+    async fn does_again(&mut self, from: i32) -> Done {
+        self.counts().await?;
+        self.sets_conditions(from + 2).await?;
+        self.writes_batches(from + 30).await
+    }
+
     async fn counts(&mut self) -> Done {
-        let add = self.session.prepare("UPDATE visits SET hits = hits + ? WHERE page = ?").await?;
+        let add = &self.statements.visit;
         for amount in [5, -2, 10] {
-            self.session.execute_unpaged(&add, (Counter(amount), "home")).await?;
+            self.session.execute_unpaged(add, (Counter(amount), "home")).await?;
         }
         let mut batch = Batch::new(BatchType::Counter);
         batch.append_statement(add.clone());
-        batch.append_statement(add);
+        batch.append_statement(add.clone());
         self.session.batch(&batch, ((Counter(1), "home"), (Counter(1), "away"))).await?;
         for page in ["home", "away"] {
             let rows = self.rows("SELECT page, hits FROM visits WHERE page = ?", (page,)).await?;
@@ -186,27 +264,28 @@ impl Traveller {
         Ok(())
     }
 
-    async fn sets_conditions(&mut self) -> Done {
+    async fn sets_conditions(&mut self, k: i32) -> Done {
         for _ in 0..2 {
-            let seen = self.rows("INSERT INTO item (k, c, v) VALUES (?, ?, ?) IF NOT EXISTS", (2, 1, "new")).await?;
+            let seen = self.rows("INSERT INTO item (k, c, v) VALUES (?, ?, ?) IF NOT EXISTS", (k, 1, "new")).await?;
             self.say("if not exists", seen);
         }
         for old in ["wrong", "new", "new"] {
-            let seen = self.rows("UPDATE item SET v = ? WHERE k = 2 AND c = 1 IF v = ?", ("newer", old)).await?;
-            self.say("if", seen);
+            let seen = self.session.execute_unpaged(&self.statements.newer, ("newer", k, old)).await?;
+            let seen = seen.into_rows_result()?.first_row::<Row>()?;
+            self.say("if", seen.columns);
         }
         let mut batch = Batch::new(BatchType::Logged);
-        batch.append_statement("INSERT INTO item (k, c, v) VALUES (2, 5, 'a') IF NOT EXISTS");
-        batch.append_statement("INSERT INTO item (k, c, v) VALUES (2, 6, 'b')");
-        let applied = self.session.batch(&batch, ((), ())).await?.into_rows_result()?.rows_num();
-        let rows = self.rows("SELECT c, v FROM item WHERE k = 2", ()).await?;
+        batch.append_statement("INSERT INTO item (k, c, v) VALUES (?, 5, 'a') IF NOT EXISTS");
+        batch.append_statement("INSERT INTO item (k, c, v) VALUES (?, 6, 'b')");
+        let applied = self.session.batch(&batch, ((k,), (k,))).await?.into_rows_result()?.rows_num();
+        let rows = self.rows("SELECT c, v FROM item WHERE k = ?", (k,)).await?;
         self.say("conditional batch", (applied, rows));
         Ok(())
     }
 
-    async fn writes_batches(&mut self) -> Done {
-        let insert = self.session.prepare("INSERT INTO item (k, c, v) VALUES (?, ?, ?)").await?;
-        for (k, kind) in [(30, BatchType::Logged), (31, BatchType::Unlogged)] {
+    async fn writes_batches(&mut self, from: i32) -> Done {
+        let insert = self.statements.item.clone();
+        for (k, kind) in [(from, BatchType::Logged), (from + 1, BatchType::Unlogged)] {
             let mut batch = Batch::new(kind);
             batch.append_statement(insert.clone());
             batch.append_statement("INSERT INTO item (k, c, v) VALUES (?, ?, 'text')");
@@ -216,10 +295,49 @@ impl Traveller {
             let rows = self.rows("SELECT c, v, writetime(v) FROM item WHERE k = ?", (k,)).await?;
             self.say("batch", rows);
         }
-        let text = "BEGIN BATCH INSERT INTO item (k, c, v) VALUES (34, 1, 'x'); UPDATE item SET s = 'y' WHERE k = 34; APPLY BATCH";
-        self.run(text, ()).await?;
-        let rows = self.rows("SELECT c, v, s FROM item WHERE k = 34", ()).await?;
+        let k = from + 4;
+        let text = format!(
+            "BEGIN BATCH INSERT INTO item (k, c, v) VALUES ({k}, 1, 'x'); UPDATE item SET s = 'y' WHERE k = {k}; APPLY BATCH"
+        );
+        self.run(&text, ()).await?;
+        let rows = self.rows("SELECT c, v, s FROM item WHERE k = ?", (k,)).await?;
         self.say("text batch", rows);
+        Ok(())
+    }
+
+    /// Something may be done to the cluster now; nobody who works meanwhile may notice.
+    async fn takes_a_turn(&mut self) -> Done {
+        let Traveller { session, statements, done, turns, .. } = self;
+        let over = Cell::new(false);
+        let work = async |k: i32, n: &mut i32| {
+            for least in (0..5).rev().chain(iter::repeat(0)) {
+                *n += 1;
+                statements.work(session, k, *n).await?;
+                if over.get() && least == 0 {
+                    return Ok(());
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Done::Ok(())
+        };
+        let other = async {
+            if let Some(turns) = turns {
+                turns.next().await;
+            }
+            over.set(true);
+        };
+        let workers = done.iter_mut().zip(0..).map(|(n, k)| work(k, n));
+        let (worked, ()) = tokio::join!(try_join_all(workers), other);
+        worked?;
+        for k in 0..WORKERS {
+            let rows = self.rows("SELECT count(*) FROM busy WHERE k = ?", (k,)).await?;
+            let hits = self.rows("SELECT hits FROM busy_hits WHERE page = ?", (k.to_string(),)).await?;
+            let version = self.rows("SELECT v FROM busy_once WHERE k = ?", (k,)).await?;
+            let n = self.done[k as usize];
+            assert_eq!(rows, [[Some(CqlValue::BigInt(2 * i64::from(n)))]]);
+            assert_eq!(hits, [[Some(CqlValue::Counter(Counter(n.into())))]]);
+            assert_eq!(version, [[Some(CqlValue::Int(n))]]);
+        }
         Ok(())
     }
 
@@ -237,9 +355,16 @@ impl Traveller {
         self.say("inserted", (ROWS, left));
         let mut select = Statement::new("SELECT k, c, v FROM bulk");
         select.set_page_size(700);
-        let rows = self.session.query_iter(select, ()).await?.rows_stream::<(i32, i32, String)>()?;
-        let found: Vec<_> = rows.try_collect().await?;
-        self.say("paged", (found.len(), found.iter().map(|(_, c, _)| i64::from(*c)).sum::<i64>()));
+        let mut rows = self.session.query_iter(select, ()).await?.rows_stream::<(i32, i32, String)>()?;
+        let (mut found, mut sum) = (0, 0);
+        while let Some((_, c, _)) = rows.try_next().await? {
+            (found, sum) = (found + 1, sum + c);
+            if found == 2000 || found == 6000 {
+                self.takes_a_turn().await?;
+                self.does_again(found).await?;
+            }
+        }
+        self.say("paged", (found, sum));
         let mut some = self.session.prepare("SELECT c FROM bulk WHERE k = ? AND c < ?").await?;
         some.set_page_size(20);
         let (mut state, mut pages) = (PagingState::start(), Vec::new());

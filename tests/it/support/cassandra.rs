@@ -26,9 +26,13 @@ pub(crate) fn pair() -> [&'static Node; 2] {
     static PAIR: OnceLock<[Cluster; 2]> = OnceLock::new();
     let clusters = PAIR.get_or_init(|| {
         let (old, new) = versions();
+        // They hold the tables and the prepared statements of all tests. What does not fit a node's cache it forgets as soon as
+        // it has prepared it, and drivers prepare a statement again but once.
+        let config = vec!["prepared_statements_cache_size: 128MiB".to_owned()];
+        let options = &Options { heap_mb: Some(1_024), config, ..Options::default() };
         thread::scope(|scope| {
-            let new = scope.spawn(move || cluster(&new, 1, &Options::default()));
-            [cluster(&old, 1, &Options::default()), new.join().expect("a cluster")]
+            let new = scope.spawn(move || cluster(&new, 1, options));
+            [cluster(&old, 1, options), new.join().expect("a cluster")]
         })
     });
     [&clusters[0].nodes[0], &clusters[1].nodes[0]]

@@ -24,7 +24,7 @@ mod task;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -51,8 +51,6 @@ use task::{Connection, Job, Shared, Waiting};
 const STATEMENTS: usize = 8_192;
 /// Requests between the callers and the task.
 const QUEUE: usize = 128;
-/// How often a statement that the server has forgotten is prepared again for one execution.
-const HEALS: usize = 3;
 
 /// A handle to a connection. Clones share it; it ends with the last of them.
 #[derive(Clone)]
@@ -98,9 +96,17 @@ pub enum MemberText<'a> {
 }
 
 impl<'a> Member<'a> {
+    fn prepared(&self) -> Option<&'a Arc<Prepared>> {
+        match self.text {
+            MemberText::Text(_) => None,
+            MemberText::Prepared(prepared) => Some(prepared),
+        }
+    }
+
     fn statement(&self) -> Statement<'a> {
         let text = match self.text {
             MemberText::Text(text) => StatementText::Text(text.as_bytes()),
+            MemberText::Prepared(prepared) if prepared.goes_as_text() => StatementText::Text(prepared.text.as_bytes()),
             MemberText::Prepared(prepared) => StatementText::Prepared(&prepared.id),
         };
         Statement { text, values: self.values }
@@ -280,6 +286,7 @@ impl Client {
             result_metadata_id: told.result_metadata_id.map(Bytes::copy_from_slice),
             markers: told.markers.iter().map(|marker| (marker.name.to_owned(), marker.kind())).collect(),
             pk_indexes: told.pk_indexes.iter().collect(),
+            crowded_out: OnceLock::new(),
         });
         self.memory().insert(key(text, keyspace), prepared.clone());
         Ok(prepared)
@@ -291,21 +298,24 @@ impl Client {
     }
 
     /// Execute what was prepared, here or on another connection to this cluster: where the server does not know it, it is
-    /// prepared again.
+    /// prepared again, and where the server does not keep it, it is sent as its text for a minute.
     ///
     /// # Errors
     /// [`Error`]; what it says of a write: [`Error::outcome`].
     pub async fn execute(&self, prepared: &Arc<Prepared>, parameters: &Parameters<'_>) -> Result<Answer, Error> {
-        let mut prepared = prepared.clone();
-        for _ in 0..HEALS {
-            match self.execute_once(&prepared, parameters).await {
-                Err(error) if is_unprepared(&error) => {
-                    prepared = self.prepare_anew(&prepared.text, prepared.keyspace.as_deref()).await?;
-                }
+        if !prepared.goes_as_text() {
+            match self.execute_once(prepared, parameters).await {
+                Err(error) if is_unprepared(&error) => {}
                 other => return other,
             }
+            let again = self.prepare_anew(&prepared.text, prepared.keyspace.as_deref()).await?;
+            match self.execute_once(&again, parameters).await {
+                Err(error) if is_unprepared(&error) => [prepared, &again].map(|one| one.crowd_out()),
+                other => return other,
+            };
         }
-        self.execute_once(&prepared, parameters).await
+        let keyspace = prepared.keyspace.as_deref().or(parameters.keyspace);
+        self.query(&prepared.text, &Parameters { keyspace, ..*parameters }).await
     }
 
     async fn execute_once(&self, prepared: &Prepared, parameters: &Parameters<'_>) -> Result<Answer, Error> {
@@ -319,7 +329,8 @@ impl Client {
         Answer::read(header, body, "executing a prepared statement")
     }
 
-    /// Execute a batch. One unknown id and nothing of it is executed: then what is prepared in it is prepared again.
+    /// Execute a batch. One unknown id and nothing of it is executed: then what is prepared in it is prepared again, or sent
+    /// as its text where the server does not keep it. For names without a keyspace that is the one of the parameters.
     ///
     /// # Errors
     /// [`Error`]; what it says of a write: [`Error::outcome`].
@@ -329,17 +340,18 @@ impl Client {
         members: &[Member<'_>],
         parameters: &Parameters<'_>,
     ) -> Result<Answer, Error> {
-        for _ in 0..HEALS {
-            match self.batch_once(kind, members, parameters).await {
-                Err(error) if is_unprepared(&error) => {
-                    for member in members {
-                        if let MemberText::Prepared(one) = member.text {
-                            self.prepare_anew(&one.text, one.keyspace.as_deref()).await?;
-                        }
-                    }
-                }
-                other => return other,
-            }
+        match self.batch_once(kind, members, parameters).await {
+            Err(error) if is_unprepared(&error) => {}
+            other => return other,
+        }
+        let mut prepared: Vec<Arc<Prepared>> = members.iter().filter_map(Member::prepared).cloned().collect();
+        for one in 0..prepared.len() {
+            let again = self.prepare_anew(&prepared[one].text, prepared[one].keyspace.as_deref()).await?;
+            prepared.push(again);
+        }
+        match self.batch_once(kind, members, parameters).await {
+            Err(error) if is_unprepared(&error) => prepared.iter().for_each(|one| one.crowd_out()),
+            other => return other,
         }
         self.batch_once(kind, members, parameters).await
     }
