@@ -42,6 +42,8 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use crate::record::TableId;
 
 pub use board::Board;
@@ -60,7 +62,7 @@ pub struct About<'a> {
     /// How it came: `text` or `prepared`.
     pub kind: &'static str,
     /// The tables that it reads, with their qualified names; the first gives its metrics their label.
-    pub tables: &'a [(TableId, &'a str)],
+    pub tables: SmallVec<[(TableId, &'a str); 4]>,
     /// The client's address, where there is one.
     pub client: Option<IpAddr>,
     /// Who the client logged in as.

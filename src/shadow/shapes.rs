@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use foldhash::fast::FixedState;
@@ -58,10 +58,19 @@ pub struct Shape {
     label: Arc<str>,
     ends: [AtomicU64; End::COUNT],
     skips: [AtomicU64; Skip::ALL.len()],
+    series: Series,
     /// Times of compared reads on the primary.
     pub primary: Histogram,
     /// Times of the same reads on the secondary.
     pub secondary: Histogram,
+}
+
+/// What the metrics count of a shape, looked up once.
+#[derive(Default)]
+struct Series {
+    ends: [OnceLock<::metrics::Counter>; End::COUNT],
+    skips: [OnceLock<::metrics::Counter>; Skip::ALL.len()],
+    times: [OnceLock<::metrics::Histogram>; 2],
 }
 
 impl Shape {
@@ -73,6 +82,7 @@ impl Shape {
             label,
             ends: Default::default(),
             skips: [const { AtomicU64::new(0) }; Skip::ALL.len()],
+            series: Series::default(),
             primary: Histogram::default(),
             secondary: Histogram::default(),
         }
@@ -80,22 +90,31 @@ impl Shape {
 
     pub(super) fn ended(&self, end: End) {
         self.ends[end as usize].fetch_add(1, Relaxed);
-        let labels = [("wire", self.wire), ("verdict", end.as_str())];
-        metrics::SHADOW_READS_TOTAL.counter_of(&self.label, &labels).increment(1);
+        let find = || {
+            let labels = [("wire", self.wire), ("verdict", end.as_str())];
+            metrics::SHADOW_READS_TOTAL.counter_of(&self.label, &labels)
+        };
+        self.series.ends[end as usize].get_or_init(find).increment(1);
     }
 
     pub(super) fn skipped(&self, why: Skip) {
         self.skips[why as usize].fetch_add(1, Relaxed);
-        let labels = [("wire", self.wire), ("reason", why.as_str())];
-        metrics::SHADOW_SKIPPED_TOTAL.counter_of(&self.label, &labels).increment(1);
+        let find = || {
+            let labels = [("wire", self.wire), ("reason", why.as_str())];
+            metrics::SHADOW_SKIPPED_TOTAL.counter_of(&self.label, &labels)
+        };
+        self.series.skips[why as usize].get_or_init(find).increment(1);
     }
 
     pub(super) fn timed(&self, (side, primary): (Side, Duration), secondary: Duration) {
         self.primary.record(primary);
         self.secondary.record(secondary);
         for (side, took) in [(side, primary), (side.other(), secondary)] {
-            let labels = [("wire", self.wire), ("side", side.as_str())];
-            metrics::SHADOW_READ_SECONDS.histogram_of(&self.label, &labels).record(took.as_secs_f64());
+            let find = || {
+                let labels = [("wire", self.wire), ("side", side.as_str())];
+                metrics::SHADOW_READ_SECONDS.histogram_of(&self.label, &labels)
+            };
+            self.series.times[usize::from(side == Side::Target)].get_or_init(find).record(took.as_secs_f64());
         }
     }
 
@@ -256,7 +275,7 @@ mod tests {
     use crate::record::TableId;
 
     fn about<'a>(shape: &'a str, tables: &'a [(TableId, &'a str)]) -> About<'a> {
-        About { kind: "text", tables, client: None, user: "app", shape }
+        About { kind: "text", tables: tables.into(), client: None, user: "app", shape }
     }
 
     #[test]

@@ -245,7 +245,13 @@ async fn read(model: &Model, stage: &Stage, handle: &Handle<Asked>) {
         1..4 => HOT.start + model.roll(HOT.len() as u64) as u8,
         _ => PLANTED.start + model.roll(PLANTED.len() as u64) as u8,
     };
-    let about = || About { kind: "text", tables: &[(TABLE, "t")], client: None, user: "app", shape: "select ?" };
+    let about = || About {
+        kind: "text",
+        tables: [(TABLE, "t")].as_slice().into(),
+        client: None,
+        user: "app",
+        shape: "select ?",
+    };
     let slot = handle.sample(about);
     model.pause(5).await;
     let shown = model.show(pass.route().primary, key);

@@ -82,7 +82,7 @@ pub(super) fn route(epoch: u64) -> Route {
 
 pub(super) fn about() -> About<'static> {
     let client = Some("10.0.0.9".parse().expect("an address"));
-    About { kind: "text", tables: TABLES, client, user: "app", shape: "select * from orders where id = ?" }
+    About { kind: "text", tables: TABLES.into(), client, user: "app", shape: "select * from orders where id = ?" }
 }
 
 /// A wire that answers from a list, then with the last of it; `None` never answers.

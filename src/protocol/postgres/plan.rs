@@ -4,7 +4,7 @@
 //! of one shape parse alike, and one plan serves them all. A plan therefore never holds an offset or a literal, only
 //! indexes into the tokens of the text at hand.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::record::TableId;
 
@@ -58,7 +58,30 @@ pub struct Read {
     /// Aggregates put rows together in whatever order they come: the pieces of their values may be in another one, and
     /// sums of floats be rounded otherwise.
     pub gathers: bool,
+    /// How people are told of it.
+    pub spoken: Spoken,
 }
+
+/// How people are told of a read: told apart by nothing, and found when the read is first chosen to be repeated.
+#[derive(Clone, Debug, Default)]
+pub struct Spoken(pub OnceLock<Words>);
+
+/// The words for a read.
+#[derive(Clone, Debug)]
+pub struct Words {
+    /// Its text without literals, perhaps cut.
+    pub shape: Box<str>,
+    /// Its tables, with their qualified names.
+    pub tables: Box<[(TableId, Box<str>)]>,
+}
+
+impl PartialEq for Spoken {
+    fn eq(&self, _: &Spoken) -> bool {
+        true
+    }
+}
+
+impl Eq for Spoken {}
 
 /// A column of the answer by which it is ordered.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -63,15 +63,13 @@ impl Watch {
         known: impl FnOnce() -> Option<Arc<Known>>,
         asked: Candidate<'_>,
     ) -> Option<Watched> {
-        let (found, table) = (OnceCell::new(), OnceCell::new());
+        let found = OnceCell::new();
         let kind = if asked.opcode == Opcode::Execute { "prepared" } else { "text" };
         let slot = self.handle.sample(|| {
             let spoken = found.get_or_init(known).as_deref().map(Known::spoken);
-            let named = spoken.map(|spoken| [(spoken.label, &*spoken.name)]);
-            let tables: &Option<[_; 1]> = table.get_or_init(|| named);
             About {
                 kind,
-                tables: tables.as_ref().map_or(&[], |tables| &tables[..]),
+                tables: spoken.into_iter().map(|spoken| (spoken.label, &*spoken.name)).collect(),
                 client: client.1,
                 user: client.0,
                 shape: spoken.map_or("", |spoken| &spoken.shape),

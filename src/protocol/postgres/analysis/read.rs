@@ -11,7 +11,7 @@ use pg_query::protobuf::{AExprKind, BoolExprType, Node, RangeVar, SelectStmt, Se
 
 use super::super::catalog::{Catalog, Kind as RelationKind, Relation};
 use super::super::lexer::{Kind, Token};
-use super::super::plan::{Read, Sorted, Unfit};
+use super::super::plan::{Read, Sorted, Spoken, Unfit};
 use super::Scope;
 use super::operand::string;
 use super::reach::name_of;
@@ -121,6 +121,7 @@ impl Scope<'_> {
             limited: limits > 0 || distinct_on,
             only: only.map(|table| table.id),
             tables: words.tables.iter().map(|relation| relation.id).collect(),
+            spoken: Spoken::default(),
         }
     }
 

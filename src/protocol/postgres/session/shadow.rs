@@ -8,7 +8,6 @@
 //! where something was set that no statement shows, it is not known any more, and reads are skipped until RESET ALL or
 //! DISCARD ALL.
 
-use std::cell::OnceCell;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -17,7 +16,7 @@ use bytes::Bytes;
 use crate::protocol::postgres::evident;
 use crate::protocol::postgres::lexer::{Dialect, Kind, Tokens};
 use crate::protocol::postgres::moving::standby::startup_parameters;
-use crate::protocol::postgres::plan::{Action, Read, Statement, Traces, Unfit};
+use crate::protocol::postgres::plan::{Action, Read, Statement, Traces, Unfit, Words};
 use crate::protocol::postgres::shadow::{Asked, Asker, Form};
 use crate::record::TableId;
 use crate::shadow::{About, Skip, Slot};
@@ -232,26 +231,22 @@ impl Session {
         }
     }
 
-    /// With the tokens of its text, which is lexed only for a read that chance has chosen.
+    /// With the tokens of its text, which is lexed only for a read that is going to be repeated, and once for its words.
     fn sample(&self, kind: &'static str, text: &[u8], read: &Read) -> Option<(Slot<Asked>, Tokens)> {
-        let (names, tables, shape) = (OnceCell::<Vec<String>>::new(), OnceCell::<Vec<_>>::new(), OnceCell::new());
-        let tokens = OnceCell::new();
         let card = self.card.as_ref().filter(|_| self.captures() && self.shadow.taken.is_none())?;
         let slot = self.shared.shadow.sample(|| {
-            let names = names.get_or_init(|| self.names_of(read));
-            let pairs = || read.tables.iter().copied().zip(names.iter().map(String::as_str)).collect();
-            let tables: &Vec<(TableId, &str)> = tables.get_or_init(pairs);
-            let tokens = tokens.get_or_init(|| lexed(text, self.dialect));
-            let shape: &String = shape.get_or_init(|| shape_of(text, tokens));
-            About { kind, tables, client: self.shadow.client, user: &card.who.user, shape }
+            let words = read.spoken.0.get_or_init(|| self.words_of(text, read));
+            let tables = words.tables.iter().map(|(table, name)| (*table, &**name)).collect();
+            About { kind, tables, client: self.shadow.client, user: &card.who.user, shape: &words.shape }
         })?;
-        Some((slot, tokens.into_inner()?))
+        Some((slot, lexed(text, self.dialect)))
     }
 
-    fn names_of(&self, read: &Read) -> Vec<String> {
+    fn words_of(&self, text: &[u8], read: &Read) -> Words {
         let catalog = self.shared.catalog.now();
-        let name = |id: &TableId| catalog.relation(*id).map_or_else(String::new, |relation| relation.shown());
-        read.tables.iter().map(name).collect()
+        let name = |id: &TableId| (*id, catalog.relation(*id).map_or_else(Box::default, |table| table.shown().into()));
+        let shape = shape_of(text, &lexed(text, self.dialect)).into();
+        Words { shape, tables: read.tables.iter().map(name).collect() }
     }
 
     fn why_not(&self, read: &Read, (text, tokens): (&[u8], &Tokens), values: &[Option<&[u8]>]) -> Option<Skip> {
