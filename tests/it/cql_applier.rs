@@ -587,6 +587,38 @@ async fn a_place_is_settled_once_for_all_that_ended_before_it_was_read() {
     }
 }
 
+/// The values of `now()` and its kin are in the text: it is another one each time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_is_prepared_on_the_secondary_when_it_comes_again() {
+    for mut rig in Rig::both("again_up", "again_down").await {
+        rig.define("CREATE TABLE t (k int PRIMARY KEY, v int, at timeuuid)").await;
+        let again = "INSERT INTO t (k, v, at) VALUES (?, ?, null)".to_owned();
+        let once = |n: i32| format!("INSERT INTO t (k, v, at) VALUES (?, ?, d2177dd0-eaa2-11de-a572-{n:012x})");
+        for n in 0..20_i32 {
+            let values = [n, n].map(int);
+            let values: Vec<Bound<'_>> = values.iter().map(|value| (None, Value::Set(&value[..]))).collect();
+            for (text, at) in [(&once(n), 10), (&again, 20)] {
+                let single = rig.body(text, &values, at, seconds());
+                let mut batch = BytesMut::new();
+                let statement =
+                    Statement { text: StatementText::Text(text.as_bytes()), values: Values::Given(&values) };
+                let parameters = rig.parameters(at + 1, seconds());
+                write::put_statements(&mut batch, BatchKind::Logged, &[statement], &parameters).expect("short");
+                let bodies =
+                    if *text == again { vec![single, batch] } else { vec![if n % 2 == 0 { single } else { batch }] };
+                for body in bodies {
+                    assert_eq!(rig.apply(|record| record.write(rig.label("t"), Lane::ANY, &body)).await, Applied::Done);
+                }
+            }
+        }
+        assert_eq!(rig.secondary.run("SELECT count(*) FROM t").rows().number(), 20);
+        let prepared = rig.secondary.rows("SELECT logged_keyspace, query_string FROM system.prepared_statements");
+        let ours = format!("{}|INSERT INTO t", rig.keyspace);
+        let ours: Vec<_> = prepared.iter().filter(|line| line.starts_with(&ours)).collect();
+        assert_eq!(ours, [&format!("{}|{again}", rig.keyspace)]);
+    }
+}
+
 /// When its cache is full, a node forgets what is new as soon as it has prepared it: what is used often stays.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secondary_without_room_for_prepared_statements_takes_writes_all_the_same() {

@@ -27,9 +27,11 @@ pub(super) struct Taken<'a> {
     pub(super) text: &'a [u8],
     pub(super) parsed: Arc<Parsed>,
     pub(super) values: Values<'a>,
+    /// It was seen before, and has markers.
+    comes_again: bool,
 }
 
-/// Takes statements apart, and remembers those that have markers: they come again.
+/// Takes statements apart, and remembers those that have markers: they may come again.
 pub(super) struct Texts(Mutex<Recent<Box<[u8]>, Arc<Parsed>>>);
 
 impl Default for Texts {
@@ -43,25 +45,27 @@ impl Texts {
     pub(super) fn take_apart<'a>(&self, write: &Write<'a>) -> Vec<Taken<'a>> {
         let taken = |statement: Statement<'a>| match statement.text {
             StatementText::Text(text) => {
-                Some(Taken { text, parsed: self.parsed(text, statement.values.is_empty()), values: statement.values })
+                let (parsed, comes_again) = self.parsed(text, statement.values.is_empty());
+                Some(Taken { text, parsed, values: statement.values, comes_again })
             }
             StatementText::Prepared(_) => None,
         };
         write.batch.statements.iter().filter_map(taken).collect()
     }
 
-    fn parsed(&self, text: &[u8], is_passing: bool) -> Arc<Parsed> {
+    /// Taken apart, and whether it was before.
+    fn parsed(&self, text: &[u8], is_passing: bool) -> (Arc<Parsed>, bool) {
         if is_passing {
-            return Arc::new(parse(text));
+            return (Arc::new(parse(text)), false);
         }
         let recent = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = Box::from(text);
-        let known = recent().get(&key);
-        known.unwrap_or_else(|| {
-            let parsed = Arc::new(parse(text));
-            recent().insert(key, parsed.clone());
-            parsed
-        })
+        if let Some(parsed) = recent().get(&key) {
+            return (parsed, true);
+        }
+        let parsed = Arc::new(parse(text));
+        recent().insert(key, parsed.clone());
+        (parsed, false)
     }
 }
 
@@ -109,9 +113,10 @@ struct Ready<'a> {
 }
 
 enum How {
-    /// It has markers: it will come again.
+    /// It has markers, and comes again.
     Prepared(Arc<Prepared>),
-    /// It has its values in it.
+    /// It has its values in it, all or some: what `now()` gave is in the text, so that it is another one each time. Prepared
+    /// they would fill the server's memory of statements, and push out those of clients.
     Text(String),
 }
 
@@ -128,6 +133,7 @@ impl<'a> Ready<'a> {
         let values = statement.values;
         let how = match values.is_empty() {
             true => How::Text(text),
+            false if !statement.comes_again => How::Text(text),
             // Before v5 a keyspace can only be named by QUERY, to those servers that heed it there.
             false if keyspace.is_some() && client.version() < Version::V5 => How::Text(text),
             false => How::Prepared(client.prepare(&text, keyspace).await?),
