@@ -6,7 +6,7 @@ use tandem::sandbox::cassandra::{Node, Options, Stop};
 use tokio::time::sleep;
 
 use crate::support::cassandra::{cluster, make_keyspace, pair_with, versions};
-use crate::support::cql::{Ask, Cql, Dial, Member, UNLOGGED};
+use crate::support::cql::{Ask, Cql, Dial, Member, Prepared, UNLOGGED, Value};
 use crate::support::cql_load::{Load, SCHEMA, difference, missing};
 use crate::support::line::Line;
 use crate::support::tandem::{Tandem, cli};
@@ -254,4 +254,36 @@ async fn a_switch_there_and_back_drops_nobody_and_loses_nothing_promise_9() {
         assert_eq!(missing(&mut Cql::of(node, "switches"), &told), Vec::<String>::new());
     }
     assert_eq!(seen, [0, 0], "{}", tandem.log());
+}
+
+/// What clients know is an id: the new primary knows it too.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_prepared_before_a_switch_is_known_behind_it() {
+    let (nodes, tandem) = stage("warm").await;
+    for node in nodes {
+        Cql::of(node, "warm").define("CREATE TABLE prepared (k int PRIMARY KEY, v int)");
+    }
+    let insert = "INSERT INTO prepared (k, v) VALUES (?, ?)";
+    let statements = [insert, "SELECT v FROM prepared WHERE k = ?", "SELECT k, v FROM warm.prepared WHERE k = ?"];
+    let mut clients: Vec<_> = [3, 4, 5]
+        .map(|version| {
+            let mut cql = through(&tandem, "warm", version, false);
+            let prepared = statements.map(|text| cql.prepare(text, None).expect("prepared"));
+            (i32::from(version), cql, prepared)
+        })
+        .into();
+    for to in ["target", "origin"] {
+        tandem.switch_to(to).await;
+        for (k, cql, [insert, value, row]) in &mut clients {
+            let key = k.to_be_bytes().to_vec();
+            let mut run = |prepared: &Prepared, values: &[Value]| {
+                let ask = Ask { values, ..Ask::default() };
+                cql.execute(&prepared.id, &prepared.metadata_id, &ask).expect("it is known there")
+            };
+            run(insert, &[Value::Is(key.clone()), Value::Is(key.clone())]);
+            assert_eq!(run(value, &[Value::Is(key.clone())]).rows().lines(), [format!("{k}")]);
+            assert_eq!(run(row, &[Value::Is(key)]).rows().lines(), [format!("{k}|{k}")]);
+        }
+    }
+    equal(&tandem, nodes, "warm").await;
 }

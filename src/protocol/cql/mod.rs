@@ -29,6 +29,7 @@ pub mod tables;
 pub mod text;
 pub mod topology;
 mod walk;
+mod warm;
 pub mod wire;
 pub mod write;
 

@@ -2,7 +2,7 @@
 //!
 //! | step | sessions | clusters | mirror |
 //! | --- | --- | --- | --- |
-//! | prepare | each user's login is tried on the other side; each session connects to it | both schemas alike, clocks not behind | not behind, nothing parked, nothing dirty; the way back opened |
+//! | prepare | each user's login is tried on the other side; each session connects to it; what was prepared is prepared there | both schemas alike, clocks not behind | not behind, nothing parked, nothing dirty; the way back opened |
 //! | quiesce | every request is answered: the gate saw to it | | |
 //! | apply | | | replays up to the end; what was in doubt is settled |
 //! | ready | | | ends; the one of the other direction begins, paused |
@@ -34,6 +34,7 @@ use super::session::shared::Shared;
 use super::setup::{Setup, Sides};
 use super::stamps::now_micros;
 use super::tables::{Tables, is_own};
+use super::warm;
 
 /// How long a mirror that connects is waited for.
 const MIRROR_OPEN: Duration = Duration::from_secs(5);
@@ -121,7 +122,7 @@ impl Walk {
         let opened = self.mirror.open_ahead(to).await;
         opened.map_err(|error| Error::Refused(format!("the mirror back cannot be opened: {error}")))?;
         self.known = Some(Known::of(self.mirror.handle()));
-        self.open_ahead(to).await;
+        tokio::join!(self.open_ahead(to), warm::warm(&self.shared.statements, &cluster));
         // The less is owed at the fence, the shorter clients wait.
         self.mirror.handle().hurry();
         Ok(found)

@@ -272,7 +272,11 @@ impl Client {
         }
     }
 
-    async fn prepare_anew(&self, text: &str, keyspace: Option<&str>) -> Result<Arc<Prepared>, Error> {
+    /// Prepare a text, also where it was: the server may have forgotten it.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn prepare_anew(&self, text: &str, keyspace: Option<&str>) -> Result<Arc<Prepared>, Error> {
         let prepare = Prepare { text: text.as_bytes(), keyspace };
         let (header, body) = self.call(Opcode::Prepare, |out| prepare.put(out, self.version())).await?;
         let answer = Answer::read(header, body, "preparing a statement")?;

@@ -232,6 +232,11 @@ impl Cluster {
         })
     }
 
+    /// This node did not let anybody in lately.
+    pub fn is_down(&self, node: &Address) -> bool {
+        self.inner.is_down(node)
+    }
+
     /// This node is down, and another one is not.
     pub fn is_left(&self, node: SocketAddr) -> bool {
         self.inner.is_down(&address_of(node)) && self.hosts().iter().any(|host| !self.inner.is_down(&host.address))

@@ -2,7 +2,7 @@
 //!
 //! Prepared statements are found by the id that the server gave, which is a hash of text and keyspace and so the same for
 //! every client; texts by keyspace and text. Past its limit a cache drops about half of what it holds: a driver that is
-//! told `UNPREPARED` prepares again.
+//! told `UNPREPARED` prepares again. Before a switch the new primary prepares what is here ([`super::super::warm`]).
 
 use std::hash::BuildHasher;
 use std::sync::{Arc, OnceLock};
@@ -222,6 +222,12 @@ impl Statements {
     /// What a server prepared under this id.
     pub(in crate::protocol::cql) fn prepared(&self, id: &[u8]) -> Option<Arc<Known>> {
         self.prepared.get(id).map(|known| known.clone())
+    }
+
+    /// All that servers prepared, but for what the proxy answers itself.
+    pub(in crate::protocol::cql) fn all_prepared(&self) -> Vec<Arc<Known>> {
+        let all = self.prepared.iter().map(|entry| entry.value().clone());
+        all.filter(|known| known.question.is_none()).collect()
     }
 
     /// A server prepared it.
