@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use tandem::sandbox::cassandra::{Cluster, Node, Options, Stop};
+use tokio::task::block_in_place;
 
 use crate::journeys_cql::PATIENT;
 use crate::support::cassandra::{cluster, make_keyspace, pair, versions};
@@ -27,8 +28,8 @@ const SCHEMA: [&str; 3] = [
 const PASSING: [i32; 4] = [0x1000, 0x1100, 0x1200, 0x1500];
 const UNPREPARED: i32 = 0x2500;
 
-fn dial(version: u8) -> Dial {
-    Dial { version, keyspace: Some("failover".to_owned()), ..Dial::default() }
+fn dial(keyspace: &str, version: u8) -> Dial {
+    Dial { version, keyspace: Some(keyspace.to_owned()), ..Dial::default() }
 }
 
 /// As a driver does: again, until it is answered. A lost connection, and an error that is not one of the right kind, panics.
@@ -82,8 +83,8 @@ fn each(clients: &mut [Cql], work: impl Fn(&mut Cql, i32) -> usize + Sync) -> us
     })
 }
 
-fn cells(node: &Node) -> Vec<Vec<String>> {
-    let mut cql = Cql::of(node, "failover");
+fn cells(node: &Node, keyspace: &str) -> Vec<Vec<String>> {
+    let mut cql = Cql::of(node, keyspace);
     let asked =
         ["SELECT k, v, writetime(v) FROM plain", "SELECT k, n FROM counts", "SELECT k, v, writetime(v) FROM decided"];
     let ask = Ask { consistency: ALL, ..Ask::default() };
@@ -107,8 +108,9 @@ async fn a_node_that_hangs_or_dies_takes_no_client_with_it_while_another_serves(
     }
     // Only one is named; the other is found.
     let tandem = Tandem::start_cql(origin.contact(), target.address(), "").await;
-    let mut clients: Vec<Cql> =
-        (0..CLIENTS).map(|n| Cql::dial(tandem.address(), &dial(3 + (n % 3) as u8)).expect("a login")).collect();
+    let mut clients: Vec<Cql> = (0..CLIENTS)
+        .map(|n| Cql::dial(tandem.address(), &dial("failover", 3 + (n % 3) as u8)).expect("a login"))
+        .collect();
     let decided = |cql: &mut Cql, n, phase| {
         decide(cql, n, phase);
         write(cql, n, phase)
@@ -118,14 +120,14 @@ async fn a_node_that_hangs_or_dies_takes_no_client_with_it_while_another_serves(
     // The one that was named, with tandem's own connections to it.
     origin.nodes[0].freeze();
     let hung = each(&mut clients, |cql, n| write(cql, n, 1));
-    let mut late = Cql::dial(tandem.address(), &dial(5)).expect("who comes now is taken to the other");
+    let mut late = Cql::dial(tandem.address(), &dial("failover", 5)).expect("who comes now is taken to the other");
     write(&mut late, 0, 2);
     origin.nodes[0].thaw();
     origin.settle().expect("both are up");
 
     origin.nodes[1].stop(Stop::Kill).expect("it dies");
     let dead = each(&mut clients, |cql, n| write(cql, n, 3));
-    let mut later = Cql::dial(tandem.address(), &dial(4)).expect("who comes now is taken to the other");
+    let mut later = Cql::dial(tandem.address(), &dial("failover", 4)).expect("who comes now is taken to the other");
     write(&mut later, 0, 4);
     origin.nodes[1].start().expect("it comes back");
     origin.settle().expect("both are up");
@@ -133,7 +135,7 @@ async fn a_node_that_hangs_or_dies_takes_no_client_with_it_while_another_serves(
 
     assert_eq!(each(&mut clients, |cql, n| decided(cql, n, 5)), 0, "{}", tandem.log());
     tandem.settled().await;
-    let (there, here) = (cells(&origin.nodes[0]), cells(target));
+    let (there, here) = (cells(&origin.nodes[0], "failover"), cells(target, "failover"));
     assert_eq!(there, here, "{}", tandem.log());
     let written = (CLIENTS * 4 + 2) * WRITES;
     assert_eq!(here[0].len(), written as usize);
@@ -148,8 +150,8 @@ struct Crowd {
 }
 
 impl Crowd {
-    fn of(tandem: &Tandem) -> Crowd {
-        let client = |n| Cql::dial(tandem.address(), &dial(3 + (n % 3) as u8)).expect("a login");
+    fn of(tandem: &Tandem, keyspace: &str) -> Crowd {
+        let client = |n| Cql::dial(tandem.address(), &dial(keyspace, 3 + (n % 3) as u8)).expect("a login");
         Crowd { clients: (0..CLIENTS).map(client).collect(), done: vec![0; CLIENTS as usize] }
     }
 
@@ -223,7 +225,7 @@ async fn clusters() -> ([Cluster; 2], Tandem) {
 #[tokio::test(flavor = "multi_thread")]
 async fn clusters_are_switched_there_and_back_while_a_node_is_dead_and_no_client_goes() {
     let ([origin, mut target], tandem) = clusters().await;
-    let mut crowd = Crowd::of(&tandem);
+    let mut crowd = Crowd::of(&tandem, "failover");
     crowd.meanwhile(whole, tandem.switch_to("target")).await;
     crowd
         .meanwhile(whole, async {
@@ -236,7 +238,31 @@ async fn clusters_are_switched_there_and_back_while_a_node_is_dead_and_no_client
     target.settle().expect("all are up");
     crowd.meanwhile(whole, async {}).await;
     tandem.settled().await;
-    let (there, here) = (cells(&origin.nodes[0]), cells(&target.nodes[0]));
+    let (there, here) = (cells(&origin.nodes[0], "failover"), cells(&target.nodes[0], "failover"));
     assert_eq!(there, here, "{}", tandem.log());
     assert_eq!(here[0].len(), crowd.done.iter().sum::<i32>() as usize);
+}
+
+/// The one that was named in the configuration, while clients work, half of them on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_leaves_its_cluster_for_good_and_no_client_goes_with_it() {
+    const KEYSPACE: &str = "failover_left";
+    let origin = cluster(&versions().0, 2, &Options { tools: true, ..Options::default() });
+    let target = pair()[1];
+    for node in [&origin.nodes[0], target] {
+        make_keyspace(node, KEYSPACE, 1);
+        SCHEMA.into_iter().for_each(|text| Cql::of(node, KEYSPACE).define(text));
+    }
+    let tandem = Tandem::start_cql(origin.contact(), target.address(), PATIENT).await;
+    let mut crowd = Crowd::of(&tandem, KEYSPACE);
+    crowd.meanwhile(plain, async {}).await;
+    let left = crowd.meanwhile(plain, async { block_in_place(|| origin.nodes[0].decommission()) }).await;
+    left.expect("it leaves");
+    crowd.meanwhile(plain, async {}).await;
+    let mut late = Cql::dial(tandem.address(), &dial(KEYSPACE, 5)).expect("who comes now is taken to the other");
+    plain(&mut late, 0, 100_000);
+    tandem.settled().await;
+    let (there, here) = (cells(&origin.nodes[1], KEYSPACE), cells(target, KEYSPACE));
+    assert_eq!(there, here, "{}", tandem.log());
+    assert_eq!(here[0].len(), crowd.done.iter().sum::<i32>() as usize + 1);
 }

@@ -13,11 +13,12 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use super::postgres::{Tls, freeze, put, signal};
-use super::{Error, Sandbox, io_error, own_folder};
+use super::{Error, Sandbox, free_port, io_error, own_folder, run};
 use distribution::Classes;
 
 mod address;
 pub mod distribution;
+mod leftovers;
 mod settings;
 
 pub use distribution::Distribution;
@@ -38,6 +39,8 @@ pub struct Options {
     pub cluster_name: Option<String>,
     /// Most memory for Java's objects, in MB. `None`: 384.
     pub heap_mb: Option<u32>,
+    /// Each node has a port for its tools: [`Node::decommission`].
+    pub tools: bool,
 }
 
 /// How to stop a node.
@@ -61,6 +64,8 @@ pub struct Node {
     folder: PathBuf,
     distribution: Distribution,
     options: Options,
+    /// Where its tools reach it.
+    tools: Option<u16>,
     child: Option<Child>,
     /// Write an archive of classes as it ends, instead of using one.
     record: Option<distribution::Warm>,
@@ -158,6 +163,7 @@ impl Node {
             folder,
             distribution: distribution.clone(),
             options: options.clone(),
+            tools: options.tools.then(free_port),
             child: None,
             record: None,
             log_start: 0,
@@ -171,7 +177,14 @@ impl Node {
             return Ok(());
         }
         self.spawn()?;
-        self.wait_ready()
+        match self.wait_ready() {
+            Err(Error::Failed { .. }) if self.said().contains(leftovers::REFUSAL) => {
+                leftovers::finish(&self.folder.join("data")).map_err(io_error("delete what a killed node left"))?;
+                self.spawn()?;
+                self.wait_ready()
+            }
+            started => started,
+        }
     }
 
     fn spawn(&mut self) -> Result<(), Error> {
@@ -190,7 +203,7 @@ impl Node {
             Some(warm) => Classes::Record(warm.clone()),
             None => Classes::Use(self.distribution.warm()?),
         };
-        Ok(settings::java(&self.distribution, &self.folder, &classes, self.options.heap_mb))
+        Ok(settings::java(&self.distribution, &self.folder, &classes, self.options.heap_mb, self.tools))
     }
 
     /// Stop it and wait until it is gone.
@@ -206,6 +219,18 @@ impl Node {
     pub fn restart(&mut self, how: Stop) -> Result<(), Error> {
         self.stop(how)?;
         self.start()
+    }
+
+    /// It hands what it has to the others and leaves the cluster for good; it runs on, and serves nobody. Only with
+    /// [`Options::tools`].
+    pub fn decommission(&self) -> Result<(), Error> {
+        let port = self.tools.ok_or_else(|| Error::Failed {
+            program: "nodetool".to_owned(),
+            output: "the node was started without a port for tools".to_owned(),
+        })?;
+        // Tables of the system's own want more replicas than a small cluster has.
+        let words = ["decommission", "--force"];
+        run(settings::tool(&self.distribution, &self.distribution.warm()?, &self.folder, port, &words)).map(drop)
     }
 
     /// SIGSTOP: connections stay, nothing answers.

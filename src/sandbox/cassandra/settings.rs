@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
 
-use super::distribution::{Classes, Distribution};
+use super::distribution::{Classes, Distribution, Warm};
 use super::{CQL_PORT, Options};
 use crate::sandbox::command;
 use crate::sandbox::postgres::Tls;
@@ -85,7 +85,13 @@ fn encryption(tls: &Tls) -> String {
 
 /// The node's Java. Small and soon there rather than fast: a little heap that may grow, one thread to collect it, the
 /// quick compiler only; no fsync; no waiting for other nodes to make up their minds.
-pub(super) fn java(distribution: &Distribution, folder: &Path, classes: &Classes, heap_mb: Option<u32>) -> Command {
+pub(super) fn java(
+    distribution: &Distribution,
+    folder: &Path,
+    classes: &Classes,
+    heap_mb: Option<u32>,
+    tools: Option<u16>,
+) -> Command {
     let mut java = command(&distribution.java);
     let (warm, archive) = match classes {
         Classes::Use(warm) => (warm, "SharedArchiveFile"),
@@ -112,10 +118,23 @@ pub(super) fn java(distribution: &Distribution, folder: &Path, classes: &Classes
     ] {
         java.arg(format!("-Dcassandra.{name}={value}"));
     }
+    // On loopback only.
+    java.args(tools.map(|port| format!("-Dcassandra.jmx.local.port={port}")));
     let at = |name: &str, file: &str| format!("-D{name}={}/{file}", folder.display());
     java.args([at("java.io.tmpdir", "tmp"), at("cassandra.storagedir", ""), at("cassandra.triggers_dir", "triggers")]);
     java.args([at("logback.configurationFile", "logback.xml"), "-Dcassandra-foreground=yes".to_owned()]);
     java.arg(format!("-Dcassandra.config=file://{}/cassandra.yaml", folder.display()));
     java.args(["-cp", &distribution.class_path(), "org.apache.cassandra.service.CassandraDaemon"]);
+    java
+}
+
+/// Cassandra's own `nodetool`, for the node in this folder, which has this port for tools.
+pub(super) fn tool(distribution: &Distribution, warm: &Warm, folder: &Path, port: u16, words: &[&str]) -> Command {
+    let mut java = command(&distribution.java);
+    // It remembers what it was told at home.
+    java.arg(format!("@{}", warm.opened.display())).arg(format!("-Duser.home={}/tmp", folder.display()));
+    java.args(["-Xmx64m", "-XX:TieredStopAtLevel=1", "-Dlogback.configurationFile=logback-tools.xml"]);
+    java.args(["-cp", &distribution.class_path(), "org.apache.cassandra.tools.NodeTool"]);
+    java.args(["-h", "127.0.0.1", "-p", &port.to_string()]).args(words);
     java
 }
