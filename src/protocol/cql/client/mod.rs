@@ -314,9 +314,9 @@ impl Client {
             }
             let again = self.prepare_anew(&prepared.text, prepared.keyspace.as_deref()).await?;
             match self.execute_once(&again, parameters).await {
-                Err(error) if is_unprepared(&error) => [prepared, &again].map(|one| one.crowd_out()),
+                Err(error) if is_unprepared(&error) => [prepared, &again].into_iter().for_each(|one| one.crowd_out()),
                 other => return other,
-            };
+            }
         }
         let keyspace = prepared.keyspace.as_deref().or(parameters.keyspace);
         self.query(&prepared.text, &Parameters { keyspace, ..*parameters }).await
