@@ -22,7 +22,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
-use serde_json::Value;
 use tandem::sandbox::{Installation, Options, Postgres, Sandbox, binaries};
 
 #[allow(dead_code, reason = "the other benchmarks use the rest")]
@@ -85,10 +84,6 @@ const WRITES: &str = "\\set id random(1, 10000)\n\
 const UNTHROTTLED: &str = "[log]\nlevel = \"warn\"\n[mirror]\nself_repair = false";
 const THROTTLED: &str = "[log]\nlevel = \"warn\"\n[mirror]\nself_repair = false\n\
     [backfill]\nworkers = 1\nrate = \"4MB\"\nhold = \"50ms\"";
-/// Longest time for a walk.
-const PATIENCE: Duration = Duration::from_secs(1_800);
-/// Between two looks at a walk.
-const LOOK: Duration = Duration::from_millis(15);
 /// Clients that write.
 const CLIENTS: u32 = 4;
 
@@ -212,7 +207,7 @@ impl<'a> Bench<'a> {
             let copied = self.per_second(sides.backfill()?);
             let began = Instant::now();
             sides.tandem.ask(&["verify", "--table", "public.history", "--detach"])?;
-            let ended = sides.wait("verify")?;
+            let ended = sides.tandem.ended("verify")?;
             ensure!(ended["counts"]["equal"] == self.args.table, "not equal: {ended:#}");
             rates.push(self.per_second(began.elapsed()), copied);
         }
@@ -246,7 +241,7 @@ impl<'a> Bench<'a> {
             let sides = self.sides(UNTHROTTLED, rows)?;
             sides.backfill()?;
             sides.tandem.ask(&["verify", "--table", "public.history", "--detach"])?;
-            sides.wait("verify")?;
+            sides.tandem.ended("verify")?;
             Ok(peak(sides.tandem.pid())? as f64 / f64::from(1 << 20))
         };
         let mut peaks = Pair::default();
@@ -316,7 +311,7 @@ impl Sides {
     /// How long a backfill takes into an empty table.
     fn backfill(&self) -> Result<Duration> {
         let began = self.begin_backfill()?;
-        let ended = self.wait("backfill")?;
+        let ended = self.tandem.ended("backfill")?;
         ensure!(ended["state"] == "Done", "{ended:#}");
         Ok(began.elapsed())
     }
@@ -326,17 +321,5 @@ impl Sides {
         let began = Instant::now();
         self.tandem.ask(&["backfill", "start", "--table", "public.history", "--no-verify", "--detach"])?;
         Ok(began)
-    }
-
-    fn wait(&self, kind: &str) -> Result<Value> {
-        let began = Instant::now();
-        while began.elapsed() < PATIENCE {
-            let report = self.tandem.ask(&[kind, "status"])?;
-            if ["Done", "Failed", "Cancelled"].iter().any(|state| report["state"] == *state) {
-                return Ok(report);
-            }
-            std::thread::sleep(LOOK);
-        }
-        bail!("the {kind} never ends")
     }
 }

@@ -25,7 +25,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 use futures_util::{StreamExt, stream};
-use serde_json::Value as Json;
 use tandem::protocol::cql::client::{Address, Client, Settings};
 use tandem::protocol::cql::wire::primitive::{Consistency, Value};
 use tandem::protocol::cql::wire::request::{Bound, Parameters, Values};
@@ -94,10 +93,6 @@ const WRITERS: usize = 128;
 const STRETCHES: i64 = 64;
 const PAGE: i32 = 5_000;
 const CONFIG: &str = "[log]\nlevel = \"warn\"\n[mirror]\nself_repair = false";
-/// Longest time for a walk.
-const PATIENCE: Duration = Duration::from_secs(1_800);
-/// Between two looks at a walk.
-const LOOK: Duration = Duration::from_millis(15);
 
 fn main() -> Result<()> {
     let args = Args::parse();
@@ -320,7 +315,7 @@ impl Sides {
         self.measured(self.tandem.pid(), || {
             let table = format!("bench.{table}");
             self.tandem.ask(&["backfill", "start", "--table", &table, "--no-verify", "--detach"])?;
-            let ended = self.wait("backfill")?;
+            let ended = self.tandem.ended("backfill")?;
             ensure!(ended["state"] == "Done", "{ended:#}");
             Ok(())
         })
@@ -329,21 +324,9 @@ impl Sides {
     fn verify(&self, table: &str, rows: u64) -> Result<Duration> {
         let began = Instant::now();
         self.tandem.ask(&["verify", "--table", &format!("bench.{table}"), "--detach"])?;
-        let ended = self.wait("verify")?;
+        let ended = self.tandem.ended("verify")?;
         ensure!(ended["counts"]["equal"] == rows, "not equal: {ended:#}");
         Ok(began.elapsed())
-    }
-
-    fn wait(&self, kind: &str) -> Result<Json> {
-        let began = Instant::now();
-        while began.elapsed() < PATIENCE {
-            let report = self.tandem.ask(&[kind, "status"])?;
-            if ["Done", "Failed", "Cancelled"].iter().any(|state| report["state"] == *state) {
-                return Ok(report);
-            }
-            std::thread::sleep(LOOK);
-        }
-        bail!("the {kind} never ends")
     }
 }
 

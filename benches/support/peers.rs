@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -24,6 +24,9 @@ const JOURNAL: &str = "TANDEM_BENCH_DIR";
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(10);
+/// The same for a backfill or a verify.
+const WALK_PATIENCE: Duration = Duration::from_secs(1_800);
+const WALK_LOOK: Duration = Duration::from_millis(15);
 
 /// A proxy that runs; dropped, it is killed.
 pub(crate) struct Proxy {
@@ -167,6 +170,19 @@ impl Proxy {
             let status = proxy.status()?;
             Ok(fields.iter().all(|field| status["mirror"][field].as_u64() == Some(0)))
         })
+    }
+
+    /// Wait until a backfill or a verify has ended, and how.
+    pub(crate) fn ended(&self, kind: &str) -> Result<Value> {
+        let began = Instant::now();
+        while began.elapsed() < WALK_PATIENCE {
+            let report = self.ask(&[kind, "status"])?;
+            if ["Done", "Failed", "Cancelled"].iter().any(|state| report["state"] == *state) {
+                return Ok(report);
+            }
+            sleep(WALK_LOOK);
+        }
+        bail!("the {kind} never ends")
     }
 
     fn wait(&mut self, what: &str, is: impl Fn(&Proxy) -> Result<bool>) -> Result<()> {
