@@ -100,7 +100,7 @@ async fn stage_with(keyspace: &'static str, config: &str) -> ([&'static Node; 2]
 }
 
 /// Ask for a walk; how it ended.
-async fn walk(tandem: &Tandem, kind: &str, more: &Value) -> Value {
+pub(crate) async fn walk(tandem: &Tandem, kind: &str, more: &Value) -> Value {
     begin(tandem, kind, more).await;
     ended(tandem, kind).await
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
+use crate::cql_history::walk;
 use crate::cql_logins::{Guarded, ROOT};
 use crate::journeys::{driver, said, same, script};
 use crate::support::cassandra::{pair, pair_with};
@@ -295,7 +296,7 @@ async fn gocql_sees_no_difference_over_tls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn vectors_are_mirrored_as_python_writes_them() {
+async fn vectors_are_mirrored_and_copied_as_python_writes_them() {
     let way = Way { version: 5, compression: "" };
     let with_vectors = || {
         let mut command = python();
@@ -308,7 +309,16 @@ async fn vectors_are_mirrored_as_python_writes_them() {
     let [_, origin] = pair_with("vectorst");
     let guarded = Guarded::before(origin, "vectorst").await;
     same(&direct, &journey.at(guarded.tandem.address(), "vectorst").await);
-    mirrored(&guarded.tandem, [Cql::of(origin, "vectorst"), Guarded::target("vectorst")], "vectorst").await;
+    let sides = || [Cql::of(origin, "vectorst"), Guarded::target("vectorst")];
+    mirrored(&guarded.tandem, sides(), "vectorst").await;
+    // As history: what the target has lost comes back, and is compared.
+    Guarded::target("vectorst").run("TRUNCATE typed");
+    let typed = serde_json::json!({ "tables": ["vectorst.typed"] });
+    for kind in ["backfill", "verify"] {
+        let report = walk(&guarded.tandem, kind, &typed).await;
+        assert_eq!(report["state"], "Done", "{kind}: {report:#}\n{}", guarded.tandem.log());
+    }
+    mirrored(&guarded.tandem, sides(), "vectorst").await;
 }
 
 #[tokio::test]
