@@ -30,6 +30,7 @@ mod support;
 use support::peers::Proxy;
 use support::pgbench::{Load, Measured, Pgbench, Script};
 use support::report::{Goal, Line, Report};
+use support::rounds::paired;
 use support::{cpu, median, peak, psql};
 
 /// A row of the table, or several that belong together.
@@ -129,7 +130,6 @@ impl Pair {
     }
 
     fn line(&self, row: Row, what: &str, other: &str, unit: &'static str, goal: Goal) -> Line {
-        let ratios = self.tandem.iter().zip(&self.other).map(|(one, other)| one / other);
         Line {
             row: row.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned()),
             what: what.to_owned(),
@@ -137,7 +137,7 @@ impl Pair {
             unit,
             tandem: median(self.tandem.iter().copied()),
             others: median(self.other.iter().copied()),
-            ratio: median(ratios),
+            ratio: paired(&self.tandem, &self.other, |one, other| one / other),
             cpu_us: (None, None),
             goal,
         }

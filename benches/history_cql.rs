@@ -13,8 +13,6 @@
 
 // It prints, and it measures real time.
 #![allow(clippy::print_stdout, clippy::disallowed_methods)]
-// What it shares with others, others use.
-#![allow(dead_code)]
 
 use std::cell::RefCell;
 use std::net::SocketAddrV4;
@@ -37,7 +35,7 @@ mod support;
 
 use support::compared::Compared;
 use support::peers::Proxy;
-use support::report::{Goal, Line, Report};
+use support::report::{Goal, Report};
 use support::{cpu, median, peak};
 
 /// A row of the table, or several that belong together.
@@ -99,7 +97,7 @@ fn main() -> Result<()> {
     let report = RefCell::new(Report::new(args.json));
     let rows = if args.rows.is_empty() { Row::value_variants() } else { &args.rows };
     for row in rows {
-        let bench = Bench { args: &args, row: *row, compared: Compared::new(&report, row) };
+        let bench = Bench { args: &args, compared: Compared::new(&report, row) };
         match row {
             Row::Copy => bench.copy()?,
             Row::Verify => bench.verify()?,
@@ -113,7 +111,6 @@ fn main() -> Result<()> {
 /// One row at work.
 struct Bench<'a> {
     args: &'a Args,
-    row: Row,
     compared: Compared<'a>,
 }
 
@@ -133,16 +130,17 @@ impl Bench<'_> {
         let rows = self.args.table as f64;
         let rates = |done: &[Done]| done.iter().map(|done| rows / done.took.as_secs_f64()).collect::<Vec<_>>();
         let per_core = |done: &[Done]| done.iter().map(|done| rows / done.used[0].as_secs_f64()).collect::<Vec<_>>();
-        let line = |what: &str, unit, other: &str, ours: Vec<f64>, theirs: Vec<f64>, goal| {
-            let ratio = median(ours.iter().zip(&theirs).map(|(one, other)| one / other));
-            let (tandem, others) = (median(ours), median(theirs));
-            self.compared.line(Line { unit, tandem, others, ratio, goal, ..self.compared.empty(what, other) });
-        };
-        let (loop_, bound) = ("a loop of the Python driver", "reading alone");
-        line("backfill, per core", "1/cpu-s", loop_, per_core(&tandem), per_core(&python), Goal::AtLeast(3.0));
-        line("backfill", "1/s", loop_, rates(&tandem), rates(&python), Goal::None);
-        line("backfill", "1/s", bound, rates(&tandem), rates(&reading), Goal::AtLeast(1.0));
-        line("backfill", "1/s", "writing alone", rates(&tandem), rates(&writing), Goal::None);
+        let by_hand = "a loop of the Python driver";
+        let cores = (per_core(&tandem), per_core(&python));
+        let goal = Goal::AtLeast(3.0);
+        self.compared.values("backfill, per core", "1/cpu-s", &cores.0, (by_hand, &cores.1), goal);
+        for (other, done, goal) in [
+            (by_hand, &python, Goal::None),
+            ("reading alone", &reading, Goal::AtLeast(1.0)),
+            ("writing alone", &writing, Goal::None),
+        ] {
+            self.compared.values("backfill", "1/s", &rates(&tandem), (other, &rates(done)), goal);
+        }
         for (who, done) in [("backfill", &tandem), ("Python", &python), ("reading", &reading), ("writing", &writing)] {
             let of = |at: usize| median(done.iter().map(|done| done.used[at].as_secs_f64() * 1e6 / rows));
             let took = median(done.iter().map(|done| done.took.as_secs_f64() * 1e6 / rows));
@@ -165,10 +163,8 @@ impl Bench<'_> {
             copied.push(self.args.table as f64 / sides.backfill("history")?.took.as_secs_f64());
             verified.push(self.args.table as f64 / sides.verify("history", self.args.table)?.as_secs_f64());
         }
-        let ratio = median(verified.iter().zip(&copied).map(|(one, other)| one / other));
-        let (tandem, others, goal) = (median(verified), median(copied), Goal::AtLeast(5.0));
-        let empty = self.compared.empty("verify of equal sides", "backfill");
-        self.compared.line(Line { unit: "1/s", tandem, others, ratio, goal, ..empty });
+        let goal = Goal::AtLeast(5.0);
+        self.compared.values("verify of equal sides", "1/s", &verified, ("backfill", &copied), goal);
         Ok(())
     }
 
@@ -184,9 +180,7 @@ impl Bench<'_> {
         let (few, many) = (self.args.table / 10, self.args.table);
         let others = peak_of("history", few, &|sides| sides.fill(few))?;
         let line = |what: String, tandem: f64| {
-            let (ratio, goal) = (tandem / others, Goal::AtMost(1.5));
-            let empty = self.compared.empty(&what, "a tenth of the rows");
-            self.compared.line(Line { unit: "MB", tandem, others, ratio, goal, ..empty });
+            self.compared.values(&what, "MB", &[tandem], ("a tenth of the rows", &[others]), Goal::AtMost(1.5));
         };
         line(format!("peak memory, {many} rows"), peak_of("history", many, &|sides| sides.fill(many))?);
         let (megabytes, rows) = (self.args.partition, self.args.partition * 1_024);

@@ -45,6 +45,20 @@ impl<'a> Compared<'a> {
         }
     }
 
+    /// One figure of each round, of both.
+    pub(crate) fn values(
+        &self,
+        what: &str,
+        unit: &'static str,
+        tandem: &[f64],
+        (other, others): (&str, &[f64]),
+        goal: Goal,
+    ) {
+        let ratio = paired(tandem, others, |one, other| one / other);
+        let (tandem, others) = (median(tandem.iter().copied()), median(others.iter().copied()));
+        self.line(Line { unit, tandem, others, ratio, goal, ..self.empty(what, other) });
+    }
+
     /// Requests a second.
     pub(crate) fn rate(&self, what: &str, tandem: &Samples, other: &str, others: &Samples, goal: Goal) {
         self.line(Line {

@@ -19,7 +19,7 @@ use crate::mirror::durable::{self, Durable};
 use crate::mirror::handle::owe;
 use crate::record::{Lane, Order, RecordBuf, Side, TableId};
 
-use super::crew::{Crew, LEASE, WorkerReport};
+use super::crew::{Crew, LEASE, WorkerReport, millis};
 use super::job::{Counts, Job, Line, Ours, Sizes, State, Walked, Wants};
 use super::lines::Lines;
 use super::meters;
@@ -523,7 +523,7 @@ impl Desk {
     /// The disk refuses.
     pub async fn lends(&self, linger: Duration) -> Result<bool, durable::Error> {
         let is_there = self.shared.crew.is_there();
-        let lends_ms = is_there.then(|| u64::try_from((LEASE + linger).as_millis()).unwrap_or(u64::MAX));
+        let lends_ms = is_there.then(|| millis(LEASE + linger));
         {
             let mut memory = self.lock();
             if memory.page.lends_ms != lends_ms {

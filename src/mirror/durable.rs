@@ -236,7 +236,7 @@ pub(crate) mod hex {
     pub(crate) fn serialize<S: Serializer>(key: &Option<Box<[u8]>>, out: S) -> Result<S::Ok, S::Error> {
         match key {
             None => out.serialize_none(),
-            Some(key) => out.serialize_str(&key.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
+            Some(key) => out.serialize_str(&show(key)),
         }
     }
 
@@ -245,7 +245,13 @@ pub(crate) mod hex {
         text.map(|text| parse(&text).ok_or_else(|| D::Error::custom("a key is not hex"))).transpose()
     }
 
-    fn parse(text: &str) -> Option<Box<[u8]>> {
+    /// Two digits a byte.
+    pub(crate) fn show(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The bytes, unless that is not what it is.
+    pub(crate) fn parse(text: &str) -> Option<Box<[u8]>> {
         let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect();
         let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
         Some(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::super::work::{Chunk, Differs};
+use crate::mirror::durable::hex;
 use crate::record::Side;
 
 /// Most bytes of a message.
@@ -181,22 +182,14 @@ impl From<&[u8]> for Hex {
 
 impl Serialize for Hex {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let digit = |nibble: u8| char::from(if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 });
-        let text: String = self.0.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
-        serializer.serialize_str(&text)
+        serializer.serialize_str(&hex::show(&self.0))
     }
 }
 
 impl<'de> Deserialize<'de> for Hex {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Hex, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        let pairs = text.as_bytes().chunks(2).map(|pair| match pair {
-            [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
-            _ => None,
-        });
-        let bytes: Option<Vec<u8>> = pairs.collect();
-        bytes.map(|bytes| Hex(bytes.into())).ok_or_else(|| serde::de::Error::custom("not an even number of hex digits"))
+        hex::parse(&text).map(Hex).ok_or_else(|| serde::de::Error::custom("not an even number of hex digits"))
     }
 }
 

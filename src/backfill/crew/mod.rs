@@ -233,7 +233,6 @@ impl Crew {
             refused(format!("there are {WORKERS_MAX} workers, and no more are taken: give each more --workers"))
         })?;
         tracing::info!(name = join.name, "history: a worker came");
-        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         Ok(Joined { worker, lease_ms: millis(LEASE), beat_ms: millis(BEAT) })
     }
 
@@ -376,6 +375,11 @@ const OTHER: &str = "it did something else than it was asked for";
 const NO_WORKERS: &str = "workers are for Cassandra: elsewhere chunks are read in snapshots that the mirror holds, which no \
     other process has (and with mirror.mode = \"off\" there is nothing to copy)";
 
+/// As messages and files say it.
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Now {
     fn next(&mut self) -> u64 {
         self.count += 1;
@@ -500,8 +504,7 @@ impl Seat {
         let (sender, receiver) = oneshot::channel();
         let mut now = self.crew.lock();
         let (number, at) = (now.next(), Instant::now());
-        let waited = at.saturating_duration_since(since).as_millis();
-        let waited_ms = u64::try_from(waited).unwrap_or(u64::MAX);
+        let waited_ms = millis(at.saturating_duration_since(since));
         // Before the worker can know of it.
         let (until, linger) = (at + LEASE, self.linger);
         let lent = Lent { worker, until, linger, is_recalled: false, answer: Some(sender) };
