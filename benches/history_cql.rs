@@ -287,7 +287,8 @@ impl Sides {
     /// Every row of the origin, by stretches of the ring.
     fn read(&self, rows: u64) -> Result<Done> {
         let step = i64::MAX / (STRETCHES / 2);
-        let start = |at: i64| i64::MIN + at * step;
+        // The product may be more than an i64 holds; the sum is not.
+        let start = |at: i64| i64::MIN.wrapping_add(at.wrapping_mul(step));
         self.measured(std::process::id(), || {
             let stretches = stream::iter(0..STRETCHES).map(|at| {
                 let last = if at == STRETCHES - 1 { i64::MAX } else { start(at + 1) };
