@@ -10,7 +10,7 @@ use super::Failure;
 use crate::admin::client::Client;
 use crate::backfill::{Counts, Kind, Report, State};
 
-/// Longest wait for the end of one.
+/// Longest wait for one that gets no further.
 const PATIENCE: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -98,14 +98,20 @@ impl Walked {
 pub(super) async fn walk(kind: Kind, admin: &Client) -> Result<Walked, Failure> {
     let (path, began) = (format!("/v1/{}", kind.as_str()), Instant::now());
     admin.post(&path, &json!({ "action": "start" })).await?;
+    let (mut reached, mut since) = (None, began);
     loop {
         let report: Report = serde_json::from_value(admin.get(&path).await?)
             .map_err(|error| Failure::Unreachable(format!("{path}: {error}")))?;
         if report.state.is_over() {
             return Ok(Walked { report, took: began.elapsed() });
         }
-        if began.elapsed() > PATIENCE {
-            return Err(Failure::Refused(format!("{path} does not end")));
+        let at = Some((report.state, report.rows, report.counts, report.done.to_bits()));
+        if at != reached {
+            (reached, since) = (at, Instant::now());
+        }
+        if since.elapsed() > PATIENCE {
+            let why = report.why.as_deref().unwrap_or("it does not say why");
+            return Err(Failure::Refused(format!("{path} gets no further: {}, {why}", report.state.as_str())));
         }
         sleep(LOOK).await;
     }

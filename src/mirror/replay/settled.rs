@@ -51,12 +51,16 @@ impl Settled {
         places.count += usize::from(is_new);
     }
 
-    /// A record is about to be applied: what its writes and barriers touch has to be looked at again.
+    /// A record is about to be applied: what its writes and barriers touch has to be looked at again. What only asks for
+    /// places to be settled, also whole parts, undoes nothing.
     pub fn touched_by(&self, record: &Record) {
+        let writes = record.items().any(|item| matches!(item, Item::Write { .. }));
         let mut places = self.lock();
         for item in record.items() {
             match item {
-                Item::Write { table, lane, .. } | Item::Touch { table, lane } if lane.order() != Order::AtPlaces => {
+                Item::Write { table, lane, .. } | Item::Touch { table, lane }
+                    if writes && lane.order() != Order::AtPlaces =>
+                {
                     places.forget(table, lane.part());
                 }
                 Item::Ddl(TableId::NONE, _) | Item::Table(TableId::NONE) => *places = Places::default(),
@@ -131,6 +135,20 @@ mod tests {
         assert_eq!(covered_after(|r| r.ddl(T, b"TRUNCATE")), [false, false, true]);
         assert_eq!(covered_after(|r| r.ddl(TableId::NONE, b"DROP KEYSPACE")), [false, false, false]);
         assert_eq!(covered_after(|r| r.touch(T, Lane::new(Order::AtPlaces, PART))), [true, true, true]);
+        let elsewhere = |r: &mut RecordBuf| {
+            r.write(U, Lane::beside(OTHER), b"w");
+            r.touch(T, Lane::alone(PART));
+        };
+        assert_eq!(covered_after(elsewhere), [false, true, true]);
+    }
+
+    #[test]
+    fn a_part_that_is_settled_whole_again_and_again_is_looked_at_once_for_all() {
+        let whole = |r: &mut RecordBuf| {
+            r.key(T, b"k", true);
+            r.touch(T, Lane::alone(PART));
+        };
+        assert_eq!(covered_after(whole), [true, true, true]);
     }
 
     #[test]

@@ -272,7 +272,9 @@ fn meet(a: &[(TableId, Scope)], b: &[(TableId, Scope)]) -> bool {
     let apart = |a: &Scope, b: &Scope| match (a, b) {
         (Scope::Table, _) | (_, Scope::Table) => false,
         (Scope::Beside(a), Scope::AtPlaces(b)) | (Scope::AtPlaces(a), Scope::Beside(b)) => a != b,
-        (Scope::Lane(a), Scope::Lane(b)) | (Scope::Place(a), Scope::Place(b)) => a != b,
+        (Scope::Lane(a), Scope::Lane(b) | Scope::Beside(b) | Scope::AtPlaces(b)) => a != b,
+        (Scope::Beside(a) | Scope::AtPlaces(a), Scope::Lane(b)) => a != b,
+        (Scope::Place(a), Scope::Place(b)) => a != b,
         _ => true,
     };
     a.iter().any(|(table, scope)| b.iter().any(|(other, theirs)| table == other && !apart(scope, theirs)))
@@ -461,7 +463,9 @@ impl Session {
                 let mut write = self.write(key);
                 write.cell = (world(&self.shared).fresh(), if kind < 49 { 0 } else { write.cell.1 });
                 record.key(HIDDEN, &key.to_le_bytes(), true);
-                record.touch(HIDDEN, Lane::new(Order::AtPlaces, part(key)));
+                // A place in its part, or its part as a whole.
+                let order = if key.is_multiple_of(2) { Order::AtPlaces } else { Order::Alone };
+                record.touch(HIDDEN, Lane::new(order, part(key)));
                 self.send(record, Act::Write(HIDDEN, write), guards).await;
             }
         }
