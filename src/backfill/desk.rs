@@ -477,7 +477,7 @@ impl Desk {
         report.not_listed = memory.page.not_listed;
         report.next_unix = memory.page.standing.get(&kind).and_then(|standing| standing.next_unix);
         if !job.state.is_over() {
-            report.why = report.why.or_else(|| memory.why());
+            report.why = report.why.or_else(|| memory.why()).or_else(|| doubted(job));
             report.eta_seconds = memory.pace.eta(&report);
         }
         Some(report)
@@ -715,24 +715,7 @@ impl Desk {
         };
         self.owe(journal, owing)?;
         self.list(found).await;
-        let settled = {
-            let mut memory = self.lock();
-            let Some(job) = memory.page.current_mut() else { return Ok(Settled::default()) };
-            job.recall();
-            let moved = job.advance(journal.appended(), paid, unix_now());
-            if moved {
-                tell(job);
-            }
-            let over = job.state.is_over().then(|| job.clone());
-            let clean = over.as_ref().map(|job| job.clean().collect()).unwrap_or_default();
-            over.iter().for_each(|job| memory.page.learn(job));
-            memory.page.ordered();
-            memory.unsaved |= moved || reported > 0;
-            if let Some(job) = memory.page.current_mut() {
-                memory.unsaved |= job.reserve();
-            }
-            Settled { clean, idle: reported == 0 && !moved }
-        };
+        let settled = self.lock().settle(journal.appended(), paid, reported);
         self.save().await?;
         Ok(settled)
     }
@@ -813,9 +796,9 @@ impl Desk {
         let sizes = Sizes { rows: options.chunk_rows.max(1), micros };
         let mut memory = self.lock();
         let memory = &mut *memory;
-        let Some(job) = memory.page.current_mut() else { return };
-        memory.reported += 1;
         meters::ended(&chunk, &outcome);
+        let Some(job) = memory.page.current_mut() else { return memory.put_late(chunk, outcome) };
+        memory.reported += 1;
         let (table, name) = (chunk.table, job.name(chunk.table).to_owned());
         let copied: Option<Vec<u64>> =
             (chunk.pass == Pass::Copy).then(|| job.labels(table).map(|label| label.0).collect());
@@ -850,9 +833,7 @@ impl Desk {
             Outcome::Refused(..) => {}
         }
         if let Some(labels) = copied {
-            memory.page.seen.extend(labels.iter().copied());
-            memory.page.copied.extend(labels);
-            memory.page.trust.copied(table, &name);
+            memory.page.came(table, &name, labels);
         }
         memory.unsaved = true;
     }
@@ -888,6 +869,13 @@ impl Page {
 
     fn current_mut(&mut self) -> Option<&mut Job> {
         self.jobs.values_mut().find(|job| !job.state.is_over())
+    }
+
+    /// Rows of the table were copied.
+    fn came(&mut self, table: TableId, name: &str, labels: Vec<u64>) {
+        self.seen.extend(labels.iter().copied());
+        self.copied.extend(labels);
+        self.trust.copied(table, name);
     }
 
     /// The job is over, or will go no further.
@@ -934,6 +922,44 @@ impl Memory {
         page.jobs.insert(kind, Job::new(number, request, unix_now()).of_round(round));
         self.unsaved = true;
         number
+    }
+
+    /// So many chunks were reported: the job goes on to its next pass if this one is over.
+    fn settle(&mut self, appended: Lsn, paid: Lsn, reported: usize) -> Settled {
+        let Some(job) = self.page.current_mut() else { return Settled::default() };
+        job.recall();
+        let moved = job.advance(appended, paid, unix_now());
+        if moved {
+            tell(job);
+        }
+        let over = job.state.is_over().then(|| job.clone());
+        let clean = over.as_ref().map(|job| job.clean().collect()).unwrap_or_default();
+        over.iter().for_each(|job| self.page.learn(job));
+        self.page.ordered();
+        self.unsaved |= moved || reported > 0;
+        if let Some(job) = self.page.current_mut() {
+            self.unsaved |= job.reserve();
+        }
+        Settled { clean, idle: reported == 0 && !moved }
+    }
+
+    /// What came of a chunk whose job was cancelled meanwhile. What it wrote is there; what the mirror must copy of it is owed all
+    /// the same, or it would stay as no client left it.
+    fn put_late(&mut self, chunk: Chunk, outcome: Outcome) {
+        let keys: Vec<Box<[u8]>> = match outcome {
+            _ if chunk.pass != Pass::Copy => return,
+            Outcome::Done(landed) => {
+                landed.refused.into_iter().chain(landed.differing.into_iter().map(|one| one.key)).collect()
+            }
+            Outcome::Refused(keys, _) => keys,
+            Outcome::Moved | Outcome::Dense => Vec::new(),
+        };
+        let Some(job) = self.page.jobs.get(&Kind::Backfill) else { return };
+        let (table, name) = (chunk.table, job.name(chunk.table).to_owned());
+        let labels: Vec<u64> = job.labels(table).map(|label| label.0).collect();
+        self.page.came(table, &name, labels);
+        self.owing.push(Owing { chunk, keys, crowd: 0, again: false });
+        (self.reported, self.unsaved) = (self.reported + 1, true);
     }
 
     /// What is to be mended, if there is anything.
@@ -998,10 +1024,10 @@ fn report(job: &Job) -> Report {
             table: table.name.clone(),
             rows_estimated: table.rows,
             bytes_estimated: table.bytes,
-            rows: table.copied_rows,
-            bytes: table.copied_bytes,
-            done: share(table.progress()),
-            counts: table.counts,
+            rows: table.copied().rows,
+            bytes: table.copied().bytes,
+            done: share(table.progress(), job.state),
+            counts: table.counts(),
             refused: table.refused.clone(),
         })
         .collect();
@@ -1016,7 +1042,7 @@ fn report(job: &Job) -> Report {
         ended_unix: job.ended_unix,
         rows: tables.iter().map(|table| table.rows).sum(),
         bytes: tables.iter().map(|table| table.bytes).sum(),
-        done: if job.state.is_over() { 1.0 } else { share(left.fold((0, 0), add)) },
+        done: share(left.fold((0, 0), add), job.state),
         next_unix: None,
         eta_seconds: None,
         counts: job.counts(),
@@ -1026,8 +1052,20 @@ fn report(job: &Job) -> Report {
     }
 }
 
-fn share((done, all): (u64, u64)) -> f64 {
-    if all == 0 { 1.0 } else { done as f64 / all as f64 }
+/// A table that cannot be walked over now.
+fn doubted(job: &Job) -> Option<String> {
+    let (table, doubt) = job.tables.iter().find_map(|table| Some((table, table.doubt.as_ref()?)))?;
+    Some(format!("{}: {}: it is looked at again when the mirror has caught up", table.name, doubt.why))
+}
+
+/// What is done of a pass: of one that was not begun nothing, of an empty one all.
+fn share((done, all): (u64, u64), state: State) -> f64 {
+    match state {
+        State::Done => 1.0,
+        State::Copying | State::CatchingUp | State::Verifying if all == 0 => 1.0,
+        _ if all == 0 => 0.0,
+        _ => done as f64 / all as f64,
+    }
 }
 
 fn tell(job: &Job) {
@@ -1042,14 +1080,13 @@ fn tell(job: &Job) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backfill::work::Extent;
+    use crate::backfill::work::{Difference, Differs, Extent, Landed};
+    use crate::journal::Entry;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_side_that_is_slow_is_left_alone_and_named() {
-        let desk = Desk::in_memory();
-        desk.start(Request::new(Kind::Verify)).await.expect("nothing is under way");
+    /// Of nine units, the same on both sides.
+    fn table() -> Surveyed {
         let extents = vec![Extent { name: "t".into(), file: 1, units: 9 }];
-        let found = Surveyed {
+        Surveyed {
             table: TableId(1),
             name: "public.t".into(),
             labels: vec![TableId(1)],
@@ -1057,10 +1094,54 @@ mod tests {
             bytes: 9,
             primary: extents.clone(),
             secondary: extents,
-            occupied: true,
+            occupied: false,
             refused: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_chunk_leaves_to_the_mirror_is_owed_although_it_was_cancelled_meanwhile() {
+        let (desk, journal) = (Desk::in_memory(), Journal::in_memory());
+        let begin = async || {
+            desk.start(Request::new(Kind::Backfill)).await.expect("nothing is under way");
+            desk.surveyed(vec![Surveyed { occupied: desk.has_seen(TableId(1)), ..table() }], |_| false, Lsn(0));
+            desk.settle(&journal, Lsn(0), Some(0)).await.expect("memory");
+            desk.open_at(Instant::now(), Lsn(0));
         };
-        desk.surveyed(vec![found], |_| true, Lsn(0));
+        begin().await;
+        let chunk = desk.take(Instant::now()).expect("there is one");
+        desk.cancel(Kind::Backfill).await.expect("it is under way");
+        let differing = vec![Difference { how: Differs::Different, key: (*b"settled").into(), shown: String::new() }];
+        let landed = Landed { rows: 9, differing, refused: vec![(*b"refused").into()], ..Landed::default() };
+        desk.put(chunk, Outcome::Done(landed));
+        desk.settle(&journal, Lsn(0), Some(0)).await.expect("memory");
+        let (entries, _) = journal.read(Lsn(0), 1 << 20).await.expect("memory");
+        let owed = |key: &[u8]| {
+            let holds =
+                |entry: &Entry| matches!(entry, Entry::Record { payload, .. } if payload.windows(7).any(|w| w == key));
+            entries.iter().any(holds)
+        };
+        assert!(owed(b"settled") && owed(b"refused"));
+        // What it wrote is ours: the next one meets no strangers.
+        begin().await;
+        assert!(desk.take(Instant::now()).is_some());
+    }
+
+    #[tokio::test]
+    async fn what_is_not_begun_is_not_shown_as_done() {
+        let desk = Desk::in_memory();
+        desk.start(Request::new(Kind::Verify)).await.expect("nothing is under way");
+        let done = || desk.report(Kind::Verify).map(|report| report.done);
+        assert_eq!(done(), Some(0.0));
+        desk.cancel(Kind::Verify).await.expect("it is under way");
+        assert_ne!(done(), Some(1.0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_side_that_is_slow_is_left_alone_and_named() {
+        let desk = Desk::in_memory();
+        desk.start(Request::new(Kind::Verify)).await.expect("nothing is under way");
+        desk.surveyed(vec![table()], |_| true, Lsn(0));
         let errand = || desk.errand(Instant::now(), Duration::ZERO);
         desk.felt(Throttle::Primary, Duration::from_millis(499));
         assert_eq!(errand(), Ok(Errand::Walk));

@@ -183,10 +183,14 @@ pub(super) struct Walked {
     pub(super) rows: u64,
     pub(super) bytes: u64,
     pub(super) refused: Option<String>,
+    /// It could not be walked over when it was looked at last: it is looked at once more before that is believed.
+    #[serde(default)]
+    pub(super) doubt: Option<Doubt>,
     extents: Vec<Tract>,
-    pub(super) copied_rows: u64,
-    pub(super) copied_bytes: u64,
-    pub(super) counts: Counts,
+    /// Of passes that are over, as the two below.
+    copied_rows: u64,
+    copied_bytes: u64,
+    counts: Counts,
     /// Where the journal stood when the comparison began: marks above it are not answered by it.
     since: u64,
     /// An earlier round copied it: it is only compared.
@@ -197,10 +201,25 @@ pub(super) struct Walked {
     step: u64,
 }
 
+/// Why a table may have to be left out. A schema change that clients made comes to the secondary later: until it is there, the
+/// sides differ.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Doubt {
+    pub(super) why: String,
+    /// What had been appended when it was seen. Paid, it is looked at once more, and believed.
+    until: u64,
+    is_ripe: bool,
+}
+
 /// One extent of a table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Tract {
     extent: Extent,
+    /// What was copied and found here in this pass: forgotten with it, if the extent is another one.
+    #[serde(default)]
+    copied: Copied,
+    #[serde(default)]
+    counts: Counts,
     done: Spans,
     /// Done, or under way, or to be done again.
     #[serde(skip)]
@@ -215,6 +234,13 @@ struct Tract {
     /// Units that are not in the sample.
     #[serde(default)]
     left_out: u64,
+}
+
+/// Copied as history.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Copied {
+    pub(super) rows: u64,
+    pub(super) bytes: u64,
 }
 
 /// Units that differed and were owed: to be compared again.
@@ -427,8 +453,9 @@ impl Job {
         let sample = self.request.sample_ppm.map(|ppm| Sample { ppm, seed: self.number });
         for walked in &mut self.tables {
             match found.iter().find(|one| one.table == walked.table) {
+                Some(Surveyed { refused: Some(why), .. }) => walked.doubt(why, at),
                 Some(one) => walked.look(one, self.pass, sample),
-                None => _ = walked.refused.get_or_insert_with(|| "the table is gone".to_owned()),
+                None => walked.doubt("the table is gone", at),
             }
             if self.pass == Pass::Forth && walked.fresh() {
                 walked.since = at.0;
@@ -463,7 +490,7 @@ impl Job {
         let pass = self.pass;
         let walking = matches!(self.state, State::Copying | State::Verifying) && !self.paused;
         let compares = self.compares();
-        let mut tables = self.tables.iter_mut().filter(|table| walking && table.refused.is_none());
+        let mut tables = self.tables.iter_mut().filter(|table| walking && table.is_walked());
         tables.find_map(|table| table.take(pass, paid)).map(|chunk| Chunk { compares, ..chunk })
     }
 
@@ -550,7 +577,7 @@ impl Job {
         for table in &mut self.tables {
             table.extents.clear();
             (table.copied_rows, table.copied_bytes, table.counts) = (0, 0, Counts::default());
-            table.kept = false;
+            (table.kept, table.doubt) = (false, None);
         }
         if self.request.kind == Kind::Backfill {
             self.pass = Pass::Copy;
@@ -592,6 +619,10 @@ impl Job {
                 Pass::Forth => self.turn(Pass::Back),
                 _ => self.end(now_unix),
             },
+            State::Copying | State::Verifying if self.tables.iter().any(|table| table.is_doubted(paid)) => {
+                self.tables.iter_mut().for_each(|table| table.ripen(paid));
+                self.survey_again();
+            }
             _ => {}
         }
         self.state != before
@@ -600,11 +631,12 @@ impl Job {
     fn turn(&mut self, pass: Pass) {
         self.pass = pass;
         self.state = State::Planning;
-        self.tables.iter_mut().for_each(|table| table.extents.clear());
+        self.tables.iter_mut().for_each(Walked::turn);
     }
 
     fn pass_done(&self) -> bool {
-        self.tables.iter().all(|table| table.refused.is_some() || table.extents.iter().all(Tract::is_done))
+        let done = |table: &Walked| table.doubt.is_none() && table.extents.iter().all(Tract::is_done);
+        self.tables.iter().all(|table| table.refused.is_some() || done(table))
     }
 
     fn end(&mut self, now_unix: u64) {
@@ -641,7 +673,7 @@ impl Job {
         let walked = self.state == State::Done || self.state == State::Failed;
         let compared = walked && self.pass == Pass::Back && self.request.is_whole();
         let is_equal = |counts: &Counts| counts.differing() == 0 && counts.skipped == 0;
-        let equal = move |table: &&Walked| compared && table.refused.is_none() && is_equal(&table.counts);
+        let equal = move |table: &&Walked| compared && table.is_walked() && is_equal(&table.counts());
         let all = compared && self.request.is_of_all() && self.tables.iter().all(|table| equal(&table));
         let since = self.tables.iter().map(|table| Lsn(table.since)).min().filter(|_| all);
         let tables = self.tables.iter().filter(equal);
@@ -654,12 +686,12 @@ impl Job {
         let ended = [State::Done, State::Failed].contains(&self.state) && self.pass == Pass::Back && self.pass_done();
         let whole = ended && self.request.is_whole();
         let compared = self.tables.iter().filter(move |table| whole && table.refused.is_none());
-        compared.map(|table| (table.table, &*table.name, table.counts.differing()))
+        compared.map(|table| (table.table, &*table.name, table.counts().differing()))
     }
 
     /// Tables of which rows are known to differ.
     pub(super) fn found(&self) -> impl Iterator<Item = (TableId, &str, u64)> {
-        let differing = self.tables.iter().map(|table| (table.table, &*table.name, table.counts.differing()));
+        let differing = self.tables.iter().map(|table| (table.table, &*table.name, table.counts().differing()));
         differing.filter(|(.., rows)| *rows > 0)
     }
 
@@ -675,7 +707,7 @@ impl Job {
 
     pub(super) fn counts(&self) -> Counts {
         let mut sum = Counts::default();
-        self.tables.iter().for_each(|table| sum.add(table.counts));
+        self.tables.iter().for_each(|table| sum.add(table.counts()));
         sum
     }
 
@@ -700,7 +732,8 @@ impl Walked {
             labels: found.labels.clone(),
             rows: found.rows,
             bytes: found.bytes,
-            refused: found.refused.clone(),
+            refused: None,
+            doubt: None,
             extents: Vec::new(),
             copied_rows: 0,
             copied_bytes: 0,
@@ -721,12 +754,53 @@ impl Walked {
         let mut before = std::mem::take(&mut self.extents);
         self.extents = extents.iter().map(|extent| Tract::of(extent, &mut before, sample)).collect();
         self.labels = found.labels.clone();
-        if self.refused.is_none() {
-            self.refused = found.refused.clone();
-        }
+        self.doubt = None;
         if self.step == 0 {
             self.step = FIRST_STEP;
         }
+    }
+
+    /// It cannot be walked over, as far as can be seen. What was done of it stays done, should it turn out that it can.
+    fn doubt(&mut self, why: &str, at: Lsn) {
+        match self.doubt.take() {
+            _ if self.refused.is_some() => {}
+            Some(doubt) if doubt.why == why && doubt.is_ripe => self.refused = Some(doubt.why),
+            Some(doubt) if doubt.why == why => self.doubt = Some(doubt),
+            _ => self.doubt = Some(Doubt { why: why.to_owned(), until: at.0, is_ripe: false }),
+        }
+    }
+
+    /// What is in doubt can be told now.
+    fn is_doubted(&self, paid: Lsn) -> bool {
+        self.refused.is_none() && self.doubt.as_ref().is_some_and(|doubt| doubt.until <= paid.0)
+    }
+
+    fn ripen(&mut self, paid: Lsn) {
+        self.doubt.iter_mut().for_each(|doubt| doubt.is_ripe |= doubt.until <= paid.0);
+    }
+
+    /// Chunks of it may be taken.
+    pub(super) fn is_walked(&self) -> bool {
+        self.refused.is_none() && self.doubt.is_none()
+    }
+
+    /// The pass is over: the next one walks over it anew.
+    fn turn(&mut self) {
+        (self.counts, Copied { rows: self.copied_rows, bytes: self.copied_bytes }) = (self.counts(), self.copied());
+        self.extents.clear();
+    }
+
+    pub(super) fn copied(&self) -> Copied {
+        self.extents.iter().map(|tract| tract.copied).fold(
+            Copied { rows: self.copied_rows, bytes: self.copied_bytes },
+            |sum, copied| Copied { rows: sum.rows + copied.rows, bytes: sum.bytes + copied.bytes },
+        )
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        let mut sum = self.counts;
+        self.extents.iter().for_each(|tract| sum.add(tract.counts));
+        sum
     }
 
     fn fresh(&self) -> bool {
@@ -753,7 +827,7 @@ impl Walked {
         let first = place.is_none();
         let owes = match place {
             None => {
-                self.counts.add(Counts::of(chunk.pass, landed));
+                tract.counts.add(Counts::of(chunk.pass, landed));
                 mends && differing + landed.crowd > 0
             }
             Some(at) => {
@@ -762,8 +836,8 @@ impl Walked {
                 let seen = again.crowd.saturating_sub(landed.crowd);
                 // What a copy left to the mirror was never counted.
                 if chunk.pass != Pass::Copy {
-                    self.counts.seen(seen, landed);
-                    self.counts.repaired += again.differing.saturating_sub(differing.saturating_sub(seen));
+                    tract.counts.seen(seen, landed);
+                    tract.counts.repaired += again.differing.saturating_sub(differing.saturating_sub(seen));
                 }
                 again.differing = if seen > 0 { differing } else { again.differing.min(differing) };
                 again.crowd = again.crowd.min(landed.crowd);
@@ -780,8 +854,8 @@ impl Walked {
         }
         tract.begun.remove(chunk.from, chunk.to);
         if chunk.pass == Pass::Copy && first {
-            self.copied_rows += landed.rows;
-            self.copied_bytes += landed.bytes;
+            tract.copied.rows += landed.rows;
+            tract.copied.bytes += landed.bytes;
         }
         self.pace(chunk.to - chunk.from, landed, sizes);
         Seen { first, owes }
@@ -814,6 +888,8 @@ impl Tract {
                 let (taken, left_out) = (done.clone(), done.len());
                 Tract {
                     extent: extent.clone(),
+                    copied: Copied::default(),
+                    counts: Counts::default(),
                     done,
                     taken,
                     again: Vec::new(),
@@ -894,24 +970,100 @@ mod tests {
         (0..count).map(one).collect()
     }
 
-    #[test]
-    fn what_differs_and_is_too_much_to_be_kept_at_once_is_mended_in_turns() {
-        let extent = Extent { name: "t".into(), file: 1, units: 1 };
-        let found = Surveyed {
+    /// A table of one extent, the same on both sides.
+    fn table(file: u64, units: u64) -> Surveyed {
+        let extents = vec![Extent { name: "t".into(), file, units }];
+        Surveyed {
             table: TableId(1),
             name: "t".into(),
             labels: vec![TableId(1)],
             rows: 1,
             bytes: 1,
-            primary: vec![extent],
-            secondary: Vec::new(),
+            primary: extents.clone(),
+            secondary: extents,
             occupied: true,
             refused: None,
-        };
-        let mut job = Job::new(1, Request::new(Kind::Repair), 0);
-        job.surveyed(vec![found], |_| Ours::No, Lsn(0));
+        }
+    }
+
+    fn refused(why: &str) -> Surveyed {
+        Surveyed { refused: Some(why.to_owned()), ..table(1, 2) }
+    }
+
+    fn sizes() -> Sizes {
+        Sizes { rows: 100, micros: 100 }
+    }
+
+    fn begun(kind: Kind, table: Surveyed) -> Job {
+        let mut job = Job::new(1, Request::new(kind), 0);
+        job.surveyed(vec![table], |_| Ours::Mirrored, Lsn(0));
         job.reserve();
-        let sizes = Sizes { rows: 100, micros: 100 };
+        job
+    }
+
+    /// Take what there is until it is over; every chunk is found equal, of as many rows as it has units.
+    fn walked(job: &mut Job, table: &Surveyed) {
+        for _ in 0..20 {
+            while let Some(chunk) = job.take(Lsn(9)) {
+                let rows = if chunk.pass == Pass::Back { 0 } else { chunk.to - chunk.from };
+                job.landed(&chunk, &Landed { rows, ..Landed::default() }, sizes());
+            }
+            job.advance(Lsn(9), Lsn(9), 0);
+            if job.wants() == Wants::Survey {
+                job.surveyed(vec![table.clone()], |_| Ours::Mirrored, Lsn(9));
+                job.reserve();
+            }
+        }
+    }
+
+    #[test]
+    fn a_table_whose_schema_is_behind_on_one_side_is_left_out_only_if_it_stays_so() {
+        let mut job = begun(Kind::Backfill, table(1, 200));
+        let chunk = job.take(Lsn(0)).expect("there is one");
+        job.landed(&chunk, &Landed { rows: 64, ..Landed::default() }, sizes());
+        job.survey_again();
+        job.surveyed(vec![refused("no column n")], |_| Ours::Mirrored, Lsn(5));
+        assert_eq!((job.take(Lsn(4)), job.advance(Lsn(6), Lsn(4), 0)), (None, false), "it waits for the mirror");
+        assert!(job.advance(Lsn(6), Lsn(5), 0) && job.wants() == Wants::Survey);
+        // Another change came behind the first.
+        job.surveyed(vec![refused("no column m")], |_| Ours::Mirrored, Lsn(7));
+        assert!(!job.advance(Lsn(8), Lsn(6), 0) && job.advance(Lsn(8), Lsn(7), 0));
+        job.surveyed(vec![table(1, 200)], |_| Ours::Mirrored, Lsn(8));
+        walked(&mut job, &table(1, 200));
+        assert_eq!((job.state, job.tables[0].copied().rows), (State::Done, 200), "{:?}", job.why);
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_walked_over_is_left_out_once_all_is_paid() {
+        for gone in [vec![refused("no key")], Vec::new()] {
+            let mut job = begun(Kind::Backfill, table(1, 2));
+            job.survey_again();
+            job.surveyed(gone.clone(), |_| Ours::Mirrored, Lsn(5));
+            assert!(!job.advance(Lsn(5), Lsn(4), 0) && job.advance(Lsn(5), Lsn(5), 0));
+            job.surveyed(gone, |_| Ours::Mirrored, Lsn(6));
+            walked(&mut job, &refused("no key"));
+            assert_eq!(job.state, State::Failed);
+            assert!(job.why.is_some_and(|why| why.contains("left out")));
+        }
+    }
+
+    #[test]
+    fn what_was_found_in_an_extent_is_forgotten_with_it() {
+        let mut job = begun(Kind::Repair, table(1, 64));
+        let chunk = job.take(Lsn(0)).expect("there is one");
+        assert!(job.landed(&chunk, &Landed { rows: 64, differing: differences(3), ..Landed::default() }, sizes()).owes);
+        job.owed(&chunk, (3, 0), Lsn(5));
+        assert_eq!(job.counts().differing(), 3);
+        job.survey_again();
+        walked(&mut job, &table(2, 64));
+        let expected = Counts { read: 64, equal: 64, ..Counts::default() };
+        assert_eq!((job.state, job.counts()), (State::Done, expected));
+    }
+
+    #[test]
+    fn what_differs_and_is_too_much_to_be_kept_at_once_is_mended_in_turns() {
+        let mut job = begun(Kind::Repair, Surveyed { secondary: Vec::new(), ..table(1, 1) });
+        let sizes = sizes();
         // Of 500 rows, 10 are equal; 100 are kept at once.
         for crowd in [390, 290, 190, 90] {
             let chunk = job.take(Lsn(1)).expect("it goes on");

@@ -298,6 +298,38 @@ async fn tables_that_move_or_change_while_they_are_copied_are_looked_at_again() 
     stage.assert_equal(TABLES).await;
 }
 
+/// A rewriting change moves the table at once; to the target it comes later.
+#[tokio::test]
+async fn columns_that_clients_add_while_a_table_is_copied_do_not_leave_it_out() {
+    let stage = stage("[backfill]\nchunk_rows = 100\nhold = \"20ms\"\n").await;
+    ask(&stage, "backfill", public()).await;
+    let client = connect(&stage.url()).await;
+    for n in 0..8 {
+        for table in ["plain", "named"] {
+            let change = format!("ALTER TABLE {table} ADD COLUMN g{n} int GENERATED ALWAYS AS ({n}) STORED");
+            client.batch_execute(&change).await.expect("added");
+        }
+    }
+    let report = ended(&stage, "backfill").await;
+    assert_eq!(report["state"], "Done", "{report:#}\n{}", stage.tandem.log());
+    assert_eq!(counts(&report)[2..], [0; 4], "{report:#}\n{}", stage.tandem.log());
+    stage.assert_equal(TABLES).await;
+}
+
+#[tokio::test]
+async fn history_does_not_wait_for_a_transaction_that_is_only_prepared() {
+    let stage = Stage::new(SCHEMA, "[backfill]\nmax_lag = \"1s\"\n", &["max_prepared_transactions = 5"]).await;
+    sql(&stage.origin.url("postgres"), HISTORY).await;
+    let client = connect(&stage.url()).await;
+    let left = "BEGIN; UPDATE plain SET v = 'left' WHERE id = 5; PREPARE TRANSACTION 'left'";
+    client.batch_execute(left).await.expect("prepared");
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let report = walk(&stage, "backfill", public()).await;
+    assert_eq!(report["state"], "Done", "{report:#}\n{}", stage.tandem.log());
+    client.batch_execute("COMMIT PREPARED 'left'").await.expect("committed");
+    stage.assert_equal(TABLES).await;
+}
+
 /// What a switch would find of history, by name and object.
 async fn doubts(stage: &Stage) -> Vec<(String, String)> {
     stage.tandem.caught_up().await;

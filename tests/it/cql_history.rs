@@ -335,6 +335,23 @@ async fn a_backfill_that_is_killed_goes_on_and_brings_nothing_back() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_that_clients_add_and_drop_while_a_table_is_copied_do_not_leave_it_out() {
+    let keyspace = "altered";
+    let (nodes, tandem) = stage_with(keyspace, "[backfill]\nchunk_rows = 20\n").await;
+    begin(&tandem, "backfill", &tables(keyspace)).await;
+    for n in 0..4 {
+        through(&tandem, &format!("ALTER TABLE {keyspace}.types ADD more{n} text")).await;
+        through(&tandem, &format!("ALTER TABLE {keyspace}.plain ADD more{n} int")).await;
+    }
+    through(&tandem, &format!("ALTER TABLE {keyspace}.types DROP more0")).await;
+    let report = ended(&tandem, "backfill").await;
+    tandem.settled().await;
+    assert_eq!(report["state"], "Done", "{report:#}\n{}", tandem.log());
+    closes(&report);
+    equal(nodes, keyspace, &tandem.log());
+}
+
 /// What the origin's schema says of a keyspace, but for ids and what only one version has.
 fn schema_of(node: &Node, keyspace: &str) -> Vec<Vec<String>> {
     let mut cql = Cql::of(node, keyspace);

@@ -685,8 +685,13 @@ impl<C: Copier> Engine<C> {
         if *self.pace.borrow() != Pace::Usual {
             return Err(None);
         }
-        let lag = self.ledger.oldest_seen().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let lag = self.ledger.ended_seen().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         self.desk.errand(now, lag)
+    }
+
+    /// What history relies on. A schema change that is ending is waited for: a survey sees it before it is owed.
+    fn paid_for_history(&self) -> Lsn {
+        if self.ledger.schema_in_doubt() { self.ledger.paid() } else { self.ledger.ended_paid() }
     }
 
     /// Look where history lies.
@@ -706,7 +711,7 @@ impl<C: Copier> Engine<C> {
         let book = &self.book;
         let at = behind_marks(&self.journal, &self.dirty);
         self.desk.surveyed(found, |table| book.knows(table), at);
-        self.desk.settle(&self.journal, self.ledger.paid(), None).await?;
+        self.desk.settle(&self.journal, self.paid_for_history(), None).await?;
         Ok(())
     }
 
@@ -722,7 +727,7 @@ impl<C: Copier> Engine<C> {
 
     /// S is paid, and kept: history is copied and compared at it.
     async fn walk(&mut self) -> Result<u64, copier::Error> {
-        self.desk.open_at(Instant::now(), self.ledger.paid());
+        self.desk.open_at(Instant::now(), self.paid_for_history());
         let desk = self.desk.clone();
         self.copier.walk(&desk).await
     }
@@ -737,7 +742,8 @@ impl<C: Copier> Engine<C> {
         if walked.is_ok() {
             self.provision(Stage::Rest).await?;
         }
-        let settled = self.desk.settle(&self.journal, self.ledger.paid(), walked.as_ref().ok().copied()).await?;
+        let paid = self.paid_for_history();
+        let settled = self.desk.settle(&self.journal, paid, walked.as_ref().ok().copied()).await?;
         // Where nothing can be done before something is paid, asking at once would be all that is done.
         self.next_walk = if settled.idle { now + self.config.pause_max } else { now };
         for (table, since) in settled.clean {

@@ -125,6 +125,17 @@ impl Ledger {
         [open, ended].into_iter().flatten().min().unwrap_or(self.next)
     }
 
+    /// Everything below that has ended is paid. What is open is owed when it ends, however old it is: history need not wait
+    /// for it, for no state of the primary shows it before.
+    pub fn ended_paid(&self) -> Lsn {
+        self.ended.oldest.map_or(self.next, |(lsn, _)| lsn)
+    }
+
+    /// When the oldest unit was read that has ended and is not paid.
+    pub fn ended_seen(&self) -> Option<Instant> {
+        self.ended.oldest.map(|(_, seen)| seen)
+    }
+
     /// Ended keys that wait for a payment.
     pub fn keys(&self) -> usize {
         self.ended.keys
