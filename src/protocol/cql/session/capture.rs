@@ -83,8 +83,6 @@ pub(super) struct Ground<'a> {
     pub timeuuids: &'a TimeUuids,
     /// What the primary calls its functions.
     pub dialect: Dialect,
-    /// The session's keyspace.
-    pub keyspace: Option<&'a Arc<str>>,
     /// Conditional writes.
     pub contests: &'a Contests,
     /// Tables that are not there are taken as they are named: the schema was just looked at.
@@ -237,7 +235,8 @@ impl Ground<'_> {
             Body::Schema(schema) => schema.table.clone().or_else(|| schema.name.clone()),
             _ => None,
         };
-        let keyspace = name.as_ref().and_then(|name| name.keyspace_or(self.keyspace.map(|name| &**name)));
+        // The request's own, or where it was prepared, before the session's.
+        let keyspace = name.as_ref().and_then(|name| name.keyspace_or(known.keyspace.as_deref()));
         let label = match (&known.statement.body, keyspace, &name) {
             (Body::Truncate(_), Some(keyspace), Some(name)) => TableId::of(keyspace, &name.name),
             (Body::Schema(schema), Some(keyspace), Some(name)) if is_of_a_table(schema) => {

@@ -758,7 +758,6 @@ impl Session {
             stamps: &self.shared.stamps,
             timeuuids: &self.shared.timeuuids,
             dialect: self.shared.side(self.side).dialect(),
-            keyspace: self.keyspace.as_ref(),
             contests: &self.shared.contests,
             is_fresh: self.has.schema,
         };

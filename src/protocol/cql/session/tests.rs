@@ -314,7 +314,8 @@ impl Rig {
 
 fn name(table: TableId) -> &'static str {
     let known = ["t", "wide", "counts", "gone", "strange"];
-    known.into_iter().find(|name| TableId::of("shop", name) == table).unwrap_or("?")
+    let other = Some("other.t").filter(|_| TableId::of("other", "t") == table);
+    known.into_iter().find(|name| TableId::of("shop", name) == table).or(other).unwrap_or("?")
 }
 
 fn in_words(item: &Item<'_>) -> String {
@@ -522,6 +523,22 @@ fn schema_changes_and_truncates_are_barriers() {
     assert_eq!(rig.journal(), all);
     rig.void(1);
     assert_eq!(rig.told().len(), 1);
+}
+
+#[test]
+fn a_barrier_is_of_the_keyspace_in_which_it_is_executed() {
+    let mut rig = Rig::new(Version::V5, None);
+    let parameters = Parameters { keyspace: Some("other"), ..Parameters::new(Consistency::LocalQuorum) };
+    rig.ask(1, &Request::Query(Query { text: b"TRUNCATE t", parameters }));
+    rig.wait();
+    rig.void(1);
+    rig.prepare(b"truncate", "TRUNCATE t");
+    rig.session.keyspace = Some(Arc::from("other"));
+    rig.execute(2, b"truncate", &[]);
+    rig.wait();
+    rig.void(2);
+    let barriers: Vec<String> = rig.journal().into_iter().filter(|words| words.starts_with("barrier")).collect();
+    assert_eq!(barriers, ["barrier other.t: TRUNCATE t", "barrier t: TRUNCATE t"]);
 }
 
 #[test]
