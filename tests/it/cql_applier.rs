@@ -1,7 +1,7 @@
 //! What the mirror does on a secondary with records of CQL, from 4.1 to 5.0 and back. Tests name the corner they keep.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::BytesMut;
 use tandem::journal::Lsn;
@@ -96,7 +96,7 @@ impl Rig {
         let job = bend(job);
         // A busy node may answer too late: the engine comes again, too.
         let applied = until(async || match self.applier.apply(&job).await {
-            Applied::Retry(_) => None,
+            Applied::Retry(_) | Applied::Away(_) => None,
             applied => Some(applied),
         });
         applied.await.expect("it is not put off for ever")
@@ -509,6 +509,23 @@ async fn a_write_in_doubt_ends_on_both_sides() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_write_in_doubt_is_not_done_again_where_the_primary_was_emptied_since() {
+    for mut rig in Rig::both("applier_emptied_up", "applier_emptied_down").await {
+        let doubt = |job: Job| Job { certainty: Certainty::Unknown, ..job };
+        rig.define("CREATE TABLE t (k int PRIMARY KEY, v int)").await;
+        let body = rig.body("INSERT INTO t (k, v) VALUES (1, 1)", &[], micros(), seconds());
+        for anew in [&["TRUNCATE t"][..], &["DROP TABLE t", "CREATE TABLE t (k int PRIMARY KEY, v int)"]] {
+            // Of a table that is made anew, the second of its birth is known.
+            tokio::time::sleep(Duration::from_millis(1_100)).await;
+            anew.iter().for_each(|text| rig.primary.define(text));
+            rig.clusters[0].refresh().await;
+            assert_eq!(rig.job(|record| record.write(rig.label("t"), Lane::ANY, &body), doubt).await, Applied::Done);
+            assert!(rig.equal("SELECT k, v FROM t").is_empty(), "{anew:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_barrier_in_doubt_is_passed_if_the_primary_shows_that_it_did_it() {
     for mut rig in Rig::both("applier_barriers_up", "applier_barriers_down").await {
         rig.define("CREATE TABLE t (k int PRIMARY KEY, v int)").await;
@@ -550,7 +567,7 @@ async fn a_barrier_in_doubt_is_passed_if_the_primary_shows_that_it_did_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_secondary_refuses_is_rejected_and_one_that_is_away_is_lost() {
     let (old, new) = versions();
-    let primary = cluster(&old, 1, &Options::default());
+    let mut primary = cluster(&old, 1, &Options::default());
     let mut secondary = cluster(&new, 1, &Options::default());
     for node in [&primary.nodes[0], &secondary.nodes[0]] {
         make_keyspace(node, "k", 1);
@@ -560,6 +577,10 @@ async fn what_a_secondary_refuses_is_rejected_and_one_that_is_away_is_lost() {
     rig.applier.open().await.expect("it is there");
     let applied = rig.replay("INSERT INTO t (k, nothing) VALUES (1, 'secret')", 1, seconds()).await;
     assert!(matches!(&applied, Applied::Reject(why) if !why.contains("secret")), "{applied:?}");
+    // What is only to be done again does not need the primary.
+    primary.nodes[0].stop(Stop::Kill).expect("killed");
+    assert_eq!(rig.replay("INSERT INTO t (k, v) VALUES (2, 2)", 1, seconds()).await, Applied::Done);
+    primary.nodes[0].start().expect("it comes back");
     secondary.nodes[0].stop(Stop::Kill).expect("killed");
     let applied = rig.replay("INSERT INTO t (k, v) VALUES (1, 1)", 1, seconds()).await;
     assert!(matches!(applied, Applied::Lost(_)), "{applied:?}");

@@ -45,6 +45,9 @@ pub enum Applied {
     /// Not this time, and others may fare better: tried again after a pause of its own, and parked when that goes on for
     /// too long. No row values in the reason, here and below (promise 13).
     Retry(String),
+    /// Nodes that it needs are away, others may fare better: tried again after a pause of its own, for as long as that lasts.
+    /// Nobody is parked for an outage.
+    Away(String),
     /// The secondary will not take it: parked, or, for a barrier, its table is held.
     Reject(String),
     /// The secondary is away: everybody pauses, then [`Applier::open`] is called, then this job is done again.

@@ -216,7 +216,7 @@ impl Core {
             self.reading = self.window.next() < appended;
             return self.reading.then(|| Action::Read(self.window.next()));
         }
-        if !self.window.is_starved() {
+        if !self.is_starved() {
             return None;
         }
         if self.window.scouted() < appended {
@@ -236,8 +236,9 @@ impl Core {
         if self.link != Link::Up || self.paused || moves {
             return None;
         }
-        let oldest = self.resting.iter().map(|(_, lsn)| *lsn).min()?;
-        let since = self.window.get(oldest)?.failing_since?;
+        // Those who wait for nodes that are away do not fail.
+        let since = |lsn| Some((lsn, self.window.get(lsn)?.failing_since?));
+        let (oldest, since) = self.resting.iter().filter_map(|(_, lsn)| since(*lsn)).min()?;
         (now.duration_since(since) >= self.config.retry_max).then_some(oldest)
     }
 
@@ -246,9 +247,15 @@ impl Core {
         match () {
             () if self.reading || self.read_after > now => None,
             () if !self.window.is_full() => Some(self.window.next()),
-            () if self.window.is_starved() => Some(self.window.scouted()),
+            () if self.is_starved() => Some(self.window.scouted()),
             () => None,
         }
+    }
+
+    /// Nothing can be handed out, and nothing is on its way that would make room: what is in the window waits for what may be
+    /// further on in the journal.
+    fn is_starved(&self) -> bool {
+        self.window.is_starved() && self.away == 0
     }
 
     /// When there may be something to do although nothing happened.
@@ -273,9 +280,7 @@ impl Core {
                 self.waits.there();
                 self.troubles.remove(&Trouble::Link);
                 // Nobody's patience ends while the secondary is away.
-                for (_, lsn) in &self.resting {
-                    self.window.get_mut(*lsn).into_iter().for_each(|waiting| waiting.failing_since = None);
-                }
+                self.window.forgive();
             }
             Err(error) => self.lost(error.to_string(), now),
         }
@@ -299,6 +304,7 @@ impl Core {
                 self.finish(lsn);
             }
             Applied::Retry(why) => self.failed(lsn, why, now),
+            Applied::Away(why) => self.missed(lsn, why, now),
             Applied::Reject(why) if self.is_barrier(lsn) => self.hold(lsn, why, now),
             Applied::Reject(why) => self.park(lsn, why),
             Applied::Lost(why) => {
@@ -369,6 +375,14 @@ impl Core {
             (true, true) => self.hold(lsn, why, now),
             (true, false) => self.park(lsn, why),
         }
+    }
+
+    /// Not while nodes are away that it needs.
+    fn missed(&mut self, lsn: Lsn, why: String, now: Instant) {
+        self.failures += 1;
+        self.troubles.insert(Trouble::Records, why);
+        self.rest(lsn, now);
+        self.window.get_mut(lsn).into_iter().for_each(|waiting| waiting.failing_since = None);
     }
 
     fn rest(&mut self, lsn: Lsn, now: Instant) {

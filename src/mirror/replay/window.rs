@@ -174,6 +174,11 @@ impl Window {
         self.records.get_mut(&lsn)
     }
 
+    /// Whatever failed, did so while the secondary went away.
+    pub(super) fn forgive(&mut self) {
+        self.records.values_mut().for_each(|waiting| waiting.failing_since = None);
+    }
+
     /// Take one entry; a record that is `done` already is passed over. On an error nothing was taken, and reading stays
     /// where it is.
     pub(super) fn read(&mut self, entry: Entry, now: Instant, done: impl Fn(Lsn) -> bool) -> Result<(), Malformed> {

@@ -213,6 +213,57 @@ async fn nobody_loses_patience_with_a_secondary_that_is_away() {
 }
 
 #[tokio::test]
+async fn nor_who_failed_before_it_went_away_and_was_on_its_way_then() {
+    let mut rig = Rig::new(Config::default());
+    let slow = rig.committed(|r| r.write(T, Lane::ANY, b"a"));
+    assert_eq!(rig.lsns(), [slow]);
+    rig.came_back(slow, later());
+    rig.wait(Duration::from_secs(1));
+    assert_eq!(rig.lsns(), [slow]);
+    rig.came_back(slow, Applied::Lost("reset".into()));
+    rig.wait(Duration::from_secs(3600));
+    assert_eq!(rig.lsns(), [slow]);
+    rig.came_back(slow, later());
+    assert_eq!(rig.parked(), []);
+}
+
+#[tokio::test]
+async fn what_needs_nodes_that_are_away_waits_for_them_however_long_and_however_much_waits_for_it() {
+    let mut rig = Rig::new(Config { window_bytes: 600, ..Config::default() });
+    let all: Vec<Lsn> = (0..20).map(|n| rig.committed(|r| r.write(T, Lane::ANY, &[n; 100]))).collect();
+    for _ in 0..60 {
+        for lsn in rig.lsns() {
+            rig.came_back(lsn, Applied::Away("UNAVAILABLE".into()));
+        }
+        rig.wait(Duration::from_secs(60));
+    }
+    assert_eq!((rig.parked(), rig.dirty()), (vec![], vec![]));
+    assert_eq!(rig.core.error().map(String::as_str), Some("UNAVAILABLE"));
+    let mut done = Vec::new();
+    for _ in 0..20 {
+        for lsn in rig.lsns() {
+            rig.came_back(lsn, Applied::Done);
+            done.push(lsn);
+        }
+        rig.wait(Duration::from_secs(60));
+    }
+    assert_eq!(done, all);
+}
+
+#[tokio::test]
+async fn the_journal_is_not_read_ahead_while_something_is_on_its_way() {
+    let mut rig = Rig::new(Config { window_bytes: 300, ..Config::default() });
+    let first = rig.committed(|r| r.write(T, Lane::alone(0x70), &[0; 200]));
+    let second = rig.committed(|r| r.write(T, Lane::alone(0x70), &[1; 200]));
+    assert_eq!(rig.lsns(), [first]);
+    let scouted = rig.core.window.scouted();
+    rig.committed(|r| r.write(T, Lane::alone(0x70), &[2; 200]));
+    assert_eq!((rig.lsns(), rig.core.window.scouted(), rig.core.awaited(rig.now)), (vec![], scouted, None));
+    rig.came_back(first, Applied::Done);
+    assert_eq!(rig.lsns(), [second]);
+}
+
+#[tokio::test]
 async fn a_lost_secondary_is_opened_anew_when_all_are_back_and_after_a_pause() {
     let mut rig = Rig::new(Config::default());
     let (a, b) = (rig.committed(|r| r.write(T, Lane::ANY, b"a")), rig.committed(|r| r.write(T, Lane::ANY, b"b")));

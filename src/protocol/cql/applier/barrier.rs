@@ -12,6 +12,7 @@ use tokio::time::sleep;
 
 use crate::mirror::replay::{Certainty, Job};
 use crate::protocol::cql::client::Error;
+use crate::protocol::cql::cluster::clock::micros_of;
 use crate::protocol::cql::stamps::now_micros;
 use crate::protocol::cql::tables::{Table, Tables};
 use crate::protocol::cql::text::edit::{self, drop_at};
@@ -148,20 +149,46 @@ async fn was_emptied(sides: &Sides, table: &Table, sent: i64) -> Result<Option<b
     // It may be under way for so long; a clock may have been set by less.
     let over = PATIENCE.saturating_sub(Duration::from_micros(u64::try_from(now_micros() - sent).unwrap_or_default()));
     sleep(over).await;
-    let text = "SELECT truncated_at FROM system.local";
-    let answer = sides.to_primary.query(text, &Parameters::new(Consistency::One)).await;
-    let Ok(answer) = answer else { return Ok(None) };
-    let row = answer.row().map_err(|error| Trouble::of_primary(&error))?;
-    let all = row.and_then(|row| row.get(0).flatten());
-    let all = elements(all, 2).map_err(|error| Trouble::Reject(error.to_string()))?;
-    // A position of the node's commit log (12 bytes), then milliseconds since 1970.
-    let at = all.chunks_exact(2).find(|entry| entry[0] == table.id).and_then(|entry| entry[1].last_chunk());
-    let at = at.map_or(i64::MIN, |millis| i64::from_be_bytes(*millis).saturating_mul(1_000));
+    let Ok(at) = emptied_at(sides, table).await? else { return Ok(None) };
     Ok(match latest(sides, at) {
         at if at >= sent => Some(true),
         at if at < sent - CLOCK_SET => Some(false),
         _ => None,
     })
+}
+
+/// Whether the primary emptied one of these tables, or made it anew, since this second of our clock, as far as clocks can
+/// tell: else it did.
+pub(super) async fn were_emptied(
+    sides: &Sides,
+    tables: impl Iterator<Item = &Table>,
+    since: i32,
+) -> Result<bool, Trouble> {
+    let since = i64::from(since) * 1_000_000;
+    for table in tables {
+        let at = emptied_at(sides, table).await?.map_err(|error| Trouble::of_primary(&error))?;
+        // Servers make a table's id of the time, unless they are told one.
+        let made = if table.id[6] >> 4 == 1 { micros_of(table.id) } else { i64::MIN };
+        if latest(sides, at) >= since - CLOCK_SET || latest(sides, made) >= since + 1_000_000 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// When a node of the primary emptied the table last, by its clock, in microseconds.
+async fn emptied_at(sides: &Sides, table: &Table) -> Result<Result<i64, Error>, Trouble> {
+    let text = "SELECT truncated_at FROM system.local";
+    let answer = match sides.to_primary.query(text, &Parameters::new(Consistency::One)).await {
+        Ok(answer) => answer,
+        Err(error) => return Ok(Err(error)),
+    };
+    let row = answer.row().map_err(|error| Trouble::of_primary(&error))?;
+    let all = row.and_then(|row| row.get(0).flatten());
+    let all = elements(all, 2).map_err(|error| Trouble::Reject(error.to_string()))?;
+    // A position of the node's commit log (12 bytes), then milliseconds since 1970.
+    let at = all.chunks_exact(2).find(|entry| entry[0] == table.id).and_then(|entry| entry[1].last_chunk());
+    Ok(Ok(at.map_or(i64::MIN, |millis| i64::from_be_bytes(*millis).saturating_mul(1_000))))
 }
 
 /// What our clock showed at most when that of the primary's node did, whose milliseconds are rounded down.

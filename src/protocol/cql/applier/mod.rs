@@ -66,6 +66,23 @@ struct Labels {
     tables: HashMap<TableId, Arc<Table>>,
 }
 
+/// Both clusters, and a connection to the secondary. What is plainly written again needs no more: a primary that is away
+/// does not hold it up.
+struct There {
+    primary: Arc<Cluster>,
+    secondary: Arc<Cluster>,
+    to_secondary: Client,
+}
+
+impl There {
+    async fn sides(&self) -> Result<Sides, Trouble> {
+        let to_primary = self.primary.client().await.map_err(|error| Trouble::of_primary(&error))?;
+        let There { primary, secondary, to_secondary } = self;
+        let (primary, secondary, to_secondary) = (primary.clone(), secondary.clone(), to_secondary.clone());
+        Ok(Sides { primary, secondary, to_primary, to_secondary })
+    }
+}
+
 /// Both clusters and a connection to each, for one job.
 struct Sides {
     primary: Arc<Cluster>,
@@ -89,25 +106,28 @@ impl Applier {
     }
 
     async fn sides(&self) -> Result<Sides, Trouble> {
+        self.there().await?.sides().await
+    }
+
+    async fn there(&self) -> Result<There, Trouble> {
         let away = || Trouble::Lost("secondary: it was never reached".to_owned());
         let secondary = (self.secondary)().ok_or_else(away)?;
-        let never = || Trouble::Retry("primary: it was never reached".to_owned());
+        let never = || Trouble::Away("primary: it was never reached".to_owned());
         let primary = (self.primary)().ok_or_else(never)?;
         let to_secondary = secondary.client().await.map_err(|error| Trouble::of_secondary(&error))?;
-        let to_primary = primary.client().await.map_err(|error| Trouble::of_primary(&error))?;
-        Ok(Sides { primary, secondary, to_primary, to_secondary })
+        Ok(There { primary, secondary, to_secondary })
     }
 
     async fn do_all(&self, job: &Job) -> Result<(), Trouble> {
-        let sides = self.sides().await?;
+        let there = self.there().await?;
         self.settled.touched_by(&job.record);
         // What is settled by state is read after everything else was done.
         for item in job.record.items() {
             match item {
-                Item::Write { body, .. } => self.write(&sides, job, body).await?,
+                Item::Write { body, .. } => self.write(&there, job, body).await?,
                 Item::Ddl(table, body) => {
                     self.beside.pass(table).await;
-                    barrier::pass(&sides, job, table, body).await?;
+                    barrier::pass(&there.sides().await?, job, table, body).await?;
                 }
                 Item::Table(_) => {
                     return Err(Trouble::Reject(
@@ -120,7 +140,7 @@ impl Applier {
         for item in job.record.items() {
             if let Item::Key { table, key, .. } = item {
                 let place = Place::decode(key).ok_or_else(|| Trouble::Reject("a place cannot be read".to_owned()))?;
-                self.settle(&sides, job, table, (&place, key)).await?;
+                self.settle(&there.sides().await?, job, table, (&place, key)).await?;
             }
         }
         Ok(())
@@ -156,27 +176,37 @@ impl Applier {
         Ok(())
     }
 
-    async fn write(&self, sides: &Sides, job: &Job, body: &[u8]) -> Result<(), Trouble> {
+    async fn write(&self, there: &There, job: &Job, body: &[u8]) -> Result<(), Trouble> {
         let write = Write::parse(body).map_err(|error| Trouble::Reject(error.to_string()))?;
         let taken = self.texts.take_apart(&write);
-        let written = written(sides, &write, &taken, is_doubtful(job));
+        let written = written(&there.primary, &write, &taken, is_doubtful(job));
         let occasion = Occasion::of(job, write.batch.parameters.timestamp);
         if must_go_by_state(job, &write, &written) {
-            return self.by_state(sides, occasion, written).await;
+            return self.by_state(&there.sides().await?, occasion, written).await;
         }
         if job.certainty == Certainty::Unknown {
+            let sides = there.sides().await?;
+            // Done once more, it would be back behind a TRUNCATE (CQL-CORNERS C9).
+            if let Some(then) = write.batch.parameters.now_in_seconds
+                && barrier::were_emptied(&sides, written.iter().map(|written| &*written.table), then).await?
+            {
+                return self.by_state(&sides, occasion, written).await;
+            }
             let again = replay::execute(&sides.primary, &sides.to_primary, &write, &taken).await;
             again.map_err(|error| Trouble::of_primary(&error))?;
         }
-        let done = replay::execute(&sides.secondary, &sides.to_secondary, &write, &taken).await;
+        let done = replay::execute(&there.secondary, &there.to_secondary, &write, &taken).await;
         if let Err(error) = done {
-            linger(&error, &sides.secondary, false).await;
+            linger(&error, &there.secondary, false).await;
             return Err(Trouble::of_secondary(&error));
         }
         // Where it was done before, lists are doubled now. What comes out of its order may bring back what a settlement
         // behind it saw gone.
-        let doubtful = written.into_iter().filter(|written| written.has_lists || job.late).collect();
-        self.by_state(sides, occasion, doubtful).await
+        let doubtful: Vec<Written> = written.into_iter().filter(|written| written.has_lists || job.late).collect();
+        if doubtful.is_empty() {
+            return Ok(());
+        }
+        self.by_state(&there.sides().await?, occasion, doubtful).await
     }
 
     async fn by_state(&self, sides: &Sides, occasion: Occasion, written: Vec<Written>) -> Result<(), Trouble> {
@@ -236,8 +266,8 @@ fn must_go_by_state(job: &Job, write: &Write<'_>, written: &[Written]) -> bool {
 }
 
 /// What each modification writes to, as far as tables are known. Its places are only told where somebody may need them.
-fn written(sides: &Sides, write: &Write<'_>, taken: &[Taken<'_>], is_doubtful: bool) -> Vec<Written> {
-    let tables = sides.primary.tables();
+fn written(primary: &Cluster, write: &Write<'_>, taken: &[Taken<'_>], is_doubtful: bool) -> Vec<Written> {
+    let tables = primary.tables();
     let keyspace = write.batch.parameters.keyspace;
     let mut all = Vec::new();
     for statement in taken {

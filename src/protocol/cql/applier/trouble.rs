@@ -9,6 +9,8 @@ use crate::protocol::cql::wire::response::ErrorKind;
 pub(super) enum Trouble {
     /// Again, after a pause.
     Retry(String),
+    /// Again, for as long as the nodes that it needs are away.
+    Away(String),
     /// Never.
     Reject(String),
     /// The secondary is away.
@@ -19,6 +21,7 @@ impl From<Trouble> for Applied {
     fn from(trouble: Trouble) -> Applied {
         match trouble {
             Trouble::Retry(why) => Applied::Retry(why),
+            Trouble::Away(why) => Applied::Away(why),
             Trouble::Reject(why) => Applied::Reject(why),
             Trouble::Lost(why) => Applied::Lost(why),
         }
@@ -31,6 +34,7 @@ impl Trouble {
         let why = format!("secondary: {error}");
         match error {
             Error::Server(refusal) if is_final(&refusal.kind()) => Trouble::Reject(why),
+            Error::Server(refusal) if is_away(&refusal.kind()) => Trouble::Away(why),
             Error::Server(_) | Error::Busy(_) | Error::Answer(_) | Error::Unexpected { .. } => Trouble::Retry(why),
             // What was to be said cannot be, whenever it is tried.
             Error::Wire(_) => Trouble::Reject(why),
@@ -46,7 +50,12 @@ impl Trouble {
         let why = format!("primary: {error}");
         match error {
             Error::Server(refusal) if is_final(&refusal.kind()) => Trouble::Reject(why),
+            Error::Server(refusal) if is_away(&refusal.kind()) => Trouble::Away(why),
             Error::Wire(_) => Trouble::Reject(why),
+            Error::Connect { .. } | Error::ConnectTimeout(_) | Error::Tls(_) | Error::Login(_) | Error::NoHost(_) => {
+                Trouble::Away(why)
+            }
+            // What breaks its connection each time, or is never answered, is not the node's fault for ever.
             _ => Trouble::Retry(why),
         }
     }
@@ -62,6 +71,12 @@ fn is_final(kind: &ErrorKind<'_>) -> bool {
         E::WriteTimeout { .. } | E::WriteFailure { .. } | E::CdcWriteFailure | E::CasWriteUnknown { .. } => false,
         E::ReadTimeout { .. } | E::ReadFailure { .. } | E::Truncate | E::Authentication | E::Other { .. } => false,
     }
+}
+
+/// Replicas are down, and the statement was not even tried. (A statement that is too large for a node is answered with
+/// Overloaded each time: that is no such thing.)
+fn is_away(kind: &ErrorKind<'_>) -> bool {
+    matches!(kind, ErrorKind::Unavailable { .. } | ErrorKind::Bootstrapping)
 }
 
 /// Whether what was sent may still be done after this error.

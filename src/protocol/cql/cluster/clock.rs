@@ -67,7 +67,7 @@ async fn ask(client: &Client) -> Result<Offset, Error> {
 }
 
 /// Microseconds since 1970 of a time UUID. Source: RFC 9562, section 5.1.
-pub(super) fn micros_of(uuid: [u8; 16]) -> i64 {
+pub(in crate::protocol::cql) fn micros_of(uuid: [u8; 16]) -> i64 {
     let [l0, l1, l2, l3, m0, m1, h0, h1, ..] = uuid;
     let ticks = i64::from_be_bytes([h0 & 0x0F, h1, m0, m1, l0, l1, l2, l3]);
     (ticks - GREGORIAN).div_euclid(10)

@@ -7,7 +7,7 @@
 //! Only one datacenter is used: the configured one, or that of the first contact point.
 
 mod ballots;
-mod clock;
+pub(super) mod clock;
 mod control;
 pub(in crate::protocol::cql) mod fields;
 mod hosts;

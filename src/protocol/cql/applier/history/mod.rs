@@ -273,7 +273,7 @@ fn of_secondary(error: client::Error) -> Error {
 
 /// Whose it is is what it begins with.
 fn trouble(trouble: Trouble) -> Error {
-    let (Trouble::Retry(why) | Trouble::Reject(why) | Trouble::Lost(why)) = trouble;
+    let (Trouble::Retry(why) | Trouble::Away(why) | Trouble::Reject(why) | Trouble::Lost(why)) = trouble;
     match why.strip_prefix("primary: ") {
         Some(why) => Error::Primary(why.to_owned()),
         None => Error::Secondary(why.strip_prefix("secondary: ").map(str::to_owned).unwrap_or(why)),

@@ -87,7 +87,7 @@ async fn make_one(client: &Client, text: &Result<String, String>) -> Result<Resu
         Ok(_) => Ok(Ok(())),
         Err(error) => match Trouble::of_secondary(&error) {
             Trouble::Reject(why) => Ok(Err(why)),
-            Trouble::Retry(_) | Trouble::Lost(_) => Err(of_secondary(error)),
+            Trouble::Retry(_) | Trouble::Away(_) | Trouble::Lost(_) => Err(of_secondary(error)),
         },
     }
 }

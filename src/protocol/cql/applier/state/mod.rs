@@ -123,9 +123,11 @@ impl<'s> Settler<'s> {
             if statements.is_empty() {
                 return Ok(());
             }
-            // Others count on: what they add brings records of its own.
-            if self.table.shape.has_counters() && round > 1 && before.as_ref().is_some_and(|side| !is_same(side, &ours))
-            {
+            // Others write on: what the primary showed last is there, and what came since brings records of its own. (Where many
+            // count, the difference of two readings is never there.)
+            let go_on = before.as_ref().is_some_and(|side| !is_same(side, &ours));
+            let arrived = before.as_ref().is_some_and(|side| is_same(side, &theirs));
+            if go_on && (arrived || (self.table.shape.has_counters() && round > 1)) {
                 return Ok(());
             }
             self.write(&statements, moment).await?;
