@@ -39,7 +39,7 @@ async function tab(browser, options = {}) {
   page.on("request", (request) => {
     if (!request.url().startsWith(`${admin}/`) && !request.url().startsWith("data:")) wrong.push(`request: ${request.url()}`);
   });
-  page.setDefaultTimeout(20_000);
+  page.setDefaultTimeout(60_000);
   return Object.assign(page, { wrong, nothingWrong: (expected) => equal(wrong.filter((one) => !expected?.test(one)), [], "wrong") });
 }
 
