@@ -153,8 +153,12 @@ where
             moved |= self.reach(cx)?;
             moved |= self.read_server(cx)?;
             moved |= self.read_client(cx)?;
+            let before = self.full();
             self.write_server(cx);
             self.write_client(cx)?;
+            // Who was not read for want of room will not wake us either.
+            let after = self.full();
+            moved |= (before.0 && !after.0) || (before.1 && !after.1);
             // When all is done: what was sent just now has to be woken for too.
             if !moved && !self.look_for_overdue(cx) {
                 break;
@@ -228,8 +232,13 @@ where
         Ok(true)
     }
 
+    /// Whether there is no room for more to the client, and to the server.
+    fn full(&self) -> (bool, bool) {
+        (self.session.to_client.len() >= BACKLOG_BYTES, self.session.to_server.len() >= BACKLOG_BYTES)
+    }
+
     fn read_server(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        if self.session.to_client.len() >= BACKLOG_BYTES {
+        if self.full().0 {
             return Ok(false);
         }
         let Some(server) = &mut self.server else { return Ok(false) };
@@ -259,8 +268,8 @@ where
             self.session.client_sent(&mut self.from_client)?;
         }
         let moved = self.from_client.len() < before;
-        let full = self.session.to_server.len() >= BACKLOG_BYTES || self.session.to_client.len() >= BACKLOG_BYTES;
-        if self.session.is_halted() || full || self.client_ended {
+        let is_full = self.full() != (false, false);
+        if self.session.is_halted() || is_full || self.client_ended {
             return Ok(moved);
         }
         match fill(&mut self.client, &mut self.from_client, cx, |input| self.session.client_sent(input))? {

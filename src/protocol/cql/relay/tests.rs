@@ -1,4 +1,4 @@
-//! What a relay costs its process, on real sockets.
+//! What a relay costs its process, on real sockets; and that it waits for nobody for ever, with time that is made.
 
 use std::future::pending;
 use std::io::{Read, Write};
@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::TcpStream as Socket;
 use tokio::time::timeout;
 
@@ -186,26 +186,65 @@ fn what_is_passed_on_costs_no_allocation() {
     }
 }
 
+const V4: Framing = Framing { version: Version::V4, compression: None };
+/// Longer than anything that happens here, in time that is made.
+const LONG: Duration = Duration::from_secs(60);
+
+/// A relay with a client and a server that the test plays, each with so much room in both directions.
+fn between(room: usize, stop: &CancellationToken) -> (DuplexStream, DuplexStream) {
+    let ((client, ours), (server, theirs)) = (duplex(room), duplex(room));
+    let ends = ((ours, BytesMut::new()), (theirs, BytesMut::new()));
+    tokio::spawn(Relay::new(ends.0, ends.1, passthrough(V4), Nowhere, stop.clone()).run());
+    (client, server)
+}
+
+fn read(stream: i16) -> BytesMut {
+    let query = Request::Query(Query { text: b"SELECT v FROM t", parameters: Parameters::new(Consistency::One) });
+    let mut out = BytesMut::new();
+    let envelope = Envelope::new(V4.version, stream, Opcode::Query);
+    envelope.put(&mut out, |out| query.put(out, V4.version)).expect("short");
+    out
+}
+
+/// With so many bytes in it that mean nothing.
+fn answer(stream: i16, bytes: usize) -> BytesMut {
+    let mut out = BytesMut::new();
+    let put = |out: &mut BytesMut| {
+        out.resize(out.len() + bytes, 0);
+        Ok(())
+    };
+    Envelope::new(V4.version, stream, Opcode::Result).put(&mut out, put).expect("short");
+    out
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_request_after_a_pause_is_answered_though_the_server_never_does() {
-    let framing = Framing { version: Version::V4, compression: None };
-    let ((mut client, ours), (_silent, theirs)) = (duplex(4 << 10), duplex(4 << 10));
-    let ends = ((ours, BytesMut::new()), (theirs, BytesMut::new()));
-    let relay = Relay::new(ends.0, ends.1, passthrough(framing), Nowhere, CancellationToken::new());
-    tokio::spawn(relay.run());
+    let (mut client, _silent) = between(4 << 10, &CancellationToken::new());
     // Whatever was to wake the relay has done so by now.
     sleep(10 * SWEEP).await;
-    let mut request = BytesMut::new();
-    let query = Request::Query(Query { text: b"SELECT v FROM t", parameters: Parameters::new(Consistency::One) });
-    let envelope = Envelope::new(framing.version, 7, Opcode::Query);
-    envelope.put(&mut request, |out| query.put(out, framing.version)).expect("short");
     let asked = Instant::now();
-    client.write_all(&request).await.expect("it reads");
+    client.write_all(&read(7)).await.expect("it reads");
     let mut answer = [0; 9];
-    timeout(Duration::from_secs(60), client.read_exact(&mut answer))
-        .await
-        .expect("in bounded time")
-        .expect("an answer");
+    timeout(LONG, client.read_exact(&mut answer)).await.expect("in bounded time").expect("an answer");
     assert_eq!((answer[0], &answer[2..5]), (0x84, &[0, 7, 0][..]), "an error on its stream");
     assert!(asked.elapsed() <= Duration::from_secs(10) + 2 * SWEEP, "{:?}", asked.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_client_asks_while_it_does_not_read_is_asked_when_it_does() {
+    let (mut client, mut server) = between(2 * BACKLOG_BYTES, &CancellationToken::new());
+    let page = answer(1, 3 * BACKLOG_BYTES + READ_BYTES);
+    client.write_all(&read(1)).await.expect("it reads");
+    server.read_exact(&mut [0; 9]).await.expect("it is asked");
+    server.write_all(&page).await.expect("it reads");
+    // Whatever was to wake the relay has done so by now, and again after the second request.
+    sleep(3 * SWEEP).await;
+    client.write_all(&read(2)).await.expect("there is room");
+    sleep(3 * SWEEP).await;
+    let mut told = vec![0; page.len()];
+    client.read_exact(&mut told).await.expect("the page");
+    assert!(told == page, "the relay changed what it has to pass on");
+    let mut asked = vec![0; 2 * read(1).len() - 9];
+    timeout(LONG, server.read_exact(&mut asked)).await.expect("it is asked").expect("it is asked");
+    assert!(asked.ends_with(&read(2)));
 }
