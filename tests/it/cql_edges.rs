@@ -1,9 +1,10 @@
 //! What clients see where tandem ends and the cluster begins: nodes that say nothing, clients that do not listen, and what is told of
 //! the nodes behind the proxy.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::Duration;
 
 use tandem::sandbox::cassandra::Node;
@@ -219,4 +220,48 @@ async fn roles_are_noted_without_their_passwords() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(!tandem.log().contains("xyzzy"));
+}
+
+/// A driver that always has requests under way, and a connection of a pool on which nothing was said yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_never_rest_or_never_speak_do_not_hold_up_the_end_and_what_was_written_was_answered() {
+    const FLIGHTS: i32 = 16;
+    let nodes = pair_with("leaving");
+    for node in nodes {
+        Cql::of(node, "leaving").define("CREATE TABLE t (k int PRIMARY KEY)");
+    }
+    let limits = "[limits]\nlogin_timeout = \"600s\"\ndrain_timeout = \"60s\"";
+    let mut tandem = Tandem::start_cql(nodes[0].address(), nodes[1].address(), limits).await;
+    let silent = TcpStream::connect(tandem.address()).expect("it listens");
+    let mut cql = through(&tandem, "leaving", 4);
+    let (tell, busy) = mpsc::sync_channel(1);
+    let load = std::thread::spawn(move || {
+        let insert = |cql: &mut Cql, stream: i16, k: i32| {
+            let text = format!("INSERT INTO t (k) VALUES ({k})");
+            let out = Out::default().long_string(&text).short(1).byte(0);
+            // It may have ended by now.
+            let _ = cql.send_raw(&Frame::put(4, 0, stream, QUERY, &out.0));
+        };
+        let mut under_way: Vec<i32> = (0..FLIGHTS).collect();
+        (0..).zip(&under_way).for_each(|(stream, k)| insert(&mut cql, stream, *k));
+        let mut answered = BTreeSet::new();
+        while let Some(frame) = cql.receive() {
+            assert_eq!(frame.opcode, RESULT, "{frame:?}");
+            let k = &mut under_way[frame.stream as usize];
+            answered.insert(k.to_string());
+            *k += FLIGHTS;
+            insert(&mut cql, frame.stream, *k);
+            if answered.len() == 200 {
+                tell.send(()).expect("somebody waits");
+            }
+        }
+        answered
+    });
+    busy.recv().expect("it is under way");
+    assert_eq!(tandem.terminate(), Some(0), "{}", tandem.log());
+    assert!(!tandem.log().contains("drain_timeout"), "{}", tandem.log());
+    drop(silent);
+    let answered = load.join().expect("no panic");
+    let written: BTreeSet<String> = Cql::of(nodes[0], "leaving").rows("SELECT k FROM t").into_iter().collect();
+    assert_eq!(written, answered);
 }

@@ -16,8 +16,8 @@ use std::time::Duration;
 use ::metrics::Counter;
 use bytes::{Buf, BytesMut};
 use futures_util::future::BoxFuture;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::metrics;
@@ -33,6 +33,8 @@ const READ_BYTES: usize = 64 * 1024;
 const BACKLOG_BYTES: usize = 256 * 1024;
 /// How often requests without an answer are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
+/// How long a client that was told that this is the end may take to hang up.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 thread_local! {
     static FORWARDED: (Counter, Counter) = (forwarded("in"), forwarded("out"));
@@ -122,10 +124,14 @@ where
         }
     }
 
-    /// Until one of them leaves, or tandem stops and nothing is under way.
+    /// Until one of them leaves, or tandem stops and what was read by then is answered.
     pub(super) async fn run(mut self) {
         match poll_fn(|cx| self.poll(cx)).await {
-            End::Client | End::Stopped => {}
+            End::Stopped => {
+                self.server = None;
+                return Box::pin(see_off(self.client)).await;
+            }
+            End::Client => {}
             End::Fault(fault) => tracing::info!(%fault, "a client's connection ends"),
             End::Io(error) => tracing::debug!(%error, "a client's connection broke"),
             End::Stranded(why) => tracing::warn!(why, "a client's connection ends: no server takes it"),
@@ -263,13 +269,13 @@ where
 
     fn read_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let before = self.from_client.len();
-        // What waited may go on; and a client that waits is not read.
+        // What waited may go on; and a client that waits is not read, nor is any at the end: it would never come.
         if !self.session.is_halted() {
             self.session.client_sent(&mut self.from_client)?;
         }
         let moved = self.from_client.len() < before;
         let is_full = self.full() != (false, false);
-        if self.session.is_halted() || is_full || self.client_ended {
+        if self.session.is_halted() || is_full || self.client_ended || self.stopping {
             return Ok(moved);
         }
         match fill(&mut self.client, &mut self.from_client, cx, |input| self.session.client_sent(input))? {
@@ -301,6 +307,19 @@ where
 
 fn forwarded(direction: &'static str) -> Counter {
     metrics::FORWARDED_BYTES_TOTAL.counter(&[("wire", "cql"), ("direction", direction)])
+}
+
+/// Tell the client that this is the end, and read on until it hangs up: a socket that is closed with something unread in it
+/// takes back what the client has not got yet, and a busy one has asked for more meanwhile.
+async fn see_off<C: AsyncRead + AsyncWrite + Unpin>(mut client: C) {
+    let leaving = async {
+        client.shutdown().await?;
+        let mut unread = [0; 1_024];
+        while client.read(&mut unread).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // It may be gone already, or never go.
+    let _ = timeout(FAREWELL, leaving).await;
 }
 
 /// One read, and what the session makes of it. `None`: there is nothing to read now; 0: the end.

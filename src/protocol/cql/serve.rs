@@ -58,12 +58,14 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>, stop: CancellationT
 
 async fn one(client: TcpStream, front: Arc<Front>, stop: CancellationToken) {
     let here = front.clients.enter();
-    // What a login needs is given back before the session begins.
-    match Box::pin(timeout(front.logins.patience, login(client, &front, here.is_too_many, stop))).await {
-        Ok(Ok(Some(session))) => session.run().await,
-        Ok(Ok(None)) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "a client did not get as far as a session"),
-        Err(_) => tracing::debug!("a client took too long to log in"),
+    let login = timeout(front.logins.patience, login(client, &front, here.is_too_many, stop.clone()));
+    // What a login needs is given back before the session begins. At the end nobody has anything to finish in one, and who says
+    // nothing is not waited for.
+    match Box::pin(stop.run_until_cancelled(login)).await {
+        Some(Ok(Ok(Some(session)))) => session.run().await,
+        Some(Ok(Ok(None))) | None => {}
+        Some(Ok(Err(error))) => tracing::debug!(%error, "a client did not get as far as a session"),
+        Some(Err(_)) => tracing::debug!("a client took too long to log in"),
     }
     drop(here);
 }

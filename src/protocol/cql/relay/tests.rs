@@ -248,3 +248,63 @@ async fn what_a_client_asks_while_it_does_not_read_is_asked_when_it_does() {
     timeout(LONG, server.read_exact(&mut asked)).await.expect("it is asked").expect("it is asked");
     assert!(asked.ends_with(&read(2)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_rests_is_answered_what_was_read_and_no_more_when_tandem_stops() {
+    let stop = CancellationToken::new();
+    let (mut client, mut server) = between(4 << 10, &stop);
+    let serving = tokio::spawn(async move {
+        let mut asked = read(0);
+        let mut served = 0;
+        while server.read_exact(&mut asked).await.is_ok() {
+            // So that there are always some behind it.
+            sleep(Duration::from_millis(5)).await;
+            server.write_all(&answer(i16::from_be_bytes([asked[2], asked[3]]), 0)).await.expect("it reads");
+            served += 1;
+        }
+        served
+    });
+    for stream in 0..FLIGHTS {
+        client.write_all(&read(stream)).await.expect("it reads");
+    }
+    let mut told = [0; 9];
+    let mut answered = 0;
+    let all = async {
+        while client.read_exact(&mut told).await.is_ok() {
+            answered += 1;
+            if answered == 100 {
+                stop.cancel();
+            }
+            // It may have ended by now.
+            let _ = client.write_all(&read(i16::from_be_bytes([told[2], told[3]]))).await;
+        }
+    };
+    timeout(LONG, all).await.expect("it ends");
+    drop(client);
+    assert_eq!(serving.await.expect("no panic"), answered);
+}
+
+#[tokio::test]
+async fn what_a_client_was_told_reaches_it_though_it_asked_for_more_when_tandem_stopped() {
+    let ((client, ours), (server, theirs)) = (pair(), pair());
+    let [mut client, ours, mut server, theirs] = [client, ours, server, theirs].map(socket);
+    // Larger than the answer, which is larger than what a client takes that does not read.
+    socket2::SockRef::from(&ours).set_send_buffer_size(8 * READ_BYTES).expect("a socket");
+    let page = answer(1, 2 * READ_BYTES);
+    let stop = CancellationToken::new();
+    let ends = ((ours, BytesMut::new()), (theirs, BytesMut::new()));
+    tokio::spawn(Relay::new(ends.0, ends.1, passthrough(V4), Nowhere, stop.clone()).run());
+    client.write_all(&read(1)).await.expect("it reads");
+    let mut asked = read(0);
+    server.read_exact(&mut asked).await.expect("it is asked");
+    stop.cancel();
+    // One thread: the relay has heard of it.
+    tokio::task::yield_now().await;
+    client.write_all(&read(2)).await.expect("there is room");
+    server.write_all(&page).await.expect("it reads");
+    let mut told = vec![0; 9];
+    client.read_exact(&mut told).await.expect("an answer");
+    assert_eq!(server.read(&mut asked).await.expect("it ends"), 0, "the second request came too late");
+    client.read_to_end(&mut told).await.expect("all of it, and the end");
+    assert!(told == page, "{} bytes of {}", told.len(), page.len());
+}
