@@ -129,7 +129,7 @@ impl Known {
     pub(super) fn habit(&self) -> Option<Habit> {
         match self.class {
             _ if self.question.is_some() => None,
-            Class::Use => None,
+            Class::Use | Class::Access => None,
             class if class.writes() => Some(Habit::Writes),
             Class::Read if fitness(self).err() != Some(Unfit::NotMirrored) => Some(Habit::Reads),
             _ => Some(Habit::Passes),

@@ -77,6 +77,8 @@ pub(in crate::protocol::cql) enum What {
     Use,
     /// A write was executed or refused.
     Write(Box<Writing>),
+    /// So was one that nobody mirrors.
+    Unmirrored,
     /// A read that is repeated on the other side.
     Read(Box<Watched>),
 }
@@ -514,7 +516,8 @@ impl Session {
         if let Some(habit) = self.forwarded(frame) {
             let what = match habit {
                 Habit::Reads => self.watched(frame.header, frame.body(), || self.executed(frame)),
-                Habit::Writes | Habit::Passes => What::Plain,
+                Habit::Writes => What::Unmirrored,
+                Habit::Passes => What::Plain,
             };
             self.send(frame.bytes, header, None, what);
             return Ok(Next::More);
@@ -667,7 +670,7 @@ impl Session {
             Request::Batch(batch) => {
                 // There are only writes in a batch: if nobody mirrors them, nobody need know more of them.
                 if !self.mirrors(pass.route()) && batch.statements.iter().all(|statement| self.knows(statement.text)) {
-                    self.depart(frame.bytes, frame.header, pass, What::Plain);
+                    self.depart(frame.bytes, frame.header, pass, What::Unmirrored);
                     return Ok(Next::More);
                 }
                 let mut pieces = Vec::with_capacity(batch.statements.len());
@@ -744,6 +747,7 @@ impl Session {
         if !classes().any(Class::writes) || !self.mirrors(pass.route()) {
             let what = match pieces {
                 _ if classes().any(|class| class == Class::Use) => What::Use,
+                _ if classes().any(|class| class.writes() || class == Class::Access) => What::Unmirrored,
                 [Piece { known, .. }] if known.habit() == Some(Habit::Reads) => {
                     self.watched(envelope.header, envelope.message, || Some(known.clone()))
                 }
@@ -979,7 +983,7 @@ impl Session {
             &renamed[..]
         };
         match flight.what {
-            What::Plain => self.to_client.push(bytes),
+            What::Plain | What::Unmirrored => self.to_client.push(bytes),
             What::Read(watched) => {
                 self.to_client.push(bytes);
                 watched.answered(frame.bytes, self.framing.compression);
@@ -1083,6 +1087,8 @@ impl Session {
         let text = "tandem: the server did not answer";
         let kind = match &flight.what {
             What::Write(writing) => timed_out(writing.kind, writing.consistency, self.framing.version),
+            // Nobody looked at what it writes: it may be there in part.
+            What::Unmirrored => timed_out(Kind::Spread, QUIET, self.framing.version),
             _ => ErrorKind::ReadTimeout { consistency: QUIET, received: 0, block_for: 1, data_present: false },
         };
         self.tell(flight.client, &Response::Error(ServerError::new(kind, text)));

@@ -678,6 +678,51 @@ fn what_a_lost_server_owed_is_answered_and_in_doubt_promise_3() {
     assert_eq!(rig.session.moves_to(), Some(Side::Origin));
 }
 
+#[test]
+fn a_write_that_nobody_mirrors_and_nobody_answers_is_no_read_that_timed_out() {
+    for (version, compression) in VERSIONS {
+        let ballots = Ballots::default();
+        let shared = shared(None, &ballots, |_| Watch::off());
+        let mut rig = Rig::with(shared, ballots, Framing { version, compression });
+        rig.prepare(b"0123456789abcdef", "INSERT INTO t (k, v) VALUES (1, 'a')");
+        rig.execute(1, b"0123456789abcdef", &[]);
+        let parameters = Parameters::new(Consistency::One);
+        let text = StatementText::Text(b"DELETE FROM gone WHERE k = 7");
+        let statement = request::Statement { text, values: Values::Given(&[]) };
+        let mut message = BytesMut::new();
+        request::put_batch(&mut message, version, BatchKind::Logged, &[statement], &parameters).expect("short");
+        rig.ask(2, &Request::Batch(Batch::parse(version, &message).expect("a batch")));
+        let writes = [
+            "DELETE FROM t WHERE k = 1",
+            "DELETE FROM t WHERE k = 1 IF EXISTS",
+            "TRUNCATE t",
+            "DROP TABLE t",
+            "DROP ROLE r",
+        ];
+        for (stream, text) in (3..).zip(writes.into_iter().chain(["SELECT * FROM t", "LIST ROLES"])) {
+            rig.query(stream, text);
+        }
+        assert_eq!(rig.sent().len(), 9, "all of them are on their way");
+        rig.session.lose_server();
+        let mut told: Vec<(i16, &str)> = Vec::new();
+        for frame in rig.told() {
+            let frame = Frames::new(&frame, Sender::Server, 1 << 20).next().expect("a frame").expect("well-formed");
+            let envelope = Envelope::open(frame.header, frame.body()).expect("opens");
+            let Ok(Response::Error(error)) = Response::parse(&envelope) else { panic!("not an error") };
+            let kind = match error.kind {
+                // What drivers do not try again.
+                ErrorKind::WriteTimeout { write_type: WriteType::UnloggedBatch, .. } => "write",
+                ErrorKind::ReadTimeout { .. } => "read",
+                other => panic!("{other:?}"),
+            };
+            told.push((frame.header.stream, kind));
+        }
+        told.sort_unstable();
+        let expected = (1..).zip(std::iter::repeat_n("write", 7).chain(["read", "read"]));
+        assert_eq!(told, expected.collect::<Vec<_>>(), "{version}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_node_that_is_down_is_given_up_before_its_time_but_only_if_something_waits_and_others_serve() {
     let mut rig = Rig::new(Version::V5, None);
