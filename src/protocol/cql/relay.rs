@@ -235,6 +235,7 @@ where
         self.server = Some(server);
         self.from_server = unread;
         self.session.arrive(side);
+        self.session.server_sent(&mut self.from_server)?;
         Ok(true)
     }
 

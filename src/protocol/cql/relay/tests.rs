@@ -1,6 +1,6 @@
 //! What a relay costs its process, on real sockets; and that it waits for nobody for ever, with time that is made.
 
-use std::future::pending;
+use std::future::{pending, ready};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::AtomicU64;
@@ -17,11 +17,13 @@ use crate::protocol::cql::session::framing::{Framing, Outbound, with_scratch};
 use crate::protocol::cql::session::tests::passthrough;
 use crate::protocol::cql::wire::compress::Compression;
 use crate::protocol::cql::wire::frame::{Frame, From};
-use crate::protocol::cql::wire::primitive::{Consistency, Value};
+use crate::protocol::cql::wire::primitive::{Consistency, Value, put_string_list};
 use crate::protocol::cql::wire::request::{
     BatchKind, Execute, Parameters, Prepare, Query, Request, Statement, StatementText, Values, put_batch,
 };
-use crate::protocol::cql::wire::response::{Metadata, Outcome, OwnPrepared, Response, put_prepared};
+use crate::protocol::cql::wire::response::{
+    Event, Metadata, Outcome, OwnPrepared, Response, SchemaChange, SchemaObject, put_prepared,
+};
 use crate::protocol::cql::wire::types::{Native, Type};
 use crate::protocol::cql::wire::{Envelope, Error, Opcode, Version};
 
@@ -39,6 +41,20 @@ impl<S: Send + 'static> Beyond<S> for Nowhere {
     }
 
     fn is_left(&self, _: Side, _: &S) -> bool {
+        false
+    }
+}
+
+/// A session that is to go somewhere gets there, once.
+struct Elsewhere(Option<(DuplexStream, BytesMut)>);
+
+impl Beyond<DuplexStream> for Elsewhere {
+    fn reach(&mut self, _: Side, luggage: Luggage) -> BoxFuture<'static, Result<(DuplexStream, BytesMut), String>> {
+        assert!(luggage.registered.is_some(), "it is told which events are wanted");
+        Box::pin(ready(self.0.take().ok_or_else(|| "it was there before".to_owned())))
+    }
+
+    fn is_left(&self, _: Side, _: &DuplexStream) -> bool {
         false
     }
 }
@@ -192,29 +208,42 @@ const LONG: Duration = Duration::from_secs(60);
 
 /// A relay with a client and a server that the test plays, each with so much room in both directions.
 fn between(room: usize, stop: &CancellationToken) -> (DuplexStream, DuplexStream) {
+    beside(room, stop, Nowhere)
+}
+
+fn beside(
+    room: usize,
+    stop: &CancellationToken,
+    beyond: impl Beyond<DuplexStream> + 'static,
+) -> (DuplexStream, DuplexStream) {
     let ((client, ours), (server, theirs)) = (duplex(room), duplex(room));
     let ends = ((ours, BytesMut::new()), (theirs, BytesMut::new()));
-    tokio::spawn(Relay::new(ends.0, ends.1, passthrough(V4), Nowhere, stop.clone()).run());
+    tokio::spawn(Relay::new(ends.0, ends.1, passthrough(V4), beyond, stop.clone()).run());
     (client, server)
+}
+
+fn framed(stream: i16, opcode: Opcode, put: impl FnOnce(&mut BytesMut) -> Result<(), Error>) -> BytesMut {
+    let mut out = BytesMut::new();
+    Envelope::new(V4.version, stream, opcode).put(&mut out, put).expect("short");
+    out
 }
 
 fn read(stream: i16) -> BytesMut {
     let query = Request::Query(Query { text: b"SELECT v FROM t", parameters: Parameters::new(Consistency::One) });
-    let mut out = BytesMut::new();
-    let envelope = Envelope::new(V4.version, stream, Opcode::Query);
-    envelope.put(&mut out, |out| query.put(out, V4.version)).expect("short");
-    out
+    framed(stream, Opcode::Query, |out| query.put(out, V4.version))
 }
 
 /// With so many bytes in it that mean nothing.
 fn answer(stream: i16, bytes: usize) -> BytesMut {
-    let mut out = BytesMut::new();
-    let put = |out: &mut BytesMut| {
+    framed(stream, Opcode::Result, |out| {
         out.resize(out.len() + bytes, 0);
         Ok(())
-    };
-    Envelope::new(V4.version, stream, Opcode::Result).put(&mut out, put).expect("short");
-    out
+    })
+}
+
+fn event(table: &str) -> BytesMut {
+    let change = SchemaChange { change: "CREATED", keyspace: "shop", object: SchemaObject::Table(table) };
+    framed(-1, Opcode::Event, |out| Event::Schema(change).put(out, V4.version))
 }
 
 #[tokio::test(start_paused = true)]
@@ -307,4 +336,26 @@ async fn what_a_client_was_told_reaches_it_though_it_asked_for_more_when_tandem_
     assert_eq!(server.read(&mut asked).await.expect("it ends"), 0, "the second request came too late");
     client.read_to_end(&mut told).await.expect("all of it, and the end");
     assert!(told == page, "{} bytes of {}", told.len(), page.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_only_listens_hears_of_what_happens_after_its_server_was_lost() {
+    let (mut next, theirs) = duplex(4 << 10);
+    // It was heard of while the connection was made.
+    let beyond = Elsewhere(Some((theirs, event("one"))));
+    let (mut client, mut server) = beside(4 << 10, &CancellationToken::new(), beyond);
+    let register = framed(1, Opcode::Register, |out| put_string_list(out, ["SCHEMA_CHANGE"].into_iter(), "kinds"));
+    client.write_all(&register).await.expect("it reads");
+    server.read_exact(&mut register.clone()).await.expect("it is asked");
+    let registered = framed(1, Opcode::Ready, |_| Ok(()));
+    server.write_all(&registered).await.expect("it reads");
+    client.read_exact(&mut registered.clone()).await.expect("an answer");
+    drop(server);
+    for table in ["one", "two"] {
+        let expected = event(table);
+        let mut told = expected.clone();
+        timeout(LONG, client.read_exact(&mut told)).await.expect("in bounded time").expect("an event");
+        assert_eq!(told, expected);
+        next.write_all(&event("two")).await.expect("it reads");
+    }
 }

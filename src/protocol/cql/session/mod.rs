@@ -427,6 +427,8 @@ impl Session {
     pub(super) fn moves_to(&self) -> Option<Side> {
         match self.halt {
             Some(Halt::Move(side)) => Some(side),
+            // It waits for events, and may ask nothing for long.
+            _ if self.is_homeless && self.registered.is_some() => Some(self.shared.gate.route().primary),
             _ => None,
         }
     }
