@@ -307,9 +307,7 @@ impl Session {
         let offered = reader.offer(input, |frame| self.answer(frame));
         self.server_in = reader;
         self.flights.leave();
-        if matches!(self.halt, Some(Halt::Answer)) {
-            self.halt = None;
-        }
+        self.answered();
         match offered {
             Ok(_) => Ok(()),
             Err(Fault::Client(refused)) => Err(Fault::Server(refused)),
@@ -418,6 +416,13 @@ impl Session {
         self.tell(asked.stream, &Response::Error(ServerError::new(kind, &text)));
     }
 
+    /// Whoever waited for an answer looks again.
+    fn answered(&mut self) {
+        if matches!(self.halt, Some(Halt::Answer)) {
+            self.halt = None;
+        }
+    }
+
     /// Whether more of the client is wanted.
     pub(super) fn is_halted(&self) -> bool {
         self.halt.is_some()
@@ -469,9 +474,6 @@ impl Session {
         }
         self.flights.leave();
         self.is_homeless = true;
-        if matches!(self.halt, Some(Halt::Answer)) {
-            self.halt = None;
-        }
         self.to_server = Outbound::bare();
         self.to_server.agree(self.framing);
     }
@@ -1086,6 +1088,7 @@ impl Session {
 
     /// The server did not answer, and will not be heard any more.
     fn answer_for_server(&mut self, flight: Flight) {
+        self.answered();
         let text = "tandem: the server did not answer";
         let kind = match &flight.what {
             What::Write(writing) => timed_out(writing.kind, writing.consistency, self.framing.version),

@@ -735,6 +735,17 @@ async fn a_node_that_is_down_is_given_up_before_its_time_but_only_if_something_w
     assert!(rig.told().is_empty(), "it is answered when the connection is given up");
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_id_that_is_used_twice_is_free_again_when_the_proxy_has_answered() {
+    let mut rig = Rig::new(Version::V5, None);
+    rig.query(1, "SELECT * FROM t");
+    rig.query(1, "SELECT * FROM wide");
+    assert_eq!(rig.sent().len(), 1);
+    assert!(!rig.session.sweep(Instant::now() + Duration::from_secs(11), false));
+    rig.wait();
+    assert_eq!((rig.told().len(), rig.sent().len()), (1, 1));
+}
+
 #[test]
 fn a_table_that_nobody_knows_is_looked_for_once() {
     let mut rig = Rig::new(Version::V4, None);
