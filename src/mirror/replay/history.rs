@@ -35,6 +35,12 @@ use crate::record::TableId;
 
 use super::book::Book;
 
+/// A row that shows the same difference so often, each time at a causal point of its own, differs.
+const TIMES: usize = 2;
+/// So often where no times show.
+const TIMES_UNDATED: usize = 4;
+/// Between two looks at what shows no times: whoever writes it all the time has written by then.
+const AGAIN: Duration = Duration::from_millis(25);
 /// How often rows that differ are looked at before they are skipped.
 const LOOKS: usize = 12;
 /// While nothing can be done before the mirror has done something, it is asked as often.
@@ -79,6 +85,24 @@ pub struct Suspect {
     pub difference: Difference,
     /// Changes with what both sides show.
     pub print: u64,
+    /// Every cell that shows tells when it was written: an equal print means that nobody wrote in between. Without times, of
+    /// counters and collections, the same values may have come back.
+    pub is_dated: bool,
+}
+
+/// A row that differed, and how often it showed the same, one time after the other.
+struct Suspected {
+    suspect: Suspect,
+    times: usize,
+}
+
+impl Suspected {
+    /// It showed this now. `Ok`: it differs and stays so.
+    fn again(self, now: Suspect) -> Result<Difference, Suspected> {
+        let times = if now.print == self.suspect.print { self.times + 1 } else { 1 };
+        let enough = if now.is_dated { TIMES } else { TIMES_UNDATED };
+        if times >= enough { Ok(now.difference) } else { Err(Suspected { suspect: now, times }) }
+    }
 }
 
 /// What a look at a chunk on both sides found.
@@ -359,7 +383,7 @@ impl<W: Walker> History<W> {
 
     /// Both sides at a causal point.
     async fn compare(&self, chunk: &Chunk, by: By, stop: &CancellationToken) -> Result<Outcome, Error> {
-        let Compared { mut rows, mut suspects, crowd, left_out, moved } = self.walker.compare(chunk, by).await?;
+        let Compared { mut rows, suspects, crowd, left_out, moved } = self.walker.compare(chunk, by).await?;
         if moved {
             return Ok(Outcome::Moved);
         }
@@ -367,23 +391,29 @@ impl<W: Walker> History<W> {
             return Ok(Outcome::Dense);
         }
         let mut differing = Vec::new();
+        let mut suspects: Vec<Suspected> =
+            suspects.into_iter().map(|suspect| Suspected { suspect, times: 1 }).collect();
         for _ in 0..LOOKS {
             if suspects.is_empty() {
                 break;
             }
+            if suspects.iter().any(|suspected| suspected.times >= TIMES) {
+                sleep(AGAIN).await;
+            }
             self.caught_up(stop).await?;
-            let looks = self.walker.look(chunk, &suspects).await?;
+            let asked: Vec<Suspect> = suspects.iter().map(|suspected| suspected.suspect.clone()).collect();
+            let looks = self.walker.look(chunk, &asked).await?;
             let mut restless = Vec::new();
-            for (before, now) in suspects.iter().zip(looks) {
-                match now {
+            for (before, now) in suspects.into_iter().zip(looks) {
+                match now.map(|now| before.again(now)) {
                     None => {}
-                    Some(now) if now == *before => differing.push(now.difference),
-                    Some(now) => restless.push(now),
+                    Some(Ok(difference)) => differing.push(difference),
+                    Some(Err(suspected)) => restless.push(suspected),
                 }
             }
             suspects = restless;
         }
-        let of_primary = suspects.iter().filter(|suspect| suspect.difference.how != Differs::Extra).count();
+        let of_primary = suspects.iter().filter(|one| one.suspect.difference.how != Differs::Extra).count();
         rows = rows.saturating_sub(of_primary as u64);
         let alike = differing.is_empty();
         let skipped = suspects.len() as u64 + left_out;
@@ -444,4 +474,37 @@ enum Trouble {
     Side(#[from] Error),
     #[error(transparent)]
     Desk(#[from] desk::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// At which look it is called different, if the looks show this.
+    fn found_at(is_dated: bool, prints: &[u64]) -> Option<usize> {
+        let show = |print| {
+            let difference = Difference { how: Differs::Different, key: Box::default(), shown: String::new() };
+            Suspect { difference, print, is_dated }
+        };
+        let mut suspected = Suspected { suspect: show(prints[0]), times: 1 };
+        for (at, print) in prints.iter().enumerate().skip(1) {
+            match suspected.again(show(*print)) {
+                Ok(_) => return Some(at),
+                Err(next) => suspected = next,
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn what_tells_when_it_was_written_differs_if_nobody_wrote_between_two_looks() {
+        assert_eq!(found_at(true, &[1, 2, 3, 3]), Some(3));
+        assert_eq!(found_at(true, &[1, 2, 1, 2, 1]), None);
+    }
+
+    #[test]
+    fn where_no_times_show_the_same_values_may_have_come_back() {
+        assert_eq!(found_at(false, &[1, 1, 1, 1]), Some(3));
+        assert_eq!(found_at(false, &[1, 1, 1, 2, 2, 2, 1]), None);
+    }
 }

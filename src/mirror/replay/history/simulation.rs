@@ -154,7 +154,8 @@ impl Hands {
             _ => Differs::Different,
         };
         let print = ours.map_or(0, |cell| cell.0) << 32 | theirs.map_or(0, |cell| cell.0);
-        Some(Suspect { difference: Difference { how, key: place(key), shown: key.to_string() }, print })
+        let difference = Difference { how, key: place(key), shown: key.to_string() };
+        Some(Suspect { difference, print, is_dated: true })
     }
 }
 

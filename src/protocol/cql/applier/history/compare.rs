@@ -216,7 +216,10 @@ fn suspect(
         let lasting = cells.map(|cells| cells.iter().map(|cell| (&cell.value, cell.writetime)).collect::<Vec<_>>());
         lasting.hash(&mut print);
     }
-    Some(Suspect { difference: difference(how, place, table)?, print: print.finish() })
+    let valued = || [ours, theirs].into_iter().flatten().flatten().filter(|cell| cell.value.is_some());
+    // A row that is nothing but its key shows no time.
+    let is_dated = valued().next().is_some() && valued().all(|cell| cell.writetime.is_some());
+    Some(Suspect { difference: difference(how, place, table)?, print: print.finish(), is_dated })
 }
 
 /// The same value, and what else must be.

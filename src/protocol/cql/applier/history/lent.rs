@@ -50,7 +50,8 @@ pub(super) async fn compare(
     let Some(loan) = lend(sides, table, chunk, (by, Doing::Compare), moment) else { return Ok(None) };
     let message::Compared { rows, suspects, crowd, left_out } = loan.compared().await?;
     let suspect = |(how, key, print): &(Differs, Hex, u64)| {
-        Ok::<_, Lost>(Suspect { difference: found(*how, key, table)?, print: *print })
+        // It is looked at here before anything is made of it.
+        Ok::<_, Lost>(Suspect { difference: found(*how, key, table)?, print: *print, is_dated: false })
     };
     let suspects = suspects.iter().map(suspect).collect::<Result<_, _>>()?;
     Ok(Some(Compared { rows, suspects, crowd, left_out, moved: false }))
