@@ -17,8 +17,8 @@ use crate::protocol::cql::wire::response::Event;
 
 use super::{AGREEMENT, DOWN, Inner, hosts, schema, timeouts};
 
-/// Events may be lost: without one, it looks this often.
-const TICK: Duration = Duration::from_secs(10);
+/// Events may be lost: without one, it looks this often. So often each node is reached for, too.
+pub(super) const TICK: Duration = Duration::from_secs(10);
 /// Between two attempts to reach a node.
 const PAUSE: Duration = Duration::from_millis(500);
 

@@ -13,7 +13,11 @@ pub(in crate::protocol::cql) mod fields;
 mod hosts;
 mod ring;
 mod schema;
+#[cfg(test)]
+pub(in crate::protocol::cql) mod scripted;
 mod shunned;
+#[cfg(test)]
+mod tests;
 mod timeouts;
 
 use std::collections::HashMap;
@@ -88,6 +92,12 @@ struct Held {
     client: Option<Client>,
     /// When it could not be made, last.
     failed: Option<Instant>,
+}
+
+impl Held {
+    fn living(&self) -> Option<Client> {
+        self.client.clone().filter(|client| !client.is_lost())
+    }
 }
 
 impl std::fmt::Debug for Cluster {
@@ -344,8 +354,16 @@ impl Inner {
     }
 
     async fn client(&self) -> Result<Client, Error> {
+        let mut candidates = self.candidates();
+        // While one is connected to, nobody waits for another: that is reached for when clocks are looked at.
+        let mut up = candidates.iter().filter(|address| !self.is_down(address));
+        if let Some(client) = up.find_map(|address| self.at_hand(address)) {
+            return Ok(client);
+        }
+        // Who is being tried is waited for when nobody else is left.
+        candidates.sort_by_cached_key(|address| (self.is_down(address), self.is_tried(address)));
         let mut last = Error::NoHost("no contact point is configured".to_owned());
-        for address in self.candidates() {
+        for address in candidates {
             match self.client_of(&address).await {
                 Ok(client) => return Ok(client),
                 Err(error) => last = error,
@@ -354,12 +372,23 @@ impl Inner {
         Err(last)
     }
 
+    /// The connection to this node, if there is one.
+    fn at_hand(&self, address: &Address) -> Option<Client> {
+        let slot = lock(&self.clients).get(address)?.clone();
+        slot.try_lock().ok()?.living()
+    }
+
+    /// Somebody is connecting to it.
+    fn is_tried(&self, address: &Address) -> bool {
+        lock(&self.clients).get(address).is_some_and(|slot| slot.try_lock().is_err())
+    }
+
     async fn client_of(&self, address: &Address) -> Result<Client, Error> {
         let slot = lock(&self.clients).entry(address.clone()).or_default().clone();
         let asked = Instant::now();
         let mut held = slot.lock().await;
-        if let Some(client) = held.client.as_ref().filter(|client| !client.is_lost()) {
-            return Ok(client.clone());
+        if let Some(client) = held.living() {
+            return Ok(client);
         }
         held.client = None;
         // Those who waited for one attempt do not each wait for another.
@@ -367,7 +396,8 @@ impl Inner {
             return Err(Error::NoHost(format!("{address} was just tried")));
         }
         let client = Client::connect(&self.settings, address).await.inspect_err(|_| {
-            self.shunned.shun(address.clone(), SHUNNED);
+            // Until the next attempt is over, however long it hangs in that one.
+            self.shunned.shun(address.clone(), control::TICK + self.settings.connect_timeout + SHUNNED);
             held.failed = Some(Instant::now());
         })?;
         self.shunned.forgive(address);
