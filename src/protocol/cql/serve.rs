@@ -18,7 +18,8 @@ use crate::net::clients::{Clients, accept};
 use crate::net::socket::Socket;
 use crate::record::Side;
 
-use super::link::{Error, Link};
+use super::cluster::Cluster;
+use super::link::{Error, Kept, Link};
 use super::relay::{Beyond, Relay};
 use super::session::Session;
 use super::session::shared::Shared;
@@ -33,6 +34,9 @@ const TLS_HANDSHAKE: u8 = 0x16;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How often a server is looked for in vain before the client is let go: it may find another proxy.
 const REACH_FOR: Duration = Duration::from_secs(30);
+
+/// For how many nodes that hang a new client waits, one after the other, before it is told.
+const NODES_TRIED: usize = 3;
 
 /// What a listener serves with.
 pub struct Front {
@@ -95,9 +99,9 @@ async fn login(
             return Ok(None);
         }
         let side = front.shared.gate.route_when_open().await.primary;
-        let server = match front.logins.connect(side).await {
-            Ok(server) => server,
-            Err(error) => {
+        let (mut server, answer) = match front.logins.begin(side, &startup).await {
+            Ok(begun) => begun,
+            Err(error @ (Error::Io(_) | Error::Timeout(_))) => {
                 tracing::warn!(%side, %error, "a client could not be taken to its server");
                 metrics::CLIENTS_REFUSED_TOTAL.counter(&[("wire", "cql"), ("reason", "unreachable")]).increment(1);
                 let text = format!("tandem cannot reach a node of the {side}");
@@ -106,12 +110,13 @@ async fn login(
                     .await?;
                 return Ok(None);
             }
+            // Whatever made the server hang up, the client sees the same.
+            Err(error) => return Err(error),
         };
-        let mut server = Link::new(server, Sender::Server, limit);
         // A server whose STARTUP failed is left with what it has heard.
         let door = front.logins.door();
         let entrance = Entrance { client: &mut client, server: &mut server, supported, door };
-        if let Some(login) = entrance.pass(&hello, &startup).await? {
+        if let Some(login) = entrance.pass(&hello, stream, answer).await? {
             break (login, side, server);
         }
     };
@@ -218,8 +223,32 @@ impl Desk {
     }
 
     async fn connect(&self, side: Side) -> Result<Socket, Error> {
-        let cluster = self.sides.get(side).ok_or_else(|| Error::Io(io::Error::other("it was never there")))?;
-        cluster.connect_raw().await.map_err(|error| Error::Io(io::Error::other(error)))
+        self.cluster(side)?.connect_raw().await.map_err(|error| Error::Io(io::Error::other(error)))
+    }
+
+    fn cluster(&self, side: Side) -> Result<Arc<Cluster>, Error> {
+        self.sides.get(side).ok_or_else(|| Error::Io(io::Error::other("it was never there")))
+    }
+
+    /// A node that answers this STARTUP, and what it answers.
+    async fn begin(&self, side: Side, startup: &Kept) -> Result<(Link<Socket>, Kept), Error> {
+        let cluster = self.cluster(side)?;
+        let patience = cluster.settings().connect_timeout;
+        for _ in 0..cluster.hosts().len().clamp(1, NODES_TRIED) {
+            let socket = self.connect(side).await?;
+            let node = socket.peer();
+            let mut server = Link::new(socket, Sender::Server, self.frame_bytes_max);
+            let answer = timeout(patience, async {
+                server.send(&startup.bytes).await?;
+                server.receive().await
+            });
+            if let Ok(answer) = answer.await {
+                return Ok((server, answer?));
+            }
+            // Systems take connections for a process that hangs: it is left for the next one.
+            node.into_iter().for_each(|node| cluster.suspect(node));
+        }
+        Err(Error::Timeout(patience))
     }
 
     async fn again(&self, login: &Login, side: Side, luggage: &Luggage) -> Result<(Socket, BytesMut), Error> {
@@ -273,3 +302,6 @@ impl Beyond<Socket> for Ties {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -183,16 +183,14 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    /// Relay a client's login to its server, to its end. `None`: the server refused STARTUP, and the client was told; it may begin
-    /// again.
+    /// Relay a client's login to its server, from the answer to STARTUP, which came on this stream, to its end. `None`: the server
+    /// refused it, and the client was told; it may begin again.
     ///
     /// # Errors
     /// One of them left, or what it sent cannot be read.
-    pub(super) async fn pass(mut self, hello: &Hello, startup: &Kept) -> Result<Option<Login>, Error> {
-        let (version, stream) = (hello.framing.version, startup.header.stream);
+    pub(super) async fn pass(mut self, hello: &Hello, stream: i16, answer: Kept) -> Result<Option<Login>, Error> {
+        let version = hello.framing.version;
         let login = Login { framing: hello.framing, startup: hello.startup.clone(), token: None };
-        self.server.send(&startup.bytes).await?;
-        let answer = self.server.receive().await?;
         if answer.header.opcode == Opcode::Error {
             self.client.send(&answer.bytes).await?;
             // From here on v5 would speak in segments, or would not: servers close.
