@@ -4,14 +4,17 @@
 //! fits the primary's, because whatever made it so was this, or comes later in the journal.
 //!
 //! One in doubt is done if the primary shows that it did it: it has the table or the column, or not; its nodes remember when they
-//! emptied a table and when they dropped a column. What shows nothing (options, types, keyspaces) is left to an operator.
+//! emptied a table and when they dropped a column. What it does not show it may still be doing: that is waited for. What shows nothing
+//! (options, types, keyspaces) is left to an operator.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::mirror::replay::{Certainty, Job};
 use crate::protocol::cql::client::Error;
+use crate::protocol::cql::cluster::Cluster;
 use crate::protocol::cql::cluster::clock::micros_of;
 use crate::protocol::cql::stamps::now_micros;
 use crate::protocol::cql::tables::{Table, Tables};
@@ -115,40 +118,72 @@ fn fits(primary: &Table, secondary: &Table) -> bool {
 
 /// Whether the primary did a barrier whose answer nobody saw, and which was sent when our clock showed `sent`.
 async fn happened(sides: &Sides, body: &Body, keyspace: Option<&str>, sent: i64) -> Result<bool, Trouble> {
-    let unknown = || Trouble::Reject("nobody knows whether the primary did it: do it again there".to_owned());
-    sides.primary.refresh().await;
-    let tables = sides.primary.tables();
-    let find = |name: &Name| tables.table(name.keyspace_or(keyspace)?, &name.name);
     match body {
-        Body::Truncate(name) => match find(name) {
-            Some(table) => was_emptied(sides, table, sent).await?.ok_or_else(unknown),
-            // Dropped since: so will the secondary's be.
-            None => Ok(false),
-        },
-        Body::Schema(Schema { action, object: Object::Table, name: Some(name), drop, add, .. }) => {
-            match (action, drop, add) {
-                (Action::Create, ..) => Ok(find(name).is_some()),
-                (Action::Drop, ..) => Ok(find(name).is_none()),
-                // One that is there again was dropped all the same.
-                (Action::Alter, Some(drop), _) => {
-                    let gone = |column: &String| find(name).is_none_or(|table| table.shape.column(column).is_none());
-                    let at = dropped_at(sides, name, keyspace, drop).await?;
-                    Ok(drop.columns.iter().all(gone) || at.is_some_and(|at| latest(sides, at) >= sent))
+        Body::Truncate(name) => {
+            let tables = shown(&sides.primary).await?;
+            match name.keyspace_or(keyspace).and_then(|keyspace| tables.table(keyspace, &name.name)) {
+                Some(table) => was_emptied(sides, table, sent).await?.ok_or_else(unknown),
+                // Dropped since: so will the secondary's be.
+                None => Ok(false),
+            }
+        }
+        Body::Schema(schema) => {
+            let (mut epochs, over) = (sides.primary.epochs(), Instant::now() + still_under_way(sent));
+            loop {
+                let is_last = Instant::now() >= over;
+                let is_done = shows(sides, schema, keyspace, sent).await?;
+                if is_done || is_last {
+                    return Ok(is_done);
                 }
-                (Action::Alter, _, Some(add)) => Ok(find(name).is_some_and(|table| table.shape.column(add).is_some())),
-                _ => Err(unknown()),
+                // A node that was slow, or whose client left it, does it later.
+                let _ = timeout_at(over, epochs.changed()).await;
             }
         }
         _ => Err(unknown()),
     }
 }
 
+fn unknown() -> Trouble {
+    Trouble::Reject("nobody knows whether the primary did it: do it again there".to_owned())
+}
+
+/// Whether the primary shows that a schema change was done.
+async fn shows(sides: &Sides, schema: &Schema, keyspace: Option<&str>, sent: i64) -> Result<bool, Trouble> {
+    let Schema { action, object: Object::Table, name: Some(name), drop, add, .. } = schema else {
+        return Err(unknown());
+    };
+    let tables = shown(&sides.primary).await?;
+    let find = |name: &Name| tables.table(name.keyspace_or(keyspace)?, &name.name);
+    match (action, drop, add) {
+        (Action::Create, ..) => Ok(find(name).is_some()),
+        (Action::Drop, ..) => Ok(find(name).is_none()),
+        // One that is there again was dropped all the same.
+        (Action::Alter, Some(drop), _) => {
+            let gone = |column: &String| find(name).is_none_or(|table| table.shape.column(column).is_none());
+            let at = dropped_at(sides, name, keyspace, drop).await?;
+            Ok(drop.columns.iter().all(gone) || at.is_some_and(|at| latest(sides, at) >= sent))
+        }
+        (Action::Alter, _, Some(add)) => Ok(find(name).is_some_and(|table| table.shape.column(add).is_some())),
+        _ => Err(unknown()),
+    }
+}
+
+/// The primary's tables, as all of its nodes have them: what one of them does not show, another may have.
+pub(super) async fn shown(primary: &Cluster) -> Result<Arc<Tables>, Trouble> {
+    let tables = primary.agreed_tables().await.map_err(|error| Trouble::of_primary(&error))?;
+    tables.ok_or_else(|| Trouble::Retry("primary: its nodes do not agree on one schema".to_owned()))
+}
+
+/// How long the primary may still do what was sent to it when our clock showed this.
+fn still_under_way(sent: i64) -> Duration {
+    PATIENCE.saturating_sub(Duration::from_micros(u64::try_from(now_micros() - sent).unwrap_or_default()))
+}
+
 /// Whether the primary emptied a table since it was asked to. Nodes remember when they did it last. `None`: they do not, or
 /// it was shortly before.
 async fn was_emptied(sides: &Sides, table: &Table, sent: i64) -> Result<Option<bool>, Trouble> {
-    // It may be under way for so long; a clock may have been set by less.
-    let over = PATIENCE.saturating_sub(Duration::from_micros(u64::try_from(now_micros() - sent).unwrap_or_default()));
-    sleep(over).await;
+    // A clock may have been set by less than that.
+    sleep(still_under_way(sent)).await;
     let Ok(at) = emptied_at(sides, table).await? else { return Ok(None) };
     Ok(match latest(sides, at) {
         at if at >= sent => Some(true),

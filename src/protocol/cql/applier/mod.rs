@@ -376,3 +376,6 @@ fn shown(item: Item<'_>) -> Option<String> {
         Item::Dirty(..) | Item::Touch { .. } | Item::Table(_) | Item::Prepared(_) | Item::Stamp(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -308,6 +308,19 @@ impl Cluster {
         let agreed = timeout(AGREEMENT, self.inner.agreement(&client)).await;
         agreed.map_or(Ok(false), |hosts| hosts.map(|_| true))
     }
+
+    /// Its tables of now, if they are those of all nodes that are up. `None`: the nodes do not come to agree, or have another
+    /// schema by now.
+    ///
+    /// # Errors
+    /// No node can be asked.
+    pub async fn agreed_tables(&self) -> Result<Option<Arc<Tables>>, Error> {
+        self.refresh().await;
+        let client = self.client().await?;
+        let Ok(hosts) = timeout(AGREEMENT, self.inner.agreement(&client)).await else { return Ok(None) };
+        let (agreed, tables) = (hosts?.first().and_then(|host| host.schema), self.tables());
+        Ok(Some(tables).filter(|tables| agreed == Some(tables.version)))
+    }
 }
 
 impl Grounds for Arc<Cluster> {

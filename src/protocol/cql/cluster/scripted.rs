@@ -95,6 +95,11 @@ impl Scripted {
         self.0[node].script.lock().expect("nobody panicked")
     }
 
+    /// On all nodes.
+    pub(in crate::protocol::cql) fn change(&self, change: impl Fn(&mut Script)) {
+        (0..self.0.len()).for_each(|node| change(&mut self.node(node)));
+    }
+
     async fn serve(self, me: usize, mut socket: TcpStream) {
         let (mut input, mut out) = (BytesMut::new(), BytesMut::new());
         loop {

@@ -1,0 +1,94 @@
+//! What the applier makes of a primary whose nodes are slow, or know different things.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::time::sleep;
+
+use super::*;
+use crate::journal::Lsn;
+use crate::mirror::replay::Applier as _;
+use crate::protocol::cql::client::Settings;
+use crate::protocol::cql::cluster::scripted::{Scripted, hurry};
+use crate::protocol::cql::wire::primitive::Consistency;
+use crate::protocol::cql::wire::request::{Parameters, Statement, StatementText, Values};
+use crate::protocol::cql::write;
+use crate::record::{Backend, RecordBuf, Side};
+
+/// Two clusters and an applier between them.
+struct Rig {
+    primary: Scripted,
+    secondary: Scripted,
+    applier: Applier,
+}
+
+fn reach(cluster: Cluster) -> Reach {
+    let cluster = Arc::new(cluster);
+    Arc::new(move || Some(cluster.clone()))
+}
+
+impl Rig {
+    async fn of(primary: Scripted) -> Rig {
+        let secondary = Scripted::start(1, &[("t", &["k", "v"])]).await;
+        let clusters = [
+            primary.enter(Settings::default(), Side::Origin).await,
+            secondary.enter(Settings::default(), Side::Target).await,
+        ];
+        let [up, down] = clusters.map(reach);
+        Rig { primary, secondary, applier: Applier::new(up, down, Quiet::since_now()) }
+    }
+
+    async fn apply(&self, certainty: Certainty, build: impl FnOnce(&mut RecordBuf)) -> Applied {
+        let mut buf = RecordBuf::default();
+        build(&mut buf);
+        let record = Record::parse(buf.finish(Backend { id: 1, life: 1 }).to_vec().into()).expect("well-formed");
+        let (lsn, ended, handed) = (Lsn(1), Lsn(2), Lsn(2));
+        self.applier.apply(&Job { lsn, record, certainty, late: false, attempt: 1, ended, handed }).await
+    }
+
+    /// A schema change that was sent so long ago, and whose answer nobody saw.
+    async fn pass_in_doubt(&self, text: &str, ago: Duration) -> Applied {
+        let ago = i64::try_from(ago.as_micros()).expect("not long");
+        let parameters = Parameters { timestamp: Some(now_micros() - ago), ..Parameters::new(Consistency::One) };
+        let statement = Statement { text: StatementText::Text(text.as_bytes()), values: Values::Given(&[]) };
+        let mut body = BytesMut::new();
+        write::put_statement(&mut body, statement, &parameters).expect("short");
+        self.apply(Certainty::Unknown, |record| record.ddl(TableId::of("k", "t"), &body)).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_schema_change_in_doubt_is_done_if_the_primary_does_it_as_late_as_it_may() {
+    hurry();
+    // What the table has then; without a column it is gone.
+    let changes: [(&str, &'static str, &[&'static str]); 4] = [
+        ("CREATE TABLE k.u (k int PRIMARY KEY)", "u", &["k"]),
+        ("DROP TABLE k.t", "t", &[]),
+        ("ALTER TABLE k.t ADD w int", "t", &["k", "v", "w"]),
+        ("ALTER TABLE k.t DROP v", "t", &["k"]),
+    ];
+    for (text, table, columns) in changes {
+        let rig = Rig::of(Scripted::start(1, &[("t", &["k", "v"])]).await).await;
+        let late = async {
+            sleep(Duration::from_secs(5)).await;
+            rig.primary.change(|script| match columns {
+                [] => drop(script.tables.remove(table)),
+                some => drop(script.tables.insert(table, some.to_vec())),
+            });
+        };
+        let (applied, ()) = tokio::join!(rig.pass_in_doubt(text, Duration::from_secs(60)), late);
+        assert_eq!(applied, Applied::Done, "{text}");
+        assert_eq!(rig.secondary.node(0).done.len(), 1, "{text}");
+        assert!(rig.secondary.node(0).done[0].starts_with(text), "{:?}", rig.secondary.node(0).done);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_schema_change_in_doubt_that_the_primary_never_does_is_not_done() {
+    hurry();
+    let rig = Rig::of(Scripted::start(1, &[("t", &["k", "v"])]).await).await;
+    for text in ["CREATE TABLE k.u (k int PRIMARY KEY)", "DROP TABLE k.t", "ALTER TABLE k.t ADD w int"] {
+        assert_eq!(rig.pass_in_doubt(text, Duration::from_secs(70)).await, Applied::Done, "{text}");
+        assert_eq!(rig.secondary.node(0).done, [""; 0], "{text}");
+    }
+}
