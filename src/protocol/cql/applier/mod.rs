@@ -158,7 +158,7 @@ impl Applier {
         if job.certainty == Certainty::Committed && self.settled.covers(label, lane, key, job.ended) {
             return Ok(());
         }
-        let Some(table) = self.table(&sides.primary, label).await else { return Ok(()) };
+        let Some(table) = self.table(&sides.primary, label).await else { return gone(&sides.primary, label).await };
         let table = common(&sides.secondary, &table);
         if table.shape.has_counters() {
             // Increments are waited for longer than other writes.
@@ -169,8 +169,8 @@ impl Applier {
         if let Err(trouble) = settler.settle(place).await {
             sides.primary.refresh().await;
             // Dropped since the schema was looked at: the barrier behind this record drops it on the secondary.
-            let is_gone = self.known_table(&sides.primary, label).is_none();
-            return if is_gone { Ok(()) } else { Err(trouble) };
+            let is_known = self.known_table(&sides.primary, label).is_some();
+            return if is_known { Err(trouble) } else { gone(&sides.primary, label).await };
         }
         self.settled.note(label, lane, key, job.handed);
         Ok(())
@@ -242,6 +242,12 @@ impl Applier {
         }
         labels.tables.get(&label).cloned()
     }
+}
+
+/// It is, if all nodes say so: one that lost touch with the others may never have heard of it.
+async fn gone(primary: &Cluster, label: TableId) -> Result<(), Trouble> {
+    let is_there = barrier::shown(primary).await?.iter().any(|table| table.label == label);
+    if is_there { Err(Trouble::Retry("primary: not all of its nodes showed the table".to_owned())) } else { Ok(()) }
 }
 
 fn newest(record: &Record) -> Option<i64> {

@@ -55,6 +55,11 @@ impl Rig {
         write::put_statement(&mut body, statement, &parameters).expect("short");
         self.apply(Certainty::Unknown, |record| record.ddl(TableId::of("k", "t"), &body)).await
     }
+
+    async fn settle(&self) -> Applied {
+        let place = Place::partition(vec![vec![0; 4]]).encode().expect("short");
+        self.apply(Certainty::Committed, |record| record.key(TableId::of("k", "t"), &place, true)).await
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -91,4 +96,35 @@ async fn a_schema_change_in_doubt_that_the_primary_never_does_is_not_done() {
         assert_eq!(rig.pass_in_doubt(text, Duration::from_secs(70)).await, Applied::Done, "{text}");
         assert_eq!(rig.secondary.node(0).done, [""; 0], "{text}");
     }
+}
+
+/// The node that is asked for the schema lacks the table; the others have it.
+#[tokio::test(start_paused = true)]
+async fn a_table_is_gone_only_if_all_nodes_of_the_primary_say_so() {
+    hurry();
+    let primary = Scripted::start(2, &[("t", &["k", "v"])]).await;
+    primary.node(0).tables.clear();
+    let rig = Rig::of(primary).await;
+    let applied = rig.settle().await;
+    assert!(matches!(applied, Applied::Retry(_)), "{applied:?}");
+    let applied = rig.pass_in_doubt("DROP TABLE k.t", Duration::from_secs(70)).await;
+    assert!(matches!(applied, Applied::Retry(_)), "{applied:?}");
+    assert_eq!(rig.secondary.node(0).done, [""; 0]);
+    rig.primary.change(|script| script.tables.clear());
+    assert_eq!(rig.settle().await, Applied::Done);
+}
+
+/// As above, but it showed the table before.
+#[tokio::test(start_paused = true)]
+async fn a_table_that_a_node_of_the_primary_shows_no_more_is_not_gone_while_another_has_it() {
+    hurry();
+    let rig = Rig::of(Scripted::start(2, &[("t", &["k", "v"])]).await).await;
+    // Reading it is refused, as if it was not there.
+    let refused = rig.settle().await;
+    assert!(matches!(refused, Applied::Reject(_)), "{refused:?}");
+    rig.primary.node(0).tables.clear();
+    let applied = rig.settle().await;
+    assert!(matches!(applied, Applied::Retry(_)), "{applied:?}");
+    rig.primary.node(1).tables.clear();
+    assert_eq!(rig.settle().await, Applied::Done);
 }
