@@ -128,7 +128,8 @@ impl Announced {
             return false;
         }
         let before = self.labels.len();
-        self.labels.retain(|_, label| label.window == self.window);
+        // One that is not written down yet is waited for.
+        self.labels.retain(|_, label| label.window == self.window || !label.durable);
         self.window += 1;
         self.since = Instant::now();
         self.labels.len() < before

@@ -27,6 +27,21 @@ pub(crate) fn shared() -> Arc<Shared> {
     Arc::new(made())
 }
 
+/// The same with something else in it.
+#[cfg(test)]
+pub(crate) fn changed(change: impl FnOnce(&mut Shared)) -> Arc<Shared> {
+    let mut shared = made();
+    change(&mut shared);
+    Arc::new(shared)
+}
+
+/// A journal that does nothing by itself: who writes a table for the first time waits for [`Journal::sync_now`].
+#[cfg(test)]
+pub(crate) fn slow_journal() -> Journal {
+    let storage = crate::journal::storage::MemoryDisk::default().storage();
+    Journal::open_on(storage, crate::journal::Options::default()).expect("it is new").0
+}
+
 /// The same, and every read is chosen to be repeated.
 #[cfg(test)]
 pub(crate) fn shadowed() -> (Arc<Shared>, Board, Queue<Asked>) {

@@ -181,6 +181,7 @@ impl Session {
                 self.path_may_differ();
             }
             Action::Ddl(ddl) if !ddl.temporary => {
+                self.path_aged = true;
                 if let (true, Some(path)) = (self.shared.policy.mirror_ddl() && ddl.mirrorable, &self.path) {
                     let table = ddl.tables.first().copied().unwrap_or(TableId::NONE);
                     self.keys.ddl(table, &ddl_body(path, text));
@@ -195,6 +196,10 @@ impl Session {
                 }
             }
             Action::Session => self.path_may_differ(),
+            // As DEALLOCATE ALL does; and the session's settings are reset, too.
+            Action::Deallocate { name: None } if text.to_ascii_lowercase().starts_with(b"discard") => {
+                self.path_may_differ();
+            }
             Action::Cursor(_) => self.hot_cursor = true,
             Action::Savepoint => {
                 self.path_unknown();

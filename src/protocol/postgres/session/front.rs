@@ -85,6 +85,7 @@ impl Session {
         if let Some((_, copy)) = self.copies.front_mut() {
             copy.feed(chunk, &mut self.keys);
             self.spill()?;
+            self.copy_is_of_group();
         }
         Ok(())
     }
@@ -130,39 +131,42 @@ impl Session {
             self.boundary(Expect::Query { script: None, at: 0, text: Bytes::new(), from: mark, upto: mark, undo });
             return Ok(true);
         }
-        if self.ask_path(&script, out) || self.ask_names(&script, out) {
+        if !self.is_captured && (self.ask_path(&script, out) || self.ask_names(&script, out)) {
             return Ok(false);
         }
         let script = self.askable(script);
-        for statement in &script.statements {
-            self.leave_traces(text, statement);
-            self.shadow_follows(text, statement);
-        }
-        let pieces = self.can_be_pieces(&script, text);
-        if pieces && needs_pieces(&script) {
-            return self.begin_pieces(text, script);
-        }
-        // Everything up to here is answered before anything of this Query runs.
-        if !self.asked_answered(out) {
-            return Ok(false);
-        }
-        self.captured_under(script.epoch);
-        let mut ends = !self.in_transaction;
-        let mut needs_text = false;
-        let doomed = self.is_doomed(&script);
-        for statement in &script.statements {
-            if !doomed && !self.capture_text(text, &script, statement)? {
-                if pieces {
-                    return self.begin_pieces(text, script.clone());
-                }
-                self.capture_unread(statement);
+        if !self.is_captured {
+            for statement in &script.statements {
+                self.leave_traces(text, statement);
+                self.shadow_follows(text, statement);
             }
-            ends |= could_commit(&statement.action);
-            needs_text |= matches!(statement.action, Action::Prepare { .. });
+            let pieces = self.can_be_pieces(&script, text);
+            if pieces && needs_pieces(&script) {
+                return self.begin_pieces(text, script);
+            }
+            // Everything up to here is answered before anything of this Query runs.
+            if !self.asked_answered(out) {
+                return Ok(false);
+            }
+            self.captured_under(script.epoch);
+            let doomed = self.is_doomed(&script);
+            for statement in &script.statements {
+                if !doomed && !self.capture_text(text, &script, statement)? {
+                    if pieces {
+                        return self.begin_pieces(text, script.clone());
+                    }
+                    self.capture_unread(statement);
+                }
+            }
         }
+        let ends = !self.in_transaction || script.statements.iter().any(|one| could_commit(&one.action));
+        let needs_text = script.statements.iter().any(|one| matches!(one.action, Action::Prepare { .. }));
         if ends && !self.append()? {
+            // It comes again, and what it does is not to be written down twice.
+            self.is_captured = true;
             return Ok(false);
         }
+        self.is_captured = false;
         if let [statement] = &script.statements[..] {
             self.shadow_text(text, statement);
         }
@@ -524,7 +528,8 @@ impl Session {
 
     /// The end of a COPY stream: outside a transaction it commits.
     fn copy_end(&mut self, kind: u8, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
-        if let Some((_, mut copy)) = self.copies.pop_front()
+        // It comes again if the journal is waited for: the stream is this one's until it goes.
+        if let Some((_, copy)) = self.copies.front_mut()
             && kind == front::COPY_DONE
         {
             copy.finish(&mut self.keys);
@@ -533,17 +538,22 @@ impl Session {
         if !self.in_transaction && !self.append()? {
             return Ok(false);
         }
-        // The record belongs to the group whose Execute or Query began the copy.
-        if !self.open_started
-            && let Some(group) = self.groups.back_mut()
-        {
-            group.upto = self.tickets.mark();
-        }
+        self.copies.pop_front();
+        self.copy_is_of_group();
         out.to_server.extend_from_slice(whole);
         if matches!(self.expects.back(), Some(Expect::Sync { .. })) {
             self.expects.push_back(Expect::CopyEnd);
         }
         Ok(true)
+    }
+
+    /// Its records belong to the group whose Execute or Query began the copy: they end with it, also if it fails half-way.
+    fn copy_is_of_group(&mut self) {
+        if !self.open_started
+            && let Some(group) = self.groups.back_mut()
+        {
+            group.upto = self.tickets.mark();
+        }
     }
 
     fn copying(&self) -> bool {

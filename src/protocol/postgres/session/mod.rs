@@ -213,6 +213,10 @@ pub struct Session {
     path: Option<String>,
     /// A SET of the open transaction may be rolled back.
     path_touched: bool,
+    /// A schema change was captured since the path was asked for: it may have made a schema that the path names.
+    path_aged: bool,
+    /// The Query at hand is captured, and waits for the journal.
+    is_captured: bool,
     /// What a hidden RETURNING would not find or may not read; `None`: ask.
     names: Option<names::Names>,
     /// Names may have meant something of the session's own.
@@ -283,6 +287,8 @@ impl Session {
             gave_up: false,
             path: None,
             path_touched: false,
+            path_aged: false,
+            is_captured: false,
             names: None,
             odd_names: false,
             hot_cursor: false,
@@ -532,6 +538,7 @@ impl Session {
         }
         if self.nothing_in_flight() {
             self.keys.clear();
+            self.is_captured = false;
             self.statements.transaction_over();
             self.pass = None;
         }

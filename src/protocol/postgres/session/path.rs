@@ -22,10 +22,11 @@ impl Session {
             Action::Ddl(ddl) => ddl.mirrorable && !ddl.temporary && !ddl.commits,
             _ => false,
         });
-        if !changes || !self.can_ask_first() || self.path.is_some() || !self.shared.policy.mirror_ddl() {
+        let is_known = self.path.is_some() && !self.path_aged;
+        if !changes || !self.can_ask_first() || is_known || !self.shared.policy.mirror_ddl() {
             return false;
         }
-        self.path = Some(String::new());
+        (self.path, self.path_aged) = (Some(String::new()), false);
         self.ask_first(NAME, SQL, View::Path, out);
         true
     }

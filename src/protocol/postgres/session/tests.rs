@@ -350,6 +350,81 @@ fn every_copy_of_a_query_is_read_with_its_own_columns() {
     assert!(!found.iter().any(|item| item.ends_with("dirty")), "{found:?}");
 }
 
+/// A table that is written for the first time is announced, and waited for: the message comes again.
+#[test]
+fn a_copy_whose_end_waits_for_the_journal_does_not_take_the_next_ones_rows() {
+    let mut peers = Peers::over(rig::changed(|shared| shared.journal = rig::slow_journal()));
+    peers.query("copy acc from stdin; copy pair from stdin");
+    assert_eq!(peers.server("G"), "G");
+    for (line, answers) in [(&b"41\t1\tx\n"[..], "CCOPY_1 G"), (&b"42\ty\t1\n"[..], "CCOPY_1 ZI")] {
+        let sent = peers.client(|out| {
+            wire::message(out, front::COPY_DATA, |b| b.put_slice(line));
+            wire::bare(out, front::COPY_DONE);
+        });
+        assert_eq!(sent, "d", "it waits for its table");
+        peers.shared.journal.sync_now();
+        peers.turn();
+        assert_eq!(kinds(&mut peers.to_server), "c");
+        peers.server(answers);
+    }
+    let found = peers.journaled();
+    assert!(found.iter().any(|item| item.starts_with("acc ")) && found.iter().any(|item| item.starts_with("pair ")));
+    assert!(!found.iter().any(|item| item.ends_with("dirty")), "{found:?}");
+}
+
+#[test]
+fn a_schema_change_that_waits_for_the_journal_is_written_down_once() {
+    let mut peers = Peers::over(rig::changed(|shared| shared.journal = rig::slow_journal()));
+    assert_eq!(peers.query("create index on acc (bal)"), "CPBECS", "it is asked what names mean");
+    peers.server("3 1 2");
+    peers.row(&["public"]);
+    peers.server("CSELECT_1 3 ZI");
+    assert_eq!(kinds(&mut peers.to_server), "", "it waits for its table");
+    peers.shared.journal.sync_now();
+    peers.turn();
+    assert_eq!(kinds(&mut peers.to_server), "Q");
+    let items = |entry| match entry {
+        Entry::Record { payload, .. } => {
+            Record::parse(payload).expect("a record").items().filter(|item| matches!(item, Item::Ddl(..))).count()
+        }
+        _ => 0,
+    };
+    assert_eq!(rig::entries(&peers.shared.journal).into_iter().map(items).sum::<usize>(), 1);
+}
+
+/// A schema that the path names may be there only now, and DISCARD ALL resets the path.
+#[tokio::test]
+async fn a_path_is_asked_for_again_behind_what_may_have_changed_it() {
+    let mut peers = Peers::new();
+    assert_eq!(peers.query("create table one (id int)"), "CPBECS");
+    peers.server("3 1 2");
+    peers.row(&["public"]);
+    assert!(!peers.session.path_aged);
+    peers.server("CSELECT_1 3 ZI");
+    assert_eq!(kinds(&mut peers.to_server), "Q");
+    assert!(peers.session.path_aged && peers.session.path.as_deref() == Some("public"));
+    let mut peers = Peers::new();
+    peers.session.path = Some("shop".to_owned());
+    peers.query("discard all");
+    peers.server("CDISCARD_ALL ZI");
+    assert_eq!(peers.session.path, None);
+}
+
+#[test]
+fn what_a_copy_that_failed_had_written_down_ends_with_it() {
+    let mut peers = Peers::over(rig::changed(|shared| shared.policy.spill_bytes = 100));
+    peers.query("copy acc from stdin");
+    peers.server("G");
+    let mut rows = Vec::new();
+    for id in 0..1_000 {
+        rows.extend_from_slice(format!("{id}\t1\tx\n").as_bytes());
+    }
+    peers.client(|out| wire::message(out, front::COPY_DATA, |b| b.put_slice(&rows)));
+    assert!(!peers.outcomes().is_empty(), "so many are not kept in memory");
+    peers.server("E ZI");
+    assert!(peers.outcomes().chars().all(|outcome| outcome == 'A'), "{}", peers.outcomes());
+}
+
 #[test]
 fn an_error_of_an_earlier_query_does_not_end_the_capture_of_a_copy() {
     let mut peers = Peers::new();
@@ -499,12 +574,12 @@ fn an_execute_owes_what_every_prepare_on_the_way_to_it_could_write() {
 #[test]
 fn a_statement_parsed_behind_a_deallocate_stays_known() {
     let mut peers = Peers::new();
-    peers.query("discard all");
+    peers.query("deallocate all");
     peers.client(|out| {
         wire::parse(out, b"s", b"insert into acc values ($1, 1, '')", &[]);
         wire::bare(out, front::SYNC);
     });
-    peers.server("CDISCARD_ALL ZI 1");
+    peers.server("CDEALLOCATE_ALL ZI 1");
     peers.server("ZI");
     peers.client(|out| {
         bind(out, "", "s", &["1"]);
