@@ -529,6 +529,59 @@ async fn schema_changes_are_repeated_first_and_may_come_twice() {
 }
 
 #[tokio::test]
+async fn a_value_that_is_added_to_an_enum_is_there_for_rows_of_the_same_payment() {
+    let mut world = World::new("CREATE TYPE mood AS ENUM ('a'); CREATE TABLE t (id int PRIMARY KEY, v mood)").await;
+    let change = "ALTER TYPE mood ADD VALUE 'b'";
+    world.origin(change).await;
+    world.origin("INSERT INTO t VALUES (1, 'b')").await;
+    let mut all = owed("t", [1]);
+    all.ddl = vec![ddl("", change), ddl("t", "ALTER TABLE t ADD CONSTRAINT b CHECK (v = 'b')")];
+    world.origin("ALTER TABLE t ADD CONSTRAINT b CHECK (v = 'b')").await;
+    world.target("INSERT INTO t VALUES (1, 'a')").await;
+    for _ in 0..2 {
+        assert_eq!(world.pay(&all).await.refused, vec![]);
+        world.assert_same("t").await;
+    }
+}
+
+#[tokio::test]
+async fn a_constraint_that_only_the_payments_rows_satisfy_is_repeated_behind_them() {
+    let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY, v int)").await;
+    world.origin("INSERT INTO t VALUES (1, 0)").await;
+    world.target("INSERT INTO t VALUES (1, NULL)").await;
+    let mut all = owed("t", [1]);
+    for change in ["ALTER TABLE t ALTER v SET NOT NULL", "CREATE UNIQUE INDEX u ON t (v)"] {
+        world.origin(change).await;
+        all.ddl.push(ddl("t", change));
+    }
+    assert_eq!(world.pay(&all).await.refused, vec![]);
+    world.assert_same("t").await;
+    let strict = "SELECT attnotnull FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'v'";
+    assert_eq!(rows(&world.target.url("postgres"), strict).await, ["t"]);
+    // One that they do not satisfy is refused.
+    world.target("INSERT INTO t VALUES (2, -1)").await;
+    let again = Owed { ddl: vec![ddl("t", "ALTER TABLE t ADD CHECK (v >= 0)")], ..owed("t", [1]) };
+    assert!(world.pay(&again).await.refused[0].why.contains("23514"));
+}
+
+#[tokio::test]
+async fn a_schema_change_whose_table_somebody_has_locked_comes_again() {
+    let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY)").await;
+    let change = "ALTER TABLE t ADD COLUMN v int";
+    world.origin(change).await;
+    let mut reader = Client::connect(&config(&world.target)).await.expect("connects");
+    reader.simple("BEGIN; LOCK TABLE t IN ACCESS SHARE MODE").await.expect("locked");
+    let all = Owed { ddl: vec![ddl("t", change)], ..Owed::default() };
+    world.copier.snapshot().await.expect("S");
+    let error = world.copier.pay(&all, false).await.expect_err("it is locked").to_string();
+    assert!(error.contains("55P03"), "{error}");
+    reader.simple("COMMIT").await.expect("let go");
+    world.reopen(Options::default()).await;
+    assert_eq!(world.pay(&all).await.refused, vec![]);
+    world.assert_same("t").await;
+}
+
+#[tokio::test]
 async fn a_table_owed_whole_is_replaced() {
     let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY, v int)").await;
     world.target("INSERT INTO t SELECT i, 0 FROM generate_series(1, 50) i").await;

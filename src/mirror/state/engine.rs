@@ -587,9 +587,11 @@ impl<C: Copier> Engine<C> {
         }
         let at = self.journal.appended();
         marks.into_iter().for_each(|(table, reason)| self.ledger.mark(Mark { table, reason, at }));
+        // Before the book forgets that something was lost.
+        self.note_marks().await?;
         let repeated = self.book.stand(standing.payments).await?;
         self.ledger.repeated(repeated);
-        self.note_marks().await
+        Ok(())
     }
 
     /// Ask which of the units that nobody ended can no longer do anything. Always before a snapshot, never inside one.

@@ -147,6 +147,8 @@ struct Payment<'p> {
     paid: Paid,
     /// The secondary is inside our transaction.
     begun: bool,
+    /// Schema changes that the secondary's rows contradict as they are: again when those of the payment are there.
+    behind_rows: Vec<(TableId, &'p [u8])>,
 }
 
 /// The number of the payment is on the secondary if the payment is.
@@ -168,7 +170,9 @@ enum Step {
 impl<'p> Payment<'p> {
     async fn begin(link: &'p mut Link, owed: &'p Owed, options: &'p Options) -> Result<Payment<'p>, Trouble> {
         let (debts, isolated) = (Debts::new(), HashSet::new());
-        let mut payment = Payment { link, owed, options, debts, isolated, paid: Paid::default(), begun: false };
+        let paid = Paid::default();
+        let (begun, behind_rows) = (false, Vec::new());
+        let mut payment = Payment { link, owed, options, debts, isolated, paid, begun, behind_rows };
         let refused = payment.begin_and_repeat_ddl().await?;
         if payment.link.schema_stale || !owed.ddl.is_empty() || payment.owes_by_other_keys() {
             payment.load().await?;
@@ -206,14 +210,24 @@ impl<'p> Payment<'p> {
         if self.owed.ddl.is_empty() {
             return Ok(refused);
         }
+        self.behind_rows.clear();
         let ours = |table: &TableId, body| !self.link.schema.excludes(*table) && !self.is_renamed(*table, body);
         let ddl: Vec<_> = self.owed.ddl.iter().filter(|(table, body)| ours(table, body)).collect();
         let (conn, pulse) = (&mut self.link.secondary, self.link.options.pulse());
+        // A value that is added to an enum cannot be used before it is committed. In its turn it is there already, or its type
+        // is made in the same transaction, and then it can be used.
+        for (_, body) in ddl.iter().filter(|(_, body)| adds_to_enum(body)) {
+            conn.simple("BEGIN").await.map_err(Trouble::Secondary)?;
+            let _ = beside(&mut self.link.primary, pulse, repeat(conn, body)).await?;
+            conn.simple("COMMIT").await.map_err(Trouble::Secondary)?;
+        }
         conn.simple("BEGIN").await.map_err(Trouble::Secondary)?;
         self.begun = true;
-        for (table, body) in ddl {
-            if let Err(why) = beside(&mut self.link.primary, pulse, repeat(conn, body)).await? {
-                refused.push((*table, why));
+        for (table, body) in &ddl {
+            match beside(&mut self.link.primary, pulse, repeat(conn, body)).await? {
+                Ok(()) => {}
+                Err(refusal) if refusal.code.starts_with("23") => self.behind_rows.push((*table, body)),
+                Err(refusal) => refused.push((*table, refusal.why)),
             }
         }
         set_search_path(conn, &self.link.search_path).await?;
@@ -311,6 +325,10 @@ impl<'p> Payment<'p> {
                 bytes += isolate(self.link, pair, keys, options.batch_keys, &mut steps.rows, &mut refused).await?;
             }
         }
+        if !self.behind_rows.is_empty() {
+            steps.settle(self.link).await?;
+            refused.extend(repeat_behind_rows(self.link, &self.behind_rows).await?);
+        }
         // All that was read has been checked.
         steps.put_query(self.link, Step::Commit, "COMMIT");
         steps.settle(self.link).await?;
@@ -337,7 +355,15 @@ impl<'p> Payment<'p> {
             Some(debt) => (debt.whole, debt.pair.clone()),
             None => return Err(Trouble::Secondary(error.clone().into())),
         };
-        self.begin_and_repeat_ddl().await?;
+        for (table, why) in self.begin_and_repeat_ddl().await? {
+            if !self.paid.refused.iter().any(|refused| refused.table == table) {
+                let name = self.link.schema.name(table);
+                self.refuse(table, name, why);
+            }
+        }
+        if !self.debts.contains_key(&table) {
+            return Ok(());
+        }
         let by_rows = error.code.starts_with("22") || error.code.starts_with("23") || error.code.starts_with("P0");
         if !by_rows || whole || self.isolated.contains(&table) {
             self.refuse(table, pair.primary.sql(), error.to_string());
@@ -402,9 +428,12 @@ const DONE_ALREADY: &[&str] = &[
     "42P01", "42703", "42704", "3F000", "42883", // gone already
 ];
 
-/// Repeat one schema change: a varint length and the search path it was made under, then its text.
-async fn repeat(conn: &mut Client, body: &[u8]) -> Result<Result<(), String>, Trouble> {
-    let Some((path, sql)) = ddl(body) else { return Ok(Err("the record's schema change is malformed".into())) };
+/// Repeat one schema change: a varint length and the search path it was made under, then its text. What the secondary
+/// refuses for good is told; what only a lock is in the way of, or a server that takes no writes, comes again.
+async fn repeat(conn: &mut Client, body: &[u8]) -> Result<Result<(), Refusal>, Trouble> {
+    let Some((path, sql)) = ddl(body) else {
+        return Ok(Err(Refusal { code: String::new(), why: "the record's schema change is malformed".into() }));
+    };
     conn.simple("SAVEPOINT tandem_ddl").await.map_err(Trouble::Secondary)?;
     set_search_path(conn, path).await?;
     let why = match conn.simple(&without_concurrently(sql)).await {
@@ -412,11 +441,42 @@ async fn repeat(conn: &mut Client, body: &[u8]) -> Result<Result<(), String>, Tr
         Err(client::Error::Db(error)) => error,
         Err(error) => return Err(Trouble::Secondary(error)),
     };
-    if !about_the_statement(&why.code) && !why.code.starts_with("25") && !why.code.starts_with("55") {
+    let of_state = why.code.starts_with("25") || why.code.starts_with("55");
+    let passes = ["55P03", "25006"].contains(&why.code.as_str());
+    if passes || !(about_the_statement(&why.code) || of_state) {
         return Err(Trouble::Secondary(client::Error::Db(why)));
     }
     conn.simple("ROLLBACK TO tandem_ddl").await.map_err(Trouble::Secondary)?;
-    Ok(if DONE_ALREADY.contains(&why.code.as_str()) { Ok(()) } else { Err(why.to_string()) })
+    let is_done = DONE_ALREADY.contains(&why.code.as_str());
+    Ok(if is_done { Ok(()) } else { Err(Refusal { code: why.code.clone(), why: why.to_string() }) })
+}
+
+/// Why the secondary does not take a schema change.
+struct Refusal {
+    /// The SQLSTATE; empty if it was not asked.
+    code: String,
+    why: String,
+}
+
+/// Schema changes for which rows of this payment had to be there. Those that are refused still.
+async fn repeat_behind_rows(link: &mut Link, changes: &[(TableId, &[u8])]) -> Result<Vec<Refused>, Trouble> {
+    let (pulse, mut refused) = (link.options.pulse(), Vec::new());
+    for (table, body) in changes {
+        if let Err(refusal) = beside(&mut link.primary, pulse, repeat(&mut link.secondary, body)).await? {
+            refused.push(refused_table(*table, link.schema.name(*table), refusal.why));
+        }
+    }
+    Ok(refused)
+}
+
+fn adds_to_enum(body: &[u8]) -> bool {
+    let Some((_, sql)) = ddl(body) else { return false };
+    let Ok(parsed) = pg_query::parse(sql, 0) else { return false };
+    let is_enum = |statement: &pg_query::protobuf::RawStmt| {
+        let node = statement.stmt.as_ref().and_then(|node| node.node.as_ref());
+        matches!(node, Some(pg_query::NodeEnum::AlterEnumStmt(_)))
+    };
+    parsed.protobuf.stmts.iter().any(is_enum)
 }
 
 fn ddl(mut body: &[u8]) -> Option<(&str, &str)> {

@@ -49,7 +49,8 @@ async fn of_table(link: &mut Link, pair: &Pair) -> Result<Vec<Stretch>, Trouble>
     let array = format!("{{{oids}}}");
     let (asked, pulse) = ([Param::text(&array)], link.options.pulse());
     let asking = link.primary.query(sql, &asked, Format::Text);
-    let rows = beside(&mut link.secondary, pulse, asking).await.map_err(Trouble::Primary)?;
+    let reading = |error| Trouble::reading_primary(pair.id, error);
+    let rows = beside(&mut link.secondary, pulse, asking).await.map_err(reading)?;
     let mut blocks: HashMap<u32, u64> = HashMap::new();
     for row in rows {
         let size = row.text(1).map_err(Trouble::Primary)?.map(str::parse);
