@@ -119,7 +119,14 @@ async fn a_node_that_hangs_or_dies_takes_no_client_with_it_while_another_serves(
 
     // The one that was named, with tandem's own connections to it.
     origin.nodes[0].freeze();
-    let hung = each(&mut clients, |cql, n| write(cql, n, 1));
+    // Those who come before it is known to hang are taken there first, in turn.
+    let come = || Cql::dial(tandem.address(), &dial("failover", 4)).expect("who comes at once is taken to the other");
+    let hung = thread::scope(|scope| {
+        let come = scope.spawn(|| [come(), come()]);
+        let hung = each(&mut clients, |cql, n| write(cql, n, 1));
+        come.join().expect("each is let in");
+        hung
+    });
     let mut late = Cql::dial(tandem.address(), &dial("failover", 5)).expect("who comes now is taken to the other");
     write(&mut late, 0, 2);
     origin.nodes[0].thaw();
