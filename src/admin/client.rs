@@ -40,6 +40,9 @@ pub enum Error {
     /// It answered, and refused.
     #[error("tandem refused: {0}")]
     Refused(String),
+    /// It refused because what was named is not there, maybe no more.
+    #[error("tandem refused: {0}")]
+    Missing(String),
 }
 
 /// Longest time for one request.
@@ -92,10 +95,11 @@ impl Client {
             return Ok(value);
         }
         let why = value.get("error").and_then(Value::as_str).unwrap_or(code.as_str());
-        if code == StatusCode::SERVICE_UNAVAILABLE {
-            return Err(self.unreachable(why));
-        }
-        Err(Error::Refused(why.to_owned()))
+        Err(match code {
+            StatusCode::SERVICE_UNAVAILABLE => self.unreachable(why),
+            StatusCode::NOT_FOUND => Error::Missing(why.to_owned()),
+            _ => Error::Refused(why.to_owned()),
+        })
     }
 
     async fn exchange(&self, method: Method, path: &str, body: Option<&Value>) -> Result<(StatusCode, Bytes), Error> {

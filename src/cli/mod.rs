@@ -129,7 +129,7 @@ impl From<client::Error> for Failure {
     fn from(error: client::Error) -> Failure {
         let text = error.to_string();
         match error {
-            client::Error::Refused(_) => Failure::Refused(text),
+            client::Error::Refused(_) | client::Error::Missing(_) => Failure::Refused(text),
             client::Error::Unreachable { .. } => Failure::Unreachable(text),
             client::Error::Url | client::Error::Token => Failure::Usage(text),
         }

@@ -350,7 +350,7 @@ impl Session<'_> {
         let held = match beaten.map(read::<Held>) {
             Ok(Ok(Held { held })) => held,
             // Nobody knows it: nothing is lent to it.
-            Err(client::Error::Refused(_)) => Vec::new(),
+            Err(client::Error::Refused(_) | client::Error::Missing(_)) => Vec::new(),
             // Leases end by themselves.
             _ => return,
         };
