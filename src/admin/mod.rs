@@ -31,6 +31,7 @@ mod shadow;
 pub mod status;
 mod switch;
 mod work;
+mod write_timeout;
 
 pub use routes::ROUTES;
 pub use samples::{Sample, Samples};

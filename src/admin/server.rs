@@ -1,5 +1,6 @@
 //! Serving HTTP within bounds: connections, headers, bodies and time are limited, and a drain has a deadline, because a
-//! client that neither reads nor closes would hold it for ever (hyper's graceful shutdown has no timeout of its own).
+//! client that neither reads nor closes would hold it for ever (hyper's graceful shutdown has no timeout of its own). One
+//! that asks and does not read loses its connection: as many as there may be would keep operators out.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -13,10 +14,24 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::write_timeout::WriteTimeout;
 use super::{State, routes};
 
-/// Connections at once; more wait in the listen queue.
-const CONNECTIONS_MAX: usize = 64;
+/// What clients may take: those that tests shorten.
+#[derive(Clone, Copy)]
+pub(super) struct Bounds {
+    /// Connections at once; more wait in the listen queue.
+    pub(super) connections_max: usize,
+    /// How long a peer may take nothing of what is written to it.
+    pub(super) stall_max: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds { connections_max: 64, stall_max: Duration::from_secs(30) }
+    }
+}
+
 /// Bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Headers of a request.
@@ -30,13 +45,18 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serve until cancelled; then let requests under way finish, but not for long.
 pub async fn serve(listener: TcpListener, state: State, stop: CancellationToken) {
+    serve_within(Bounds::default(), listener, state, stop).await;
+}
+
+pub(super) async fn serve_within(bounds: Bounds, listener: TcpListener, state: State, stop: CancellationToken) {
     let state = Arc::new(state);
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let permits = Arc::new(Semaphore::new(bounds.connections_max));
     let connections = TaskTracker::new();
     let (looked, ends) = (state.clone(), stop.clone());
     connections.spawn(async move { looked.samples.run(&looked, &ends).await });
     while let Some((stream, permit)) = stop.run_until_cancelled(accept(&listener, &permits)).await {
         let (state, stop) = (state.clone(), stop.clone());
+        let stream = WriteTimeout::new(stream, bounds.stall_max);
         connections.spawn(async move {
             connection(stream, state, stop).await;
             drop(permit);
@@ -59,7 +79,7 @@ async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> (TcpStream,
     }
 }
 
-async fn connection(stream: TcpStream, state: Arc<State>, stop: CancellationToken) {
+async fn connection(stream: WriteTimeout<TcpStream>, state: Arc<State>, stop: CancellationToken) {
     let answered = service_fn(|request| {
         let (state, stop) = (state.clone(), stop.clone());
         async move { Ok::<_, Infallible>(routes::answer(request, &state, stop).await) }

@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, Error};
+use super::server::{Bounds, serve_within};
 use super::*;
 use crate::check::{Finding, Rule, Severity};
 use crate::config::Config;
@@ -68,7 +69,7 @@ async fn run(token: Option<&str>) -> Running {
 }
 
 async fn run_with(token: Option<&str>, mirror: Option<Handle>) -> Running {
-    run_all(token, mirror, None).await
+    run_all(token, mirror, None, Bounds::default()).await
 }
 
 /// Sides that agree with everything, but for a finding.
@@ -125,13 +126,18 @@ pub(crate) async fn run_switch(finding: Option<&'static Rule>) -> (Running, Arc<
     let gate = Gate::new(known.control().route(true));
     let defaults = Defaults { max_hold: std::time::Duration::from_secs(5) };
     let (controller, handle) = Controller::new(known, gate.clone(), Sides { finding, pay: pay.clone() }, defaults);
-    let running = run_all(None, None, Some((gate, handle))).await;
+    let running = run_all(None, None, Some((gate, handle)), Bounds::default()).await;
     let stop = running.stop.clone();
     tokio::spawn(async move { controller.run(stop).await.expect("nothing is in doubt") });
     (running, pay)
 }
 
-async fn run_all(token: Option<&str>, mirror: Option<Handle>, switch: Option<(Gate, controller::Handle)>) -> Running {
+async fn run_all(
+    token: Option<&str>,
+    mirror: Option<Handle>,
+    switch: Option<(Gate, controller::Handle)>,
+    bounds: Bounds,
+) -> Running {
     let (gate, switch) = match switch {
         Some((gate, switch)) => (gate, Some(switch)),
         None => (Gate::new(Route { primary: Side::Origin, mirror: true, epoch: 1 }), None),
@@ -161,7 +167,7 @@ async fn run_all(token: Option<&str>, mirror: Option<Handle>, switch: Option<(Ga
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let authority = listener.local_addr().expect("bound").to_string();
     let stop = CancellationToken::new();
-    let served = tokio::spawn(serve(listener, state, stop.clone()));
+    let served = tokio::spawn(serve_within(bounds, listener, state, stop.clone()));
     Running { url: format!("http://{authority}"), authority, stop, served, readiness }
 }
 
@@ -236,6 +242,27 @@ async fn a_body_that_is_too_large_is_refused() {
     let answer = client.patch("/v1/settings", &json!({"mirror.ddl": "x".repeat(100_000)})).await;
     assert!(answer.is_err());
     client.get("/v1/status").await.expect("still serving");
+}
+
+#[tokio::test]
+async fn clients_that_ask_and_never_read_do_not_keep_others_out() {
+    use tokio::io::AsyncWriteExt;
+    let bounds = Bounds { connections_max: 2, stall_max: std::time::Duration::from_millis(100) };
+    let running = run_all(None, None, None, bounds).await;
+    let mut silent = Vec::new();
+    for _ in 0..bounds.connections_max {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        // The less it takes, the sooner it takes nothing.
+        socket.set_recv_buffer_size(4_096).expect("set");
+        let mut stream = socket.connect(running.authority.parse().expect("an address")).await.expect("connected");
+        // More answers than the system keeps for a peer that does not read.
+        let asked = "GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(1_000);
+        // It may be cut off while it still asks.
+        let _ = stream.write_all(asked.as_bytes()).await;
+        silent.push(stream);
+    }
+    let answer = tokio::time::timeout(std::time::Duration::from_secs(120), get(&running, "/healthz")).await;
+    assert!(answer.expect("it is let in").starts_with("HTTP/1.1 200"));
 }
 
 #[tokio::test]
