@@ -56,6 +56,15 @@ impl Destination {
     }
 }
 
+impl<S> Made<S> {
+    fn is_to(&self, side: Side) -> bool {
+        match self {
+            Made::Nothing => false,
+            Made::Soon { to, .. } | Made::There(to, ..) => *to == side,
+        }
+    }
+}
+
 impl Drop for Opening {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
@@ -96,6 +105,10 @@ impl<S: AsyncRead + Unpin> Ahead<S> {
                     Made::Soon { to, luggage, reaching, _opening: Opening(self.opening.clone()) }
                 }
             };
+        }
+        if self.made.is_to(here) {
+            // It was not there in time, or did not fit: the session went by a connection of its own.
+            self.made = Made::Nothing;
         }
         let Made::Soon { to, luggage, reaching, .. } = &mut self.made else { return };
         let Poll::Ready(reached) = reaching.as_mut().poll(cx) else { return };
@@ -141,9 +154,17 @@ mod tests {
         (Luggage::default(), Box::pin(ready(Ok((server, BytesMut::new())))))
     }
 
-    async fn poll_once(ahead: &mut Ahead<DuplexStream>, mut reach: impl FnMut() -> (Luggage, Reaching<DuplexStream>)) {
+    async fn poll_once(ahead: &mut Ahead<DuplexStream>, reach: impl FnMut() -> (Luggage, Reaching<DuplexStream>)) {
+        poll_at(Side::Origin, ahead, reach).await;
+    }
+
+    async fn poll_at(
+        here: Side,
+        ahead: &mut Ahead<DuplexStream>,
+        mut reach: impl FnMut() -> (Luggage, Reaching<DuplexStream>),
+    ) {
         poll_fn(|cx| {
-            ahead.poll(cx, Side::Origin, |_| reach());
+            ahead.poll(cx, here, |_| reach());
             Poll::Ready(())
         })
         .await;
@@ -184,5 +205,51 @@ mod tests {
         // Its far end is gone at once.
         poll_once(&mut ahead, || reached(duplex(8).0)).await;
         assert!(!take(&mut ahead, &Luggage::default()).await);
+    }
+
+    /// Whether the other end was dropped.
+    async fn is_closed(mut far: DuplexStream) -> bool {
+        poll_fn(|cx| {
+            let mut room = [0; 1];
+            let mut buffer = ReadBuf::new(&mut room);
+            Poll::Ready(Pin::new(&mut far).poll_read(cx, &mut buffer).is_ready())
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn what_did_not_fit_is_closed_when_the_session_is_there() {
+        let destination = Destination::default();
+        let mut ahead: Ahead<DuplexStream> = Ahead::new(&destination);
+        let (near, far) = duplex(8);
+        let mut near = Some(near);
+        destination.set(Some(Side::Target));
+        poll_once(&mut ahead, || reached(near.take().expect("once"))).await;
+        let elsewhere = Luggage { keyspace: Some(Arc::from("another")), registered: None };
+        assert!(!take(&mut ahead, &elsewhere).await, "made for another keyspace");
+        poll_at(Side::Target, &mut ahead, || unreachable!("it is there")).await;
+        assert!(is_closed(far).await);
+    }
+
+    #[tokio::test]
+    async fn what_came_too_late_is_given_up_when_the_session_is_there() {
+        let destination = Destination::default();
+        let mut ahead: Ahead<DuplexStream> = Ahead::new(&destination);
+        let (near, far) = duplex(8);
+        let (connected, late) = tokio::sync::oneshot::channel();
+        let mut late = Some(late);
+        destination.set(Some(Side::Target));
+        poll_once(&mut ahead, || {
+            let late = late.take().expect("once");
+            (Luggage::default(), Box::pin(async { Ok((late.await.expect("sent"), BytesMut::new())) }))
+        })
+        .await;
+        assert!(!take(&mut ahead, &Luggage::default()).await, "it is being made");
+        assert_eq!(destination.opening(), 1);
+        // It comes just now, or it hangs: nobody waits for it any more.
+        connected.send(near).expect("it is waited for until then");
+        poll_at(Side::Target, &mut ahead, || unreachable!("it is there")).await;
+        assert_eq!(destination.opening(), 0);
+        assert!(is_closed(far).await);
     }
 }
