@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use ::metrics::{Counter, Histogram};
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::metrics;
@@ -225,6 +225,8 @@ pub(super) struct Relay<C, S, B> {
     from_server: BytesMut,
     to_client: BytesMut,
     to_server: BytesMut,
+    /// What client and server took and may not have sent yet: TLS keeps some.
+    unflushed: (bool, bool),
     /// Held back while the client asks nothing: some drivers do not expect them while they only listen.
     reports: BytesMut,
     client_gone: bool,
@@ -272,6 +274,7 @@ where
             from_server: BytesMut::new(),
             to_client: BytesMut::new(),
             to_server: BytesMut::new(),
+            unflushed: (false, false),
             reports: BytesMut::new(),
             client_gone: false,
             close_server: false,
@@ -376,16 +379,17 @@ where
     /// Write what is left over, and let the session go on with what it waited for.
     fn drive(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<bool, End> {
         let Place::Here(server) = &mut self.server else { return Ok(false) };
-        let mut moved = rest(server, &mut self.to_server, cx)?;
+        let mut moved = rest(server, &mut self.to_server, &mut self.unflushed.1, cx)?;
         if self.close_server && self.to_server.is_empty() {
             self.close_server = Pin::new(server).poll_shutdown(cx)?.is_pending();
         }
         if self.client_gone {
             self.to_client.clear();
-        } else if !self.keeps()
-            && let Err(error) = rest(&mut self.client, &mut self.to_client, cx).map(|did| moved |= did)
-        {
-            self.client_left(Some(error));
+        } else if !self.keeps() {
+            match rest(&mut self.client, &mut self.to_client, &mut self.unflushed.0, cx) {
+                Ok(did) => moved |= did,
+                Err(error) => self.client_left(Some(error)),
+            }
         }
         let mut out = Out { to_server: &mut scratch.to_server, to_client: &mut scratch.to_client };
         moved |= self.session.poll(cx, &mut out)?;
@@ -477,7 +481,9 @@ where
     /// Write both outputs; what a peer does not take at once stays with the connection.
     fn send(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<(), End> {
         match &mut self.server {
-            Place::Here(server) => write(server, &mut scratch.to_server, &mut self.to_server, cx)?,
+            Place::Here(server) => {
+                write(server, &mut scratch.to_server, &mut self.to_server, &mut self.unflushed.1, cx)?;
+            }
             _ => self.to_server.unsplit(scratch.to_server.split()),
         }
         if self.client_gone {
@@ -485,7 +491,9 @@ where
         } else if self.keeps() {
             self.to_client.extend_from_slice(&scratch.to_client);
             scratch.to_client.clear();
-        } else if let Err(error) = write(&mut self.client, &mut scratch.to_client, &mut self.to_client, cx) {
+        } else if let Err(error) =
+            write(&mut self.client, &mut scratch.to_client, &mut self.to_client, &mut self.unflushed.0, cx)
+        {
             scratch.to_client.clear();
             self.client_left(Some(error));
         }
@@ -523,7 +531,8 @@ where
         if !self.stopping && self.stop.as_mut().poll_ready(cx) {
             self.stopping = true;
         }
-        if self.stopping && self.session.is_idle() && self.to_client.is_empty() && !self.client_gone {
+        let told = self.to_client.is_empty() && !self.unflushed.0;
+        if self.stopping && self.session.is_idle() && told && !self.client_gone {
             return Poll::Ready(End::Stopped);
         }
         Poll::Pending
@@ -553,10 +562,12 @@ where
             End::Client | End::Server => {}
         }
         if !self.client_gone {
-            let bye = tokio::io::AsyncWriteExt::write_all(&mut self.client, &out);
-            let _ = tokio::time::timeout(Duration::from_secs(5), bye).await;
-            let shut = tokio::io::AsyncWriteExt::shutdown(&mut self.client);
-            let _ = tokio::time::timeout(Duration::from_secs(1), shut).await;
+            let bye = async {
+                self.client.write_all(&out).await?;
+                self.client.flush().await
+            };
+            let _ = timeout(Duration::from_secs(5), bye).await;
+            let _ = timeout(Duration::from_secs(1), self.client.shutdown()).await;
         }
     }
 }
@@ -599,25 +610,15 @@ fn write<S: AsyncWrite + Unpin>(
     stream: &mut S,
     new: &mut BytesMut,
     kept: &mut BytesMut,
+    unflushed: &mut bool,
     cx: &mut Context<'_>,
 ) -> io::Result<()> {
     if new.is_empty() {
         return Ok(());
     }
     if kept.is_empty() {
-        let mut at = 0;
-        while at < new.len() {
-            match Pin::new(&mut *stream).poll_write(cx, &new[at..]) {
-                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(len)) => at += len,
-                Poll::Ready(Err(error)) => return Err(error),
-                Poll::Pending => break,
-            }
-        }
-        kept.extend_from_slice(&new[at..]);
-        if kept.is_empty() {
-            let _ = Pin::new(stream).poll_flush(cx)?;
-        }
+        let taken = offer(stream, new, unflushed, cx)?;
+        kept.extend_from_slice(&new[taken..]);
     } else {
         kept.extend_from_slice(new);
     }
@@ -629,22 +630,45 @@ fn write<S: AsyncWrite + Unpin>(
     Ok(())
 }
 
-/// Write what was kept. `true`: it is all gone.
-fn rest<S: AsyncWrite + Unpin>(stream: &mut S, kept: &mut BytesMut, cx: &mut Context<'_>) -> io::Result<bool> {
-    if kept.is_empty() {
+/// Write what was kept. `true`: it is all taken now.
+fn rest<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    kept: &mut BytesMut,
+    unflushed: &mut bool,
+    cx: &mut Context<'_>,
+) -> io::Result<bool> {
+    let any = !kept.is_empty();
+    let taken = offer(stream, kept, unflushed, cx)?;
+    if taken < kept.len() {
+        let _ = kept.split_to(taken);
         return Ok(false);
     }
-    while !kept.is_empty() {
-        match Pin::new(&mut *stream).poll_write(cx, kept) {
-            Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-            Poll::Ready(Ok(len)) => {
-                let _ = kept.split_to(len);
-            }
-            Poll::Ready(Err(error)) => return Err(error),
-            Poll::Pending => return Ok(false),
-        }
+    if any {
+        *kept = BytesMut::new();
     }
-    *kept = BytesMut::new();
-    let _ = Pin::new(stream).poll_flush(cx)?;
-    Ok(true)
+    Ok(any)
+}
+
+/// Write what the peer takes now, and see that it is sent; returns how much it took.
+fn offer<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    bytes: &[u8],
+    unflushed: &mut bool,
+    cx: &mut Context<'_>,
+) -> io::Result<usize> {
+    let mut at = 0;
+    while at < bytes.len() {
+        match Pin::new(&mut *stream).poll_write(cx, &bytes[at..]) {
+            Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(Ok(len)) => at += len,
+            Poll::Ready(Err(error)) => return Err(error),
+            Poll::Pending => break,
+        }
+        *unflushed = true;
+    }
+    if *unflushed && let Poll::Ready(flushed) = Pin::new(stream).poll_flush(cx) {
+        *unflushed = false;
+        flushed?;
+    }
+    Ok(at)
 }

@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_rustls::{TlsConnector, client, server};
 
 use super::*;
+use crate::net::tls::{self, SslMode, Tls};
 use crate::protocol::postgres::rig::{MESSAGE_BYTES_MAX, shared};
 use crate::protocol::postgres::shared::Shared;
 use crate::protocol::postgres::wire::{HEADER, back};
@@ -29,7 +31,7 @@ struct Peers {
 #[derive(Clone, Default)]
 struct Cancelled(std::sync::Arc<AtomicUsize>);
 
-impl Beyond<DuplexStream> for Cancelled {
+impl<S: Send + 'static> Beyond<S> for Cancelled {
     fn cancel(&mut self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
@@ -40,13 +42,13 @@ impl Beyond<DuplexStream> for Cancelled {
         Heed::Nothing
     }
 
-    fn look(&mut self, server: DuplexStream) -> Detour<DuplexStream> {
+    fn look(&mut self, server: S) -> Detour<S> {
         Box::pin(async move { Ok(Arrived::back(server)) })
     }
 
     fn open(&mut self, _: Luggage) {}
 
-    fn relocate(&mut self, _: DuplexStream, _: Side, _: Luggage) -> Detour<DuplexStream> {
+    fn relocate(&mut self, _: S, _: Side, _: Luggage) -> Detour<S> {
         Box::pin(async { Err(Stranded::Unreachable("nobody moves here".into())) })
     }
 }
@@ -94,7 +96,7 @@ fn answer(tag: &str) -> BytesMut {
     out
 }
 
-async fn message(stream: &mut DuplexStream) -> (u8, Vec<u8>) {
+async fn message(stream: &mut (impl AsyncRead + Unpin)) -> (u8, Vec<u8>) {
     let mut head = [0; HEADER];
     timeout(LONG, stream.read_exact(&mut head)).await.expect("something comes").expect("a message");
     let mut body = vec![0; u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize - 4];
@@ -103,7 +105,7 @@ async fn message(stream: &mut DuplexStream) -> (u8, Vec<u8>) {
 }
 
 /// Everything up to the end of the stream.
-async fn rest_of(stream: &mut DuplexStream) -> Vec<u8> {
+async fn rest_of(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
     let mut all = Vec::new();
     timeout(LONG, stream.read_to_end(&mut all)).await.expect("an end").expect("read");
     all
@@ -284,6 +286,85 @@ async fn a_stop_waits_for_the_unit_and_says_goodbye() {
     assert_eq!([kinds[0].0, kinds[1].0], *b"CZ");
     assert!(String::from_utf8_lossy(&kinds[2].1).contains("\0C57P01\0"));
     peers.ended().await;
+}
+
+/// A connection with TLS: the end that began it, and the other one.
+async fn encrypted() -> (client::TlsStream<DuplexStream>, server::TlsStream<DuplexStream>) {
+    let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let folder = tempfile::tempdir().expect("a folder");
+    let (cert, key) = (folder.path().join("crt"), folder.path().join("key"));
+    std::fs::write(&cert, issued.cert.pem()).expect("written");
+    std::fs::write(&key, issued.signing_key.serialize_pem()).expect("written");
+    let acceptor = tls::acceptor(&cert, &key, None, &[]).expect("it fits");
+    let trust = Tls { mode: SslMode::VerifyFull, root_cert: Some(cert), client_cert: None };
+    let connector = TlsConnector::from(std::sync::Arc::new(tls::client(&trust).expect("it fits")));
+    let ((near, far), name) = (duplex(PIPE), "localhost".try_into().expect("a name"));
+    tokio::try_join!(connector.connect(name, near), acceptor.accept(far)).expect("they agree")
+}
+
+/// A relay between these, for a session of its own.
+fn relay<C, S>(client: C, server: S, stop: &CancellationToken) -> JoinHandle<()>
+where
+    C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let session = Session::new(shared(), 7);
+    tokio::spawn(Box::new(Relay::new(client, server, session, Cancelled::default(), stop.clone())).run())
+}
+
+/// More than a pipe holds, and less than TLS takes before it.
+fn page() -> BytesMut {
+    let mut out = BytesMut::new();
+    wire::message(&mut out, back::DATA_ROW, |b| b.extend_from_slice(&[1; 4 * PIPE]));
+    out.unsplit(answer("SELECT 1"));
+    out
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_tls_keeps_of_an_answer_reaches_a_client_that_reads_late() {
+    let ((mut client, theirs), (ours, mut server)) = (encrypted().await, duplex(PIPE));
+    let relay = relay(theirs, ours, &CancellationToken::new());
+    client.write_all(&query("select * from acc")).await.expect("sent");
+    assert_eq!(message(&mut server).await.0, front::QUERY);
+    server.write_all(&page()).await.expect("sent");
+    tokio::time::sleep(LONG).await;
+    let mut seen = vec![0; page().len()];
+    timeout(LONG, client.read_exact(&mut seen)).await.expect("all of it comes").expect("read");
+    assert!(seen == page());
+    drop((client, server));
+    relay.await.expect("it does not panic");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_tls_keeps_of_a_request_reaches_a_server_that_reads_late() {
+    let ((mut client, theirs), (ours, mut server)) = (duplex(PIPE), encrypted().await);
+    let relay = relay(theirs, ours, &CancellationToken::new());
+    let asked = query(&format!("select '{}'", "x".repeat(4 * PIPE)));
+    client.write_all(&asked).await.expect("sent");
+    tokio::time::sleep(LONG).await;
+    let mut seen = vec![0; asked.len()];
+    timeout(LONG, server.read_exact(&mut seen)).await.expect("all of it comes").expect("read");
+    assert!(seen == asked);
+    drop((client, server));
+    relay.await.expect("it does not panic");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_waits_for_what_tls_keeps_of_the_last_answer() {
+    let ((mut client, theirs), (ours, mut server)) = (encrypted().await, duplex(PIPE));
+    let stop = CancellationToken::new();
+    let relay = relay(theirs, ours, &stop);
+    client.write_all(&query("select * from acc")).await.expect("sent");
+    assert_eq!(message(&mut server).await.0, front::QUERY);
+    server.write_all(&page()).await.expect("sent");
+    tokio::time::sleep(LONG).await;
+    stop.cancel();
+    tokio::time::sleep(LONG).await;
+    let mut seen = vec![0; page().len()];
+    timeout(LONG, client.read_exact(&mut seen)).await.expect("all of it comes").expect("read");
+    assert!(seen == page());
+    assert!(String::from_utf8_lossy(&message(&mut client).await.1).contains("\0C57P01\0"));
+    relay.await.expect("it does not panic");
 }
 
 /// The other side: a server that waits for its session.
