@@ -1,6 +1,6 @@
 //! What every wire's switch finds of the mirror, before clients are held and while they are. Names are stable.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use super::steps::Error;
@@ -20,8 +20,8 @@ crate::check::rules! {
     HISTORY_DIFFERS: Warning "history_differs" "the last comparison found rows that differ: `tandem repair`, then this finding is gone";
 }
 
-/// What stands in the way of a switch.
-pub fn findings(handle: &Handle, max_lag: Duration, name: impl Fn(TableId) -> String) -> Vec<Finding> {
+/// What stands in the way of a switch, and of what changes `known` says.
+pub fn findings(handle: &Handle, known: &Known, max_lag: Duration, name: impl Fn(TableId) -> String) -> Vec<Finding> {
     let (status, lag, mut found) = (handle.status(), handle.lag(), Vec::new());
     let mut add = |rule, object: String| found.push(Finding { rule, side: None, object });
     let runs = matches!(status.phase, Phase::Idle | Phase::Paying | Phase::Applying | Phase::CatchingUp);
@@ -32,14 +32,12 @@ pub fn findings(handle: &Handle, max_lag: Duration, name: impl Fn(TableId) -> St
     if lag.seconds > max_lag.as_secs_f64() {
         add(MIRROR_BEHIND, format!("{:.1} s and {} keys behind", lag.seconds, lag.keys));
     }
-    if !handle.parked().is_empty() {
-        add(ROWS_PARKED, format!("{} rows or tables", handle.parked().len()));
+    if !known.parked.is_empty() {
+        add(ROWS_PARKED, format!("{} rows or tables", known.parked.len()));
     }
-    for dirty in handle.dirty().list().into_iter().take(NAMED_MAX) {
-        add(TABLES_DIRTY, name(dirty.table));
-    }
+    known.dirty.iter().take(NAMED_MAX).for_each(|table| add(TABLES_DIRTY, name(*table)));
+    known.copying.iter().for_each(|number| add(HISTORY_UNDER_WAY, format!("backfill {number}")));
     let doubts = handle.desk().doubts();
-    doubts.copying.into_iter().for_each(|number| add(HISTORY_UNDER_WAY, format!("backfill {number}")));
     doubts.unverified.into_iter().for_each(|table| add(HISTORY_UNVERIFIED, table));
     for (table, rows) in doubts.differing {
         add(HISTORY_DIFFERS, format!("{table}: {rows} rows"));
@@ -53,19 +51,26 @@ pub fn unknown(mut names: Vec<String>) -> Vec<Finding> {
     check::each(HISTORY_UNKNOWN, names).collect()
 }
 
-/// What a switch is prepared with: whatever comes to it while clients are held ends the walk.
+/// What a switch is prepared with, as it is found: whatever comes to it until clients are held and all is paid ends the walk.
+/// It is looked at once, for the findings too: what comes between two looks would be in neither.
 #[derive(Debug, Default)]
 pub struct Known {
     /// Dirty tables that the operator switches with.
-    pub dirty: HashSet<TableId>,
-    parked: usize,
+    pub dirty: BTreeSet<TableId>,
+    /// Each by itself: one that was discarded makes no room for another one.
+    parked: HashSet<(TableId, Option<Box<[u8]>>)>,
+    /// The backfill that is under way.
+    copying: Option<u64>,
 }
 
 impl Known {
     /// As it is now.
     pub fn of(handle: &Handle) -> Known {
-        let dirty = handle.dirty().list().into_iter().map(|dirty| dirty.table).collect();
-        Known { dirty, parked: handle.parked().len() }
+        Known {
+            dirty: handle.dirty().list().into_iter().map(|dirty| dirty.table).collect(),
+            parked: handle.parked().list().into_iter().map(|entry| (entry.table(), entry.key)).collect(),
+            copying: handle.desk().doubts().copying,
+        }
     }
 
     /// Nothing came to it.
@@ -73,11 +78,16 @@ impl Known {
     /// # Errors
     /// [`Error::Refused`] says what did.
     pub fn still_holds(&self, handle: &Handle, name: impl Fn(TableId) -> String) -> Result<(), Error> {
-        if let Some(dirty) = handle.dirty().list().into_iter().find(|dirty| !self.dirty.contains(&dirty.table)) {
-            return Err(Error::Refused(format!("{} became dirty meanwhile: repair it first", name(dirty.table))));
+        let now = Known::of(handle);
+        if let Some(table) = now.dirty.difference(&self.dirty).next() {
+            return Err(Error::Refused(format!("{} became dirty meanwhile: repair it first", name(*table))));
         }
-        if handle.parked().len() > self.parked {
+        if !now.parked.is_subset(&self.parked) {
             return Err(Error::Refused("the secondary refuses rows that it took before: see the parked ones".into()));
+        }
+        if let Some(number) = now.copying.filter(|_| now.copying != self.copying) {
+            let why = "the new primary would lack what is not there yet: wait for it, or cancel it";
+            return Err(Error::Refused(format!("backfill {number} began meanwhile: {why}")));
         }
         Ok(())
     }
@@ -105,5 +115,79 @@ pub async fn runs(handle: &Handle, secondary: Side) -> Result<(), Error> {
             Err(Error::Side { side: secondary, why: why.unwrap_or_else(|| "the reverse mirror cannot open".into()) })
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backfill::{Kind, Request};
+    use crate::journal::{Journal, Lsn};
+    use crate::mirror::state::copier::{Owed, Refused};
+    use crate::mirror::state::{Config, Paths};
+    use crate::record::Reason;
+
+    fn mirror() -> Handle {
+        Paths::in_memory().handle(&Config::default(), Journal::in_memory()).expect("in memory")
+    }
+
+    fn name(table: TableId) -> String {
+        format!("t{}", table.0)
+    }
+
+    async fn park(handle: &Handle, key: &[u8]) {
+        let (table, key) = (TableId(1), Some(key.into()));
+        let refused = Refused { table, name: name(table), key, shown: "1".into(), why: "23514".into() };
+        handle.parked().paid(&Owed::default(), &[refused], true).await.expect("in memory");
+    }
+
+    /// What was found, and why the walk may not go on after what came.
+    fn looked(handle: &Handle, known: &Known) -> (Vec<&'static str>, Option<String>) {
+        let found = findings(handle, known, Duration::from_secs(1), name);
+        let found = found.iter().map(|finding| finding.rule.name).filter(|name| *name != MIRROR_DOWN.name);
+        (found.collect(), known.still_holds(handle, name).err().map(|error| error.to_string()))
+    }
+
+    #[tokio::test]
+    async fn what_comes_while_a_switch_is_prepared_is_either_found_or_ends_it() {
+        let handle = mirror();
+        let known = Known::of(&handle);
+        assert_eq!(looked(&handle, &known), (Vec::new(), None));
+        park(&handle, b"k").await;
+        let (found, ended) = looked(&handle, &known);
+        assert!(found.is_empty() && ended.is_some_and(|why| why.contains("parked")));
+        handle.discard_parked(&handle.parked().list()[0].id()).await.expect("in memory");
+        handle.dirty().mark(TableId(2), Reason::Lost, Lsn(0)).await.expect("in memory");
+        let (found, ended) = looked(&handle, &known);
+        assert!(found.is_empty() && ended.is_some_and(|why| why.contains("t2 became dirty")));
+        // What was found, and switched with all the same, ends nothing.
+        let known = Known::of(&handle);
+        assert_eq!(looked(&handle, &known), (vec!["tables_dirty"], None));
+    }
+
+    #[tokio::test]
+    async fn one_row_less_that_is_parked_makes_no_room_for_another_one() {
+        let handle = mirror();
+        park(&handle, b"known").await;
+        let known = Known::of(&handle);
+        assert_eq!(looked(&handle, &known), (vec!["rows_parked"], None));
+        handle.discard_parked(&handle.parked().list()[0].id()).await.expect("in memory");
+        assert_eq!(looked(&handle, &known).1, None);
+        park(&handle, b"fresh").await;
+        assert!(looked(&handle, &known).1.is_some_and(|why| why.contains("parked")));
+    }
+
+    #[tokio::test]
+    async fn a_backfill_that_begins_while_a_switch_is_prepared_ends_it() {
+        let handle = mirror();
+        let known = Known::of(&handle);
+        handle.desk().start(Request::new(Kind::Backfill)).await.expect("nothing is under way");
+        assert!(looked(&handle, &known).1.is_some_and(|why| why.starts_with("backfill 1 began meanwhile")));
+        let known = Known::of(&handle);
+        assert_eq!(looked(&handle, &known), (vec!["history_under_way"], None));
+        handle.desk().cancel(Kind::Backfill).await.expect("it is under way");
+        assert_eq!(looked(&handle, &known).1, None);
+        handle.desk().start(Request::new(Kind::Verify)).await.expect("nothing is under way");
+        assert_eq!(looked(&handle, &known).1, None, "who compares is in nobody's way");
     }
 }

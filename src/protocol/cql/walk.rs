@@ -104,7 +104,8 @@ impl Walk {
         // A process that has just begun has not connected yet.
         let _ = timeout(MIRROR_OPEN, mirror::opened(self.mirror.handle())).await;
         let from = to.other();
-        let mut found = mirror::findings(self.mirror.handle(), self.cutover.max_lag, |table| self.name(from, table));
+        let (handle, known) = (self.mirror.handle(), Known::of(self.mirror.handle()));
+        let mut found = mirror::findings(handle, &known, self.cutover.max_lag, |table| self.name(from, table));
         let away = |side| Error::Side { side, why: "it was never reached".to_owned() };
         for side in [from, to] {
             self.sides.get(side).ok_or_else(|| away(side))?.refresh().await;
@@ -121,7 +122,7 @@ impl Walk {
         }
         let opened = self.mirror.open_ahead(to).await;
         opened.map_err(|error| Error::Refused(format!("the mirror back cannot be opened: {error}")))?;
-        self.known = Some(Known::of(self.mirror.handle()));
+        self.known = Some(known);
         tokio::join!(self.open_ahead(to), warm::warm(&self.shared.statements, &cluster));
         // The less is owed at the fence, the shorter clients wait.
         self.mirror.handle().hurry();

@@ -210,14 +210,15 @@ impl Walk {
         let from = to.other();
         // A process that has just begun has not connected yet.
         let _ = timeout(MIRROR_OPEN, mirror::opened(self.mirror.handle())).await;
-        let mut found = self.mirror_findings();
+        let known = Known::of(self.mirror.handle());
+        let mut found = self.mirror_findings(&known);
         let mut conn = self.connect(to, bounds).await?;
         switch::alone(&mut conn).await.map_err(|error| switch::Error::from(error).on(to))?;
         // Sessions of clients connect there now, and what they set up must be able to write.
         barrier::lift(&mut conn).await.map_err(|error| error.on(to))?;
         found.extend(self.server_findings(from).await?);
         found.extend(reverse::prove(from, self.server(from), self.server(to), (&self.scope.from(to), bounds)).await?);
-        self.ahead = Some(self.open(conn, to, bounds).await?);
+        self.ahead = Some(self.open(conn, to, known, bounds).await?);
         // What the origin lacks of the target's rows, the mirror back brought it.
         if to == Side::Target {
             found.extend(self.unknown_history().await?);
@@ -229,13 +230,12 @@ impl Walk {
         Ok(found)
     }
 
-    async fn open(&self, mut to_conn: Client, to: Side, bounds: Bounds) -> Result<Ahead, Error> {
+    async fn open(&self, mut to_conn: Client, to: Side, known: Known, bounds: Bounds) -> Result<Ahead, Error> {
         let epoch = self.shared.catalog.now().epoch;
         let catalog = load(&mut to_conn).await.map_err(|error| switch::Error::from(error).on(to))?;
         let mut from_conn = self.connect(to.other(), bounds).await?;
         let comparison = Comparison::prepare(to.other(), &self.scope(), &mut from_conn, &mut to_conn).await?;
         let triggers = TriggerRights::read(to, &mut from_conn, &mut to_conn).await?;
-        let known = Known::of(self.mirror.handle());
         Ok(Ahead { from: from_conn, to: to_conn, comparison, catalog, epoch, known, triggers, bounds })
     }
 
@@ -251,9 +251,9 @@ impl Walk {
         }
     }
 
-    fn mirror_findings(&self) -> Vec<Finding> {
+    fn mirror_findings(&self, known: &Known) -> Vec<Finding> {
         let (catalog, handle) = (self.shared.catalog.now(), self.mirror.handle());
-        let mut found = mirror::findings(handle, self.cutover.max_lag, |table| name_of(&catalog, table));
+        let mut found = mirror::findings(handle, known, self.cutover.max_lag, |table| name_of(&catalog, table));
         let copied: Vec<String> = self.copied_held(&catalog).map(|table| name_of(&catalog, table)).collect();
         found.retain(|finding| finding.rule != mirror::TABLES_DIRTY || !copied.contains(&finding.object));
         found
