@@ -259,6 +259,9 @@ struct Memory {
     page: Page,
     /// The page is not as the file has it.
     unsaved: bool,
+    /// The mirror towards the primary was begun, for a switch that may end before its flip. It is paused, and nothing is done
+    /// for the page meanwhile. Not in the file: which side is the primary the next process is told.
+    on_trial: bool,
     /// No chunk is given out after this.
     until: Option<Instant>,
     /// Nor before this.
@@ -318,6 +321,7 @@ impl Desk {
         let memory = Memory {
             page,
             unsaved: false,
+            on_trial: false,
             until: None,
             lent_until,
             paid: Lsn::default(),
@@ -542,9 +546,17 @@ impl Desk {
         &self.shared.options
     }
 
-    /// From now on this side is the primary. What was under way towards the other one has lost its ground.
+    /// The mirror is turned round, and paused: the other side may be the primary soon. All that is known stays until
+    /// [`Desk::serves`] says which one is.
+    pub fn turns(&self) {
+        self.lock().on_trial = true;
+    }
+
+    /// From now on this side is the primary. What was under way towards the other one has lost its ground; if it is the one
+    /// that it was before, everything goes on.
     pub fn serves(&self, primary: Side) {
         let mut memory = self.lock();
+        memory.on_trial = false;
         let before = memory.page.primary.replace(primary);
         if before != Some(primary) {
             memory.unsaved = true;
@@ -561,10 +573,10 @@ impl Desk {
     }
 
     /// The secondary's payment counter, as a new connection found it. What it may have lost is copied again; the tables
-    /// of which that is so are returned.
+    /// of which that is so are returned. A side that is the secondary on trial counts its own, and never had any of it.
     pub fn stand(&self, payments: u64) -> Vec<TableId> {
         let mut memory = self.lock();
-        if payments >= memory.page.landed {
+        if memory.on_trial || payments >= memory.page.landed {
             return Vec::new();
         }
         memory.page.landed = payments;
@@ -1125,6 +1137,48 @@ mod tests {
         // What it wrote is ours: the next one meets no strangers.
         begin().await;
         assert!(desk.take(Instant::now()).is_some());
+    }
+
+    /// The mirror was turned round and back, for a switch that ended before its flip.
+    fn called_off(desk: &Desk) {
+        desk.turns();
+        assert_eq!(desk.stand(3), [], "the other side counts its own payments");
+        desk.serves(Side::Origin);
+    }
+
+    #[tokio::test]
+    async fn a_switch_that_ends_before_its_flip_leaves_all_that_is_known_of_history_promise_10() {
+        let (desk, journal) = (Desk::in_memory(), Journal::in_memory());
+        desk.serves(Side::Origin);
+        let request = Request { verify: false, ..Request::new(Kind::Backfill) };
+        desk.start(request).await.expect("nothing is under way");
+        desk.surveyed(vec![table()], |_| false, Lsn(0));
+        while desk.is_busy() {
+            desk.open_at(Instant::now(), Lsn(0));
+            while let Some(chunk) = desk.take(Instant::now()) {
+                desk.put(chunk, Outcome::Done(Landed { rows: 9, ..Landed::default() }));
+            }
+            desk.settle(&journal, journal.appended(), Some(7)).await.expect("memory");
+        }
+        desk.start(Request::new(Kind::Verify)).await.expect("nothing is under way");
+        desk.mend([TableId(5)]);
+        let told = || (desk.doubts(), desk.report(Kind::Backfill), desk.report(Kind::Verify));
+        let before = told();
+        assert_eq!(before.0.unverified, ["public.t"]);
+
+        desk.turns();
+        assert_eq!(told(), before, "nobody is told what may not come true");
+        called_off(&desk);
+        assert_eq!(told(), before);
+        // A target that fell back behind the chunks that were copied is noticed still.
+        assert_eq!(desk.stand(6), [TableId(1)]);
+
+        // Switched, all of it is of the past.
+        desk.turns();
+        desk.serves(Side::Target);
+        assert_eq!((desk.doubts(), desk.stand(0)), (Doubts::default(), Vec::new()));
+        let verify = desk.report(Kind::Verify).expect("asked for");
+        assert_eq!((verify.state, desk.is_busy()), (State::Failed, false));
     }
 
     #[tokio::test]

@@ -84,7 +84,8 @@ impl<D: Directions> Turning<D> {
         self.ahead = None;
     }
 
-    /// Mirror from this side to the other one, from this position on. An engine that runs already goes on.
+    /// Mirror from this side, which is the primary, to the other one, from this position on. An engine that runs already
+    /// goes on.
     ///
     /// # Errors
     /// A file of the mirror cannot be read.
@@ -94,6 +95,27 @@ impl<D: Directions> Turning<D> {
         }
         self.stop().await;
         self.handle.desk.serves(primary);
+        self.begin(primary, from)
+    }
+
+    /// As [`Turning::start`], with the mirror paused, of a side that is the primary after the flip: [`Turning::flipped`]. If
+    /// that does not come, what is known of history is as it was when the old primary's mirror is started again.
+    ///
+    /// # Errors
+    /// A file of the mirror cannot be read.
+    pub async fn ready(&mut self, primary: Side, from: Lsn) -> Result<(), durable::Error> {
+        self.stop().await;
+        self.handle.pause();
+        self.handle.desk.turns();
+        self.begin(primary, from)
+    }
+
+    /// This side is the primary; its mirror runs already, and is still paused.
+    pub fn flipped(&self, primary: Side) {
+        self.handle.desk.serves(primary);
+    }
+
+    fn begin(&mut self, primary: Side, from: Lsn) -> Result<(), durable::Error> {
         let ahead = self.ahead.take().filter(|(of, _)| *of == primary).map(|(_, ahead)| ahead);
         let stop = self.stop.child_token();
         let engine = self.directions.engine(&self.handle, (primary, from), ahead, stop.clone())?;

@@ -103,6 +103,35 @@ async fn a_disk_that_refuses_the_flip_aborts_the_switch_and_clients_go_on() {
     switches(stage, &["1", "2", "3"]).await;
 }
 
+#[tokio::test]
+async fn what_is_known_of_history_is_known_after_a_switch_that_failed_at_its_flip() {
+    let stage = Stage::new(SCHEMA, "", &[]).await;
+    sql(&stage.origin.url("postgres"), "INSERT INTO acc (bal) VALUES (1), (2)").await;
+    stage.tandem.client().post("/v1/backfill", &json!({"action": "start", "verify": false})).await.expect("taken");
+    stage.tandem.status_is("copied", |status| status["history"][0]["state"] == "Done").await;
+    let dry_run = async || {
+        let ended = stage.ask_switch(&json!({"to": "target", "dry_run": true})).await;
+        let names = ended["findings"].as_array().expect("a list").iter().map(|one| one["name"].clone());
+        names.filter(|name| name.as_str().is_some_and(|name| name.starts_with("history_"))).collect::<Vec<_>>()
+    };
+    assert_eq!(dry_run().await, ["history_unverified"]);
+    let in_the_way = control_file(&stage.tandem).with_extension("new");
+    // Not before the walk is written: only the flip meets it.
+    let held = connect(&stage.url()).await;
+    held.batch_execute("BEGIN; INSERT INTO acc (bal) VALUES (3)").await.expect("begun");
+    let request = json!({"to": "target", "max_hold_ms": 20_000});
+    let (ended, ()) = tokio::join!(stage.ask_switch(&request), async {
+        phase(&stage, "draining").await;
+        std::fs::create_dir(&in_the_way).expect("made");
+        held.batch_execute("COMMIT").await.expect("committed");
+    });
+    assert_eq!((&ended["end"], &ended["phase"]), (&json!("aborted"), &json!("flipping")), "{ended:#}");
+    std::fs::remove_dir(in_the_way).expect("removed");
+    assert_eq!(dry_run().await, ["history_unverified"]);
+    let backfill = stage.tandem.client().get("/v1/backfill").await.expect("it answers");
+    assert_eq!(backfill["state"], "Done", "{backfill:#}");
+}
+
 /// Nobody can go back while it may be written, and clients are not held for ever: the process ends, and the next one
 /// knows.
 #[tokio::test(flavor = "multi_thread")]

@@ -215,15 +215,15 @@ impl Steps for Walk {
     async fn ready(&mut self, to: Side) -> Result<(), Error> {
         self.mirror.stop().await;
         // It opens, and writes nothing before the flip: should the walk end here, the old primary goes on being written to.
-        self.mirror.handle().pause();
         let end = self.journal.appended();
-        self.mirror.start(to, end).await.map_err(|error| Error::Refused(error.to_string()))?;
+        self.mirror.ready(to, end).await.map_err(|error| Error::Refused(error.to_string()))?;
         mirror::runs(self.mirror.handle(), to.other()).await
     }
 
-    fn flip(&mut self, _: Route, since: Lsn) {
+    fn flip(&mut self, route: Route, since: Lsn) {
         self.since = since;
         self.known = None;
+        self.mirror.flipped(route.primary);
         self.mirror.handle().resume();
     }
 

@@ -424,7 +424,7 @@ impl Walk {
             given_up.catalog = load(&mut given_up.to).await.map_err(|error| on_to(error.into()))?;
         }
         let end = self.journal.appended();
-        self.mirror.start(to, end).await.map_err(|error| Error::Refused(error.to_string()))
+        self.mirror.ready(to, end).await.map_err(|error| Error::Refused(error.to_string()))
     }
 
     // ---- clients are held
@@ -637,9 +637,8 @@ impl Steps for Walk {
         }
         self.trade_triggers(to).await?;
         // It opens, and pays nothing before the flip: should the walk end here, the old primary goes on being written to.
-        self.mirror.handle().pause();
         let end = self.journal.appended();
-        self.mirror.start(to, end).await.map_err(|error| Error::Refused(error.to_string()))?;
+        self.mirror.ready(to, end).await.map_err(|error| Error::Refused(error.to_string()))?;
         mirror::runs(self.mirror.handle(), from).await
     }
 
@@ -659,6 +658,7 @@ impl Steps for Walk {
         }
         self.shared.life.store(0, Ordering::Relaxed);
         self.follow(route.primary);
+        self.mirror.flipped(route.primary);
         if self.silenced.is_none() && !waits {
             self.mirror.handle().resume();
         }
