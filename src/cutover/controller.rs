@@ -67,7 +67,7 @@ pub fn reserve(max_hold: Duration) -> Duration {
 const ATTEMPT: Duration = Duration::from_secs(60);
 /// How long anybody is asked what hinders, of the reserve.
 const HINDRANCES: Duration = Duration::from_millis(250);
-/// How long a request waits while the last switch settles, which mostly takes a moment.
+/// How long a request waits while the last switch settles or is undone, which mostly takes a moment.
 const SETTLES: Duration = Duration::from_secs(5);
 /// Pauses between attempts.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
@@ -106,12 +106,13 @@ impl Handle {
         self.report.clone()
     }
 
-    /// Begin a switch; its number. While the last one settles it waits for that, a few seconds at most. Cancelled, it may
-    /// have begun.
+    /// Begin a switch; its number. While the last one settles or is undone it waits for that, a few seconds at most: who
+    /// hears how a walk ended may ask for the next one at once. Cancelled, it may have begun.
     pub async fn begin(&self, request: Request) -> Result<u64, Refused> {
         let mut report = self.report.clone();
+        let is_over = |report: &Report| !matches!(report.phase, Phase::Settling | Phase::Undoing);
         // In time or not, the controller says whether it may begin.
-        let _ = timeout(SETTLES, report.wait_for(|report| report.phase != Phase::Settling)).await;
+        let _ = timeout(SETTLES, report.wait_for(is_over)).await;
         self.ask(|answer| Command::Begin(request, answer)).await
     }
 
@@ -316,7 +317,7 @@ impl<S: Store, T: Steps> Controller<S, T> {
                     self.gate.open(route);
                     self.desk.released();
                 }
-                Effect::Report(end) => self.desk.ended(end),
+                Effect::Report(end) => self.desk.ended(end, turn.machine.stage),
             }
         }
         self.desk.enter(turn.machine);
@@ -574,8 +575,8 @@ impl Desk {
         self.publish();
     }
 
-    /// The fate of clients is decided.
-    fn ended(&mut self, end: End) {
+    /// The fate of clients is decided, and the machine goes on to `next`: both are told at once.
+    fn ended(&mut self, end: End, next: Stage) {
         let Some(Walk { number, mut ended, .. }) = self.walk.take() else { return };
         ended.end = end;
         ended.phase = self.machine.stage.phase();
@@ -589,7 +590,10 @@ impl Desk {
             End::Refused | End::Aborted => warn!(number, end = end.as_str(), phase, why, ?held, "switch: ended"),
         }
         self.meters.ended(end);
-        self.report.send_modify(|report| report.last = Some(ended));
+        self.report.send_modify(|report| {
+            report.phase = next.phase();
+            report.last = Some(ended);
+        });
     }
 
     fn publish(&self) {

@@ -320,7 +320,7 @@ impl Machine {
                 let machine = Machine { dry_run, end: Lsn(0), ..*self };
                 Ok(machine.enter(if dry_run { Stage::Preparing } else { Stage::Recording }))
             }
-            Stage::Settling | Stage::Undoing | Stage::Clearing => Err(Refused::Unfinished(phase)),
+            Stage::Settling | Stage::Relaxing | Stage::Undoing | Stage::Clearing => Err(Refused::Unfinished(phase)),
             Stage::Halted => Err(Refused::Stopped),
             _ => Err(Refused::Running(phase)),
         }

@@ -17,6 +17,7 @@ enum Does {
     Fails,
     Hangs,
     FailsOnce,
+    TakesASecond,
 }
 
 /// Writes down what it is asked, and does it unless told otherwise.
@@ -45,6 +46,10 @@ impl Scribe {
         match does {
             None => Ok(()),
             Some(Does::Hangs) => std::future::pending().await,
+            Some(Does::TakesASecond) => {
+                sleep(Duration::from_secs(1)).await;
+                Ok(())
+            }
             Some(Does::Fails | Does::FailsOnce) => Err(steps::Error::Refused(format!("{step} does not work"))),
         }
     }
@@ -266,6 +271,21 @@ async fn a_dry_run_closes_what_it_opened_and_leaves_no_trace() {
     rig.phase(Phase::Steady).await;
     assert_eq!(rig.said(), ["prepare target", "relax"]);
     assert_eq!(rig.store.load().await, before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_hears_how_a_walk_ended_may_begin_the_next_one_at_once() {
+    for (step, slow, dry_run, end) in
+        [("relax", "", true, End::Ready), ("undo", "ready", false, End::Aborted), ("settle", "", false, End::Switched)]
+    {
+        let does = [(step, Does::TakesASecond), (slow, Does::FailsOnce)].into();
+        let rig = Setup { does, ..Setup::default() }.start().await;
+        let ended = rig.walk(Request { dry_run, ..to_target() }).await;
+        let Report { phase, primary, .. } = rig.handle.report();
+        assert!(ended.end == end && matches!(phase, Phase::Undoing | Phase::Settling), "{step}: {phase:?}");
+        let to = primary.other();
+        assert_eq!(rig.walk(Request { to, ..to_target() }).await.end, End::Switched, "{step}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
