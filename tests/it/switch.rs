@@ -301,6 +301,30 @@ async fn a_session_that_cannot_move_yet_is_waited_for() {
     assert_eq!(one(&pinned, "SELECT inet_server_port()").await, stage.target.port().to_string());
 }
 
+/// Some of them log in on the other side whenever it is looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_come_and_go_are_in_no_switch_s_way() {
+    let stage = Stage::new(SCHEMA, "", &[]).await;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let come_and_go = |url: String| {
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            while !stop.is_cancelled() {
+                one(&connect(&url).await, "SELECT 1").await;
+            }
+        })
+    };
+    let clients: Vec<_> = (0..8).map(|_| come_and_go(stage.url())).collect();
+    for _ in 0..10 {
+        let ended = stage.ask_switch(&serde_json::json!({"to": "target", "dry_run": true})).await;
+        assert_eq!(ended["end"], "ready", "{ended:#}\n{}", stage.tandem.log());
+    }
+    stop.cancel();
+    for client in clients {
+        client.await.expect("served");
+    }
+}
+
 /// While clients are held, new ones are let in and held too, a running statement can be cancelled, and the API answers.
 #[tokio::test(flavor = "multi_thread")]
 async fn newcomers_are_held_and_cancels_go_through_while_clients_are_held() {

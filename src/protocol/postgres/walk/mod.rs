@@ -12,6 +12,7 @@
 
 mod lost;
 pub mod rules;
+mod sessions;
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -60,8 +61,6 @@ const AGAIN: Duration = Duration::from_millis(20);
 const GRACE: Duration = Duration::from_millis(200);
 /// Keys of the rows written last that are compared while clients are held.
 const NEWEST: usize = 300;
-/// More sessions are counted, not named.
-const NAMED_MAX: usize = 20;
 
 /// The wire's hands at a switch.
 pub struct Walk {
@@ -323,24 +322,13 @@ impl Walk {
     async fn session_findings(&self, to: Side) -> Vec<Finding> {
         let sessions = &self.shared.sessions;
         let called = sessions.call(Call::Prepare(to));
-        let ready = sessions.wait(sessions.all(), |moving| moving.has_answered(called.number));
+        let here = sessions.all();
+        let ready = sessions.wait(here.clone(), |moving| moving.has_answered(called.number));
         let _ = timeout(SESSIONS_READY, ready).await;
         if self.cutover.immovable == Immovable::Wait {
             let _ = timeout(PINNED_MAX, self.pinned_are_gone(to)).await;
         }
-        let (mut found, mut elsewhere) = (Vec::new(), 0);
-        for card in sessions.all() {
-            if card.stays {
-                elsewhere += 1;
-                continue;
-            }
-            found.extend(self.of_session(&card, called.number));
-        }
-        if elsewhere > 0 {
-            let object = format!("{elsewhere} sessions");
-            found.push(Finding { rule: rules::SESSION_ELSEWHERE, side: None, object });
-        }
-        summed(found)
+        sessions::findings(&sessions.all(), (&here, called.number), self.cutover.immovable)
     }
 
     /// Resolves when no session holds what no other server can be given. Clients go on meanwhile.
@@ -357,25 +345,6 @@ impl Walk {
             let looked = sessions.wait(pinned, |moving| moving.was_looked_at(called.number));
             let _ = timeout(PINNED_LOOK, looked).await;
         }
-    }
-
-    fn of_session(&self, card: &Card, number: u64) -> Option<Finding> {
-        let found = |rule, object| Some(Finding { rule, side: None, object });
-        let pins = card.pins();
-        if !pins.is_empty() {
-            let rule = match self.cutover.immovable {
-                Immovable::Refuse | Immovable::Wait => rules::SESSION_IMMOVABLE,
-                Immovable::Close => rules::SESSION_CLOSED,
-            };
-            return found(rule, format!("{}: {}", card.told(), pins.join(", ")));
-        }
-        let moving = card.moving();
-        let why = match (moving.has_answered(number), moving.failure()) {
-            (false, _) => "not ready in time",
-            (true, Some(why)) => why,
-            (true, None) => return None,
-        };
-        found(rules::SESSION_NOT_READY, format!("{}: {why}", card.told()))
     }
 
     // ---- without the old primary
@@ -696,33 +665,15 @@ impl Steps for Walk {
     }
 }
 
-/// What people call a table.
 /// Neither PostgreSQL's nor tandem's.
 fn is_theirs(table: &Relation) -> bool {
     table.oid >= FIRST_NORMAL_OID && table.schema != "tandem"
 }
 
+/// What people call a table.
 fn name_of(catalog: &Catalog, table: TableId) -> String {
     match catalog.relation(table) {
         Some(relation) => relation.sql(),
         None => format!("table {:016x}", table.0),
     }
-}
-
-/// Of each rule the first findings by name, the rest by number.
-fn summed(found: Vec<Finding>) -> Vec<Finding> {
-    let mut kept: Vec<Finding> = Vec::new();
-    let mut more: Vec<(&'static check::Rule, usize)> = Vec::new();
-    for finding in found {
-        let rule = finding.rule;
-        if kept.iter().filter(|one| one.rule == rule).count() < NAMED_MAX {
-            kept.push(finding);
-        } else if let Some((_, count)) = more.iter_mut().find(|(one, _)| *one == rule) {
-            *count += 1;
-        } else {
-            more.push((rule, 1));
-        }
-    }
-    let rest = more.into_iter().map(|(rule, count)| Finding { rule, side: None, object: format!("and {count} more") });
-    kept.into_iter().chain(rest).collect()
 }
