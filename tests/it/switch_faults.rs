@@ -9,7 +9,8 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::support::control::{Control, control_file};
 use crate::support::stage::Stage;
-use crate::support::{connect, rows, sql};
+use crate::support::tandem::Tandem;
+use crate::support::{connect, pair, rows, sql, until};
 
 const SCHEMA: &str = "CREATE TABLE acc (id bigserial PRIMARY KEY, bal bigint NOT NULL)";
 
@@ -236,4 +237,46 @@ async fn what_was_switched_stays_switched_without_a_mirror() {
     assert_eq!((&status["primary"], &status["epoch"]), (&json!("target"), &json!(2)), "{status:#}");
     let refused = stage.tandem.client().post("/v1/switch", &json!({"to": "origin"})).await.expect_err("not equal");
     assert!(refused.to_string().contains("mirror"), "{refused}");
+}
+
+/// Of a role that may not be `replica`.
+#[tokio::test]
+async fn a_dry_run_lets_no_mirror_write_where_triggers_still_fire() {
+    let (origin, target) = pair();
+    let schema = format!(
+        "{SCHEMA}; CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.bal := 2 * NEW.bal; RETURN NEW; END'; \
+         CREATE TRIGGER doubles BEFORE INSERT ON acc FOR EACH ROW EXECUTE FUNCTION f(); \
+         CREATE ROLE mover LOGIN; GRANT pg_read_all_stats, pg_signal_backend TO mover; \
+         ALTER TABLE acc OWNER TO mover; ALTER DATABASE postgres OWNER TO mover"
+    );
+    sql(&origin.url("postgres"), &schema).await;
+    sql(&target.url("postgres"), &format!("{schema}; ALTER TABLE acc DISABLE TRIGGER doubles")).await;
+    let url = |server: &tandem::sandbox::Postgres| server.url("postgres").replace("postgres@", "mover@");
+    let tandem = Tandem::start(&url(&origin), &url(&target), "").await;
+    let mut stage = Stage { tandem, origin, target };
+    sql(&stage.url(), "INSERT INTO acc (bal) VALUES (1)").await;
+    let ended = stage.switch("target").await;
+    assert_eq!(ended["end"], "switched", "{ended:#}\n{}", stage.tandem.log());
+    stage.steady().await;
+
+    // The next process finds triggers that fire on the old primary, and cannot silence them.
+    stage.tandem.terminate();
+    let old = connect(&stage.origin.url("postgres")).await;
+    old.batch_execute("BEGIN READ WRITE; ALTER TABLE acc ENABLE TRIGGER doubles; COMMIT").await.expect("on");
+    old.batch_execute("BEGIN; LOCK TABLE acc IN SHARE UPDATE EXCLUSIVE MODE").await.expect("locked");
+    stage.tandem.launch().await;
+    sql(&stage.url(), "INSERT INTO acc (bal) VALUES (10)").await;
+    let attempts = || stage.tandem.log().matches("not done yet, and tried again").count();
+    until(async || (attempts() > 0).then_some(())).await.expect("it fails");
+    let (client, request) = (stage.tandem.client(), json!({"to": "origin", "dry_run": true}));
+    let taken = until(async || client.post("/v1/switch", &request).await.ok()).await;
+    taken.unwrap_or_else(|| panic!("never taken\n{}", stage.tandem.log()));
+    let ended = last(&stage).await;
+    assert!(ended["why"].as_str().is_some_and(|why| why.contains("mirror_down")), "{ended:#}");
+    let before = attempts();
+    until(async || (attempts() > before).then_some(())).await.expect("it fails again");
+    old.batch_execute("COMMIT").await.expect("released");
+    stage.steady().await;
+    stage.assert_equal(&["acc"]).await;
+    assert_eq!(rows(&stage.origin.url("postgres"), "SELECT bal FROM acc ORDER BY 1").await, ["2", "20"]);
 }

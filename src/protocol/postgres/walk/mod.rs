@@ -85,6 +85,8 @@ pub struct Walk {
     lost: lost::List,
     /// Triggers of the old primary that the flip silences; the mirror back waits for it.
     silenced: Option<triggers::Held>,
+    /// Nothing on the secondary acts on what the mirror writes. Until that is known of an old primary, the mirror is paused.
+    quiet: bool,
     /// What follows the primary: its catalog, and writers that bypass tandem.
     followers: Option<CancellationToken>,
     stop: CancellationToken,
@@ -157,6 +159,7 @@ impl Walk {
             touched: true,
             lost: lost::List::in_dir(&config.journal.dir),
             silenced: None,
+            quiet: control.epoch == 1,
             followers: None,
             stop,
             tasks,
@@ -170,7 +173,7 @@ impl Walk {
     pub async fn begin(&mut self, control: &Control) -> Result<(), durable::Error> {
         self.touched = control.walk.is_some();
         self.follow(control.primary);
-        if control.epoch > 1 {
+        if !self.quiet {
             // Until `settle` has seen to the triggers of the old primary.
             self.mirror.handle().pause();
         }
@@ -451,6 +454,7 @@ impl Walk {
     async fn silence(&mut self, old: Side) -> Result<(), Error> {
         if let Some(held) = self.silenced.take() {
             held.commit().await.map_err(|error| error.on(old))?;
+            self.quiet = true;
             return Ok(());
         }
         let bounds = Bounds::default();
@@ -460,7 +464,15 @@ impl Walk {
         if !replica.map_err(|error| switch::Error::from(error).on(old))? {
             triggers::still(&mut conn, bounds).await.map_err(|error| error.on(old))?;
         }
+        self.quiet = true;
         Ok(())
+    }
+
+    /// The mirror goes on as usual, if it may.
+    fn resume(&self) {
+        if self.quiet {
+            self.mirror.handle().resume();
+        }
     }
 
     // ---- afterwards
@@ -521,7 +533,7 @@ impl Steps for Walk {
         self.shared.sessions.call(Call::Rest);
         (self.ahead, self.given_up) = (None, None);
         self.mirror.close_ahead();
-        self.mirror.handle().resume();
+        self.resume();
         if let Some(secondary) = self.mirror.primary().map(Side::other)
             && self.epoch > 1
             && let Err(error) = self.bar(secondary).await
@@ -628,9 +640,8 @@ impl Steps for Walk {
         self.shared.life.store(0, Ordering::Relaxed);
         self.follow(route.primary);
         self.mirror.flipped(route.primary);
-        if self.silenced.is_none() && !waits {
-            self.mirror.handle().resume();
-        }
+        self.quiet = self.silenced.is_none() && !waits;
+        self.resume();
     }
 
     async fn settle(&mut self, primary: Side) -> Result<(), Error> {
@@ -638,7 +649,7 @@ impl Steps for Walk {
         self.shared.sessions.call(Call::Move(primary));
         self.mirror.close_ahead();
         self.silence(primary.other()).await?;
-        self.mirror.handle().resume();
+        self.resume();
         self.bar(primary.other()).await
     }
 
@@ -653,11 +664,11 @@ impl Steps for Walk {
             self.mirror.stop().await;
             if self.touched {
                 self.wake_and_silence(primary).await?;
-                self.touched = false;
+                (self.touched, self.quiet) = (false, true);
             }
             self.mirror.start(primary, self.since).await.map_err(|error| Error::Refused(error.to_string()))?;
         }
-        self.mirror.handle().resume();
+        self.resume();
         if self.epoch > 1 {
             self.bar(other).await?;
         }
