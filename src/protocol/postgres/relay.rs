@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use ::metrics::{Counter, Histogram};
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -234,7 +234,8 @@ pub(super) struct Relay<C, S, B> {
     close_server: bool,
     patience: Option<Pin<Box<Sleep>>>,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
-    stopping: bool,
+    /// tandem stops, and this is what the session did when it was told.
+    stopping: Option<Rest>,
 }
 
 /// Where the connection to the server is.
@@ -280,7 +281,7 @@ where
             close_server: false,
             patience: None,
             stop: Box::pin(stop.cancelled_owned()),
-            stopping: false,
+            stopping: None,
         }
     }
 
@@ -528,11 +529,12 @@ where
             self.patience = None;
             self.beyond.cancel();
         }
-        if !self.stopping && self.stop.as_mut().poll_ready(cx) {
-            self.stopping = true;
+        if self.stopping.is_none() && self.stop.as_mut().poll_ready(cx) {
+            self.stopping = Some(self.rest());
+            self.session.stop();
         }
         let told = self.to_client.is_empty() && !self.unflushed.0;
-        if self.stopping && self.session.is_idle() && told && !self.client_gone {
+        if self.stopping.is_some() && self.session.is_idle() && told && !self.client_gone {
             return Poll::Ready(End::Stopped);
         }
         Poll::Pending
@@ -540,6 +542,8 @@ where
 
     /// Tell the client why, in its own protocol, if it can still hear.
     async fn say_goodbye(&mut self, end: &End) {
+        // The server need not wait for what the client takes.
+        self.server = Place::Nowhere;
         let mut out = std::mem::take(&mut self.to_client);
         match end {
             End::Stopped => wire::error_response(
@@ -561,14 +565,24 @@ where
             End::Io(error) => tracing::debug!(%error, "a connection was lost"),
             End::Client | End::Server => {}
         }
-        if !self.client_gone {
-            let bye = async {
-                self.client.write_all(&out).await?;
-                self.client.flush().await
-            };
-            let _ = timeout(Duration::from_secs(5), bye).await;
-            let _ = timeout(Duration::from_secs(1), self.client.shutdown()).await;
+        if self.client_gone {
+            return;
         }
+        let bye = async {
+            self.client.write_all(&out).await?;
+            self.client.flush().await
+        };
+        let _ = timeout(Duration::from_secs(5), bye).await;
+        let leaving = async {
+            self.client.shutdown().await?;
+            // A socket that is closed with something unread in it takes back what the client has not got yet: one that was busy
+            // when tandem stopped may ask for more until it hears of it.
+            let was_busy = self.stopping.is_some_and(|met| met != Rest::Idle);
+            let mut unread = [0; 1_024];
+            while was_busy && self.client.read(&mut unread).await? > 0 {}
+            io::Result::Ok(())
+        };
+        let _ = timeout(Duration::from_secs(1), leaving).await;
     }
 }
 

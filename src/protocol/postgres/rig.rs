@@ -94,7 +94,7 @@ pub(crate) fn outcomes(journal: &Journal) -> String {
     found.into_iter().map(|(_, letter)| letter).collect()
 }
 
-fn config() -> Config {
+pub(super) fn config() -> Config {
     let text = "[[listen]]\nwire = \"postgres\"\naddress = \"127.0.0.1:1\"\n\
                 [origin]\nurl = \"postgres://a@h:1/d\"\n[target]\nurl = \"postgres://a@h:2/d\"\n";
     Config::from_text("proxy.toml", text, []).expect("valid")

@@ -75,11 +75,13 @@ type LoggedIn = Relay<Socket, Socket, Ties>;
 
 async fn one(client: TcpStream, front: Arc<Front>, stop: CancellationToken) {
     let here = front.clients.enter();
-    // What a login needs is ten times what a session holds: it is given back before the session begins.
-    match Box::pin(login(client, &front, here.is_too_many, stop)).await {
-        Ok(Some(session)) => session.run().await,
-        Ok(None) => {}
-        Err(error) => tracing::debug!(%error, "a client did not get as far as a session"),
+    let login = login(client, &front, here.is_too_many, stop.clone());
+    // What a login needs is ten times what a session holds: it is given back before the session begins. At the end nobody has
+    // anything to finish in one, and who says nothing is not waited for.
+    match Box::pin(stop.run_until_cancelled(login)).await {
+        Some(Ok(Some(session))) => session.run().await,
+        Some(Ok(None)) | None => {}
+        Some(Err(error)) => tracing::debug!(%error, "a client did not get as far as a session"),
     }
     drop(here);
 }
@@ -303,6 +305,7 @@ fn timed_out(_: tokio::time::error::Elapsed) -> startup::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::postgres::rig;
 
     fn packet(fields: &str) -> Vec<u8> {
         [&[0; 8][..], fields.as_bytes(), b"\0"].concat()
@@ -317,6 +320,36 @@ mod tests {
     fn an_idle_client_holds_no_more_than_its_session() {
         let (task, session) = (returned(one), size_of::<LoggedIn>());
         assert!(task <= 512 && session <= 2_048, "{task} bytes of task and {session} bytes of session");
+    }
+
+    #[tokio::test]
+    async fn clients_that_say_nothing_do_not_hold_up_the_end() {
+        let config = rig::config();
+        let front = Front {
+            shared: rig::shared(),
+            servers: Arc::new(Servers::new(&config)),
+            closes_types: false,
+            tls: None,
+            tls_required: false,
+            login_timeout: Duration::from_secs(3_600),
+            clients: Clients::new("postgres", 10),
+            cancels: Cancels::default(),
+            elsewhere: Arc::default(),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(serve(listener, Arc::new(front), stop.clone()));
+        let mut silent = TcpStream::connect(address).await.expect("it listens");
+        let mut begun = TcpStream::connect(address).await.expect("it listens");
+        begun.write_all(&[&[0, 0, 0, 8][..], &SSL_REQUEST.to_be_bytes()].concat()).await.expect("it reads");
+        // Both are there then.
+        assert_eq!(begun.read_u8().await.expect("an answer"), b'N');
+        stop.cancel();
+        timeout(Duration::from_secs(60), serving).await.expect("it waits for nobody").expect("it does not panic");
+        for client in [&mut silent, &mut begun] {
+            assert_eq!(client.read(&mut [0]).await.expect("the end"), 0);
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::{TlsConnector, client, server};
@@ -365,6 +366,82 @@ async fn a_stop_waits_for_what_tls_keeps_of_the_last_answer() {
     assert!(seen == page());
     assert!(String::from_utf8_lossy(&message(&mut client).await.1).contains("\0C57P01\0"));
     relay.await.expect("it does not panic");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_rests_is_answered_what_was_sent_on_and_no_more_when_tandem_stops() {
+    let mut peers = Peers::new();
+    for _ in 0..16 {
+        peers.ask("insert into acc values (1, 1, '')").await;
+    }
+    let mut server = peers.server;
+    let serving = tokio::spawn(async move {
+        let mut served = 0;
+        while server.read_u8().await.is_ok() {
+            let rest = server.read_u32().await.expect("a message") as usize - 4;
+            server.read_exact(&mut vec![0; rest]).await.expect("all of it");
+            // So that there are always some behind it.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            server.write_all(&answer("INSERT 0 1")).await.expect("it reads");
+            served += 1;
+        }
+        served
+    });
+    let mut answered = 0;
+    loop {
+        let (kind, body) = message(&mut peers.client).await;
+        if kind == back::ERROR_RESPONSE {
+            assert!(String::from_utf8_lossy(&body).contains("\0C57P01\0"));
+            break;
+        }
+        answered += usize::from(kind == back::READY_FOR_QUERY);
+        if kind == back::READY_FOR_QUERY {
+            peers.client.write_all(&query("insert into acc values (1, 1, '')")).await.expect("it reads");
+        }
+        if answered == 100 {
+            peers.stop.cancel();
+        }
+        assert!(answered < 200, "it goes on and on");
+    }
+    drop(peers.client);
+    timeout(LONG, peers.relay).await.expect("it ends").expect("it does not panic");
+    assert_eq!(serving.await.expect("no panic"), answered);
+    assert_eq!(peers.shared.gate.inside(), 0);
+}
+
+#[tokio::test]
+async fn what_a_client_was_told_reaches_it_though_it_asked_for_more_when_tandem_stopped() {
+    let ((mut client, ours), (mut server, theirs)) = (pair().await, pair().await);
+    // Larger than the answer, which is larger than what a client takes that does not read.
+    socket2::SockRef::from(&ours).set_send_buffer_size(1 << 20).expect("a socket");
+    socket2::SockRef::from(&client).set_recv_buffer_size(PIPE).expect("a socket");
+    let stop = CancellationToken::new();
+    let relay = relay(ours, theirs, &stop);
+    client.write_all(&query("select * from acc")).await.expect("it reads");
+    assert_eq!(message(&mut server).await.0, front::QUERY);
+    stop.cancel();
+    // One thread: the relay has heard of it.
+    tokio::task::yield_now().await;
+    // More than one read: there is some that nobody reads.
+    client.write_all(&query(&"x".repeat(2 * READ_BYTES))).await.expect("there is room");
+    let mut told = BytesMut::new();
+    wire::message(&mut told, back::DATA_ROW, |b| b.extend_from_slice(&[1; 64 * PIPE]));
+    told.unsplit(answer("SELECT 1"));
+    server.write_all(&told).await.expect("it reads");
+    let more = timeout(Duration::from_secs(60), server.read(&mut [0])).await.expect("something comes");
+    assert_eq!(more.expect("it ends"), 0, "the second request came too late");
+    let seen = rest_of(&mut client).await;
+    assert!(seen.starts_with(&told), "{} bytes of {}", seen.len(), told.len());
+    assert!(String::from_utf8_lossy(&seen[told.len()..]).contains("\0C57P01\0"));
+    drop(client);
+    relay.await.expect("it does not panic");
+}
+
+/// A connection of real sockets.
+async fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let near = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("it listens");
+    (near, listener.accept().await.expect("a client").0)
 }
 
 /// The other side: a server that waits for its session.

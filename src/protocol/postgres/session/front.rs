@@ -54,13 +54,26 @@ impl Session {
         }
     }
 
-    /// Pass the gate, unless the session is inside or only leaves.
+    /// Pass the gate, unless the session only leaves or is inside, and goes on there.
     fn enter(&mut self, kind: u8) -> bool {
         // No answer ends a pass for these: Flush, and what is left of a COPY that failed.
         let no_unit =
             matches!(kind, front::TERMINATE | front::FLUSH | front::COPY_DATA | front::COPY_DONE | front::COPY_FAIL);
-        if self.pass.is_some() || no_unit {
+        if no_unit {
             return true;
+        }
+        if self.pass.is_some() {
+            // What is behind others that are under way may be a unit of its own: only their answers tell. The pass goes with
+            // the last of them, or the transaction that it leaves open goes on.
+            let ends = self.is_behind_others() && (self.stopping || self.slot.is_closed());
+            if ends {
+                self.wait = Wait::Answers;
+            }
+            return !ends;
+        }
+        if self.stopping {
+            self.wait = Wait::End;
+            return false;
         }
         if let Some(pass) = self.slot.try_enter() {
             return self.entered(pass);
@@ -68,6 +81,13 @@ impl Session {
         let slot = self.slot.clone();
         self.wait = Wait::Gate(Box::pin(async move { slot.enter().await }));
         false
+    }
+
+    /// Is the message at hand the first behind others that the server answers without another word of the client? A COPY wants
+    /// more of it. And one that is looked at again was let in before.
+    fn is_behind_others(&self) -> bool {
+        let first = self.message.is_none() && !self.open_started;
+        first && !self.groups.is_empty() && !self.copying() && !self.copy_in
     }
 
     fn stream_front(&mut self, input: &[u8], out: &mut Out<'_>) -> Result<usize, Fault> {

@@ -109,6 +109,8 @@ enum Wait {
     Parse(Bytes, Prepared),
     /// Every ReadyForQuery that is still to come.
     Answers,
+    /// Nothing that could come: no unit begins any more.
+    End,
     /// Room in the journal.
     Room(Awaited),
     /// Labels of tables to be durable.
@@ -183,6 +185,8 @@ pub struct Session {
     /// Statements whose hidden writes the server counts, oldest first.
     counting: VecDeque<Counting>,
     wait: Wait,
+    /// No unit begins any more.
+    stopping: bool,
     holding: bool,
     pieces: Option<Pieces>,
     /// COPY streams that were sent for and did not end, each with the number of its group.
@@ -268,6 +272,7 @@ impl Session {
             hurried: false,
             counting: VecDeque::new(),
             wait: Wait::Nothing,
+            stopping: false,
             holding: false,
             pieces: None,
             copies: VecDeque::new(),
@@ -343,6 +348,11 @@ impl Session {
         self.pass.is_none() && self.learning.is_none()
     }
 
+    /// Begin no unit any more: what is under way ends, a transaction when its client ends it.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+    }
+
     /// Drive what the session waits for. `true`: something changed, feed it again.
     pub fn poll(&mut self, cx: &mut Context<'_>, out: &mut Out<'_>) -> Result<bool, Fault> {
         let mut moved = false;
@@ -381,7 +391,7 @@ impl Session {
                 self.wait = Wait::Nothing;
                 moved = true;
             }
-            Wait::Nothing | Wait::Move(_) | Wait::Keys | Wait::Parse(..) | Wait::Answers => {}
+            Wait::Nothing | Wait::Move(_) | Wait::Keys | Wait::Parse(..) | Wait::Answers | Wait::End => {}
         }
         if self.pieces.is_some() && matches!(self.wait, Wait::Nothing) {
             moved |= self.run_pieces(out)?;

@@ -598,6 +598,117 @@ fn a_session_of_another_database_passes_the_gate_and_is_not_captured() {
     assert!(peers.journaled().is_empty());
 }
 
+/// An INSERT by the extended protocol.
+fn insert(out: &mut BytesMut) {
+    wire::parse(out, b"", b"insert into acc values (1, 1, '')", &[]);
+    bind(out, "", "", &[]);
+    wire::execute(out, b"", 0);
+    wire::bare(out, front::SYNC);
+}
+
+#[test]
+fn a_client_that_always_has_something_under_way_leaves_the_gate_when_it_closes() {
+    let simple = |out: &mut BytesMut| wire::query(out, b"insert into acc values (1, 1, '')");
+    for (ask, asked, answers) in
+        [(&simple as &dyn Fn(&mut BytesMut), "Q", "CINSERT_0_1 ZI"), (&insert, "PBES", "1 2 CINSERT_0_1 ZI")]
+    {
+        let mut peers = Peers::new();
+        for _ in 0..2 {
+            assert_eq!(peers.client(ask), asked);
+        }
+        peers.server(answers);
+        assert_eq!((peers.client(ask).as_str(), peers.shared.gate.inside()), (asked, 1));
+        peers.shared.gate.close();
+        for inside in [1, 0] {
+            assert_eq!(peers.client(ask), "", "it waits");
+            peers.server(answers);
+            assert_eq!(peers.shared.gate.inside(), inside);
+        }
+        assert_eq!((peers.client(|_| ()).as_str(), peers.outcomes().as_str()), ("", "CCC"));
+        peers.shared.gate.open(peers.shared.gate.route());
+        assert_eq!(peers.client(|_| ()), asked.repeat(2), "in the order in which they came");
+    }
+}
+
+#[test]
+fn a_transaction_that_is_sent_ahead_ends_behind_a_closed_gate() {
+    let mut peers = Peers::new();
+    peers.query("begin");
+    peers.shared.gate.close();
+    assert_eq!(peers.query("insert into acc values (1, 1, '')"), "", "perhaps of another unit");
+    peers.server("CBEGIN ZT");
+    assert_eq!(kinds(&mut peers.to_server), "Q", "it is of this one");
+    assert_eq!(peers.query("commit"), "");
+    peers.server("CINSERT_0_1 ZT");
+    assert_eq!(kinds(&mut peers.to_server), "Q");
+    assert_eq!(peers.query("select 1"), "");
+    peers.server("CCOMMIT ZI");
+    assert_eq!((kinds(&mut peers.to_server).as_str(), peers.shared.gate.inside()), ("", 0));
+    assert_eq!(peers.outcomes(), "C");
+}
+
+#[test]
+fn a_copy_goes_on_behind_a_closed_gate() {
+    let stream = |out: &mut BytesMut| {
+        wire::message(out, front::COPY_DATA, |b| b.put_slice(b"41\t1\tx\n"));
+        wire::bare(out, front::COPY_DONE);
+    };
+    // The server ignores the Sync ahead of the stream, and waits for the one behind it.
+    let mut peers = Peers::new();
+    peers.client(|out| {
+        wire::parse(out, b"", b"copy acc from stdin", &[]);
+        bind(out, "", "", &[]);
+        wire::execute(out, b"", 0);
+        wire::bare(out, front::SYNC);
+    });
+    peers.shared.gate.close();
+    peers.client(|out| {
+        stream(out);
+        wire::bare(out, front::SYNC);
+    });
+    peers.server("1 2 G CCOPY_1");
+    assert_eq!(kinds(&mut peers.to_server), "S");
+    peers.server("ZI");
+    assert_eq!(peers.shared.gate.inside(), 0);
+
+    // What comes inside a stream, though the server ignores it, does not wait for the answer behind it.
+    let mut peers = Peers::new();
+    peers.query("copy acc from stdin; copy pair from stdin");
+    peers.shared.gate.close();
+    for answers in ["G", "CCOPY_1 G"] {
+        peers.server(answers);
+        assert_eq!(peers.client(|out| wire::bare(out, front::SYNC)), "S");
+        assert_eq!(peers.client(stream), "dc");
+    }
+    peers.server("CCOPY_1 ZI");
+    assert_eq!(peers.shared.gate.inside(), 0);
+}
+
+#[test]
+fn a_session_that_is_to_stop_ends_what_is_under_way_and_begins_nothing_more() {
+    let mut peers = Peers::new();
+    peers.client(insert);
+    peers.client(insert);
+    peers.session.stop();
+    for idle in [false, true] {
+        assert_eq!(peers.client(insert), "");
+        peers.server("1 2 CINSERT_0_1 ZI");
+        assert_eq!(peers.session.is_idle(), idle);
+    }
+    assert_eq!((peers.client(insert).as_str(), peers.outcomes().as_str()), ("", "CC"));
+    assert!(peers.session.is_idle() && !peers.session.wants_client());
+
+    let mut peers = Peers::new();
+    peers.query("begin");
+    peers.server("CBEGIN ZT");
+    peers.session.stop();
+    for (text, answers, idle) in [("select 1", "CSELECT_1 ZT", false), ("commit", "CCOMMIT ZI", true)] {
+        assert_eq!(peers.query(text), "Q");
+        peers.server(answers);
+        assert_eq!(peers.session.is_idle(), idle);
+    }
+}
+
 #[test]
 fn commit_and_chain_ends_a_unit_and_the_next_passes_the_gate_when_it_begins() {
     let mut peers = Peers::new();
