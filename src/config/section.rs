@@ -203,7 +203,7 @@ sections! {
         rate: Size = Is("0");
         /// While the mirror is further behind, nothing is copied.
         max_lag: Duration = Is("5s");
-        /// A side that takes longer over a trivial statement is left to its clients for ten times as long.
+        /// PostgreSQL: a side that takes longer over a trivial statement is left to its clients for ten times as long.
         max_latency: Duration = Is("500ms");
         /// Make the tables that the target lacks, with their types and sequences (Cassandra: keyspaces), before the copy, and
         /// their indexes and foreign keys behind it; false: they are named.
