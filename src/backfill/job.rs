@@ -206,9 +206,12 @@ pub(super) struct Walked {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Doubt {
     pub(super) why: String,
-    /// What had been appended when it was seen. Paid, it is looked at once more, and believed.
+    /// What had been appended when it was seen last. Paid, it is looked at once more.
     until: u64,
+    /// It was paid, and the look is due.
     is_ripe: bool,
+    /// How often it was seen so.
+    seen: u8,
 }
 
 /// One extent of a table.
@@ -261,6 +264,9 @@ struct Again {
 
 /// Most refusals that are told.
 const UNMADE_MAX: usize = 20;
+/// How often a table must be found unfit, each time with all that was appended before paid. A column may be dropped right behind
+/// its being added: then two looks find the same column amiss.
+const DOUBTED: u8 = 4;
 /// How often differences are owed before they are called lasting.
 const TRIES: u8 = 3;
 /// Units of a table's first chunk.
@@ -762,12 +768,16 @@ impl Walked {
 
     /// It cannot be walked over, as far as can be seen. What was done of it stays done, should it turn out that it can.
     fn doubt(&mut self, why: &str, at: Lsn) {
-        match self.doubt.take() {
-            _ if self.refused.is_some() => {}
-            Some(doubt) if doubt.why == why && doubt.is_ripe => self.refused = Some(doubt.why),
-            Some(doubt) if doubt.why == why => self.doubt = Some(doubt),
-            _ => self.doubt = Some(Doubt { why: why.to_owned(), until: at.0, is_ripe: false }),
+        if self.refused.is_some() {
+            return;
         }
+        let first = Doubt { why: why.to_owned(), until: at.0, is_ripe: false, seen: 1 };
+        self.doubt = match self.doubt.take() {
+            Some(doubt) if doubt.why == why && !doubt.is_ripe => Some(doubt),
+            Some(doubt) if doubt.why == why => Some(Doubt { seen: doubt.seen + 1, ..first }),
+            _ => Some(first),
+        };
+        self.refused = self.doubt.take_if(|doubt| doubt.seen >= DOUBTED).map(|doubt| doubt.why);
     }
 
     /// What is in doubt can be told now.
@@ -1038,9 +1048,11 @@ mod tests {
         for gone in [vec![refused("no key")], Vec::new()] {
             let mut job = begun(Kind::Backfill, table(1, 2));
             job.survey_again();
-            job.surveyed(gone.clone(), |_| Ours::Mirrored, Lsn(5));
-            assert!(!job.advance(Lsn(5), Lsn(4), 0) && job.advance(Lsn(5), Lsn(5), 0));
-            job.surveyed(gone, |_| Ours::Mirrored, Lsn(6));
+            for at in 5..5 + u64::from(DOUBTED) - 1 {
+                job.surveyed(gone.clone(), |_| Ours::Mirrored, Lsn(at));
+                assert!(!job.advance(Lsn(at), Lsn(at - 1), 0) && job.advance(Lsn(at), Lsn(at), 0));
+            }
+            job.surveyed(gone, |_| Ours::Mirrored, Lsn(9));
             walked(&mut job, &refused("no key"));
             assert_eq!(job.state, State::Failed);
             assert!(job.why.is_some_and(|why| why.contains("left out")));
