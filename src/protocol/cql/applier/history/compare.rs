@@ -21,7 +21,7 @@ use super::{Terms, difference, moment, of_primary, of_secondary, shape, weight};
 use crate::backfill::work::{Chunk, Compares, Differs};
 use crate::mirror::replay::history::{Compared, Error, Suspect};
 use crate::protocol::cql::applier::Sides;
-use crate::protocol::cql::applier::state::diff::expire_together;
+use crate::protocol::cql::applier::state::diff::{TTL_SLACK, expire_together};
 use crate::protocol::cql::applier::state::rows::{Cell, Clustering};
 use crate::protocol::cql::applier::state::{Occasion, Settler, Side};
 use crate::protocol::cql::place::{Extent, Place};
@@ -183,6 +183,8 @@ fn there(statics: &Option<Vec<Cell>>) -> Option<&[Cell]> {
 fn differ(compares: &Compares, ours: Option<&[Cell]>, theirs: Option<&[Cell]>) -> Option<Differs> {
     match (ours, theirs) {
         (None, None) => None,
+        // It ends on both sides in a moment, or just did on one.
+        (Some(cells), None) | (None, Some(cells)) if are_ending(cells) => None,
         (Some(_), None) => Some(Differs::Missing),
         (None, Some(_)) => Some(Differs::Extra).filter(|_| !compares.newer_stays),
         (Some(ours), Some(theirs)) => {
@@ -222,8 +224,24 @@ fn suspect(
     Some(Suspect { difference: difference(how, place, table)?, print: print.finish(), is_dated })
 }
 
+/// Whatever shows of a row ends in a moment. What is nothing but its key tells no end.
+fn are_ending(cells: &[Cell]) -> bool {
+    let mut valued = cells.iter().filter(|cell| cell.value.is_some()).peekable();
+    valued.peek().is_some() && valued.all(is_ending)
+}
+
+/// Ends that are so near to each other are taken for the same, and one of them may be over.
+fn is_ending(cell: &Cell) -> bool {
+    cell.ttl.is_some_and(|left| left <= TTL_SLACK)
+}
+
 /// The same value, and what else must be.
 fn is_same(compares: &Compares, ours: &Cell, theirs: &Cell) -> bool {
+    match (&ours.value, &theirs.value) {
+        (Some(_), None) if is_ending(ours) => return true,
+        (None, Some(_)) if is_ending(theirs) => return true,
+        _ => {}
+    }
     if compares.newer_stays && theirs.writetime.is_some_and(|at| ours.writetime.is_none_or(|ours| ours < at)) {
         return true;
     }
@@ -289,6 +307,24 @@ mod tests {
                 .map(|compares| differs(&compares, Some(ours.clone()), Some(theirs.clone())).is_some());
             assert_eq!(found, expected, "{ours:?} {theirs:?}");
         }
+    }
+
+    #[test]
+    fn what_ends_in_a_moment_may_have_ended_on_one_side() {
+        let ends_in = |ttl| Cell { ttl: Some(ttl), ..cell("a", 1) };
+        for (ttl, differ) in [(1, false), (TTL_SLACK, false), (TTL_SLACK + 1, true)] {
+            let compares = Compares { ttls: true, writetimes: true, ..Compares::default() };
+            let [missing, extra, gone] =
+                [(Some(ends_in(ttl)), None), (None, Some(ends_in(ttl))), (Some(ends_in(ttl)), Some(Cell::default()))]
+                    .map(|(ours, theirs)| differs(&compares, ours, theirs).is_some());
+            assert_eq!([missing, extra, gone], [differ; 3], "{ttl}");
+        }
+        assert_eq!(
+            differs(&Compares::default(), Some(Cell::default()), None),
+            Some(Differs::Missing),
+            "a key tells no end"
+        );
+        assert_eq!(differs(&Compares::default(), Some(cell("a", 1)), None), Some(Differs::Missing));
     }
 
     #[test]

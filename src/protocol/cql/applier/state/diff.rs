@@ -14,7 +14,7 @@ use crate::protocol::cql::wire::Error;
 /// and what they stamped before a switch held them.
 const BEFORE: i64 = 1_000_000;
 /// Expiries that differ by no more are the same: the clocks of v3 and v4 count whole seconds.
-const TTL_SLACK: i32 = 2;
+pub(in super::super) const TTL_SLACK: i32 = 2;
 
 /// When the two sides were read, and how often before.
 #[derive(Clone, Copy, Debug)]
