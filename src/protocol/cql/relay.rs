@@ -16,11 +16,12 @@ use std::time::Duration;
 use ::metrics::Counter;
 use bytes::{Buf, BytesMut};
 use futures_util::future::BoxFuture;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::metrics;
+use crate::net::flow::{offer, see_off};
 use crate::record::Side;
 
 use self::ahead::Ahead;
@@ -33,8 +34,6 @@ const READ_BYTES: usize = 64 * 1024;
 const BACKLOG_BYTES: usize = 256 * 1024;
 /// How often requests without an answer are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
-/// How long a client that was told that this is the end may take to hang up.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 thread_local! {
     static FORWARDED: (Counter, Counter) = (forwarded("in"), forwarded("out"));
@@ -129,7 +128,7 @@ where
         match poll_fn(|cx| self.poll(cx)).await {
             End::Stopped => {
                 self.server = None;
-                return Box::pin(see_off(self.client)).await;
+                return Box::pin(see_off(&mut self.client)).await;
             }
             End::Client => {}
             End::Fault(fault) => tracing::info!(%fault, "a client's connection ends"),
@@ -310,19 +309,6 @@ fn forwarded(direction: &'static str) -> Counter {
     metrics::FORWARDED_BYTES_TOTAL.counter(&[("wire", "cql"), ("direction", direction)])
 }
 
-/// Tell the client that this is the end, and read on until it hangs up: a socket that is closed with something unread in it
-/// takes back what the client has not got yet, and a busy one has asked for more meanwhile.
-async fn see_off<C: AsyncRead + AsyncWrite + Unpin>(mut client: C) {
-    let leaving = async {
-        client.shutdown().await?;
-        let mut unread = [0; 1_024];
-        while client.read(&mut unread).await? > 0 {}
-        io::Result::Ok(())
-    };
-    // It may be gone already, or never go.
-    let _ = timeout(FAREWELL, leaving).await;
-}
-
 /// One read, and what the session makes of it. `None`: there is nothing to read now; 0: the end.
 fn fill<R: AsyncRead + Unpin>(
     peer: &mut R,
@@ -365,19 +351,8 @@ fn drain<W: AsyncWrite + Unpin>(
     unflushed: &mut bool,
     cx: &mut Context<'_>,
 ) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match Pin::new(&mut *peer).poll_write(cx, bytes) {
-            Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-            Poll::Ready(Ok(taken)) => bytes.advance(taken),
-            Poll::Ready(Err(error)) => return Err(error),
-            Poll::Pending => break,
-        }
-        *unflushed = true;
-    }
-    if *unflushed && let Poll::Ready(flushed) = Pin::new(peer).poll_flush(cx) {
-        *unflushed = false;
-        flushed?;
-    }
+    let taken = offer(peer, bytes, unflushed, cx)?;
+    bytes.advance(taken);
     Ok(())
 }
 

@@ -14,11 +14,12 @@ use std::time::Duration;
 
 use ::metrics::{Counter, Histogram};
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::metrics;
+use crate::net::flow::{FAREWELL, offer, see_off};
 use crate::record::Side;
 
 use super::moving::Luggage;
@@ -573,16 +574,12 @@ where
             self.client.flush().await
         };
         let _ = timeout(Duration::from_secs(5), bye).await;
-        let leaving = async {
-            self.client.shutdown().await?;
-            // A socket that is closed with something unread in it takes back what the client has not got yet: one that was busy
-            // when tandem stopped may ask for more until it hears of it.
-            let was_busy = self.stopping.is_some_and(|met| met != Rest::Idle);
-            let mut unread = [0; 1_024];
-            while was_busy && self.client.read(&mut unread).await? > 0 {}
-            io::Result::Ok(())
-        };
-        let _ = timeout(Duration::from_secs(1), leaving).await;
+        // One that was busy when tandem stopped may ask for more until it hears of it.
+        if self.stopping.is_some_and(|met| met != Rest::Idle) {
+            see_off(&mut self.client).await;
+        } else {
+            let _ = timeout(FAREWELL, self.client.shutdown()).await;
+        }
     }
 }
 
@@ -661,28 +658,4 @@ fn rest<S: AsyncWrite + Unpin>(
         *kept = BytesMut::new();
     }
     Ok(any)
-}
-
-/// Write what the peer takes now, and see that it is sent; returns how much it took.
-fn offer<S: AsyncWrite + Unpin>(
-    stream: &mut S,
-    bytes: &[u8],
-    unflushed: &mut bool,
-    cx: &mut Context<'_>,
-) -> io::Result<usize> {
-    let mut at = 0;
-    while at < bytes.len() {
-        match Pin::new(&mut *stream).poll_write(cx, &bytes[at..]) {
-            Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-            Poll::Ready(Ok(len)) => at += len,
-            Poll::Ready(Err(error)) => return Err(error),
-            Poll::Pending => break,
-        }
-        *unflushed = true;
-    }
-    if *unflushed && let Poll::Ready(flushed) = Pin::new(stream).poll_flush(cx) {
-        *unflushed = false;
-        flushed?;
-    }
-    Ok(at)
 }
