@@ -495,7 +495,12 @@ impl Desk {
 
     /// History is being copied: the secondary may lack rows that nobody wrote of late.
     pub fn is_copying(&self) -> bool {
-        self.lock().page.current().is_some_and(Job::is_copying)
+        self.copying().is_some()
+    }
+
+    /// The backfill that is under way, held or not.
+    pub fn copying(&self) -> Option<u64> {
+        self.lock().page.current().filter(|job| job.is_copying()).map(|job| job.number)
     }
 
     /// Whether the table's history was ever copied to the target, or compared with it.

@@ -625,9 +625,12 @@ impl Job {
                 Pass::Forth => self.turn(Pass::Back),
                 _ => self.end(now_unix),
             },
-            State::Copying | State::Verifying if self.tables.iter().any(|table| table.is_doubted(paid)) => {
-                self.tables.iter_mut().for_each(|table| table.ripen(paid));
-                self.survey_again();
+            State::Copying | State::Verifying => {
+                let mut any = false;
+                self.tables.iter_mut().for_each(|table| any |= table.ripen(paid));
+                if any {
+                    self.survey_again();
+                }
             }
             _ => {}
         }
@@ -780,13 +783,10 @@ impl Walked {
         self.refused = self.doubt.take_if(|doubt| doubt.seen >= DOUBTED).map(|doubt| doubt.why);
     }
 
-    /// What is in doubt can be told now.
-    fn is_doubted(&self, paid: Lsn) -> bool {
-        self.refused.is_none() && self.doubt.as_ref().is_some_and(|doubt| doubt.until <= paid.0)
-    }
-
-    fn ripen(&mut self, paid: Lsn) {
-        self.doubt.iter_mut().for_each(|doubt| doubt.is_ripe |= doubt.until <= paid.0);
+    /// What is in doubt can be told now, if so much is paid.
+    fn ripen(&mut self, paid: Lsn) -> bool {
+        let doubt = self.doubt.as_mut().filter(|doubt| self.refused.is_none() && doubt.until <= paid.0);
+        doubt.map(|doubt| doubt.is_ripe = true).is_some()
     }
 
     /// Chunks of it may be taken.

@@ -11,8 +11,6 @@ use crate::record::TableId;
 /// What speaks against a switch. Tables by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Doubts {
-    /// The backfill that is under way, held or not.
-    pub copying: Option<u64>,
     /// Copied, and not compared since.
     pub unverified: Vec<String>,
     /// Found to differ, and not to be equal since: how many rows.
@@ -57,9 +55,7 @@ impl Trust {
         let mut now = self.clone();
         current.into_iter().for_each(|job| now.learn(job));
         let tables = || now.0.values();
-        let copying = current.filter(|job| job.is_copying());
         Doubts {
-            copying: copying.map(|job| job.number),
             unverified: tables().filter(|of| of.unverified).map(|of| of.name.clone()).collect(),
             differing: tables().filter(|of| of.differing > 0).map(|of| (of.name.clone(), of.differing)).collect(),
         }

@@ -69,7 +69,7 @@ impl Known {
         Known {
             dirty: handle.dirty().list().into_iter().map(|dirty| dirty.table).collect(),
             parked: handle.parked().list().into_iter().map(|entry| (entry.table(), entry.key)).collect(),
-            copying: handle.desk().doubts().copying,
+            copying: handle.desk().copying(),
         }
     }
 

@@ -381,13 +381,12 @@ impl Core {
     fn missed(&mut self, lsn: Lsn, why: String, now: Instant) {
         self.failures += 1;
         self.troubles.insert(Trouble::Records, why);
-        self.rest(lsn, now);
         self.window.get_mut(lsn).into_iter().for_each(|waiting| waiting.failing_since = None);
+        self.rest(lsn, now);
     }
 
     fn rest(&mut self, lsn: Lsn, now: Instant) {
-        let Some(waiting) = self.window.get_mut(lsn) else { return };
-        waiting.failing_since.get_or_insert(now);
+        let Some(waiting) = self.window.get(lsn) else { return };
         let attempts = if self.hurried { 0 } else { waiting.attempts.saturating_sub(1) };
         let pause = self.backoff.pause_after(attempts);
         self.resting.insert((now + pause, lsn));
@@ -416,7 +415,11 @@ impl Core {
         self.held.insert(lsn, held);
         let kept = self.parked.set_aside(rejected, self.bounds());
         self.unsaved |= is_new;
-        if kept { self.rest(lsn, now) } else { self.let_go(lsn) }
+        if !kept {
+            return self.let_go(lsn);
+        }
+        self.window.get_mut(lsn).into_iter().for_each(|waiting| _ = waiting.failing_since.get_or_insert(now));
+        self.rest(lsn, now);
     }
 
     /// An operator discarded a barrier that is held.

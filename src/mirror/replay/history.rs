@@ -88,20 +88,15 @@ pub struct Suspect {
     /// Every cell that shows tells when it was written: an equal print means that nobody wrote in between. Without times, of
     /// counters and collections, the same values may have come back.
     pub is_dated: bool,
+    /// How often it showed like this, one time after the other: 1, until it is looked at again.
+    pub times: usize,
 }
 
-/// A row that differed, and how often it showed the same, one time after the other.
-struct Suspected {
-    suspect: Suspect,
-    times: usize,
-}
-
-impl Suspected {
-    /// It showed this now. `Ok`: it differs and stays so.
-    fn again(self, now: Suspect) -> Result<Difference, Suspected> {
-        let times = if now.print == self.suspect.print { self.times + 1 } else { 1 };
-        let enough = if now.is_dated { TIMES } else { TIMES_UNDATED };
-        if times >= enough { Ok(now.difference) } else { Err(Suspected { suspect: now, times }) }
+impl Suspect {
+    /// It showed like this before, or not: is it certain now?
+    fn again(&mut self, before: &Suspect) -> bool {
+        self.times = if self.print == before.print { before.times + 1 } else { 1 };
+        self.times >= if self.is_dated { TIMES } else { TIMES_UNDATED }
     }
 }
 
@@ -383,7 +378,7 @@ impl<W: Walker> History<W> {
 
     /// Both sides at a causal point.
     async fn compare(&self, chunk: &Chunk, by: By, stop: &CancellationToken) -> Result<Outcome, Error> {
-        let Compared { mut rows, suspects, crowd, left_out, moved } = self.walker.compare(chunk, by).await?;
+        let Compared { mut rows, mut suspects, crowd, left_out, moved } = self.walker.compare(chunk, by).await?;
         if moved {
             return Ok(Outcome::Moved);
         }
@@ -391,29 +386,27 @@ impl<W: Walker> History<W> {
             return Ok(Outcome::Dense);
         }
         let mut differing = Vec::new();
-        let mut suspects: Vec<Suspected> =
-            suspects.into_iter().map(|suspect| Suspected { suspect, times: 1 }).collect();
         for _ in 0..LOOKS {
             if suspects.is_empty() {
                 break;
             }
-            if suspects.iter().any(|suspected| suspected.times >= TIMES) {
+            if suspects.iter().any(|suspect| suspect.times >= TIMES) {
                 sleep(AGAIN).await;
             }
             self.caught_up(stop).await?;
-            let asked: Vec<Suspect> = suspects.iter().map(|suspected| suspected.suspect.clone()).collect();
-            let looks = self.walker.look(chunk, &asked).await?;
+            let looks = self.walker.look(chunk, &suspects).await?;
             let mut restless = Vec::new();
-            for (before, now) in suspects.into_iter().zip(looks) {
-                match now.map(|now| before.again(now)) {
-                    None => {}
-                    Some(Ok(difference)) => differing.push(difference),
-                    Some(Err(suspected)) => restless.push(suspected),
+            for (before, now) in suspects.iter().zip(looks) {
+                let Some(mut now) = now else { continue };
+                if now.again(before) {
+                    differing.push(now.difference);
+                } else {
+                    restless.push(now);
                 }
             }
             suspects = restless;
         }
-        let of_primary = suspects.iter().filter(|one| one.suspect.difference.how != Differs::Extra).count();
+        let of_primary = suspects.iter().filter(|suspect| suspect.difference.how != Differs::Extra).count();
         rows = rows.saturating_sub(of_primary as u64);
         let alike = differing.is_empty();
         let skipped = suspects.len() as u64 + left_out;
@@ -484,14 +477,15 @@ mod tests {
     fn found_at(is_dated: bool, prints: &[u64]) -> Option<usize> {
         let show = |print| {
             let difference = Difference { how: Differs::Different, key: Box::default(), shown: String::new() };
-            Suspect { difference, print, is_dated }
+            Suspect { difference, print, is_dated, times: 1 }
         };
-        let mut suspected = Suspected { suspect: show(prints[0]), times: 1 };
+        let mut before = show(prints[0]);
         for (at, print) in prints.iter().enumerate().skip(1) {
-            match suspected.again(show(*print)) {
-                Ok(_) => return Some(at),
-                Err(next) => suspected = next,
+            let mut now = show(*print);
+            if now.again(&before) {
+                return Some(at);
             }
+            before = now;
         }
         None
     }

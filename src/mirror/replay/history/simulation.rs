@@ -155,7 +155,7 @@ impl Hands {
         };
         let print = ours.map_or(0, |cell| cell.0) << 32 | theirs.map_or(0, |cell| cell.0);
         let difference = Difference { how, key: place(key), shown: key.to_string() };
-        Some(Suspect { difference, print, is_dated: true })
+        Some(Suspect { difference, print, is_dated: true, times: 1 })
     }
 }
 

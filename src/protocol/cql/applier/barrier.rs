@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::mirror::replay::{Certainty, Job};
-use crate::protocol::cql::client::Error;
+use crate::protocol::cql::client::{Answer, Error};
 use crate::protocol::cql::cluster::Cluster;
 use crate::protocol::cql::cluster::clock::micros_of;
 use crate::protocol::cql::stamps::now_micros;
@@ -184,8 +184,8 @@ fn still_under_way(sent: i64) -> Duration {
 async fn was_emptied(sides: &Sides, table: &Table, sent: i64) -> Result<Option<bool>, Trouble> {
     // A clock may have been set by less than that.
     sleep(still_under_way(sent)).await;
-    let Ok(at) = emptied_at(sides, table).await? else { return Ok(None) };
-    Ok(match latest(sides, at) {
+    let Ok(emptied) = emptied(sides).await else { return Ok(None) };
+    Ok(match latest(sides, emptied_at(&emptied, table)?) {
         at if at >= sent => Some(true),
         at if at < sent - CLOCK_SET => Some(false),
         _ => None,
@@ -194,14 +194,14 @@ async fn was_emptied(sides: &Sides, table: &Table, sent: i64) -> Result<Option<b
 
 /// Whether the primary emptied one of these tables, or made it anew, since this second of our clock, as far as clocks can
 /// tell: else it did.
-pub(super) async fn were_emptied(
-    sides: &Sides,
-    tables: impl Iterator<Item = &Table>,
-    since: i32,
-) -> Result<bool, Trouble> {
+pub(super) async fn were_emptied(sides: &Sides, tables: &[&Table], since: i32) -> Result<bool, Trouble> {
     let since = i64::from(since) * 1_000_000;
+    if tables.is_empty() {
+        return Ok(false);
+    }
+    let emptied = emptied(sides).await.map_err(|error| Trouble::of_primary(&error))?;
     for table in tables {
-        let at = emptied_at(sides, table).await?.map_err(|error| Trouble::of_primary(&error))?;
+        let at = emptied_at(&emptied, table)?;
         // Servers make a table's id of the time, unless they are told one.
         let made = if table.id[6] >> 4 == 1 { micros_of(table.id) } else { i64::MIN };
         if latest(sides, at) >= since - CLOCK_SET || latest(sides, made) >= since + 1_000_000 {
@@ -211,19 +211,19 @@ pub(super) async fn were_emptied(
     Ok(false)
 }
 
-/// When a node of the primary emptied the table last, by its clock, in microseconds.
-async fn emptied_at(sides: &Sides, table: &Table) -> Result<Result<i64, Error>, Trouble> {
-    let text = "SELECT truncated_at FROM system.local";
-    let answer = match sides.to_primary.query(text, &Parameters::new(Consistency::One)).await {
-        Ok(answer) => answer,
-        Err(error) => return Ok(Err(error)),
-    };
+/// When a node of the primary emptied each of its tables last.
+async fn emptied(sides: &Sides) -> Result<Answer, Error> {
+    sides.to_primary.query("SELECT truncated_at FROM system.local", &Parameters::new(Consistency::One)).await
+}
+
+/// When that was of this table, by the node's clock, in microseconds.
+fn emptied_at(answer: &Answer, table: &Table) -> Result<i64, Trouble> {
     let row = answer.row().map_err(|error| Trouble::of_primary(&error))?;
     let all = row.and_then(|row| row.get(0).flatten());
     let all = elements(all, 2).map_err(|error| Trouble::Reject(error.to_string()))?;
     // A position of the node's commit log (12 bytes), then milliseconds since 1970.
     let at = all.chunks_exact(2).find(|entry| entry[0] == table.id).and_then(|entry| entry[1].last_chunk());
-    Ok(Ok(at.map_or(i64::MIN, |millis| i64::from_be_bytes(*millis).saturating_mul(1_000))))
+    Ok(at.map_or(i64::MIN, |millis| i64::from_be_bytes(*millis).saturating_mul(1_000)))
 }
 
 /// What our clock showed at most when that of the primary's node did, whose milliseconds are rounded down.

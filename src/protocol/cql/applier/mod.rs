@@ -137,10 +137,15 @@ impl Applier {
                 Item::Key { .. } | Item::Dirty(..) | Item::Touch { .. } | Item::Prepared(_) | Item::Stamp(_) => {}
             }
         }
+        let mut sides = None;
         for item in job.record.items() {
             if let Item::Key { table, key, .. } = item {
                 let place = Place::decode(key).ok_or_else(|| Trouble::Reject("a place cannot be read".to_owned()))?;
-                self.settle(&there.sides().await?, job, table, (&place, key)).await?;
+                let sides = match &sides {
+                    Some(sides) => sides,
+                    None => sides.insert(there.sides().await?),
+                };
+                self.settle(sides, job, table, (&place, key)).await?;
             }
         }
         Ok(())
@@ -187,8 +192,9 @@ impl Applier {
         if job.certainty == Certainty::Unknown {
             let sides = there.sides().await?;
             // Done once more, it would be back behind a TRUNCATE (CQL-CORNERS C9).
+            let tables: Vec<&Table> = written.iter().map(|written| &*written.table).collect();
             if let Some(then) = write.batch.parameters.now_in_seconds
-                && barrier::were_emptied(&sides, written.iter().map(|written| &*written.table), then).await?
+                && barrier::were_emptied(&sides, &tables, then).await?
             {
                 return self.by_state(&sides, occasion, written).await;
             }

@@ -155,38 +155,18 @@ impl Session {
             return Ok(false);
         }
         let script = self.askable(script);
-        if !self.is_captured {
-            for statement in &script.statements {
-                self.leave_traces(text, statement);
-                self.shadow_follows(text, statement);
-            }
-            let pieces = self.can_be_pieces(&script, text);
-            if pieces && needs_pieces(&script) {
-                return self.begin_pieces(text, script);
-            }
-            // Everything up to here is answered before anything of this Query runs.
-            if !self.asked_answered(out) {
-                return Ok(false);
-            }
-            self.captured_under(script.epoch);
-            let doomed = self.is_doomed(&script);
-            for statement in &script.statements {
-                if !doomed && !self.capture_text(text, &script, statement)? {
-                    if pieces {
-                        return self.begin_pieces(text, script.clone());
-                    }
-                    self.capture_unread(statement);
-                }
-            }
+        if !self.is_captured
+            && let Some(is_taken) = self.capture_query(text, &script, out)?
+        {
+            return Ok(is_taken);
         }
         let ends = !self.in_transaction || script.statements.iter().any(|one| could_commit(&one.action));
         let needs_text = script.statements.iter().any(|one| matches!(one.action, Action::Prepare { .. }));
-        if ends && !self.append()? {
-            // It comes again, and what it does is not to be written down twice.
-            self.is_captured = true;
+        // If it has to wait it comes again, and what it does is not to be written down twice.
+        self.is_captured = ends && !self.append()?;
+        if self.is_captured {
             return Ok(false);
         }
-        self.is_captured = false;
         if let [statement] = &script.statements[..] {
             self.shadow_text(text, statement);
         }
@@ -197,6 +177,33 @@ impl Session {
         let undo = self.statements.remove_unnamed();
         self.boundary(Expect::Query { script: Some(script), at: 0, text, from, upto, undo });
         Ok(true)
+    }
+
+    /// What it leaves. `Some`: it does not go as it is, but in pieces (`true`), or not now.
+    fn capture_query(&mut self, text: &[u8], script: &Arc<Script>, out: &mut Out<'_>) -> Result<Option<bool>, Fault> {
+        for statement in &script.statements {
+            self.leave_traces(text, statement);
+            self.shadow_follows(text, statement);
+        }
+        let pieces = self.can_be_pieces(script, text);
+        if pieces && needs_pieces(script) {
+            return self.begin_pieces(text, script.clone()).map(Some);
+        }
+        // Everything up to here is answered before anything of this Query runs.
+        if !self.asked_answered(out) {
+            return Ok(Some(false));
+        }
+        self.captured_under(script.epoch);
+        let doomed = self.is_doomed(script);
+        for statement in &script.statements {
+            if !doomed && !self.capture_text(text, script, statement)? {
+                if pieces {
+                    return self.begin_pieces(text, script.clone()).map(Some);
+                }
+                self.capture_unread(statement);
+            }
+        }
+        Ok(None)
     }
 
     /// Can it be run in pieces? Not with a parameter, which a simple Query cannot have, not around a COPY, whose stream

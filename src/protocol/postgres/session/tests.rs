@@ -62,6 +62,14 @@ impl Peers {
         kinds(&mut self.to_server)
     }
 
+    /// The client sends the rows of a COPY, and its end.
+    fn copy(&mut self, rows: &[u8]) -> String {
+        self.client(|out| {
+            wire::message(out, front::COPY_DATA, |b| b.put_slice(rows));
+            wire::bare(out, front::COPY_DONE);
+        })
+    }
+
     pub(super) fn query(&mut self, text: &str) -> String {
         self.client(|out| wire::query(out, text.as_bytes()))
     }
@@ -336,15 +344,9 @@ fn every_copy_of_a_query_is_read_with_its_own_columns() {
     let mut peers = Peers::new();
     peers.query("copy acc from stdin; copy pair from stdin");
     assert_eq!(peers.server("G"), "G");
-    peers.client(|out| {
-        wire::message(out, front::COPY_DATA, |b| b.put_slice(b"41\t1\tx\n"));
-        wire::bare(out, front::COPY_DONE);
-    });
+    peers.copy(b"41\t1\tx\n");
     peers.server("CCOPY_1 G");
-    peers.client(|out| {
-        wire::message(out, front::COPY_DATA, |b| b.put_slice(b"42\ty\t1\n"));
-        wire::bare(out, front::COPY_DONE);
-    });
+    peers.copy(b"42\ty\t1\n");
     let found = peers.journaled();
     assert!(found.iter().any(|item| item.starts_with("acc ")) && found.iter().any(|item| item.starts_with("pair ")));
     assert!(!found.iter().any(|item| item.ends_with("dirty")), "{found:?}");
@@ -357,10 +359,7 @@ fn a_copy_whose_end_waits_for_the_journal_does_not_take_the_next_ones_rows() {
     peers.query("copy acc from stdin; copy pair from stdin");
     assert_eq!(peers.server("G"), "G");
     for (line, answers) in [(&b"41\t1\tx\n"[..], "CCOPY_1 G"), (&b"42\ty\t1\n"[..], "CCOPY_1 ZI")] {
-        let sent = peers.client(|out| {
-            wire::message(out, front::COPY_DATA, |b| b.put_slice(line));
-            wire::bare(out, front::COPY_DONE);
-        });
+        let sent = peers.copy(line);
         assert_eq!(sent, "d", "it waits for its table");
         peers.shared.journal.sync_now();
         peers.turn();
@@ -431,10 +430,7 @@ fn an_error_of_an_earlier_query_does_not_end_the_capture_of_a_copy() {
     peers.query("select 1/0");
     peers.query("copy acc from stdin");
     assert_eq!(peers.server("E ZI G"), "EZG");
-    peers.client(|out| {
-        wire::message(out, front::COPY_DATA, |b| b.put_slice(b"41\t1\tx\n"));
-        wire::bare(out, front::COPY_DONE);
-    });
+    peers.copy(b"41\t1\tx\n");
     assert!(peers.has("acc "), "{:?}", peers.journaled());
 }
 
@@ -466,10 +462,7 @@ fn a_copy_into_a_table_with_triggers_makes_the_other_tables_dirty() {
         peers.session.reloaded = true; // Nobody loads a catalog here.
         peers.query(text);
         peers.server("G");
-        peers.client(|out| {
-            wire::message(out, front::COPY_DATA, |b| b.put_slice(b"41\t1\tx\n"));
-            wire::bare(out, front::COPY_DONE);
-        });
+        peers.copy(b"41\t1\tx\n");
         peers.server("CCOPY_1 ZI");
         assert_eq!(peers.has("pair dirty"), dirty, "{text}: {:?}", peers.journaled());
     }

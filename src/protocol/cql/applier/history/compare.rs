@@ -221,7 +221,7 @@ fn suspect(
     let valued = || [ours, theirs].into_iter().flatten().flatten().filter(|cell| cell.value.is_some());
     // A row that is nothing but its key shows no time.
     let is_dated = valued().next().is_some() && valued().all(|cell| cell.writetime.is_some());
-    Some(Suspect { difference: difference(how, place, table)?, print: print.finish(), is_dated })
+    Some(Suspect { difference: difference(how, place, table)?, print: print.finish(), is_dated, times: 1 })
 }
 
 /// Whatever shows of a row ends in a moment. What is nothing but its key tells no end.

@@ -51,7 +51,7 @@ pub(super) async fn compare(
     let message::Compared { rows, suspects, crowd, left_out } = loan.compared().await?;
     let suspect = |(how, key, print): &(Differs, Hex, u64)| {
         // It is looked at here before anything is made of it.
-        Ok::<_, Lost>(Suspect { difference: found(*how, key, table)?, print: *print, is_dated: false })
+        Ok::<_, Lost>(Suspect { difference: found(*how, key, table)?, print: *print, is_dated: false, times: 1 })
     };
     let suspects = suspects.iter().map(suspect).collect::<Result<_, _>>()?;
     Ok(Some(Compared { rows, suspects, crowd, left_out, moved: false }))
