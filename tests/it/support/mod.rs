@@ -21,14 +21,17 @@ use std::time::Duration;
 use ::tandem::sandbox::{Installation, Options, Postgres, Sandbox, binaries};
 use tokio_postgres::NoTls;
 
-/// Look again and again, for as long as nothing but a hang takes on a machine that is busy with other things.
+/// Look again and again, for as long as nothing but a hang takes on a machine that is busy with other things; ever more
+/// seldom, for looking keeps it busy too.
 pub(crate) async fn until<T>(mut look: impl AsyncFnMut() -> Option<T>) -> Option<T> {
     let looks = async {
+        let mut pause = Duration::from_millis(5);
         loop {
             match look().await {
                 Some(found) => break found,
-                None => tokio::time::sleep(Duration::from_millis(5)).await,
+                None => tokio::time::sleep(pause).await,
             }
+            pause = (pause * 5 / 4).min(Duration::from_millis(25));
         }
     };
     tokio::time::timeout(Duration::from_secs(180), looks).await.ok()

@@ -283,6 +283,11 @@ impl Cluster {
         lock(&self.inner.clocks).values().map(|offset| -offset.least).max().unwrap_or_default()
     }
 
+    /// How far the clock of a node may be ahead of ours, in microseconds; negative: all are behind.
+    pub fn ahead(&self) -> i64 {
+        lock(&self.inner.clocks).values().map(|offset| offset.most).max().unwrap_or_default()
+    }
+
     /// The ballot of a conditional write that was answered: microseconds, as its timestamp. Bounded in time.
     ///
     /// # Errors
@@ -338,6 +343,10 @@ impl Grounds for Arc<Cluster> {
 
     fn behind(&self) -> i64 {
         Cluster::behind(self)
+    }
+
+    fn ahead(&self) -> i64 {
+        Cluster::ahead(self)
     }
 
     fn ballot(&self, question: Question) -> BoxFuture<'static, Result<i64, Unread>> {

@@ -48,7 +48,7 @@ pub(super) struct Captured {
     pub kind: Kind,
     /// What goes to the primary instead of what the client sent.
     pub instead: Option<BytesMut>,
-    /// Paxos decides it: the partitions, by hash; none where they cannot be told.
+    /// Paxos decides it: the partitions of its table ([`whose`]); none where they cannot be told.
     pub conditional: Option<Vec<u64>>,
     /// What it leaves instead if it is applied and its ballot is known.
     pub decision: Option<Decision>,
@@ -114,7 +114,7 @@ impl Ground<'_> {
         let is_stamped = parameters.timestamp.is_none() && !sorted.conditional && !sorted.counters && sorted.mirrored;
         let stamp = match parameters.timestamp {
             Some(stamp) => stamp,
-            None if is_stamped => self.stamps.next(sorted.partition(), now_micros()),
+            None if is_stamped => self.stamps.next(sorted.whose(), now_micros()),
             None => now_micros(),
         };
         let is_rewritten = texts.iter().any(|text| matches!(text, Cow::Owned(_)));
@@ -135,7 +135,7 @@ impl Ground<'_> {
             whole.write_down(&mut record, &sorted)?;
             decision = if sorted.conditional { self.decision(&whole, &sorted)? } else { None };
         }
-        let conditional = sorted.conditional.then(|| sorted.hashes());
+        let conditional = sorted.conditional.then(|| sorted.whose().collect());
         let kind = sorted.kind(request, pieces);
         Ok(Captured { record, kind, instead, conditional, decision, seen, is_barrier: false })
     }
@@ -145,8 +145,8 @@ impl Ground<'_> {
         // Where the text says another timestamp, it may be any.
         let stamp = if pieces.iter().any(|piece| piece.known.is_stamped) { i64::MIN } else { stamp };
         let mut contested = false;
-        for part in sorted.found.iter().filter_map(|found| found.parts.as_ref()).flatten() {
-            contested |= self.contests.concern(*part, stamp, seen);
+        for partition in sorted.whose() {
+            contested |= self.contests.concern(partition, stamp, seen);
         }
         contested
     }
@@ -399,6 +399,12 @@ pub(super) fn settle(record: &mut RecordBuf, table: TableId, place: &Place) {
     record.touch(table, Lane::new(order, hash_of(&place.partition)));
 }
 
+/// A partition of a table, by its hash. Paxos decides of each table's for itself, and tables often share their keys.
+fn whose(table: TableId, partition: u64) -> u64 {
+    // The labels are hashes too.
+    partition ^ table.0
+}
+
 fn parts(places: &[Place]) -> Parts {
     places.iter().map(|place| hash_of(&place.partition)).collect()
 }
@@ -416,9 +422,13 @@ impl Sorted {
         hashes
     }
 
-    /// For its stamp: the first is enough, the others' places only make a conditional statement wait less than it could.
-    fn partition(&self) -> u64 {
-        self.hashes().first().copied().unwrap_or_default()
+    /// The partitions that it writes, as far as they can be told; some perhaps more than once.
+    fn whose(&self) -> impl Iterator<Item = u64> + Clone {
+        let of_one = |found| {
+            let Found { table, parts, .. }: &Found = found;
+            parts.iter().flatten().map(|part| whose(*table, *part))
+        };
+        self.found.iter().flat_map(of_one)
     }
 
     fn kind(&self, request: &Request<'_>, pieces: &[Piece<'_>]) -> Kind {

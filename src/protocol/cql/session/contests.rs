@@ -1,4 +1,4 @@
-//! Plain writes beside conditional ones of the same partition.
+//! Plain writes beside conditional ones of the same partition of the same table.
 //!
 //! A conditional write whose ballot cannot be read goes by state, and what reads do not show is not mirrored: that it
 //! deleted something. A plain write with an older timestamp that is replayed behind it would bring that back. So a plain
@@ -51,7 +51,7 @@ impl Default for Contests {
 }
 
 impl Contests {
-    /// A conditional write of these partitions, by hash, begins.
+    /// A conditional write of these partitions of its table, by hash, begins.
     pub(super) fn begin(&self, partitions: &[u64]) -> Contest {
         let shards: Vec<Arc<Shard>> = partitions.iter().map(|hash| self.0[at(*hash)].clone()).collect();
         for shard in &shards {

@@ -1046,7 +1046,7 @@ impl Session {
         let version = self.framing.version;
         self.look(frame, |_, response| found = judge(&writing, version, response))?;
         // The ballot was the coordinator's clock at most.
-        let until = || now_micros() + self.shared.side(self.side).behind().abs();
+        let until = || now_micros() + self.shared.side(self.side).ahead();
         for hash in writing.conditional.iter().flatten() {
             self.shared.stamps.raise(*hash, until());
         }

@@ -43,6 +43,9 @@ pub(in crate::protocol::cql) trait Grounds: Send + Sync {
     /// How far the clocks of its coordinators may be behind this machine's, in microseconds; negative: they are ahead.
     fn behind(&self) -> i64;
 
+    /// How far they may be ahead of it, in microseconds; negative: they are behind.
+    fn ahead(&self) -> i64;
+
     /// The ballot of a conditional write that was answered. Bounded in time.
     fn ballot(&self, question: Question) -> BoxFuture<'static, Result<i64, Unread>>;
 }

@@ -85,6 +85,10 @@ impl Grounds for Still {
         0
     }
 
+    fn ahead(&self) -> i64 {
+        0
+    }
+
     fn ballot(&self, question: Question) -> BoxFuture<'static, Result<i64, Unread>> {
         assert_eq!((question.table, &question.key[..]), ([7; 16], &[0, 0, 0, 4][..]));
         let (say, said) = oneshot::channel();
@@ -614,6 +618,8 @@ async fn a_plain_write_that_a_conditional_one_may_have_overruled_names_its_place
     rig.query(1, "DELETE FROM t WHERE k = 4 IF EXISTS");
     rig.query(2, insert);
     rig.query(3, "INSERT INTO t (k, v) VALUES (5, 'x')");
+    let elsewhere = "INSERT INTO wide (k, c) VALUES (4, 1)";
+    rig.query(6, elsewhere);
     rig.void(1);
     rig.ballot(Err(Unread::Refused)).await;
     rig.query(4, &format!("{insert} USING TIMESTAMP 5"));
@@ -622,8 +628,9 @@ async fn a_plain_write_that_a_conditional_one_may_have_overruled_names_its_place
     let journal = rig.journal();
     assert_eq!(journal[1], names);
     assert_eq!(journal[2], "write t: INSERT INTO t (k, v) VALUES (5, 'x')");
-    assert_eq!(journal[4], names.replace("'x')", "'x') USING TIMESTAMP 5"));
-    assert_eq!(journal[5], format!("write t: {insert}"), "its stamp is above the ballot");
+    assert_eq!(journal[3], format!("write wide: {elsewhere}"), "Paxos decides of each table for itself");
+    assert_eq!(journal[5], names.replace("'x')", "'x') USING TIMESTAMP 5"));
+    assert_eq!(journal[6], format!("write t: {insert}"), "its stamp is above the ballot");
 }
 
 #[test]
