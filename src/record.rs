@@ -18,6 +18,7 @@
 //! tag 7 WRITE    body = lane u64, varint length, opaque bytes    a write to be replayed; the wire encodes it
 //! tag 8 TOUCH    body = lane u64                     the write of this record also touches this
 //! tag 9 STAMP    body = i64; table = 0               the newest timestamp that the unit wrote with
+//! tag 10 LOOK    body = u8; table = 0                how hard to look for what the unit wrote; absent: 0
 //! ```
 
 use std::fmt;
@@ -179,6 +180,8 @@ pub enum Item<'a> {
     },
     /// The newest timestamp that the unit wrote with, in the wire's measure: what its keys left may be written with it.
     Stamp(i64),
+    /// How hard whoever settles its keys has to look for what it wrote, in the wire's measure: more is harder.
+    Look(u8),
 }
 
 /// A part of a table, such as a partition, and how a write is in it. Replay keeps the journal's order between records
@@ -242,7 +245,7 @@ impl Item<'_> {
         match *self {
             Item::Key { table, .. } | Item::Table(table) | Item::Dirty(table, _) | Item::Ddl(table, _) => table,
             Item::Write { table, .. } | Item::Touch { table, .. } => table,
-            Item::Prepared(_) | Item::Stamp(_) => TableId::NONE,
+            Item::Prepared(_) | Item::Stamp(_) | Item::Look(_) => TableId::NONE,
         }
     }
 }
@@ -325,6 +328,12 @@ impl RecordBuf {
     pub fn stamp(&mut self, stamp: i64) {
         self.tag(9, TableId::NONE);
         self.items.put_i64_le(stamp);
+    }
+
+    /// How hard to look for what the unit wrote.
+    pub fn look(&mut self, look: u8) {
+        self.tag(10, TableId::NONE);
+        self.items.put_u8(look);
     }
 
     /// Say all that an earlier record says.
@@ -464,6 +473,7 @@ fn item<'a>(rest: &mut &'a [u8]) -> Result<Item<'a>, Malformed> {
         7 => Item::Write { table, lane: lane(rest)?, body: sized(rest)? },
         8 => Item::Touch { table, lane: lane(rest)? },
         9 => Item::Stamp(array(take(rest, 8)?, 0).map(i64::from_le_bytes).ok_or(Malformed::Truncated)?),
+        10 => Item::Look(take(rest, 1)?[0]),
         other => return Err(Malformed::Tag(other)),
     })
 }
@@ -531,6 +541,7 @@ mod tests {
         buf.write(t, Lane::beside(40), b"INSERT");
         buf.touch(t, Lane::alone(44));
         buf.stamp(-5);
+        buf.look(2);
         buf.finish(Backend { id: 7, life: 9 }).to_vec()
     }
 
@@ -552,6 +563,7 @@ mod tests {
                 Item::Write { table: t, lane: Lane::beside(40), body: b"INSERT" },
                 Item::Touch { table: t, lane: Lane::alone(44) },
                 Item::Stamp(-5),
+                Item::Look(2),
             ]
         );
     }
@@ -582,7 +594,7 @@ mod tests {
         let bytes = full();
         for cut in 0..bytes.len() {
             if let Ok(record) = Record::parse(Bytes::copy_from_slice(&bytes[..cut])) {
-                assert!(record.items().count() < 9);
+                assert!(record.items().count() < 10);
             }
         }
     }

@@ -2,7 +2,7 @@
 // side's name, because a click is made too easily. `--force`, which loses writes, is for the command line alone.
 
 import { ask } from "./link.js";
-import { by, counted, list, make, other, say, seconds } from "./words.js";
+import { allow, by, counted, list, make, other, pressed, say, seconds } from "./words.js";
 
 const PHASES = ["preparing", "draining", "applying", "verifying", "readying", "flipping", "settling"];
 const HELD = "draining applying verifying readying flipping".split(" ");
@@ -11,9 +11,9 @@ export class Switch {
   /** `tell(text)` is read aloud. */
   constructor(tell) {
     Object.assign(this, { tell, report: null, live: false, ignored: new Set() });
-    by("dry-run").addEventListener("click", () => this.begin({ dry_run: true }));
-    by("begin").addEventListener("click", () => this.confirmSwitch());
-    by("abort").addEventListener("click", () => this.confirmAbort());
+    pressed(by("dry-run"), () => this.begin({ dry_run: true }));
+    pressed(by("begin"), () => this.confirmSwitch());
+    pressed(by("abort"), () => this.confirmAbort());
     this.dialog();
   }
 
@@ -29,8 +29,8 @@ export class Switch {
   enable(live) {
     this.live = live;
     const steady = this.report?.phase === "steady";
-    by("dry-run").disabled = by("begin").disabled = !live || !steady;
-    by("abort").disabled = !live || !this.report || steady;
+    for (const button of ["dry-run", "begin"]) allow(by(button), live && steady);
+    allow(by("abort"), live && this.report && !steady);
   }
 
   draw() {

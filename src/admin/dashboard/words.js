@@ -9,6 +9,16 @@ export function say(element, text, level) {
   if (element.dataset.level !== level) level ? (element.dataset.level = level) : delete element.dataset.level;
 }
 
+/** Whether a button does something. One that does not keeps the focus: it may do so again in a moment. */
+export const allow = (button, is) => button.setAttribute("aria-disabled", String(!is));
+
+/** Do it when a button is pressed that does something. */
+export function pressed(button, then) {
+  button.addEventListener("click", () => {
+    if (button.getAttribute("aria-disabled") !== "true") then();
+  });
+}
+
 /** An element with a text and children. */
 export function make(name, { text, kind, children = [] } = {}) {
   const element = document.createElement(name);

@@ -78,7 +78,7 @@ pub fn of(record: &Record) -> impl Iterator<Item = (Resource<'_>, Mode)> {
 fn of_item(item: Item<'_>) -> [Option<(Resource<'_>, Mode)>; 4] {
     use Mode::{Alone, AtPlaces, Beside};
     let own = match item {
-        Item::Prepared(_) | Item::Stamp(_) => return [None; 4],
+        Item::Prepared(_) | Item::Stamp(_) | Item::Look(_) => return [None; 4],
         Item::Ddl(TableId::NONE, _) | Item::Table(TableId::NONE) => {
             return [Some((Resource::All, Alone)), None, None, None];
         }

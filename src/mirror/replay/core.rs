@@ -349,6 +349,7 @@ impl Core {
                 | Item::Table(_)
                 | Item::Prepared(_)
                 | Item::Stamp(_)
+                | Item::Look(_)
                 | Item::Write { .. }
                 | Item::Touch { .. } => {
                     continue;
@@ -633,7 +634,7 @@ impl Core {
 fn is_for_the_wire(item: &Item<'_>) -> bool {
     match item {
         Item::Write { .. } | Item::Key { .. } | Item::Table(_) | Item::Ddl(..) => true,
-        Item::Touch { .. } | Item::Dirty(..) | Item::Prepared(_) | Item::Stamp(_) => false,
+        Item::Touch { .. } | Item::Dirty(..) | Item::Prepared(_) | Item::Stamp(_) | Item::Look(_) => false,
     }
 }
 

@@ -18,8 +18,9 @@ const MAX: usize = 10_000;
 #[derive(Default)]
 pub struct Settled(Mutex<Places>);
 
-/// The places of a part by their keys, each with how far the journal was written when it was looked at.
-type LookedAt = HashMap<Box<[u8]>, Lsn>;
+/// The places of a part by their keys, each with how far the journal was written when it was looked at, and how hard
+/// ([`Item::Look`]).
+type LookedAt = HashMap<Box<[u8]>, (Lsn, u8)>;
 
 /// By table and part.
 #[derive(Default)]
@@ -33,15 +34,16 @@ impl Settled {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What ended here was seen when the place with this key, in the part of this lane, was settled.
-    pub fn covers(&self, table: TableId, lane: Lane, key: &[u8], ended: Lsn) -> bool {
+    /// What ended here, and is found by who looks so hard, was seen when the place with this key, in the part of this lane,
+    /// was settled.
+    pub fn covers(&self, table: TableId, lane: Lane, key: &[u8], (ended, look): (Lsn, u8)) -> bool {
         let places = self.lock();
         let looked_at = || places.of.get(&table)?.get(&lane.part())?.get(key).copied();
-        looked_at().is_some_and(|handed| ended < handed)
+        looked_at().is_some_and(|(handed, looked)| ended < handed && look <= looked)
     }
 
-    /// The place was settled, and looked at when the journal was written so far.
-    pub fn note(&self, table: TableId, lane: Lane, key: &[u8], handed: Lsn) {
+    /// The place was settled, and looked at when the journal was written so far, so hard.
+    pub fn note(&self, table: TableId, lane: Lane, key: &[u8], handed: (Lsn, u8)) {
         let mut places = self.lock();
         if places.count >= MAX {
             *places = Places::default();
@@ -106,7 +108,7 @@ mod tests {
     fn settled() -> Settled {
         let settled = Settled::default();
         for (table, part) in [(T, PART), (T, OTHER), (U, PART)] {
-            settled.note(table, at(part), b"k", Lsn(100));
+            settled.note(table, at(part), b"k", (Lsn(100), 1));
         }
         settled
     }
@@ -116,16 +118,19 @@ mod tests {
         build(&mut buf);
         let record = Record::parse(buf.finish(Backend { id: 1, life: 1 }).to_vec().into()).expect("valid");
         settled.touched_by(&record);
-        [(T, PART), (T, OTHER), (U, PART)].map(|(table, part)| settled.covers(table, Lane::beside(part), b"k", Lsn(99)))
+        [(T, PART), (T, OTHER), (U, PART)]
+            .map(|(table, part)| settled.covers(table, Lane::beside(part), b"k", (Lsn(99), 0)))
     }
 
     #[test]
     fn a_place_covers_what_had_ended_when_it_was_looked_at() {
         let settled = settled();
-        assert!(settled.covers(T, at(PART), b"k", Lsn(99)));
-        assert!(!settled.covers(T, at(PART), b"k", Lsn(100)) && !settled.covers(T, at(PART), b"l", Lsn(99)));
+        let covers = |key, ended, look| settled.covers(T, at(PART), key, (Lsn(ended), look));
+        assert!(covers(b"k", 99, 0) && covers(b"k", 99, 1));
+        assert!(!covers(b"k", 100, 0) && !covers(b"l", 99, 0));
+        assert!(!covers(b"k", 99, 2), "nobody looked so hard");
         settled.clear();
-        assert!(!settled.covers(T, at(PART), b"k", Lsn(99)));
+        assert!(!covers(b"k", 99, 0));
     }
 
     #[test]
@@ -155,7 +160,7 @@ mod tests {
     fn no_more_are_kept_than_fit() {
         let settled = Settled::default();
         for n in 0..=MAX as u64 {
-            settled.note(T, at(n << 2), b"k", Lsn(1));
+            settled.note(T, at(n << 2), b"k", (Lsn(1), 0));
         }
         assert_eq!(settled.lock().count, 1);
     }

@@ -218,7 +218,7 @@ impl World {
                 Item::Write { table, body, .. } if by_state => self.copy(table, Write::parse(body).key, read),
                 Item::Write { table, body, .. } => Write::parse(body).apply(table, &mut self.secondary),
                 Item::Key { table: HIDDEN, key, .. }
-                    if settled.covers(HIDDEN, Lane::beside(part(place(key))), key, job.ended) => {}
+                    if settled.covers(HIDDEN, Lane::beside(part(place(key))), key, (job.ended, 0)) => {}
                 Item::Key { table, key, .. } => self.copy(table, place(key), read),
                 // Given up before, and its table is dirty: a repair's affair.
                 Item::Ddl(..) if job.late => {}
@@ -345,7 +345,7 @@ impl Applier for Hands {
         world.effect(job, &read, &self.settled);
         for item in job.record.items() {
             if let Item::Key { table: HIDDEN, key, .. } = item {
-                self.settled.note(HIDDEN, Lane::beside(part(place(key))), key, job.handed);
+                self.settled.note(HIDDEN, Lane::beside(part(place(key))), key, (job.handed, 0));
             }
         }
         match world.roll(100) {

@@ -241,7 +241,7 @@ impl Ledger {
                 // As of its end: a payment before that may not have seen what it did.
                 Item::Dirty(table, reason) => self.marks.push_back(Mark { table, reason, at }),
                 Item::Ddl(table, body) => self.end_ddl(at, lsn, (table, body), outcome),
-                Item::Prepared(_) | Item::Stamp(_) => {}
+                Item::Prepared(_) | Item::Stamp(_) | Item::Look(_) => {}
             }
         }
         self.ended.count(lsn, unit.seen);
@@ -317,7 +317,7 @@ impl Ledger {
             match item {
                 Item::Key { table, key, moved } => cut.owing.key(table, key, moved),
                 Item::Table(table) | Item::Write { table, .. } | Item::Touch { table, .. } => cut.owing.table(table),
-                Item::Dirty(..) | Item::Ddl(..) | Item::Prepared(_) | Item::Stamp(_) => {}
+                Item::Dirty(..) | Item::Ddl(..) | Item::Prepared(_) | Item::Stamp(_) | Item::Look(_) => {}
             }
         }
     }

@@ -13,6 +13,7 @@ pub mod check;
 pub mod client;
 pub mod cluster;
 mod link;
+mod look;
 pub mod outcome;
 pub mod place;
 mod pulse;

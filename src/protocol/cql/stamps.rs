@@ -117,7 +117,9 @@ mod tests {
     #[test]
     fn two_threads_never_get_the_same_stamp() {
         let stamps = Arc::new(Stamps::above(0));
-        let draw = |stamps: Arc<Stamps>| move || (0..10_000).map(|now| stamps.next([now].into_iter(), now as i64 / 7)).collect();
+        let draw = |stamps: Arc<Stamps>| {
+            move || (0..10_000).map(|now| stamps.next([now].into_iter(), now as i64 / 7)).collect()
+        };
         let threads: Vec<std::thread::JoinHandle<Vec<i64>>> =
             (0..2).map(|_| std::thread::spawn(draw(stamps.clone()))).collect();
         let drawn: Vec<i64> = threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect();

@@ -24,6 +24,7 @@ use crate::record::{Item, Lane, Record, TableId};
 
 use super::client::Client;
 use super::cluster::Cluster;
+use super::look::Look;
 use super::place::{self, Place, hash_of};
 use super::stamps::now_micros;
 use super::tables::Table;
@@ -134,7 +135,12 @@ impl Applier {
                         "a whole table is not owed here but walked over: ask for its repair".to_owned(),
                     ));
                 }
-                Item::Key { .. } | Item::Dirty(..) | Item::Touch { .. } | Item::Prepared(_) | Item::Stamp(_) => {}
+                Item::Key { .. }
+                | Item::Dirty(..)
+                | Item::Touch { .. }
+                | Item::Prepared(_)
+                | Item::Stamp(_)
+                | Item::Look(_) => {}
             }
         }
         let mut sides = None;
@@ -160,7 +166,8 @@ impl Applier {
         (place, key): (&Place, &[u8]),
     ) -> Result<(), Trouble> {
         let lane = Lane::beside(hash_of(&place.partition));
-        if job.certainty == Certainty::Committed && self.settled.covers(label, lane, key, job.ended) {
+        let look = look(&job.record);
+        if job.certainty == Certainty::Committed && self.settled.covers(label, lane, key, (job.ended, look as u8)) {
             return Ok(());
         }
         let Some(table) = self.table(&sides.primary, label).await else { return gone(&sides.primary, label).await };
@@ -170,14 +177,14 @@ impl Applier {
             self.quiet.reached(&sides.secondary, true).await;
         }
         let _settlement = self.beside.settle(label, place, key);
-        let settler = Settler::new(sides, &table, Occasion::of(job, newest(&job.record)));
+        let settler = Settler::new(sides, &table, Occasion::of(job, newest(&job.record), look));
         if let Err(trouble) = settler.settle(place).await {
             sides.primary.refresh().await;
             // Dropped since the schema was looked at: the barrier behind this record drops it on the secondary.
             let is_known = self.known_table(&sides.primary, label).is_some();
             return if is_known { Err(trouble) } else { gone(&sides.primary, label).await };
         }
-        self.settled.note(label, lane, key, job.handed);
+        self.settled.note(label, lane, key, (job.handed, look as u8));
         Ok(())
     }
 
@@ -185,7 +192,8 @@ impl Applier {
         let write = Write::parse(body).map_err(|error| Trouble::Reject(error.to_string()))?;
         let taken = self.texts.take_apart(&write);
         let written = written(&there.primary, &write, &taken, is_doubtful(job));
-        let occasion = Occasion::of(job, write.batch.parameters.timestamp);
+        let parameters = write.batch.parameters;
+        let occasion = Occasion::of(job, parameters.timestamp, Look::at_write(parameters.consistency));
         if must_go_by_state(job, &write, &written) {
             return self.by_state(&there.sides().await?, occasion, written).await;
         }
@@ -262,6 +270,14 @@ fn newest(record: &Record) -> Option<i64> {
         _ => None,
     };
     record.items().find_map(stamp)
+}
+
+fn look(record: &Record) -> Look {
+    let look = |item| match item {
+        Item::Look(look) => Some(Look::of_u8(look)),
+        _ => None,
+    };
+    record.items().find_map(look).unwrap_or_default()
 }
 
 /// It may have been done, and others may have been done since.
@@ -385,7 +401,9 @@ fn shown(item: Item<'_>) -> Option<String> {
             Some(format!("{} at {:?}", statements.join("; "), write.batch.parameters.timestamp))
         }
         Item::Key { key, .. } => Some(format!("the state of 0x{}", hex(key))),
-        Item::Dirty(..) | Item::Touch { .. } | Item::Table(_) | Item::Prepared(_) | Item::Stamp(_) => None,
+        Item::Dirty(..) | Item::Touch { .. } | Item::Table(_) | Item::Prepared(_) | Item::Stamp(_) | Item::Look(_) => {
+            None
+        }
     }
 }
 

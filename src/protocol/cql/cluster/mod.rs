@@ -22,7 +22,7 @@ mod timeouts;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -39,6 +39,7 @@ use crate::record::Side;
 use super::ballot::{Question, Unread};
 use super::client::{self, Address, Client, Error, Settings};
 use super::session::shared::Grounds;
+use super::stamps::now_micros;
 use super::tables::Tables;
 use super::text::volatile::Dialect;
 use super::topology::Facts;
@@ -56,6 +57,8 @@ const DOWN: Duration = Duration::from_secs(60);
 const AGREEMENT: Duration = Duration::from_secs(10);
 /// Between two looks at whether they do.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long replicas are taken to be away that did not all answer.
+const AWAY_MICROS: i64 = 10_000_000;
 
 /// A cluster. Dropped, its connections end.
 pub struct Cluster {
@@ -82,6 +85,8 @@ struct Inner {
     clients: Mutex<HashMap<Address, Slot>>,
     clocks: Mutex<HashMap<Address, Offset>>,
     turn: AtomicUsize,
+    /// Until when, in microseconds, replicas are taken to be away.
+    away_until: AtomicI64,
 }
 
 /// The connection to a node. Whoever finds none makes it, while others wait.
@@ -141,6 +146,7 @@ impl Cluster {
             clients: Mutex::default(),
             clocks: Mutex::default(),
             turn: AtomicUsize::new(0),
+            away_until: AtomicI64::new(0),
         });
         let control = control::attach(&inner).await?;
         inner.measure().await;
@@ -286,6 +292,16 @@ impl Cluster {
     /// How far the clock of a node may be ahead of ours, in microseconds; negative: all are behind.
     pub fn ahead(&self) -> i64 {
         lock(&self.inner.clocks).values().map(|offset| offset.most).max().unwrap_or_default()
+    }
+
+    /// Not all replicas of a partition answered, which may have taken long: for a while they need not be asked again.
+    pub fn replicas_are_away(&self) {
+        self.inner.away_until.store(now_micros() + AWAY_MICROS, Ordering::Relaxed);
+    }
+
+    /// Whether all replicas may answer, as far as is known.
+    pub fn has_all_replicas(&self) -> bool {
+        self.inner.away_until.load(Ordering::Relaxed) < now_micros()
     }
 
     /// The ballot of a conditional write that was answered: microseconds, as its timestamp. Bounded in time.

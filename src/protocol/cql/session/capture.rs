@@ -12,6 +12,7 @@ use bytes::BytesMut;
 use smallvec::{SmallVec, smallvec};
 
 use crate::protocol::cql::ballot::{Conditional, row_key};
+use crate::protocol::cql::look::Look;
 use crate::protocol::cql::outcome::Kind;
 use crate::protocol::cql::place::{self, Extent, Place, hash_of};
 use crate::protocol::cql::stamps::{Stamps, now_micros};
@@ -181,6 +182,7 @@ impl Ground<'_> {
             key,
             since: now_micros(),
             write: Conditional::new(table, whole.body(&replayed)?),
+            consistency: whole.parameters.consistency,
         }))
     }
 
@@ -289,6 +291,7 @@ impl Whole<'_, '_> {
             sorted.found.iter().partition(|found| sorted.conditional || found.way == Way::State);
         if sorted.contested || !by_state.is_empty() {
             record.stamp(self.stamp);
+            put_look(record, self.parameters.consistency);
         }
         for found in by_state {
             match &found.places {
@@ -397,6 +400,14 @@ pub(super) fn settle(record: &mut RecordBuf, table: TableId, place: &Place) {
     record.key(table, &key, true);
     let order = if place.extent == Extent::Row { Order::AtPlaces } else { Order::Alone };
     record.touch(table, Lane::new(order, hash_of(&place.partition)));
+}
+
+/// How hard to look for what was written with this level.
+pub(super) fn put_look(record: &mut RecordBuf, level: Consistency) {
+    let look = Look::at_write(level);
+    if look > Look::default() {
+        record.look(look as u8);
+    }
 }
 
 /// A partition of a table, by its hash. Paxos decides of each table's for itself, and tables often share their keys.

@@ -20,10 +20,11 @@ use crate::mirror::waits::Wait;
 use crate::protocol::cql::ballot::{Conditional, Question, Unread};
 use crate::protocol::cql::place::Place;
 use crate::protocol::cql::stamps::now_micros;
+use crate::protocol::cql::wire::primitive::Consistency;
 use crate::record::{Backend, Lane, RecordBuf, Side, TableId};
 
 use super::barriers::Writes;
-use super::capture::settle;
+use super::capture::{put_look, settle};
 use super::shared::{Shared, Turn};
 
 /// What a conditional write leaves if it is applied.
@@ -32,6 +33,8 @@ pub(in crate::protocol::cql) struct Decision {
     pub write: Conditional,
     /// Where that writes.
     pub lanes: Vec<(TableId, Lane)>,
+    /// With what level it was written.
+    pub consistency: Consistency,
     /// What of it goes by state all the same.
     pub places: Vec<(TableId, Place)>,
     /// The server's id of the table.
@@ -76,6 +79,7 @@ impl Decision {
         others.iter().for_each(|(table, lane)| record.touch(*table, *lane));
         if !self.places.is_empty() {
             record.stamp(ballot);
+            put_look(&mut record, self.consistency);
         }
         self.places.iter().for_each(|(table, place)| settle(&mut record, *table, place));
         Some(record)

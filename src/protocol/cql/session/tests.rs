@@ -502,9 +502,27 @@ fn a_batch_is_replayed_but_for_what_goes_by_state() {
     request::put_batch(&mut message, Version::V4, BatchKind::Logged, &statements, &parameters).expect("short");
     let batch = Batch::parse(Version::V4, &message).expect("a batch");
     rig.ask(1, &Request::Batch(batch));
-    let row = "stamped, wide Row [[0, 0, 0, 1]] [[0, 0, 0, 2]], touch wide at places";
+    let row = "stamped, Look(2), wide Row [[0, 0, 0, 1]] [[0, 0, 0, 2]], touch wide at places";
     let write = "write t: INSERT INTO t (k, v) VALUES (?, ?); DELETE FROM gone WHERE k = 7";
     assert_eq!(rig.journal(), [format!("{row}, {write}, touch gone alone")]);
+}
+
+#[test]
+fn a_record_says_how_hard_to_look_for_what_a_low_level_wrote() {
+    let mut rig = Rig::new(Version::V4, None);
+    let counted = "counts Partition [[0, 0, 0, 3]] [], touch counts alone";
+    let looks = [
+        (Consistency::LocalOne, "stamped, Look(2), "),
+        (Consistency::Quorum, "stamped, Look(1), "),
+        (Consistency::LocalQuorum, "stamped, "),
+    ];
+    for (level, looks) in looks {
+        let parameters = Parameters::new(level);
+        let text = b"UPDATE counts SET n = n + 1 WHERE k = 3";
+        rig.ask(1, &Request::Query(Query { text, parameters }));
+        rig.void(1);
+        assert_eq!(rig.journal().iter().rfind(|said| said.contains("counts")), Some(&format!("{looks}{counted}")));
+    }
 }
 
 #[test]

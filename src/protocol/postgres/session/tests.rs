@@ -108,7 +108,9 @@ impl Peers {
                     Item::Dirty(table, _) => format!("{} dirty", name(table)),
                     Item::Ddl(..) => "ddl".to_owned(),
                     Item::Prepared(gid) => format!("prepared {}", gid.escape_ascii()),
-                    Item::Write { .. } | Item::Touch { .. } | Item::Stamp(_) => panic!("this wire replays nothing"),
+                    Item::Write { .. } | Item::Touch { .. } | Item::Stamp(_) | Item::Look(_) => {
+                        panic!("this wire replays nothing")
+                    }
                 });
             }
         }

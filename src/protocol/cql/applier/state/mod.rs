@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::mirror::replay::{Certainty, Job};
 use crate::protocol::cql::client::{Answer, Client, Error, Member, MemberText};
+use crate::protocol::cql::look::Look;
 use crate::protocol::cql::place::{Extent, Place};
 use crate::protocol::cql::stamps::now_micros;
 use crate::protocol::cql::tables::Table;
@@ -83,14 +84,17 @@ pub(super) struct Occasion {
     newest: Option<i64>,
     /// See [`Moment`].
     allowed: Option<i64>,
+    /// How the primary is read.
+    look: Look,
 }
 
 impl Occasion {
-    pub(super) fn of(job: &Job, newest: Option<i64>) -> Occasion {
+    pub(super) fn of(job: &Job, newest: Option<i64>, look: Look) -> Occasion {
         // What we owe ourselves wrote nothing: it says how far an operator lets us go.
         let (newest, allowed) =
             if job.record.backend == (Backend { id: 0, life: 0 }) { (None, newest) } else { (newest, None) };
-        Occasion { is_doubtful: job.certainty == Certainty::Unknown, is_again: job.attempt > 1, newest, allowed }
+        let is_doubtful = job.certainty == Certainty::Unknown;
+        Occasion { is_doubtful, is_again: job.attempt > 1, newest, allowed, look }
     }
 }
 
@@ -256,9 +260,25 @@ impl<'s> Settler<'s> {
             }
             let values = Some(Values::Given(&values));
             let parameters = Parameters { values, paging_state, page_size: Some(PAGE), ..at(client, moment) };
-            let page = client.execute(&prepared, &parameters).await?;
+            let look = self.look(client);
+            let consistency = look.map_or(parameters.consistency, Look::level);
+            let page = match client.execute(&prepared, &Parameters { consistency, ..parameters }).await {
+                // Those that are there show what there is to be had.
+                Err(error) if look.is_some() && are_away(&error) => {
+                    self.sides.primary.replicas_are_away();
+                    client.execute(&prepared, &parameters).await?
+                }
+                page => page?,
+            };
             pages.push(page);
         }
+    }
+
+    /// How the primary is read, if it is read harder than others are.
+    fn look(&self, client: &Client) -> Option<Look> {
+        let Sides { primary, to_primary, .. } = self.sides;
+        let is_wanted = std::ptr::eq(client, to_primary) && self.occasion.look > Look::default();
+        (is_wanted && primary.has_all_replicas()).then_some(self.occasion.look)
     }
 
     fn statements(&self, place: &Place, ours: &Side, theirs: &Side, moment: Moment) -> Result<Vec<Statement>, Trouble> {
@@ -309,6 +329,11 @@ impl<'s> Settler<'s> {
         }
         Ok(())
     }
+}
+
+/// Not as many replicas answered as were asked.
+fn are_away(error: &Error) -> bool {
+    matches!(error.code(), Some(code::UNAVAILABLE | code::READ_TIMEOUT | code::READ_FAILURE))
 }
 
 /// Nothing was written between the two readings, as far as it shows. What is left of a TTL gets less by itself.
