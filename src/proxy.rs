@@ -13,7 +13,8 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -33,9 +34,10 @@ use crate::config::{self, Config, Durability, Listen, Live, Mode, Wire};
 use crate::cutover::controller::{self, Controller, Defaults};
 use crate::cutover::gate::{Gate, Route};
 use crate::cutover::store::{self, InFile, Store};
-use crate::journal::{self, Journal, Last, Recovered};
+use crate::journal::{self, Journal, Last, OpenError, Passed, Recovered};
 use crate::metrics::{self, Exporter};
 use crate::mirror::Handle;
+use crate::mirror::unwritten::Lose;
 use crate::mirror::{replay, state};
 use crate::net::pulse::{self, Ask, Pulses};
 use crate::protocol::{cql, postgres};
@@ -108,6 +110,8 @@ struct Assembly {
     drain: CancellationToken,
     /// Everything else ends.
     stop: CancellationToken,
+    /// Without a mirror nobody else may have one in the same directory.
+    passed: Option<Passed>,
 }
 
 impl Assembly {
@@ -131,7 +135,8 @@ impl Assembly {
             started: Instant::now(),
             samples: admin::Samples::default(),
         };
-        Assembly { config, state, readiness, drain: CancellationToken::new(), stop: CancellationToken::new() }
+        let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
+        Assembly { config, state, readiness, drain, stop, passed: None }
     }
 
     async fn run(mut self, listeners: Vec<TcpListener>, admin: TcpListener) -> Result<(), Error> {
@@ -174,7 +179,10 @@ impl Assembly {
     /// Open the journal, start the mirror, learn the primary's schema: all that must be there before the first client.
     async fn mirror(&mut self) -> Result<Mirror, Error> {
         let recovered = match self.config.mirror.mode {
-            Mode::Off => None,
+            Mode::Off => {
+                self.passed = pass_by(&self.config.journal.dir)?;
+                None
+            }
             Mode::Async | Mode::Sync => {
                 let (journal, recovered) = open_journal(&self.config)?;
                 self.state.journal = Some(journal);
@@ -207,7 +215,7 @@ impl Assembly {
             let control = store.load().await.map_err(in_control)?.1;
             gate.open(control.route(false));
             let setup =
-                postgres::Setup::new(&self.config, live, gate, None, (Box::new(|_, _| {}), shadow::Handle::off()))
+                postgres::Setup::new(&self.config, live, gate, None, (Arc::new(|_, _| {}), shadow::Handle::off()))
                     .await?;
             return Ok(mirror(Serving::Postgres(setup)));
         };
@@ -225,7 +233,7 @@ impl Assembly {
         );
         let turning = turning.map_err(|error| Error::Setup(error.to_string()))?;
         let handle = turning.handle().clone();
-        let lost = lost(&handle);
+        let lost = lost(&handle, &journal);
         let (reads, queue) = self.board(&journal).open();
         let lost = (lost, reads);
         let setup = postgres::Setup::new(&self.config, live, gate.clone(), Some(journal.clone()), lost).await?;
@@ -274,7 +282,7 @@ impl Assembly {
         let (chosen, reads) = self.board(&journal).open();
         let mirroring = cql::Mirroring {
             journal: journal.clone(),
-            lost: lost(&handle),
+            lost: lost(&handle, &journal),
             waits: (self.config.mirror.mode == Mode::Sync).then(|| handle.waits().clone()),
             watch: cql::Watch::new(&self.config.shadow, chosen.clone()),
         };
@@ -330,7 +338,8 @@ impl Assembly {
         let count = tables.len();
         tracing::error!(
             tables = count,
-            "the machine or its disk lost writes that were not synced: what was written of late is dirty"
+            "writes may be missing from the journal: a power loss, a disk that failed, or a time without the mirror; \
+             what may have been written is dirty"
         );
         for table in tables {
             handle.mark_dirty(*table, Reason::Lost).map_err(|error| Error::Failed(error.to_string()))?;
@@ -431,6 +440,18 @@ fn open_journal(config: &Config) -> Result<(Journal, Recovered), Error> {
     Ok(opened)
 }
 
+/// Without a mirror writes pass the journal by. One that cannot be told so keeps nobody from turning the mirror off.
+fn pass_by(dir: &Path) -> Result<Option<Passed>, Error> {
+    journal::pass_by(dir).or_else(|error| match error {
+        OpenError::Locked(_) | OpenError::Newer { .. } => Err(Error::Setup(error.to_string())),
+        error => {
+            let then = "before the mirror is turned on again, move the directory away and copy all history";
+            tracing::error!(%error, "the journal cannot be told that writes pass it by: {then}");
+            Ok(None)
+        }
+    })
+}
+
 fn engine_config(config: &Config) -> state::Config {
     state::Config {
         owed_keys_max: config.mirror.owed_keys_max,
@@ -480,11 +501,17 @@ fn replay_config(config: &Config) -> replay::Config {
 }
 
 /// What sessions call when the journal takes nothing.
-fn lost(handle: &Handle) -> Box<dyn Fn(TableId, Reason) + Send + Sync> {
-    let marks = handle.clone();
-    Box::new(move |table, reason| {
-        if let Err(error) = marks.mark_dirty(table, reason) {
-            tracing::error!(%error, table = table.0, "a dirty mark could not be made durable");
+fn lost(handle: &Handle, journal: &Journal) -> Lose {
+    let (marks, journal) = (handle.clone(), journal.clone());
+    // One at a time: who succeeds has written down what others failed to.
+    let turn = Mutex::new(());
+    Arc::new(move |table, reason| {
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let marked = marks.mark_dirty(table, reason);
+        journal.unmarked(marked.is_err());
+        if let Err(error) = marked {
+            let then = "every table is dirty after the next start, unless it can be until then";
+            tracing::error!(%error, table = table.0, "a dirty mark could not be made durable: {then}");
         }
     })
 }

@@ -343,6 +343,37 @@ impl RecordBuf {
         self.count += record.items().count();
     }
 
+    /// Keep the first items, as many as fit so many bytes and one at the least; what is left comes back.
+    pub fn split_off(&mut self, bytes_max: usize) -> RecordBuf {
+        let mut rest = RecordBuf::default();
+        if self.bytes() <= bytes_max {
+            return rest;
+        }
+        let (mut kept, mut end, mut items) = (0, HEADER, self.items());
+        while items.next().is_some() {
+            let here = self.items.len() - items.rest.len();
+            if kept > 0 && here > bytes_max {
+                break;
+            }
+            (kept, end) = (kept + 1, here);
+        }
+        if kept < self.count {
+            rest.header();
+            rest.items.extend_from_slice(&self.items[end..]);
+            rest.count = self.count - kept;
+            self.items.truncate(end);
+            self.count = kept;
+        }
+        rest
+    }
+
+    /// Say all that another one says, behind what it says itself.
+    pub fn append(&mut self, other: &RecordBuf) {
+        self.header();
+        self.items.extend_from_slice(other.items.get(HEADER..).unwrap_or_default());
+        self.count += other.count;
+    }
+
     /// What it says so far.
     pub fn items(&self) -> Items<'_> {
         Items { rest: self.items.get(HEADER..).unwrap_or_default() }
@@ -605,6 +636,25 @@ mod tests {
             if let Ok(record) = Record::parse(bytes.into()) {
                 let _ = record.items().count();
             }
+        }
+
+        #[test]
+        fn what_is_split_off_is_what_was_behind(keys in proptest::collection::vec(0_usize..40, 0..20), max in 0_usize..200) {
+            let mut buf = RecordBuf::default();
+            keys.iter().for_each(|length| buf.key(TableId(7), &vec![1; *length], false));
+            let whole: Vec<usize> = keys.clone();
+            let rest = buf.split_off(max);
+            prop_assert!(buf.bytes() <= max || buf.len() <= 1);
+            prop_assert!(rest.is_empty() || buf.len() >= 1);
+            let key = |item: Item<'_>| match item {
+                Item::Key { key, .. } => key.len(),
+                other => panic!("{other:?}"),
+            };
+            let both: Vec<usize> = buf.items().chain(rest.items()).map(key).collect();
+            prop_assert_eq!(&both, &whole);
+            prop_assert_eq!(buf.len() + rest.len(), whole.len());
+            buf.append(&rest);
+            prop_assert_eq!(buf.items().map(key).collect::<Vec<_>>(), whole);
         }
 
         #[test]

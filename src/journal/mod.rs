@@ -42,7 +42,7 @@ use bytes::Bytes;
 pub use announce::Announcer;
 pub use control::Labels;
 pub use options::{Durability, OpenError, Options, SyncSample};
-pub use recovery::{Last, Recovered};
+pub use recovery::{Last, Passed, Recovered, pass_by};
 
 use entry::{Draft, HEADER, OUTCOME};
 use state::{Drive, Ending, Shared, State, lock, remember};
@@ -381,6 +381,12 @@ impl Journal {
         state.loss_confirmed = true;
         state.control_due = true;
         self.shared.kick(&mut state);
+    }
+
+    /// That a label is dirty could not be written down, or all of it now is: a process that ends in between tells the next
+    /// that every label may be.
+    pub fn unmarked(&self, is: bool) {
+        self.shared.ring.unmarked(is);
     }
 
     /// What the journal is doing.

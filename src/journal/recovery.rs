@@ -15,6 +15,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -27,9 +28,40 @@ use super::options::{OpenError, Options};
 use super::ring::{self, Left, Ring};
 use super::segment::{self, Bad, Header, PAGE, SECTOR, Segment, Slot, VERSION};
 use super::state::{Drive, Ending, Shared, State, Waiting};
-use super::storage::Storage;
+use super::storage::{Disk, Storage};
 use super::writer::{Stepper, activate};
 use super::{Durability, Lsn};
+
+/// A journal that others write past: nobody opens it meanwhile.
+pub struct Passed {
+    _lock: Disk,
+}
+
+/// Say in a journal's directory, if there is one, that every label may be written to without it from now on: the next open
+/// tells so.
+///
+/// # Errors
+/// Another process has it, or it cannot be said.
+pub fn pass_by(dir: &Path) -> Result<Option<Passed>, OpenError> {
+    if !dir.exists() {
+        return Ok(None);
+    }
+    let disk = Disk::open(dir)?;
+    let failed = |error| OpenError::Io { place: disk.place(), error };
+    if disk.list().map_err(failed)?.iter().any(|name| name == control::NAME) {
+        let file = control::File::open(&disk).map_err(failed)?;
+        match file.read().map_err(failed)? {
+            Found::Control(mut control) => {
+                control.lost.all = true;
+                file.write(&mut control).map_err(failed)?;
+            }
+            Found::Newer(found) => return Err(OpenError::Newer { place: disk.place(), found, known: VERSION }),
+            // Nothing can be read of it: the next open says so.
+            Found::Nothing => {}
+        }
+    }
+    Ok(Some(Passed { _lock: disk }))
+}
 
 /// How the last life of a journal ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +90,8 @@ pub struct Recovered {
     /// Positions that may have been handed out and lead nowhere; empty unless `last` is [`Last::Lost`].
     pub gap: Range<Lsn>,
     /// What was being written when something was lost, by label: dirty since then (promise 3). Told again at every open
-    /// until [`super::Journal::confirm_loss`]. Act on this, not on `last`: the open that noticed may itself have been cut
+    /// until [`super::Journal::confirm_loss`]. All of them, where that they are dirty could not be written down, or writes
+    /// went [past the journal](pass_by). Act on this, not on `last`: the open that noticed may itself have been cut
     /// short, and the next one then finds a clean end.
     pub active: Labels,
 }
@@ -182,7 +215,7 @@ pub(super) fn open(
         recovery.jump(&mut tail, gap.end.0)?;
     }
     let appended = tail.end();
-    recovery.settle_control(last, appended)?;
+    recovery.settle_control(last, left.is_some_and(|left| left.unmarked), appended)?;
     let ring = recovery.fresh_ring(ring, appended)?;
     recovery.spare()?;
     recovery.control.clean = None;
@@ -355,8 +388,11 @@ impl<'a> Recovery<'a> {
         let mut bytes = tail.bytes.clone();
         // Zeros after the end, as the writer leaves them.
         bytes.resize(bytes.len().next_multiple_of(PAGE as usize), 0);
-        let blob = &tail.segment.slot.blob;
-        self.io(blob.write_at(PAGE, &bytes).and_then(|()| blob.sync()))
+        let segment = &tail.segment;
+        let header = Header { ring: tail.ring, ..self.header(segment.base, segment.capacity, tail.previous) };
+        self.io(segment.slot.blob.write_at(PAGE, &bytes))?;
+        // What began it may be in a page that a failed sync left.
+        self.io(activate(&segment.slot, &header))
     }
 
     /// Go on at `base`, above every position that may have been handed out.
@@ -412,10 +448,11 @@ impl<'a> Recovery<'a> {
     }
 
     /// From here on the segments alone hold everything: a crash before the new life begins finds a clean end.
-    fn settle_control(&mut self, last: Last, appended: u64) -> Result<(), OpenError> {
+    fn settle_control(&mut self, last: Last, unmarked: bool, appended: u64) -> Result<(), OpenError> {
         if last == Last::Lost {
             self.control.lost = self.control.lost.and(&self.control.active);
         }
+        self.control.lost.all |= unmarked;
         self.control.active = Labels::default();
         self.control.clean = Some(appended);
         self.write_control()

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! file   := header page (4096 bytes), size bytes; lsn L lies at L mod size
-//! header := magic u64, version u32, crc u32, id u64, size u64, boot u128; at 64: appended u64
+//! header := magic u64, version u32, crc u32, id u64, size u64, boot u128; at 64: appended u64; at 72: unmarked u64
 //! ```
 //!
 //! The pages belong to the kernel, so that what was stored survives a kill of the process at any instruction: the entry is
 //! copied first, then `appended` is stored. They reach the disk when the kernel likes, in any order: after a power loss
-//! each entry must prove itself (see `entry`), and `boot` tells that there was one.
+//! each entry must prove itself (see `entry`), and `boot` tells that there was one. `unmarked` says that something was lost
+//! which could be written down nowhere else: a disk that is full still has this page.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +21,7 @@ pub(super) const NAME: &str = "ring";
 const MAGIC: u64 = u64::from_le_bytes(*b"tndmring");
 const FIXED: usize = 48;
 const APPENDED: usize = 64;
+const UNMARKED: usize = 72;
 
 pub(super) struct Ring {
     map: Arc<MmapRaw>,
@@ -31,6 +33,8 @@ pub(super) struct Ring {
 pub(super) struct Left {
     pub boot: u128,
     pub appended: u64,
+    /// See [`Ring::unmarked`].
+    pub unmarked: bool,
 }
 
 impl Ring {
@@ -71,12 +75,18 @@ impl Ring {
 
     /// Everything below is in the ring or was.
     pub(super) fn publish(&self, appended: u64) {
-        self.appended().store(appended, Ordering::Release);
+        self.at(APPENDED).store(appended, Ordering::Release);
+    }
+
+    /// That a label is dirty could not be written down, or now it could.
+    pub(super) fn unmarked(&self, is: bool) {
+        self.at(UNMARKED).store(u64::from(is), Ordering::Release);
     }
 
     /// Begin a life.
     pub(super) fn reset(&self, id: u64, boot: u128, appended: u64) {
         self.publish(appended);
+        self.unmarked(false);
         let header = fixed(id, self.size, boot);
         // SAFETY: the header page is inside the map, and no other thread knows this ring yet.
         unsafe { std::ptr::copy_nonoverlapping(header.as_ptr(), self.map.as_mut_ptr(), FIXED) };
@@ -87,7 +97,8 @@ impl Ring {
         let header = self.fixed();
         let boot = u128::from(u64_at(&header, 32)) | u128::from(u64_at(&header, 40)) << 64;
         let whole = header == fixed(id, self.size, boot);
-        whole.then(|| Left { boot, appended: self.appended().load(Ordering::Acquire) })
+        let unmarked = self.at(UNMARKED).load(Ordering::Acquire) != 0;
+        whole.then(|| Left { boot, appended: self.at(APPENDED).load(Ordering::Acquire), unmarked })
     }
 
     /// The version in the header, if it is a ring at all.
@@ -103,9 +114,10 @@ impl Ring {
         header
     }
 
-    fn appended(&self) -> &AtomicU64 {
-        // SAFETY: inside the map, which is aligned to a page; accessed as this atomic only.
-        unsafe { AtomicU64::from_ptr(self.map.as_mut_ptr().add(APPENDED).cast()) }
+    /// One of the two numbers that change.
+    fn at(&self, offset: usize) -> &AtomicU64 {
+        // SAFETY: inside the map, which is aligned to a page, as the offset is to a number; accessed as this atomic only.
+        unsafe { AtomicU64::from_ptr(self.map.as_mut_ptr().add(offset).cast()) }
     }
 
     /// Where the bytes at `lsn` begin, and how many of `len` lie before the ring wraps.

@@ -442,6 +442,45 @@ fn a_lost_window_is_reported_until_it_is_confirmed() {
 }
 
 #[test]
+fn what_could_not_be_marked_dirty_is_every_label_after_a_kill_and_after_a_clean_end() {
+    for clean in [false, true] {
+        let disk = MemoryDisk::default();
+        let (journal, _) = open(&disk);
+        journal.unmarked(true);
+        if clean {
+            journal.close().now_or_never().expect("no threads").expect("closes");
+        }
+        for _ in 0..2 {
+            let (_journal, recovered) = open(&disk);
+            assert!(recovered.active.all, "clean: {clean}");
+        }
+        let (journal, _) = open(&disk);
+        journal.confirm_loss();
+        journal.sync_now();
+        journal.unmarked(true);
+        journal.unmarked(false);
+        assert!(open(&disk).1.active.is_empty(), "by then it could");
+    }
+}
+
+#[test]
+fn writes_that_pass_a_journal_by_may_be_to_every_label() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let path = dir.path().join("journal");
+    assert!(pass_by(&path).expect("there is none").is_none());
+    let reopened = || Journal::open(&path, Options { segment_bytes: 4 << 20, ..Options::default() }).expect("opens");
+    let (journal, recovered) = reopened();
+    assert!(recovered.active.is_empty());
+    assert!(matches!(pass_by(&path), Err(OpenError::Locked(_))), "somebody writes to it");
+    drop(journal);
+    let passed = pass_by(&path).expect("it can be said").expect("there is one");
+    let locked = Journal::open(&path, Options { segment_bytes: 4 << 20, ..Options::default() });
+    assert!(matches!(locked, Err(OpenError::Locked(_))));
+    drop(passed);
+    assert!(reopened().1.active.all);
+}
+
+#[test]
 fn labels_that_nobody_announces_again_leave_after_a_window() {
     let disk = MemoryDisk::default();
     let options = Options { window: Duration::ZERO, ..small() };

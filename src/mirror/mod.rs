@@ -11,6 +11,7 @@ pub mod replay;
 pub mod state;
 pub mod turning;
 pub mod twins;
+pub mod unwritten;
 pub mod waits;
 
 pub use handle::{Handle, Phase, Status};

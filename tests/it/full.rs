@@ -1,8 +1,11 @@
 //! A journal without room: clients go on, tables are dirty, and it heals by itself (promises 6 and 7).
 
-use ::tandem::sandbox::Stop;
+use std::process::Command;
 
-use crate::support::{connect, pair, rows, sql, tandem::Tandem};
+use ::tandem::sandbox::{Stop, free_port};
+
+use crate::support::tandem::{TANDEM, Tandem};
+use crate::support::{connect, pair, rows, sql};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_go_on_when_the_journal_is_full_and_both_sides_are_equal_in_the_end() {
@@ -31,4 +34,48 @@ async fn clients_go_on_when_the_journal_is_full_and_both_sides_are_equal_in_the_
         let query = format!("SELECT count(*), sum(hashtext(t::text)) FROM {table} t");
         assert_eq!(rows(&target_url, &query).await, rows(&origin_url, &query).await, "{table}: {}", tandem.log());
     }
+}
+
+/// What clients write meanwhile is in no journal.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_time_without_the_mirror_leaves_no_table_trusted_and_its_journal_to_nobody_else() {
+    let (origin, target) = pair();
+    let (origin_url, target_url) = (origin.url("postgres"), target.url("postgres"));
+    for url in [&origin_url, &target_url] {
+        sql(url, "CREATE TABLE acc (id int PRIMARY KEY)").await;
+    }
+    let mut tandem = Tandem::start(&origin_url, &target_url, "[mirror]\nself_repair = false\nmode = \"async\"").await;
+    let write = async |tandem: &Tandem, id: i32| {
+        let client = connect(&tandem.url("postgres")).await;
+        client.execute("INSERT INTO acc VALUES ($1)", &[&id]).await.expect("inserted");
+    };
+    write(&tandem, 1).await;
+    tandem.settled().await;
+    assert_eq!(tandem.terminate(), Some(0), "{}", tandem.log());
+    let config = tandem.dir().join("proxy.toml");
+    let mode = |from: &str, to: &str| {
+        let text = std::fs::read_to_string(&config).expect("it is there");
+        std::fs::write(&config, text.replace(&format!("mode = \"{from}\""), &format!("mode = \"{to}\"")))
+            .expect("ours");
+    };
+    mode("async", "off");
+    tandem.launch().await;
+    write(&tandem, 2).await;
+    // On other ports, in the same directory.
+    let text = std::fs::read_to_string(&config).expect("it is there");
+    let admin = tandem.admin.rsplit_once(':').expect("a port").1;
+    let text = text.replace(&tandem.port.to_string(), &free_port().to_string());
+    std::fs::write(tandem.dir().join("other.toml"), text.replace(admin, &free_port().to_string())).expect("ours");
+    let mut other = Command::new(TANDEM);
+    let other = other.args(["run", "--config", "other.toml"]).current_dir(tandem.dir()).output().expect("it runs");
+    let said = String::from_utf8_lossy(&other.stderr);
+    assert!(!other.status.success() && said.contains("in use by another process"), "{said}");
+    assert_eq!(tandem.terminate(), Some(0), "{}", tandem.log());
+    mode("off", "async");
+    tandem.launch().await;
+    let dirty = tandem.client().get("/v1/dirty").await.expect("it answers");
+    assert_eq!(dirty[0]["table"], "public.acc", "{dirty}");
+    tandem.repair_all().await;
+    tandem.settled().await;
+    assert_eq!(rows(&target_url, "SELECT id FROM acc ORDER BY 1").await, ["1", "2"], "{}", tandem.log());
 }

@@ -15,9 +15,10 @@ use crate::cutover::gate::Gate;
 use crate::journal::Journal;
 use crate::mirror::Waits;
 use crate::mirror::durable::{self, Durable};
+use crate::mirror::unwritten::Lose;
 use crate::net::clients::Clients;
 use crate::net::tls;
-use crate::record::{Reason, Side, TableId};
+use crate::record::{Side, TableId};
 
 use super::applier::{Applier, Quiet, Reach, sees};
 use super::ballot::{Question, Unread};
@@ -125,15 +126,12 @@ pub struct Mirroring {
     /// Where they are written down.
     pub journal: Journal,
     /// Called with tables whose writes the journal did not take.
-    pub lost: Box<dyn Fn(TableId, Reason) + Send + Sync>,
+    pub lost: Lose,
     /// Answers wait until the secondary has the write.
     pub waits: Option<Waits>,
     /// Chooses reads that are repeated on the other side.
     pub watch: Watch,
 }
-
-/// Called with tables whose writes the journal did not take.
-pub(super) type Lost = Box<dyn Fn(TableId, Reason) + Send + Sync>;
 
 impl Setup {
     /// Connect to the primary and learn its schema; to the other side too, which may be away unless it is the first start.
@@ -180,7 +178,7 @@ impl Setup {
         let node = identity.host_id.0;
         let (journal, lost, waits, watch) = match mirroring {
             Some(Mirroring { journal, lost, waits, watch }) => (Some(journal), lost, waits, watch),
-            None => (None, Box::new(|_, _| {}) as Lost, None, Watch::off()),
+            None => (None, Arc::new(|_, _| {}) as Lose, None, Watch::off()),
         };
         let shared = Arc::new(Shared::new(Parts {
             gate,

@@ -66,14 +66,14 @@ fn made() -> Shared {
         shadow: crate::shadow::Handle::off(),
         repeating: Default::default(),
         sessions: Sessions::default(),
-        lost: Box::new(|_, _| {}),
+        lost: Arc::new(|_, _| {}),
     }
 }
 
 /// What a journal in memory has.
 #[cfg(test)]
 pub(crate) fn entries(journal: &Journal) -> Vec<Entry> {
-    let read = journal.read(Lsn::default(), 1 << 20);
+    let read = journal.read(Lsn::default(), 16 << 20);
     futures_util::FutureExt::now_or_never(read).expect("at once").expect("read").0
 }
 

@@ -10,9 +10,10 @@ use crate::config::{self, Config, ListenTls, Live, TypeOids};
 use crate::cutover::gate::Gate;
 use crate::journal::Journal;
 use crate::mirror::Twins;
+use crate::mirror::unwritten::Lose;
 use crate::net::clients::Clients;
 use crate::net::tls;
-use crate::record::{Reason, Side, TableId};
+use crate::record::{Side, TableId};
 use crate::shadow::Handle;
 
 use super::cache::PlanCache;
@@ -53,9 +54,6 @@ pub enum Error {
     Tls(String),
 }
 
-/// Called with tables whose writes the journal did not take.
-pub(super) type Lost = Box<dyn Fn(TableId, Reason) + Send + Sync>;
-
 impl Setup {
     /// Connect to the origin and learn its schema. Without a journal nothing is captured.
     pub async fn new(
@@ -63,7 +61,7 @@ impl Setup {
         live: Live,
         gate: Gate,
         journal: Option<Journal>,
-        (lost, shadow): (Lost, Handle<Asked>),
+        (lost, shadow): (Lose, Handle<Asked>),
     ) -> Result<Setup, Error> {
         let servers = Arc::new(Servers::new(config));
         let catalog = match &journal {

@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Live, OnDdl, OnFull, OnUncaptured};
 use crate::cutover::gate::Gate;
 use crate::journal::{self, Journal};
-use crate::record::{Reason, RecordBuf, Side, TableId};
+use crate::mirror::unwritten::{Lose, Unwritten};
+use crate::record::{RecordBuf, Side, TableId};
 use crate::shadow;
 
 use super::cache::PlanCache;
@@ -49,7 +50,7 @@ pub struct Shared {
     /// All of them, for the day on which they move.
     pub(super) sessions: Sessions,
     /// Called with tables whose writes the journal did not take.
-    pub lost: Box<dyn Fn(TableId, Reason) + Send + Sync>,
+    pub lost: Lose,
 }
 
 /// What configuration decides, some of it anew while tandem runs.
@@ -136,8 +137,8 @@ impl Shared {
         }
     }
 
-    /// The journal did not take these keys: their tables are dirty.
-    pub fn lose(&self, keys: &mut RecordBuf, error: &journal::Error) {
+    /// The journal did not take these keys: their tables are dirty, and again when the unit is over.
+    pub fn lose(&self, keys: &RecordBuf, error: &journal::Error) -> impl Iterator<Item = Unwritten> {
         if *error == journal::Error::Full {
             tracing::debug!("the journal is full: a unit's tables are dirty");
         } else {
@@ -147,7 +148,7 @@ impl Shared {
         if tables.remove(&TableId::NONE) {
             tracing::error!("what names no table, such as a schema change, is lost with it: compare both schemas");
         }
-        tables.into_iter().for_each(|table| (self.lost)(table, Reason::Journal));
+        tables.into_iter().map(|table| Unwritten::to(table, &self.lost))
     }
 }
 

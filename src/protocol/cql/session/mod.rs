@@ -35,6 +35,7 @@ use tokio::time::Instant;
 use crate::cutover::gate::{Pass, Route, Slot};
 use crate::journal::{self, Announcer, Ticket};
 use crate::metrics;
+use crate::mirror::unwritten::Unwritten;
 use crate::protocol::cql::outcome::{self, Kind, Outcome};
 use crate::protocol::cql::relay::ahead::Destination;
 use crate::protocol::cql::shadow::{Candidate, Watched};
@@ -48,7 +49,7 @@ use crate::protocol::cql::wire::primitive::Consistency;
 use crate::protocol::cql::wire::request::{self, Request, StatementText, Values};
 use crate::protocol::cql::wire::response::{self, ErrorKind, Response, ServerError, WriteType};
 use crate::protocol::cql::wire::{Envelope, Error, Header, HeaderError, Opcode, Version};
-use crate::record::{Backend, Reason, Side, TableId};
+use crate::record::{Backend, Side, TableId};
 
 use barriers::{Alone, Writes};
 use capture::{Captured, Ground, Piece, Refused};
@@ -97,6 +98,8 @@ pub(in crate::protocol::cql) struct Writing {
     _alone: Option<Alone>,
     /// The schema is another one afterwards.
     is_barrier: bool,
+    /// What it writes to, if the journal did not take it.
+    _unwritten: Vec<Unwritten>,
 }
 
 /// Why the client's next frame waits.
@@ -177,8 +180,16 @@ struct Synced {
     asked: Answers,
 }
 
+/// What the journal has of a write; nothing where it is not mirrored.
+#[derive(Default)]
+struct Noted {
+    ticket: Option<Ticket>,
+    /// The journal did not take it.
+    unwritten: Vec<Unwritten>,
+}
+
 /// Places among the writes to its tables, and among the conditional ones; its record.
-type WrittenDown = (Vec<Writes>, Option<Contest>, Option<Ticket>);
+type WrittenDown = (Vec<Writes>, Option<Contest>, Noted);
 
 /// One client and its server.
 pub(in crate::protocol::cql) struct Session {
@@ -827,7 +838,7 @@ impl Session {
         mut captured: Captured,
         consistency: Consistency,
     ) -> Result<Next, Fault> {
-        let (tables, contest, ticket) = match self.written_down(&mut captured) {
+        let (tables, contest, Noted { ticket, unwritten: _unwritten }) = match self.written_down(&mut captured) {
             Ok(written) => written,
             Err(halt) => {
                 self.has.pass = Some(pass);
@@ -836,8 +847,19 @@ impl Session {
         };
         let Captured { kind, instead, conditional, decision, is_barrier, .. } = captured;
         let Has { turns, alone: _alone, .. } = std::mem::take(&mut self.has);
-        let writing =
-            Writing { ticket, kind, consistency, conditional, contest, decision, turns, tables, _alone, is_barrier };
+        let writing = Writing {
+            ticket,
+            kind,
+            consistency,
+            conditional,
+            contest,
+            decision,
+            turns,
+            tables,
+            _alone,
+            is_barrier,
+            _unwritten,
+        };
         let bytes = instead.as_deref().unwrap_or(frame.bytes);
         self.depart(bytes, frame.header, pass, What::Write(Box::new(writing)));
         Ok(Next::More)
@@ -854,7 +876,7 @@ impl Session {
         // Before its record is.
         let contest = captured.conditional.as_deref().map(|hashes| self.shared.contests.begin(hashes));
         match self.begin(captured) {
-            Ok(ticket) => Ok((tables, contest, ticket)),
+            Ok(noted) => Ok((tables, contest, noted)),
             Err(halt) => {
                 contest.into_iter().for_each(Contest::absent);
                 Err(halt)
@@ -914,9 +936,9 @@ impl Session {
     }
 
     /// Write it down. Without room the tables are dirty instead: no client waits for the mirror.
-    fn begin(&mut self, captured: &mut Captured) -> Result<Option<Ticket>, Halt> {
+    fn begin(&mut self, captured: &mut Captured) -> Result<Noted, Halt> {
         let Some(journal) = self.shared.journal.as_ref().filter(|_| !captured.record.is_empty()) else {
-            return Ok(None);
+            return Ok(Noted::default());
         };
         if let Some(pending) = self.announcer.announce(journal, captured.record.tables().map(|table| table.0)) {
             let journal = journal.clone();
@@ -933,14 +955,15 @@ impl Session {
             }
             Ok(ticket) => {
                 self.shared.full.store(false, Ordering::Relaxed);
-                Ok(Some(ticket))
+                Ok(Noted { ticket: Some(ticket), ..Noted::default() })
             }
             Err(error) => {
                 if !self.shared.full.swap(true, Ordering::Relaxed) {
                     tracing::error!(%error, "the journal takes nothing: tables that are written to become dirty");
                 }
-                captured.record.tables().for_each(|table| (self.shared.lost)(table, Reason::Journal));
-                Ok(None)
+                let tables = captured.record.tables();
+                let unwritten = tables.map(|table| Unwritten::to(table, &self.shared.lost)).collect();
+                Ok(Noted { ticket: None, unwritten })
             }
         }
     }

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::cutover::gate::Gate;
 use crate::journal::Journal;
 use crate::mirror::Waits;
+use crate::mirror::unwritten::Lose;
 use crate::protocol::cql::ballot::{Question, Unread};
 use crate::protocol::cql::relay::ahead::Destination;
 use crate::protocol::cql::shadow::Watch;
@@ -20,7 +21,7 @@ use crate::protocol::cql::tables::Tables;
 use crate::protocol::cql::text::generate::TimeUuids;
 use crate::protocol::cql::text::volatile::Dialect;
 use crate::protocol::cql::topology::Identity;
-use crate::record::{Reason, Side, TableId};
+use crate::record::Side;
 
 use super::barriers::Barriers;
 use super::contests::Contests;
@@ -71,7 +72,7 @@ pub(in crate::protocol::cql) struct Shared {
     /// Statements that were seen.
     pub statements: Statements,
     /// Called with tables whose writes the journal did not take.
-    pub lost: Box<dyn Fn(TableId, Reason) + Send + Sync>,
+    pub lost: Lose,
     /// The journal took nothing the last time: the log said so.
     pub full: AtomicBool,
     /// Largest frame.
@@ -136,7 +137,7 @@ pub(in crate::protocol::cql) struct Parts {
     pub stamps: Stamps,
     pub timeuuids: TimeUuids,
     pub statements_max: usize,
-    pub lost: Box<dyn Fn(TableId, Reason) + Send + Sync>,
+    pub lost: Lose,
     pub frame_bytes_max: usize,
     pub answer_timeout: Duration,
 }

@@ -128,7 +128,7 @@ fn shared(journal: Option<Journal>, ballots: &Ballots, watch: impl FnOnce(&Gate)
         stamps: Stamps::above(0),
         timeuuids: TimeUuids::new([1; 6], 1),
         statements_max: 100,
-        lost: Box::new(|_, _| {}),
+        lost: Arc::new(|_, _| {}),
         frame_bytes_max: 1 << 20,
         answer_timeout: Duration::from_secs(10),
     }))

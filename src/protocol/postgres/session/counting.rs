@@ -134,7 +134,7 @@ impl Session {
         std::mem::swap(&mut self.keys, &mut buf);
         match self.shared.journal.begin(buf.finish(self.backend)) {
             Ok(ticket) => self.tickets.push_provisional(ticket),
-            Err(error) => self.shared.lose(&mut buf, &error),
+            Err(error) => self.unwritten(&buf, &error),
         }
     }
 }

@@ -41,7 +41,7 @@ mod tests;
 mod tickets;
 mod traces;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -52,6 +52,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::cutover::gate::{Pass, Slot};
 use crate::journal::{self, Announcer, Outcome};
+use crate::mirror::unwritten::Unwritten;
 use crate::record::{Backend, Item, RecordBuf, Side, TableId};
 
 use super::copy_stream::CopyStream;
@@ -67,6 +68,8 @@ use pieces::Pieces;
 use statements::{Prepared, Statements};
 use tickets::{Mark, Tickets};
 
+/// Of one record, in bytes: well below what the journal takes.
+const RECORD_MAX: usize = 512 << 10;
 /// How long a unit waits for room in a full journal before its tables are dirty instead.
 const FULL_WAIT: Duration = Duration::from_millis(500);
 
@@ -219,6 +222,8 @@ pub struct Session {
     path_touched: bool,
     /// A schema change was captured since the path was asked for: it may have made a schema that the path names.
     path_aged: bool,
+    /// Tables that the open units wrote to past the journal, each with where its newest stands.
+    unwritten: BTreeMap<TableId, (Mark, Unwritten)>,
     /// The Query at hand is captured, and waits for the journal.
     is_captured: bool,
     /// What a hidden RETURNING would not find or may not read; `None`: ask.
@@ -293,6 +298,7 @@ impl Session {
             path: None,
             path_touched: false,
             path_aged: false,
+            unwritten: BTreeMap::new(),
             is_captured: false,
             names: None,
             odd_names: false,
@@ -402,6 +408,7 @@ impl Session {
     /// The backend is gone: what it had open can only have been rolled back, or is in doubt if it could have committed.
     pub fn server_closed(&mut self) {
         self.tickets.abandon();
+        self.unwritten.clear();
         self.pass = None;
     }
 
@@ -435,34 +442,59 @@ impl Session {
     /// Write the keys of the open unit to the journal. After it, what could commit them may be forwarded.
     /// `false`: wait first.
     fn append(&mut self) -> Result<bool, Fault> {
-        if self.keys.is_empty() {
-            return Ok(true);
+        while !self.keys.is_empty() {
+            let keys = std::mem::take(&mut self.keys);
+            let announced = self.announce(keys.tables());
+            self.keys = keys;
+            // One statement may name more than a record takes.
+            if !announced || !self.append_record(RECORD_MAX) {
+                return Ok(false);
+            }
         }
-        let keys = std::mem::take(&mut self.keys);
-        let announced = self.announce(keys.tables());
-        self.keys = keys;
-        if !announced {
-            return Ok(false);
-        }
+        Ok(true)
+    }
+
+    /// Write the first of them, a record of so many bytes at most. `false`: wait first.
+    fn append_record(&mut self, bytes_max: usize) -> bool {
+        let rest = self.keys.split_off(bytes_max);
         match self.shared.journal.begin(self.keys.finish(self.backend)) {
             Ok(ticket) => {
                 self.shared.stays_full(false);
                 self.tickets.push(ticket);
                 // After the append: a catalog that came in between has not been missed.
                 self.owe_changed();
-                self.keys.clear();
-                Ok(true)
             }
             Err(journal::Error::Full) if !std::mem::take(&mut self.gave_up) && self.shared.waits_for_room() => {
                 self.wait = Wait::Room(self.room());
-                Ok(false)
+                self.keys.append(&rest);
+                return false;
             }
             Err(error) => {
-                self.shared.lose(&mut self.keys, &error);
-                self.keys.clear();
-                Ok(true)
+                let keys = std::mem::take(&mut self.keys);
+                self.unwritten(&keys, &error);
+                self.keys = keys;
             }
         }
+        self.keys.clear();
+        if !rest.is_empty() {
+            self.keys = rest;
+        }
+        true
+    }
+
+    /// The journal did not take this.
+    fn unwritten(&mut self, keys: &RecordBuf, error: &journal::Error) {
+        let mark = self.tickets.mark();
+        for unwritten in self.shared.lose(keys, error) {
+            self.unwritten.insert(unwritten.table(), (mark, unwritten));
+        }
+    }
+
+    /// What was written past the journal below the mark has ended.
+    fn unwritten_over(&mut self, upto: Mark) {
+        // Who is in flight behind it may have the same mark.
+        let is_last = self.nothing_in_flight();
+        self.unwritten.retain(|_, (mark, _)| *mark > upto || (*mark == upto && !is_last));
     }
 
     /// The journal knows durably which tables are being written, so that after a power loss only those are dirty
@@ -507,7 +539,7 @@ impl Session {
         }
         match self.shared.journal.begin(more.finish(self.backend)) {
             Ok(ticket) => self.tickets.push(ticket),
-            Err(error) => self.shared.lose(&mut more, &error),
+            Err(error) => self.unwritten(&more, &error),
         }
     }
 
@@ -519,7 +551,7 @@ impl Session {
     /// Resolves with `true` when there is room. A disk that is a moment behind is waited for by any policy; a journal
     /// that stays full is waited for only where configuration says so (promise 7).
     fn room(&self) -> Awaited {
-        let (journal, bytes) = (self.shared.journal.clone(), self.keys.bytes());
+        let (journal, bytes) = (self.shared.journal.clone(), self.keys.bytes().min(RECORD_MAX));
         let patience = if self.shared.policy.block_when_full() { Duration::MAX } else { FULL_WAIT };
         Box::pin(async move { matches!(tokio::time::timeout(patience, journal.room(bytes)).await, Ok(Ok(()))) })
     }
@@ -539,6 +571,7 @@ impl Session {
         // What nothing else decided was committed at the end of the group, or rolled back by its error.
         let last = if group.failed { Outcome::Aborted } else { Outcome::Committed };
         self.tickets.end_all(group.upto, last, schema);
+        self.unwritten_over(group.upto);
         self.hot_cursor &= !self.nothing_in_flight();
         self.shadow_unit_over(group.failed);
         self.names_end();
@@ -557,6 +590,7 @@ impl Session {
     /// COMMIT AND CHAIN ended a unit, and nothing ran in the next: it passes the gate when it begins.
     fn chained_over(&mut self, group: &Group, schema: bool) {
         self.tickets.end_settled(group.upto, schema);
+        self.unwritten_over(group.upto);
         self.names_end();
         if self.chained && self.nothing_in_flight() && self.keys.is_empty() {
             self.pass = None;

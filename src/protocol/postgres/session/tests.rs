@@ -426,6 +426,49 @@ fn what_a_copy_that_failed_had_written_down_ends_with_it() {
     assert!(peers.outcomes().chars().all(|outcome| outcome == 'A'), "{}", peers.outcomes());
 }
 
+/// Keys of the open unit, as one statement may name: so many.
+fn owe(session: &mut Session, keys: u32) {
+    let table = TableId::of("public", "acc");
+    (0..keys).for_each(|key| session.keys.key(table, &key.to_be_bytes(), false));
+}
+
+#[test]
+fn a_statement_that_names_more_than_a_record_takes_leaves_several() {
+    let mut peers = Peers::new();
+    peers.query("begin");
+    peers.server("CBEGIN ZT");
+    owe(&mut peers.session, 100_000);
+    assert!(peers.session.append().expect("in memory"));
+    assert!(peers.session.unwritten.is_empty(), "the journal took it");
+    peers.query("commit");
+    peers.server("CCOMMIT ZI");
+    assert_eq!(peers.outcomes(), "CCC");
+}
+
+#[test]
+fn what_the_journal_did_not_take_is_dirty_before_it_is_written_and_when_its_unit_is_over() {
+    let marks: Arc<std::sync::Mutex<usize>> = Arc::default();
+    let seen = marks.clone();
+    let lost: crate::mirror::unwritten::Lose = Arc::new(move |_, _| *seen.lock().expect("no panic") += 1);
+    let mut peers = Peers::over(rig::changed(move |shared| shared.lost = lost));
+    let marked = || *marks.lock().expect("no panic");
+    peers.query("begin");
+    peers.server("CBEGIN ZT");
+    owe(&mut peers.session, 1);
+    let keys = std::mem::take(&mut peers.session.keys);
+    peers.session.unwritten(&keys, &journal::Error::Full);
+    assert_eq!(marked(), 1);
+    peers.query("select 1");
+    peers.server("CSELECT_1 ZT");
+    assert_eq!(marked(), 1, "the transaction goes on");
+    peers.query("commit");
+    peers.server("CCOMMIT ZI");
+    assert_eq!(marked(), 2);
+    peers.session.unwritten(&keys, &journal::Error::Full);
+    peers.session.server_closed();
+    assert_eq!(marked(), 4, "nobody knows more of it than that its server is gone");
+}
+
 #[test]
 fn an_error_of_an_earlier_query_does_not_end_the_capture_of_a_copy() {
     let mut peers = Peers::new();
