@@ -645,7 +645,7 @@ mod tests {
             let whole: Vec<usize> = keys.clone();
             let rest = buf.split_off(max);
             prop_assert!(buf.bytes() <= max || buf.len() <= 1);
-            prop_assert!(rest.is_empty() || buf.len() >= 1);
+            prop_assert!(rest.is_empty() || !buf.is_empty());
             let key = |item: Item<'_>| match item {
                 Item::Key { key, .. } => key.len(),
                 other => panic!("{other:?}"),
