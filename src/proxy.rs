@@ -282,6 +282,7 @@ impl Assembly {
         let (chosen, reads) = self.board(&journal).open();
         let mirroring = cql::Mirroring {
             journal: journal.clone(),
+            live: self.state.live.clone(),
             lost: lost(&handle, &journal),
             waits: (self.config.mirror.mode == Mode::Sync).then(|| handle.waits().clone()),
             watch: cql::Watch::new(&self.config.shadow, chosen.clone()),

@@ -4,6 +4,7 @@
 //! (`TANDEM_JOURNAL_DURABILITY=os`); of several `[[listen]]` the second is `TANDEM_LISTEN_2_ADDRESS`. Secrets are read
 //! from files. The keys, what they do and their defaults are declared in [`section`], and nowhere else.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -104,7 +105,9 @@ impl Config {
         let text = std::fs::read_to_string(path).map_err(|error| {
             Error::new(&Place::File(path.display().to_string()), format!("cannot be read: {error}"))
         })?;
-        Config::from_text(&path.display().to_string(), &text, std::env::vars())
+        // What is no text is not ours.
+        let texts = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        Config::from_text(&path.display().to_string(), &text, std::env::vars_os().filter_map(texts))
     }
 
     /// Check a file's text. `file` is what errors call it.
@@ -127,9 +130,9 @@ impl Config {
             backfill: backfill(&source.one("backfill"))?,
             shadow: shadow(&source.one("shadow"))?,
             users: users(&source)?,
-            cutover: cutover(&source.one("cutover"))?,
+            cutover: cutover(&source.one("cutover"), wire)?,
             admin: admin(&source.one("admin"))?,
-            limits: limits(&source.one("limits"))?,
+            limits: limits(&source.one("limits"), wire)?,
             log: read(&source)?,
             runtime: read(&source)?,
         };
@@ -186,8 +189,19 @@ fn listen_tls(listen: section::Listen, values: &Values) -> Result<Option<ListenT
     }
 }
 
+/// What the wire has no use for is refused, so that nobody believes in it.
+fn of_postgres(values: &Values, wire: Wire, keys: &[&'static str]) -> Result<(), Error> {
+    match values.written(keys) {
+        Some(key) if wire != Wire::Postgres => {
+            Err(Error::new(values.place(key), format!("`{key}` is for PostgreSQL: with {wire} it says nothing")))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn mirror(values: &Values, wire: Wire) -> Result<Mirror, Error> {
     let mirror = Mirror::read(values)?;
+    of_postgres(values, wire, &["keyless"])?;
     for (key, tables) in [("include", &mirror.include), ("exclude", &mirror.exclude)] {
         if !wire.has_table_maps() && !tables.is_empty() {
             let message = format!("`{key}` is for PostgreSQL: with {wire} all tables are mirrored");
@@ -311,8 +325,9 @@ fn users(source: &Source) -> Result<Vec<User>, Error> {
 /// Bounds of `max_hold`. Under the least, no transaction has time to end; over the most, applications and their pools have given up.
 pub const MAX_HOLD: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
 
-fn cutover(values: &Values) -> Result<Cutover, Error> {
+fn cutover(values: &Values, wire: Wire) -> Result<Cutover, Error> {
     let cutover = Cutover::read(values)?;
+    of_postgres(values, wire, &["immovable", "old_primary", "strangers", "type_oids"])?;
     if cutover.max_hold < MAX_HOLD.0 {
         let message = "`max_hold` must be at least 100ms: transactions must have time to end while clients are held";
         return Err(Error::new(values.place("max_hold"), message));
@@ -328,8 +343,9 @@ fn cutover(values: &Values) -> Result<Cutover, Error> {
     Ok(cutover)
 }
 
-fn limits(values: &Values) -> Result<Limits, Error> {
+fn limits(values: &Values, wire: Wire) -> Result<Limits, Error> {
     let limits = Limits::read(values)?;
+    of_postgres(values, wire, &["statement_bytes"])?;
     let counts = [
         ("connections", limits.connections),
         ("plan_cache", limits.plan_cache),

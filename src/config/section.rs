@@ -153,7 +153,7 @@ sections! {
         include: Vec<String> = Unset("app.*");
         /// Nor these of them.
         exclude: Vec<String> = Unset("audit.*");
-        /// A table without a key: refuse (it is not mirrored, and named before a switch), or copy (all its rows, at most
+        /// PostgreSQL: a table without a key: refuse (it is not mirrored, and named before a switch), or copy (all its rows, at most
         /// every 30 s while it is written, and once more while clients are held at a switch: for small tables).
         keyless: Keyless = Is("refuse");
         /// A schema change: mirror, refuse, or note (it runs on the primary only and is noted as dirty).
@@ -267,15 +267,15 @@ sections! {
         max_lag: Duration = Is("1s");
         /// Clients are held no longer: past it the switch ends by itself, and they go on as before.
         max_hold: Duration = Is("5s");
-        /// A session that cannot be moved (temporary tables, held cursors, session advisory locks, ..): refuse (the
+        /// PostgreSQL: a session that cannot be moved (temporary tables, held cursors, session advisory locks, ..): refuse (the
         /// switch names it), wait (for up to a minute before clients are held, then refuse) or close (between two
         /// transactions, with an error that pools understand).
         immovable: Immovable = Is("refuse");
-        /// After a switch the old primary takes no writes past tandem (read_only), or they are only noticed (watch).
+        /// PostgreSQL: after a switch the old primary takes no writes past tandem (read_only), or they are only noticed (watch).
         old_primary: OldPrimary = Is("read_only");
-        /// Transactions on the old primary that are not tandem's: wait for their end, or terminate them.
+        /// PostgreSQL: transactions on the old primary that are not tandem's: wait for their end, or terminate them.
         strangers: Strangers = Is("wait");
-        /// Sessions that used a type whose oid is another on the other side: close (drivers remember oids) or keep.
+        /// PostgreSQL: sessions that used a type whose oid is another on the other side: close (drivers remember oids) or keep.
         type_oids: TypeOids = Is("close");
     }
 
@@ -293,7 +293,7 @@ sections! {
         connections: usize = Is("10000");
         /// Largest message from a client or a server; larger ones end the connection. PostgreSQL's own limit is 1GB.
         message_bytes: Size = Is("1GB");
-        /// Longest statement that is analysed; longer ones are treated as writes whose keys are not known.
+        /// PostgreSQL: longest statement that is analysed; longer ones are treated as writes whose keys are not known.
         statement_bytes: Size = Is("4MB");
         /// Statement shapes kept analysed.
         plan_cache: usize = Is("10000");

@@ -118,6 +118,11 @@ pub struct Values {
 }
 
 impl Values {
+    /// The first of these keys that somebody wrote.
+    pub fn written(&self, keys: &[&'static str]) -> Option<&'static str> {
+        keys.iter().copied().find(|key| self.texts.contains_key(key))
+    }
+
     /// The key's value, or its default.
     pub fn get<T: Setting>(&self, key: &Key) -> Result<T, Error> {
         let (text, place) = match (self.texts.get(key.name), key.default) {
@@ -219,6 +224,9 @@ impl Source {
             Some((section, times, keys, key))
         });
         let Some((section, times, keys, key)) = found else { return Ok(()) };
+        if is_of_a_service(key) {
+            return Ok(());
+        }
         let place = Place::Variable(name.to_owned());
         let (at, key) = match key.split_once('_') {
             Some((digits, key)) if times != Times::One && digits.parse::<usize>().is_ok_and(|n| n > 0) => {
@@ -267,8 +275,13 @@ fn texts(
             (DeValue::Table(pairs), true) => inline(pairs),
             (value, _) => text(value),
         };
-        let text =
-            text.ok_or_else(|| Error::new(&place, format!("`{}` takes a plain value, not this one", key.name)))?;
+        let text = text.ok_or_else(|| {
+            let message = match key.list {
+                true => format!("`{}` takes a list of values without commas in them", key.name),
+                false => format!("`{}` takes a plain value, not this one", key.name),
+            };
+            Error::new(&place, message)
+        })?;
         texts.insert(key.name, (text, place));
     }
     Ok(texts)
@@ -285,7 +298,8 @@ fn text(value: &DeValue<'_>) -> Option<String> {
         DeValue::Boolean(flag) => Some(flag.to_string()),
         DeValue::Array(items) => {
             let items: Option<Vec<String>> = items.iter().map(|item| text(item.get_ref())).collect();
-            items.map(|items| items.join(","))
+            // A comma is what items are told apart by.
+            items.filter(|items| !items.iter().any(|item| item.contains(','))).map(|items| items.join(","))
         }
         _ => None,
     }
@@ -303,6 +317,21 @@ fn inline(pairs: &DeTable<'_>) -> Option<String> {
 
 fn line_of(text: &str, at: usize) -> usize {
     1 + text.as_bytes().iter().take(at).filter(|&&byte| byte == b'\n').count()
+}
+
+/// Kubernetes tells every container of every service: one called `tandem-admin` gives `TANDEM_ADMIN_SERVICE_HOST`,
+/// `TANDEM_ADMIN_PORT`, `TANDEM_ADMIN_PORT_6480_TCP_ADDR`. No section has such keys.
+fn is_of_a_service(key: &str) -> bool {
+    let numbered = |rest: &str| {
+        let (digits, rest) = rest.split_once('_').unwrap_or((rest, "TCP"));
+        let protocol = rest.split('_').next().unwrap_or_default();
+        !digits.is_empty()
+            && digits.bytes().all(|byte| byte.is_ascii_digit())
+            && ["TCP", "UDP", "SCTP"].contains(&protocol)
+    };
+    matches!(key, "SERVICE_HOST" | "SERVICE_PORT" | "PORT")
+        || key.starts_with("SERVICE_PORT_")
+        || key.strip_prefix("PORT_").is_some_and(numbered)
 }
 
 /// "unknown key `durabilty`: did you mean `durability`?"

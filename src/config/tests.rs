@@ -271,10 +271,37 @@ fn a_table_map_that_makes_no_sense_is_refused() {
 fn what_is_only_for_postgresql_is_refused_with_cassandra() {
     let cql = SMALLEST.replace("\"postgres\"", "\"cql\"").replace("postgres://", "cql://").replace("/app", "");
     assert!(config(&cql).is_ok());
-    for more in
-        ["[mirror]\nexclude = [\"ks.*\"]", "[mirror]\ninclude = [\"ks.*\"]", "[[tables]]\nfrom = \"a.b\"\nto = \"c.d\""]
-    {
+    for more in [
+        "[mirror]\nexclude = [\"ks.*\"]",
+        "[mirror]\ninclude = [\"ks.*\"]",
+        "[mirror]\nkeyless = \"copy\"",
+        "[cutover]\nold_primary = \"watch\"",
+        "[cutover]\nstrangers = \"terminate\"",
+        "[limits]\nstatement_bytes = \"1MB\"",
+        "[[tables]]\nfrom = \"a.b\"\nto = \"c.d\"",
+    ] {
         let refused = message(config(&format!("{cql}{more}\n")));
         assert!(refused.contains("is for PostgreSQL: with cql"), "{refused}");
     }
+}
+
+#[test]
+fn what_kubernetes_tells_of_a_service_called_tandem_admin_is_not_for_us() {
+    let with = |name: &str, value: &str| {
+        let config = Config::from_text("proxy.toml", SMALLEST, [(name.to_owned(), value.to_owned())]);
+        config.map(|_| ()).map_err(|error| error.to_string())
+    };
+    for name in ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_6480_TCP", "PORT_6480_TCP_ADDR"] {
+        assert_eq!(with(&format!("TANDEM_ADMIN_{name}"), "tcp://10.0.0.1:6480"), Ok(()), "{name}");
+    }
+    for name in ["TANDEM_ADMIN_ADRESS", "TANDEM_ADMIN_PORT_TCP", "TANDEM_ADMIN_PORTS"] {
+        assert!(with(name, "127.0.0.1:1").is_err_and(|why| why.contains("did you mean")), "{name}");
+    }
+}
+
+#[test]
+fn a_pattern_with_a_comma_would_be_two_and_is_refused() {
+    let text = format!("{SMALLEST}[shadow]\nstatements = [\"*select a, b from*\"]\n");
+    let refused = message(config(&text));
+    assert!(refused.contains("`statements` takes a list of values without commas"), "{refused}");
 }

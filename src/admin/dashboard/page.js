@@ -12,7 +12,7 @@ const tell = (text) => say(by("said"), text);
 const part = new Switch(tell);
 const reads = new Shadow(tell);
 const samples = [];
-const ledgers = { parked: -1, dirty: -1, mismatches: 0 };
+const ledgers = {};
 
 const readsAt = (side, at) => ({ name: side, of: ({ reads }) => reads?.[side][at] });
 const plots = [
@@ -117,16 +117,21 @@ function walked({ kind, state, done, eta_seconds: eta, rows, bytes: size, differ
   return parts.filter(Boolean).join("; ");
 }
 
-/** The list is asked for when its length changed. Differences that are gone, or of before a switch, are kept there too. */
+/** How old a list may become, in milliseconds: its rows change when its length does not. */
+const LIST_AGE = 5000;
+
+/** The list is asked for when its length changed, and now and then. Differences that are gone, or of before a switch, are kept
+ * there too. */
 function ledger(name, count, row) {
   by(name).hidden = !count;
-  if (ledgers[name] === count) return;
-  ledgers[name] = count;
+  const { count: known, at } = ledgers[name] ?? {};
+  if (known === count && (!count || Date.now() - at < LIST_AGE)) return;
+  ledgers[name] = { count, at: Date.now() };
   if (!count) return list(by(`${name}-list`), [], row);
   ask("GET", `/v1/${name}`)
     .then((all) => all.filter(({ state = "open" }) => state === "open"))
     .then((all) => list(by(`${name}-list`), [...all.slice(0, LISTED), ...rest(all)], row))
-    .catch(() => (ledgers[name] = -1));
+    .catch(() => delete ledgers[name]);
 }
 
 const rest = (all) => (all.length > LISTED ? [{ more: all.length - LISTED }] : []);

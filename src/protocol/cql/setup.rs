@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backfill::crew;
-use crate::config::{self, Config, ListenTls};
+use crate::config::{self, Config, ListenTls, Live};
 use crate::cutover::gate::Gate;
 use crate::journal::Journal;
 use crate::mirror::Waits;
@@ -26,6 +26,7 @@ use super::client;
 use super::cluster::Cluster;
 use super::pulse::Ping;
 use super::serve::{Front, Logins};
+use super::session::policy::Policy;
 use super::session::shared::{Grounds, Parts, Shared, Synchronous};
 use super::shadow::Watch;
 use super::stamps::{Stamps, now_micros};
@@ -125,6 +126,8 @@ impl Grounds for Ground {
 pub struct Mirroring {
     /// Where they are written down.
     pub journal: Journal,
+    /// What is not simply mirrored, as it is configured now.
+    pub live: Live,
     /// Called with tables whose writes the journal did not take.
     pub lost: Lose,
     /// Answers wait until the secondary has the write.
@@ -176,9 +179,9 @@ impl Setup {
         let floor: i64 = kept.load()?.unwrap_or_default();
         let ground = |side| Box::new(Ground(sides.clone(), side)) as Box<dyn Grounds>;
         let node = identity.host_id.0;
-        let (journal, lost, waits, watch) = match mirroring {
-            Some(Mirroring { journal, lost, waits, watch }) => (Some(journal), lost, waits, watch),
-            None => (None, Arc::new(|_, _| {}) as Lose, None, Watch::off()),
+        let (journal, live, lost, waits, watch) = match mirroring {
+            Some(Mirroring { journal, live, lost, waits, watch }) => (Some(journal), live, lost, waits, watch),
+            None => (None, Live::new(config), Arc::new(|_, _| {}) as Lose, None, Watch::off()),
         };
         let shared = Arc::new(Shared::new(Parts {
             gate,
@@ -191,6 +194,7 @@ impl Setup {
             timeuuids: TimeUuids::new([node[0] | 1, node[1], node[2], node[3], node[4], node[5]], now_micros() as u16),
             identity,
             statements_max: config.limits.plan_cache,
+            policy: Policy::new(live),
             lost,
             frame_bytes_max: config.limits.message_bytes.bytes().min(FRAME_BYTES_MAX),
             answer_timeout: config.limits.answer_timeout,

@@ -19,6 +19,7 @@ mod decision;
 mod flights;
 pub(in crate::protocol::cql) mod framing;
 pub(in crate::protocol::cql) mod known;
+pub(in crate::protocol::cql) mod policy;
 pub(in crate::protocol::cql) mod shared;
 
 use std::collections::BTreeMap;
@@ -771,6 +772,12 @@ impl Session {
             self.depart(frame.bytes, frame.header, pass, what);
             return Ok(Next::More);
         }
+        if let [Piece { known, .. }] = pieces
+            && let Some(setting) = self.shared.policy.refuses(known.class)
+        {
+            self.refuse_by(setting, frame.header.stream);
+            return Ok(Next::More);
+        }
         let tables = self.shared.side(self.side).tables();
         let ground = Ground {
             tables: &tables,
@@ -781,7 +788,16 @@ impl Session {
             is_fresh: self.has.schema,
         };
         match ground.capture(envelope, request, pieces) {
-            Ok(captured) => self.write(frame, pass, captured, consistency(request)),
+            Ok(mut captured) => {
+                if let [Piece { known, .. }] = pieces {
+                    self.shared.policy.note(known.class, &mut captured.record);
+                }
+                if let Some(setting) = self.shared.policy.refuses_uncaptured(&captured.record) {
+                    self.refuse_by(setting, frame.header.stream);
+                    return Ok(Next::More);
+                }
+                self.write(frame, pass, captured, consistency(request))
+            }
             Err(Refused::Stranger) => {
                 self.has.pass = Some(pass);
                 Ok(self.look_at_schema())
@@ -794,6 +810,13 @@ impl Session {
                 Ok(Next::More)
             }
         }
+    }
+
+    /// Configuration says so.
+    fn refuse_by(&mut self, setting: &str, stream: i16) {
+        let text = format!("tandem: {setting} = \"refuse\": this statement is not to run while a mirror is on");
+        self.tell(stream, &Response::Error(ServerError::new(ErrorKind::Invalid, &text)));
+        self.has = Has::default();
     }
 
     /// Wait until the nodes have one schema, and it was looked at; or until that takes too long.
@@ -956,6 +979,14 @@ impl Session {
             Ok(ticket) => {
                 self.shared.full.store(false, Ordering::Relaxed);
                 Ok(Noted { ticket: Some(ticket), ..Noted::default() })
+            }
+            Err(journal::Error::Full) if self.shared.policy.blocks_when_full() => {
+                let (journal, bytes) = (journal.clone(), captured.record.bytes());
+                Err(Halt::Until(Box::pin(async move {
+                    // One that broke says so when the record is begun.
+                    let _ = journal.room(bytes).await;
+                    Came::Over
+                })))
             }
             Err(error) => {
                 if !self.shared.full.swap(true, Ordering::Relaxed) {

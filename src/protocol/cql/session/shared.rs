@@ -26,6 +26,7 @@ use crate::record::Side;
 use super::barriers::Barriers;
 use super::contests::Contests;
 use super::known::Statements;
+use super::policy::Policy;
 
 /// Places where conditional statements of a partition wait for each other.
 const TURNS: usize = 1024;
@@ -71,6 +72,8 @@ pub(in crate::protocol::cql) struct Shared {
     pub timeuuids: TimeUuids,
     /// Statements that were seen.
     pub statements: Statements,
+    /// What is not simply mirrored.
+    pub(super) policy: Policy,
     /// Called with tables whose writes the journal did not take.
     pub lost: Lose,
     /// The journal took nothing the last time: the log said so.
@@ -137,6 +140,7 @@ pub(in crate::protocol::cql) struct Parts {
     pub stamps: Stamps,
     pub timeuuids: TimeUuids,
     pub statements_max: usize,
+    pub policy: Policy,
     pub lost: Lose,
     pub frame_bytes_max: usize,
     pub answer_timeout: Duration,
@@ -154,6 +158,7 @@ impl Shared {
             stamps: parts.stamps,
             timeuuids: parts.timeuuids,
             statements: Statements::new(parts.statements_max),
+            policy: parts.policy,
             lost: parts.lost,
             full: AtomicBool::new(false),
             frame_bytes_max: parts.frame_bytes_max,

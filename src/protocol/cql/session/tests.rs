@@ -7,7 +7,9 @@ use std::sync::Mutex;
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
+use super::policy::Policy;
 use super::*;
+use crate::config::{Config, Live};
 use crate::cutover::gate::{Gate, Route};
 use crate::journal::storage::MemoryDisk;
 use crate::journal::{Entry, Journal, Lsn};
@@ -115,6 +117,13 @@ fn identity() -> Identity {
     Identity::new(&facts, &facts, [9; 16], 0)
 }
 
+/// As configured by default.
+fn live() -> Live {
+    let text = "[[listen]]\nwire = \"cql\"\naddress = \"127.0.0.1:1\"\n\
+                [origin]\nurl = \"cql://h:1\"\n[target]\nurl = \"cql://h:2\"\n";
+    Live::new(&Config::from_text("proxy.toml", text, []).expect("valid"))
+}
+
 fn shared(journal: Option<Journal>, ballots: &Ballots, watch: impl FnOnce(&Gate) -> Watch) -> Arc<Shared> {
     let gate = Gate::new(Route { primary: Side::Origin, mirror: journal.is_some(), epoch: 1 });
     let still = || Box::new(Still(Arc::new(tables()), ballots.clone())) as Box<dyn Grounds>;
@@ -128,6 +137,7 @@ fn shared(journal: Option<Journal>, ballots: &Ballots, watch: impl FnOnce(&Gate)
         stamps: Stamps::above(0),
         timeuuids: TimeUuids::new([1; 6], 1),
         statements_max: 100,
+        policy: Policy::new(live()),
         lost: Arc::new(|_, _| {}),
         frame_bytes_max: 1 << 20,
         answer_timeout: Duration::from_secs(10),
@@ -545,6 +555,35 @@ fn schema_changes_and_truncates_are_barriers() {
     assert_eq!(rig.journal(), all);
     rig.void(1);
     assert_eq!(rig.told().len(), 1);
+}
+
+#[test]
+fn what_configuration_refuses_does_not_run_and_what_it_notes_leaves_a_dirty_table() {
+    let live = live();
+    let set = |key: &str, value: &str| drop(live.change([(key, value)].into_iter()).expect("it may change"));
+    let mut shared = shared(Some(Journal::in_memory()), &Ballots::default(), |_| Watch::off());
+    Arc::get_mut(&mut shared).expect("nobody has it yet").policy = Policy::new(live.clone());
+    let mut rig = Rig::with(shared, Ballots::default(), Framing { version: Version::V4, compression: None });
+    let truncate = "TRUNCATE t";
+    let strange = "FROBNICATE t";
+    for (key, text) in
+        [("mirror.truncate", truncate), ("mirror.ddl", "ALTER TABLE t ADD w int"), ("mirror.on_uncaptured", strange)]
+    {
+        set(key, "refuse");
+        rig.query(1, text);
+        assert!(rig.sent().is_empty(), "{text}");
+        let told = rig.told().concat();
+        assert!(String::from_utf8_lossy(&told).contains(&format!("{key} = \"refuse\"")), "{text}");
+    }
+    assert!(rig.journal().is_empty() && rig.shared.gate.inside() == 0);
+    set("mirror.truncate", "note");
+    set("mirror.on_uncaptured", "dirty");
+    rig.query(1, truncate);
+    rig.wait();
+    rig.query(2, strange);
+    rig.wait();
+    assert_eq!(rig.journal()[0], "dirty t ddl");
+    assert!(rig.journal()[1].ends_with("uncaptured"), "{:?}", rig.journal());
 }
 
 #[test]
