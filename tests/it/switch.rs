@@ -176,6 +176,43 @@ async fn a_role_and_a_transaction_that_was_chained_go_along() {
     assert_eq!(rows(&stage.origin.url("postgres"), "SELECT bal FROM acc ORDER BY 1").await, ["1", "3"]);
 }
 
+/// As lib/pq and pgx talk: a statement without a name is described in one round trip, and bound in the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_at_a_session_leaves_its_unnamed_statement_alone() {
+    let stage = Stage::new(SCHEMA, "", &[]).await;
+    sql(&stage.url(), "INSERT INTO acc (bal) VALUES (1), (2)").await;
+    let mut idle = Raw::connect(stage.tandem.port);
+    let parsed = [M::Q("SET work_mem = '8MB'"), M::P("", "DELETE FROM acc WHERE bal = $1"), M::Ds(""), M::S];
+    tokio::task::block_in_place(|| idle.run(&parsed));
+    let ended = stage.ask_switch(&serde_json::json!({"to": "target", "dry_run": true})).await;
+    assert_eq!(ended["end"], "ready", "{ended:#}\n{}", stage.tandem.log());
+    let bound = [M::B("", "", &["1"], &[]), M::E("", 0), M::S];
+    let answer = tokio::task::block_in_place(|| idle.run(&bound));
+    assert!(answer.iter().any(|message| message.body.starts_with(b"DELETE 1")), "{answer:?}");
+    assert_eq!(rows(&stage.origin.url("postgres"), "SELECT bal FROM acc").await, ["2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_unnamed_statement_of_a_chained_transaction_goes_along() {
+    let stage = Stage::new(SCHEMA, "", &[]).await;
+    sql(&stage.url(), "INSERT INTO acc (bal) VALUES (1), (2)").await;
+    let mut chained = Raw::connect(stage.tandem.port);
+    let parsed = [
+        M::Q("BEGIN; INSERT INTO acc (bal) VALUES (3)"),
+        M::P("chain", "COMMIT AND CHAIN"),
+        M::P("", "DELETE FROM acc WHERE bal = $1"),
+        M::B("then", "chain", &[], &[]),
+        M::E("then", 0),
+        M::S,
+    ];
+    tokio::task::block_in_place(|| chained.run(&parsed));
+    assert_eq!(stage.switch("target").await["end"], "switched", "{}", stage.tandem.log());
+    let bound = [M::B("", "", &["1"], &[]), M::E("", 0), M::S, M::Q("COMMIT")];
+    let answer = tokio::task::block_in_place(|| chained.run(&bound));
+    assert!(answer.iter().any(|message| message.body.starts_with(b"DELETE 1")), "{answer:?}");
+    assert_eq!(rows(&stage.target.url("postgres"), "SELECT bal FROM acc ORDER BY 1").await, ["2", "3"]);
+}
+
 #[tokio::test]
 async fn a_cancel_request_reaches_the_server_that_the_session_has_now() {
     let stage = Stage::new(SCHEMA, "", &[]).await;

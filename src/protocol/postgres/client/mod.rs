@@ -322,6 +322,30 @@ impl Client {
         self.rows().await
     }
 
+    /// As [`Client::query`] on a connection that is somebody else's: under a name of its own, which is free again behind
+    /// it. The unnamed statement of whom the connection belongs to stays what it is.
+    ///
+    /// # Errors
+    /// [`Error::Db`] if the server refused; the connection is ready again then.
+    pub(in crate::protocol::postgres) async fn query_as(
+        &mut self,
+        name: &str,
+        sql: &str,
+        params: &[Param<'_>],
+        format: Format,
+    ) -> Result<Vec<DataRow>, Error> {
+        let types: Vec<u32> = params.iter().map(|param| param.oid).collect();
+        // One that was refused may have left it.
+        wire::close(&mut self.out, b'S', name.as_bytes());
+        self.put_parse(name, sql, &types);
+        self.put_bind(name, params, format);
+        self.put_execute();
+        wire::close(&mut self.out, b'S', name.as_bytes());
+        self.put_sync();
+        self.send().await?;
+        self.rows().await
+    }
+
     /// All rows up to ReadyForQuery. For answers known to be small; else [`Client::next_row`].
     pub async fn rows(&mut self) -> Result<Vec<DataRow>, Error> {
         let mut rows = Vec::new();

@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{sleep, timeout};
 
 use crate::net::socket::Socket;
-use crate::protocol::postgres::client::{Client, Error, Released};
+use crate::protocol::postgres::client::{Client, Error, Format, Released};
 use crate::protocol::postgres::plan::Traces;
 use crate::protocol::postgres::relay::{Arrived, Beyond, Heed, Rest, Stranded};
 use crate::protocol::postgres::serve::Front;
@@ -29,6 +29,8 @@ use super::state;
 const LOOK_MAX: Duration = Duration::from_secs(10);
 /// How long a session tries to reach the new primary before its client is told.
 const MOVE_MAX: Duration = Duration::from_secs(15);
+/// The name of the statement that begins a transaction anew.
+const BEGIN: &str = "tandem begin";
 /// Between two attempts.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -233,7 +235,9 @@ async fn relocate(
     let mut asides = part_from(old);
     let mut standby = arrive(to, luggage, front, card).await?;
     if let Some(modes) = modes {
-        standby.client.simple(&modes).await.map_err(|error| Stranded::Unreachable(error.to_string()))?;
+        // A simple query would drop the unnamed statement that the session has brought along.
+        let begun = standby.client.query_as(BEGIN, &modes, &[], Format::Text).await;
+        begun.map_err(|error| Stranded::Unreachable(error.to_string()))?;
     }
     let reports = standby::reports(&standby.client);
     let (pid, key) = (standby.client.pid(), standby.client.cancel_key());

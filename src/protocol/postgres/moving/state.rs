@@ -83,7 +83,8 @@ const LOOK: &str = "\
 /// The server's, or its connection's. Not cancel safe.
 pub(crate) async fn read(session: &mut Client, customs: &Customs, user: &str) -> Result<State, Error> {
     let names = customs.array();
-    let rows = session.query(LOOK, &[Param { oid: TEXT, ..Param::text(&names) }], Format::Text).await?;
+    // The client may have parsed its unnamed statement, and binds it next.
+    let rows = session.query_as(NAME, LOOK, &[Param { oid: TEXT, ..Param::text(&names) }], Format::Text).await?;
     let mut state = State::default();
     for row in &rows {
         state.take(row, user)?;
@@ -93,6 +94,8 @@ pub(crate) async fn read(session: &mut Client, customs: &Customs, user: &str) ->
 
 /// pg_type.oid of `text`.
 const TEXT: u32 = 25;
+/// The name of our statement among the client's.
+const NAME: &str = "tandem look";
 
 impl State {
     /// It listens: what it is told last must reach its client.
