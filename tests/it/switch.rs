@@ -213,6 +213,72 @@ async fn the_unnamed_statement_of_a_chained_transaction_goes_along() {
     assert_eq!(rows(&stage.target.url("postgres"), "SELECT bal FROM acc ORDER BY 1").await, ["2", "3"]);
 }
 
+const LOGIN: &str = "CREATE SCHEMA app;
+    CREATE FUNCTION app.login(who int) RETURNS void LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM set_config('app.user_id', who::text, false); END $$;
+    CREATE FUNCTION app.put(name text, value text) RETURNS text LANGUAGE sql VOLATILE BEGIN ATOMIC
+        SELECT set_config(name, value, false); END;
+    CREATE TABLE own (id int PRIMARY KEY, who text DEFAULT current_setting('app.of_default', true));
+    CREATE VIEW mine AS SELECT * FROM own WHERE who = current_setting('app.of_view', true);
+    CREATE POLICY mine ON own USING (who = current_setting('app.of_policy'));
+    CREATE FUNCTION app.kind(kind text, value text) RETURNS void LANGUAGE plpgsql AS
+        $$ BEGIN EXECUTE format('SET app.of_%s = %L', kind, value); END $$";
+
+#[tokio::test]
+async fn settings_that_code_of_the_server_makes_go_along() {
+    let stage = Stage::new(&format!("{SCHEMA}; {LOGIN}"), "", &[]).await;
+    let client = connect(&stage.url()).await;
+    let prepare = "PREPARE late (text) AS SELECT set_config('app.late', $1, false)";
+    client
+        .batch_execute(&format!("SELECT app.login(42), app.put('app.tenant', 'john.doe'); {prepare}"))
+        .await
+        .expect("set");
+    for kind in ["default", "view", "policy"] {
+        client.batch_execute(&format!("SELECT app.kind('{kind}', 'x')")).await.expect("set");
+    }
+    client.batch_execute("DO $$ BEGIN PERFORM set_config('app.done', 'y', false); END $$").await.expect("set");
+    // What nobody could look into may have written: its tables are mended first.
+    stage.tandem.settled().await;
+    let ended = stage.ask_switch(&serde_json::json!({"to": "target", "dry_run": true})).await;
+    assert_eq!(ended["end"], "ready", "{ended:#}\n{}", stage.tandem.log());
+    client.batch_execute("EXECUTE late ('z')").await.expect("set");
+    stage.tandem.settled().await;
+    let ended = stage.switch("target").await;
+    assert_eq!(ended["end"], "switched", "{ended:#}\n{}", stage.tandem.log());
+    for (name, value) in [
+        ("user_id", "42"),
+        ("tenant", "john.doe"),
+        ("of_default", "x"),
+        ("of_view", "x"),
+        ("of_policy", "x"),
+        ("done", "y"),
+        ("late", "z"),
+    ] {
+        let asked = format!("SELECT current_setting('app.{name}', true)");
+        assert_eq!(one(&client, &asked).await, value, "{name}\n{}", stage.tandem.log());
+    }
+}
+
+#[tokio::test]
+async fn functions_and_types_of_one_session_pin_it() {
+    let stage = Stage::new(SCHEMA, "", &[]).await;
+    for (made, dropped, why) in [
+        (
+            "CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+            "FUNCTION pg_temp.f",
+            "temporary functions",
+        ),
+        ("CREATE TYPE pg_temp.mood AS ENUM ('so')", "TYPE pg_temp.mood", "temporary types"),
+    ] {
+        let client = connect(&stage.url()).await;
+        client.batch_execute(made).await.expect("made");
+        let ended = stage.ask_switch(&serde_json::json!({"to": "target", "dry_run": true})).await;
+        let object = ended["findings"][0]["object"].as_str().unwrap_or_default();
+        assert!(ended["end"] == "refused" && object.ends_with(&format!(": {why}")), "{ended:#}");
+        client.batch_execute(&format!("DROP {dropped}")).await.expect("dropped");
+    }
+}
+
 #[tokio::test]
 async fn a_cancel_request_reaches_the_server_that_the_session_has_now() {
     let stage = Stage::new(SCHEMA, "", &[]).await;

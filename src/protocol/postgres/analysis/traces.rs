@@ -51,9 +51,14 @@ impl Scope<'_> {
 
     fn of_words(&self) -> Traces {
         let list = self.tokens.list();
-        let calls = |at: &usize| self.is_op(at + 1, b"(");
         let name = |at: usize| list.get(at).filter(|token| is_word(token.kind)).map(|token| name_of(token, self.text));
-        self.span.clone().filter(calls).filter_map(name).fold(Traces::NONE, |all, name| all | of_call(name.as_deref()))
+        let of = |at: usize| match name(at) {
+            Some(name) if self.is_op(at + 1, b"(") => of_call(name.as_deref()),
+            // Functions and types as well.
+            Some(Some(schema)) if schema == "pg_temp" && self.is_op(at + 1, b".") => Traces::PINS,
+            _ => Traces::NONE,
+        };
+        self.span.clone().fold(Traces::NONE, |all, at| all | of(at))
     }
 }
 
@@ -135,6 +140,8 @@ mod tests {
             ("select lastval()", Traces::LAST_VALUE),
             ("prepare p as select currval('s')", Traces::LAST_VALUE),
             ("discard all", Traces::ANY),
+            ("create function pg_temp.f() returns int language sql as 'select 1'", Traces::PINS),
+            ("create type \"pg_temp\".mood as enum ()", Traces::PINS),
             ("do 'begin end'", Traces::ANY),
             ("select write_it()", Traces::ANY),
             ("selec", Traces::ANY),

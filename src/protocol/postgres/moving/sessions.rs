@@ -16,8 +16,9 @@ use crate::protocol::postgres::client::Endpoint;
 use crate::protocol::postgres::plan::Traces;
 use crate::record::Side;
 
+use super::customs::Customs;
 use super::standby::Standby;
-use super::state::{Customs, State};
+use super::state::State;
 
 /// So many sessions open or fill their second connection at once: more would not log in sooner, and would take the
 /// servers' processors from clients.

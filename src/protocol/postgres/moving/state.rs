@@ -1,17 +1,13 @@
 //! What a session has beside its prepared statements, as its server tells it, and how another server is given it.
 //!
 //! `pg_settings` shows neither custom settings (`app.tenant`, the idiom of row security) nor the role: those are asked
-//! for by name. Names of custom settings are those that any session was seen to use ([`Customs`]).
+//! for by name ([`Customs`]).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
 
 use crate::protocol::postgres::client::{Client, DataRow, Error, Format, Param};
 
-/// More names of custom settings than this are not believed to be names.
-const CUSTOMS_MAX: usize = 500;
-/// The longest identifier is 63 bytes; a custom name has a few of them.
-const CUSTOM_BYTES_MAX: usize = 200;
+use super::customs::Customs;
 
 /// What a session has. Values are in the client's encoding.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,37 +24,6 @@ pub(crate) struct State {
     pub(crate) pins: BTreeSet<String>,
 }
 
-/// Names of custom settings that sessions use: of all sessions, because a name costs one look-up and a missing one costs
-/// a tenant its rows.
-#[derive(Default)]
-pub(crate) struct Customs(Mutex<BTreeSet<String>>);
-
-impl Customs {
-    /// Remember what looks like such a name; anything else is no name.
-    pub(crate) fn note(&self, text: &[u8]) {
-        let Some(name) = custom(text) else { return };
-        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if names.len() < CUSTOMS_MAX && !names.contains(&name) {
-            names.insert(name);
-        }
-    }
-
-    fn array(&self) -> String {
-        let names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        names.iter().map(String::as_str).collect::<Vec<_>>().join(",")
-    }
-}
-
-/// `class.name` in lower case, each part an identifier.
-fn custom(text: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(text).ok().filter(|text| text.len() <= CUSTOM_BYTES_MAX)?;
-    let is_part = |part: &str| {
-        part.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
-            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$')
-    };
-    (text.contains('.') && text.split('.').all(is_part)).then(|| text.to_ascii_lowercase())
-}
-
 /// Each row is a kind, a name and a value. Names are qualified and operators too: the session's search_path is its own.
 const LOOK: &str = "\
     SELECT 'setting', s.name, s.setting FROM pg_catalog.pg_settings AS s WHERE s.source OPERATOR(pg_catalog.=) 'session' \
@@ -66,12 +31,18 @@ const LOOK: &str = "\
     'transaction_deferrable') \
     UNION ALL SELECT 'setting', n, pg_catalog.current_setting(n, true) \
     FROM pg_catalog.unnest(pg_catalog.string_to_array($1, ',')) AS u (n) \
-    WHERE pg_catalog.current_setting(n, true) IS NOT NULL \
+    WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_settings AS s WHERE s.name OPERATOR(pg_catalog.=) n) \
+    AND pg_catalog.current_setting(n, true) IS NOT NULL \
     UNION ALL SELECT 'role', '', pg_catalog.current_setting('role') \
     UNION ALL SELECT 'authorization', '', pg_catalog.current_setting('session_authorization') \
     UNION ALL SELECT 'channel', '', c FROM pg_catalog.pg_listening_channels() AS l (c) \
     UNION ALL SELECT 'pin', '', 'temporary tables' FROM pg_catalog.pg_class AS c \
     WHERE c.relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() \
+    UNION ALL SELECT 'pin', '', 'temporary functions' FROM pg_catalog.pg_proc AS p \
+    WHERE p.pronamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() \
+    UNION ALL SELECT 'pin', '', 'temporary types' FROM pg_catalog.pg_type AS t \
+    WHERE t.typnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() \
+    AND t.typtype OPERATOR(pg_catalog.=) ANY ('{e,d,r}') \
     UNION ALL SELECT 'pin', '', 'held cursors' FROM pg_catalog.pg_cursors AS c WHERE c.is_holdable \
     UNION ALL SELECT 'pin', '', 'session advisory locks' FROM pg_catalog.pg_locks AS l \
     WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory' \
@@ -82,12 +53,15 @@ const LOOK: &str = "\
 /// # Errors
 /// The server's, or its connection's. Not cancel safe.
 pub(crate) async fn read(session: &mut Client, customs: &Customs, user: &str) -> Result<State, Error> {
-    let names = customs.array();
+    let (names, some_lost) = customs.array();
     // The client may have parsed its unnamed statement, and binds it next.
     let rows = session.query_as(NAME, LOOK, &[Param { oid: TEXT, ..Param::text(&names) }], Format::Text).await?;
     let mut state = State::default();
     for row in &rows {
         state.take(row, user)?;
+    }
+    if some_lost {
+        state.pins.insert("custom settings: more names are in use than can be asked for".to_owned());
     }
     Ok(state)
 }
@@ -253,14 +227,5 @@ mod tests {
     #[test]
     fn names_are_quoted() {
         assert_eq!(sql(b"LISTEN ", b"a\"b"), b"LISTEN \"a\"\"b\"");
-    }
-
-    #[test]
-    fn custom_names_are_told_from_other_texts() {
-        let customs = Customs::default();
-        for text in ["app.tenant", "App.Tenant", "a.b.c", "7", "work_mem", "no.", "x@y.com", "a b.c", ".x"] {
-            customs.note(text.as_bytes());
-        }
-        assert_eq!(customs.array(), "a.b.c,app.tenant");
     }
 }

@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::cutover::gate::Pass;
 use crate::protocol::postgres::evident;
-use crate::protocol::postgres::lexer::Kind;
+use crate::protocol::postgres::lexer::{Kind, Token};
 use crate::protocol::postgres::moving::sessions::Card;
 use crate::protocol::postgres::moving::{Form, Luggage, Parcel};
 use crate::protocol::postgres::plan::{Action, Statement, Traces};
@@ -72,9 +72,10 @@ impl Session {
 
     /// The statement at hand, of a text that was lexed last, is about to run.
     pub(super) fn leave_traces(&mut self, text: &[u8], statement: &Statement) {
-        self.leave(statement.traces);
-        if statement.traces.meets(Traces::SETTINGS) {
-            self.note_customs(text, statement);
+        let traces = statement.traces | self.executed(statement);
+        self.leave(traces);
+        if traces.meets(Traces::SETTINGS) {
+            self.note_customs(text, statement, &[]);
         }
     }
 
@@ -84,17 +85,46 @@ impl Session {
         }
     }
 
-    /// Texts that may be names of custom settings: `SET a.b`, and what `set_config` is given.
-    fn note_customs(&self, text: &[u8], statement: &Statement) {
+    /// What the statement that an EXECUTE names leaves, each time.
+    fn executed(&self, statement: &Statement) -> Traces {
+        let Action::Execute { name, .. } = &statement.action else { return Traces::NONE };
+        let parsed = || self.statements.get(name.as_bytes())?.script.statements.first().map(|one| one.traces);
+        let prepared = self.statements.sql(name).map(|one| one.inner.traces);
+        prepared.or_else(parsed).unwrap_or(Traces::ANY)
+    }
+
+    /// Names of custom settings, where the statement says that they are; else what may be some.
+    fn note_customs(&self, text: &[u8], statement: &Statement, values: &[Option<&[u8]>]) {
         let customs = &self.shared.sessions.customs;
         let tokens = self.tokens.list().get(statement.tokens.clone()).unwrap_or_default();
-        for (at, token) in tokens.iter().enumerate() {
-            let name = match token.kind {
-                Kind::Ident => dotted(tokens, at, text),
-                kind if kind.is_literal() => evident::content(kind, token.text(text)).unwrap_or_default(),
-                _ => continue,
-            };
-            customs.note(&name);
+        let literals = || tokens.iter().filter(|token| token.kind.is_literal());
+        let content = |token: &Token| evident::content(token.kind, token.text(text)).unwrap_or_default();
+        match settings(tokens, text) {
+            Settings::Set => (0..tokens.len()).for_each(|at| customs.note(&dotted(tokens, at, text))),
+            Settings::Block => literals().for_each(|token| {
+                content(token)
+                    .split(|&byte| byte == b'\'' || byte.is_ascii_whitespace())
+                    .for_each(|one| customs.note(one));
+            }),
+            Settings::Called(names) => {
+                for token in names {
+                    match number(token, text).map(|n| values.get(n - 1)) {
+                        None => customs.note(&content(token)),
+                        Some(value) => match value {
+                            Some(value) => value.iter().for_each(|value| customs.note(value)),
+                            // It comes with an EXECUTE.
+                            None => customs.is_indirect(),
+                        },
+                    }
+                }
+            }
+            Settings::Unknown { indirect } => {
+                if indirect {
+                    customs.is_indirect();
+                }
+                literals().for_each(|token| customs.guess(&content(token)));
+                values.iter().flatten().for_each(|value| customs.guess(value));
+            }
         }
     }
 
@@ -106,8 +136,7 @@ impl Session {
         }
         if statement.traces.meets(Traces::SETTINGS) {
             self.lex(&prepared.text);
-            self.note_customs(&prepared.text, statement);
-            values.iter().flatten().for_each(|value| self.shared.sessions.customs.note(value));
+            self.note_customs(&prepared.text, statement, values);
         }
         self.leave(statement.traces);
     }
@@ -166,8 +195,45 @@ impl Session {
     }
 }
 
+/// How a statement that may leave settings says which.
+enum Settings<'t> {
+    /// SET, RESET: its words, and no value.
+    Set,
+    /// DO: code in a literal.
+    Block,
+    /// All that calls `set_config` begins with one of these, a literal or a parameter.
+    Called(Vec<&'t Token>),
+    /// Not at all; `indirect`: it calls `set_config` with something else.
+    Unknown { indirect: bool },
+}
+
+fn settings<'t>(tokens: &'t [Token], text: &[u8]) -> Settings<'t> {
+    let is = |at: usize, word: &[u8]| tokens.get(at).is_some_and(|token| token.text(text).eq_ignore_ascii_case(word));
+    if is(0, b"set") || is(0, b"reset") {
+        return Settings::Set;
+    }
+    if is(0, b"do") {
+        return Settings::Block;
+    }
+    let calls: Vec<usize> = (0..tokens.len()).filter(|&at| is(at, b"set_config") && is(at + 1, b"(")).collect();
+    let whole = |at: &usize| is(at + 3, b",") || is(at + 3, b"::");
+    let named = |token: &&Token| token.kind.is_literal() || token.kind == Kind::Param;
+    let names: Option<Vec<&Token>> =
+        calls.iter().map(|at| tokens.get(at + 2).filter(named).filter(|_| whole(at))).collect();
+    match names {
+        Some(names) if !names.is_empty() => Settings::Called(names),
+        names => Settings::Unknown { indirect: names.is_none() },
+    }
+}
+
+/// Of `$n`; from 1 on.
+fn number(token: &Token, text: &[u8]) -> Option<usize> {
+    let digits = token.text(text).strip_prefix(b"$").filter(|_| token.kind == Kind::Param)?;
+    std::str::from_utf8(digits).ok()?.parse().ok().filter(|&n| n > 0)
+}
+
 /// `a.b.c`, from the word at `at` on.
-fn dotted(tokens: &[crate::protocol::postgres::lexer::Token], at: usize, text: &[u8]) -> Vec<u8> {
+fn dotted(tokens: &[Token], at: usize, text: &[u8]) -> Vec<u8> {
     let mut name = Vec::new();
     for (index, token) in tokens[at..].iter().enumerate() {
         let fits = if index % 2 == 0 { token.kind == Kind::Ident } else { token.text(text) == b"." };
@@ -191,4 +257,41 @@ fn has_user_types(body: &[u8]) -> Result<bool, wire::WireError> {
         fields.take(8)?;
     }
     Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::postgres::lexer::{Dialect, Tokens};
+
+    /// How names are said, and the tokens that are or begin them.
+    fn said(text: &str) -> String {
+        let mut tokens = Tokens::default();
+        tokens.lex(text.as_bytes(), Dialect::default());
+        match settings(tokens.list(), text.as_bytes()) {
+            Settings::Set => "set".to_owned(),
+            Settings::Block => "block".to_owned(),
+            Settings::Called(names) => {
+                let names = names.into_iter().map(|token| String::from_utf8_lossy(token.text(text.as_bytes())));
+                names.collect::<Vec<_>>().join(" ")
+            }
+            Settings::Unknown { indirect } => format!("indirect: {indirect}"),
+        }
+    }
+
+    #[test]
+    fn values_are_told_from_the_names_that_they_are_given_to() {
+        for (text, how) in [
+            ("set app.tenant = 'john.doe'", "set"),
+            ("RESET app.tenant", "set"),
+            ("do 'begin perform set_config(''app.tenant'', ''7'', false); end'", "block"),
+            ("select set_config('app.tenant', 'john.doe', false)", "'app.tenant'"),
+            ("select pg_catalog.SET_CONFIG($1::text, $2, false), set_config('a.b', $3, true)", "$1 'a.b'"),
+            ("select set_config('app.' || $1, 'john.doe', false)", "indirect: true"),
+            ("select set_config('a.b', k, false), set_config(k, v, false) from t", "indirect: true"),
+            ("select app.login('john.doe')", "indirect: false"),
+        ] {
+            assert_eq!(said(text), how, "{text}");
+        }
+    }
 }

@@ -59,6 +59,8 @@ const LOCK_GONE: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(20);
 /// Whoever is in the way of the fence for so long is terminated, where the configuration says so.
 const GRACE: Duration = Duration::from_millis(200);
+/// Reading the code of many thousand functions takes less.
+const CODE_READ: Bounds = Bounds { lock: Duration::from_secs(2), statement: Duration::from_secs(30) };
 /// Keys of the rows written last that are compared while clients are held.
 const NEWEST: usize = 300;
 
@@ -225,6 +227,7 @@ impl Walk {
         if to == Side::Target {
             found.extend(self.unknown_history().await?);
         }
+        self.harvest(from).await?;
         found.extend(self.session_findings(to).await);
         self.open_back(to).await?;
         // The less is owed at the fence, the shorter clients wait.
@@ -319,6 +322,14 @@ impl Walk {
             None => Ok(ours(report.findings).map(copied).collect()),
             Some(why) => Err(Error::Refused(why)),
         }
+    }
+
+    /// What sessions may have set in code of the server's, before they are asked what they have.
+    async fn harvest(&self, from: Side) -> Result<(), Error> {
+        let mut conn = self.connect(from, CODE_READ).await?;
+        let harvested = self.shared.sessions.customs.harvest(&mut conn).await;
+        conn.close().await;
+        harvested.map_err(|error| switch::Error::from(error).on(from))
     }
 
     /// Call the sessions to get ready, and tell what stands in their way.
