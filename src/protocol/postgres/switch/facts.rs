@@ -36,6 +36,13 @@ pub(super) struct Facts {
     pub(super) invalid: BTreeSet<String>,
     /// By table and name.
     pub(super) constraints: BTreeMap<(String, String), Constraint>,
+    /// Tables whose rows are hidden by policies, and whether from their owner too.
+    pub(super) row_security: BTreeMap<String, bool>,
+    /// By table and name: what it says.
+    pub(super) policies: BTreeMap<(String, String), String>,
+    pub(super) views: BTreeSet<String>,
+    /// With the types of their arguments; none of an extension.
+    pub(super) functions: BTreeSet<String>,
     /// Foreign keys whose triggers do not fire.
     pub(super) keys_off: BTreeSet<String>,
     pub(super) unlogged: BTreeSet<String>,
@@ -84,6 +91,27 @@ const CONSTRAINTS: &str = "SELECT pg_catalog.concat(n.nspname, '.', c.relname), 
     WHERE o.contype IN ('c', 'f', 'x') AND o.conparentid = 0 AND c.relkind IN ('r', 'p') \
     AND NOT c.relispartition AND {OURS}";
 
+const ROW_SECURITY: &str = "SELECT pg_catalog.concat(n.nspname, '.', c.relname), c.relforcerowsecurity \
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    WHERE c.relkind IN ('r', 'p') AND c.relrowsecurity AND {OURS}";
+
+const POLICIES: &str = "SELECT pg_catalog.concat(n.nspname, '.', c.relname), o.polname, pg_catalog.concat_ws(' ', \
+    o.polcmd, o.polpermissive, (SELECT pg_catalog.string_agg(r.name, ',' ORDER BY r.name) FROM (SELECT CASE u WHEN 0 \
+      THEN 'public' ELSE pg_catalog.pg_get_userbyid(u)::pg_catalog.text END FROM pg_catalog.unnest(o.polroles) u) r (name)), \
+    'USING ' || pg_catalog.pg_get_expr(o.polqual, c.oid), 'CHECK ' || pg_catalog.pg_get_expr(o.polwithcheck, c.oid)) \
+    FROM pg_catalog.pg_policy o JOIN pg_catalog.pg_class c ON c.oid = o.polrelid \
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE {OURS}";
+
+const VIEWS: &str = "SELECT pg_catalog.concat(n.nspname, '.', c.relname) FROM pg_catalog.pg_class c \
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('v', 'm') AND {OURS} \
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend x WHERE x.classid = 'pg_catalog.pg_class'::pg_catalog.regclass \
+      AND x.objid = c.oid AND x.deptype = 'e')";
+
+const FUNCTIONS: &str = "SELECT p.oid::pg_catalog.regprocedure FROM pg_catalog.pg_proc p \
+    JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE {OURS} \
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend x WHERE x.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass \
+      AND x.objid = p.oid AND x.deptype = 'e')";
+
 const KEYS_OFF: &str = "SELECT DISTINCT pg_catalog.concat(n.nspname, '.', c.relname, ' (', o.conname, ')') \
     FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_constraint o ON o.oid = t.tgconstraint \
     JOIN pg_catalog.pg_class c ON c.oid = o.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
@@ -118,6 +146,10 @@ pub(super) async fn read(conn: &mut Client, ours: &HashSet<u32>) -> Result<Facts
         indexes: indexes(conn).await?,
         invalid: names(conn, INVALID).await?,
         constraints: constraints(conn).await?,
+        row_security: row_security(conn).await?,
+        policies: policies(conn).await?,
+        views: names(conn, VIEWS).await?,
+        functions: names(conn, FUNCTIONS).await?,
         keys_off: names(conn, KEYS_OFF).await?,
         unlogged: names(conn, UNLOGGED).await?,
         ruled: names(conn, RULED).await?,
@@ -144,6 +176,16 @@ async fn constraints(conn: &mut Client) -> Result<BTreeMap<(String, String), Con
         Ok(((row.string(0)?, row.string(1)?), constraint))
     };
     rows.iter().map(constraint).collect()
+}
+
+async fn row_security(conn: &mut Client) -> Result<BTreeMap<String, bool>, Error> {
+    let rows = conn.simple(&ROW_SECURITY.replace("{OURS}", OURS)).await?;
+    rows.iter().map(|row| Ok((row.string(0)?, row.bool(1)?))).collect()
+}
+
+async fn policies(conn: &mut Client) -> Result<BTreeMap<(String, String), String>, Error> {
+    let rows = conn.simple(&POLICIES.replace("{OURS}", OURS)).await?;
+    rows.iter().map(|row| Ok(((row.string(0)?, row.string(1)?), row.string(2)?))).collect()
 }
 
 async fn names(conn: &mut Client, sql: &str) -> Result<BTreeSet<String>, Error> {

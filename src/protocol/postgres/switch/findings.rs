@@ -4,10 +4,11 @@
 //! What ends a switch is an error; each can be ignored by its name. A warning is worth a look, a note is good to know:
 //! a clean pair of databases has neither errors nor warnings.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use crate::check::{Finding, Report, Rule};
+use crate::protocol::postgres::catalog::{Catalog, Column};
 use crate::protocol::postgres::check;
 use crate::protocol::postgres::client::ServerConfig;
 use crate::protocol::postgres::scope::{Rows, Scope, roots};
@@ -87,12 +88,15 @@ async fn side(server: &ServerConfig, ours: Ours<'_>) -> Result<Known, Error> {
 fn compare(question: Question<'_>, old: &Known, new: &Known, read_only: bool) -> Vec<Finding> {
     let mut found = Found { from: question.from, list: schemas(question.from, old, new) };
     mapped(question.scope, old, &mut found);
+    defaults(&old.schema.catalog, &new.schema.catalog, &mut found);
     let (old, new) = (&old.switch, &new.switch);
     found.list.extend(sequences::plan(&old.sequences, &new.sequences).findings(question.from));
     // What is called otherwise is a finding; that its indexes and triggers mean the same nobody can tell by their text.
     let (tables, scope) = (new.tables.iter(), question.scope);
     let there: HashSet<&String> = tables.filter(|name| scope.keeps_names(name)).collect();
     enforced(old, new, &there, &mut found);
+    row_security(scope, old, new, &mut found);
+    called(old, new, &mut found);
     switched_triggers(old, new, &there, &mut found);
     strangers(question, old, &mut found);
     rights(question, old, &mut found);
@@ -183,6 +187,86 @@ fn enforced(old: &Facts, new: &Facts, there: &HashSet<&String>, found: &mut Foun
     }
     found.on_new(rules::FOREIGN_KEY_OFF, new.keys_off.difference(&old.keys_off));
     found.on_new(rules::UNLOGGED_TABLE, new.unlogged.difference(&old.unlogged));
+}
+
+/// What clients leave out of an INSERT. Texts are not compared: sequences have other names there. Partitions have what
+/// their root has, in some versions.
+fn defaults(old: &Catalog, new: &Catalog, found: &mut Found) {
+    for here in roots(old) {
+        let Some(there) = new.relation(here.id) else { continue };
+        let pairs = here.columns.iter().filter_map(|column| {
+            let other = there.columns.iter().find(|other| other.name == column.name)?;
+            Some((column, Filled::of(column), Filled::of(other)))
+        });
+        let wrong = pairs.filter(|(_, here, there)| !here.is_met_by(*there));
+        let objects = wrong.map(|(column, ..)| format!("{}.{}", here.shown(), column.name));
+        found.on_new(rules::COLUMN_DEFAULT_DIFFERS, objects);
+    }
+}
+
+/// What fills a column of which a client says nothing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Filled {
+    Null,
+    /// A default, or an identity that takes values as well.
+    Default,
+    /// GENERATED ALWAYS AS IDENTITY.
+    Numbers,
+    /// GENERATED ALWAYS AS (..).
+    Generated,
+}
+
+impl Filled {
+    fn of(column: &Column) -> Filled {
+        match column {
+            Column { generated: true, .. } => Filled::Generated,
+            Column { identity: b'a', .. } => Filled::Numbers,
+            Column { identity: b'd', .. } | Column { has_default: true, .. } => Filled::Default,
+            _ => Filled::Null,
+        }
+    }
+
+    /// What clients write as they do now is taken, and filled.
+    fn is_met_by(self, there: Filled) -> bool {
+        match self {
+            Filled::Null => matches!(there, Filled::Null | Filled::Default),
+            Filled::Default => there == Filled::Default,
+            Filled::Numbers => matches!(there, Filled::Numbers | Filled::Default),
+            Filled::Generated => there == Filled::Generated,
+        }
+    }
+}
+
+/// Who sees which rows. What policies of a table say that has other names there is not compared.
+fn row_security(scope: &Scope, old: &Facts, new: &Facts, found: &mut Found) {
+    for table in &old.tables {
+        let Some(there) = scope.there(table).filter(|there| new.tables.contains(there)) else { continue };
+        let hides = (old.row_security.get(table), new.row_security.get(&there));
+        if hides.0 != hides.1 {
+            found.on_new(rules::ROW_SECURITY_DIFFERS, [table.as_str()]);
+        } else if hides.0.is_some() {
+            let (here, there) = (policies(old, table), policies(new, &there));
+            let names: BTreeSet<&str> = here.keys().chain(there.keys()).copied().collect();
+            let differ = |name: &str| match (here.get(name), there.get(name)) {
+                (Some(one), Some(other)) => scope.keeps_names(table) && one != other,
+                _ => true,
+            };
+            let objects = names.into_iter().filter(|name| differ(name)).map(|name| format!("{table} ({name})"));
+            found.on_new(rules::POLICY_DIFFERS, objects);
+        }
+    }
+}
+
+fn policies<'f>(side: &'f Facts, table: &str) -> BTreeMap<&'f str, &'f str> {
+    let of_table = side.policies.iter().filter(|((of, _), _)| of == table);
+    of_table.map(|((_, name), says)| (name.as_str(), says.as_str())).collect()
+}
+
+/// What clients name in statements, beside tables. A table serves for a view, and the other way round.
+fn called(old: &Facts, new: &Facts, found: &mut Found) {
+    let views = old.views.iter().filter(|name| !new.views.contains(*name) && !new.tables.contains(*name));
+    found.on_new(rules::VIEW_MISSING, views);
+    found.on_new(rules::FUNCTION_MISSING, old.functions.difference(&new.functions));
 }
 
 /// By name, or else one that says the same.

@@ -16,6 +16,7 @@ crate::check::rules! {
     COLUMN_TYPE_DIFFERS: Warning "column_type_differs" "drivers see another type after the switch, and the newest rows are compared without this column";
     COLUMN_ORDER_DIFFERS: Warning "column_order_differs" "SELECT * and INSERT without a column list mean something else after the switch";
     NOT_NULL_DIFFERS: Warning "not_null_differs" "the new primary refuses rows that the old one takes";
+    COLUMN_DEFAULT_DIFFERS: Error "column_default_differs" "what fills the column (a default, an identity, an expression) is missing on the new primary, or is another kind of it: today's inserts are refused there, or leave it NULL";
     RENAMED_TABLE: Error "renamed_table" "clients go on with the old primary's names, which the new one does not know: make a view of the old name there, or deploy the new names with the switch, then ignore this";
     FILTERED_TABLE: Error "filtered_table" "only some of its rows are on both sides: what clients of the others ask for they will not find, and its rows are not mirrored back";
     UNLOGGED_TABLE: Warning "unlogged_table" "it is unlogged on the new primary only, and loses its rows in a crash: SET LOGGED";
@@ -27,6 +28,11 @@ crate::check::rules! {
     CONSTRAINT_MISSING: Warning "constraint_missing" "the new primary does not check this";
     CONSTRAINT_NOT_VALID: Warning "constraint_not_valid" "the new primary has not checked it for the rows that are there, or does not enforce it: ALTER TABLE .. VALIDATE CONSTRAINT";
     FOREIGN_KEY_OFF: Error "foreign_key_off" "the foreign key's own triggers are disabled on the new primary: ALTER TABLE .. ENABLE TRIGGER ALL, on both of its tables";
+
+    ROW_SECURITY_DIFFERS: Error "row_security_differs" "row security is on, or forced, on one side only: clients see rows that they must not see after the switch, or none: ALTER TABLE .. ENABLE or FORCE ROW LEVEL SECURITY";
+    POLICY_DIFFERS: Error "policy_differs" "the policy is on one side only, or says something else on the new primary: clients see and write other rows after the switch";
+    VIEW_MISSING: Warning "view_missing" "the new primary has no such view: statements that name it fail";
+    FUNCTION_MISSING: Warning "function_missing" "the new primary has no such function: statements that call it fail";
 
     TYPE_MISSING: Error "type_missing" "the new primary has no such type";
     TYPE_OID_DIFFERS: Warning "type_oid_differs" "drivers remember oids by connection: clients that use this type must reconnect after the switch";
