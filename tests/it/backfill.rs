@@ -213,6 +213,50 @@ async fn tables_that_the_target_lacks_are_made_there_as_asked() {
     assert!(there.iter().any(|one| one.starts_with("logs_t_fkey")), "{there:#?}");
 }
 
+/// `half` and an operator = are in a schema of their own, so definitions leave that schema out.
+const EXT: &str =
+    "CREATE SCHEMA ext; CREATE FUNCTION ext.half(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1 / 2';
+    CREATE FUNCTION ext.same(point, point) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT true';
+    CREATE OPERATOR ext.= (LEFTARG = point, RIGHTARG = point, FUNCTION = ext.same)";
+
+#[tokio::test]
+async fn what_the_origin_does_not_enforce_is_not_enforced_on_what_is_copied() {
+    let stage = stage("").await;
+    for side in [&stage.origin, &stage.target] {
+        sql(&side.url("postgres"), EXT).await;
+    }
+    let here = "CREATE TABLE legacy (id int PRIMARY KEY, n int, v int CHECK (v > 0));
+        INSERT INTO legacy SELECT i, i - 500, 7 FROM generate_series(1, 1000) i;
+        ALTER TABLE legacy ADD CONSTRAINT positive CHECK (n > 0) NOT VALID; CREATE INDEX halves ON legacy (ext.half(n));
+        CREATE DOMAIN sorted AS text COLLATE \"C\"; CREATE TYPE pair AS (a text COLLATE \"C\", b text); CREATE DOMAIN small AS int;
+        CREATE TABLE typed (id int PRIMARY KEY, s sorted, p pair, m small);
+        INSERT INTO typed SELECT i, 's' || i, ROW('p' || i, 'q')::pair, i FROM generate_series(1, 100) i;
+        ALTER DOMAIN small ADD CONSTRAINT tiny CHECK (value < 10) NOT VALID;
+        CREATE TABLE whole (id int, n int, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+        CREATE TABLE whole_1 PARTITION OF whole FOR VALUES FROM (0) TO (1000);
+        INSERT INTO whole SELECT i, -i FROM generate_series(1, 100) i; ALTER TABLE whole ADD CONSTRAINT above CHECK (n > 0) NOT VALID";
+    sql(&stage.origin.url("postgres"), here).await;
+    let concurrently = connect(&stage.origin.url("postgres")).await;
+    let duplicates = concurrently.batch_execute("CREATE UNIQUE INDEX CONCURRENTLY half_built ON legacy (v)").await;
+    duplicates.expect_err("duplicates");
+    let tables = json!(["public.legacy", "public.typed", "public.whole*"]);
+    let report = walk(&stage, "backfill", json!({ "provision": true, "tables": tables })).await;
+    assert_eq!(report["state"], "Done", "{report:#}\n{}", stage.tandem.log());
+    let parked = stage.tandem.client().get("/v1/parked").await.expect("it answers");
+    assert_eq!((counts(&report)[2..].to_vec(), parked), (vec![0; 4], json!([])), "{report:#}\n{}", stage.tandem.log());
+    stage.assert_equal(&["legacy", "typed", "whole"]).await;
+    let made = "SELECT conname || ' ' || conrelid::regclass || ' ' || pg_get_constraintdef(oid) FROM pg_constraint
+            WHERE connamespace = 'public'::regnamespace AND contype = 'c'
+        UNION ALL SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid IN ('legacy'::regclass, 'whole'::regclass)
+            AND indisvalid
+        UNION ALL SELECT typname || ' ' || typcollation::regcollation FROM pg_type WHERE typname = 'sorted'
+        UNION ALL SELECT attname || ' ' || attcollation::regcollation FROM pg_attribute WHERE attrelid = 'pair'::regclass
+        ORDER BY 1";
+    let there = rows(&stage.target.url("postgres"), made).await;
+    assert_eq!(there, rows(&stage.origin.url("postgres"), made).await, "{}", stage.tandem.log());
+    assert_eq!(rows(&stage.target.url("postgres"), "SELECT to_regclass('half_built') IS NULL").await, ["t"]);
+}
+
 #[tokio::test]
 async fn a_killed_tandem_goes_on_with_its_backfill_where_it_was() {
     let mut stage = stage("[backfill]\nchunk_rows = 200\nhold = \"20ms\"\nrate = \"2MB\"\n").await;

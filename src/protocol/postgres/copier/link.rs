@@ -54,6 +54,13 @@ pub(super) struct Link {
     pub(super) history: History,
 }
 
+impl Link {
+    /// The search path of both connections, as SET takes it.
+    pub(super) fn path(&self) -> String {
+        if self.search_path.is_empty() { "''".to_owned() } else { self.search_path.clone() }
+    }
+}
+
 /// Run `work` on one connection and show the other one, silent inside its transaction, every `pulse` that we are
 /// alive. If that fails its next use will say so.
 pub(super) async fn beside<T>(silent: &mut Client, pulse: Duration, work: impl Future<Output = T>) -> T {

@@ -4,9 +4,9 @@
 //! primary has is made: whatever an earlier attempt made, or somebody by hand, is left alone. Before the copy: schemas,
 //! types, sequences, tables, partitions and the keys that the mirror needs. After it, when all rows are there: the other
 //! constraints and indexes, built beside the mirror (`CONCURRENTLY`, `NOT VALID` and then `VALIDATE`) so that payments go
-//! on. Tables that shall be called otherwise there (see [`crate::protocol::postgres::scope`]) are made under that name,
-//! columns get theirs when all that names them is made. Functions, triggers, views, rules, policies, comments and rights
-//! are not made: a switch names what differs.
+//! on; what the primary has not validated stays so. Tables that shall be called otherwise there (see
+//! [`crate::protocol::postgres::scope`]) are made under that name, columns get theirs when all that names them is made.
+//! Functions, triggers, views, rules, policies, comments and rights are not made: a switch names what differs.
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
@@ -50,12 +50,14 @@ const TABLES: &[List] = &[
              pg_catalog.quote_literal(e.enumlabel), ', ' ORDER BY e.enumsortorder) FROM pg_catalog.pg_enum e \
              WHERE e.enumtypid = t.oid) || ')' \
            WHEN 'd' THEN 'CREATE DOMAIN ' || {NAME:t.typname} || ' AS ' || \
-             pg_catalog.format_type(t.typbasetype, t.typtypmod) || coalesce(' DEFAULT ' || t.typdefault, '') || \
+             pg_catalog.format_type(t.typbasetype, t.typtypmod) || {COLLATE:t.typcollation:t.typbasetype} || \
+             coalesce(' DEFAULT ' || t.typdefault, '') || \
              CASE WHEN t.typnotnull THEN ' NOT NULL' ELSE '' END || coalesce((SELECT pg_catalog.string_agg( \
              ' CONSTRAINT ' || pg_catalog.quote_ident(o.conname) || ' ' || pg_catalog.pg_get_constraintdef(o.oid), '' \
-             ORDER BY o.oid) FROM pg_catalog.pg_constraint o WHERE o.contypid = t.oid AND o.contype = 'c'), '') \
+             ORDER BY o.oid) FROM pg_catalog.pg_constraint o WHERE o.contypid = t.oid AND o.contype = 'c' AND o.convalidated), '') \
            ELSE 'CREATE TYPE ' || {NAME:t.typname} || ' AS (' || (SELECT pg_catalog.string_agg( \
-             pg_catalog.quote_ident(a.attname) || ' ' || pg_catalog.format_type(a.atttypid, a.atttypmod), ', ' \
+             pg_catalog.quote_ident(a.attname) || ' ' || pg_catalog.format_type(a.atttypid, a.atttypmod) || \
+             {COLLATE:a.attcollation:a.atttypid}, ', ' \
              ORDER BY a.attnum) FROM pg_catalog.pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 \
              AND NOT a.attisdropped) || ')' END \
          FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace \
@@ -76,11 +78,7 @@ const TABLES: &[List] = &[
         "SELECT {RELATION:c}, pg_catalog.concat(n.nspname, '.', c.relname), \
            'CREATE ' || CASE c.relpersistence WHEN 'u' THEN 'UNLOGGED ' ELSE '' END || 'TABLE ' || {RELATION:c} || \
            ' (' || pg_catalog.concat_ws(', ', (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname) || ' ' || \
-             pg_catalog.format_type(a.atttypid, a.atttypmod) || coalesce((SELECT ' COLLATE ' || \
-               pg_catalog.quote_ident(ln.nspname) || '.' || pg_catalog.quote_ident(l.collname) \
-               FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace ln ON ln.oid = l.collnamespace \
-               JOIN pg_catalog.pg_type y ON y.oid = a.atttypid \
-               WHERE l.oid = a.attcollation AND a.attcollation <> y.typcollation), '') || \
+             pg_catalog.format_type(a.atttypid, a.atttypmod) || {COLLATE:a.attcollation:a.atttypid} || \
              CASE WHEN a.attgenerated <> '' THEN ' GENERATED ALWAYS AS (' || \
                  pg_catalog.pg_get_expr(f.adbin, f.adrelid) || CASE a.attgenerated WHEN 's' THEN ') STORED' ELSE ')' END \
                WHEN a.attidentity <> '' AND NOT c.relispartition THEN ' GENERATED ' || \
@@ -93,12 +91,14 @@ const TABLES: &[List] = &[
                    WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = c.oid \
                    AND d.refobjsubid = a.attnum AND d.deptype = 'i'), '') \
                WHEN f.adbin IS NOT NULL THEN ' DEFAULT ' || pg_catalog.pg_get_expr(f.adbin, f.adrelid) ELSE '' END || \
-             CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END, ', ' ORDER BY a.attnum) \
+             CASE WHEN a.attnotnull AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint o WHERE o.conrelid = c.oid \
+               AND o.contype = 'n' AND NOT o.convalidated AND o.conkey = ARRAY[a.attnum]) THEN ' NOT NULL' ELSE '' END, \
+             ', ' ORDER BY a.attnum) \
              FROM pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_attrdef f ON f.adrelid = c.oid AND f.adnum = a.attnum \
              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), \
            (SELECT pg_catalog.string_agg('CONSTRAINT ' || pg_catalog.quote_ident(o.conname) || ' ' || \
              pg_catalog.pg_get_constraintdef(o.oid), ', ' ORDER BY o.oid) FROM pg_catalog.pg_constraint o \
-             WHERE o.conrelid = c.oid AND o.contype = 'c')) || ')' || \
+             WHERE o.conrelid = c.oid AND o.contype = 'c' AND o.convalidated)) || ')' || \
            CASE c.relkind WHEN 'p' THEN ' PARTITION BY ' || pg_catalog.pg_get_partkeydef(c.oid) ELSE '' END \
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
          WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND {THEIRS:c.oid} AND {MEMBER:pg_class:c.oid} \
@@ -146,6 +146,19 @@ const TABLES: &[List] = &[
 /// When all rows are there.
 const REST: &[List] = &[
     List("{CONSTRAINTS} AND o.contype IN ('u', 'x') ORDER BY o.oid"),
+    // What the primary has not checked for the rows that are there, rows that are there need not hold.
+    List(
+        "{CONSTRAINTS} AND o.contype IN ('c', 'n') AND ((SELECT every FROM side) OR o.conislocal AND NOT o.convalidated) \
+         ORDER BY o.oid",
+    ),
+    // The same of domains.
+    List(
+        "SELECT pg_catalog.quote_ident(o.conname) || ' on ' || {NAME:t.typname}, '', 'ALTER DOMAIN ' || {NAME:t.typname} || \
+           ' ADD CONSTRAINT ' || pg_catalog.quote_ident(o.conname) || ' ' || pg_catalog.pg_get_constraintdef(o.oid) \
+         FROM pg_catalog.pg_constraint o JOIN pg_catalog.pg_type t ON t.oid = o.contypid \
+         JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace WHERE o.contype = 'c' AND {THEIRS:t.oid} \
+         AND {MEMBER:pg_type:t.oid} AND ((SELECT every FROM side) OR NOT o.convalidated) ORDER BY o.oid",
+    ),
     List(
         "SELECT {INDEX:c}, pg_catalog.concat(tn.nspname, '.', t.relname), CASE t.relkind WHEN 'p' THEN {DEFINITION:c} \
            ELSE pg_catalog.regexp_replace({DEFINITION:c}, '^CREATE (UNIQUE )?INDEX ', \
@@ -182,6 +195,7 @@ const WORDS: &[(&str, &str)] = &[
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_class t ON t.oid = i.indrelid \
          JOIN pg_catalog.pg_namespace tn ON tn.oid = t.relnamespace WHERE t.relkind IN ('r', 'p') \
          AND t.relpersistence <> 't' AND {THEIRS:t.oid} AND {MEMBER:pg_class:t.oid} \
+         AND ((SELECT every FROM side) OR i.indisvalid AND i.indisready) \
          AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint o WHERE o.conindid = c.oid AND o.contype IN ('p', 'u', 'x')) \
          AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhrelid = c.oid)",
     ),
@@ -228,7 +242,7 @@ const WORDS: &[(&str, &str)] = &[
 ];
 
 /// What takes a word: `{NAME:c.relname}`, `{THEIRS:c.oid}`, `{MEMBER:pg_class:c.oid}`, `{CALLED:t:tn}`,
-/// `{COLUMNS:conrelid:conkey}`.
+/// `{COLLATE:a.attcollation:a.atttypid}`, `{COLUMNS:conrelid:conkey}`.
 fn sql(list: &List, names: &str) -> String {
     let mut sql = list.0.to_owned();
     for (word, meaning) in WORDS {
@@ -250,6 +264,12 @@ fn sql(list: &List, names: &str) -> String {
                 "coalesce((SELECT pg_catalog.quote_ident(m.schema) || '.' || pg_catalog.quote_ident(m.name) FROM mapped m \
                    WHERE m.oid = {relation}.oid), \
                  pg_catalog.quote_ident({schema}.nspname) || '.' || pg_catalog.quote_ident({relation}.relname))"
+            ),
+            // What the type itself does not bring.
+            ["COLLATE", collation, of] => format!(
+                "coalesce((SELECT ' COLLATE ' || pg_catalog.quote_ident(ln.nspname) || '.' || pg_catalog.quote_ident(l.collname) \
+                 FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace ln ON ln.oid = l.collnamespace \
+                 JOIN pg_catalog.pg_type y ON y.oid = {of} WHERE l.oid = {collation} AND l.oid <> y.typcollation), '')"
             ),
             // Columns of a constraint: by the names that they have here, and by those that they shall have.
             ["COLUMNS", relation, numbers] => format!(
@@ -388,7 +408,8 @@ pub(super) async fn provision(
             for list in REST {
                 lists.push(lacking(list, link, &asked).await?);
             }
-            *building = Some(build(secondary.clone(), lists.into_iter().flatten().collect()).boxed());
+            let all = lists.into_iter().flatten().collect();
+            *building = Some(build(secondary.clone(), link.path(), all).boxed());
             Ok(None)
         }
     }
@@ -406,7 +427,7 @@ async fn tables(link: &mut Link, asked: &Asked<'_>) -> Result<Vec<String>, Error
 }
 
 /// One after the other, on a connection of its own. It writes no rows, so a successor of the mirror need not wait for it.
-async fn build(secondary: ServerConfig, all: Vec<Lacking>) -> Result<Vec<String>, client::Error> {
+async fn build(secondary: ServerConfig, path: String, all: Vec<Lacking>) -> Result<Vec<String>, client::Error> {
     let mut refused = Vec::new();
     if all.is_empty() {
         return Ok(refused);
@@ -414,6 +435,8 @@ async fn build(secondary: ServerConfig, all: Vec<Lacking>) -> Result<Vec<String>
     let mut conn = link::connect(&secondary).await?;
     conn.simple(SETTINGS).await?;
     conn.simple(LOCK_TIMEOUT).await?;
+    // Definitions leave out the schemas that are in the path of who asked for them.
+    conn.simple(&format!("SET search_path = {path}")).await?;
     for one in all {
         refused.extend(make(&mut conn, one).await?);
     }
