@@ -92,10 +92,11 @@ mod tests {
         let place = stage.board.shapes().place(&about(), 1);
         place.shape.ended(End::Mismatch);
         let at = At { primary: Side::Origin, epoch: 1 };
-        let noted = stage.board.mismatches().note((place.id, &place.text), difference(), at);
+        let noted = stage.board.mismatches().note((place.id, &place.text), 0, difference(), at);
         assert_eq!(stage.board.findings()[0].object, "public.orders: 1 other_value");
         assert_eq!(Report::of(&stage.board).summary.verdict, Answer::NoGo);
-        stage.board.mismatches().gone(noted.id);
+        let sight = stage.board.mismatches().last_sight(noted.id).expect("it is open");
+        stage.board.mismatches().gone(noted.id, sight);
         assert!(names(&stage.board).is_empty());
     }
 

@@ -58,7 +58,7 @@ pub struct Entry {
     pub table: Option<TableId>,
     /// The table's qualified name.
     pub name: String,
-    /// A hash of the row's key, where one can be told.
+    /// A hash of the keys of the rows, where they can be told.
     pub key_hash: Option<u64>,
     /// The columns that differed when it was seen last.
     pub columns: Vec<String>,
@@ -105,7 +105,28 @@ struct Key {
     shape: u64,
     how: How,
     name: String,
-    key_hash: Option<u64>,
+    rows: Rows,
+}
+
+/// Which rows a difference is of: one that is alike again says nothing of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rows {
+    /// Those with these keys.
+    Keyed(u64),
+    /// Nobody can tell: those that this question is about, its values included.
+    Asked(u64),
+    /// It is of the statement, whatever its values are.
+    All,
+}
+
+impl Rows {
+    fn of(found: &Difference, question: u64) -> Rows {
+        match found.key_hash {
+            Some(hash) => Rows::Keyed(hash),
+            None if found.how.is_of_rows() => Rows::Asked(question),
+            None => Rows::All,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -144,15 +165,15 @@ impl Mismatches {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A difference lasted.
-    pub(super) fn note(&self, (shape, statement): (u64, &Arc<str>), found: Difference, at: At) -> Noted {
-        self.lock().note((shape, statement), bounded(found), at)
+    /// A difference lasted. `question` is a hash of all that was asked.
+    pub(super) fn note(&self, (shape, statement): (u64, &Arc<str>), question: u64, found: Difference, at: At) -> Noted {
+        self.lock().note((shape, statement), question, bounded(found), at)
     }
 
-    /// Both sides are alike again. False: it was forgotten.
-    pub(super) fn gone(&self, id: u64) -> bool {
+    /// Both sides are alike again. False: it was forgotten, or somebody has seen it since this sight: ask again.
+    pub(super) fn gone(&self, id: u64, sight: u64) -> bool {
         let mut book = self.lock();
-        let entry = book.entries.values_mut().find(|entry| entry.id == id);
+        let entry = book.entries.values_mut().find(|entry| entry.id == id && entry.sight == sight);
         entry.map(|entry| entry.is_gone = true).is_some()
     }
 
@@ -170,9 +191,9 @@ impl Mismatches {
         self.lock().entries.values().filter(is_left).count()
     }
 
-    /// Whether it is kept, and not known to be gone.
-    pub(super) fn is_open(&self, id: u64) -> bool {
-        self.lock().entries.values().any(|entry| entry.id == id && !entry.is_gone)
+    /// Its last sight; `None`: it is not kept, or known to be gone.
+    pub(super) fn last_sight(&self, id: u64) -> Option<u64> {
+        self.lock().entries.values().find(|entry| entry.id == id && !entry.is_gone).map(|entry| entry.sight)
     }
 
     /// All of them, those seen last first.
@@ -218,8 +239,8 @@ impl Drop for Following<'_> {
 }
 
 impl Book {
-    fn note(&mut self, (shape, statement): (u64, &Arc<str>), found: Difference, at: At) -> Noted {
-        let key = Key { shape, how: found.how, name: found.name.clone(), key_hash: found.key_hash };
+    fn note(&mut self, (shape, statement): (u64, &Arc<str>), question: u64, found: Difference, at: At) -> Noted {
+        let key = Key { shape, how: found.how, name: found.name.clone(), rows: Rows::of(&found, question) };
         let now = unix_now();
         self.sights += 1;
         let mut entry = Entry {
@@ -295,7 +316,7 @@ mod tests {
 
     fn note(mismatches: &Mismatches, shape: u64, key_hash: u64) -> Noted {
         let found = Difference { key_hash: Some(key_hash), ..difference() };
-        mismatches.note((shape, &"select".into()), found, AT)
+        mismatches.note((shape, &"select".into()), 0, found, AT)
     }
 
     #[test]
@@ -305,11 +326,24 @@ mod tests {
         assert!(first.is_news);
         assert_eq!(note(&mismatches, 1, 7), Noted { is_news: false, ..first });
         assert_eq!((mismatches.open(1), mismatches.list()[0].count), (1, 2));
-        assert!(mismatches.gone(first.id) && !mismatches.is_open(first.id));
+        let sight = mismatches.last_sight(first.id).expect("it is open");
+        assert!(!mismatches.gone(first.id, sight - 1), "it was seen since");
+        assert!(mismatches.gone(first.id, sight) && mismatches.last_sight(first.id).is_none());
         assert_eq!(mismatches.open(1), 0);
         assert_eq!(note(&mismatches, 1, 7), first);
         assert!(note(&mismatches, 2, 7).is_news, "another statement shows it");
         assert!(note(&mismatches, 1, 8).is_news, "another key");
+    }
+
+    #[test]
+    fn rows_without_keys_are_told_apart_by_what_was_asked_and_what_is_no_rows_is_not() {
+        let mismatches = Mismatches::default();
+        let asked = |question, how| {
+            let found = Difference { key_hash: None, how, ..difference() };
+            mismatches.note((1, &"select".into()), question, found, AT).is_news
+        };
+        assert!(asked(1, How::OtherValue) && asked(2, How::OtherValue) && !asked(1, How::OtherValue));
+        assert!(asked(1, How::OtherType) && !asked(2, How::OtherType));
     }
 
     #[test]
@@ -320,6 +354,7 @@ mod tests {
         assert_eq!(mismatches.list()[0].state(2), State::Past);
         let again = mismatches.note(
             (1, &"select".into()),
+            0,
             Difference { key_hash: Some(7), ..difference() },
             At { epoch: 2, ..AT },
         );
@@ -344,7 +379,7 @@ mod tests {
         let shown = Shown { key: long.clone(), primary: long.clone(), secondary: long.clone() };
         for key in 0..1_000 {
             let found = Difference { key_hash: Some(key), shown: Some(Box::new(shown.clone())), ..difference() };
-            mismatches.note((1, &"select".into()), found, AT);
+            mismatches.note((1, &"select".into()), 0, found, AT);
         }
         let list = mismatches.list();
         assert!(list.iter().map(Entry::bytes).sum::<usize>() <= BYTES_MAX);

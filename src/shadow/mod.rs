@@ -85,6 +85,9 @@ pub trait Repeater: Send + Sync + 'static {
     /// secondary, ask the primary again. Holds one of `shadow.workers`; called again after a pause where it stays
     /// undecided.
     fn recheck(&self, read: &Self::Read, causal: &Causal) -> impl Future<Output = Rechecked> + Send;
+
+    /// A hash of all that was asked: the text, its values, who asked.
+    fn question(&self, read: &Self::Read) -> u64;
 }
 
 /// A read that was repeated.
@@ -134,7 +137,7 @@ pub struct Difference {
     pub table: Option<TableId>,
     /// Its qualified name, or what people should look for instead.
     pub name: String,
-    /// A hash of the row's key, where one can be told: the same for the same key.
+    /// A hash of the keys of all rows that differ, where they can be told: the same for the same keys.
     pub key_hash: Option<u64>,
     /// The columns that differ.
     pub columns: Vec<String>,
@@ -147,8 +150,19 @@ pub struct Difference {
 impl Difference {
     /// The same difference, as far as can be told, however its values are.
     fn is_like(&self, other: &Difference) -> bool {
-        let of = |difference: &Difference| (difference.how, difference.table, difference.key_hash);
-        of(self) == of(other) && self.name == other.name
+        self.is_kind_of(other) && self.key_hash == other.key_hash
+    }
+
+    /// The same, perhaps of other rows.
+    fn is_kind_of(&self, other: &Difference) -> bool {
+        (self.how, self.table, &self.name) == (other.how, other.table, &other.name)
+    }
+}
+
+impl How {
+    /// Rows differ: copying them again mends it.
+    pub(crate) fn is_of_rows(self) -> bool {
+        matches!(self, How::MissingRow | How::ExtraRow | How::OtherValue)
     }
 }
 

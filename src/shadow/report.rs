@@ -119,7 +119,7 @@ pub struct Mismatch {
     pub how: &'static str,
     /// The table.
     pub table: String,
-    /// A hash of the row's key.
+    /// A hash of the keys of the rows.
     pub key_hash: Option<String>,
     /// The columns that differ.
     pub columns: Vec<String>,
@@ -328,7 +328,7 @@ mod tests {
              statements"
         );
         let at = At { primary: Side::Origin, epoch: 1 };
-        stage.board.mismatches().note((place.id, &place.text), difference(), at);
+        stage.board.mismatches().note((place.id, &place.text), 0, difference(), at);
         assert_eq!(words(), "NO GO: 1 lasting difference, 2 reads compared: `tandem shadow mismatches` names them");
     }
 }

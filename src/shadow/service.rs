@@ -239,7 +239,7 @@ impl<R: Repeater> Work<R> {
         let (lasts, mut worker) = (self.board.config().recheck, Some(worker));
         let mut pauses = Backoff::new(PAUSE.0, PAUSE.1.min(lasts), job.place.id);
         let began = Instant::now();
-        let mut seen = Seen { what: first, since: began, sights: 0 };
+        let mut seen = Seen { keys: first.keys.clone(), what: first, since: began, sights: 0 };
         loop {
             let rechecked = self.recheck(job, causal).await;
             drop(worker.take());
@@ -278,9 +278,14 @@ impl<R: Repeater> Work<R> {
         }
         job.place.shape.ended(End::Mismatch);
         let at = At { primary: job.primary, epoch: job.epoch };
-        let noted = self.board.mismatches().note((job.place.id, &job.place.text), found.clone(), at);
+        let question = self.repeater.question(&job.read);
+        let noted = self.board.mismatches().note((job.place.id, &job.place.text), question, found.clone(), at);
         if noted.is_news {
-            self.tell(&job, noted.id, &found).await;
+            self.tell(&job, noted.id, &found);
+        }
+        // Keys are owed each time: they may have been paid since, and differ again.
+        if noted.is_news || !found.keys.is_empty() {
+            self.mend(&found).await;
         }
         // One that nobody had time for is followed when it is seen again.
         if let Ok(_follower) = self.followers.clone().try_acquire_owned()
@@ -291,8 +296,8 @@ impl<R: Repeater> Work<R> {
         }
     }
 
-    /// Say it, and have it mended.
-    async fn tell(&self, job: &Job<R::Read>, id: u64, found: &Difference) {
+    /// Say it.
+    fn tell(&self, job: &Job<R::Read>, id: u64, found: &Difference) {
         if let Some(left_out) = self.lines.next(job.place.id, found.how) {
             tracing::error!(
                 id,
@@ -305,7 +310,11 @@ impl<R: Repeater> Work<R> {
                 "the sides differ: `tandem shadow mismatches`"
             );
         }
-        if let Some(table) = found.table
+    }
+
+    /// Have it mended, where copying rows mends it: not a collation, a schema, a right.
+    async fn mend(&self, found: &Difference) {
+        if let Some(table) = found.table.filter(|_| found.how.is_of_rows())
             && let Err(error) = self.mirror.differs(table, &found.keys).await
         {
             tracing::error!(%error, table = found.name, "a difference was found, and could not be marked");
@@ -318,14 +327,11 @@ impl<R: Repeater> Work<R> {
         let mut pauses = Backoff::new(FOLLOWED_EVERY.0, FOLLOWED_EVERY.1, id);
         while Instant::now() < until {
             sleep(pauses.pause()).await;
-            if !self.board.mismatches().is_open(id) {
-                return;
-            }
             let worker = self.worker().await;
+            let Some(sight) = self.board.mismatches().last_sight(id) else { return };
             let alike = self.recheck(job, causal).await == Rechecked::InFlight;
             drop(worker);
-            if alike {
-                self.board.mismatches().gone(id);
+            if alike && self.board.mismatches().gone(id, sight) {
                 return tracing::info!(id, "a difference is gone");
             }
         }
@@ -335,13 +341,19 @@ impl<R: Repeater> Work<R> {
 /// A difference that was seen, and since when it is the same.
 struct Seen {
     what: Difference,
+    /// Of its keys those that were seen every time.
+    keys: Vec<Box<[u8]>>,
     since: Instant,
     sights: u32,
 }
 
 impl Seen {
     fn again(&mut self, found: Difference) {
-        if !self.what.is_like(&found) {
+        let common: Vec<_> = self.keys.iter().filter(|key| found.keys.contains(key)).cloned().collect();
+        // Of several rows some may only have been on their way: those seen every time last.
+        let same = self.what.is_like(&found) || self.what.is_kind_of(&found) && !common.is_empty();
+        self.keys = if same { common } else { found.keys.clone() };
+        if !same {
             (self.since, self.sights) = (Instant::now(), 0);
         }
         self.what = found;

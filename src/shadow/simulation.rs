@@ -198,6 +198,10 @@ impl Repeater for Asker {
             () => Rechecked::Moved,
         }
     }
+
+    fn question(&self, read: &Asked) -> u64 {
+        read.key.into()
+    }
 }
 
 impl Asker {

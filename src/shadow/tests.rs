@@ -126,6 +126,10 @@ impl Repeater for Scripted {
             Err(why) => Rechecked::Skipped(why),
         }
     }
+
+    fn question(&self, read: &u32) -> u64 {
+        u64::from(*read)
+    }
 }
 
 /// A service that runs until it is dropped.
@@ -380,6 +384,84 @@ async fn a_mismatch_owes_its_keys_and_is_gone_when_both_sides_are_alike() {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     assert_eq!(mismatches.list()[0].state(1), State::Gone);
+}
+
+/// Until it is true. Paused time runs on meanwhile.
+async fn until(what: impl AsyncFn() -> bool) {
+    let seen = async {
+        while !what().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(3_600), seen).await.expect("it happens");
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_are_shown_again_are_owed_again_while_their_difference_is_open() {
+    let found = Difference { keys: vec![b"k".as_slice().into()], ..difference() };
+    let running = Running::new(Scripted::differing([Rechecked::Persists(found)]));
+    for count in 1..3 {
+        running.read();
+        running.until(|total| total.mismatched() == count).await;
+        until(async || owed(&running.stage).await.len() as u64 == count).await;
+        running.stage.catch_up();
+    }
+    assert_eq!(running.stage.board.mismatches().list().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_question_that_is_alike_again_says_nothing_of_another() {
+    let unkeyed = Difference { key_hash: None, ..difference() };
+    let running = Running::new(Scripted::differing([Rechecked::Persists(unkeyed)]));
+    for question in 1..3 {
+        running.handle.sample(about).expect("chosen").submit(question);
+        running.until(|total| total.mismatched() == u64::from(question)).await;
+        running.stage.catch_up();
+    }
+    assert_eq!(running.stage.board.open_mismatches(), 2);
+}
+
+#[test]
+fn what_is_shown_while_it_is_asked_again_is_not_gone() {
+    let mismatches = Mismatches::default();
+    let note = || {
+        let at = mismatches::At { primary: Side::Origin, epoch: 1 };
+        mismatches.note((1, &"select".into()), 1, difference(), at).id
+    };
+    let id = note();
+    let sight = mismatches.last_sight(id).expect("open");
+    note();
+    assert!(!mismatches.gone(id, sight) && mismatches.open(1) == 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_copying_rows_does_not_mend_is_not_copied() {
+    for how in [How::OtherOrder, How::OtherType, How::OtherError] {
+        let found = Difference { how, key_hash: None, ..difference() };
+        let running = Running::new(Scripted::differing([Rechecked::Persists(found)]));
+        running.read();
+        running.until(|total| total.mismatched() == 1).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!((running.stage.mirror.dirty().len(), running.stage.board.open_mismatches()), (0, 1), "{how}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_lasts_among_others_that_do_not_is_found() {
+    let of = |keys: &[&[u8]], hash| Difference {
+        key_hash: Some(hash),
+        keys: keys.iter().map(|key| (*key).into()).collect(),
+        ..difference()
+    };
+    let looks = (0..60_u8).map(|look| Rechecked::Again(of(&[b"k", &[look]], look.into()))).collect::<Vec<_>>();
+    let running = Running::new(Scripted::differing(looks));
+    running.read();
+    running.until(|total| total.mismatched() == 1).await;
+    // Each look shows others: none of them lasts.
+    let looks = (0..60_u8).map(|look| Rechecked::Again(of(&[&[look], &[look + 1]], look.into()))).collect::<Vec<_>>();
+    let running = Running::new(Scripted::differing(looks));
+    running.read();
+    running.until_skipped(Skip::Moving).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::protocol::cql::client::{Answer, Error as ClientError};
+use crate::protocol::cql::place::hash_of;
 use crate::protocol::cql::session::known::Known;
 use crate::protocol::cql::stamps::now_micros;
 use crate::protocol::cql::wire::compress::{Compression, Scratch};
 use crate::protocol::cql::wire::frame::{From, Header};
-use crate::protocol::cql::wire::request::{Execute, Parameters, Query};
+use crate::protocol::cql::wire::primitive::Value;
+use crate::protocol::cql::wire::request::{Execute, Parameters, Query, Values};
 use crate::protocol::cql::wire::response::{Outcome, Response, Rows, code};
 use crate::protocol::cql::wire::{Envelope, Error, Frame, Opcode, Version};
 use crate::shadow::Skip;
@@ -53,6 +55,15 @@ impl Read {
     /// It came as the id of a prepared statement.
     pub(super) fn is_prepared(&self) -> bool {
         self.opcode == Opcode::Execute
+    }
+
+    /// A hash of the text, its values, and the page.
+    pub(super) fn question(&self) -> u64 {
+        let parameters = self.parameters().ok();
+        let values = parameters.iter().filter_map(|asked| asked.values.as_ref()).flat_map(Values::iter);
+        let bytes = values.map(|(_, value)| if let Value::Set(bytes) = value { bytes } else { &[] });
+        let page = parameters.iter().filter_map(|asked| asked.paging_state);
+        hash_of([&self.known.text[..]].into_iter().chain(bytes).chain(page))
     }
 
     /// The primary's answer, decompressed.

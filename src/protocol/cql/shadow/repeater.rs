@@ -171,6 +171,10 @@ impl shadow::Repeater for Repeater {
     async fn recheck(&self, read: &Read, causal: &Causal) -> Rechecked {
         self.recheck_once(read, causal).await.unwrap_or_else(Rechecked::Skipped)
     }
+
+    fn question(&self, read: &Read) -> u64 {
+        read.question()
+    }
 }
 
 /// Tokens are in the same order on both.
@@ -316,6 +320,19 @@ impl From<Unfit> for Skip {
     }
 }
 
+/// Of one place its own; `None`: not all of them can be told.
+fn hash_of_places(places: &[Option<Place>]) -> Option<u64> {
+    let hash = |place: &Option<Place>| place.as_ref().map(|at| hash_of(at.partition.iter().chain(&at.clustering)));
+    let mut hashes: Vec<u64> = places.iter().map(hash).collect::<Option<_>>()?;
+    hashes.sort_unstable();
+    hashes.dedup();
+    match &hashes[..] {
+        [] => None,
+        [one] => Some(*one),
+        several => Some(hash_of(several.iter().map(|hash| hash.to_be_bytes()))),
+    }
+}
+
 /// What answers with these columns are compared by.
 struct Ground<'c, 'r> {
     case: &'c Case<'r>,
@@ -400,12 +417,11 @@ impl<'c, 'r> Ground<'c, 'r> {
         keys.sort_unstable();
         keys.dedup();
         let first = places.iter().flatten().next();
-        let hash = |place: &Place| hash_of(place.partition.iter().chain(&place.clustering));
         Difference {
             how,
             table: Some(self.case.reading.table.label),
             name: self.case.name(),
-            key_hash: first.map(hash),
+            key_hash: hash_of_places(&places),
             columns,
             keys,
             shown: rows.first().map(|row| Box::new(shown::rows(row, first, theirs, &self.case.reading.table.shape))),
@@ -456,5 +472,21 @@ impl<'c, 'r> Ground<'c, 'r> {
     fn place(&self, row: &Deviation<'_>) -> Option<Place> {
         let cells: Vec<Option<&[u8]>> = row.ours.or(row.theirs)?.iter().collect();
         self.case.place(&self.fields, &cells)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::cql::place::Extent;
+
+    #[test]
+    fn rows_have_another_hash_with_each_row_that_is_among_them() {
+        let place =
+            |value: u8| Some(Place { extent: Extent::Row, partition: vec![vec![1]], clustering: vec![vec![value]] });
+        assert_eq!(hash_of_places(&[place(1)]), Some(hash_of([[1], [1]])));
+        assert!(hash_of_places(&[place(1), place(2)]) != hash_of_places(&[place(1), place(3)]));
+        assert_eq!(hash_of_places(&[place(1), place(2)]), hash_of_places(&[place(2), place(1)]));
+        assert_eq!((hash_of_places(&[place(1), None]), hash_of_places(&[])), (None, None));
     }
 }

@@ -1,8 +1,10 @@
 //! What a session keeps of a read.
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use foldhash::fast::FixedState;
 
 use crate::protocol::postgres::plan::Read;
 use crate::protocol::postgres::wire::{self, front};
@@ -80,6 +82,15 @@ impl Asked {
                 wire::bare(out, front::SYNC);
             }
         }
+    }
+
+    /// A hash of the text, its values, and who asked.
+    pub(super) fn question(&self) -> u64 {
+        let values = match &self.form {
+            Form::Simple => &[],
+            Form::Extended { values, .. } => &values[..],
+        };
+        FixedState::default().hash_one((&self.text[..], values, &self.asker.user, &self.settings))
     }
 
     /// It is asked by Parse and Bind.

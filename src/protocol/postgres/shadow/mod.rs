@@ -201,6 +201,10 @@ impl shadow::Repeater for Repeater {
             Err(why) => Rechecked::Skipped(why),
         }
     }
+
+    fn question(&self, read: &Asked) -> u64 {
+        read.question()
+    }
 }
 
 /// An error that says something of the moment, and nothing of the data, is no answer.

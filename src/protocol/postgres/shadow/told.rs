@@ -51,15 +51,11 @@ impl Told {
     pub(super) fn difference(&self, found: &Found, primary: &Answer, secondary: &Answer) -> Difference {
         let columns = primary.columns.as_deref().or(secondary.columns.as_deref()).unwrap_or_default();
         let keys = self.keys(found, columns).unwrap_or_default();
-        let key_hash = match &keys[..] {
-            [one] => Some(hash(one)),
-            _ => None,
-        };
         Difference {
             how: found.how,
             table: self.table.as_ref().map(|table| table.id),
             name: self.name.clone(),
-            key_hash,
+            key_hash: hash_of_keys(&keys),
             columns: found.columns.iter().filter_map(|&at| Some(columns.get(at)?.name.clone())).collect(),
             shown: Some(Box::new(Shown {
                 key: keys.first().map(|key| key::shown(key)).unwrap_or_default(),
@@ -92,6 +88,15 @@ impl Told {
             key::push(&mut out, &canonical(column, columns.get(at)?, value)?);
         }
         Some(out.into())
+    }
+}
+
+/// Of one key its own, as others have it.
+fn hash_of_keys(keys: &[Box<[u8]>]) -> Option<u64> {
+    match keys {
+        [] => None,
+        [one] => Some(hash(one)),
+        several => Some(hash(&several.iter().flat_map(|key| hash(key).to_be_bytes()).collect::<Vec<_>>())),
     }
 }
 
@@ -144,4 +149,17 @@ fn side(answer: &Answer, row: Option<&Bytes>, columns: &[Described]) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_set_of_keys_has_its_own_hash_and_one_key_the_one_that_it_has_elsewhere() {
+        let of = |keys: &[&[u8]]| hash_of_keys(&keys.iter().map(|key| (*key).into()).collect::<Vec<_>>());
+        assert_eq!((of(&[]), of(&[b"a"])), (None, Some(hash(b"a"))));
+        assert!(of(&[b"a", b"b"]).is_some() && of(&[b"a", b"b"]) != of(&[b"a", b"c"]));
+        assert_ne!(of(&[b"a", b"b"]), of(&[b"a"]));
+    }
 }
