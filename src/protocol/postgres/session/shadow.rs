@@ -6,7 +6,7 @@
 //!
 //! What the session has set is known by its SET statements. Where a transaction that set something was rolled back, or
 //! where something was set that no statement shows, it is not known any more, and reads are skipped until RESET ALL or
-//! DISCARD ALL.
+//! DISCARD ALL; until the latter where it may be the role, which RESET ALL leaves alone.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -32,6 +32,9 @@ const SHAPE_BYTES_MAX: usize = 1_000;
 const SETTINGS_MAX: usize = 32;
 /// A longer SET statement is not.
 const SETTING_BYTES_MAX: usize = 1_000;
+
+/// Who the session is, as a setting.
+const ROLE: &str = "role";
 
 /// Settings that decide what a read answers, or in which form (documentation, "Client Connection Defaults"); custom
 /// ones are as well.
@@ -77,6 +80,8 @@ pub(super) struct Shadow {
     settings: Vec<(String, Bytes)>,
     /// They are not all that it has.
     unknown: bool,
+    /// It may have been somebody else since it began.
+    acted: bool,
     /// The open transaction set something.
     touched: bool,
     /// The open transaction did something else than read, or is not READ COMMITTED.
@@ -134,26 +139,48 @@ impl Session {
         let words: Vec<String> = words(&self.tokens, text, statement).take(4).collect();
         let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
         let first = words.first().copied().unwrap_or_default();
-        if matches!((first, words.get(1)), ("reset" | "discard", Some(&"all"))) {
-            (self.shadow.settings, self.shadow.unknown) = (Vec::new(), false);
-            return;
-        }
-        if !matches!(first, "set" | "reset") {
-            // A function of the user's that sets something is seen by nobody; `set_config` by its name, not by its value.
-            self.shadow.unknown |= matches!(statement.action, Action::Session);
-            return;
+        match (first, words.get(1)) {
+            ("discard", Some(&"all")) => {
+                (self.shadow.settings, self.shadow.unknown, self.shadow.acted) = (Vec::new(), false, false);
+                return;
+            }
+            ("reset", Some(&"all")) => {
+                self.shadow.settings.retain(|(name, _)| name == ROLE);
+                self.shadow.unknown &= self.shadow.acted;
+                self.shadow.touched = true;
+                return;
+            }
+            ("set" | "reset", _) => {}
+            _ => {
+                // A function of the user's that sets something is seen by nobody; `set_config` by its name, not by its value.
+                if matches!(statement.action, Action::Session) {
+                    self.shadow.unknown = true;
+                    self.shadow.acted |= names_identity(text);
+                }
+                return;
+            }
         }
         words.retain(|word| *word != "session");
         let name = words.get(1).copied().unwrap_or_default();
         if name == "local" {
             return;
         }
-        let is_custom = self.is_dotted(statement, text);
-        if !is_custom && MATTERS.binary_search(&name).is_err() {
+        let custom = self.custom(statement, text);
+        if custom.is_none() && MATTERS.binary_search(&name).is_err() {
             self.shadow.unknown |= name == "authorization";
+            self.shadow.acted |= name == "authorization";
             return;
         }
-        let name = if is_custom { words[1..].join(".") } else { name.to_owned() };
+        self.shadow.acted |= name == ROLE;
+        // As it was at the start: so are our connections, which must not be given what tandem's own login has. One of the
+        // session's own is empty from then on, not unset.
+        let resets = custom.is_none() && (first == "reset" || self.is_as_at_first(statement, text));
+        let name = custom.unwrap_or_else(|| canonical(name).to_owned());
+        if resets {
+            self.shadow.settings.retain(|(other, _)| *other != name);
+            self.shadow.touched = true;
+            return;
+        }
         let range = self.range(statement).filter(|range| range.len() <= SETTING_BYTES_MAX);
         let Some(range) = range.filter(|_| self.shadow.settings.len() < SETTINGS_MAX) else {
             self.shadow.unknown = true;
@@ -164,11 +191,27 @@ impl Session {
         self.shadow.settings.push((name, Bytes::copy_from_slice(&text[range])));
     }
 
-    /// `SET a.b`.
-    fn is_dotted(&self, statement: &Statement, text: &[u8]) -> bool {
+    /// The name in `SET a.b`.
+    fn custom(&self, statement: &Statement, text: &[u8]) -> Option<String> {
         let tokens = self.tokens.list().get(statement.tokens.clone()).unwrap_or_default();
-        let until = tokens.iter().position(|token| matches!(token.text(text), b"=" | b"to" | b"TO"));
-        tokens[..until.unwrap_or(tokens.len())].iter().any(|token| token.text(text) == b".")
+        let is_end = |word: &[u8]| word == b"=" || word.eq_ignore_ascii_case(b"to");
+        let until = tokens.iter().position(|token| is_end(token.text(text)));
+        let named = &tokens[..until.unwrap_or(tokens.len())];
+        let dot = named.iter().position(|token| token.text(text) == b".")?;
+        let parts = named[dot.saturating_sub(1)..].iter().map(|token| String::from_utf8_lossy(token.text(text)));
+        Some(parts.map(|part| part.trim_matches('"').to_ascii_lowercase()).collect())
+    }
+
+    /// `SET .. TO DEFAULT`, `SET ROLE NONE`, `SET TIME ZONE LOCAL`.
+    fn is_as_at_first(&self, statement: &Statement, text: &[u8]) -> bool {
+        let tokens = self.tokens.list().get(statement.tokens.clone()).unwrap_or_default();
+        let is = |at: usize, word: &str| {
+            tokens.get(at).is_some_and(|token| token.text(text).eq_ignore_ascii_case(word.as_bytes()))
+        };
+        let last = tokens.len().saturating_sub(1);
+        let names = |word| (1..last).any(|at| is(at, word));
+        let none = || ["none", "'none'", "\"none\""].iter().any(|word| is(last, word));
+        is(last, "default") || is(last, "local") && names("zone") || names(ROLE) && none()
     }
 
     /// A transaction ended.
@@ -357,6 +400,21 @@ fn is_idle(expect: &Expect) -> bool {
 fn sets(statement: &Statement) -> bool {
     let writes = matches!(statement.action, Action::Evident(_) | Action::Asked(_) | Action::Truncate(_));
     statement.traces.meets(Traces::SETTINGS) && !writes
+}
+
+/// The setting that a word of SQL stands for.
+fn canonical(name: &str) -> &str {
+    match name {
+        "names" => "client_encoding",
+        "time" => "timezone",
+        name => name,
+    }
+}
+
+/// It may say who the session is from now on.
+fn names_identity(text: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(text).to_ascii_lowercase();
+    [ROLE, "session_authorization"].iter().any(|name| text.contains(name))
 }
 
 /// The plain words of a statement, in lower case.
@@ -578,7 +636,7 @@ mod tests {
         }
         chosen.run("select * from acc", "T CSELECT_0 ZI");
         let set = |chosen: &mut Chosen| chosen.queue.taken().pop().map(|read| read.settings);
-        let texts = ["set time zone 'UTC'", "set app.tenant to '7'", "set timezone = 'CET'"];
+        let texts = ["set app.tenant to '7'", "set timezone = 'CET'"];
         assert_eq!(set(&mut chosen), Some(texts.map(Bytes::from).to_vec()));
         for text in ["begin", "set search_path = a", "rollback"] {
             let status = if text == "rollback" { "CROLLBACK ZI" } else { "CSET ZT" };
@@ -589,6 +647,60 @@ mod tests {
         chosen.run("discard all", "CDISCARD_ALL ZI");
         chosen.run("select * from acc", "T CSELECT_0 ZI");
         assert_eq!(set(&mut chosen), Some(Vec::new()));
+    }
+
+    #[test]
+    fn what_is_as_at_first_is_not_asked_for_again() {
+        let mut chosen = Chosen::new();
+        let mut after = |texts: &[&str]| {
+            texts.iter().for_each(|text| chosen.run(text, "CSET ZI"));
+            chosen.run("select * from acc", "T CSELECT_0 ZI");
+            let read = chosen.queue.taken().pop().expect("chosen");
+            chosen.run("discard all", "CDISCARD_ALL ZI");
+            read.settings.iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect::<Vec<_>>()
+        };
+        for text in
+            ["reset role", "set role none", "set role 'none'", "set role to default", "SET SESSION ROLE = DEFAULT"]
+        {
+            assert_eq!(after(&["set role other", text]), [""; 0], "{text}");
+        }
+        for text in ["reset timezone", "set time zone local", "set time zone default", "RESET TIME ZONE"] {
+            assert_eq!(after(&["set time zone 'CET'", "set timezone to 'UTC'", text]), [""; 0], "{text}");
+        }
+        assert_eq!(after(&["set role other", "set time zone 'CET'", "reset all"]), ["set role other"]);
+        assert_eq!(after(&["set role \"default\""]), ["set role \"default\""]);
+        assert_eq!(after(&["set App.tenant To '7'", "reset app.tenant"]), ["reset app.tenant"]);
+    }
+
+    #[test]
+    fn who_a_session_is_stays_unknown_until_all_is_discarded() {
+        for texts in [
+            &["set session authorization other", "reset all"][..],
+            &["select set_config('role', 'other', false)", "reset all"],
+            &["begin", "set role other", "rollback", "reset all"],
+            &["set role other", "begin", "reset role", "rollback", "reset all"],
+        ] {
+            let mut chosen = Chosen::new();
+            let mut status = "CSET ZI";
+            for text in texts {
+                match *text {
+                    "begin" => status = "CSET ZT",
+                    "rollback" => status = "CROLLBACK ZI",
+                    _ => {}
+                }
+                chosen.run(text, status);
+            }
+            chosen.run("select * from acc", "T CSELECT_0 ZI");
+            assert_eq!((chosen.queue.taken().len(), chosen.skipped()), (0, [("unsupported", 1)].into()), "{texts:?}");
+            chosen.run("discard all", "CDISCARD_ALL ZI");
+            chosen.run("select * from acc", "T CSELECT_0 ZI");
+            assert_eq!(chosen.queue.taken().len(), 1, "{texts:?}");
+        }
+        let mut chosen = Chosen::new();
+        chosen.run("select set_config('app.tenant', '7', false)", "CSET ZI");
+        chosen.run("reset all", "CSET ZI");
+        chosen.run("select * from acc", "T CSELECT_0 ZI");
+        assert_eq!(chosen.queue.taken().len(), 1);
     }
 
     #[test]
