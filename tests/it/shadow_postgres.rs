@@ -395,6 +395,55 @@ async fn a_read_is_repeated_with_the_rights_of_who_asked() {
     assert!(told.is_some(), "{:?}\n{}", skipped(&stage).await, stage.tandem.log());
 }
 
+/// Tables of one name: who asks is told by settings which one is meant. One of them is not mirrored.
+const SHOP: &str = "
+CREATE SCHEMA shop; CREATE TABLE shop.goods (id int PRIMARY KEY, v text); INSERT INTO shop.goods VALUES (1, 'a'), (2, 'b');
+CREATE SCHEMA apart; CREATE TABLE apart.goods (id int PRIMARY KEY, v text);
+CREATE ROLE app LOGIN; GRANT USAGE ON SCHEMA shop, apart TO app; GRANT SELECT ON shop.goods, apart.goods TO app;
+CREATE ROLE other LOGIN; GRANT app TO other; ALTER ROLE other SET role = 'app'; ALTER ROLE other SET search_path = shop;
+ALTER ROLE app SET search_path = shop; ALTER ROLE app SET DateStyle = 'German';";
+
+async fn is_skipped(stage: &Stage, why: &str, goal: u64) {
+    let told = until(async || (skipped(stage).await.get(why) == Some(&goal)).then_some(())).await;
+    assert!(told.is_some(), "{why}: {:?}\n{}", skipped(stage).await, stage.tandem.log());
+}
+
+#[tokio::test]
+async fn a_read_is_repeated_with_the_settings_of_its_role_or_not_at_all() {
+    let config = format!("{ALL}[mirror]\nself_repair = false\nexclude = [\"apart.*\"]\n");
+    let stage = Stage::new(SHOP, &config, &[]).await;
+    sql(&stage.target.url("postgres"), "INSERT INTO apart.goods VALUES (7, 'not mirrored')").await;
+    let both = async |text: &str| {
+        for server in [&stage.origin, &stage.target] {
+            sql(&server.url("postgres"), text).await;
+        }
+    };
+    let alone = connect(&format!("{}?options=-c%20app.me%3D1", app(&stage))).await;
+    let client = connect(&app(&stage)).await;
+    let read = "SELECT g.*, '2026-02-01'::date FROM goods g";
+    client.simple_query(read).await.expect("answered");
+    reads_end(&stage, "match", 1).await;
+    // The same words mean another table.
+    client.batch_execute("SET search_path = apart").await.expect("set");
+    client.simple_query(read).await.expect("answered");
+    is_skipped(&stage, "not_mirrored", 1).await;
+    client.batch_execute("RESET search_path").await.expect("set");
+    client.simple_query(read).await.expect("answered");
+    reads_end(&stage, "match", 2).await;
+    sql(&stage.target.url("postgres"), "UPDATE shop.goods SET v = 'c' WHERE id = 2").await;
+    client.simple_query(read).await.expect("answered");
+    reads_end(&stage, "mismatch", 1).await;
+    // It becomes somebody else when it logs in.
+    let url = format!("postgres://other@127.0.0.1:{}/postgres", stage.tandem.port);
+    connect(&url).await.simple_query(read).await.expect("answered");
+    is_skipped(&stage, "not_allowed", 1).await;
+    // What the client had when it logged in nobody has any more: both sides know no such table.
+    both("ALTER ROLE app RESET search_path").await;
+    alone.simple_query(read).await.expect("answered");
+    is_skipped(&stage, "not_allowed", 2).await;
+    assert_eq!((ended(&stage, "in_flight").await, ended(&stage, "match").await), (0, 2), "{}", stage.tandem.log());
+}
+
 #[tokio::test]
 async fn a_secondary_that_hangs_keeps_no_client_waiting_promise_7() {
     let more = "[shadow]\nsample = \"100%\"\nqueue = 20\nwait = \"1s\"\ntimeout = \"1s\"\n";
@@ -517,6 +566,9 @@ async fn a_tenant_is_compared_with_his_own_rows_and_no_others() {
         client
     };
     let (red, blue) = (tenant("red").await, tenant("blue").await);
+    // He is nobody else, and so is who asks for him.
+    blue.batch_execute("SET ROLE blue; RESET ROLE").await.expect("set");
+    blue.batch_execute("SET ROLE NONE").await.expect("set");
     for (client, own) in [(&red, "red"), (&blue, "blue")] {
         for table in ["orders", "bills"] {
             let rows = client.query(&format!("SELECT tenant FROM {table}"), &[]).await.expect("answered");

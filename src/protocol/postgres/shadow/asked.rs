@@ -8,6 +8,7 @@ use foldhash::fast::FixedState;
 
 use crate::protocol::postgres::plan::Read;
 use crate::protocol::postgres::wire::{self, front};
+use crate::record::Side;
 
 /// A read, as it went to the primary, and the answer that came.
 #[derive(Debug)]
@@ -93,8 +94,37 @@ impl Asked {
         FixedState::default().hash_one((&self.text[..], values, &self.asker.user, &self.settings))
     }
 
+    /// What a side's plan of it depends on beside its catalog: whose tables are meant, and by which name.
+    pub(super) fn planned_on(&self, side: Side) -> u64 {
+        FixedState::default().hash_one((self.shape, side, &self.asker, &self.settings))
+    }
+
     /// It is asked by Parse and Bind.
     pub(super) fn is_extended(&self) -> bool {
         matches!(self.form, Form::Extended { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_is_of_a_side_and_of_who_asks_with_which_settings() {
+        let asked = |user: &str, settings: &[&'static str]| Asked {
+            read: Arc::default(),
+            shape: 7,
+            text: Bytes::from_static(b"select 1"),
+            form: Form::Simple,
+            asker: Arc::new(Asker { user: user.to_owned(), params: Vec::new() }),
+            settings: settings.iter().map(|text| Bytes::from_static(text.as_bytes())).collect(),
+            answer: Bytes::new(),
+        };
+        let one = asked("app", &[]).planned_on(Side::Target);
+        assert_eq!(one, asked("app", &[]).planned_on(Side::Target));
+        for other in [asked("other", &[]), asked("app", &["set search_path = a"])] {
+            assert_ne!(one, other.planned_on(Side::Target));
+        }
+        assert_ne!(one, asked("app", &[]).planned_on(Side::Origin));
     }
 }

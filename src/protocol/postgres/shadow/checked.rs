@@ -1,5 +1,5 @@
 //! What the secondary's planner makes of a read, before it runs there: views and policies are looked behind, every table
-//! is named with its schema, the cost is told, and what the order of rows may decide. Kept by shape, for a while.
+//! is named with its schema, the cost is told, and what the order of rows may decide. Kept by shape, side, and who asked with which settings, for a while.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -19,8 +19,8 @@ use super::leeway::Leeway;
 
 /// Costs change with the data.
 const KEPT: Duration = Duration::from_secs(60);
-/// More shapes are not remembered.
-const SHAPES_MAX: usize = 10_000;
+/// More are not remembered.
+const PLANS_MAX: usize = 10_000;
 
 /// Plans that were looked at.
 #[derive(Default)]
@@ -34,17 +34,17 @@ struct Checked {
 }
 
 impl Plans {
-    /// What is known of a read; `None`: nothing, or nothing new enough.
-    pub(super) fn look_up(&self, asked: &Asked, epoch: u64) -> Option<Result<Leeway, Skip>> {
+    /// What is known of a read ([`Asked::planned_on`]); `None`: nothing, or nothing new enough.
+    pub(super) fn look_up(&self, place: u64, epoch: u64) -> Option<Result<Leeway, Skip>> {
         let plans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = plans.get(&asked.shape)?;
+        let known = plans.get(&place)?;
         (known.epoch == epoch && known.at.elapsed() < KEPT).then_some(known.verdict)
     }
 
     /// What its last plan left open, however long ago.
-    pub(super) fn leeway(&self, asked: &Asked) -> Leeway {
+    pub(super) fn leeway(&self, place: u64) -> Leeway {
         let plans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        plans.get(&asked.shape).and_then(|known| known.verdict.ok()).unwrap_or(Leeway::ALL)
+        plans.get(&place).and_then(|known| known.verdict.ok()).unwrap_or(Leeway::ALL)
     }
 
     /// Look at a plan of `EXPLAIN (VERBOSE, FORMAT JSON)`.
@@ -53,7 +53,7 @@ impl Plans {
     /// Why the read is not repeated.
     pub(super) fn check(
         &self,
-        asked: &Asked,
+        (place, asked): (u64, &Asked),
         plan: &str,
         catalog: &Catalog,
         bounds: (&Scope, usize),
@@ -63,10 +63,10 @@ impl Plans {
         let checked = check(plan, catalog, bounds);
         let verdict = checked.map(|plan| Leeway::of(&plan, catalog, hidden, asked.read.limited));
         let mut plans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if plans.len() >= SHAPES_MAX {
+        if plans.len() >= PLANS_MAX {
             plans.clear();
         }
-        plans.insert(asked.shape, Checked { epoch: catalog.epoch, at: Instant::now(), verdict });
+        plans.insert(place, Checked { epoch: catalog.epoch, at: Instant::now(), verdict });
         verdict.map(|_| ())
     }
 }

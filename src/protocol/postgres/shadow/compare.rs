@@ -75,7 +75,7 @@ pub(super) fn compare(question: &Question<'_>, primary: &Answer, secondary: &Ans
 }
 
 /// The first two characters of a SQLSTATE (documentation, "PostgreSQL Error Codes").
-fn class(code: &str) -> &str {
+pub(super) fn class(code: &str) -> &str {
     code.get(..2).unwrap_or(code)
 }
 

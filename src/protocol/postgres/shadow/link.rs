@@ -17,7 +17,7 @@ use crate::shadow::Skip;
 
 use super::answer::Answer;
 use super::backends::{Backend, leave};
-use super::{Asked, Asker};
+use super::{Asked, Asker, role};
 
 /// What the servers call these connections.
 pub(in crate::protocol::postgres) const APPLICATION_NAME: &str = "tandem shadow";
@@ -120,7 +120,10 @@ impl Pool {
         }
         let (config, role) = self.config(side, asker);
         match Client::connect(&config).await {
-            Ok(client) => {
+            Ok(mut client) => {
+                if let Some(role) = &role {
+                    role::bring(&mut client, role).await?;
+                }
                 let backend = self.shared.repeating.enter(side, client.pid());
                 Ok(Link { open: Some((client, backend)), idle: false, side, asker: asker.clone(), role, refused: None })
             }
@@ -151,13 +154,14 @@ impl Pool {
         idle.push(link);
     }
 
-    /// As the client, where tandem can be that; else as tandem, to become the client.
+    /// As the client, where tandem can be that on both sides: what differs must not be how they were asked. Else as tandem, to
+    /// become the client.
     fn config(&self, side: Side, asker: &Asker) -> (ServerConfig, Option<String>) {
         let own = self.servers.primary_first(side, &self.shared.catalog);
-        let known = self.servers.password_of(side, &asker.user);
+        let known = [side, side.other()].map(|side| self.servers.password_of(side, &asker.user));
         let (user, password, role) = match known {
-            Some(password) => (asker.user.clone(), password, None),
-            None => (own.user.clone(), own.password.clone(), Some(asker.user.clone())),
+            [Some(password), Some(_)] => (asker.user.clone(), password, None),
+            _ => (own.user.clone(), own.password.clone(), Some(asker.user.clone())),
         };
         let mut params: HashMap<String, String> = asker.params.iter().cloned().collect();
         params.insert("application_name".to_owned(), APPLICATION_NAME.to_owned());
@@ -180,6 +184,11 @@ impl Drop for Link {
 impl Link {
     fn client(&mut self) -> &mut Client {
         &mut self.open.as_mut().expect("it is open until it is dropped").0
+    }
+
+    /// It logged in as tandem.
+    pub(super) fn has_role(&self) -> bool {
+        self.role.is_some()
     }
 
     /// Begin a transaction that only reads, at the newest state.

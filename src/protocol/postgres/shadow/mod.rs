@@ -21,6 +21,7 @@ mod compare;
 mod leeway;
 pub(super) mod link;
 mod normal;
+mod role;
 mod told;
 
 use std::sync::Arc;
@@ -74,7 +75,8 @@ impl Repeater {
     /// Ask the secondary.
     async fn ask_once(&self, asked: &Asked, side: Side) -> Result<(Answer, Duration), Skip> {
         let limit = self.config.timeout;
-        let known = self.plans.look_up(asked, self.shared.catalog.now().epoch);
+        let place = asked.planned_on(side);
+        let known = self.plans.look_up(place, self.shared.catalog.now().epoch);
         known.transpose()?;
         let scope = &self.scopes[usize::from(side == Side::Origin)];
         self.is_alike(asked, scope)?;
@@ -84,7 +86,7 @@ impl Repeater {
             match link.explain(asked).await.map_err(Failed::of_secondary)? {
                 Some(plan) => {
                     let bounds = (scope, self.config.max_cost);
-                    self.plans.check(asked, &plan, &self.shared.catalog.now(), bounds)?;
+                    self.plans.check((place, asked), &plan, &self.shared.catalog.now(), bounds)?;
                 }
                 // It has no plan: what is wrong with it, its answer says.
                 None => link.begin_again(asked, limit).await.map_err(Failed::of_secondary)?,
@@ -113,7 +115,7 @@ impl Repeater {
         }
         let (secondary, latency) = self.ask_once(asked, causal.secondary()).await?;
         comparable(&secondary, Failed::of_secondary)?;
-        let verdict = match self.compared(asked, &primary, &secondary) {
+        let verdict = match self.compared((asked, causal), &primary, &secondary) {
             Ok(None) => Verdict::Match,
             Ok(Some(difference)) => Verdict::Differs(difference),
             Err(why) => Verdict::Skipped(why),
@@ -122,12 +124,17 @@ impl Repeater {
     }
 
     /// `None`: they are alike.
-    fn compared(&self, asked: &Asked, primary: &Answer, secondary: &Answer) -> Result<Option<Difference>, Skip> {
+    fn compared(
+        &self,
+        (asked, causal): (&Asked, &Causal),
+        primary: &Answer,
+        secondary: &Answer,
+    ) -> Result<Option<Difference>, Skip> {
         let catalog = self.shared.catalog.now();
         let settings = self.shared.shadow.settings();
         let ignore = settings.as_ref().map(|settings| &settings.ignore);
         let told = Told::new(&asked.read, primary, &catalog, ignore);
-        let leeway = self.plans.leeway(asked);
+        let leeway = self.plans.leeway(asked.planned_on(causal.secondary()));
         let question = Question { read: &asked.read, leeway, ignored: &told.ignored, key: &told.key };
         match compare(&question, primary, secondary) {
             Compared::Equal => Ok(None),
@@ -144,7 +151,11 @@ impl Repeater {
         let (first, second) = (first.map_err(Failed::of_primary)?.0, second.map_err(Failed::of_secondary)?.0);
         comparable(&first, Failed::of_primary)?;
         comparable(&second, Failed::of_secondary)?;
-        let Some(difference) = self.compared(asked, &first, &second)? else {
+        if !is_told_alike(asked, &first) {
+            // Both may be alike, and nothing was compared.
+            return Err(if here.has_role() { Skip::NotAllowed } else { Skip::Unsupported });
+        }
+        let Some(difference) = self.compared((asked, causal), &first, &second)? else {
             self.pool.give_back(here).await;
             self.pool.give_back(there).await;
             return Ok(Rechecked::InFlight);
@@ -153,7 +164,7 @@ impl Repeater {
         // An error ended the transaction, and with it the state: it does not come by chance.
         if first.error.is_none() {
             let again = here.ask(asked, bytes).await.map_err(Failed::of_primary)?.0;
-            if !matches!(self.compared(asked, &first, &again), Ok(None)) {
+            if !matches!(self.compared((asked, causal), &first, &again), Ok(None)) {
                 return Ok(Rechecked::Noise);
             }
         }
@@ -205,6 +216,14 @@ impl shadow::Repeater for Repeater {
     fn question(&self, read: &Asked) -> u64 {
         read.question()
     }
+}
+
+/// The primary refuses us what it gave to the client, gives what it refused, or for another reason: we were not asking as the
+/// client does, or its schema is another by now.
+fn is_told_alike(asked: &Asked, now: &Answer) -> bool {
+    let told = Answer::read(asked.answer.clone());
+    let class = |answer: &Answer| answer.error.as_deref().map(|code| compare::class(code).to_owned());
+    told.is_ok_and(|told| class(&told) == class(now))
 }
 
 /// An error that says something of the moment, and nothing of the data, is no answer.
