@@ -58,6 +58,10 @@ pub struct Read {
     /// Aggregates put rows together in whatever order they come: the pieces of their values may be in another one, and
     /// sums of floats be rounded otherwise.
     pub gathers: bool,
+    /// One of several equal values stands for all of them: DISTINCT, GROUP BY, UNION, min, max. They may look different.
+    pub picks: bool,
+    /// Each of its rows is one row of [`Read::only`].
+    pub rowwise: bool,
     /// How people are told of it.
     pub spoken: Spoken,
 }

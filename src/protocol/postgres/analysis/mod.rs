@@ -29,7 +29,7 @@ use super::catalog::Catalog;
 use super::lexer::{Kind, Reading, Tokens};
 use super::plan::{Action, Counted, Evident, Script, Statement, Traces};
 
-pub(super) use read::{is_choosing, is_gathering, is_strict, is_unsteady, words};
+pub(super) use read::{has_many_looks, is_choosing, is_gathering, is_picking, is_strict, is_unsteady, words};
 
 use reach::Reach;
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use pg_query::NodeEnum;
 use pg_query::protobuf::{AExprKind, BoolExprType, Node, RangeVar, SelectStmt, SetOperation, a_const::Val};
 
-use super::super::catalog::{Catalog, Kind as RelationKind, Relation};
+use super::super::catalog::{Catalog, FIRST_NORMAL_OID, Kind as RelationKind, Relation};
 use super::super::lexer::{Kind, Token};
 use super::super::plan::{Read, Sorted, Spoken, Unfit};
 use super::Scope;
@@ -65,6 +65,7 @@ const OF_ITS_SERVER: &[&str] = &[
 
 /// Aggregates whose value depends on the order in which rows come: by their pieces, or by rounding.
 const GATHERING: &[&str] = &[
+    "array", // ARRAY(SELECT ..)
     "array_agg",
     "avg",
     "corr",
@@ -72,6 +73,7 @@ const GATHERING: &[&str] = &[
     "covar_samp",
     "json_agg",
     "json_agg_strict",
+    "json_array",
     "json_arrayagg",
     "json_object_agg",
     "json_object_agg_strict",
@@ -100,6 +102,13 @@ const GATHERING: &[&str] = &[
 /// Which row is meant by these the order decides.
 const CHOOSING: &[&str] = &["any_value", "jsonb_object_agg", "jsonb_object_agg_strict", "jsonb_objectagg", "mode"];
 
+/// Which of several equal values is meant by these nobody says.
+const PICKING: &[&str] = &["max", "min"];
+
+/// Types, beside those of users, with equal values that look different: intervals, `jsonb` and ranges with numbers of another
+/// scale, rows of any of them, and their arrays.
+const MANY_LOOKS: &[u32] = &[1186, 1187, 2249, 2287, 3802, 3807, 3906, 3907, 4532, 6151];
+
 /// Types whose values are equal only when their texts are, once numbers are in normal form: what is sorted by another
 /// type may have ties that look different.
 const STRICT: &[u32] = &[16, 17, 20, 21, 23, 25, 26, 700, 701, 1042, 1043, 1082, 1083, 1114, 1184, 1700, 2950];
@@ -119,6 +128,8 @@ impl Scope<'_> {
             sort: if words.ties { Vec::new() } else { sorted(select, only.is_some()) },
             total,
             limited: limits > 0 || distinct_on,
+            picks: words.picks,
+            rowwise: only.is_some() && is_rowwise(select),
             only: only.map(|table| table.id),
             tables: words.tables.iter().map(|relation| relation.id).collect(),
             spoken: Spoken::default(),
@@ -153,11 +164,13 @@ impl Scope<'_> {
             }
             words.gathers |= GATHERING.contains(&name);
             words.loose |= CHOOSING.contains(&name);
+            words.picks |= PICKING.contains(&name);
         }
         if plain && !qualified {
             if VALUE_FUNCTIONS.contains(&name) {
                 words.unfit.get_or_insert(Unfit::Volatile);
             }
+            words.picks |= matches!(name, "distinct" | "group" | "union" | "intersect" | "except");
             match name {
                 "limit" | "fetch" | "offset" => words.limits += 1,
                 "over" => words.loose = true,
@@ -213,6 +226,7 @@ struct Words {
     distinct_on: usize,
     loose: bool,
     gathers: bool,
+    picks: bool,
     /// Different texts may be equal to ORDER BY.
     ties: bool,
 }
@@ -274,6 +288,30 @@ fn column(node: &Node, one_table: bool) -> Option<&str> {
     }
 }
 
+/// Nothing in its targets makes several rows of one, or one of several.
+fn is_rowwise(select: &SelectStmt) -> bool {
+    let value = |target: &Node| match &target.node {
+        Some(NodeEnum::ResTarget(target)) => target.val.as_deref().is_some_and(is_plain),
+        _ => false,
+    };
+    select.group_clause.is_empty() && select.having_clause.is_none() && select.target_list.iter().all(value)
+}
+
+/// Columns, values, and operators between them: no function, and so none that returns a set.
+fn is_plain(node: &Node) -> bool {
+    match &node.node {
+        Some(NodeEnum::ColumnRef(_)) => true,
+        Some(NodeEnum::AExpr(expr)) => {
+            let mut sides = expr.lexpr.as_deref().into_iter().chain(expr.rexpr.as_deref());
+            sides.all(is_plain)
+        }
+        _ => {
+            is_value(node)
+                || matches!(&node.node, Some(NodeEnum::TypeCast(cast)) if cast.arg.as_deref().is_some_and(is_plain))
+        }
+    }
+}
+
 /// Rows of one table, in an order that tells all of them apart, or at most one.
 fn is_total(select: &SelectStmt, table: &Relation) -> bool {
     if table.key.is_none() || SetOperation::try_from(select.op) != Ok(SetOperation::SetopNone) {
@@ -329,6 +367,11 @@ pub(in crate::protocol::postgres) fn is_strict(type_oid: u32) -> bool {
     STRICT.contains(&type_oid)
 }
 
+/// Values of this type may be equal and look different, collations apart.
+pub(in crate::protocol::postgres) fn has_many_looks(type_oid: u32) -> bool {
+    type_oid >= FIRST_NORMAL_OID || MANY_LOOKS.contains(&type_oid)
+}
+
 /// A name in quotes with a dot in it: no setting of the server (documentation, "Customized Options").
 fn is_own_setting(quoted: &str) -> bool {
     let name = quoted.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\''));
@@ -341,7 +384,7 @@ fn asks_own_setting(behind: &str) -> bool {
     is_own_setting(first.strip_suffix("::text").unwrap_or(first))
 }
 
-/// Such an aggregate.
+/// Such an aggregate; by its name in lower case, as all of these.
 pub(in crate::protocol::postgres) fn is_gathering(function: &str) -> bool {
     GATHERING.contains(&function)
 }
@@ -349,6 +392,11 @@ pub(in crate::protocol::postgres) fn is_gathering(function: &str) -> bool {
 /// Such a function.
 pub(in crate::protocol::postgres) fn is_choosing(function: &str) -> bool {
     CHOOSING.contains(&function)
+}
+
+/// Such an aggregate.
+pub(in crate::protocol::postgres) fn is_picking(function: &str) -> bool {
+    PICKING.contains(&function)
 }
 
 /// The words of a text of the server's (a plan's expressions), each with all that comes behind it.
@@ -551,6 +599,45 @@ mod tests {
         assert!(
             of("select bal, array_agg(id) from acc group by bal").gathers && !of("select max(id) from acc").gathers
         );
+    }
+
+    #[test]
+    fn what_is_put_together_without_an_aggregate_is_seen() {
+        for text in ["select array(select id from acc)", "select ARRAY (select id from acc), 1"] {
+            assert!(of(text).gathers, "{text}");
+        }
+        assert!(!of("select array[id, bal] from acc").gathers);
+    }
+
+    #[test]
+    fn one_of_several_equal_values_is_picked() {
+        for text in [
+            "select distinct note from acc",
+            "select note, count(*) from acc group by note",
+            "select note from acc union select b from pair",
+            "select max(note) from acc",
+            "select id from acc where note in (select min(b) from pair)",
+        ] {
+            assert!(of(text).picks, "{text}");
+        }
+        assert!(!of("select note from acc order by note").picks);
+    }
+
+    #[test]
+    fn rows_that_are_rows_of_the_table_are_known() {
+        for text in ["select * from acc limit 1", "select id, bal + 1, note::text, 7 from acc limit 1"] {
+            assert!(of(text).rowwise, "{text}");
+        }
+        for text in [
+            "select id, generate_series(1, 3) from acc limit 1",
+            "select id, lower(note) from acc limit 1",
+            "select id, (select 1) from acc limit 1",
+            "select id from acc group by id limit 1",
+            "select a.id from acc a, pair limit 1",
+            "select count(*) from acc",
+        ] {
+            assert!(!of(text).rowwise, "{text}");
+        }
     }
 
     #[test]

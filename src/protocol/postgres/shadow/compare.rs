@@ -6,7 +6,7 @@
 //! equal rows a LIMIT takes), a difference that the choice explains is no difference, and no agreement either: *ties*.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 
@@ -52,6 +52,8 @@ pub(super) struct Question<'a> {
     pub(super) leeway: Leeway,
     /// Columns, by position, that nobody compares.
     pub(super) ignored: &'a [usize],
+    /// Columns, by position, with equal values that may look different.
+    pub(super) looks: &'a [usize],
     /// Columns, by position, that name a row of the table that is read; empty: none do.
     pub(super) key: &'a [usize],
 }
@@ -116,7 +118,12 @@ impl Rows<'_> {
         }
         let of = |rows: &[Bytes], at: Vec<usize>| at.into_iter().map(|at| rows[at].clone()).collect::<Vec<_>>();
         let (missing, extra) = (of(primary, missing), of(secondary, extra));
-        if self.is_open(&missing, &extra) {
+        let (read, leeway) = (self.question.read, self.question.leeway);
+        // However rows are chosen, as many are.
+        let chosen = read.limited && !read.total && missing.len() == extra.len();
+        let (missing, extra) = if chosen { self.of_same_rows(missing, extra) } else { (missing, extra) };
+        let none = missing.is_empty() && extra.is_empty();
+        if none || read.loose || leeway.loose || self.is_open(&missing, &extra) {
             return Compared::Ties;
         }
         Compared::Differs(self.found(missing, extra))
@@ -125,16 +132,45 @@ impl Rows<'_> {
     /// A difference that the statement leaves open.
     fn is_open(&self, missing: &[Bytes], extra: &[Bytes]) -> bool {
         let (read, leeway) = (self.question.read, self.question.leeway);
-        // However rows are chosen, as many are.
-        let chosen = read.limited && !read.total && missing.len() == extra.len();
-        let gathers = read.gathers || leeway.gathers;
-        read.loose || leeway.loose || chosen || gathers && self.are_gathered(missing, extra)
+        let (gathers, picks) = (read.gathers || leeway.gathers, read.picks || leeway.picks);
+        gathers && self.are_gathered(missing, extra) || picks && self.are_picked(missing, extra)
+    }
+
+    /// Those of the rows that a LIMIT took which are the same row on both sides, by their key: which others there are is open, what
+    /// is in these is not.
+    fn of_same_rows(&self, missing: Vec<Bytes>, extra: Vec<Bytes>) -> (Vec<Bytes>, Vec<Bytes>) {
+        let key = self.question.key;
+        if key.is_empty() || !self.question.read.rowwise {
+            return (Vec::new(), Vec::new());
+        }
+        let keys = |rows: &[Bytes]| rows.iter().map(|row| self.key(key, row)).collect::<HashSet<_>>();
+        let (here, there) = (keys(&missing), keys(&extra));
+        if here.len() < missing.len() || there.len() < extra.len() {
+            return (Vec::new(), Vec::new());
+        }
+        let of = |rows: Vec<Bytes>, other: &HashSet<Vec<u8>>| {
+            rows.into_iter().filter(|row| other.contains(&self.key(key, row))).collect()
+        };
+        (of(missing, &there), of(extra, &here))
+    }
+
+    /// The rows are the same but for which of several equal values is shown.
+    fn are_picked(&self, missing: &[Bytes], extra: &[Bytes]) -> bool {
+        let left_out = |at: usize| self.question.ignored.contains(&at) || self.question.looks.contains(&at);
+        let mut sides =
+            [missing, extra].map(|rows| rows.iter().map(|row| self.normal_but(row, left_out)).collect::<Vec<_>>());
+        sides.iter_mut().for_each(|side| side.sort_unstable());
+        !self.question.looks.is_empty() && sides[0] == sides[1]
     }
 
     fn normal(&self, row: &[u8]) -> Vec<u8> {
+        self.normal_but(row, |at| self.question.ignored.contains(&at))
+    }
+
+    fn normal_but(&self, row: &[u8], left_out: impl Fn(usize) -> bool) -> Vec<u8> {
         let mut out = Vec::with_capacity(row.len() + 16);
         for (at, value) in values(row).enumerate() {
-            if !self.question.ignored.contains(&at) {
+            if !left_out(at) {
                 let (type_oid, binary) = self.kind(at);
                 normal::put(&mut out, type_oid, binary, value);
             }
@@ -331,7 +367,7 @@ mod tests {
     }
 
     fn of(read: &Read, primary: &Answer, secondary: &Answer) -> Compared {
-        compare(&Question { read, leeway: Leeway::default(), ignored: &[], key: &[] }, primary, secondary)
+        compare(&Question { read, leeway: Leeway::default(), ignored: &[], looks: &[], key: &[] }, primary, secondary)
     }
 
     fn how(compared: Compared) -> Option<How> {
@@ -382,7 +418,7 @@ mod tests {
     fn rows_are_told_apart_by_their_key_and_columns_are_named() {
         let (one, other) = (answer(TWO, &[&["1", "x"], &["2", "y"]]), answer(TWO, &[&["1", "z"], &["3", "y"]]));
         let read = Read::default();
-        let question = Question { read: &read, leeway: Leeway::default(), ignored: &[], key: &[0] };
+        let question = Question { read: &read, leeway: Leeway::default(), ignored: &[], looks: &[], key: &[0] };
         let Compared::Differs(found) = compare(&question, &one, &other) else { panic!("they differ") };
         assert_eq!((found.how, &found.columns[..]), (How::MissingRow, &[1][..]));
         assert_eq!((found.missing.len(), found.extra.len()), (2, 2));
@@ -392,7 +428,7 @@ mod tests {
     fn named_columns_are_ignored() {
         let (one, other) = (answer(TWO, &[&["1", "x"]]), answer(TWO, &[&["1", "z"]]));
         let read = Read::default();
-        let question = Question { read: &read, leeway: Leeway::default(), ignored: &[1], key: &[] };
+        let question = Question { read: &read, leeway: Leeway::default(), ignored: &[1], looks: &[], key: &[] };
         assert_eq!(compare(&question, &one, &other), Compared::Equal);
     }
 
@@ -406,6 +442,36 @@ mod tests {
         assert_eq!(how(of(&total, &one, &answer(TWO, &[&["1", "y"]]))), Some(How::OtherValue));
         let loose = Read { loose: true, ..Read::default() };
         assert_eq!(of(&loose, &one, &answer(TWO, &[])), Compared::Ties);
+    }
+
+    #[test]
+    fn what_is_in_a_row_that_a_limit_took_on_both_sides_is_not_open() {
+        let read = Read { limited: true, rowwise: true, ..Read::default() };
+        let keyed = |read: &Read, one: &[&[&str]], other: &[&[&str]]| {
+            let question = Question { read, leeway: Leeway::default(), ignored: &[], looks: &[], key: &[0] };
+            compare(&question, &answer(TWO, one), &answer(TWO, other))
+        };
+        let found = keyed(&read, &[&["1", "x"], &["2", "y"]], &[&["1", "z"], &["3", "w"]]);
+        let Compared::Differs(found) = found else { panic!("{found:?}") };
+        assert_eq!((found.how, &found.columns[..], found.missing.len()), (How::OtherValue, &[1][..], 1));
+        assert_eq!(keyed(&read, &[&["1", "x"]], &[&["2", "x"]]), Compared::Ties);
+        assert_eq!(keyed(&read, &[&["1", "x"], &["1", "y"]], &[&["1", "v"], &["1", "w"]]), Compared::Ties);
+        for open in [Read { rowwise: false, ..read.clone() }, Read { loose: true, ..read }] {
+            assert_eq!(keyed(&open, &[&["1", "x"]], &[&["1", "z"]]), Compared::Ties);
+        }
+    }
+
+    #[test]
+    fn which_of_several_equal_values_is_shown_is_open() {
+        let read = Read { picks: true, ..Read::default() };
+        let of = |read: &Read, looks: &[usize], one: &[&str], other: &[&str]| {
+            let question = Question { read, leeway: Leeway::default(), ignored: &[], looks, key: &[] };
+            compare(&question, &answer(TWO, &[one]), &answer(TWO, &[other]))
+        };
+        assert_eq!(of(&read, &[1], &["7", "Bob"], &["7", "bob"]), Compared::Ties);
+        assert_eq!(how(of(&read, &[1], &["7", "Bob"], &["8", "bob"])), Some(How::OtherValue));
+        assert_eq!(how(of(&read, &[], &["7", "Bob"], &["7", "bob"])), Some(How::OtherValue));
+        assert_eq!(how(of(&Read::default(), &[1], &["7", "Bob"], &["7", "bob"])), Some(How::OtherValue));
     }
 
     #[test]
@@ -434,7 +500,7 @@ mod tests {
     fn what_a_plan_leaves_open_is_open_and_nothing_else() {
         let read = Read::default();
         let of = |leeway, kind: u32, one: &str, other: &str| {
-            let question = Question { read: &read, leeway, ignored: &[], key: &[] };
+            let question = Question { read: &read, leeway, ignored: &[], looks: &[], key: &[] };
             let [one, other] = [one, other].map(|value| answer(&[25, kind], &[&["group", value]]));
             compare(&question, &one, &other)
         };

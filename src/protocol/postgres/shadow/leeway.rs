@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use crate::protocol::postgres::analysis::{is_choosing, is_gathering, words};
+use crate::protocol::postgres::analysis::{is_choosing, is_gathering, is_picking, words};
 use crate::protocol::postgres::catalog::Catalog;
 use crate::record::TableId;
 
@@ -22,11 +22,13 @@ pub(super) struct Leeway {
     pub(super) gathers: bool,
     /// Floats are added up: numbers in what is shown may be others.
     pub(super) rounds: bool,
+    /// One of several equal values stands for all of them.
+    pub(super) picks: bool,
 }
 
 impl Leeway {
     /// Nothing is known.
-    pub(super) const ALL: Leeway = Leeway { loose: true, gathers: true, rounds: true };
+    pub(super) const ALL: Leeway = Leeway { loose: true, gathers: true, rounds: true, picks: true };
 
     /// Of a plan, as `EXPLAIN (VERBOSE, FORMAT JSON)` writes it. `hidden`: the read names views; of its own LIMIT it says itself.
     pub(super) fn of(plan: &Value, catalog: &Catalog, hidden: bool, limited: bool) -> Leeway {
@@ -72,7 +74,13 @@ impl Look {
             Value::String(text) => self.expression(text),
             Value::Array(nodes) => nodes.iter().for_each(|node| self.node(node)),
             Value::Object(fields) => {
-                match fields.get("Node Type").and_then(Value::as_str) {
+                let field = |name: &str| fields.get(name).and_then(Value::as_str);
+                // It may be an ARRAY(SELECT ..): what takes it shows no more than a number.
+                self.found.gathers |= self.hidden && field("Parent Relationship") == Some("InitPlan");
+                let node_type = field("Node Type");
+                self.found.picks |=
+                    self.hidden && matches!(node_type, Some("Unique" | "Group" | "Aggregate" | "SetOp"));
+                match node_type {
                     // DISTINCT ON is one of the former, and a plain DISTINCT may be.
                     Some("Unique" | "WindowAgg") => self.found.loose |= self.hidden,
                     Some("Limit") if self.limits > 0 => self.limits -= 1,
@@ -87,8 +95,11 @@ impl Look {
 
     fn expression(&mut self, text: &str) {
         for (name, behind) in words(text).filter(|(_, behind)| behind.starts_with('(')) {
-            self.found.loose |= is_choosing(name);
-            if is_gathering(name) {
+            // Words of SQL are written in capitals: ARRAY(SubPlan 1), JSON_ARRAYAGG(..).
+            let name = name.to_ascii_lowercase();
+            self.found.loose |= is_choosing(&name);
+            self.found.picks |= is_picking(&name);
+            if is_gathering(&name) {
                 self.found.gathers = true;
                 // The others put pieces together.
                 self.found.rounds |= !name.contains("agg") && self.adds_floats(arguments(behind));
@@ -130,7 +141,7 @@ mod tests {
     use super::*;
     use crate::protocol::postgres::analysis::schema;
 
-    const NONE: Leeway = Leeway { loose: false, gathers: false, rounds: false };
+    const NONE: Leeway = Leeway { loose: false, gathers: false, rounds: false, picks: false };
 
     /// With floats in `public.acc (id, bal, note)`.
     fn catalog() -> Catalog {
@@ -164,8 +175,12 @@ mod tests {
         for output in ["sum(acc.note)", "sum(note)", "sum((acc.id * 2))", "string_agg((acc.bal)::text, ','::text)"] {
             assert_eq!(of(output, false), Leeway { gathers: true, ..NONE }, "{output}");
         }
-        for output in ["max(acc.bal)", "acc.bal", "count(*)"] {
+        for output in ["acc.bal", "count(*)", "ARRAY[acc.bal]"] {
             assert_eq!(of(output, false), NONE, "{output}");
+        }
+        assert_eq!(of("max(acc.bal)", false), Leeway { picks: true, ..NONE });
+        for output in ["ARRAY(SubPlan 1)", "JSON_ARRAYAGG(acc.id RETURNING json)"] {
+            assert_eq!(of(output, false), Leeway { gathers: true, ..NONE }, "{output}");
         }
         assert!(of("mode() WITHIN GROUP (ORDER BY acc.id)", false).loose);
     }
@@ -179,6 +194,14 @@ mod tests {
             assert_eq!(Leeway::of(&plan(kind), &catalog(), false, false), NONE, "{kind}");
         }
         assert_eq!(Leeway::of(&plan("Limit"), &catalog(), true, true), NONE, "its own");
+        for kind in ["Aggregate", "Group", "SetOp", "Unique"] {
+            assert!(Leeway::of(&plan(kind), &catalog(), true, false).picks, "{kind}");
+            assert!(!Leeway::of(&plan(kind), &catalog(), false, false).picks, "{kind}");
+        }
+        let initial = json!([{"Plan": {"Node Type": "Result", "Output": ["$0"],
+            "Plans": [{"Node Type": "Seq Scan", "Parent Relationship": "InitPlan", "Output": ["t.a"]}]}}]);
+        assert!(Leeway::of(&initial, &catalog(), true, false).gathers);
+        assert_eq!(Leeway::of(&initial, &catalog(), false, false), NONE, "the statement says what it is");
         assert_eq!(Leeway::of(&plan("Seq Scan"), &catalog(), true, false), NONE);
     }
 }

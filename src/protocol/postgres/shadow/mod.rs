@@ -135,7 +135,8 @@ impl Repeater {
         let ignore = settings.as_ref().map(|settings| &settings.ignore);
         let told = Told::new(&asked.read, primary, &catalog, ignore);
         let leeway = self.plans.leeway(asked.planned_on(causal.secondary()));
-        let question = Question { read: &asked.read, leeway, ignored: &told.ignored, key: &told.key };
+        let question =
+            Question { read: &asked.read, leeway, ignored: &told.ignored, looks: &told.looks, key: &told.key };
         match compare(&question, primary, secondary) {
             Compared::Equal => Ok(None),
             Compared::Ties => Err(Skip::Ties),

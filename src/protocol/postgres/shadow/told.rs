@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::config::Patterns;
+use crate::protocol::postgres::analysis::has_many_looks;
 use crate::protocol::postgres::catalog::{Catalog, Column, Relation};
 use crate::protocol::postgres::key::{self, Form};
 use crate::protocol::postgres::lexer::hash;
@@ -15,6 +16,8 @@ use crate::shadow::{Difference, Shown};
 use super::answer::{Answer, Described, values};
 use super::compare::Found;
 
+/// Types that have collations: text, character, varchar.
+const TEXTS: &[u32] = &[25, 1042, 1043];
 /// More keys than this are not owed one by one.
 const KEYS_MAX: usize = 1_000;
 
@@ -24,6 +27,8 @@ pub(super) struct Told {
     table: Option<Arc<Relation>>,
     /// Positions of columns that nobody compares.
     pub(super) ignored: Vec<usize>,
+    /// Positions of columns with equal values that may look different.
+    pub(super) looks: Vec<usize>,
     /// Positions of the table's key, in its order; empty: not all of it is in the answer.
     pub(super) key: Vec<usize>,
 }
@@ -43,6 +48,10 @@ impl Told {
                 let is = |(_, column): &(usize, &Described)| is_ignored(column, read, catalog, ignore);
                 columns.iter().enumerate().filter(is).map(|(at, _)| at).collect()
             }),
+            looks: {
+                let has = |(_, column): &(usize, &Described)| has_looks(column, read, catalog);
+                columns.iter().enumerate().filter(has).map(|(at, _)| at).collect()
+            },
             key: table.as_ref().and_then(|table| key_of(table, columns)).unwrap_or_default(),
             table,
         }
@@ -128,6 +137,21 @@ fn is_ignored(described: &Described, read: &Read, catalog: &Catalog, ignore: &Pa
         }
         // What became of a column in an expression has its name, if any.
         None => read.tables.iter().filter_map(|id| catalog.relation(*id)).any(|table| named(table, &described.name)),
+    }
+}
+
+/// By its type, or by the collation of what it may be made of.
+fn has_looks(described: &Described, read: &Read, catalog: &Catalog) -> bool {
+    let is_text = TEXTS.contains(&described.type_oid);
+    let column = |table: &Arc<Relation>| table.columns.iter().find(|column| column.attnum == described.attnum).cloned();
+    match catalog.relations.get(&described.table).and_then(column) {
+        // The values of an enum are equal when they look so.
+        Some(column) => !column.deterministic || column.typtype != b'e' && has_many_looks(described.type_oid),
+        None if is_text => {
+            let mut tables = read.tables.iter().filter_map(|id| catalog.relation(*id));
+            tables.any(|table| table.columns.iter().any(|column| !column.deterministic))
+        }
+        None => has_many_looks(described.type_oid),
     }
 }
 
