@@ -63,8 +63,9 @@ impl Board {
         &self.0.config
     }
 
-    /// What became of reads.
+    /// What became of reads, since the last flip.
     pub fn shapes(&self) -> &Shapes {
+        self.0.shapes.begin(self.epoch());
         &self.0.shapes
     }
 

@@ -87,6 +87,17 @@ mod tests {
     }
 
     #[test]
+    fn what_was_compared_before_a_flip_is_no_verdict_after_it() {
+        let stage = Stage::new(|_| {});
+        stage.board.shapes().place(&about(), 1).shape.ended(End::Match);
+        assert_eq!(Report::of(&stage.board).summary.verdict, Answer::Go);
+        stage.gate.open(crate::shadow::tests::route(2));
+        let report = Report::of(&stage.board);
+        assert_eq!((report.summary.verdict, report.statements.len()), (Answer::Unproven, 0));
+        assert_eq!(names(&stage.board), ["shadow_unproven"]);
+    }
+
+    #[test]
     fn a_difference_refuses_a_switch_until_it_is_gone_or_forgotten() {
         let stage = Stage::new(|_| {});
         let place = stage.board.shapes().place(&about(), 1);

@@ -187,6 +187,12 @@ impl Book {
         Book { epoch, shapes: HashMap::default(), other, labels }
     }
 
+    fn begin(&mut self, wire: &'static str, epoch: u64) {
+        if self.epoch < epoch {
+            *self = Book::new(wire, epoch, std::mem::take(&mut self.labels));
+        }
+    }
+
     /// The word for a table in metrics.
     fn label(&mut self, table: &str) -> Arc<str> {
         if let Some(known) = self.labels.get(table) {
@@ -211,14 +217,17 @@ impl Shapes {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What is of an older epoch says nothing any more.
+    pub(super) fn begin(&self, epoch: u64) {
+        self.lock().begin(self.wire, epoch);
+    }
+
     /// Where a read of this epoch is counted.
     pub(super) fn place(&self, about: &About<'_>, epoch: u64) -> Place {
         let id = FixedState::default().hash_one(about.shape);
         let text = cut(about.shape, TEXT_BYTES_MAX);
         let mut book = self.lock();
-        if book.epoch < epoch {
-            *book = Book::new(self.wire, epoch, std::mem::take(&mut book.labels));
-        }
+        book.begin(self.wire, epoch);
         if let Some(shape) = book.shapes.get(&id).cloned() {
             return Place { id, text: shape.text.clone(), shape };
         }

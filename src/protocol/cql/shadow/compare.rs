@@ -9,7 +9,7 @@
 //! shows nothing that the last one does not see; so a row that the primary shows twice and the secondary does not differs,
 //! and one that changed in between is alike if the secondary shows either.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use crate::protocol::cql::wire::Error;
 use crate::protocol::cql::wire::response::{Row, Rows};
@@ -154,16 +154,13 @@ pub(super) fn settle<'a>(
         // Each row is as it was before, or as it was after.
         return Settled::Alike;
     }
-    let still = |(first, last): &(&Deviation<'_>, Deviation<'_>)| match (first.ours, last.ours) {
-        (None, None) => true,
-        (Some(before), Some(after)) => both.differing(before, after).is_empty(),
-        _ => false,
-    };
-    let lasting: Vec<Deviation<'a>> = twice.into_iter().filter(still).map(|(_, last)| last).collect();
+    let lasting = twice.into_iter().filter(|(first, last)| both.stays(first, last)).map(|(_, last)| last);
+    let lasting: Vec<Deviation<'a>> = lasting.collect();
     if lasting.is_empty() { Settled::Moving } else { Settled::Differs(Compared::Rows(lasting)) }
 }
 
-/// Rows that have keys, and that the secondary shows neither as the primary did before nor as it did after.
+/// Rows that have keys, and that the secondary shows neither as the primary did before nor as it did after; first those that the
+/// primary shows twice alike.
 pub(super) fn disputed<'a>(
     terms: &Terms<'_>,
     (before, after): (&Sheet<'a>, &Sheet<'a>),
@@ -171,8 +168,11 @@ pub(super) fn disputed<'a>(
 ) -> Vec<Deviation<'a>> {
     match (compare(terms, before, theirs), compare(terms, after, theirs)) {
         (Compared::Rows(first), Compared::Rows(last)) if terms.identity.is_some() => {
-            let found: HashSet<&Key<'_>> = first.iter().map(|one| &one.key).collect();
-            last.into_iter().filter(|one| found.contains(&one.key)).collect()
+            let both = Both { terms, ours: before, theirs: after, kinds: kinds(before, theirs) };
+            let found: HashMap<&Key<'_>, &Deviation<'_>> = first.iter().map(|one| (&one.key, one)).collect();
+            let mut twice: Vec<_> = last.into_iter().filter(|one| found.contains_key(&one.key)).collect();
+            twice.sort_by_cached_key(|one| !both.stays(found[&one.key], one));
+            twice
         }
         _ => Vec::new(),
     }
@@ -227,6 +227,15 @@ impl<'a> Both<'_, 'a> {
                 (!ignored && !alike(field.form, *kinds, ours, theirs)).then_some(at)
             })
             .collect()
+    }
+
+    /// The primary, asked before and after, shows it alike.
+    fn stays(&self, first: &Deviation<'_>, last: &Deviation<'_>) -> bool {
+        match (first.ours, last.ours) {
+            (None, None) => true,
+            (Some(before), Some(after)) => self.differing(before, after).is_empty(),
+            _ => false,
+        }
     }
 
     fn are_alike_in_order(&self) -> bool {

@@ -81,6 +81,19 @@ fn compared(rule: &Rule, ours: &str, theirs: &str) -> String {
 }
 
 #[test]
+fn of_rows_in_dispute_those_that_do_not_change_come_first() {
+    // Ten are written all the time, the last one is not.
+    let rows = |shown: i32| (1..11).map(|key| format!("{key} {}, ", key * 100 + shown)).collect::<String>();
+    let [before, after, theirs] =
+        [rows(1) + "11 5", rows(2) + "11 5", rows(3) + "11 6"].map(|text| message(&COLUMNS, &text));
+    let keys = on(&keyed(), |terms| {
+        let rows = disputed(terms, (&sheet(&before), &sheet(&after)), &sheet(&theirs));
+        rows.iter().filter_map(|row| number(row.ours)).collect::<Vec<_>>()
+    });
+    assert_eq!(keys, [11, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+}
+
+#[test]
 fn rows_are_told_apart_by_their_keys() {
     let unordered = || Rule { is_ordered: false, ..keyed() };
     let ignoring = || Rule { ignored: vec![false, true], ..keyed() };
