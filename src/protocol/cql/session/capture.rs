@@ -19,7 +19,7 @@ use crate::protocol::cql::stamps::{Stamps, now_micros};
 use crate::protocol::cql::tables::{Table, Tables};
 use crate::protocol::cql::text::generate::{Generated, TimeUuids};
 use crate::protocol::cql::text::schema::Effect;
-use crate::protocol::cql::text::statement::{Body, Class, Modification, Statement as Parsed};
+use crate::protocol::cql::text::statement::{Body, Class, Modification, Name, Statement as Parsed};
 use crate::protocol::cql::text::volatile::{Dialect, volatile_calls, with_literals};
 use crate::protocol::cql::wire::primitive::{Consistency, Value};
 use crate::protocol::cql::wire::request::{
@@ -234,19 +234,13 @@ impl Ground<'_> {
     fn barrier(&self, known: &Known, request: &Request<'_>) -> Result<Captured, Refused> {
         let name = match &known.statement.body {
             Body::Truncate(name) => Some(name.clone()),
-            Body::Schema(schema) => schema.table.clone().or_else(|| schema.name.clone()),
+            Body::Schema(schema) => table_of(schema).cloned(),
             _ => None,
         };
         // The request's own, or where it was prepared, before the session's.
         let keyspace = name.as_ref().and_then(|name| name.keyspace_or(known.keyspace.as_deref()));
-        let label = match (&known.statement.body, keyspace, &name) {
-            (Body::Truncate(_), Some(keyspace), Some(name)) => TableId::of(keyspace, &name.name),
-            (Body::Schema(schema), Some(keyspace), Some(name)) if is_of_a_table(schema) => {
-                TableId::of(keyspace, &name.name)
-            }
-            // Of a keyspace, a type, a function: of every table that may use it.
-            _ => TableId::NONE,
-        };
+        // Of a keyspace, a type, a function: of every table that may use it.
+        let label = name.as_ref().zip(keyspace).map_or(TableId::NONE, |(name, keyspace)| TableId::of(keyspace, &name.name));
         let mut record = RecordBuf::default();
         let parameters = parameters(request).copied().unwrap_or(Parameters::new(Consistency::LocalQuorum));
         let all = Parameters {
@@ -341,9 +335,14 @@ impl Whole<'_, '_> {
     }
 }
 
-fn is_of_a_table(schema: &crate::protocol::cql::text::statement::Schema) -> bool {
+/// The table that a schema change is of. An index or a view says it only when it is made: to drop one is of any table.
+fn table_of(schema: &crate::protocol::cql::text::statement::Schema) -> Option<&Name> {
     use crate::protocol::cql::text::statement::Object;
-    matches!(schema.object, Object::Table | Object::Index | Object::Trigger | Object::View)
+    match schema.object {
+        Object::Table => schema.name.as_ref(),
+        Object::Index | Object::Trigger | Object::View => schema.table.as_ref(),
+        Object::Keyspace | Object::Type | Object::Function | Object::Aggregate => None,
+    }
 }
 
 /// Random bits.

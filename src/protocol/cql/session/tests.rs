@@ -54,6 +54,8 @@ fn tables() -> Tables {
     let wide = vec![key(), column("c", "clustering", 0, "int"), column("l", "regular", -1, "list<text>")];
     let counts = vec![key(), column("n", "regular", -1, "counter")];
     let gone = vec![key(), column("v", "regular", -1, "text")];
+    let ids = vec![column("id", "partition_key", 0, "uuid"), column("v", "regular", -1, "text")];
+    let elsewhere = schema::Table::new("other", "t", gone.clone());
     Tables::new(
         [0; 16],
         [
@@ -61,6 +63,8 @@ fn tables() -> Tables {
             table("wide", 864_000, wide),
             table("counts", 864_000, counts),
             table("gone", 0, gone),
+            table("ids", 864_000, ids),
+            Table::new(elsewhere, [8; 16], 864_000, 0),
         ],
     )
 }
@@ -327,7 +331,10 @@ impl Rig {
 }
 
 fn name(table: TableId) -> &'static str {
-    let known = ["t", "wide", "counts", "gone", "strange"];
+    if table == TableId::NONE {
+        return "all";
+    }
+    let known = ["t", "wide", "counts", "gone", "ids", "strange"];
     let other = Some("other.t").filter(|_| TableId::of("other", "t") == table);
     known.into_iter().find(|name| TableId::of("shop", name) == table).or(other).unwrap_or("?")
 }
@@ -342,9 +349,13 @@ fn in_words(item: &Item<'_>) -> String {
             };
             let texts: Vec<String> = write.batch.statements.iter().map(text).collect();
             let all = write.batch.parameters;
-            assert!(all.timestamp.is_some() && all.now_in_seconds.is_some() && all.keyspace == Some("shop"));
+            assert!(all.timestamp.is_some() && all.now_in_seconds.is_some());
+            let place = match all.keyspace {
+                Some("shop") => String::new(),
+                other => format!(" in {}", other.unwrap_or("none")),
+            };
             let order = if lane.order() == Order::Alone { " in order" } else { "" };
-            format!("write {}{order}: {}", name(*table), texts.join("; "))
+            format!("write {}{place}{order}: {}", name(*table), texts.join("; "))
         }
         Item::Stamp(_) => "stamped".to_owned(),
         Item::Touch { table, lane } => {
@@ -551,7 +562,7 @@ fn schema_changes_and_truncates_are_barriers() {
     rig.wait();
     rig.query(3, "CREATE TYPE u (a int)");
     let all =
-        ["barrier t: TRUNCATE t", "barrier wide: ALTER TABLE shop.wide ADD x int", "barrier ?: CREATE TYPE u (a int)"];
+        ["barrier t: TRUNCATE t", "barrier wide: ALTER TABLE shop.wide ADD x int", "barrier all: CREATE TYPE u (a int)"];
     assert_eq!(rig.journal(), all);
     rig.void(1);
     assert_eq!(rig.told().len(), 1);
@@ -584,6 +595,21 @@ fn what_configuration_refuses_does_not_run_and_what_it_notes_leaves_a_dirty_tabl
     rig.wait();
     assert_eq!(rig.journal()[0], "dirty t ddl");
     assert!(rig.journal()[1].ends_with("uncaptured"), "{:?}", rig.journal());
+}
+
+#[test]
+fn what_does_not_say_its_table_is_a_barrier_of_all() {
+    let texts = ["DROP INDEX shop.i", "DROP MATERIALIZED VIEW v", "ALTER MATERIALIZED VIEW v WITH comment = 'x'"];
+    let mut rig = Rig::new(Version::V4, None);
+    rig.query(1, "CREATE INDEX i ON t (v)");
+    rig.wait();
+    rig.void(1);
+    for (stream, text) in (2..).zip(texts) {
+        rig.query(stream, text);
+    }
+    let barriers: Vec<String> = rig.journal().into_iter().filter(|words| words.starts_with("barrier")).collect();
+    let all = texts.map(|text| format!("barrier all: {text}"));
+    assert_eq!(barriers, [&["barrier t: CREATE INDEX i ON t (v)".to_owned()][..], &all].concat());
 }
 
 #[test]
