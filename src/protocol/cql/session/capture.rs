@@ -208,8 +208,16 @@ impl Ground<'_> {
                 Part::Stranger(name) => {
                     let keyspace = name.keyspace.as_deref().unwrap_or_default();
                     let table = TableId::of(keyspace, &name.name);
-                    let found =
-                        Found { piece: at, table, way: Way::Replay, is_pinned: false, parts: None, places: None };
+                    let of = hash_of([keyspace]);
+                    let found = Found {
+                        piece: at,
+                        keyspace: of,
+                        table,
+                        way: Way::Replay,
+                        is_pinned: false,
+                        parts: None,
+                        places: None,
+                    };
                     sorted.add(found);
                 }
                 Part::Mirrored { table, way, is_pinned, key } => {
@@ -221,7 +229,8 @@ impl Ground<'_> {
                     let places = (by_state || key.is_none()).then(all).flatten();
                     let parts = key.map(|key| smallvec![hash_of(key)]).or_else(|| places.as_deref().map(parts));
                     let (way, is_pinned) = (*way, *is_pinned);
-                    sorted.add(Found { piece: at, table: table.label, way, is_pinned, parts, places });
+                    let keyspace = hash_of([&table.shape.keyspace]);
+                    sorted.add(Found { piece: at, keyspace, table: table.label, way, is_pinned, parts, places });
                 }
             }
         }
@@ -371,6 +380,8 @@ struct Sorted {
 /// One modification that is mirrored.
 struct Found {
     piece: usize,
+    /// By hash.
+    keyspace: u64,
     table: TableId,
     way: Way,
     is_pinned: bool,
@@ -445,7 +456,11 @@ impl Sorted {
         let text_batch = pieces.iter().any(|piece| matches!(piece.known.statement.body, Body::Batch(_)));
         let single = match self.found.as_slice() {
             [only] => only.is_pinned,
-            several => several.iter().all(|found| found.parts.is_some()) && self.hashes().len() == 1,
+            // What a batch writes with one key into tables of one keyspace is one write to a server.
+            several => {
+                let is_there = |found: &Found| found.parts.is_some() && found.keyspace == several[0].keyspace;
+                several.iter().all(is_there) && self.hashes().len() == 1
+            }
         };
         match request {
             _ if self.conditional => Kind::Conditional,

@@ -272,6 +272,15 @@ impl Rig {
         self.ask(stream, &Request::Execute(Execute { id, result_metadata_id, parameters }));
     }
 
+    fn batch(&mut self, stream: i16, kind: BatchKind, members: &[StatementText<'_>]) {
+        let values = Values::Given(&[]);
+        let members: Vec<_> = members.iter().map(|text| request::Statement { text: *text, values }).collect();
+        let parameters = Parameters::new(Consistency::LocalQuorum);
+        let mut message = BytesMut::new();
+        request::put_batch(&mut message, self.version, kind, &members, &parameters).expect("short");
+        self.ask(stream, &Request::Batch(Batch::parse(self.version, &message).expect("a batch")));
+    }
+
     /// The frames that the server got.
     fn sent(&mut self) -> Vec<BytesMut> {
         let bytes = self.session.to_server.ready().split();
@@ -526,6 +535,18 @@ fn a_batch_is_replayed_but_for_what_goes_by_state() {
     let row = "stamped, Look(2), wide Row [[0, 0, 0, 1]] [[0, 0, 0, 2]], touch wide at places";
     let write = "write t: INSERT INTO t (k, v) VALUES (?, ?); DELETE FROM gone WHERE k = 7";
     assert_eq!(rig.journal(), [format!("{row}, {write}, touch gone alone")]);
+}
+
+#[test]
+fn a_refused_batch_over_two_keyspaces_may_be_there_in_part() {
+    let unavailable = ErrorKind::Unavailable { consistency: Consistency::One, required: 1, alive: 0 };
+    for (there, outcome) in [("other.t", "in doubt"), ("shop.gone", "Aborted")] {
+        let mut rig = Rig::new(Version::V4, None);
+        let members = ["shop.t", there].map(|table| format!("INSERT INTO {table} (k, v) VALUES (1, 'a')"));
+        rig.batch(1, BatchKind::Unlogged, &members.each_ref().map(|text| StatementText::Text(text.as_bytes())));
+        rig.reply(1, &error(unavailable));
+        assert_eq!(rig.journal()[1], outcome, "{there}");
+    }
 }
 
 #[test]
