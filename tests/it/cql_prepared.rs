@@ -4,7 +4,8 @@ use md5::{Digest, Md5};
 use tandem::sandbox::cassandra::Node;
 
 use crate::support::cassandra::{make_keyspace, pair, pair_with};
-use crate::support::cql::{Ask, Cql, Dial, hex};
+use crate::support::cql::{Ask, Cql, Dial, LOGGED, Member, hex};
+use crate::support::tandem::Tandem;
 
 const UNPREPARED: i32 = 0x2500;
 /// The MD5 of nothing: a statement without a result has this for its metadata.
@@ -130,4 +131,50 @@ fn variables_are_named_as_a_rewrite_must_name_them() {
             assert_eq!((found.join(" ").as_str(), prepared.pk_indexes), (names, pk), "{text}");
         }
     }
+}
+
+fn through(tandem: &Tandem, keyspace: &str, version: u8) -> Cql {
+    let dial = Dial { version, keyspace: Some(keyspace.to_owned()), ..Dial::default() };
+    Cql::dial(tandem.address(), &dial).expect("a login")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_of_a_batch_write_where_they_were_prepared_on_both_sides() {
+    make_both("prepared_away");
+    let nodes = pair_with("prepared_home");
+    for (node, keyspace) in nodes.iter().flat_map(|node| ["prepared_home", "prepared_away"].map(|of| (node, of))) {
+        client(node, keyspace, 4).define("CREATE TABLE t (k int PRIMARY KEY, v int, u timeuuid)");
+    }
+    let tandem = Tandem::start_cql(nodes[0].address(), nodes[1].address(), "").await;
+    let (insert, fresh) = ("INSERT INTO t (k, v) VALUES (?, ?)", "INSERT INTO t (k, v, u) VALUES (?, ?, now())");
+    let mut all = [Vec::new(), Vec::new()];
+    for version in [3, 4, 5] {
+        let mut cql = through(&tandem, "prepared_home", version);
+        let [home, fresh] = [insert, fresh].map(|text| cql.prepare(text, None).expect("prepared"));
+        cql.run("USE prepared_away");
+        let away = cql.prepare(insert, None).expect("prepared");
+        let row = |number: i32| [(i32::from(version) * 10 + number).into(), number.into()];
+        let members = [
+            Member::Prepared(&home.id, &row(1)),
+            Member::Prepared(&away.id, &row(2)),
+            Member::Prepared(&fresh.id, &row(3)),
+            Member::Text("INSERT INTO t (k, v) VALUES (?, ?)", &row(4)),
+        ];
+        cql.batch(LOGGED, &members, &Ask::default()).expect("executed");
+        let alone = Ask { values: &row(5), ..Ask::default() };
+        cql.execute(&fresh.id, &fresh.metadata_id, &alone).expect("executed");
+        for (rows, numbers) in all.iter_mut().zip([&[1, 3, 5][..], &[2, 4]]) {
+            rows.extend(numbers.iter().map(|number| format!("{version}{number}|{number}")));
+        }
+    }
+    tandem.settled().await;
+    for (node, (keyspace, wanted)) in
+        nodes.iter().flat_map(|node| ["prepared_home", "prepared_away"].into_iter().zip(&all).map(move |of| (node, of)))
+    {
+        let mut found = client(node, keyspace, 4).rows("SELECT k, v FROM t");
+        found.sort();
+        assert_eq!(found, *wanted, "{keyspace}");
+    }
+    let uuids = |node| client(node, "prepared_home", 4).rows("SELECT k, u, writetime(u) FROM t");
+    assert_eq!(uuids(nodes[0]), uuids(nodes[1]));
 }

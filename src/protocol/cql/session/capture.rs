@@ -4,7 +4,6 @@
 //! is none; a call that gives another value each time is replaced by the value; a prepared statement with such a call goes
 //! as text. What is written down is then exactly what the primary executes.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,10 +16,12 @@ use crate::protocol::cql::outcome::Kind;
 use crate::protocol::cql::place::{self, Extent, Place, hash_of};
 use crate::protocol::cql::stamps::{Stamps, now_micros};
 use crate::protocol::cql::tables::{Table, Tables};
+use crate::protocol::cql::text::edit;
 use crate::protocol::cql::text::generate::{Generated, TimeUuids};
+use crate::protocol::cql::text::parse::parse;
 use crate::protocol::cql::text::schema::Effect;
 use crate::protocol::cql::text::statement::{Body, Class, Modification, Name, Statement as Parsed};
-use crate::protocol::cql::text::volatile::{Dialect, volatile_calls, with_literals};
+use crate::protocol::cql::text::volatile::{Dialect, literals, volatile_calls};
 use crate::protocol::cql::wire::primitive::{Consistency, Value};
 use crate::protocol::cql::wire::request::{
     BatchKind, Execute, Parameters, Query, Request, Statement, StatementText, Values,
@@ -39,6 +40,37 @@ pub(super) struct Piece<'a> {
     pub known: Arc<Known>,
     /// What is bound to its markers.
     pub values: Values<'a>,
+    /// It was prepared, with names that mean what they meant there.
+    pub is_prepared: bool,
+}
+
+/// A statement as the primary executes it.
+enum Executed<'k> {
+    /// As it was written.
+    Same(&'k Known),
+    /// With values that were made here.
+    Made { text: Vec<u8>, statement: Parsed },
+}
+
+impl Executed<'_> {
+    fn text(&self) -> &[u8] {
+        match self {
+            Executed::Same(known) => &known.text,
+            Executed::Made { text, .. } => text,
+        }
+    }
+
+    /// What is made is not only in the text: it may be where a write goes.
+    fn statement(&self) -> &Parsed {
+        match self {
+            Executed::Same(known) => &known.statement,
+            Executed::Made { statement, .. } => statement,
+        }
+    }
+
+    fn is_made(&self) -> bool {
+        matches!(self, Executed::Made { .. })
+    }
 }
 
 /// What a request that writes leaves.
@@ -103,14 +135,15 @@ impl Ground<'_> {
         {
             return self.barrier(known, request);
         }
-        let texts: Vec<Cow<'_, [u8]>> = pieces.iter().map(|piece| self.text(&piece.known)).collect();
+        let executed: Vec<Executed<'_>> = pieces.iter().map(|piece| self.executed(piece)).collect();
         let Some(parameters) = parameters(request) else {
             return Err(Refused::Wire(Error::Direction(true, request.opcode())));
         };
         let conditional = pieces.iter().any(|piece| piece.known.statement.is_conditional());
         let mut sorted = Sorted { conditional, ..Sorted::default() };
-        for (at, piece) in pieces.iter().enumerate() {
-            self.sort(at, piece, &mut sorted)?;
+        let all = || pieces.iter().zip(&executed).enumerate();
+        for (at, (piece, executed)) in all() {
+            self.sort(at, piece, executed, &mut sorted)?;
         }
         let is_stamped = parameters.timestamp.is_none() && !sorted.conditional && !sorted.counters && sorted.mirrored;
         let stamp = match parameters.timestamp {
@@ -118,21 +151,21 @@ impl Ground<'_> {
             None if is_stamped => self.stamps.next(sorted.whose(), now_micros()),
             None => now_micros(),
         };
-        let is_rewritten = texts.iter().any(|text| matches!(text, Cow::Owned(_)));
+        let is_made = executed.iter().any(Executed::is_made);
         let stamped = Parameters { timestamp: is_stamped.then_some(stamp).or(parameters.timestamp), ..*parameters };
         let instead =
-            (is_stamped || is_rewritten).then(|| put_again(envelope, request, pieces, &texts, &stamped)).transpose()?;
+            (is_stamped || is_made).then(|| put_again(envelope, request, &executed, &stamped)).transpose()?;
         let mut seen = Seen::default();
         if !sorted.conditional && self.is_contested(pieces, &sorted, stamp, &mut seen) {
             sorted = Sorted { contested: true, ..Sorted::default() };
-            for (at, piece) in pieces.iter().enumerate() {
-                self.sort(at, piece, &mut sorted)?;
+            for (at, (piece, executed)) in all() {
+                self.sort(at, piece, executed, &mut sorted)?;
             }
         }
         let mut record = RecordBuf::default();
         let mut decision = None;
         if sorted.mirrored {
-            let whole = Whole { request, pieces, texts: &texts, parameters, stamp };
+            let whole = Whole { request, pieces, executed: &executed, parameters, stamp };
             whole.write_down(&mut record, &sorted)?;
             decision = if sorted.conditional { self.decision(&whole, &sorted)? } else { None };
         }
@@ -164,6 +197,7 @@ impl Ground<'_> {
             return Ok(None);
         }
         let Some(first) = replayed.first() else { return Ok(None) };
+        let [(keyspace, _)] = whole.by_keyspace(&replayed)[..] else { return Ok(None) };
         let plan = whole.pieces[first.piece].known.plan(self.tables);
         let table = plan.parts.iter().find_map(|part| match part {
             Part::Mirrored { table, .. } => Some(table.clone()),
@@ -181,27 +215,41 @@ impl Ground<'_> {
             table: table.id,
             key,
             since: now_micros(),
-            write: Conditional::new(table, whole.body(&replayed)?),
+            write: Conditional::new(table, whole.body(&replayed, keyspace)?),
             consistency: whole.parameters.consistency,
         }))
     }
 
-    /// The text as the primary will execute it.
-    fn text<'k>(&self, known: &'k Known) -> Cow<'k, [u8]> {
+    /// A statement as the primary will execute it. What goes as text although it was prepared names its tables with the
+    /// keyspace in which it was: the session's, or the batch's, may be another one.
+    fn executed<'k>(&self, piece: &'k Piece<'_>) -> Executed<'k> {
+        let known = &piece.known;
         if !known.is_volatile {
-            return Cow::Borrowed(&known.text);
+            return Executed::Same(known);
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let fresh = volatile_calls(&known.statement)
             .map(|(_, kind)| Generated::new(kind, now, self.timeuuids, random()))
             .collect::<Vec<_>>();
-        Cow::Owned(with_literals(&known.text, &known.statement, self.dialect, &fresh))
+        let mut edits = literals(&known.statement, self.dialect, &fresh);
+        if let Some(keyspace) = known.keyspace.as_deref().filter(|_| piece.is_prepared) {
+            edits.extend(edit::qualified(&known.statement, keyspace));
+        }
+        let text = edit::apply(&known.text, edits);
+        Executed::Made { statement: parse(&text), text }
     }
 
-    fn sort(&self, at: usize, piece: &Piece<'_>, sorted: &mut Sorted) -> Result<(), Refused> {
+    fn sort(
+        &self,
+        at: usize,
+        piece: &Piece<'_>,
+        executed: &Executed<'_>,
+        sorted: &mut Sorted,
+    ) -> Result<(), Refused> {
         let plan = piece.known.plan(self.tables);
-        sorted.unknown |= matches!(piece.known.statement.body, Body::Unknown(_));
-        for (modification, part) in piece.known.statement.modifications().iter().zip(&plan.parts) {
+        let statement = executed.statement();
+        sorted.unknown |= matches!(statement.body, Body::Unknown(_));
+        for (modification, part) in statement.modifications().iter().zip(&plan.parts) {
             match part {
                 Part::NotMirrored => {}
                 Part::Stranger(_) if !self.is_fresh => return Err(Refused::Stranger),
@@ -222,10 +270,10 @@ impl Ground<'_> {
                 }
                 Part::Mirrored { table, way, is_pinned, key } => {
                     sorted.counters |= table.shape.has_counters();
-                    let bound = |number: &usize| bound(&piece.known.statement, &piece.values, *number);
+                    let bound = |number: &usize| bound(statement, &piece.values, *number);
                     let key = key.as_ref().and_then(|markers| markers.iter().map(bound).collect::<Option<Key<'_>>>());
                     let by_state = *way == Way::State || sorted.conditional || sorted.contested;
-                    let all = || places(&piece.known, modification, table, &piece.values);
+                    let all = || places(executed, modification, table, &piece.values);
                     let places = (by_state || key.is_none()).then(all).flatten();
                     let parts = key.map(|key| smallvec![hash_of(key)]).or_else(|| places.as_deref().map(parts));
                     let (way, is_pinned) = (*way, *is_pinned);
@@ -254,7 +302,7 @@ impl Ground<'_> {
         let parameters = parameters(request).copied().unwrap_or(Parameters::new(Consistency::LocalQuorum));
         let all = Parameters {
             timestamp: Some(now_micros()),
-            keyspace: parameters.keyspace.or(known.keyspace.as_deref()),
+            keyspace: known.keyspace.as_deref(),
             values: None,
             ..parameters
         };
@@ -278,8 +326,7 @@ impl Ground<'_> {
 struct Whole<'r, 'a> {
     request: &'r Request<'a>,
     pieces: &'r [Piece<'a>],
-    /// As the primary executes them.
-    texts: &'r [Cow<'r, [u8]>],
+    executed: &'r [Executed<'r>],
     parameters: &'r Parameters<'a>,
     stamp: i64,
 }
@@ -305,12 +352,14 @@ impl Whole<'_, '_> {
         if replayed.is_empty() {
             return Ok(());
         }
-        let mut lanes: Vec<(TableId, Lane)> = replayed.iter().flat_map(|found| found.lanes()).collect();
-        lanes.sort_unstable();
-        lanes.dedup();
-        if let Some(((table, lane), others)) = lanes.split_first() {
-            record.write(*table, *lane, &self.body(&replayed)?);
-            others.iter().for_each(|(table, lane)| record.touch(*table, *lane));
+        for (keyspace, replayed) in self.by_keyspace(&replayed) {
+            let mut lanes: Vec<(TableId, Lane)> = replayed.iter().flat_map(|found| found.lanes()).collect();
+            lanes.sort_unstable();
+            lanes.dedup();
+            if let Some(((table, lane), others)) = lanes.split_first() {
+                record.write(*table, *lane, &self.body(&replayed, keyspace)?);
+                others.iter().for_each(|(table, lane)| record.touch(*table, *lane));
+            }
         }
         if sorted.contested {
             let places =
@@ -320,19 +369,38 @@ impl Whole<'_, '_> {
         Ok(())
     }
 
-    /// The write, of the statements in which these were found.
-    fn body(&self, replayed: &[&Found]) -> Result<BytesMut, Error> {
+    /// A write has one keyspace for names without one, and a batch may have members that were prepared in others: each is a
+    /// write of its own, and timestamps decide all the same.
+    fn by_keyspace<'f>(&self, replayed: &[&'f Found]) -> SmallVec<[(Option<&str>, Vec<&'f Found>); 1]> {
+        let own = |found: &&Found| self.pieces[found.piece].known.home();
+        // Who needs none goes with the others.
+        let any = replayed.iter().find_map(own);
+        let mut all: SmallVec<[(Option<&str>, Vec<&Found>); 1]> = SmallVec::new();
+        for found in replayed {
+            let keyspace = own(found).or(any);
+            match all.iter_mut().find(|(other, _)| *other == keyspace) {
+                Some((_, members)) => members.push(found),
+                None => all.push((keyspace, vec![found])),
+            }
+        }
+        all
+    }
+
+    /// The write, of the statements in which these were found, with this keyspace for names without one.
+    fn body(&self, replayed: &[&Found], keyspace: Option<&str>) -> Result<BytesMut, Error> {
         let is_replayed = |at: usize| replayed.iter().any(|found| found.piece == at);
-        let statements: Vec<Statement<'_>> = (self.pieces.iter().zip(self.texts).enumerate())
+        let statements: Vec<Statement<'_>> = (self.pieces.iter().zip(self.executed).enumerate())
             .filter(|(at, _)| is_replayed(*at))
-            .map(|(_, (piece, text))| Statement { text: StatementText::Text(text), values: piece.values })
+            .map(|(_, (piece, executed))| Statement {
+                text: StatementText::Text(executed.text()),
+                values: piece.values,
+            })
             .collect();
-        let keyspace = replayed.first().and_then(|found| self.pieces[found.piece].known.keyspace.as_deref());
         let now = i32::try_from(now_micros() / 1_000_000).unwrap_or(i32::MAX);
         let all = Parameters {
             timestamp: Some(self.stamp),
             now_in_seconds: Some(self.parameters.now_in_seconds.unwrap_or(now)),
-            keyspace: self.parameters.keyspace.or(keyspace),
+            keyspace,
             ..*self.parameters
         };
         let mut body = BytesMut::new();
@@ -493,34 +561,34 @@ fn parameters<'r, 'a>(request: &'r Request<'a>) -> Option<&'r Parameters<'a>> {
 fn put_again(
     envelope: &Envelope<'_>,
     request: &Request<'_>,
-    pieces: &[Piece<'_>],
-    texts: &[Cow<'_, [u8]>],
+    executed: &[Executed<'_>],
     parameters: &Parameters<'_>,
 ) -> Result<BytesMut, Error> {
     let version = envelope.header.version;
-    let changed = |at: usize| matches!(texts.get(at), Some(Cow::Owned(_)));
+    let made = |at: usize| executed.get(at).filter(|executed| executed.is_made()).map(Executed::text);
     let mut out = BytesMut::new();
     let mut header = envelope.header;
-    if matches!(request, Request::Execute(_)) && changed(0) {
+    if matches!(request, Request::Execute(_)) && made(0).is_some() {
         header.opcode = Opcode::Query;
     }
     let again = Envelope { header, ..*envelope };
     again.put(&mut out, |out| match request {
-        Request::Query(_) => Query { text: &texts[0], parameters: *parameters }.put(out, version),
-        Request::Execute(_) if changed(0) => {
-            let keyspace = pieces[0].known.keyspace.as_deref();
-            let parameters =
-                Parameters { keyspace: parameters.keyspace.or(keyspace), skip_metadata: false, ..*parameters };
-            Query { text: &texts[0], parameters }.put(out, version)
+        Request::Query(query) => {
+            Query { text: made(0).unwrap_or(query.text), parameters: *parameters }.put(out, version)
         }
-        Request::Execute(execute) => Execute { parameters: *parameters, ..*execute }.put(out, version),
+        Request::Execute(execute) => match made(0) {
+            Some(text) => {
+                let parameters = Parameters { keyspace: None, skip_metadata: false, ..*parameters };
+                Query { text, parameters }.put(out, version)
+            }
+            None => Execute { parameters: *parameters, ..*execute }.put(out, version),
+        },
         Request::Batch(batch) => {
             let batch = crate::protocol::cql::wire::request::Batch { parameters: *parameters, ..*batch };
             batch.put_with(out, version, |at, statement| {
-                Some(if changed(at) {
-                    Statement { text: StatementText::Text(&texts[at]), ..statement }
-                } else {
-                    statement
+                Some(match made(at) {
+                    Some(text) => Statement { text: StatementText::Text(text), ..statement },
+                    None => statement,
                 })
             })
         }
@@ -559,8 +627,13 @@ pub(in crate::protocol::cql) fn bound<'v>(statement: &Parsed, values: &Values<'v
 }
 
 /// Where a modification writes; `None` where that cannot be told without the server.
-fn places(known: &Known, modification: &Modification, table: &Table, values: &Values<'_>) -> Option<Vec<Place>> {
+fn places(
+    executed: &Executed<'_>,
+    modification: &Modification,
+    table: &Table,
+    values: &Values<'_>,
+) -> Option<Vec<Place>> {
     let effect = Effect::of(modification, &table.shape);
-    let bound = |number| bound(&known.statement, values, number);
-    place::written(&known.text, modification, &effect, &table.shape, bound)
+    let bound = |number| bound(executed.statement(), values, number);
+    place::written(executed.text(), modification, &effect, &table.shape, bound)
 }

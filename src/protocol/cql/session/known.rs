@@ -136,6 +136,12 @@ impl Known {
         }
     }
 
+    /// The keyspace of the tables that it names without one. `None`: it does so of none.
+    pub(super) fn home(&self) -> Option<&str> {
+        let is_bare = |one: &Modification| one.table.keyspace.is_none();
+        self.keyspace.as_deref().filter(|_| self.statement.modifications().iter().any(is_bare))
+    }
+
     fn is(&self, text: &[u8], keyspace: Option<&str>) -> bool {
         self.text == text && self.keyspace.as_deref() == keyspace
     }

@@ -673,7 +673,7 @@ impl Session {
             Request::Query(query) => {
                 let known = self.known(query.text, query.parameters.keyspace);
                 let values = query.parameters.values.unwrap_or(Values::Given(&[]));
-                return self.statements(frame, pass, envelope, request, &[Piece { known, values }]);
+                return self.statements(frame, pass, envelope, request, &[Piece { known, values, is_prepared: false }]);
             }
             Request::Execute(execute) => {
                 let Some(known) = self.shared.statements.prepared(execute.id) else {
@@ -681,7 +681,7 @@ impl Session {
                     return Ok(Next::More);
                 };
                 let values = execute.parameters.values.unwrap_or(Values::Given(&[]));
-                return self.statements(frame, pass, envelope, request, &[Piece { known, values }]);
+                return self.statements(frame, pass, envelope, request, &[Piece { known, values, is_prepared: true }]);
             }
             Request::Batch(batch) => {
                 // There are only writes in a batch: if nobody mirrors them, nobody need know more of them.
@@ -691,17 +691,17 @@ impl Session {
                 }
                 let mut pieces = Vec::with_capacity(batch.statements.len());
                 for statement in batch.statements.iter() {
-                    let known = match statement.text {
-                        StatementText::Text(text) => self.known(text, batch.parameters.keyspace),
+                    let (known, is_prepared) = match statement.text {
+                        StatementText::Text(text) => (self.known(text, batch.parameters.keyspace), false),
                         StatementText::Prepared(id) => match self.shared.statements.prepared(id) {
-                            Some(known) => known,
+                            Some(known) => (known, true),
                             None => {
                                 self.unprepared(frame.header.stream, id);
                                 return Ok(Next::More);
                             }
                         },
                     };
-                    pieces.push(Piece { known, values: statement.values });
+                    pieces.push(Piece { known, values: statement.values, is_prepared });
                 }
                 return self.statements(frame, pass, envelope, request, &pieces);
             }

@@ -537,6 +537,41 @@ fn a_batch_is_replayed_but_for_what_goes_by_state() {
     assert_eq!(rig.journal(), [format!("{row}, {write}, touch gone alone")]);
 }
 
+/// A session that prepared `here` in `shop` and `there` in `other`, where it is now.
+fn in_two_keyspaces(here: &str, there: &str) -> Rig {
+    let mut rig = Rig::new(Version::V4, None);
+    rig.prepare(b"here", here);
+    rig.session.keyspace = Some(Arc::from("other"));
+    rig.prepare(b"there", there);
+    rig
+}
+
+#[test]
+fn members_of_a_batch_are_replayed_in_the_keyspaces_in_which_they_were_prepared() {
+    let [here, there] = [1, 2].map(|k| format!("INSERT INTO t (k, v) VALUES ({k}, 'a')"));
+    let mut rig = in_two_keyspaces(&here, &there);
+    let texts = [&b"UPDATE t SET v = 'b' WHERE k = 3"[..], b"DELETE FROM shop.t WHERE k = 4"].map(StatementText::Text);
+    let prepared = [&b"here"[..], b"there"].map(StatementText::Prepared);
+    rig.batch(1, BatchKind::Logged, &[prepared, texts].concat());
+    let first = format!("write t: {here}; DELETE FROM shop.t WHERE k = 4, touch t");
+    let second = format!("write other.t in other: {there}; UPDATE t SET v = 'b' WHERE k = 3, touch other.t");
+    assert_eq!(rig.journal(), [format!("{first}, {second}")]);
+}
+
+#[test]
+fn a_prepared_member_that_goes_as_text_stays_in_its_keyspace() {
+    let call = "INSERT INTO t (k, u) VALUES (1, now())";
+    let mut rig = in_two_keyspaces(call, "DELETE FROM t WHERE k = 1");
+    rig.batch(1, BatchKind::Unlogged, &[&b"here"[..], b"there"].map(StatementText::Prepared));
+    rig.execute(2, b"here", &[]);
+    let sent = rig.sent();
+    for frame in &sent {
+        let text = String::from_utf8_lossy(frame);
+        assert!(text.contains("INSERT INTO \"shop\".t (k, u) VALUES (1, (timeuuid)"), "{text}");
+    }
+    assert_eq!(sent.len(), 2);
+}
+
 #[test]
 fn a_refused_batch_over_two_keyspaces_may_be_there_in_part() {
     let unavailable = ErrorKind::Unavailable { consistency: Consistency::One, required: 1, alive: 0 };
@@ -547,6 +582,14 @@ fn a_refused_batch_over_two_keyspaces_may_be_there_in_part() {
         rig.reply(1, &error(unavailable));
         assert_eq!(rig.journal()[1], outcome, "{there}");
     }
+}
+
+#[test]
+fn what_is_made_for_a_key_is_where_the_write_goes() {
+    let mut rig = Rig::new(Version::V4, None);
+    rig.query(1, "INSERT INTO ids (id, v) VALUES (uuid(), 'a') IF NOT EXISTS");
+    let [record] = &rig.journal()[..] else { panic!("one record") };
+    assert!(record.starts_with("stamped, ids Partition [["), "{record}");
 }
 
 #[test]

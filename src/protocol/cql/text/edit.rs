@@ -1,6 +1,6 @@
 //! Changing a text in places, everything else byte for byte as the client wrote it.
 
-use super::statement::{ColumnDrop, Modification};
+use super::statement::{ColumnDrop, Modification, Statement};
 use super::token::Span;
 
 /// One change: what is in `span` gives way to `text`. An empty span inserts.
@@ -45,6 +45,14 @@ pub fn without_using(modification: &Modification) -> Option<Edit> {
     Some(Edit { span: modification.using.span?, text: String::new() })
 }
 
+/// The tables that modifications name without a keyspace, with this one: for a statement that goes elsewhere than where it
+/// was prepared. Types and functions in it are of its table's keyspace, as they were.
+pub fn qualified(statement: &Statement, keyspace: &str) -> Vec<Edit> {
+    let text = format!("\"{}\".", keyspace.replace('"', "\"\""));
+    let bare = statement.modifications().iter().filter(|one| one.table.keyspace.is_none());
+    bare.map(|one| Edit { span: at(one.table_at), text: text.clone() }).collect()
+}
+
 fn at(place: usize) -> Span {
     Span { start: place, end: place }
 }
@@ -80,6 +88,23 @@ mod tests {
         let edited = apply(text.as_bytes(), drop_now(&dropped(text)).into_iter().collect());
         assert_eq!(edited, b"ALTER TABLE t DROP c ;");
         assert_eq!(drop_now(&dropped("ALTER TABLE t DROP c")), None);
+    }
+
+    #[test]
+    fn tables_without_a_keyspace_get_the_one_that_they_are_given() {
+        for (text, expected) in [
+            ("INSERT INTO t (k) VALUES (1)", "INSERT INTO \"My\"\"own\".t (k) VALUES (1)"),
+            ("UPDATE /* x */ \"T\" SET v = 1 WHERE k = 1", "UPDATE /* x */ \"My\"\"own\".\"T\" SET v = 1 WHERE k = 1"),
+            ("DELETE v FROM t WHERE k = 1", "DELETE v FROM \"My\"\"own\".t WHERE k = 1"),
+            ("DELETE FROM other . t WHERE k = 1", "DELETE FROM other . t WHERE k = 1"),
+            (
+                "BEGIN BATCH DELETE FROM a.t WHERE k = 1; DELETE FROM t WHERE k = 1 APPLY BATCH",
+                "BEGIN BATCH DELETE FROM a.t WHERE k = 1; DELETE FROM \"My\"\"own\".t WHERE k = 1 APPLY BATCH",
+            ),
+        ] {
+            let edited = apply(text.as_bytes(), qualified(&parse(text.as_bytes()), "My\"own"));
+            assert_eq!(String::from_utf8(edited).unwrap(), expected);
+        }
     }
 
     #[test]

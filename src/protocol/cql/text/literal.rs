@@ -53,9 +53,10 @@ pub fn encode(literal: Literal, text: &[u8], cql_type: &str) -> Result<Vec<u8>, 
             number::<i64>(text).map(|value| value.to_be_bytes().to_vec())
         }
         ("varint", Literal::Integer) => varint(text),
-        ("date" | "decimal" | "float" | "duration", Literal::Integer | Literal::Float | Literal::Duration) => {
-            Err(NoBytes::Unread)
-        }
+        // The days themselves, 1970-01-01 being 2^31.
+        ("date", Literal::Integer) => number::<u32>(text).map(|value| value.to_be_bytes().to_vec()),
+        ("float", Literal::Float | Literal::Integer) => number::<f32>(text).map(|value| value.to_be_bytes().to_vec()),
+        ("decimal" | "duration", Literal::Integer | Literal::Float | Literal::Duration) => Err(NoBytes::Unread),
         ("boolean", Literal::Boolean) => Ok(vec![u8::from(text.eq_ignore_ascii_case(b"true"))]),
         ("uuid", Literal::Uuid) => uuid(text).map(Vec::from),
         ("timeuuid", Literal::Uuid) => {
@@ -161,8 +162,10 @@ mod tests {
             (Boolean, "TRUE", "boolean", vec![1]),
             (Float, "1.5", "double", 1.5_f64.to_be_bytes().to_vec()),
             (Integer, "-2", "double", (-2_f64).to_be_bytes().to_vec()),
+            (Float, "1.1", "float", 1.1_f32.to_be_bytes().to_vec()),
             (Float, "-Infinity", "double", f64::NEG_INFINITY.to_be_bytes().to_vec()),
             (String, "'1970-01-01'", "date", vec![0x80, 0, 0, 0]),
+            (Integer, "2147504426", "date", vec![0x80, 0, 0x51, 0x2A]),
             (String, "'2026-11-21'", "date", vec![0x80, 0, 0x51, 0x2A]),
             (String, "'2000-02-29'", "date", 2_147_494_664_u32.to_be_bytes().to_vec()),
             (String, "'1969-12-31'", "date", vec![0x7F, 0xFF, 0xFF, 0xFF]),

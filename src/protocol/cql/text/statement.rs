@@ -273,6 +273,8 @@ pub struct Modification {
     pub span: Span,
     /// The table.
     pub table: Name,
+    /// Where its name begins.
+    pub table_at: usize,
     /// Where `USING` could be added: the place behind the table's name (`UPDATE`, `DELETE`) or at the end (`INSERT`).
     pub using_at: usize,
     /// `USING`.

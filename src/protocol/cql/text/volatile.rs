@@ -155,9 +155,14 @@ pub fn is_portable(statement: &Statement, dialect: Dialect) -> bool {
 /// The text for a server of this dialect, with literals in place of volatile calls: `values` are for
 /// [`volatile_calls`] in order, and the same for both sides. Bind markers keep their numbers.
 pub fn with_literals(text: &[u8], statement: &Statement, dialect: Dialect, values: &[Generated]) -> Vec<u8> {
+    edit::apply(text, literals(statement, dialect, values))
+}
+
+/// What [`with_literals`] changes.
+pub fn literals(statement: &Statement, dialect: Dialect, values: &[Generated]) -> Vec<Edit> {
     let literals =
         volatile_calls(statement).zip(values).map(|((call, _), value)| Edit { span: call.span, text: value.literal() });
-    edit::apply(text, remaining_translations(statement, dialect).chain(literals).collect())
+    remaining_translations(statement, dialect).chain(literals).collect()
 }
 
 /// Translations outside of volatile calls, which are replaced whole.

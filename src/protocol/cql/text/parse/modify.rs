@@ -42,7 +42,7 @@ impl Cursor<'_> {
     fn insert(&mut self) -> Result<Modification, Unknown> {
         self.advance();
         self.expect("into")?;
-        let table = self.qualified_name()?;
+        let table = (self.offset(), self.qualified_name()?);
         let (assignments, json) =
             if self.take("json") { (Vec::new(), Some(self.json()?)) } else { (self.columns_and_values()?, None) };
         let start = self.offset();
@@ -81,7 +81,7 @@ impl Cursor<'_> {
 
     fn update(&mut self) -> Result<Modification, Unknown> {
         self.advance();
-        let table = self.qualified_name()?;
+        let table = (self.offset(), self.qualified_name()?);
         let using_at = self.behind();
         let using = self.using()?;
         self.expect("set")?;
@@ -93,7 +93,7 @@ impl Cursor<'_> {
         self.advance();
         let assignments = if self.is(0, "from") { Vec::new() } else { self.listed(Self::deletion)? };
         self.expect("from")?;
-        let table = self.qualified_name()?;
+        let table = (self.offset(), self.qualified_name()?);
         let using_at = self.behind();
         let using = self.using()?;
         Ok(Modification { assignments, ..self.which_rows(modification(Verb::Delete, table, using_at, using))? })
@@ -200,11 +200,12 @@ impl Cursor<'_> {
     }
 }
 
-fn modification(verb: Verb, table: Name, using_at: usize, using: Using) -> Modification {
+fn modification(verb: Verb, (table_at, table): (usize, Name), using_at: usize, using: Using) -> Modification {
     Modification {
         verb,
         span: Span::default(),
         table,
+        table_at,
         using_at,
         using,
         assignments: Vec::new(),
