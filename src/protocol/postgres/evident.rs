@@ -62,11 +62,14 @@ pub struct Arguments<'a> {
     pub types: &'a [u32],
 }
 
+/// Elements of arrays that one statement takes, all combinations of several arrays counted; more are asked instead.
+const ELEMENTS_MAX: usize = 65_536;
+
 impl Evident {
     /// Owe every key that the statement may change. On an error, what was added before it stays: a superset.
     pub fn keys(&self, source: Source<'_>, params: &impl Params, out: &mut RecordBuf) -> Result<(), NotEvident> {
-        let mut key = Vec::new();
-        self.keys.iter().try_for_each(|each| each.read(source, params, None, &mut key, out))
+        let (mut key, mut left) = (Vec::new(), ELEMENTS_MAX);
+        self.keys.iter().try_for_each(|each| each.read(source, params, None, (&mut key, &mut left), out))
     }
 
     /// The same for a statement that runs by SQL-level EXECUTE; `source` is the text of its PREPARE.
@@ -77,8 +80,8 @@ impl Evident {
         params: &impl Params,
         out: &mut RecordBuf,
     ) -> Result<(), NotEvident> {
-        let mut key = Vec::new();
-        self.keys.iter().try_for_each(|each| each.read(source, params, Some(arguments), &mut key, out))
+        let (mut key, mut left) = (Vec::new(), ELEMENTS_MAX);
+        self.keys.iter().try_for_each(|each| each.read(source, params, Some(arguments), (&mut key, &mut left), out))
     }
 }
 
@@ -88,12 +91,12 @@ impl EvidentKey {
         source: Source<'_>,
         params: &dyn Params,
         arguments: Option<Arguments<'_>>,
-        key: &mut Vec<u8>,
+        (key, left): (&mut Vec<u8>, &mut usize),
         out: &mut RecordBuf,
     ) -> Result<(), NotEvident> {
         let array = self.columns.iter().position(|operand| matches!(operand, Operand::Elements { .. }));
         if let Some(at) = array {
-            return self.read_each(at, source, params, arguments, out);
+            return self.read_each(at, source, params, arguments, left, out);
         }
         // All tables of one entry have the same key forms.
         let Some(first) = self.tables.first() else { return Ok(()) };
@@ -127,6 +130,7 @@ impl EvidentKey {
         source: Source<'_>,
         params: &dyn Params,
         arguments: Option<Arguments<'_>>,
+        left: &mut usize,
         out: &mut RecordBuf,
     ) -> Result<(), NotEvident> {
         let Some(&Operand::Elements { index, sole, cast }) = self.columns.get(at) else { return Err(NotEvident) };
@@ -138,8 +142,9 @@ impl EvidentKey {
         one.columns[at] = Operand::Param { index, sole, cast };
         let mut key = Vec::new();
         for value in array::elements(bound)? {
+            *left = left.checked_sub(1).ok_or(NotEvident)?;
             let element = Element { of: params, index, param: value };
-            one.read(source, &element, None, &mut key, out)?;
+            one.read(source, &element, None, (&mut key, left), out)?;
         }
         Ok(())
     }

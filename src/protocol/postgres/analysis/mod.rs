@@ -19,6 +19,8 @@ mod traces;
 mod utility;
 mod write;
 
+use std::cell::OnceCell;
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -49,7 +51,7 @@ pub fn analyze(text: &[u8], tokens: &Tokens, catalog: &Catalog) -> Script {
     let whole = parsed.is_err();
     let statements = match parsed {
         Ok(parsed) => {
-            let mut scope = Scope { catalog, tokens, text, exact: false, span: 0..0 };
+            let mut scope = Scope { catalog, tokens, text, exact: false, span: 0..0, uses: OnceCell::new() };
             let list = parsed.stmts.iter().filter_map(|raw| scope.statement(raw)).collect();
             exact |= scope.exact;
             list
@@ -126,6 +128,8 @@ struct Scope<'a> {
     exact: bool,
     /// Tokens of the statement at hand.
     span: std::ops::Range<usize>,
+    /// How often it uses each parameter, once somebody asked.
+    uses: OnceCell<HashMap<u16, usize>>,
 }
 
 impl Scope<'_> {
@@ -135,11 +139,12 @@ impl Scope<'_> {
         let len = usize::try_from(raw.stmt_len).unwrap_or(0);
         let first = self.tokens.from(start);
         let last = if len == 0 { self.tokens.list().len() } else { self.tokens.from(start + len) };
-        self.span = first..last;
+        let mut span = first..last;
         // A statement that runs to the text's end may have its semicolon inside the span.
-        while self.span.end > self.span.start && self.is_op(self.span.end - 1, b";") {
-            self.span.end -= 1;
+        while span.end > span.start && self.is_op(span.end - 1, b";") {
+            span.end -= 1;
         }
+        self.look_at(span);
         let action = self.action(node);
         let read = match (node, &action) {
             (NodeEnum::SelectStmt(select), Action::Pass) => Some(Arc::new(self.read(select))),
@@ -147,6 +152,12 @@ impl Scope<'_> {
         };
         let traces = self.traces(node, &action);
         Some(Statement { tokens: self.span.clone(), params: self.params(), read, traces, action })
+    }
+
+    /// These tokens are the statement at hand.
+    fn look_at(&mut self, span: std::ops::Range<usize>) {
+        self.span = span;
+        self.uses.take();
     }
 
     fn action(&mut self, node: &NodeEnum) -> Action {

@@ -1,5 +1,7 @@
 //! Constants and parameters: from a node of the tree to the token that holds the value.
 
+use std::collections::HashMap;
+
 use pg_query::NodeEnum;
 use pg_query::protobuf::{AConst, Node, ParamRef, TypeCast, TypeName, a_const::Val};
 
@@ -39,9 +41,15 @@ impl Scope<'_> {
 
     fn param(&self, param: &ParamRef) -> Option<Operand> {
         let number = u16::try_from(param.number).ok().filter(|&number| number > 0)?;
-        let list = self.tokens.list().get(self.span.clone())?;
-        let uses = list.iter().filter(|token| self.param_number(token) == Some(number)).count();
-        Some(Operand::Param { index: number - 1, sole: uses == 1, cast: 0 })
+        let sole = self.uses.get_or_init(|| self.count_uses()).get(&number) == Some(&1);
+        Some(Operand::Param { index: number - 1, sole, cast: 0 })
+    }
+
+    fn count_uses(&self) -> HashMap<u16, usize> {
+        let mut uses = HashMap::new();
+        let list = self.tokens.list().get(self.span.clone()).unwrap_or_default();
+        list.iter().filter_map(|token| self.param_number(token)).for_each(|number| *uses.entry(number).or_default() += 1);
+        uses
     }
 
     fn cast(&self, cast: &TypeCast) -> Option<Operand> {

@@ -175,6 +175,35 @@ fn depth_does_not_end_the_process() {
     }
 }
 
+#[test]
+fn a_text_full_of_parameters_is_read_once() {
+    use std::fmt::Write as _;
+    let mut text = String::from("insert into acc (id, bal) values ($1, $2)");
+    for row in 1..32_767 {
+        let _ = write!(text, ", (${}, ${})", row * 2 + 1, row * 2 + 2);
+    }
+    text += "; delete from acc where id = $1";
+    let mut tokens = Tokens::default();
+    tokens.lex(text.as_bytes(), Dialect::default());
+    let script = analyze(text.as_bytes(), &tokens, &catalog());
+    let [Action::Evident(rows), Action::Evident(gone)] = [0, 1].map(|at| &script.statements[at].action) else {
+        panic!("both are evident");
+    };
+    let sole = |key: &EvidentKey| matches!(key.columns[0], Operand::Param { sole: true, .. });
+    assert!(rows.keys.len() == 32_767 && rows.keys.iter().all(sole) && gone.keys.iter().all(sole));
+}
+
+#[test]
+fn a_list_that_is_too_long_pins_nothing() {
+    let list = vec!["1"; 5000].join(", ");
+    for long in [format!("a in ({list})"), format!("a = any(array[{list}])")] {
+        let pinned = plan_on(&catalog(), &format!("delete from pair where {long} and (a, b) = (1, 'x')"));
+        assert_eq!(pinned, "evident pair(1,'x')! ?");
+        let open = plan_on(&catalog(), &format!("delete from pair where {long} and b = 'x'"));
+        assert!(open.starts_with("asked"), "{open}");
+    }
+}
+
 /// The same text with other literals of the same kinds.
 fn other_literals(text: &str, tokens: &Tokens) -> String {
     let mut out = String::new();
@@ -276,5 +305,11 @@ const WORDS: &[&str] = &[
     "add column",
     "explain analyze",
     "\"q\"",
+    "pair",
+    "any",
+    "array[]",
+    "(a,b)",
+    "(1,'x')",
+    "a",
     "é",
 ];

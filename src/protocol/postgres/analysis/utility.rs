@@ -123,12 +123,12 @@ impl Scope<'_> {
         let behind_as = (self.span.start + 2..self.span.end)
             .find(|&at| list.get(at).is_some_and(|token| token.text(self.text).eq_ignore_ascii_case(b"as")));
         let outer = self.span.clone();
-        self.span.start = behind_as.map_or(outer.end, |at| at + 1);
+        self.look_at(behind_as.map_or(outer.end, |at| at + 1)..outer.end);
         let action = self.action(node);
         let traces = self.traces(node, &action);
         let inner =
             Arc::new(Statement { tokens: self.span.clone(), params: self.params(), read: None, traces, action });
-        self.span = outer;
+        self.look_at(outer);
         Action::Prepare { name: prepare.name.clone(), types, inner }
     }
 

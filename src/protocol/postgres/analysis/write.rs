@@ -358,7 +358,9 @@ impl Scope<'_> {
             rows = product(&rows, values.into_iter().map(|value| vec![(column.clone(), value)]).collect())?;
         }
         for tuple in tuples {
-            if tuple.first()?.iter().any(|(name, _)| value_of(&rows[0], name).is_none()) {
+            // No row: an empty list, which nothing equals.
+            let Some(known) = rows.first() else { break };
+            if tuple.first()?.iter().any(|(name, _)| value_of(known, name).is_none()) {
                 rows = product(&rows, tuple)?;
             }
         }
@@ -532,6 +534,7 @@ impl Pinning<'_, '_> {
     fn any(&self, left: &Node, right: &Node, pins: &mut Vec<(String, Vec<Operand>)>) {
         let Some(column) = self.key_column(left) else { return };
         let values = match right.node.as_ref() {
+            Some(node) if is_long(node) => return,
             Some(NodeEnum::AArrayExpr(list)) => list.elements.iter().map(|item| self.scope.operand(item)).collect(),
             _ => self.scope.elements(right).map(|operand| vec![operand]),
         };
@@ -541,7 +544,7 @@ impl Pinning<'_, '_> {
     }
 
     fn within(&self, left: &Node, right: &Node, pins: &mut Vec<(String, Vec<Operand>)>, tuples: &mut Vec<Vec<Row>>) {
-        let Some(NodeEnum::List(list)) = right.node.as_ref() else { return };
+        let Some(NodeEnum::List(list)) = right.node.as_ref().filter(|node| !is_long(node)) else { return };
         if let Some(column) = self.key_column(left) {
             if let Some(values) = list.items.iter().map(|item| self.scope.operand(item)).collect() {
                 add_pin(pins, column, values);
@@ -596,6 +599,15 @@ fn add_pin(pins: &mut Vec<(String, Vec<Operand>)>, column: String, values: Vec<O
         Some((_, known)) if known.len() > values.len() => *known = values,
         Some(_) => {}
         None => pins.push((column, values)),
+    }
+}
+
+/// More alternatives than rows that would be evident.
+fn is_long(list: &NodeEnum) -> bool {
+    match list {
+        NodeEnum::List(list) => list.items.len() > ROWS_MAX,
+        NodeEnum::AArrayExpr(list) => list.elements.len() > ROWS_MAX,
+        _ => false,
     }
 }
 

@@ -1,11 +1,8 @@
 //! The elements of an array that a client bound, in text or binary. Whatever is not the plainest form is
 //! [`NotEvident`]: an element that was missed would be a lost row.
 
-use super::{NotEvident, Param};
+use super::{ELEMENTS_MAX, NotEvident, Param};
 use crate::protocol::postgres::key::oid;
-
-/// More elements than this are asked instead.
-const ELEMENTS_MAX: usize = 65_536;
 
 /// One element, as a parameter would bring it.
 pub(super) struct Value {

@@ -141,3 +141,17 @@ fn execute_takes_its_arguments_for_the_parameters() {
         assert_eq!(read.map(|()| keys_of(record)), expected, "{execute}");
     }
 }
+
+#[test]
+fn combinations_of_arrays_are_owed_up_to_a_bound() {
+    let array = |count: i32| (1..=count).map(|at| at.to_string()).collect::<Vec<_>>().join(",");
+    let owed = |text: &str, (a, b): (i32, i32)| {
+        let (a, b) = (format!("{{{}}}", array(a)), format!("{{{}}}", array(b)));
+        keys(text, &Bound(&[(1007, false, Some(a.as_bytes())), (1009, false, Some(b.as_bytes()))])).map(|all| all.len())
+    };
+    let both = "delete from pair where a = any($1) and b = any($2)";
+    assert_eq!(owed(both, (200, 300)), Ok(60_000));
+    assert_eq!(owed(both, (300, 300)), Err(NotEvident));
+    let rows = (1..=1000).map(|at| at.to_string()).collect::<Vec<_>>().join(",");
+    assert_eq!(owed(&format!("delete from pair where a in ({rows}) and b = any($2)"), (1, 100)), Err(NotEvident));
+}
