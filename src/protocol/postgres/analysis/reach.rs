@@ -125,18 +125,29 @@ impl Scope<'_> {
     }
 }
 
+/// Of a longer name the server takes the beginning (NAMEDATALEN of pg_config_manual.h, with its zero).
+const NAME_BYTES_MAX: usize = 63;
+
 /// The name that a word stands for; `None` for `U&""`.
 pub(super) fn name_of<'a>(token: &Token, text: &'a [u8]) -> Option<Cow<'a, str>> {
     let word = std::str::from_utf8(token.text(text)).ok()?;
     match token.kind {
-        Kind::Ident if word.bytes().any(|byte| byte.is_ascii_uppercase()) => Some(word.to_ascii_lowercase().into()),
-        Kind::Ident => Some(word.into()),
+        Kind::Ident => {
+            let word = cut(word);
+            let folds = word.bytes().any(|byte| byte.is_ascii_uppercase());
+            Some(if folds { word.to_ascii_lowercase().into() } else { word.into() })
+        }
         Kind::Quoted => {
             let inner = word.get(1..word.len().checked_sub(1)?)?;
-            Some(if inner.contains('"') { inner.replace("\"\"", "\"").into() } else { inner.into() })
+            let quotes = inner.contains('"');
+            Some(if quotes { cut(&inner.replace("\"\"", "\"")).to_owned().into() } else { cut(inner).into() })
         }
         _ => None,
     }
+}
+
+fn cut(name: &str) -> &str {
+    &name[..name.floor_char_boundary(NAME_BYTES_MAX)]
 }
 
 /// A view (or a table with policies) of that name that runs user functions when it is read, however deep.

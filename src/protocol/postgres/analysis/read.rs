@@ -414,13 +414,22 @@ pub(in crate::protocol::postgres) fn words(expression: &str) -> impl Iterator<It
 
 /// The names of functions in a text of the server's (a plan's expressions) that make an answer another at another time.
 pub(in crate::protocol::postgres) fn is_unsteady(expression: &str, catalog: &Catalog) -> bool {
-    words(expression).any(|(name, behind)| {
+    let plain = words(expression).any(|(name, behind)| {
         let lower = name.to_ascii_lowercase();
-        let called = behind.starts_with('(') && (catalog.unsteady.contains(&lower) || lower.starts_with("pg_"));
+        let called = behind.starts_with('(') && (catalog.unsteady.contains(name) || lower.starts_with("pg_"));
         let called = called && !(lower == CURRENT_SETTING && asks_own_setting(behind));
         // Deparsed in capitals, unlike columns of that name.
         let keyword = name != lower && VALUE_FUNCTIONS.contains(&lower.as_str());
         called || keyword
+    });
+    plain || quoted_calls(expression).any(|name| name.is_none_or(|name| catalog.unsteady.contains(name)))
+}
+
+/// The names of `"Name"(..)`; `None`: one with a quote in it.
+fn quoted_calls(expression: &str) -> impl Iterator<Item = Option<&str>> {
+    expression.match_indices("\"(").map(|(end, _)| {
+        let (before, name) = expression[..end].rsplit_once('"')?;
+        (!name.is_empty() && !before.ends_with('"')).then_some(name)
     })
 }
 
@@ -653,10 +662,12 @@ mod tests {
     #[test]
     fn what_a_plan_shows_behind_views_is_seen() {
         let catalog = catalog();
-        for text in ["(v.at < now())", "CURRENT_DATE", "(random() * 3::double precision)", "pg_catalog.now()"] {
+        let quoted = ["\"PlaceOrder\"(1)", "app.\"PlaceOrder\"(1)", "\"a \"\"b\"(1)", "\"a\"\"\"(1)"];
+        let plain = ["(v.at < now())", "CURRENT_DATE", "(random() * 3::double precision)", "pg_catalog.now()"];
+        for text in plain.into_iter().chain(quoted) {
             assert!(is_unsteady(text, &catalog), "{text}");
         }
-        for text in ["acc.now", "(lower(acc.note) = 'x'::text)", "acc.user", "\"current_date\"", ""] {
+        for text in ["acc.now", "(lower(acc.note) = 'x'::text)", "acc.user", "\"current_date\"", "\"Max\"(1)", ""] {
             assert!(!is_unsteady(text, &catalog), "{text}");
         }
     }

@@ -72,6 +72,9 @@ impl Builder {
     }
 }
 
+/// As long as a name can be.
+pub(crate) const LONG_NAME: &str = "place_the_order_of_a_customer_and_note_it_in_the_ledger_of_a_ye";
+
 /// Version 15; a test may set another.
 pub(crate) fn catalog() -> Catalog {
     let mut b = Builder(Catalog { epoch: 7, version: 150_000, utf8: true, ..Catalog::default() });
@@ -103,7 +106,7 @@ pub(crate) fn catalog() -> Catalog {
     b.view(32, "bad_view", &[1]).hazards.user_functions = true;
     b.view(33, "deep_view", &[32]);
     b.table(34, "remote", &["id int4"], &[]).kind = K::Foreign;
-    b.0.user_functions = ["write_it", "balance_of"].map(str::to_owned).into();
+    b.0.user_functions = ["write_it", "balance_of", "PlaceOrder", LONG_NAME].map(str::to_owned).into();
     b.0.calm_procedures = ["note_it"].map(str::to_owned).into();
     b.0.unsteady = [
         "now",
@@ -120,6 +123,7 @@ pub(crate) fn catalog() -> Catalog {
         "lo_get",
         "setseed",
         "txid_current",
+        "PlaceOrder",
     ]
     .map(str::to_owned)
     .into();

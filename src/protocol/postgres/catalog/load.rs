@@ -95,8 +95,7 @@ const HOT: &str = "hot AS (SELECT p.oid FROM pg_catalog.pg_proc p WHERE p.oid >=
         'pg_repack', 'pg_squeeze', 'pglogical', 'adminpack', 'lo', 'http', 'pg_net', 'citus', 'timescaledb', \
         'pgagent', 'pg_surgery', 'spi', 'refint', 'autoinc', 'insert_username', 'moddatetime', 'tablefunc', 'xml2'))))";
 
-const FUNCTIONS: &str =
-    "WITH {HOT} SELECT DISTINCT pg_catalog.lower(proname) FROM pg_catalog.pg_proc JOIN hot USING (oid)";
+const FUNCTIONS: &str = "WITH {HOT} SELECT DISTINCT proname FROM pg_catalog.pg_proc JOIN hot USING (oid)";
 
 const OPERATORS: &str = "WITH {HOT} SELECT DISTINCT oprname FROM pg_catalog.pg_operator o JOIN hot ON hot.oid = o.oprcode \
     WHERE o.oid >= 16384";
@@ -118,7 +117,7 @@ async fn calm_procedures(conn: &mut Client) -> Result<HashSet<String>, Error> {
 }
 
 /// Of an extension's functions the stable ones are believed to depend on data and settings only.
-const UNSTEADY: &str = "SELECT DISTINCT pg_catalog.lower(proname), provolatile = 'v' FROM pg_catalog.pg_proc \
+const UNSTEADY: &str = "SELECT DISTINCT proname, provolatile = 'v' FROM pg_catalog.pg_proc \
     WHERE provolatile = 'v' OR provolatile = 's' AND oid < 16384";
 
 async fn unsteady(conn: &mut Client) -> Result<HashSet<String>, Error> {
@@ -630,6 +629,7 @@ mod tests {
             let catalog = loaded(
                 &server,
                 "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'; \
+                 CREATE FUNCTION \"PlaceOrder\"(int) RETURNS int LANGUAGE sql AS 'SELECT 1'; \
                  CREATE FUNCTION trg() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.a = 3; RETURN NEW; END'; \
                  CREATE FUNCTION calm() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.v = 3; RETURN NEW; END'; \
                  CREATE TABLE touched (a int PRIMARY KEY, v int); \
@@ -655,6 +655,9 @@ mod tests {
             assert!(hazards("touched").triggers && !hazards("touched").before_update);
             assert!(!hazards("off").triggers && hazards("ruled").rules && hazards("rls").row_security);
             assert!(catalog.user_functions.contains("f") && !catalog.user_functions.contains("trg"));
+            for names in [&catalog.user_functions, &catalog.unsteady] {
+                assert!(names.contains("PlaceOrder") && !names.contains("placeorder"));
+            }
             assert!(catalog.user_types.contains("dom") && !catalog.user_operators.contains("###"));
             assert_eq!(table(&catalog, "v2").reads, [table(&catalog, "v1").oid]);
             assert_eq!(table(&catalog, "leaf").parents, [table(&catalog, "part").oid]);

@@ -29,7 +29,7 @@ pub struct Catalog {
     pub by_name: HashMap<String, Vec<u32>>,
     /// By label.
     pub by_id: HashMap<TableId, u32>,
-    /// Lower-case names of functions, procedures, aggregates outside `pg_catalog` and `information_schema` (any schema),
+    /// Names of functions, procedures, aggregates outside `pg_catalog` and `information_schema` (any schema),
     /// except those that are C-language members of an extension that is known not to write.
     pub user_functions: HashSet<String>,
     /// Symbols of operators outside `pg_catalog` whose function is one of those.
@@ -38,7 +38,7 @@ pub struct Catalog {
     pub user_types: HashSet<String>,
     /// Names of procedures none of which, in any schema, can commit on its way.
     pub calm_procedures: HashSet<String>,
-    /// Lower-case names of functions that may answer otherwise although arguments and settings are the same, in any schema:
+    /// Names of functions that may answer otherwise although arguments and settings are the same, in any schema:
     /// volatile ones, and those of the server's own that tell the time, the user or what the server is.
     pub unsteady: HashSet<String>,
     /// Foreign keys.
