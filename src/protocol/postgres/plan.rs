@@ -403,4 +403,6 @@ pub struct Ddl {
     pub temporary: bool,
     /// It commits by itself (CREATE INDEX CONCURRENTLY, ..).
     pub commits: bool,
+    /// The query that fills the new table may write: hidden writes must be counted as well.
+    pub counted: Option<Counted>,
 }

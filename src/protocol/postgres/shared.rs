@@ -23,7 +23,7 @@ use super::cache::PlanCache;
 use super::catalog::{Catalog, load};
 use super::client::{Client, Endpoint, ServerConfig};
 use super::moving::sessions::Sessions;
-use super::plan::Action;
+use super::plan::{Action, Ddl};
 use super::shadow::{Asked, Backends};
 use super::wire::{Header, WireError};
 
@@ -89,7 +89,10 @@ impl Policy {
         match action {
             Action::Ddl(ddl) if !ddl.temporary && settings().ddl == OnDdl::Refuse => Some(ddl.tag.clone()),
             Action::Truncate(_) if settings().truncate == OnDdl::Refuse => Some("TRUNCATE".to_owned()),
-            Action::Counted(counted) | Action::Opaque(counted) | Action::Cursor(counted)
+            Action::Counted(counted)
+            | Action::Opaque(counted)
+            | Action::Cursor(counted)
+            | Action::Ddl(Ddl { counted: Some(counted), .. })
                 if settings().on_uncaptured == OnUncaptured::Refuse =>
             {
                 Some(counted.why.clone())

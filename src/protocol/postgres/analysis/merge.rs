@@ -5,11 +5,11 @@ use std::sync::Arc;
 use pg_query::NodeEnum;
 use pg_query::protobuf::{CmdType, MergeStmt, MergeWhenClause};
 
-use super::super::catalog::Relation;
+use super::super::catalog::{Kind, Relation};
 use super::Scope;
 use super::ask::Question;
-use super::target::{Named, Target, holders, key_names, labels};
-use super::write::{Outcome, assigned};
+use super::target::{Named, Target, holders, labels};
+use super::write::{Outcome, assigned, assigns, assigns_key};
 
 impl Scope<'_> {
     pub(super) fn merge(&mut self, merge: &MergeStmt) -> Outcome {
@@ -38,13 +38,15 @@ impl Scope<'_> {
         let updates = clauses.iter().filter(|clause| clause.command_type == CmdType::CmdUpdate as i32);
         let set: Vec<&str> = updates.flat_map(|clause| assigned(&clause.target_list)).collect();
         // Before 18 a re-keyed row's old key is not returned.
-        let rekeys =
-            all.iter().any(|table| table.key.is_none() || table.hazards.before_update || assigns_key(&set, table));
+        // Of a partitioned table without a key of its own any column may be the one that moves a row.
+        let moves = |table: &Arc<Relation>| table.kind == Kind::Partitioned && table.key.is_none() && !set.is_empty();
+        let rekeys = named.tables.iter().any(moves)
+            || all.iter().any(|table| table.key.is_none() || table.hazards.before_update || assigns_key(&set, table));
         let referenced = self.catalog.foreign_keys.iter().any(|reference| {
             let parents = all.iter().chain(&named.tables).filter(|part| part.oid == reference.parent);
             parents.into_iter().any(|parent| {
                 let mut columns = reference.parent_columns.iter().filter_map(|&at| parent.columns.get(at));
-                columns.any(|column| set.contains(&column.name.as_str()))
+                columns.any(|column| assigns(&set, column))
             })
         });
         let moved = deletes || rekeys || referenced;
@@ -59,8 +61,4 @@ impl Scope<'_> {
         }
         outcome
     }
-}
-
-fn assigns_key(set: &[&str], table: &Arc<Relation>) -> bool {
-    key_names(table).iter().any(|name| set.contains(name))
 }

@@ -34,6 +34,7 @@ use super::plan::{Action, Counted, Evident, Script, Statement, Traces};
 pub(super) use read::{has_many_looks, is_choosing, is_gathering, is_picking, is_strict, is_unsteady, words};
 
 use reach::Reach;
+use utility::filled;
 
 /// More words and operators than this may nest deeper than a worker's stack: parsed on a stack of their own.
 const INLINE_TOKENS: usize = 1000;
@@ -174,10 +175,10 @@ impl Scope<'_> {
     /// A SELECT: a read, unless it reaches user code, writes in a CTE, or makes a table.
     fn select(&mut self, select: &SelectStmt) -> Action {
         let reach = Reach::of(self);
-        if let Some(into) = leftmost(select).into_clause.as_ref() {
-            return self.select_into(into, reach);
-        }
         let inner = self.with_writes(select.with_clause.as_ref());
+        if let Some(into) = leftmost(select).into_clause.as_ref() {
+            return filled("SELECT INTO", into, reach, inner.is_some());
+        }
         if let Some(inner) = inner {
             return inner.finish(reach);
         }

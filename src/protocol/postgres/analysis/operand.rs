@@ -48,7 +48,9 @@ impl Scope<'_> {
     fn count_uses(&self) -> HashMap<u16, usize> {
         let mut uses = HashMap::new();
         let list = self.tokens.list().get(self.span.clone()).unwrap_or_default();
-        list.iter().filter_map(|token| self.param_number(token)).for_each(|number| *uses.entry(number).or_default() += 1);
+        list.iter()
+            .filter_map(|token| self.param_number(token))
+            .for_each(|number| *uses.entry(number).or_default() += 1);
         uses
     }
 

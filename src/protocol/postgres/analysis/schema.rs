@@ -129,6 +129,7 @@ pub(crate) fn catalog() -> Catalog {
     .into();
     b.0.user_operators = ["@@@".to_owned()].into();
     b.0.user_types = ["posint".to_owned()].into();
+    b.0.plain_types = ["int4", "timestamptz", "mood"].map(str::to_owned).into();
     b.0.foreign_keys.push(Arc::new(ForeignKey {
         name: "ref_acc_fkey".to_owned(),
         child: 24,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use super::super::catalog::Catalog;
+use super::super::catalog::{Catalog, Relation};
 use super::super::lexer::{Dialect, Tokens};
 use super::super::plan::{Action, Asked, Counted, EvidentKey, Operand};
 use super::schema::catalog;
@@ -57,7 +57,9 @@ impl Describe<'_> {
                     let _ = write!(out, " fills={name}");
                 }
                 out += if ddl.mirrorable { "" } else { " kept" };
-                out + if ddl.commits { " commits" } else { "" }
+                out += if ddl.temporary { " temporary" } else { "" };
+                out += if ddl.commits { " commits" } else { "" };
+                out + &self.counted(ddl.counted.as_ref())
             }
             Action::PrepareTransaction { gid } => format!("prepare transaction {}", self.token(*gid)),
             Action::FinishPrepared { gid } => format!("finish {}", self.token(*gid)),
@@ -173,6 +175,55 @@ fn depth_does_not_end_the_process() {
         let plan = plan_on(&catalog, &text);
         assert!(plan.starts_with("pass") || plan.starts_with("opaque"), "{open}: {plan}");
     }
+}
+
+fn change(catalog: &mut Catalog, oid: u32, change: impl FnOnce(&mut Relation)) {
+    change(Arc::make_mut(catalog.relations.get_mut(&oid).expect("a table of the schema")));
+}
+
+#[test]
+fn a_key_that_is_generated_follows_every_other_column() {
+    let mut catalog = catalog();
+    change(&mut catalog, 1, |acc| acc.columns[0].generated = true);
+    let asked = "asked [RETURNING \"acc\".tableoid::pg_catalog.text, \"acc\".\"id\"::pg_catalog.text] {acc} moved";
+    assert_eq!(plan_on(&catalog, "update acc set note = 'x' where id = 1"), format!("{asked} also acc(1)!"));
+    for unknown in [
+        "update acc set note = 'x'",
+        "insert into acc (note) values ('x') on conflict (id) do update set note = 'y'",
+        "merge into acc using pair on acc.id = pair.a when matched then update set note = 'x'",
+    ] {
+        let catalog = Catalog { version: 170_000, ..catalog.clone() };
+        assert!(plan_on(&catalog, unknown).ends_with("dirty={acc}"), "{unknown}: {}", plan_on(&catalog, unknown));
+    }
+    catalog.version = 180_000;
+    let merge = "merge into acc using pair on acc.id = pair.a when matched then update set note = 'x'";
+    assert!(plan_on(&catalog, merge).ends_with("moved rekeys"), "{}", plan_on(&catalog, merge));
+}
+
+#[test]
+fn rows_that_refer_to_a_generated_column_are_looked_at() {
+    let mut catalog = catalog();
+    change(&mut catalog, 1, |acc| acc.columns[1].generated = true);
+    Arc::make_mut(&mut catalog.foreign_keys[0]).parent_columns = vec![1];
+    assert_eq!(plan_on(&catalog, "update acc set note = 'x' where id = 1"), "evident acc(1)! ?");
+}
+
+#[test]
+fn a_merge_that_may_move_a_row_to_another_partition_asks_for_both_keys() {
+    let merge = "merge into part using pair on part.id = pair.a when matched then update set v = 'x'";
+    for (version, plan) in [(170_000, "dirty={part_1,part_2}"), (180_000, "moved rekeys")] {
+        let mut catalog = Catalog { version, ..catalog() };
+        change(&mut catalog, 10, |root| root.key = None);
+        assert!(plan_on(&catalog, merge).ends_with(plan), "{}", plan_on(&catalog, merge));
+    }
+}
+
+#[test]
+fn what_refers_to_a_partitioned_table_is_emptied_with_its_partitions() {
+    let mut catalog = catalog();
+    Arc::make_mut(&mut catalog.foreign_keys[0]).parent = 10;
+    assert_eq!(plan_on(&catalog, "truncate part_1 cascade"), "truncate {part_1,ref}");
+    assert_eq!(plan_on(&catalog, "truncate part_1"), "truncate {part_1}");
 }
 
 #[test]

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use pg_query::NodeEnum;
 use pg_query::protobuf::{
-    AlterTableCmd, AlterTableStmt, AlterTableType, CallStmt, ConstrType, CreateTableAsStmt, DiscardMode, DoStmt,
-    DropBehavior, DropStmt, ExecuteStmt, ExplainStmt, IntoClause, Node, ObjectType, PrepareStmt, RangeVar,
-    TransactionStmt, TransactionStmtKind as T, TruncateStmt, VariableSetKind, VariableSetStmt,
+    AlterTableCmd, AlterTableStmt, AlterTableType, CallStmt, ColumnDef, ConstrType, CreateTableAsStmt, DiscardMode,
+    DoStmt, DropBehavior, DropStmt, ExecuteStmt, ExplainStmt, IntoClause, Node, ObjectType, PrepareStmt, RangeVar,
+    TransactionStmt, TransactionStmtKind as T, TruncateStmt, TypeName, VariableSetKind, VariableSetStmt,
 };
 
-use super::super::catalog::{Relation, routine};
+use super::super::catalog::{Kind, Relation, routine};
 use super::super::plan::{Action, Counted, Ddl, Statement, Truncate};
 use super::Scope;
 use super::operand::string;
@@ -209,8 +209,10 @@ impl Scope<'_> {
     fn referencing(&self, tables: &mut Vec<Arc<Relation>>) {
         let mut seen: HashSet<u32> = tables.iter().map(|table| table.oid).collect();
         let mut at = 0;
-        while let Some(parent) = tables.get(at).map(|table| table.oid) {
-            let children = self.catalog.foreign_keys.iter().filter(|reference| reference.parent == parent);
+        while let Some(part) = tables.get(at).cloned() {
+            // What refers to a partitioned table refers to each of its partitions.
+            let parents = self.roots(&part);
+            let children = self.catalog.foreign_keys.iter().filter(|reference| parents.contains(&reference.parent));
             for child in children.filter_map(|reference| self.catalog.relations.get(&reference.child)) {
                 let below = with_children(self.catalog, child);
                 tables.extend(below.into_iter().filter(|part| seen.insert(part.oid)));
@@ -219,8 +221,17 @@ impl Scope<'_> {
         }
     }
 
-    pub(super) fn select_into(&self, into: &IntoClause, reach: Reach) -> Action {
-        self.filled("SELECT INTO", into, reach)
+    /// The table, and what it is a partition of.
+    fn roots(&self, table: &Relation) -> Vec<u32> {
+        let mut all = vec![table.oid];
+        let mut at = 0;
+        while let Some(relation) = all.get(at).and_then(|oid| self.catalog.relations.get(oid)) {
+            let parents = relation.parents.iter().filter_map(|oid| self.catalog.relations.get(oid));
+            let more: Vec<u32> = parents.filter(|one| one.kind == Kind::Partitioned).map(|one| one.oid).collect();
+            all.extend(more);
+            at += 1;
+        }
+        all
     }
 
     fn create_as(&mut self, create: &CreateTableAsStmt) -> Action {
@@ -228,26 +239,14 @@ impl Scope<'_> {
         if create.objtype == ObjectType::ObjectMatview as i32 {
             return Action::Ddl(Ddl { mirrorable: true, ..tagged("CREATE MATERIALIZED VIEW") });
         }
-        let executes = matches!(create.query.as_deref().and_then(|q| q.node.as_ref()), Some(NodeEnum::ExecuteStmt(_)));
-        let reach = if executes { Reach::User("CREATE TABLE AS EXECUTE".to_owned()) } else { Reach::of(self) };
-        self.filled("CREATE TABLE AS", into, reach)
-    }
-
-    /// A table made with rows in it.
-    fn filled(&self, tag: &str, into: &IntoClause, reach: Reach) -> Action {
-        let Some(name) = into.rel.as_ref() else { return opaque(tag) };
-        if is_temporary(name) {
-            return match reach {
-                Reach::User(why) => Action::Counted(Counted { dirty: Vec::new(), why }),
-                Reach::Builtin | Reach::Settings => Action::Session,
-            };
-        }
-        let schema = Some(name.schemaname.clone()).filter(|schema| !schema.is_empty());
-        let rewritten = schema.iter().map(|schema| TableId::of(schema, &name.relname)).collect();
-        let fills = (!into.skip_data).then(|| (schema, name.relname.clone()));
-        // Code of the user's that runs on both sides would write on both sides.
-        let mirrorable = reach.why().is_none();
-        Action::Ddl(Ddl { rewritten, fills, mirrorable, ..tagged(tag) })
+        let (reach, writes) = match create.query.as_deref().and_then(|query| query.node.as_ref()) {
+            Some(NodeEnum::ExecuteStmt(_)) => (Reach::User("CREATE TABLE AS EXECUTE".to_owned()), false),
+            Some(NodeEnum::SelectStmt(select)) => {
+                (Reach::of(self), self.with_writes(select.with_clause.as_ref()).is_some())
+            }
+            _ => (Reach::of(self), false),
+        };
+        filled("CREATE TABLE AS", into, reach, writes)
     }
 
     fn schema_change(&mut self, node: &NodeEnum) -> Action {
@@ -364,7 +363,7 @@ impl Scope<'_> {
         for other in commands.iter().filter_map(|command| partition(command)) {
             tables.extend(self.concerned(other));
         }
-        let rewrites = commands.iter().any(|command| rewrites(command, user));
+        let rewrites = commands.iter().any(|command| self.rewrites(command, user));
         let ids = labels(&tables);
         Action::Ddl(Ddl {
             rewritten: if rewrites { ids.clone() } else { Vec::new() },
@@ -373,6 +372,37 @@ impl Scope<'_> {
             commits: commands.iter().any(|command| detaches_concurrently(command)),
             ..tagged("ALTER TABLE")
         })
+    }
+
+    /// Rows may be rewritten, or get values that each server computes for itself.
+    fn rewrites(&self, command: &AlterTableCmd, user: bool) -> bool {
+        match kind(command) {
+            AlterTableType::AtAlterColumnType
+            | AlterTableType::AtSetLogged
+            | AlterTableType::AtSetUnLogged
+            | AlterTableType::AtSetAccessMethod
+            | AlterTableType::AtSetExpression
+            | AlterTableType::AtAttachPartition
+            | AlterTableType::AtDetachPartition
+            | AlterTableType::AtDetachPartitionFinalize
+            | AlterTableType::AtAddInherit
+            | AlterTableType::AtDropInherit => true,
+            AlterTableType::AtAddColumn => user || !self.plain_column(command),
+            _ => false,
+        }
+    }
+
+    /// A new column whose value in old rows is NULL or a constant. The type of `serial` is none, and a domain that the
+    /// catalog does not know may have a default.
+    fn plain_column(&self, command: &AlterTableCmd) -> bool {
+        let Some(NodeEnum::ColumnDef(column)) = command.def.as_deref().and_then(|def| def.node.as_ref()) else {
+            return false;
+        };
+        let plain = |name: &TypeName| {
+            let bare = name.names.last().and_then(string);
+            bare.is_some_and(|bare| self.catalog.plain_types.contains(bare) && !is_serial(bare))
+        };
+        column.type_name.as_ref().is_some_and(plain) && keeps_plain(column)
     }
 
     fn drop(&self, drop: &DropStmt) -> Action {
@@ -409,6 +439,22 @@ impl Scope<'_> {
         };
         found.iter().flat_map(|relation| with_children(self.catalog, relation)).collect()
     }
+}
+
+/// A table made with rows in it. `writes`: by a query with a WITH that writes.
+pub(super) fn filled(tag: &str, into: &IntoClause, reach: Reach, writes: bool) -> Action {
+    let Some(name) = into.rel.as_ref() else { return opaque(tag) };
+    let why = reach.why().or_else(|| writes.then(|| format!("{tag} of a WITH that writes")));
+    let counted = why.map(|why| Counted { dirty: Vec::new(), why });
+    if is_temporary(name) {
+        let made = |counted| Action::Ddl(Ddl { temporary: true, counted: Some(counted), ..tagged(tag) });
+        return counted.map_or(Action::Session, made);
+    }
+    let schema = Some(name.schemaname.clone()).filter(|schema| !schema.is_empty());
+    let rewritten = schema.iter().map(|schema| TableId::of(schema, &name.relname)).collect();
+    let fills = (!into.skip_data).then(|| (schema, name.relname.clone()));
+    // What runs on both sides would write on both sides, and not the same.
+    Action::Ddl(Ddl { rewritten, fills, mirrorable: counted.is_none(), counted, ..tagged(tag) })
 }
 
 fn counted(why: &str) -> Action {
@@ -475,42 +521,20 @@ fn detaches_concurrently(command: &AlterTableCmd) -> bool {
     )
 }
 
-/// Rows may be rewritten, or get values that each server computes for itself.
-fn rewrites(command: &AlterTableCmd, user: bool) -> bool {
-    match kind(command) {
-        AlterTableType::AtAlterColumnType
-        | AlterTableType::AtSetLogged
-        | AlterTableType::AtSetUnLogged
-        | AlterTableType::AtSetAccessMethod
-        | AlterTableType::AtSetExpression
-        | AlterTableType::AtAttachPartition
-        | AlterTableType::AtDetachPartition
-        | AlterTableType::AtDetachPartitionFinalize
-        | AlterTableType::AtAddInherit
-        | AlterTableType::AtDropInherit => true,
-        AlterTableType::AtAddColumn => user || !plain_column(command),
+/// What is said of a new column beside its type leaves its value in old rows NULL or a constant.
+fn keeps_plain(column: &ColumnDef) -> bool {
+    column.constraints.iter().all(|node| match node.node.as_ref() {
+        Some(NodeEnum::Constraint(constraint)) => match ConstrType::try_from(constraint.contype) {
+            Ok(ConstrType::ConstrIdentity | ConstrType::ConstrGenerated) => false,
+            Ok(ConstrType::ConstrDefault) => constraint.raw_expr.as_deref().is_some_and(is_constant),
+            _ => true,
+        },
         _ => false,
-    }
+    })
 }
 
-/// A new column whose value in old rows is NULL or a constant.
-fn plain_column(command: &AlterTableCmd) -> bool {
-    let Some(NodeEnum::ColumnDef(column)) = command.def.as_deref().and_then(|def| def.node.as_ref()) else {
-        return false;
-    };
-    let serial = column
-        .type_name
-        .as_ref()
-        .is_none_or(|name| name.names.iter().filter_map(string).any(|part| part.contains("serial")));
-    !serial
-        && column.constraints.iter().all(|node| match node.node.as_ref() {
-            Some(NodeEnum::Constraint(constraint)) => match ConstrType::try_from(constraint.contype) {
-                Ok(ConstrType::ConstrIdentity | ConstrType::ConstrGenerated) => false,
-                Ok(ConstrType::ConstrDefault) => constraint.raw_expr.as_deref().is_some_and(is_constant),
-                _ => true,
-            },
-            _ => false,
-        })
+fn is_serial(name: &str) -> bool {
+    name.contains("serial")
 }
 
 /// Not `'now'::timestamptz`: a cast may read the clock.

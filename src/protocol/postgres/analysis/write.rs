@@ -8,7 +8,7 @@ use pg_query::protobuf::{
     OverridingKind, RangeVar, ReturningClause, SelectStmt, UpdateStmt, WithClause,
 };
 
-use super::super::catalog::{Kind, Relation};
+use super::super::catalog::{Column, Kind, Relation};
 use super::super::key::Form;
 use super::super::plan::{Action, Asked, Counted, Evident, EvidentKey, Operand};
 use super::ask::Question;
@@ -250,9 +250,7 @@ impl Scope<'_> {
         let holders = holders(self.catalog, table, write.below);
         // A BEFORE UPDATE trigger may assign the key, whatever SET says.
         let trigger = write.updates && holders.iter().any(|holder| holder.hazards.before_update);
-        leaves
-            || trigger
-            || holders.iter().any(|holder| key_names(holder).iter().any(|name| write.assigned.contains(name)))
+        leaves || trigger || holders.iter().any(|holder| assigns_key(&write.assigned, holder))
     }
 
     /// The columns that others refer to are assigned.
@@ -262,7 +260,7 @@ impl Scope<'_> {
         self.catalog.foreign_keys.iter().any(|reference| {
             all.iter().filter(|part| part.oid == reference.parent).any(|parent| {
                 let mut columns = reference.parent_columns.iter().filter_map(|&at| parent.columns.get(at));
-                columns.any(|column| write.assigned.contains(&column.name.as_str()))
+                columns.any(|column| assigns(&write.assigned, column))
             })
         })
     }
@@ -379,6 +377,10 @@ impl Scope<'_> {
 
     /// The keys that re-keyed rows get; empty where no key column is assigned; `None`: not a constant.
     fn moved_to(&self, old: &[Row], list: &[Node], table: &Arc<Relation>) -> Option<Vec<Row>> {
+        let all = holders(self.catalog, table, true);
+        if all.iter().flat_map(|holder| holder.key_columns()).any(|column| column.generated) {
+            return None;
+        }
         let keys = self.all_key_names(table);
         let mut new = Row::new();
         for node in list {
@@ -457,6 +459,15 @@ pub(super) fn assigned(list: &[Node]) -> Vec<&str> {
         .collect()
 }
 
+/// An UPDATE that sets these may give the column another value: a generated one is computed from any others.
+pub(super) fn assigns(set: &[&str], column: &Column) -> bool {
+    set.contains(&column.name.as_str()) || column.generated && !set.is_empty()
+}
+
+pub(super) fn assigns_key(set: &[&str], table: &Relation) -> bool {
+    table.key_columns().any(|column| assigns(set, column))
+}
+
 /// A target column without subscript or field.
 fn plain_target(node: &Node) -> Option<&str> {
     match node.node.as_ref() {
@@ -483,7 +494,7 @@ fn conflicts_on_key(clause: &OnConflictClause, table: &Relation) -> bool {
     let mut wanted = keys.clone();
     wanted.sort_unstable();
     let by_columns = infer.conname.is_empty() && columns == wanted && infer.where_clause.is_none();
-    let kept = assigned(&clause.target_list).iter().all(|name| !keys.contains(name));
+    let kept = !assigns_key(&assigned(&clause.target_list), table);
     (by_name || by_columns) && kept && !table.hazards.before_update
 }
 

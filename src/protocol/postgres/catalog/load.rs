@@ -61,7 +61,9 @@ async fn read(conn: &mut Client) -> Result<Catalog, LoadError> {
     catalog.unsteady = unsteady(conn).await?;
     catalog.user_types =
         types.0.values().filter(|ty| ty.oid >= FIRST_NORMAL_OID && ty.hot).map(|ty| ty.name.clone()).collect();
-    index(catalog, relations)
+    let mut catalog = index(catalog, relations)?;
+    catalog.plain_types = types.plain(&catalog);
+    Ok(catalog)
 }
 
 fn index(mut catalog: Catalog, relations: HashMap<u32, Relation>) -> Result<Catalog, LoadError> {
@@ -288,7 +290,9 @@ async fn triggers_and_rules(conn: &mut Client, relations: &mut HashMap<u32, Rela
         let Some(relation) = relations.get_mut(&row.parse(0)?) else { continue };
         let bits: i32 = row.parse(1)?;
         let key: Vec<&str> = relation.key_columns().map(|column| column.name.as_str()).collect();
-        let keeps = row.text(2)?.is_some_and(|source| routine::keeps(source, &key));
+        // A key that is generated follows whatever the trigger sets.
+        let generated = relation.key_columns().any(|column| column.generated);
+        let keeps = !generated && row.text(2)?.is_some_and(|source| routine::keeps(source, &key));
         let before = bits & (ROW | BEFORE) == ROW | BEFORE && !keeps;
         relation.hazards.triggers = true;
         relation.hazards.before_insert |= before && bits & INSERT != 0;
@@ -444,6 +448,8 @@ struct Type {
     portable: bool,
     /// Reading a value of it may run a user function.
     hot: bool,
+    /// A domain with a default.
+    fills: bool,
 }
 
 struct Types(HashMap<u32, Type>);
@@ -460,7 +466,8 @@ async fn types(conn: &mut Client) -> Result<Types, Error> {
         t.typinput IN (SELECT oid FROM hot) OR EXISTS (SELECT FROM pg_catalog.pg_cast k \
           WHERE (k.casttarget = t.oid OR k.castsource = t.oid) AND k.castfunc IN (SELECT oid FROM hot)) \
         OR EXISTS (SELECT FROM pg_catalog.pg_constraint o JOIN ({CALLS}) d ON d.class = 'pg_constraint' \
-          AND d.objid = o.oid WHERE o.contypid = t.oid) \
+          AND d.objid = o.oid WHERE o.contypid = t.oid), \
+        t.typtype = 'd' AND t.typdefault IS NOT NULL \
         FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace \
         LEFT JOIN pg_catalog.pg_range r ON r.rngtypid = t.oid LEFT JOIN pg_catalog.pg_range m ON m.rngmultitypid = t.oid \
         LEFT JOIN pg_catalog.pg_proc s ON s.oid = t.typsend";
@@ -485,6 +492,7 @@ fn read_type(row: &DataRow) -> Result<(u32, Type), Error> {
         attributes: attributes.split(' ').filter_map(|oid| oid.parse().ok()).collect(),
         portable: row.bool(9)?,
         hot: row.bool(10)?,
+        fills: row.bool(11)?,
     };
     Ok((oid, read))
 }
@@ -498,6 +506,15 @@ impl Types {
             at = ty.base;
         }
         (at, typmod)
+    }
+
+    /// See [`Catalog::plain_types`].
+    fn plain(&self, catalog: &Catalog) -> HashSet<String> {
+        let filling: HashSet<&str> = self.0.values().filter(|ty| ty.fills).map(|ty| ty.name.as_str()).collect();
+        let of_table = |ty: &Type| ty.typtype == b'c' && catalog.by_name.contains_key(&ty.name);
+        let plain =
+            self.0.values().filter(|ty| !filling.contains(ty.name.as_str()) && ty.element == 0 && !of_table(ty));
+        plain.map(|ty| ty.name.clone()).collect()
     }
 
     /// Whether the binary form means the same on another server. `array_send` and `record_send` write the oids of
@@ -559,12 +576,24 @@ mod tests {
                 &server,
                 "CREATE SCHEMA app; CREATE TYPE app.mood AS ENUM ('a'); CREATE DOMAIN d AS varchar(7); CREATE DOMAIN dd AS d; \
                  CREATE TYPE pair AS (a int4, b text); CREATE TYPE odd AS (m app.mood); \
+                 CREATE DOMAIN app.uid AS uuid DEFAULT gen_random_uuid(); CREATE DOMAIN app.name AS text DEFAULT 'x'; \
                  CREATE TABLE t (gone int, id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY, m app.mood, dom dd, n numeric(10,2), \
                    ms app.mood[], ns int4[], p pair, o odd, r int4range, c regclass, \
                    g int8 GENERATED ALWAYS AS (id * 2) STORED, x text NOT NULL DEFAULT 'q'); \
                  ALTER TABLE t DROP COLUMN gone",
             )
             .await;
+            for (name, plain) in [
+                ("uuid", true),
+                ("mood", true),
+                ("dd", true),
+                ("pair", true),
+                ("uid", false),
+                ("name", false),
+                ("t", false),
+            ] {
+                assert_eq!(catalog.plain_types.contains(name), plain, "{name}");
+            }
             let t = table(&catalog, "t");
             assert_eq!(t.id, TableId::of("public", "t"));
             assert_eq!(t.columns[t.key.as_ref().expect("a key").columns[0]].name, "id");
@@ -634,6 +663,8 @@ mod tests {
                  CREATE FUNCTION calm() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.v = 3; RETURN NEW; END'; \
                  CREATE TABLE touched (a int PRIMARY KEY, v int); \
                  CREATE TRIGGER touch BEFORE UPDATE ON touched FOR EACH ROW EXECUTE FUNCTION calm(); \
+                 CREATE TABLE made (v int, a int GENERATED ALWAYS AS (v + 1) STORED PRIMARY KEY); \
+                 CREATE TRIGGER touch BEFORE UPDATE ON made FOR EACH ROW EXECUTE FUNCTION calm(); \
                  CREATE TABLE plain (a int PRIMARY KEY, u uuid DEFAULT gen_random_uuid()); CREATE TABLE dflt (a int DEFAULT f()); \
                  CREATE TABLE chk (a int CHECK (a > f())); CREATE TABLE bi (a int PRIMARY KEY); \
                  CREATE TRIGGER bi BEFORE INSERT ON bi FOR EACH ROW EXECUTE FUNCTION trg(); \
@@ -653,6 +684,7 @@ mod tests {
             assert!(!hazards("v3").user_functions && hazards("v3").updatable_view);
             assert!(hazards("bi").triggers && hazards("bi").before_insert && !hazards("bi").before_update);
             assert!(hazards("touched").triggers && !hazards("touched").before_update);
+            assert!(hazards("made").before_update, "its key follows the column that the trigger sets");
             assert!(!hazards("off").triggers && hazards("ruled").rules && hazards("rls").row_security);
             assert!(catalog.user_functions.contains("f") && !catalog.user_functions.contains("trg"));
             for names in [&catalog.user_functions, &catalog.unsteady] {

@@ -36,6 +36,8 @@ pub struct Catalog {
     pub user_operators: HashSet<String>,
     /// Names of types, outside the system schemas, that a cast or a domain check could run a user function for.
     pub user_types: HashSet<String>,
+    /// Names of types none of which, in any schema, is a domain with a default; not those that tables have.
+    pub plain_types: HashSet<String>,
     /// Names of procedures none of which, in any schema, can commit on its way.
     pub calm_procedures: HashSet<String>,
     /// Names of functions that may answer otherwise although arguments and settings are the same, in any schema:
@@ -258,8 +260,9 @@ impl Catalog {
     }
 
     /// What runs without being a table's.
-    fn code(&self) -> [&HashSet<String>; 5] {
-        [&self.user_functions, &self.user_operators, &self.user_types, &self.calm_procedures, &self.unsteady]
+    fn code(&self) -> [&HashSet<String>; 6] {
+        let (functions, types) = (&self.user_functions, &self.user_types);
+        [functions, &self.user_operators, types, &self.plain_types, &self.calm_procedures, &self.unsteady]
     }
 
     /// The foreign keys from and to a table.

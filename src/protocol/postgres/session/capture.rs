@@ -193,8 +193,12 @@ impl Session {
                 } else {
                     let tables = if ddl.tables.is_empty() { &ddl.rewritten } else { &ddl.tables };
                     tables.iter().for_each(|&table| self.keys.dirty(table, Reason::Ddl));
+                    if let (Some((None, name)), Some(path)) = (&ddl.fills, &self.path) {
+                        self.keys.dirty(TableId::of(&super::path::first(path), name), Reason::Ddl);
+                    }
                 }
             }
+            Action::Ddl(_) => self.path_may_differ(),
             Action::Session => self.path_may_differ(),
             // As DEALLOCATE ALL does; and the session's settings are reset, too.
             Action::Deallocate { name: None } if text.to_ascii_lowercase().starts_with(b"discard") => {

@@ -45,6 +45,7 @@ pub(super) fn counted(action: &Action) -> Option<&Counted> {
         Action::Evident(evident) => evident.counted.as_ref(),
         Action::Asked(asked) => asked.counted.as_ref(),
         Action::Truncate(truncate) => truncate.counted.as_ref(),
+        Action::Ddl(ddl) => ddl.counted.as_ref(),
         _ => None,
     }
 }

@@ -19,7 +19,8 @@ impl Session {
     /// `true`: the server was asked, the message comes again when it answered.
     pub(super) fn ask_path(&mut self, script: &Script, out: &mut Out<'_>) -> bool {
         let changes = script.statements.iter().any(|statement| match &statement.action {
-            Action::Ddl(ddl) => ddl.mirrorable && !ddl.temporary && !ddl.commits,
+            // A table that is not made there is dirty by its name, which has a schema.
+            Action::Ddl(ddl) => (ddl.mirrorable || ddl.fills.is_some()) && !ddl.temporary && !ddl.commits,
             _ => false,
         });
         let is_known = self.path.is_some() && !self.path_aged;

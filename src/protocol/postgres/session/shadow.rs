@@ -153,7 +153,12 @@ impl Session {
             ("set" | "reset", _) => {}
             _ => {
                 // A function of the user's that sets something is seen by nobody; `set_config` by its name, not by its value.
-                if matches!(statement.action, Action::Session) {
+                let sets = match &statement.action {
+                    Action::Session => true,
+                    Action::Ddl(ddl) => ddl.temporary,
+                    _ => false,
+                };
+                if sets {
                     self.shadow.unknown = true;
                     self.shadow.acted |= names_identity(text);
                 }
