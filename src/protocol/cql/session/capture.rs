@@ -153,8 +153,7 @@ impl Ground<'_> {
         };
         let is_made = executed.iter().any(Executed::is_made);
         let stamped = Parameters { timestamp: is_stamped.then_some(stamp).or(parameters.timestamp), ..*parameters };
-        let instead =
-            (is_stamped || is_made).then(|| put_again(envelope, request, &executed, &stamped)).transpose()?;
+        let instead = (is_stamped || is_made).then(|| put_again(envelope, request, &executed, &stamped)).transpose()?;
         let mut seen = Seen::default();
         if !sorted.conditional && self.is_contested(pieces, &sorted, stamp, &mut seen) {
             sorted = Sorted { contested: true, ..Sorted::default() };
@@ -239,13 +238,7 @@ impl Ground<'_> {
         Executed::Made { statement: parse(&text), text }
     }
 
-    fn sort(
-        &self,
-        at: usize,
-        piece: &Piece<'_>,
-        executed: &Executed<'_>,
-        sorted: &mut Sorted,
-    ) -> Result<(), Refused> {
+    fn sort(&self, at: usize, piece: &Piece<'_>, executed: &Executed<'_>, sorted: &mut Sorted) -> Result<(), Refused> {
         let plan = piece.known.plan(self.tables);
         let statement = executed.statement();
         sorted.unknown |= matches!(statement.body, Body::Unknown(_));
@@ -297,7 +290,8 @@ impl Ground<'_> {
         // The request's own, or where it was prepared, before the session's.
         let keyspace = name.as_ref().and_then(|name| name.keyspace_or(known.keyspace.as_deref()));
         // Of a keyspace, a type, a function: of every table that may use it.
-        let label = name.as_ref().zip(keyspace).map_or(TableId::NONE, |(name, keyspace)| TableId::of(keyspace, &name.name));
+        let label =
+            name.as_ref().zip(keyspace).map_or(TableId::NONE, |(name, keyspace)| TableId::of(keyspace, &name.name));
         let mut record = RecordBuf::default();
         let parameters = parameters(request).copied().unwrap_or(Parameters::new(Consistency::LocalQuorum));
         let all = Parameters {

@@ -625,8 +625,11 @@ fn schema_changes_and_truncates_are_barriers() {
     rig.query(2, "ALTER TABLE shop.wide ADD x int");
     rig.wait();
     rig.query(3, "CREATE TYPE u (a int)");
-    let all =
-        ["barrier t: TRUNCATE t", "barrier wide: ALTER TABLE shop.wide ADD x int", "barrier all: CREATE TYPE u (a int)"];
+    let all = [
+        "barrier t: TRUNCATE t",
+        "barrier wide: ALTER TABLE shop.wide ADD x int",
+        "barrier all: CREATE TYPE u (a int)",
+    ];
     assert_eq!(rig.journal(), all);
     rig.void(1);
     assert_eq!(rig.told().len(), 1);
