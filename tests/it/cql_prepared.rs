@@ -1,10 +1,12 @@
 //! Ids of prepared statements and of their results' metadata: equal on both sides of a migration, as long as text and schema are.
 
 use md5::{Digest, Md5};
+use tandem::protocol::cql::text::names::names;
+use tandem::protocol::cql::text::parse::parse;
 use tandem::sandbox::cassandra::Node;
 
 use crate::support::cassandra::{make_keyspace, pair, pair_with};
-use crate::support::cql::{Ask, Cql, Dial, LOGGED, Member, hex};
+use crate::support::cql::{Ask, Cql, Dial, EXECUTE, LOGGED, Member, ONE, Out, QUERY, RESULT, Value, hex};
 use crate::support::tandem::Tandem;
 
 const UNPREPARED: i32 = 0x2500;
@@ -133,6 +135,52 @@ fn variables_are_named_as_a_rewrite_must_name_them() {
     }
 }
 
+#[test]
+fn markers_without_a_name_are_called_as_servers_call_them() {
+    const SCHEMA: [&str; 2] = [
+        "CREATE TYPE u (\"F\" int, g int)",
+        "CREATE TABLE t (k int, \"C\" int, d int, v int, f float, l list<int>, s set<int>, m map<int, int>, n u, \
+         fu frozen<u>, tu tuple<int, int>, b bigint, st int static, PRIMARY KEY (k, \"C\", d))",
+    ];
+    let named = [
+        "INSERT INTO t (k, \"C\", d, v, f, l, tu, fu) VALUES (?, ?, :given, (int)?, ?, ?, (?, ?), {\"F\": ?, g: ?}) \
+         USING TIMESTAMP ? AND TTL ?",
+        "INSERT INTO t JSON ? DEFAULT UNSET",
+        "UPDATE t USING TTL ? SET v = ?, l = l + ?, s = s - ?, m = m + ?, n = ?, tu = ? WHERE k = ? AND \"C\" = ? AND d = ?",
+        "UPDATE t SET l = ? + l, m = m - ?, s += ? WHERE k IN ? AND \"C\" IN (?, ?) AND d = ?",
+        "UPDATE t SET l[?] = ?, m[?] = ?, n.\"F\" = ? WHERE k = ? AND (\"C\", d) = (?, ?)",
+        "UPDATE t SET v = ?, l -= ? WHERE k IN (?, ?) AND (\"C\", d) IN ((?, ?), (?, ?))",
+        "UPDATE t SET v = ? WHERE k = ? AND (\"C\", d) IN (?, ?)",
+        "DELETE l[?], m[?], s[?], n.g FROM t USING TIMESTAMP ? WHERE k = ? AND \"C\" = ? AND d IN ?",
+        "DELETE FROM t WHERE k = ? AND (\"C\", d) > ? AND (\"C\", d) <= (?, ?)",
+        "DELETE FROM t WHERE k = ? AND (\"C\", d) IN ?",
+        "UPDATE t SET v = ? WHERE k = ? AND \"C\" = ? AND d = ? \
+         IF v = ? AND v IN ? AND v IN (?, ?) AND l[?] = ? AND m[?] != ? AND m[?] IN ? AND n.g = ? AND n.\"F\" IN ?",
+        "BEGIN BATCH USING TIMESTAMP ? UPDATE t SET st = ? WHERE k = ?; DELETE st FROM t WHERE k = ? APPLY BATCH",
+        "SELECT * FROM t WHERE k = ? AND \"C\" > ? PER PARTITION LIMIT ? LIMIT ?",
+    ];
+    let untold = "UPDATE t SET b = toUnixTimestamp((date)?) WHERE k = 1 AND \"C\" = 1 AND d = 1";
+    for node in pair_with("prepared_called") {
+        let mut cql = client(node, "prepared_called", 4);
+        SCHEMA.iter().for_each(|text| cql.define(text));
+        for text in named {
+            let (statement, prepared) = (parse(text.as_bytes()), cql.prepare(text, None).expect(text));
+            assert_eq!(statement.markers.len(), prepared.variables.len(), "{text}");
+            for (number, (theirs, _)) in prepared.variables.iter().enumerate() {
+                match &statement.markers[number].name {
+                    Some(given) => assert_eq!(given, theirs, "{text}"),
+                    None => {
+                        let ours = names(&statement, number);
+                        assert!(ours.contains(theirs), "{text}: {number} is {theirs}, and not {ours:?}");
+                    }
+                }
+            }
+        }
+        assert_eq!(cql.prepare(untold, None).expect("prepared").variables[0].0, "arg0(system.tounixtimestamp)");
+        assert!(names(&parse(untold.as_bytes()), 0).is_empty());
+    }
+}
+
 fn through(tandem: &Tandem, keyspace: &str, version: u8) -> Cql {
     let dial = Dial { version, keyspace: Some(keyspace.to_owned()), ..Dial::default() };
     Cql::dial(tandem.address(), &dial).expect("a login")
@@ -177,4 +225,65 @@ async fn members_of_a_batch_write_where_they_were_prepared_on_both_sides() {
     }
     let uuids = |node| client(node, "prepared_home", 4).rows("SELECT k, u, writetime(u) FROM t");
     assert_eq!(uuids(nodes[0]), uuids(nodes[1]));
+}
+
+/// Parameters of QUERY and EXECUTE: values with their names.
+fn named(out: Out, version: u8, values: &[(&str, Value)]) -> Out {
+    let flags = 0x41;
+    let out = out.short(usize::from(ONE));
+    let out = if version >= 5 { out.int(flags) } else { out.byte(flags as u8) };
+    values.iter().fold(out.short(values.len()), |out, (name, value)| {
+        let Value::Is(bytes) = value else { panic!("a value") };
+        out.string(name).bytes(bytes)
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_bound_by_the_servers_own_names_is_on_both_sides() {
+    let nodes = pair_with("prepared_by_name");
+    for node in nodes {
+        let mut cql = client(node, "prepared_by_name", 4);
+        cql.define("CREATE TABLE t (k int PRIMARY KEY, v int, m map<int, int>, b bigint)");
+    }
+    let tandem = Tandem::start_cql(nodes[0].address(), nodes[1].address(), "").await;
+    for version in [4, 5] {
+        let mut cql = through(&tandem, "prepared_by_name", version);
+        let key = i32::from(version);
+        for (text, values) in [
+            ("INSERT INTO t (k, v) VALUES (?, ?)", vec![("v", 1.into()), ("k", key.into())]),
+            ("UPDATE t USING TTL ? SET v = ? WHERE k = :key", {
+                vec![("key", (key + 10).into()), ("[ttl]", 5000.into()), ("v", 2.into())]
+            }),
+            ("UPDATE t SET m[?] = ? WHERE k = ?", {
+                vec![("value(m)", 3.into()), ("key(m)", 4.into()), ("k", (key + 20).into())]
+            }),
+            // Of an argument the server alone knows the name.
+            ("UPDATE t SET b = toUnixTimestamp(?) WHERE k IN ?", {
+                let days = Value::Is(2_147_500_000_u32.to_be_bytes().to_vec());
+                let list = [1_i32, 4, key + 30].map(i32::to_be_bytes).concat();
+                vec![("in(k)", Value::Is(list)), ("arg0(system.tounixtimestamp)", days)]
+            }),
+        ] {
+            let text = text.replace("(?) WHERE", "((date)?) WHERE");
+            let query = named(Out::default().long_string(&text), version, &values);
+            let asked = cql.say(QUERY, 0, &query.0);
+            assert_eq!(asked.opcode, RESULT, "v{version} {text}: {asked:?}");
+            let prepared = cql.prepare(&text, None).expect("prepared");
+            let again: Vec<(&str, Value)> = (values.iter().cloned())
+                .map(|(name, value)| match (name, &value) {
+                    ("k" | "key", Value::Is(bytes)) => (name, Value::from(bytes[3] as i32 + 100)),
+                    _ => (name, value),
+                })
+                .collect();
+            let id = Out::default().short_bytes(&prepared.id);
+            let id = if version >= 5 { id.short_bytes(&prepared.metadata_id) } else { id };
+            let asked = cql.say(EXECUTE, 0, &named(id, version, &again).0);
+            assert_eq!(asked.opcode, RESULT, "v{version} {text}: {asked:?}");
+        }
+    }
+    tandem.nothing_set_aside().await;
+    let [old, new] = nodes
+        .map(|node| client(node, "prepared_by_name", 4).rows("SELECT k, v, writetime(v), m, b, writetime(b) FROM t"));
+    assert_eq!(old.len(), 14);
+    assert_eq!(old, new);
 }

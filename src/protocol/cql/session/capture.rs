@@ -18,6 +18,7 @@ use crate::protocol::cql::stamps::{Stamps, now_micros};
 use crate::protocol::cql::tables::{Table, Tables};
 use crate::protocol::cql::text::edit;
 use crate::protocol::cql::text::generate::{Generated, TimeUuids};
+use crate::protocol::cql::text::names::names;
 use crate::protocol::cql::text::parse::parse;
 use crate::protocol::cql::text::schema::Effect;
 use crate::protocol::cql::text::statement::{Body, Class, Modification, Name, Statement as Parsed};
@@ -254,7 +255,7 @@ impl Ground<'_> {
                         piece: at,
                         keyspace: of,
                         table,
-                        way: Way::Replay,
+                        way: if is_told(piece) { Way::Replay } else { Way::State },
                         is_pinned: false,
                         parts: None,
                         places: None,
@@ -265,11 +266,13 @@ impl Ground<'_> {
                     sorted.counters |= table.shape.has_counters();
                     let bound = |number: &usize| bound(statement, &piece.values, *number);
                     let key = key.as_ref().and_then(|markers| markers.iter().map(bound).collect::<Option<Key<'_>>>());
-                    let by_state = *way == Way::State || sorted.conditional || sorted.contested;
+                    // What cannot be said again cannot be replayed.
+                    let way = if is_told(piece) { *way } else { Way::State };
+                    let by_state = way == Way::State || sorted.conditional || sorted.contested;
                     let all = || places(executed, modification, table, &piece.values);
                     let places = (by_state || key.is_none()).then(all).flatten();
                     let parts = key.map(|key| smallvec![hash_of(key)]).or_else(|| places.as_deref().map(parts));
-                    let (way, is_pinned) = (*way, *is_pinned);
+                    let is_pinned = *is_pinned;
                     let keyspace = hash_of([&table.shape.keyspace]);
                     sorted.add(Found { piece: at, keyspace, table: table.label, way, is_pinned, parts, places });
                 }
@@ -600,21 +603,33 @@ fn positional<'a>(
     if !piece.values.named() {
         return statement;
     }
-    let markers = &piece.known.statement.markers;
-    let named = |name: Option<&str>| piece.values.iter().find(|(given, _)| *given == name).map(|(_, value)| value);
-    given.extend(markers.iter().map(|marker| (None, named(marker.name.as_deref()).unwrap_or(Value::Unset))));
+    let parsed = &piece.known.statement;
+    let value = |number| given_to(parsed, &piece.values, number).unwrap_or(Value::Unset);
+    given.extend((0..parsed.markers.len()).map(|number| (None, value(number))));
     Statement { values: Values::Given(given), ..statement }
+}
+
+/// Whether it is known which value is whose. By name it may not be: of a marker that only the server knows the name of.
+fn is_told(piece: &Piece<'_>) -> bool {
+    let parsed = &piece.known.statement;
+    !piece.values.named() || (0..parsed.markers.len()).all(|at| given_to(parsed, &piece.values, at).is_some())
+}
+
+/// The value of a marker: by its place, by its name, or by what the server calls it.
+fn given_to<'v>(statement: &Parsed, values: &Values<'v>, number: usize) -> Option<Value<'v>> {
+    if !values.named() {
+        return values.get(number);
+    }
+    let named = |name: &str| values.iter().find(|(given, _)| *given == Some(name)).map(|(_, value)| value);
+    match &statement.markers.get(number)?.name {
+        Some(name) => named(name),
+        None => names(statement, number).iter().find_map(|name| named(name)),
+    }
 }
 
 /// What is bound to a marker.
 pub(in crate::protocol::cql) fn bound<'v>(statement: &Parsed, values: &Values<'v>, number: usize) -> Option<&'v [u8]> {
-    let value = if values.named() {
-        let name = statement.markers.get(number)?.name.as_deref()?;
-        values.iter().find(|(given, _)| *given == Some(name)).map(|(_, value)| value)
-    } else {
-        values.get(number)
-    };
-    match value {
+    match given_to(statement, values, number) {
         Some(Value::Set(bytes)) => Some(bytes),
         _ => None,
     }

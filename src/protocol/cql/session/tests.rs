@@ -281,6 +281,21 @@ impl Rig {
         self.ask(stream, &Request::Batch(Batch::parse(self.version, &message).expect("a batch")));
     }
 
+    /// The values of the first write in the journal.
+    fn values(&self) -> Vec<(Option<String>, Option<Vec<u8>>)> {
+        let journal = self.shared.journal.as_ref().expect("mirroring");
+        let (entries, _) = journal.read(Lsn::default(), 1 << 20).now_or_never().expect("in memory").expect("whole");
+        let Entry::Record { payload, .. } = &entries[0] else { panic!("no record") };
+        let record = Record::parse(payload.clone()).expect("a record");
+        let Some(Item::Write { body, .. }) = record.items().next() else { panic!("no write") };
+        let write = Write::parse(body).expect("a write");
+        let owned = |(name, value): Bound<'_>| match value {
+            Value::Set(bytes) => (name.map(str::to_owned), Some(bytes.to_vec())),
+            Value::Null | Value::Unset => (name.map(str::to_owned), None),
+        };
+        write.batch.statements.iter().next().expect("one").values.iter().map(owned).collect()
+    }
+
     /// The frames that the server got.
     fn sent(&mut self) -> Vec<BytesMut> {
         let bytes = self.session.to_server.ready().split();
@@ -918,14 +933,39 @@ fn names_of_bound_values_do_not_reach_the_journal() {
     let mut rig = Rig::new(Version::V4, None);
     rig.prepare(b"id", "INSERT INTO t (k, v) VALUES (:key, :value)");
     rig.execute(2, b"id", &[(Some("value"), Value::Set(b"a")), (Some("key"), Value::Set(&[0, 0, 0, 1]))]);
-    let journal = rig.shared.journal.as_ref().expect("mirroring");
-    let (entries, _) = journal.read(Lsn::default(), 1 << 20).now_or_never().expect("in memory").expect("whole");
-    let Entry::Record { payload, .. } = &entries[0] else { panic!("no record") };
-    let record = Record::parse(payload.clone()).expect("a record");
-    let Some(Item::Write { body, .. }) = record.items().next() else { panic!("no write") };
-    let write = Write::parse(body).expect("a write");
-    let values: Vec<Bound<'_>> = write.batch.statements.iter().next().expect("one").values.iter().collect();
-    assert_eq!(values, [(None, Value::Set(&[0, 0, 0, 1][..])), (None, Value::Set(&b"a"[..]))]);
+    assert_eq!(rig.values(), [(None, Some(vec![0, 0, 0, 1])), (None, Some(b"a".to_vec()))]);
+}
+
+#[test]
+fn values_bound_by_the_names_that_servers_give_markers_reach_the_journal() {
+    let (key, word) = (Value::Set(&[0, 0, 0, 1]), Value::Set(b"a"));
+    for is_prepared in [true, false] {
+        let mut rig = Rig::new(Version::V4, None);
+        let text = "UPDATE t USING TTL ? SET v = ? WHERE k = ?";
+        let values = [(Some("k"), key), (Some("v"), word), (Some("[ttl]"), Value::Set(&[0, 0, 0, 9]))];
+        if is_prepared {
+            rig.prepare(b"id", text);
+            rig.execute(2, b"id", &values);
+        } else {
+            let parameters = Parameters { values: Some(Values::Given(&values)), ..Parameters::new(Consistency::One) };
+            rig.ask(2, &Request::Query(Query { text: text.as_bytes(), parameters }));
+        }
+        let ttl = vec![0, 0, 0, 9];
+        assert_eq!(rig.values(), [(None, Some(ttl)), (None, Some(b"a".to_vec())), (None, Some(vec![0, 0, 0, 1]))]);
+    }
+}
+
+#[test]
+fn a_value_bound_by_a_name_that_only_the_server_knows_goes_by_state() {
+    let mut rig = Rig::new(Version::V4, None);
+    let (key, argument) = (Value::Set(&[0, 0, 0, 1]), (Some("arg0(system.somewhere)"), Value::Set(&[0])));
+    rig.prepare(b"value", "UPDATE t SET u = minTimeuuid(?) WHERE k = ?");
+    rig.execute(2, b"value", &[(Some("k"), key), argument]);
+    rig.prepare(b"key", "UPDATE t SET v = 'a' WHERE k = blobAsInt(?)");
+    rig.execute(3, b"key", &[argument]);
+    let stamped = "stamped, Look(2), ";
+    let place = format!("{stamped}t Partition [[0, 0, 0, 1]] [], touch t alone");
+    assert_eq!(rig.journal(), [place, format!("{stamped}dirty t uncaptured")]);
 }
 
 #[test]
