@@ -166,3 +166,27 @@ async fn a_statement_that_was_seen_before_a_switch_has_its_ballots_read_where_it
     assert_eq!(old, new);
     assert!(!tandem.metrics().await.contains("tandem_ballots_unread_total"), "{}", tandem.metrics().await);
 }
+
+/// How the server makes bytes of such a literal tandem does not know: which partition that is it cannot tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_between_conditional_and_plain_writes_whose_partition_only_the_server_can_tell() {
+    let nodes = pair_with("untold");
+    for node in nodes {
+        Cql::of(node, "untold").define("CREATE TABLE times (at timestamp PRIMARY KEY, v int)");
+    }
+    let tandem = Tandem::start_cql(nodes[0].address(), nodes[1].address(), "").await;
+    let mut cql = through(&tandem, "untold");
+    let [as_text, as_number] = ["'2026-01-01 00:00:00+0000'", "1767225600000"];
+    let mut lost = Vec::new();
+    for turn in 0..200 {
+        let [plain, conditional] = if turn % 2 == 0 { [as_text, as_number] } else { [as_number, as_text] };
+        let [before, after] = [2 * turn + 1, 2 * turn + 2];
+        cql.run(&format!("INSERT INTO times (at, v) VALUES ({plain}, {before})"));
+        let update = format!("UPDATE times SET v = {after} WHERE at = {conditional} IF v = {before}");
+        let applied = cql.run(&update).applied();
+        if !applied || cql.rows("SELECT v FROM times") != [after.to_string()] {
+            lost.push(turn);
+        }
+    }
+    assert_eq!(lost, [0; 0]);
+}

@@ -46,10 +46,10 @@ impl Stamps {
         Stamps { last: AtomicI64::new(floor), partitions }
     }
 
-    /// A stamp for a write to the partitions with these hashes, as of `now`.
-    pub fn next(&self, partitions: impl Iterator<Item = u64> + Clone, now: i64) -> i64 {
+    /// A stamp for a write to the partitions with these hashes, above what was raised of those that it heeds, as of `now`.
+    pub fn next(&self, partitions: impl Iterator<Item = u64>, heeded: impl Iterator<Item = u64>, now: i64) -> i64 {
         let floor = |partition| self.place(partition).floor.load(Relaxed);
-        let least = partitions.clone().map(floor).fold(now, i64::max);
+        let least = heeded.map(floor).fold(now, i64::max);
         let after = |last: i64| Some(least.max(last.saturating_add(STEP)));
         let stamp = self.last.fetch_update(Relaxed, Relaxed, after).map_or(least, |last| least.max(last + STEP));
         partitions.for_each(|partition| _ = self.place(partition).newest.fetch_max(stamp, Relaxed));
@@ -85,13 +85,18 @@ mod tests {
     use std::collections::BTreeSet;
     use std::sync::Arc;
 
+    fn next(stamps: &Stamps, partitions: &[u64], now: i64) -> i64 {
+        let all = || partitions.iter().copied();
+        stamps.next(all(), all(), now)
+    }
+
     #[test]
     fn stamps_follow_the_clock_in_steps_of_two_and_never_go_back() {
         let stamps = Stamps::above(1_000);
-        assert_eq!(stamps.next([1].into_iter(), 500), 1_002);
-        assert_eq!(stamps.next([1].into_iter(), 500), 1_004);
-        assert_eq!(stamps.next([].into_iter(), 2_000), 2_000);
-        assert_eq!(stamps.next([2].into_iter(), 1_999), 2_002);
+        assert_eq!(next(&stamps, &[1], 500), 1_002);
+        assert_eq!(next(&stamps, &[1], 500), 1_004);
+        assert_eq!(next(&stamps, &[], 2_000), 2_000);
+        assert_eq!(next(&stamps, &[2], 1_999), 2_002);
         assert_eq!(stamps.last(), 2_002);
     }
 
@@ -100,26 +105,24 @@ mod tests {
         let stamps = Stamps::above(0);
         assert_eq!(stamps.newest(7), 0);
         stamps.raise(7, 5_001);
-        assert_eq!(stamps.next([7].into_iter(), 5_300), 6_000);
+        assert_eq!(next(&stamps, &[7], 5_300), 6_000);
         assert_eq!(stamps.newest(7), 6_000);
         stamps.raise(7, 4_999);
-        assert_eq!(stamps.next([7].into_iter(), 5_300), 6_002);
+        assert_eq!(next(&stamps, &[7], 5_300), 6_002);
     }
 
     #[test]
     fn a_write_to_many_partitions_is_above_the_ballots_of_all_and_stands_in_all() {
         let stamps = Stamps::above(0);
         stamps.raise(8, 5_001);
-        assert_eq!(stamps.next([7, 8].into_iter(), 5_300), 6_000);
+        assert_eq!(next(&stamps, &[7, 8], 5_300), 6_000);
         assert_eq!([7, 8].map(|partition| stamps.newest(partition)), [6_000, 6_000]);
     }
 
     #[test]
     fn two_threads_never_get_the_same_stamp() {
         let stamps = Arc::new(Stamps::above(0));
-        let draw = |stamps: Arc<Stamps>| {
-            move || (0..10_000).map(|now| stamps.next([now].into_iter(), now as i64 / 7)).collect()
-        };
+        let draw = |stamps: Arc<Stamps>| move || (0..10_000).map(|now| next(&stamps, &[now], now as i64 / 7)).collect();
         let threads: Vec<std::thread::JoinHandle<Vec<i64>>> =
             (0..2).map(|_| std::thread::spawn(draw(stamps.clone()))).collect();
         let drawn: Vec<i64> = threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect();

@@ -34,6 +34,7 @@ use crate::record::{Lane, Order, Reason, RecordBuf, TableId};
 use super::contests::{Contests, Seen};
 use super::decision::Decision;
 use super::known::{Known, Part, Way};
+use super::reach::Reach;
 
 /// One statement of a request.
 pub(super) struct Piece<'a> {
@@ -82,8 +83,8 @@ pub(super) struct Captured {
     pub kind: Kind,
     /// What goes to the primary instead of what the client sent.
     pub instead: Option<BytesMut>,
-    /// Paxos decides it: the partitions of its table ([`whose`]); none where they cannot be told.
-    pub conditional: Option<Vec<u64>>,
+    /// Paxos decides it.
+    pub conditional: Option<Reach>,
     /// What it leaves instead if it is applied and its ballot is known.
     pub decision: Option<Decision>,
     /// What there was of conditional writes beside a plain one.
@@ -147,16 +148,17 @@ impl Ground<'_> {
             self.sort(at, piece, executed, &mut sorted)?;
         }
         let is_stamped = parameters.timestamp.is_none() && !sorted.conditional && !sorted.counters && sorted.mirrored;
+        let reach = sorted.reach();
         let stamp = match parameters.timestamp {
             Some(stamp) => stamp,
-            None if is_stamped => self.stamps.next(sorted.whose(), now_micros()),
+            None if is_stamped => self.stamps.next(reach.own(), reach.heeded(), now_micros()),
             None => now_micros(),
         };
         let is_made = executed.iter().any(Executed::is_made);
         let stamped = Parameters { timestamp: is_stamped.then_some(stamp).or(parameters.timestamp), ..*parameters };
         let instead = (is_stamped || is_made).then(|| put_again(envelope, request, &executed, &stamped)).transpose()?;
         let mut seen = Seen::default();
-        if !sorted.conditional && self.is_contested(pieces, &sorted, stamp, &mut seen) {
+        if !sorted.conditional && self.is_contested(pieces, &reach, stamp, &mut seen) {
             sorted = Sorted { contested: true, ..Sorted::default() };
             for (at, (piece, executed)) in all() {
                 self.sort(at, piece, executed, &mut sorted)?;
@@ -169,17 +171,17 @@ impl Ground<'_> {
             whole.write_down(&mut record, &sorted)?;
             decision = if sorted.conditional { self.decision(&whole, &sorted)? } else { None };
         }
-        let conditional = sorted.conditional.then(|| sorted.whose().collect());
+        let conditional = sorted.conditional.then_some(reach);
         let kind = sorted.kind(request, pieces);
         Ok(Captured { record, kind, instead, conditional, decision, seen, is_barrier: false })
     }
 
     /// Whether a conditional write may be decided beside this plain one, above its timestamp.
-    fn is_contested(&self, pieces: &[Piece<'_>], sorted: &Sorted, stamp: i64, seen: &mut Seen) -> bool {
+    fn is_contested(&self, pieces: &[Piece<'_>], reach: &Reach, stamp: i64, seen: &mut Seen) -> bool {
         // Where the text says another timestamp, it may be any.
         let stamp = if pieces.iter().any(|piece| piece.known.is_stamped) { i64::MIN } else { stamp };
         let mut contested = false;
-        for partition in sorted.whose() {
+        for partition in reach.heeded() {
             contested |= self.contests.concern(partition, stamp, seen);
         }
         contested
@@ -340,12 +342,7 @@ impl Whole<'_, '_> {
             record.stamp(self.stamp);
             put_look(record, self.parameters.consistency);
         }
-        for found in by_state {
-            match &found.places {
-                Some(places) => places.iter().for_each(|place| settle(record, found.table, place)),
-                None => record.dirty(found.table, Reason::Uncaptured),
-            }
-        }
+        by_state.into_iter().for_each(|found| found.settle(record));
         if replayed.is_empty() {
             return Ok(());
         }
@@ -359,9 +356,7 @@ impl Whole<'_, '_> {
             }
         }
         if sorted.contested {
-            let places =
-                replayed.iter().flat_map(|found| found.places.iter().flatten().map(|place| (found.table, place)));
-            places.for_each(|(table, place)| settle(record, table, place));
+            replayed.into_iter().for_each(|found| found.settle(record));
         }
         Ok(())
     }
@@ -461,6 +456,14 @@ type Parts = SmallVec<[u64; 1]>;
 type Key<'v> = SmallVec<[&'v [u8]; 4]>;
 
 impl Found {
+    /// It is to be settled where it writes; if nobody knows where that is, all of its table.
+    fn settle(&self, record: &mut RecordBuf) {
+        match &self.places {
+            Some(places) => places.iter().for_each(|place| settle(record, self.table, place)),
+            None => record.dirty(self.table, Reason::Uncaptured),
+        }
+    }
+
     fn lanes(&self) -> impl Iterator<Item = (TableId, Lane)> {
         let order = if self.way == Way::InOrder { Order::Alone } else { Order::Beside };
         // 0: nobody knows where.
@@ -485,12 +488,6 @@ pub(super) fn put_look(record: &mut RecordBuf, level: Consistency) {
     }
 }
 
-/// A partition of a table, by its hash. Paxos decides of each table's for itself, and tables often share their keys.
-fn whose(table: TableId, partition: u64) -> u64 {
-    // The labels are hashes too.
-    partition ^ table.0
-}
-
 fn parts(places: &[Place]) -> Parts {
     places.iter().map(|place| hash_of(&place.partition)).collect()
 }
@@ -508,13 +505,15 @@ impl Sorted {
         hashes
     }
 
-    /// The partitions that it writes, as far as they can be told; some perhaps more than once.
-    fn whose(&self) -> impl Iterator<Item = u64> + Clone {
-        let of_one = |found| {
-            let Found { table, parts, .. }: &Found = found;
-            parts.iter().flatten().map(|part| whose(*table, *part))
-        };
-        self.found.iter().flat_map(of_one)
+    fn reach(&self) -> Reach {
+        let mut reach = Reach::default();
+        for Found { table, parts, .. } in &self.found {
+            match parts {
+                Some(parts) => parts.iter().for_each(|part| reach.add(*table, Some(*part))),
+                None => reach.add(*table, None),
+            }
+        }
+        reach
     }
 
     fn kind(&self, request: &Request<'_>, pieces: &[Piece<'_>]) -> Kind {

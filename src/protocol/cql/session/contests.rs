@@ -42,7 +42,7 @@ pub(in crate::protocol::cql) struct Contest(Vec<Arc<Shard>>);
 
 /// What a plain write saw: of each of its places the conditional writes that were begun.
 #[derive(Default)]
-pub(in crate::protocol::cql) struct Seen(SmallVec<[(usize, u64); 1]>);
+pub(in crate::protocol::cql) struct Seen(SmallVec<[(usize, u64); 2]>);
 
 impl Default for Contests {
     fn default() -> Contests {
@@ -52,8 +52,8 @@ impl Default for Contests {
 
 impl Contests {
     /// A conditional write of these partitions of its table, by hash, begins.
-    pub(super) fn begin(&self, partitions: &[u64]) -> Contest {
-        let shards: Vec<Arc<Shard>> = partitions.iter().map(|hash| self.0[at(*hash)].clone()).collect();
+    pub(super) fn begin(&self, partitions: impl Iterator<Item = u64>) -> Contest {
+        let shards: Vec<Arc<Shard>> = partitions.map(|hash| self.0[at(hash)].clone()).collect();
         for shard in &shards {
             shard.begun.fetch_add(1, SeqCst);
         }
@@ -123,7 +123,7 @@ mod tests {
     fn a_plain_write_names_its_place_while_a_conditional_one_is_on_its_way() {
         let contests = Contests::default();
         assert!(!concern(&contests, 7, 1));
-        let contest = contests.begin(&[7]);
+        let contest = contests.begin([7].into_iter());
         assert!(concern(&contests, 7, LATE));
         assert!(!concern(&contests, 8, LATE), "another partition");
         contest.absent();
@@ -133,11 +133,11 @@ mod tests {
     #[test]
     fn and_where_it_is_not_above_the_ballots_of_earlier_ones() {
         let contests = Contests::default();
-        contests.begin(&[7]).applied(1_000);
-        contests.begin(&[7]).applied(900);
+        contests.begin([7].into_iter()).applied(1_000);
+        contests.begin([7].into_iter()).applied(900);
         assert!(concern(&contests, 7, 1_000));
         assert!(!concern(&contests, 7, 1_001));
-        drop(contests.begin(&[7]));
+        drop(contests.begin([7].into_iter()));
         assert!(concern(&contests, 7, now_micros()), "nobody knows when that is decided");
     }
 
@@ -147,9 +147,9 @@ mod tests {
         let mut seen = Seen::default();
         assert!(!contests.concern(7, 5, &mut seen));
         assert!(!contests.overtook(&seen));
-        contests.begin(&[8]).absent();
+        contests.begin([8].into_iter()).absent();
         assert!(!contests.overtook(&seen));
-        contests.begin(&[7]).absent();
+        contests.begin([7].into_iter()).absent();
         assert!(contests.overtook(&seen), "although it is over");
     }
 }

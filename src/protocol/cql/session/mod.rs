@@ -20,6 +20,7 @@ mod flights;
 pub(in crate::protocol::cql) mod framing;
 pub(in crate::protocol::cql) mod known;
 pub(in crate::protocol::cql) mod policy;
+mod reach;
 pub(in crate::protocol::cql) mod shared;
 
 use std::collections::BTreeMap;
@@ -60,6 +61,7 @@ use decision::{Decision, Guards, Reading};
 use flights::{Flight, Flights};
 use framing::{Framing, Inbound, Next, Outbound, with_scratch};
 use known::{Habit, Known, Recent};
+use reach::Reach;
 use shared::{Applied, Shared, Turn};
 
 /// Of statements of our own that nobody waits for.
@@ -90,8 +92,8 @@ pub(in crate::protocol::cql) struct Writing {
     ticket: Option<Ticket>,
     kind: Kind,
     consistency: Consistency,
-    /// Hashes of the partitions, if Paxos decides it.
-    conditional: Option<Vec<u64>>,
+    /// Where it goes, if Paxos decides it.
+    conditional: Option<Reach>,
     contest: Option<Contest>,
     decision: Option<Decision>,
     turns: Vec<Turn>,
@@ -890,14 +892,14 @@ impl Session {
 
     /// Its places among the writes to its tables, and its record, or what it has to wait for first.
     fn written_down(&mut self, captured: &mut Captured) -> Result<WrittenDown, Halt> {
-        if let Some(hashes) = &captured.conditional
-            && let Some(halt) = self.conditional(hashes)
+        if let Some(reach) = &captured.conditional
+            && let Some(halt) = self.conditional(reach)
         {
             return Err(halt);
         }
         let tables = self.tables(captured)?;
         // Before its record is.
-        let contest = captured.conditional.as_deref().map(|hashes| self.shared.contests.begin(hashes));
+        let contest = captured.conditional.as_ref().map(|reach| self.shared.contests.begin(reach.shown()));
         match self.begin(captured) {
             Ok(noted) => Ok((tables, contest, noted)),
             Err(halt) => {
@@ -907,10 +909,10 @@ impl Session {
         }
     }
 
-    /// What a conditional statement on these partitions still has to wait for. One that cannot be told waits in the first
-    /// place, for the newest stamp of all.
-    fn conditional(&mut self, hashes: &[u64]) -> Option<Halt> {
-        let places = self.shared.places(hashes);
+    /// What a conditional statement still has to wait for. One whose partition cannot be told waits for the newest stamp of
+    /// all.
+    fn conditional(&mut self, reach: &Reach) -> Option<Halt> {
+        let places = self.shared.places(reach.own());
         while let Some(place) = places.get(self.has.turns.len()) {
             let place = self.shared.turn(*place);
             match place.clone().try_lock_owned() {
@@ -918,9 +920,9 @@ impl Session {
                 Err(_) => return Some(Halt::Until(Box::pin(async { Came::Turn(place.lock_owned().await) }))),
             }
         }
-        let newest = match hashes {
-            [] => self.shared.stamps.last(),
-            hashes => hashes.iter().map(|hash| self.shared.stamps.newest(*hash)).max().unwrap_or_default(),
+        let newest = match reach.is_told() {
+            true => reach.heeded().map(|hash| self.shared.stamps.newest(hash)).max().unwrap_or_default(),
+            false => self.shared.stamps.last(),
         };
         let ahead = newest + self.shared.side(self.side).behind() - now_micros();
         if self.has.clock || newest == 0 || ahead < -1_000 {
@@ -1101,8 +1103,8 @@ impl Session {
         self.look(frame, |_, response| found = judge(&writing, version, response))?;
         // The ballot was the coordinator's clock at most.
         let until = || now_micros() + self.shared.side(self.side).ahead();
-        for hash in writing.conditional.iter().flatten() {
-            self.shared.stamps.raise(*hash, until());
+        for hash in writing.conditional.iter().flat_map(Reach::shown) {
+            self.shared.stamps.raise(hash, until());
         }
         match (writing.contest.take(), found) {
             (Some(contest), Outcome::Absent) => contest.absent(),

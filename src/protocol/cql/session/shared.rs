@@ -184,10 +184,10 @@ impl Shared {
     }
 
     /// Where conditional statements on these partitions wait for others: each place once, and in an order that is the same
-    /// for all. Those that cannot be told wait in the first.
-    pub(super) fn places(&self, partitions: &[u64]) -> Vec<usize> {
-        let spread = |hash: &u64| (hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % TURNS;
-        let mut places: Vec<usize> = partitions.iter().map(spread).collect();
+    /// for all. What writes nothing that is known waits in the first.
+    pub(super) fn places(&self, partitions: impl Iterator<Item = u64>) -> Vec<usize> {
+        let spread = |hash: u64| (hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % TURNS;
+        let mut places: Vec<usize> = partitions.map(spread).collect();
         places.sort_unstable();
         places.dedup();
         if places.is_empty() { vec![0] } else { places }

@@ -55,6 +55,7 @@ fn tables() -> Tables {
     let counts = vec![key(), column("n", "regular", -1, "counter")];
     let gone = vec![key(), column("v", "regular", -1, "text")];
     let ids = vec![column("id", "partition_key", 0, "uuid"), column("v", "regular", -1, "text")];
+    let times = vec![column("at", "partition_key", 0, "timestamp"), column("v", "regular", -1, "text")];
     let elsewhere = schema::Table::new("other", "t", gone.clone());
     Tables::new(
         [0; 16],
@@ -64,6 +65,7 @@ fn tables() -> Tables {
             table("counts", 864_000, counts),
             table("gone", 0, gone),
             table("ids", 864_000, ids),
+            table("times", 864_000, times),
             Table::new(elsewhere, [8; 16], 864_000, 0),
         ],
     )
@@ -358,7 +360,7 @@ fn name(table: TableId) -> &'static str {
     if table == TableId::NONE {
         return "all";
     }
-    let known = ["t", "wide", "counts", "gone", "ids", "strange"];
+    let known = ["t", "wide", "counts", "gone", "ids", "times", "strange"];
     let other = Some("other.t").filter(|_| TableId::of("other", "t") == table);
     known.into_iter().find(|name| TableId::of("shop", name) == table).or(other).unwrap_or("?")
 }
@@ -796,6 +798,34 @@ async fn a_plain_write_that_a_conditional_one_may_have_overruled_names_its_place
     assert_eq!(journal[3], format!("write wide: {elsewhere}"), "Paxos decides of each table for itself");
     assert_eq!(journal[5], names.replace("'x')", "'x') USING TIMESTAMP 5"));
     assert_eq!(journal[6], format!("write t: {insert}"), "its stamp is above the ballot");
+}
+
+#[tokio::test]
+async fn a_partition_that_cannot_be_told_may_be_any() {
+    let mut rig = Rig::new(Version::V4, None);
+    let [known, unknown] = ["1800000000000", "'yesterday'"];
+    let insert = |at: &str| format!("INSERT INTO times (at, v) VALUES ({at}, 'a')");
+    let delete = |at: &str| format!("DELETE FROM times WHERE at = {at} IF EXISTS");
+    for (stream, conditional, plain) in [(1, known, unknown), (3, unknown, known), (5, unknown, unknown)] {
+        rig.query(stream, &delete(conditional));
+        // Until the stamps before are over.
+        while rig.session.is_halted() {
+            poll_fn(|cx| rig.session.poll(cx)).await.expect("goes on");
+            rig.go_on();
+        }
+        rig.query(stream + 1, &insert(plain));
+        let last = rig.journal().pop().expect("a record");
+        let names = if plain == known { "touch times alone" } else { "dirty times uncaptured" };
+        assert!(last.starts_with("stamped, write times: INSERT") && last.ends_with(names), "{last}");
+        rig.reply(stream, &error(ErrorKind::Invalid));
+        rig.void(stream + 1);
+    }
+    rig.query(7, &insert(unknown));
+    assert_eq!(rig.journal().last(), Some(&format!("write times: {}", insert(unknown))), "none is on its way");
+    let mut conditional = Reach::default();
+    conditional.add(TableId::of("shop", "times"), Some(1));
+    let newest = conditional.heeded().map(|place| rig.shared.stamps.newest(place)).max();
+    assert_eq!(newest, rig.stamps().pop().flatten(), "the next one of any partition waits until it is over");
 }
 
 #[test]
