@@ -343,10 +343,10 @@ CREATE VIEW totals AS SELECT g, sum(f) AS f, round(sum(f)::numeric, 4) AS rounde
 CREATE VIEW numbered AS SELECT id, row_number() OVER () AS n FROM floats;
 CREATE VIEW some_of_them AS SELECT id, note FROM floats LIMIT 10;
 CREATE VIEW one_of_each AS SELECT DISTINCT ON (g) g, id FROM floats;
-CREATE VIEW gathered AS SELECT ARRAY(SELECT id FROM floats) AS all_of_them, ARRAY(SELECT f.id FROM floats f WHERE f.g = of.g) AS some
-  FROM floats of WHERE id = 1;
+CREATE VIEW gathered AS SELECT ARRAY(SELECT id FROM floats) AS all_of_them, ARRAY(SELECT f.id FROM floats f WHERE f.g = one.g) AS of_group
+  FROM floats one WHERE id = 1;
 CREATE TABLE looks (id int PRIMARY KEY, span interval NOT NULL, doc jsonb NOT NULL);
-INSERT INTO looks SELECT i, CASE i % 3 WHEN 0 THEN '1 day' WHEN 1 THEN '24:00:00' ELSE '23:60:00' END::interval,
+INSERT INTO looks SELECT i, (CASE i % 2 WHEN 0 THEN '1 day' ELSE '24:00:00' END)::interval,
   jsonb_build_object('n', (CASE i % 2 WHEN 0 THEN '1.0' ELSE '1.00' END)::numeric) FROM generate_series(1, 20) i;
 CREATE VIEW picked AS SELECT span, count(*) AS n FROM looks GROUP BY span;";
 

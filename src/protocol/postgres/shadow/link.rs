@@ -120,12 +120,14 @@ impl Pool {
         }
         let (config, role) = self.config(side, asker);
         match Client::connect(&config).await {
-            Ok(mut client) => {
-                if let Some(role) = &role {
-                    role::bring(&mut client, role).await?;
-                }
+            Ok(client) => {
                 let backend = self.shared.repeating.enter(side, client.pid());
-                Ok(Link { open: Some((client, backend)), idle: false, side, asker: asker.clone(), role, refused: None })
+                let open = Some((client, backend));
+                let mut link = Link { open, idle: false, side, asker: asker.clone(), role, refused: None };
+                if let Some(role) = link.role.clone() {
+                    role::bring(link.client(), &role).await?;
+                }
+                Ok(link)
             }
             Err(error) => {
                 tracing::debug!(%error, %side, "no connection for a shadow read");
