@@ -126,6 +126,84 @@ async fn exactly_the_tables_that_hidden_writes_changed_are_dirty() {
     assert!(!log.contains("ERROR"), "{log}");
 }
 
+const UNSEEN: &str = "
+    CREATE TABLE acc (id int PRIMARY KEY, v int);
+    INSERT INTO acc SELECT i, 0 FROM generate_series(1, 9) i;
+    CREATE TABLE audit (id serial PRIMARY KEY, what text);
+    CREATE FUNCTION \"PlaceOrder\"(x int) RETURNS int LANGUAGE sql AS
+        $$ INSERT INTO audit (what) VALUES ('order') RETURNING id $$;
+    CREATE FUNCTION log() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN INSERT INTO audit (what) VALUES ('trigger'); RETURN NULL; END $$;
+    CREATE TABLE docs (url text, h text GENERATED ALWAYS AS (md5(url)) STORED PRIMARY KEY);
+    CREATE TABLE root (id int PRIMARY KEY) PARTITION BY LIST (id);
+    CREATE TABLE leaf PARTITION OF root FOR VALUES IN (1);
+    CREATE TABLE other PARTITION OF root FOR VALUES IN (2);
+    CREATE TABLE refers (id int PRIMARY KEY, root int REFERENCES root);
+    CREATE SCHEMA shop;
+    CREATE DOMAIN uid AS uuid DEFAULT gen_random_uuid();
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_transaction_makes_and_runs_at_once_is_counted() {
+    let (origin, target) = pair();
+    let (origin_url, target_url) = (origin.url("postgres"), target.url("postgres"));
+    sql(&origin_url, UNSEEN).await;
+    sql(&target_url, UNSEEN).await;
+    let tandem = Tandem::start(&origin_url, &target_url, "[mirror]\nself_repair = false").await;
+    let client = connect(&tandem.url("postgres")).await;
+    let named = |names: &[&str]| names.iter().map(|name| format!("public.{name}")).collect::<Vec<_>>();
+    let make = "CREATE FUNCTION mig() RETURNS void LANGUAGE sql AS 'UPDATE acc SET v = v + 1'";
+    let own = make.replace("mig", "pg_temp.mig");
+    let watch = "CREATE TRIGGER watch AFTER UPDATE ON acc FOR EACH ROW EXECUTE FUNCTION log()";
+    for (script, dirty) in [
+        (&["SELECT \"PlaceOrder\"(7)"][..], &["audit"][..]),
+        (&[&format!("{make}; SELECT mig(); DROP FUNCTION mig()")], &["acc"]),
+        (&["BEGIN", make, "SELECT mig()", "DROP FUNCTION mig()", "COMMIT"], &["acc"]),
+        (&["BEGIN", &own, "SELECT pg_temp.mig()", "COMMIT"], &["acc"]),
+        (&["BEGIN", watch, "UPDATE acc SET v = 5 WHERE id = 1", "COMMIT"], &["acc", "audit"]),
+        (&["DROP TRIGGER watch ON acc"], &[]),
+        (&["BEGIN", "CREATE VIEW calm AS SELECT 1", "UPDATE acc SET v = 6 WHERE id = 1", "COMMIT"], &[]),
+        (&["CREATE TEMP TABLE gone AS WITH d AS (DELETE FROM acc WHERE id = 2 RETURNING *) SELECT * FROM d"], &["acc"]),
+    ] {
+        for statement in script {
+            client.batch_execute(statement).await.expect(statement);
+        }
+        assert_eq!(dirty_after(&tandem, &[]).await, named(dirty), "{script:?}");
+        clear(&tandem).await;
+    }
+    let log = tandem.log();
+    assert!(!log.contains("ERROR"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_no_key_of_the_statement_names_arrive() {
+    let (origin, target) = pair();
+    let (origin_url, target_url) = (origin.url("postgres"), target.url("postgres"));
+    sql(&origin_url, UNSEEN).await;
+    sql(&target_url, UNSEEN).await;
+    let tandem = Tandem::start(&origin_url, &target_url, "[mirror]\nself_repair = false").await;
+    let client = connect(&tandem.url("postgres")).await;
+    for statement in [
+        "INSERT INTO docs (url) VALUES ('a'), ('b')",
+        "UPDATE docs SET url = 'c' WHERE h = '0cc175b9c0f1b6a831c399e269772661'",
+        "INSERT INTO root VALUES (1), (2)",
+        "INSERT INTO refers VALUES (1, 1), (2, 2)",
+        "TRUNCATE leaf CASCADE",
+        "SET search_path = shop; CREATE TABLE cart (id int PRIMARY KEY); INSERT INTO cart VALUES (7); RESET search_path",
+        "ALTER TABLE acc ADD COLUMN u uid",
+        "INSERT INTO acc VALUES (10, 1)",
+    ] {
+        client.batch_execute(statement).await.expect(statement);
+    }
+    assert_eq!(dirty_after(&tandem, &[]).await, Vec::<String>::new());
+    for table in ["docs", "root", "refers", "shop.cart", "acc"] {
+        let all = format!("SELECT t::text FROM {table} t ORDER BY 1");
+        assert_eq!(rows(&target_url, &all).await, rows(&origin_url, &all).await, "{table}");
+    }
+    assert_eq!(rows(&target_url, "SELECT url FROM docs ORDER BY 1").await, ["b", "c"]);
+    assert_eq!(rows(&target_url, "SELECT id::text FROM shop.cart").await, ["7"]);
+}
+
 async fn clear(tandem: &Tandem) {
     let listed = tandem.client().get("/v1/dirty").await.expect("the API answers");
     for table in listed.as_array().expect("a list") {

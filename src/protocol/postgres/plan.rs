@@ -4,6 +4,7 @@
 //! of one shape parse alike, and one plan serves them all. A plan therefore never holds an offset or a literal, only
 //! indexes into the tokens of the text at hand.
 
+use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
 use crate::record::TableId;
@@ -21,6 +22,8 @@ pub struct Script {
     pub exact: bool,
     /// Nobody could cut it into statements: the one that it has stands for all.
     pub whole: bool,
+    /// It was made behind code of which the catalog does not know: it serves that transaction only.
+    pub behind: bool,
 }
 
 /// One statement of a script.
@@ -385,6 +388,66 @@ impl Counted {
     }
 }
 
+/// What a schema change makes that statements run, before any catalog knows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Code {
+    /// Nothing.
+    #[default]
+    None,
+    /// Something that a statement may use: a view, an operator, a domain, ..
+    Used,
+    /// The same, which only the session has, for as long as it lasts.
+    Lasting,
+    /// A function: triggers may call it already.
+    Function,
+    /// What runs behind writes to its tables, and may change which rows they concern.
+    Behind,
+}
+
+/// What runs in a session of which the catalog does not know: its transaction made it, or may have.
+#[derive(Clone, Debug, Default)]
+pub struct Made {
+    any: bool,
+    lasting: bool,
+    functions: bool,
+    behind: HashSet<TableId>,
+}
+
+impl Made {
+    /// A statement is about to run.
+    pub fn note(&mut self, action: &Action) {
+        match action {
+            Action::Ddl(ddl) => {
+                self.any |= ddl.code != Code::None;
+                self.lasting |= ddl.code == Code::Lasting;
+                self.functions |= ddl.code == Code::Function;
+                if ddl.code == Code::Behind {
+                    self.behind.extend(&ddl.tables);
+                }
+            }
+            // What nobody reads, scripts of extensions, and DO: often a schema change with a condition.
+            Action::Opaque(counted) => self.any |= counted.why != "CALL",
+            Action::Counted(counted) => self.any |= counted.why == "DO",
+            _ => {}
+        }
+    }
+
+    /// Is there something?
+    pub fn any(&self) -> bool {
+        self.any
+    }
+
+    /// A write to the table may concern other rows than the catalog says.
+    pub fn alters(&self, table: &Relation) -> bool {
+        self.behind.contains(&table.id) || self.functions && table.hazards.triggers
+    }
+
+    /// The catalog knows what the transaction made, or it is rolled back.
+    pub fn forget(&mut self) {
+        *self = Made { any: self.lasting, lasting: self.lasting, ..Made::default() };
+    }
+}
+
 /// A schema change.
 #[derive(Clone, Debug, Default)]
 pub struct Ddl {
@@ -403,6 +466,10 @@ pub struct Ddl {
     pub temporary: bool,
     /// It commits by itself (CREATE INDEX CONCURRENTLY, ..).
     pub commits: bool,
+    /// What later statements may run because of it.
+    pub code: Code,
+    /// It makes a schema, which a path may have named before.
+    pub makes_schema: bool,
     /// The query that fills the new table may write: hidden writes must be counted as well.
     pub counted: Option<Counted>,
 }

@@ -10,7 +10,7 @@ use super::super::key::Form;
 use super::super::plan::{Action, CopyFormat, CopyIn, Counted};
 use super::Scope;
 use super::operand::string;
-use super::reach::Reach;
+use super::reach::{MADE, Reach};
 use super::target::{Named, Target, holders, key_names, labels, same_key};
 
 /// A target with more leaves is dirty instead of owing a key in each.
@@ -25,7 +25,7 @@ impl Scope<'_> {
                 (_, None) => Action::Counted(Counted { dirty: Vec::new(), why: "COPY of a utility".to_owned() }),
             };
         }
-        let reach = Reach::of(self);
+        let reach = Reach::named(self);
         let Some(name) = copy.relation.as_ref().filter(|_| copy.is_from) else {
             return reach.why().map_or(Action::Pass, |why| Action::Counted(Counted { dirty: Vec::new(), why }));
         };
@@ -39,7 +39,8 @@ impl Scope<'_> {
 
     fn copy_in(&mut self, copy: &CopyStmt, named: &Named, reach: Reach) -> Action {
         let tables: Vec<_> = named.tables.iter().flat_map(|table| holders(self.catalog, table, false)).collect();
-        let why = named.counted.clone().or(reach.why());
+        let made = || named.tables.iter().any(|table| self.is_altered(table)).then(|| MADE.to_owned());
+        let why = named.counted.clone().or(reach.why()).or_else(made);
         if copy.is_program || !copy.filename.is_empty() {
             let why = "COPY from a file of the server".to_owned();
             return Action::Counted(Counted { dirty: labels(&tables), why });
@@ -50,7 +51,9 @@ impl Scope<'_> {
         self.exact |= !copy.options.is_empty();
         let dirty = labels(&named.behind);
         let counted = why.map(|why| Counted { dirty, why });
-        Action::CopyIn(CopyIn { key_at: key_at(copy, named, &tables), tables, format: format(&copy.options), counted })
+        let altered = tables.iter().any(|table| self.made.alters(table));
+        let key_at = key_at(copy, named, &tables).filter(|_| !altered);
+        Action::CopyIn(CopyIn { key_at, tables, format: format(&copy.options), counted })
     }
 }
 

@@ -8,6 +8,7 @@ use pg_query::protobuf::{CmdType, MergeStmt, MergeWhenClause};
 use super::super::catalog::{Kind, Relation};
 use super::Scope;
 use super::ask::Question;
+use super::reach::MADE;
 use super::target::{Named, Target, holders, labels};
 use super::write::{Outcome, assigned, assigns, assigns_key};
 
@@ -18,6 +19,7 @@ impl Scope<'_> {
             Target::Temporary => Outcome::default(),
             Target::System => Outcome::counted("a system catalog is written"),
             Target::Unknown => Outcome::counted(format!("unknown table {}", name.relname)),
+            Target::Known(named) if named.tables.iter().any(|table| self.is_altered(table)) => Outcome::counted(MADE),
             Target::Known(named) => self.merged(merge, &named),
         };
         self.with(merge.with_clause.as_ref(), outcome)

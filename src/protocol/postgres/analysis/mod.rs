@@ -29,12 +29,11 @@ use pg_query::protobuf::{self, CommonTableExpr, RawStmt, SelectStmt, WithClause}
 
 use super::catalog::Catalog;
 use super::lexer::{Kind, Reading, Tokens};
-use super::plan::{Action, Counted, Evident, Script, Statement, Traces};
+use super::plan::{Action, Counted, Evident, Made, Script, Statement, Traces};
 
 pub(super) use read::{has_many_looks, is_choosing, is_gathering, is_picking, is_strict, is_unsteady, words};
 
 use reach::Reach;
-use utility::filled;
 
 /// More words and operators than this may nest deeper than a worker's stack: parsed on a stack of their own.
 const INLINE_TOKENS: usize = 1000;
@@ -47,12 +46,19 @@ const STACK_PER_TOKEN: usize = 1024;
 
 /// What to do with a text. Never fails: what is not understood is [`Action::Opaque`].
 pub fn analyze(text: &[u8], tokens: &Tokens, catalog: &Catalog) -> Script {
+    analyze_behind(text, tokens, catalog, &Made::default())
+}
+
+/// The same, behind what the session's transaction has made. In one text, too, what is behind a schema change may run
+/// what that made.
+pub fn analyze_behind(text: &[u8], tokens: &Tokens, catalog: &Catalog, made: &Made) -> Script {
     let mut exact = tokens.reading() != Reading::Plain;
     let parsed = parse(text, tokens);
     let whole = parsed.is_err();
     let statements = match parsed {
         Ok(parsed) => {
-            let mut scope = Scope { catalog, tokens, text, exact: false, span: 0..0, uses: OnceCell::new() };
+            let mut scope =
+                Scope { catalog, tokens, text, exact: false, span: 0..0, uses: OnceCell::new(), made: made.clone() };
             let list = parsed.stmts.iter().filter_map(|raw| scope.statement(raw)).collect();
             exact |= scope.exact;
             list
@@ -62,7 +68,7 @@ pub fn analyze(text: &[u8], tokens: &Tokens, catalog: &Catalog) -> Script {
             vec![opaque(tokens, why)]
         }
     };
-    Script { statements, epoch: catalog.epoch, exact, whole }
+    Script { statements, epoch: catalog.epoch, exact, whole, behind: made.any() }
 }
 
 fn opaque(tokens: &Tokens, why: &str) -> Statement {
@@ -129,6 +135,8 @@ struct Scope<'a> {
     exact: bool,
     /// Tokens of the statement at hand.
     span: std::ops::Range<usize>,
+    /// What statements before it have made.
+    made: Made,
     /// How often it uses each parameter, once somebody asked.
     uses: OnceCell<HashMap<u16, usize>>,
 }
@@ -152,6 +160,7 @@ impl Scope<'_> {
             _ => None,
         };
         let traces = self.traces(node, &action);
+        self.made.note(&action);
         Some(Statement { tokens: self.span.clone(), params: self.params(), read, traces, action })
     }
 
@@ -174,11 +183,11 @@ impl Scope<'_> {
 
     /// A SELECT: a read, unless it reaches user code, writes in a CTE, or makes a table.
     fn select(&mut self, select: &SelectStmt) -> Action {
-        let reach = Reach::of(self);
         let inner = self.with_writes(select.with_clause.as_ref());
         if let Some(into) = leftmost(select).into_clause.as_ref() {
-            return filled("SELECT INTO", into, reach, inner.is_some());
+            return self.filled("SELECT INTO", into, Reach::named(self), inner.is_some());
         }
+        let reach = Reach::of(self);
         if let Some(inner) = inner {
             return inner.finish(reach);
         }

@@ -42,6 +42,9 @@ const BUILTIN_WRITERS: &[&str] = &[
     "lowrite",
 ];
 
+/// Why a statement is counted that names nothing of the user's.
+pub(super) const MADE: &str = "code that the same transaction may have made";
+
 /// What a statement reaches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
@@ -54,8 +57,16 @@ pub(super) enum Reach {
 }
 
 impl Reach {
-    /// Of the statement at hand.
+    /// Of the statement at hand: what it names, and what its transaction has made, which may run without a name.
     pub(super) fn of(scope: &Scope<'_>) -> Reach {
+        match Reach::named(scope) {
+            Reach::Builtin | Reach::Settings if scope.made.any() => Reach::User(MADE.to_owned()),
+            named => named,
+        }
+    }
+
+    /// What the statement at hand names.
+    pub(super) fn named(scope: &Scope<'_>) -> Reach {
         let list = scope.tokens.list();
         let mut found = Reach::Builtin;
         for at in scope.span.clone() {

@@ -89,6 +89,7 @@ fn of_action(action: &Action) -> Traces {
         // Code of the user's may do anything.
         Action::Opaque(_) | Action::Counted(_) | Action::Cursor(_) => Traces::ANY,
         Action::Ddl(ddl) if ddl.counted.is_some() => Traces::ANY,
+        Action::Ddl(ddl) if ddl.temporary => Traces::SETTINGS | Traces::PINS,
         Action::Evident(evident) if evident.counted.is_some() => Traces::ANY,
         Action::Asked(asked) if asked.counted.is_some() => Traces::ANY,
         Action::Truncate(truncate) if truncate.counted.is_some() => Traces::ANY,

@@ -13,10 +13,10 @@ use pg_query::protobuf::{
 };
 
 use super::super::catalog::{Kind, Relation, routine};
-use super::super::plan::{Action, Counted, Ddl, Statement, Truncate};
+use super::super::plan::{Action, Code, Counted, Ddl, Statement, Truncate};
 use super::Scope;
 use super::operand::string;
-use super::reach::Reach;
+use super::reach::{MADE, Reach};
 use super::target::{Target, labels, named, with_children};
 use crate::record::TableId;
 
@@ -133,7 +133,7 @@ impl Scope<'_> {
     }
 
     fn execute(&self, execute: &ExecuteStmt) -> Action {
-        if let Some(why) = Reach::of(self).why() {
+        if let Some(why) = Reach::named(self).why() {
             return opaque(&why); // An argument calls it.
         }
         let args = execute.params.iter().map(|param| self.operand(param)).collect();
@@ -199,7 +199,7 @@ impl Scope<'_> {
         if tables.is_empty() {
             return Action::Pass;
         }
-        let trigger = tables.iter().find(|table| table.hazards.triggers);
+        let trigger = tables.iter().find(|table| table.hazards.triggers || self.made.alters(table));
         let why = trigger.map(|table| format!("trigger on {}.{}", table.schema, table.name));
         let counted = why.map(|why| Counted { dirty: Vec::new(), why });
         Action::Truncate(Truncate { tables: labels(&tables), counted })
@@ -242,14 +242,86 @@ impl Scope<'_> {
         let (reach, writes) = match create.query.as_deref().and_then(|query| query.node.as_ref()) {
             Some(NodeEnum::ExecuteStmt(_)) => (Reach::User("CREATE TABLE AS EXECUTE".to_owned()), false),
             Some(NodeEnum::SelectStmt(select)) => {
-                (Reach::of(self), self.with_writes(select.with_clause.as_ref()).is_some())
+                (Reach::named(self), self.with_writes(select.with_clause.as_ref()).is_some())
             }
-            _ => (Reach::of(self), false),
+            _ => (Reach::named(self), false),
         };
-        filled("CREATE TABLE AS", into, reach, writes)
+        self.filled("CREATE TABLE AS", into, reach, writes)
+    }
+
+    /// A table made with rows in it. `writes`: by a query with a WITH that writes.
+    pub(super) fn filled(&self, tag: &str, into: &IntoClause, reach: Reach, writes: bool) -> Action {
+        let Some(name) = into.rel.as_ref() else { return opaque(tag) };
+        let why = reach.why().or_else(|| writes.then(|| format!("{tag} of a WITH that writes")));
+        // What runs on both sides would write on both sides, and not the same.
+        let mirrorable = why.is_none();
+        let why = why.or_else(|| self.made.any().then(|| MADE.to_owned()));
+        let counted = why.map(|why| Counted { dirty: Vec::new(), why });
+        if is_temporary(name) {
+            let made = |counted| Action::Ddl(Ddl { temporary: true, counted: Some(counted), ..tagged(tag) });
+            return counted.map_or(Action::Session, made);
+        }
+        let schema = Some(name.schemaname.clone()).filter(|schema| !schema.is_empty());
+        let rewritten = schema.iter().map(|schema| TableId::of(schema, &name.relname)).collect();
+        let fills = (!into.skip_data).then(|| (schema, name.relname.clone()));
+        Action::Ddl(Ddl { rewritten, fills, mirrorable, counted, ..tagged(tag) })
     }
 
     fn schema_change(&mut self, node: &NodeEnum) -> Action {
+        let action = self.changed(node);
+        let code = self.code(node);
+        match action {
+            Action::Ddl(ddl) => Action::Ddl(Ddl { code, ..ddl }),
+            Action::Session if code == Code::Lasting => {
+                Action::Ddl(Ddl { temporary: true, code, ..tagged("CREATE TEMP VIEW") })
+            }
+            other => other,
+        }
+    }
+
+    /// What later statements may run because of it. What they name is looked up by name in every schema.
+    fn code(&self, node: &NodeEnum) -> Code {
+        use NodeEnum as N;
+        match node {
+            N::CreateFunctionStmt(_) | N::AlterFunctionStmt(_) => Code::Function,
+            N::CreateTrigStmt(_) | N::RuleStmt(_) | N::CreatePolicyStmt(_) | N::AlterPolicyStmt(_) => Code::Behind,
+            N::ViewStmt(view) if view.view.as_ref().is_some_and(is_temporary) => {
+                if Reach::of(self).why().is_some() {
+                    Code::Lasting
+                } else {
+                    Code::None
+                }
+            }
+            N::ViewStmt(_)
+            | N::DefineStmt(_)
+            | N::CreateDomainStmt(_)
+            | N::AlterDomainStmt(_)
+            | N::CreateCastStmt(_)
+            | N::CreateTransformStmt(_)
+            | N::CreateOpClassStmt(_)
+            | N::CreateOpFamilyStmt(_)
+            | N::AlterOpFamilyStmt(_)
+            | N::AlterOperatorStmt(_)
+            | N::CreateSchemaStmt(_) => Code::Used,
+            N::RenameStmt(rename) => match ObjectType::try_from(rename.rename_type) {
+                Ok(ObjectType::ObjectColumn | ObjectType::ObjectTabconstraint | ObjectType::ObjectIndex) => Code::None,
+                _ => Code::Used,
+            },
+            N::AlterTableStmt(alter) => {
+                let behind = alter.cmds.iter().filter_map(command).any(alters_writes);
+                let joins = alter.cmds.iter().filter_map(command).any(|command| partition(command).is_some());
+                match () {
+                    () if behind => Code::Behind,
+                    () if joins || Reach::named(self).why().is_some() => Code::Used,
+                    () => Code::None,
+                }
+            }
+            N::CreateStmt(_) | N::IndexStmt(_) if Reach::named(self).why().is_some() => Code::Used,
+            _ => Code::None,
+        }
+    }
+
+    fn changed(&mut self, node: &NodeEnum) -> Action {
         use NodeEnum as N;
         let on = |name: Option<&RangeVar>| name.map(|name| self.concerned(name)).unwrap_or_default();
         let mirrored = |tag: &str, tables: Vec<Arc<Relation>>| {
@@ -308,7 +380,9 @@ impl Scope<'_> {
             N::SecLabelStmt(_) => plain("SECURITY LABEL"),
             N::GrantStmt(_) => plain("GRANT"),
             N::AlterDefaultPrivilegesStmt(_) => plain("ALTER DEFAULT PRIVILEGES"),
-            N::CreateSchemaStmt(_) => plain("CREATE SCHEMA"),
+            N::CreateSchemaStmt(_) => {
+                Action::Ddl(Ddl { mirrorable: true, makes_schema: true, ..tagged("CREATE SCHEMA") })
+            }
 
             // May run a script, or concerns more than rows: not repeated by the mirror.
             N::CreateExtensionStmt(_) => opaque("CREATE EXTENSION"),
@@ -358,7 +432,7 @@ impl Scope<'_> {
             return Action::Session;
         }
         let mut tables = self.concerned(name);
-        let user = Reach::of(self).why().is_some();
+        let user = Reach::named(self).why().is_some();
         let commands: Vec<_> = alter.cmds.iter().filter_map(command).collect();
         for other in commands.iter().filter_map(|command| partition(command)) {
             tables.extend(self.concerned(other));
@@ -439,22 +513,6 @@ impl Scope<'_> {
         };
         found.iter().flat_map(|relation| with_children(self.catalog, relation)).collect()
     }
-}
-
-/// A table made with rows in it. `writes`: by a query with a WITH that writes.
-pub(super) fn filled(tag: &str, into: &IntoClause, reach: Reach, writes: bool) -> Action {
-    let Some(name) = into.rel.as_ref() else { return opaque(tag) };
-    let why = reach.why().or_else(|| writes.then(|| format!("{tag} of a WITH that writes")));
-    let counted = why.map(|why| Counted { dirty: Vec::new(), why });
-    if is_temporary(name) {
-        let made = |counted| Action::Ddl(Ddl { temporary: true, counted: Some(counted), ..tagged(tag) });
-        return counted.map_or(Action::Session, made);
-    }
-    let schema = Some(name.schemaname.clone()).filter(|schema| !schema.is_empty());
-    let rewritten = schema.iter().map(|schema| TableId::of(schema, &name.relname)).collect();
-    let fills = (!into.skip_data).then(|| (schema, name.relname.clone()));
-    // What runs on both sides would write on both sides, and not the same.
-    Action::Ddl(Ddl { rewritten, fills, mirrorable: counted.is_none(), counted, ..tagged(tag) })
 }
 
 fn counted(why: &str) -> Action {
@@ -540,6 +598,24 @@ fn is_serial(name: &str) -> bool {
 /// Not `'now'::timestamptz`: a cast may read the clock.
 fn is_constant(node: &Node) -> bool {
     matches!(node.node.as_ref(), Some(NodeEnum::AConst(_)))
+}
+
+/// Lets something run behind writes to the table, or hides rows.
+fn alters_writes(command: &AlterTableCmd) -> bool {
+    use AlterTableType as A;
+    matches!(
+        kind(command),
+        A::AtEnableTrig
+            | A::AtEnableAlwaysTrig
+            | A::AtEnableReplicaTrig
+            | A::AtEnableTrigAll
+            | A::AtEnableTrigUser
+            | A::AtEnableRule
+            | A::AtEnableAlwaysRule
+            | A::AtEnableReplicaRule
+            | A::AtEnableRowSecurity
+            | A::AtForceRowSecurity
+    )
 }
 
 /// Concerns where a server keeps its files, or what fires on the secondary.

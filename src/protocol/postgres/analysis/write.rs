@@ -13,8 +13,8 @@ use super::super::key::Form;
 use super::super::plan::{Action, Asked, Counted, Evident, EvidentKey, Operand};
 use super::ask::Question;
 use super::operand::string;
-use super::reach::Reach;
-use super::target::{Named, Target, holders, key_names, labels, same_key};
+use super::reach::{MADE, Reach};
+use super::target::{Named, Target, holders, key_names, labels, same_key, with_children};
 use super::{Scope, evident};
 use crate::record::TableId;
 
@@ -253,6 +253,11 @@ impl Scope<'_> {
         leaves || trigger || holders.iter().any(|holder| assigns_key(&write.assigned, holder))
     }
 
+    /// What the transaction has made may change which rows a write to the table concerns.
+    pub(super) fn is_altered(&self, table: &Arc<Relation>) -> bool {
+        self.made.any() && with_children(self.catalog, table).iter().any(|part| self.made.alters(part))
+    }
+
     /// The columns that others refer to are assigned.
     fn assigns_referenced(&self, write: &Write<'_>, table: &Arc<Relation>) -> bool {
         let mut all = holders(self.catalog, table, write.below);
@@ -272,6 +277,10 @@ impl Scope<'_> {
             Target::Temporary => return Outcome::default(),
             Target::System => return Outcome { opaque: true, ..Outcome::counted("a system catalog is written") },
             Target::Unknown => return Outcome::counted(format!("unknown table {}", write.name.relname)),
+            // Its rows may get other keys, and a RETURNING may fail: the server counts.
+            Target::Known(named) if named.tables.iter().any(|table| self.is_altered(table)) => {
+                return Outcome::counted(MADE);
+            }
             Target::Known(named) => named,
         };
         let behind = labels(&named.behind);

@@ -364,8 +364,16 @@ impl Session {
                 Expect::Execute { effect: Effect::Commits { upto, .. }, .. } if !undo.is_empty() => {
                     self.tickets.void(*upto);
                 }
-                Expect::Execute { view: View::Asked { .. } | View::Rest { .. } | View::Path | View::Names, .. } => {
-                    self.asking -= 1
+                Expect::Execute {
+                    view: view @ (View::Asked { .. } | View::Rest { .. } | View::Path | View::Names),
+                    ..
+                } => {
+                    self.asking -= 1;
+                    match view {
+                        View::Path => self.path = None,
+                        View::Names => self.names = None,
+                        _ => {}
+                    }
                 }
                 Expect::Execute { view: View::Count { after: true }, .. } => {
                     self.asking -= 1;

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use crate::protocol::postgres::analysis::transaction_name;
+use crate::protocol::postgres::analysis::{analyze_behind, transaction_name};
 use crate::protocol::postgres::catalog::Catalog;
 use crate::protocol::postgres::evident::{self, Arguments, NoParams, Param, Params, Source};
 use crate::protocol::postgres::key::{self, Returned};
@@ -23,7 +23,11 @@ use super::{Fault, Session, Wait};
 /// The plan of a text that needs no attention.
 pub(super) fn nothing() -> Arc<Script> {
     static NOTHING: OnceLock<Arc<Script>> = OnceLock::new();
-    NOTHING.get_or_init(|| Arc::new(Script { statements: Vec::new(), epoch: 0, exact: false, whole: false })).clone()
+    NOTHING
+        .get_or_init(|| {
+            Arc::new(Script { statements: Vec::new(), epoch: 0, exact: false, whole: false, behind: false })
+        })
+        .clone()
 }
 
 /// The plan of a text that is not analysed: it may write to any table, and commit.
@@ -32,7 +36,7 @@ fn too_long(catalog: &Catalog) -> Arc<Script> {
     let why = "a statement longer than limits.statement_bytes".to_owned();
     let action = Action::Opaque(Counted { dirty: tables.map(|table| table.id).collect(), why });
     let statements = vec![Statement { tokens: 0..0, params: 0, read: None, traces: Traces::ANY, action }];
-    Arc::new(Script { statements, epoch: catalog.epoch, exact: true, whole: true })
+    Arc::new(Script { statements, epoch: catalog.epoch, exact: true, whole: true, behind: false })
 }
 
 impl Session {
@@ -46,13 +50,21 @@ impl Session {
         }
         self.lex(text);
         let catalog = self.shared.catalog.now();
-        let script = self.shared.plans.plan(text, &self.tokens, &catalog);
+        let script = self.plan_of(text, &self.tokens, &catalog);
         if !self.reloaded && script.statements.iter().any(|statement| unknown(&statement.action)) {
             self.reloaded = true;
             self.wait = Wait::Catalog(self.shared.catalog.reloaded());
             return Ok(None);
         }
         Ok(Some(script))
+    }
+
+    /// The plan of a text that was cut into tokens, as the session's transaction has to have it.
+    fn plan_of(&self, text: &[u8], tokens: &Tokens, catalog: &Catalog) -> Arc<Script> {
+        if self.made.any() {
+            return Arc::new(analyze_behind(text, tokens, catalog, &self.made));
+        }
+        self.shared.plans.plan(text, tokens, catalog)
     }
 
     pub(super) fn lex(&mut self, text: &[u8]) {
@@ -157,6 +169,7 @@ impl Session {
 
     /// Actions whose keys do not depend on values.
     fn capture_other(&mut self, action: &Action, text: &[u8]) {
+        self.made.note(action);
         match action {
             // The server could not be asked: nobody knows the keys.
             Action::Asked(asked) => {
@@ -196,6 +209,10 @@ impl Session {
                     if let (Some((None, name)), Some(path)) = (&ddl.fills, &self.path) {
                         self.keys.dirty(TableId::of(&super::path::first(path), name), Reason::Ddl);
                     }
+                    let lost = tables.is_empty() && ddl.mirrorable && !ddl.commits && self.path.is_none();
+                    if lost && self.shared.policy.mirror_ddl() {
+                        self.unknown_write("a schema change under a search_path that tandem does not know");
+                    }
                 }
             }
             Action::Ddl(_) => self.path_may_differ(),
@@ -205,6 +222,7 @@ impl Session {
                 self.path_may_differ();
             }
             Action::Cursor(_) => self.hot_cursor = true,
+            Action::Commit { .. } | Action::Rollback { .. } if self.path_touched => self.path = None,
             Action::Savepoint => {
                 self.path_unknown();
                 self.names = None;
@@ -303,7 +321,7 @@ impl Session {
         let mut tokens = Tokens::default();
         tokens.lex(&prepared_text, self.dialect);
         // The schema may have changed since it was prepared.
-        let now = self.shared.plans.plan(&prepared_text, &tokens, &self.shared.catalog.now());
+        let now = self.plan_of(&prepared_text, &tokens, &self.shared.catalog.now());
         let anew = now.statements.iter().find_map(|statement| match &statement.action {
             Action::Prepare { inner: other, types, .. } if other.tokens == inner.tokens => {
                 Some((other.clone(), types.clone()))

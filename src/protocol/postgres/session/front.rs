@@ -151,7 +151,7 @@ impl Session {
             self.boundary(Expect::Query { script: None, at: 0, text: Bytes::new(), from: mark, upto: mark, undo });
             return Ok(true);
         }
-        if !self.is_captured && (self.ask_path(&script, out) || self.ask_names(&script, out)) {
+        if !self.is_captured && (self.ask_path(&script.statements, out) || self.ask_names(&script, out)) {
             return Ok(false);
         }
         let script = self.askable(script);
@@ -186,7 +186,7 @@ impl Session {
             self.shadow_follows(text, statement);
         }
         let pieces = self.can_be_pieces(script, text);
-        if pieces && needs_pieces(script) {
+        if pieces && (needs_pieces(script) || self.moves_path(script)) {
             return self.begin_pieces(text, script.clone()).map(Some);
         }
         // Everything up to here is answered before anything of this Query runs.
@@ -254,7 +254,7 @@ impl Session {
         let types = declared(&mut fields).map_err(Fault::Client)?;
         self.note_declared(&types);
         let Some(script) = self.plan(text)? else { return Ok(false) };
-        if self.ask_path(&script, out) || self.ask_names(&script, out) {
+        if self.ask_path(&script.statements, out) || self.ask_names(&script, out) {
             return Ok(false);
         }
         let script = self.askable(script);
@@ -301,6 +301,9 @@ impl Session {
             return Ok(self.forward(whole, out, Expect::Bind { shown: true, undo }));
         };
         let Some(prepared) = self.replanned(name, prepared)? else { return Ok(false) };
+        if self.ask_path(&prepared.script.statements, out) {
+            return Ok(false);
+        }
         let params = super::capture::BindParams::read(fields, &prepared.types).map_err(Fault::Client)?;
         if self.refusal(&prepared.text, &prepared.script).is_some() || params.are_refused(&prepared) {
             let undo =
@@ -333,7 +336,9 @@ impl Session {
     /// A statement prepared under an older schema is planned anew: a partition, a trigger, another key may be there since.
     /// `None`: wait for the catalog first.
     fn replanned(&mut self, name: &[u8], prepared: Prepared) -> Result<Option<Prepared>, Fault> {
-        if prepared.script.epoch == self.shared.catalog.now().epoch || !self.captures() {
+        let is_fresh = prepared.script.epoch == self.shared.catalog.now().epoch;
+        let behind = self.made.any() || prepared.script.behind;
+        if is_fresh && !behind || !self.captures() {
             return Ok(Some(prepared));
         }
         let Some(script) = self.plan(&prepared.text)? else { return Ok(None) };
@@ -346,6 +351,9 @@ impl Session {
         if twin && (now.is_none() || !self.utf8(&prepared.text)) {
             let tables = old.map(|asked| asked.tables.clone()).unwrap_or_default();
             tables.into_iter().for_each(|table| self.keys.dirty(table, Reason::Uncaptured));
+            if self.made.any() {
+                self.unknown_write("a statement prepared before what its transaction made on its table");
+            }
             return Ok(Some(prepared));
         }
         let asked = if twin { prepared.asked } else { prepared.asked.map(|_| script.clone()) };

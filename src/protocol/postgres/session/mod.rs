@@ -58,7 +58,7 @@ use crate::record::{Backend, Item, RecordBuf, Side, TableId};
 use super::copy_stream::CopyStream;
 use super::lexer::{Dialect, Tokens};
 use super::moving::sessions::Card;
-use super::plan::{Action, Asked, Script, Statement};
+use super::plan::{Action, Asked, Made, Script, Statement};
 use super::shared::Shared;
 use super::wire::WireError;
 
@@ -232,6 +232,8 @@ pub struct Session {
     odd_names: bool,
     /// A cursor of the open transaction may write when it is read.
     hot_cursor: bool,
+    /// What it runs of which the catalog does not know.
+    made: Made,
     /// The journal stayed full: the next append marks dirty.
     gave_up: bool,
     /// Works on tables that our catalog does not have.
@@ -303,6 +305,7 @@ impl Session {
             names: None,
             odd_names: false,
             hot_cursor: false,
+            made: Made::default(),
             uncaptured: false,
             side: None,
             card: None,
@@ -580,6 +583,8 @@ impl Session {
             self.names = None;
         }
         if self.nothing_in_flight() {
+            // What was committed nobody is told before the catalog knows it.
+            self.made.forget();
             self.keys.clear();
             self.is_captured = false;
             self.statements.transaction_over();

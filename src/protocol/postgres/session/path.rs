@@ -1,13 +1,13 @@
 //! What unqualified names mean in a session: schema changes are repeated on the secondary under the same schemas.
 //!
 //! The server is asked once, by a hidden query, before the first schema change; again after whatever may have changed
-//! the answer.
+//! the answer. A Query that does both is run in pieces, with the question in between.
 
-use crate::protocol::postgres::plan::{Action, Script};
+use crate::protocol::postgres::plan::{Action, Script, Statement};
 use crate::protocol::postgres::wire::{Fields, WireError, back};
 
 use super::expect::View;
-use super::{Out, Session};
+use super::{Out, Session, Wait};
 
 const NAME: &[u8] = b"tandem path";
 
@@ -17,19 +17,33 @@ const SQL: &[u8] = b"SELECT pg_catalog.array_to_string(ARRAY(SELECT pg_catalog.q
 
 impl Session {
     /// `true`: the server was asked, the message comes again when it answered.
-    pub(super) fn ask_path(&mut self, script: &Script, out: &mut Out<'_>) -> bool {
-        let changes = script.statements.iter().any(|statement| match &statement.action {
-            // A table that is not made there is dirty by its name, which has a schema.
-            Action::Ddl(ddl) => (ddl.mirrorable || ddl.fills.is_some()) && !ddl.temporary && !ddl.commits,
-            _ => false,
-        });
+    pub(super) fn ask_path(&mut self, statements: &[Statement], out: &mut Out<'_>) -> bool {
+        let needed = statements.iter().any(|statement| needs_path(&statement.action));
         let is_known = self.path.is_some() && !self.path_aged;
-        if !changes || !self.can_ask_first() || is_known || !self.shared.policy.mirror_ddl() {
+        if !needed || is_known || !self.shared.policy.mirror_ddl() {
             return false;
+        }
+        if !self.can_ask_first() {
+            let pipelined = !self.skipping && self.status != b'E';
+            if pipelined {
+                self.wait = Wait::Answers;
+            }
+            return pipelined;
         }
         (self.path, self.path_aged) = (Some(String::new()), false);
         self.ask_first(NAME, SQL, View::Path, out);
         true
+    }
+
+    /// May a schema change in a Query run under a path that a statement before it in the same Query has set?
+    pub(super) fn moves_path(&self, script: &Script) -> bool {
+        let mut moved = false;
+        let meets = |statement: &Statement| {
+            let meets = moved && needs_path(&statement.action);
+            moved |= may_move_path(&statement.action) || self.path_touched && ends_settings(&statement.action);
+            meets
+        };
+        !script.whole && script.statements.iter().any(meets) && self.shared.policy.mirror_ddl()
     }
 
     /// The answer.
@@ -51,6 +65,28 @@ impl Session {
     pub(super) fn path_unknown(&mut self) {
         self.path = None;
         self.path_touched = true;
+    }
+}
+
+/// Is it repeated under the session's path? A table that is not made there is dirty by its name, which has a schema.
+fn needs_path(action: &Action) -> bool {
+    match action {
+        Action::Ddl(ddl) => (ddl.mirrorable || ddl.fills.is_some()) && !ddl.temporary && !ddl.commits,
+        _ => false,
+    }
+}
+
+/// SET LOCAL ends with its transaction, and what is rolled back is undone.
+fn ends_settings(action: &Action) -> bool {
+    matches!(action, Action::Commit { .. } | Action::Rollback { .. } | Action::PrepareTransaction { .. })
+}
+
+/// A setting, code that may set one, what undoes one, or a schema that the path may name.
+fn may_move_path(action: &Action) -> bool {
+    match action {
+        Action::Session | Action::Savepoint | Action::Counted(_) | Action::Opaque(_) => true,
+        Action::Ddl(ddl) => ddl.temporary || ddl.makes_schema,
+        _ => false,
     }
 }
 

@@ -122,6 +122,9 @@ impl Session {
         let Some(pieces) = &self.pieces else { return Ok(false) };
         let (text, script, range) = (pieces.text.clone(), pieces.script.clone(), pieces.ranges[at].clone());
         let Some(statement) = script.statements.get(at) else { return Ok(false) };
+        if self.ask_path(std::slice::from_ref(statement), out) {
+            return Ok(true);
+        }
         let commits = could_commit(&statement.action);
         self.lex(&text);
         self.captured_under(script.epoch);

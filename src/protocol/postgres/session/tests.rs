@@ -411,6 +411,58 @@ async fn a_path_is_asked_for_again_behind_what_may_have_changed_it() {
     assert_eq!(peers.session.path, None);
 }
 
+#[tokio::test]
+async fn a_schema_change_behind_a_path_of_the_same_query_is_repeated_under_it() {
+    for set in ["set search_path = x", "create schema shop", "select set_config('search_path', 'x', false)"] {
+        let mut peers = Peers::new();
+        peers.session.path = Some("public".to_owned());
+        assert_eq!(peers.query(&format!("{set}; create table t (id int)")), "PBDECPBECH", "{set}");
+        peers.server("1 2 n CSET 3 1 2");
+        peers.row(&["x"]);
+        assert_eq!(peers.server("CSELECT_1 3"), "", "{set}");
+        assert!(kinds(&mut peers.to_server).starts_with("PBDE"), "{set}");
+        assert!(peers.has("ddl"), "{set}: {:?}", peers.journaled());
+        assert!(peers.journaled().contains("? all"), "{set}: {:?}", peers.journaled());
+    }
+}
+
+#[tokio::test]
+async fn a_path_that_the_server_did_not_tell_is_asked_for_again() {
+    let mut peers = Peers::new();
+    peers.session.path = Some("public".to_owned());
+    peers.query("set search_path = nowhere; create table t (id int)");
+    peers.server("E");
+    assert_eq!(peers.session.path, None);
+}
+
+#[test]
+fn a_schema_change_whose_path_nobody_knows_is_said() {
+    let mut peers = Peers::new();
+    peers.session.path = Some("public".to_owned());
+    assert_eq!(peers.query("set search_path = x; create table t (id int); copy acc from stdin"), "Q");
+    peers.server("CSET CCREATE_TABLE G");
+    peers.copy(b"1\t1\tx\n");
+    assert!(peers.has("pair dirty"), "{:?}", peers.journaled());
+}
+
+#[test]
+fn a_path_is_asked_for_when_what_may_set_it_was_answered() {
+    let mut peers = Peers::new();
+    peers.session.path = Some("public".to_owned());
+    let parsed = |peers: &mut Peers, text: &str| {
+        peers.client(|out| {
+            wire::parse(out, b"", text.as_bytes(), &[]);
+            bind(out, "", "", &[]);
+            wire::execute(out, b"", 0);
+            wire::bare(out, front::SYNC);
+        })
+    };
+    assert_eq!(parsed(&mut peers, "set search_path = x"), "PBES");
+    assert_eq!(parsed(&mut peers, "create table t (id int)"), "", "it waits");
+    peers.server("1 2 CSET ZI");
+    assert_eq!(kinds(&mut peers.to_server), "CPBECS");
+}
+
 #[test]
 fn what_a_copy_that_failed_had_written_down_ends_with_it() {
     let mut peers = Peers::over(rig::changed(|shared| shared.policy.spill_bytes = 100));
@@ -960,6 +1012,69 @@ fn pieces_leave_no_unnamed_statement_behind() {
     assert!(!peers.session.is_idle());
     assert_eq!(peers.server("3 3 ZI"), "");
     assert!(peers.session.is_idle());
+}
+
+#[test]
+fn a_table_made_from_what_a_with_deletes_is_counted_and_not_repeated() {
+    for (into, journaled) in [("temp table t", ""), ("table s.t", "? dirty")] {
+        let mut peers = Peers::new();
+        peers.session.path = Some("public".to_owned());
+        let text = format!("create {into} as with d as (delete from acc where id = 1 returning *) select * from d");
+        assert_eq!(peers.query(&text), "CPBECPBDECPBECH", "{into}: counted before and after");
+        peers.server("3 1 2 CSELECT_0 3 1 2 n CSELECT_1 3 1 2");
+        peers.row(&["1", "1"]);
+        peers.server("CSELECT_1 3");
+        assert_eq!(kinds(&mut peers.to_server), "CCS", "{into}");
+        assert!(peers.has("acc dirty") && peers.has(journaled) && !peers.has("ddl"), "{:?}", peers.journaled());
+    }
+}
+
+#[tokio::test]
+async fn what_a_transaction_made_is_counted_until_it_ends() {
+    let counted = "CPBECPBDECPBEC";
+    for (made, answers) in [
+        ("create function mig() returns int language sql as ''", "CCREATE_FUNCTION ZT"),
+        ("do 'begin end'", "3 1 2 CSELECT_0 3 1 2 n CDO 3 1 2 CSELECT_0 3 3 3 ZT"),
+    ] {
+        let mut peers = Peers::new();
+        peers.session.path = Some("public".to_owned());
+        peers.client(|out| wire::parse(out, b"u", b"update acc set bal = 1 where id = $1", &[]));
+        peers.server("1");
+        peers.query("begin");
+        peers.server("CBEGIN ZT");
+        peers.client(|out| wire::query(out, made.as_bytes()));
+        peers.server(answers);
+        peers.session.schema_stale = false; // No catalog comes.
+        assert!(peers.query("select mig()").starts_with(counted), "{made}");
+        peers.server("3 1 2 CSELECT_0 3 1 2 T CSELECT_1 3 1 2 CSELECT_0 3");
+        peers.server("3 3 ZT");
+        kinds(&mut peers.to_server);
+        let prepared = peers.client(|out| {
+            bind(out, "", "u", &["7"]);
+            wire::execute(out, b"", 0);
+            wire::bare(out, front::SYNC);
+        });
+        assert!(prepared.starts_with("BCPBECECPBEC"), "{made}: {prepared}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_transaction_made_is_forgotten_with_it() {
+    let mut peers = Peers::new();
+    peers.session.path = Some("public".to_owned());
+    peers.query("begin");
+    peers.server("CBEGIN ZT");
+    peers.query("create view v as select 1");
+    peers.server("CCREATE_VIEW ZT");
+    peers.session.schema_stale = false; // No catalog comes.
+    assert!(peers.query("select 1") != "Q");
+    peers.server("3 1 2 CSELECT_0 3 1 2 T CSELECT_1 3 1 2 CSELECT_0 3");
+    peers.server("3 3 ZT");
+    kinds(&mut peers.to_server);
+    peers.query("rollback");
+    peers.server("CROLLBACK ZI");
+    peers.session.learning = None; // No catalog comes.
+    assert_eq!(peers.query("select 1"), "Q");
 }
 
 #[test]
