@@ -15,48 +15,67 @@ use crate::metrics;
 use crate::record::{Reason, Side, TableId};
 
 use super::catalog::{Catalog, Relation};
-use super::client::{Client, Error, ServerConfig};
+use super::client::{Client, DataRow, Error, ServerConfig};
 use super::shared::Shared;
 
 /// How often the primary is asked.
 const EVERY: Duration = Duration::from_secs(10);
 
-const COUNTS: &str = "SELECT relid, n_tup_ins + n_tup_upd + n_tup_del FROM pg_catalog.pg_stat_user_tables";
+const COUNTS: &str = "SELECT relid, n_tup_ins, n_tup_upd + n_tup_del FROM pg_catalog.pg_stat_user_tables";
+
+/// Rows that the primary counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Count {
+    inserted: u64,
+    /// Updated or deleted.
+    changed: u64,
+}
+
+impl Count {
+    /// What came since; `None`: the server forgot its counts.
+    fn since(self, last: Count) -> Option<Count> {
+        let inserted = self.inserted.checked_sub(last.inserted)?;
+        Some(Count { inserted, changed: self.changed.checked_sub(last.changed)? })
+    }
+}
 
 /// What the primary counted when it was asked last, by oid. The first answer, a while after the start, is the baseline:
 /// until then backends of an earlier run may still report theirs.
 #[derive(Default)]
 struct Watch {
-    last: HashMap<u32, u64>,
+    last: HashMap<u32, Count>,
 }
 
 impl Watch {
     /// The tables that were written though `captured` says that nothing went through tandem, with the rows that came.
     fn compare(
         &mut self,
-        now: HashMap<u32, u64>,
+        now: HashMap<u32, Count>,
         catalog: &Catalog,
         captured: impl Fn(TableId) -> bool,
     ) -> Vec<(Arc<Relation>, u64)> {
-        let more = |(oid, count): (&u32, &u64)| Some((*oid, count.checked_sub(*self.last.get(oid)?)?));
-        let grown = now.iter().filter_map(more).filter(|&(_, rows)| rows > 0);
-        let known = grown.filter_map(|(oid, rows)| Some((catalog.relations.get(&oid)?.clone(), rows)));
-        let mut found: Vec<_> = known.filter(|(table, _)| !reached(table.oid, catalog, &captured)).collect();
+        let more = |(oid, count): (&u32, &Count)| Some((*oid, count.since(*self.last.get(oid)?)?));
+        let grown = now.iter().filter_map(more).filter(|(_, more)| more.inserted + more.changed > 0);
+        let known = grown.filter_map(|(oid, more)| Some((catalog.relations.get(&oid)?.clone(), more)));
+        // Foreign keys insert nothing.
+        let strange = |table: &Relation, more: Count| !reached(table.oid, more.inserted == 0, catalog, &captured);
+        let found = known.filter(|(table, more)| strange(table, *more));
+        let mut found: Vec<_> = found.map(|(table, more)| (table, more.inserted + more.changed)).collect();
         found.sort_by_key(|(table, _)| table.oid);
         self.last = now;
         found
     }
 }
 
-/// Was the table captured, or one whose foreign keys act on it?
-fn reached(table: u32, catalog: &Catalog, captured: &impl Fn(TableId) -> bool) -> bool {
+/// Was the table captured, or, where `acted` may be, one whose foreign keys act on it?
+fn reached(table: u32, acted: bool, catalog: &Catalog, captured: &impl Fn(TableId) -> bool) -> bool {
     let (mut open, mut seen) = (vec![table], HashSet::from([table]));
     while let Some(oid) = open.pop() {
         let Some(relation) = catalog.relations.get(&oid) else { continue };
         if captured(relation.id) {
             return true;
         }
-        let acting = catalog.foreign_keys.iter().filter(|key| key.child == oid && key.acts());
+        let acting = catalog.foreign_keys.iter().filter(|key| acted && key.child == oid && key.acts());
         let parents = acting.map(|key| key.parent);
         open.extend(parents.chain(relation.parents.iter().copied()).filter(|&oid| seen.insert(oid)));
     }
@@ -96,12 +115,13 @@ async fn counts(
     side: Side,
     server: &ServerConfig,
     client: &mut Option<Client>,
-) -> Result<HashMap<u32, u64>, Error> {
+) -> Result<HashMap<u32, Count>, Error> {
     if client.is_none() {
         *client = Some(Client::connect(&shared.catalog.primary_first(side, server)).await?);
     }
     let Some(conn) = client else { return Ok(HashMap::new()) };
-    conn.simple(COUNTS).await?.iter().map(|row| Ok((row.parse(0)?, row.parse(1)?))).collect()
+    let count = |row: &DataRow| Ok((row.parse(0)?, Count { inserted: row.parse(1)?, changed: row.parse(2)? }));
+    conn.simple(COUNTS).await?.iter().map(count).collect()
 }
 
 #[cfg(test)]
@@ -113,11 +133,15 @@ mod tests {
         found.into_iter().map(|(table, rows)| (table.name.clone(), rows)).collect()
     }
 
+    fn changed(changed: u64) -> Count {
+        Count { inserted: 0, changed }
+    }
+
     #[test]
     fn a_table_that_grows_while_nobody_writes_to_it_through_tandem_is_named() {
         let (catalog, mut watch) = (catalog(), Watch::default());
         let nobody = |_| false;
-        let counts = |acc, pair| HashMap::from([(1, acc), (2, pair), (999, acc)]);
+        let counts = |acc, pair| HashMap::from([(1, changed(acc)), (2, changed(pair)), (999, changed(acc))]);
         assert!(names(watch.compare(counts(5, 5), &catalog, nobody)).is_empty(), "the first answer");
         assert_eq!(names(watch.compare(counts(5, 7), &catalog, nobody)), [("pair".to_owned(), 2)]);
         assert!(names(watch.compare(counts(5, 7), &catalog, nobody)).is_empty(), "nothing more came");
@@ -131,9 +155,16 @@ mod tests {
         let (catalog, mut watch) = (catalog(), Watch::default());
         let acc = TableId::of("public", "acc");
         for count in [1, 5] {
-            let counts = HashMap::from([(24, count)]);
+            let counts = HashMap::from([(24, changed(count))]);
             assert!(names(watch.compare(counts, &catalog, |table| table == acc)).is_empty(), "acc cascades to ref");
         }
-        assert_eq!(names(watch.compare(HashMap::from([(24, 9)]), &catalog, |_| false)), [("ref".to_owned(), 4)]);
+        let more = HashMap::from([(24, changed(9))]);
+        assert_eq!(names(watch.compare(more, &catalog, |_| false)), [("ref".to_owned(), 4)]);
+        let inserted = HashMap::from([(24, Count { inserted: 1, changed: 9 })]);
+        assert_eq!(
+            names(watch.compare(inserted, &catalog, |table| table == acc)),
+            [("ref".to_owned(), 1)],
+            "foreign keys insert nothing"
+        );
     }
 }
