@@ -1,7 +1,7 @@
 //! Writes that no key names (functions, triggers, DO, CALL) are counted by the primary itself: exactly the tables that
 //! they wrote are dirty, and a call that writes nothing leaves no mark (promise 6).
 
-use crate::support::{connect, pair, rows, sql, tandem::Tandem};
+use crate::support::{connect, pair, rows, sql, stage::Stage, tandem::Tandem};
 
 const SCHEMA: &str = "
     CREATE TABLE acc (id int PRIMARY KEY, v int);
@@ -210,4 +210,105 @@ async fn clear(tandem: &Tandem) {
         let action = serde_json::json!({"action": "clear", "table": table["id"]});
         tandem.client().post("/v1/dirty", &action).await.expect("it was dirty");
     }
+}
+
+/// Tables that refer to each other, and triggers that write to them.
+const REFERRED: &str = "
+    CREATE TABLE orders (id int PRIMARY KEY, placed date, state text);
+    CREATE TABLE lines (id int PRIMARY KEY, order_id int REFERENCES orders ON DELETE CASCADE);
+    CREATE TABLE history (id serial PRIMARY KEY, order_id int REFERENCES orders ON DELETE CASCADE, state text);
+    CREATE FUNCTION remember() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN INSERT INTO history (order_id, state) VALUES (NEW.id, NEW.state); RETURN NULL; END $$;
+    CREATE TRIGGER remember AFTER UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION remember();
+    CREATE VIEW old_orders AS SELECT * FROM orders WHERE placed < '2020-01-01';
+    CREATE TABLE tree (id int PRIMARY KEY, up int REFERENCES tree ON DELETE CASCADE, below int DEFAULT 0);
+    CREATE FUNCTION grow() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN UPDATE tree SET below = below + 1 WHERE id = NEW.up; RETURN NULL; END $$;
+    CREATE TRIGGER grow AFTER INSERT ON tree FOR EACH ROW EXECUTE FUNCTION grow();
+    CREATE TABLE item (id int PRIMARY KEY, code text UNIQUE, v int);
+    CREATE TABLE offer (id int PRIMARY KEY, code text REFERENCES item (code) ON UPDATE CASCADE);
+    CREATE FUNCTION recode() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN NEW.code := NEW.code || NEW.v; RETURN NEW; END $$;
+    CREATE TRIGGER recode BEFORE UPDATE ON item FOR EACH ROW EXECUTE FUNCTION recode();
+    CREATE TABLE users (id int PRIMARY KEY);
+    CREATE TABLE posts (id int PRIMARY KEY, comments int DEFAULT 0);
+    CREATE TABLE comments (id int PRIMARY KEY, post int, by_user int REFERENCES users ON DELETE CASCADE)
+        PARTITION BY RANGE (id);
+    CREATE TABLE all_comments PARTITION OF comments DEFAULT;
+    CREATE FUNCTION fewer() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN UPDATE posts SET comments = comments - 1 WHERE id = OLD.post; RETURN NULL; END $$;
+    CREATE TRIGGER fewer AFTER DELETE ON comments FOR EACH ROW EXECUTE FUNCTION fewer();
+    INSERT INTO orders SELECT n, '2019-01-01', 'new' FROM generate_series(1, 5) n;
+    INSERT INTO lines SELECT n, n FROM generate_series(1, 5) n;
+    INSERT INTO tree VALUES (1, NULL); INSERT INTO item VALUES (1, 'a', 1); INSERT INTO offer VALUES (1, 'a');
+    INSERT INTO users VALUES (1), (2); INSERT INTO posts VALUES (1, 2); INSERT INTO comments VALUES (1, 1, 1), (2, 1, 2);
+";
+const REFERRED_TABLES: &[&str] = &["orders", "lines", "history", "tree", "item", "offer", "users", "posts", "comments"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_trigger_writes_is_dirty_where_foreign_keys_could_have_written_it_too() {
+    let stage = Stage::new(REFERRED, "[mirror]\nself_repair = false", &[]).await;
+    for (statement, dirty) in [
+        ("UPDATE orders SET state = 'paid' WHERE id = 5", &["public.history"][..]),
+        ("INSERT INTO tree VALUES (2, 1)", &["public.tree"]),
+        ("UPDATE item SET v = 2 WHERE id = 1", &["public.offer"]),
+        // The trigger of a table that a foreign key reaches.
+        ("DELETE FROM users WHERE id = 1", &["public.all_comments", "public.posts"]),
+    ] {
+        assert_eq!(dirty_after(&stage.tandem, &[statement]).await, dirty, "{statement}");
+        stage.tandem.repair_all().await;
+        stage.assert_equal(REFERRED_TABLES).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_it_is_not_known_which_rows_went_nor_is_it_what_foreign_keys_did_to_others() {
+    let stage = Stage::new(REFERRED, "[mirror]\nself_repair = false", &[]).await;
+    for (statements, sure) in [
+        (&["WITH gone AS (DELETE FROM orders WHERE id % 5 = 0 RETURNING id) SELECT count(*) FROM gone"][..], true),
+        (&["DELETE FROM old_orders WHERE id % 5 = 1"], true),
+        (&["PREPARE gone AS DELETE FROM orders WHERE id % 5 = 2; EXECUTE gone"], false),
+        (&["PREPARE gone(int) AS DELETE FROM orders WHERE id = $1; EXECUTE gone(1 + 2)"], false),
+    ] {
+        let dirty = dirty_after(&stage.tandem, statements).await;
+        let expected = ["public.lines", "public.orders"];
+        assert!(expected.iter().all(|table| dirty.iter().any(|known| known == table)), "{statements:?}: {dirty:?}");
+        assert!(!sure || dirty == expected, "{statements:?}: {dirty:?}");
+        stage.tandem.repair_all().await;
+        stage.assert_equal(REFERRED_TABLES).await;
+    }
+    assert_eq!(rows(&stage.target.url("postgres"), "SELECT count(*) FROM lines").await, ["1"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_foreign_keys_do_is_exact_beside_triggers_that_write_nothing_else() {
+    let schema = "
+        CREATE TABLE team (id int PRIMARY KEY, v int, updated_at timestamptz);
+        CREATE TABLE member (id int PRIMARY KEY, team int REFERENCES team ON DELETE SET NULL, updated_at timestamptz);
+        CREATE TABLE badge (id int PRIMARY KEY, team int REFERENCES team ON DELETE CASCADE);
+        CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN NEW.updated_at = clock_timestamp(); RETURN NEW; END $$;
+        CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN PERFORM pg_notify('team', OLD.id::text); RETURN NULL; END $$;
+        CREATE TRIGGER touch BEFORE UPDATE ON team FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
+            EXECUTE FUNCTION touch();
+        CREATE TRIGGER tell AFTER UPDATE OR DELETE ON team FOR EACH ROW EXECUTE FUNCTION tell();
+        CREATE TRIGGER touch BEFORE UPDATE ON member FOR EACH ROW EXECUTE FUNCTION touch();
+        CREATE TABLE log (id serial PRIMARY KEY, team int REFERENCES team ON DELETE CASCADE);
+        CREATE FUNCTION log() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN INSERT INTO log (team) VALUES (NEW.id); RETURN NULL; END $$;
+        CREATE TRIGGER log AFTER INSERT ON team FOR EACH ROW EXECUTE FUNCTION log();
+        INSERT INTO team SELECT n, 1 FROM generate_series(1, 4) n;
+        INSERT INTO member SELECT n, n FROM generate_series(1, 4) n;
+        INSERT INTO badge SELECT n, n FROM generate_series(1, 4) n;";
+    let stage = Stage::new(schema, "[mirror]\nself_repair = false", &[]).await;
+    let statements = [
+        "UPDATE team SET v = 2 WHERE id = 1",
+        "DELETE FROM team WHERE id = 1",
+        "DELETE FROM team WHERE v = 1 AND id < 4",
+    ];
+    assert!(dirty_after(&stage.tandem, &statements).await.is_empty());
+    stage.assert_equal(&["team", "member", "badge", "log"]).await;
+    assert_eq!(rows(&stage.target.url("postgres"), "SELECT count(*), count(team) FROM member").await, ["4|1"]);
+    assert_eq!(dirty_after(&stage.tandem, &["INSERT INTO team VALUES (9, 1)"]).await, ["public.log"]);
 }

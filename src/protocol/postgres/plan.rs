@@ -379,9 +379,16 @@ pub struct Counted {
     pub dirty: Vec<TableId>,
     /// Why, for people: `function call`, `trigger on public.acc`, `rule`, ...
     pub why: String,
+    /// Nothing but these can be written in secret: there is nothing to count.
+    pub alone: bool,
 }
 
 impl Counted {
+    /// The server must count.
+    pub fn because(why: impl Into<String>) -> Counted {
+        Counted { why: why.into(), ..Counted::default() }
+    }
+
     /// The statement names something that the catalog does not have: its own of the session, or younger.
     pub fn is_unknown(&self) -> bool {
         self.why.starts_with("unknown")

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pg_query::NodeEnum;
 use pg_query::protobuf::{CopyStmt, DefElem, Node};
 
-use super::super::catalog::Relation;
+use super::super::catalog::{Events, Relation};
 use super::super::key::Form;
 use super::super::plan::{Action, CopyFormat, CopyIn, Counted};
 use super::Scope;
@@ -22,16 +22,16 @@ impl Scope<'_> {
             return match (query, self.outcome(query)) {
                 (_, Some(outcome)) => outcome.without_answer().finish(Reach::of(self)),
                 (NodeEnum::SelectStmt(select), None) => self.select(select),
-                (_, None) => Action::Counted(Counted { dirty: Vec::new(), why: "COPY of a utility".to_owned() }),
+                (_, None) => Action::Counted(Counted::because("COPY of a utility")),
             };
         }
         let reach = Reach::named(self);
         let Some(name) = copy.relation.as_ref().filter(|_| copy.is_from) else {
-            return reach.why().map_or(Action::Pass, |why| Action::Counted(Counted { dirty: Vec::new(), why }));
+            return reach.why().map_or(Action::Pass, |why| Action::Counted(Counted::because(why)));
         };
         match Target::of(self.catalog, name) {
             Target::Temporary => Action::Pass,
-            Target::System => Action::Opaque(counted("a system catalog is written")),
+            Target::System => Action::Opaque(Counted::because("a system catalog is written")),
             Target::Unknown => nobody_counts(format!("unknown table {}", name.relname)),
             Target::Known(named) => self.copy_in(copy, &named, reach),
         }
@@ -40,17 +40,17 @@ impl Scope<'_> {
     fn copy_in(&mut self, copy: &CopyStmt, named: &Named, reach: Reach) -> Action {
         let tables: Vec<_> = named.tables.iter().flat_map(|table| holders(self.catalog, table, false)).collect();
         let made = || named.tables.iter().any(|table| self.is_altered(table)).then(|| MADE.to_owned());
-        let why = named.counted.clone().or(reach.why()).or_else(made);
+        let why = named.counted(self.catalog, Events::INSERT, false).or(reach.why()).or_else(made);
         if copy.is_program || !copy.filename.is_empty() {
-            let why = "COPY from a file of the server".to_owned();
-            return Action::Counted(Counted { dirty: labels(&tables), why });
+            let (alone, why) = (why.is_none(), "COPY from a file of the server".to_owned());
+            return Action::Counted(Counted { dirty: labels(&tables), why, alone });
         }
         if tables.is_empty() {
             return nobody_counts(why.unwrap_or_default());
         }
         self.exact |= !copy.options.is_empty();
         let dirty = labels(&named.behind);
-        let counted = why.map(|why| Counted { dirty, why });
+        let counted = why.map(|why| Counted { dirty, why, alone: false });
         let altered = tables.iter().any(|table| self.made.alters(table));
         let key_at = key_at(copy, named, &tables).filter(|_| !altered);
         Action::CopyIn(CopyIn { key_at, tables, format: format(&copy.options), counted })
@@ -60,12 +60,8 @@ impl Scope<'_> {
 /// A COPY into nothing that is mirrored. No other statement can be sent before its stream ends, so its hidden writes are
 /// not counted.
 fn nobody_counts(why: String) -> Action {
-    let counted = Some(Counted { dirty: Vec::new(), why });
+    let counted = Some(Counted::because(why));
     Action::CopyIn(CopyIn { tables: Vec::new(), key_at: None, format: CopyFormat::Other, counted })
-}
-
-fn counted(why: &str) -> Counted {
-    Counted { dirty: Vec::new(), why: why.to_owned() }
 }
 
 /// Where the key columns stand, if all tables that the name could mean agree and their keys can be read.

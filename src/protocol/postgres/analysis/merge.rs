@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pg_query::NodeEnum;
 use pg_query::protobuf::{CmdType, MergeStmt, MergeWhenClause};
 
-use super::super::catalog::{Kind, Relation};
+use super::super::catalog::{Events, Kind, Relation};
 use super::Scope;
 use super::ask::Question;
 use super::reach::MADE;
@@ -36,7 +36,11 @@ impl Scope<'_> {
                 _ => None,
             })
             .collect();
-        let deletes = clauses.iter().any(|clause| clause.command_type == CmdType::CmdDelete as i32);
+        let does = |command| clauses.iter().any(|clause| clause.command_type == command as i32);
+        let deletes = does(CmdType::CmdDelete);
+        let events = Events::INSERT.only_if(does(CmdType::CmdInsert))
+            | Events::UPDATE.only_if(does(CmdType::CmdUpdate))
+            | Events::DELETE.only_if(deletes);
         let updates = clauses.iter().filter(|clause| clause.command_type == CmdType::CmdUpdate as i32);
         let set: Vec<&str> = updates.flat_map(|clause| assigned(&clause.target_list)).collect();
         // Before 18 a re-keyed row's old key is not returned.
@@ -55,12 +59,12 @@ impl Scope<'_> {
         let question = Question { name, returning: merge.returning_clause.as_ref(), rekeys, moved };
         let can = self.catalog.version >= 170_000 && (!rekeys || self.returns_old()) && named.behind.is_empty();
         let mut outcome = match can.then(|| question.suffix(&all)).flatten() {
-            Some(asked) => Outcome::asked(asked, named.counted.clone()),
+            Some(asked) => Outcome::asked(asked),
             None => Outcome::dirty(labels(&all), "MERGE whose rows cannot be asked for"),
         };
         if !named.behind.is_empty() {
             outcome.merge(Outcome::dirty(labels(&named.behind), "MERGE through a view"));
         }
-        outcome
+        outcome.behind(self.catalog, named, events, moved)
     }
 }

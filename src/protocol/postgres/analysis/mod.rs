@@ -72,7 +72,7 @@ pub fn analyze_behind(text: &[u8], tokens: &Tokens, catalog: &Catalog, made: &Ma
 }
 
 fn opaque(tokens: &Tokens, why: &str) -> Statement {
-    let action = Action::Opaque(Counted { dirty: Vec::new(), why: why.to_owned() });
+    let action = Action::Opaque(Counted::because(why));
     Statement { tokens: 0..tokens.list().len(), params: 0, read: None, traces: Traces::ANY, action }
 }
 
@@ -194,7 +194,7 @@ impl Scope<'_> {
         match reach {
             Reach::Builtin => Action::Pass,
             Reach::Settings => Action::Session,
-            Reach::User(why) => Action::Counted(Counted { dirty: Vec::new(), why }),
+            Reach::User(why) => Action::Counted(Counted::because(why)),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::catalog::{Act, Catalog, Column, ForeignKey, Hazards, Key, Kind as K, Relation};
+use super::super::catalog::{Act, Catalog, Column, Events, ForeignKey, Hazards, Key, Kind as K, Relation};
 use crate::record::TableId;
 
 fn column(attnum: i16, spec: &str) -> Column {
@@ -83,9 +83,9 @@ pub(crate) fn catalog() -> Catalog {
     b.table(3, "keyless", &["v int4"], &[]);
     b.table(4, "stamped", &["at timestamptz", "v int4"], &[0]);
     b.table(5, "trig", &["id int4", "v int4"], &[0]).hazards =
-        Hazards { before_insert: true, triggers: true, ..Hazards::default() };
+        Hazards { before_insert: true, triggers: true, fires: Events::INSERT, ..Hazards::default() };
     b.table(8, "touched", &["id int4", "v int4"], &[0]).hazards =
-        Hazards { before_update: true, triggers: true, ..Hazards::default() };
+        Hazards { before_update: true, triggers: true, fires: Events::UPDATE, ..Hazards::default() };
     b.table(6, "ruled", &["id int4", "v int4"], &[0]).hazards.rules = true;
     b.table(7, "tenants", &["id int4", "v int4"], &[0]).hazards.row_security = true;
     let root = b.table(10, "part", &["id int4", "day int4", "v text"], &[0, 1]);
@@ -101,6 +101,9 @@ pub(crate) fn catalog() -> Catalog {
     b.table(23, "b.odd", &["k uuid", "id int4"], &[0]);
     b.table(24, "ref", &["id int4", "acc int4"], &[0]);
     b.table(25, "short", &["k varchar3", "v int4"], &[0]);
+    b.table(26, "lord", &["id int4", "v int4"], &[0]);
+    b.table(27, "vassal", &["id int4", "lord int4"], &[0]).hazards =
+        Hazards { triggers: true, fires: Events::DELETE, ..Hazards::default() };
     b.view(30, "acc_view", &[1]).hazards.updatable_view = true;
     b.view(31, "trig_view", &[1]).hazards.instead_of = true;
     b.view(32, "bad_view", &[1]).hazards.user_functions = true;
@@ -130,15 +133,17 @@ pub(crate) fn catalog() -> Catalog {
     b.0.user_operators = ["@@@".to_owned()].into();
     b.0.user_types = ["posint".to_owned()].into();
     b.0.plain_types = ["int4", "timestamptz", "mood"].map(str::to_owned).into();
-    b.0.foreign_keys.push(Arc::new(ForeignKey {
-        name: "ref_acc_fkey".to_owned(),
-        child: 24,
-        parent: 1,
-        child_columns: vec![1],
-        parent_columns: vec![0],
-        on_delete: Act::Cascade,
-        on_update: Act::None,
-        deferrable: false,
-    }));
+    for (name, child, parent) in [("ref_acc_fkey", 24, 1), ("vassal_lord_fkey", 27, 26)] {
+        b.0.foreign_keys.push(Arc::new(ForeignKey {
+            name: name.to_owned(),
+            child,
+            parent,
+            child_columns: vec![1],
+            parent_columns: vec![0],
+            on_delete: Act::Cascade,
+            on_update: Act::None,
+            deferrable: false,
+        }));
+    }
     b.0
 }

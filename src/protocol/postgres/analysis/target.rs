@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pg_query::protobuf::RangeVar;
 
-use super::super::catalog::{Catalog, Kind, Relation};
+use super::super::catalog::{Catalog, Events, Kind, Relation};
 use super::super::key::Form;
 use crate::record::TableId;
 
@@ -29,8 +29,8 @@ pub(super) struct Named {
     pub(super) tables: Vec<Arc<Relation>>,
     /// Base tables behind views of that name, and tables whose rows cannot be followed.
     pub(super) behind: Vec<Arc<Relation>>,
-    /// Why hidden writes must be counted, if at all.
-    pub(super) counted: Option<String>,
+    /// A view of that name.
+    view: Option<String>,
 }
 
 impl Target {
@@ -67,10 +67,7 @@ impl Named {
         let mut all = Named::default();
         for relation in found {
             match relation.kind {
-                Kind::Table | Kind::Partitioned => {
-                    all.note_hazards(catalog, &relation);
-                    all.tables.push(relation);
-                }
+                Kind::Table | Kind::Partitioned => all.tables.push(relation),
                 Kind::View => all.view(catalog, &relation),
                 // Never mirrored; a materialized view cannot be written at all.
                 Kind::Foreign | Kind::Materialized => {}
@@ -79,23 +76,46 @@ impl Named {
         all
     }
 
-    fn note_hazards(&mut self, catalog: &Catalog, relation: &Arc<Relation>) {
-        for part in with_children(catalog, relation) {
-            let hazards = part.hazards;
-            let what = match () {
-                () if hazards.rules => "rule",
-                () if hazards.triggers => "trigger",
-                () if hazards.user_functions => "function",
-                () => continue,
-            };
-            self.counted.get_or_insert_with(|| format!("{what} on {}.{}", part.schema, part.name));
-        }
+    /// Could the name mean a view?
+    pub(super) fn is_view(&self) -> bool {
+        self.view.is_some()
+    }
+
+    /// Why hidden writes must be counted where this happens to the rows, if at all. `moved`: foreign keys may act.
+    pub(super) fn counted(&self, catalog: &Catalog, events: Events, moved: bool) -> Option<String> {
+        let all = self.tables.iter().chain(&self.behind);
+        let parts = all.flat_map(|table| with_children(catalog, table).into_iter().map(move |part| (part, table)));
+        let writes = |part: &Relation, events| {
+            let what = part.hazards.writer(events)?;
+            Some(format!("{what} on {}.{}", part.schema, part.name))
+        };
+        let own = parts.into_iter().find_map(|(part, table)| {
+            // An UPDATE may take a row from one partition to another.
+            let leaves = table.kind == Kind::Partitioned && events.meets(Events::UPDATE);
+            writes(&part, if leaves { Events::ALL } else { events })
+        });
+        let reached = || {
+            let reached = if moved { self.reached(catalog) } else { Vec::new() };
+            reached.into_iter().find_map(|(table, events)| writes(&table, events))
+        };
+        self.view.clone().or(own).or_else(reached)
+    }
+
+    /// What foreign keys may do where rows of these go or change.
+    pub(super) fn reached(&self, catalog: &Catalog) -> Vec<(Arc<Relation>, Events)> {
+        let all = self.tables.iter().chain(&self.behind);
+        let from = all.flat_map(|table| with_children(catalog, table)).map(|table| table.oid);
+        let found = catalog.reached(from).into_iter();
+        let mut found: Vec<_> =
+            found.filter_map(|(oid, events)| Some((catalog.relations.get(&oid)?.clone(), events))).collect();
+        found.sort_by_key(|(table, _)| table.oid);
+        found
     }
 
     /// Which key a row seen through a view has is not known: its base tables cannot be followed.
     fn view(&mut self, catalog: &Catalog, view: &Arc<Relation>) {
         let why = || format!("view {}.{}", view.schema, view.name);
-        self.counted.get_or_insert_with(why);
+        self.view.get_or_insert_with(why);
         if view.hazards.instead_of || view.hazards.rules || !view.hazards.updatable_view {
             return; // What is written is the trigger's business: counts tell.
         }
@@ -105,10 +125,7 @@ impl Named {
             let Some(relation) = catalog.relations.get(&oid).filter(|_| seen.insert(oid)) else { continue };
             match relation.kind {
                 Kind::View => open.extend(&relation.reads),
-                Kind::Table | Kind::Partitioned => {
-                    self.note_hazards(catalog, relation);
-                    self.behind.push(relation.clone());
-                }
+                Kind::Table | Kind::Partitioned => self.behind.push(relation.clone()),
                 Kind::Foreign | Kind::Materialized => {}
             }
         }

@@ -123,7 +123,8 @@ impl Describe<'_> {
             } else {
                 format!(" dirty={}", self.labels(&counted.dirty))
             };
-            format!(" counted<{}>{dirty}", counted.why)
+            let alone = if counted.alone { " alone" } else { "" };
+            format!(" counted<{}>{dirty}{alone}", counted.why)
         })
     }
 }

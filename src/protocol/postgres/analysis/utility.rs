@@ -151,7 +151,7 @@ impl Scope<'_> {
             Action::Counted(counted) if options & HOLD != 0 => {
                 let mut dirty: Vec<_> = self.catalog.tables().map(|table| table.id).collect();
                 dirty.sort();
-                Action::Counted(Counted { dirty, ..counted })
+                Action::Counted(Counted { dirty, alone: true, ..counted })
             }
             Action::Counted(counted) => Action::Cursor(counted),
             action => action,
@@ -201,7 +201,7 @@ impl Scope<'_> {
         }
         let trigger = tables.iter().find(|table| table.hazards.triggers || self.made.alters(table));
         let why = trigger.map(|table| format!("trigger on {}.{}", table.schema, table.name));
-        let counted = why.map(|why| Counted { dirty: Vec::new(), why });
+        let counted = why.map(Counted::because);
         Action::Truncate(Truncate { tables: labels(&tables), counted })
     }
 
@@ -256,7 +256,7 @@ impl Scope<'_> {
         // What runs on both sides would write on both sides, and not the same.
         let mirrorable = why.is_none();
         let why = why.or_else(|| self.made.any().then(|| MADE.to_owned()));
-        let counted = why.map(|why| Counted { dirty: Vec::new(), why });
+        let counted = why.map(Counted::because);
         if is_temporary(name) {
             let made = |counted| Action::Ddl(Ddl { temporary: true, counted: Some(counted), ..tagged(tag) });
             return counted.map_or(Action::Session, made);
@@ -516,11 +516,11 @@ impl Scope<'_> {
 }
 
 fn counted(why: &str) -> Action {
-    Action::Counted(Counted { dirty: Vec::new(), why: why.to_owned() })
+    Action::Counted(Counted::because(why))
 }
 
 fn opaque(why: &str) -> Action {
-    Action::Opaque(Counted { dirty: Vec::new(), why: why.to_owned() })
+    Action::Opaque(Counted::because(why))
 }
 
 fn tagged(tag: &str) -> Ddl {

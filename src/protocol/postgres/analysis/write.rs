@@ -8,7 +8,7 @@ use pg_query::protobuf::{
     OverridingKind, RangeVar, ReturningClause, SelectStmt, UpdateStmt, WithClause,
 };
 
-use super::super::catalog::{Column, Kind, Relation};
+use super::super::catalog::{Catalog, Column, Events, Kind, Relation};
 use super::super::key::Form;
 use super::super::plan::{Action, Asked, Counted, Evident, EvidentKey, Operand};
 use super::ask::Question;
@@ -37,7 +37,14 @@ pub(super) struct Outcome {
     /// More than one write: a hidden RETURNING cannot answer for all.
     several: bool,
     dirty: Vec<TableId>,
+    /// Why tables are dirty.
+    unknown: Option<String>,
+    /// Why hidden writes must be counted.
     counted: Option<String>,
+    /// Foreign keys act on rows of other tables: the payment finds those by the keys that it is given.
+    acts: bool,
+    /// It is not given them.
+    keyless: bool,
     opaque: bool,
 }
 
@@ -49,19 +56,28 @@ impl Outcome {
 
     /// These tables change and nobody knows where.
     pub(super) fn dirty(tables: Vec<TableId>, why: impl Into<String>) -> Outcome {
-        Outcome { dirty: tables, ..Outcome::counted(why) }
+        Outcome { dirty: tables, unknown: Some(why.into()), ..Outcome::default() }
     }
 
     /// The server must be asked.
-    pub(super) fn asked(asked: Asked, counted: Option<String>) -> Outcome {
-        Outcome { ask: Some(asked), must_ask: true, counted, ..Outcome::default() }
+    pub(super) fn asked(asked: Asked) -> Outcome {
+        Outcome { ask: Some(asked), must_ask: true, ..Outcome::default() }
+    }
+
+    /// With what may be written behind its back where this happens to rows of these tables. `moved`: foreign keys may act.
+    pub(super) fn behind(mut self, catalog: &Catalog, named: &Named, events: Events, moved: bool) -> Outcome {
+        self.counted = self.counted.or_else(|| named.counted(catalog, events, moved));
+        self.acts |= moved && !named.reached(catalog).is_empty();
+        self.keyless |= !self.dirty.is_empty();
+        self
     }
 
     /// The server cannot be asked here (a CTE, EXPLAIN, COPY): what is not evident is dirty.
     pub(super) fn without_answer(mut self) -> Outcome {
         if let Some(asked) = self.ask.take().filter(|_| self.must_ask) {
             self.dirty.extend(asked.tables);
-            self.counted.get_or_insert_with(|| "a write whose keys cannot be asked for".to_owned());
+            self.unknown.get_or_insert_with(|| "a write whose keys cannot be asked for".to_owned());
+            self.keyless = true;
         }
         self.must_ask = false;
         self
@@ -73,7 +89,10 @@ impl Outcome {
         self.ask = self.ask.take().or(other.ask);
         self.must_ask |= other.must_ask;
         self.dirty.extend(other.dirty);
+        self.unknown = self.unknown.take().or(other.unknown);
         self.counted = self.counted.take().or(other.counted);
+        self.acts |= other.acts;
+        self.keyless |= other.keyless;
         self.opaque |= other.opaque;
         self.several = true;
     }
@@ -82,8 +101,10 @@ impl Outcome {
     pub(super) fn finish(mut self, reach: Reach) -> Action {
         self.dirty.sort();
         self.dirty.dedup();
-        let why = self.counted.or(reach.why());
-        let counted = why.map(|why| Counted { dirty: self.dirty, why });
+        let reach = reach.why();
+        let alone = self.counted.is_none() && reach.is_none() && !(self.acts && self.keyless);
+        let counted = self.counted.or(self.unknown).or(reach);
+        let counted = counted.map(|why| Counted { dirty: self.dirty, why, alone });
         if self.opaque {
             return Action::Opaque(counted.unwrap_or_default());
         }
@@ -283,8 +304,7 @@ impl Scope<'_> {
             }
             Target::Known(named) => named,
         };
-        let behind = labels(&named.behind);
-        let mut outcome = Outcome { dirty: behind, counted: named.counted.clone(), ..Outcome::default() };
+        let mut outcome = Outcome { dirty: labels(&named.behind), ..Outcome::default() };
         let mut unknown = Vec::new();
         for table in &named.tables {
             match self.evident_keys(write, table, &rows) {
@@ -293,7 +313,16 @@ impl Scope<'_> {
             }
         }
         self.ask_or_dirty(write, &named, unknown, &mut outcome);
-        outcome
+        let events = Events::INSERT.only_if(write.inserts)
+            | Events::UPDATE.only_if(write.updates)
+            | Events::DELETE.only_if(write.deletes);
+        let moved = write.deletes || named.tables.iter().any(|table| self.moves(write, table));
+        outcome.behind(self.catalog, &named, events, moved || write.updates && named.is_view())
+    }
+
+    /// An UPDATE may give rows other keys, or other values that are referred to.
+    fn moves(&self, write: &Write<'_>, table: &Arc<Relation>) -> bool {
+        self.rekeys_table(write, table) || self.assigns_referenced(write, table)
     }
 
     fn evident_keys(
@@ -307,7 +336,7 @@ impl Scope<'_> {
             return None;
         }
         // A row that changes its leaf leaves its key behind in the old one; all leaves are owed, so that is covered.
-        let moved = write.deletes || self.rekeys_table(write, table) || self.assigns_referenced(write, table);
+        let moved = write.deletes || self.moves(write, table);
         let rows = rows(self, table)?;
         let mut keys = Vec::new();
         for group in groups(&holders) {
@@ -328,9 +357,7 @@ impl Scope<'_> {
         let question =
             Question { name: write.name, returning: write.returning, rekeys: rekeys && self.returns_old(), moved };
         // A view of that name has no tableoid. Before 18 only UPDATE finds old keys elsewhere.
-        let answers = named.behind.is_empty()
-            && !named.counted.as_ref().is_some_and(|why| why.starts_with("view "))
-            && (!rekeys || self.returns_old() || !write.inserts);
+        let answers = named.behind.is_empty() && !named.is_view() && (!rekeys || self.returns_old() || !write.inserts);
         let ask = answers.then(|| question.suffix(&all)).flatten();
         if unknown.is_empty() {
             // A fallback that cannot tell old keys is none.
@@ -345,7 +372,7 @@ impl Scope<'_> {
             }
             None => {
                 outcome.dirty.extend(labels(&unknown));
-                outcome.counted.get_or_insert_with(|| cannot_ask(&unknown));
+                outcome.unknown.get_or_insert_with(|| cannot_ask(&unknown));
             }
         }
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::protocol::postgres::client::{Client, DataRow, Error};
 use crate::record::TableId;
 
-use super::{Act, Catalog, Column, ForeignKey, Hazards, Key, Kind, Relation, routine};
+use super::{Act, Catalog, Column, Events, ForeignKey, Hazards, Key, Kind, Relation, routine};
 
 /// Why a catalog cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +53,6 @@ async fn read(conn: &mut Client) -> Result<Catalog, LoadError> {
     columns(conn, &types, &mut relations).await?;
     keys(conn, &mut relations).await?;
     parents(conn, &mut relations).await?;
-    hazards(conn, &types, &mut relations).await?;
     catalog.foreign_keys = foreign_keys(conn, &relations).await?;
     catalog.user_functions = names(conn, FUNCTIONS).await?;
     catalog.user_operators = names(conn, OPERATORS).await?;
@@ -61,6 +60,7 @@ async fn read(conn: &mut Client) -> Result<Catalog, LoadError> {
     catalog.unsteady = unsteady(conn).await?;
     catalog.user_types =
         types.0.values().filter(|ty| ty.oid >= FIRST_NORMAL_OID && ty.hot).map(|ty| ty.name.clone()).collect();
+    hazards(conn, &types, &catalog, &mut relations).await?;
     let mut catalog = index(catalog, relations)?;
     catalog.plain_types = types.plain(&catalog);
     Ok(catalog)
@@ -260,8 +260,13 @@ async fn parents(conn: &mut Client, relations: &mut HashMap<u32, Relation>) -> R
     Ok(())
 }
 
-async fn hazards(conn: &mut Client, types: &Types, relations: &mut HashMap<u32, Relation>) -> Result<(), Error> {
-    triggers_and_rules(conn, relations).await?;
+/// Of the catalog foreign keys and names are known.
+async fn hazards(
+    conn: &mut Client,
+    types: &Types,
+    catalog: &Catalog,
+    relations: &mut HashMap<u32, Relation>,
+) -> Result<(), Error> {
     reads(conn, relations).await?;
     called(conn, relations).await?;
     blind(conn, relations).await?;
@@ -270,6 +275,8 @@ async fn hazards(conn: &mut Client, types: &Types, relations: &mut HashMap<u32, 
         relation.hazards.user_functions |= relation.columns.iter().any(hot);
     }
     spread(relations);
+    triggers_and_rules(conn, catalog, relations).await?;
+    spread(relations);
     Ok(())
 }
 
@@ -277,24 +284,46 @@ async fn hazards(conn: &mut Client, types: &Types, relations: &mut HashMap<u32, 
 const ROW: i32 = 1;
 const BEFORE: i32 = 2;
 const INSERT: i32 = 4;
+const DELETE: i32 = 8;
 const UPDATE: i32 = 16;
 const INSTEAD: i32 = 64;
 
-async fn triggers_and_rules(conn: &mut Client, relations: &mut HashMap<u32, Relation>) -> Result<(), Error> {
+async fn triggers_and_rules(
+    conn: &mut Client,
+    catalog: &Catalog,
+    relations: &mut HashMap<u32, Relation>,
+) -> Result<(), Error> {
     // Origin and always fire in a client's session; replica and disabled do not. 14 calls a partition's copy of a user's
     // trigger internal; triggers of constraints run code of the server's own.
-    let sql = "SELECT tgrelid, tgtype, CASE l.lanname WHEN 'plpgsql' THEN p.prosrc END FROM pg_catalog.pg_trigger \
+    let sql = "SELECT tgrelid, tgtype, CASE l.lanname WHEN 'plpgsql' THEN p.prosrc END, \
+        EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass \
+          AND d.objid = t.oid AND d.refobjid >= 16384 AND d.refobjid <> tgfoid AND d.refclassid \
+          IN ('pg_catalog.pg_proc'::pg_catalog.regclass, 'pg_catalog.pg_operator'::pg_catalog.regclass)) \
+        FROM pg_catalog.pg_trigger t \
         JOIN pg_catalog.pg_proc p ON p.oid = tgfoid JOIN pg_catalog.pg_language l ON l.oid = p.prolang \
         WHERE (NOT tgisinternal OR l.lanname <> 'internal') AND tgenabled IN ('O', 'A')";
+    let reads = relations.values().any(reading_calls);
     for row in ask(conn, sql).await? {
-        let Some(relation) = relations.get_mut(&row.parse(0)?) else { continue };
+        let oid = row.parse(0)?;
+        let referenced = referenced(oid, catalog, relations);
+        let Some(relation) = relations.get_mut(&oid) else { continue };
         let bits: i32 = row.parse(1)?;
         let key: Vec<&str> = relation.key_columns().map(|column| column.name.as_str()).collect();
         // A key that is generated follows whatever the trigger sets.
         let generated = relation.key_columns().any(|column| column.generated);
         let keeps = !generated && row.text(2)?.is_some_and(|source| routine::keeps(source, &key));
-        let before = bits & (ROW | BEFORE) == ROW | BEFORE && !keeps;
+        let sets = bits & (ROW | BEFORE) == ROW | BEFORE;
+        let before = sets && !keeps;
+        let referenced: Vec<&str> = referenced.iter().map(String::as_str).collect();
+        let passed_on = |source: &str| sets && !referenced.is_empty() && !routine::keeps(source, &referenced);
+        let calm = |source: &str| is_calm(source, catalog, reads) && !passed_on(source);
         relation.hazards.triggers = true;
+        // Its WHEN may call, too.
+        if row.bool(3)? || !row.text(2)?.is_some_and(calm) {
+            relation.hazards.fires |= Events::INSERT.only_if(bits & INSERT != 0)
+                | Events::UPDATE.only_if(bits & UPDATE != 0)
+                | Events::DELETE.only_if(bits & DELETE != 0);
+        }
         relation.hazards.before_insert |= before && bits & INSERT != 0;
         relation.hazards.before_update |= before && bits & UPDATE != 0;
         relation.hazards.instead_of |= bits & INSTEAD != 0;
@@ -304,6 +333,28 @@ async fn triggers_and_rules(conn: &mut Client, relations: &mut HashMap<u32, Rela
         relations.entry(row.parse(0)?).and_modify(|relation| relation.hazards.rules = true);
     }
     Ok(())
+}
+
+/// A table's defaults and checks do not run when it is read; its policies do.
+fn reading_calls(relation: &Relation) -> bool {
+    relation.hazards.user_functions && (relation.kind == Kind::View || relation.hazards.row_security)
+}
+
+fn is_calm(source: &str, catalog: &Catalog, reads: bool) -> bool {
+    let hot = |word: &str| catalog.user_functions.contains(word) || catalog.user_types.contains(word);
+    routine::is_calm(source, hot, reads)
+        && !catalog.user_operators.iter().any(|symbol| source.contains(symbol.as_str()))
+}
+
+/// The columns of a table, and of what it is part of, whose changes foreign keys pass on.
+fn referenced(oid: u32, catalog: &Catalog, relations: &HashMap<u32, Relation>) -> Vec<String> {
+    let (mut open, mut names) = (vec![oid], Vec::new());
+    while let Some(relation) = open.pop().and_then(|oid| relations.get(&oid)) {
+        let keys = catalog.foreign_keys.iter().filter(|key| key.parent == relation.oid && key.on_update != Act::None);
+        names.extend(keys.flat_map(|key| &key.parent_columns).map(|&at| relation.columns[at].name.clone()));
+        open.extend(&relation.parents);
+    }
+    names
 }
 
 async fn reads(conn: &mut Client, relations: &mut HashMap<u32, Relation>) -> Result<(), Error> {
@@ -384,6 +435,7 @@ fn inherited(relation: &Relation, all: &HashMap<u32, Relation>) -> Hazards {
         hazards.before_insert |= child.hazards.before_insert;
         hazards.before_update |= child.hazards.before_update;
         hazards.triggers |= child.hazards.triggers;
+        hazards.fires |= child.hazards.fires;
         hazards.rules |= child.hazards.rules;
         hazards.user_functions |= child.hazards.user_functions;
     }
@@ -391,8 +443,7 @@ fn inherited(relation: &Relation, all: &HashMap<u32, Relation>) -> Hazards {
         hazards.blind |= parent.hazards.blind;
     }
     for read in relation.reads.iter().filter_map(|oid| all.get(oid)) {
-        // A table's defaults and checks do not run when it is read; its policies do.
-        hazards.user_functions |= read.hazards.user_functions && (read.kind == Kind::View || read.hazards.row_security);
+        hazards.user_functions |= reading_calls(read);
     }
     hazards
 }
@@ -682,6 +733,7 @@ mod tests {
                 assert!(hazards(name).user_functions, "{name}");
             }
             assert!(!hazards("v3").user_functions && hazards("v3").updatable_view);
+            assert_eq!((hazards("bi").fires, hazards("touched").fires), (Events::default(), Events::default()));
             assert!(hazards("bi").triggers && hazards("bi").before_insert && !hazards("bi").before_update);
             assert!(hazards("touched").triggers && !hazards("touched").before_update);
             assert!(hazards("made").before_update, "its key follows the column that the trigger sets");
@@ -693,6 +745,39 @@ mod tests {
             assert!(catalog.user_types.contains("dom") && !catalog.user_operators.contains("###"));
             assert_eq!(table(&catalog, "v2").reads, [table(&catalog, "v1").oid]);
             assert_eq!(table(&catalog, "leaf").parents, [table(&catalog, "part").oid]);
+        }
+    }
+
+    #[tokio::test]
+    async fn on_what_triggers_may_write_is_seen() {
+        for server in Server::all() {
+            let catalog = loaded(
+                &server,
+                "CREATE TABLE t (a int PRIMARY KEY, v int UNIQUE); CREATE TABLE log (a int); \
+                 CREATE TABLE c (a int PRIMARY KEY, v int REFERENCES t (v) ON UPDATE CASCADE); \
+                 CREATE FUNCTION writes() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO log VALUES (1); RETURN NULL; END'; \
+                 CREATE FUNCTION looks() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM count(NEW) FROM log; RETURN NULL; END'; \
+                 CREATE FUNCTION sets() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.v = 3; RETURN NEW; END'; \
+                 CREATE TRIGGER w AFTER DELETE ON t FOR EACH ROW EXECUTE FUNCTION writes(); \
+                 CREATE TRIGGER l AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION looks(); \
+                 CREATE TRIGGER s BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION sets(); \
+                 CREATE TRIGGER s BEFORE UPDATE ON c FOR EACH ROW EXECUTE FUNCTION sets(); \
+                 CREATE CONSTRAINT TRIGGER w AFTER INSERT ON c DEFERRABLE FOR EACH ROW EXECUTE FUNCTION writes()",
+            )
+            .await;
+            let fires = |name: &str| table(&catalog, name).hazards.fires;
+            assert_eq!(fires("t"), Events::DELETE | Events::UPDATE, "others refer to what is set");
+            assert_eq!(fires("c"), Events::INSERT);
+            let catalog = loaded(
+                &server,
+                "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE VIEW v AS SELECT f() AS a; \
+                 CREATE TABLE w (a int PRIMARY KEY); \
+                 CREATE TRIGGER s BEFORE UPDATE ON w FOR EACH ROW WHEN (f() = 1) EXECUTE FUNCTION sets()",
+            )
+            .await;
+            let fires = |name: &str| table(&catalog, name).hazards.fires;
+            assert_eq!(fires("t"), Events::ALL, "a view that calls could be read");
+            assert_eq!(fires("w"), Events::UPDATE, "its condition calls");
         }
     }
 

@@ -160,6 +160,46 @@ impl Key {
     }
 }
 
+/// What happens to rows, and what triggers fire on: a set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Events(u8);
+
+impl Events {
+    /// Rows come.
+    pub const INSERT: Events = Events(1);
+    /// Rows change.
+    pub const UPDATE: Events = Events(2);
+    /// Rows go.
+    pub const DELETE: Events = Events(4);
+    /// All of it.
+    pub const ALL: Events = Events(7);
+
+    /// These, if that is so.
+    #[must_use]
+    pub fn only_if(self, so: bool) -> Events {
+        if so { self } else { Events::default() }
+    }
+
+    /// Is any of `other` in it?
+    pub fn meets(self, other: Events) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+impl std::ops::BitOr for Events {
+    type Output = Events;
+
+    fn bitor(self, other: Events) -> Events {
+        Events(self.0 | other.0)
+    }
+}
+
+impl std::ops::BitOrAssign for Events {
+    fn bitor_assign(&mut self, other: Events) {
+        self.0 |= other.0;
+    }
+}
+
 /// What could write, or change what is written, behind a statement's back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hazards {
@@ -167,8 +207,10 @@ pub struct Hazards {
     pub before_insert: bool,
     /// Enabled row trigger BEFORE UPDATE.
     pub before_update: bool,
-    /// Any enabled user trigger: other tables may be written.
+    /// Any enabled user trigger.
     pub triggers: bool,
+    /// On what triggers fire that may write: other tables, other rows, or what others refer to.
+    pub fires: Events,
     /// Rules other than a view's ON SELECT.
     pub rules: bool,
     /// INSTEAD OF triggers.
@@ -186,7 +228,17 @@ pub struct Hazards {
 impl Hazards {
     /// A write to the table may write elsewhere, or other rows.
     pub fn may_write(self) -> bool {
-        self.triggers || self.rules || self.instead_of || self.user_functions
+        self.writer(Events::ALL).is_some() || self.instead_of
+    }
+
+    /// What may write elsewhere, or other rows, when this happens to the table's.
+    pub fn writer(self, events: Events) -> Option<&'static str> {
+        match () {
+            () if self.rules => Some("rule"),
+            () if self.fires.meets(events) => Some("trigger"),
+            () if self.user_functions => Some("function"),
+            () => None,
+        }
     }
 }
 
@@ -229,12 +281,47 @@ impl ForeignKey {
     pub fn acts(&self) -> bool {
         self.on_delete != Act::None || self.on_update != Act::None
     }
+
+    /// What it does to rows of the child.
+    fn does(&self) -> Events {
+        let changes = self.on_update != Act::None || matches!(self.on_delete, Act::SetNull | Act::SetDefault);
+        Events::DELETE.only_if(self.on_delete == Act::Cascade) | Events::UPDATE.only_if(changes)
+    }
 }
 
 impl Catalog {
     /// The relation with this label.
     pub fn relation(&self, id: TableId) -> Option<&Arc<Relation>> {
         self.relations.get(self.by_id.get(&id)?)
+    }
+
+    /// The tables whose rows foreign keys may delete or change, directly or not, where rows of these are deleted or get
+    /// other values, and what happens there; partitions with what they are part of.
+    pub fn reached(&self, from: impl IntoIterator<Item = u32>) -> HashMap<u32, Events> {
+        let (mut reached, mut seen) = (HashMap::new(), HashSet::new());
+        let mut open: Vec<u32> = from.into_iter().collect();
+        while let Some(oid) = open.pop() {
+            let Some(table) = self.relations.get(&oid).filter(|_| seen.insert(oid)) else { continue };
+            open.extend(&table.parents); // What refers to a partitioned table refers to its partitions.
+            for key in self.foreign_keys.iter().filter(|key| key.parent == oid && key.acts()) {
+                for child in self.with_children(key.child) {
+                    *reached.entry(child).or_default() |= key.does();
+                    open.push(child);
+                }
+            }
+        }
+        reached
+    }
+
+    fn with_children(&self, oid: u32) -> Vec<u32> {
+        let (mut all, mut at) = (vec![oid], 0);
+        while let Some(table) = all.get(at).map(|oid| self.relations.get(oid)) {
+            let children = table.iter().flat_map(|table| &table.children);
+            let news: Vec<u32> = children.filter(|child| !all.contains(child)).copied().collect();
+            all.extend(news);
+            at += 1;
+        }
+        all
     }
 
     /// Every table that holds rows of its own, in no order.

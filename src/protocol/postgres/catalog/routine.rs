@@ -35,6 +35,63 @@ pub fn keeps(source: &str, columns: &[&str]) -> bool {
         })
 }
 
+/// Whether a trigger with this source writes nothing but its own row. `hot`: names of functions and types of the user's
+/// that may write; `reads`: so may what is read, by views. A word in a comment or literal counts as well: the answer
+/// errs to the safe side.
+pub fn is_calm(source: &str, hot: impl Fn(&str) -> bool, reads: bool) -> bool {
+    let mut before = String::new();
+    !source.contains('\\')
+        && words(source).all(|(word, _)| {
+            let small = word.to_lowercase();
+            let compared = small == "from" && before == "distinct";
+            let read = small == "from" && reads && !compared;
+            let plain = !read && WRITING.binary_search(&&*small).is_err() && !is_odd(&small);
+            let calm = plain && !hot(word) && !hot(&small);
+            before = small;
+            calm
+        })
+}
+
+/// Words without which PL/pgSQL neither writes, nor runs what may, nor leaves anything behind in its session.
+const WRITING: &[&str] = &[
+    "alter",
+    "call",
+    "cluster",
+    "copy",
+    "create",
+    "delete",
+    "discard",
+    "do",
+    "drop",
+    "execute",
+    "import",
+    "insert",
+    "listen",
+    "merge",
+    "prepare",
+    "refresh",
+    "reindex",
+    "reset",
+    "rowtype",
+    "set",
+    "set_config",
+    "table",
+    "truncate",
+    "type",
+    "uescape",
+    "unlisten",
+    "update",
+];
+
+/// Built-in functions that run what their arguments say, write large objects, or lock for the session.
+fn is_odd(word: &str) -> bool {
+    word.contains("xml")
+        || word.contains("advisory")
+        || word.starts_with("ts_")
+        || word.starts_with("lo_")
+        || word == "lowrite"
+}
+
 /// `RETURN` stands right before this word of the source.
 fn is_returned(source: &str, word: &str) -> bool {
     let at = word.as_ptr() as usize - source.as_ptr() as usize;
@@ -171,7 +228,39 @@ pub fn depends_on_settings(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{BY_SETTINGS, could_commit, depends_on_settings, keeps};
+    use super::{BY_SETTINGS, WRITING, could_commit, depends_on_settings, is_calm, keeps};
+
+    #[test]
+    fn a_trigger_is_calm_that_names_no_way_to_write() {
+        assert!(WRITING.is_sorted());
+        let hot = |word: &str| word == "put";
+        for calm in [
+            "BEGIN NEW.updated_at = now(); RETURN NEW; END",
+            "BEGIN IF NEW IS DISTINCT FROM OLD THEN new.\"v\" := lower(NEW.v); END IF; RETURN NEW; END",
+            "BEGIN PERFORM pg_notify('changed', NEW.id::text); RETURN NULL; END",
+            "BEGIN IF NEW.v < 0 THEN RAISE EXCEPTION 'no'; END IF; RETURN NEW; END",
+        ] {
+            assert!(is_calm(calm, hot, true), "{calm}");
+        }
+        for other in [
+            "BEGIN INSERT INTO log VALUES (1); RETURN NEW; END",
+            "BEGIN Update t SET v = 1; RETURN NULL; END",
+            "BEGIN PERFORM put(1); RETURN NULL; END",
+            "BEGIN NEW.v := \"PUT\"(1); RETURN NEW; END",
+            "BEGIN EXECUTE 'del' || 'ete from t'; RETURN NULL; END",
+            "BEGIN NEW.v := max(v) FROM view_that_writes; RETURN NEW; END",
+            "BEGIN NEW.v := (TABLE view_that_writes); RETURN NEW; END",
+            "BEGIN PERFORM query_to_xml(TG_ARGV[0], true, true, ''); RETURN NULL; END",
+            "BEGIN PERFORM set_config('app.seen', 'yes', false); RETURN NULL; END",
+            "BEGIN PERFORM pg_advisory_lock(1); RETURN NULL; END",
+            "BEGIN PERFORM U&\"\\0070ut\"(1); RETURN NULL; END",
+            "DECLARE x t.v%TYPE := 1; BEGIN RETURN NEW; END",
+        ] {
+            assert!(!is_calm(other, hot, true), "{other}");
+        }
+        let reads = "BEGIN IF (SELECT sum(v) FROM t) < 0 THEN RAISE 'no'; END IF; RETURN NULL; END";
+        assert!(is_calm(reads, hot, false) && !is_calm(reads, hot, true));
+    }
 
     #[test]
     fn what_tells_the_time_does_not_depend_on_settings_alone() {

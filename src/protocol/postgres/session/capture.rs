@@ -6,11 +6,11 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use crate::protocol::postgres::analysis::{analyze_behind, transaction_name};
-use crate::protocol::postgres::catalog::Catalog;
+use crate::protocol::postgres::catalog::{Catalog, Kind};
 use crate::protocol::postgres::evident::{self, Arguments, NoParams, Param, Params, Source};
 use crate::protocol::postgres::key::{self, Returned};
 use crate::protocol::postgres::lexer::Tokens;
-use crate::protocol::postgres::plan::{Action, Asked, CopyIn, Counted, Evident, Script, Statement, Traces};
+use crate::protocol::postgres::plan::{Action, Asked, CopyIn, Counted, Evident, EvidentKey, Script, Statement, Traces};
 use crate::protocol::postgres::shared::Shared;
 use crate::protocol::postgres::wire::{Fields, WireError, back, front};
 use crate::record::{Reason, RecordBuf, TableId};
@@ -34,7 +34,7 @@ pub(super) fn nothing() -> Arc<Script> {
 fn too_long(catalog: &Catalog) -> Arc<Script> {
     let tables = catalog.tables();
     let why = "a statement longer than limits.statement_bytes".to_owned();
-    let action = Action::Opaque(Counted { dirty: tables.map(|table| table.id).collect(), why });
+    let action = Action::Opaque(Counted { dirty: tables.map(|table| table.id).collect(), why, alone: true });
     let statements = vec![Statement { tokens: 0..0, params: 0, read: None, traces: Traces::ANY, action }];
     Arc::new(Script { statements, epoch: catalog.epoch, exact: true, whole: true, behind: false })
 }
@@ -173,7 +173,8 @@ impl Session {
         match action {
             // The server could not be asked: nobody knows the keys.
             Action::Asked(asked) => {
-                asked.tables.iter().for_each(|&table| self.keys.dirty(table, Reason::Uncaptured));
+                self.dirty_asked(asked);
+                asked.also.iter().for_each(|key| self.dirty_key(key));
                 self.counted(asked.counted.as_ref());
             }
             Action::Truncate(truncate) if self.shared.policy.mirror_truncate() => {
@@ -256,10 +257,10 @@ impl Session {
             Action::Asked(asked) => {
                 self.lex(&prepared.text);
                 let source = Source { text: &prepared.text, tokens: &self.tokens, utf8: self.client_utf8 };
-                also(asked, source, params, &mut self.keys);
+                also(asked, source, params, &self.shared.catalog.now(), &mut self.keys);
                 self.counted(asked.counted.as_ref());
                 if prepared.asked.is_none() && !prepared.twin {
-                    asked.tables.iter().for_each(|&table| self.keys.dirty(table, Reason::Uncaptured));
+                    self.dirty_asked(asked);
                 }
             }
             _ => {
@@ -277,7 +278,7 @@ impl Session {
     /// Keys that an asked statement's answer does not name.
     pub(super) fn capture_also(&mut self, text: &[u8], asked: &Asked) {
         let source = Source { text, tokens: &self.tokens, utf8: self.client_utf8 };
-        also(asked, source, &NoParams, &mut self.keys);
+        also(asked, source, &NoParams, &self.shared.catalog.now(), &mut self.keys);
         self.counted(asked.counted.as_ref());
     }
 
@@ -337,19 +338,12 @@ impl Session {
                 if evident.keys_executed(source, arguments, &NoParams, &mut self.keys).is_err() {
                     self.dirty_evident(evident);
                 }
-                if counts(&inner.action) {
-                    self.dirty_any();
-                }
+                self.counted(evident.counted.as_ref());
             }
-            Action::Asked(asked) => {
-                asked.tables.iter().for_each(|&table| self.keys.dirty(table, Reason::Uncaptured));
-            }
-            other => {
-                if counts(other) {
-                    self.dirty_any();
-                }
-                self.capture_other(&other.clone(), &prepared_text);
-            }
+            other => self.capture_other(&other.clone(), &prepared_text),
+        }
+        if counts(&inner.action) {
+            self.dirty_any();
         }
     }
 
@@ -362,12 +356,19 @@ impl Session {
     }
 
     fn dirty_evident(&mut self, evident: &Evident) {
-        for key in &evident.keys {
-            key.tables.iter().for_each(|table| self.keys.dirty(table.id, Reason::Uncaptured));
-        }
+        evident.keys.iter().for_each(|key| self.dirty_key(key));
     }
 
-    /// Tables that the plan knows to be dirty; where it knows none, the server counts.
+    fn dirty_key(&mut self, key: &EvidentKey) {
+        dirty_key(key, &self.shared.catalog.now(), &mut self.keys);
+    }
+
+    /// The keys that were asked for are not known.
+    pub(super) fn dirty_asked(&mut self, asked: &Asked) {
+        dirty_asked(asked, &self.shared.catalog.now(), &mut self.keys);
+    }
+
+    /// Tables that the plan knows to be dirty; others the server counts.
     fn counted(&mut self, counted: Option<&Counted>) {
         let Some(counted) = counted else { return };
         counted.dirty.iter().for_each(|&table| self.keys.dirty(table, Reason::Uncaptured));
@@ -386,7 +387,7 @@ impl Session {
     fn counted_blind(&mut self, copy: &CopyIn) {
         self.counted(copy.counted.as_ref());
         let Some(counted) = &copy.counted else { return };
-        if !counted.dirty.is_empty() || counted.why.is_empty() || counted.is_unknown() {
+        if counted.alone || counted.why.is_empty() || counted.is_unknown() {
             return;
         }
         let own: Vec<TableId> = copy.tables.iter().map(|table| table.id).collect();
@@ -405,6 +406,28 @@ impl Session {
 /// Any table may have been written.
 pub(super) fn dirty_any(catalog: &Catalog, keys: &mut RecordBuf) {
     catalog.tables().for_each(|table| keys.dirty(table.id, Reason::Uncaptured));
+}
+
+/// Rows of these tables were written, and nobody knows which. Where they were deleted or got other keys, foreign keys
+/// did what they do to rows that no payment finds.
+fn unknown_rows(tables: impl Iterator<Item = TableId>, moved: bool, catalog: &Catalog, keys: &mut RecordBuf) {
+    let mut oids = Vec::new();
+    for table in tables {
+        keys.dirty(table, Reason::Uncaptured);
+        oids.extend(catalog.by_id.get(&table));
+    }
+    if moved {
+        let reached = catalog.reached(oids).into_keys().filter_map(|oid| catalog.relations.get(&oid));
+        reached.filter(|table| table.kind == Kind::Table).for_each(|table| keys.dirty(table.id, Reason::Uncaptured));
+    }
+}
+
+fn dirty_asked(asked: &Asked, catalog: &Catalog, keys: &mut RecordBuf) {
+    unknown_rows(asked.tables.iter().copied(), asked.moved, catalog, keys);
+}
+
+fn dirty_key(key: &EvidentKey, catalog: &Catalog, keys: &mut RecordBuf) {
+    unknown_rows(key.tables.iter().map(|table| table.id), key.moved, catalog, keys);
 }
 
 /// The hidden columns of one row: `tableoid`, then the key as it was in that epoch; twice where rows are re-keyed.
@@ -427,7 +450,7 @@ pub(super) fn returned(
         let oid = key::returned_oid(*oid).map_err(|_| WireError::Malformed(char::from(back::DATA_ROW)))?;
         // Not in the catalog: a temporary table, or one younger than the catalog, which is told to look again.
         let Some(relation) = catalog.relations.get(&oid) else {
-            asked.tables.iter().for_each(|&table| keys.dirty(table, Reason::Uncaptured));
+            dirty_asked(asked, catalog, keys);
             shared.catalog.stale();
             continue;
         };
@@ -438,17 +461,17 @@ pub(super) fn returned(
         let mut key = Vec::new();
         match key::from_returned(relation, columns, &mut key) {
             Ok(()) => keys.key(relation.id, &key, asked.moved),
-            Err(_) => keys.dirty(relation.id, Reason::Uncaptured),
+            Err(_) => unknown_rows([relation.id].into_iter(), asked.moved, catalog, keys),
         }
     }
     Ok(())
 }
 
-fn also(asked: &Asked, source: Source<'_>, params: &impl Params, keys: &mut RecordBuf) {
+fn also(asked: &Asked, source: Source<'_>, params: &impl Params, catalog: &Catalog, keys: &mut RecordBuf) {
     for each in &asked.also {
         let one = Evident { keys: vec![each.clone()], counted: None, fallback: None };
         if one.keys(source, params, keys).is_err() {
-            each.tables.iter().for_each(|table| keys.dirty(table.id, Reason::Uncaptured));
+            dirty_key(each, catalog, keys);
         }
     }
 }

@@ -50,9 +50,9 @@ pub(super) fn counted(action: &Action) -> Option<&Counted> {
     }
 }
 
-/// Must the server count? Not where the plan already knows which tables are dirty.
+/// Must the server count? Not where the plan knows all tables that could be written.
 pub(super) fn counts(action: &Action) -> bool {
-    counted(action).is_some_and(|counted| counted.dirty.is_empty())
+    counted(action).is_some_and(|counted| !counted.alone)
 }
 
 fn own(action: &Action) -> HashSet<TableId> {
@@ -155,27 +155,10 @@ impl Counting {
         if own == self.rows && !self.own.is_empty() {
             written.retain(|table, _| !self.own.contains(table));
         }
-        // What foreign keys did to the rows that point at ours is found by the payment.
-        let reached = reached(&self.own, catalog);
-        written.into_keys().filter(|table| !reached.contains(table)).collect()
+        // What foreign keys did is among it, and nobody knows that it was only they: where nothing else could write, nothing
+        // is counted, and the payment finds their rows.
+        written.into_keys().collect()
     }
-}
-
-/// Tables that foreign keys with actions reach from these.
-fn reached(from: &HashSet<TableId>, catalog: &Catalog) -> HashSet<TableId> {
-    let id = |oid: u32| catalog.relations.get(&oid).map(|relation| relation.id);
-    let mut reached = HashSet::new();
-    let mut next: Vec<TableId> = from.iter().copied().collect();
-    while let Some(parent) = next.pop() {
-        for key in &catalog.foreign_keys {
-            if let (true, Some(child)) = (key.acts() && id(key.parent) == Some(parent), id(key.child))
-                && reached.insert(child)
-            {
-                next.push(child);
-            }
-        }
-    }
-    reached
 }
 
 /// Rows written in this transaction, of every table that is mirrored, zeros left out.

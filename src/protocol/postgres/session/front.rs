@@ -7,7 +7,6 @@ use bytes::{BufMut, Bytes};
 use crate::protocol::postgres::copy_stream::CopyStream;
 use crate::protocol::postgres::plan::{Action, CopyIn, Script, Statement, Traces};
 use crate::protocol::postgres::wire::{self, Fields, HEADER, Header, WireError, front};
-use crate::record::Reason;
 
 use super::back::commits_by_itself;
 use super::counting::counts;
@@ -349,8 +348,9 @@ impl Session {
             None => self.asks(&script),
         };
         if twin && (now.is_none() || !self.utf8(&prepared.text)) {
-            let tables = old.map(|asked| asked.tables.clone()).unwrap_or_default();
-            tables.into_iter().for_each(|table| self.keys.dirty(table, Reason::Uncaptured));
+            if let Some(old) = old.cloned() {
+                self.dirty_asked(&old);
+            }
             if self.made.any() {
                 self.unknown_write("a statement prepared before what its transaction made on its table");
             }
@@ -655,7 +655,7 @@ impl Session {
         for one in std::mem::take(&mut self.suspended) {
             let Some(asked) = one.script.statements.first().and_then(super::asked_of) else { continue };
             if !one.open || self.skipping {
-                asked.tables.iter().for_each(|&table| self.keys.dirty(table, Reason::Uncaptured));
+                self.dirty_asked(asked);
                 continue;
             }
             wire::execute(out.to_server, &one.portal, 0);

@@ -95,7 +95,7 @@ impl Session {
             }
             Action::Fetch if fetches(statement) => {
                 let why = "FETCH from a cursor that may write".to_owned();
-                Statement { action: Action::Counted(Counted { dirty: Vec::new(), why }), ..statement.clone() }
+                Statement { action: Action::Counted(Counted::because(why)), ..statement.clone() }
             }
             _ => statement.clone(),
         };
@@ -144,9 +144,7 @@ fn counted(asked: &Asked, statement: &Statement) -> Statement {
     if known.why.is_empty() {
         known.why = "a table that the client may not read".to_owned();
     }
-    if !known.dirty.is_empty() {
-        known.dirty.extend(&asked.tables); // Nothing is counted where a table is known to be dirty.
-    }
+    known.alone = false;
     Statement { action: Action::Counted(known), ..statement.clone() }
 }
 
