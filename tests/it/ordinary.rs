@@ -566,10 +566,10 @@ async fn ordinary_statements_are_mirrored_row_by_row() {
         assert_eq!(converse(stage.tandem.port, steps).await, Vec::<String>::new(), "{what}");
         assert_eq!(set_aside(&stage.tandem).await, *tables, "{what}\n{}", log(&stage));
     }
-    // Nobody counts while a stream goes by: a trigger may have written to any other table.
+    // Nobody counts while a stream goes by: a trigger may have written to any table, and to other rows of this one.
     assert_eq!(converse(stage.tandem.port, &[Copy("COPY watched FROM STDIN", "2\n")]).await, Vec::<String>::new());
     let dirty = set_aside(&stage.tandem).await;
-    assert!(dirty.contains(&"audit".to_owned()) && !dirty.contains(&"watched".to_owned()), "{dirty:?}");
+    assert!(["audit", "watched"].iter().all(|table| dirty.iter().any(|known| known == table)), "{dirty:?}");
 }
 
 /// What tandem logged, but for the marks that this test clears.

@@ -383,17 +383,12 @@ impl Session {
     }
 
     /// Nobody counts while a stream goes by: what a trigger of its table, or a function of its WHERE, writes may be in any
-    /// table but its own. A table that the catalog does not know is a temporary one.
+    /// table, also in other rows of its own. A table that the catalog does not know is a temporary one.
     fn counted_blind(&mut self, copy: &CopyIn) {
         self.counted(copy.counted.as_ref());
         let Some(counted) = &copy.counted else { return };
-        if counted.alone || counted.why.is_empty() || counted.is_unknown() {
-            return;
-        }
-        let own: Vec<TableId> = copy.tables.iter().map(|table| table.id).collect();
-        let catalog = self.shared.catalog.now();
-        for table in catalog.tables().filter(|table| !own.contains(&table.id)) {
-            self.keys.dirty(table.id, Reason::Uncaptured);
+        if !counted.alone && !counted.why.is_empty() && !counted.is_unknown() {
+            self.dirty_any();
         }
     }
 
