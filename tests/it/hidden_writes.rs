@@ -312,3 +312,28 @@ async fn what_foreign_keys_do_is_exact_beside_triggers_that_write_nothing_else()
     assert_eq!(rows(&stage.target.url("postgres"), "SELECT count(*), count(team) FROM member").await, ["4|1"]);
     assert_eq!(dirty_after(&stage.tandem, &["INSERT INTO team VALUES (9, 1)"]).await, ["public.log"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_deferred_trigger_writes_in_the_commit_may_be_anywhere() {
+    let schema = "
+        CREATE TABLE audit (id serial PRIMARY KEY, what text);
+        CREATE TABLE ledger (id int PRIMARY KEY, v int);
+        CREATE TABLE late (id int PRIMARY KEY);
+        CREATE FUNCTION balanced() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN IF (SELECT sum(v) FROM ledger) <> 0 THEN RAISE 'not balanced'; END IF; RETURN NULL; END $$;
+        CREATE CONSTRAINT TRIGGER balanced AFTER INSERT ON ledger DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION balanced();
+        CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN INSERT INTO audit (what) VALUES ('late'); RETURN NULL; END $$;
+        CREATE CONSTRAINT TRIGGER note AFTER INSERT ON late DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION note();";
+    let stage = Stage::new(schema, "[mirror]\nself_repair = false", &[]).await;
+    let (none, both) =
+        (Vec::<String>::new(), "BEGIN; INSERT INTO ledger VALUES (1, 5); INSERT INTO ledger VALUES (2, -5); COMMIT");
+    assert_eq!(dirty_after(&stage.tandem, &[both]).await, none, "a trigger that only looks");
+    for statement in ["INSERT INTO late VALUES (1)", "BEGIN; INSERT INTO late VALUES (2); COMMIT"] {
+        assert!(dirty_after(&stage.tandem, &[statement]).await.contains(&"public.audit".to_owned()), "{statement}");
+        stage.tandem.repair_all().await;
+        stage.assert_equal(&["audit", "ledger", "late"]).await;
+    }
+}

@@ -298,8 +298,8 @@ async fn triggers_and_rules(
     let sql = "SELECT tgrelid, tgtype, CASE l.lanname WHEN 'plpgsql' THEN p.prosrc END, \
         EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass \
           AND d.objid = t.oid AND d.refobjid >= 16384 AND d.refobjid <> tgfoid AND d.refclassid \
-          IN ('pg_catalog.pg_proc'::pg_catalog.regclass, 'pg_catalog.pg_operator'::pg_catalog.regclass)) \
-        FROM pg_catalog.pg_trigger t \
+          IN ('pg_catalog.pg_proc'::pg_catalog.regclass, 'pg_catalog.pg_operator'::pg_catalog.regclass)), \
+        tgdeferrable FROM pg_catalog.pg_trigger t \
         JOIN pg_catalog.pg_proc p ON p.oid = tgfoid JOIN pg_catalog.pg_language l ON l.oid = p.prolang \
         WHERE (NOT tgisinternal OR l.lanname <> 'internal') AND tgenabled IN ('O', 'A')";
     let reads = relations.values().any(reading_calls);
@@ -323,6 +323,7 @@ async fn triggers_and_rules(
             relation.hazards.fires |= Events::INSERT.only_if(bits & INSERT != 0)
                 | Events::UPDATE.only_if(bits & UPDATE != 0)
                 | Events::DELETE.only_if(bits & DELETE != 0);
+            relation.hazards.deferred |= row.bool(4)?;
         }
         relation.hazards.before_insert |= before && bits & INSERT != 0;
         relation.hazards.before_update |= before && bits & UPDATE != 0;
@@ -765,9 +766,9 @@ mod tests {
                  CREATE CONSTRAINT TRIGGER w AFTER INSERT ON c DEFERRABLE FOR EACH ROW EXECUTE FUNCTION writes()",
             )
             .await;
-            let fires = |name: &str| table(&catalog, name).hazards.fires;
-            assert_eq!(fires("t"), Events::DELETE | Events::UPDATE, "others refer to what is set");
-            assert_eq!(fires("c"), Events::INSERT);
+            let fires = |name: &str| (table(&catalog, name).hazards.fires, table(&catalog, name).hazards.deferred);
+            assert_eq!(fires("t"), (Events::DELETE | Events::UPDATE, false), "others refer to what is set");
+            assert_eq!(fires("c"), (Events::INSERT, true));
             let catalog = loaded(
                 &server,
                 "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE VIEW v AS SELECT f() AS a; \

@@ -211,6 +211,8 @@ pub struct Hazards {
     pub triggers: bool,
     /// On what triggers fire that may write: other tables, other rows, or what others refer to.
     pub fires: Events,
+    /// Some of them can be put off to the end of the transaction.
+    pub deferred: bool,
     /// Rules other than a view's ON SELECT.
     pub rules: bool,
     /// INSTEAD OF triggers.
