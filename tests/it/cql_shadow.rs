@@ -239,7 +239,7 @@ async fn each_kind_of_difference_is_found_and_named_and_what_can_be_is_mended() 
             cql.define(&format!("CREATE TABLE {table} (k int, c int, v {kind}, PRIMARY KEY (k, c)){order}"));
         }
     }
-    let more = "[shadow]\nsample = \"1\"\nrecheck = \"300ms\"\nignore = [\"stale.ignored\"]";
+    let more = "[shadow]\nsample = \"1\"\nrecheck = \"1s\"\nignore = [\"stale.ignored\"]";
     let tandem = Tandem::start_cql(nodes[0].address(), nodes[1].address(), more).await;
     let mut cql = Cql::dial(tandem.address(), &dial(keyspace, 5, false)).expect("a login");
     for (table, ..) in PLANTED.iter().filter(|(table, ..)| *table != "lonely" && *table != "typed") {
