@@ -51,7 +51,7 @@ enum Executed<'k> {
     /// As it was written.
     Same(&'k Known),
     /// With values that were made here.
-    Made { text: Vec<u8>, statement: Parsed },
+    Made { text: Vec<u8>, statement: Box<Parsed> },
 }
 
 impl Executed<'_> {
@@ -238,7 +238,7 @@ impl Ground<'_> {
             edits.extend(edit::qualified(&known.statement, keyspace));
         }
         let text = edit::apply(&known.text, edits);
-        Executed::Made { statement: parse(&text), text }
+        Executed::Made { statement: Box::new(parse(&text)), text }
     }
 
     fn sort(&self, at: usize, piece: &Piece<'_>, executed: &Executed<'_>, sorted: &mut Sorted) -> Result<(), Refused> {
