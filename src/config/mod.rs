@@ -191,12 +191,8 @@ fn listen_tls(listen: section::Listen, values: &Values) -> Result<Option<ListenT
 
 /// What the wire has no use for is refused, so that nobody believes in it.
 fn of_postgres(values: &Values, wire: Wire, keys: &[&'static str]) -> Result<(), Error> {
-    match values.written(keys) {
-        Some(key) if wire != Wire::Postgres => {
-            Err(Error::new(values.place(key), format!("`{key}` is for PostgreSQL: with {wire} it says nothing")))
-        }
-        _ => Ok(()),
-    }
+    let Some(key) = values.written(keys).filter(|_| wire != Wire::Postgres) else { return Ok(()) };
+    Err(Error::new(values.place(key), format!("`{key}` is for PostgreSQL: with {wire} it says nothing")))
 }
 
 fn mirror(values: &Values, wire: Wire) -> Result<Mirror, Error> {
