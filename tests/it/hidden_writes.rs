@@ -1,7 +1,7 @@
 //! Writes that no key names (functions, triggers, DO, CALL) are counted by the primary itself: exactly the tables that
 //! they wrote are dirty, and a call that writes nothing leaves no mark (promise 6).
 
-use crate::support::{connect, pair, rows, sql, stage::Stage, tandem::Tandem};
+use crate::support::{connect, rows, stage::Stage, tandem::Tandem};
 
 const SCHEMA: &str = "
     CREATE TABLE acc (id int PRIMARY KEY, v int);
@@ -43,25 +43,22 @@ async fn dirty_after(tandem: &Tandem, statements: &[&str]) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exactly_the_tables_that_hidden_writes_changed_are_dirty() {
-    let (origin, target) = pair();
-    let (origin_url, target_url) = (origin.url("postgres"), target.url("postgres"));
-    sql(&origin_url, SCHEMA).await;
-    sql(&target_url, SCHEMA).await;
-    let tandem = Tandem::start(&origin_url, &target_url, "[mirror]\nself_repair = false").await;
+    let stage = Stage::new(SCHEMA, "[mirror]\nself_repair = false", &[]).await;
+    let (tandem, target_url) = (&stage.tandem, stage.target.url("postgres"));
     let none: Vec<String> = Vec::new();
     let calm = ["SELECT pure(1)", "DO $$ BEGIN PERFORM 1; END $$", "VACUUM calm", "INSERT INTO calm VALUES (1)"];
-    assert_eq!(dirty_after(&tandem, &calm).await, none);
+    assert_eq!(dirty_after(tandem, &calm).await, none);
     let client = connect(&tandem.url("postgres")).await;
     for statement in ["BEGIN", "SELECT hidden(1)", "ROLLBACK"] {
         client.batch_execute(statement).await.expect(statement);
     }
-    assert_eq!(dirty_after(&tandem, &[]).await, none);
+    assert_eq!(dirty_after(tandem, &[]).await, none);
     let audit = vec!["public.audit".to_owned()];
-    assert_eq!(dirty_after(&tandem, &["SELECT hidden(1)"]).await, audit);
-    clear(&tandem).await;
+    assert_eq!(dirty_after(tandem, &["SELECT hidden(1)"]).await, audit);
+    clear(tandem).await;
     // A cursor runs when it is read; one WITH HOLD when it is committed, and then nobody can count.
     let unread = "BEGIN; DECLARE c CURSOR FOR SELECT hidden(1); COMMIT";
-    assert_eq!(dirty_after(&tandem, &[unread]).await, none);
+    assert_eq!(dirty_after(tandem, &[unread]).await, none);
     for script in [
         &["BEGIN", "DECLARE c CURSOR FOR SELECT hidden(1)", "FETCH ALL FROM c", "COMMIT"][..],
         &["BEGIN; DECLARE c CURSOR FOR SELECT hidden(1); FETCH ALL FROM c; COMMIT"],
@@ -69,13 +66,13 @@ async fn exactly_the_tables_that_hidden_writes_changed_are_dirty() {
         for statement in script {
             client.batch_execute(statement).await.expect(statement);
         }
-        assert_eq!(dirty_after(&tandem, &[]).await, audit, "{script:?}");
-        clear(&tandem).await;
+        assert_eq!(dirty_after(tandem, &[]).await, audit, "{script:?}");
+        clear(tandem).await;
     }
     let held = "BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT hidden(1); COMMIT";
-    assert!(dirty_after(&tandem, &[held]).await.contains(&audit[0]));
-    clear(&tandem).await;
-    assert_eq!(dirty_after(&tandem, &["DO $$ BEGIN UPDATE acc SET v = 1; END $$"]).await, none, "no row was there");
+    assert!(dirty_after(tandem, &[held]).await.contains(&audit[0]));
+    clear(tandem).await;
+    assert_eq!(dirty_after(tandem, &["DO $$ BEGIN UPDATE acc SET v = 1; END $$"]).await, none, "no row was there");
     for statement in [
         "INSERT INTO watched VALUES (1, 1)",
         "CALL two()",
@@ -85,8 +82,8 @@ async fn exactly_the_tables_that_hidden_writes_changed_are_dirty() {
         "DO $$ BEGIN INSERT INTO audit (what) VALUES ('DO'); END $$",
         "BEGIN; SELECT hidden(1); COMMIT; SELECT 1",
     ] {
-        assert_eq!(dirty_after(&tandem, &[statement]).await, audit, "{statement}");
-        clear(&tandem).await;
+        assert_eq!(dirty_after(tandem, &[statement]).await, audit, "{statement}");
+        clear(tandem).await;
     }
     for refused in [
         "CALL nothing()",
@@ -99,10 +96,10 @@ async fn exactly_the_tables_that_hidden_writes_changed_are_dirty() {
     ] {
         client.batch_execute(refused).await.expect_err(refused);
         assert!(client.query(refused, &[]).await.is_err());
-        assert_eq!(dirty_after(&tandem, &[]).await, none, "{refused}");
+        assert_eq!(dirty_after(tandem, &[]).await, none, "{refused}");
     }
     for undone in ["BEGIN; SELECT hidden(1); ROLLBACK", "SELECT hidden(1); ROLLBACK; SELECT 1"] {
-        assert_eq!(dirty_after(&tandem, &[undone]).await, none, "{undone}");
+        assert_eq!(dirty_after(tandem, &[undone]).await, none, "{undone}");
     }
     assert_eq!(
         rows(&target_url, "SELECT v FROM watched").await,
@@ -113,15 +110,15 @@ async fn exactly_the_tables_that_hidden_writes_changed_are_dirty() {
     for own in ["CREATE TEMP TABLE calm (x int)", "INSERT INTO calm SELECT 1", "UPDATE calm SET x = 2"] {
         client.batch_execute(own).await.expect(own);
     }
-    assert_eq!(dirty_after(&tandem, &[]).await, none, "the session's own table");
+    assert_eq!(dirty_after(tandem, &[]).await, none, "the session's own table");
     client.batch_execute("SET ROLE auditor").await.expect("a role that may only write");
     client.batch_execute("INSERT INTO audit (what) VALUES ('blind')").await.expect("as without tandem");
-    assert_eq!(dirty_after(&tandem, &[]).await, audit);
-    clear(&tandem).await;
+    assert_eq!(dirty_after(tandem, &[]).await, audit);
+    clear(tandem).await;
     client.batch_execute("RESET ROLE").await.expect("back");
     // It committed before it failed, and nobody could count.
     client.batch_execute("CALL half()").await.expect_err("it fails");
-    assert!(dirty_after(&tandem, &[]).await.contains(&audit[0]));
+    assert!(dirty_after(tandem, &[]).await.contains(&audit[0]));
     let log = tandem.log();
     assert!(!log.contains("ERROR"), "{log}");
 }
@@ -145,11 +142,8 @@ const UNSEEN: &str = "
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_transaction_makes_and_runs_at_once_is_counted() {
-    let (origin, target) = pair();
-    let (origin_url, target_url) = (origin.url("postgres"), target.url("postgres"));
-    sql(&origin_url, UNSEEN).await;
-    sql(&target_url, UNSEEN).await;
-    let tandem = Tandem::start(&origin_url, &target_url, "[mirror]\nself_repair = false").await;
+    let stage = Stage::new(UNSEEN, "[mirror]\nself_repair = false", &[]).await;
+    let tandem = &stage.tandem;
     let client = connect(&tandem.url("postgres")).await;
     let named = |names: &[&str]| names.iter().map(|name| format!("public.{name}")).collect::<Vec<_>>();
     let make = "CREATE FUNCTION mig() RETURNS void LANGUAGE sql AS 'UPDATE acc SET v = v + 1'";
@@ -168,8 +162,8 @@ async fn what_a_transaction_makes_and_runs_at_once_is_counted() {
         for statement in script {
             client.batch_execute(statement).await.expect(statement);
         }
-        assert_eq!(dirty_after(&tandem, &[]).await, named(dirty), "{script:?}");
-        clear(&tandem).await;
+        assert_eq!(dirty_after(tandem, &[]).await, named(dirty), "{script:?}");
+        clear(tandem).await;
     }
     let log = tandem.log();
     assert!(!log.contains("ERROR"), "{log}");
@@ -177,11 +171,8 @@ async fn what_a_transaction_makes_and_runs_at_once_is_counted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_that_no_key_of_the_statement_names_arrive() {
-    let (origin, target) = pair();
-    let (origin_url, target_url) = (origin.url("postgres"), target.url("postgres"));
-    sql(&origin_url, UNSEEN).await;
-    sql(&target_url, UNSEEN).await;
-    let tandem = Tandem::start(&origin_url, &target_url, "[mirror]\nself_repair = false").await;
+    let stage = Stage::new(UNSEEN, "[mirror]\nself_repair = false", &[]).await;
+    let (tandem, origin_url, target_url) = (&stage.tandem, stage.origin.url("postgres"), stage.target.url("postgres"));
     let client = connect(&tandem.url("postgres")).await;
     for statement in [
         "INSERT INTO docs (url) VALUES ('a'), ('b')",
@@ -195,7 +186,7 @@ async fn rows_that_no_key_of_the_statement_names_arrive() {
     ] {
         client.batch_execute(statement).await.expect(statement);
     }
-    assert_eq!(dirty_after(&tandem, &[]).await, Vec::<String>::new());
+    assert_eq!(dirty_after(tandem, &[]).await, Vec::<String>::new());
     for table in ["docs", "root", "refers", "shop.cart", "acc"] {
         let all = format!("SELECT t::text FROM {table} t ORDER BY 1");
         assert_eq!(rows(&target_url, &all).await, rows(&origin_url, &all).await, "{table}");

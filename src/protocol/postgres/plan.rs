@@ -235,6 +235,17 @@ pub enum Action {
     Opaque(Counted),
 }
 
+impl Action {
+    /// What names and settings mean may be different afterwards, for this session alone.
+    pub fn is_of_session(&self) -> bool {
+        match self {
+            Action::Session => true,
+            Action::Ddl(ddl) => ddl.temporary,
+            _ => false,
+        }
+    }
+}
+
 /// Where a key value comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operand {

@@ -143,7 +143,7 @@ impl Applier {
                 | Item::Look(_) => {}
             }
         }
-        let mut sides = None;
+        let (mut sides, occasion) = (None, Occasion::of(job, newest(&job.record), look(&job.record)));
         for item in job.record.items() {
             if let Item::Key { table, key, .. } = item {
                 let place = Place::decode(key).ok_or_else(|| Trouble::Reject("a place cannot be read".to_owned()))?;
@@ -151,7 +151,7 @@ impl Applier {
                     Some(sides) => sides,
                     None => sides.insert(there.sides().await?),
                 };
-                self.settle(sides, job, table, (&place, key)).await?;
+                self.settle(sides, (job, occasion), table, (&place, key)).await?;
             }
         }
         Ok(())
@@ -161,13 +161,13 @@ impl Applier {
     async fn settle(
         &self,
         sides: &Sides,
-        job: &Job,
+        (job, occasion): (&Job, Occasion),
         label: TableId,
         (place, key): (&Place, &[u8]),
     ) -> Result<(), Trouble> {
         let lane = Lane::beside(hash_of(&place.partition));
-        let look = look(&job.record);
-        if job.certainty == Certainty::Committed && self.settled.covers(label, lane, key, (job.ended, look as u8)) {
+        let look = occasion.look as u8;
+        if job.certainty == Certainty::Committed && self.settled.covers(label, lane, key, (job.ended, look)) {
             return Ok(());
         }
         let Some(table) = self.table(&sides.primary, label).await else { return gone(&sides.primary, label).await };
@@ -177,14 +177,14 @@ impl Applier {
             self.quiet.reached(&sides.secondary, true).await;
         }
         let _settlement = self.beside.settle(label, place, key);
-        let settler = Settler::new(sides, &table, Occasion::of(job, newest(&job.record), look));
+        let settler = Settler::new(sides, &table, occasion);
         if let Err(trouble) = settler.settle(place).await {
             sides.primary.refresh().await;
             // Dropped since the schema was looked at: the barrier behind this record drops it on the secondary.
             let is_known = self.known_table(&sides.primary, label).is_some();
             return if is_known { Err(trouble) } else { gone(&sides.primary, label).await };
         }
-        self.settled.note(label, lane, key, (job.handed, look as u8));
+        self.settled.note(label, lane, key, (job.handed, look));
         Ok(())
     }
 

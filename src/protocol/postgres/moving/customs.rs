@@ -22,35 +22,42 @@ pub(crate) struct Customs(Mutex<Names>);
 
 #[derive(Default)]
 struct Names {
-    known: BTreeSet<String>,
-    guessed: BTreeSet<String>,
-    /// Some were not kept.
-    known_lost: bool,
-    guessed_lost: bool,
+    known: Kept,
+    guessed: Kept,
     /// Something sets by a name that is not in its text.
     indirect: bool,
+}
+
+/// No more than [`NAMES_MAX`].
+#[derive(Default)]
+struct Kept {
+    names: BTreeSet<String>,
+    /// Some were not kept.
+    some_lost: bool,
+}
+
+impl Kept {
+    fn keep(&mut self, name: String) {
+        if self.names.len() < NAMES_MAX {
+            self.names.insert(name);
+        } else {
+            self.some_lost |= !self.names.contains(&name);
+        }
+    }
 }
 
 impl Customs {
     /// Remember what is used as such a name; what does not look like one is none.
     pub(crate) fn note(&self, text: &[u8]) {
-        let Some(name) = custom(text) else { return };
-        let mut names = self.names();
-        let full = names.known.len() >= NAMES_MAX && !names.known.contains(&name);
-        names.known_lost |= full;
-        if !full {
-            names.known.insert(name);
+        if let Some(name) = custom(text) {
+            self.names().known.keep(name);
         }
     }
 
     /// Remember what may be one.
     pub(crate) fn guess(&self, text: &[u8]) {
-        let Some(name) = custom(text) else { return };
-        let mut names = self.names();
-        let full = names.guessed.len() >= NAMES_MAX && !names.guessed.contains(&name);
-        names.guessed_lost |= full;
-        if !full {
-            names.guessed.insert(name);
+        if let Some(name) = custom(text) {
+            self.names().guessed.keep(name);
         }
     }
 
@@ -72,9 +79,9 @@ impl Customs {
 
     /// All of them, and whether some are missing.
     pub(super) fn array(&self) -> (String, bool) {
-        let names = self.names();
-        let all: Vec<&str> = names.known.union(&names.guessed).map(String::as_str).collect();
-        (all.join(","), names.known_lost || names.guessed_lost && names.indirect)
+        let Names { known, guessed, indirect } = &*self.names();
+        let all: Vec<&str> = known.names.union(&guessed.names).map(String::as_str).collect();
+        (all.join(","), known.some_lost || guessed.some_lost && *indirect)
     }
 
     fn names(&self) -> MutexGuard<'_, Names> {
@@ -94,7 +101,8 @@ fn custom(text: &[u8]) -> Option<String> {
 
 /// One column: names in quotes or behind SET, of code that uses settings; where some of it sets by a name that it does not
 /// spell, of all functions, and NULL. What is kept as a tree is spelled out only where it calls one of the functions: that
-/// takes a lock of the table. What extensions call theirs not every session may set, and nobody keeps a tenant in it. 2077 and 3294 are `current_setting`, 2078 is `set_config`, on every server.
+/// takes a lock of the table. What extensions call theirs not every session may set, and nobody keeps a tenant in it.
+/// 2077 and 3294 are `current_setting`, 2078 is `set_config`, on every server.
 const HARVEST: &str = "\
     WITH code AS MATERIALIZED (SELECT coalesce(nullif(p.prosrc, ''), pg_catalog.pg_get_function_sqlbody(p.oid)) AS text \
       FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang \

@@ -12,7 +12,8 @@
 //! anybody.
 //!
 //! [`sessions`] is the register of all sessions and the bell that calls them; [`state`] what a session has beside its
-//! statements; [`customs`] the names of settings that no server lists; [`standby`] the connection that it moves to; [`mover`] what one session does when it is called.
+//! statements; [`customs`] the names of settings that no server lists; [`standby`] the connection that it moves to;
+//! [`mover`] what one session does when it is called.
 
 pub(crate) mod customs;
 pub(crate) mod mover;

@@ -108,11 +108,7 @@ impl Session {
 
     fn would_fail(&self, statement: &Statement, script: &Script) -> bool {
         // Something in the same text may change what was answered.
-        let changes = |action: &Action| match action {
-            Action::Session | Action::Opaque(_) => true,
-            Action::Ddl(ddl) => ddl.temporary,
-            _ => false,
-        };
+        let changes = |action: &Action| action.is_of_session() || matches!(action, Action::Opaque(_));
         let Some(asked) = asked_of(statement) else { return false };
         let names = self.names.as_ref().filter(|_| !script.statements.iter().any(|one| changes(&one.action)));
         names.is_none_or(|names| names.conceal(asked, &self.shared.catalog.now()))

@@ -84,9 +84,9 @@ fn ends_settings(action: &Action) -> bool {
 /// A setting, code that may set one, what undoes one, or a schema that the path may name.
 fn may_move_path(action: &Action) -> bool {
     match action {
-        Action::Session | Action::Savepoint | Action::Counted(_) | Action::Opaque(_) => true,
-        Action::Ddl(ddl) => ddl.temporary || ddl.makes_schema,
-        _ => false,
+        Action::Savepoint | Action::Counted(_) | Action::Opaque(_) => true,
+        Action::Ddl(ddl) if ddl.makes_schema => true,
+        other => other.is_of_session(),
     }
 }
 

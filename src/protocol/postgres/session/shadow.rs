@@ -153,12 +153,7 @@ impl Session {
             ("set" | "reset", _) => {}
             _ => {
                 // A function of the user's that sets something is seen by nobody; `set_config` by its name, not by its value.
-                let sets = match &statement.action {
-                    Action::Session => true,
-                    Action::Ddl(ddl) => ddl.temporary,
-                    _ => false,
-                };
-                if sets {
+                if statement.action.is_of_session() {
                     self.shadow.unknown = true;
                     self.shadow.acted |= names_identity(text);
                 }

@@ -85,7 +85,7 @@ pub(super) struct Occasion {
     /// See [`Moment`].
     allowed: Option<i64>,
     /// How the primary is read.
-    look: Look,
+    pub(super) look: Look,
 }
 
 impl Occasion {
