@@ -255,6 +255,27 @@ async fn a_row_that_the_secondary_refuses_is_parked_alone() {
 }
 
 #[tokio::test]
+async fn a_table_with_more_refused_rows_than_may_be_is_refused_whole_and_others_go_on() {
+    let origin = "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE ok (id int PRIMARY KEY)";
+    let target = "CREATE TABLE t (id int PRIMARY KEY CHECK (id > 20)); CREATE TABLE ok (id int PRIMARY KEY)";
+    let mut world = World::with(origin, target).await;
+    world.origin("INSERT INTO t SELECT generate_series(1, 40); INSERT INTO ok VALUES (1)").await;
+    world.target("INSERT INTO t VALUES (100)").await;
+    let mut all = owed("t", (1..=40).chain([100]));
+    owe(&mut all, "ok", false, [1]);
+    world.reopen(Options { refused_max: 19, ..Options::default() }).await;
+    let paid = world.pay(&all).await;
+    let [refused] = &paid.refused[..] else { panic!("one refused: {:?}", paid.refused) };
+    assert_eq!((refused.key.as_deref(), refused.name.as_str()), (None, "\"public\".\"t\""));
+    assert!(refused.why.contains("23514"), "{}", refused.why);
+    let there = "SELECT (SELECT string_agg(id::text, ',') FROM t), (SELECT count(*) FROM ok)";
+    assert_eq!(rows(&world.target.url("postgres"), there).await, ["100|1"], "as it was");
+    world.reopen(Options { refused_max: 20, ..Options::default() }).await;
+    let paid = world.pay(&all).await;
+    assert_eq!((paid.rows, paid.refused.len()), (21, 20), "no more than may be");
+}
+
+#[tokio::test]
 async fn a_table_that_the_secondary_lacks_is_parked_and_others_go_on() {
     let origin = "CREATE TABLE here (id int PRIMARY KEY); CREATE TABLE lacks (id int PRIMARY KEY); CREATE TABLE narrow (id int PRIMARY KEY, v int)";
     let target = "CREATE TABLE here (id int PRIMARY KEY); CREATE TABLE narrow (id int PRIMARY KEY)";

@@ -44,6 +44,9 @@ use pay::Trouble;
 pub struct Options {
     /// Most keys in one statement: 1 000 to 10 000; more buys nothing.
     pub batch_keys: usize,
+    /// Most rows of a table that a payment finds refused one by one, each in two or three round trips while all other
+    /// tables wait: the table is refused whole beyond, as it would be when more are parked than may be.
+    pub refused_max: usize,
     /// The secondary ends a session that is silent for 30 s, and with it the lock: every `gone`, `release`, `beat`
     /// and empty `pay` after this much silence says something to it.
     pub heartbeat: Duration,
@@ -64,6 +67,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             batch_keys: 10_000,
+            refused_max: 10_000,
             heartbeat: Duration::from_secs(5),
             silence_max: Duration::from_secs(10),
             scope: Scope::default(),

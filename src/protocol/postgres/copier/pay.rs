@@ -322,7 +322,7 @@ impl<'p> Payment<'p> {
             steps.settle(self.link).await?;
             for id in order.iter().filter(|id| self.isolated.contains(id)) {
                 let (keys, pair) = (&sorted[id], &debts[id].pair);
-                bytes += isolate(self.link, pair, keys, options.batch_keys, &mut steps.rows, &mut refused).await?;
+                bytes += isolate(self.link, pair, keys, options, &mut steps.rows, &mut refused).await?;
             }
         }
         if !self.behind_rows.is_empty() {
@@ -625,17 +625,17 @@ async fn copy_batch(link: &mut Link, pair: &Arc<Pair>, keys: &[&[u8]], table: &s
     Ok((steps.rows, bytes))
 }
 
-/// Copy a table group by group, halving what is refused, until the refused keys are known.
+/// Copy a table group by group, halving what is refused, until the refused keys are known, or there are too many.
 async fn isolate(
     link: &mut Link,
     pair: &Arc<Pair>,
     keys: &[&[u8]],
-    batch_keys: usize,
+    options: &Options,
     rows: &mut u64,
     refused: &mut Vec<Refused>,
 ) -> Result<u64, Trouble> {
-    let mut bytes = 0;
-    let mut left: Vec<&[&[u8]]> = batches(pair, keys, batch_keys, BATCH_BYTES);
+    let (mut bytes, most) = (0, refused.len() + options.refused_max);
+    let mut left: Vec<&[&[u8]]> = batches(pair, keys, options.batch_keys, BATCH_BYTES);
     left.reverse();
     while let Some(group) = left.pop() {
         link.secondary.simple("SAVEPOINT tandem_group").await.map_err(Trouble::Secondary)?;
@@ -651,6 +651,7 @@ async fn isolate(
         };
         link.secondary.simple("ROLLBACK TO tandem_group").await.map_err(Trouble::Secondary)?;
         match group {
+            [_] if refused.len() == most => return Err(Trouble::Table(pair.id, error)),
             [key] => refused.push(refused_key(pair, key, error.to_string())),
             group => {
                 let (low, high) = group.split_at(group.len() / 2);
