@@ -134,6 +134,7 @@ impl Assembly {
             token: config.admin.token.clone(),
             started: Instant::now(),
             samples: admin::Samples::default(),
+            subscribers: admin::Subscribers::default(),
         };
         let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
         Assembly { config, state, readiness, drain, stop, passed: None }

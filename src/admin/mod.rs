@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::config::{Live, Secret, Wire};
@@ -95,6 +95,18 @@ pub struct State {
     pub started: Instant,
     /// What the last minutes were like.
     pub samples: Samples,
+    /// Who reads events.
+    pub subscribers: Subscribers,
+}
+
+/// Room for readers of events: fewer than there are connections, so that pages which are left open keep no operator out.
+#[derive(Clone)]
+pub struct Subscribers(Arc<Semaphore>);
+
+impl Default for Subscribers {
+    fn default() -> Subscribers {
+        Subscribers(Arc::new(Semaphore::new(32)))
+    }
 }
 
 #[cfg(test)]

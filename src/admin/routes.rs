@@ -47,6 +47,8 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a subscriber of events hears of a changed status.
 const EVENTS_EVERY: Duration = Duration::from_secs(1);
+/// What one reader of events too many hears.
+const CROWDED: &str = "too many read the events: close dashboards that nobody looks at, or ask for /v1/status";
 
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
@@ -91,7 +93,7 @@ where
             Ok(text(StatusCode::OK, state.exporter.render()))
         }
         (_, "/v1/status") => Ok(json(&Status::of(state))),
-        (_, "/v1/events") => Ok(events(state.clone(), stop)),
+        (_, "/v1/events") => events(state.clone(), stop),
         (&Method::GET, "/v1/parked") => Ok(json(&ledgers::parked(state, has_values(&request))?)),
         (&Method::POST, "/v1/parked") => {
             Ok(json(&ledgers::act_on_parked(state, &parse(&body(request).await?)?).await?))
@@ -174,7 +176,9 @@ fn change(body: Bytes, state: &State) -> Result<Answer, Refused> {
 
 /// A stream of server-sent events: `status` and `switch` at once, and each whenever it changed; `samples`, what the last
 /// minutes were like, and then each `sample`.
-fn events(state: State, stop: CancellationToken) -> Answer {
+fn events(state: State, stop: CancellationToken) -> Result<Answer, Refused> {
+    let crowded = |_| Refused(StatusCode::SERVICE_UNAVAILABLE, CROWDED.to_owned());
+    let place = state.subscribers.0.clone().try_acquire_owned().map_err(crowded)?;
     let switch = switch::events(&state);
     let samples = samples(&state.samples);
     let ticks = tokio::time::interval(EVENTS_EVERY);
@@ -187,12 +191,15 @@ fn events(state: State, stop: CancellationToken) -> Answer {
             }
         }
     });
-    let body =
-        StreamBody::new(stream::select(stream::select(status, switch), samples).take_until(stop.cancelled_owned()));
+    let told = stream::select(stream::select(status, switch), samples).take_until(stop.cancelled_owned());
+    // The place is given back with the stream.
+    let body = StreamBody::new(told.inspect(move |_| {
+        let _ = &place;
+    }));
     let mut answer = Response::new(UnsyncBoxBody::new(body));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    answer
+    Ok(answer)
 }
 
 /// All that are kept, then each that comes.

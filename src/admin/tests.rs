@@ -1,6 +1,7 @@
 //! The API over real sockets, without a database.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -163,6 +164,7 @@ async fn run_all(
         token: token.map(Secret::new),
         started: Instant::now(),
         samples: Samples::default(),
+        subscribers: Subscribers::default(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let authority = listener.local_addr().expect("bound").to_string();
@@ -429,6 +431,30 @@ async fn events_tell_each_change_of_a_switch() {
     until("{\"phase\":\"applying\"").await;
     pay.notify_one();
     until("{\"phase\":\"steady\",\"primary\":\"target\"").await;
+}
+
+#[tokio::test]
+async fn readers_of_events_leave_room_for_operators() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let running = run(None).await;
+    let subscribe = async || {
+        let mut stream = tokio::net::TcpStream::connect(&running.authority).await.expect("connected");
+        stream.write_all(b"GET /v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("written");
+        let mut head = vec![0; "HTTP/1.1 200".len()];
+        stream.read_exact(&mut head).await.expect("an answer");
+        (String::from_utf8(head).expect("ASCII"), stream)
+    };
+    let mut readers = Vec::new();
+    for _ in 0..32 {
+        readers.push(subscribe().await);
+    }
+    assert!(readers.iter().all(|(head, _)| head == "HTTP/1.1 200"));
+    assert_eq!(subscribe().await.0, "HTTP/1.1 503");
+    assert!(get(&running, "/v1/status").await.contains("\"readiness\""));
+    readers.clear();
+    while subscribe().await.0 != "HTTP/1.1 200" {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]
