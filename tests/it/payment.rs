@@ -276,6 +276,30 @@ async fn a_table_with_more_refused_rows_than_may_be_is_refused_whole_and_others_
 }
 
 #[tokio::test]
+async fn a_table_owed_whole_has_only_the_rows_parked_that_are_refused() {
+    let split = "CREATE TABLE t (id int, v text, PRIMARY KEY (id)) PARTITION BY RANGE (id); \
+        CREATE TABLE low PARTITION OF t FOR VALUES FROM (0) TO (30000); \
+        CREATE TABLE high PARTITION OF t FOR VALUES FROM (30000) TO (100000)";
+    let target = "CREATE TABLE t (id int PRIMARY KEY, v text, CHECK (id % 20000 <> 7), CHECK (id < 60000))";
+    let mut world = World::with(split, target).await;
+    world.origin("INSERT INTO t SELECT i, repeat('x', 40) FROM generate_series(1, 60001) i").await;
+    world.target("INSERT INTO t VALUES (59999, 'of before')").await;
+    let whole = Owed { tables: vec![table("t")], ..Owed::default() };
+    let paid = world.pay(&whole).await;
+    let mut refused: Vec<_> = paid.refused.iter().map(|refused| refused.shown.as_str()).collect();
+    refused.sort_unstable();
+    assert_eq!(refused, ["20007", "40007", "60000", "60001", "7"]);
+    let sum = "SELECT count(*), sum(hashtext(t::text)) FROM t WHERE id % 20000 <> 7 AND id < 60000";
+    assert_eq!(rows(&world.target.url("postgres"), sum).await, rows(&world.origin.url("postgres"), sum).await);
+    assert_eq!(paid.rows, 59_996);
+    world.reopen(Options { refused_max: 4, ..Options::default() }).await;
+    let paid = world.pay(&whole).await;
+    let [refused] = &paid.refused[..] else { panic!("one refused: {:?}", paid.refused) };
+    assert_eq!(refused.key, None);
+    assert_eq!(rows(&world.target.url("postgres"), "SELECT count(*) FROM t").await, ["59996"], "as it was");
+}
+
+#[tokio::test]
 async fn a_table_that_the_secondary_lacks_is_parked_and_others_go_on() {
     let origin = "CREATE TABLE here (id int PRIMARY KEY); CREATE TABLE lacks (id int PRIMARY KEY); CREATE TABLE narrow (id int PRIMARY KEY, v int)";
     let target = "CREATE TABLE here (id int PRIMARY KEY); CREATE TABLE narrow (id int PRIMARY KEY)";

@@ -310,7 +310,13 @@ fn apply(world: &mut World, rows: &mut Rows, at: &Rows, owed: &Owed) -> Vec<Refu
     }
     for &table in owed.tables.iter().filter(|&&table| !(whole && table == NAMED)) {
         rows.rows.retain(|(t, _), _| *t != table);
-        at.of(table).iter().for_each(|(key, &value)| rows.set(table, key, Some(value)));
+        for (key, value) in at.of(table) {
+            if world.fails(2) {
+                refused.push(Refused { table, ..refuse(Some(key[..].into()), "check constraint") });
+            } else {
+                rows.set(table, &key, Some(value));
+            }
+        }
     }
     refused
 }

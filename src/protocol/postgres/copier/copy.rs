@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
 
-use crate::protocol::postgres::client::{Client, DataRow, Error, Format, Param, SEND_BYTES};
+use crate::protocol::postgres::client::{Client, DataRow, Error, Format, SEND_BYTES};
 use crate::protocol::postgres::wire::{self, WireError, front};
 use crate::record::TableId;
 
@@ -108,9 +108,7 @@ impl Request<'_> {
             Part::Keys(keys) => {
                 conn.put_prepared(&self.pair.read_sql(), &Arrays::of(&self.pair, keys).params(), format);
             }
-            Part::Stretch(Stretch { sql, from, to }) => {
-                conn.put_prepared(sql, &[Param::text(from), Param::text(to)], format);
-            }
+            Part::Stretch(stretch) => conn.put_prepared(&stretch.sql, &stretch.params(), format),
             Part::Whole => conn.put_prepared(&self.pair.read_whole_sql(), &[], format),
         }
     }

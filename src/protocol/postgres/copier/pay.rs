@@ -297,7 +297,11 @@ impl<'p> Payment<'p> {
         let mut steps = Steps::default();
         let (debts, options) = (&self.debts, self.options);
         let sorted: HashMap<TableId, Vec<&[u8]>> = debts.iter().map(|(id, debt)| (*id, debt.sorted())).collect();
-        let stretches = whole::stretches(self.link, debts).await?;
+        let mut stretches = whole::stretches(self.link, debts).await?;
+        let mut apart: HashMap<TableId, Vec<Stretch>> = HashMap::new();
+        for id in &self.isolated {
+            apart.extend(stretches.remove(id).flatten().map(|stretches| (*id, stretches)));
+        }
         let requests = requests(debts, &order, &sorted, stretches, &self.isolated, options.batch_keys);
         let mut reader = Reader::new(requests);
         reader.pump(self.link).await.map_err(Trouble::Primary)?;
@@ -321,8 +325,14 @@ impl<'p> Payment<'p> {
         if !self.isolated.is_empty() {
             steps.settle(self.link).await?;
             for id in order.iter().filter(|id| self.isolated.contains(id)) {
-                let (keys, pair) = (&sorted[id], &debts[id].pair);
-                bytes += isolate(self.link, pair, keys, options, &mut steps.rows, &mut refused).await?;
+                let mut isolation = Isolation::new(self.link, &debts[id].pair, options);
+                for stretch in apart.remove(id).unwrap_or_default() {
+                    isolation.stretch(stretch).await?;
+                }
+                isolation.keys(&sorted[id]).await?;
+                steps.rows += isolation.rows;
+                bytes += isolation.bytes;
+                refused.append(&mut isolation.refused);
             }
         }
         if !self.behind_rows.is_empty() {
@@ -351,8 +361,8 @@ impl<'p> Payment<'p> {
     async fn mend(&mut self, table: TableId, error: &DbError, round: usize) -> Result<(), Trouble> {
         self.link.secondary.simple("ROLLBACK").await.map_err(Trouble::Secondary)?;
         self.begun = false;
-        let (whole, pair) = match self.debts.get(&table) {
-            Some(debt) => (debt.whole, debt.pair.clone()),
+        let (read_at_once, pair) = match self.debts.get(&table) {
+            Some(debt) => (debt.whole && !debt.pair.footprint.local, debt.pair.clone()),
             None => return Err(Trouble::Secondary(error.clone().into())),
         };
         for (table, why) in self.begin_and_repeat_ddl().await? {
@@ -365,11 +375,11 @@ impl<'p> Payment<'p> {
             return Ok(());
         }
         let by_rows = error.code.starts_with("22") || error.code.starts_with("23") || error.code.starts_with("P0");
-        if !by_rows || whole || self.isolated.contains(&table) {
+        if !by_rows || read_at_once || self.isolated.contains(&table) {
             self.refuse(table, pair.primary.sql(), error.to_string());
             return Ok(());
         }
-        if error.code == "23505" && round <= ROUNDS {
+        if error.code == "23505" && round <= ROUNDS && !self.debts[&table].whole {
             let holders = self.holders(&pair, error).await?;
             let debt = self.debts.get_mut(&table).expect("found above");
             let flagged = !self.link.replica;
@@ -406,7 +416,7 @@ impl<'p> Payment<'p> {
         self.link.secondary.simple(&pair.scratch_sql()).await.map_err(refused)?;
         let keys = self.debts[&pair.id].sorted();
         for batch in batches(pair, &keys, self.options.batch_keys, BATCH_BYTES) {
-            copy_batch(self.link, pair, batch, "pg_temp.tandem_in").await?;
+            copy_part(self.link, pair, Part::Keys(batch), "pg_temp.tandem_in").await?;
         }
         let mut found = Vec::new();
         let link = &mut *self.link;
@@ -615,9 +625,9 @@ async fn send_to_secondary(link: &mut Link) -> Result<(), Trouble> {
     beside(&mut link.primary, link.options.pulse(), sending).await.map_err(Trouble::Secondary)
 }
 
-/// Copy one batch by itself and wait for the answer: how many rows and bytes.
-async fn copy_batch(link: &mut Link, pair: &Arc<Pair>, keys: &[&[u8]], table: &str) -> Result<(u64, u64), Trouble> {
-    let mut reader = Reader::new([Request { pair: pair.clone(), part: Part::Keys(keys) }].into());
+/// Copy one part by itself and wait for the answer: how many rows and bytes.
+async fn copy_part(link: &mut Link, pair: &Arc<Pair>, part: Part<'_>, table: &str) -> Result<(u64, u64), Trouble> {
+    let mut reader = Reader::new([Request { pair: pair.clone(), part }].into());
     reader.pump(link).await.map_err(Trouble::Primary)?;
     let mut steps = Steps::default();
     let bytes = copy(link, &mut reader, pair, pair.copy_into(table), &mut steps).await?;
@@ -625,41 +635,64 @@ async fn copy_batch(link: &mut Link, pair: &Arc<Pair>, keys: &[&[u8]], table: &s
     Ok((steps.rows, bytes))
 }
 
-/// Copy a table group by group, halving what is refused, until the refused keys are known, or there are too many.
-async fn isolate(
-    link: &mut Link,
-    pair: &Arc<Pair>,
-    keys: &[&[u8]],
-    options: &Options,
-    rows: &mut u64,
-    refused: &mut Vec<Refused>,
-) -> Result<u64, Trouble> {
-    let (mut bytes, most) = (0, refused.len() + options.refused_max);
-    let mut left: Vec<&[&[u8]]> = batches(pair, keys, options.batch_keys, BATCH_BYTES);
-    left.reverse();
-    while let Some(group) = left.pop() {
-        link.secondary.simple("SAVEPOINT tandem_group").await.map_err(Trouble::Secondary)?;
-        let error = match copy_batch(link, pair, group, &pair.secondary.sql()).await {
-            Ok((copied, size)) => {
-                link.secondary.simple("RELEASE tandem_group").await.map_err(Trouble::Secondary)?;
-                *rows += copied;
-                bytes += size;
-                continue;
-            }
-            Err(Trouble::Table(_, error)) => error,
-            Err(trouble) => return Err(trouble),
-        };
-        link.secondary.simple("ROLLBACK TO tandem_group").await.map_err(Trouble::Secondary)?;
-        match group {
-            [_] if refused.len() == most => return Err(Trouble::Table(pair.id, error)),
-            [key] => refused.push(refused_key(pair, key, error.to_string())),
-            group => {
-                let (low, high) = group.split_at(group.len() / 2);
-                left.extend([high, low]);
+/// Copies a table group by group, halving what is refused, until the refused keys are known, or there are too many.
+struct Isolation<'i> {
+    link: &'i mut Link,
+    pair: &'i Arc<Pair>,
+    options: &'i Options,
+    rows: u64,
+    bytes: u64,
+    refused: Vec<Refused>,
+}
+
+impl<'i> Isolation<'i> {
+    fn new(link: &'i mut Link, pair: &'i Arc<Pair>, options: &'i Options) -> Isolation<'i> {
+        Isolation { link, pair, options, rows: 0, bytes: 0, refused: Vec::new() }
+    }
+
+    async fn keys(&mut self, keys: &[&[u8]]) -> Result<(), Trouble> {
+        let mut left: Vec<&[&[u8]]> = batches(self.pair, keys, self.options.batch_keys, BATCH_BYTES);
+        left.reverse();
+        while let Some(group) = left.pop() {
+            let Err(error) = self.group(Part::Keys(group)).await? else { continue };
+            match group {
+                [_] if self.refused.len() == self.options.refused_max => {
+                    return Err(Trouble::Table(self.pair.id, error));
+                }
+                [key] => self.refused.push(refused_key(self.pair, key, error.to_string())),
+                group => {
+                    let (low, high) = group.split_at(group.len() / 2);
+                    left.extend([high, low]);
+                }
             }
         }
+        Ok(())
     }
-    Ok(bytes)
+
+    async fn stretch(&mut self, stretch: Stretch) -> Result<(), Trouble> {
+        if self.group(Part::Stretch(stretch.clone())).await?.is_err() {
+            let keys = stretch.keys(self.link, self.pair).await?;
+            let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
+            self.keys(&keys).await?;
+        }
+        Ok(())
+    }
+
+    /// The inner error: the secondary refuses it, and it is as if it had not been tried.
+    async fn group(&mut self, part: Part<'_>) -> Result<Result<(), Box<DbError>>, Trouble> {
+        self.link.secondary.simple("SAVEPOINT tandem_group").await.map_err(Trouble::Secondary)?;
+        let (error, end) = match copy_part(self.link, self.pair, part, &self.pair.secondary.sql()).await {
+            Ok((rows, bytes)) => {
+                (self.rows, self.bytes) = (self.rows + rows, self.bytes + bytes);
+                (None, "RELEASE tandem_group")
+            }
+            // A savepoint that is only gone back to stays, and the next one is inside it.
+            Err(Trouble::Table(_, error)) => (Some(error), "ROLLBACK TO tandem_group; RELEASE tandem_group"),
+            Err(trouble) => return Err(trouble),
+        };
+        self.link.secondary.simple(end).await.map_err(Trouble::Secondary)?;
+        Ok(error.map_or(Ok(()), Err))
+    }
 }
 
 /// How many statements may be on their way to the secondary with their answers unread. A short answer takes about 1 KiB

@@ -184,6 +184,12 @@ impl Pair {
         format!("SELECT {columns} FROM {part} t WHERE t.ctid >= $1::pg_catalog.tid AND t.ctid < $2::pg_catalog.tid")
     }
 
+    /// The keys of the rows that [`Pair::read_stretch_sql`] reads, as [`Pair::asked`].
+    pub(super) fn stretch_keys_sql(&self, table: &str) -> String {
+        let (asked, part) = (self.asked("t", At::Primary), self.part(table, At::Primary));
+        format!("SELECT {asked} FROM {part} t WHERE t.ctid >= $1::pg_catalog.tid AND t.ctid < $2::pg_catalog.tid")
+    }
+
     pub(super) fn read_whole_sql(&self) -> String {
         format!("SELECT {} FROM {} t", self.column_list("t.", At::Primary), self.table(At::Primary))
     }

@@ -8,9 +8,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::mirror::state::keys::Key;
 use crate::protocol::postgres::client::{self, Format, Param};
 use crate::record::TableId;
 
+use super::check;
+use super::closure::read_keys;
 use super::debt::Debts;
 use super::link::{Link, beside};
 use super::pay::Trouble;
@@ -21,11 +24,34 @@ const BLOCKS: u64 = 128;
 /// As many more for each partition: the check of a flight names them all.
 const BLOCKS_PER_PARTITION: u64 = 8;
 
-/// A part of a table: the statement that reads it takes two positions.
+/// A part of a table: the statements that read its rows, or their keys, take two positions.
+#[derive(Clone)]
 pub(super) struct Stretch {
     pub(super) sql: Arc<str>,
-    pub(super) from: String,
-    pub(super) to: String,
+    keys_sql: Arc<str>,
+    from: String,
+    to: String,
+}
+
+impl Stretch {
+    /// The two positions.
+    pub(super) fn params(&self) -> [Param<'_>; 2] {
+        [Param::text(&self.from), Param::text(&self.to)]
+    }
+
+    /// The keys of its rows at S.
+    pub(super) async fn keys(&self, link: &mut Link, pair: &Arc<Pair>) -> Result<Vec<Key>, Trouble> {
+        let (pulse, conn, mut keys) = (link.options.pulse(), &mut link.primary, Vec::new());
+        conn.put_prepared(&self.keys_sql, &self.params(), Format::Binary);
+        let check = check::put(conn, [pair].into_iter());
+        let reading = async {
+            conn.send().await.map_err(Trouble::Primary)?;
+            read_keys(conn, pair, &mut keys).await.map_err(|error| Trouble::reading_primary(pair.id, error))?;
+            check.read(conn).await
+        };
+        beside(&mut link.secondary, pulse, reading).await?;
+        Ok(keys)
+    }
 }
 
 /// The stretches of every table that is owed whole. `None`: rows of it lie elsewhere, it is read by one statement.
@@ -60,10 +86,12 @@ async fn of_table(link: &mut Link, pair: &Pair) -> Result<Vec<Stretch>, Trouble>
     let step = BLOCKS + BLOCKS_PER_PARTITION * heaps.len() as u64;
     let mut stretches = Vec::new();
     for (oid, table) in heaps {
-        let sql: Arc<str> = pair.read_stretch_sql(table).into();
+        let (sql, keys_sql): (Arc<str>, Arc<str>) =
+            (pair.read_stretch_sql(table).into(), pair.stretch_keys_sql(table).into());
         let end = blocks.get(oid).copied().ok_or(Trouble::Primary(client::Error::Value(0)))?.max(1);
         stretches.extend((0..end).step_by(step as usize).map(|from| Stretch {
             sql: sql.clone(),
+            keys_sql: keys_sql.clone(),
             from: format!("({from},0)"),
             to: format!("({},0)", from + step),
         }));
