@@ -656,8 +656,9 @@ impl Desk {
         memory.unsaved = true;
     }
 
-    /// The answer to [`Errand::Survey`]; `ours` are tables to which the mirror wrote.
-    pub fn surveyed(&self, found: Vec<Surveyed>, ours: impl Fn(TableId) -> bool, at: Lsn) {
+    /// The answer to [`Errand::Survey`]; `ours` are tables to which the mirror wrote, `between` where the journal ended, behind
+    /// every dirty mark, before the survey and after it.
+    pub fn surveyed(&self, found: Vec<Surveyed>, ours: impl Fn(TableId) -> bool, between: (Lsn, Lsn)) {
         let mut memory = self.lock();
         let copied = memory.page.copied.clone();
         let written = |table: TableId| match copied.contains(&table.0) {
@@ -666,7 +667,7 @@ impl Desk {
             false => Ours::No,
         };
         if let Some(job) = memory.page.current_mut() {
-            job.surveyed(found, written, at);
+            job.surveyed(found, written, between);
             if job.state.is_over() {
                 job.ended_unix = Some(unix_now());
                 tell(job);
@@ -1121,7 +1122,11 @@ mod tests {
         let (desk, journal) = (Desk::in_memory(), Journal::in_memory());
         let begin = async || {
             desk.start(Request::new(Kind::Backfill)).await.expect("nothing is under way");
-            desk.surveyed(vec![Surveyed { occupied: desk.has_seen(TableId(1)), ..table() }], |_| false, Lsn(0));
+            desk.surveyed(
+                vec![Surveyed { occupied: desk.has_seen(TableId(1)), ..table() }],
+                |_| false,
+                (Lsn(0), Lsn(0)),
+            );
             desk.settle(&journal, Lsn(0), Some(0)).await.expect("memory");
             desk.open_at(Instant::now(), Lsn(0));
         };
@@ -1157,7 +1162,7 @@ mod tests {
         desk.serves(Side::Origin);
         let request = Request { verify: false, ..Request::new(Kind::Backfill) };
         desk.start(request).await.expect("nothing is under way");
-        desk.surveyed(vec![table()], |_| false, Lsn(0));
+        desk.surveyed(vec![table()], |_| false, (Lsn(0), Lsn(0)));
         while desk.is_busy() {
             desk.open_at(Instant::now(), Lsn(0));
             while let Some(chunk) = desk.take(Instant::now()) {
@@ -1200,7 +1205,7 @@ mod tests {
     async fn a_side_that_is_slow_is_left_alone_and_named() {
         let desk = Desk::in_memory();
         desk.start(Request::new(Kind::Verify)).await.expect("nothing is under way");
-        desk.surveyed(vec![table()], |_| true, Lsn(0));
+        desk.surveyed(vec![table()], |_| true, (Lsn(0), Lsn(0)));
         let errand = || desk.errand(Instant::now(), Duration::ZERO);
         desk.felt(Throttle::Primary, Duration::from_millis(499));
         assert_eq!(errand(), Ok(Errand::Walk));

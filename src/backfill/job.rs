@@ -449,7 +449,8 @@ impl Job {
     }
 
     /// What both sides have. The first survey of a job says which tables it is about; later ones only where they lie now.
-    pub(super) fn surveyed(&mut self, found: Vec<Surveyed>, ours: impl Fn(TableId) -> Ours, at: Lsn) {
+    /// It began when the journal ended at the first position, and was over at the second.
+    pub(super) fn surveyed(&mut self, found: Vec<Surveyed>, ours: impl Fn(TableId) -> Ours, (began, at): (Lsn, Lsn)) {
         if self.state.is_over() {
             return;
         }
@@ -458,13 +459,15 @@ impl Job {
         }
         let sample = self.request.sample_ppm.map(|ppm| Sample { ppm, seed: self.number });
         for walked in &mut self.tables {
+            let first = walked.extents.is_empty();
             match found.iter().find(|one| one.table == walked.table) {
                 Some(Surveyed { refused: Some(why), .. }) => walked.doubt(why, at),
                 Some(one) => walked.look(one, self.pass, sample),
                 None => walked.doubt("the table is gone", at),
             }
-            if self.pass == Pass::Forth && walked.fresh() {
-                walked.since = at.0;
+            // Later surveys do not move what is walked over: what was added to the table meanwhile is not looked at.
+            if self.pass == Pass::Forth && first {
+                walked.since = began.0;
             }
         }
         if !self.state.is_over() {
@@ -813,10 +816,6 @@ impl Walked {
         sum
     }
 
-    fn fresh(&self) -> bool {
-        self.extents.iter().all(|tract| tract.done.len() == tract.left_out && tract.again.is_empty())
-    }
-
     fn take(&mut self, pass: Pass, paid: Lsn) -> Option<Chunk> {
         let (table, step) = (self.table, self.step.max(1));
         let mut tracts = self.extents.iter_mut().enumerate();
@@ -1006,7 +1005,7 @@ mod tests {
 
     fn begun(kind: Kind, table: Surveyed) -> Job {
         let mut job = Job::new(1, Request::new(kind), 0);
-        job.surveyed(vec![table], |_| Ours::Mirrored, Lsn(0));
+        job.surveyed(vec![table], |_| Ours::Mirrored, (Lsn(0), Lsn(0)));
         job.reserve();
         job
     }
@@ -1020,7 +1019,7 @@ mod tests {
             }
             job.advance(Lsn(9), Lsn(9), 0);
             if job.wants() == Wants::Survey {
-                job.surveyed(vec![table.clone()], |_| Ours::Mirrored, Lsn(9));
+                job.surveyed(vec![table.clone()], |_| Ours::Mirrored, (Lsn(9), Lsn(9)));
                 job.reserve();
             }
         }
@@ -1032,15 +1031,25 @@ mod tests {
         let chunk = job.take(Lsn(0)).expect("there is one");
         job.landed(&chunk, &Landed { rows: 64, ..Landed::default() }, sizes());
         job.survey_again();
-        job.surveyed(vec![refused("no column n")], |_| Ours::Mirrored, Lsn(5));
+        job.surveyed(vec![refused("no column n")], |_| Ours::Mirrored, (Lsn(5), Lsn(5)));
         assert_eq!((job.take(Lsn(4)), job.advance(Lsn(6), Lsn(4), 0)), (None, false), "it waits for the mirror");
         assert!(job.advance(Lsn(6), Lsn(5), 0) && job.wants() == Wants::Survey);
         // Another change came behind the first.
-        job.surveyed(vec![refused("no column m")], |_| Ours::Mirrored, Lsn(7));
+        job.surveyed(vec![refused("no column m")], |_| Ours::Mirrored, (Lsn(7), Lsn(7)));
         assert!(!job.advance(Lsn(8), Lsn(6), 0) && job.advance(Lsn(8), Lsn(7), 0));
-        job.surveyed(vec![table(1, 200)], |_| Ours::Mirrored, Lsn(8));
+        job.surveyed(vec![table(1, 200)], |_| Ours::Mirrored, (Lsn(8), Lsn(8)));
         walked(&mut job, &table(1, 200));
         assert_eq!((job.state, job.tables[0].copied().rows), (State::Done, 200), "{:?}", job.why);
+    }
+
+    #[test]
+    fn what_a_table_grew_by_since_the_first_look_is_not_called_equal() {
+        let mut job = begun(Kind::Verify, table(1, 10));
+        job.survey_again();
+        job.surveyed(vec![table(1, 20)], |_| Ours::Mirrored, (Lsn(7), Lsn(8)));
+        walked(&mut job, &table(1, 20));
+        assert_eq!((job.state, job.tables[0].counts().read), (State::Done, 10));
+        assert_eq!(job.clean().next(), Some((TableId(1), Lsn(0))), "marks of before the first look alone");
     }
 
     #[test]
@@ -1049,10 +1058,10 @@ mod tests {
             let mut job = begun(Kind::Backfill, table(1, 2));
             job.survey_again();
             for at in 5..5 + u64::from(DOUBTED) - 1 {
-                job.surveyed(gone.clone(), |_| Ours::Mirrored, Lsn(at));
+                job.surveyed(gone.clone(), |_| Ours::Mirrored, (Lsn(at), Lsn(at)));
                 assert!(!job.advance(Lsn(at), Lsn(at - 1), 0) && job.advance(Lsn(at), Lsn(at), 0));
             }
-            job.surveyed(gone, |_| Ours::Mirrored, Lsn(9));
+            job.surveyed(gone, |_| Ours::Mirrored, (Lsn(9), Lsn(9)));
             walked(&mut job, &refused("no key"));
             assert_eq!(job.state, State::Failed);
             assert!(job.why.is_some_and(|why| why.contains("left out")));

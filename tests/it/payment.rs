@@ -610,6 +610,57 @@ async fn a_constraint_that_only_the_payments_rows_satisfy_is_repeated_behind_the
 }
 
 #[tokio::test]
+async fn what_the_secondary_refuses_of_one_table_holds_up_no_other() {
+    let both = "CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE other (id int PRIMARY KEY);
+        CREATE TABLE told (id int NOT NULL UNIQUE)";
+    let mut world = World::new(both).await;
+    world
+        .origin("INSERT INTO t VALUES (1); INSERT INTO other VALUES (1), (2), (3), (4); INSERT INTO told VALUES (1)")
+        .await;
+    // A view that needs the column; a schema that is not there; rows that a publication cannot tell apart.
+    world.target("CREATE VIEW report AS SELECT v FROM t; CREATE PUBLICATION all_of_it FOR ALL TABLES").await;
+    world.target("ALTER TABLE t REPLICA IDENTITY FULL; ALTER TABLE other REPLICA IDENTITY FULL").await;
+    for (at, change, why) in
+        [(1, "ALTER TABLE t DROP COLUMN v", "2BP01"), (2, "CREATE TABLE missing.x (id int)", "3F000")]
+    {
+        let paid = world.pay(&Owed { ddl: vec![ddl("t", change)], ..owed("other", [at]) }).await;
+        let [refused] = &paid.refused[..] else { panic!("one refused: {:?}", paid.refused) };
+        assert!(refused.why.contains(why) && paid.rows == 1, "{refused:?}");
+    }
+    let gone = Owed { ddl: vec![ddl("t", "DROP TABLE missing.x")], ..owed("other", [3]) };
+    assert_eq!(world.pay(&gone).await.refused, vec![], "what is gone need not be dropped");
+    let mut all = owed("other", [4]);
+    owe(&mut all, "told", false, [1]);
+    let paid = world.pay(&all).await;
+    let [refused] = &paid.refused[..] else { panic!("one refused: {:?}", paid.refused) };
+    assert!(refused.key.is_none() && refused.why.contains("55000"), "{refused:?}");
+    world.assert_same("other").await;
+}
+
+#[tokio::test]
+async fn a_table_that_cannot_be_read_is_refused_when_it_is_owed_and_tried_again_when_something_was_done() {
+    let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE other (id int PRIMARY KEY)").await;
+    world.origin("INSERT INTO t VALUES (1); INSERT INTO other VALUES (1)").await;
+    world.origin("CREATE ROLE blind LOGIN REPLICATION; GRANT ALL ON ALL TABLES IN SCHEMA public TO blind").await;
+    world.origin("ALTER TABLE t ENABLE ROW LEVEL SECURITY").await;
+    let blind = world.origin.url("postgres").replace("postgres@", "blind@");
+    world.copier = PgCopier::new(blind.parse().expect("a URL"), config(&world.target), Options::default());
+    while let Err(error) = world.copier.open().await {
+        assert!(matches!(error, Error::Fenced(_)), "{error}");
+    }
+    let whole = Owed { tables: vec![table("t")], ..Owed::default() };
+    assert_eq!(world.pay(&whole).await.refused.len(), 1);
+    assert_eq!(world.pay(&owed("other", [1])).await.refused, vec![], "it is not owed");
+    world.origin("ALTER ROLE blind BYPASSRLS").await;
+    let until = tokio::time::Instant::now() + Duration::from_secs(60);
+    while !world.pay(&whole).await.refused.is_empty() {
+        assert!(tokio::time::Instant::now() < until, "never tried again");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    world.assert_same("t").await;
+}
+
+#[tokio::test]
 async fn a_schema_change_whose_table_somebody_has_locked_comes_again() {
     let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY)").await;
     let change = "ALTER TABLE t ADD COLUMN v int";

@@ -273,9 +273,10 @@ impl<W: Walker> History<W> {
 
     async fn survey(&mut self) -> Result<Rest, Trouble> {
         self.provision(Stage::Tables).await?;
+        let end = || behind_marks(&self.handle.journal, &self.handle.dirty);
+        let began = end();
         let found = self.walker.survey().await?;
-        let at = behind_marks(&self.handle.journal, &self.handle.dirty);
-        self.handle.desk.surveyed(found, |table| self.book.knows(table), at);
+        self.handle.desk.surveyed(found, |table| self.book.knows(table), (began, end()));
         self.settle().await?;
         Ok(Rest::No)
     }

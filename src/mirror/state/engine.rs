@@ -699,6 +699,7 @@ impl<C: Copier> Engine<C> {
     /// Look where history lies.
     async fn survey(&mut self) -> Result<(), Error> {
         self.provision(Stage::Tables).await?;
+        let began = behind_marks(&self.journal, &self.dirty);
         let found = match self.copier.survey().await {
             Ok(found) => found,
             Err(copier::Error::Stale(why)) => {
@@ -712,7 +713,7 @@ impl<C: Copier> Engine<C> {
         self.book.note(None, self.ledger.take_tables());
         let book = &self.book;
         let at = behind_marks(&self.journal, &self.dirty);
-        self.desk.surveyed(found, |table| book.knows(table), at);
+        self.desk.surveyed(found, |table| book.knows(table), (began, at));
         self.desk.settle(&self.journal, self.paid_for_history(), None).await?;
         Ok(())
     }

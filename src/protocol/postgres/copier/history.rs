@@ -334,7 +334,7 @@ impl Worker {
         let asked = if clean { String::new() } else { format!(", {}", pair.asked("t", At::Primary)) };
         let (columns, part) = (pair.column_list("t.", At::Primary), pair.part(&chunk.name, At::Primary));
         let sql = format!("SELECT {columns}{asked} FROM {part} t WHERE {STRETCH}");
-        let check = self.put_read(&sql, chunk, pair).await?;
+        let check = self.put_read(&sql, chunk, pair, of_rows(pair)).await?;
         let mut batch = Batch::new(pair);
         let mut into = Writes::default();
         into.put_query(&mut self.secondary, "BEGIN");
@@ -381,7 +381,7 @@ impl Worker {
         if by_rows {
             let (asked, part) = (pair.asked("t", At::Primary), pair.part(&chunk.name, At::Primary));
             let sql = format!("SELECT {asked} FROM {part} t WHERE {STRETCH}");
-            let check = self.put_read(&sql, chunk, pair).await?;
+            let check = self.put_read(&sql, chunk, pair, of_rows(pair)).await?;
             let read = |error| Trouble::reading_primary(pair.id, error);
             while let Some(row) = self.primary.next_row_of_statement().await.map_err(read)? {
                 keys.push(key_of(pair, &row, 0).map_err(Trouble::Primary)?.into());
@@ -392,8 +392,13 @@ impl Worker {
     }
 
     /// Ask the primary for a stretch at S, and whether it was there.
-    async fn put_read(&mut self, sql: &str, chunk: &Chunk, pair: &Arc<Pair>) -> Result<check::Check, Trouble> {
-        let format = if pair.binary { Format::Binary } else { Format::Text };
+    async fn put_read(
+        &mut self,
+        sql: &str,
+        chunk: &Chunk,
+        pair: &Arc<Pair>,
+        format: Format,
+    ) -> Result<check::Check, Trouble> {
         let [from, to] = stretch(chunk);
         self.primary.put_prepared(sql, &[Param::text(&from), Param::text(&to)], format);
         let check = check::put(&mut self.primary, [pair].into_iter());
@@ -408,7 +413,8 @@ impl Worker {
         }
         let (digest, asked) = (pair.digest(At::Primary), pair.asked("t", At::Primary));
         let sql = format!("SELECT {digest}, {asked} FROM {} t WHERE {STRETCH}", pair.part(&chunk.name, At::Primary));
-        let check = self.put_read(&sql, chunk, pair).await?;
+        // What is asked is the same on both sides in binary, also where rows are not: digests and canonical keys.
+        let check = self.put_read(&sql, chunk, pair, Format::Binary).await?;
         let mut rows: Vec<Keyed> = Vec::new();
         let reading = |error| Trouble::reading_primary(pair.id, error);
         while let Some(row) = self.primary.next_row_of_statement().await.map_err(reading)? {
@@ -488,6 +494,11 @@ impl Worker {
     }
 }
 
+/// How rows are read that are written to the other side.
+fn of_rows(pair: &Pair) -> Format {
+    if pair.binary { Format::Binary } else { Format::Text }
+}
+
 const FILENODE: &str = "SELECT relfilenode FROM pg_catalog.pg_class WHERE oid = $1::pg_catalog.oid";
 
 const STRETCH: &str = "t.ctid >= $1::pg_catalog.tid AND t.ctid < $2::pg_catalog.tid";
@@ -524,7 +535,7 @@ type Keyed = (Vec<u8>, Bytes);
 
 type ReadKeyed = fn(&Pair, &DataRow) -> Result<Keyed, client::Error>;
 
-/// A row of [`Pair::digest_sql`], in binary where rows are.
+/// A row of [`Pair::digest_sql`], in binary.
 fn digested(pair: &Pair, row: &DataRow) -> Result<Keyed, client::Error> {
     let digest = row.get(0)?.ok_or(client::Error::Value(0))?;
     Ok((read_key(pair, row, 1, true)?, Bytes::copy_from_slice(digest)))

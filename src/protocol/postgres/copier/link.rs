@@ -25,6 +25,14 @@ pub const LOCK_WRITERS: i32 = 2;
 /// What the servers call our connections.
 pub const APPLICATION_NAME: &str = "tandem mirror";
 
+/// Why a table is left out.
+#[derive(Clone)]
+pub(super) struct Poison {
+    pub(super) why: String,
+    /// When that was found.
+    pub(super) since: Instant,
+}
+
 /// Both connections, and what was learned through them.
 pub(super) struct Link {
     pub(super) primary: Client,
@@ -41,8 +49,8 @@ pub(super) struct Link {
     pub(super) at_snapshot: bool,
     /// The name under which S is exported.
     pub(super) exported: Option<String>,
-    /// Tables that the primary would not let us read, and why: left out until the next open.
-    pub(super) poisoned: HashMap<TableId, String>,
+    /// Tables that the primary would not let us read, and why: left out when they are owed.
+    pub(super) poisoned: HashMap<TableId, Poison>,
     /// Tables that the primary refused to read once: a schema change under way may be why, and not the table.
     pub(super) doubtful: HashSet<TableId>,
     /// Tables with keys that one side could not read: the next payment owes all their rows.

@@ -35,7 +35,7 @@ use crate::protocol::postgres::scope::Scope;
 use crate::record::Backend;
 
 pub use link::{APPLICATION_NAME, LOCK_APPLIER, LOCK_CLASS, LOCK_WRITERS};
-use link::{Link, on_primary, on_secondary};
+use link::{Link, Poison, on_primary, on_secondary};
 pub(super) use link::{SETTINGS, STORE};
 use pay::Trouble;
 
@@ -149,7 +149,7 @@ impl PgCopier {
             // Every row is owed already, or it is not the keys.
             Trouble::Unfit(table, _) if link.unfit.insert(*table) => (),
             Trouble::Unreadable(table, why) | Trouble::Unfit(table, why) => {
-                link.poisoned.insert(*table, why.clone());
+                link.poisoned.insert(*table, Poison { why: why.clone(), since: Instant::now() });
             }
             _ => (),
         }

@@ -15,6 +15,7 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::mirror::state::copier::{self, Owed, Paid, Refused};
 use crate::mirror::state::keys::Key;
@@ -28,7 +29,7 @@ use super::Options;
 use super::closure::{close, parents_first, read_keys};
 use super::copy::{CopyOut, FLIGHT_BYTES, Part, Reader, Request};
 use super::debt::{Arrays, BATCH_BYTES, Debt, Debts, batches, fits, refused_key, refused_table, reorder};
-use super::link::{Link, beside, on_primary, on_secondary};
+use super::link::{Link, Poison, beside, on_primary, on_secondary};
 use super::schema::{At, Home, Pair};
 use super::whole::{self, Stretch};
 
@@ -71,6 +72,8 @@ impl Trouble {
                 }
                 // Values that are none: of the wrong length they are called a broken protocol.
                 code if code.starts_with("22") || code == "08P01" => Trouble::Unfit(table, error.to_string()),
+                // Rows that are damaged on its disk.
+                "XX001" | "XX002" => Trouble::Unreadable(table, error.to_string()),
                 code if !about_the_statement(code) => Trouble::Primary(client::Error::Db(error)),
                 _ => Trouble::Unreadable(table, error.to_string()),
             },
@@ -104,7 +107,9 @@ impl Trouble {
 
 /// The SQLSTATE speaks of the statement and its rows (data, constraints, types, privileges), not of the server's state.
 pub(super) fn about_the_statement(code: &str) -> bool {
-    ["0A", "21", "22", "23", "42", "44", "P0", "54", "27", "38", "39", "2F"].iter().any(|class| code.starts_with(class))
+    let classes = ["0A", "21", "22", "23", "42", "44", "P0", "54", "27", "38", "39", "2F"];
+    // A table that a publication holds, without a replica identity, takes no DELETE (`CheckCmdReplicaIdentity`).
+    code == "55000" || classes.iter().any(|class| code.starts_with(class))
 }
 
 pub(super) fn loading(error: LoadError, side: fn(client::Error) -> Trouble) -> Trouble {
@@ -153,6 +158,9 @@ struct Payment<'p> {
 
 /// The number of the payment is on the secondary if the payment is.
 pub(super) const COUNT: &str = "UPDATE tandem.payment SET n = n + 1 RETURNING n";
+
+/// How long at least a table that could not be read is not tried again.
+const POISONED: Duration = Duration::from_secs(10);
 
 /// What the secondary will answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -269,7 +277,18 @@ impl<'p> Payment<'p> {
                 self.debts.entry(pair.id).or_insert_with(|| Debt::new(pair)).whole = true;
             }
         }
-        for (table, why) in self.link.poisoned.clone() {
+        self.refuse_poisoned();
+    }
+
+    /// A table that could not be read is refused when it is owed. Owed whole, by a repair or an operator who has done
+    /// something about it, it is tried anew, unless it was just now.
+    fn refuse_poisoned(&mut self) {
+        for (table, Poison { why, since }) in self.link.poisoned.clone() {
+            let Some(debt) = self.debts.get(&table) else { continue };
+            if debt.whole && since.elapsed() > POISONED {
+                self.link.poisoned.remove(&table);
+                continue;
+            }
             let name = self.link.schema.name(table);
             self.refuse(table, name, why);
         }
@@ -435,8 +454,10 @@ impl<'p> Payment<'p> {
 /// The SQLSTATEs of a schema change that was done already.
 const DONE_ALREADY: &[&str] = &[
     "42P07", "42701", "42710", "42P06", "42723", "42P16", // there already
-    "42P01", "42703", "42704", "3F000", "42883", // gone already
+    "42P01", "42703", "42704", "42883", // gone already
 ];
+/// Done already if something in it was to be dropped.
+const NO_SCHEMA: &str = "3F000";
 
 /// Repeat one schema change: a varint length and the search path it was made under, then its text. What the secondary
 /// refuses for good is told; what only a lock is in the way of, or a server that takes no writes, comes again.
@@ -451,13 +472,15 @@ async fn repeat(conn: &mut Client, body: &[u8]) -> Result<Result<(), Refusal>, T
         Err(client::Error::Db(error)) => error,
         Err(error) => return Err(Trouble::Secondary(error)),
     };
-    let of_state = why.code.starts_with("25") || why.code.starts_with("55");
+    // Of a lock, of a server that takes no writes, and of its state. All else is a refusal: one that came again for ever
+    // would hold up all tables.
     let passes = ["55P03", "25006"].contains(&why.code.as_str());
-    if passes || !(about_the_statement(&why.code) || of_state) {
+    if passes || ["08", "40", "53", "57", "58", "XX"].iter().any(|class| why.code.starts_with(class)) {
         return Err(Trouble::Secondary(client::Error::Db(why)));
     }
     conn.simple("ROLLBACK TO tandem_ddl").await.map_err(Trouble::Secondary)?;
-    let is_done = DONE_ALREADY.contains(&why.code.as_str());
+    let drops = sql.trim_start().get(..4).is_some_and(|word| word.eq_ignore_ascii_case("drop"));
+    let is_done = DONE_ALREADY.contains(&why.code.as_str()) || drops && why.code == NO_SCHEMA;
     Ok(if is_done { Ok(()) } else { Err(Refusal { code: why.code.clone(), why: why.to_string() }) })
 }
 
