@@ -9,10 +9,13 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::socket::keep_alive;
 use crate::metrics;
 
 /// After a client could not be accepted: out of file descriptors, and those who are here will leave some.
 const PAUSE: Duration = Duration::from_millis(50);
+/// After this silence a client is asked whether it is still there.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Accept until stopped, and give each client to `one`; returns when the last of these is over. New clients are refused
 /// from the moment of the stop.
@@ -23,7 +26,13 @@ where
     let sessions = TaskTracker::new();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok((client, _)) => drop(sessions.spawn(one(client))),
+            Ok((client, _)) => {
+                // A machine that is gone without a word would hold a connection, and on PostgreSQL its locks, for ever.
+                if let Err(error) = keep_alive(&client, KEEPALIVE) {
+                    tracing::debug!(%error, "a client that vanishes will not be noticed");
+                }
+                drop(sessions.spawn(one(client)));
+            }
             Err(error) => {
                 tracing::warn!(%error, "a client could not be accepted");
                 sleep(PAUSE).await;
@@ -98,6 +107,7 @@ mod tests {
         let (stop, (came, come)) = (CancellationToken::new(), oneshot::channel());
         let mut came = Some(came);
         let accepting = accept(listener, &stop, move |mut client| {
+            assert!(socket2::SockRef::from(&client).keepalive().expect("asked"), "one that vanishes is noticed");
             let came = came.take();
             async move {
                 came.map(|came| came.send(()));

@@ -45,11 +45,17 @@ impl Socket {
 pub async fn dial(host: &str, port: u16, keepalive: Option<Duration>) -> io::Result<TcpStream> {
     let tcp = TcpStream::connect((host, port)).await?;
     tcp.set_nodelay(true)?;
-    if let Some(idle) = keepalive {
-        let probes = socket2::TcpKeepalive::new().with_time(idle).with_interval(idle / 4 + Duration::from_secs(1));
-        socket2::SockRef::from(&tcp).set_tcp_keepalive(&probes)?;
-    }
+    keepalive.map_or(Ok(()), |idle| keep_alive(&tcp, idle))?;
     Ok(tcp)
+}
+
+/// A peer that says nothing for `idle` is asked whether it is still there.
+///
+/// # Errors
+/// The system's.
+pub fn keep_alive(tcp: &TcpStream, idle: Duration) -> io::Result<()> {
+    let probes = socket2::TcpKeepalive::new().with_time(idle).with_interval(idle / 4 + Duration::from_secs(1));
+    socket2::SockRef::from(tcp).set_tcp_keepalive(&probes)
 }
 
 impl AsyncRead for Socket {

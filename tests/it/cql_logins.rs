@@ -10,7 +10,9 @@ use tandem::sandbox::cassandra::{Cluster, Node, Options};
 use tandem::sandbox::postgres::Tls;
 
 use crate::support::cassandra::{cluster, make_keyspace, pair, versions};
-use crate::support::cql::{AUTH_RESPONSE, AUTH_SUCCESS, AUTHENTICATE, Ask, Cql, Dial, Failure, Out, trusting};
+use crate::support::cql::{
+    AUTH_RESPONSE, AUTH_SUCCESS, AUTHENTICATE, Ask, Cql, Dial, ERROR, Failure, Out, QUERY, trusting,
+};
 use crate::support::tandem::{Tandem, cli};
 
 const UNAUTHORIZED: i32 = 0x2100;
@@ -308,6 +310,51 @@ async fn clients_of_an_origin_that_asks_are_asked_before_a_target_that_does_not(
     let dial = |version| Dial { version, login: Some(WRITER), ..Dial::default() };
     let written = there_and_back(&tandem, "asked", dial).await;
     assert_eq!(count(&mut Cql::of(target, "asked"), "asked"), written.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_with_another_password_on_the_target_go_there_and_back() {
+    const THERE: (&str, &str) = ("moved", "of the target");
+    let (clusters, papers) = guarded();
+    for (cluster, password) in clusters.iter().zip(["of the origin", THERE.1]) {
+        prepare(cluster.contact(), &papers.to_node(ROOT), "moved");
+        let mut cql = direct(cluster, "moved");
+        cql.run(&format!("CREATE ROLE moved WITH PASSWORD = '{password}' AND LOGIN = true"));
+        cql.run("GRANT ALL PERMISSIONS ON KEYSPACE moved TO moved");
+    }
+    let office = office(clusters, papers);
+    let file = office._sandbox.dir().join("moved.password");
+    std::fs::write(&file, THERE.1).expect("written");
+    let users = format!("[[users]]\nname = \"moved\"\npassword_file = \"{}\"", file.display());
+    let tandem = Tandem::start_listening("cql", &office.listen, &office.old, &office.new, &users).await;
+    let mut cql = Cql::dial(tandem.address(), &papers.to_tandem(4, Some(("moved", "of the origin")))).expect("a login");
+    for (k, side) in [(1, "target"), (2, "origin"), (3, "target"), (4, "origin")] {
+        tandem.settled().await;
+        tandem.switch_to(side).await;
+        insert(&mut cql, "moved", k).unwrap_or_else(|failure| panic!("{side}: {failure:?}\n{}", tandem.log()));
+    }
+}
+
+/// What makes some nodes run out of memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_decompressed_reaches_no_node_before_a_login_either() {
+    let (clusters, papers) = guarded();
+    let office = office(clusters, papers);
+    let tandem = Tandem::start_listening("cql", &office.listen, &office.old, &office.new, "").await;
+    for version in [3, 4] {
+        let mut cql = Cql::open(tandem.address(), &papers.to_tandem(version, Some(WRITER))).expect("it listens");
+        let startup = [("CQL_VERSION", "3.0.0"), ("COMPRESSION", "lz4")];
+        assert_eq!(cql.startup(&startup).expect("asked").opcode, AUTHENTICATE);
+        for opcode in [QUERY, AUTH_RESPONSE] {
+            for body in [&b"\x7F\xFF\xFF\xFF\0\0"[..], b"\xFF\xFF\xFF\xFF\0\0", b"\0\0\0\x08nonsense"] {
+                cql.send(version, 0x01, 7, opcode, body);
+                let refused = cql.receive().expect("an answer");
+                assert_eq!((refused.stream, refused.opcode, &refused.body[..4]), (0, ERROR, &[0; 4][..]), "{body:?}");
+            }
+        }
+        let token = Out::default().bytes(b"\0writer\0writes");
+        assert_eq!(cql.say(AUTH_RESPONSE, 0, &token.0).opcode, AUTH_SUCCESS, "v{version}: it goes on");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::session::framing::{Framing, Inbound, Next, Outbound, with_scratch};
-use super::wire::frame::{self, From as Sender, HEADER};
+use super::wire::frame::{self, From as Sender};
 use super::wire::response::{Response, ServerError};
 use super::wire::{Envelope, Frame, Header, HeaderError, Opcode, Version};
 
@@ -57,13 +57,15 @@ pub(super) struct Link<S> {
     inbound: Inbound,
     outbound: Outbound,
     framing: Option<Framing>,
+    /// Bytes of a frame, and of a body that is decompressed.
+    limit: usize,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     /// A connection that has just begun: bare frames.
     pub(super) fn new(stream: S, peer: Sender, limit: usize) -> Link<S> {
         let (inbound, outbound) = (Inbound::bare(peer, limit), Outbound::bare());
-        Link { stream, unread: BytesMut::new(), inbound, outbound, framing: None }
+        Link { stream, unread: BytesMut::new(), inbound, outbound, framing: None, limit }
     }
 
     /// From here on, in both directions.
@@ -137,21 +139,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
 
     /// What an ERROR says.
     pub(super) fn words(&self, kept: &Kept) -> String {
-        let body = self.body(kept);
-        let opened = Envelope::open(plain(kept.header), &body).ok();
-        opened
-            .and_then(|envelope| ServerError::parse(kept.header.version, envelope.message).ok())
-            .map_or_else(|| "an ERROR that cannot be read".to_owned(), |error| error.message.to_owned())
+        let words = || {
+            let body = self.body(kept).ok()?;
+            let envelope = Envelope::open(plain(kept.header), &body).ok()?;
+            Some(ServerError::parse(kept.header.version, envelope.message).ok()?.message.to_owned())
+        };
+        words().unwrap_or_else(|| "an ERROR that cannot be read".to_owned())
     }
 
     /// The body of a frame, decompressed.
-    pub(super) fn body(&self, kept: &Kept) -> BytesMut {
+    ///
+    /// # Errors
+    /// It cannot be decompressed, or into more than a frame may have.
+    pub(super) fn body(&self, kept: &Kept) -> Result<BytesMut, super::wire::Error> {
         let frame = Frame { header: kept.header, bytes: &kept.bytes };
         let compression = self.framing.and_then(|framing| framing.compression);
-        let limit = kept.bytes.len().saturating_mul(255);
-        let opened =
-            with_scratch(|scratch| scratch.open(frame, compression, limit).map(|(_, body)| BytesMut::from(body)));
-        opened.unwrap_or_else(|_| BytesMut::from(kept.bytes.get(HEADER..).unwrap_or_default()))
+        with_scratch(|scratch| scratch.open(frame, compression, self.limit).map(|(_, body)| BytesMut::from(body)))
     }
 }
 

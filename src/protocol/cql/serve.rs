@@ -74,6 +74,9 @@ async fn one(client: TcpStream, front: Arc<Front>, stop: CancellationToken) {
     drop(here);
 }
 
+/// Bytes of a frame of a client that has not logged in, and of what it is decompressed to.
+const LOGIN_BYTES_MAX: usize = 1 << 20;
+
 type LoggedIn = Relay<Socket, Socket, Ties>;
 
 /// From the first byte to a session, if it comes to one.
@@ -86,7 +89,7 @@ async fn login(
     client.set_nodelay(true)?;
     let (address, from) = (client.local_addr()?, client.peer_addr()?);
     let Some(client) = encrypt(client, front).await? else { return Ok(None) };
-    let limit = front.shared.frame_bytes_max;
+    let limit = front.shared.frame_bytes_max.min(LOGIN_BYTES_MAX);
     let mut client = Link::new(client, Sender::Client, limit);
     let supported = &front.shared.identity.supported;
     let (login, side, server) = loop {
@@ -115,7 +118,7 @@ async fn login(
         };
         // A server whose STARTUP failed is left with what it has heard.
         let door = front.logins.door();
-        let entrance = Entrance { client: &mut client, server: &mut server, supported, door };
+        let entrance = Entrance { client: &mut client, server: &mut server, side, supported, door };
         if let Some(login) = entrance.pass(&hello, stream, answer).await? {
             break (login, side, server);
         }
@@ -263,7 +266,7 @@ impl Desk {
             let mut server = Link::new(socket, Sender::Server, self.frame_bytes_max);
             let name = login.user().unwrap_or(ANONYMOUS);
             let user = self.password(name).map(|password| (name, password));
-            startup::again(&mut server, login, user, luggage).await?;
+            startup::again((&mut server, side), login, user, luggage).await?;
             Ok((server.stream, server.unread))
         });
         let reached = reached.await;

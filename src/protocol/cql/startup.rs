@@ -6,10 +6,13 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::record::Side;
+
 use super::link::{Error, Kept, Link, plain};
 use super::session::framing::Framing;
 use super::topology::Supported;
 use super::wire::compress::Compression;
+use super::wire::frame;
 use super::wire::primitive::{Consistency, Reader};
 use super::wire::request::{Parameters, Query, Token, put_startup};
 use super::wire::response::{self, ErrorKind, Response, ServerError};
@@ -24,6 +27,8 @@ pub(super) struct Login {
     startup: Bytes,
     /// What the client answered an authenticator with, if it did so in one step, as user and password do.
     token: Option<Bytes>,
+    /// Whose servers took it. `None`: nobody has looked at it.
+    taken_by: Option<Side>,
 }
 
 /// What Cassandra calls a client that did not say who it is; so do `[[users]]`.
@@ -43,7 +48,7 @@ impl Login {
         let mut startup = BytesMut::new();
         put_startup(&mut startup, &[("CQL_VERSION", "3.0.0")])?;
         let framing = Framing { version: Version::V4, compression: None };
-        Ok(Login { framing, startup: startup.freeze(), token: None })
+        Ok(Login { framing, startup: startup.freeze(), token: None, taken_by: None })
     }
 
     /// Who the client is, if it said so.
@@ -152,7 +157,7 @@ impl Hello {
         C: AsyncRead + AsyncWrite + Unpin,
     {
         let version = kept.header.version;
-        let body = client.body(kept);
+        let body = client.body(kept)?;
         let envelope = Envelope::open(plain(kept.header), &body)?;
         let options = Reader::new(envelope.message).string_map("startup options")?;
         let named = options.get("COMPRESSION").map(|name| (name, Compression::from_name(name)));
@@ -174,6 +179,8 @@ impl Hello {
 pub(super) struct Entrance<'a, C, S> {
     pub(super) client: &'a mut Link<C>,
     pub(super) server: &'a mut Link<S>,
+    /// Where that server is.
+    pub(super) side: Side,
     pub(super) supported: &'a Supported,
     pub(super) door: Door<'a>,
 }
@@ -190,7 +197,7 @@ where
     /// One of them left, or what it sent cannot be read.
     pub(super) async fn pass(mut self, hello: &Hello, stream: i16, answer: Kept) -> Result<Option<Login>, Error> {
         let version = hello.framing.version;
-        let login = Login { framing: hello.framing, startup: hello.startup.clone(), token: None };
+        let login = Login { framing: hello.framing, startup: hello.startup.clone(), token: None, taken_by: None };
         if answer.header.opcode == Opcode::Error {
             self.client.send(&answer.bytes).await?;
             // From here on v5 would speak in segments, or would not: servers close.
@@ -233,6 +240,7 @@ where
                 steps = 0;
             }
         }
+        login.taken_by = Some(self.side);
         Ok(login)
     }
 
@@ -256,7 +264,17 @@ where
     async fn said(&mut self) -> Result<Kept, Error> {
         loop {
             let said = self.client.receive().await?;
-            if said.header.opcode != Opcode::Options {
+            let Header { version, flags, opcode, .. } = said.header;
+            // What cannot be decompressed crashes some servers: they do not get to see it.
+            if flags & frame::flag::COMPRESSED != 0
+                && let Err(garbled) = self.client.body(&said)
+            {
+                let text = garbled.to_string();
+                let told = ServerError::new(ErrorKind::Server, &text);
+                self.client.tell(version, 0, &Response::Error(told)).await?;
+                continue;
+            }
+            if opcode != Opcode::Options {
                 return Ok(said);
             }
             offer(self.client, self.supported, said.header).await?;
@@ -264,7 +282,7 @@ where
     }
 
     fn token(&self, said: &Kept) -> Result<Option<Bytes>, Error> {
-        let body = self.client.body(said);
+        let body = self.client.body(said)?;
         let envelope = Envelope::open(plain(said.header), &body)?;
         Ok(Reader::new(envelope.message).bytes("token")?.map(Bytes::copy_from_slice))
     }
@@ -295,9 +313,9 @@ pub(super) struct Luggage {
     pub registered: Option<Bytes>,
 }
 
-/// Begin again at another server, in the client's name. `user`: who it is there, if that is configured.
+/// Begin again at another server, of this side, in the client's name. `user`: who it is there, if that is configured.
 pub(super) async fn again<S>(
-    server: &mut Link<S>,
+    (server, side): (&mut Link<S>, Side),
     login: &Login,
     user: Option<(&str, &str)>,
     luggage: &Luggage,
@@ -316,8 +334,13 @@ where
     let answer = server.ask(version, Opcode::Startup, put(&login.startup)).await?;
     server.agree(login.framing);
     if answer.header.opcode == Opcode::Authenticate {
-        let configured = user.map(|(name, password)| plain_token(name, password));
-        let Some(token) = configured.or_else(|| login.token.clone()) else {
+        let (own, configured) = (login.token.clone(), user.map(|(name, password)| plain_token(name, password)));
+        let token = match login.taken_by {
+            Some(taken_by) if taken_by != side => configured.or(own),
+            // What this side took it takes again; and a name that nobody has verified has no right to its password.
+            _ => own.or(configured),
+        };
+        let Some(token) = token else {
             let text = "the server asks for a password, and the client gave none: [[users]] with the name anonymous is who it is";
             return Err(Error::Server(text.to_owned()));
         };
