@@ -650,9 +650,11 @@ impl Desk {
     }
 
     /// It was made, but for these.
-    pub fn made(&self, stage: Stage, unmade: Vec<String>) {
+    pub fn made(&self, stage: Stage, unmade: Vec<String>, lacks: Vec<String>) {
         let mut memory = self.lock();
-        memory.page.current_mut().into_iter().for_each(|job| job.made(stage, unmade.clone()));
+        if let Some(job) = memory.page.current_mut() {
+            job.made(stage, unmade, lacks);
+        }
         memory.unsaved = true;
     }
 

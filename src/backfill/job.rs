@@ -170,6 +170,9 @@ pub(super) struct Job {
     /// What the secondary refused to make, for people; and everything else was made.
     #[serde(default)]
     unmade: Vec<String>,
+    /// What it is not set up for: left out, and no failure.
+    #[serde(default)]
+    lacks: Vec<String>,
     #[serde(default)]
     made: bool,
 }
@@ -262,6 +265,8 @@ struct Again {
     taken: bool,
 }
 
+/// What is told of what was left out without harm to rows.
+const LACKS: &str = "the target is not set up for all that the origin has";
 /// Most refusals that are told.
 const UNMADE_MAX: usize = 20;
 /// How often a table must be found unfit, each time with all that was appended before paid. A column may be dropped right behind
@@ -362,6 +367,7 @@ impl Job {
             round: 0,
             background: false,
             unmade: Vec::new(),
+            lacks: Vec::new(),
             made: false,
         }
     }
@@ -409,11 +415,13 @@ impl Job {
     }
 
     /// All of it was made but these.
-    pub(super) fn made(&mut self, stage: Stage, unmade: Vec<String>) {
+    pub(super) fn made(&mut self, stage: Stage, unmade: Vec<String>, lacks: Vec<String>) {
         self.made = stage == Stage::Rest;
-        for one in unmade {
-            if self.unmade.len() < UNMADE_MAX && !self.unmade.contains(&one) {
-                self.unmade.push(one);
+        for (all, more) in [(&mut self.unmade, unmade), (&mut self.lacks, lacks)] {
+            for one in more {
+                if all.len() < UNMADE_MAX && !all.contains(&one) {
+                    all.push(one);
+                }
             }
         }
     }
@@ -662,6 +670,10 @@ impl Job {
         if !self.unmade.is_empty() {
             self.state = State::Failed;
             self.why = Some(format!("the target refuses to make what it lacks: {}", self.unmade.join("; ")));
+        }
+        if !self.lacks.is_empty() {
+            let lacks = format!("{LACKS}: {}", self.lacks.join("; "));
+            self.why = Some(self.why.take().map_or_else(|| lacks.clone(), |why| format!("{why}; {lacks}")));
         }
         self.ended_unix = Some(now_unix);
     }
@@ -1065,6 +1077,20 @@ mod tests {
             walked(&mut job, &refused("no key"));
             assert_eq!(job.state, State::Failed);
             assert!(job.why.is_some_and(|why| why.contains("left out")));
+        }
+    }
+
+    #[test]
+    fn what_the_target_is_not_set_up_for_is_told_and_only_what_it_refuses_is_a_failure() {
+        let told = |one: &str| vec![one.to_owned()];
+        for (unmade, state) in [(Vec::new(), State::Done), (told("an index"), State::Failed)] {
+            let mut job = begun(Kind::Backfill, table(1, 2));
+            job.made(Stage::Rest, unmade.clone(), told("a view"));
+            job.made(Stage::Rest, unmade.clone(), told("a view"));
+            walked(&mut job, &table(1, 2));
+            let why = job.why.unwrap_or_default();
+            assert_eq!((job.state, why.matches("a view").count()), (state, 1), "{why}");
+            assert!(unmade.iter().all(|one| why.contains(one)), "{why}");
         }
     }
 

@@ -206,7 +206,7 @@ sections! {
         /// PostgreSQL: a side that takes longer over a trivial statement is left to its clients for ten times as long.
         max_latency: Duration = Is("500ms");
         /// Make the tables that the target lacks, with their types and sequences (Cassandra: keyspaces), before the copy, and
-        /// their indexes and foreign keys behind it; false: they are named.
+        /// their indexes and foreign keys (Cassandra: materialized views) behind it; false: they are named.
         provision: bool = Is("false");
         /// Cassandra: how keyspaces that are made are replicated. Unset, as on the origin; where each side has one
         /// datacenter, the target's stands for the origin's, and otherwise names that the target lacks are an error.

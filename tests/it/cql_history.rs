@@ -353,7 +353,7 @@ async fn columns_that_clients_add_and_drop_while_a_table_is_copied_do_not_leave_
 }
 
 /// What the origin's schema says of a keyspace, but for ids and what only one version has.
-fn schema_of(node: &Node, keyspace: &str) -> Vec<Vec<String>> {
+pub(crate) fn schema_of(node: &Node, keyspace: &str) -> Vec<Vec<String>> {
     let mut cql = Cql::of(node, keyspace);
     let asked = [
         "keyspaces: durable_writes, replication",
@@ -362,6 +362,8 @@ fn schema_of(node: &Node, keyspace: &str) -> Vec<Vec<String>> {
         "tables: table_name, bloom_filter_fp_chance, caching, comment, compaction, compression, default_time_to_live, \
          gc_grace_seconds, max_index_interval, min_index_interval, speculative_retry, additional_write_policy, read_repair",
         "indexes: table_name, index_name, kind, options",
+        "views: view_name, base_table_name, where_clause, include_all_columns, caching, comment, compaction, compression, \
+         gc_grace_seconds, speculative_retry, additional_write_policy, read_repair, bloom_filter_fp_chance",
     ];
     let rows = |asked: &str| {
         let (table, columns) = asked.split_once(": ").expect("it is written so");

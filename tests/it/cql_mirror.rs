@@ -132,7 +132,12 @@ async fn a_synchronous_mirror_answers_when_the_target_has_it_and_says_when_it_ha
 #[tokio::test(flavor = "multi_thread")]
 async fn check_names_what_the_sides_have_not_in_common() {
     let nodes = pair_with("checked");
-    Cql::of(nodes[0], "checked").define("CREATE TABLE missing (k int PRIMARY KEY, n counter)");
+    let mut cql = Cql::of(nodes[0], "checked");
+    cql.define("CREATE TABLE missing (k int PRIMARY KEY, n counter)");
+    nodes.iter().for_each(|node| Cql::of(node, "checked").define("CREATE TABLE both (k int PRIMARY KEY, v int)"));
+    cql.define(
+        "CREATE MATERIALIZED VIEW by_v AS SELECT * FROM both WHERE v IS NOT NULL AND k IS NOT NULL PRIMARY KEY (v, k)",
+    );
     let sandbox = tandem::sandbox::Sandbox::new(false).expect("a temp folder");
     let file = sandbox.dir().join("proxy.toml");
     let [origin, target] = nodes.map(Node::address);
@@ -144,11 +149,12 @@ async fn check_names_what_the_sides_have_not_in_common() {
     std::fs::write(&file, text).expect("written");
     let output = cli(&["check", "--json", "--config", file.to_str().expect("UTF-8")]);
     let shown: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let named = |name: &str| {
+    let named = |name: &str, object: &str| {
         let all = shown["findings"].as_array().expect("a list");
-        all.iter().any(|one| one["name"] == name && one["object"] == "checked.missing")
+        all.iter().any(|one| one["name"] == name && one["object"] == object)
     };
-    assert!(named("table_missing") && named("by_state"), "{shown:#}");
+    assert!(named("table_missing", "checked.missing") && named("by_state", "checked.missing"), "{shown:#}");
+    assert!(named("view_missing", "checked.by_v") && !named("table_missing", "checked.by_v"), "{shown:#}");
     assert_eq!(output.status.code(), Some(1));
 }
 

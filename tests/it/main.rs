@@ -24,6 +24,7 @@ mod cql_state;
 mod cql_text;
 mod cql_topology;
 mod cql_versions;
+mod cql_views;
 mod cql_workers;
 mod crowd;
 mod dashboard;

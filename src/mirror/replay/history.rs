@@ -116,12 +116,22 @@ pub struct Compared {
     pub moved: bool,
 }
 
+/// What of the lacking could not be made on the secondary, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Provisioned {
+    /// It refuses this: a failure.
+    pub unmade: Vec<String>,
+    /// It is not set up for this, with the statement that makes it: no failure, for the rows are all there without.
+    pub lacks: Vec<String>,
+}
+
 /// A wire's hands for history. Shared by all workers; nothing is remembered between two calls.
 pub trait Walker: Send + Sync + 'static {
-    /// Make on the secondary what the request's tables lack there; what could not be made, for people.
-    fn provision(&self, request: &Request, stage: Stage) -> impl Future<Output = Result<Vec<String>, Error>> + Send {
+    /// Make on the secondary what the request's tables lack there.
+    fn provision(&self, request: &Request, stage: Stage) -> impl Future<Output = Result<Provisioned, Error>> + Send {
         let _ = (request, stage);
-        async { Ok(vec!["this wire makes no tables".to_owned()]) }
+        let unmade = vec!["this wire makes no tables".to_owned()];
+        async { Ok(Provisioned { unmade, ..Provisioned::default() }) }
     }
 
     /// Which tables there are. Rows of both sides are found in the primary's extents, so there are none of the secondary.
@@ -285,7 +295,8 @@ impl<W: Walker> History<W> {
     async fn provision(&self, at: Stage) -> Result<(), Error> {
         let desk = &self.handle.desk;
         let Some((request, stage)) = desk.makes().filter(|(_, stage)| *stage == at) else { return Ok(()) };
-        desk.made(stage, self.walker.provision(&request, stage).await?);
+        let Provisioned { unmade, lacks } = self.walker.provision(&request, stage).await?;
+        desk.made(stage, unmade, lacks);
         Ok(())
     }
 

@@ -722,7 +722,7 @@ impl<C: Copier> Engine<C> {
     async fn provision(&mut self, at: Stage) -> Result<(), Error> {
         let Some((request, stage)) = self.desk.makes().filter(|(_, stage)| *stage == at) else { return Ok(()) };
         if let Some(unmade) = self.copier.provision(&request, stage).await? {
-            self.desk.made(stage, unmade);
+            self.desk.made(stage, unmade, Vec::new());
         }
         self.last_contact = Instant::now();
         Ok(())

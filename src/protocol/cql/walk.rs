@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use crate::check::Finding;
+use crate::check::{Finding, Rule};
 use crate::config::{Config, Cutover};
 use crate::cutover::gate::Route;
 use crate::cutover::mirror::{self, Known};
@@ -112,6 +112,7 @@ impl Walk {
         }
         let cluster = self.sides.get(to).ok_or_else(|| away(to))?;
         found.extend(differences(&self.shared.side(from).tables(), &cluster.tables(), to));
+        found.extend(self.views_missing(from, to).await?);
         let behind = self.shared.stamps.last() - now_micros() + cluster.behind();
         if behind > CLOCK_MICROS {
             let object = format!("{:.1} s", behind as f64 / 1e6);
@@ -131,6 +132,17 @@ impl Walk {
 }
 
 impl Walk {
+    /// Materialized views that clients have here and would not have there.
+    async fn views_missing(&self, from: Side, to: Side) -> Result<Vec<Finding>, Error> {
+        let views = async |side| {
+            let failed = |why: String| Error::Side { side, why };
+            let cluster = self.sides.get(side).ok_or_else(|| failed("it was never reached".to_owned()))?;
+            cluster.views().await.map_err(|error| failed(error.to_string()))
+        };
+        let (here, there) = tokio::try_join!(views(from), views(to))?;
+        Ok(named(rules::VIEW_MISSING, here.difference(&there).cloned().collect(), to))
+    }
+
     /// Sessions connect to where they will go. One that cannot in time does so when it comes through the gate.
     async fn open_ahead(&self, to: Side) {
         self.shared.destination.set(Some(to));
@@ -146,6 +158,17 @@ impl Walk {
     }
 }
 
+/// A finding of each name, as many as are told.
+fn named(rule: &'static Rule, names: Vec<String>, to: Side) -> Vec<Finding> {
+    let more = names.len().saturating_sub(NAMED_MAX);
+    let finding = |object| Finding { rule, side: Some(to), object };
+    let mut found: Vec<Finding> = names.into_iter().take(NAMED_MAX).map(finding).collect();
+    if more > 0 {
+        found.push(finding(format!("and {more} more")));
+    }
+    found
+}
+
 /// Tables of one side that are not the same on the other.
 fn differences(here: &Tables, there: &Tables, to: Side) -> Vec<Finding> {
     let mut names: Vec<String> = Vec::new();
@@ -156,13 +179,7 @@ fn differences(here: &Tables, there: &Tables, to: Side) -> Vec<Finding> {
         }
     }
     names.sort_unstable();
-    let more = names.len().saturating_sub(NAMED_MAX);
-    let finding = |object| Finding { rule: rules::SCHEMA_DIFFERS, side: Some(to), object };
-    let mut found: Vec<Finding> = names.into_iter().take(NAMED_MAX).map(finding).collect();
-    if more > 0 {
-        found.push(finding(format!("and {more} more")));
-    }
-    found
+    named(rules::SCHEMA_DIFFERS, names, to)
 }
 
 impl Steps for Walk {

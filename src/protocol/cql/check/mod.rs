@@ -18,6 +18,7 @@ crate::check::rules! {
     OLD_PROTOCOL: Warning "old_protocol" "it does not speak v5: TTLs are counted from when a write is replayed, and may end later there";
     PARTITIONER_DIFFERS: Warning "partitioner_differs" "token-aware clients choose other nodes after a switch; paging states of full scans are not portable";
     TABLE_MISSING: Error "table_missing" "the target lacks this table: create it, with the same columns";
+    VIEW_MISSING: Warning "view_missing" "the target lacks this materialized view: backfill.provision makes it behind the copy where materialized_views_enabled is true in the target's cassandra.yaml; else make it by hand";
     COLUMNS_DIFFER: Error "columns_differ" "the target's table has other columns, types or keys: writes to it will be refused, or clients see other rows after a switch";
     TTL_DIFFERS: Warning "ttl_differs" "default_time_to_live differs: writes without a TTL live for another time on the target";
     DELETES_FORGOTTEN: Note "deletes_forgotten" "gc_grace_seconds is 0: writes to a partition of it are replayed one after the other, and a write that is late for hours is compared instead";
@@ -43,6 +44,10 @@ pub async fn check(config: &Config) -> Report {
     if let (Ok(origin), Ok(target)) = (&origin, &target) {
         protocols(&origin.facts(), &target.facts(), &mut report.findings);
         tables(&origin.tables(), &target.tables(), &mut report.findings);
+        if let (Ok(here), Ok(there)) = tokio::join!(origin.views(), target.views()) {
+            let missing = here.difference(&there).map(|view| on(Side::Target, VIEW_MISSING, view));
+            report.findings.extend(missing);
+        }
     }
     report
 }

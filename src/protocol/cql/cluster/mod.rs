@@ -20,7 +20,7 @@ mod shunned;
 mod tests;
 mod timeouts;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -318,6 +318,14 @@ impl Cluster {
     /// No node can be asked.
     pub async fn shows_ballots(&self) -> Result<bool, Error> {
         ballots::are_shown(&self.client().await?).await
+    }
+
+    /// Its materialized views, by keyspace and name.
+    ///
+    /// # Errors
+    /// No node can be asked.
+    pub async fn views(&self) -> Result<BTreeSet<String>, Error> {
+        schema::views(&self.client().await?).await
     }
 
     /// Wait until all nodes that are up have one schema; `false`: they still have not after as long as drivers wait.

@@ -1,9 +1,10 @@
 //! Reading a cluster's schema.
 //!
-//! The tables are Cassandra's since 3.0. They are read in several pages, while somebody may change them: the look counts
+//! The tables are Cassandra's since 3.0. A materialized view is none of `system_schema.tables`: its rows are its table's, and nobody
+//! writes, copies or compares them. The tables are read in several pages, while somebody may change them: the look counts
 //! only if the node's schema version was the same before and after it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::protocol::cql::client::{Client, Error};
 use crate::protocol::cql::tables::{Table, is_own};
@@ -20,6 +21,7 @@ const LOOKS: usize = 5;
 
 const TABLES: &str =
     "SELECT keyspace_name, table_name, id, gc_grace_seconds, default_time_to_live FROM system_schema.tables";
+const VIEWS: &str = "SELECT keyspace_name, view_name FROM system_schema.views";
 const COLUMNS: &str = "SELECT keyspace_name, table_name, column_name, kind, position, type FROM system_schema.columns";
 
 /// The node's schema version.
@@ -41,6 +43,19 @@ pub(super) async fn load(client: &Client) -> Result<([u8; 16], Vec<Table>), Erro
         before = after;
     }
     Ok((before, look(client).await?))
+}
+
+/// Materialized views that are clients', by keyspace and name.
+pub(super) async fn views(client: &Client) -> Result<BTreeSet<String>, Error> {
+    let mut views = BTreeSet::new();
+    each(client, VIEWS, |row| {
+        let Some((keyspace, view)) = row.text("keyspace_name").zip(row.text("view_name")) else { return };
+        if !is_own(keyspace) {
+            views.insert(format!("{keyspace}.{view}"));
+        }
+    })
+    .await?;
+    Ok(views)
 }
 
 async fn look(client: &Client) -> Result<Vec<Table>, Error> {

@@ -12,6 +12,9 @@ use crate::protocol::cql::text::schema::{Role, Table};
 /// A keyspace and a name in it.
 pub(super) type Name = (String, String);
 
+/// What people are told that a view is.
+pub(super) const VIEW: &str = "materialized view";
+
 /// A map as `system_schema` has it, of texts.
 pub(super) type Map = Vec<(String, String)>;
 
@@ -24,6 +27,8 @@ pub(super) struct Definitions {
     pub(super) tables: BTreeMap<Name, Defined>,
     /// By table and name.
     pub(super) indexes: BTreeMap<(Name, String), Index>,
+    /// Materialized views.
+    pub(super) views: BTreeMap<Name, View>,
     /// Columns of `system_schema.tables`: options of other names are not known there.
     pub(super) options: BTreeSet<String>,
     pub(super) datacenters: BTreeSet<String>,
@@ -54,6 +59,19 @@ pub(super) struct Index {
     pub(super) options: Map,
 }
 
+/// A materialized view.
+#[derive(Clone, Debug)]
+pub(super) struct View {
+    /// Its columns and key; options without a time to live, which no view may be given.
+    pub(super) defined: Defined,
+    /// Of the same keyspace.
+    pub(super) base: String,
+    /// As the server wrote it down, names quoted where that is needed.
+    pub(super) condition: String,
+    /// It was made with `*`.
+    pub(super) has_all_columns: bool,
+}
+
 /// Something to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Missing {
@@ -77,8 +95,12 @@ impl Definitions {
         let is_meant = |(keyspace, name): &Name| meant(&format!("{keyspace}.{name}"));
         match stage {
             Stage::Rest => {
-                let missing = self.indexes.iter().filter(|(name, _)| !there.indexes.contains_key(*name));
-                missing.filter(|((table, _), _)| is_meant(table)).map(|(name, index)| index.missing(name)).collect()
+                let indexes = self.indexes.iter().filter(|(name, _)| !there.indexes.contains_key(*name));
+                let indexes = indexes.filter(|((table, _), _)| is_meant(table));
+                let views = self.views.iter().filter(|(name, _)| !there.views.contains_key(*name));
+                let views = views.filter(|((keyspace, _), view)| meant(&format!("{keyspace}.{}", view.base)));
+                let views = views.map(|(_, view)| view.missing(&there.options));
+                indexes.map(|(name, index)| index.missing(name)).chain(views).collect()
             }
             Stage::Tables => {
                 let keyspaces: BTreeSet<&String> =
@@ -183,17 +205,22 @@ impl Defined {
             let is_static = if column.role == Role::Static { " STATIC" } else { "" };
             columns.push(format!("{} {}{is_static}", quoted(&column.name), column.cql_type));
         }
+        let (table, columns, key) = (self.name(), columns.join(", "), self.key());
+        format!("CREATE TABLE IF NOT EXISTS {table} ({columns}, PRIMARY KEY ({key})){}", self.with(known))
+    }
+
+    fn name(&self) -> String {
+        format!("{}.{}", quoted(&self.shape.keyspace), quoted(&self.shape.name))
+    }
+
+    fn key(&self) -> String {
         let names = |columns: Vec<&str>| columns.into_iter().map(quoted).collect::<Vec<_>>();
         let partition = names(self.shape.partition_key().map(|column| &*column.name).collect());
         let clustering = names(self.shape.clustering().map(|column| &*column.name).collect());
-        let key = [vec![format!("({})", partition.join(", "))], clustering].concat().join(", ");
-        let options: Vec<String> = self.with(known);
-        let with = if options.is_empty() { String::new() } else { format!(" WITH {}", options.join(" AND ")) };
-        let table = format!("{}.{}", quoted(&self.shape.keyspace), quoted(&self.shape.name));
-        format!("CREATE TABLE IF NOT EXISTS {table} ({}, PRIMARY KEY ({key})){with}", columns.join(", "))
+        [vec![format!("({})", partition.join(", "))], clustering].concat().join(", ")
     }
 
-    fn with(&self, known: &BTreeSet<String>) -> Vec<String> {
+    fn with(&self, known: &BTreeSet<String>) -> String {
         let mut options = Vec::new();
         if !self.descending.is_empty() {
             let order = |name: &str| if self.descending.contains(name) { "DESC" } else { "ASC" };
@@ -203,7 +230,31 @@ impl Defined {
         }
         let given = self.options.iter().filter(|(name, _)| known.contains(name));
         options.extend(given.map(|(name, value)| format!("{name} = {value}")));
-        options
+        if options.is_empty() { String::new() } else { format!(" WITH {}", options.join(" AND ")) }
+    }
+}
+
+impl View {
+    fn missing(&self, known: &BTreeSet<String>) -> Missing {
+        let Table { keyspace, name, .. } = &self.defined.shape;
+        Missing { what: format!("{VIEW} {keyspace}.{name}"), keyspace: keyspace.clone(), text: Ok(self.text(known)) }
+    }
+
+    fn text(&self, known: &BTreeSet<String>) -> String {
+        let Defined { shape, .. } = &self.defined;
+        let columns = match self.has_all_columns {
+            true => "*".to_owned(),
+            false => shape.columns().iter().map(|column| quoted(&column.name)).collect::<Vec<_>>().join(", "),
+        };
+        format!(
+            "CREATE MATERIALIZED VIEW IF NOT EXISTS {} AS SELECT {columns} FROM {}.{} WHERE {} PRIMARY KEY ({}){}",
+            self.defined.name(),
+            quoted(&shape.keyspace),
+            quoted(&self.base),
+            self.condition,
+            self.defined.key(),
+            self.defined.with(known),
+        )
     }
 }
 
@@ -276,6 +327,24 @@ mod tests {
         let plain = Index { kind: "COMPOSITES".to_owned(), options: pairs(&[("target", "values(v)")]) };
         let custom = pairs(&[("class_name", "StorageAttachedIndex"), ("target", "name"), ("case_sensitive", "false")]);
         let custom = Index { kind: "CUSTOM".to_owned(), options: custom };
+        let columns = vec![
+            column("at", "clustering", 1, "timestamp"),
+            column("k", "clustering", 0, "int"),
+            column("Bucket", "partition_key", 0, "int"),
+        ];
+        let view = View {
+            defined: Defined {
+                shape: Table::new("ks", "By Bucket", columns),
+                descending: names(&["k"]),
+                options: pairs(&[("comment", "''"), ("memtable", "'trie'")]),
+                is_compact: false,
+            },
+            base: "t".to_owned(),
+            condition: "\"Bucket\" IS NOT NULL AND k IS NOT NULL AND at IS NOT NULL".to_owned(),
+            has_all_columns: false,
+        };
+        let mut whole = view.clone();
+        (whole.defined.shape, whole.has_all_columns) = (renamed(&view.defined.shape, "whole"), true);
         Definitions {
             keyspaces: BTreeMap::from([("ks".to_owned(), Keyspace { replication: network, durable: false })]),
             types: BTreeMap::from([
@@ -284,9 +353,14 @@ mod tests {
             ]),
             tables: BTreeMap::from([(name("t"), table)]),
             indexes: BTreeMap::from([((name("t"), "i".to_owned()), plain), ((name("t"), "j".to_owned()), custom)]),
+            views: BTreeMap::from([(name("By Bucket"), view), (name("whole"), whole)]),
             options: names(&["comment", "gc_grace_seconds", "memtable"]),
             datacenters: names(&["east"]),
         }
+    }
+
+    fn renamed(table: &Table, name: &str) -> Table {
+        Table::new(&table.keyspace, name, table.columns().to_vec())
     }
 
     fn texts(missing: Vec<Missing>) -> Vec<String> {
@@ -314,6 +388,12 @@ mod tests {
             "CREATE INDEX IF NOT EXISTS \"i\" ON \"ks\".\"t\" (values(v))",
             "CREATE CUSTOM INDEX IF NOT EXISTS \"j\" ON \"ks\".\"t\" (name) USING 'StorageAttachedIndex' WITH OPTIONS = \
              {'case_sensitive': 'false'}",
+            "CREATE MATERIALIZED VIEW IF NOT EXISTS \"ks\".\"By Bucket\" AS SELECT \"Bucket\", \"k\", \"at\" FROM \"ks\".\"t\" \
+             WHERE \"Bucket\" IS NOT NULL AND k IS NOT NULL AND at IS NOT NULL PRIMARY KEY ((\"Bucket\"), \"k\", \"at\") \
+             WITH CLUSTERING ORDER BY (\"k\" DESC, \"at\" ASC) AND comment = ''",
+            "CREATE MATERIALIZED VIEW IF NOT EXISTS \"ks\".\"whole\" AS SELECT * FROM \"ks\".\"t\" \
+             WHERE \"Bucket\" IS NOT NULL AND k IS NOT NULL AND at IS NOT NULL PRIMARY KEY ((\"Bucket\"), \"k\", \"at\") \
+             WITH CLUSTERING ORDER BY (\"k\" DESC, \"at\" ASC) AND comment = ''",
         ];
         assert_eq!(texts(here().lacking(&there, |_| true, Stage::Rest, None)), expected);
     }

@@ -33,7 +33,7 @@ use std::time::Duration;
 use crate::backfill::Request;
 use crate::backfill::crew::Lease;
 use crate::backfill::work::{Chunk, Difference, Differs, Extent, Outcome, Stage, Surveyed};
-use crate::mirror::replay::history::{By, Compared, Error, Suspect, Walker};
+use crate::mirror::replay::history::{By, Compared, Error, Provisioned, Suspect, Walker};
 use crate::protocol::cql::client::{self, Answer};
 use crate::protocol::cql::cluster::Cluster;
 use crate::protocol::cql::place::Place;
@@ -65,7 +65,7 @@ const LINGERS: Duration = Duration::from_secs(5);
 const ESTIMATES: i32 = 5_000;
 
 impl Walker for Applier {
-    async fn provision(&self, request: &Request, stage: Stage) -> Result<Vec<String>, Error> {
+    async fn provision(&self, request: &Request, stage: Stage) -> Result<Provisioned, Error> {
         let sides = self.sides().await.map_err(trouble)?;
         provision::provision(&sides, request, stage).await
     }

@@ -1,16 +1,17 @@
-//! Making on the secondary what it lacks: keyspaces, types and tables before the copy, indexes behind it.
+//! Making on the secondary what it lacks: keyspaces, types and tables before the copy, indexes and materialized views behind it.
 //!
 //! Both schemas are read whole and compared; what an earlier attempt made, or somebody by hand, is left alone. Options that
-//! the secondary's version does not know are left out. Not made: functions, aggregates, triggers, materialized views, column
-//! masks, roles and grants, and tables of the old storage format, which are named.
+//! the secondary's version does not know are left out. A view that the secondary makes for nobody
+//! is named with its statement, and is no failure: all rows are there without it. Not made: functions, aggregates, triggers,
+//! column masks, roles and grants, and tables of the old storage format, which are named.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::definition::{Defined, Definitions, Index, Keyspace, Map, Missing, Name, literal, map};
+use super::definition::{Defined, Definitions, Index, Keyspace, Map, Missing, Name, VIEW, View, literal, map};
 use super::{of_primary, of_secondary};
 use crate::backfill::Request;
 use crate::backfill::work::Stage;
-use crate::mirror::replay::history::Error;
+use crate::mirror::replay::history::{Error, Provisioned};
 use crate::protocol::cql::applier::Sides;
 use crate::protocol::cql::applier::trouble::Trouble;
 use crate::protocol::cql::client::{self, Client};
@@ -36,26 +37,31 @@ const NUMBERS: [&str; 7] = [
 const TEXTS: [&str; 5] = ["comment", "speculative_retry", "additional_write_policy", "read_repair", "memtable"];
 const MAPS: [&str; 3] = ["caching", "compaction", "compression"];
 
+/// What a server says that makes no views for anybody, as versions from 4.0 on do unless they are told otherwise.
+const NO_VIEWS: &str = "views are disabled";
+/// What is to be done about it, before the statement.
+const ENABLE: &str = "set materialized_views_enabled: true in cassandra.yaml there, restart, and run";
+
 /// What could not be made, for people.
-pub(super) async fn provision(sides: &Sides, request: &Request, stage: Stage) -> Result<Vec<String>, Error> {
+pub(super) async fn provision(sides: &Sides, request: &Request, stage: Stage) -> Result<Provisioned, Error> {
     let here = load(&sides.to_primary).await.map_err(of_primary)?;
     let there = load(&sides.to_secondary).await.map_err(of_secondary)?;
     let replication = request.replication.as_deref();
     let missing = here.lacking(&there, |name| request.names(name), stage, replication);
     if missing.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Provisioned::default());
     }
-    let unmade = make(&sides.to_secondary, missing).await?;
+    let provisioned = make(&sides.to_secondary, missing).await?;
     if !sides.secondary.agreed().await.map_err(of_secondary)? {
         return Err(Error::Secondary("its nodes do not agree on one schema".to_owned()));
     }
     sides.secondary.refresh().await;
-    Ok(unmade)
+    Ok(provisioned)
 }
 
 /// What cannot be made takes with it what would be in it.
-async fn make(client: &Client, missing: Vec<Missing>) -> Result<Vec<String>, Error> {
-    let (mut unmade, mut without) = (Vec::new(), BTreeSet::new());
+async fn make(client: &Client, missing: Vec<Missing>) -> Result<Provisioned, Error> {
+    let (mut made, mut without) = (Provisioned::default(), BTreeSet::new());
     for Missing { what, keyspace, text } in missing {
         if without.contains(&keyspace) {
             continue;
@@ -72,9 +78,15 @@ async fn make(client: &Client, missing: Vec<Missing>) -> Result<Vec<String>, Err
         if what.starts_with("keyspace") {
             without.insert(keyspace);
         }
-        unmade.push(format!("{what}: {why}"));
+        match text {
+            Ok(text) if what.starts_with(VIEW) && why.contains(NO_VIEWS) => {
+                tracing::warn!(what, text, "history: the target makes no materialized views");
+                made.lacks.push(format!("{what}: {ENABLE}: {text}"));
+            }
+            _ => made.unmade.push(format!("{what}: {why}")),
+        }
     }
-    Ok(unmade)
+    Ok(made)
 }
 
 /// Made, or why it will never be.
@@ -105,23 +117,31 @@ async fn load(client: &Client) -> Result<Definitions, client::Error> {
     })
     .await?;
     let mut columns: BTreeMap<Name, Vec<Column>> = BTreeMap::new();
-    let mut descending: BTreeMap<Name, BTreeSet<String>> = BTreeMap::new();
+    let mut turned: BTreeMap<Name, BTreeSet<String>> = BTreeMap::new();
     each(client, "SELECT * FROM system_schema.columns", |row, keyspace| {
         let (table, name) = ((keyspace, text(row, "table_name")), text(row, "column_name"));
         let position = row.int("position").unwrap_or_default();
         let column = Column::described(&name, &text(row, "kind"), position, &text(row, "type"));
         if row.text("clustering_order") == Some("desc") {
-            descending.entry(table.clone()).or_default().insert(name);
+            turned.entry(table.clone()).or_default().insert(name);
         }
         columns.entry(table).or_default().push(column);
     })
     .await?;
     each(client, "SELECT * FROM system_schema.tables", |row, keyspace| {
         let name = (keyspace, text(row, "table_name"));
-        let shape = Table::new(&name.0, &name.1, columns.remove(&name).unwrap_or_default());
         let is_compact = !row.texts("flags").contains(&"compound");
-        let descending = descending.remove(&name).unwrap_or_default();
-        all.tables.insert(name, Defined { shape, descending, options: options(row), is_compact });
+        all.tables.insert(name.clone(), Defined { is_compact, ..defined(row, name, &mut columns, &mut turned) });
+    })
+    .await?;
+    each(client, "SELECT * FROM system_schema.views", |row, keyspace| {
+        let name = (keyspace, text(row, "view_name"));
+        let mut defined = defined(row, name.clone(), &mut columns, &mut turned);
+        // Rows of a view live as long as those that they are of.
+        defined.options.retain(|(option, _)| option != "default_time_to_live");
+        let (base, condition) = (text(row, "base_table_name"), text(row, "where_clause"));
+        let has_all_columns = row.cell("include_all_columns") == Some(&[1]);
+        all.views.insert(name, View { defined, base, condition, has_all_columns });
     })
     .await?;
     each(client, "SELECT * FROM system_schema.indexes", |row, keyspace| {
@@ -132,6 +152,18 @@ async fn load(client: &Client) -> Result<Definitions, client::Error> {
     all.options = known_options(client).await?;
     all.datacenters = datacenters(client).await?;
     Ok(all)
+}
+
+/// A table or a view, of its row and what is known of its columns.
+fn defined(
+    row: &Fields<'_, '_>,
+    name: Name,
+    columns: &mut BTreeMap<Name, Vec<Column>>,
+    turned: &mut BTreeMap<Name, BTreeSet<String>>,
+) -> Defined {
+    let shape = Table::new(&name.0, &name.1, columns.remove(&name).unwrap_or_default());
+    let descending = turned.remove(&name).unwrap_or_default();
+    Defined { shape, descending, options: options(row), is_compact: false }
 }
 
 /// Rows that are of a keyspace of clients'.
