@@ -25,6 +25,8 @@ const SCHEMA: [&str; 6] = [
     "CREATE MATERIALIZED VIEW turned AS SELECT v, k FROM plain WHERE v IS NOT NULL AND k IS NOT NULL PRIMARY KEY (v, k)",
 ];
 const VIEWS: [&str; 3] = ["by_shop", "\"LargeSums\"", "turned"];
+const LATE: &str =
+    "CREATE MATERIALIZED VIEW late AS SELECT * FROM plain WHERE v IS NOT NULL AND k IS NOT NULL PRIMARY KEY (v, k)";
 
 fn history(node: &Node, keyspace: &str) {
     make_keyspace(node, keyspace, 1);
@@ -98,8 +100,11 @@ async fn views_of_copied_tables_are_made_behind_the_copy_and_are_no_tables_to_an
     }
     client.run("UPDATE plain SET v = 100 WHERE k = 1");
     client.run("DELETE FROM \"Sales\" WHERE id = 4");
+    // One that clients make goes the same way.
+    client.run(LATE);
     tandem.nothing_set_aside().await;
     views_are_equal(nodes, keyspace).await;
+    assert_eq!(schema_of(old, keyspace), schema_of(new, keyspace), "{}", tandem.log());
     let report = walk(&tandem, "verify", &json!({ "tables": ["viewed.*"] })).await;
     let [read, equal, rest @ ..] = counts(&report);
     assert!(read == 79 && equal == 79 && rest == [0; 4], "{report:#}");
@@ -138,7 +143,12 @@ async fn a_target_that_makes_no_views_gets_all_else_and_people_the_statements() 
         assert!(waited.status.success(), "{waited:?}");
         assert_eq!(views_missing(&tandem, keyspace).len(), VIEWS.len());
         // What the views are of is mirrored as ever.
-        client(&tandem, keyspace).run("UPDATE plain SET v = 100 WHERE k = 1");
+        let mut client = client(&tandem, keyspace);
+        client.run(LATE);
+        client.run("UPDATE plain SET v = 100 WHERE k = 1");
         tandem.nothing_set_aside().await;
+        assert_eq!(Cql::of(target, keyspace).rows("SELECT v FROM plain WHERE k = 1"), ["100"]);
+        assert_eq!(views_missing(&tandem, keyspace).len(), VIEWS.len() + 1);
+        assert!(tandem.log().contains("refuses a materialized view that a client made"), "{}", tandem.log());
     }
 }
