@@ -430,11 +430,15 @@ fn open_journal(config: &Config) -> Result<(Journal, Recovered), Error> {
         config::Durability::Fsync => journal::Durability::Fsync,
     };
     let seconds = metrics::JOURNAL_SYNC_SECONDS.histogram(&[]);
+    let own = match config.wire {
+        Wire::Postgres => journal::Options::default(),
+        Wire::Cql => journal::Options::for_records(cql::RECORD_BYTES_MAX),
+    };
     let options = journal::Options {
         durability,
         size_limit_bytes: config.journal.size_limit.0,
         on_sync: Some(Arc::new(move |sample: journal::SyncSample| seconds.record(sample.took.as_secs_f64()))),
-        ..journal::Options::default()
+        ..own
     };
     let opened = Journal::open(&config.journal.dir, options).map_err(|error| Error::Setup(error.to_string()))?;
     let recovered = &opened.1;

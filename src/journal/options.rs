@@ -7,6 +7,12 @@ use std::time::Duration;
 use super::entry;
 use super::segment::PAGE;
 
+/// Records that fit the ring. One fits whatever goes on: readers' pins leave half of the ring to the appends, and a quarter
+/// is for outcomes.
+const RING_RECORDS: u64 = 4;
+/// Records that fit a segment. One that does not fit behind the others leaves the rest of its segment empty.
+const SEGMENT_RECORDS: u64 = 2;
+
 /// What makes a record durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
@@ -36,7 +42,7 @@ pub struct Options {
     /// Bytes that all segments together may take on disk, at least three segments; beyond that [`super::Error::Full`].
     /// The ring and the control file (64 KiB) come on top.
     pub size_limit_bytes: u64,
-    /// Bytes of entries in one segment, at least four times the record limit. Two spare ones are kept ready.
+    /// Bytes of entries in one segment, at least twice the record limit. Two spare ones are kept ready.
     pub segment_bytes: u64,
     /// Bytes of a record's payload, at most 16 MiB - 1.
     pub record_limit_bytes: usize,
@@ -104,6 +110,13 @@ pub enum OpenError {
 }
 
 impl Options {
+    /// For records of up to so many bytes: the ring is as large as they need.
+    pub fn for_records(record_limit_bytes: usize) -> Options {
+        let own = Options::default();
+        let needed = RING_RECORDS * ((entry::HEADER + record_limit_bytes) as u64).next_multiple_of(PAGE);
+        Options { record_limit_bytes, ring_bytes: own.ring_bytes.max(needed), ..own }
+    }
+
     /// Segments that fit the size limit.
     pub(super) fn segments(&self) -> u64 {
         self.size_limit_bytes / self.file_bytes()
@@ -119,9 +132,9 @@ impl Options {
         let rules = [
             (self.record_limit_bytes <= entry::LENGTH_LIMIT, "the record limit is at most 16 MiB - 1"),
             (self.ring_bytes.is_multiple_of(PAGE), "the ring is whole pages of 4096 bytes"),
-            (self.ring_bytes >= 4 * record, "the ring is at least four times the record limit"),
+            (self.ring_bytes >= RING_RECORDS * record, "the ring is at least four times the record limit"),
             (self.segment_bytes.is_multiple_of(PAGE), "a segment is whole pages of 4096 bytes"),
-            (self.segment_bytes >= 4 * record, "a segment is at least four times the record limit"),
+            (self.segment_bytes >= SEGMENT_RECORDS * record, "a segment is at least twice the record limit"),
             (self.segments() >= 3, "the size limit is at least three segments"),
         ];
         rules.iter().find(|(kept, _)| !kept).map_or(Ok(()), |(_, rule)| Err(OpenError::Options(rule)))

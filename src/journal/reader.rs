@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::task::Waker;
 
 use bytes::Bytes;
 
@@ -10,7 +11,7 @@ use super::segment::Segment;
 use super::state::{Drive, Shared, State};
 use super::{Entry, Error, Lsn};
 
-/// Bytes of one read, whatever was asked for.
+/// Bytes of one read, whatever was asked for; one record that is larger is read alone.
 const MOST: u64 = 4 << 20;
 const LEAST: u64 = 4096;
 
@@ -147,9 +148,42 @@ struct Pin<'a> {
 
 impl Drop for Pin<'_> {
     fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        if let Some(index) = state.pins.iter().position(|pin| *pin == self.from) {
-            state.pins.swap_remove(index);
-        }
+        let wakers = {
+            let mut state = self.shared.lock();
+            let before = state.floor();
+            if let Some(index) = state.pins.iter().position(|pin| *pin == self.from) {
+                state.pins.swap_remove(index);
+            }
+            let freed = state.floor() > before;
+            if freed { std::mem::take(&mut state.waiting.room) } else { Vec::new() }
+        };
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::journal::storage::MemoryDisk;
+    use crate::journal::{Journal, Options};
+
+    #[tokio::test]
+    async fn who_waits_for_room_hears_of_it_when_a_reader_gives_the_ring_back() {
+        let options =
+            Options { segment_bytes: 16384, record_limit_bytes: 2000, ring_bytes: 8192, ..Options::default() };
+        let (journal, _) = Journal::open_on(MemoryDisk::default().storage(), options).expect("opens");
+        while journal.begin(&[7; 500]).is_ok() {}
+        journal.shared.lock().pins.push(0);
+        let pin = Pin { shared: &journal.shared, from: 0 };
+        journal.sync_now();
+        let waits = journal.clone();
+        let room = tokio::spawn(async move { waits.room(500).await });
+        tokio::task::yield_now().await;
+        assert!(!room.is_finished(), "the reader has not copied it yet");
+        drop(pin);
+        let room = tokio::time::timeout(Duration::from_secs(60), room).await.expect("it heard of it");
+        assert_eq!(room.expect("no panic"), Ok(()));
     }
 }

@@ -21,6 +21,11 @@ fn small() -> Options {
     }
 }
 
+/// Two records of the largest size fill a segment, and four the ring.
+fn tight() -> Options {
+    Options { record_limit_bytes: 8192 - HEADER, ring_bytes: 32768, ..small() }
+}
+
 fn open(disk: &MemoryDisk) -> (Journal, Recovered) {
     Journal::open_on(disk.storage(), small()).expect("opens")
 }
@@ -104,7 +109,8 @@ fn simulate(seed: u64) {
     let (disk, mut random, mut model) = (MemoryDisk::default(), Random(seed), Model::default());
     // What is durable without a sync survives a kill only, so that only `Fsync` says more than the recovery does.
     let durability = [Durability::Fsync, Durability::Fsync, Durability::Os, Durability::Memory][seed as usize % 4];
-    let options = || Options { durability, ..small() };
+    let shape = if (seed / 4).is_multiple_of(3) { tight } else { small };
+    let options = || Options { durability, ..shape() };
     let (mut next_above, mut lossy) = (Lsn(0), false);
     for life in 0..6 {
         lossy &= interrupted_open(&disk, &mut random, options());
@@ -161,7 +167,8 @@ fn live(journal: &Journal, disk: &MemoryDisk, random: &mut Random, model: &mut M
     for _ in 0..random.below(300) {
         match random.below(12) {
             0..6 => {
-                let payload = vec![random.below(256) as u8; random.below(700) as usize];
+                let limit = if random.below(8) == 0 { journal.shared.options.record_limit_bytes } else { 700 };
+                let payload = vec![random.below(256) as u8; random.below(limit as u64 + 1) as usize];
                 if let Ok(ticket) = journal.begin(&payload) {
                     model.wrote(Entry::Record { lsn: ticket.lsn(), payload: payload.into() });
                     tickets.push(ticket);
@@ -346,6 +353,63 @@ fn a_record_over_the_limit_is_refused_alone() {
 }
 
 #[test]
+fn a_journal_for_large_records_takes_the_largest_there_can_be_and_reads_it_back() {
+    const LARGEST: usize = (16 << 20) - (4 << 10);
+    let options = || Options::for_records(LARGEST);
+    assert_eq!((options().ring_bytes, Options::for_records(1000).ring_bytes), (64 << 20, 8 << 20));
+    let disk = MemoryDisk::default();
+    let (journal, _) = Journal::open_on(disk.storage(), options()).expect("opens");
+    assert_eq!(journal.begin(&vec![0; LARGEST + 1]).err(), Some(Error::TooLarge(LARGEST + 1)));
+    let large = |n: u8| vec![n; LARGEST];
+    // Once out of the ring, and once out of what a kill left and the segments have.
+    let all = (0..3).map(|n| journal.begin(&large(n)).expect("room").lsn()).collect::<Vec<_>>();
+    let check = |journal: &Journal| {
+        let entries = read_all(journal);
+        let found = all.iter().zip(0..).all(|(lsn, n)| {
+            entries
+                .iter()
+                .any(|entry| matches!(entry, Entry::Record { lsn: at, payload } if at == lsn && *payload == large(n)))
+        });
+        assert!(found);
+    };
+    check(&journal);
+    let (journal, recovered) = Journal::open_on(disk.storage(), options()).expect("opens");
+    assert_eq!(recovered.last, Last::Killed);
+    check(&journal);
+}
+
+#[test]
+fn a_journal_whose_ring_had_another_size_opens_with_all_that_only_the_ring_had() {
+    for (from, to) in [(small(), tight()), (tight(), small())] {
+        let disk = MemoryDisk::default();
+        let (journal, _) = Journal::open_on(disk.storage(), from.clone()).expect("opens");
+        let largest = from.record_limit_bytes;
+        let tickets: Vec<Ticket> = (0..3).map(|n| journal.begin(&vec![n; largest]).expect("room for three")).collect();
+        let before = read_all(&journal);
+        let (journal, recovered) = Journal::open_on(disk.storage(), to.clone()).expect("opens");
+        assert_eq!((recovered.last, recovered.from_ring), (Last::Killed, 3 * (16 + largest as u64)));
+        assert_eq!(read_all(&journal), before);
+        let ticket = journal.begin(&vec![9; to.record_limit_bytes]).expect("room");
+        assert!(ticket.lsn() > tickets[2].lsn());
+        ticket.end(Outcome::Committed);
+        journal.close().now_or_never().expect("no threads").expect("closes");
+        let (journal, recovered) = Journal::open_on(disk.storage(), to).expect("opens");
+        assert_eq!((recovered.last, read_all(&journal).len()), (Last::Clean, 5));
+    }
+}
+
+#[test]
+fn a_power_loss_before_a_larger_ring_was_used_jumps_over_all_that_the_older_one_could_hold() {
+    let disk = MemoryDisk::default();
+    let (journal, _) = open(&disk);
+    let ticket = journal.begin(&[1; 2000]).expect("room");
+    disk.power_loss(3);
+    let (journal, recovered) = Journal::open_on(disk.storage(), tight()).expect("opens");
+    assert_eq!(recovered.last, Last::Lost);
+    assert!(journal.begin(&[2; 8000]).expect("room").lsn() > ticket.lsn());
+}
+
+#[test]
 fn a_full_disk_refuses_before_a_record_is_accepted() {
     let disk = MemoryDisk::default();
     let (journal, _) = open(&disk);
@@ -523,7 +587,8 @@ async fn a_journal_on_a_real_disk_syncs_reads_and_closes() {
 
     journal.close().await.expect("closes");
     drop(journal);
-    let (journal, recovered) = Journal::open(&path, options).expect("opens");
+    // With a larger ring than the one that is there.
+    let (journal, recovered) = Journal::open(&path, Options { ring_bytes: 16 << 20, ..options }).expect("opens");
     assert_eq!(recovered.last, Last::Clean);
     let (mut at, mut count) = (journal.trimmed(), 0);
     while at < journal.appended() {

@@ -14,6 +14,7 @@ mod cql_decided;
 mod cql_edges;
 mod cql_failover;
 mod cql_history;
+mod cql_large;
 mod cql_logins;
 mod cql_mirror;
 mod cql_pages;

@@ -41,3 +41,4 @@ pub use serve::{Front, serve};
 pub use setup::{Error as SetupError, Mirroring, Setup, Sides, appliers};
 pub use shadow::{Read, Repeater, Watch};
 pub use walk::Walk;
+pub use write::RECORD_BYTES_MAX;

@@ -16,6 +16,11 @@ use super::wire::request::{Batch, BatchKind, Parameters, Statement, put_batch};
 
 const VERSION: u8 = 1;
 
+/// The largest record: a write with what it touches. What Cassandra takes as a message (`native_transport_max_frame_size`), or
+/// as a mutation (half a segment of its commit log), is by default 16 MiB; so is what a journal can keep. A page less, and two
+/// of them fill one of its segments.
+pub const RECORD_BYTES_MAX: usize = (16 << 20) - (4 << 10);
+
 /// One request that writes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Write<'a> {

@@ -21,6 +21,8 @@ use crate::protocol::cql::write::Write;
 
 /// Statements that are remembered taken apart.
 const TEXTS: usize = 4_096;
+/// Longer ones are not: with their values in them they may be as long as a record, and do not come again.
+const TEXT_BYTES: usize = 64 << 10;
 
 /// A statement of a write, taken apart.
 pub(super) struct Taken<'a> {
@@ -45,7 +47,7 @@ impl Texts {
     pub(super) fn take_apart<'a>(&self, write: &Write<'a>) -> Vec<Taken<'a>> {
         let taken = |statement: Statement<'a>| match statement.text {
             StatementText::Text(text) => {
-                let (parsed, comes_again) = self.parsed(text, statement.values.is_empty());
+                let (parsed, comes_again) = self.parsed(text, statement.values.is_empty() || text.len() > TEXT_BYTES);
                 Some(Taken { text, parsed, values: statement.values, comes_again })
             }
             StatementText::Prepared(_) => None,

@@ -35,7 +35,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use crate::cutover::gate::{Pass, Route, Slot};
-use crate::journal::{self, Announcer, Ticket};
+use crate::journal::{self, Announcer, Journal, Ticket};
 use crate::metrics;
 use crate::mirror::unwritten::Unwritten;
 use crate::protocol::cql::outcome::{self, Kind, Outcome};
@@ -51,7 +51,7 @@ use crate::protocol::cql::wire::primitive::Consistency;
 use crate::protocol::cql::wire::request::{self, Request, StatementText, Values};
 use crate::protocol::cql::wire::response::{self, ErrorKind, Response, ServerError, WriteType};
 use crate::protocol::cql::wire::{Envelope, Error, Header, HeaderError, Opcode, Version};
-use crate::record::{Backend, Side, TableId};
+use crate::record::{Backend, RecordBuf, Side, TableId};
 
 use barriers::{Alone, Writes};
 use capture::{Captured, Ground, Piece, Refused};
@@ -70,6 +70,8 @@ const QUIET: Consistency = Consistency::LocalQuorum;
 const FLIGHTS_MAX: usize = 32_768;
 /// How long a request may wait for a node that is known to be down. Others may be wrong about it: what it answers, it answers.
 const LEFT_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a client waits for a journal that is full: a disk that is a moment behind a burst of large writes catches up.
+const FULL_WAIT: Duration = Duration::from_secs(1);
 
 /// What an answer means.
 pub(in crate::protocol::cql) enum What {
@@ -127,6 +129,8 @@ pub(in crate::protocol::cql) enum Came {
     Schema,
     /// The coordinator's clock has passed our stamps.
     Clock,
+    /// The journal stays full.
+    NoRoom,
     /// Nothing but that it is over.
     Over,
 }
@@ -139,6 +143,7 @@ struct Has {
     alone: Option<Alone>,
     schema: bool,
     clock: bool,
+    no_room: bool,
 }
 
 /// The session cannot go on.
@@ -345,6 +350,7 @@ impl Session {
                 Came::Alone(alone) => self.has.alone = Some(alone),
                 Came::Schema => self.has.schema = true,
                 Came::Clock => self.has.clock = true,
+                Came::NoRoom => self.has.no_room = true,
                 Came::Over => {}
             }
         }
@@ -982,16 +988,11 @@ impl Session {
                 self.shared.full.store(false, Ordering::Relaxed);
                 Ok(Noted { ticket: Some(ticket), ..Noted::default() })
             }
-            Err(journal::Error::Full) if self.shared.policy.blocks_when_full() => {
-                let (journal, bytes) = (journal.clone(), captured.record.bytes());
-                Err(Halt::Until(Box::pin(async move {
-                    // One that broke says so when the record is begun.
-                    let _ = journal.room(bytes).await;
-                    Came::Over
-                })))
-            }
+            Err(journal::Error::Full) if self.waits_for_room() => Err(self.room(journal.clone(), &captured.record)),
             Err(error) => {
-                if !self.shared.full.swap(true, Ordering::Relaxed) {
+                if matches!(error, journal::Error::TooLarge(_)) {
+                    tracing::error!(%error, "a write is not mirrored: its tables are dirty");
+                } else if !self.shared.full.swap(true, Ordering::Relaxed) {
                     tracing::error!(%error, "the journal takes nothing: tables that are written to become dirty");
                 }
                 let tables = captured.record.tables();
@@ -999,6 +1000,21 @@ impl Session {
                 Ok(Noted { ticket: None, unwritten })
             }
         }
+    }
+
+    /// Is a full journal worth this client's time? One that stays full is waited for by one write, not by each.
+    fn waits_for_room(&self) -> bool {
+        self.shared.policy.blocks_when_full() || !self.has.no_room && !self.shared.full.load(Ordering::Relaxed)
+    }
+
+    fn room(&self, journal: Journal, record: &RecordBuf) -> Halt {
+        let patience = if self.shared.policy.blocks_when_full() { Duration::MAX } else { FULL_WAIT };
+        let bytes = record.bytes();
+        Halt::Until(Box::pin(async move {
+            // One that broke says so when the record is begun.
+            let waited = tokio::time::timeout(patience, journal.room(bytes)).await;
+            waited.map_or(Came::NoRoom, |_| Came::Over)
+        }))
     }
 
     fn depart(&mut self, bytes: &[u8], header: Header, pass: Pass, what: What) {

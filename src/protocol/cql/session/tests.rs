@@ -1043,6 +1043,63 @@ fn every_client_waits_until_its_table_is_known_to_be_written_to_and_none_for_a_j
     assert_eq!(clients[0].sent().len(), 1, "the table is dirty instead");
 }
 
+/// A journal whose ring takes few records before the next sync.
+fn narrow() -> Journal {
+    let options = journal::Options {
+        segment_bytes: 64 << 10,
+        record_limit_bytes: 4 << 10,
+        ring_bytes: 16 << 10,
+        ..journal::Options::default()
+    };
+    Journal::open_on(MemoryDisk::default().storage(), options).expect("opens").0
+}
+
+/// A client with a write of which the journal has no room for a second one before it synced.
+fn without_room() -> (Rig, Journal) {
+    let journal = narrow();
+    let mut client = Rig::over(journal.clone(), Version::V4, None);
+    client.query(1, "DELETE FROM t WHERE k = 1");
+    journal.sync_now();
+    client.wait();
+    assert_eq!(client.sent().len(), 1);
+    while journal.begin(&[7; 2_000]).is_ok() {}
+    client.query(2, &format!("INSERT INTO t (k, v) VALUES (1, '{}')", "v".repeat(3_000)));
+    client.wait();
+    assert!(client.sent().is_empty(), "there is no room");
+    (client, journal)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_is_a_moment_behind_is_waited_for() {
+    let (mut client, journal) = without_room();
+    journal.sync_now();
+    client.wait();
+    assert_eq!(client.sent().len(), 1);
+    assert!(!client.shared.full.load(Ordering::Relaxed), "no table is dirty");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_journal_that_stays_full_is_waited_for_once_promise_7() {
+    let (mut client, _journal) = without_room();
+    tokio::time::advance(FULL_WAIT + Duration::from_millis(1)).await;
+    client.wait();
+    assert_eq!(client.sent().len(), 1, "the table is dirty instead");
+    assert!(client.shared.full.load(Ordering::Relaxed));
+    client.query(3, &format!("INSERT INTO t (k, v) VALUES (2, '{}')", "v".repeat(3_000)));
+    assert_eq!(client.sent().len(), 1, "nobody waits any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_no_journal_takes_is_not_waited_for_and_says_nothing_of_others() {
+    let journal = narrow();
+    let mut client = Rig::over(journal.clone(), Version::V4, None);
+    client.query(1, &format!("INSERT INTO t (k, v) VALUES (1, '{}')", "v".repeat(5_000)));
+    journal.sync_now();
+    client.wait();
+    assert_eq!(client.sent().len(), 1);
+    assert!(!client.shared.full.load(Ordering::Relaxed));
+}
+
 #[tokio::test]
 async fn executes_that_share_a_pass_hold_a_flip_up_until_all_are_answered_promise_9() {
     let mut rig = Rig::new(Version::V4, None);
