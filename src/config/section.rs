@@ -252,8 +252,9 @@ sections! {
 
     /// Who a client's session logs in as on the other side when a switch moves it there: tandem has seen no client's
     /// password. One for each user of the applications; `tandem switch --dry-run` names those that are missing.
-    /// CQL: who logs in by name and password is known by them, and needs none of these unless they differ on the other side;
-    /// clients of an origin where nobody logs in are "anonymous" on a target that asks.
+    /// CQL: who logs in by name and password is known by them, and needs none of these unless they differ on the other side
+    /// (who comes after the switch must say what that side knows); clients of an origin where nobody logs in are "anonymous"
+    /// on a target that asks.
     any "users" User {
         /// The user's name, the same on both sides.
         name: String = Required("app");

@@ -146,6 +146,11 @@ fn server(
         (None, None) => None,
         _ => return Err(Error::new(&values.place, format!("[{name}]: `tls_cert` and `tls_key` go together"))),
     };
+    let (sslmode, tls_ca) = (keys.sslmode.or(url.sslmode).unwrap_or(style.sslmode), keys.tls_ca.or(url.tls_ca));
+    if sslmode == SslMode::Disable && (tls_ca.is_some() || tls_cert.is_some()) {
+        let why = "without TLS `tls_ca` and `tls_cert` say nothing: set `sslmode`, best to verify-full";
+        return Err(Error::new(&values.place, format!("[{name}]: {why}")));
+    }
     let user = keys.user.or(url.user).filter(|user| !user.is_empty());
     if user.is_none() && wire == Wire::Postgres {
         return Err(Error::new(&values.place, format!("[{name}] needs `user`: who tandem logs in as")));
@@ -157,8 +162,8 @@ fn server(
         database: database.unwrap_or_else(|| if wire == Wire::Postgres { user.clone() } else { String::new() }),
         user,
         password: keys.password.or(url.password),
-        sslmode: keys.sslmode.or(url.sslmode).unwrap_or(style.sslmode),
-        tls_ca: keys.tls_ca.or(url.tls_ca),
+        sslmode,
+        tls_ca,
         tls_cert,
         datacenter,
     })

@@ -203,6 +203,7 @@ fn what_a_wire_has_no_use_for_is_refused() {
         (CQL.replace("hosts = [\"c\"]", "hosts = [\"c\"]\ndatabase = \"app\""), "[target]: CQL has no `database`"),
         (CQL.replace("?sslmode", "/app?sslmode"), "[origin]: CQL has no `database`"),
         (CQL.replace("hosts = [\"c\"]", "hosts = [\"a\"]"), "the same database"),
+        (CQL.replace("hosts = [\"c\"]", "hosts = [\"c\"]\ntls_ca = \"ca\""), "[target]: without TLS `tls_ca`"),
         (SMALLEST.replace("5433/app", "5433/app?datacenter=east"), "[target]: `datacenter` is for wire = \"cql\""),
         (SMALLEST.replace("postgres://tandem@127.0.0.1:5433", "cql://h"), "it begins with postgres://"),
     ];

@@ -490,10 +490,11 @@ impl Inner {
 
     /// Nodes that are gone leave nothing behind.
     fn forget_others(&self, hosts: &[Host]) {
-        let known =
-            |address: &Address| hosts.iter().any(|host| host.address == *address) || self.contacts.contains(address);
+        let listed = |address: &Address| hosts.iter().any(|host| host.address == *address);
+        let known = |address: &Address| listed(address) || self.contacts.contains(address);
         lock(&self.clients).retain(|address, _| known(address));
-        lock(&self.clocks).retain(|address, _| known(address));
+        // Only these are measured again: what a contact's clock was, that goes by another name now, says nothing.
+        lock(&self.clocks).retain(|address, _| listed(address));
         self.shunned.retain(known);
     }
 }
