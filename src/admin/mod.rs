@@ -99,13 +99,13 @@ pub struct State {
     pub subscribers: Subscribers,
 }
 
-/// Room for readers of events: fewer than there are connections, so that pages which are left open keep no operator out.
+/// Room for readers of events: half of the connections, so that pages which are left open keep no operator out.
 #[derive(Clone)]
 pub struct Subscribers(Arc<Semaphore>);
 
 impl Default for Subscribers {
     fn default() -> Subscribers {
-        Subscribers(Arc::new(Semaphore::new(32)))
+        Subscribers(Arc::new(Semaphore::new(server::CONNECTIONS_MAX / 2)))
     }
 }
 

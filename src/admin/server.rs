@@ -17,6 +17,9 @@ use tokio_util::task::TaskTracker;
 use super::write_timeout::WriteTimeout;
 use super::{State, routes};
 
+/// Connections at once.
+pub(super) const CONNECTIONS_MAX: usize = 64;
+
 /// What clients may take: those that tests shorten.
 #[derive(Clone, Copy)]
 pub(super) struct Bounds {
@@ -28,7 +31,7 @@ pub(super) struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Bounds {
-        Bounds { connections_max: 64, stall_max: Duration::from_secs(30) }
+        Bounds { connections_max: CONNECTIONS_MAX, stall_max: Duration::from_secs(30) }
     }
 }
 

@@ -19,6 +19,12 @@ pub(super) struct Kept {
     pub bytes: BytesMut,
 }
 
+impl Kept {
+    pub(super) fn frame(&self) -> Frame<'_> {
+        Frame { header: self.header, bytes: &self.bytes }
+    }
+}
+
 /// Why the first words of a connection came to nothing.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
@@ -152,9 +158,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     /// # Errors
     /// It cannot be decompressed, or into more than a frame may have.
     pub(super) fn body(&self, kept: &Kept) -> Result<BytesMut, super::wire::Error> {
-        let frame = Frame { header: kept.header, bytes: &kept.bytes };
         let compression = self.framing.and_then(|framing| framing.compression);
-        with_scratch(|scratch| scratch.open(frame, compression, self.limit).map(|(_, body)| BytesMut::from(body)))
+        with_scratch(|scratch| {
+            scratch.open(kept.frame(), compression, self.limit).map(|(_, body)| BytesMut::from(body))
+        })
     }
 }
 

@@ -12,7 +12,6 @@ use super::link::{Error, Kept, Link, plain};
 use super::session::framing::Framing;
 use super::topology::Supported;
 use super::wire::compress::Compression;
-use super::wire::frame;
 use super::wire::primitive::{Consistency, Reader};
 use super::wire::request::{Parameters, Query, Token, put_startup};
 use super::wire::response::{self, ErrorKind, Response, ServerError};
@@ -264,9 +263,9 @@ where
     async fn said(&mut self) -> Result<Kept, Error> {
         loop {
             let said = self.client.receive().await?;
-            let Header { version, flags, opcode, .. } = said.header;
+            let Header { version, opcode, .. } = said.header;
             // What cannot be decompressed crashes some servers: they do not get to see it.
-            if flags & frame::flag::COMPRESSED != 0
+            if said.frame().is_compressed()
                 && let Err(garbled) = self.client.body(&said)
             {
                 let text = garbled.to_string();

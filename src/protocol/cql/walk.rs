@@ -28,6 +28,7 @@ use crate::mirror::{Turning, durable};
 use crate::record::{Side, TableId};
 
 use super::applier::Applier;
+use super::cluster::Cluster;
 use super::rules;
 use super::serve::Logins;
 use super::session::shared::Shared;
@@ -106,11 +107,10 @@ impl Walk {
         let from = to.other();
         let (handle, known) = (self.mirror.handle(), Known::of(self.mirror.handle()));
         let mut found = mirror::findings(handle, &known, self.cutover.max_lag, |table| self.name(from, table));
-        let away = |side| Error::Side { side, why: "it was never reached".to_owned() };
         for side in [from, to] {
-            self.sides.get(side).ok_or_else(|| away(side))?.refresh().await;
+            self.cluster(side)?.refresh().await;
         }
-        let cluster = self.sides.get(to).ok_or_else(|| away(to))?;
+        let cluster = self.cluster(to)?;
         found.extend(differences(&self.shared.side(from).tables(), &cluster.tables(), to));
         found.extend(self.views_missing(from, to).await?);
         let behind = self.shared.stamps.last() - now_micros() + cluster.behind();
@@ -132,12 +132,14 @@ impl Walk {
 }
 
 impl Walk {
+    fn cluster(&self, side: Side) -> Result<Arc<Cluster>, Error> {
+        self.sides.get(side).ok_or_else(|| Error::Side { side, why: "it was never reached".to_owned() })
+    }
+
     /// Materialized views that clients have here and would not have there.
     async fn views_missing(&self, from: Side, to: Side) -> Result<Vec<Finding>, Error> {
         let views = async |side| {
-            let failed = |why: String| Error::Side { side, why };
-            let cluster = self.sides.get(side).ok_or_else(|| failed("it was never reached".to_owned()))?;
-            cluster.views().await.map_err(|error| failed(error.to_string()))
+            self.cluster(side)?.views().await.map_err(|error| Error::Side { side, why: error.to_string() })
         };
         let (here, there) = tokio::try_join!(views(from), views(to))?;
         Ok(named(rules::VIEW_MISSING, here.difference(&there).cloned().collect(), to))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
 
-use crate::protocol::postgres::client::{Client, DataRow, Error, Format, SEND_BYTES};
+use crate::protocol::postgres::client::{Client, DataRow, Error, SEND_BYTES};
 use crate::protocol::postgres::wire::{self, WireError, front};
 use crate::record::TableId;
 
@@ -103,7 +103,7 @@ impl Request<'_> {
     }
 
     fn put(&self, conn: &mut Client) {
-        let format = if self.pair.binary { Format::Binary } else { Format::Text };
+        let format = self.pair.format();
         match &self.part {
             Part::Keys(keys) => {
                 conn.put_prepared(&self.pair.read_sql(), &Arrays::of(&self.pair, keys).params(), format);

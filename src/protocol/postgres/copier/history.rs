@@ -31,7 +31,7 @@ use super::copy::{BINARY_END, BINARY_START, put_text};
 use super::debt::{Arrays, BATCH_BYTES, batches};
 use super::link::{self, LOCK_CLASS, LOCK_WRITERS, Link, on_secondary};
 use super::pay::{COUNT, Trouble, about_the_statement, loading};
-use super::schema::{At, Home, Pair};
+use super::schema::{At, Home, Pair, STRETCH};
 
 mod alike;
 
@@ -334,7 +334,7 @@ impl Worker {
         let asked = if clean { String::new() } else { format!(", {}", pair.asked("t", At::Primary)) };
         let (columns, part) = (pair.column_list("t.", At::Primary), pair.part(&chunk.name, At::Primary));
         let sql = format!("SELECT {columns}{asked} FROM {part} t WHERE {STRETCH}");
-        let check = self.put_read(&sql, chunk, pair, of_rows(pair)).await?;
+        let check = self.put_read(&sql, chunk, pair, pair.format()).await?;
         let mut batch = Batch::new(pair);
         let mut into = Writes::default();
         into.put_query(&mut self.secondary, "BEGIN");
@@ -379,9 +379,7 @@ impl Worker {
         let by_rows = ["22", "23", "P0"].iter().any(|class| error.code.starts_with(class));
         let mut keys = Vec::new();
         if by_rows {
-            let (asked, part) = (pair.asked("t", At::Primary), pair.part(&chunk.name, At::Primary));
-            let sql = format!("SELECT {asked} FROM {part} t WHERE {STRETCH}");
-            let check = self.put_read(&sql, chunk, pair, of_rows(pair)).await?;
+            let check = self.put_read(&pair.stretch_keys_sql(&chunk.name), chunk, pair, pair.format()).await?;
             let read = |error| Trouble::reading_primary(pair.id, error);
             while let Some(row) = self.primary.next_row_of_statement().await.map_err(read)? {
                 keys.push(key_of(pair, &row, 0).map_err(Trouble::Primary)?.into());
@@ -494,14 +492,7 @@ impl Worker {
     }
 }
 
-/// How rows are read that are written to the other side.
-fn of_rows(pair: &Pair) -> Format {
-    if pair.binary { Format::Binary } else { Format::Text }
-}
-
 const FILENODE: &str = "SELECT relfilenode FROM pg_catalog.pg_class WHERE oid = $1::pg_catalog.oid";
-
-const STRETCH: &str = "t.ctid >= $1::pg_catalog.tid AND t.ctid < $2::pg_catalog.tid";
 
 fn stretch(chunk: &Chunk) -> [String; 2] {
     [format!("({},0)", chunk.from), format!("({},0)", chunk.to)]

@@ -14,7 +14,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::protocol::postgres::catalog::{self, Catalog, Column, ForeignKey, Kind, Relation, quote};
-use crate::protocol::postgres::client::{self, Client};
+use crate::protocol::postgres::client::{self, Client, Format};
 use crate::protocol::postgres::key::{self, Form, Layout, oid};
 use crate::protocol::postgres::scope::{Rows, Scope, filter, topmost};
 use crate::record::TableId;
@@ -178,16 +178,21 @@ impl Pair {
         format!("SELECT {once}{columns} FROM {} JOIN {table} t ON {}", self.unnest(), self.matched(At::Primary))
     }
 
+    /// How rows are read that are written to the other side.
+    pub(super) fn format(&self) -> Format {
+        if self.binary { Format::Binary } else { Format::Text }
+    }
+
     /// The rows between two positions of a table that holds rows of this one.
     pub(super) fn read_stretch_sql(&self, table: &str) -> String {
         let (columns, part) = (self.column_list("t.", At::Primary), self.part(table, At::Primary));
-        format!("SELECT {columns} FROM {part} t WHERE t.ctid >= $1::pg_catalog.tid AND t.ctid < $2::pg_catalog.tid")
+        format!("SELECT {columns} FROM {part} t WHERE {STRETCH}")
     }
 
     /// The keys of the rows that [`Pair::read_stretch_sql`] reads, as [`Pair::asked`].
     pub(super) fn stretch_keys_sql(&self, table: &str) -> String {
         let (asked, part) = (self.asked("t", At::Primary), self.part(table, At::Primary));
-        format!("SELECT {asked} FROM {part} t WHERE t.ctid >= $1::pg_catalog.tid AND t.ctid < $2::pg_catalog.tid")
+        format!("SELECT {asked} FROM {part} t WHERE {STRETCH}")
     }
 
     pub(super) fn read_whole_sql(&self) -> String {
@@ -610,6 +615,9 @@ impl Schema {
         Footprint { prints, partitioned: primary.kind == Kind::Partitioned, heaps, local }
     }
 }
+
+/// The rows between two positions.
+pub(super) const STRETCH: &str = "t.ctid >= $1::pg_catalog.tid AND t.ctid < $2::pg_catalog.tid";
 
 const TEXT: u32 = 25;
 const TEXT_ARRAY: u32 = 1009;
