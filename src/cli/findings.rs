@@ -4,8 +4,10 @@ use std::fmt::Write;
 
 use crate::cutover::report::Finding;
 
+/// What refuses nothing, and wants a decision.
+pub(super) const WARNING: &str = "warning";
 /// Severities, the worst first, with their headings.
-const SEVERITIES: &[(&str, &str)] = &[("error", "ERRORS"), ("warning", "WARNINGS"), ("note", "NOTES")];
+const SEVERITIES: &[(&str, &str)] = &[("error", "ERRORS"), (WARNING, "WARNINGS"), ("note", "NOTES")];
 
 /// Sorted as they are shown.
 pub(super) fn sort(findings: &mut [Finding]) {

@@ -48,7 +48,13 @@ const LINES: &[(&str, &[(&str, &str)])] = &[
     ("units", &[("/units_inside", " inside"), ("/units_held", " held")]),
     (
         "journal",
-        &[("/journal/appended", " appended"), ("/journal/durable", " durable"), ("/journal/bytes", " bytes on disk")],
+        &[
+            ("/journal/appended", " appended"),
+            ("/journal/durable", " durable"),
+            ("/journal/bytes", " bytes on disk"),
+            ("/journal/limit_bytes", " at most"),
+            ("/journal/broken", " (BROKEN)"),
+        ],
     ),
     ("mirror", &[("/mirror/phase", ""), ("/mirror/applied", " applied")]),
     ("lag", &[("/mirror/lag_seconds", " s"), ("/mirror/lag_records", " units"), ("/mirror/lag_keys", " keys")]),
@@ -60,13 +66,33 @@ const LINES: &[(&str, &[(&str, &str)])] = &[
 
 fn screen(status: &Value) -> String {
     let mut out = String::new();
+    let mut line = |name: &str, shown: &str| {
+        let _ = writeln!(out, "{name:14} {shown}");
+    };
     for (name, parts) in LINES {
         let known = parts.iter().filter(|(pointer, _)| status.pointer(pointer).is_some_and(|value| !value.is_null()));
         let known: Vec<String> = known.map(|(pointer, unit)| format!("{}{unit}", field(status, pointer))).collect();
-        let shown = if known.is_empty() { "-".to_owned() } else { known.join(", ") };
-        let _ = writeln!(out, "{name:14} {shown}");
+        line(name, &if known.is_empty() { "-".to_owned() } else { known.join(", ") });
+        if *name == "primary" {
+            SIDES.iter().for_each(|side| line(side, &answers(&status["sides"][side])));
+        }
+    }
+    for (table, why) in status["mirror"]["held"].as_object().into_iter().flatten() {
+        line("waiting", &format!("{table}: {}", why.as_str().unwrap_or_default()));
     }
     out
+}
+
+const SIDES: [&str; 2] = ["origin", "target"];
+
+/// Whether a side answers.
+fn answers(side: &Value) -> String {
+    match (side["answers"].as_bool(), side["latency_ms"].as_f64(), side["error"].as_str()) {
+        (Some(true), Some(ms), _) => format!("answers in {ms:.1} ms"),
+        (Some(true), None, _) => "answers".to_owned(),
+        (Some(false), _, why) => format!("DOES NOT ANSWER: {}", why.unwrap_or_default()),
+        (None, ..) => "-".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -75,10 +101,23 @@ mod tests {
     use serde_json::json;
 
     #[test]
+    fn what_does_not_work_is_shown_with_its_reason() {
+        let shown = screen(&json!({
+            "sides": {"origin": {"answers": true, "latency_ms": 0.42}, "target": {"answers": false, "error": "refused"}},
+            "journal": {"broken": "no space left"},
+            "mirror": {"held": {"shop.t": "column v does not exist"}},
+        }));
+        let lines = "origin         answers in 0.4 ms\ntarget         DOES NOT ANSWER: refused\n";
+        assert!(shown.contains(lines) && shown.contains("no space left (BROKEN)\n"), "{shown}");
+        assert!(shown.ends_with("waiting        shop.t: column v does not exist\n"), "{shown}");
+    }
+
+    #[test]
     fn what_is_not_known_is_left_out() {
         let switch = json!({"phase": "draining", "to": "target", "last": null});
         let shown = screen(&json!({"primary": "origin", "epoch": 1, "switch": switch}));
-        assert!(shown.contains("primary        origin, 1 (epoch)\nswitch         draining, target comes\n"), "{shown}");
+        assert!(shown.contains("primary        origin, 1 (epoch)\norigin         -\ntarget         -\n"), "{shown}");
+        assert!(shown.contains("switch         draining, target comes\n"), "{shown}");
         assert!(shown.contains("journal        -\n"), "{shown}");
     }
 }

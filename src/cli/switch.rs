@@ -21,7 +21,7 @@ use crate::record::Side;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
-  tandem switch target --dry-run              what stands in the way? Changes nothing
+  tandem switch target --dry-run              what stands in the way? No client notices it
   tandem switch target                        the target answers clients, the origin follows
   tandem switch target --max-hold 2s --yes    hold clients no longer than 2 s; do not ask
   tandem switch target --ignore NAME,..       findings that are no reason to refuse
@@ -34,8 +34,8 @@ Clients are held while the other side catches up, and never longer than --max-ho
 switch ends by itself, and they go on as before. Ctrl-C aborts. Their connections stay.
 docs/switch.md walks through the night and says what each finding means.
 
-Exit codes: 0 switched, or a dry run found nothing; 1 refused or aborted, and all is as before;
-2 usage; 3 tandem could not be reached.";
+Exit codes: 0 switched, or a dry run found nothing; 1 refused or aborted, and all is as before, or
+a dry run found warnings that are not ignored; 2 usage; 3 tandem could not be reached.";
 
 /// How often a walk is looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -64,7 +64,7 @@ enum Action {
 
 #[derive(Debug, Args)]
 struct Walk {
-    /// Look for what stands in the way, and change nothing.
+    /// Look for what stands in the way, and touch no client and no row.
     #[arg(long)]
     dry_run: bool,
     /// Hold clients no longer than this; unset, cutover.max_hold.
@@ -328,15 +328,27 @@ fn last_line(ended: &Ended) -> String {
                 time(*held_us)
             )
         }
+        End::Ready if warnings(ended) > 0 => format!("no error stops {to} from taking over: read the warnings"),
         End::Ready => format!("ready: nothing stops {to} from taking over"),
         End::Refused => format!("refused: {from} answers clients as before; nobody was held"),
         End::Aborted => format!("aborted: {from} answers clients as before; held for {}", time(*held_us)),
     }
 }
 
+/// What nobody has decided on. They do not stop a switch, and may still mean that rows are missing.
+fn warnings(ended: &Ended) -> usize {
+    let is_open =
+        |finding: &&Finding| finding.severity == findings::WARNING && !ended.request.ignore.contains(&finding.name);
+    ended.findings.iter().filter(is_open).count()
+}
+
 /// Exit code and the reason, for who reads only the last line.
 fn verdict(ended: &Ended) -> Result<(), Failure> {
     let next = match ended.end {
+        End::Ready if warnings(ended) > 0 => {
+            let why = format!("warnings: {}; mend them, or --ignore them by name: see docs/switch.md", warnings(ended));
+            return Err(Failure::Refused(why));
+        }
         End::Switched | End::Ready => return Ok(()),
         End::Refused => "mend what is above, or --ignore it by name",
         End::Aborted if !ended.hindrances.is_empty() => "end what is in the way, or give it more time with --max-hold",
@@ -409,6 +421,17 @@ mod tests {
     #[test]
     fn only_a_switch_and_a_clean_dry_run_end_with_zero() {
         assert!(verdict(&ended(End::Switched)).is_ok() && verdict(&ended(End::Ready)).is_ok());
+        let finding = |severity: &str| {
+            let (name, object, advice) = ("history_unknown".to_owned(), "t".to_owned(), "verify".to_owned());
+            Finding { name, severity: severity.to_owned(), side: None, object, advice }
+        };
+        let mut warned = Ended { findings: vec![finding("warning")], ..ended(End::Ready) };
+        assert!(result(&warned).ends_with("no error stops target from taking over: read the warnings\n"));
+        assert_eq!(verdict(&warned).map_err(|failure| failure.code()), Err(1));
+        warned.request.ignore = vec!["history_unknown".to_owned()];
+        assert!(verdict(&warned).is_ok(), "somebody decided on it");
+        assert!(verdict(&Ended { findings: vec![finding("note")], ..ended(End::Ready) }).is_ok());
+        assert!(verdict(&Ended { findings: vec![finding("warning")], ..ended(End::Switched) }).is_ok());
         assert_eq!(verdict(&ended(End::Refused)).map_err(|failure| failure.code()), Err(1));
         assert_eq!(verdict(&ended(End::Aborted)).map_err(|failure| failure.code()), Err(1));
     }

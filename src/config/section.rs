@@ -129,7 +129,8 @@ sections! {
 
     /// The durable log between the primary's answer and the secondary.
     one "journal" Journal {
-        /// Its folder; one tandem at a time owns it.
+        /// Its folder; one tandem at a time owns it. Give a full path: a relative one counts from where tandem is started.
+        /// It says which side answers: with another or an empty one after a switch, clients are sent to the origin.
         dir: PathBuf = Is("tandem-data");
         /// When a record counts as durable, so that its write may be acknowledged: memory, os or fsync.
         durability: Durability = Is("fsync");
