@@ -186,6 +186,8 @@ metrics! {
     UNSYNCED_TOTAL = "tandem_unsynced_total", Kind::Counter;
     /// Lightweight transactions that were mirrored by state because their ballot was not to be had. Label: reason.
     BALLOTS_UNREAD_TOTAL = "tandem_ballots_unread_total", Kind::Counter;
+    /// Lightweight transactions that waited for clocks in vain: a node's is behind timestamps that were given to clients.
+    CLOCKS_BEHIND_TOTAL = "tandem_clocks_behind_total", Kind::Counter;
     /// Reads that were repeated on the secondary and compared. Labels: wire, table (the first that it reads), verdict (match,
     /// in_flight: alike when both sides were asked again, noise: the primary differs with itself, mismatch).
     SHADOW_READS_TOTAL = "tandem_shadow_reads_total", Kind::Counter;

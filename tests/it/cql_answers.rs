@@ -18,6 +18,7 @@ const CONFIGURATION: i32 = 0x2300;
 const ALREADY_EXISTS: i32 = 0x2400;
 const UNPREPARED: i32 = 0x2500;
 
+const ALL: u16 = 5;
 const INSERT: &str = "INSERT INTO t (k, v) VALUES (1, 1)";
 
 fn at(consistency: u16) -> Ask<'static> {
@@ -125,6 +126,7 @@ fn hung<T>(cluster: &mut Cluster, mut attempt: impl FnMut() -> Result<T, Failure
 #[test]
 fn what_a_hung_or_dead_replica_makes_of_writes() {
     let (mut cluster, mut cql) = two();
+    a_commit_without_its_replicas_is_refused_behind_the_decision(&cluster, &mut cql);
     // Timed out, and there.
     let failure = hung(&mut cluster, || cql.query(INSERT, &at(QUORUM)));
     assert_eq!((failure.code, kind(&failure.rest).as_str()), (WRITE_TIMEOUT, "SIMPLE"));
@@ -152,6 +154,19 @@ fn what_a_hung_or_dead_replica_makes_of_writes() {
     let quorum = repeated(|| cql.query("SELECT k, v FROM t WHERE k IN (1, 2)", &at(QUORUM)).ok()).rows();
     assert_eq!(quorum.lines(), ["1|1", "2|2"]);
     with_a_dead_replica(&mut cluster, &mut cql);
+}
+
+/// More copies than there are nodes: a quorum of them decides, and is too few for the commit.
+fn a_commit_without_its_replicas_is_refused_behind_the_decision(cluster: &Cluster, cql: &mut Cql) {
+    make_keyspace(&cluster.nodes[0], "three", 3);
+    cql.define("CREATE TABLE three.t (k int PRIMARY KEY, v int)");
+    let once = "INSERT INTO three.t (k, v) VALUES (1, 1) IF NOT EXISTS";
+    let failure = cql.refusal(once, &at(ALL));
+    assert_eq!((failure.code, &failure.rest[..2]), (UNAVAILABLE, &ALL.to_be_bytes()[..]), "{failure:?}");
+    assert_eq!(
+        cql.query("SELECT k, v FROM three.t WHERE k = 1", &at(SERIAL)).expect("decided").rows().lines(),
+        ["1|1"]
+    );
 }
 
 fn with_a_dead_replica(cluster: &mut Cluster, cql: &mut Cql) {

@@ -132,8 +132,9 @@ impl<'a> Taken<'a> {
     where
         'a: 'v,
     {
+        let given: Vec<Bound<'v>> = self.values.iter().collect();
         let value = |slot: &Slot| match slot {
-            Slot::Given(number) => self.values.get(*number).unwrap_or(Value::Unset),
+            Slot::Given(number) => given.get(*number).map_or(Value::Unset, |(_, value)| *value),
             Slot::Before => Value::Set(before),
         };
         plain.slots.iter().map(|slot| (None, value(slot))).collect()

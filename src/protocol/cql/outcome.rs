@@ -8,6 +8,7 @@
 //! Nothing here says what to do about [`Outcome::Unknown`]: that depends on whether a repeat is harmless.
 
 use super::wire::Version;
+use super::wire::primitive::Consistency;
 use super::wire::response::{ErrorKind, WriteType};
 
 /// How a server executes a write, which decides what its errors mean.
@@ -62,7 +63,12 @@ pub fn outcome(kind: Kind, version: Version, error: Option<&ErrorKind<'_>>) -> O
         E::Config | E::AlreadyExists { .. } | E::Unprepared { .. } | E::FunctionFailure { .. } => Outcome::Absent,
         // Refused by the coordinator for want of replicas or room: partition by partition.
         E::Unavailable { .. } | E::Overloaded if kind.is_spread() => Outcome::Unknown,
-        E::Unavailable { .. } | E::Overloaded => Outcome::Absent,
+        // Paxos looks for replicas at the serial level first, and behind its decision for those of the commit.
+        E::Unavailable { consistency, .. } if kind == Kind::Conditional => before_paxos(*consistency),
+        E::Unavailable { .. } => Outcome::Absent,
+        // Too many hints, in the midst of the commit or behind the batch's log.
+        E::Overloaded if matches!(kind, Kind::Conditional | Kind::Logged) => Outcome::Unknown,
+        E::Overloaded => Outcome::Absent,
         E::ReadTimeout { .. } | E::ReadFailure { .. } => read_failed(kind),
         // The log is written, and will be replayed. v3 says so of failures as well, after which replicas refuse it again.
         E::WriteTimeout { write_type: WriteType::Batch, .. } if kind == Kind::Logged && version > Version::V3 => {
@@ -71,6 +77,14 @@ pub fn outcome(kind: Kind, version: Version, error: Option<&ErrorKind<'_>>) -> O
         E::WriteTimeout { write_type, .. } | E::WriteFailure { write_type, .. } => decided(kind, *write_type),
         E::CdcWriteFailure | E::CasWriteUnknown { .. } => Outcome::Unknown,
         E::Server | E::Truncate | E::Other { .. } => Outcome::Unknown,
+    }
+}
+
+/// Only the first look for replicas is at a serial level: what the other levels are said of comes later.
+fn before_paxos(consistency: Consistency) -> Outcome {
+    match consistency {
+        Consistency::Serial | Consistency::LocalSerial => Outcome::Absent,
+        _ => Outcome::Unknown,
     }
 }
 
@@ -95,7 +109,7 @@ fn decided(kind: Kind, write_type: WriteType<'_>) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::super::wire::frame::{Envelope, Opcode};
-    use super::super::wire::primitive::{Consistency, Reader, StringList};
+    use super::super::wire::primitive::{Reader, StringList};
     use super::super::wire::response::{FailureReasons, Failures, Response, ServerError};
     use super::*;
 
@@ -104,8 +118,9 @@ mod tests {
         SERVER                      U U U U U U
         PROTOCOL                    A A A A A A
         AUTHENTICATION              A A A A A A
-        UNAVAILABLE                 A A U A U A
-        OVERLOADED                  A A U A U A
+        UNAVAILABLE                 A A U A U U
+        UNAVAILABLE/SERIAL          A A U A U A
+        OVERLOADED                  A U U A U U
         BOOTSTRAPPING               A A A A A A
         TRUNCATE                    U U U U U U
         WRITE_TIMEOUT/SIMPLE        U U U U U C
@@ -155,6 +170,7 @@ mod tests {
             E::Server => "SERVER",
             E::Protocol => "PROTOCOL",
             E::Authentication => "AUTHENTICATION",
+            E::Unavailable { consistency: Consistency::LocalSerial, .. } => "UNAVAILABLE/SERIAL",
             E::Unavailable { .. } => "UNAVAILABLE",
             E::Overloaded => "OVERLOADED",
             E::Bootstrapping => "BOOTSTRAPPING",
@@ -184,6 +200,7 @@ mod tests {
             E::Protocol,
             E::Authentication,
             E::Unavailable { consistency, required: 2, alive: 1 },
+            E::Unavailable { consistency: Consistency::LocalSerial, required: 2, alive: 1 },
             E::Overloaded,
             E::Bootstrapping,
             E::Truncate,

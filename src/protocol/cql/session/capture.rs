@@ -18,12 +18,11 @@ use crate::protocol::cql::stamps::{Stamps, now_micros};
 use crate::protocol::cql::tables::{Table, Tables};
 use crate::protocol::cql::text::edit;
 use crate::protocol::cql::text::generate::{Generated, TimeUuids};
-use crate::protocol::cql::text::names::names;
 use crate::protocol::cql::text::parse::parse;
 use crate::protocol::cql::text::schema::Effect;
 use crate::protocol::cql::text::statement::{Body, Class, Modification, Name, Statement as Parsed};
 use crate::protocol::cql::text::volatile::{Dialect, literals, volatile_calls};
-use crate::protocol::cql::wire::primitive::{Consistency, Value};
+use crate::protocol::cql::wire::primitive::Consistency;
 use crate::protocol::cql::wire::request::{
     BatchKind, Execute, Parameters, Query, Request, Statement, StatementText, Values,
 };
@@ -31,6 +30,7 @@ use crate::protocol::cql::wire::{Envelope, Error, Opcode};
 use crate::protocol::cql::write;
 use crate::record::{Lane, Order, Reason, RecordBuf, TableId};
 
+use super::assigned::Assigned;
 use super::contests::{Contests, Seen};
 use super::decision::Decision;
 use super::known::{Known, Part, Way};
@@ -194,7 +194,8 @@ impl Ground<'_> {
         let is_late = sorted.found.iter().any(|found| found.way == Way::InOrder || found.places.is_none());
         let (by_state, replayed): (Vec<&Found>, Vec<&Found>) =
             sorted.found.iter().partition(|found| found.way == Way::State);
-        let is_mixed = by_state.iter().any(|found| replayed.iter().any(|other| other.piece == found.piece));
+        let pieces = pieces(&replayed);
+        let is_mixed = by_state.iter().any(|found| pieces.binary_search(&found.piece).is_ok());
         if is_late || is_mixed || sorted.unknown {
             return Ok(None);
         }
@@ -244,6 +245,9 @@ impl Ground<'_> {
     fn sort(&self, at: usize, piece: &Piece<'_>, executed: &Executed<'_>, sorted: &mut Sorted) -> Result<(), Refused> {
         let plan = piece.known.plan(self.tables);
         let statement = executed.statement();
+        let assigned = Assigned::new(statement, piece.values);
+        // What cannot be said again cannot be replayed.
+        let is_told = Assigned::new(&piece.known.statement, piece.values).is_told();
         sorted.unknown |= matches!(statement.body, Body::Unknown(_));
         for (modification, part) in statement.modifications().iter().zip(&plan.parts) {
             match part {
@@ -257,7 +261,7 @@ impl Ground<'_> {
                         piece: at,
                         keyspace: of,
                         table,
-                        way: if is_told(piece) { Way::Replay } else { Way::State },
+                        way: if is_told { Way::Replay } else { Way::State },
                         is_pinned: false,
                         parts: None,
                         places: None,
@@ -266,12 +270,11 @@ impl Ground<'_> {
                 }
                 Part::Mirrored { table, way, is_pinned, key } => {
                     sorted.counters |= table.shape.has_counters();
-                    let bound = |number: &usize| bound(statement, &piece.values, *number);
+                    let bound = |number: &usize| assigned.bytes(*number);
                     let key = key.as_ref().and_then(|markers| markers.iter().map(bound).collect::<Option<Key<'_>>>());
-                    // What cannot be said again cannot be replayed.
-                    let way = if is_told(piece) { *way } else { Way::State };
+                    let way = if is_told { *way } else { Way::State };
                     let by_state = way == Way::State || sorted.conditional || sorted.contested;
-                    let all = || places(executed, modification, table, &piece.values);
+                    let all = || places(executed, modification, table, &assigned);
                     let places = (by_state || key.is_none()).then(all).flatten();
                     let parts = key.map(|key| smallvec![hash_of(key)]).or_else(|| places.as_deref().map(parts));
                     let is_pinned = *is_pinned;
@@ -380,14 +383,11 @@ impl Whole<'_, '_> {
 
     /// The write, of the statements in which these were found, with this keyspace for names without one.
     fn body(&self, replayed: &[&Found], keyspace: Option<&str>) -> Result<BytesMut, Error> {
-        let is_replayed = |at: usize| replayed.iter().any(|found| found.piece == at);
-        let statements: Vec<Statement<'_>> = (self.pieces.iter().zip(self.executed).enumerate())
-            .filter(|(at, _)| is_replayed(*at))
-            .map(|(_, (piece, executed))| Statement {
-                text: StatementText::Text(executed.text()),
-                values: piece.values,
-            })
-            .collect();
+        let statement = |at: usize| {
+            let (piece, executed) = self.pieces.get(at).zip(self.executed.get(at))?;
+            Some(Statement { text: StatementText::Text(executed.text()), values: piece.values })
+        };
+        let statements: Vec<Statement<'_>> = pieces(replayed).into_iter().filter_map(statement).collect();
         let now = i32::try_from(now_micros() / 1_000_000).unwrap_or(i32::MAX);
         let all = Parameters {
             timestamp: Some(self.stamp),
@@ -398,10 +398,24 @@ impl Whole<'_, '_> {
         let mut body = BytesMut::new();
         match self.request {
             Request::Batch(batch) => write::put_statements(&mut body, batch.kind, &statements, &all)?,
-            _ => write::put_statement(&mut body, positional(&self.pieces[0], statements[0], &mut Vec::new()), &all)?,
+            _ => {
+                // A replayed statement knows no names.
+                let (piece, statement) = (&self.pieces[0], statements[0]);
+                let by_place = Assigned::new(&piece.known.statement, piece.values).by_place();
+                let values = by_place.as_deref().map_or(statement.values, Values::Given);
+                write::put_statement(&mut body, Statement { values, ..statement }, &all)?;
+            }
         }
         Ok(body)
     }
+}
+
+/// The statements of a request in which these were found, in order.
+fn pieces(found: &[&Found]) -> Vec<usize> {
+    let mut pieces: Vec<usize> = found.iter().map(|found| found.piece).collect();
+    pieces.sort_unstable();
+    pieces.dedup();
+    pieces
 }
 
 /// The table that a schema change is of. An index or a view says it only when it is made: to drop one is of any table.
@@ -593,55 +607,13 @@ fn put_again(
     Ok(out)
 }
 
-/// The values by place: a replayed statement knows no names.
-fn positional<'a>(
-    piece: &Piece<'a>,
-    statement: Statement<'a>,
-    given: &'a mut Vec<(Option<&'a str>, Value<'a>)>,
-) -> Statement<'a> {
-    if !piece.values.named() {
-        return statement;
-    }
-    let parsed = &piece.known.statement;
-    let value = |number| given_to(parsed, &piece.values, number).unwrap_or(Value::Unset);
-    given.extend((0..parsed.markers.len()).map(|number| (None, value(number))));
-    Statement { values: Values::Given(given), ..statement }
-}
-
-/// Whether it is known which value is whose. By name it may not be: of a marker that only the server knows the name of.
-fn is_told(piece: &Piece<'_>) -> bool {
-    let parsed = &piece.known.statement;
-    !piece.values.named() || (0..parsed.markers.len()).all(|at| given_to(parsed, &piece.values, at).is_some())
-}
-
-/// The value of a marker: by its place, by its name, or by what the server calls it.
-fn given_to<'v>(statement: &Parsed, values: &Values<'v>, number: usize) -> Option<Value<'v>> {
-    if !values.named() {
-        return values.get(number);
-    }
-    let named = |name: &str| values.iter().find(|(given, _)| *given == Some(name)).map(|(_, value)| value);
-    match &statement.markers.get(number)?.name {
-        Some(name) => named(name),
-        None => names(statement, number).iter().find_map(|name| named(name)),
-    }
-}
-
-/// What is bound to a marker.
-pub(in crate::protocol::cql) fn bound<'v>(statement: &Parsed, values: &Values<'v>, number: usize) -> Option<&'v [u8]> {
-    match given_to(statement, values, number) {
-        Some(Value::Set(bytes)) => Some(bytes),
-        _ => None,
-    }
-}
-
 /// Where a modification writes; `None` where that cannot be told without the server.
 fn places(
     executed: &Executed<'_>,
     modification: &Modification,
     table: &Table,
-    values: &Values<'_>,
+    assigned: &Assigned<'_, '_>,
 ) -> Option<Vec<Place>> {
     let effect = Effect::of(modification, &table.shape);
-    let bound = |number| bound(executed.statement(), values, number);
-    place::written(executed.text(), modification, &effect, &table.shape, bound)
+    place::written(executed.text(), modification, &effect, &table.shape, |number| assigned.bytes(number))
 }

@@ -4,7 +4,8 @@
 //! every client; texts by keyspace and text. Past its limit a cache drops about half of what it holds: a driver that is
 //! told `UNPREPARED` prepares again. Before a switch the new primary prepares what is here ([`super::super::warm`]).
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hash};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
@@ -194,52 +195,91 @@ fn markers(effect: &Effect<'_>) -> Option<Box<[usize]>> {
 
 /// Statements that were seen before. Shared by all sessions.
 pub(in crate::protocol::cql) struct Statements {
-    prepared: DashMap<Box<[u8]>, Arc<Known>, RandomState>,
+    prepared: Cache<Box<[u8]>>,
     /// By a hash of keyspace and text: who finds one compares.
-    texts: DashMap<u64, Arc<Known>, RandomState>,
+    texts: Cache<u64>,
     hashes: RandomState,
-    most: usize,
 }
 
 /// Longer texts have literals in them and do not come again.
 const CACHED_TEXT_BYTES: usize = 2_048;
+/// Texts that are kept take so many bytes at most, of those that were prepared and of the others. What a text is taken apart
+/// into may be fifty times as large: a list of single digits, or of markers.
+const CACHED_BYTES: usize = 4 << 20;
 
 impl Statements {
     /// Keeps at most so many prepared ones, and so many texts.
     pub(in crate::protocol::cql) fn new(most: usize) -> Statements {
-        let (prepared, texts, hashes) = Default::default();
-        Statements { prepared, texts, hashes, most: most.max(2) }
+        Statements { prepared: Cache::new(most), texts: Cache::new(most), hashes: RandomState::default() }
     }
 
     /// The statement of a text, taken apart now if it was not seen before.
     pub(in crate::protocol::cql) fn text(&self, text: &[u8], keyspace: Option<&str>) -> Arc<Known> {
         let hash = self.hashes.hash_one((keyspace, text));
-        if let Some(known) = self.texts.get(&hash).filter(|known| known.is(text, keyspace)) {
+        if let Some(known) = self.texts.map.get(&hash).filter(|known| known.is(text, keyspace)) {
             return known.clone();
         }
         let known = Arc::new(Known::new(Bytes::copy_from_slice(text), keyspace.map(Arc::from)));
         if text.len() <= CACHED_TEXT_BYTES {
-            halve(&self.texts, self.most);
-            self.texts.insert(hash, known.clone());
+            self.texts.keep(hash, known.clone());
         }
         known
     }
 
     /// What a server prepared under this id.
     pub(in crate::protocol::cql) fn prepared(&self, id: &[u8]) -> Option<Arc<Known>> {
-        self.prepared.get(id).map(|known| known.clone())
+        self.prepared.map.get(id).map(|known| known.clone())
     }
 
     /// All that servers prepared, but for what the proxy answers itself.
     pub(in crate::protocol::cql) fn all_prepared(&self) -> Vec<Arc<Known>> {
-        let all = self.prepared.iter().map(|entry| entry.value().clone());
+        let all = self.prepared.map.iter().map(|entry| entry.value().clone());
         all.filter(|known| known.question.is_none()).collect()
     }
 
     /// A server prepared it.
     pub(in crate::protocol::cql) fn keep(&self, id: &[u8], known: Arc<Known>) {
-        halve(&self.prepared, self.most);
-        self.prepared.insert(id.into(), known);
+        self.prepared.keep(id.into(), known);
+    }
+}
+
+/// So many statements, and so many bytes of text, at most.
+struct Cache<K> {
+    map: DashMap<K, Arc<Known>, RandomState>,
+    most: usize,
+    bytes: AtomicUsize,
+}
+
+impl<K: Eq + Hash> Cache<K> {
+    fn new(most: usize) -> Cache<K> {
+        Cache { map: DashMap::default(), most: most.max(2), bytes: AtomicUsize::new(0) }
+    }
+
+    /// The newest stays, however large.
+    fn keep(&self, key: K, known: Arc<Known>) {
+        let more = known.text.len();
+        let is_over = |cache: &Cache<K>| {
+            cache.map.len() >= cache.most || cache.bytes.load(Ordering::Relaxed) + more > CACHED_BYTES
+        };
+        while is_over(self) && !self.map.is_empty() {
+            self.halve();
+        }
+        self.bytes.fetch_add(more, Ordering::Relaxed);
+        if let Some(before) = self.map.insert(key, known) {
+            self.bytes.fetch_sub(before.text.len(), Ordering::Relaxed);
+        }
+    }
+
+    /// Make room: there is no good order of eviction for what does not fit. The first goes, so that it ends.
+    fn halve(&self) {
+        let mut keep = true;
+        self.map.retain(|_, known| {
+            keep = !keep;
+            if !keep {
+                self.bytes.fetch_sub(known.text.len(), Ordering::Relaxed);
+            }
+            keep
+        });
     }
 }
 
@@ -277,21 +317,39 @@ impl Recent {
     }
 }
 
-/// Make room: there is no good order of eviction for what does not fit.
-fn halve<K: Eq + std::hash::Hash, V>(map: &DashMap<K, V, RandomState>, most: usize) {
-    if map.len() >= most {
-        let mut keep = false;
-        map.retain(|_, _| {
-            keep = !keep;
-            keep
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::protocol::cql::text::schema::{Column, Table as Shape};
+
+    #[test]
+    fn what_is_kept_of_statements_is_bounded_in_number_and_in_bytes() {
+        let known = |text: String| Arc::new(Known::new(Bytes::from(text), None));
+        let kept = |statements: &Statements| {
+            (statements.all_prepared().len(), statements.prepared.bytes.load(Ordering::Relaxed))
+        };
+        let many = Statements::new(100);
+        for n in 0..1_000_u32 {
+            many.keep(&n.to_be_bytes(), known(format!("SELECT v FROM t WHERE k = {n:04}")));
+            assert!(many.prepared(&n.to_be_bytes()).is_some(), "the newest is there");
+        }
+        let (count, bytes) = kept(&many);
+        assert!((1..=100).contains(&count) && bytes == count * 30, "{count} of {bytes} bytes");
+        let large = Statements::new(100);
+        for n in 0..50_u32 {
+            large.keep(&n.to_be_bytes(), known(format!("SELECT v FROM t WHERE k = '{}'", "x".repeat(1 << 20))));
+            assert!(large.prepared(&n.to_be_bytes()).is_some(), "the newest is there");
+            // The same again is not counted twice.
+            large.keep(&n.to_be_bytes(), known(format!("SELECT v FROM t WHERE k = '{}'", "x".repeat(1 << 20))));
+        }
+        let (count, bytes) = kept(&large);
+        assert!((1..=4).contains(&count) && bytes <= CACHED_BYTES, "{count} of {bytes} bytes");
+        let (count, bytes) = {
+            large.keep(b"huge", known("x".repeat(CACHED_BYTES + 1)));
+            kept(&large)
+        };
+        assert_eq!((count, bytes), (1, CACHED_BYTES + 1));
+    }
 
     #[test]
     fn a_plan_is_of_the_tables_that_it_is_asked_for_also_when_the_sides_take_turns() {

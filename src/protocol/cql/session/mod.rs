@@ -12,6 +12,7 @@
 //! **When an answer may go on.** A write's waits until its record is durable, which the journal did while the server
 //! worked. Answers overtake each other freely: the protocol allows it.
 
+pub(in crate::protocol::cql) mod assigned;
 mod barriers;
 mod capture;
 mod contests;
@@ -54,8 +55,8 @@ use crate::protocol::cql::wire::{Envelope, Error, Header, HeaderError, Opcode, V
 use crate::record::{Backend, RecordBuf, Side, TableId};
 
 use barriers::{Alone, Writes};
+pub(in crate::protocol::cql) use capture::random;
 use capture::{Captured, Ground, Piece, Refused};
-pub(in crate::protocol::cql) use capture::{bound, random};
 use contests::Contest;
 use decision::{Decision, Guards, Reading};
 use flights::{Flight, Flights};
@@ -70,6 +71,11 @@ const QUIET: Consistency = Consistency::LocalQuorum;
 const FLIGHTS_MAX: usize = 32_768;
 /// How long a request may wait for a node that is known to be down. Others may be wrong about it: what it answers, it answers.
 const LEFT_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a conditional statement waits for clocks at most: beyond that they are wrong, and the statement is decided as it
+/// would be without tandem.
+const CLOCK_WAIT: Duration = Duration::from_secs(1);
+/// Clocks are looked at again while they are waited for: somebody may set them.
+const CLOCK_LOOK: Duration = Duration::from_millis(100);
 /// How long a client waits for a journal that is full: a disk that is a moment behind a burst of large writes catches up.
 const FULL_WAIT: Duration = Duration::from_secs(1);
 
@@ -127,8 +133,8 @@ pub(in crate::protocol::cql) enum Came {
     Alone(Alone),
     /// The schema was looked at.
     Schema,
-    /// The coordinator's clock has passed our stamps.
-    Clock,
+    /// Clocks went on for so long.
+    Clock(Duration),
     /// The journal stays full.
     NoRoom,
     /// Nothing but that it is over.
@@ -142,7 +148,8 @@ struct Has {
     turns: Vec<Turn>,
     alone: Option<Alone>,
     schema: bool,
-    clock: bool,
+    /// For how long clocks were waited for.
+    clock: Duration,
     no_room: bool,
 }
 
@@ -213,6 +220,8 @@ pub(in crate::protocol::cql) struct Session {
     /// The connection to the server was lost, and there is no other yet.
     is_homeless: bool,
     keyspace: Option<Arc<str>>,
+    /// A `USE` is on its way: what names without a keyspace mean is known when it is answered.
+    is_using: bool,
     registered: Option<Bytes>,
     flights: Flights,
     recent: Recent,
@@ -260,6 +269,7 @@ impl Session {
             side,
             is_homeless: false,
             keyspace: None,
+            is_using: false,
             registered: None,
             flights: Flights::new(),
             recent: Recent::default(),
@@ -349,7 +359,7 @@ impl Session {
                 Came::Turn(turn) => self.has.turns.push(turn),
                 Came::Alone(alone) => self.has.alone = Some(alone),
                 Came::Schema => self.has.schema = true,
-                Came::Clock => self.has.clock = true,
+                Came::Clock(waited) => self.has.clock += waited,
                 Came::NoRoom => self.has.no_room = true,
                 Came::Over => {}
             }
@@ -480,11 +490,14 @@ impl Session {
             return true;
         }
         let Some(before) = now.checked_sub(self.shared.answer_timeout) else { return false };
+        // Where it is may never be known again.
+        let mut is_lost = false;
         for flight in self.flights.overdue(before) {
+            is_lost |= matches!(flight.what, What::Use);
             self.answer_for_server(flight);
         }
         self.flights.leave();
-        self.flights.is_hopeless()
+        is_lost || self.flights.is_hopeless()
     }
 
     /// The connection to the server is lost: whatever was on its way is answered as unknown.
@@ -493,7 +506,7 @@ impl Session {
             self.answer_for_server(flight);
         }
         self.flights.leave();
-        self.is_homeless = true;
+        (self.is_homeless, self.is_using) = (true, false);
         self.to_server = Outbound::bare();
         self.to_server.agree(self.framing);
     }
@@ -535,6 +548,9 @@ impl Session {
             return Ok(Next::More);
         }
         if self.flights.is_used(header.stream) || self.flights.len() >= FLIGHTS_MAX {
+            return Ok(self.wait(Halt::Answer));
+        }
+        if self.is_using {
             return Ok(self.wait(Halt::Answer));
         }
         if let Some(habit) = self.forwarded(frame) {
@@ -768,9 +784,11 @@ impl Session {
             }
         }
         let classes = || pieces.iter().map(|piece| piece.known.class);
+        if classes().any(|class| class == Class::Use) {
+            return Ok(self.use_keyspace(frame, pass));
+        }
         if !classes().any(Class::writes) || !self.mirrors(pass.route()) {
             let what = match pieces {
-                _ if classes().any(|class| class == Class::Use) => What::Use,
                 _ if classes().any(|class| class.writes() || class == Class::Access) => What::Unmirrored,
                 [Piece { known, .. }] if known.habit() == Some(Habit::Reads) => {
                     self.watched(envelope.header, envelope.message, || Some(known.clone()))
@@ -818,6 +836,18 @@ impl Session {
                 Ok(Next::More)
             }
         }
+    }
+
+    /// Alone on its way: a server executes what comes in any order, and what was sent before it or is sent behind it would be
+    /// written down for one keyspace and executed in the other.
+    fn use_keyspace(&mut self, frame: Frame<'_>, pass: Pass) -> Next {
+        if !self.flights.is_empty() {
+            self.has.pass = Some(pass);
+            return self.wait(Halt::Answer);
+        }
+        self.is_using = true;
+        self.depart(frame.bytes, frame.header, pass, What::Use);
+        Next::More
     }
 
     /// Configuration says so.
@@ -930,15 +960,21 @@ impl Session {
             true => reach.heeded().map(|hash| self.shared.stamps.newest(hash)).max().unwrap_or_default(),
             false => self.shared.stamps.last(),
         };
-        let ahead = newest + self.shared.side(self.side).behind() - now_micros();
-        if self.has.clock || newest == 0 || ahead < -1_000 {
+        // A ballot is cut to milliseconds.
+        let ahead = newest + self.shared.side(self.side).behind() - now_micros() + 1_001;
+        if newest == 0 || ahead <= 0 {
             return None;
         }
-        // A ballot is cut to milliseconds.
-        let pause = Duration::from_micros(u64::try_from(ahead + 1_001).unwrap_or_default());
+        let left = CLOCK_WAIT.saturating_sub(self.has.clock);
+        if left.is_zero() {
+            metrics::CLOCKS_BEHIND_TOTAL.counter(&[]).increment(1);
+            return None;
+        }
+        let pause = Duration::from_micros(ahead.unsigned_abs()).min(left).min(CLOCK_LOOK);
+        let until = Instant::now() + pause;
         Some(Halt::Until(Box::pin(async move {
-            tokio::time::sleep(pause).await;
-            Came::Clock
+            tokio::time::sleep_until(until).await;
+            Came::Clock(pause)
         })))
     }
 
@@ -1076,6 +1112,7 @@ impl Session {
                 self.to_client.push(bytes);
             }
             What::Use => {
+                self.is_using = false;
                 self.look(frame, |session, response| {
                     if let Response::Result(response::Outcome::SetKeyspace(keyspace)) = response {
                         session.keyspace = Some(Arc::from(*keyspace));

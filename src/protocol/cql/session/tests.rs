@@ -14,7 +14,7 @@ use crate::cutover::gate::{Gate, Route};
 use crate::journal::storage::MemoryDisk;
 use crate::journal::{Entry, Journal, Lsn};
 use crate::protocol::cql::ballot::{Question, Unread};
-use crate::protocol::cql::place::Place;
+use crate::protocol::cql::place::{Place, hash_of};
 use crate::protocol::cql::shadow::Watch;
 use crate::protocol::cql::stamps::Stamps;
 use crate::protocol::cql::tables::{Table, Tables};
@@ -710,6 +710,59 @@ fn a_barrier_is_of_the_keyspace_in_which_it_is_executed() {
     rig.void(2);
     let barriers: Vec<String> = rig.journal().into_iter().filter(|words| words.starts_with("barrier")).collect();
     assert_eq!(barriers, ["barrier other.t: TRUNCATE t", "barrier t: TRUNCATE t"]);
+}
+
+#[test]
+fn what_surrounds_a_use_is_written_down_for_the_keyspace_in_which_it_is_executed_promise_1() {
+    let mut rig = Rig::new(Version::V4, None);
+    rig.query(1, "DELETE FROM t WHERE k = 1");
+    rig.query(2, "USE other");
+    rig.query(3, "DELETE FROM t WHERE k = 3");
+    rig.ask(4, &Request::Prepare(Prepare { text: b"DELETE FROM t WHERE k = 4", keyspace: None }));
+    rig.wait();
+    assert_eq!(rig.sent().len(), 1, "the server may execute it in either keyspace once it has the next one");
+    rig.void(1);
+    assert_eq!(rig.sent().len(), 1, "it goes alone");
+    rig.reply(2, &Response::Result(response::Outcome::SetKeyspace("other")));
+    assert_eq!(rig.sent().len(), 2);
+    let words =
+        ["write t: DELETE FROM t WHERE k = 1", "Committed", "write other.t in other: DELETE FROM t WHERE k = 3"];
+    assert_eq!(rig.journal()[..3], words);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_use_that_is_not_answered_costs_the_server_promise_1() {
+    let mut rig = Rig::new(Version::V4, None);
+    rig.query(1, "USE other");
+    rig.query(2, "DELETE FROM t WHERE k = 2");
+    assert_eq!(rig.sent().len(), 1);
+    assert!(rig.session.sweep(Instant::now() + Duration::from_secs(11), false), "who knows where it is");
+    rig.session.lose_server();
+    rig.go_on();
+    assert_eq!((rig.told().len(), rig.session.moves_to()), (1, Some(Side::Origin)));
+    rig.session.arrive(Side::Origin);
+    rig.go_on();
+    assert_eq!(rig.session.luggage().keyspace.as_deref(), Some("shop"));
+    assert_eq!(rig.journal(), ["write t: DELETE FROM t WHERE k = 2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn clocks_that_are_wrong_are_not_waited_for_until_they_are_right() {
+    let mut rig = Rig::new(Version::V4, None);
+    let mut reach = Reach::default();
+    reach.add(TableId::of("shop", "t"), Some(hash_of([4_i32.to_be_bytes()])));
+    reach.heeded().for_each(|partition| rig.shared.stamps.raise(partition, now_micros() + 3_600_000_000));
+    rig.query(1, "DELETE FROM t WHERE k = 4");
+    assert_eq!(rig.sent().len(), 1);
+    rig.query(2, "DELETE FROM t WHERE k = 4 IF EXISTS");
+    let mut waited = Duration::ZERO;
+    while rig.sent().is_empty() {
+        assert!(waited < CLOCK_WAIT + CLOCK_LOOK, "it has waited for {waited:?}");
+        tokio::time::advance(CLOCK_LOOK).await;
+        waited += CLOCK_LOOK;
+        rig.wait();
+    }
+    assert!(waited >= CLOCK_WAIT, "it has waited for {waited:?} only");
 }
 
 #[test]

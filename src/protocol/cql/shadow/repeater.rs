@@ -8,7 +8,7 @@ use crate::config;
 use crate::protocol::cql::client::{Answer, Error as ClientError};
 use crate::protocol::cql::cluster::Cluster;
 use crate::protocol::cql::place::{Place, hash_of};
-use crate::protocol::cql::session::bound;
+use crate::protocol::cql::session::assigned::Assigned;
 use crate::protocol::cql::setup::Sides;
 use crate::protocol::cql::tables::Tables;
 use crate::protocol::cql::text::schema::{Column, Role};
@@ -214,7 +214,7 @@ impl<'r> Case<'r> {
     ) -> Result<Case<'r>, Skip> {
         let reading = Reading::of(&read.known, tables)?;
         let values = asked.values.unwrap_or(Values::Given(&[]));
-        let limit = reading.limit(|number| bound(&read.known.statement, &values, number));
+        let limit = reading.limit(|number| Assigned::new(&read.known.statement, values).bytes(number));
         Ok(Case { reading, read, values, limit, settings })
     }
 
@@ -287,8 +287,8 @@ impl<'r> Case<'r> {
 
     /// Where a row is.
     fn place(&self, fields: &[Field], cells: &[Option<&[u8]>]) -> Option<Place> {
-        let bound = |number| bound(&self.read.known.statement, &self.values, number);
-        self.reading.place(fields, cells, bound)
+        let assigned = Assigned::new(&self.read.known.statement, self.values);
+        self.reading.place(fields, cells, |number| assigned.bytes(number))
     }
 }
 

@@ -8,9 +8,9 @@ use super::statement::{
     Body, Condition, Modification, Operand, Operation, Operator, Relation, Restricted, Statement, Using,
 };
 
-/// What the marker of this number may be called. Nothing: it is a value of what is not told here.
-pub fn names(statement: &Statement, number: usize) -> Vec<String> {
-    let mut search = Search { number, found: Vec::new() };
+/// What each marker may be called, by its number. Nothing: it is a value of what is not told here.
+pub fn names(statement: &Statement) -> Vec<Vec<String>> {
+    let mut search = Search { found: vec![Vec::new(); statement.markers.len()] };
     match &statement.body {
         Body::Select(select) => {
             search.relations(&select.relations);
@@ -25,8 +25,7 @@ pub fn names(statement: &Statement, number: usize) -> Vec<String> {
 }
 
 struct Search {
-    number: usize,
-    found: Vec<String>,
+    found: Vec<Vec<String>>,
 }
 
 impl Search {
@@ -124,7 +123,9 @@ impl Search {
     fn value(&mut self, value: &Expr, names: &[String]) {
         let each = |name: &dyn Fn(&str) -> String| names.iter().map(|of| name(of)).collect::<Vec<_>>();
         match &value.value {
-            Value::Marker(number) if *number == self.number => self.found.extend_from_slice(names),
+            Value::Marker(number) => {
+                self.found.get_mut(*number).into_iter().for_each(|found| found.extend_from_slice(names));
+            }
             Value::Hint(_, inner) => self.value(inner, names),
             Value::Tuple(parts) => {
                 for (at, part) in parts.iter().enumerate() {

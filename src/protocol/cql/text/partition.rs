@@ -48,6 +48,7 @@ fn choices<'v>(
     let one = |value: &Expr| bytes(text, value, column, bound);
     match given {
         Given::One(value) => Some(vec![one(value)?]),
+        Given::AnyOf(values) if values.len() > PARTITIONS_MAX => None,
         Given::AnyOf(values) => values.iter().map(one).collect(),
         Given::AnyOfList(Expr { value: Value::Marker(number), .. }) => listed(bound(*number)?),
         _ => None,

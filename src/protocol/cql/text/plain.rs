@@ -38,8 +38,10 @@ pub fn plain(text: &[u8], statement: &Statement, is_before: impl Fn(&Modificatio
     let conditions: Vec<Span> = all.iter().filter_map(|one| one.condition_span).collect();
     let befores: Vec<usize> = all.iter().filter(|one| is_before(one)).map(|one| one.using_at).collect();
     let given = statement.markers.iter().enumerate();
+    // Both are in the order in which they stand.
     let kept = given.filter(|(_, marker)| {
-        !conditions.iter().any(|span| span.start <= marker.span.start && marker.span.end <= span.end)
+        let next = conditions.partition_point(|span| span.end < marker.span.end);
+        conditions.get(next).is_none_or(|span| marker.span.start < span.start)
     });
     let mut slots: Vec<(usize, Slot)> = kept.map(|(number, marker)| (marker.span.start, Slot::Given(number))).collect();
     slots.extend(befores.iter().map(|at| (*at, Slot::Before)));

@@ -26,8 +26,10 @@ pub fn shape(text: &[u8], statement: &Statement) -> String {
         if std::mem::take(&mut named_marker) && matches!(token.kind, Kind::Word | Kind::QuotedName) {
             continue;
         }
-        named_marker =
-            statement.markers.iter().any(|marker| marker.span.start == token.span.start) && token.span.of(text) == b":";
+        // Markers are in the order in which they stand.
+        let is_marker =
+            || statement.markers.binary_search_by_key(&token.span.start, |marker| marker.span.start).is_ok();
+        named_marker = token.span.of(text) == b":" && is_marker();
         let word = if named_marker { None } else { spoken(token, text, understood) };
         out.say(word.as_deref(), std::mem::take(&mut blank));
         if out.words.len() > SHAPE_BYTES_MAX {

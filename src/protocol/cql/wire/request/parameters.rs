@@ -201,7 +201,7 @@ impl<'a> Values<'a> {
         read.into_iter().flat_map(|read| read.iter()).chain(given.iter().copied())
     }
 
-    /// The value at this place.
+    /// The value at this place. Of what was read, it takes as long as there are values before it.
     pub fn get(&self, place: usize) -> Option<Value<'a>> {
         self.iter().nth(place).map(|(_, value)| value)
     }
