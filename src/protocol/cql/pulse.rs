@@ -25,7 +25,7 @@ impl Ask for Ping {
     type Link = Client;
 
     async fn connect(&self) -> Result<Client, String> {
-        let cluster = self.sides.get(self.side).ok_or_else(|| "it was not reached yet".to_owned())?;
+        let cluster = self.sides.get(self.side).ok_or_else(|| self.sides.why_away(self.side))?;
         cluster.client().await.map_err(|error| error.to_string())
     }
 

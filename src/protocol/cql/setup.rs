@@ -70,20 +70,37 @@ pub enum Error {
 
 /// Both clusters, each from the moment on when it was reached first.
 #[derive(Clone, Default)]
-pub struct Sides(Arc<[ArcSwapOption<Cluster>; 2]>);
+pub struct Sides(Arc<[Place; 2]>);
+
+#[derive(Default)]
+struct Place {
+    cluster: ArcSwapOption<Cluster>,
+    /// Why it was not reached, as long as it was not.
+    away: ArcSwapOption<String>,
+}
 
 impl Sides {
     /// A side; `None` while it was never there.
     pub(super) fn get(&self, side: Side) -> Option<Arc<Cluster>> {
-        self.place(side).load_full()
+        self.place(side).cluster.load_full()
     }
 
-    fn place(&self, side: Side) -> &ArcSwapOption<Cluster> {
+    /// Why a side was never there, for a person to read.
+    pub(super) fn why_away(&self, side: Side) -> String {
+        let why = self.place(side).away.load_full();
+        why.map_or_else(|| "it was not reached yet".to_owned(), |why| format!("it was not reached yet: {why}"))
+    }
+
+    fn place(&self, side: Side) -> &Place {
         &self.0[usize::from(side == Side::Target)]
     }
 
     fn set(&self, side: Side, cluster: Cluster) {
-        self.place(side).store(Some(Arc::new(cluster)));
+        self.place(side).cluster.store(Some(Arc::new(cluster)));
+    }
+
+    fn missed(&self, side: Side, error: &client::Error) {
+        self.place(side).away.store(Some(Arc::new(error.to_string())));
     }
 }
 
@@ -167,6 +184,7 @@ impl Setup {
             Ok(cluster) => sides.set(secondary, cluster),
             Err(error) => {
                 tracing::warn!(side = %secondary, %error, "a side is away at the start; it is tried again");
+                sides.missed(secondary, &error);
                 tasks.spawn(stop.clone().run_until_cancelled_owned(keep_reaching(
                     config.clone(),
                     sides.clone(),
@@ -284,9 +302,12 @@ async fn reach(config: &Config, side: Side) -> Result<Cluster, client::Error> {
 async fn keep_reaching(config: Config, sides: Sides, side: Side) {
     loop {
         sleep(AGAIN).await;
-        if let Ok(cluster) = reach(&config, side).await {
-            tracing::info!(%side, "the side that was away is there");
-            return sides.set(side, cluster);
+        match reach(&config, side).await {
+            Ok(cluster) => {
+                tracing::info!(%side, "the side that was away is there");
+                return sides.set(side, cluster);
+            }
+            Err(error) => sides.missed(side, &error),
         }
     }
 }

@@ -133,7 +133,7 @@ impl Walk {
 
 impl Walk {
     fn cluster(&self, side: Side) -> Result<Arc<Cluster>, Error> {
-        self.sides.get(side).ok_or_else(|| Error::Side { side, why: "it was never reached".to_owned() })
+        self.sides.get(side).ok_or_else(|| Error::Side { side, why: self.sides.why_away(side) })
     }
 
     /// Materialized views that clients have here and would not have there.

@@ -42,6 +42,7 @@ impl Trouble {
                 Trouble::Lost(why)
             }
             Error::NoAnswer(_) | Error::Lost(_) | Error::NoHost(_) => Trouble::Lost(why),
+            Error::NoDatacenter { .. } | Error::NoNode { .. } => Trouble::Lost(why),
         }
     }
 
@@ -55,6 +56,7 @@ impl Trouble {
             Error::Connect { .. } | Error::ConnectTimeout(_) | Error::Tls(_) | Error::Login(_) | Error::NoHost(_) => {
                 Trouble::Away(why)
             }
+            Error::NoDatacenter { .. } | Error::NoNode { .. } => Trouble::Away(why),
             // What breaks its connection each time, or is never answered, is not the node's fault for ever.
             _ => Trouble::Retry(why),
         }

@@ -62,6 +62,22 @@ pub enum Error {
     /// No host can be used now.
     #[error("no node can be reached: {0}")]
     NoHost(String),
+    /// The configured datacenter is none of the cluster's.
+    #[error("the cluster has no datacenter {wanted}; it has: {}", .known.join(", "))]
+    NoDatacenter {
+        /// What is configured.
+        wanted: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// Nodes of other datacenters may be there: they are not asked.
+    #[error("no node of datacenter {datacenter} can be reached: {why}")]
+    NoNode {
+        /// The one that is used.
+        datacenter: String,
+        /// The last node's error.
+        why: Box<Error>,
+    },
     /// The server refused the request; the connection lives on.
     #[error("{0}")]
     Server(Box<Refusal>),
@@ -72,7 +88,7 @@ impl Error {
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {
             Error::Server(refusal) => Some(refusal),
-            Error::Connect { why, .. } => why.refusal(),
+            Error::Connect { why, .. } | Error::NoNode { why, .. } => why.refusal(),
             _ => None,
         }
     }
@@ -92,7 +108,7 @@ impl Error {
             Error::Connect { .. } | Error::ConnectTimeout(_) | Error::Io(_) | Error::Tls(_) | Error::Login(_) => {
                 Outcome::Absent
             }
-            Error::Busy(_) | Error::NoHost(_) => Outcome::Absent,
+            Error::Busy(_) | Error::NoHost(_) | Error::NoDatacenter { .. } | Error::NoNode { .. } => Outcome::Absent,
         }
     }
 }

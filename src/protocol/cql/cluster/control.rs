@@ -1,5 +1,7 @@
-//! The control connection: it listens, looks, and moves to another node when its own is lost.
+//! The control connection: it listens, looks, and moves to another node when its own is lost. It is to a node of our datacenter:
+//! a contact point of another one is left again as soon as it has said which nodes ours has.
 
+use std::collections::{HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +17,7 @@ use crate::protocol::cql::wire::primitive::Consistency;
 use crate::protocol::cql::wire::request::Parameters;
 use crate::protocol::cql::wire::response::Event;
 
-use super::{AGREEMENT, DOWN, Inner, hosts, schema, timeouts};
+use super::{AGREEMENT, DOWN, Host, Inner, hosts, schema, timeouts};
 
 /// Events may be lost: without one, it looks this often. So often each node is reached for, too.
 pub(super) const TICK: Duration = Duration::from_secs(10);
@@ -28,20 +30,37 @@ pub(super) struct Control {
     happened: Arc<Notify>,
 }
 
-/// Connect to a node and look at everything.
-pub(super) async fn attach(inner: &Arc<Inner>) -> Result<Control, Error> {
-    let mut last = Error::NoHost("no contact point is configured".to_owned());
-    for address in inner.candidates() {
-        match attach_to(inner, &address).await {
-            Ok(control) => return Ok(control),
-            Err(error) => last = error,
-        }
-        inner.shunned.shun(address, super::SHUNNED);
-    }
-    Err(last)
+/// Where a node is that let us in.
+enum Entered {
+    /// In our datacenter.
+    Here(Control),
+    /// In another one. These are in ours, as it says.
+    Elsewhere(Vec<Host>),
 }
 
-async fn attach_to(inner: &Arc<Inner>, address: &Address) -> Result<Control, Error> {
+/// Connect to a node of our datacenter and look at everything.
+pub(super) async fn attach(inner: &Arc<Inner>) -> Result<Control, Error> {
+    let (mut next, mut tried) = (VecDeque::from(inner.doors()), HashSet::new());
+    let (mut last, mut unknown) = (None, None);
+    while let Some(address) = next.pop_front() {
+        if !tried.insert(address.clone()) {
+            continue;
+        }
+        match attach_to(inner, &address).await {
+            Ok(Entered::Here(control)) => return Ok(control),
+            Ok(Entered::Elsewhere(ours)) => ours.into_iter().rev().for_each(|host| next.push_front(host.address)),
+            // The next one may know more.
+            Err(error @ Error::NoDatacenter { .. }) => unknown = Some(error),
+            Err(error) => {
+                last = Some(error);
+                inner.shunned.shun(address, super::SHUNNED);
+            }
+        }
+    }
+    Err(unknown.unwrap_or_else(|| inner.no_node(last)))
+}
+
+async fn attach_to(inner: &Arc<Inner>, address: &Address) -> Result<Entered, Error> {
     let happened = Arc::new(Notify::new());
     let on_event = listen(inner, happened.clone());
     let client = Client::connect_with(&inner.settings, address, Version::V5, Some(on_event)).await?;
@@ -54,11 +73,16 @@ async fn attach_to(inner: &Arc<Inner>, address: &Address) -> Result<Control, Err
     let mut facts = facts.map_err(|_| Error::Answer("a node does not say what it is"))?;
     facts.authenticator = client.authenticator().map(str::to_owned);
     debug_assert!(facts.supported != Supported::default());
+    if let Some(ours) = inner.datacenter.get().filter(|ours| **ours != facts.data_center) {
+        return hosts::nearby(hosts::load(&client).await?, ours).map(Entered::Elsewhere);
+    }
+    let datacenter = facts.data_center.clone();
     inner.facts.store(Some(Arc::new(facts)));
     inner.timeouts.store(Arc::new(timeouts::read(&client).await));
     let control = Control { client, happened };
-    control.look(inner).await?;
-    Ok(control)
+    control.look(inner, &datacenter).await?;
+    let _ = inner.datacenter.set(datacenter);
+    Ok(Entered::Here(control))
 }
 
 /// What other nodes are said to be is noted at once; the rest is looked at.
@@ -127,13 +151,14 @@ impl Control {
                 _ = tick.tick() => {}
                 () = self.client.lost() => return Error::Lost("the node closed it, or answers nothing".to_owned()),
             }
-            if let Err(error) = self.look(inner).await {
+            let datacenter = inner.datacenter.get().expect("known since a node was entered");
+            if let Err(error) = self.look(inner, datacenter).await {
                 return error;
             }
         }
     }
 
-    async fn look(&self, inner: &Inner) -> Result<(), Error> {
+    async fn look(&self, inner: &Inner, datacenter: &str) -> Result<(), Error> {
         let asked = *inner.asked.borrow();
         // Nodes that do not come to agree are looked at as this one sees them.
         let all = match timeout(AGREEMENT, inner.agreement(&self.client)).await {
@@ -141,10 +166,7 @@ impl Control {
             Err(_) => hosts::load(&self.client).await?,
         };
         let version = all.first().and_then(|host| host.schema);
-        let nearby = hosts::nearby(all, inner.datacenter.as_deref());
-        if nearby.is_empty() {
-            return Err(Error::NoHost("the configured datacenter has no nodes".to_owned()));
-        }
+        let nearby = hosts::nearby(all, datacenter)?;
         inner.forget_others(&nearby);
         inner.hosts.store(Arc::new(nearby));
         if inner.tables.load().epoch == 0 || version != Some(inner.tables.load().version) {

@@ -1,5 +1,6 @@
 //! The nodes of a cluster, as one of them sees it, and which of them to use.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::protocol::cql::client::{Address, Client, Error};
@@ -67,12 +68,17 @@ fn address(row: &Fields<'_, '_>, port: u16) -> Option<Address> {
     Some(Address { host: host.to_string(), port })
 }
 
-/// Those of this datacenter, or of the first host's.
-pub(super) fn nearby(hosts: Vec<Host>, datacenter: Option<&str>) -> Vec<Host> {
-    let Some(wanted) = datacenter.map(str::to_owned).or_else(|| Some(hosts.first()?.datacenter.clone())) else {
-        return hosts;
-    };
-    hosts.into_iter().filter(|host| host.datacenter == wanted).collect()
+/// Those of this datacenter.
+///
+/// # Errors
+/// [`Error::NoDatacenter`].
+pub(super) fn nearby(all: Vec<Host>, datacenter: &str) -> Result<Vec<Host>, Error> {
+    let (near, far): (Vec<Host>, Vec<Host>) = all.into_iter().partition(|host| host.datacenter == datacenter);
+    if near.is_empty() {
+        let known: BTreeSet<String> = far.into_iter().map(|host| host.datacenter).collect();
+        return Err(Error::NoDatacenter { wanted: datacenter.to_owned(), known: known.into_iter().collect() });
+    }
+    Ok(near)
 }
 
 /// All nodes that are not `down` have the same schema.
@@ -100,10 +106,12 @@ mod tests {
     #[test]
     fn only_one_datacenter_is_used() {
         let hosts = vec![host("a", "east", None), host("b", "west", None), host("c", "east", None)];
+        let near = |datacenter| nearby(hosts.clone(), datacenter);
         let names = |hosts: Vec<Host>| hosts.into_iter().map(|host| host.address.host).collect::<Vec<_>>();
-        assert_eq!(names(nearby(hosts.clone(), None)), ["a", "c"]);
-        assert_eq!(names(nearby(hosts.clone(), Some("west"))), ["b"]);
-        assert_eq!(names(nearby(hosts, Some("north"))), [""; 0]);
+        assert_eq!(names(near("east").expect("it is there")), ["a", "c"]);
+        assert_eq!(names(near("west").expect("it is there")), ["b"]);
+        let said = near("north").expect_err("there is none").to_string();
+        assert_eq!(said, "the cluster has no datacenter north; it has: east, west");
     }
 
     #[test]

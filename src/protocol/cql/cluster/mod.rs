@@ -4,7 +4,9 @@
 //! came, when somebody asks and now and then, and goes to another node when that one is lost. What it sees is published
 //! whole: readers take a shared pointer and never wait.
 //!
-//! Only one datacenter is used: the configured one, or that of the first contact point.
+//! Only one datacenter is used, for as long as the process runs: the configured one, or that of the first contact point that
+//! answered. `LOCAL_QUORUM` in another one says nothing of what was written here. Contact points elsewhere are asked which
+//! nodes there are ([`control`]), and nothing else.
 
 mod ballots;
 pub(super) mod clock;
@@ -23,7 +25,7 @@ mod timeouts;
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -70,10 +72,11 @@ struct Inner {
     side: Side,
     settings: Settings,
     contacts: Vec<Address>,
-    datacenter: Option<String>,
+    /// The one that is used; known once a node was entered.
+    datacenter: OnceLock<String>,
     facts: ArcSwapOption<Facts>,
     timeouts: ArcSwap<Timeouts>,
-    /// Those of our datacenter; the one with the control connection is the first.
+    /// Those of our datacenter, one at least; the one with the control connection is the first.
     hosts: ArcSwap<Vec<Host>>,
     tables: ArcSwap<Tables>,
     /// [`Tables::epoch`], for who waits for another.
@@ -134,7 +137,7 @@ impl Cluster {
             side,
             settings,
             contacts: contacts.to_vec(),
-            datacenter: datacenter.map(str::to_owned),
+            datacenter: datacenter.map(|name| OnceLock::from(name.to_owned())).unwrap_or_default(),
             facts: ArcSwapOption::empty(),
             timeouts: ArcSwap::default(),
             hosts: ArcSwap::default(),
@@ -217,7 +220,7 @@ impl Cluster {
 
     /// A node to connect to: another one each time, those that are up before the others.
     pub fn pick(&self) -> Address {
-        self.inner.candidates().into_iter().next().expect("there are contact points at least")
+        self.inner.candidates().into_iter().next().expect("looked at before the first handle was given out")
     }
 
     /// A socket to a node, TLS agreed where it is configured, and nothing said: for a session of a client.
@@ -225,14 +228,14 @@ impl Cluster {
     /// # Errors
     /// The last node's.
     pub async fn connect_raw(&self) -> Result<Socket, Error> {
-        let mut last = Error::NoHost("no contact point is configured".to_owned());
+        let mut last = None;
         for address in self.inner.candidates() {
             match self.connect_raw_to(&address).await {
                 Ok(stream) => return Ok(stream),
-                Err(error) => last = error,
+                Err(error) => last = Some(error),
             }
         }
-        Err(last)
+        Err(self.inner.no_node(last))
     }
 
     /// The same, to this node.
@@ -380,7 +383,7 @@ impl Grounds for Arc<Cluster> {
 }
 
 impl Inner {
-    /// Nodes in the order in which they should be tried.
+    /// Nodes of our datacenter in the order in which they should be tried.
     fn candidates(&self) -> Vec<Address> {
         let mut all: Vec<Address> = self.hosts.load().iter().map(|host| host.address.clone()).collect();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
@@ -388,11 +391,27 @@ impl Inner {
             let start = turn % all.len();
             all.rotate_left(start);
         }
+        all.sort_by_key(|address| self.shunned.has(address));
+        all
+    }
+
+    /// The same for who looks for nodes: contact points too, wherever they are.
+    fn doors(&self) -> Vec<Address> {
+        let mut all = self.candidates();
         let contacts = self.contacts.iter().filter(|contact| !all.contains(contact));
         let mut last: Vec<Address> = contacts.cloned().collect();
         all.append(&mut last);
         all.sort_by_key(|address| self.shunned.has(address));
         all
+    }
+
+    /// None of those that were tried took us; the last one's error.
+    fn no_node(&self, last: Option<Error>) -> Error {
+        let last = last.unwrap_or_else(|| Error::NoHost("no contact point is configured".to_owned()));
+        match self.datacenter.get() {
+            Some(datacenter) => Error::NoNode { datacenter: datacenter.clone(), why: Box::new(last) },
+            None => last,
+        }
     }
 
     fn is_down(&self, address: &Address) -> bool {
@@ -408,14 +427,14 @@ impl Inner {
         }
         // Who is being tried is waited for when nobody else is left.
         candidates.sort_by_cached_key(|address| (self.is_down(address), self.is_tried(address)));
-        let mut last = Error::NoHost("no contact point is configured".to_owned());
+        let mut last = None;
         for address in candidates {
             match self.client_of(&address).await {
                 Ok(client) => return Ok(client),
-                Err(error) => last = error,
+                Err(error) => last = Some(error),
             }
         }
-        Err(last)
+        Err(self.no_node(last))
     }
 
     /// The connection to this node, if there is one.

@@ -41,6 +41,10 @@ struct Node {
 pub(in crate::protocol::cql) struct Script {
     /// It takes connections, and answers nothing.
     pub hangs: bool,
+    /// It hangs up on whoever comes.
+    pub is_closed: bool,
+    /// Where it is.
+    pub datacenter: &'static str,
     /// Tables of the keyspace `k` and their columns, all of type int: the first is the key.
     pub tables: BTreeMap<&'static str, Vec<&'static str>>,
     /// What it was asked to execute beside what tandem looks at.
@@ -61,7 +65,7 @@ impl Scripted {
     /// So many nodes with these tables.
     pub(in crate::protocol::cql) async fn start(nodes: usize, tables: &[(&'static str, &[&'static str])]) -> Scripted {
         let tables = tables.iter().map(|(name, columns)| (*name, columns.to_vec())).collect();
-        let script = Script { tables, ..Script::default() };
+        let script = Script { tables, datacenter: "dc1", ..Script::default() };
         let (mut all, mut listeners) = (Vec::new(), Vec::new());
         for _ in 0..nodes {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -75,6 +79,9 @@ impl Scripted {
             let all = all.clone();
             tokio::spawn(async move {
                 while let Ok((socket, _)) = listener.accept().await {
+                    if all.node(number).is_closed {
+                        continue;
+                    }
                     tokio::spawn(all.clone().serve(number, socket));
                 }
             });
@@ -182,14 +189,16 @@ impl Scripted {
     }
 
     fn local(&self, node: usize) -> Vec<Vec<u8>> {
-        let told = ["one", "dc1", "rack1", "org.apache.cassandra.dht.Murmur3Partitioner", "4.1.9", "3.4.6"];
+        let datacenter = self.node(node).datacenter;
+        let told = ["one", datacenter, "rack1", "org.apache.cassandra.dht.Murmur3Partitioner", "4.1.9", "3.4.6"];
         let told = told.iter().map(|text| text.as_bytes().to_vec());
         [id(node), self.schema(node)].into_iter().chain(told).collect()
     }
 
     fn peer(&self, node: usize) -> Vec<Vec<u8>> {
         let (address, port) = (vec![127, 0, 0, 1], i32::from(self.0[node].address.port).to_be_bytes().to_vec());
-        vec![id(node), self.schema(node), b"dc1".to_vec(), b"4.1.9".to_vec(), address.clone(), address, port]
+        let datacenter = self.node(node).datacenter.as_bytes().to_vec();
+        vec![id(node), self.schema(node), datacenter, b"4.1.9".to_vec(), address.clone(), address, port]
     }
 
     /// Nodes with the same tables say the same.

@@ -1,4 +1,4 @@
-//! Clusters of which a node hangs.
+//! Clusters of which a node hangs, and clusters of two datacenters.
 
 use super::scripted::{Scripted, hurry};
 use super::*;
@@ -74,4 +74,78 @@ async fn of_nodes_that_are_not_connected_to_who_is_being_tried_is_waited_for_las
     };
     let (tried, ()) = tokio::join!(tried, others);
     tried.expect_err("it hangs");
+}
+
+/// Nodes 0 and 1 are in the west, 2 and 3 in the east.
+async fn two_datacenters() -> Scripted {
+    let nodes = Scripted::start(4, &[]).await;
+    for node in 0..4 {
+        nodes.node(node).datacenter = if node < 2 { "west" } else { "east" };
+    }
+    nodes
+}
+
+async fn enter(nodes: &Scripted, contacts: &[usize], datacenter: Option<&str>) -> Result<Cluster, Error> {
+    let contacts: Vec<Address> = contacts.iter().map(|node| nodes.address(*node)).collect();
+    Cluster::enter(&contacts, datacenter, Settings::default(), Side::Target).await
+}
+
+/// The nodes that clients and the mirror are taken to.
+fn picked(nodes: &Scripted, cluster: &Cluster) -> BTreeSet<usize> {
+    let picked: Vec<Address> = (0..8).map(|_| cluster.pick()).collect();
+    (0..4).filter(|node| picked.contains(&nodes.address(*node))).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_contact_point_elsewhere_says_which_nodes_there_are_and_serves_nobody() {
+    hurry();
+    let nodes = two_datacenters().await;
+    let cluster = enter(&nodes, &[0], Some("east")).await.expect("it leads to the others");
+    assert_eq!(cluster.facts().data_center, "east");
+    assert_eq!(picked(&nodes, &cluster), BTreeSet::from([2, 3]));
+    for node in [2, 3] {
+        nodes.node(node).is_closed = true;
+        cluster.inner.shunned.shun(nodes.address(node), DOWN);
+    }
+    lock(&cluster.inner.clients).clear();
+    assert_eq!(picked(&nodes, &cluster), BTreeSet::from([2, 3]), "whoever is down");
+    let said = cluster.client().await.expect_err("the others are elsewhere").to_string();
+    assert!(said.starts_with("no node of datacenter east can be reached: cannot connect to 127.0.0.1:"), "{said}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_whose_datacenter_is_away_is_not_entered_elsewhere() {
+    hurry();
+    let nodes = two_datacenters().await;
+    [2, 3].into_iter().for_each(|node| nodes.node(node).is_closed = true);
+    let said = enter(&nodes, &[0, 3, 1], Some("east")).await.expect_err("its nodes are away").to_string();
+    assert!(said.starts_with("no node of datacenter east can be reached: cannot connect to 127.0.0.1:"), "{said}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_datacenter_that_is_none_of_the_clusters_is_refused_with_those_that_are() {
+    hurry();
+    let nodes = two_datacenters().await;
+    nodes.node(1).is_closed = true;
+    let said = enter(&nodes, &[0, 1], Some("eats")).await.expect_err("there is none").to_string();
+    assert_eq!(said, "the cluster has no datacenter eats; it has: east, west");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_configured_datacenter_that_of_the_first_node_is_used_also_when_it_is_away() {
+    hurry();
+    let nodes = two_datacenters().await;
+    let cluster = enter(&nodes, &[0, 2], None).await.expect("it can be reached");
+    assert_eq!(picked(&nodes, &cluster), BTreeSet::from([0, 1]));
+    for node in [0, 1] {
+        hang(&nodes, &cluster, node).await;
+    }
+    // Those who look for nodes come to the other contact point many times meanwhile.
+    sleep(3 * DOWN).await;
+    assert_eq!(picked(&nodes, &cluster), BTreeSet::from([0, 1]));
+    nodes.node(1).hangs = false;
+    while cluster.client().await.is_err() {
+        sleep(MOMENT).await;
+    }
+    assert_eq!(cluster.facts().data_center, "west");
 }
