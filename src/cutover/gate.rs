@@ -119,6 +119,20 @@ impl Gate {
         }
     }
 
+    /// Resolves when units enter on the route of another primary than this one, for who brings none and must move all the same.
+    /// Cancel safe.
+    pub async fn turned_from(&self, primary: Side) {
+        loop {
+            let opened = self.shared.opened.notified();
+            tokio::pin!(opened);
+            opened.as_mut().enable();
+            if !self.is_closed() && self.route().primary != primary {
+                return;
+            }
+            opened.await;
+        }
+    }
+
     /// Hold back every unit that has not entered. Units inside go on: [`Gate::drained`] waits for them.
     pub fn close(&self) {
         self.shared.closed.store(true, SeqCst);
@@ -333,6 +347,22 @@ mod tests {
         assert!(waiting.as_mut().now_or_never().is_none());
         gate.open(Route { primary: Side::Target, mirror: true, epoch: 2 });
         assert_eq!(waiting.await.primary, Side::Target);
+    }
+
+    #[tokio::test]
+    async fn who_brings_no_unit_is_told_of_a_flip_when_the_gate_opens() {
+        let gate = gate();
+        let mut told = Box::pin(gate.turned_from(Side::Origin));
+        gate.close();
+        assert!(told.as_mut().now_or_never().is_none());
+        // It was called off.
+        gate.open(gate.route());
+        assert!(told.as_mut().now_or_never().is_none());
+        gate.close();
+        gate.open(Route { primary: Side::Target, mirror: true, epoch: 2 });
+        told.await;
+        gate.turned_from(Side::Origin).await;
+        assert!(gate.turned_from(Side::Target).now_or_never().is_none());
     }
 
     /// Threads run units while another closes, drains, flips and opens: no unit runs in an epoch that is over, and none

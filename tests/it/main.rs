@@ -12,6 +12,7 @@ mod cql_bad_input;
 mod cql_cluster;
 mod cql_decided;
 mod cql_edges;
+mod cql_events;
 mod cql_failover;
 mod cql_history;
 mod cql_large;

@@ -230,6 +230,11 @@ where
         let Poll::Ready(reached) = reaching.as_mut().poll(cx) else { return Ok(false) };
         let side = *side;
         self.reaching = None;
+        if self.session.moves_to() != Some(side) {
+            // The gate turned again meanwhile: the server that is there goes on.
+            self.session.watch_gate();
+            return Ok(true);
+        }
         let (server, unread) = reached.map_err(End::Stranded)?;
         self.server = Some(server);
         self.from_server = unread;

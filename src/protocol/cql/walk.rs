@@ -6,7 +6,7 @@
 //! | quiesce | every request is answered: the gate saw to it | | |
 //! | apply | | | replays up to the end; what was in doubt is settled |
 //! | ready | | | ends; the one of the other direction begins, paused |
-//! | flip | move as they come through the gate | | goes on |
+//! | flip | move as they come through the gate, those that wait for events at once | | goes on |
 //!
 //! Nothing is compared while clients are held: there are no twins on CQL, and what was written last is what replay has just
 //! been told of by the other side, at the consistency of the clients.

@@ -9,12 +9,14 @@ use std::thread;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::TcpStream as Socket;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::*;
 use crate::allocations;
+use crate::cutover::gate::Route;
 use crate::protocol::cql::session::framing::{Framing, Outbound, with_scratch};
-use crate::protocol::cql::session::tests::passthrough;
+use crate::protocol::cql::session::tests::{gated, passthrough};
 use crate::protocol::cql::wire::compress::Compression;
 use crate::protocol::cql::wire::frame::{Frame, From};
 use crate::protocol::cql::wire::primitive::{Consistency, Value, put_string_list};
@@ -52,6 +54,20 @@ impl Beyond<DuplexStream> for Elsewhere {
     fn reach(&mut self, _: Side, luggage: Luggage) -> BoxFuture<'static, Result<(DuplexStream, BytesMut), String>> {
         assert!(luggage.registered.is_some(), "it is told which events are wanted");
         Box::pin(ready(self.0.take().ok_or_else(|| "it was there before".to_owned())))
+    }
+
+    fn is_left(&self, _: Side, _: &DuplexStream) -> bool {
+        false
+    }
+}
+
+/// Connections that are there when the test says so.
+struct Late(Vec<oneshot::Receiver<DuplexStream>>);
+
+impl Beyond<DuplexStream> for Late {
+    fn reach(&mut self, _: Side, _: Luggage) -> BoxFuture<'static, Result<(DuplexStream, BytesMut), String>> {
+        let late = self.0.pop().expect("no more often");
+        Box::pin(async { Ok((late.await.map_err(|error| error.to_string())?, BytesMut::new())) })
     }
 
     fn is_left(&self, _: Side, _: &DuplexStream) -> bool {
@@ -216,9 +232,18 @@ fn beside(
     stop: &CancellationToken,
     beyond: impl Beyond<DuplexStream> + 'static,
 ) -> (DuplexStream, DuplexStream) {
+    around(room, stop, passthrough(V4), beyond)
+}
+
+fn around(
+    room: usize,
+    stop: &CancellationToken,
+    session: Session,
+    beyond: impl Beyond<DuplexStream> + 'static,
+) -> (DuplexStream, DuplexStream) {
     let ((client, ours), (server, theirs)) = (duplex(room), duplex(room));
     let ends = ((ours, BytesMut::new()), (theirs, BytesMut::new()));
-    tokio::spawn(Relay::new(ends.0, ends.1, passthrough(V4), beyond, stop.clone()).run());
+    tokio::spawn(Relay::new(ends.0, ends.1, session, beyond, stop.clone()).run());
     (client, server)
 }
 
@@ -344,18 +369,78 @@ async fn a_client_that_only_listens_hears_of_what_happens_after_its_server_was_l
     // It was heard of while the connection was made.
     let beyond = Elsewhere(Some((theirs, event("one"))));
     let (mut client, mut server) = beside(4 << 10, &CancellationToken::new(), beyond);
+    register(&mut client, &mut server).await;
+    drop(server);
+    hears(&mut client, "one").await;
+    next.write_all(&event("two")).await.expect("it reads");
+    hears(&mut client, "two").await;
+}
+
+/// The client asks to be told of the schema's changes, and is granted it.
+async fn register(client: &mut DuplexStream, server: &mut DuplexStream) {
     let register = framed(1, Opcode::Register, |out| put_string_list(out, ["SCHEMA_CHANGE"].into_iter(), "kinds"));
     client.write_all(&register).await.expect("it reads");
     server.read_exact(&mut register.clone()).await.expect("it is asked");
     let registered = framed(1, Opcode::Ready, |_| Ok(()));
     server.write_all(&registered).await.expect("it reads");
     client.read_exact(&mut registered.clone()).await.expect("an answer");
-    drop(server);
-    for table in ["one", "two"] {
-        let expected = event(table);
-        let mut told = expected.clone();
-        timeout(LONG, client.read_exact(&mut told)).await.expect("in bounded time").expect("an event");
-        assert_eq!(told, expected);
-        next.write_all(&event("two")).await.expect("it reads");
-    }
+}
+
+async fn hears(client: &mut DuplexStream, table: &str) {
+    let expected = event(table);
+    let mut told = expected.clone();
+    timeout(LONG, client.read_exact(&mut told)).await.expect("in bounded time").expect("an event");
+    assert_eq!(told, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_only_listens_follows_a_switch_when_the_gate_opens() {
+    let (mut next, theirs) = duplex(4 << 10);
+    let (session, gate) = gated(V4);
+    let (mut client, mut server) =
+        around(4 << 10, &CancellationToken::new(), session, Elsewhere(Some((theirs, BytesMut::new()))));
+    register(&mut client, &mut server).await;
+    gate.close();
+    server.write_all(&event("before")).await.expect("it reads");
+    hears(&mut client, "before").await;
+    // A switch that was called off.
+    gate.open(gate.route());
+    server.write_all(&event("still")).await.expect("it reads");
+    hears(&mut client, "still").await;
+    gate.close();
+    gate.open(Route { primary: Side::Target, ..gate.route() });
+    let ended = timeout(LONG, server.read(&mut [0; 1])).await.expect("in bounded time");
+    assert_eq!(ended.expect("no error"), 0, "it is left");
+    next.write_all(&event("behind")).await.expect("it reads");
+    hears(&mut client, "behind").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_listens_stays_where_it_is_if_the_switch_went_back_before_it_could_follow() {
+    let ((connected, late), (connected_then, later)) = (oneshot::channel(), oneshot::channel());
+    let (session, gate) = gated(V4);
+    let beyond = Late(vec![later, late]);
+    let (mut client, mut server) = around(4 << 10, &CancellationToken::new(), session, beyond);
+    register(&mut client, &mut server).await;
+    let turn = |primary| {
+        gate.close();
+        gate.open(Route { primary, ..gate.route() });
+    };
+    turn(Side::Target);
+    // It is being connected by then.
+    sleep(SWEEP).await;
+    turn(Side::Origin);
+    client.write_all(&read(7)).await.expect("it reads");
+    server.read_exact(&mut read(7)).await.expect("it is asked");
+    connected.send(duplex(4 << 10).0).expect("it is waited for");
+    sleep(SWEEP).await;
+    server.write_all(&answer(7, 3)).await.expect("it is still there");
+    let mut told = answer(7, 3);
+    timeout(LONG, client.read_exact(&mut told)).await.expect("in bounded time").expect("an answer");
+    assert_eq!(told, answer(7, 3));
+    turn(Side::Target);
+    let (mut next, theirs) = duplex(4 << 10);
+    connected_then.send(theirs).expect("it is waited for");
+    next.write_all(&event("behind")).await.expect("it reads");
+    hears(&mut client, "behind").await;
 }

@@ -87,6 +87,8 @@ pub(in crate::protocol::cql) enum What {
     Prepare(Arc<Known>),
     /// The session's keyspace may change.
     Use,
+    /// The client may hear of events from now on: this is what it asked for.
+    Register(Box<Bytes>),
     /// A write was executed or refused.
     Write(Box<Writing>),
     /// So was one that nobody mirrors.
@@ -223,6 +225,8 @@ pub(in crate::protocol::cql) struct Session {
     /// A `USE` is on its way: what names without a keyspace mean is known when it is answered.
     is_using: bool,
     registered: Option<Bytes>,
+    /// For who waits for events: the primary is another one.
+    turned: Option<BoxFuture<'static, ()>>,
     flights: Flights,
     recent: Recent,
     /// When the client's frames that are looked at were read.
@@ -271,6 +275,7 @@ impl Session {
             keyspace: None,
             is_using: false,
             registered: None,
+            turned: None,
             flights: Flights::new(),
             recent: Recent::default(),
             now: Instant::now(),
@@ -349,6 +354,12 @@ impl Session {
         let mut moved = self.poll_late(cx);
         moved |= self.poll_unacked(cx)?;
         moved |= self.poll_synced(cx);
+        if let Some(turned) = &mut self.turned
+            && turned.as_mut().poll(cx).is_ready()
+        {
+            self.turned = None;
+            moved = true;
+        }
         if let Some(Halt::Until(waiting)) = &mut self.halt
             && let Poll::Ready(came) = waiting.as_mut().poll(cx)
         {
@@ -463,7 +474,10 @@ impl Session {
         match self.halt {
             Some(Halt::Move(side)) => Some(side),
             // It waits for events, and may ask nothing for long.
-            _ if self.is_homeless && self.registered.is_some() => Some(self.shared.gate.route().primary),
+            _ if self.registered.is_some() => {
+                let primary = self.shared.gate.route().primary;
+                (self.is_homeless || primary != self.side).then_some(primary)
+            }
             _ => None,
         }
     }
@@ -514,6 +528,7 @@ impl Session {
     /// The session has another server, which knows who it is and where.
     pub(super) fn arrive(&mut self, side: Side) {
         (self.side, self.is_homeless) = (side, false);
+        self.watch_gate();
         if matches!(self.halt, Some(Halt::Move(_))) {
             self.halt = None;
         }
@@ -522,6 +537,13 @@ impl Session {
         self.server_in.agree(self.framing);
         self.to_server = Outbound::bare();
         self.to_server.agree(self.framing);
+    }
+
+    /// Who waits for events is to follow a switch also if it asks for nothing.
+    pub(super) fn watch_gate(&mut self) {
+        let (gate, side) = (self.shared.gate.clone(), self.side);
+        let turned = || -> BoxFuture<'static, ()> { Box::pin(async move { gate.turned_from(side).await }) };
+        self.turned = self.registered.is_some().then(turned);
     }
 
     /// Where it is.
@@ -680,8 +702,8 @@ impl Session {
                 self.tell(frame.header.stream, &Response::Ready);
             }
             Request::Register(_) => {
-                self.registered = Some(Bytes::copy_from_slice(envelope.message));
-                self.depart(frame.bytes, frame.header, pass, What::Plain);
+                let asked = Box::new(Bytes::copy_from_slice(envelope.message));
+                self.depart(frame.bytes, frame.header, pass, What::Register(asked));
             }
             Request::Prepare(prepare) => {
                 let known = self.known(prepare.text, prepare.keyspace);
@@ -1107,6 +1129,16 @@ impl Session {
                 self.look(frame, |session, response| {
                     if let Response::Result(response::Outcome::Prepared(prepared)) = response {
                         session.shared.statements.keep(prepared.id, known);
+                    }
+                })?;
+                self.to_client.push(bytes);
+            }
+            What::Register(asked) => {
+                self.look(frame, |session, response| {
+                    // What one server refuses is asked of no other.
+                    if matches!(response, Response::Ready) {
+                        session.registered = Some(*asked);
+                        session.watch_gate();
                     }
                 })?;
                 self.to_client.push(bytes);

@@ -24,7 +24,7 @@ use crate::protocol::cql::text::volatile::Dialect;
 use crate::protocol::cql::topology::{Facts, Identity, Supported};
 use crate::protocol::cql::wire::compress::Compression;
 use crate::protocol::cql::wire::frame::Frames;
-use crate::protocol::cql::wire::primitive::{Value, put_short_bytes};
+use crate::protocol::cql::wire::primitive::{Reader, Value, put_short_bytes, put_string_list};
 use crate::protocol::cql::wire::request::{Batch, BatchKind, Bound, Execute, Parameters, Prepare, Query};
 use crate::protocol::cql::wire::response::put_metadata;
 use crate::protocol::cql::write::Write;
@@ -152,8 +152,15 @@ fn shared(journal: Option<Journal>, ballots: &Ballots, watch: impl FnOnce(&Gate)
 
 /// A session whose writes nobody mirrors. Chance may choose its reads, and will not.
 pub(in crate::protocol::cql) fn passthrough(framing: Framing) -> Session {
+    gated(framing).0
+}
+
+/// The same with its gate.
+pub(in crate::protocol::cql) fn gated(framing: Framing) -> (Session, Gate) {
     let watch = |gate: &Gate| shadowed::watch(&shadowed::board("0.000001%", gate, |_| {}));
-    Session::new(shared(None, &Ballots::default(), watch), framing, Side::Origin, address())
+    let shared = shared(None, &Ballots::default(), watch);
+    let gate = shared.gate.clone();
+    (Session::new(shared, framing, Side::Origin, address()), gate)
 }
 
 impl Rig {
@@ -1199,4 +1206,28 @@ async fn executes_that_write_are_looked_at_each_time() {
         rig.void(stream);
     }
     assert_eq!(rig.journal().iter().filter(|word| word.starts_with("write t")).count(), 3);
+}
+
+#[tokio::test]
+async fn only_events_that_a_server_granted_are_asked_of_the_next_one() {
+    for (version, compression) in [(Version::V4, Some(Compression::Snappy)), (Version::V5, None)] {
+        let mut rig = Rig::new(version, compression);
+        let asks = |rig: &mut Rig, kinds: &[&str]| {
+            let mut list = BytesMut::new();
+            put_string_list(&mut list, kinds.iter().copied(), "kinds").expect("short");
+            let kinds = Reader::new(&list).string_list("kinds").expect("just put");
+            rig.ask(1, &Request::Register(kinds));
+            assert_eq!(rig.sent().len(), 1);
+            list.freeze()
+        };
+        asks(&mut rig, &["SCHEMA_CHANGE", "NONSENSE"]);
+        assert_eq!(rig.session.luggage().registered, None, "nobody has said yes");
+        rig.reply(1, &Response::Error(ServerError::new(ErrorKind::Protocol, "Invalid value 'NONSENSE' for Type")));
+        assert_eq!(rig.session.luggage().registered, None);
+        let granted = asks(&mut rig, &["SCHEMA_CHANGE"]);
+        rig.reply(1, &Response::Ready);
+        asks(&mut rig, &["NONSENSE"]);
+        rig.reply(1, &Response::Error(ServerError::new(ErrorKind::Protocol, "Invalid value 'NONSENSE' for Type")));
+        assert_eq!(rig.session.luggage().registered, Some(granted));
+    }
 }
