@@ -10,6 +10,7 @@ mod cql_answers;
 mod cql_applier;
 mod cql_bad_input;
 mod cql_cluster;
+mod cql_datacenters;
 mod cql_decided;
 mod cql_edges;
 mod cql_events;

@@ -181,7 +181,7 @@ impl Distribution {
         }
         std::fs::write(&warm.opened, opened).map_err(io_error("write the list of packages"))?;
         let sandbox = Sandbox::new(false)?;
-        let mut node = Node::new(&sandbox, self, &Options::default(), None)?;
+        let mut node = Node::new(&sandbox, self, &Options::default(), (None, None))?;
         node.record = Some(warm.clone());
         node.start()?;
         node.stop(Stop::Drain)

@@ -39,6 +39,8 @@ pub struct Options {
     pub cluster_name: Option<String>,
     /// Most memory for Java's objects, in MB. `None`: 384.
     pub heap_mb: Option<u32>,
+    /// Where each node is. Empty: all of them are in `datacenter1`.
+    pub datacenters: Vec<&'static str>,
     /// Each node has a port for its tools: [`Node::decommission`].
     pub tools: bool,
 }
@@ -93,8 +95,8 @@ impl Cluster {
     ) -> Result<Cluster, Error> {
         let mut made = Vec::with_capacity(nodes);
         let mut seed = None;
-        for _ in 0..nodes {
-            let node = Node::new(sandbox, distribution, options, seed)?;
+        for place in 0..nodes {
+            let node = Node::new(sandbox, distribution, options, (seed, options.datacenters.get(place).copied()))?;
             seed = seed.or(Some(node.claim.address));
             made.push(node);
         }
@@ -148,7 +150,7 @@ impl Node {
         sandbox: &Sandbox,
         distribution: &Distribution,
         options: &Options,
-        seed: Option<Ipv4Addr>,
+        (seed, datacenter): (Option<Ipv4Addr>, Option<&str>),
     ) -> Result<Node, Error> {
         let claim = address::claim()?;
         let folder = sandbox.folder(&claim.address.to_string())?;
@@ -158,6 +160,9 @@ impl Node {
         let yaml = settings::yaml(&folder, claim.address, seed.unwrap_or(claim.address), options);
         put(&folder.join("cassandra.yaml"), &yaml)?;
         put(&folder.join("logback.xml"), settings::LOGBACK)?;
+        if let Some(datacenter) = datacenter {
+            put(&folder.join(settings::PLACE), &format!("dc={datacenter}\nrack=rack1\n"))?;
+        }
         Ok(Node {
             claim,
             folder,

@@ -22,6 +22,9 @@ pub(super) const LOGBACK: &str = r#"<configuration>
 </configuration>
 "#;
 
+/// Where a node says in which datacenter it is.
+pub(super) const PLACE: &str = "cassandra-rackdc.properties";
+
 /// Writes are acknowledged when they are in the commit log (`batch`), so that none is lost with the process; that they do
 /// not wait for the disk is an argument of Java's, below.
 pub(super) fn yaml(folder: &Path, address: Ipv4Addr, seed: Ipv4Addr, options: &Options) -> String {
@@ -31,12 +34,13 @@ pub(super) fn yaml(folder: &Path, address: Ipv4Addr, seed: Ipv4Addr, options: &O
         true => ("PasswordAuthenticator", "CassandraAuthorizer"),
         false => ("AllowAllAuthenticator", "AllowAllAuthorizer"),
     };
+    let snitch = if options.datacenters.is_empty() { "SimpleSnitch" } else { "GossipingPropertyFileSnitch" };
     let mut yaml = format!(
         "cluster_name: \"{name}\"\n\
          partitioner: org.apache.cassandra.dht.Murmur3Partitioner\n\
          num_tokens: 16\n\
          auto_bootstrap: false\n\
-         endpoint_snitch: SimpleSnitch\n\
+         endpoint_snitch: {snitch}\n\
          seed_provider: [{{class_name: org.apache.cassandra.locator.SimpleSeedProvider, parameters: [{{seeds: \"{seed}\"}}]}}]\n\
          listen_address: {address}\n\
          rpc_address: {address}\n\
@@ -123,6 +127,7 @@ pub(super) fn java(
     let at = |name: &str, file: &str| format!("-D{name}={}/{file}", folder.display());
     java.args([at("java.io.tmpdir", "tmp"), at("cassandra.storagedir", ""), at("cassandra.triggers_dir", "triggers")]);
     java.args([at("logback.configurationFile", "logback.xml"), "-Dcassandra-foreground=yes".to_owned()]);
+    java.arg(format!("-D{PLACE}=file://{}/{PLACE}", folder.display()));
     java.arg(format!("-Dcassandra.config=file://{}/cassandra.yaml", folder.display()));
     java.args(["-cp", &distribution.class_path(), "org.apache.cassandra.service.CassandraDaemon"]);
     java

@@ -71,8 +71,8 @@ async fn settle(sides: &Sides, body: &Body, table: TableId, done: Result<(), Err
         linger(error, &sides.secondary, false).await;
         return Err(Trouble::of_secondary(error));
     }
-    if is_schema && !sides.secondary.agreed().await.map_err(|error| Trouble::of_secondary(&error))? {
-        return Err(Trouble::Retry("secondary: its nodes do not agree on one schema".to_owned()));
+    if is_schema {
+        sides.secondary.agreed().await.map_err(|error| Trouble::of_secondary(&error))?;
     }
     sides.secondary.refresh().await;
     let Err(error) = done else { return Ok(()) };
@@ -178,7 +178,7 @@ async fn shows(sides: &Sides, schema: &Schema, keyspace: Option<&str>, sent: i64
 /// The primary's tables, as all of its nodes have them: what one of them does not show, another may have.
 pub(super) async fn shown(primary: &Cluster) -> Result<Arc<Tables>, Trouble> {
     let tables = primary.agreed_tables().await.map_err(|error| Trouble::of_primary(&error))?;
-    tables.ok_or_else(|| Trouble::Retry("primary: its nodes do not agree on one schema".to_owned()))
+    tables.ok_or_else(|| Trouble::Retry("primary: its schema changes while it is looked at".to_owned()))
 }
 
 /// How long the primary may still do what was sent to it when our clock showed this.

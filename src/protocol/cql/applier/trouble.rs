@@ -36,6 +36,7 @@ impl Trouble {
             Error::Server(refusal) if is_final(&refusal.kind()) => Trouble::Reject(why),
             Error::Server(refusal) if is_away(&refusal.kind()) => Trouble::Away(why),
             Error::Server(_) | Error::Busy(_) | Error::Answer(_) | Error::Unexpected { .. } => Trouble::Retry(why),
+            Error::Disagreement(_) => Trouble::Retry(why),
             // What was to be said cannot be, whenever it is tried.
             Error::Wire(_) => Trouble::Reject(why),
             Error::Connect { .. } | Error::ConnectTimeout(_) | Error::Io(_) | Error::Tls(_) | Error::Login(_) => {

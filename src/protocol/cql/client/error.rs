@@ -62,6 +62,9 @@ pub enum Error {
     /// No host can be used now.
     #[error("no node can be reached: {0}")]
     NoHost(String),
+    /// Nodes that are up have another schema than others, and keep it; which.
+    #[error("its nodes do not agree on one schema: {0}")]
+    Disagreement(String),
     /// The configured datacenter is none of the cluster's.
     #[error("the cluster has no datacenter {wanted}; it has: {}", .known.join(", "))]
     NoDatacenter {
@@ -108,6 +111,7 @@ impl Error {
             Error::Connect { .. } | Error::ConnectTimeout(_) | Error::Io(_) | Error::Tls(_) | Error::Login(_) => {
                 Outcome::Absent
             }
+            Error::Disagreement(_) => Outcome::Absent,
             Error::Busy(_) | Error::NoHost(_) | Error::NoDatacenter { .. } | Error::NoNode { .. } => Outcome::Absent,
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::protocol::cql::client::{Address, Client, Error, OnEvent};
 use crate::protocol::cql::tables::Tables;
@@ -17,7 +17,7 @@ use crate::protocol::cql::wire::primitive::Consistency;
 use crate::protocol::cql::wire::request::Parameters;
 use crate::protocol::cql::wire::response::Event;
 
-use super::{AGREEMENT, DOWN, Host, Inner, hosts, schema, timeouts};
+use super::{DOWN, Host, Inner, hosts, schema, timeouts};
 
 /// Events may be lost: without one, it looks this often. So often each node is reached for, too.
 pub(super) const TICK: Duration = Duration::from_secs(10);
@@ -161,13 +161,17 @@ impl Control {
     async fn look(&self, inner: &Inner, datacenter: &str) -> Result<(), Error> {
         let asked = *inner.asked.borrow();
         // Nodes that do not come to agree are looked at as this one sees them.
-        let all = match timeout(AGREEMENT, inner.agreement(&self.client)).await {
-            Ok(all) => all?,
-            Err(_) => hosts::load(&self.client).await?,
+        let all = match inner.agreement(&self.client).await {
+            Err(Error::Disagreement(others)) => {
+                tracing::warn!(side = %inner.side, others, "nodes do not agree on one schema");
+                hosts::load(&self.client).await?
+            }
+            agreed => agreed?,
         };
         let version = all.first().and_then(|host| host.schema);
+        let addresses = all.iter().map(|host| host.address.clone()).collect();
         let nearby = hosts::nearby(all, datacenter)?;
-        inner.forget_others(&nearby);
+        inner.forget_others(&nearby, &addresses);
         inner.hosts.store(Arc::new(nearby));
         if inner.tables.load().epoch == 0 || version != Some(inner.tables.load().version) {
             self.look_at_schema(inner).await?;

@@ -10,6 +10,9 @@ use crate::protocol::cql::wire::response::code;
 
 use super::fields::{Fields, Named};
 
+/// More are counted, not named.
+const NAMED_MAX: usize = 5;
+
 /// A node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
@@ -81,11 +84,19 @@ pub(super) fn nearby(all: Vec<Host>, datacenter: &str) -> Result<Vec<Host>, Erro
     Ok(near)
 }
 
-/// All nodes that are not `down` have the same schema.
-pub(super) fn agree(hosts: &[Host], down: impl Fn(&Address) -> bool) -> bool {
-    let mut versions = hosts.iter().filter(|host| !down(&host.address)).filter_map(|host| host.schema);
-    let first = versions.next();
-    versions.all(|version| Some(version) == first)
+/// Of the nodes that are not `down` those with another schema than the first of these has. One that says none is just coming.
+pub(super) fn dissenting(hosts: &[Host], down: impl Fn(&Address) -> bool) -> Vec<&Host> {
+    let mut up = hosts.iter().filter(|host| host.schema.is_some() && !down(&host.address));
+    let first = up.next().and_then(|host| host.schema);
+    up.filter(|host| host.schema != first).collect()
+}
+
+/// These nodes, which dissent from the one that was asked, in words.
+pub(super) fn named(dissenting: &[&Host], asked: &Address) -> String {
+    let named = dissenting.iter().take(NAMED_MAX).map(|host| format!("{} in {}", host.address, host.datacenter));
+    let mut names: Vec<String> = named.collect();
+    names.extend(dissenting.len().checked_sub(NAMED_MAX + 1).map(|more| format!("{} more", more + 1)));
+    format!("{} {} another than {asked}", names.join(", "), if dissenting.len() == 1 { "has" } else { "have" })
 }
 
 #[cfg(test)]
@@ -117,8 +128,23 @@ mod tests {
     #[test]
     fn nodes_agree_when_all_that_are_up_have_one_schema() {
         let hosts = [host("a", "", Some(1)), host("b", "", Some(1)), host("c", "", Some(2)), host("d", "", None)];
-        assert!(!agree(&hosts, |_| false));
-        assert!(agree(&hosts, |address| address.host == "c"));
-        assert!(agree(&hosts, |_| true));
+        let names = |down: &dyn Fn(&Address) -> bool| -> Vec<String> {
+            dissenting(&hosts, down).into_iter().map(|host| host.address.host.clone()).collect()
+        };
+        assert_eq!(names(&|_| false), ["c"]);
+        assert_eq!(names(&|address| address.host == "c"), [""; 0]);
+        assert_eq!(names(&|address| address.host.as_str() < "c"), [""; 0]);
+        assert_eq!(names(&|_| true), [""; 0]);
+    }
+
+    #[test]
+    fn nodes_that_dissent_are_named_with_their_datacenters_and_not_all_of_a_hundred() {
+        let hosts: Vec<Host> = (0..100).map(|n| host(&format!("n{n}"), "west", None)).collect();
+        let asked = Address { host: "a".to_owned(), port: 9042 };
+        let named = |count| named(&hosts.iter().take(count).collect::<Vec<_>>(), &asked);
+        assert_eq!(named(1), "n0:9042 in west has another than a:9042");
+        assert_eq!(named(2), "n0:9042 in west, n1:9042 in west have another than a:9042");
+        assert!(named(5).ends_with("n4:9042 in west have another than a:9042"));
+        assert!(named(100).ends_with("n4:9042 in west, 95 more have another than a:9042"));
     }
 }

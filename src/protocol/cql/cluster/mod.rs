@@ -22,7 +22,7 @@ mod shunned;
 mod tests;
 mod timeouts;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -59,6 +59,10 @@ const DOWN: Duration = Duration::from_secs(60);
 const AGREEMENT: Duration = Duration::from_secs(10);
 /// Between two looks at whether they do.
 const LOOK: Duration = Duration::from_millis(100);
+/// A change is on its way to all nodes for less. Those that lack it for longer may be down.
+const UNDER_WAY: Duration = Duration::from_secs(1);
+/// How long a node that may be down is reached for.
+const REACH: Duration = Duration::from_secs(2);
 /// How long replicas are taken to be away that did not all answer.
 const AWAY_MICROS: i64 = 10_000_000;
 
@@ -331,26 +335,22 @@ impl Cluster {
         schema::views(&self.client().await?).await
     }
 
-    /// Wait until all nodes that are up have one schema; `false`: they still have not after as long as drivers wait.
+    /// Wait until all nodes that are up have one schema, for as long as drivers wait.
     ///
     /// # Errors
-    /// No node can be asked.
-    pub async fn agreed(&self) -> Result<bool, Error> {
-        let client = self.client().await?;
-        let agreed = timeout(AGREEMENT, self.inner.agreement(&client)).await;
-        agreed.map_or(Ok(false), |hosts| hosts.map(|_| true))
+    /// They still have not, or no node can be asked.
+    pub async fn agreed(&self) -> Result<(), Error> {
+        self.inner.agreement(&self.client().await?).await.map(drop)
     }
 
-    /// Its tables of now, if they are those of all nodes that are up. `None`: the nodes do not come to agree, or have another
-    /// schema by now.
+    /// Its tables of now, if they are those of all nodes that are up. `None`: these have another schema by now.
     ///
     /// # Errors
-    /// No node can be asked.
+    /// The nodes do not come to agree, or none can be asked.
     pub async fn agreed_tables(&self) -> Result<Option<Arc<Tables>>, Error> {
         self.refresh().await;
-        let client = self.client().await?;
-        let Ok(hosts) = timeout(AGREEMENT, self.inner.agreement(&client)).await else { return Ok(None) };
-        let (agreed, tables) = (hosts?.first().and_then(|host| host.schema), self.tables());
+        let hosts = self.inner.agreement(&self.client().await?).await?;
+        let (agreed, tables) = (hosts.first().and_then(|host| host.schema), self.tables());
         Ok(Some(tables).filter(|tables| agreed == Some(tables.version)))
     }
 }
@@ -483,13 +483,34 @@ impl Inner {
 
     /// The nodes, once all that are up have one schema.
     async fn agreement(&self, client: &Client) -> Result<Vec<Host>, Error> {
+        let (began, mut were_reached_for) = (Instant::now(), false);
         loop {
             let hosts = hosts::load(client).await?;
-            if hosts::agree(&hosts, |address| self.is_down(address)) {
+            let others = hosts::dissenting(&hosts, |address| self.is_down(address));
+            if others.is_empty() {
                 return Ok(hosts);
             }
-            sleep(LOOK).await;
+            if began.elapsed() >= AGREEMENT {
+                return Err(Error::Disagreement(hosts::named(&others, client.address())));
+            }
+            if began.elapsed() < UNDER_WAY || were_reached_for {
+                sleep(LOOK).await;
+                continue;
+            }
+            were_reached_for = true;
+            self.reach_for(&others).await;
         }
+    }
+
+    /// Take those for down that cannot be reached, as drivers do: nobody told us of what went down before we listened, and those of
+    /// other datacenters we have no connection to.
+    async fn reach_for(&self, hosts: &[&Host]) {
+        let each = hosts.iter().map(|host| async move {
+            if !matches!(timeout(REACH, self.client_of(&host.address)).await, Ok(Ok(_))) {
+                self.shunned.shun(host.address.clone(), DOWN);
+            }
+        });
+        join_all(each).await;
     }
 
     /// Ask every node for its clock. Those that cannot be asked keep what they said.
@@ -507,14 +528,13 @@ impl Inner {
         }
     }
 
-    /// Nodes that are gone leave nothing behind.
-    fn forget_others(&self, hosts: &[Host]) {
-        let listed = |address: &Address| hosts.iter().any(|host| host.address == *address);
-        let known = |address: &Address| listed(address) || self.contacts.contains(address);
-        lock(&self.clients).retain(|address, _| known(address));
+    /// Nodes that are gone leave nothing behind; of those elsewhere it is known whether they are down.
+    fn forget_others(&self, nearby: &[Host], all: &HashSet<Address>) {
+        let listed = |address: &Address| nearby.iter().any(|host| host.address == *address);
+        lock(&self.clients).retain(|address, _| listed(address));
         // Only these are measured again: what a contact's clock was, that goes by another name now, says nothing.
         lock(&self.clocks).retain(|address, _| listed(address));
-        self.shunned.retain(known);
+        self.shunned.retain(|address| all.contains(address) || self.contacts.contains(address));
     }
 }
 

@@ -1,5 +1,7 @@
 //! Clusters of which a node hangs, and clusters of two datacenters.
 
+use std::collections::BTreeMap;
+
 use super::scripted::{Scripted, hurry};
 use super::*;
 
@@ -148,4 +150,32 @@ async fn without_a_configured_datacenter_that_of_the_first_node_is_used_also_whe
         sleep(MOMENT).await;
     }
     assert_eq!(cluster.facts().data_center, "west");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_elsewhere_count_for_agreement_while_they_can_be_reached_and_not_when_they_are_down() {
+    hurry();
+    let nodes = two_datacenters().await;
+    let cluster = enter(&nodes, &[2], Some("east")).await.expect("it can be reached");
+    let change = |node: usize| nodes.node(node).tables = BTreeMap::from([("t", vec!["k"])]);
+    [1, 2, 3].into_iter().for_each(change);
+    let said = cluster.agreed().await.expect_err("a node that is up lacks the table").to_string();
+    let expected = format!("its nodes do not agree on one schema: {} in west has another than ", nodes.address(0));
+    assert!(said.starts_with(&expected), "{said}");
+    // It went down while nobody listened, and for good.
+    nodes.node(0).is_closed = true;
+    lock(&cluster.inner.clients).clear();
+    let over = Instant::now() + 3 * DOWN;
+    while Instant::now() < over {
+        let asked = Instant::now();
+        cluster.agreed().await.expect("those that are up agree");
+        assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+        sleep(10 * MOMENT).await;
+    }
+    assert!(cluster.tables().table("k", "t").is_some());
+    nodes.node(0).is_closed = false;
+    cluster.inner.shunned.forgive(&nodes.address(0));
+    cluster.agreed().await.expect_err("it is up, and lacks the table");
+    change(0);
+    cluster.agreed().await.expect("all have it");
 }

@@ -52,9 +52,7 @@ pub(super) async fn provision(sides: &Sides, request: &Request, stage: Stage) ->
         return Ok(Provisioned::default());
     }
     let provisioned = make(&sides.to_secondary, missing).await?;
-    if !sides.secondary.agreed().await.map_err(of_secondary)? {
-        return Err(Error::Secondary("its nodes do not agree on one schema".to_owned()));
-    }
+    sides.secondary.agreed().await.map_err(of_secondary)?;
     sides.secondary.refresh().await;
     Ok(provisioned)
 }
