@@ -9,13 +9,13 @@ use bytes::BytesMut;
 use futures_util::future::BoxFuture;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Secret;
 use crate::metrics;
 use crate::net::clients::{Clients, accept};
 use crate::net::socket::Socket;
+use crate::net::tls::Acceptor;
 use crate::record::Side;
 
 use super::cluster::Cluster;
@@ -45,7 +45,7 @@ pub struct Front {
     /// How clients are logged in where they did not do so themselves.
     pub(super) logins: Logins,
     /// TLS towards clients.
-    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) tls: Option<Acceptor>,
     /// Clients without TLS are refused.
     pub(super) tls_required: bool,
     /// Clients connected.

@@ -9,12 +9,12 @@ use dashmap::{DashMap, DashSet};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics;
 use crate::net::clients::{Clients, accept};
 use crate::net::socket::Socket;
+use crate::net::tls::Acceptor;
 use crate::record::Side;
 
 use super::client::{self, Endpoint, ServerConfig};
@@ -39,7 +39,7 @@ pub struct Front {
     /// Sessions that used types whose oids differ are closed at a switch.
     pub closes_types: bool,
     /// TLS towards clients.
-    pub tls: Option<TlsAcceptor>,
+    pub tls: Option<Acceptor>,
     /// Clients without TLS are refused.
     pub tls_required: bool,
     /// For each step of a login: encryption, the first message, authentication (`limits.login_timeout`).

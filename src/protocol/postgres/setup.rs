@@ -4,8 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
-use tokio_rustls::TlsAcceptor;
-
 use crate::config::{self, Config, ListenTls, Live, TypeOids};
 use crate::cutover::gate::Gate;
 use crate::journal::Journal;
@@ -199,7 +197,7 @@ pub(crate) fn server_config(server: &config::Server, config: &Config) -> ServerC
     }
 }
 
-fn acceptor(tls: &ListenTls) -> Result<TlsAcceptor, Error> {
+fn acceptor(tls: &ListenTls) -> Result<tls::Acceptor, Error> {
     // Direct TLS demands it (documentation, "SSL Session Encryption").
     tls::acceptor(&tls.cert, &tls.key, tls.ca.as_deref(), &[b"postgresql"]).map_err(|error| Error::Tls(error.0))
 }

@@ -1,7 +1,5 @@
 //! How a connection to a node begins: TCP, and TLS over it where that is configured.
 
-use std::sync::Arc;
-
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
@@ -22,7 +20,7 @@ pub async fn open(settings: &Settings, address: &Address) -> Result<Socket, Erro
         return Ok(Socket::Tcp(tcp));
     }
     let name = ServerName::try_from(address.host.clone()).map_err(|error| Error::Tls(error.to_string()))?;
-    let connector = TlsConnector::from(Arc::new(tls::client(&settings.tls)?));
+    let connector = TlsConnector::from(tls::client(&settings.tls)?);
     match connector.connect(name, tcp).await {
         Ok(tls) => Ok(Socket::Tls(Box::new(tls.into()))),
         // The port has none. What answers in clear is spoken to in clear, as was allowed.

@@ -1,7 +1,5 @@
 //! How a connection to a server begins: TCP or a Unix socket, and what is agreed on TLS.
 
-use std::sync::Arc;
-
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -54,7 +52,7 @@ pub(super) async fn open(config: &ServerConfig, endpoint: &Endpoint, attempt: At
         };
     }
     let server = ServerName::try_from(name.clone()).map_err(|error| Error::Tls(error.to_string()))?;
-    let connector = TlsConnector::from(Arc::new(tls::client(&config.tls)?));
+    let connector = TlsConnector::from(tls::client(&config.tls)?);
     let tls = connector.connect(server, tcp).await.map_err(|error| Error::Tls(error.to_string()))?;
     Ok(Socket::Tls(Box::new(tls.into())))
 }

@@ -298,7 +298,7 @@ async fn encrypted() -> (client::TlsStream<DuplexStream>, server::TlsStream<Dupl
     std::fs::write(&key, issued.signing_key.serialize_pem()).expect("written");
     let acceptor = tls::acceptor(&cert, &key, None, &[]).expect("it fits");
     let trust = Tls { mode: SslMode::VerifyFull, root_cert: Some(cert), client_cert: None };
-    let connector = TlsConnector::from(std::sync::Arc::new(tls::client(&trust).expect("it fits")));
+    let connector = TlsConnector::from(tls::client(&trust).expect("it fits"));
     let ((near, far), name) = (duplex(PIPE), "localhost".try_into().expect("a name"));
     tokio::try_join!(connector.connect(name, near), acceptor.accept(far)).expect("they agree")
 }
