@@ -9,6 +9,7 @@ mod connect;
 mod cql_answers;
 mod cql_applier;
 mod cql_bad_input;
+mod cql_certificates;
 mod cql_cluster;
 mod cql_datacenters;
 mod cql_decided;

@@ -153,6 +153,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         words().unwrap_or_else(|| "an ERROR that cannot be read".to_owned())
     }
 
+    /// The class by which an AUTHENTICATE asks.
+    pub(super) fn authenticator(&self, kept: &Kept) -> Option<String> {
+        let body = self.body(kept).ok()?;
+        let envelope = Envelope::open(plain(kept.header), &body).ok()?;
+        match Response::parse(&envelope).ok()? {
+            Response::Authenticate(class) => Some(class.to_owned()),
+            _ => None,
+        }
+    }
+
     /// The body of a frame, decompressed.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::record::Side;
 
+use super::client::is_by_certificate;
 use super::link::{Error, Kept, Link, plain};
 use super::session::framing::Framing;
 use super::topology::Supported;
@@ -203,7 +204,8 @@ where
             return if version >= Version::V5 { Err(Error::Closed) } else { Ok(None) };
         }
         self.server.agree(hello.framing);
-        match (answer.header.opcode, self.door.authenticator, self.door.anonymous) {
+        let password = self.door.anonymous.or_else(|| heeds_nothing(self.server, &answer).then_some(""));
+        match (answer.header.opcode, self.door.authenticator, password) {
             (Opcode::Authenticate, None, Some(password)) => {
                 answer_authenticator(self.server, version, &plain_token(ANONYMOUS, password)).await?;
                 self.client.tell(version, stream, &Response::Ready).await?;
@@ -292,6 +294,11 @@ fn plain_token(user: &str, password: &str) -> Bytes {
     Bytes::from(["", user, password].join("\0"))
 }
 
+/// The server asks, and knows us by our certificate all the same.
+fn heeds_nothing<S: AsyncRead + AsyncWrite + Unpin>(server: &Link<S>, asked: &Kept) -> bool {
+    server.authenticator(asked).is_some_and(|class| is_by_certificate(&class))
+}
+
 async fn answer_authenticator<S>(server: &mut Link<S>, version: Version, token: &[u8]) -> Result<(), Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -339,6 +346,7 @@ where
             // What this side took it takes again; and a name that nobody has verified has no right to its password.
             _ => own.or(configured),
         };
+        let token = token.or_else(|| heeds_nothing(server, &answer).then(|| plain_token(ANONYMOUS, "")));
         let Some(token) = token else {
             let text = "the server asks for a password, and the client gave none: [[users]] with the name anonymous is who it is";
             return Err(Error::Server(text.to_owned()));

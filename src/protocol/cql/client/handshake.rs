@@ -45,6 +45,11 @@ pub(super) async fn enter(settings: &Settings, address: &Address, newest: Versio
     Err(last.unwrap_or(Error::Login("no version of the protocol is left to try")))
 }
 
+/// A server that asks by this class heeds nothing that is said: it knows its clients by the certificates that they showed.
+pub(in crate::protocol::cql) fn is_by_certificate(class: &str) -> bool {
+    class.rsplit('.').next() == Some("MutualTlsAuthenticator")
+}
+
 /// The server does not know the version. Some say so in the header of one that we do not know, some hang up.
 fn speaks_older(error: &Error) -> bool {
     let foreign = matches!(error, Error::Wire(crate::protocol::cql::wire::Error::Version(_)));
@@ -74,7 +79,7 @@ impl Login {
     }
 
     async fn log_in(mut self, settings: &Settings, class: &str) -> Result<Entered, Error> {
-        if settings.user.is_empty() {
+        if settings.user.is_empty() && !is_by_certificate(class) {
             return Err(Error::Login("the cluster asks for a login, and no `user` is configured"));
         }
         let password = settings.password.as_deref().unwrap_or_default();

@@ -33,6 +33,7 @@ use tokio::time::timeout;
 
 pub use answer::Answer;
 pub use error::{Error, Refusal};
+pub(super) use handshake::is_by_certificate;
 pub use prepared::Prepared;
 pub use settings::{Address, Settings};
 pub use stream::open;
