@@ -1,7 +1,7 @@
 //! Schema changes through tandem are repeated on the target, under the names that they had in the session that made
 //! them, and the rows that follow arrive.
 
-use crate::support::{connect, pair, rows, sql, tandem::Tandem};
+use crate::support::{connect, pair, rows, sql, stage::Stage, tandem::Tandem};
 
 const TABLES: &str =
     "SELECT n.nspname, c.relname, count(a.*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -48,6 +48,46 @@ async fn schema_changes_are_repeated_where_the_session_meant_them() {
         assert_eq!(rows(&target_url, &query).await, rows(&origin_url, &query).await, "{table}: {}", tandem.log());
     }
     assert_eq!(rows(&target_url, "SELECT count(*) FROM pg_indexes WHERE schemaname = 'one'").await, ["3"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_change_that_was_undone_behind_a_savepoint_is_not_repeated() {
+    let schema = "CREATE TABLE kept (id int PRIMARY KEY); CREATE TABLE emptied (id int PRIMARY KEY);
+        CREATE TABLE t (id int PRIMARY KEY); INSERT INTO kept VALUES (1); INSERT INTO emptied VALUES (1)";
+    let stage = Stage::new(schema, "[mirror]\nself_repair = false", &[]).await;
+    let client = connect(&stage.url()).await;
+    let refused = ["CREATE TABLE kept (id int)", "ALTER TABLE t ADD COLUMN id int", "DROP TABLE nothing"];
+    for statement in [
+        "BEGIN; SAVEPOINT s; DROP TABLE kept; TRUNCATE emptied; ROLLBACK TO s; COMMIT",
+        "BEGIN",
+        "SAVEPOINT s",
+        "DROP TABLE kept",
+        "ROLLBACK TO s",
+        refused[0],
+        "ROLLBACK TO s",
+        "ALTER TABLE t ADD COLUMN v int",
+        "SAVEPOINT s",
+        refused[1],
+        "ROLLBACK TO s",
+        "CREATE TABLE never (id int PRIMARY KEY)",
+        "ROLLBACK TO s",
+        "CREATE TABLE made (id int PRIMARY KEY)",
+        "RELEASE s",
+        "INSERT INTO made VALUES (1)",
+        "SAVEPOINT last",
+        refused[2],
+        "ROLLBACK TO last",
+        "COMMIT",
+        "INSERT INTO t VALUES (1, 2)",
+    ] {
+        let done = client.batch_execute(statement).await;
+        assert_eq!(done.is_err(), refused.contains(&statement), "{statement}: {done:?}");
+    }
+    stage.assert_equal(&["kept", "emptied", "t", "made"]).await;
+    let (origin, target) = (stage.origin.url("postgres"), stage.target.url("postgres"));
+    assert_eq!(rows(&target, TABLES).await, rows(&origin, TABLES).await, "{}", stage.tandem.log());
+    let parked = stage.tandem.client().get("/v1/parked").await.expect("it answers");
+    assert_eq!(parked, serde_json::json!([]), "{parked:#}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

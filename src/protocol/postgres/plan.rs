@@ -178,8 +178,8 @@ pub enum Action {
         /// AND CHAIN.
         chain: bool,
     },
-    /// SAVEPOINT, RELEASE, ROLLBACK TO: keys stay, a superset is harmless.
-    Savepoint,
+    /// SAVEPOINT, RELEASE, ROLLBACK TO: keys stay, a superset is harmless; schema changes that are undone do not.
+    Savepoint(Savepoint),
     /// PREPARE TRANSACTION; the token that holds the name.
     PrepareTransaction {
         /// Token index of the name's literal.
@@ -244,6 +244,26 @@ impl Action {
             _ => false,
         }
     }
+}
+
+/// A statement about a savepoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Savepoint {
+    /// What it does.
+    pub verb: SavepointVerb,
+    /// The savepoint's name as PostgreSQL folds it.
+    pub name: String,
+}
+
+/// What a statement does with a savepoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SavepointVerb {
+    /// SAVEPOINT.
+    Set,
+    /// RELEASE.
+    Release,
+    /// ROLLBACK TO.
+    RollbackTo,
 }
 
 /// Where a key value comes from.

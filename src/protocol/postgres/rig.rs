@@ -77,6 +77,16 @@ pub(crate) fn entries(journal: &Journal) -> Vec<Entry> {
     futures_util::FutureExt::now_or_never(read).expect("at once").expect("read").0
 }
 
+/// The records, in order.
+#[cfg(test)]
+pub(crate) fn records(journal: &Journal) -> Vec<bytes::Bytes> {
+    let records = entries(journal).into_iter().filter_map(|entry| match entry {
+        Entry::Record { payload, .. } => Some(payload),
+        _ => None,
+    });
+    records.collect()
+}
+
 /// The outcomes of the records, in order: C, A, or ? where there is none.
 #[cfg(test)]
 pub(crate) fn outcomes(journal: &Journal) -> String {

@@ -63,6 +63,7 @@ impl Describe<'_> {
             }
             Action::PrepareTransaction { gid } => format!("prepare transaction {}", self.token(*gid)),
             Action::FinishPrepared { gid } => format!("finish {}", self.token(*gid)),
+            Action::Savepoint(one) => format!("savepoint {:?} {}", one.verb, one.name).to_lowercase(),
             other => format!("{other:?}").to_lowercase(),
         }
     }

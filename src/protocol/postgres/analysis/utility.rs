@@ -13,7 +13,7 @@ use pg_query::protobuf::{
 };
 
 use super::super::catalog::{Kind, Relation, routine};
-use super::super::plan::{Action, Code, Counted, Ddl, Statement, Truncate};
+use super::super::plan::{Action, Code, Counted, Ddl, Savepoint, SavepointVerb, Statement, Truncate};
 use super::Scope;
 use super::operand::string;
 use super::reach::{MADE, Reach};
@@ -97,7 +97,9 @@ impl Scope<'_> {
             (Ok(T::TransStmtBegin | T::TransStmtStart), _) => Action::Begin,
             (Ok(T::TransStmtCommit), _) => Action::Commit { chain },
             (Ok(T::TransStmtRollback), _) => Action::Rollback { chain },
-            (Ok(T::TransStmtSavepoint | T::TransStmtRelease | T::TransStmtRollbackTo), _) => Action::Savepoint,
+            (Ok(T::TransStmtSavepoint), _) => savepoint(SavepointVerb::Set, transaction),
+            (Ok(T::TransStmtRelease), _) => savepoint(SavepointVerb::Release, transaction),
+            (Ok(T::TransStmtRollbackTo), _) => savepoint(SavepointVerb::RollbackTo, transaction),
             (Ok(T::TransStmtPrepare), Some(gid)) => Action::PrepareTransaction { gid },
             (Ok(T::TransStmtCommitPrepared | T::TransStmtRollbackPrepared), Some(gid)) => {
                 Action::FinishPrepared { gid }
@@ -521,6 +523,10 @@ fn counted(why: &str) -> Action {
 
 fn opaque(why: &str) -> Action {
     Action::Opaque(Counted::because(why))
+}
+
+fn savepoint(verb: SavepointVerb, transaction: &TransactionStmt) -> Action {
+    Action::Savepoint(Savepoint { verb, name: transaction.savepoint_name.clone() })
 }
 
 fn tagged(tag: &str) -> Ddl {

@@ -3,10 +3,11 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::protocol::postgres::lexer::Encoding;
-use crate::protocol::postgres::plan::{Action, Script};
+use crate::protocol::postgres::plan::{Action, Script, Statement};
 use crate::protocol::postgres::wire::{Fields, HEADER, Header, WireError, back, bare, message};
 
 use super::expect::{Effect, Expect, View};
+use super::savepoints::Stretch;
 use super::statements::Undo;
 use super::tickets::Mark;
 use super::{Fault, Out, Session, Suspended, Wait};
@@ -206,8 +207,9 @@ impl Session {
         let tag = whole.get(HEADER..whole.len() - 1).unwrap_or_default();
         let mut piece = false;
         match self.expects.front_mut() {
-            Some(Expect::Query { script, at, text, from, upto, .. }) => {
-                let (effect, upto) = (effect_of_query(script.as_deref(), *at, text, *from, *upto), *upto);
+            Some(Expect::Query { script, at, text, from, upto, stretch, .. }) => {
+                let effect = effect_of_query(script.as_deref(), *at, text, (*from, *upto), *stretch);
+                let upto = *upto;
                 *at += 1;
                 self.apply(effect, tag, upto);
             }
@@ -266,8 +268,13 @@ impl Session {
         if matches!(tag, b"COMMIT" | b"PREPARE TRANSACTION") && !matches!(effect, Effect::Ends { .. }) {
             self.tickets.part(upto, Outcome::Committed); // Of a text that nobody could read.
         }
+        let is_read = matches!(effect, Effect::Savepoint { .. } | Effect::Ends { .. });
+        if !is_read && matches!(tag, b"SAVEPOINT" | b"RELEASE" | b"ROLLBACK") {
+            self.savepoint_unread(tag);
+        }
         match effect {
             Effect::None => {}
+            Effect::Savepoint { savepoint, stretch } => self.savepoint_done(savepoint, stretch),
             Effect::Begins => self.in_block = true,
             Effect::Ends { chain, upto: ended } => self.transaction_ended(chain, tag, ended, upto),
             Effect::Commits { schema, .. } => {
@@ -290,6 +297,7 @@ impl Session {
         let outcome = if tag == b"ROLLBACK" { Outcome::Aborted } else { Outcome::Committed };
         self.tickets.settle(ended, outcome);
         self.tickets.part(upto, outcome);
+        self.changes.transaction_over();
         self.front_group().ended = true;
         self.shadow_unit_over(outcome == Outcome::Aborted);
         self.in_block = chain;
@@ -466,9 +474,9 @@ impl Session {
         self.schema_stale |= group.schema && status != b'I';
         if status == b'I' {
             self.suspended.clear();
-            self.unit_over(&group, schema);
+            self.unit_over(&group);
         } else if group.ended {
-            self.chained_over(&group, schema);
+            self.chained_over(&group);
         }
         let answer = if shown { whole } else { &[] };
         if committed {
@@ -496,7 +504,7 @@ impl Session {
 
     /// What the completion of a statement changes whose records are written.
     pub(super) fn effect(&self, action: &Action, text: &Bytes) -> Effect {
-        effect_of(action, text, self.tickets.mark())
+        effect_of(action, text, self.tickets.mark(), self.changes.stretch())
     }
 
     fn front_group(&mut self) -> &mut super::Group {
@@ -529,12 +537,19 @@ impl Session {
 
 /// What the completion of a simple Query's `at`-th statement changes. The Query's own records lie between the marks:
 /// only behind its last statement does nothing follow that they could stand for.
-fn effect_of_query(script: Option<&Script>, at: usize, text: &Bytes, from: Mark, upto: Mark) -> Effect {
+fn effect_of_query(
+    script: Option<&Script>,
+    at: usize,
+    text: &Bytes,
+    (from, upto): (Mark, Mark),
+    stretch: Stretch,
+) -> Effect {
     let Some((script, statement)) = script.and_then(|script| Some((script, script.statements.get(at)?))) else {
         return Effect::None;
     };
     let last = at + 1 == script.statements.len();
-    effect_of(&statement.action, text, if last { upto } else { from })
+    let cuts = savepoints(&script.statements[..=at]);
+    effect_of(&statement.action, text, if last { upto } else { from }, stretch.later(cuts))
 }
 
 /// Does it commit outside a transaction block, perhaps more than once?
@@ -546,9 +561,15 @@ pub(super) fn commits_by_itself(action: &Action) -> bool {
     }
 }
 
+/// How many of the statements are about savepoints.
+pub(super) fn savepoints(statements: &[Statement]) -> usize {
+    statements.iter().filter(|statement| matches!(statement.action, Action::Savepoint(_))).count()
+}
+
 /// What the completion of a statement changes.
-fn effect_of(action: &Action, text: &Bytes, upto: Mark) -> Effect {
+fn effect_of(action: &Action, text: &Bytes, upto: Mark, stretch: Stretch) -> Effect {
     match action {
+        Action::Savepoint(savepoint) => Effect::Savepoint { savepoint: savepoint.clone(), stretch },
         Action::Begin => Effect::Begins,
         Action::Commit { chain } | Action::Rollback { chain } => Effect::Ends { chain: *chain, upto },
         Action::PrepareTransaction { .. } => Effect::Ends { chain: false, upto },

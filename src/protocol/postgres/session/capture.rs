@@ -10,7 +10,9 @@ use crate::protocol::postgres::catalog::{Catalog, Kind};
 use crate::protocol::postgres::evident::{self, Arguments, NoParams, Param, Params, Source};
 use crate::protocol::postgres::key::{self, Returned};
 use crate::protocol::postgres::lexer::Tokens;
-use crate::protocol::postgres::plan::{Action, Asked, CopyIn, Counted, Evident, EvidentKey, Script, Statement, Traces};
+use crate::protocol::postgres::plan::{
+    Action, Asked, CopyIn, Counted, Evident, EvidentKey, SavepointVerb, Script, Statement, Traces,
+};
 use crate::protocol::postgres::shared::Shared;
 use crate::protocol::postgres::wire::{Fields, WireError, back, front};
 use crate::record::{Reason, RecordBuf, TableId};
@@ -198,7 +200,7 @@ impl Session {
                 self.path_aged = true;
                 if let (true, Some(path)) = (self.shared.policy.mirror_ddl() && ddl.mirrorable, &self.path) {
                     let table = ddl.tables.first().copied().unwrap_or(TableId::NONE);
-                    self.keys.ddl(table, &ddl_body(path, text));
+                    self.changes.push(table, ddl_body(path, text));
                     ddl.rewritten.iter().for_each(|&table| self.keys.table(table));
                     if let Some((schema, name)) = &ddl.fills {
                         let schema = schema.clone().unwrap_or_else(|| super::path::first(path));
@@ -224,9 +226,12 @@ impl Session {
             }
             Action::Cursor(_) => self.hot_cursor = true,
             Action::Commit { .. } | Action::Rollback { .. } if self.path_touched => self.path = None,
-            Action::Savepoint => {
-                self.path_unknown();
-                self.names = None;
+            Action::Savepoint(savepoint) => {
+                self.changes.cut();
+                if savepoint.verb == SavepointVerb::RollbackTo {
+                    self.path_unknown();
+                    self.names = None;
+                }
             }
             _ => {}
         }
@@ -237,6 +242,8 @@ impl Session {
         let Some(statement) = prepared.script.statements.first() else { return Ok(true) };
         match &statement.action {
             Action::Pass => return Ok(true),
+            // They count in the order in which they run.
+            Action::Ddl(_) | Action::Savepoint(_) => return Ok(true),
             // Its stream is expected at Execute.
             Action::CopyIn(copy) => self.counted_blind(copy),
             Action::Evident(evident) => {
@@ -273,6 +280,15 @@ impl Session {
         }
         self.spill()?;
         Ok(true)
+    }
+
+    /// What counts from its Execute on, not from its Bind.
+    pub(super) fn capture_run(&mut self, prepared: &Prepared, statement: &Statement) {
+        if let action @ (Action::Ddl(_) | Action::Savepoint(_)) = &statement.action {
+            self.lex(&prepared.text);
+            let range = self.range(statement).unwrap_or(0..prepared.text.len());
+            self.capture_other(action, &prepared.text[range]);
+        }
     }
 
     /// Keys that an asked statement's answer does not name.

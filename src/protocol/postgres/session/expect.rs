@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::protocol::postgres::plan::{Asked, Script, Statement};
+use crate::protocol::postgres::plan::{Asked, Savepoint, Script, Statement};
 
+use super::savepoints::Stretch;
 use super::statements::Undo;
 use super::tickets::Mark;
 
@@ -30,8 +31,8 @@ pub(super) enum Expect {
     /// ReadyForQuery; hidden when the client did not ask for it.
     Sync { shown: bool },
     /// A simple Query: everything up to and with ReadyForQuery. `at` counts its statements that completed; the text is
-    /// kept where a PREPARE in it may need it. Its own records lie between the marks.
-    Query { script: Option<Arc<Script>>, at: usize, text: Bytes, from: Mark, upto: Mark, undo: Undo },
+    /// kept where a PREPARE in it may need it. Its own records lie between the marks; it begins in this stretch.
+    Query { script: Option<Arc<Script>>, at: usize, text: Bytes, from: Mark, upto: Mark, stretch: Stretch, undo: Undo },
     /// FunctionCallResponse and ReadyForQuery.
     Function,
 }
@@ -125,6 +126,8 @@ pub(super) enum Effect {
     Begins,
     /// COMMIT, ROLLBACK, PREPARE TRANSACTION: all below the mark belongs to what ends.
     Ends { chain: bool, upto: Mark },
+    /// SAVEPOINT, RELEASE, ROLLBACK TO, and the stretch behind it.
+    Savepoint { savepoint: Savepoint, stretch: Stretch },
     /// Commits by itself what lies below the mark, also if it fails, unless it is inside a block.
     Commits { schema: bool, upto: Mark },
 }

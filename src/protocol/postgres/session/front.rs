@@ -8,7 +8,7 @@ use crate::protocol::postgres::copy_stream::CopyStream;
 use crate::protocol::postgres::plan::{Action, CopyIn, Script, Statement, Traces};
 use crate::protocol::postgres::wire::{self, Fields, HEADER, Header, WireError, front};
 
-use super::back::commits_by_itself;
+use super::back::{commits_by_itself, savepoints};
 use super::counting::counts;
 use super::expect::{Effect, Expect, View};
 use super::pieces::Pieces;
@@ -147,7 +147,8 @@ impl Session {
         if let Some(refusal) = self.refusal(text, &script) {
             wire::query(out.to_server, refusal.as_bytes());
             let (mark, undo) = (self.tickets.mark(), self.statements.remove_unnamed());
-            self.boundary(Expect::Query { script: None, at: 0, text: Bytes::new(), from: mark, upto: mark, undo });
+            let (text, stretch) = (Bytes::new(), self.changes.stretch());
+            self.boundary(Expect::Query { script: None, at: 0, text, from: mark, upto: mark, stretch, undo });
             return Ok(true);
         }
         if !self.is_captured && (self.ask_path(&script.statements, out) || self.ask_names(&script, out)) {
@@ -174,7 +175,8 @@ impl Session {
         let upto = self.tickets.mark();
         let from = self.message.unwrap_or(upto);
         let undo = self.statements.remove_unnamed();
-        self.boundary(Expect::Query { script: Some(script), at: 0, text, from, upto, undo });
+        let stretch = self.changes.stretch_before(savepoints(&script.statements));
+        self.boundary(Expect::Query { script: Some(script), at: 0, text, from, upto, stretch, undo });
         Ok(true)
     }
 
@@ -194,9 +196,12 @@ impl Session {
         }
         self.captured_under(script.epoch);
         let doomed = self.is_doomed(script);
+        let changes = self.changes.len();
         for statement in &script.statements {
             if !doomed && !self.capture_text(text, script, statement)? {
                 if pieces {
+                    // Each is captured when its piece goes.
+                    self.changes.truncate(changes);
                     return self.begin_pieces(text, script.clone()).map(Some);
                 }
                 self.capture_unread(statement);
@@ -441,7 +446,7 @@ impl Session {
             }
             return self.execute_committing(whole, out, None);
         };
-        let Some(prepared) = portal.statement else {
+        let Some(prepared) = portal.statement.clone() else {
             self.unknown_write("a statement that tandem did not see prepared");
             self.leave(Traces::ANY);
             return self.execute_committing(whole, out, None);
@@ -454,6 +459,26 @@ impl Session {
         let Some(statement) = prepared.script.statements.first() else {
             return Ok(self.forward(whole, out, Expect::Execute { view: View::Plain, effect: Effect::None }));
         };
+        if !self.is_captured {
+            if self.ask_path(&prepared.script.statements, out) {
+                return Ok(false);
+            }
+            self.capture_run(&prepared, statement);
+        }
+        let goes = self.run(name, whole, (&prepared, statement), &portal, out)?;
+        self.is_captured = !goes;
+        Ok(goes)
+    }
+
+    /// Execute of a portal whose statement is known.
+    fn run(
+        &mut self,
+        name: &[u8],
+        whole: &[u8],
+        (prepared, statement): (&Prepared, &Statement),
+        portal: &Portal,
+        out: &mut Out<'_>,
+    ) -> Result<bool, Fault> {
         self.shadow_runs(&prepared.text, statement);
         let counts = counts(&statement.action) || self.hot_cursor && matches!(statement.action, Action::Fetch);
         // A statement of a transaction cannot commit, whatever it is.
@@ -468,7 +493,7 @@ impl Session {
             self.count_before(statement, commits && !self.in_transaction, out);
         }
         if portal.asked {
-            self.execute_asked(name, whole, &prepared, portal.binary, out);
+            self.execute_asked(name, whole, prepared, portal.binary, out);
             if counts {
                 self.count_after(out);
             }
@@ -714,7 +739,7 @@ fn needs_pieces(script: &Script) -> bool {
 
 /// Could this make statements run again in a failed transaction?
 fn ends_failure(action: &Action) -> bool {
-    could_commit(action) || matches!(action, Action::Savepoint)
+    could_commit(action) || matches!(action, Action::Savepoint(_))
 }
 
 /// The view on an answer with our columns.

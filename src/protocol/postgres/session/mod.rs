@@ -10,6 +10,7 @@
 //! - a [`Pass`] while the primary may act for it;
 //! - `keys`: what the open unit may have changed and is not in the journal yet. A message that could commit is
 //!   forwarded only after the keys were appended ([`Session::append`]), so `keys` never outlives its unit;
+//! - `changes`: its schema changes, which leave records of their own (`savepoints.rs`);
 //! - `tickets`: records of the open unit in the journal, oldest first (`tickets.rs`). They end when ReadyForQuery says
 //!   that the session is outside any transaction, or that COMMIT AND CHAIN began the next one. What a statement did to
 //!   the transaction is known by its CommandComplete; an error rolled back whatever was not committed before it;
@@ -32,6 +33,7 @@ mod hidden;
 mod names;
 mod path;
 mod pieces;
+mod savepoints;
 mod shadow;
 mod statements;
 #[cfg(any(test, fuzzing))]
@@ -65,6 +67,7 @@ use super::wire::WireError;
 use counting::Counting;
 use expect::Expect;
 use pieces::Pieces;
+use savepoints::{Changes, Stretch};
 use statements::{Prepared, Statements};
 use tickets::{Mark, Tickets};
 
@@ -164,6 +167,7 @@ pub struct Session {
     in_transaction: bool,
     statements: Statements,
     keys: RecordBuf,
+    changes: Changes,
     tickets: Tickets,
     /// Where the records of the message at hand begin, which may be looked at several times.
     message: Option<Mark>,
@@ -264,6 +268,7 @@ impl Session {
             in_transaction: false,
             statements: Statements::default(),
             keys: RecordBuf::default(),
+            changes: Changes::default(),
             tickets: Tickets::default(),
             message: None,
             carried_schema: false,
@@ -442,9 +447,12 @@ impl Session {
         self.tickets.durable(self.front_mark())
     }
 
-    /// Write the keys of the open unit to the journal. After it, what could commit them may be forwarded.
-    /// `false`: wait first.
+    /// Write what the open unit leaves to the journal. After it, what could commit it may be forwarded. Keys come last:
+    /// the record that names a two-phase transaction speaks for those before it. `false`: wait first.
     fn append(&mut self) -> Result<bool, Fault> {
+        if !self.append_changes() {
+            return Ok(false);
+        }
         while !self.keys.is_empty() {
             let keys = std::mem::take(&mut self.keys);
             let announced = self.announce(keys.tables());
@@ -460,27 +468,45 @@ impl Session {
     /// Write the first of them, a record of so many bytes at most. `false`: wait first.
     fn append_record(&mut self, bytes_max: usize) -> bool {
         let rest = self.keys.split_off(bytes_max);
-        match self.shared.journal.begin(self.keys.finish(self.backend)) {
-            Ok(ticket) => {
-                self.shared.stays_full(false);
-                self.tickets.push(ticket);
-                // After the append: a catalog that came in between has not been missed.
-                self.owe_changed();
-            }
-            Err(journal::Error::Full) if !std::mem::take(&mut self.gave_up) && self.shared.waits_for_room() => {
-                self.wait = Wait::Room(self.room());
-                self.keys.append(&rest);
-                return false;
-            }
-            Err(error) => {
-                let keys = std::mem::take(&mut self.keys);
-                self.unwritten(&keys, &error);
-                self.keys = keys;
-            }
+        let mut keys = std::mem::take(&mut self.keys);
+        let taken = self.write_down(&mut keys, None);
+        self.keys = keys;
+        if !taken {
+            self.keys.append(&rest);
+            return false;
         }
+        // After the append: a catalog that came in between has not been missed.
+        self.owe_changed();
         self.keys.clear();
         if !rest.is_empty() {
             self.keys = rest;
+        }
+        true
+    }
+
+    /// Write the schema changes, each stretch of them apart. `false`: wait first.
+    fn append_changes(&mut self) -> bool {
+        while let Some((mut record, count, stretch)) = self.changes.first(RECORD_MAX) {
+            if !self.announce(record.tables()) || !self.write_down(&mut record, Some(stretch)) {
+                return false;
+            }
+            self.changes.drop_first(count);
+        }
+        true
+    }
+
+    /// Put a record into the journal; one that the journal does not take makes its tables dirty. `false`: wait first.
+    fn write_down(&mut self, record: &mut RecordBuf, changes: Option<Stretch>) -> bool {
+        match self.shared.journal.begin(record.finish(self.backend)) {
+            Ok(ticket) => {
+                self.shared.stays_full(false);
+                self.tickets.push(ticket, changes);
+            }
+            Err(journal::Error::Full) if !std::mem::take(&mut self.gave_up) && self.shared.waits_for_room() => {
+                self.wait = Wait::Room(self.room(record.bytes()));
+                return false;
+            }
+            Err(error) => self.unwritten(record, &error),
         }
         true
     }
@@ -541,7 +567,7 @@ impl Session {
             return;
         }
         match self.shared.journal.begin(more.finish(self.backend)) {
-            Ok(ticket) => self.tickets.push(ticket),
+            Ok(ticket) => self.tickets.push(ticket, None),
             Err(error) => self.unwritten(&more, &error),
         }
     }
@@ -553,8 +579,8 @@ impl Session {
 
     /// Resolves with `true` when there is room. A disk that is a moment behind is waited for by any policy; a journal
     /// that stays full is waited for only where configuration says so (promise 7).
-    fn room(&self) -> Awaited {
-        let (journal, bytes) = (self.shared.journal.clone(), self.keys.bytes().min(RECORD_MAX));
+    fn room(&self, bytes: usize) -> Awaited {
+        let (journal, bytes) = (self.shared.journal.clone(), bytes.min(RECORD_MAX));
         let patience = if self.shared.policy.block_when_full() { Duration::MAX } else { FULL_WAIT };
         Box::pin(async move { matches!(tokio::time::timeout(patience, journal.room(bytes)).await, Ok(Ok(()))) })
     }
@@ -570,10 +596,11 @@ impl Session {
     }
 
     /// ReadyForQuery with state `I` ends the unit: its records end, whatever was not appended was rolled back.
-    fn unit_over(&mut self, group: &Group, schema: bool) {
+    fn unit_over(&mut self, group: &Group) {
         // What nothing else decided was committed at the end of the group, or rolled back by its error.
         let last = if group.failed { Outcome::Aborted } else { Outcome::Committed };
-        self.tickets.end_all(group.upto, last, schema);
+        self.tickets.end_all(group.upto, last);
+        self.changes.transaction_over();
         self.unwritten_over(group.upto);
         self.hot_cursor &= !self.nothing_in_flight();
         self.shadow_unit_over(group.failed);
@@ -586,6 +613,7 @@ impl Session {
             // What was committed nobody is told before the catalog knows it.
             self.made.forget();
             self.keys.clear();
+            self.changes.clear();
             self.is_captured = false;
             self.statements.transaction_over();
             self.pass = None;
@@ -593,11 +621,11 @@ impl Session {
     }
 
     /// COMMIT AND CHAIN ended a unit, and nothing ran in the next: it passes the gate when it begins.
-    fn chained_over(&mut self, group: &Group, schema: bool) {
-        self.tickets.end_settled(group.upto, schema);
+    fn chained_over(&mut self, group: &Group) {
+        self.tickets.end_settled(group.upto);
         self.unwritten_over(group.upto);
         self.names_end();
-        if self.chained && self.nothing_in_flight() && self.keys.is_empty() {
+        if self.chained && self.nothing_in_flight() && self.keys.is_empty() && self.changes.is_empty() {
             self.pass = None;
         }
     }

@@ -3,7 +3,7 @@
 //! The server is asked once, by a hidden query, before the first schema change; again after whatever may have changed
 //! the answer. A Query that does both is run in pieces, with the question in between.
 
-use crate::protocol::postgres::plan::{Action, Script, Statement};
+use crate::protocol::postgres::plan::{Action, SavepointVerb, Script, Statement};
 use crate::protocol::postgres::wire::{Fields, WireError, back};
 
 use super::expect::View;
@@ -84,7 +84,8 @@ fn ends_settings(action: &Action) -> bool {
 /// A setting, code that may set one, what undoes one, or a schema that the path may name.
 fn may_move_path(action: &Action) -> bool {
     match action {
-        Action::Savepoint | Action::Counted(_) | Action::Opaque(_) => true,
+        Action::Savepoint(savepoint) => savepoint.verb == SavepointVerb::RollbackTo,
+        Action::Counted(_) | Action::Opaque(_) => true,
         Action::Ddl(ddl) if ddl.makes_schema => true,
         other => other.is_of_session(),
     }

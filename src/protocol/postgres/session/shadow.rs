@@ -298,7 +298,9 @@ impl Session {
         match read.unfit {
             Some(Unfit::Volatile) => Some(Skip::Volatile),
             Some(Unfit::NotRepeatable) => Some(Skip::NotRepeatable),
-            None if inside && (self.shadow.spoilt || !self.keys.is_empty()) => Some(Skip::InTransaction),
+            None if inside && (self.shadow.spoilt || !self.keys.is_empty() || !self.changes.is_empty()) => {
+                Some(Skip::InTransaction)
+            }
             // Something else is on its way, whose answer comes first, or is part of the same transaction.
             None if self.open_group.executed || !self.expects.iter().all(is_idle) => Some(Skip::Unsupported),
             None if self.shadow.unknown => Some(Skip::Unsupported),

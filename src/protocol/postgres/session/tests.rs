@@ -133,6 +133,17 @@ impl Peers {
         rig::outcomes(&self.shared.journal)
     }
 
+    /// The tables of the schema changes that were committed, as the journal says.
+    fn repeated(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for (entry, outcome) in rig::records(&self.shared.journal).iter().zip(self.outcomes().chars()) {
+            let record = Record::parse(entry.clone()).expect("a record");
+            let changes = record.items().filter(|item| matches!(item, Item::Ddl(..)));
+            found.extend(changes.filter(|_| outcome == 'C').map(|item| name(item.table())));
+        }
+        found
+    }
+
     fn has(&self, what: &str) -> bool {
         self.journaled().iter().any(|item| item.starts_with(what))
     }
@@ -851,12 +862,13 @@ async fn an_answer_that_proves_a_rollback_leaves_no_dirty_mark() {
     // The server, and what became of each record.
     let mark = "begin; create table fresh (v int); insert into keyless values (1)";
     for (text, answers, outcomes) in [
-        (format!("{mark}; rollback"), "CBEGIN CCREATE_TABLE CINSERT_0_1 CROLLBACK ZI", "A"),
-        (format!("{mark}; commit"), "CBEGIN CCREATE_TABLE CINSERT_0_1 CROLLBACK ZI", "A"),
-        (format!("{mark}; commit"), "CBEGIN CCREATE_TABLE CINSERT_0_1 CCOMMIT ZI", "C"),
-        (format!("{mark}; commit"), "CBEGIN CCREATE_TABLE CINSERT_0_1 E ZI", "A"),
-        (format!("{mark}; commit; select 1"), "CBEGIN CCREATE_TABLE CINSERT_0_1 CCOMMIT E ZI", "?"),
-        (format!("{mark}; rollback; select 1"), "CBEGIN CCREATE_TABLE CINSERT_0_1 CROLLBACK E ZI", "A"),
+        (format!("{mark}; rollback"), "CBEGIN CCREATE_TABLE CINSERT_0_1 CROLLBACK ZI", "AA"),
+        (format!("{mark}; commit"), "CBEGIN CCREATE_TABLE CINSERT_0_1 CROLLBACK ZI", "AA"),
+        (format!("{mark}; commit"), "CBEGIN CCREATE_TABLE CINSERT_0_1 CCOMMIT ZI", "CC"),
+        (format!("{mark}; commit"), "CBEGIN CCREATE_TABLE CINSERT_0_1 E ZI", "AA"),
+        // The schema change and the mark have records of their own.
+        (format!("{mark}; commit; select 1"), "CBEGIN CCREATE_TABLE CINSERT_0_1 CCOMMIT E ZI", "?C"),
+        (format!("{mark}; rollback; select 1"), "CBEGIN CCREATE_TABLE CINSERT_0_1 CROLLBACK E ZI", "AA"),
         ("insert into keyless values (1); select 1/0".to_owned(), "CINSERT_0_1 E ZI", "A"),
         (
             "savepoint s; insert into keyless values (1); rollback to s".to_owned(),
@@ -870,6 +882,111 @@ async fn an_answer_that_proves_a_rollback_leaves_no_dirty_mark() {
         peers.server(answers);
         assert_eq!(peers.outcomes(), outcomes, "{text}: {answers}");
     }
+}
+
+/// The tables of the schema changes that are to be repeated, after these queries, each with its answers.
+fn repeated(script: &[(&str, &str)]) -> Vec<String> {
+    let mut peers = Peers::new();
+    for (text, answers) in script {
+        (peers.session.path, peers.session.path_aged) = (Some("public".to_owned()), false);
+        peers.session.schema_stale = false; // No catalog comes.
+        assert_eq!(peers.query(text), "Q", "{text}");
+        peers.server(answers);
+    }
+    peers.repeated()
+}
+
+const DROP: (&str, &str) = ("drop table acc", "CDROP_TABLE ZT");
+const ALTER: (&str, &str) = ("alter table pair add column x int", "CALTER_TABLE ZT");
+const BEGIN: (&str, &str) = ("begin", "CBEGIN ZT");
+const SAVE: (&str, &str) = ("savepoint s", "CSAVEPOINT ZT");
+const RELEASE: (&str, &str) = ("release s", "CRELEASE ZT");
+const BACK: (&str, &str) = ("rollback to s", "CROLLBACK ZT");
+const COMMIT: (&str, &str) = ("commit", "CCOMMIT ZI");
+
+#[tokio::test]
+async fn a_schema_change_that_rollback_to_undid_is_not_repeated() {
+    let refused = ("drop table acc", "E ZE");
+    let (none, both) = (&[][..], &["acc", "pair"][..]);
+    for (script, tables) in [
+        (&[BEGIN, SAVE, DROP, BACK, COMMIT][..], none),
+        (&[BEGIN, SAVE, DROP, RELEASE, ALTER, COMMIT], both),
+        (&[BEGIN, SAVE, refused, BACK, COMMIT], none),
+        (&[BEGIN, DROP, SAVE, ALTER, BACK, COMMIT], &["acc"]),
+        (&[BEGIN, SAVE, DROP, BACK, ALTER, COMMIT], &["pair"]),
+        (&[BEGIN, SAVE, DROP, BACK, ALTER, BACK, COMMIT], none),
+        // A savepoint hides an older one of its name, until it is gone.
+        (&[BEGIN, SAVE, DROP, SAVE, ALTER, BACK, COMMIT], &["acc"]),
+        (&[BEGIN, SAVE, DROP, SAVE, ALTER, BACK, RELEASE, BACK, COMMIT], none),
+        (&[BEGIN, SAVE, DROP, SAVE, ALTER, RELEASE, COMMIT], both),
+        // In a failed transaction no savepoint is made.
+        (&[BEGIN, SAVE, DROP, ("select 1/0", "E ZE"), ("savepoint s", "E ZE"), BACK, COMMIT], none),
+        // What is refused for its name undoes nothing more than the one that is not.
+        (&[BEGIN, DROP, SAVE, ALTER, ("rollback to nothing", "E ZE"), BACK, COMMIT], &["acc"]),
+        // Those of the last transaction are gone.
+        (&[BEGIN, SAVE, COMMIT, BEGIN, DROP, ("rollback to s", "E ZE"), ("commit", "CROLLBACK ZI")], none),
+    ] {
+        assert_eq!(repeated(script), tables, "{script:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_rollback_to_undid_is_not_repeated_though_it_was_in_the_journal() {
+    let answers = "CBEGIN CALTER_TABLE CSAVEPOINT CDROP_TABLE CROLLBACK CCOMMIT ZI";
+    let all = ("begin; alter table pair add column x int; savepoint s; drop table acc; rollback to s; commit", answers);
+    assert_eq!(repeated(&[all]), ["pair"]);
+    // It could have committed, and failed before it did.
+    let fails = ("savepoint s; drop table acc; select 1/0; commit", "CSAVEPOINT CDROP_TABLE E ZE");
+    assert_eq!(repeated(&[BEGIN, fails, BACK, COMMIT]), [""; 0]);
+    let kept = ("savepoint s; drop table acc; release s; select 1", "CSAVEPOINT CDROP_TABLE CRELEASE CSELECT_1 ZT");
+    assert_eq!(repeated(&[BEGIN, kept, COMMIT]), ["acc"]);
+}
+
+#[tokio::test]
+async fn in_the_extended_protocol_a_schema_change_belongs_where_it_is_executed() {
+    let texts = [&b"savepoint s"[..], b"drop table acc", b"rollback to s"];
+    for (order, tables) in [([0, 1, 2], &[][..]), ([1, 0, 2], &["acc"])] {
+        let mut peers = Peers::new();
+        peers.query("begin");
+        peers.server("CBEGIN ZT");
+        peers.session.path = Some("public".to_owned());
+        for at in [0, 1] {
+            let name = format!("p{at}");
+            peers.client(|out| {
+                wire::parse(out, b"", texts[at], &[]);
+                bind(out, &name, "", &[]);
+            });
+        }
+        for at in &order[..2] {
+            peers.session.path = Some("public".to_owned());
+            peers.client(|out| wire::execute(out, format!("p{at}").as_bytes(), 0));
+        }
+        let answers = if order[0] == 0 { "CSAVEPOINT CDROP_TABLE" } else { "CDROP_TABLE CSAVEPOINT" };
+        peers.client(|out| {
+            wire::parse(out, b"", texts[2], &[]);
+            bind(out, "", "", &[]);
+            wire::execute(out, b"", 0);
+            wire::bare(out, front::SYNC);
+        });
+        peers.server(&format!("1 2 1 2 {answers} 1 2 CROLLBACK ZT"));
+        peers.session.schema_stale = false; // No catalog comes.
+        peers.query("commit");
+        peers.server("CCOMMIT ZI");
+        assert_eq!(peers.repeated(), tables, "{order:?}");
+    }
+}
+
+#[tokio::test]
+async fn behind_a_savepoint_that_nobody_read_a_schema_change_makes_its_table_dirty() {
+    let unread = format!("/* {} */ savepoint s", "x".repeat(400));
+    let mut peers = Peers::new();
+    for (text, answers) in [BEGIN, DROP, (unread.as_str(), "CSAVEPOINT ZT"), BACK, COMMIT] {
+        peers.session.path = Some("public".to_owned());
+        peers.session.schema_stale = false; // No catalog comes.
+        peers.query(text);
+        peers.server(answers);
+    }
+    assert!(peers.repeated().is_empty() && peers.has("acc dirty"), "{:?}", peers.journaled());
 }
 
 #[test]

@@ -6,9 +6,12 @@
 //! transactions in it has parts in more than one: it collects what happened to them, and ends with the last.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::task::{Context, Poll};
 
 use crate::journal::{self, Durable, Outcome, Ticket};
+
+use super::savepoints::Stretch;
 
 /// A place between records: those of the session that were written before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,6 +31,8 @@ struct Held {
     ticket: Ticket,
     durable: Option<Durable>,
     kind: Kind,
+    /// It is of schema changes, and they are of this stretch.
+    changes: Option<Stretch>,
     /// A part of it was committed, ..
     committed: bool,
     /// .. a part of it was rolled back.
@@ -39,8 +44,10 @@ enum Kind {
     Plain,
     /// It says that every table is dirty, should nothing better follow: what it stands for may commit on its way.
     Provisional,
-    /// Something better followed, or nothing happened.
+    /// Something better followed, or nothing happened, or it was undone.
     Void,
+    /// Nobody knows whether it was undone.
+    Doubtful,
 }
 
 impl Held {
@@ -52,11 +59,12 @@ impl Held {
     }
 
     /// `None`: nobody knows. Keys are owed either way; only a schema change is not the same committed and rolled back.
-    fn outcome(&self, schema: bool) -> Option<Outcome> {
+    fn outcome(&self) -> Option<Outcome> {
         match (&self.kind, self.committed, self.aborted) {
-            (Kind::Void, ..) => Some(Outcome::Aborted),
+            (Kind::Doubtful, true, _) => None,
+            (Kind::Void | Kind::Doubtful, ..) => Some(Outcome::Aborted),
             (Kind::Provisional, ..) => Some(Outcome::Committed),
-            (Kind::Plain, true, true) if schema => None,
+            (Kind::Plain, true, true) if self.changes.is_some() => None,
             (Kind::Plain, true, _) => Some(Outcome::Committed),
             (Kind::Plain, false, _) => Some(Outcome::Aborted),
         }
@@ -69,17 +77,31 @@ impl Tickets {
         Mark(self.first.0 + self.held.len() as u64)
     }
 
-    pub(super) fn push(&mut self, ticket: Ticket) {
-        self.put(ticket, Kind::Plain);
+    /// `changes`: a record of schema changes, of this stretch.
+    pub(super) fn push(&mut self, ticket: Ticket, changes: Option<Stretch>) {
+        self.put(ticket, Kind::Plain, changes);
     }
 
     /// A record that stands for a statement which may commit before it says what it did.
     pub(super) fn push_provisional(&mut self, ticket: Ticket) {
-        self.put(ticket, Kind::Provisional);
+        self.put(ticket, Kind::Provisional, None);
     }
 
-    fn put(&mut self, ticket: Ticket, kind: Kind) {
-        self.held.push_back(Held { ticket, durable: None, kind, committed: false, aborted: false });
+    fn put(&mut self, ticket: Ticket, kind: Kind, changes: Option<Stretch>) {
+        self.held.push_back(Held { ticket, durable: None, kind, changes, committed: false, aborted: false });
+    }
+
+    /// The schema changes of these stretches were undone.
+    pub(super) fn undo(&mut self, undone: &Range<Stretch>) {
+        let is_undone = |held: &&mut Held| held.changes.is_some_and(|stretch| undone.contains(&stretch));
+        self.held.iter_mut().filter(is_undone).for_each(|held| held.kind = Kind::Void);
+    }
+
+    /// Nobody knows which schema changes were undone, of those whose fate is not known.
+    pub(super) fn doubt_changes(&mut self) {
+        let from = self.below(self.settled);
+        let open = self.held.iter_mut().skip(from).filter(|held| held.changes.is_some() && held.kind == Kind::Plain);
+        open.for_each(|held| held.kind = Kind::Doubtful);
     }
 
     /// The provisional record right below the mark stands for nothing any more.
@@ -126,20 +148,20 @@ impl Tickets {
     }
 
     /// End those below the mark whose fate is known.
-    pub(super) fn end_settled(&mut self, upto: Mark, schema: bool) {
-        self.end(self.settled.min(upto), schema);
+    pub(super) fn end_settled(&mut self, upto: Mark) {
+        self.end(self.settled.min(upto));
     }
 
     /// End all below the mark. The session is outside any transaction, and the last one of them ended so.
-    pub(super) fn end_all(&mut self, upto: Mark, last: Outcome, schema: bool) {
+    pub(super) fn end_all(&mut self, upto: Mark, last: Outcome) {
         self.part(upto, last);
-        self.end(upto, schema);
+        self.end(upto);
     }
 
-    fn end(&mut self, upto: Mark, schema: bool) {
+    fn end(&mut self, upto: Mark) {
         for held in self.held.drain(..self.below(upto)) {
             self.first.0 += 1;
-            if let Some(outcome) = held.outcome(schema) {
+            if let Some(outcome) = held.outcome() {
                 held.ticket.end(outcome);
             }
         }
@@ -171,7 +193,11 @@ mod tests {
         }
 
         fn push(&mut self) -> Mark {
-            self.tickets.push(self.journal.begin(&BytesMut::from("r")).expect("room"));
+            self.push_of(None)
+        }
+
+        fn push_of(&mut self, changes: Option<Stretch>) -> Mark {
+            self.tickets.push(self.journal.begin(&BytesMut::from("r")).expect("room"), changes);
             self.tickets.mark()
         }
 
@@ -188,7 +214,7 @@ mod tests {
         let second = peers.push();
         peers.tickets.settle(second, Outcome::Aborted);
         let last = peers.push();
-        peers.tickets.end_all(last, Outcome::Committed, true);
+        peers.tickets.end_all(last, Outcome::Committed);
         assert_eq!(peers.outcomes(), "CAC");
     }
 
@@ -198,20 +224,20 @@ mod tests {
         let first = peers.push();
         let second = peers.push();
         peers.tickets.settle(first, Outcome::Committed);
-        peers.tickets.end_settled(second, false);
+        peers.tickets.end_settled(second);
         assert_eq!(peers.outcomes(), "C?");
         assert_eq!(peers.tickets.mark(), second);
-        peers.tickets.end_all(second, Outcome::Aborted, false);
+        peers.tickets.end_all(second, Outcome::Aborted);
         assert_eq!(peers.outcomes(), "CA");
     }
 
     #[test]
     fn a_record_of_two_transactions_is_committed_if_a_part_is_and_in_doubt_with_a_schema_change() {
-        for (schema, outcome) in [(false, "C"), (true, "?")] {
+        for (changes, outcome) in [(None, "C"), (Some(Stretch::default()), "?")] {
             let mut peers = Peers::new();
-            let only = peers.push();
+            let only = peers.push_of(changes);
             peers.tickets.part(only, Outcome::Committed);
-            peers.tickets.end_all(only, Outcome::Aborted, schema);
+            peers.tickets.end_all(only, Outcome::Aborted);
             assert_eq!(peers.outcomes(), outcome);
         }
     }
@@ -224,8 +250,34 @@ mod tests {
         }
         let last = peers.tickets.mark();
         peers.tickets.void(last);
-        peers.tickets.end_all(last, Outcome::Aborted, false);
+        peers.tickets.end_all(last, Outcome::Aborted);
         assert_eq!(peers.outcomes(), "CA");
+    }
+
+    #[test]
+    fn schema_changes_of_undone_stretches_end_as_rolled_back() {
+        let mut peers = Peers::new();
+        for stretch in 0..4 {
+            peers.push_of(Some(Stretch::of(stretch)));
+        }
+        let last = peers.push();
+        peers.tickets.undo(&(Stretch::of(1)..Stretch::of(3)));
+        peers.tickets.end_all(last, Outcome::Committed);
+        assert_eq!(peers.outcomes(), "CAACC");
+    }
+
+    #[test]
+    fn schema_changes_that_may_have_been_undone_are_in_doubt_only_if_committed() {
+        for (last, outcomes) in [(Outcome::Committed, "C?C"), (Outcome::Aborted, "CAA")] {
+            let mut peers = Peers::new();
+            let first = peers.push_of(Some(Stretch::default()));
+            peers.tickets.settle(first, Outcome::Committed);
+            peers.push_of(Some(Stretch::default()));
+            let upto = peers.push();
+            peers.tickets.doubt_changes();
+            peers.tickets.end_all(upto, last);
+            assert_eq!(peers.outcomes(), outcomes);
+        }
     }
 
     #[test]
