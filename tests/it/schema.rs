@@ -91,6 +91,44 @@ async fn a_schema_change_that_was_undone_behind_a_savepoint_is_not_repeated() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_change_means_there_what_the_sessions_settings_made_it_mean() {
+    let schema = "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2);
+        CREATE TABLE events (at timestamptz PRIMARY KEY) PARTITION BY RANGE (at)";
+    let stage = Stage::new(schema, "[mirror]\nself_repair = false", &[]).await;
+    let client = connect(&stage.url()).await;
+    for statement in [
+        "SET TIME ZONE 'Asia/Kolkata'; ALTER TABLE t ADD COLUMN a timestamptz NOT NULL DEFAULT '2024-01-01'",
+        "SET datestyle = 'SQL, DMY'",
+        "CREATE TABLE may PARTITION OF events FOR VALUES FROM ('01/05/2024') TO ('01/06/2024')",
+        "ALTER TABLE t ADD CHECK (a < '02/03/2025')",
+        "CREATE INDEX late ON t (id) WHERE a > '02/03/2024'",
+        "INSERT INTO events VALUES ('2024-05-01')",
+        "BEGIN; SET LOCAL TIME ZONE 'America/New_York'",
+        "ALTER TABLE t ALTER COLUMN a SET DEFAULT '2024-07-01'",
+        "COMMIT",
+        "ALTER TABLE t ADD COLUMN b timestamptz DEFAULT '2024-01-01'",
+        "RESET datestyle; SET check_function_bodies = off",
+        "CREATE FUNCTION early() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM comes_later'",
+        "ALTER TABLE t ADD COLUMN d timestamp DEFAULT 'now'",
+        "INSERT INTO t (id, d) VALUES (3, '2024-01-01')",
+    ] {
+        client.batch_execute(statement).await.expect(statement);
+    }
+    stage.assert_equal(&["t", "events", "may"]).await;
+    let (origin, target) = (stage.origin.url("postgres"), stage.target.url("postgres"));
+    for query in [
+        "SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE relname = 'may'",
+        "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE contype = 'c' AND conrelid = 't'::regclass",
+        "SELECT indexdef FROM pg_indexes WHERE indexname = 'late'",
+        "SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef JOIN pg_attribute ON attrelid = adrelid AND attnum = adnum \
+         WHERE adrelid = 't'::regclass AND attname <> 'd' ORDER BY adnum",
+        "SELECT count(*) FROM pg_proc WHERE proname = 'early'",
+    ] {
+        assert_eq!(rows(&target, query).await, rows(&origin, query).await, "{query}: {}", stage.tandem.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_commit_and_chain_committed_arrives_while_the_next_transaction_is_open() {
     let (origin, target) = pair();
     let (origin_url, target_url) = (origin.url("postgres"), target.url("postgres"));

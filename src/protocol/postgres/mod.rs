@@ -20,6 +20,7 @@ mod pulse;
 mod relay;
 #[cfg(any(test, fuzzing))]
 mod rig;
+mod schema_change;
 pub mod scope;
 mod serve;
 mod servers;

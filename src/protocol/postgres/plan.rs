@@ -229,6 +229,8 @@ pub enum Action {
     },
     /// SET search_path, SET ROLE, DISCARD, CREATE TEMP, ..: what names mean may have changed for this session.
     Session,
+    /// SET of what schema changes are read under (TimeZone, DateStyle, ..).
+    Setting,
     /// Commits by itself and changes no row: VACUUM, REINDEX, CLUSTER.
     Commits,
     /// Not understood, or may commit by itself (CALL, DO, ..): treated as a counted write that can commit.

@@ -133,6 +133,7 @@ pub(crate) fn catalog() -> Catalog {
     b.0.user_operators = ["@@@".to_owned()].into();
     b.0.user_types = ["posint".to_owned()].into();
     b.0.plain_types = ["int4", "timestamptz", "mood"].map(str::to_owned).into();
+    b.0.timed_types = ["timestamptz"].map(str::to_owned).into();
     for (name, child, parent) in [("ref_acc_fkey", 24, 1), ("vassal_lord_fkey", 27, 26)] {
         b.0.foreign_keys.push(Arc::new(ForeignKey {
             name: name.to_owned(),

@@ -14,6 +14,7 @@ use pg_query::protobuf::{
 
 use super::super::catalog::{Kind, Relation, routine};
 use super::super::plan::{Action, Code, Counted, Ddl, Savepoint, SavepointVerb, Statement, Truncate};
+use super::super::schema_change::is_setting;
 use super::Scope;
 use super::operand::string;
 use super::reach::{MADE, Reach};
@@ -474,11 +475,11 @@ impl Scope<'_> {
         let Some(NodeEnum::ColumnDef(column)) = command.def.as_deref().and_then(|def| def.node.as_ref()) else {
             return false;
         };
-        let plain = |name: &TypeName| {
-            let bare = name.names.last().and_then(string);
-            bare.is_some_and(|bare| self.catalog.plain_types.contains(bare) && !is_serial(bare))
-        };
-        column.type_name.as_ref().is_some_and(plain) && keeps_plain(column)
+        let name = column.type_name.as_ref().and_then(|name: &TypeName| name.names.last()).and_then(string);
+        name.is_some_and(|name| {
+            let is_plain = self.catalog.plain_types.contains(name) && !is_serial(name);
+            is_plain && keeps_plain(column, self.catalog.timed_types.contains(name))
+        })
     }
 
     fn drop(&self, drop: &DropStmt) -> Action {
@@ -555,7 +556,11 @@ fn parts(node: &Node) -> Vec<&str> {
 fn variable(set: &VariableSetStmt) -> Action {
     let all = set.kind == VariableSetKind::VarResetAll as i32;
     let name = set.name.to_ascii_lowercase();
-    if all || SESSION_SETTINGS.contains(&name.as_str()) { Action::Session } else { Action::Pass }
+    match () {
+        () if all || SESSION_SETTINGS.contains(&name.as_str()) => Action::Session,
+        () if is_setting(&name) => Action::Setting,
+        () => Action::Pass,
+    }
 }
 
 fn command(node: &Node) -> Option<&AlterTableCmd> {
@@ -585,12 +590,13 @@ fn detaches_concurrently(command: &AlterTableCmd) -> bool {
     )
 }
 
-/// What is said of a new column beside its type leaves its value in old rows NULL or a constant.
-fn keeps_plain(column: &ColumnDef) -> bool {
+/// What is said of a new column beside its type leaves its value in old rows NULL or a constant. `timed`: its type reads
+/// `now` or `today` in a literal as the clock says.
+fn keeps_plain(column: &ColumnDef, timed: bool) -> bool {
     column.constraints.iter().all(|node| match node.node.as_ref() {
         Some(NodeEnum::Constraint(constraint)) => match ConstrType::try_from(constraint.contype) {
             Ok(ConstrType::ConstrIdentity | ConstrType::ConstrGenerated) => false,
-            Ok(ConstrType::ConstrDefault) => constraint.raw_expr.as_deref().is_some_and(is_constant),
+            Ok(ConstrType::ConstrDefault) => constraint.raw_expr.as_deref().is_some_and(|value| is_constant(value, timed)),
             _ => true,
         },
         _ => false,
@@ -602,8 +608,8 @@ fn is_serial(name: &str) -> bool {
 }
 
 /// Not `'now'::timestamptz`: a cast may read the clock.
-fn is_constant(node: &Node) -> bool {
-    matches!(node.node.as_ref(), Some(NodeEnum::AConst(_)))
+fn is_constant(node: &Node, timed: bool) -> bool {
+    matches!(node.node.as_ref(), Some(NodeEnum::AConst(constant)) if constant.isnull || !timed)
 }
 
 /// Lets something run behind writes to the table, or hides rows.

@@ -63,6 +63,7 @@ async fn read(conn: &mut Client) -> Result<Catalog, LoadError> {
     hazards(conn, &types, &catalog, &mut relations).await?;
     let mut catalog = index(catalog, relations)?;
     catalog.plain_types = types.plain(&catalog);
+    catalog.timed_types = types.timed();
     Ok(catalog)
 }
 
@@ -549,6 +550,9 @@ fn read_type(row: &DataRow) -> Result<(u32, Type), Error> {
     Ok((oid, read))
 }
 
+/// date, time, timestamp, timestamptz, interval, timetz: catalog/pg_type.dat.
+const TIMES: [u32; 6] = [1082, 1083, 1114, 1184, 1186, 1266];
+
 impl Types {
     /// A domain's base type and modifier, through domains over domains.
     fn base(&self, oid: u32) -> (u32, i32) {
@@ -567,6 +571,20 @@ impl Types {
         let plain =
             self.0.values().filter(|ty| !filling.contains(ty.name.as_str()) && ty.element == 0 && !of_table(ty));
         plain.map(|ty| ty.name.clone()).collect()
+    }
+
+    /// See [`Catalog::timed_types`].
+    fn timed(&self) -> HashSet<String> {
+        let mut timed: HashSet<u32> = TIMES.into();
+        loop {
+            let holds = |ty: &&Type| !timed.contains(&ty.oid) && ty.parts().any(|oid| timed.contains(&oid));
+            let grown: Vec<u32> = self.0.values().filter(holds).map(|ty| ty.oid).collect();
+            if grown.is_empty() {
+                break;
+            }
+            timed.extend(grown);
+        }
+        self.0.values().filter(|ty| timed.contains(&ty.oid)).map(|ty| ty.name.clone()).collect()
     }
 
     /// Whether the binary form means the same on another server. `array_send` and `record_send` write the oids of
@@ -627,7 +645,7 @@ mod tests {
             let catalog = loaded(
                 &server,
                 "CREATE SCHEMA app; CREATE TYPE app.mood AS ENUM ('a'); CREATE DOMAIN d AS varchar(7); CREATE DOMAIN dd AS d; \
-                 CREATE TYPE pair AS (a int4, b text); CREATE TYPE odd AS (m app.mood); \
+                 CREATE TYPE pair AS (a int4, b text); CREATE DOMAIN birth AS date; CREATE TYPE births AS (of birth); CREATE TYPE odd AS (m app.mood); \
                  CREATE DOMAIN app.uid AS uuid DEFAULT gen_random_uuid(); CREATE DOMAIN app.name AS text DEFAULT 'x'; \
                  CREATE TABLE t (gone int, id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY, m app.mood, dom dd, n numeric(10,2), \
                    ms app.mood[], ns int4[], p pair, o odd, r int4range, c regclass, \
@@ -645,6 +663,17 @@ mod tests {
                 ("t", false),
             ] {
                 assert_eq!(catalog.plain_types.contains(name), plain, "{name}");
+            }
+            for (name, timed) in [
+                ("timestamptz", true),
+                ("tstzrange", true),
+                ("birth", true),
+                ("births", true),
+                ("text", false),
+                ("pair", false),
+                ("int4range", false),
+            ] {
+                assert_eq!(catalog.timed_types.contains(name), timed, "{name}");
             }
             let t = table(&catalog, "t");
             assert_eq!(t.id, TableId::of("public", "t"));

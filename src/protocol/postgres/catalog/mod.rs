@@ -38,6 +38,8 @@ pub struct Catalog {
     pub user_types: HashSet<String>,
     /// Names of types none of which, in any schema, is a domain with a default; not those that tables have.
     pub plain_types: HashSet<String>,
+    /// Names of types some of which, in any schema, are or hold dates or times: their literals may read the clock.
+    pub timed_types: HashSet<String>,
     /// Names of procedures none of which, in any schema, can commit on its way.
     pub calm_procedures: HashSet<String>,
     /// Names of functions that may answer otherwise although arguments and settings are the same, in any schema:

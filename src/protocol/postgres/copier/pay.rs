@@ -14,6 +14,7 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,8 +23,9 @@ use crate::mirror::state::keys::Key;
 use crate::protocol::postgres::catalog::{LoadError, quote};
 use crate::protocol::postgres::client::{self, Client, DbError, Format, Param, SEND_BYTES};
 use crate::protocol::postgres::key::Layout;
+use crate::protocol::postgres::schema_change::{self, Manner, SETTINGS};
 use crate::protocol::postgres::wire::{Message, back};
-use crate::record::{TableId, get_varint};
+use crate::record::TableId;
 
 use super::Options;
 use super::closure::{close, parents_first, read_keys};
@@ -238,13 +240,14 @@ impl<'p> Payment<'p> {
                 Err(refusal) => refused.push((*table, refusal.why)),
             }
         }
-        set_search_path(conn, &self.link.search_path).await?;
+        read_under(conn, &Manner::plain(&self.link.search_path)).await.map_err(Trouble::Secondary)?;
         Ok(refused)
     }
 
     /// The change would mean another table there.
     fn is_renamed(&self, table: TableId, body: &[u8]) -> bool {
-        let named = ddl(body).and_then(|(path, sql)| self.link.schema.renamed_in(table, path, sql));
+        let change = schema_change::decode(body);
+        let named = change.and_then(|(manner, sql)| self.link.schema.renamed_in(table, manner.path, sql));
         if let Some(name) = &named {
             tracing::warn!(
                 table = name,
@@ -462,13 +465,16 @@ const NO_SCHEMA: &str = "3F000";
 /// Repeat one schema change: a varint length and the search path it was made under, then its text. What the secondary
 /// refuses for good is told; what only a lock is in the way of, or a server that takes no writes, comes again.
 async fn repeat(conn: &mut Client, body: &[u8]) -> Result<Result<(), Refusal>, Trouble> {
-    let Some((path, sql)) = ddl(body) else {
+    let Some((manner, sql)) = schema_change::decode(body) else {
         return Ok(Err(Refusal { code: String::new(), why: "the record's schema change is malformed".into() }));
     };
     conn.simple("SAVEPOINT tandem_ddl").await.map_err(Trouble::Secondary)?;
-    set_search_path(conn, path).await?;
-    let why = match conn.simple(&without_concurrently(sql)).await {
-        Ok(_) => return Ok(Ok(())),
+    let done = match read_under(conn, &manner).await {
+        Ok(()) => conn.simple(&without_concurrently(sql)).await.map(drop),
+        Err(error) => Err(error),
+    };
+    let why = match done {
+        Ok(()) => return Ok(Ok(())),
         Err(client::Error::Db(error)) => error,
         Err(error) => return Err(Trouble::Secondary(error)),
     };
@@ -503,20 +509,13 @@ async fn repeat_behind_rows(link: &mut Link, changes: &[(TableId, &[u8])]) -> Re
 }
 
 fn adds_to_enum(body: &[u8]) -> bool {
-    let Some((_, sql)) = ddl(body) else { return false };
+    let Some((_, sql)) = schema_change::decode(body) else { return false };
     let Ok(parsed) = pg_query::parse(sql, 0) else { return false };
     let is_enum = |statement: &pg_query::protobuf::RawStmt| {
         let node = statement.stmt.as_ref().and_then(|node| node.node.as_ref());
         matches!(node, Some(pg_query::NodeEnum::AlterEnumStmt(_)))
     };
     parsed.protobuf.stmts.iter().any(is_enum)
-}
-
-fn ddl(mut body: &[u8]) -> Option<(&str, &str)> {
-    let len = usize::try_from(get_varint(&mut body)?).ok()?;
-    let (path, sql) = body.split_at_checked(len)?;
-    let text = |bytes| std::str::from_utf8(bytes).ok().filter(|text| !text.contains('\0'));
-    Some((text(path)?, text(sql)?))
 }
 
 /// CONCURRENTLY cannot run inside a transaction, and ours locks nobody out but readers of the secondary: the change is
@@ -538,12 +537,14 @@ fn without_concurrently(sql: &str) -> Cow<'_, str> {
     kept
 }
 
-async fn set_search_path(conn: &mut Client, path: &str) -> Result<(), Trouble> {
-    let sql = "SELECT pg_catalog.set_config('search_path', $1, true)";
-    match conn.query(sql, &[Param::text(path)], Format::Text).await {
-        Ok(_) => Ok(()),
-        Err(error) => Err(Trouble::Secondary(error)),
+/// What follows in the transaction is read under these settings.
+async fn read_under(conn: &mut Client, manner: &Manner<'_>) -> Result<(), client::Error> {
+    let mut sql = "SELECT pg_catalog.set_config('search_path', $1, true)".to_owned();
+    for (at, (name, _)) in SETTINGS.iter().enumerate() {
+        let _ = write!(sql, ", pg_catalog.set_config('{name}', ${}, true)", at + 2);
     }
+    let values: Vec<_> = [manner.path].into_iter().chain(manner.values).map(Param::text).collect();
+    conn.query(&sql, &values, Format::Text).await.map(drop)
 }
 
 fn requests<'k>(

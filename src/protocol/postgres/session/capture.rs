@@ -13,6 +13,7 @@ use crate::protocol::postgres::lexer::Tokens;
 use crate::protocol::postgres::plan::{
     Action, Asked, CopyIn, Counted, Evident, EvidentKey, SavepointVerb, Script, Statement, Traces,
 };
+use crate::protocol::postgres::schema_change;
 use crate::protocol::postgres::shared::Shared;
 use crate::protocol::postgres::wire::{Fields, WireError, back, front};
 use crate::record::{Reason, RecordBuf, TableId};
@@ -200,7 +201,7 @@ impl Session {
                 self.path_aged = true;
                 if let (true, Some(path)) = (self.shared.policy.mirror_ddl() && ddl.mirrorable, &self.path) {
                     let table = ddl.tables.first().copied().unwrap_or(TableId::NONE);
-                    self.changes.push(table, ddl_body(path, text));
+                    self.changes.push(table, schema_change::encode(path, &self.settings, text));
                     ddl.rewritten.iter().for_each(|&table| self.keys.table(table));
                     if let Some((schema, name)) = &ddl.fills {
                         let schema = schema.clone().unwrap_or_else(|| super::path::first(path));
@@ -220,6 +221,7 @@ impl Session {
             }
             Action::Ddl(_) => self.path_may_differ(),
             Action::Session => self.path_may_differ(),
+            Action::Setting => self.path_unknown(),
             // As DEALLOCATE ALL does; and the session's settings are reset, too.
             Action::Deallocate { name: None } if text.to_ascii_lowercase().starts_with(b"discard") => {
                 self.path_may_differ();
@@ -284,10 +286,15 @@ impl Session {
 
     /// What counts from its Execute on, not from its Bind.
     pub(super) fn capture_run(&mut self, prepared: &Prepared, statement: &Statement) {
-        if let action @ (Action::Ddl(_) | Action::Savepoint(_)) = &statement.action {
-            self.lex(&prepared.text);
-            let range = self.range(statement).unwrap_or(0..prepared.text.len());
-            self.capture_other(action, &prepared.text[range]);
+        match &statement.action {
+            action @ (Action::Ddl(_) | Action::Savepoint(_)) => {
+                self.lex(&prepared.text);
+                let range = self.range(statement).unwrap_or(0..prepared.text.len());
+                self.capture_other(action, &prepared.text[range]);
+            }
+            // It may have been asked for since the Bind.
+            action if super::path::may_move_path(action) => self.path_unknown(),
+            _ => {}
         }
     }
 
@@ -501,14 +508,6 @@ fn unknown(action: &Action) -> bool {
         _ => None,
     };
     counted.is_some_and(Counted::is_unknown)
-}
-
-fn ddl_body(search_path: &str, sql: &[u8]) -> Vec<u8> {
-    let mut body = bytes::BytesMut::new();
-    crate::record::put_varint(&mut body, search_path.len() as u64);
-    body.extend_from_slice(search_path.as_bytes());
-    body.extend_from_slice(sql);
-    body.to_vec()
 }
 
 /// The parameters of a Bind, where they stand in its bytes.

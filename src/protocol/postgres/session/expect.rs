@@ -75,7 +75,7 @@ pub(super) enum View {
     Piece { writes: bool },
     /// A hidden query: counts before or after a statement.
     Count { after: bool },
-    /// A hidden query: the schemas that unqualified names mean.
+    /// A hidden query: the schemas that unqualified names mean, and what texts are read under.
     Path,
     /// A hidden query: what a hidden RETURNING would not find or may not read.
     Names,

@@ -222,6 +222,8 @@ pub struct Session {
     raw: bool,
     /// What unqualified names mean in this session, for schema changes; `None`: ask.
     path: Option<String>,
+    /// What else they are read under, with the path: see [`super::schema_change::SETTINGS`].
+    settings: Vec<String>,
     /// A SET of the open transaction may be rolled back.
     path_touched: bool,
     /// A schema change was captured since the path was asked for: it may have made a schema that the path names.
@@ -303,6 +305,7 @@ impl Session {
             raw: false,
             gave_up: false,
             path: None,
+            settings: Vec::new(),
             path_touched: false,
             path_aged: false,
             unwritten: BTreeMap::new(),

@@ -1,9 +1,13 @@
-//! What unqualified names mean in a session: schema changes are repeated on the secondary under the same schemas.
+//! What unqualified names mean in a session, and dates and intervals: schema changes are repeated on the
+//! secondary under the same schemas and settings.
 //!
 //! The server is asked once, by a hidden query, before the first schema change; again after whatever may have changed
 //! the answer. A Query that does both is run in pieces, with the question in between.
 
+use std::sync::OnceLock;
+
 use crate::protocol::postgres::plan::{Action, SavepointVerb, Script, Statement};
+use crate::protocol::postgres::schema_change::SETTINGS;
 use crate::protocol::postgres::wire::{Fields, WireError, back};
 
 use super::expect::View;
@@ -11,9 +15,16 @@ use super::{Out, Session, Wait};
 
 const NAME: &[u8] = b"tandem path";
 
-/// The schemas that are there, `$user` resolved, as `SET search_path` takes them.
-const SQL: &[u8] = b"SELECT pg_catalog.array_to_string(ARRAY(SELECT pg_catalog.quote_ident(s) \
-    FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) AS u (s)), ', ')";
+/// The schemas that are there, `$user` resolved, as `SET search_path` takes them; then the settings.
+fn query() -> &'static str {
+    static QUERY: OnceLock<String> = OnceLock::new();
+    QUERY.get_or_init(|| {
+        let path = "SELECT pg_catalog.array_to_string(ARRAY(SELECT pg_catalog.quote_ident(s) \
+            FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) AS u (s)), ', ')";
+        let setting = |(name, _)| format!(", pg_catalog.current_setting('{name}')");
+        SETTINGS.map(setting).into_iter().fold(path.to_owned(), |sql, setting| sql + &setting)
+    })
+}
 
 impl Session {
     /// `true`: the server was asked, the message comes again when it answered.
@@ -31,7 +42,7 @@ impl Session {
             return pipelined;
         }
         (self.path, self.path_aged) = (Some(String::new()), false);
-        self.ask_first(NAME, SQL, View::Path, out);
+        self.ask_first(NAME, query().as_bytes(), View::Path, out);
         true
     }
 
@@ -49,9 +60,14 @@ impl Session {
     /// The answer.
     pub(super) fn path_row(&mut self, body: &[u8]) -> Result<(), WireError> {
         let mut fields = Fields::new(back::DATA_ROW, body);
-        fields.u16()?;
-        let path = fields.value()?.unwrap_or_default();
-        self.path = Some(String::from_utf8_lossy(path).into_owned());
+        let count = fields.u16()?;
+        let mut texts = Vec::new();
+        for _ in 0..count {
+            texts.push(String::from_utf8_lossy(fields.value()?.unwrap_or_default()).into_owned());
+        }
+        let mut texts = texts.into_iter();
+        self.path = texts.next();
+        self.settings = texts.collect();
         Ok(())
     }
 
@@ -81,11 +97,12 @@ fn ends_settings(action: &Action) -> bool {
     matches!(action, Action::Commit { .. } | Action::Rollback { .. } | Action::PrepareTransaction { .. })
 }
 
-/// A setting, code that may set one, what undoes one, or a schema that the path may name.
-fn may_move_path(action: &Action) -> bool {
+/// A setting, also one of those that texts are read under, code that may set one, what undoes one, or a schema that the
+/// path may name.
+pub(super) fn may_move_path(action: &Action) -> bool {
     match action {
         Action::Savepoint(savepoint) => savepoint.verb == SavepointVerb::RollbackTo,
-        Action::Counted(_) | Action::Opaque(_) => true,
+        Action::Setting | Action::Counted(_) | Action::Opaque(_) => true,
         Action::Ddl(ddl) if ddl.makes_schema => true,
         other => other.is_of_session(),
     }

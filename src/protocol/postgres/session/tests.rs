@@ -424,7 +424,13 @@ async fn a_path_is_asked_for_again_behind_what_may_have_changed_it() {
 
 #[tokio::test]
 async fn a_schema_change_behind_a_path_of_the_same_query_is_repeated_under_it() {
-    for set in ["set search_path = x", "create schema shop", "select set_config('search_path', 'x', false)"] {
+    for set in [
+        "set search_path = x",
+        "create schema shop",
+        "select set_config('search_path', 'x', false)",
+        "set time zone 'Asia/Kolkata'",
+        "reset datestyle",
+    ] {
         let mut peers = Peers::new();
         peers.session.path = Some("public".to_owned());
         assert_eq!(peers.query(&format!("{set}; create table t (id int)")), "PBDECPBECH", "{set}");
@@ -435,6 +441,40 @@ async fn a_schema_change_behind_a_path_of_the_same_query_is_repeated_under_it() 
         assert!(peers.has("ddl"), "{set}: {:?}", peers.journaled());
         assert!(peers.journaled().contains("? all"), "{set}: {:?}", peers.journaled());
     }
+}
+
+#[tokio::test]
+async fn a_schema_change_says_what_it_was_read_under() {
+    let mut peers = Peers::new();
+    for (text, rows) in [
+        ("create table one (id int)", &["public", "UTC", "ISO, DMY"][..]),
+        ("set time zone 'Asia/Kolkata'", &[]),
+        ("create table two (id int)", &["public", "Asia/Kolkata", "ISO, DMY"]),
+    ] {
+        assert_eq!(peers.query(text) == "Q", rows.is_empty(), "{text}");
+        if !rows.is_empty() {
+            peers.server("3 1 2");
+            peers.row(rows);
+            peers.server("CSELECT_1 3 ZI");
+        }
+        peers.server("CDONE ZI");
+        kinds(&mut peers.to_server);
+        peers.session.learning = None; // No catalog comes.
+    }
+    let said: Vec<String> = rig::records(&peers.shared.journal)
+        .into_iter()
+        .flat_map(|record| {
+            let record = Record::parse(record).expect("a record");
+            let body = |item: Item<'_>| match item {
+                Item::Ddl(_, body) => Some(body.escape_ascii().to_string()),
+                _ => None,
+            };
+            record.items().filter_map(body).collect::<Vec<_>>()
+        })
+        .collect();
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said[0].contains(r"public\x00UTC\x00ISO, DMYcreate table one"), "{said:?}");
+    assert!(said[1].contains(r"public\x00Asia/Kolkata\x00ISO, DMYcreate table two"), "{said:?}");
 }
 
 #[tokio::test]
