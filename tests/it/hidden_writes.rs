@@ -1,7 +1,7 @@
 //! Writes that no key names (functions, triggers, DO, CALL) are counted by the primary itself: exactly the tables that
 //! they wrote are dirty, and a call that writes nothing leaves no mark (promise 6).
 
-use crate::support::{connect, rows, stage::Stage, tandem::Tandem};
+use crate::support::{connect, rows, sql, stage::Stage, tandem::Tandem};
 
 const SCHEMA: &str = "
     CREATE TABLE acc (id int PRIMARY KEY, v int);
@@ -193,6 +193,60 @@ async fn rows_that_no_key_of_the_statement_names_arrive() {
     }
     assert_eq!(rows(&target_url, "SELECT url FROM docs ORDER BY 1").await, ["b", "c"]);
     assert_eq!(rows(&target_url, "SELECT id::text FROM shop.cart").await, ["7"]);
+}
+
+const EMPTIED: &str = "
+    CREATE TABLE stock (id int PRIMARY KEY, v int);
+    CREATE TABLE poke (id int PRIMARY KEY);
+    CREATE FUNCTION empty() RETURNS int LANGUAGE plpgsql AS $$ BEGIN TRUNCATE stock; RETURN 1; END $$;
+    CREATE FUNCTION rebuild() RETURNS int LANGUAGE plpgsql AS
+        $$ BEGIN TRUNCATE stock; INSERT INTO stock VALUES (9); RETURN 1; END $$;
+    CREATE PROCEDURE one() LANGUAGE plpgsql AS $$ BEGIN TRUNCATE stock; END $$;
+    CREATE PROCEDURE two() LANGUAGE plpgsql AS $$ BEGIN TRUNCATE stock; COMMIT; PERFORM 1; END $$;
+    CREATE PROCEDURE idle() LANGUAGE plpgsql AS $$ BEGIN PERFORM 1; COMMIT; PERFORM 2; END $$;
+    CREATE FUNCTION poked() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN TRUNCATE stock; RETURN NULL; END $$;
+    CREATE TRIGGER poked AFTER INSERT ON poke FOR EACH ROW EXECUTE FUNCTION poked();
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_code_empties_is_dirty() {
+    let stage = Stage::new(EMPTIED, "[mirror]\nself_repair = false", &[]).await;
+    let tandem = &stage.tandem;
+    let client = connect(&tandem.url("postgres")).await;
+    let fill = "DELETE FROM stock WHERE id < 3; INSERT INTO stock VALUES (1, 0), (2, 0)";
+    for (script, is_dirty) in [
+        (&["SELECT empty()"][..], true),
+        (&["DO $$ BEGIN TRUNCATE stock; END $$"], true),
+        (&["DO $$ BEGIN TRUNCATE stock; COMMIT; END $$"], true),
+        (&["CALL one()"], true),
+        (&["CALL two()"], true),
+        (&["INSERT INTO poke VALUES (1)"], true),
+        (&["BEGIN", "INSERT INTO stock VALUES (3, 0), (4, 0)", "SELECT rebuild()", "COMMIT"], true),
+        (&["BEGIN; INSERT INTO stock VALUES (5, 0), (6, 0); SELECT rebuild(); COMMIT"], true),
+        (&["BEGIN", "CALL one()", "ROLLBACK"], false),
+    ] {
+        sql(&tandem.url("postgres"), fill).await;
+        for (number, statement) in script.iter().enumerate() {
+            // Some by the extended protocol.
+            let done = if number % 2 == 0 {
+                client.batch_execute(statement).await
+            } else {
+                client.execute(*statement, &[]).await.map(drop)
+            };
+            done.expect(statement);
+        }
+        let dirty = dirty_after(tandem, &[]).await;
+        assert_eq!(dirty, if is_dirty { &["public.stock"][..] } else { &[] }, "{script:?}");
+        tandem.repair_all().await;
+        stage.assert_equal(&["stock", "poke"]).await;
+    }
+    // The file that it has then no catalog knows.
+    assert_eq!(dirty_after(tandem, &[fill, "TRUNCATE stock", fill, "CALL idle()"]).await, Vec::<String>::new());
+    let other = connect(&tandem.url("postgres")).await;
+    other.execute("CALL idle()", &[]).await.expect("by the extended protocol");
+    assert_eq!(dirty_after(tandem, &[]).await, Vec::<String>::new());
+    other.execute("CALL two()", &[]).await.expect("by the extended protocol");
+    assert_eq!(dirty_after(tandem, &[]).await, ["public.stock"]);
 }
 
 async fn clear(tandem: &Tandem) {

@@ -50,6 +50,7 @@ async fn read(conn: &mut Client) -> Result<Catalog, LoadError> {
     }
     let types = types(conn).await?;
     let mut relations = relations(conn).await?;
+    catalog.files = files(conn).await?;
     columns(conn, &types, &mut relations).await?;
     keys(conn, &mut relations).await?;
     parents(conn, &mut relations).await?;
@@ -152,6 +153,11 @@ async fn relations(conn: &mut Client) -> Result<HashMap<u32, Relation>, Error> {
     let sql = "SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence = 'u', c.relrowsecurity, c.reltuples, \
         c.relkind = 'v' AND pg_catalog.pg_relation_is_updatable(c.oid, false) & 28 <> 0 FROM {RELATIONS}";
     ask(conn, sql).await?.iter().map(relation).collect()
+}
+
+async fn files(conn: &mut Client) -> Result<HashMap<u32, u32>, Error> {
+    let rows = ask(conn, "SELECT c.oid, c.relfilenode FROM {RELATIONS} WHERE c.relkind = 'r'").await?;
+    rows.iter().map(|row| Ok((row.parse(0)?, row.parse(1)?))).collect()
 }
 
 fn relation(row: &DataRow) -> Result<(u32, Relation), Error> {

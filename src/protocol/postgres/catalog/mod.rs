@@ -47,6 +47,8 @@ pub struct Catalog {
     pub unsteady: HashSet<String>,
     /// Foreign keys.
     pub foreign_keys: Vec<Arc<ForeignKey>>,
+    /// The files of tables by oid, as they were when this was loaded: TRUNCATE gives them others.
+    pub files: HashMap<u32, u32>,
     /// The statement that counts what a transaction wrote to each table, from the first session that needed it.
     pub count_sql: OnceLock<String>,
     /// The server's encoding is UTF8.

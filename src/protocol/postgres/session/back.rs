@@ -169,6 +169,7 @@ impl Session {
         };
         match *view {
             View::Count { after } => return self.count_row(after, body).map_err(Fault::Server),
+            View::Ahead => return self.ahead_row(body).map_err(Fault::Server),
             View::Path => return self.path_row(body).map_err(Fault::Server),
             View::Names => return self.names_row(body).map_err(Fault::Server),
             _ => {}
@@ -237,7 +238,7 @@ impl Session {
                     }
                     return Ok(true);
                 }
-                if matches!(view, View::Path | View::Names | View::Rest { .. }) {
+                if matches!(view, View::Ahead | View::Path | View::Names | View::Rest { .. }) {
                     self.asking -= 1;
                     return Ok(true);
                 }
@@ -373,7 +374,7 @@ impl Session {
                     self.tickets.void(*upto);
                 }
                 Expect::Execute {
-                    view: view @ (View::Asked { .. } | View::Rest { .. } | View::Path | View::Names),
+                    view: view @ (View::Asked { .. } | View::Rest { .. } | View::Ahead | View::Path | View::Names),
                     ..
                 } => {
                     self.asking -= 1;

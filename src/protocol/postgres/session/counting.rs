@@ -2,36 +2,64 @@
 //!
 //! The primary counts, per table and transaction, the rows that were written, by whomever. A hidden query reads these
 //! counts before and after such a statement, in its own transaction and before anything can commit; where they say more
-//! than the statement itself accounts for, the table is dirty. It runs under names of its own in the extended protocol,
-//! so the client's unnamed statement and portal are left alone.
+//! than the statement itself accounts for, the table is dirty. TRUNCATE is not counted, and what was counted before it is
+//! forgotten: it gives its table another file, or leaves less counted than there was. The query runs under names of its
+//! own in the extended protocol, so the client's unnamed statement and portal are left alone.
 //!
-//! CALL and DO outside a transaction may commit on their way. Before they run, a record says that every table is dirty;
-//! when the counts are there, a record that says which ones takes its place, and the first is ended as aborted. Their
-//! counts are not compared with earlier ones: a count that PostgreSQL flushed in between would hide a write, while one
-//! of an earlier transaction that it did not flush yet only owes too much.
+//! CALL and DO outside a transaction may end it on their way. Before they run, a record says that every table is dirty;
+//! when the counts are there, a record that says which ones takes its place, and the first is ended as aborted. Nothing
+//! can go right ahead of them, in what would be their transaction: their counts are not compared with earlier ones (a
+//! count that PostgreSQL flushed in between would hide a write, while one of an earlier transaction that it did not flush
+//! yet only owes too much). Which files there were is asked in a transaction before theirs, or else the catalog says it:
+//! a file that another session changed since owes too much, too.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use crate::protocol::postgres::catalog::Catalog;
-use crate::protocol::postgres::plan::{Action, Counted, Statement};
+use crate::protocol::postgres::plan::{Action, Counted, Script, Statement};
 use crate::protocol::postgres::wire::{Fields, WireError, back};
 use crate::record::{Reason, TableId};
 
 use super::expect::View;
+use super::front::could_commit;
 use super::tickets::Mark;
 use super::{Out, Session};
 
 /// Statement and portal of the hidden query.
 const NAME: &[u8] = b"tandem counts";
 
+/// What the server says of a table.
+#[derive(Clone, Copy, Debug)]
+struct Written {
+    rows: u64,
+    /// 0: it has none, or is gone.
+    file: u32,
+}
+
+/// Of the tables that a transaction wrote to, and of those with other files than the catalog knows.
+type Counts = HashMap<u32, Written>;
+
+/// Counts that were asked for ahead of a statement which may end its transaction.
+pub(super) struct Ahead {
+    catalog: Arc<Catalog>,
+    counts: Counts,
+    /// The transaction in which they were asked for is not over.
+    is_open: bool,
+}
+
 /// One statement being counted.
 #[derive(Debug, Default)]
 pub(super) struct Counting {
-    before: HashMap<u32, u64>,
-    after: HashMap<u32, u64>,
+    /// By which the server is asked, before and after.
+    catalog: Arc<Catalog>,
+    before: Counts,
+    after: Counts,
     /// Tables whose keys the statement itself names.
     own: HashSet<TableId>,
+    /// It empties those itself.
+    empties: bool,
     /// Rows that its command tag claims.
     rows: u64,
     /// The provisional record right below the mark waits for the result.
@@ -71,11 +99,44 @@ impl Session {
             return;
         }
         let own = own(&statement.action);
+        let empties = matches!(statement.action, Action::Truncate(_));
         let mark = provisional.then(|| self.tickets.mark());
-        self.counting.push_back(Counting { own, provisional: mark, ..Counting::default() });
+        let (catalog, before) = match self.ahead.take().filter(|_| provisional) {
+            Some(ahead) => (ahead.catalog.clone(), ahead.files()),
+            None => (self.shared.catalog.now().clone(), Counts::new()),
+        };
+        self.counting.push_back(Counting { catalog, before, own, empties, provisional: mark, ..Counting::default() });
         if !provisional {
             self.put_count(false, out);
         }
+    }
+
+    /// Ahead of what may end its transaction, in one of its own. `true`: the server was asked, the message comes again.
+    pub(super) fn ask_ahead(&mut self, script: &Script, out: &mut Out<'_>) -> bool {
+        let ends = |statement: &Statement| counts(&statement.action) && could_commit(&statement.action);
+        let between_units = !self.in_block && !self.open_started && self.can_ask_first();
+        // What nobody can read the server mostly refuses.
+        if !between_units || self.ahead.is_some() || script.whole || !script.statements.iter().any(ends) {
+            return false;
+        }
+        let catalog = self.shared.catalog.now().clone();
+        self.ask_first(NAME, count_sql(&catalog).as_bytes(), View::Ahead, out);
+        self.ahead = Some(Ahead { catalog, counts: Counts::new(), is_open: true });
+        true
+    }
+
+    /// A row of what was asked ahead.
+    pub(super) fn ahead_row(&mut self, body: &[u8]) -> Result<(), WireError> {
+        let (oid, written) = read_row(body)?;
+        if let Some(ahead) = &mut self.ahead {
+            ahead.counts.insert(oid, written);
+        }
+        Ok(())
+    }
+
+    /// A unit is over. What was asked in it serves the next one.
+    pub(super) fn ahead_over(&mut self) {
+        self.ahead.take_if(|ahead| !std::mem::take(&mut ahead.is_open));
     }
 
     /// Behind the statement; its answer is needed before anything commits.
@@ -88,22 +149,15 @@ impl Session {
     }
 
     fn put_count(&mut self, after: bool, out: &mut Out<'_>) {
-        let catalog = self.shared.catalog.now().clone();
-        let sql = catalog.count_sql.get_or_init(|| query(&catalog));
-        self.put_hidden(NAME, sql.as_bytes(), View::Count { after }, out);
+        let Some(catalog) = self.counting.back().map(|counting| counting.catalog.clone()) else { return };
+        self.put_hidden(NAME, count_sql(&catalog).as_bytes(), View::Count { after }, out);
     }
 
     /// A row of counts.
     pub(super) fn count_row(&mut self, after: bool, body: &[u8]) -> Result<(), WireError> {
-        let mut fields = Fields::new(back::DATA_ROW, body);
-        fields.u16()?;
-        let mut number = || -> Result<u64, WireError> {
-            let text = fields.value()?.and_then(|text| std::str::from_utf8(text).ok());
-            text.and_then(|text| text.parse().ok()).ok_or(WireError::Malformed(char::from(back::DATA_ROW)))
-        };
-        let (oid, count) = (number()? as u32, number()?);
+        let (oid, written) = read_row(body)?;
         if let Some(counting) = self.counting.front_mut() {
-            if after { &mut counting.after } else { &mut counting.before }.insert(oid, count);
+            if after { &mut counting.after } else { &mut counting.before }.insert(oid, written);
         }
         Ok(())
     }
@@ -119,9 +173,12 @@ impl Session {
     /// All counts of a statement are there: say which tables are dirty.
     pub(super) fn count_done(&mut self) {
         let Some(counting) = self.counting.pop_front() else { return };
-        let catalog = self.shared.catalog.now();
-        for table in counting.dirty(&catalog) {
+        let (tables, emptied) = counting.dirty();
+        for table in tables {
             self.keys.dirty(table, Reason::Uncaptured);
+        }
+        if emptied && counting.provisional.is_some() {
+            self.shared.catalog.stale(); // So that it is told once.
         }
         if let Some(mark) = counting.provisional {
             self.tickets.void(mark);
@@ -140,21 +197,35 @@ impl Session {
     }
 }
 
+impl Ahead {
+    /// What the statement meets; rows that were counted are not compared with.
+    fn files(self) -> Counts {
+        self.counts.into_iter().map(|(oid, written)| (oid, Written { rows: 0, ..written })).collect()
+    }
+}
+
 impl Counting {
-    fn dirty(&self, catalog: &Catalog) -> Vec<TableId> {
-        let (mut written, mut deferred) = (HashMap::<TableId, u64>::new(), false);
-        for (oid, after) in &self.after {
-            let more = after.saturating_sub(self.before.get(oid).copied().unwrap_or(0));
-            if more > 0
-                && let Some(relation) = catalog.relations.get(oid)
-            {
-                written.insert(relation.id, more);
+    /// The tables that are dirty, and whether some were emptied.
+    fn dirty(&self) -> (Vec<TableId>, bool) {
+        let (mut written, mut emptied) = (HashMap::<TableId, u64>::new(), HashSet::new());
+        let mut deferred = false;
+        for oid in self.before.keys().chain(self.after.keys()) {
+            let Some(relation) = self.catalog.relations.get(oid) else { continue };
+            let (before, after) = (self.of(&self.before, *oid), self.of(&self.after, *oid));
+            if after.rows > before.rows {
+                written.insert(relation.id, after.rows - before.rows);
                 deferred |= relation.hazards.deferred;
             }
+            if after.file != before.file || after.rows < before.rows {
+                emptied.insert(relation.id);
+            }
+        }
+        if self.empties {
+            emptied.retain(|table| !self.own.contains(table));
         }
         // What such a trigger writes in the COMMIT nobody can count.
         if deferred {
-            return catalog.tables().map(|table| table.id).collect();
+            return (self.catalog.tables().map(|table| table.id).collect(), !emptied.is_empty());
         }
         let own: u64 = self.own.iter().filter_map(|table| written.get(table)).sum();
         if own == self.rows && !self.own.is_empty() {
@@ -162,22 +233,52 @@ impl Counting {
         }
         // What foreign keys did is among it, and nobody knows that it was only they: where nothing else could write, nothing
         // is counted, and the payment finds their rows.
-        written.into_keys().collect()
+        let all: HashSet<TableId> = written.into_keys().chain(emptied.iter().copied()).collect();
+        (all.into_iter().collect(), !emptied.is_empty())
+    }
+
+    /// What the server does not tell is as the catalog has it.
+    fn of(&self, counts: &Counts, oid: u32) -> Written {
+        let known = || Written { rows: 0, file: file_of(&self.catalog, oid) };
+        counts.get(&oid).copied().unwrap_or_else(known)
     }
 }
 
-/// Rows written in this transaction, of every table that is mirrored, zeros left out.
+fn file_of(catalog: &Catalog, oid: u32) -> u32 {
+    catalog.files.get(&oid).copied().unwrap_or(0)
+}
+
+fn read_row(body: &[u8]) -> Result<(u32, Written), WireError> {
+    let mut fields = Fields::new(back::DATA_ROW, body);
+    fields.u16()?;
+    let mut number = || -> Result<u64, WireError> {
+        let text = fields.value()?.and_then(|text| std::str::from_utf8(text).ok());
+        text.and_then(|text| text.parse().ok()).ok_or(WireError::Malformed(char::from(back::DATA_ROW)))
+    };
+    Ok((number()? as u32, Written { rows: number()?, file: number()? as u32 }))
+}
+
+fn count_sql(catalog: &Catalog) -> &str {
+    catalog.count_sql.get_or_init(|| query(catalog))
+}
+
+/// Rows written in this transaction, and the file, of every table that is mirrored; those left out of which there is
+/// nothing to tell.
 fn query(catalog: &Catalog) -> String {
-    let mut sql = String::from(
-        "SELECT t.o::pg_catalog.text, t.n::pg_catalog.text FROM (SELECT o, \
+    let (mut oids, mut files) = (String::new(), String::new());
+    for table in catalog.tables() {
+        let comma = if oids.is_empty() { "" } else { "," };
+        let _ = write!(oids, "{comma}{}", table.oid);
+        let _ = write!(files, "{comma}{}", file_of(catalog, table.oid));
+    }
+    format!(
+        "SELECT t.o::pg_catalog.text, t.n::pg_catalog.text, t.f::pg_catalog.text FROM (SELECT o, k, \
          pg_catalog.pg_stat_get_xact_tuples_inserted(o) OPERATOR(pg_catalog.+) \
          pg_catalog.pg_stat_get_xact_tuples_updated(o) OPERATOR(pg_catalog.+) \
-         pg_catalog.pg_stat_get_xact_tuples_deleted(o) AS n FROM pg_catalog.unnest('{",
-    );
-    for (number, table) in catalog.tables().enumerate() {
-        let comma = if number == 0 { "" } else { "," };
-        let _ = write!(sql, "{comma}{}", table.oid);
-    }
-    sql.push_str("}'::pg_catalog.oid[]) AS u (o)) AS t WHERE t.n OPERATOR(pg_catalog.>) 0");
-    sql
+         pg_catalog.pg_stat_get_xact_tuples_deleted(o) AS n, \
+         COALESCE(pg_catalog.pg_relation_filenode(o), '0'::pg_catalog.oid) AS f \
+         FROM ROWS FROM (pg_catalog.unnest('{{{oids}}}'::pg_catalog.oid[]), \
+         pg_catalog.unnest('{{{files}}}'::pg_catalog.oid[])) AS u (o, k)) AS t \
+         WHERE t.n OPERATOR(pg_catalog.>) 0 OR t.f OPERATOR(pg_catalog.<>) t.k"
+    )
 }

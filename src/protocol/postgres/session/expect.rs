@@ -75,6 +75,8 @@ pub(super) enum View {
     Piece { writes: bool },
     /// A hidden query: counts before or after a statement.
     Count { after: bool },
+    /// A hidden query: counts in a transaction before the statement's.
+    Ahead,
     /// A hidden query: the schemas that unqualified names mean, and what texts are read under.
     Path,
     /// A hidden query: what a hidden RETURNING would not find or may not read.
@@ -97,7 +99,8 @@ impl View {
 
     /// Rows are not for the client as they come.
     pub(super) fn is_hidden(&self) -> bool {
-        matches!(self, View::Asked { .. } | View::Rest { .. } | View::Count { .. } | View::Path | View::Names)
+        let of_keys = matches!(self, View::Asked { .. } | View::Rest { .. });
+        of_keys || matches!(self, View::Count { .. } | View::Ahead | View::Path | View::Names)
     }
 
     /// A piece that the simple protocol describes only when it has run.

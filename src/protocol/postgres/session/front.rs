@@ -151,7 +151,11 @@ impl Session {
             self.boundary(Expect::Query { script: None, at: 0, text, from: mark, upto: mark, stretch, undo });
             return Ok(true);
         }
-        if !self.is_captured && (self.ask_path(&script.statements, out) || self.ask_names(&script, out)) {
+        let statements = &script.statements;
+        let asks = |session: &mut Session, out: &mut Out<'_>| {
+            session.ask_path(statements, out) || session.ask_names(&script, out) || session.ask_ahead(&script, out)
+        };
+        if !self.is_captured && asks(self, out) {
             return Ok(false);
         }
         let script = self.askable(script);
@@ -258,7 +262,8 @@ impl Session {
         let types = declared(&mut fields).map_err(Fault::Client)?;
         self.note_declared(&types);
         let Some(script) = self.plan(text)? else { return Ok(false) };
-        if self.ask_path(&script.statements, out) || self.ask_names(&script, out) {
+        let statements = &script.statements;
+        if self.ask_path(statements, out) || self.ask_names(&script, out) || self.ask_ahead(&script, out) {
             return Ok(false);
         }
         let script = self.askable(script);
@@ -305,7 +310,7 @@ impl Session {
             return Ok(self.forward(whole, out, Expect::Bind { shown: true, undo }));
         };
         let Some(prepared) = self.replanned(name, prepared)? else { return Ok(false) };
-        if self.ask_path(&prepared.script.statements, out) {
+        if self.ask_path(&prepared.script.statements, out) || self.ask_ahead(&prepared.script, out) {
             return Ok(false);
         }
         let params = super::capture::BindParams::read(fields, &prepared.types).map_err(Fault::Client)?;

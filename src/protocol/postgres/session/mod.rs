@@ -64,7 +64,7 @@ use super::plan::{Action, Asked, Made, Script, Statement};
 use super::shared::Shared;
 use super::wire::WireError;
 
-use counting::Counting;
+use counting::{Ahead, Counting};
 use expect::Expect;
 use pieces::Pieces;
 use savepoints::{Changes, Stretch};
@@ -191,6 +191,8 @@ pub struct Session {
     hurried: bool,
     /// Statements whose hidden writes the server counts, oldest first.
     counting: VecDeque<Counting>,
+    /// The same, asked for ahead of what may end its transaction.
+    ahead: Option<Ahead>,
     wait: Wait,
     /// No unit begins any more.
     stopping: bool,
@@ -285,6 +287,7 @@ impl Session {
             flushed: false,
             hurried: false,
             counting: VecDeque::new(),
+            ahead: None,
             wait: Wait::Nothing,
             stopping: false,
             holding: false,
@@ -608,6 +611,7 @@ impl Session {
         self.hot_cursor &= !self.nothing_in_flight();
         self.shadow_unit_over(group.failed);
         self.names_end();
+        self.ahead_over();
         if std::mem::take(&mut self.path_touched) {
             self.path = None;
             self.names = None;

@@ -63,6 +63,7 @@ impl Session {
         self.backend = Backend { id: pid, life: self.shared.life() };
         self.path = None;
         self.names = None;
+        self.ahead = None;
         self.hot_cursor = false;
         self.schema_stale = false;
         self.suspended.clear();
