@@ -206,6 +206,9 @@ const EMPTIED: &str = "
     CREATE PROCEDURE idle() LANGUAGE plpgsql AS $$ BEGIN PERFORM 1; COMMIT; PERFORM 2; END $$;
     CREATE FUNCTION poked() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN TRUNCATE stock; RETURN NULL; END $$;
     CREATE TRIGGER poked AFTER INSERT ON poke FOR EACH ROW EXECUTE FUNCTION poked();
+    CREATE FUNCTION opens(c refcursor, write boolean) RETURNS refcursor LANGUAGE plpgsql AS $$ BEGIN
+        IF write THEN OPEN c FOR UPDATE stock SET v = v + 1 RETURNING id; ELSE OPEN c FOR SELECT id FROM stock; END IF;
+        RETURN c; END $$;
 ";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -246,6 +249,34 @@ async fn a_table_that_code_empties_is_dirty() {
     other.execute("CALL idle()", &[]).await.expect("by the extended protocol");
     assert_eq!(dirty_after(tandem, &[]).await, Vec::<String>::new());
     other.execute("CALL two()", &[]).await.expect("by the extended protocol");
+    assert_eq!(dirty_after(tandem, &[]).await, ["public.stock"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_fetched_from_a_cursor_that_code_opened_is_counted() {
+    let stage = Stage::new(EMPTIED, "[mirror]\nself_repair = false", &[]).await;
+    let tandem = &stage.tandem;
+    let client = connect(&tandem.url("postgres")).await;
+    client.batch_execute("INSERT INTO stock VALUES (1, 0), (2, 0)").await.expect("rows");
+    for (script, is_dirty) in [
+        (&["BEGIN", "SELECT opens('c', true)", "FETCH ALL FROM c", "COMMIT"][..], true),
+        (&["BEGIN; SELECT opens('c', true); FETCH ALL FROM c; COMMIT"], true),
+        (&["BEGIN", "SELECT opens('c', false)", "FETCH ALL FROM c", "COMMIT"], false),
+        (&["BEGIN", "SELECT opens('c', true)", "FETCH ALL FROM c", "ROLLBACK"], false),
+    ] {
+        for statement in script {
+            client.batch_execute(statement).await.expect(statement);
+        }
+        let dirty = dirty_after(tandem, &[]).await;
+        assert_eq!(dirty, if is_dirty { &["public.stock"][..] } else { &[] }, "{script:?}");
+        tandem.repair_all().await;
+        stage.assert_equal(&["stock"]).await;
+    }
+    // By the extended protocol, in one transaction.
+    client.batch_execute("BEGIN").await.expect("begun");
+    client.query("SELECT opens('c', true)", &[]).await.expect("opened");
+    assert_eq!(client.query("FETCH ALL FROM c", &[]).await.expect("fetched").len(), 2);
+    client.batch_execute("COMMIT").await.expect("committed");
     assert_eq!(dirty_after(tandem, &[]).await, ["public.stock"]);
 }
 

@@ -18,7 +18,7 @@ use crate::protocol::postgres::shared::Shared;
 use crate::protocol::postgres::wire::{Fields, WireError, back, front};
 use crate::record::{Reason, RecordBuf, TableId};
 
-use super::counting::counts;
+use super::counting::{counts, runs_user_code};
 use super::expect::{Effect, Expect};
 use super::statements::{Prepared, SqlPrepared};
 use super::{Fault, Session, Wait};
@@ -134,6 +134,7 @@ impl Session {
         if self.pieces.is_none() && counts(&statement.action) {
             self.dirty_any(); // Nobody counts a statement that goes as it is.
         }
+        self.hot_cursor |= runs_user_code(&statement.action);
         match &statement.action {
             Action::Evident(evident) => {
                 let source = Source { text, tokens: &self.tokens, utf8: self.client_utf8 };
@@ -242,6 +243,7 @@ impl Session {
     /// Keys of a statement whose parameters are bound. `false`: they cannot be read off.
     pub(super) fn capture_bind(&mut self, prepared: &Prepared, params: &BindParams<'_>) -> Result<bool, Fault> {
         let Some(statement) = prepared.script.statements.first() else { return Ok(true) };
+        self.hot_cursor |= runs_user_code(&statement.action);
         match &statement.action {
             Action::Pass => return Ok(true),
             // They count in the order in which they run.
@@ -365,6 +367,7 @@ impl Session {
             }
             other => self.capture_other(&other.clone(), &prepared_text),
         }
+        self.hot_cursor |= runs_user_code(&inner.action);
         if counts(&inner.action) {
             self.dirty_any();
         }

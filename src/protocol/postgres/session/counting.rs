@@ -83,6 +83,14 @@ pub(super) fn counts(action: &Action) -> bool {
     counted(action).is_some_and(|counted| !counted.alone)
 }
 
+/// May it run code of the user's? That may open cursors, which run when they are read.
+pub(super) fn runs_user_code(action: &Action) -> bool {
+    match action {
+        Action::CopyIn(copy) => copy.counted.is_some(),
+        other => counted(other).is_some(),
+    }
+}
+
 fn own(action: &Action) -> HashSet<TableId> {
     match action {
         Action::Evident(evident) => evident.keys.iter().flat_map(|key| &key.tables).map(|table| table.id).collect(),

@@ -453,6 +453,7 @@ impl Session {
         };
         let Some(prepared) = portal.statement.clone() else {
             self.unknown_write("a statement that tandem did not see prepared");
+            self.hot_cursor = true;
             self.leave(Traces::ANY);
             return self.execute_committing(whole, out, None);
         };
@@ -582,6 +583,7 @@ impl Session {
 
     fn function(&mut self, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
         self.unknown_write("a function called by the fast path");
+        self.hot_cursor = true;
         self.leave(Traces::ANY);
         if !self.asked_answered(out) || !self.append()? {
             return Ok(false);

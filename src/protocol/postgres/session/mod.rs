@@ -238,7 +238,8 @@ pub struct Session {
     names: Option<names::Names>,
     /// Names may have meant something of the session's own.
     odd_names: bool,
-    /// A cursor of the open transaction may write when it is read.
+    /// A cursor of the open transaction may write when it is read: it was declared over what writes, or code of the user's
+    /// may have opened it.
     hot_cursor: bool,
     /// What it runs of which the catalog does not know.
     made: Made,

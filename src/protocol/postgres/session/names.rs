@@ -13,6 +13,7 @@ use crate::protocol::postgres::plan::{Action, Asked, Counted, Evident, Script, S
 use crate::protocol::postgres::wire::{Fields, WireError, back};
 use crate::record::TableId;
 
+use super::counting::runs_user_code;
 use super::expect::View;
 use super::{Out, Session, Wait, asked_of};
 
@@ -82,7 +83,8 @@ impl Session {
     /// where it may write.
     pub(super) fn askable(&self, script: Arc<Script>) -> Arc<Script> {
         let fails = |statement: &Statement| self.is_doubtful(statement) && self.would_fail(statement, &script);
-        let hot = self.hot_cursor || script.statements.iter().any(|one| matches!(one.action, Action::Cursor(_)));
+        let opens = |action: &Action| matches!(action, Action::Cursor(_)) || runs_user_code(action);
+        let hot = self.hot_cursor || script.statements.iter().any(|one| opens(&one.action));
         let fetches = |statement: &Statement| hot && matches!(statement.action, Action::Fetch);
         if !script.statements.iter().any(|statement| fails(statement) || fetches(statement)) {
             return script;

@@ -1108,6 +1108,25 @@ fn what_may_commit_on_its_way_is_counted_by_files_that_were_asked_for_ahead() {
 }
 
 #[test]
+fn a_fetch_behind_code_that_may_have_opened_a_cursor_is_counted() {
+    for (text, answers, counted) in [
+        ("select write_it()", &["3 1 2 CSELECT_0 3 1 2 T CSELECT_1 3 1 2 CSELECT_0 3", "3 3 ZT"][..], true),
+        ("update trig set v = 1 where id = 1", &["CUPDATE_1 ZT"], false),
+        ("select 1", &["CSELECT_1 ZT"], false),
+    ] {
+        let mut peers = Peers::new();
+        peers.query("begin");
+        peers.server("CBEGIN ZT");
+        peers.query(text);
+        answers.iter().for_each(|part| drop(peers.server(part)));
+        kinds(&mut peers.to_server);
+        assert_eq!(peers.query("fetch all from c") == "Q", !counted, "{text}");
+    }
+    let mut peers = Peers::new();
+    assert_ne!(peers.query("begin; select write_it(); fetch all from c; commit"), "Q");
+}
+
+#[test]
 fn a_call_that_never_ran_leaves_no_mark() {
     let mut peers = Peers::new();
     peers.query("call nothing()");
