@@ -1,7 +1,9 @@
 //! Writes that no key names (functions, triggers, DO, CALL) are counted by the primary itself: exactly the tables that
 //! they wrote are dirty, and a call that writes nothing leaves no mark (promise 6).
 
-use crate::support::{connect, rows, sql, stage::Stage, tandem::Tandem};
+use tandem::sandbox::{Options, binaries};
+
+use crate::support::{connect, rows, server_with, sql, stage::Stage, tandem::Tandem};
 
 const SCHEMA: &str = "
     CREATE TABLE acc (id int PRIMARY KEY, v int);
@@ -278,6 +280,34 @@ async fn what_is_fetched_from_a_cursor_that_code_opened_is_counted() {
     assert_eq!(client.query("FETCH ALL FROM c", &[]).await.expect("fetched").len(), 2);
     client.batch_execute("COMMIT").await.expect("committed");
     assert_eq!(dirty_after(tandem, &[]).await, ["public.stock"]);
+}
+
+/// Since 18 what runs behind another message of its group is in a transaction block.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_rolls_back_on_its_way_runs_as_without_tandem() {
+    let schema = "CREATE TABLE audit (id serial PRIMARY KEY, what text);
+        CREATE PROCEDURE undone() LANGUAGE plpgsql AS
+            $$ BEGIN INSERT INTO audit (what) VALUES ('undone'); ROLLBACK; END $$;
+        CREATE PROCEDURE half() LANGUAGE plpgsql AS
+            $$ BEGIN INSERT INTO audit (what) VALUES ('undone'); ROLLBACK; INSERT INTO audit (what) VALUES ('kept'); END $$;";
+    let (old, new) = binaries::oldest_and_newest().expect("PostgreSQL is installed");
+    for version in [old, new] {
+        let servers = ["origin", "target"].map(|name| server_with(name, &version, &Options::default()));
+        let urls = servers.each_ref().map(|server| server.url("postgres"));
+        for url in &urls {
+            sql(url, schema).await;
+        }
+        let tandem = Tandem::start(&urls[0], &urls[1], "[mirror]\nself_repair = false").await;
+        let client = connect(&tandem.url("postgres")).await;
+        let block = "DO $$ BEGIN INSERT INTO audit (what) VALUES ('undone'); ROLLBACK; END $$";
+        for statement in ["CALL undone()", block] {
+            client.batch_execute(statement).await.expect(statement);
+            client.execute(statement, &[]).await.expect(statement);
+        }
+        client.batch_execute("CALL half()").await.expect("a part of it stays");
+        assert_eq!(dirty_after(&tandem, &[]).await, ["public.audit"]);
+        assert_eq!(rows(&urls[0], "SELECT what FROM audit").await, ["kept"]);
+    }
 }
 
 async fn clear(tandem: &Tandem) {

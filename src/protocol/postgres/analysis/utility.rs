@@ -81,7 +81,7 @@ impl Scope<'_> {
         let calm = block.args.iter().all(|node| match node.node.as_ref() {
             Some(NodeEnum::DefElem(option)) => {
                 match (option.defname.as_str(), option.arg.as_deref().and_then(string)) {
-                    ("as", Some(source)) => !routine::could_commit(source),
+                    ("as", Some(source)) => !routine::could_end(source),
                     ("language", Some(language)) => language == "plpgsql",
                     _ => false,
                 }

@@ -113,7 +113,7 @@ const PROCEDURES: &str = "SELECT p.proname, l.lanname = 'sql' OR p.proconfig IS 
 async fn calm_procedures(conn: &mut Client) -> Result<HashSet<String>, Error> {
     let (mut calm, mut hot) = (HashSet::new(), HashSet::new());
     for row in ask(conn, PROCEDURES).await? {
-        let is_calm = row.bool(1)? || row.text(2)?.is_some_and(|source| !routine::could_commit(source));
+        let is_calm = row.bool(1)? || row.text(2)?.is_some_and(|source| !routine::could_end(source));
         if is_calm { &mut calm } else { &mut hot }.insert(row.string(0)?);
     }
     calm.retain(|name| !hot.contains(name));
@@ -837,11 +837,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn procedures_that_cannot_commit_are_told_from_those_that_could() {
+    async fn procedures_that_cannot_end_their_transaction_are_told_from_those_that_could() {
         for server in Server::all() {
             let catalog = loaded(
                 &server,
-                "CREATE SCHEMA s; CREATE PROCEDURE calm() LANGUAGE plpgsql AS 'BEGIN ROLLBACK; END'; \
+                "CREATE SCHEMA s; CREATE PROCEDURE calm() LANGUAGE plpgsql AS 'BEGIN RAISE NOTICE ''1''; END'; \
+                 CREATE PROCEDURE undoes() LANGUAGE plpgsql AS 'BEGIN ROLLBACK; END'; \
                  CREATE PROCEDURE hot() LANGUAGE plpgsql AS 'BEGIN COMMIT; END'; \
                  CREATE PROCEDURE two() LANGUAGE plpgsql AS 'BEGIN END'; \
                  CREATE PROCEDURE s.two() LANGUAGE plpgsql AS 'BEGIN CALL hot(); END'; \

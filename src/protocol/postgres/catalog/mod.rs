@@ -40,7 +40,7 @@ pub struct Catalog {
     pub plain_types: HashSet<String>,
     /// Names of types some of which, in any schema, are or hold dates or times: their literals may read the clock.
     pub timed_types: HashSet<String>,
-    /// Names of procedures none of which, in any schema, can commit on its way.
+    /// Names of procedures none of which, in any schema, can end its transaction on its way.
     pub calm_procedures: HashSet<String>,
     /// Names of functions that may answer otherwise although arguments and settings are the same, in any schema:
     /// volatile ones, and those of the server's own that tell the time, the user or what the server is.

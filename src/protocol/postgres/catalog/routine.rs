@@ -1,17 +1,18 @@
 //! What a PL/pgSQL body cannot do, told from its source: end a transaction (only a procedure or DO block that could must
-//! be expected to have committed something when it fails), or change the key of the row that a trigger was called for.
+//! be expected to have committed something when it fails, and must come first in its own), or change the key of the row that a trigger was called for.
 
-/// Whether PL/pgSQL with this source could commit on its way: it says COMMIT itself, or runs another body by CALL or DO.
+/// Whether PL/pgSQL with this source could end its transaction on its way: it says COMMIT or ROLLBACK itself, or runs
+/// another body by CALL or DO.
 /// No other statement can: what EXECUTE runs, and functions, are refused transaction control (2D000). A word in a
 /// comment or literal counts as well: the answer errs to the safe side.
-pub fn could_commit(source: &str) -> bool {
+pub fn could_end(source: &str) -> bool {
     // A backslash could spell a word that another dialect of literals reads otherwise.
     source.contains('\\') || words(source).any(|(word, rest)| ends(word, rest))
 }
 
 fn ends(word: &str, rest: &str) -> bool {
     let is = |keyword: &str| word.eq_ignore_ascii_case(keyword);
-    is("commit") || is("call") || is("do") && !of_conflict(rest)
+    is("commit") || is("rollback") || is("call") || is("do") && !of_conflict(rest)
 }
 
 /// ON CONFLICT DO NOTHING, DO UPDATE.
@@ -228,7 +229,7 @@ pub fn depends_on_settings(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{BY_SETTINGS, WRITING, could_commit, depends_on_settings, is_calm, keeps};
+    use super::{BY_SETTINGS, WRITING, could_end, depends_on_settings, is_calm, keeps};
 
     #[test]
     fn a_trigger_is_calm_that_names_no_way_to_write() {
@@ -301,17 +302,18 @@ mod tests {
     }
 
     #[test]
-    fn only_bodies_that_name_a_way_to_commit_could() {
+    fn only_bodies_that_name_a_way_to_end_their_transaction_could() {
         for calm in [
             "BEGIN INSERT INTO t VALUES (1) ON CONFLICT DO NOTHING; END",
-            "begin insert into t values (1) on conflict (id) do\n update set v = commits; rollback; end",
+            "begin insert into t values (1) on conflict (id) do\n update set v = commits; end",
             "BEGIN PERFORM undo(1), recall FROM t; RAISE 'no'; END",
             "",
         ] {
-            assert!(!could_commit(calm), "{calm}");
+            assert!(!could_end(calm), "{calm}");
         }
         for hot in [
             "BEGIN COMMIT; END",
+            "BEGIN INSERT INTO t VALUES (1); ROLLBACK; END",
             "BEGIN commit and chain; END",
             "BEGIN Call p(); END",
             "BEGIN DO $$BEGIN END$$; END",
@@ -320,7 +322,7 @@ mod tests {
             "BEGIN c\\157mmit; END",
             "do",
         ] {
-            assert!(could_commit(hot), "{hot}");
+            assert!(could_end(hot), "{hot}");
         }
     }
 }
