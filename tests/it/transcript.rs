@@ -190,6 +190,43 @@ const SCRIPTS: &[&[M]] = &[
         S,
         Wait,
     ],
+    // Several statements in one Query are a transaction block, to some of them.
+    &[
+        Q("lock table odd.acc; update odd.acc set v = 0 where v > 15"),
+        Wait,
+        Q("begin"),
+        Q("lock table odd.acc; update odd.acc set v = 1 where v > 14"),
+        Q("commit"),
+        Wait,
+        Q("begin; lock table odd.acc; update odd.acc set v = 2 where v > 13; commit"),
+        Wait,
+        Q("select v, count(*) from odd.acc group by v order by v"),
+    ],
+    &[Q(
+        "declare c cursor for select id from odd.acc order by id; fetch 2 from c; update odd.acc set v = 0 where v > 15",
+    )],
+    &[
+        Q("set local statement_timeout = 50000; update odd.acc set v = 0 where v > 15; show statement_timeout"),
+        Wait,
+        Q(
+            "set transaction isolation level serializable; update odd.acc set v = 1 where v > 14; show transaction_isolation",
+        ),
+        Wait,
+        Q("set constraints all deferred; update odd.acc set v = 2 where v > 13"),
+        Wait,
+        Q("show statement_timeout; show transaction_isolation"),
+    ],
+    &[
+        Q("vacuum odd.par; update odd.acc set v = 0 where v > 15"),
+        Wait,
+        Q("update odd.acc set v = 0 where v > 15; vacuum odd.par"),
+        Wait,
+        Q("do $$ begin insert into odd.par values (9); commit; end $$; update odd.acc set v = 0 where v > 15"),
+        Wait,
+        Q("do $$ begin commit; end $$"),
+        Wait,
+        Q("select count(*) from odd.acc where v = 0; select count(*) from odd.par"),
+    ],
     // Extended protocol.
     &[P("", "update odd.acc set v = $1 where id = $2"), B("", "", &["5", "7"], &[]), Dp(""), E("", 0), S],
     &[P("", "update odd.acc set v = $1 where id = $2"), Ds(""), S, Wait, B("", "", &["5", "7"], &[1]), E("", 1), S],

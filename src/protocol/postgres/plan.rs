@@ -35,6 +35,8 @@ pub struct Statement {
     pub params: u16,
     /// What a shadow read must know of a SELECT, VALUES or TABLE that writes nothing; `None`: it is none, or may write.
     pub read: Option<Arc<Read>>,
+    /// Outside a transaction block it is refused or does nothing: LOCK, DECLARE, SET LOCAL, ..
+    pub of_block: bool,
     /// What it may leave behind in its session.
     pub traces: Traces,
     /// What to do.

@@ -73,7 +73,7 @@ pub fn analyze_behind(text: &[u8], tokens: &Tokens, catalog: &Catalog, made: &Ma
 
 fn opaque(tokens: &Tokens, why: &str) -> Statement {
     let action = Action::Opaque(Counted::because(why));
-    Statement { tokens: 0..tokens.list().len(), params: 0, read: None, traces: Traces::ANY, action }
+    Statement { tokens: 0..tokens.list().len(), params: 0, read: None, of_block: false, traces: Traces::ANY, action }
 }
 
 fn parse(text: &[u8], tokens: &Tokens) -> Result<protobuf::ParseResult, &'static str> {
@@ -161,7 +161,8 @@ impl Scope<'_> {
         };
         let traces = self.traces(node, &action);
         self.made.note(&action);
-        Some(Statement { tokens: self.span.clone(), params: self.params(), read, traces, action })
+        let of_block = utility::is_of_block(node);
+        Some(Statement { tokens: self.span.clone(), params: self.params(), read, of_block, traces, action })
     }
 
     /// These tokens are the statement at hand.

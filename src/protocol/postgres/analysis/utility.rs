@@ -129,8 +129,8 @@ impl Scope<'_> {
         self.look_at(behind_as.map_or(outer.end, |at| at + 1)..outer.end);
         let action = self.action(node);
         let traces = self.traces(node, &action);
-        let inner =
-            Arc::new(Statement { tokens: self.span.clone(), params: self.params(), read: None, traces, action });
+        let (tokens, params) = (self.span.clone(), self.params());
+        let inner = Arc::new(Statement { tokens, params, read: None, of_block: false, traces, action });
         self.look_at(outer);
         Action::Prepare { name: prepare.name.clone(), types, inner }
     }
@@ -553,6 +553,16 @@ fn parts(node: &Node) -> Vec<&str> {
     }
 }
 
+/// Does PostgreSQL take it as meant only inside a transaction block, also one that a Query of several statements is?
+/// `RequireTransactionBlock` and `WarnNoTransactionBlock` of its source.
+pub(super) fn is_of_block(node: &NodeEnum) -> bool {
+    match node {
+        NodeEnum::LockStmt(_) | NodeEnum::DeclareCursorStmt(_) | NodeEnum::ConstraintsSetStmt(_) => true,
+        NodeEnum::VariableSetStmt(set) => set.is_local || set.name.to_ascii_lowercase().starts_with("transaction"),
+        _ => false,
+    }
+}
+
 fn variable(set: &VariableSetStmt) -> Action {
     let all = set.kind == VariableSetKind::VarResetAll as i32;
     let name = set.name.to_ascii_lowercase();
@@ -596,7 +606,9 @@ fn keeps_plain(column: &ColumnDef, timed: bool) -> bool {
     column.constraints.iter().all(|node| match node.node.as_ref() {
         Some(NodeEnum::Constraint(constraint)) => match ConstrType::try_from(constraint.contype) {
             Ok(ConstrType::ConstrIdentity | ConstrType::ConstrGenerated) => false,
-            Ok(ConstrType::ConstrDefault) => constraint.raw_expr.as_deref().is_some_and(|value| is_constant(value, timed)),
+            Ok(ConstrType::ConstrDefault) => {
+                constraint.raw_expr.as_deref().is_some_and(|value| is_constant(value, timed))
+            }
             _ => true,
         },
         _ => false,

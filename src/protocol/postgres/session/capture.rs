@@ -38,7 +38,8 @@ fn too_long(catalog: &Catalog) -> Arc<Script> {
     let tables = catalog.tables();
     let why = "a statement longer than limits.statement_bytes".to_owned();
     let action = Action::Opaque(Counted { dirty: tables.map(|table| table.id).collect(), why, alone: true });
-    let statements = vec![Statement { tokens: 0..0, params: 0, read: None, traces: Traces::ANY, action }];
+    let statements =
+        vec![Statement { tokens: 0..0, params: 0, read: None, of_block: false, traces: Traces::ANY, action }];
     Arc::new(Script { statements, epoch: catalog.epoch, exact: true, whole: true, behind: false })
 }
 

@@ -217,6 +217,11 @@ impl Session {
     /// Can it be run in pieces? Not with a parameter, which a simple Query cannot have, not around a COPY, whose stream
     /// comes before the next piece, and not where our text would not fit the client's encoding.
     fn can_be_pieces(&self, script: &Script, text: &[u8]) -> bool {
+        // With the messages before it answered, it comes again.
+        let status_is_known = self.groups.is_empty();
+        if status_is_known && self.leans_on_its_query(script) {
+            return false;
+        }
         let utf8 = self.utf8(text);
         let fits = |statement: &Statement| {
             let action = &statement.action;
@@ -225,6 +230,23 @@ impl Session {
                 && (utf8 || !matches!(action, Action::Asked(_)))
         };
         !self.is_doomed(script) && script.statements.iter().all(fits)
+    }
+
+    /// Several statements in one Query are a transaction block to PostgreSQL, though none of them begins one; pieces are
+    /// none. Is there one that is taken otherwise there, refused or allowed?
+    fn leans_on_its_query(&self, script: &Script) -> bool {
+        let mut in_block = self.in_block;
+        script.statements.len() > 1
+            && script.statements.iter().any(|statement| {
+                let leans = !in_block && (statement.of_block || commits_by_itself(&statement.action));
+                in_block = match &statement.action {
+                    Action::Begin => true,
+                    Action::Commit { chain } | Action::Rollback { chain } => *chain,
+                    Action::PrepareTransaction { .. } => false,
+                    _ => in_block,
+                };
+                leans
+            })
     }
 
     /// Will every statement be refused? In a failed transaction, unless one of them ends it.

@@ -1,6 +1,9 @@
 //! A simple Query run statement by statement in the extended protocol, because one of its statements must be asked for
 //! keys, and the simple protocol commits before it answers.
 //!
+//! A Query of several statements is a transaction block of its own, which pieces are not: one in which that shows goes as it
+//! is, and the tables that it writes are dirty.
+//!
 //! The client sees what the simple protocol would have shown: ParseComplete, BindComplete and NoData are hidden, an
 //! error's position is moved to where the client's text has it, the last CommandComplete waits for the commit.
 

@@ -1126,6 +1126,34 @@ fn a_fetch_behind_code_that_may_have_opened_a_cursor_is_counted() {
     assert_ne!(peers.query("begin; select write_it(); fetch all from c; commit"), "Q");
 }
 
+/// What PostgreSQL refuses or allows there it must go on refusing or allowing.
+#[test]
+fn a_query_that_is_a_block_to_one_of_its_statements_goes_as_it_is() {
+    let update = "update acc set bal = 1 where bal = 2";
+    for (text, whole) in [
+        (format!("lock table acc; {update}"), true),
+        (format!("declare c cursor for select 1; {update}"), true),
+        (format!("set local work_mem = '1MB'; {update}"), true),
+        (format!("set transaction read write; {update}"), true),
+        (format!("set constraints all deferred; {update}"), true),
+        (format!("{update}; vacuum acc"), true),
+        (format!("begin; {update}; commit; lock table acc"), true),
+        (format!("begin; lock table acc; {update}; commit"), false),
+        (format!("begin; {update}; commit and chain; lock table acc"), false),
+        (format!("set work_mem = '1MB'; {update}"), false),
+    ] {
+        let mut peers = Peers::new();
+        assert_eq!(peers.query(&text) == "Q", whole, "{text}");
+        assert_eq!(peers.has("acc dirty"), whole, "{text}: {:?}", peers.journaled());
+    }
+    // In a block that was begun before, pieces are in it; whether there is one the answers say.
+    let mut peers = Peers::new();
+    peers.query("begin");
+    assert_eq!(peers.query(&format!("lock table acc; {update}")), "");
+    peers.server("CBEGIN ZT");
+    assert!(kinds(&mut peers.to_server).starts_with("PBDE"));
+}
+
 #[test]
 fn a_call_that_never_ran_leaves_no_mark() {
     let mut peers = Peers::new();
