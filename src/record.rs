@@ -109,6 +109,8 @@ pub enum Reason {
     Refused = 7,
     /// A read was answered differently on both sides, and it lasted.
     Shadow = 8,
+    /// All of it was owed, and that is more than one payment takes.
+    Large = 9,
 }
 
 impl Reason {
@@ -123,6 +125,7 @@ impl Reason {
             Reason::Counts => "counts",
             Reason::Refused => "refused",
             Reason::Shadow => "shadow",
+            Reason::Large => "large",
         }
     }
 
@@ -137,6 +140,7 @@ impl Reason {
             6 => Reason::Counts,
             7 => Reason::Refused,
             8 => Reason::Shadow,
+            9 => Reason::Large,
             _ => return None,
         })
     }

@@ -123,7 +123,7 @@ mod tests {
     use super::*;
     use crate::backfill::{Kind, Request};
     use crate::journal::{Journal, Lsn};
-    use crate::mirror::state::copier::{Owed, Refused};
+    use crate::mirror::state::copier::{Owed, Paid, Refused};
     use crate::mirror::state::{Config, Paths};
     use crate::record::Reason;
 
@@ -138,7 +138,11 @@ mod tests {
     async fn park(handle: &Handle, key: &[u8]) {
         let (table, key) = (TableId(1), Some(key.into()));
         let refused = Refused { table, name: name(table), key, shown: "1".into(), why: "23514".into() };
-        handle.parked().paid(&Owed::default(), &[refused], true).await.expect("in memory");
+        handle
+            .parked()
+            .paid(&Owed::default(), &Paid { refused: vec![refused], ..Paid::default() }, true)
+            .await
+            .expect("in memory");
     }
 
     /// What was found, and why the walk may not go on after what came.

@@ -7,7 +7,7 @@
 //! The mirror by replay parks *records*, whole, because the journal does not keep them for ever. A retry is the record
 //! once more, at the journal's end, and it knows that it is late: what was ordered behind it has gone ahead.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,7 @@ use crate::record::TableId;
 
 use super::dirty::unix_now;
 use super::durable::{Durable, Error, Ledger};
-use super::state::copier::{Owed, Refused};
+use super::state::copier::{Owed, Paid, Refused};
 
 /// The parked keys; cheap to clone, clones share one ledger.
 #[derive(Clone)]
@@ -188,12 +188,22 @@ impl Parked {
         self.ledger.saved().await
     }
 
-    /// A payment went through: park what it refused, take out what it made equal. Durable when it resolves. The answer
+    /// The keys of all of them, by the table that they were refused of.
+    pub(crate) fn keys(&self) -> Vec<(TableId, Box<[u8]>)> {
+        self.ledger
+            .look(|entries| entries.0.keys().filter_map(|(table, key)| Some((TableId(*table), key.clone()?))).collect())
+    }
+
+    /// A payment of `owed` went through: park what it refused, take out what it made equal. Durable when it resolves. The answer
     /// names the tables that must be dirty: refused whole, or with more refused keys than may be kept.
-    pub(crate) async fn paid(&self, owed: &Owed, refused: &[Refused], exact: bool) -> Result<Vec<TableId>, Error> {
+    pub(crate) async fn paid(&self, owed: &Owed, paid: &Paid, exact: bool) -> Result<Vec<TableId>, Error> {
+        let Paid { refused, settled, .. } = paid;
+        let settled: HashSet<(u64, &[u8])> = settled.iter().map(|(table, key)| (table.0, &key[..])).collect();
+        let is_settled = |(table, key): &Id| key.as_ref().is_some_and(|key| settled.contains(&(*table, &key[..])));
         let dirty = self.ledger.change(|entries| {
             let before = entries.0.len();
-            entries.0.retain(|id, _| !covers(owed, id) || refused.iter().any(|refused| is(refused, id)));
+            let says = |id: &Id| is_settled(id) || covers(owed, id);
+            entries.0.retain(|id, _| !says(id) || refused.iter().any(|refused| is(refused, id)));
             let left = entries.0.len() < before;
             let dirty = refused.iter().filter_map(|refused| entries.park(refused, !exact, self.max)).collect();
             (left || !refused.is_empty(), dirty)
@@ -330,6 +340,10 @@ mod tests {
         Owed { keys: HashMap::from([(T, Keys::from_iter([(key.into(), false)]))]), ..Owed::default() }
     }
 
+    fn paid(refused: &[Refused]) -> Paid {
+        Paid { refused: refused.to_vec(), ..Paid::default() }
+    }
+
     fn open(file: &Durable, max: usize) -> Parked {
         Parked::open(file.clone(), max).expect("loads")
     }
@@ -337,20 +351,35 @@ mod tests {
     #[tokio::test]
     async fn a_refused_key_is_parked_durably_and_leaves_with_the_payment_that_succeeds() {
         let file = Durable::in_memory("parked");
-        open(&file, 9).paid(&owing(b"k"), &[refused(b"k")], true).await.expect("saved");
+        open(&file, 9).paid(&owing(b"k"), &paid(&[refused(b"k")]), true).await.expect("saved");
         let parked = open(&file, 9);
-        parked.paid(&owing(b"k"), &[refused(b"k")], true).await.expect("saved");
+        parked.paid(&owing(b"k"), &paid(&[refused(b"k")]), true).await.expect("saved");
         assert_eq!(parked.list()[0].attempts, 2);
-        parked.paid(&owing(b"other"), &[], true).await.expect("saved");
+        parked.paid(&owing(b"other"), &paid(&[]), true).await.expect("saved");
         assert_eq!(parked.len(), 1);
-        parked.paid(&owing(b"k"), &[], true).await.expect("saved");
+        parked.paid(&owing(b"k"), &paid(&[]), true).await.expect("saved");
         assert!(open(&file, 9).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_key_that_was_owed_by_another_name_leaves_when_the_wire_says_that_it_was_paid() {
+        let parked = open(&Durable::in_memory("parked"), 9);
+        parked.paid(&owing(b"k"), &paid(&[refused(b"k")]), true).await.expect("saved");
+        assert_eq!(parked.keys(), [(T, b"k"[..].into())]);
+        let settled = Paid { settled: parked.keys(), ..paid(&[]) };
+        parked
+            .paid(&Owed::default(), &Paid { refused: vec![refused(b"k")], ..settled.clone() }, true)
+            .await
+            .expect("saved");
+        assert_eq!(parked.len(), 1, "refused again");
+        parked.paid(&Owed::default(), &settled, true).await.expect("saved");
+        assert!(parked.is_empty());
     }
 
     #[tokio::test]
     async fn past_the_bound_the_table_is_dirty_promise_12() {
         let parked = open(&Durable::in_memory("parked"), 1);
-        let dirty = parked.paid(&Owed::default(), &[refused(b"a"), refused(b"b")], true).await.expect("saved");
+        let dirty = parked.paid(&Owed::default(), &paid(&[refused(b"a"), refused(b"b")]), true).await.expect("saved");
         assert_eq!((parked.len(), dirty), (1, vec![T]));
     }
 
@@ -358,10 +387,10 @@ mod tests {
     async fn a_table_refused_whole_is_dirty_and_leaves_only_when_paid_whole() {
         let parked = open(&Durable::in_memory("parked"), 9);
         let whole = Refused { key: None, ..refused(b"") };
-        assert_eq!(parked.paid(&owing(b"k"), &[whole], true).await.expect("saved"), [T]);
-        parked.paid(&owing(b"k"), &[], true).await.expect("saved");
+        assert_eq!(parked.paid(&owing(b"k"), &paid(&[whole]), true).await.expect("saved"), [T]);
+        parked.paid(&owing(b"k"), &paid(&[]), true).await.expect("saved");
         assert_eq!(parked.len(), 1);
-        parked.paid(&Owed { tables: vec![T], ..Owed::default() }, &[], true).await.expect("saved");
+        parked.paid(&Owed { tables: vec![T], ..Owed::default() }, &paid(&[]), true).await.expect("saved");
         assert!(parked.is_empty());
     }
 
@@ -407,7 +436,7 @@ mod tests {
     #[tokio::test]
     async fn a_discarded_key_is_gone_by_its_id() {
         let parked = open(&Durable::in_memory("parked"), 9);
-        parked.paid(&owing(b"k"), &[refused(b"k")], true).await.expect("saved");
+        parked.paid(&owing(b"k"), &paid(&[refused(b"k")]), true).await.expect("saved");
         let id = parked.list()[0].id();
         assert_eq!(parked.get(&id).expect("parked").shown, "1");
         assert!(parked.discard(&id).await.expect("saved"));

@@ -715,6 +715,211 @@ async fn a_large_table_and_a_partitioned_one_are_replaced_stretch_by_stretch() {
     assert!(matches!(error, Error::Stale(_)), "{error}");
 }
 
+/// The key of a row of a table that is partitioned by the second column of its key.
+fn dated(id: i32, at: i32) -> Key {
+    bytes(&[("id", "pg_catalog.int4"), ("at", "pg_catalog.int4")], &[&id.to_be_bytes(), &at.to_be_bytes()])
+}
+
+const DATED: &str = "CREATE TABLE m (id int, at int, v text, PRIMARY KEY (id, at)) PARTITION BY RANGE (at); \
+    CREATE TABLE m1 PARTITION OF m FOR VALUES FROM (0) TO (10); \
+    CREATE TABLE m2 PARTITION OF m FOR VALUES FROM (10) TO (20) PARTITION BY LIST (at); \
+    CREATE TABLE m2_odd PARTITION OF m2 FOR VALUES IN (11, 13); CREATE TABLE m2_rest PARTITION OF m2 DEFAULT; \
+    CREATE TABLE m3 PARTITION OF m DEFAULT";
+const ALL_OF_M: &str = "SELECT id, at, v FROM m ORDER BY 1, 2";
+
+async fn all_of_m(server: &Postgres) -> Vec<String> {
+    rows(&server.url("postgres"), ALL_OF_M).await
+}
+
+#[tokio::test]
+async fn a_partition_owed_whole_is_replaced_alone_however_the_target_is_partitioned() {
+    let one = "CREATE TABLE m (v text, at int, id int, PRIMARY KEY (at, id))";
+    let others = "CREATE TABLE m (v text, at int, id int, PRIMARY KEY (id, at)) PARTITION BY RANGE (at); \
+        CREATE TABLE m1 PARTITION OF m FOR VALUES FROM (MINVALUE) TO (12); CREATE TABLE m9 PARTITION OF m DEFAULT";
+    for target in [DATED, one, others] {
+        let mut world = World::with(DATED, target).await;
+        // What nobody owes tells whether somebody looked.
+        let kept = [(1, 5), (2, 11), (3, 12), (4, 30), (9, 5), (9, 13), (9, 14), (9, -1)];
+        let planted = kept.map(|(id, at)| format!("({id}, {at}, 'planted')")).join(", ");
+        world.target(&format!("INSERT INTO m (id, at, v) VALUES {planted}")).await;
+        let left = |apart: fn(i32) -> bool| {
+            let mut left: Vec<_> = kept.iter().filter(|(_, at)| !apart(*at)).copied().collect();
+            left.sort_unstable();
+            left.into_iter().map(|(id, at)| format!("{id}|{at}|planted")).collect::<Vec<_>>()
+        };
+        let emptied = |name: &str| Owed { tables: vec![table(name)], ..Owed::default() };
+        for (name, apart) in [
+            ("m1", (|at| (0..10).contains(&at)) as fn(i32) -> bool),
+            ("m2_odd", |at| (0..10).contains(&at) || at == 11 || at == 13),
+            ("m3", |at| !(10..20).contains(&at) || at == 11 || at == 13),
+        ] {
+            assert_eq!(world.pay(&emptied(name)).await.refused, vec![], "{name}, {target}");
+            assert_eq!(all_of_m(&world.target).await, left(apart), "{name}, {target}");
+        }
+        // Beside keys: one of a row that is read with the partition, one that came to it, one that left it, others.
+        world.origin("INSERT INTO m VALUES (1, 12, 'a'), (2, 14, 'b'), (3, 1, 'c'), (4, 11, 'd'), (5, -5, 'e')").await;
+        let mut all = emptied("m2");
+        let keys = [(1, 12), (3, 1), (3, 12), (5, -5), (9, 14)].map(|(id, at)| (dated(id, at), true));
+        all.keys.entry(table("m1")).or_default().extend(keys);
+        let paid = world.pay(&all).await;
+        assert_eq!((paid.rows, paid.refused, paid.large), (5, vec![], vec![]), "{target}");
+        assert_eq!(all_of_m(&world.target).await, all_of_m(&world.origin).await, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn rows_of_a_partition_that_the_target_refuses_are_parked_alone_and_leave_when_it_is_emptied() {
+    let mut world = World::with(DATED, &format!("{DATED}; ALTER TABLE m ADD CHECK (v <> 'bad')")).await;
+    world.target("INSERT INTO m VALUES (7, 2, 'old'), (8, 15, 'kept')").await;
+    world
+        .origin("INSERT INTO m SELECT i, i % 10, CASE i WHEN 3 THEN 'bad' ELSE 'v' END FROM generate_series(0, 99) i")
+        .await;
+    world.origin("INSERT INTO m VALUES (5, 15, 'keyed')").await;
+    let mut whole = Owed { tables: vec![table("m1")], ..Owed::default() };
+    whole.keys.entry(table("m2")).or_default().extend([(dated(5, 15), false), (dated(1, 1), false)]);
+    let paid = world.pay(&whole).await;
+    let [refused] = &paid.refused[..] else { panic!("one refused: {:?}", paid.refused) };
+    assert_eq!((refused.table, refused.key.as_deref()), (table("m"), Some(&dated(3, 3)[..])));
+    assert_eq!(rows(&world.target.url("postgres"), "SELECT count(*), min(v) FROM m WHERE at < 10").await, ["99|v"]);
+    assert_eq!(rows(&world.target.url("postgres"), "SELECT v FROM m WHERE at > 9 ORDER BY 1").await, ["kept", "keyed"]);
+
+    world.origin("TRUNCATE m1; INSERT INTO m VALUES (4, 4, 'bad')").await;
+    let parked = [dated(3, 3), dated(4, 4), dated(8, 15)].map(|key| (table("m"), key[..].into()));
+    whole = Owed { tables: vec![table("m1")], parked: parked.to_vec(), ..Owed::default() };
+    let paid = world.pay(&whole).await;
+    assert_eq!(paid.refused.len(), 1, "{:?}", paid.refused);
+    assert_eq!(paid.settled, parked, "what is refused again is among them");
+    assert_eq!(
+        rows(&world.target.url("postgres"), "SELECT v FROM m").await,
+        ["keyed"],
+        "a parked key of elsewhere is paid too"
+    );
+}
+
+#[tokio::test]
+async fn a_partition_that_cannot_be_told_there_is_paid_with_its_table_unless_that_is_large() {
+    let by_hash = "CREATE TABLE h (id int PRIMARY KEY, v int) PARTITION BY HASH (id); \
+        CREATE TABLE h0 PARTITION OF h FOR VALUES WITH (MODULUS 2, REMAINDER 0); \
+        CREATE TABLE h1 PARTITION OF h FOR VALUES WITH (MODULUS 2, REMAINDER 1); \
+        CREATE TABLE x (id text PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE x1 PARTITION OF x FOR VALUES FROM ('a') TO ('k')";
+    let mut world = World::new(by_hash).await;
+    world.origin("INSERT INTO h SELECT i, 1 FROM generate_series(1, 9) i; INSERT INTO x VALUES ('b')").await;
+    let plant = "INSERT INTO h SELECT i, 0 FROM generate_series(5, 15) i; INSERT INTO x VALUES ('c')";
+    world.target(plant).await;
+    let mut all = Owed { tables: vec![table("h0"), table("x1")], ..Owed::default() };
+    world.reopen(Options { whole_bytes_max: 0, ..Options::default() }).await;
+    owe(&mut all, "h1", false, [1, 6]);
+    let paid = world.pay(&all).await;
+    let large: Vec<_> = paid.large.iter().map(|large| (large.table, large.owed.clone())).collect();
+    assert_eq!((large.len(), paid.rows), (2, 2), "{:?}", paid.large);
+    assert!(large.contains(&(table("h"), vec![table("h0")])) && large.contains(&(table("x"), vec![table("x1")])));
+    let query = "SELECT count(*), sum(v) FROM h";
+    assert_eq!(rows(&world.target.url("postgres"), query).await, ["12|2"], "the keys are paid");
+    world.reopen(Options::default()).await;
+    assert_eq!(world.pay(&all).await.large, vec![]);
+    world.assert_same("h").await;
+    world.assert_same("x").await;
+}
+
+#[tokio::test]
+async fn what_a_partition_held_leaves_the_target_with_it_however_that_is_partitioned() {
+    let other = "CREATE TABLE m (id int, at int, v text, PRIMARY KEY (id, at)) PARTITION BY RANGE (at); \
+        CREATE TABLE rest PARTITION OF m DEFAULT";
+    for (target, alike) in [(DATED, true), (other, false)] {
+        let mut world = World::with(DATED, target).await;
+        let fill = "INSERT INTO m VALUES (1, 1, 'a'), (2, 11, 'b'), (3, 12, 'c'), (4, 30, 'd')";
+        world.origin(fill).await;
+        world.target(fill).await;
+        // Nobody owes it: alike on both sides, nobody looks.
+        world.target("INSERT INTO m VALUES (9, 30, 'planted')").await;
+        for (change, gone) in [
+            ("ALTER TABLE m DETACH PARTITION m1", "m1"),
+            ("ALTER TABLE m2 DETACH PARTITION m2_odd", "m2_odd"),
+            ("DROP TABLE m2", "m2"),
+        ] {
+            world.origin(change).await;
+            let mut owed = Owed { ddl: vec![ddl("m", change)], ..Owed::default() };
+            if change.starts_with("ALTER") {
+                owed.tables.push(table(gone));
+            }
+            let paid = world.pay(&owed).await;
+            assert_eq!(paid.large, vec![]);
+            assert_eq!(paid.refused.is_empty(), alike || change.starts_with("DROP"), "{:?}", paid.refused);
+            let mut expected = all_of_m(&world.origin).await;
+            expected.extend(alike.then(|| "9|30|planted".to_owned()));
+            assert_eq!(all_of_m(&world.target).await, expected, "{change}, {target}");
+        }
+        if alike {
+            world.assert_same("m1").await;
+            world.assert_same("m2_odd").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_partition_that_was_detached_on_the_origin_alone_is_refused_and_leaves_no_row_in_its_table() {
+    let mut world = World::new(DATED).await;
+    let fill = "INSERT INTO m VALUES (1, 1, 'a'), (2, 30, 'd')";
+    world.origin(fill).await;
+    world.target(fill).await;
+    world.origin("ALTER TABLE m DETACH PARTITION m1").await;
+    let paid = world.pay(&Owed { tables: ["m", "m1"].map(table).into(), ..Owed::default() }).await;
+    let [refused] = &paid.refused[..] else { panic!("one refused: {:?}", paid.refused) };
+    assert!(refused.table == table("m1") && refused.why.contains("is a partition of"), "{refused:?}");
+    assert_eq!(all_of_m(&world.target).await, ["2|30|d"]);
+    world.target("ALTER TABLE m DETACH PARTITION m1").await;
+    world.reopen(Options::default()).await;
+    assert_eq!(world.pay(&Owed { tables: vec![table("m1")], ..Owed::default() }).await.refused, vec![]);
+    world.assert_same("m1").await;
+}
+
+#[tokio::test]
+async fn a_partition_is_attached_and_its_rows_are_made_equal_alone() {
+    let schema = format!("{DATED}; CREATE TABLE m4 (id int NOT NULL, at int NOT NULL, v text, PRIMARY KEY (id, at))");
+    let mut world = World::new(&schema).await;
+    world.origin("INSERT INTO m4 SELECT i, 20, 'v' FROM generate_series(1, 9) i").await;
+    world.target("INSERT INTO m4 VALUES (1, 25, 'gone'); INSERT INTO m VALUES (9, 1, 'planted')").await;
+    let change = "ALTER TABLE m ATTACH PARTITION m4 FOR VALUES FROM (20) TO (30)";
+    world.origin(change).await;
+    let all = Owed { tables: vec![table("m4")], ddl: vec![ddl("m4", change)], ..Owed::default() };
+    assert_eq!(world.pay(&all).await.refused, vec![]);
+    world.assert_same("m4").await;
+    assert_eq!(rows(&world.target.url("postgres"), "SELECT count(*) FROM m").await, ["10"]);
+}
+
+#[tokio::test]
+async fn while_a_partition_is_detached_concurrently_payments_go_on() {
+    let dated = "CREATE TABLE m (id int, at int, v text, PRIMARY KEY (id, at)) PARTITION BY RANGE (at); \
+        CREATE TABLE m1 PARTITION OF m FOR VALUES FROM (0) TO (10); CREATE TABLE m2 PARTITION OF m FOR VALUES FROM (10) TO (20)";
+    let mut world = World::new(dated).await;
+    let fill = "INSERT INTO m VALUES (1, 1, 'a'), (2, 11, 'b')";
+    world.origin(fill).await;
+    world.target(fill).await;
+    // It waits for who has looked at the table.
+    let mut reader = Client::connect(&config(&world.origin)).await.expect("connects");
+    reader.simple("BEGIN; SELECT FROM m").await.expect("read");
+    let url = world.origin.url("postgres");
+    let change = "ALTER TABLE m DETACH PARTITION m1 CONCURRENTLY";
+    let detaching = tokio::spawn(async move { sql(&url, change).await });
+    let pending = "SELECT count(*) FROM pg_inherits WHERE inhdetachpending";
+    while rows(&world.origin.url("postgres"), pending).await != ["1"] {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    world.origin("UPDATE m SET v = 'c'; UPDATE m1 SET v = 'd'; INSERT INTO m VALUES (3, 12, 'e')").await;
+    let mut all = Owed::default();
+    all.keys.entry(table("m1")).or_default().extend([(self::dated(1, 1), false)]);
+    all.keys.entry(table("m2")).or_default().extend([(self::dated(2, 11), false), (self::dated(3, 12), false)]);
+    assert_eq!(world.pay(&all).await.refused, vec![]);
+    assert_eq!(all_of_m(&world.target).await, ["1|1|d", "2|11|c", "3|12|e"], "there it is a partition still");
+    reader.simple("COMMIT").await.expect("ended");
+    detaching.await.expect("detached");
+    let all = Owed { tables: vec![table("m1")], ddl: vec![ddl("m", change)], ..Owed::default() };
+    assert_eq!(world.pay(&all).await.refused, vec![]);
+    for name in ["m", "m1"] {
+        world.assert_same(name).await;
+    }
+}
+
 #[tokio::test]
 async fn one_applier_at_a_time() {
     let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY)").await;

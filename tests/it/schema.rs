@@ -185,6 +185,66 @@ async fn a_statement_prepared_before_a_schema_change_captures_by_the_new_schema(
     tandem.settled().await; // Nothing is dirty.
 }
 
+/// The routine of a table that is partitioned by time. What nobody owes in it tells whether somebody looked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_come_and_go_and_the_others_are_not_copied() {
+    let (origin, target) = pair();
+    let (origin_url, target_url) = (origin.url("postgres"), target.url("postgres"));
+    let tandem = Tandem::start(&origin_url, &target_url, "[mirror]\nself_repair = false").await;
+    let client = connect(&tandem.url("postgres")).await;
+    let run = async |statements: &[&str]| {
+        for statement in statements {
+            match statement.contains("CONCURRENTLY") {
+                true => sql(&tandem.url("postgres"), statement).await, // The first change of its session.
+                false => client.batch_execute(statement).await.expect(statement),
+            }
+        }
+        tandem.caught_up().await;
+    };
+    run(&[
+        "CREATE TABLE log (id int, day date, v text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day)",
+        "CREATE TABLE log_1 PARTITION OF log FOR VALUES FROM ('2026-01-01') TO ('2026-01-02')",
+        "CREATE TABLE log_2 PARTITION OF log FOR VALUES FROM ('2026-01-02') TO ('2026-01-03')",
+        "INSERT INTO log SELECT i, date '2026-01-01' + i % 2, 'old' FROM generate_series(0, 99) i",
+    ])
+    .await;
+    sql(&target_url, "UPDATE log SET v = 'planted' WHERE id = 51").await;
+    for statements in [
+        &[
+            "CREATE TABLE log_3 PARTITION OF log FOR VALUES FROM ('2026-01-03') TO ('2026-01-04')",
+            "INSERT INTO log SELECT i, '2026-01-03', 'new' FROM generate_series(0, 99) i",
+        ][..],
+        &["BEGIN; TRUNCATE log_1; INSERT INTO log VALUES (1, '2026-01-01', 'again'); COMMIT"],
+        &[
+            "CREATE TABLE log_4 (LIKE log INCLUDING ALL)",
+            "INSERT INTO log_4 SELECT i, '2026-01-04', 'alone' FROM generate_series(0, 99) i",
+            "ALTER TABLE log ATTACH PARTITION log_4 FOR VALUES FROM ('2026-01-04') TO ('2026-01-05')",
+            "UPDATE log SET v = 'joined' WHERE id = 7",
+        ],
+        &["UPDATE log SET v = 'left' WHERE id = 2", "ALTER TABLE log DETACH PARTITION log_3 CONCURRENTLY"],
+        &["UPDATE log_3 SET v = 'alone' WHERE id < 9", "DROP TABLE log_1"],
+        &["DROP TABLE log_3"],
+        &["DELETE FROM log WHERE id < 20", "INSERT INTO log VALUES (7, '2026-01-04', 'moved')"],
+    ] {
+        run(statements).await;
+        for table in ["log", "log_3"] {
+            let query = format!("SELECT id, day, v FROM {table} WHERE id <> 51 ORDER BY 1, 2");
+            let there = rows(&origin_url, &format!("SELECT to_regclass('{table}') IS NOT NULL")).await == ["t"];
+            if there {
+                assert_eq!(
+                    rows(&target_url, &query).await,
+                    rows(&origin_url, &query).await,
+                    "{table} behind {statements:?}"
+                );
+            }
+        }
+        let planted = rows(&target_url, "SELECT v FROM log WHERE id = 51 AND day = '2026-01-02'").await;
+        assert_eq!(planted, ["planted"], "all was copied behind {statements:?}\n{}", tandem.log());
+    }
+    assert_eq!(rows(&target_url, TABLES).await, rows(&origin_url, TABLES).await, "{}", tandem.log());
+    tandem.nothing_set_aside().await;
+}
+
 /// Keys that were captured under the old key, under the new one, and on both sides of the change are all paid.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_gets_another_key_under_load() {

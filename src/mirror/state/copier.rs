@@ -20,6 +20,9 @@ pub struct Owed {
     pub tables: Vec<TableId>,
     /// Schema changes to repeat first, in order, as the wire encoded them.
     pub ddl: Vec<(TableId, Box<[u8]>)>,
+    /// Keys that are parked, by the table that they were refused of: owed under another name, or with their table, they may
+    /// be well again, which only the wire can tell.
+    pub parked: Vec<(TableId, Box<[u8]>)>,
 }
 
 /// What a connect learned.
@@ -70,7 +73,28 @@ pub struct Paid {
     pub tables: Vec<TableId>,
     /// What had to be left out: parked by the engine, all else is exact.
     pub refused: Vec<Refused>,
+    /// Of the parked keys those that were paid, but for what is refused again.
+    pub settled: Vec<(TableId, Box<[u8]>)>,
+    /// Tables that were owed whole and are too large for a payment: dirty, all else is exact.
+    pub large: Vec<Large>,
 }
+
+/// A table that one payment does not take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Large {
+    /// The table.
+    pub table: TableId,
+    /// Its qualified name, for people.
+    pub name: String,
+    /// What was owed, and why nothing less than the table would do.
+    pub why: String,
+    /// The names under which it was owed.
+    pub owed: Vec<TableId>,
+}
+
+/// Tables are owed whole up to this size on the primary, in bytes, if there is another way: a payment of a larger one would
+/// hold its snapshot, and all others up, for too long.
+pub const WHOLE_BYTES_MAX: u64 = 256 << 20;
 
 /// Why a copier stopped.
 #[derive(Debug, thiserror::Error)]

@@ -136,7 +136,7 @@ impl Default for Config {
             drain: Duration::from_secs(5),
             parked_max: 10_000,
             self_repair: false,
-            whole_bytes_max: 256 << 20,
+            whole_bytes_max: copier::WHOLE_BYTES_MAX,
             repair_every: Duration::from_secs(30),
             seed: u64::from(std::process::id()),
             history: backfill::Options::default(),
@@ -663,6 +663,7 @@ impl<C: Copier> Engine<C> {
         let now = Instant::now();
         let walk = exact && self.next_walk <= now && self.errand(now) == Ok(Errand::Walk);
         let lend = exact && self.may_lend();
+        cut.tell_parked(self.parked.keys());
         let mut paid = self.copier.pay(cut.owed(), lend || walk).await?;
         if in_doubt {
             self.put_off(cut, &mut paid);
@@ -820,15 +821,22 @@ impl<C: Copier> Engine<C> {
             );
         }
         let here = self.journal.appended();
-        for table in self.parked.paid(cut.owed(), &paid.refused, exact).await? {
+        for table in self.parked.paid(cut.owed(), paid, exact).await? {
             self.dirty.mark(table, Reason::Refused, here).await?;
+        }
+        for large in &paid.large {
+            warn!(table = large.name, why = large.why, "too large for one payment: dirty");
+            self.dirty.mark(large.table, Reason::Large, here).await?;
         }
         Ok(())
     }
 
     /// Tables copied whole are clean, unless they were marked after the cut or an open unit may still change them.
     async fn record_repairs(&mut self, cut: &Cut, paid: &Paid) -> Result<(), Error> {
-        let whole = |table: &&TableId| !paid.refused.iter().any(|r| r.key.is_none() && r.table == **table);
+        let whole = |table: &&TableId| {
+            !paid.refused.iter().any(|refused| refused.key.is_none() && refused.table == **table)
+                && !paid.large.iter().any(|large| large.owed.contains(table))
+        };
         for &table in cut.owed().tables.iter().filter(whole) {
             if !self.ledger.may_dirty(table) && self.dirty.repaired(table, cut.upto).await? {
                 info!(table = table.0, "table repaired");

@@ -409,6 +409,7 @@ impl Owing {
         }
         newer.owed.tables.into_iter().for_each(|table| self.table(table));
         self.owed.ddl.clear();
+        self.owed.parked.clear();
         self.ddl.extend(newer.ddl);
         self.records += newer.records;
         if let Some((lsn, seen)) = newer.oldest {
@@ -432,6 +433,11 @@ impl Cut {
         rest.keys = rest.owed.keys.values().map(HashMap::len).sum();
         self.owing.keys -= rest.keys;
         Cut { owing: rest, upto: self.upto }
+    }
+
+    /// These keys are parked, see [`Owed::parked`].
+    pub fn tell_parked(&mut self, keys: Vec<(TableId, Box<[u8]>)>) {
+        self.owing.owed.parked = keys;
     }
 
     /// What to pay.

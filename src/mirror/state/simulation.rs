@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::copier::{Copier, Error, Gone, Owed, Paid, Refused, Snapshot, Standing};
+use super::copier::{Copier, Error, Gone, Large, Owed, Paid, Refused, Snapshot, Standing};
 use super::engine::{Config, Engine, Paths};
 use crate::dice::Dice;
 use crate::journal::{Journal, Outcome, Ticket};
@@ -254,7 +254,7 @@ impl Copier for Hands {
             return Err(Error::Stale("table rewritten".into()));
         }
         let (mut rows, _) = world.payments.last().expect("begins with the empty state").clone();
-        let refused = apply(&mut world, &mut rows, &at, owed);
+        let (refused, large) = apply(&mut world, &mut rows, &at, owed);
         if world.strict && refused.iter().all(|refused| refused.key.is_some()) {
             world.compared += 1;
             let parked = self.parked.as_ref().map_or(Vec::new(), Parked::list);
@@ -273,7 +273,7 @@ impl Copier for Hands {
             self.opened = None;
             return Err(Error::Secondary("the answer to COMMIT was lost".into()));
         }
-        Ok(Paid { payments, keys: 1, rows: 1, bytes: 1, tables: Vec::new(), refused })
+        Ok(Paid { payments, keys: 1, rows: 1, bytes: 1, refused, large, ..Paid::default() })
     }
 
     async fn release(&mut self) -> Result<(), Error> {
@@ -284,13 +284,13 @@ impl Copier for Hands {
 }
 
 /// Make the owed rows equal to the snapshot's, except what is refused.
-fn apply(world: &mut World, rows: &mut Rows, at: &Rows, owed: &Owed) -> Vec<Refused> {
+fn apply(world: &mut World, rows: &mut Rows, at: &Rows, owed: &Owed) -> (Vec<Refused>, Vec<Large>) {
     for (_, body) in &owed.ddl {
         let change = u64::from_le_bytes(body[..].try_into().expect("written by a session"));
         assert!(!rows.schema.contains(&change), "a schema change is repeated twice: promise 5");
         rows.schema.push(change);
     }
-    let mut refused = Vec::new();
+    let (mut refused, mut large) = (Vec::new(), Vec::new());
     if rows.schema != at.schema && (owed.keys.contains_key(&NAMED) || owed.tables.contains(&NAMED)) {
         refused.push(refuse(None, "other columns"));
     }
@@ -309,6 +309,11 @@ fn apply(world: &mut World, rows: &mut Rows, at: &Rows, owed: &Owed) -> Vec<Refu
         }
     }
     for &table in owed.tables.iter().filter(|&&table| !(whole && table == NAMED)) {
+        // Another name for it was owed, and all of it is too much.
+        if table == UNNAMED && world.fails(20) {
+            large.push(Large { table, name: "unnamed".into(), why: "it grew".into(), owed: vec![table] });
+            continue;
+        }
         rows.rows.retain(|(t, _), _| *t != table);
         for (key, value) in at.of(table) {
             if world.fails(2) {
@@ -318,7 +323,7 @@ fn apply(world: &mut World, rows: &mut Rows, at: &Rows, owed: &Owed) -> Vec<Refu
             }
         }
     }
-    refused
+    (refused, large)
 }
 
 fn refuse(key: Option<Box<[u8]>>, why: &str) -> Refused {

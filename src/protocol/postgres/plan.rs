@@ -501,6 +501,9 @@ pub struct Ddl {
     pub mirrorable: bool,
     /// Tables whose rows may have been rewritten or created by it: owed whole.
     pub rewritten: Vec<TableId>,
+    /// Partitioned tables, the topmost of their trees, that a partition leaves with its rows. The first one is what the change
+    /// is repeated under: whoever repeats it sees whether the rows are gone there too.
+    pub parted: Vec<TableId>,
     /// Schema (where it is written) and name of a table that it creates: owed whole, for what it was filled with and what
     /// the same transaction writes into it before any catalog knows it.
     pub fills: Option<(Option<String>, String)>,

@@ -53,6 +53,9 @@ impl Describe<'_> {
                 if !ddl.rewritten.is_empty() {
                     let _ = write!(out, " rewritten={}", self.labels(&ddl.rewritten));
                 }
+                if !ddl.parted.is_empty() {
+                    let _ = write!(out, " parted={}", self.labels(&ddl.parted));
+                }
                 if let Some((_, name)) = &ddl.fills {
                     let _ = write!(out, " fills={name}");
                 }

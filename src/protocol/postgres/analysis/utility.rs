@@ -15,6 +15,7 @@ use pg_query::protobuf::{
 use super::super::catalog::{Kind, Relation, routine};
 use super::super::plan::{Action, Code, Counted, Ddl, Savepoint, SavepointVerb, Statement, Truncate};
 use super::super::schema_change::is_setting;
+use super::super::scope::topmost;
 use super::Scope;
 use super::operand::string;
 use super::reach::{MADE, Reach};
@@ -437,6 +438,12 @@ impl Scope<'_> {
         let mut tables = self.concerned(name);
         let user = Reach::named(self).why().is_some();
         let commands: Vec<_> = alter.cmds.iter().filter_map(command).collect();
+        // PostgreSQL takes it alone.
+        if let ([command], 1) = (&commands[..], alter.cmds.len())
+            && let Some(part) = partition(command).filter(|_| moves_partition(command))
+        {
+            return self.moved_partition(name, command, part);
+        }
         for other in commands.iter().filter_map(|command| partition(command)) {
             tables.extend(self.concerned(other));
         }
@@ -451,6 +458,22 @@ impl Scope<'_> {
         })
     }
 
+    /// Rows come to a partitioned table, or leave it, and none of its other rows change.
+    fn moved_partition(&self, name: &RangeVar, command: &AlterTableCmd, part: &RangeVar) -> Action {
+        let schema = Some(name.schemaname.as_str()).filter(|schema| !schema.is_empty());
+        let (trees, parts) = (named(self.catalog, schema, &name.relname), self.concerned(part));
+        let leaves = kind(command) != AlterTableType::AtAttachPartition;
+        let roots = trees.iter().filter(|_| leaves).map(|tree| topmost(self.catalog, tree));
+        Action::Ddl(Ddl {
+            tables: labels(&parts),
+            rewritten: labels(&parts),
+            parted: labels(&roots.collect::<Vec<_>>()),
+            mirrorable: true,
+            commits: detaches_concurrently(command),
+            ..tagged("ALTER TABLE")
+        })
+    }
+
     /// Rows may be rewritten, or get values that each server computes for itself.
     fn rewrites(&self, command: &AlterTableCmd, user: bool) -> bool {
         match kind(command) {
@@ -459,9 +482,6 @@ impl Scope<'_> {
             | AlterTableType::AtSetUnLogged
             | AlterTableType::AtSetAccessMethod
             | AlterTableType::AtSetExpression
-            | AlterTableType::AtAttachPartition
-            | AlterTableType::AtDetachPartition
-            | AlterTableType::AtDetachPartitionFinalize
             | AlterTableType::AtAddInherit
             | AlterTableType::AtDropInherit => true,
             AlterTableType::AtAddColumn => user || !self.plain_column(command),
@@ -505,7 +525,14 @@ impl Scope<'_> {
             _ => Vec::new(),
         };
         let commits = drop.concurrent;
-        Action::Ddl(Ddl { tables: labels(&tables), mirrorable: true, commits, ..tagged("DROP") })
+        let parted = if drops_tables(drop) { labels(&self.left(&tables)) } else { Vec::new() };
+        Action::Ddl(Ddl { tables: labels(&tables), parted, mirrorable: true, commits, ..tagged("DROP") })
+    }
+
+    /// What these are partitions of, and stays.
+    fn left(&self, tables: &[Arc<Relation>]) -> Vec<Arc<Relation>> {
+        let goes = |root: &Arc<Relation>| tables.iter().any(|table| table.oid == root.oid);
+        tables.iter().map(|table| topmost(self.catalog, table)).filter(|root| !goes(root)).collect()
     }
 
     fn named_parts(&self, name: &[&str]) -> Vec<Arc<Relation>> {
@@ -582,6 +609,15 @@ fn command(node: &Node) -> Option<&AlterTableCmd> {
 
 fn kind(command: &AlterTableCmd) -> AlterTableType {
     AlterTableType::try_from(command.subtype).unwrap_or(AlterTableType::Undefined)
+}
+
+fn drops_tables(drop: &DropStmt) -> bool {
+    matches!(ObjectType::try_from(drop.remove_type), Ok(ObjectType::ObjectTable | ObjectType::ObjectSchema))
+}
+
+fn moves_partition(command: &AlterTableCmd) -> bool {
+    use AlterTableType as A;
+    matches!(kind(command), A::AtAttachPartition | A::AtDetachPartition | A::AtDetachPartitionFinalize)
 }
 
 /// The table that is attached or detached, or the new parent.

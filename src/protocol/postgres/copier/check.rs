@@ -23,7 +23,8 @@ use super::schema::{PRINT, Pair};
 pub(super) struct Check {
     tables: usize,
     roots: usize,
-    partitions: usize,
+    /// The sum of the oids of partitioned tables and their partitions.
+    partitions: u64,
 }
 
 /// The savepoint behind which everything is read: a part of the statement that begins S.
@@ -44,7 +45,7 @@ pub(super) fn put<'a>(conn: &mut Client, pairs: impl Iterator<Item = &'a Arc<Pai
             push_quoted(&mut prints, print);
         }
         if pair.footprint.partitioned {
-            check.partitions += pair.footprint.prints.len();
+            check.partitions += pair.footprint.prints.iter().map(|(oid, _)| u64::from(*oid)).sum::<u64>();
             push(&mut trees, oid);
         }
     }
@@ -71,13 +72,13 @@ impl Check {
     }
 
     fn holds(&self, row: &DataRow) -> Result<bool, client::Error> {
-        let partitions = if self.partitions > 0 { row.parse::<usize>(2)? } else { 0 };
+        let partitions = if self.partitions > 0 { row.parse::<u64>(2)? } else { 0 };
         Ok((row.parse(0)?, row.parse(1)?, partitions) == (self.tables, self.roots, self.partitions))
     }
 }
 
 /// A schema change may have the server refuse the question itself: a partition that vanishes while it is looked at.
-fn refused(error: client::Error) -> Trouble {
+pub(super) fn refused(error: client::Error) -> Trouble {
     match error.code() {
         Some(code) if code.starts_with("42") || code == "55P03" || code == "XX000" => Trouble::Stale(error.to_string()),
         _ => Trouble::Primary(error),
@@ -95,7 +96,8 @@ static WITHOUT_TREES: LazyLock<String> = LazyLock::new(|| {
 });
 
 static WITH_TREES: LazyLock<String> = LazyLock::new(|| {
-    let trees = "(SELECT pg_catalog.count(*) FROM unnest($5::pg_catalog.oid[]) r(o), pg_catalog.pg_partition_tree(o))";
+    let trees = "(SELECT coalesce(pg_catalog.sum(t.relid::pg_catalog.oid::pg_catalog.int8), 0) \
+        FROM unnest($5::pg_catalog.oid[]) r(o), pg_catalog.pg_partition_tree(o) t)";
     format!("{}, {trees}", *WITHOUT_TREES)
 });
 

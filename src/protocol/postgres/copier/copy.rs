@@ -28,7 +28,8 @@ pub(super) struct Request<'k> {
 
 /// Which rows.
 pub(super) enum Part<'k> {
-    Keys(&'k [&'k [u8]]),
+    /// Those of these keys that the statement finds.
+    Keys(&'k [&'k [u8]], Arc<str>),
     Stretch(Stretch),
     Whole,
 }
@@ -96,7 +97,7 @@ impl Request<'_> {
     /// About as much as it is on the wire.
     fn bytes(&self) -> usize {
         match &self.part {
-            Part::Keys(keys) => 64 + keys.iter().map(|key| key.len() + 4).sum::<usize>(),
+            Part::Keys(keys, _) => 64 + keys.iter().map(|key| key.len() + 4).sum::<usize>(),
             // Small, but its rows are many: a flight of its own.
             Part::Stretch(_) | Part::Whole => FLIGHT_BYTES,
         }
@@ -105,9 +106,7 @@ impl Request<'_> {
     fn put(&self, conn: &mut Client) {
         let format = self.pair.format();
         match &self.part {
-            Part::Keys(keys) => {
-                conn.put_prepared(&self.pair.read_sql(), &Arrays::of(&self.pair, keys).params(), format);
-            }
+            Part::Keys(keys, sql) => conn.put_prepared(sql, &Arrays::of(&self.pair, keys).params(), format),
             Part::Stretch(stretch) => conn.put_prepared(&stretch.sql, &stretch.params(), format),
             Part::Whole => conn.put_prepared(&self.pair.read_whole_sql(), &[], format),
         }

@@ -11,6 +11,7 @@ use crate::protocol::postgres::client::{Param, put_value};
 use crate::protocol::postgres::key::{self, Layout};
 use crate::record::TableId;
 
+use super::piece::Piece;
 use super::schema::Pair;
 
 /// Most bytes of keys in one statement.
@@ -26,6 +27,8 @@ pub(super) struct Debt<'a> {
     more: Keys,
     /// Every row.
     pub(super) whole: bool,
+    /// Every row of these, if not of all.
+    pub(super) pieces: Vec<Piece>,
     /// Rows of it were deleted or re-keyed, and nothing says which: what points at it is owed whole.
     pub(super) lost: bool,
 }
@@ -34,7 +37,7 @@ pub(super) type Debts<'a> = HashMap<TableId, Debt<'a>>;
 
 impl<'a> Debt<'a> {
     pub(super) fn new(pair: Arc<Pair>) -> Debt<'a> {
-        Debt { pair, named: Vec::new(), more: Keys::default(), whole: false, lost: false }
+        Debt { pair, named: Vec::new(), more: Keys::default(), whole: false, pieces: Vec::new(), lost: false }
     }
 
     /// Owe these keys, as they are.
@@ -65,6 +68,17 @@ impl<'a> Debt<'a> {
     fn all(&self) -> impl Iterator<Item = (&[u8], bool)> {
         let keys = self.named.iter().copied().chain([&self.more]).flatten();
         keys.map(|(key, &flagged)| (&key[..], flagged))
+    }
+
+    /// The key is owed, or every row is.
+    pub(super) fn owes(&self, key: &[u8]) -> bool {
+        self.whole || self.flag(key).is_some()
+    }
+
+    /// How the rows of its keys are read: those of pieces come with these.
+    pub(super) fn read_sql(&self) -> Arc<str> {
+        let heaps: Vec<u32> = self.pieces.iter().flat_map(|piece| &piece.heaps).map(|(oid, _)| *oid).collect();
+        self.pair.read_beside_sql(&heaps).into()
     }
 
     /// The keys that are flagged.

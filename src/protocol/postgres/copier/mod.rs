@@ -16,6 +16,7 @@ mod hashes;
 mod history;
 mod link;
 mod pay;
+mod piece;
 mod provision;
 pub(super) mod schema;
 mod whole;
@@ -28,7 +29,7 @@ use tokio::time::Instant;
 
 use crate::backfill::work::{Stage, Surveyed};
 use crate::backfill::{Desk, Request};
-use crate::mirror::state::copier::{Copier, Error, Gone, Owed, Paid, Snapshot, Standing};
+use crate::mirror::state::copier::{Copier, Error, Gone, Owed, Paid, Snapshot, Standing, WHOLE_BYTES_MAX};
 use crate::mirror::twins::Twins;
 use crate::protocol::postgres::client::{Error as ClientError, Format, Param, ServerConfig};
 use crate::protocol::postgres::scope::Scope;
@@ -47,6 +48,9 @@ pub struct Options {
     /// Most rows of a table that a payment finds refused one by one, each in two or three round trips while all other
     /// tables wait: the table is refused whole beyond, as it would be when more are parked than may be.
     pub refused_max: usize,
+    /// A table of which a partition is owed whole, and cannot be paid alone, is paid whole up to this size on the primary,
+    /// in bytes.
+    pub whole_bytes_max: u64,
     /// The secondary ends a session that is silent for 30 s, and with it the lock: every `gone`, `release`, `beat`
     /// and empty `pay` after this much silence says something to it.
     pub heartbeat: Duration,
@@ -68,6 +72,7 @@ impl Default for Options {
         Options {
             batch_keys: 10_000,
             refused_max: 10_000,
+            whole_bytes_max: WHOLE_BYTES_MAX,
             heartbeat: Duration::from_secs(5),
             silence_max: Duration::from_secs(10),
             scope: Scope::default(),

@@ -13,14 +13,14 @@
 //! known. Those are reported and absent on the secondary; all else is exact.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::mirror::state::copier::{self, Owed, Paid, Refused};
+use crate::mirror::state::copier::{self, Large, Owed, Paid, Refused};
 use crate::mirror::state::keys::Key;
-use crate::protocol::postgres::catalog::{LoadError, quote};
+use crate::protocol::postgres::catalog::{LoadError, Relation, quote};
 use crate::protocol::postgres::client::{self, Client, DbError, Format, Param, SEND_BYTES};
 use crate::protocol::postgres::key::Layout;
 use crate::protocol::postgres::schema_change::{self, Manner, SETTINGS};
@@ -32,6 +32,7 @@ use super::closure::{close, parents_first, read_keys};
 use super::copy::{CopyOut, FLIGHT_BYTES, Part, Reader, Request};
 use super::debt::{Arrays, BATCH_BYTES, Debt, Debts, batches, fits, refused_key, refused_table, reorder};
 use super::link::{Link, Poison, beside, on_primary, on_secondary};
+use super::piece;
 use super::schema::{At, Home, Pair};
 use super::whole::{self, Stretch};
 
@@ -151,6 +152,10 @@ struct Payment<'p> {
     debts: Debts<'p>,
     /// Tables that go group by group.
     isolated: HashSet<TableId>,
+    /// Partitions that are owed whole, by the table where they are paid.
+    parts: BTreeMap<TableId, Vec<Arc<Relation>>>,
+    /// Tables that a partition may have left, and whether it was there for sure on the secondary.
+    parted: Vec<(TableId, bool)>,
     paid: Paid,
     /// The secondary is inside our transaction.
     begun: bool,
@@ -182,7 +187,8 @@ impl<'p> Payment<'p> {
         let (debts, isolated) = (Debts::new(), HashSet::new());
         let paid = Paid::default();
         let (begun, behind_rows) = (false, Vec::new());
-        let mut payment = Payment { link, owed, options, debts, isolated, paid, begun, behind_rows };
+        let (parts, parted) = (BTreeMap::new(), Vec::new());
+        let mut payment = Payment { link, owed, options, debts, isolated, parts, parted, paid, begun, behind_rows };
         let refused = payment.begin_and_repeat_ddl().await?;
         if payment.link.schema_stale || !owed.ddl.is_empty() || payment.owes_by_other_keys() {
             payment.load().await?;
@@ -192,6 +198,8 @@ impl<'p> Payment<'p> {
             let name = payment.link.schema.name(table);
             payment.refuse(table, name, why);
         }
+        payment.owe_what_left().await?;
+        payment.owe_parts().await?;
         Ok(payment)
     }
 
@@ -221,8 +229,11 @@ impl<'p> Payment<'p> {
             return Ok(refused);
         }
         self.behind_rows.clear();
+        self.parted.clear();
         let ours = |table: &TableId, body| !self.link.schema.excludes(*table) && !self.is_renamed(*table, body);
-        let ddl: Vec<_> = self.owed.ddl.iter().filter(|(table, body)| ours(table, body)).collect();
+        let (ddl, others): (Vec<_>, Vec<_>) = self.owed.ddl.iter().partition(|(table, body)| ours(table, body));
+        let by_hand = others.into_iter().filter(|(_, body)| takes_away(body).is_some());
+        self.parted.extend(by_hand.map(|(table, _)| (*table, false)));
         let (conn, pulse) = (&mut self.link.secondary, self.link.options.pulse());
         // A value that is added to an enum cannot be used before it is committed. In its turn it is there already, or its type
         // is made in the same transaction, and then it can be used.
@@ -235,7 +246,7 @@ impl<'p> Payment<'p> {
         self.begun = true;
         for (table, body) in &ddl {
             match beside(&mut self.link.primary, pulse, repeat(conn, body)).await? {
-                Ok(()) => {}
+                Ok(done) => self.parted.extend(takes_away(body).map(|known| (*table, known && done == Done::Now))),
                 Err(refusal) if refusal.code.starts_with("23") => self.behind_rows.push((*table, body)),
                 Err(refusal) => refused.push((*table, refusal.why)),
             }
@@ -276,8 +287,12 @@ impl<'p> Payment<'p> {
             }
         }
         for &table in &self.owed.tables {
-            if let Some((pair, _)) = self.home(table) {
-                self.debts.entry(pair.id).or_insert_with(|| Debt::new(pair)).whole = true;
+            let Some((pair, _)) = self.home(table) else { continue };
+            let part = self.link.schema.primary.relation(table).filter(|part| part.id != pair.id);
+            let debt = self.debts.entry(pair.id).or_insert_with(|| Debt::new(pair.clone()));
+            match part {
+                Some(part) => self.parts.entry(pair.id).or_default().push(part.clone()),
+                None => debt.whole = true,
             }
         }
         self.refuse_poisoned();
@@ -297,6 +312,72 @@ impl<'p> Payment<'p> {
         }
     }
 
+    /// What a dropped or detached partition held is gone on the secondary too, or all of its table is owed.
+    async fn owe_what_left(&mut self) -> Result<(), Trouble> {
+        for (table, known) in std::mem::take(&mut self.parted) {
+            let Home::Pair(pair, _) = self.link.schema.home(table) else { continue };
+            let is_left_out = self.is_refused(table) || self.link.poisoned.contains_key(&table);
+            if !pair.footprint.partitioned || pair.id != table || is_left_out {
+                continue;
+            }
+            self.owe_parked(&pair);
+            if !piece::are_alike(self.link, &pair, known).await? {
+                self.owe_tree(&pair, Vec::new(), "a partition left it, and the secondary is partitioned otherwise")
+                    .await?;
+            }
+            piece::let_go(self.link).await?;
+        }
+        Ok(())
+    }
+
+    /// Partitions that are owed whole: alone, or with all of their table.
+    async fn owe_parts(&mut self) -> Result<(), Trouble> {
+        for (table, parts) in std::mem::take(&mut self.parts) {
+            let Some(debt) = self.debts.get(&table).filter(|debt| !debt.whole) else { continue };
+            let pair = debt.pair.clone();
+            let mut pieces = Vec::with_capacity(parts.len());
+            for part in &parts {
+                pieces.extend(piece::of(self.link, &pair, part).await?);
+            }
+            self.owe_parked(&pair);
+            if pieces.len() == parts.len() {
+                self.debts.get_mut(&table).expect("found above").pieces = pieces;
+            } else {
+                let owed = parts.iter().map(|part| part.id).collect();
+                self.owe_tree(&pair, owed, "a partition is owed whole, and its rows cannot be told there").await?;
+            }
+            piece::let_go(self.link).await?;
+        }
+        Ok(())
+    }
+
+    /// All rows of a partitioned table are owed. More than a payment takes are compared, where that can be, and mended.
+    async fn owe_tree(&mut self, pair: &Arc<Pair>, owed: Vec<TableId>, why: &str) -> Result<(), Trouble> {
+        let can_be_walked = self.link.replica && pair.footprint.local;
+        let bytes = if can_be_walked { piece::bytes(self.link, pair).await? } else { 0 };
+        if bytes > self.options.whole_bytes_max {
+            let (name, why) = (pair.primary.sql(), format!("{why}; the table has {} MiB", bytes >> 20));
+            self.paid.large.push(Large { table: pair.id, name, why, owed });
+        } else {
+            self.debts.entry(pair.id).or_insert_with(|| Debt::new(pair.clone())).whole = true;
+        }
+        Ok(())
+    }
+
+    /// Rows of partitions were refused by their table's keys, which nobody may name when the partition is gone, or empty.
+    fn owe_parked(&mut self, pair: &Arc<Pair>) {
+        let layout = self.link.schema.layout(pair.id);
+        let debt = self.debts.entry(pair.id).or_insert_with(|| Debt::new(pair.clone()));
+        let parked = self.owed.parked.iter().filter(|(table, _)| *table == pair.id);
+        for (_, key) in parked.filter(|(_, key)| fits(layout, pair.key.len(), key)) {
+            debt.owe(Key::from(&key[..]), true);
+        }
+    }
+
+    fn is_refused(&self, table: TableId) -> bool {
+        self.paid.refused.iter().any(|refused| refused.table == table && refused.key.is_none())
+    }
+
     /// Where a table is paid; one that cannot be paid is refused.
     fn home(&mut self, table: TableId) -> Option<(Arc<Pair>, Option<Vec<usize>>)> {
         match self.link.schema.home(table) {
@@ -311,6 +392,7 @@ impl<'p> Payment<'p> {
     fn refuse(&mut self, table: TableId, name: String, why: String) {
         self.debts.remove(&table);
         self.isolated.remove(&table);
+        self.parts.values_mut().for_each(|parts| parts.retain(|part| part.id != table));
         self.paid.refused.push(refused_table(table, name, why));
     }
 
@@ -348,10 +430,11 @@ impl<'p> Payment<'p> {
             steps.settle(self.link).await?;
             for id in order.iter().filter(|id| self.isolated.contains(id)) {
                 let mut isolation = Isolation::new(self.link, &debts[id].pair, options);
+                let sql = debts[id].read_sql();
                 for stretch in apart.remove(id).unwrap_or_default() {
                     isolation.stretch(stretch).await?;
                 }
-                isolation.keys(&sorted[id]).await?;
+                isolation.keys(&sorted[id], &sql).await?;
                 steps.rows += isolation.rows;
                 bytes += isolation.bytes;
                 refused.append(&mut isolation.refused);
@@ -367,6 +450,8 @@ impl<'p> Payment<'p> {
         self.paid.payments = steps.payments.ok_or(Trouble::Secondary(client::Error::Value(0)))?;
         self.paid.keys = sorted.values().map(|keys| keys.len() as u64).sum();
         (self.paid.rows, self.paid.bytes) = (steps.rows, bytes);
+        let is_paid = |table, key: &[u8]| self.debts.get(table).is_some_and(|debt| debt.owes(key));
+        self.paid.settled = self.owed.parked.iter().filter(|(table, key)| is_paid(table, key)).cloned().collect();
         self.paid.refused.append(&mut refused);
         self.link.paid(self.paid.payments);
         Ok(())
@@ -388,7 +473,7 @@ impl<'p> Payment<'p> {
             None => return Err(Trouble::Secondary(error.clone().into())),
         };
         for (table, why) in self.begin_and_repeat_ddl().await? {
-            if !self.paid.refused.iter().any(|refused| refused.table == table) {
+            if !self.is_refused(table) {
                 let name = self.link.schema.name(table);
                 self.refuse(table, name, why);
             }
@@ -401,7 +486,8 @@ impl<'p> Payment<'p> {
             self.refuse(table, pair.primary.sql(), error.to_string());
             return Ok(());
         }
-        if error.code == "23505" && round <= ROUNDS && !self.debts[&table].whole {
+        let by_key = !self.debts[&table].whole && self.debts[&table].pieces.is_empty();
+        if error.code == "23505" && round <= ROUNDS && by_key {
             let holders = self.holders(&pair, error).await?;
             let debt = self.debts.get_mut(&table).expect("found above");
             let flagged = !self.link.replica;
@@ -436,9 +522,9 @@ impl<'p> Payment<'p> {
     async fn held_values(&mut self, pair: &Arc<Pair>, unique: &Unique) -> Result<Vec<Key>, Trouble> {
         let refused = |error| Trouble::writing(pair.id, error);
         self.link.secondary.simple(&pair.scratch_sql()).await.map_err(refused)?;
-        let keys = self.debts[&pair.id].sorted();
+        let (keys, sql) = (self.debts[&pair.id].sorted(), Arc::from(pair.read_sql()));
         for batch in batches(pair, &keys, self.options.batch_keys, BATCH_BYTES) {
-            copy_part(self.link, pair, Part::Keys(batch), "pg_temp.tandem_in").await?;
+            copy_part(self.link, pair, Part::Keys(batch, Arc::clone(&sql)), "pg_temp.tandem_in").await?;
         }
         let mut found = Vec::new();
         let link = &mut *self.link;
@@ -464,7 +550,7 @@ const NO_SCHEMA: &str = "3F000";
 
 /// Repeat one schema change: a varint length and the search path it was made under, then its text. What the secondary
 /// refuses for good is told; what only a lock is in the way of, or a server that takes no writes, comes again.
-async fn repeat(conn: &mut Client, body: &[u8]) -> Result<Result<(), Refusal>, Trouble> {
+async fn repeat(conn: &mut Client, body: &[u8]) -> Result<Result<Done, Refusal>, Trouble> {
     let Some((manner, sql)) = schema_change::decode(body) else {
         return Ok(Err(Refusal { code: String::new(), why: "the record's schema change is malformed".into() }));
     };
@@ -474,7 +560,7 @@ async fn repeat(conn: &mut Client, body: &[u8]) -> Result<Result<(), Refusal>, T
         Err(error) => Err(error),
     };
     let why = match done {
-        Ok(()) => return Ok(Ok(())),
+        Ok(()) => return Ok(Ok(Done::Now)),
         Err(client::Error::Db(error)) => error,
         Err(error) => return Err(Trouble::Secondary(error)),
     };
@@ -487,7 +573,15 @@ async fn repeat(conn: &mut Client, body: &[u8]) -> Result<Result<(), Refusal>, T
     conn.simple("ROLLBACK TO tandem_ddl").await.map_err(Trouble::Secondary)?;
     let drops = sql.trim_start().get(..4).is_some_and(|word| word.eq_ignore_ascii_case("drop"));
     let is_done = DONE_ALREADY.contains(&why.code.as_str()) || drops && why.code == NO_SCHEMA;
-    Ok(if is_done { Ok(()) } else { Err(Refusal { code: why.code.clone(), why: why.to_string() }) })
+    Ok(if is_done { Ok(Done::Before) } else { Err(Refusal { code: why.code.clone(), why: why.to_string() }) })
+}
+
+/// When a schema change happened on the secondary.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Done {
+    Now,
+    /// What it makes is there, or what it drops is not.
+    Before,
 }
 
 /// Why the secondary does not take a schema change.
@@ -518,9 +612,13 @@ fn adds_to_enum(body: &[u8]) -> bool {
     parsed.protobuf.stmts.iter().any(is_enum)
 }
 
+fn takes_away(body: &[u8]) -> Option<bool> {
+    schema_change::decode(body).and_then(|(_, sql)| piece::takes_away(sql))
+}
+
 /// CONCURRENTLY cannot run inside a transaction, and ours locks nobody out but readers of the secondary: the change is
 /// repeated without the word. It is reserved, so nothing else is spelt like it without quotes. Materialized views are
-/// the exception: they may be refreshed so anywhere.
+/// the exception: they may be refreshed so anywhere. Nor is there anything to FINALIZE then: it is a DETACH like any other.
 fn without_concurrently(sql: &str) -> Cow<'_, str> {
     use pg_query::protobuf::Token;
     let Ok(scanned) = pg_query::scan(sql) else { return Cow::Borrowed(sql) };
@@ -534,7 +632,12 @@ fn without_concurrently(sql: &str) -> Cow<'_, str> {
             kept.to_mut().replace_range(range, " ");
         }
     }
-    kept
+    match kept.trim_end().rsplit_once(char::is_whitespace) {
+        Some((start, last)) if last.trim_end_matches(';').eq_ignore_ascii_case("finalize") && piece::finalizes(sql) => {
+            start.to_owned().into()
+        }
+        _ => kept,
+    }
 }
 
 /// What follows in the transaction is read under these settings.
@@ -565,7 +668,8 @@ fn requests<'k>(
             Some(Some(stretches)) => requests.extend(stretches.into_iter().map(Part::Stretch).map(request)),
         }
         let batches = batches(&debt.pair, &sorted[id], batch_keys, FLIGHT_BYTES / 2).into_iter();
-        requests.extend(batches.map(Part::Keys).map(request));
+        let sql = debt.read_sql();
+        requests.extend(batches.map(|batch| Part::Keys(batch, sql.clone())).map(request));
     }
     requests
 }
@@ -580,6 +684,9 @@ async fn delete(
     let step = Step::Delete(debt.pair.id);
     if debt.whole {
         steps.put_statement(link, step, &debt.pair.delete_whole_sql(), &Arrays::none());
+    }
+    for piece in debt.pieces.iter().filter(|_| !debt.whole) {
+        steps.put_statement(link, step, &debt.pair.delete_bound_sql(&piece.bound), &Arrays::none());
     }
     let sql = debt.pair.delete_sql();
     for batch in batches(&debt.pair, keys, batch_keys, BATCH_BYTES) {
@@ -674,11 +781,12 @@ impl<'i> Isolation<'i> {
         Isolation { link, pair, options, rows: 0, bytes: 0, refused: Vec::new() }
     }
 
-    async fn keys(&mut self, keys: &[&[u8]]) -> Result<(), Trouble> {
+    /// Those of these keys that the statement finds.
+    async fn keys(&mut self, keys: &[&[u8]], sql: &Arc<str>) -> Result<(), Trouble> {
         let mut left: Vec<&[&[u8]]> = batches(self.pair, keys, self.options.batch_keys, BATCH_BYTES);
         left.reverse();
         while let Some(group) = left.pop() {
-            let Err(error) = self.group(Part::Keys(group)).await? else { continue };
+            let Err(error) = self.group(Part::Keys(group, sql.clone())).await? else { continue };
             match group {
                 [_] if self.refused.len() == self.options.refused_max => {
                     return Err(Trouble::Table(self.pair.id, error));
@@ -697,7 +805,7 @@ impl<'i> Isolation<'i> {
         if self.group(Part::Stretch(stretch.clone())).await?.is_err() {
             let keys = stretch.keys(self.link, self.pair).await?;
             let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
-            self.keys(&keys).await?;
+            self.keys(&keys, &Arc::from(self.pair.read_sql())).await?;
         }
         Ok(())
     }
@@ -881,6 +989,8 @@ mod tests {
         for (sql, expected) in [
             ("CREATE UNIQUE INDEX concurrently i ON t (a)", "CREATE UNIQUE INDEX   i ON t (a)"),
             ("ALTER TABLE t DETACH PARTITION p CONCURRENTLY", "ALTER TABLE t DETACH PARTITION p  "),
+            ("alter table t detach partition finalize  Finalize; ", "alter table t detach partition finalize "),
+            ("ALTER TABLE t DETACH PARTITION finalize", ""),
             ("CREATE INDEX \"CONCURRENTLY\" ON t (ü) /* CONCURRENTLY */", ""),
             ("REFRESH MATERIALIZED VIEW CONCURRENTLY v", ""),
         ] {

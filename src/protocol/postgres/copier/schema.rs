@@ -6,7 +6,8 @@
 //! columns) is left out; columns that only the secondary has get their defaults.
 //!
 //! **Partitions.** All keys of a partition tree are paid at its topmost root, read and written through it: a row that
-//! moved between partitions is one key there, and the sides may be partitioned differently. Where a leaf's key is not
+//! moved between partitions is one key there, and the sides may be partitioned differently. A partition that is owed whole
+//! is paid there too, alone where that can be (see [`super::piece`]). Where a leaf's key is not
 //! the root's (a root without a key), the leaf is paid as a table of its own. **Inheritance** is `ONLY`: each table has
 //! its own keys.
 
@@ -170,12 +171,21 @@ impl Pair {
     }
 
     pub(in crate::protocol::postgres) fn read_sql(&self) -> String {
+        self.read_beside_sql(&[])
+    }
+
+    /// The same, but for rows that lie in one of these tables.
+    pub(super) fn read_beside_sql(&self, tables: &[u32]) -> String {
+        let oids = tables.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+        let beside =
+            if oids.is_empty() { oids } else { format!(" AND t.tableoid <> ALL ('{{{oids}}}'::pg_catalog.oid[])") };
         let (columns, table) = (self.column_list("t.", At::Primary), self.table(At::Primary));
         if let Some(any) = self.any(At::Primary) {
-            return format!("SELECT {columns} FROM {table} t WHERE {any}");
+            return format!("SELECT {columns} FROM {table} t WHERE {any}{beside}");
         }
-        let once = if self.wide { "DISTINCT ON (t.tableoid, t.ctid) " } else { "" };
-        format!("SELECT {once}{columns} FROM {} JOIN {table} t ON {}", self.unnest(), self.matched(At::Primary))
+        let (once, matched) =
+            (if self.wide { "DISTINCT ON (t.tableoid, t.ctid) " } else { "" }, self.matched(At::Primary));
+        format!("SELECT {once}{columns} FROM {} JOIN {table} t ON {matched}{beside}", self.unnest())
     }
 
     /// How rows are read that are written to the other side.
@@ -309,6 +319,11 @@ impl Pair {
         format!("DELETE FROM {}", self.table(At::Secondary))
     }
 
+    /// Of the rows for which this holds.
+    pub(super) fn delete_bound_sql(&self, bound: &str) -> String {
+        format!("DELETE FROM {} t WHERE {bound}", self.table(At::Secondary))
+    }
+
     pub(super) fn copy_sql(&self) -> String {
         self.copy_into(&self.secondary.sql())
     }
@@ -373,6 +388,8 @@ pub(in crate::protocol::postgres) struct Schema {
     arrays: HashMap<u32, u32>,
     readable: HashSet<u32>,
     writable: HashSet<u32>,
+    /// Partitions that the primary is detaching: the secondary has them as such until it repeats that.
+    detaching: HashSet<u32>,
     scope: Scope,
 }
 
@@ -392,6 +409,10 @@ impl Schema {
         conn: &mut Client,
     ) -> Result<(), catalog::LoadError> {
         self.primary = catalog::load(conn).await?;
+        let pending = "SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhdetachpending";
+        let pending = conn.simple(pending).await?.iter().map(|row| row.parse(0)).collect::<Result<Vec<u32>, _>>()?;
+        detach(&mut self.primary, &pending);
+        self.detaching = pending.into_iter().collect();
         self.pairs.clear();
         self.prints.clear();
         self.readable.clear();
@@ -439,6 +460,7 @@ impl Schema {
             arrays: HashMap::new(),
             readable: HashSet::new(),
             writable: HashSet::new(),
+            detaching: HashSet::new(),
             scope: Scope::default(),
         }
     }
@@ -514,6 +536,7 @@ impl Schema {
         if !self.writable.contains(&secondary.oid) {
             return Err("the mirror's role may not SELECT, INSERT and DELETE there on the secondary".into());
         }
+        self.stands_alone(primary, &secondary)?;
         if primary.key.is_none() && !self.scope.keyless {
             return Err("it has no usable key".into());
         }
@@ -527,6 +550,18 @@ impl Schema {
         let footprint = self.footprint(primary);
         let (id, primary) = (primary.id, Arc::clone(primary));
         Ok(Pair { id, primary, secondary, columns, filter, binary, key, wide, footprint })
+    }
+
+    /// A table that was detached on the primary alone: its rows would be another table's on the secondary.
+    fn stands_alone(&self, primary: &Arc<Relation>, secondary: &Arc<Relation>) -> Result<(), String> {
+        let (here, there) = (topmost(&self.primary, primary), topmost(&self.secondary, secondary));
+        let is_detached = here.oid == primary.oid && !self.detaching.contains(&primary.oid);
+        match self.primary.relation(there.id) {
+            Some(root) if is_detached && there.oid != secondary.oid && !self.scope.excludes(&root.shown()) => {
+                Err(format!("it is a partition of {} on the secondary: detach it there too", there.sql()))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn absent(&self, primary: &Relation) -> String {
@@ -598,14 +633,7 @@ impl Schema {
     }
 
     fn footprint(&self, primary: &Relation) -> Footprint {
-        let mut tree = vec![primary.oid];
-        let mut at = 0;
-        while let Some(relation) = tree.get(at).and_then(|oid| self.primary.relations.get(oid)) {
-            if relation.kind == Kind::Partitioned {
-                tree.extend(&relation.children);
-            }
-            at += 1;
-        }
+        let tree = tree(&self.primary, primary.oid);
         let known = || tree.iter().filter_map(|oid| self.primary.relations.get(oid));
         let heaps = known().filter(|relation| relation.kind == Kind::Table);
         let heaps = heaps.map(|relation| (relation.oid, relation.sql())).collect();
@@ -633,7 +661,32 @@ fn exact(column: &Column) -> bool {
     }
 }
 
-fn find<'a>(relation: &'a Relation, name: &str) -> Option<&'a Column> {
+/// DETACH CONCURRENTLY begins with this, and waits long: from then on no new snapshot shows their rows in the table above.
+fn detach(catalog: &mut Catalog, partitions: &[u32]) {
+    for oid in partitions {
+        let Some(partition) = catalog.relations.get_mut(oid) else { continue };
+        for parent in std::mem::take(&mut Arc::make_mut(partition).parents) {
+            if let Some(parent) = catalog.relations.get_mut(&parent) {
+                Arc::make_mut(parent).children.retain(|child| child != oid);
+            }
+        }
+    }
+}
+
+/// A table and all its partitions.
+pub(super) fn tree(catalog: &Catalog, root: u32) -> Vec<u32> {
+    let mut tree = vec![root];
+    let mut at = 0;
+    while let Some(relation) = tree.get(at).and_then(|oid| catalog.relations.get(oid)) {
+        if relation.kind == Kind::Partitioned {
+            tree.extend(&relation.children);
+        }
+        at += 1;
+    }
+    tree
+}
+
+pub(super) fn find<'a>(relation: &'a Relation, name: &str) -> Option<&'a Column> {
     relation.columns.iter().find(|column| column.name == name)
 }
 

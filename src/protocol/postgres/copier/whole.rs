@@ -5,7 +5,7 @@
 //! or later: it grows behind them, and VACUUM cuts off nothing that S sees. What gives the table another file is met by
 //! the check of the flight (see `check`), so an empty table is read as well.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::mirror::state::keys::Key;
@@ -54,21 +54,32 @@ impl Stretch {
     }
 }
 
-/// The stretches of every table that is owed whole. `None`: rows of it lie elsewhere, it is read by one statement.
+/// The stretches of every table that is owed whole, and of pieces that are. `None`: rows of it lie elsewhere, it is read by
+/// one statement.
 pub(super) async fn stretches(
     link: &mut Link,
     debts: &Debts<'_>,
 ) -> Result<HashMap<TableId, Option<Vec<Stretch>>>, Trouble> {
     let mut all = HashMap::new();
-    for debt in debts.values().filter(|debt| debt.whole) {
-        let stretches = if debt.pair.footprint.local { Some(of_table(link, &debt.pair).await?) } else { None };
-        all.insert(debt.pair.id, stretches);
+    for debt in debts.values() {
+        let pair = &debt.pair;
+        let stretches = match &debt.pieces[..] {
+            _ if debt.whole && !pair.footprint.local => None,
+            _ if debt.whole => Some(of_tables(link, pair, &pair.footprint.heaps).await?),
+            [] => continue,
+            pieces => {
+                let heaps: BTreeMap<u32, String> =
+                    pieces.iter().flat_map(|piece| piece.heaps.iter().cloned()).collect();
+                Some(of_tables(link, pair, &heaps.into_iter().collect::<Vec<_>>()).await?)
+            }
+        };
+        all.insert(pair.id, stretches);
     }
     Ok(all)
 }
 
-async fn of_table(link: &mut Link, pair: &Pair) -> Result<Vec<Stretch>, Trouble> {
-    let heaps = &pair.footprint.heaps;
+/// Of these tables of the pair.
+async fn of_tables(link: &mut Link, pair: &Pair, heaps: &[(u32, String)]) -> Result<Vec<Stretch>, Trouble> {
     let oids = heaps.iter().map(|(oid, _)| oid.to_string()).collect::<Vec<_>>().join(",");
     let sql = "SELECT o, pg_catalog.pg_relation_size(o) \
         / pg_catalog.current_setting('block_size')::pg_catalog.int8 FROM unnest($1::pg_catalog.oid[]) o";
@@ -83,7 +94,7 @@ async fn of_table(link: &mut Link, pair: &Pair) -> Result<Vec<Stretch>, Trouble>
         let Some(Ok(size)) = size else { return Err(Trouble::Stale("a table was dropped".into())) };
         blocks.insert(row.parse(0).map_err(Trouble::Primary)?, size);
     }
-    let step = BLOCKS + BLOCKS_PER_PARTITION * heaps.len() as u64;
+    let step = BLOCKS + BLOCKS_PER_PARTITION * pair.footprint.heaps.len() as u64;
     let mut stretches = Vec::new();
     for (oid, table) in heaps {
         let (sql, keys_sql): (Arc<str>, Arc<str>) =

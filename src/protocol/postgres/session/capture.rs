@@ -1,5 +1,6 @@
 //! What a statement may change, as keys of the open unit.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
@@ -202,8 +203,9 @@ impl Session {
             Action::Ddl(ddl) if !ddl.temporary => {
                 self.path_aged = true;
                 if let (true, Some(path)) = (self.shared.policy.mirror_ddl() && ddl.mirrorable, &self.path) {
-                    let table = ddl.tables.first().copied().unwrap_or(TableId::NONE);
+                    let table = ddl.parted.first().or(ddl.tables.first()).copied().unwrap_or(TableId::NONE);
                     self.changes.push(table, schema_change::encode(path, &self.settings, text));
+                    ddl.parted.iter().skip(1).for_each(|&table| self.keys.dirty(table, Reason::Ddl));
                     ddl.rewritten.iter().for_each(|&table| self.keys.table(table));
                     if let Some((schema, name)) = &ddl.fills {
                         let schema = schema.clone().unwrap_or_else(|| super::path::first(path));
@@ -211,7 +213,8 @@ impl Session {
                     }
                 } else {
                     let tables = if ddl.tables.is_empty() { &ddl.rewritten } else { &ddl.tables };
-                    tables.iter().for_each(|&table| self.keys.dirty(table, Reason::Ddl));
+                    let noted: BTreeSet<_> = tables.iter().chain(&ddl.parted).collect();
+                    noted.into_iter().for_each(|&table| self.keys.dirty(table, Reason::Ddl));
                     if let (Some((None, name)), Some(path)) = (&ddl.fills, &self.path) {
                         self.keys.dirty(TableId::of(&super::path::first(path), name), Reason::Ddl);
                     }

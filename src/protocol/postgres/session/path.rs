@@ -87,7 +87,8 @@ impl Session {
 /// Is it repeated under the session's path? A table that is not made there is dirty by its name, which has a schema.
 fn needs_path(action: &Action) -> bool {
     match action {
-        Action::Ddl(ddl) => (ddl.mirrorable || ddl.fills.is_some()) && !ddl.temporary && !ddl.commits,
+        Action::Ddl(ddl) if ddl.commits => ddl.mirrorable && !ddl.parted.is_empty(),
+        Action::Ddl(ddl) => (ddl.mirrorable || ddl.fills.is_some()) && !ddl.temporary,
         _ => false,
     }
 }
