@@ -206,12 +206,14 @@ pub enum Throttle {
     Secondary,
     /// What an earlier process lent may still be written.
     Lent,
+    /// A schema change is under way on the primary, or a table is locked.
+    Schema,
 }
 
 impl Throttle {
     /// All there are.
-    pub const ALL: [Throttle; 5] =
-        [Throttle::Lag, Throttle::Rate, Throttle::Primary, Throttle::Secondary, Throttle::Lent];
+    pub const ALL: [Throttle; 6] =
+        [Throttle::Lag, Throttle::Rate, Throttle::Primary, Throttle::Secondary, Throttle::Lent, Throttle::Schema];
 
     /// The word in metrics.
     pub fn as_str(self) -> &'static str {
@@ -221,6 +223,7 @@ impl Throttle {
             Throttle::Primary => "primary",
             Throttle::Secondary => "secondary",
             Throttle::Lent => "lent",
+            Throttle::Schema => "schema",
         }
     }
 
@@ -232,6 +235,7 @@ impl Throttle {
             Throttle::Primary => "the primary is away or overloaded",
             Throttle::Secondary => "the secondary is away or overloaded",
             Throttle::Lent => "chunks that workers had before tandem was started again may still be written",
+            Throttle::Schema => "a schema change is under way, or a table is locked",
         }
     }
 }
@@ -614,7 +618,7 @@ impl Desk {
             self.forget_lines();
             return Ok(Errand::Survey);
         };
-        if wants == Wants::Walk
+        if wants != Wants::Nothing
             && let Some((side, until, why)) = memory.rest.clone().filter(|rest| rest.1 > now)
         {
             (memory.throttled, memory.hindrance) = (Some(side), Some(why));
@@ -692,14 +696,19 @@ impl Desk {
     pub fn felt(&self, side: Throttle, took: Duration) {
         if took > self.shared.options.max_latency {
             let why = format!("a trivial statement took {} ms (backfill.max_latency)", took.as_millis());
-            self.lock().rest = Some((side, Instant::now() + REST * took, why));
+            self.rests(side, took, why);
         }
     }
 
-    /// A side is away or overloaded, and says why: nothing is done for a while.
-    pub fn hindered(&self, throttle: Throttle, why: String) {
+    /// What took so long for nothing is left alone for ten times as long.
+    pub fn rests(&self, throttle: Throttle, took: Duration, why: String) {
+        self.lock().rest = Some((throttle, Instant::now() + REST * took, why));
+    }
+
+    /// Something is in the way, and may say why: nothing is done for a while.
+    pub fn hindered(&self, throttle: Throttle, why: Option<String>) {
         let mut memory = self.lock();
-        (memory.throttled, memory.hindrance) = (Some(throttle), Some(why));
+        (memory.throttled, memory.hindrance) = (Some(throttle), why);
     }
 
     /// The schema changed, or a table moved: look again.

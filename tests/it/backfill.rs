@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::history::{Churn, HISTORY, SCHEMA, TABLES, ask, counts, ended, public, walk};
 use crate::support::stage::Stage;
-use crate::support::{connect, rows, sql};
+use crate::support::{connect, rows, sql, until};
 
 /// History on the origin that the target lacks.
 async fn stage(more: &str) -> Stage {
@@ -396,6 +396,59 @@ async fn history_does_not_wait_for_a_transaction_that_is_only_prepared() {
     assert_eq!(report["state"], "Done", "{report:#}\n{}", stage.tandem.log());
     client.batch_execute("COMMIT PREPARED 'left'").await.expect("committed");
     stage.assert_equal(TABLES).await;
+}
+
+/// Why the verify waits, when it says this.
+async fn waits(stage: &Stage, why: &str) {
+    let told = until(async || {
+        let report = stage.tandem.client().get("/v1/verify").await.expect("it answers");
+        report["why"].as_str().is_some_and(|said| said.contains(why)).then_some(())
+    });
+    told.await.unwrap_or_else(|| panic!("it never says {why}\n{}", stage.tandem.log()));
+}
+
+#[tokio::test]
+async fn history_says_that_it_waits_for_a_schema_change_and_goes_on_behind_it() {
+    let stage = stage("").await;
+    assert_eq!(walk(&stage, "backfill", public()).await["state"], "Done", "{}", stage.tandem.log());
+    // A writer that the index is waited for with.
+    let writer = connect(&stage.origin.url("postgres")).await;
+    writer.batch_execute("BEGIN; UPDATE plain SET v = v WHERE id = 1").await.expect("written");
+    let client = connect(&stage.url()).await;
+    client.batch_execute("CREATE TABLE another (id int PRIMARY KEY)").await.expect("made");
+    let building =
+        tokio::spawn(async move { client.batch_execute("CREATE INDEX CONCURRENTLY slow ON plain (n)").await });
+    let begun = "SELECT count(*) FROM pg_index WHERE indexrelid = to_regclass('slow')";
+    until(async || (rows(&stage.origin.url("postgres"), begun).await == ["1"]).then_some(())).await.expect("begun");
+    ask(&stage, "verify", public()).await;
+    waits(&stage, "a schema change is under way").await;
+    sql(&stage.url(), "UPDATE named SET v = 7").await;
+    let paid = "SELECT count(*) FROM named WHERE v <> 7";
+    let paid = until(async || (rows(&stage.target.url("postgres"), paid).await == ["0"]).then_some(())).await;
+    paid.unwrap_or_else(|| panic!("payments wait for it\n{}", stage.tandem.log()));
+    writer.batch_execute("ROLLBACK").await.expect("ended");
+    building.await.expect("no panic in it").expect("built");
+    let report = ended(&stage, "verify").await;
+    assert_eq!((report["state"].as_str(), &counts(&report)[2..]), (Some("Done"), &[0; 4][..]), "{report:#}");
+}
+
+#[tokio::test]
+async fn history_says_that_it_waits_for_a_locked_table_and_payments_go_on() {
+    let stage = stage("").await;
+    assert_eq!(walk(&stage, "backfill", public()).await["state"], "Done", "{}", stage.tandem.log());
+    // As VACUUM FULL does, and ALTER TABLE.
+    let locker = connect(&stage.origin.url("postgres")).await;
+    locker.batch_execute("BEGIN; LOCK TABLE plain IN ACCESS EXCLUSIVE MODE").await.expect("locked");
+    ask(&stage, "verify", public()).await;
+    waits(&stage, "a table is locked: ERROR 55P03").await;
+    for n in 0..3 {
+        sql(&stage.url(), &format!("UPDATE named SET v = {n}")).await;
+        stage.tandem.caught_up().await;
+    }
+    locker.batch_execute("ROLLBACK").await.expect("ended");
+    let report = ended(&stage, "verify").await;
+    assert_eq!((report["state"].as_str(), &counts(&report)[2..]), (Some("Done"), &[0; 4][..]), "{report:#}");
+    assert!(!stage.tandem.log().contains("mirror waits"), "{}", stage.tandem.log());
 }
 
 /// What a switch would find of history, by name and object.

@@ -277,7 +277,7 @@ impl<W: Walker> History<W> {
             Trouble::Desk(_) => Throttle::Lag,
         };
         tracing::debug!(why = %trouble, "history waits");
-        self.handle.desk.hindered(throttle, trouble.to_string());
+        self.handle.desk.hindered(throttle, Some(trouble.to_string()));
         Rest::Failed(now + self.backoff.pause())
     }
 

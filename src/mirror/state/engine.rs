@@ -28,7 +28,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::backfill::desk::{self, Errand};
+use crate::backfill::desk::{self, Errand, Throttle};
 use crate::backfill::work::Stage;
 use crate::backfill::{self, Desk};
 use crate::journal::{self, Journal, Lsn};
@@ -240,6 +240,8 @@ pub struct Engine<C> {
     next_walk: Instant,
     last_contact: Instant,
     stale: u32,
+    /// How many snapshots in a row met a schema change that is ending, or that takes long.
+    doubted: u32,
     meters: Meters,
 }
 
@@ -325,6 +327,7 @@ impl<C: Copier> Engine<C> {
             next_walk: now,
             last_contact: now,
             stale: 0,
+            doubted: 0,
             meters: Meters::new(),
             config,
             journal: handle.journal.clone(),
@@ -618,6 +621,10 @@ impl<C: Copier> Engine<C> {
         match self.pay(&mut cut).await {
             Ok(Made { snapshot, paid, exact, lend, walk }) => {
                 let took = began.elapsed();
+                if !exact {
+                    // Nothing is walked over at such a state: asking at once would be all that is done.
+                    self.next_walk = Instant::now() + self.config.pause_max;
+                }
                 let lent = if lend { self.lend(walk).await } else { Ok(()) };
                 let walked = if walk && lent.is_ok() { Some(self.walk().await) } else { None };
                 let written_down = self.settled(&cut, &snapshot, &paid, exact, took).await;
@@ -651,7 +658,8 @@ impl<C: Copier> Engine<C> {
         let snapshot = self.copier.snapshot().await?;
         let exact = self.advance(self.config.owed_keys_max / 4).await?;
         let in_doubt = self.ledger.schema_in_doubt();
-        if in_doubt && self.stale < self.config.stale_retries {
+        self.doubted = if in_doubt { self.doubted.saturating_add(1) } else { 0 };
+        if in_doubt && self.doubted <= self.config.stale_retries {
             self.copier.release().await?;
             return Err(copier::Error::Stale("a schema change is ending".into()).into());
         }
@@ -689,7 +697,13 @@ impl<C: Copier> Engine<C> {
             return Err(None);
         }
         let lag = self.ledger.ended_seen().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-        self.desk.errand(now, lag)
+        let errand = self.desk.errand(now, lag)?;
+        if errand == Errand::Walk && self.ledger.schema_in_doubt() {
+            // Its tables may be as they were before it or behind it, and nobody knows which tables it concerns.
+            self.desk.hindered(Throttle::Schema, None);
+            return Err(Some(now + self.config.pause_max));
+        }
+        Ok(errand)
     }
 
     /// What history relies on. A schema change that is ending is waited for: a survey sees it before it is owed.
@@ -700,12 +714,12 @@ impl<C: Copier> Engine<C> {
     /// Look where history lies.
     async fn survey(&mut self) -> Result<(), Error> {
         self.provision(Stage::Tables).await?;
-        let began = behind_marks(&self.journal, &self.dirty);
+        let (began, asked) = (behind_marks(&self.journal, &self.dirty), Instant::now());
         let found = match self.copier.survey().await {
             Ok(found) => found,
             Err(copier::Error::Stale(why)) => {
                 self.go_stale(&why);
-                sleep(self.config.pause_min).await;
+                self.desk.rests(Throttle::Schema, asked.elapsed().max(self.config.pause_min), why);
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
@@ -784,6 +798,7 @@ impl<C: Copier> Engine<C> {
         self.stale += 1;
         let pause = if self.stale <= self.config.stale_retries { self.config.pause_min } else { self.backoff.pause() };
         self.next_payment = Instant::now() + pause;
+        self.next_walk = self.next_walk.max(self.next_payment);
     }
 
     /// The payment is on the secondary.
@@ -881,7 +896,9 @@ impl<C: Copier> Engine<C> {
     /// A full journal is tried again with the next turn.
     async fn repair(&mut self) -> Result<(), Error> {
         let dirty: Vec<TableId> = self.dirty.list().into_iter().map(|dirty| dirty.table).collect();
-        self.measure(&dirty).await?;
+        if !self.measure(&dirty).await? {
+            return Ok(());
+        }
         let (large, small): (Vec<TableId>, Vec<TableId>) =
             dirty.into_iter().partition(|table| self.large.0.get(table) == Some(&true));
         // What is under way may be answering the marks.
@@ -898,16 +915,19 @@ impl<C: Copier> Engine<C> {
         Ok(())
     }
 
-    /// Which of these tables are large. What a walk leaves out, or does not know, is not.
-    async fn measure(&mut self, tables: &[TableId]) -> Result<(), Error> {
+    /// Which of these tables are large. What a walk leaves out, or does not know, is not. False: that cannot be told now.
+    async fn measure(&mut self, tables: &[TableId]) -> Result<bool, Error> {
         let now = Instant::now();
         let (known, at) = &self.large;
         if now.duration_since(*at) < MEASURED && tables.iter().all(|table| known.contains_key(table)) {
-            return Ok(());
+            return Ok(true);
         }
         let found = match self.copier.survey().await {
-            // Whole, then: nothing waits for a schema to come to rest.
-            Err(copier::Error::Stale(_)) => Vec::new(),
+            // A table that was taken for small would be one payment, however long.
+            Err(copier::Error::Stale(why)) => {
+                debug!(why, "dirty tables are measured later");
+                return Ok(false);
+            }
             found => found?,
         };
         self.last_contact = now;
@@ -916,7 +936,7 @@ impl<C: Copier> Engine<C> {
             of.is_some_and(|one| one.bytes > self.config.whole_bytes_max)
         };
         self.large = (tables.iter().map(|table| (*table, is_large(table))).collect(), now);
-        Ok(())
+        Ok(true)
     }
 
     /// Give up the part of the journal that nobody needs; at most once a second, because the book is synced first.
@@ -1033,6 +1053,8 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
+    use crate::backfill::work::{Extent, Landed, Outcome, Surveyed};
+    use crate::backfill::{Kind, Request, State};
     use crate::mirror::state::copier::{Gone, Owed};
     use crate::record::Backend;
 
@@ -1079,5 +1101,130 @@ mod tests {
         assert_eq!(beats.load(Ordering::Relaxed), 6);
         stop.cancel();
         running.await.expect("ends");
+    }
+
+    /// Pays everything at once, and has one table to walk over.
+    #[derive(Default)]
+    struct Pays {
+        snapshots: Arc<AtomicU64>,
+        walks: Arc<AtomicU64>,
+        locked: bool,
+    }
+
+    impl Copier for Pays {
+        async fn open(&mut self) -> Result<Standing, copier::Error> {
+            Ok(Standing { life: 1, payments: 0 })
+        }
+
+        async fn gone<'a>(&'a mut self, _: &'a [Backend], _: &'a [Box<[u8]>]) -> Result<Gone, copier::Error> {
+            Ok(Gone::default())
+        }
+
+        async fn snapshot(&mut self) -> Result<Snapshot, copier::Error> {
+            self.snapshots.fetch_add(1, Ordering::Relaxed);
+            sleep(Duration::from_micros(50)).await;
+            Ok(Snapshot { written: 0, flushed: 0 })
+        }
+
+        async fn pay<'a>(&'a mut self, _: &'a Owed, _: bool) -> Result<Paid, copier::Error> {
+            Ok(Paid::default())
+        }
+
+        async fn survey(&mut self) -> Result<Vec<Surveyed>, copier::Error> {
+            if self.locked {
+                sleep(Duration::from_secs(2)).await;
+                return Err(copier::Error::Stale("55P03 canceling statement due to lock timeout".into()));
+            }
+            let extents = vec![Extent { name: "t".into(), file: 1, units: 9 }];
+            Ok(vec![Surveyed {
+                table: TableId(1),
+                name: "public.t".into(),
+                labels: vec![TableId(1)],
+                rows: 9,
+                bytes: 9,
+                primary: extents.clone(),
+                secondary: extents,
+                occupied: true,
+                refused: None,
+            }])
+        }
+
+        async fn walk<'a>(&'a mut self, desk: &'a Desk) -> Result<u64, copier::Error> {
+            self.walks.fetch_add(1, Ordering::Relaxed);
+            while let Some(chunk) = desk.take(Instant::now()) {
+                desk.put(chunk, Outcome::Done(Landed { rows: 1, ..Landed::default() }));
+            }
+            Ok(0)
+        }
+
+        async fn release(&mut self) -> Result<(), copier::Error> {
+            Ok(())
+        }
+    }
+
+    fn verify(handle: &Handle) -> backfill::Report {
+        handle.desk().report(Kind::Verify).expect("asked for")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_a_schema_change_takes_long_history_waits_says_why_and_takes_no_snapshots() {
+        let (journal, copier) = (Journal::in_memory(), Pays::default());
+        let (snapshots, walks) = (copier.snapshots.clone(), copier.walks.clone());
+        let made = Engine::new(Config::default(), journal.clone(), copier, Paths::in_memory());
+        let (engine, handle) = made.expect("files load");
+        let mut record = RecordBuf::default();
+        record.ddl(TableId(7), b"CREATE INDEX CONCURRENTLY ..");
+        let change = journal.begin(record.finish(Backend { id: 5, life: 1 })).expect("there is room");
+        handle.desk().start(Request::new(Kind::Verify)).await.expect("nothing is under way");
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(engine.run(stop.clone()));
+        let seconds = 600;
+        for _ in 0..seconds {
+            sleep(Duration::from_secs(1)).await;
+            // Clients go on writing other tables.
+            owe(&journal, &mut written()).expect("there is room");
+        }
+        let why = verify(&handle).why.expect("it waits");
+        assert!(why.contains("a schema change is under way"), "{why}");
+        assert_eq!(walks.load(Ordering::Relaxed), 0);
+        let taken = snapshots.load(Ordering::Relaxed);
+        assert!((seconds..2 * seconds).contains(&taken), "{taken} snapshots for {seconds} payments");
+        change.end(journal::Outcome::Aborted);
+        let mut waited = 0;
+        while verify(&handle).state != State::Done {
+            sleep(Duration::from_secs(1)).await;
+            waited += 1;
+            assert!(waited < 60, "{:?}", verify(&handle));
+        }
+        stop.cancel();
+        running.await.expect("ends");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_a_table_is_locked_surveys_leave_the_time_to_payments_and_say_why() {
+        let (journal, copier) = (Journal::in_memory(), Pays { locked: true, ..Pays::default() });
+        let snapshots = copier.snapshots.clone();
+        let made = Engine::new(Config::default(), journal.clone(), copier, Paths::in_memory());
+        let (engine, handle) = made.expect("files load");
+        handle.desk().start(Request::new(Kind::Verify)).await.expect("nothing is under way");
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(engine.run(stop.clone()));
+        sleep(Duration::from_secs(3)).await;
+        for _ in 0..10 {
+            let before = snapshots.load(Ordering::Relaxed);
+            owe(&journal, &mut written()).expect("there is room");
+            handle.settle(journal.appended()).await.expect("it runs");
+            assert!(snapshots.load(Ordering::Relaxed) > before);
+        }
+        let why = verify(&handle).why.expect("it waits");
+        assert!(why.contains("a table is locked") && why.contains("55P03"), "{why}");
+        stop.cancel();
+        running.await.expect("ends");
+    }
+
+    fn written() -> RecordBuf {
+        let mut record = RecordBuf::default();
+        record.key(TableId(2), b"k", false);
+        record
     }
 }

@@ -30,7 +30,7 @@ use super::check;
 use super::copy::{BINARY_END, BINARY_START, put_text};
 use super::debt::{Arrays, BATCH_BYTES, batches};
 use super::link::{self, LOCK_CLASS, LOCK_WRITERS, Link, on_secondary};
-use super::pay::{COUNT, Trouble, about_the_statement, loading};
+use super::pay::{COUNT, Trouble, about_the_statement, loading, unlocked};
 use super::schema::{At, Home, Pair, STRETCH};
 
 mod alike;
@@ -110,8 +110,8 @@ pub(super) async fn survey(link: &mut Link) -> Result<Vec<Surveyed>, Trouble> {
     let secondary = link.schema.load_secondary(&mut link.secondary).await;
     secondary.map_err(|error| loading(error, Trouble::Secondary))?;
     link.schema_stale = false;
-    let here = files(&mut link.primary).await.map_err(Trouble::Primary)?;
-    let there = files(&mut link.secondary).await.map_err(Trouble::Secondary)?;
+    let here = files(&mut link.primary).await.map_err(|error| unlocked(error, Trouble::Primary))?;
+    let there = files(&mut link.secondary).await.map_err(|error| unlocked(error, Trouble::Secondary))?;
     let mut ids: Vec<(String, TableId)> =
         link.schema.primary.relations.values().filter(|of| walkable(of)).map(|of| (of.shown(), of.id)).collect();
     ids.sort_unstable();
@@ -191,7 +191,8 @@ async fn look(
     };
     // A file without blocks holds nothing; one with blocks may.
     let blocks = one.secondary.iter().any(|extent| extent.units > 0);
-    let occupied = blocks && occupied(&mut link.secondary, pair).await.map_err(Trouble::Secondary)?;
+    let occupied =
+        blocks && occupied(&mut link.secondary, pair).await.map_err(|error| unlocked(error, Trouble::Secondary))?;
     if occupied {
         link.history.clean.remove(&pair.id);
     } else {

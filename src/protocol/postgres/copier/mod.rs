@@ -309,10 +309,21 @@ impl Copier for PgCopier {
         let surveyed = async {
             let link = self.link()?;
             link.used = Instant::now();
-            history::survey(link).await.map_err(|trouble| trouble.told().0)
+            match history::survey(link).await {
+                Ok(found) => Ok(found),
+                Err(trouble) => {
+                    let (error, alive) = trouble.told();
+                    if alive {
+                        link.roll_back().await?;
+                    }
+                    Err(error)
+                }
+            }
         };
-        let surveyed = surveyed.await;
-        self.lose(surveyed)
+        match surveyed.await {
+            Err(error @ Error::Stale(_)) => Err(error),
+            other => self.lose(other),
+        }
     }
 
     async fn walk<'a>(&'a mut self, desk: &'a Desk) -> Result<u64, Error> {

@@ -119,9 +119,15 @@ pub(super) fn loading(error: LoadError, side: fn(client::Error) -> Trouble) -> T
     match error {
         // Functions of the catalog answer for now: what is gone since the snapshot has no name and no privileges.
         LoadError::Client(client::Error::Value(_)) => Trouble::Stale("the schema changed while it was read".into()),
-        LoadError::Client(error) => side(error),
+        LoadError::Client(error) => unlocked(error, side),
         other => side(client::Error::Config(other.to_string())),
     }
+}
+
+/// Who looks at a table that somebody has locked (VACUUM FULL, a long ALTER TABLE) looks again; the connection is as good as
+/// before.
+pub(super) fn unlocked(error: client::Error, side: fn(client::Error) -> Trouble) -> Trouble {
+    if error.code() == Some("55P03") { Trouble::Stale(error.to_string()) } else { side(error) }
 }
 
 /// Run one payment. On `Ok` the secondary has committed it; S is still open.
