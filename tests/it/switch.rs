@@ -1,12 +1,12 @@
 //! The switch and the way back, on real servers.
 
-use ::tandem::protocol::postgres::wire::{Message, back};
+use ::tandem::protocol::postgres::wire::{self, Message, back};
 use ::tandem::sandbox::Stop;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::support::raw::{M, Raw};
 use crate::support::stage::Stage;
-use crate::support::{connect, rows, sql};
+use crate::support::{connect, rows, sql, until};
 
 const SCHEMA: &str = "CREATE TABLE acc (id bigserial PRIMARY KEY, bal bigint NOT NULL)";
 
@@ -388,6 +388,35 @@ async fn a_primary_that_is_gone_for_good_is_given_up() {
     assert_eq!(one(&client, "SELECT max(id) > 2 FROM acc").await, "t");
     let list = std::fs::read_to_string(stage.tandem.dir().join("tandem-data/switch-lost")).expect("it is kept");
     assert!(list.contains("acc"), "{list}");
+}
+
+/// The origin says nothing any more, and its connections stay open; how `--force` ends then.
+async fn given_up(stage: &Stage, request: &serde_json::Value) {
+    let look = stage.ask_switch(&serde_json::json!({"to": "target", "dry_run": true, "force": 0})).await;
+    assert_eq!(look["end"], "ready", "{look:#}");
+    let ended = stage.ask_switch(request).await;
+    assert_eq!(ended["end"], "switched", "{ended:#}\n{}", stage.tandem.log());
+    let client = connect(&stage.url()).await;
+    client.batch_execute("INSERT INTO acc (bal) VALUES (3)").await.expect("the target answers");
+    stage.origin.thaw();
+    stage.steady().await;
+    stage.assert_equal(&["acc"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_hung_up_while_it_waited_for_a_primary_that_is_gone_for_good_is_in_nobody_s_way() {
+    let stage = Stage::new(SCHEMA, "", &[]).await;
+    sql(&stage.url(), "INSERT INTO acc (bal) VALUES (1)").await;
+    stage.tandem.settled().await;
+    let mut waiting = Raw::connect(stage.tandem.port);
+    let mut question = bytes::BytesMut::new();
+    wire::query(&mut question, b"SELECT pg_sleep(600)");
+    waiting.send(&question);
+    let runs = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)' AND state = 'active'";
+    until(async || (rows(&stage.origin.url("postgres"), runs).await == ["1"]).then_some(())).await.expect("it runs");
+    stage.origin.freeze();
+    drop(waiting);
+    given_up(&stage, &serde_json::json!({"to": "target", "force": 0, "max_hold_ms": 15_000})).await;
 }
 
 #[tokio::test]

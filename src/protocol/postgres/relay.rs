@@ -352,10 +352,13 @@ where
     /// What the session is called to when there is nothing else to do. `Ok(true)`: go on.
     fn heed(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         self.beyond.register(cx.waker());
-        if matches!(self.server, Place::Away(_)) || self.client_gone {
+        if matches!(self.server, Place::Away(_)) {
             return Ok(false);
         }
         match self.beyond.heed(self.rest()) {
+            Heed::Leave(why) => Err(why.into()),
+            // Nobody is left to be moved; but a server that never answers keeps the gate for as long as it is waited for.
+            _ if self.client_gone => Ok(false),
             Heed::Nothing => Ok(false),
             Heed::Look => Ok(self.depart(|beyond, server, _| beyond.look(server))),
             Heed::Open => {
@@ -363,7 +366,6 @@ where
                 Ok(true)
             }
             Heed::Move => Ok(self.session.pass_idle()),
-            Heed::Leave(why) => Err(why.into()),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Peers that are slow, rude or gone, over in-memory pipes and paused time.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpStream};
@@ -29,8 +29,9 @@ struct Peers {
     relay: JoinHandle<()>,
 }
 
+/// How often a statement was cancelled, and whether its primary is given up.
 #[derive(Clone, Default)]
-struct Cancelled(std::sync::Arc<AtomicUsize>);
+struct Cancelled(std::sync::Arc<AtomicUsize>, std::sync::Arc<AtomicBool>);
 
 impl<S: Send + 'static> Beyond<S> for Cancelled {
     fn cancel(&mut self) {
@@ -39,8 +40,11 @@ impl<S: Send + 'static> Beyond<S> for Cancelled {
 
     fn register(&self, _: &Waker) {}
 
-    fn heed(&mut self, _: Rest) -> Heed {
-        Heed::Nothing
+    fn heed(&mut self, rest: Rest) -> Heed {
+        match rest == Rest::Busy && self.1.load(Ordering::Relaxed) {
+            true => Heed::Leave(Stranded::GivenUp),
+            false => Heed::Nothing,
+        }
     }
 
     fn look(&mut self, server: S) -> Detour<S> {
@@ -205,6 +209,16 @@ async fn a_statement_whose_client_left_is_cancelled_once_and_keeps_the_gate_unti
     assert_eq!(peers.cancelled.0.load(Ordering::Relaxed), 1);
     assert_eq!(peers.shared.gate.inside(), 1);
     peers.server.shutdown().await.expect("closed");
+    peers.ended().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_statement_whose_client_left_lets_the_gate_go_when_its_primary_is_given_up() {
+    let mut peers = Peers::new();
+    peers.ask("select pg_sleep(600)").await;
+    peers.client.shutdown().await.expect("closed");
+    peers.server_sees(2).await;
+    peers.cancelled.1.store(true, Ordering::Relaxed);
     peers.ended().await;
 }
 
