@@ -42,6 +42,8 @@ pub struct Turning<D: Directions> {
     handle: Handle,
     directions: D,
     running: Option<Running>,
+    /// One that was told to end, and may not have ended yet.
+    ending: Option<JoinHandle<()>>,
     ahead: Option<(Side, D::Ahead)>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -56,7 +58,7 @@ struct Running {
 impl<D: Directions> Turning<D> {
     /// No engine runs yet; each runs among `tasks` and ends with `stop`.
     pub fn new(handle: Handle, directions: D, (stop, tasks): (CancellationToken, TaskTracker)) -> Turning<D> {
-        Turning { handle, directions, running: None, ahead: None, stop, tasks }
+        Turning { handle, directions, running: None, ending: None, ahead: None, stop, tasks }
     }
 
     /// How the rest of the process looks at whichever engine runs.
@@ -64,7 +66,7 @@ impl<D: Directions> Turning<D> {
         &self.handle
     }
 
-    /// The primary of the engine that runs.
+    /// The primary of the engine that runs; one that was told to end is none.
     pub fn primary(&self) -> Option<Side> {
         self.running.as_ref().map(|running| running.primary)
     }
@@ -124,13 +126,94 @@ impl<D: Directions> Turning<D> {
         Ok(())
     }
 
-    /// End the engine: it does what it can first. Cancel safe: call it again.
+    /// End the engine: it does what it can first. Cancel safe: call it again, or begin another one.
     pub async fn stop(&mut self) {
-        if let Some(running) = &mut self.running {
+        if let Some(running) = self.running.take() {
             running.stop.cancel();
-            // A panic was logged where it happened; there is no engine either way.
-            let _ = (&mut running.task).await;
+            self.ending = Some(running.task);
         }
-        self.running = None;
+        if let Some(ending) = &mut self.ending {
+            // A panic was logged where it happened; there is no engine either way.
+            let _ = ending.await;
+        }
+        self.ending = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use futures_util::FutureExt;
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+    use crate::journal::Journal;
+    use crate::mirror::state::Paths;
+    use crate::mirror::state::engine::Config;
+
+    /// Of engines that go on for a while when they are told to end.
+    #[derive(Clone)]
+    struct Slow {
+        drain: Duration,
+        running: Arc<AtomicUsize>,
+    }
+
+    struct Counted(Arc<AtomicUsize>);
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Directions for Slow {
+        type Ahead = ();
+        type Refused = Infallible;
+
+        async fn open(&self, _: Side) -> Result<(), Infallible> {
+            Ok(())
+        }
+
+        fn engine(
+            &self,
+            _: &Handle,
+            _: (Side, Lsn),
+            _: Option<()>,
+            stop: CancellationToken,
+        ) -> Result<BoxFuture<'static, ()>, durable::Error> {
+            self.running.fetch_add(1, Ordering::Relaxed);
+            let (drain, counted) = (self.drain, Counted(self.running.clone()));
+            let engine = async move {
+                let _counted = counted;
+                stop.cancelled().await;
+                sleep(drain).await;
+            };
+            Ok(engine.boxed())
+        }
+    }
+
+    fn turning(drain: Duration) -> (Turning<Slow>, Arc<AtomicUsize>) {
+        let running = Arc::new(AtomicUsize::new(0));
+        let handle = Paths::in_memory().handle(&Config::default(), Journal::in_memory()).expect("files load");
+        let slow = Slow { drain, running: running.clone() };
+        (Turning::new(handle, slow, (CancellationToken::new(), TaskTracker::new())), running)
+    }
+
+    const LONG: Duration = Duration::from_secs(5);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mirror_whose_end_nobody_waited_for_begins_anew_promise_10() {
+        let (mut turning, running) = turning(LONG);
+        turning.start(Side::Origin, Lsn::default()).await.expect("starts");
+        timeout(LONG / 100, turning.stop()).await.expect_err("it takes its time");
+        assert_eq!(turning.primary(), None, "it ends");
+        turning.start(Side::Origin, Lsn::default()).await.expect("starts");
+        assert_eq!(turning.primary(), Some(Side::Origin));
+        sleep(LONG * 2).await;
+        assert_eq!(running.load(Ordering::Relaxed), 1, "one at a time, and there is one");
     }
 }
