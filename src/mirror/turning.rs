@@ -9,8 +9,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Handle;
 use super::durable;
+use super::{Handle, Phase};
 use crate::journal::Lsn;
 use crate::record::Side;
 
@@ -138,6 +138,15 @@ impl<D: Directions> Turning<D> {
         }
         self.ending = None;
     }
+
+    /// End the engine where it is, as a crash does: what it was about is still owed. What it has sent to a server may be done
+    /// there yet. Cancel safe: call it again, or begin another one.
+    pub async fn abandon(&mut self) {
+        let engine = self.running.as_ref().map(|running| &running.task).or(self.ending.as_ref());
+        engine.inspect(|task| task.abort());
+        self.stop().await;
+        self.handle.shown.send_modify(|status| status.phase = Phase::Stopped);
+    }
 }
 
 #[cfg(test)]
@@ -155,7 +164,7 @@ mod tests {
     use crate::mirror::state::Paths;
     use crate::mirror::state::engine::Config;
 
-    /// Of engines that go on for a while when they are told to end.
+    /// Of engines that go on for a while, or for ever, when they are told to end.
     #[derive(Clone)]
     struct Slow {
         drain: Duration,
@@ -215,5 +224,19 @@ mod tests {
         assert_eq!(turning.primary(), Some(Side::Origin));
         sleep(LONG * 2).await;
         assert_eq!(running.load(Ordering::Relaxed), 1, "one at a time, and there is one");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mirror_is_abandoned_at_once() {
+        let (mut turning, running) = turning(Duration::MAX);
+        for told in [false, true] {
+            turning.start(Side::Origin, Lsn::default()).await.expect("starts");
+            if told {
+                timeout(LONG, turning.stop()).await.expect_err("it never ends");
+            }
+            turning.abandon().await;
+            assert_eq!((turning.primary(), running.load(Ordering::Relaxed)), (None, 0));
+            assert_eq!(turning.handle().status().phase, Phase::Stopped);
+        }
     }
 }

@@ -419,6 +419,17 @@ async fn who_hung_up_while_it_waited_for_a_primary_that_is_gone_for_good_is_in_n
     given_up(&stage, &serde_json::json!({"to": "target", "force": 0, "max_hold_ms": 15_000})).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_waits_for_a_primary_that_is_gone_for_good_is_given_up_with_it() {
+    let stage = Stage::new(SCHEMA, "", &[]).await;
+    sql(&stage.url(), "INSERT INTO acc (bal) VALUES (1)").await;
+    stage.tandem.settled().await;
+    stage.origin.freeze();
+    // Its heartbeat, which nobody answers.
+    stage.tandem.status_is("stuck", |status| status["mirror"]["phase"] == "paying").await;
+    given_up(&stage, &serde_json::json!({"to": "target", "force": 0})).await;
+}
+
 #[tokio::test]
 async fn a_session_that_cannot_move_yet_is_waited_for() {
     let stage = Stage::new(SCHEMA, "[cutover]\nimmovable = \"wait\"\n", &[]).await;

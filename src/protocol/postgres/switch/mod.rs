@@ -122,6 +122,21 @@ pub async fn alone(conn: &mut Client) -> Result<(), client::Error> {
     Ok(())
 }
 
+/// Resolves when the mirror that wrote here, and is no more, writes nothing any more: the server may have been at what it sent
+/// last. Not cancel safe.
+pub async fn unwritten(conn: &mut Client) -> Result<(), client::Error> {
+    let (class, lock) = (copier::LOCK_CLASS, copier::LOCK_WRITERS);
+    let writers = format!(
+        "SELECT FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_database d ON d.oid = l.database \
+         WHERE l.locktype = 'advisory' AND l.granted AND l.classid = {class} AND l.objid = {lock} \
+         AND d.datname = pg_catalog.current_database()"
+    );
+    while !conn.simple(&writers).await?.is_empty() {
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
+}
+
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(20);
 /// Idle for so long, and nobody hung up: the server would have read what was sent, or the end.

@@ -379,11 +379,14 @@ impl Walk {
     async fn lose(&mut self) -> Result<Lsn, Error> {
         let refused = |error: &dyn std::fmt::Display| Error::Refused(error.to_string());
         self.mirror.handle().pause();
-        self.mirror.stop().await;
+        // It may be waiting for the old primary, and clients are held.
+        self.mirror.abandon().await;
+        let Some(given_up) = &mut self.given_up else { return Err(Error::Refused("nothing was prepared".into())) };
+        // Older rows must not come in behind those that clients write there.
+        switch::unwritten(&mut given_up.to).await.map_err(|error| refused(&error))?;
         let end = self.journal.appended();
         // Clients may have written until the gate closed.
         let owed = self.mirror.handle().owed().await.map_err(|error| refused(&error))?;
-        let Some(given_up) = &self.given_up else { return Err(Error::Refused("nothing was prepared".into())) };
         if owed.len() as u64 > given_up.lose {
             return Err(Error::Refused(format!("{} keys are owed by now, more than may be lost", owed.len())));
         }
