@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -188,6 +189,8 @@ pub struct Handle {
     pub(in crate::mirror) twins: Twins,
     /// An operator wants what is parked to be looked at.
     pub(in crate::mirror) nudges: Arc<Notify>,
+    /// The engine is of a direction that may not come true: it trims nothing that the other one may need.
+    pub(in crate::mirror) on_trial: Arc<AtomicBool>,
 }
 
 impl Handle {
@@ -213,6 +216,7 @@ impl Handle {
             waits: Waits::default(),
             twins: Twins::default(),
             nudges: Arc::default(),
+            on_trial: Arc::default(),
         }
     }
 

@@ -4,6 +4,8 @@
 //! there. Parked keys and dirty tables are the same in both directions: they say that the sides differ, and making them
 //! equal in either direction ends it. Each direction has its own book, because each secondary counts its own.
 
+use std::sync::atomic::Ordering;
+
 use futures_util::future::BoxFuture;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -97,11 +99,13 @@ impl<D: Directions> Turning<D> {
         }
         self.stop().await;
         self.handle.desk.serves(primary);
+        self.handle.on_trial.store(false, Ordering::Relaxed);
         self.begin(primary, from)
     }
 
     /// As [`Turning::start`], with the mirror paused, of a side that is the primary after the flip: [`Turning::flipped`]. If
-    /// that does not come, what is known of history is as it was when the old primary's mirror is started again.
+    /// that does not come, what is known of history is as it was when the old primary's mirror is started again, and so is
+    /// the journal: what either side may yet lose is still owed from it.
     ///
     /// # Errors
     /// A file of the mirror cannot be read.
@@ -109,12 +113,14 @@ impl<D: Directions> Turning<D> {
         self.stop().await;
         self.handle.pause();
         self.handle.desk.turns();
+        self.handle.on_trial.store(true, Ordering::Relaxed);
         self.begin(primary, from)
     }
 
     /// This side is the primary; its mirror runs already, and is still paused.
     pub fn flipped(&self, primary: Side) {
         self.handle.desk.serves(primary);
+        self.handle.on_trial.store(false, Ordering::Relaxed);
     }
 
     fn begin(&mut self, primary: Side, from: Lsn) -> Result<(), durable::Error> {

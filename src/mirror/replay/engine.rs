@@ -12,6 +12,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ::metrics::{Counter, Gauge};
@@ -160,6 +161,8 @@ pub struct Engine<A> {
     recent: Recent,
     status: watch::Sender<Status>,
     pace: watch::Receiver<Pace>,
+    /// [`Handle::on_trial`].
+    on_trial: Arc<AtomicBool>,
     nudges: Arc<Notify>,
     /// Kept so that the receiver lives on when every handle is gone.
     _pacing: watch::Sender<Pace>,
@@ -229,6 +232,7 @@ impl<A: Applier> Engine<A> {
             recent: Recent { older: from, newer: from },
             status: handle.shown.clone(),
             pace: handle.pace.subscribe(),
+            on_trial: handle.on_trial.clone(),
             nudges: handle.nudges.clone(),
             _pacing: handle.pace.clone(),
             meters: Meters::new(),
@@ -382,7 +386,8 @@ impl<A: Applier> Engine<A> {
 
     /// Give up the part of the journal that nobody needs.
     fn trim(&mut self, now: Instant, last: bool) {
-        if !last && now < self.next_trim {
+        let kept = self.on_trial.load(Ordering::Relaxed);
+        if kept || !last && now < self.next_trim {
             return;
         }
         self.next_trim = now + TRIM;

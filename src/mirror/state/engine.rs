@@ -20,6 +20,8 @@
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram};
@@ -227,6 +229,8 @@ pub struct Engine<C> {
     standing: Option<Standing>,
     status: watch::Sender<Status>,
     pace: watch::Receiver<Pace>,
+    /// [`Handle::on_trial`].
+    on_trial: Arc<AtomicBool>,
     /// Kept so that the receiver lives on when every handle is gone.
     _pacing: watch::Sender<Pace>,
     /// No payment before. Moved by payments and failures.
@@ -339,6 +343,7 @@ impl<C: Copier> Engine<C> {
             twins: handle.twins.clone(),
             status: handle.shown.clone(),
             pace: handle.pace.subscribe(),
+            on_trial: handle.on_trial.clone(),
             _pacing: handle.pace.clone(),
         })
     }
@@ -942,7 +947,8 @@ impl<C: Copier> Engine<C> {
     /// Give up the part of the journal that nobody needs; at most once a second, because the book is synced first.
     async fn trim(&mut self, now: Instant) -> Result<(), Error> {
         let needed = self.retention.oldest().map_or(self.ledger.paid(), |oldest| oldest.min(self.ledger.paid()));
-        if now < self.next_trim || needed <= self.journal.trimmed() {
+        let kept = self.on_trial.load(Ordering::Relaxed);
+        if kept || now < self.next_trim || needed <= self.journal.trimmed() {
             return Ok(());
         }
         self.next_trim = now + Duration::from_secs(1);
@@ -1049,8 +1055,7 @@ impl Meters {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::AtomicU64;
 
     use super::*;
     use crate::backfill::work::{Extent, Landed, Outcome, Surveyed};

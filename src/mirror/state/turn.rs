@@ -76,13 +76,17 @@ impl<C: Copier + 'static> Directions for ByState<C> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::collections::BTreeSet;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{Arc, Mutex};
+
+    use tokio::time::{sleep, timeout};
 
     use super::*;
     use crate::mirror::Phase;
+    use crate::mirror::handle::owe;
     use crate::mirror::state::copier::{Gone, Owed, Paid, Snapshot};
-    use crate::record::Backend;
+    use crate::record::{Backend, RecordBuf, TableId};
 
     /// Counts how often it was opened.
     struct Opens(Arc<AtomicU64>);
@@ -134,5 +138,84 @@ mod tests {
         tasks.close();
         tasks.wait().await;
         assert_eq!(turning.handle().status().phase, Phase::Stopped);
+    }
+
+    /// The keys of each payment that a secondary has.
+    type Payments = Arc<Mutex<Vec<Vec<Vec<u8>>>>>;
+
+    struct Pays(Payments);
+
+    impl Copier for Pays {
+        async fn open(&mut self) -> Result<Standing, copier::Error> {
+            let payments = self.0.lock().expect("no test panics with it").len() as u64;
+            Ok(Standing { life: 1, payments })
+        }
+
+        async fn gone<'a>(&'a mut self, _: &'a [Backend], _: &'a [Box<[u8]>]) -> Result<Gone, copier::Error> {
+            Ok(Gone::default())
+        }
+
+        async fn snapshot(&mut self) -> Result<Snapshot, copier::Error> {
+            Ok(Snapshot { written: 0, flushed: 0 })
+        }
+
+        async fn pay<'a>(&'a mut self, owed: &'a Owed, _: bool) -> Result<Paid, copier::Error> {
+            let keys = owed.keys.values().flat_map(|keys| keys.keys().map(|key| key.to_vec())).collect();
+            let mut payments = self.0.lock().expect("no test panics with it");
+            payments.push(keys);
+            Ok(Paid { payments: payments.len() as u64, ..Paid::default() })
+        }
+
+        async fn release(&mut self) -> Result<(), copier::Error> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_secondary_loses_after_a_switch_that_ended_before_its_flip_is_owed_again() {
+        let (dir, journal) = (tempfile::tempdir().expect("a temp folder"), Journal::in_memory());
+        let (forth, tasks) = (Payments::default(), (CancellationToken::new(), TaskTracker::new()));
+        let paid = forth.clone();
+        let make =
+            Box::new(move |primary| Pays(if primary == Side::Origin { paid.clone() } else { Payments::default() }));
+        let turning = ByState::in_dir(dir.path(), Config::default(), journal.clone(), make, tasks);
+        let mut turning = turning.expect("files load");
+        let handle = turning.handle().clone();
+        let settled = async || handle.settle(journal.appended()).await.expect("the engine runs");
+
+        turning.start(Side::Origin, Lsn::default()).await.expect("starts");
+        for key in 0..5 {
+            let mut record = RecordBuf::default();
+            record.key(TableId(1), &[key], false);
+            owe(&journal, &mut record).expect("there is room");
+            settled().await;
+        }
+        let (kept, mut status) = (journal.trimmed(), handle.watch());
+        turning.ready(Side::Target, journal.appended()).await.expect("begins");
+        status.wait_for(|status| status.phase == Phase::Paused).await.expect("it runs");
+        assert_eq!(journal.trimmed(), kept, "it may not come true");
+
+        turning.stop().await;
+        {
+            let mut payments = forth.lock().expect("no test panics with it");
+            let left = payments.len() - 3;
+            payments.truncate(left);
+        }
+        turning.start(Side::Origin, Lsn::default()).await.expect("starts");
+        handle.resume();
+        settled().await;
+        let there: BTreeSet<Vec<u8>> =
+            forth.lock().expect("no test panics with it").iter().flatten().cloned().collect();
+        assert_eq!(there, (0..5).map(|key| vec![key]).collect());
+
+        turning.ready(Side::Target, journal.appended()).await.expect("begins");
+        turning.flipped(Side::Target);
+        handle.resume();
+        let trimmed = async {
+            while journal.trimmed() < journal.appended() {
+                sleep(Config::default().heartbeat).await;
+            }
+        };
+        timeout(Config::default().heartbeat * 100, trimmed).await.expect("it came true");
     }
 }
