@@ -47,6 +47,7 @@ crate::check::rules! {
     SEQUENCE_UNREADABLE: Error "sequence_unreadable" "tandem's role on the old primary needs SELECT on the sequence and USAGE on its schema, or its position stays unknown";
     MAY_NOT_SET_SEQUENCE: Error "may_not_set_sequence" "tandem's role on the new primary needs SELECT and UPDATE on the sequence and USAGE on its schema";
     SEQUENCE_DIFFERS: Error "sequence_differs" "it counts the other way on the new primary, or the position is outside its limits there: ALTER SEQUENCE";
+    SEQUENCE_AMBIGUOUS: Error "sequence_ambiguous" "the column owns several sequences, and their names do not say which of the new primary's goes on where it stands: give them the same names on both sides, or ALTER SEQUENCE .. OWNED BY NONE";
 
     TRIGGER_MISSING: Warning "trigger_missing" "it fires on the old primary and is not on the new one";
     TRIGGER_DIFFERS: Warning "trigger_differs" "it fires at other times on the new primary than on the old one: ALTER TABLE .. ENABLE or DISABLE TRIGGER";

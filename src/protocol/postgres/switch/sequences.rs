@@ -7,7 +7,8 @@
 //! One that cycles has no order, and is set as it is.
 //!
 //! A sequence that a column owns (serial, identity) meets the one that the same column owns on the other side, whatever
-//! they are called; any other meets the one of its name.
+//! they are called; any other meets the one of its name. Where a column owns several, names come first, and what is left
+//! on both sides meets only if it is one each: guessing could leave the one that is in use behind.
 
 use std::collections::HashMap;
 
@@ -135,6 +136,8 @@ pub enum Obstacle {
     Forbidden,
     /// It counts the other way on `to`, or the position is outside its limits there.
     Differs,
+    /// Its column owns several, and their names do not say which one it meets.
+    Ambiguous,
 }
 
 /// What must be done on `to`.
@@ -148,20 +151,57 @@ pub struct Plan {
 
 /// Compare the sequences of both sides.
 pub fn plan(from: &[Sequence], to: &[Sequence]) -> Plan {
-    let owners: HashMap<_, _> = to.iter().filter_map(|there| Some((there.owner.as_ref()?, there))).collect();
-    let names: HashMap<_, _> = to.iter().map(|there| (&there.name, there)).collect();
     let mut plan = Plan::default();
+    let meet = Meet { here: by_owner(from), there: by_owner(to), names: by_name(to) };
     for here in from {
-        let owned = here.owner.as_ref().and_then(|owner| owners.get(owner));
-        match owned.or_else(|| names.get(&here.name)) {
-            None => plan.obstacles.push((here.name.clone(), Obstacle::Missing)),
-            Some(there) => match step(here, there) {
-                Ok(found) => plan.moves.extend(found),
-                Err(obstacle) => plan.obstacles.push((here.name.clone(), obstacle)),
-            },
+        match meet.counterpart(here).and_then(|there| step(here, there)) {
+            Ok(found) => plan.moves.extend(found),
+            Err(obstacle) => plan.obstacles.push((here.name.clone(), obstacle)),
         }
     }
     plan
+}
+
+/// Which sequences of both sides meet.
+struct Meet<'s> {
+    here: HashMap<&'s str, Vec<&'s Sequence>>,
+    there: HashMap<&'s str, Vec<&'s Sequence>>,
+    names: HashMap<&'s str, &'s Sequence>,
+}
+
+fn by_owner(sequences: &[Sequence]) -> HashMap<&str, Vec<&Sequence>> {
+    let mut owners: HashMap<_, Vec<_>> = HashMap::new();
+    for sequence in sequences {
+        if let Some(owner) = &sequence.owner {
+            owners.entry(owner.as_str()).or_default().push(sequence);
+        }
+    }
+    owners
+}
+
+fn by_name(sequences: &[Sequence]) -> HashMap<&str, &Sequence> {
+    sequences.iter().map(|sequence| (sequence.name.as_str(), sequence)).collect()
+}
+
+impl<'s> Meet<'s> {
+    fn counterpart(&self, here: &Sequence) -> Result<&'s Sequence, Obstacle> {
+        let owned = |by: &HashMap<&'s str, Vec<&'s Sequence>>| {
+            here.owner.as_deref().and_then(|owner| by.get(owner).cloned()).unwrap_or_default()
+        };
+        let (mut ours, mut theirs) = (owned(&self.here), owned(&self.there));
+        if let Some(&there) = theirs.iter().find(|there| there.name == here.name) {
+            return Ok(there);
+        }
+        let same = |one: &Sequence, all: &[&Sequence]| all.iter().any(|other| other.name == one.name);
+        let all = theirs.clone();
+        theirs.retain(|there| !same(there, &ours));
+        ours.retain(|one| !same(one, &all));
+        match (ours.len(), &theirs[..]) {
+            (_, []) => self.names.get(here.name.as_str()).copied().ok_or(Obstacle::Missing),
+            (1, &[there]) => Ok(there),
+            _ => Err(Obstacle::Ambiguous),
+        }
+    }
 }
 
 fn step(here: &Sequence, there: &Sequence) -> Result<Option<Move>, Obstacle> {
@@ -201,6 +241,7 @@ impl Plan {
                 Obstacle::Unseen => (rules::SEQUENCE_UNREADABLE, from),
                 Obstacle::Forbidden => (rules::MAY_NOT_SET_SEQUENCE, from.other()),
                 Obstacle::Differs => (rules::SEQUENCE_DIFFERS, from.other()),
+                Obstacle::Ambiguous => (rules::SEQUENCE_AMBIGUOUS, from.other()),
             };
             Finding { rule, side: Some(side), object: name.clone() }
         };
@@ -335,6 +376,27 @@ mod tests {
             plan.moves.iter().map(|one| (one.oid, one.name.as_str())).collect::<Vec<_>>(),
             [(2, "public.t_id_seq1")]
         );
+    }
+
+    #[test]
+    fn of_several_that_a_column_owns_names_come_first_and_the_rest_meets_only_if_it_is_one_each() {
+        let side = |names: &[&str], last: i64| -> Vec<Sequence> {
+            let owned = |name: &&str| Sequence { owner: Some("public.t.id".into()), ..sequence(name, 1, last, true) };
+            names.iter().map(owned).collect()
+        };
+        let met = |here: &[&str], there: &[&str]| {
+            let plan = plan(&side(here, 9), &side(there, 1));
+            let moves = plan.moves.into_iter().map(|one| one.name).collect::<Vec<_>>();
+            (moves, plan.obstacles)
+        };
+        let none = || Vec::<(String, Obstacle)>::new();
+        assert_eq!(met(&["a", "z"], &["a", "z"]), (vec!["a".to_owned(), "z".to_owned()], none()));
+        assert_eq!(met(&["a"], &["a", "z"]), (vec!["a".to_owned()], none()));
+        assert_eq!(met(&["a", "m"], &["a", "z"]), (vec!["a".to_owned(), "z".to_owned()], none()));
+        assert_eq!(met(&["a", "z"], &["z"]), (vec!["z".to_owned()], vec![("a".to_owned(), Obstacle::Missing)]));
+        assert_eq!(met(&["m"], &["a", "z"]), (vec![], vec![("m".to_owned(), Obstacle::Ambiguous)]));
+        let both = ["a", "m"].map(|name| (name.to_owned(), Obstacle::Ambiguous)).to_vec();
+        assert_eq!(met(&["a", "m"], &["z"]), (vec![], both));
     }
 
     #[test]
