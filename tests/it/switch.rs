@@ -430,6 +430,48 @@ async fn a_mirror_that_waits_for_a_primary_that_is_gone_for_good_is_given_up_wit
     given_up(&stage, &serde_json::json!({"to": "target", "force": 0})).await;
 }
 
+/// Of a client whose own limit may be in the way of any statement of its.
+async fn within_its_limit(client: &Client, sql: &str) -> String {
+    loop {
+        match client.simple_query(sql).await {
+            Ok(messages) => {
+                let row = messages.into_iter().find_map(|message| match message {
+                    SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+                    _ => None,
+                });
+                return row.unwrap_or_default();
+            }
+            Err(error) if error.code().is_some_and(|code| code.code() == "57014") => {}
+            Err(error) => panic!("{sql}: {error:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_with_a_short_limit_goes_on_when_it_is_looked_at_and_keeps_the_limit() {
+    let stage = Stage::new(SCHEMA, "", &[]).await;
+    let client = connect(&stage.url()).await;
+    client.batch_execute("SET statement_timeout = 1").await.expect("set");
+    // Whoever is not ready in time is told so, and comes again; and some are.
+    let looked = until(async || {
+        within_its_limit(&client, "SET app.tenant = 'seven'").await;
+        let look = stage.ask_switch(&serde_json::json!({"to": "target", "dry_run": true})).await;
+        let names: Vec<_> =
+            look["findings"].as_array().expect("a list").iter().map(|one| one["name"].clone()).collect();
+        assert_eq!(within_its_limit(&client, "SELECT 1").await, "1", "{}", stage.tandem.log());
+        let ready = look["end"] == "ready";
+        assert!(ready || names == ["session_not_ready"], "{look:#}");
+        ready.then_some(())
+    });
+    looked.await.unwrap_or_else(|| panic!("never looked at\n{}", stage.tandem.log()));
+    let switched = until(async || (stage.switch("target").await["end"] == "switched").then_some(()));
+    switched.await.unwrap_or_else(|| panic!("never switched\n{}", stage.tandem.log()));
+    for (what, is) in [("SHOW statement_timeout", "1ms"), ("SHOW app.tenant", "seven"), ("SHOW lock_timeout", "0")] {
+        assert_eq!(within_its_limit(&client, what).await, is, "{what}");
+    }
+    assert_eq!(within_its_limit(&client, "SELECT inet_server_port()").await, stage.target.port().to_string());
+}
+
 #[tokio::test]
 async fn a_session_that_cannot_move_yet_is_waited_for() {
     let stage = Stage::new(SCHEMA, "[cutover]\nimmovable = \"wait\"\n", &[]).await;

@@ -192,8 +192,7 @@ pub(super) struct Arrived<S> {
 
 impl<S> Arrived<S> {
     /// The same server again, which said nothing.
-    #[cfg(test)]
-    fn back(server: S) -> Arrived<S> {
+    pub(super) fn back(server: S) -> Arrived<S> {
         let (unread, asides, reports) = (BytesMut::new(), BytesMut::new(), BytesMut::new());
         Arrived { server, unread, asides, reports, pid: None }
     }

@@ -334,6 +334,20 @@ impl Client {
         params: &[Param<'_>],
         format: Format,
     ) -> Result<Vec<DataRow>, Error> {
+        self.put_as(name, sql, params, format);
+        self.put_sync();
+        self.send().await?;
+        self.rows().await
+    }
+
+    /// Put a statement of [`Client::query_as`], without Sync.
+    pub(in crate::protocol::postgres) fn put_as(
+        &mut self,
+        name: &str,
+        sql: &str,
+        params: &[Param<'_>],
+        format: Format,
+    ) {
         let types: Vec<u32> = params.iter().map(|param| param.oid).collect();
         // One that was refused may have left it.
         wire::close(&mut self.out, b'S', name.as_bytes());
@@ -341,9 +355,6 @@ impl Client {
         self.put_bind(name, params, format);
         self.put_execute();
         wire::close(&mut self.out, b'S', name.as_bytes());
-        self.put_sync();
-        self.send().await?;
-        self.rows().await
     }
 
     /// All rows up to ReadyForQuery. For answers known to be small; else [`Client::next_row`].

@@ -61,6 +61,10 @@ impl Ties {
             sessions.answer(&self.card, number, Ok(()));
             return Heed::Nothing;
         }
+        if self.card.moving().refusal(number).is_some() {
+            self.seen = number;
+            return Heed::Nothing;
+        }
         let clean = self.card.traces() == Traces::NONE;
         // What pinned it may be gone by a statement that leaves no trace, such as a DROP.
         let pinned = !self.card.moving().state.pins.is_empty() && self.looked != number;
@@ -141,10 +145,25 @@ impl Beyond<Socket> for Ties {
     }
 
     fn look(&mut self, server: Socket) -> Detour {
-        let (front, card) = (self.front.clone(), self.card.clone());
+        let (front, card, number) = (self.front.clone(), self.card.clone(), self.looked);
         Box::pin(async move {
+            let sessions = &front.shared.sessions;
+            let _turn = match sessions.called().what {
+                Call::Prepare(_) => Some(sessions.looks.acquire().await),
+                _ => None,
+            };
+            if sessions.number() != number {
+                // Called to something else by now.
+                return Ok(Arrived::back(server));
+            }
             let mut client = adopt(server, &front, &card);
-            look(&mut client, &front, &card).await?;
+            match look(&mut client, &front, &card).await {
+                // Its client is in nobody's way, and goes on.
+                Err(Error::Db(error)) if error.severity == "ERROR" => {
+                    sessions.refuse(&card, number, format!("what it has cannot be read: {error}"));
+                }
+                looked => looked.map_err(lost)?,
+            }
             let Released { stream, unread, asides } = client.release();
             Ok(Arrived { server: stream, unread, asides, reports: BytesMut::new(), pid: None })
         })
@@ -179,14 +198,17 @@ fn adopt(server: Socket, front: &Front, card: &Card) -> Client {
 }
 
 /// Read what the session has, on its own connection.
-async fn look(client: &mut Client, front: &Front, card: &Card) -> Result<(), Stranded> {
-    card.take_traces();
+async fn look(client: &mut Client, front: &Front, card: &Card) -> Result<(), Error> {
+    let traces = card.take_traces();
     let reading = state::read(client, &front.shared.sessions.customs, &card.who.user);
-    let state = match timeout(LOOK_MAX, reading).await {
-        Ok(read) => read.map_err(lost)?,
-        Err(_) => return Err(Stranded::Lost(io::ErrorKind::TimedOut.into())),
-    };
-    card.moving().state = state;
+    let read = timeout(LOOK_MAX, reading).await.unwrap_or(Err(io::Error::from(io::ErrorKind::TimedOut).into()));
+    match read {
+        Ok(state) => card.moving().state = state,
+        Err(error) => {
+            card.leave(traces);
+            return Err(error);
+        }
+    }
     Ok(())
 }
 
@@ -223,7 +245,7 @@ async fn relocate(
     let looks = luggage.chained || card.traces() != Traces::NONE || card.moving().state.listens();
     let modes = if luggage.chained { Some(end_chained(&mut old).await.map_err(lost)?) } else { None };
     if looks {
-        look(&mut old, front, card).await?;
+        look(&mut old, front, card).await.map_err(lost)?;
     }
     let pins = card.pins();
     if !pins.is_empty() {

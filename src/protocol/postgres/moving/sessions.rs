@@ -57,6 +57,9 @@ pub(crate) struct Sessions {
     pub(crate) types_differ: AtomicBool,
     /// Who may talk to servers for a move that nobody waits for.
     pub(crate) turns: Arc<Semaphore>,
+    /// Who may be looked at on its own connection, while clients are not held. Apart from `turns`: clients wait for a look, and
+    /// a turn may be waiting for the other side.
+    pub(crate) looks: Arc<Semaphore>,
     /// Names of custom settings.
     pub(crate) customs: Customs,
 }
@@ -70,6 +73,7 @@ impl Default for Sessions {
             answered: Notify::new(),
             types_differ: AtomicBool::new(false),
             turns: Arc::new(Semaphore::new(AT_ONCE)),
+            looks: Arc::new(Semaphore::new(AT_ONCE)),
             customs: Customs::default(),
         }
     }
@@ -285,6 +289,12 @@ impl Sessions {
         self.answered.notify_waiters();
     }
 
+    /// A session cannot be looked at: as far as this call goes it was, and is not ready.
+    pub(crate) fn refuse(&self, card: &Card, number: u64, why: String) {
+        card.moving().looked = number;
+        self.answer(card, number, Err(why));
+    }
+
     /// Resolves when `done` of all of these; whoever leaves meanwhile is done. Cancel safe.
     pub(crate) async fn wait(&self, mut whom: Vec<Arc<Card>>, done: impl Fn(&Moving) -> bool) {
         loop {
@@ -314,6 +324,11 @@ impl Moving {
     /// Why it has no second connection.
     pub(crate) fn failure(&self) -> Option<&str> {
         self.answer.1.as_ref().err().map(String::as_str)
+    }
+
+    /// Why it is not ready for this call, if that is what it answered.
+    pub(crate) fn refusal(&self, number: u64) -> Option<&str> {
+        self.failure().filter(|_| self.answer.0 == number)
     }
 
     /// It was looked at after this call.

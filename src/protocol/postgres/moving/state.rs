@@ -48,24 +48,64 @@ const LOOK: &str = "\
     WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory' \
     AND l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()";
 
-/// Read what a session has, on its own connection, which is idle. `user` is who it logged in as.
+/// The session's own limits, lifted for what follows before the next Sync; those that there were. A look shows the lifted
+/// value: so this is asked only of a session whose limits are in the way.
+const UNBOUNDED: &str = "\
+    SELECT n, v, pg_catalog.set_config(n, '0', true) FROM (SELECT n, pg_catalog.current_setting(n) AS v \
+    FROM pg_catalog.unnest(ARRAY['statement_timeout', 'lock_timeout']) AS u (n) OFFSET 0) AS was \
+    WHERE v OPERATOR(pg_catalog.<>) '0'";
+
+/// Read what a session has, on its own connection, which is idle. `user` is who it logged in as. A look that the session's
+/// own limits end, or a CancelRequest that was meant for the client's last statement, is tried again without them.
 ///
 /// # Errors
 /// The server's, or its connection's. Not cancel safe.
 pub(crate) async fn read(session: &mut Client, customs: &Customs, user: &str) -> Result<State, Error> {
     let (names, some_lost) = customs.array();
     // The client may have parsed its unnamed statement, and binds it next.
-    let rows = session.query_as(NAME, LOOK, &[Param { oid: TEXT, ..Param::text(&names) }], Format::Text).await?;
-    let mut state = State::default();
-    for row in &rows {
-        state.take(row, user)?;
+    let mut read = look(session, &names, user).await;
+    for _ in 0..UNBOUNDED_LOOKS {
+        if matches!(read.as_ref().map_err(Error::code), Err(Some(QUERY_CANCELED | LOCK_NOT_AVAILABLE))) {
+            read = look_unbounded(session, &names, user).await;
+        }
     }
+    let mut state = read?;
     if some_lost {
         state.pins.insert("custom settings: more names are in use than can be asked for".to_owned());
     }
     Ok(state)
 }
 
+async fn look(session: &mut Client, names: &str, user: &str) -> Result<State, Error> {
+    State::of(&session.query_as(NAME, LOOK, &[parameter(names)], Format::Text).await?, user)
+}
+
+async fn look_unbounded(session: &mut Client, names: &str, user: &str) -> Result<State, Error> {
+    session.put_as(NAME, UNBOUNDED, &[], Format::Text);
+    session.put_as(NAME, LOOK, &[parameter(names)], Format::Text);
+    session.put_sync();
+    session.send().await?;
+    let mut limits = Vec::new();
+    while let Some(row) = session.next_row_of_statement().await? {
+        limits.push(row);
+    }
+    let mut state = State::of(&session.rows().await?, user)?;
+    for limit in limits {
+        state.settings.insert(limit.string(0)?, limit.get(1)?.unwrap_or_default().to_vec());
+    }
+    Ok(state)
+}
+
+fn parameter(names: &str) -> Param<'_> {
+    Param { oid: TEXT, ..Param::text(names) }
+}
+
+/// Lifting the limits takes little, but has to be done within them.
+const UNBOUNDED_LOOKS: u32 = 3;
+/// SQLSTATE of what a timeout or a CancelRequest ended.
+const QUERY_CANCELED: &str = "57014";
+/// SQLSTATE of what `lock_timeout` ended.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// pg_type.oid of `text`.
 const TEXT: u32 = 25;
 /// The name of our statement among the client's.
@@ -75,6 +115,14 @@ impl State {
     /// It listens: what it is told last must reach its client.
     pub(crate) fn listens(&self) -> bool {
         !self.channels.is_empty()
+    }
+
+    fn of(rows: &[DataRow], user: &str) -> Result<State, Error> {
+        let mut state = State::default();
+        for row in rows {
+            state.take(row, user)?;
+        }
+        Ok(state)
     }
 
     fn take(&mut self, row: &DataRow, user: &str) -> Result<(), Error> {

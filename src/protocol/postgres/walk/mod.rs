@@ -422,16 +422,22 @@ impl Walk {
             !card.stays && !card.raw && card.traces().meets(Traces::PINS | Traces::CHANNELS | Traces::LAST_VALUE)
         };
         let doubtful: Vec<_> = sessions.all().into_iter().filter(doubtful).collect();
+        let mut looked = 0;
         if !doubtful.is_empty() {
             let called = sessions.call_only(Call::Look(to), &doubtful);
+            looked = called.number;
             let listens = |moving: &Moving| !moving.state.listens() || moving.has_answered(called.number);
             sessions.wait(doubtful, |moving| moving.was_looked_at(called.number) && listens(moving)).await;
         }
         if self.cutover.immovable == Immovable::Close {
             return Ok(());
         }
-        let pinned = sessions.all().into_iter().find(|card| !card.stays && !card.pins().is_empty());
-        match pinned {
+        let all = sessions.all();
+        let refusal = |card: &Arc<Card>| card.moving().refusal(looked).map(str::to_owned);
+        if let Some((card, why)) = all.iter().find_map(|card| Some((card, refusal(card)?))) {
+            return Err(Error::Refused(format!("{} is not ready: {why}", card.told())));
+        }
+        match all.iter().find(|card| !card.stays && !card.pins().is_empty()) {
             None => Ok(()),
             Some(card) => Err(Error::Refused(format!("{} cannot be moved: {}", card.told(), card.pins().join(", ")))),
         }
