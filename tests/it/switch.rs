@@ -213,6 +213,35 @@ async fn the_unnamed_statement_of_a_chained_transaction_goes_along() {
     assert_eq!(rows(&stage.target.url("postgres"), "SELECT bal FROM acc ORDER BY 1").await, ["2", "3"]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chained_transaction_in_which_nothing_ran_is_in_no_switch_s_way() {
+    let stage = Stage::new(SCHEMA, "", &[]).await;
+    sql(&stage.url(), "INSERT INTO acc (bal) VALUES (1), (2)").await;
+    let mut chained = Raw::connect(stage.tandem.port);
+    let mut run = |script: &[M]| tokio::task::block_in_place(|| chained.run(script));
+    run(&[M::Q("BEGIN ISOLATION LEVEL SERIALIZABLE"), M::Q("SET work_mem = '1234kB'")]);
+    let parsed = M::P("", "DELETE FROM acc WHERE bal = $1");
+    run(&[M::P("chain", "COMMIT AND CHAIN"), parsed, M::B("then", "chain", &[], &[]), M::E("then", 0), M::S]);
+    let look = stage.ask_switch(&serde_json::json!({"to": "target", "dry_run": true})).await;
+    assert_eq!(look["end"], "ready", "{look:#}\n{}", stage.tandem.log());
+    let answer = run(&[M::B("", "", &["1"], &[]), M::E("", 0), M::S, M::Q("SHOW transaction_isolation")]);
+    let says =
+        |answer: &[Message], what: &[u8]| answer.iter().any(|one| one.body.windows(what.len()).any(|w| w == what));
+    assert!(says(&answer, b"DELETE 1") && says(&answer, b"serializable"), "{answer:?}");
+    // A channel has to be there before clients go on: whoever may listen is looked at while they are held.
+    run(&[M::Q("SET app.tenant = 'seven'; LISTEN news"), M::Q("COMMIT AND CHAIN")]);
+    assert_eq!(stage.switch("target").await["end"], "switched", "{}", stage.tandem.log());
+    let shown = ["SHOW transaction_isolation", "SHOW work_mem", "SHOW app.tenant"].map(M::Q);
+    let answer = run(&shown);
+    for what in ["serializable", "1234kB", "seven"] {
+        assert!(says(&answer, what.as_bytes()), "{answer:?}");
+    }
+    run(&[M::Q("DELETE FROM acc"), M::Q("COMMIT")]);
+    stage.steady().await;
+    stage.assert_equal(&["acc"]).await;
+    assert!(rows(&stage.target.url("postgres"), "SELECT bal FROM acc").await.is_empty());
+}
+
 const LOGIN: &str = "CREATE SCHEMA app;
     CREATE FUNCTION app.login(who int) RETURNS void LANGUAGE plpgsql AS
         $$ BEGIN PERFORM set_config('app.user_id', who::text, false); END $$;

@@ -139,7 +139,7 @@ pub(super) trait Beyond<S> {
     fn heed(&mut self, rest: Rest) -> Heed;
 
     /// Look at what the session has, on its connection.
-    fn look(&mut self, server: S) -> Detour<S>;
+    fn look(&mut self, server: S, luggage: Luggage) -> Detour<S>;
 
     /// Open a connection to the other side ahead; must not block.
     fn open(&mut self, luggage: Luggage);
@@ -153,7 +153,8 @@ pub(super) trait Beyond<S> {
 pub(super) enum Rest {
     /// A unit is under way.
     Busy,
-    /// A unit waits before the closed gate, and nothing of it was forwarded: the server is idle.
+    /// A unit waits before the closed gate, and nothing of it was forwarded: the server is idle, or in a transaction that AND
+    /// CHAIN began and in which nothing ran.
     Held,
     /// It is between two units, and nothing is on its way.
     Idle,
@@ -359,7 +360,7 @@ where
             // Nobody is left to be moved; but a server that never answers keeps the gate for as long as it is waited for.
             _ if self.client_gone => Ok(false),
             Heed::Nothing => Ok(false),
-            Heed::Look => Ok(self.depart(|beyond, server, _| beyond.look(server))),
+            Heed::Look => Ok(self.depart(B::look)),
             Heed::Open => {
                 self.beyond.open(self.session.luggage());
                 Ok(true)
@@ -374,6 +375,8 @@ where
         let calm = self.from_server.is_empty() && self.to_server.is_empty() && self.session.is_between_units();
         match calm {
             false => Rest::Busy,
+            // A transaction that begins elsewhere moves with its first statement.
+            true if self.session.in_block() => Rest::Held,
             true if self.from_client.is_empty() && self.session.wants_client() => Rest::Idle,
             true => Rest::Held,
         }

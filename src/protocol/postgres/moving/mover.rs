@@ -29,8 +29,8 @@ use super::state;
 const LOOK_MAX: Duration = Duration::from_secs(10);
 /// How long a session tries to reach the new primary before its client is told.
 const MOVE_MAX: Duration = Duration::from_secs(15);
-/// The name of the statement that begins a transaction anew.
-const BEGIN: &str = "tandem begin";
+/// The name of the statements that end a transaction and begin it anew.
+const CHAINED: &str = "tandem begin";
 /// Between two attempts.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -144,7 +144,7 @@ impl Beyond<Socket> for Ties {
         }
     }
 
-    fn look(&mut self, server: Socket) -> Detour {
+    fn look(&mut self, server: Socket, luggage: Luggage) -> Detour {
         let (front, card, number) = (self.front.clone(), self.card.clone(), self.looked);
         Box::pin(async move {
             let sessions = &front.shared.sessions;
@@ -157,7 +157,12 @@ impl Beyond<Socket> for Ties {
                 return Ok(Arrived::back(server));
             }
             let mut client = adopt(server, &front, &card);
-            match look(&mut client, &front, &card).await {
+            let modes = if luggage.chained { Some(end_chained(&mut client).await.map_err(lost)?) } else { None };
+            let looked = look(&mut client, &front, &card).await;
+            if let Some(modes) = modes {
+                begin(&mut client, &modes).await.map_err(lost)?;
+            }
+            match looked {
                 // Its client is in nobody's way, and goes on.
                 Err(Error::Db(error)) if error.severity == "ERROR" => {
                     sessions.refuse(&card, number, format!("what it has cannot be read: {error}"));
@@ -257,9 +262,7 @@ async fn relocate(
     let mut asides = part_from(old);
     let mut standby = arrive(to, luggage, front, card).await?;
     if let Some(modes) = modes {
-        // A simple query would drop the unnamed statement that the session has brought along.
-        let begun = standby.client.query_as(BEGIN, &modes, &[], Format::Text).await;
-        begun.map_err(|error| Stranded::Unreachable(error.to_string()))?;
+        begin(&mut standby.client, &modes).await.map_err(|error| Stranded::Unreachable(error.to_string()))?;
     }
     let reports = standby::reports(&standby.client);
     let (pid, key) = (standby.client.pid(), standby.client.cancel_key());
@@ -282,14 +285,22 @@ fn part_from(old: Client) -> BytesMut {
     asides
 }
 
-/// The transaction that AND CHAIN began ends where it is; what begins the same one elsewhere.
+/// The transaction that AND CHAIN began ends where it is; what begins the same one elsewhere, or again. No simple query: it
+/// would drop the client's unnamed statement.
 async fn end_chained(old: &mut Client) -> Result<String, Error> {
-    let sql = "SHOW transaction_isolation; SHOW transaction_read_only; SHOW transaction_deferrable; ROLLBACK";
-    let rows = old.simple(sql).await?;
+    let modes = ["SHOW transaction_isolation", "SHOW transaction_read_only", "SHOW transaction_deferrable"];
+    modes.into_iter().chain(["ROLLBACK"]).for_each(|sql| old.put_as(CHAINED, sql, &[], Format::Text));
+    old.put_sync();
+    old.send().await?;
+    let rows = old.rows().await?;
     let text = |at: usize| rows.get(at).map_or(Ok(String::new()), |row| row.string(0));
     let access = if text(1)? == "on" { "READ ONLY" } else { "READ WRITE" };
     let deferrable = if text(2)? == "on" { "DEFERRABLE" } else { "NOT DEFERRABLE" };
     Ok(format!("BEGIN ISOLATION LEVEL {}, {access}, {deferrable}", text(0)?))
+}
+
+async fn begin(client: &mut Client, modes: &str) -> Result<(), Error> {
+    client.query_as(CHAINED, modes, &[], Format::Text).await.map(drop)
 }
 
 /// The connection that was opened ahead if it is still one, else a new one; with everything that the session has.

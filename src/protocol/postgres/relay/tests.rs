@@ -47,7 +47,7 @@ impl<S: Send + 'static> Beyond<S> for Cancelled {
         }
     }
 
-    fn look(&mut self, server: S) -> Detour<S> {
+    fn look(&mut self, server: S, _: Luggage) -> Detour<S> {
         Box::pin(async move { Ok(Arrived::back(server)) })
     }
 
@@ -471,7 +471,7 @@ impl Beyond<DuplexStream> for Elsewhere {
         Heed::Nothing
     }
 
-    fn look(&mut self, server: DuplexStream) -> Detour<DuplexStream> {
+    fn look(&mut self, server: DuplexStream, _: Luggage) -> Detour<DuplexStream> {
         Box::pin(async move { Ok(Arrived::back(server)) })
     }
 

@@ -40,11 +40,17 @@ impl Session {
         }
     }
 
-    /// Nothing runs, nobody was promised anything, and nothing is waited for but the gate.
+    /// Nothing runs, nobody was promised anything, and nothing is waited for but the gate. A transaction that AND CHAIN began
+    /// has promised nothing before something ran in it, and holds no pass until then.
     pub fn is_between_units(&self) -> bool {
-        let calm = self.pass.is_none() && self.nothing_in_flight() && self.status == b'I';
+        let calm = self.pass.is_none() && self.nothing_in_flight();
         let waits = !matches!(self.wait, Wait::Nothing | Wait::Gate(_)) || self.pieces.is_some();
         calm && !waits && self.wants_server() && self.front_rest.0 == 0 && self.back_rest == 0
+    }
+
+    /// It is inside a transaction; between units, one that AND CHAIN began.
+    pub fn in_block(&self) -> bool {
+        self.in_block
     }
 
     /// Between units: pass the gate to find out whether the primary is another one now. `false`: it is held, or stays.
