@@ -20,7 +20,7 @@ use crate::mirror::handle::owe;
 use crate::record::{Lane, Order, RecordBuf, Side, TableId};
 
 use super::crew::{Crew, LEASE, WorkerReport, millis};
-use super::job::{Counts, Job, Line, Ours, Sizes, State, Walked, Wants};
+use super::job::{Counts, Job, Line, Sizes, State, Walked, Wants};
 use super::lines::Lines;
 use super::meters;
 use super::request::{Kind, Request};
@@ -662,18 +662,13 @@ impl Desk {
         memory.unsaved = true;
     }
 
-    /// The answer to [`Errand::Survey`]; `ours` are tables to which the mirror wrote, `between` where the journal ended, behind
-    /// every dirty mark, before the survey and after it.
-    pub fn surveyed(&self, found: Vec<Surveyed>, ours: impl Fn(TableId) -> bool, between: (Lsn, Lsn)) {
+    /// The answer to [`Errand::Survey`]; `between` is where the journal ended, behind every dirty mark, before the survey and
+    /// after it.
+    pub fn surveyed(&self, found: Vec<Surveyed>, between: (Lsn, Lsn)) {
         let mut memory = self.lock();
         let copied = memory.page.copied.clone();
-        let written = |table: TableId| match copied.contains(&table.0) {
-            true => Ours::Copied,
-            false if ours(table) => Ours::Mirrored,
-            false => Ours::No,
-        };
         if let Some(job) = memory.page.current_mut() {
-            job.surveyed(found, written, between);
+            job.surveyed(found, |table| copied.contains(&table.0), between);
             if job.state.is_over() {
                 job.ended_unix = Some(unix_now());
                 tell(job);
@@ -1133,11 +1128,7 @@ mod tests {
         let (desk, journal) = (Desk::in_memory(), Journal::in_memory());
         let begin = async || {
             desk.start(Request::new(Kind::Backfill)).await.expect("nothing is under way");
-            desk.surveyed(
-                vec![Surveyed { occupied: desk.has_seen(TableId(1)), ..table() }],
-                |_| false,
-                (Lsn(0), Lsn(0)),
-            );
+            desk.surveyed(vec![Surveyed { occupied: desk.has_seen(TableId(1)), ..table() }], (Lsn(0), Lsn(0)));
             desk.settle(&journal, Lsn(0), Some(0)).await.expect("memory");
             desk.open_at(Instant::now(), Lsn(0));
         };
@@ -1173,7 +1164,7 @@ mod tests {
         desk.serves(Side::Origin);
         let request = Request { verify: false, ..Request::new(Kind::Backfill) };
         desk.start(request).await.expect("nothing is under way");
-        desk.surveyed(vec![table()], |_| false, (Lsn(0), Lsn(0)));
+        desk.surveyed(vec![table()], (Lsn(0), Lsn(0)));
         while desk.is_busy() {
             desk.open_at(Instant::now(), Lsn(0));
             while let Some(chunk) = desk.take(Instant::now()) {
@@ -1216,7 +1207,7 @@ mod tests {
     async fn a_side_that_is_slow_is_left_alone_and_named() {
         let desk = Desk::in_memory();
         desk.start(Request::new(Kind::Verify)).await.expect("nothing is under way");
-        desk.surveyed(vec![table()], |_| true, (Lsn(0), Lsn(0)));
+        desk.surveyed(vec![table()], (Lsn(0), Lsn(0)));
         let errand = || desk.errand(Instant::now(), Duration::ZERO);
         desk.felt(Throttle::Primary, Duration::from_millis(499));
         assert_eq!(errand(), Ok(Errand::Walk));

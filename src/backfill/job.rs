@@ -281,17 +281,6 @@ const MOST_STEP: u64 = 1 << 16;
 /// As many chunks may be given out between two looks of the disk.
 const RESERVED_STEPS: u64 = 16;
 
-/// What is known of who wrote a table's rows on the secondary.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ours {
-    /// Nothing: they are strangers.
-    No,
-    /// The mirror did.
-    Mirrored,
-    /// History was copied.
-    Copied,
-}
-
 /// A part of the units, drawn.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
@@ -457,13 +446,13 @@ impl Job {
     }
 
     /// What both sides have. The first survey of a job says which tables it is about; later ones only where they lie now.
-    /// It began when the journal ended at the first position, and was over at the second.
-    pub(super) fn surveyed(&mut self, found: Vec<Surveyed>, ours: impl Fn(TableId) -> Ours, (began, at): (Lsn, Lsn)) {
+    /// It began when the journal ended at the first position, and was over at the second. `copied`: of which history was copied.
+    pub(super) fn surveyed(&mut self, found: Vec<Surveyed>, copied: impl Fn(TableId) -> bool, (began, at): (Lsn, Lsn)) {
         if self.state.is_over() {
             return;
         }
         if self.tables.is_empty() {
-            self.choose(&found, ours);
+            self.choose(&found, copied);
         }
         let sample = self.request.sample_ppm.map(|ppm| Sample { ppm, seed: self.number });
         for walked in &mut self.tables {
@@ -483,7 +472,7 @@ impl Job {
         }
     }
 
-    fn choose(&mut self, found: &[Surveyed], ours: impl Fn(TableId) -> Ours) {
+    fn choose(&mut self, found: &[Surveyed], copied: impl Fn(TableId) -> bool) {
         let chosen = found.iter().filter(|one| self.request.names(&one.name) && self.request.labels(&one.labels));
         if let Some(name) = self.request.unknown(found.iter().map(|one| &*one.name)) {
             self.state = State::Failed;
@@ -493,8 +482,9 @@ impl Job {
         let strangers = self.request.kind == Kind::Backfill && self.request.on_conflict == Conflict::Error;
         let look = |one: &Surveyed| {
             let mut walked = Walked::new(one);
-            walked.kept = self.round > 0 && one.labels.iter().any(|label| ours(*label) == Ours::Copied);
-            if strangers && one.occupied && one.labels.iter().all(|label| ours(*label) == Ours::No) {
+            let is_copied = one.labels.iter().any(|label| copied(*label));
+            walked.kept = self.round > 0 && is_copied;
+            if strangers && one.occupied && !is_copied {
                 walked.refused.get_or_insert_with(|| STRANGERS.to_owned());
             }
             walked
@@ -745,8 +735,8 @@ impl Job {
     }
 }
 
-const STRANGERS: &str = "the target has rows that tandem did not write: empty the table there, or ask for \
-    --on-conflict overwrite";
+const STRANGERS: &str = "the target has rows that tandem did not write, or had when it wrote there first: empty the table there \
+    while nobody writes to it, or ask for --on-conflict overwrite";
 
 impl Walked {
     fn new(found: &Surveyed) -> Walked {
@@ -1017,7 +1007,7 @@ mod tests {
 
     fn begun(kind: Kind, table: Surveyed) -> Job {
         let mut job = Job::new(1, Request::new(kind), 0);
-        job.surveyed(vec![table], |_| Ours::Mirrored, (Lsn(0), Lsn(0)));
+        job.surveyed(vec![table], |_| true, (Lsn(0), Lsn(0)));
         job.reserve();
         job
     }
@@ -1031,7 +1021,7 @@ mod tests {
             }
             job.advance(Lsn(9), Lsn(9), 0);
             if job.wants() == Wants::Survey {
-                job.surveyed(vec![table.clone()], |_| Ours::Mirrored, (Lsn(9), Lsn(9)));
+                job.surveyed(vec![table.clone()], |_| true, (Lsn(9), Lsn(9)));
                 job.reserve();
             }
         }
@@ -1043,13 +1033,13 @@ mod tests {
         let chunk = job.take(Lsn(0)).expect("there is one");
         job.landed(&chunk, &Landed { rows: 64, ..Landed::default() }, sizes());
         job.survey_again();
-        job.surveyed(vec![refused("no column n")], |_| Ours::Mirrored, (Lsn(5), Lsn(5)));
+        job.surveyed(vec![refused("no column n")], |_| true, (Lsn(5), Lsn(5)));
         assert_eq!((job.take(Lsn(4)), job.advance(Lsn(6), Lsn(4), 0)), (None, false), "it waits for the mirror");
         assert!(job.advance(Lsn(6), Lsn(5), 0) && job.wants() == Wants::Survey);
         // Another change came behind the first.
-        job.surveyed(vec![refused("no column m")], |_| Ours::Mirrored, (Lsn(7), Lsn(7)));
+        job.surveyed(vec![refused("no column m")], |_| true, (Lsn(7), Lsn(7)));
         assert!(!job.advance(Lsn(8), Lsn(6), 0) && job.advance(Lsn(8), Lsn(7), 0));
-        job.surveyed(vec![table(1, 200)], |_| Ours::Mirrored, (Lsn(8), Lsn(8)));
+        job.surveyed(vec![table(1, 200)], |_| true, (Lsn(8), Lsn(8)));
         walked(&mut job, &table(1, 200));
         assert_eq!((job.state, job.tables[0].copied().rows), (State::Done, 200), "{:?}", job.why);
     }
@@ -1058,7 +1048,7 @@ mod tests {
     fn what_a_table_grew_by_since_the_first_look_is_not_called_equal() {
         let mut job = begun(Kind::Verify, table(1, 10));
         job.survey_again();
-        job.surveyed(vec![table(1, 20)], |_| Ours::Mirrored, (Lsn(7), Lsn(8)));
+        job.surveyed(vec![table(1, 20)], |_| true, (Lsn(7), Lsn(8)));
         walked(&mut job, &table(1, 20));
         assert_eq!((job.state, job.tables[0].counts().read), (State::Done, 10));
         assert_eq!(job.clean().next(), Some((TableId(1), Lsn(0))), "marks of before the first look alone");
@@ -1070,10 +1060,10 @@ mod tests {
             let mut job = begun(Kind::Backfill, table(1, 2));
             job.survey_again();
             for at in 5..5 + u64::from(DOUBTED) - 1 {
-                job.surveyed(gone.clone(), |_| Ours::Mirrored, (Lsn(at), Lsn(at)));
+                job.surveyed(gone.clone(), |_| true, (Lsn(at), Lsn(at)));
                 assert!(!job.advance(Lsn(at), Lsn(at - 1), 0) && job.advance(Lsn(at), Lsn(at), 0));
             }
-            job.surveyed(gone, |_| Ours::Mirrored, (Lsn(9), Lsn(9)));
+            job.surveyed(gone, |_| true, (Lsn(9), Lsn(9)));
             walked(&mut job, &refused("no key"));
             assert_eq!(job.state, State::Failed);
             assert!(job.why.is_some_and(|why| why.contains("left out")));

@@ -39,7 +39,7 @@ pub struct Surveyed {
     pub primary: Vec<Extent>,
     /// Its rows on the secondary.
     pub secondary: Vec<Extent>,
-    /// The secondary has rows of it.
+    /// The secondary has rows of it that may be somebody else's: not all of what is there came by the mirror.
     pub occupied: bool,
     /// Why it cannot be walked over.
     pub refused: Option<String>,

@@ -325,6 +325,56 @@ async fn strangers_on_the_target_are_left_alone_or_replaced_as_asked() {
 }
 
 #[tokio::test]
+async fn a_write_of_a_client_makes_no_stranger_s_rows_tandem_s() {
+    let mut stage = stage("").await;
+    let (target, there) = (stage.target.url("postgres"), "SELECT id FROM plain ORDER BY 1");
+    sql(&target, "INSERT INTO plain VALUES (5, 'theirs'), (-5, 'theirs')").await;
+    sql(&stage.url(), "INSERT INTO plain VALUES (-7, 'ours'); DELETE FROM plain WHERE id = 7").await;
+    stage.tandem.settled().await;
+    let plain = json!({ "tables": ["public.plain"] });
+    for _ in 0..2 {
+        let report = walk(&stage, "backfill", plain.clone()).await;
+        let why = report["why"].as_str().unwrap_or_default();
+        assert!(report["state"] == "Failed" && why.contains("did not write"), "{report:#}\n{}", stage.tandem.log());
+        assert_eq!(rows(&target, there).await, ["-7", "-5", "5"]);
+        stage.tandem.kill();
+        stage.tandem.launch().await;
+    }
+    // Emptied, and written to before the next look.
+    sql(&target, "TRUNCATE plain").await;
+    sql(&stage.url(), "INSERT INTO plain VALUES (-8, 'ours')").await;
+    stage.tandem.settled().await;
+    let report = walk(&stage, "backfill", plain).await;
+    assert_eq!(report["state"], "Done", "{report:#}\n{}", stage.tandem.log());
+    stage.assert_equal(&["plain"]).await;
+}
+
+#[tokio::test]
+async fn what_tandem_wrote_is_no_stranger_s_after_deletes_and_kills() {
+    let mut stage = stage("").await;
+    let writes = [
+        "INSERT INTO plain VALUES (-1), (-2); DELETE FROM plain WHERE id IN (-1, 6); DELETE FROM parent WHERE id = 3",
+        "UPDATE parts SET v = 0, region = 'a' WHERE id = 4; DELETE FROM pairs; INSERT INTO named VALUES ('one', 1)",
+        "DELETE FROM plain WHERE id < 0; INSERT INTO plain VALUES (-3); UPDATE child SET parent = 7 WHERE id = 8",
+    ];
+    for write in writes {
+        sql(&stage.url(), write).await;
+        stage.tandem.kill();
+        stage.tandem.launch().await;
+    }
+    stage.tandem.settled().await;
+    let report = walk(&stage, "backfill", public()).await;
+    assert_eq!(report["state"], "Done", "{report:#}\n{}", stage.tandem.log());
+    stage.assert_equal(TABLES).await;
+    // Its memory of what it did is gone, and what it wrote is not.
+    stage.tandem.kill();
+    std::fs::remove_dir_all(stage.tandem.dir().join("tandem-data")).expect("its memory");
+    stage.tandem.launch().await;
+    let report = walk(&stage, "backfill", public()).await;
+    assert_eq!(report["state"], "Done", "{report:#}\n{}", stage.tandem.log());
+}
+
+#[tokio::test]
 async fn rows_that_the_target_refuses_are_parked_one_by_one() {
     let stage = stage("").await;
     sql(&stage.target.url("postgres"), "ALTER TABLE plain ADD CHECK (id NOT IN (77, 15000))").await;

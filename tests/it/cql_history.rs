@@ -269,6 +269,41 @@ async fn through(tandem: &Tandem, text: &str) {
     client.query(text, &Parameters::new(Consistency::One)).await.expect("it is done");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_of_a_client_makes_no_stranger_s_rows_tandem_s() {
+    let nodes = pair_with("strangers");
+    for (node, rows) in nodes.iter().zip([&["ours", "theirs"][..], &["theirs"]]) {
+        let mut cql = Cql::of(node, "strangers");
+        ["ours", "theirs"]
+            .iter()
+            .for_each(|table| cql.define(&format!("CREATE TABLE {table} (k int PRIMARY KEY, v int)")));
+        rows.iter().for_each(|table| _ = cql.run(&format!("INSERT INTO {table} (k, v) VALUES (1, 1)")));
+    }
+    Cql::of(nodes[1], "strangers").run("INSERT INTO theirs (k, v) VALUES (9, 9)");
+    let mut tandem = Tandem::start_cql(nodes[0].address(), nodes[1].address(), "").await;
+    for table in ["ours", "theirs"] {
+        through(&tandem, &format!("INSERT INTO strangers.{table} (k, v) VALUES (2, 2)")).await;
+        through(&tandem, &format!("DELETE FROM strangers.{table} WHERE k = 1")).await;
+    }
+    tandem.settled().await;
+    tandem.kill();
+    tandem.launch().await;
+    through(&tandem, "INSERT INTO strangers.ours (k, v) VALUES (3, 3)").await;
+    tandem.settled().await;
+    let report = walk(&tandem, "backfill", &json!({ "tables": ["strangers.*"] })).await;
+    let refused: Vec<bool> =
+        report["tables"].as_array().expect("a list").iter().map(|table| !table["refused"].is_null()).collect();
+    assert_eq!((&report["state"], refused), (&json!("Failed"), vec![false, true]), "{report:#}\n{}", tandem.log());
+    assert!(report["why"].as_str().is_some_and(|why| why.contains("did not write")), "{report:#}");
+    let mut target = Cql::of(nodes[1], "strangers");
+    let mut there = |table: &str| {
+        let mut rows = target.rows(&format!("SELECT k FROM {table}"));
+        rows.sort_unstable();
+        rows
+    };
+    assert_eq!((there("ours"), there("theirs")), (vec!["2".into(), "3".into()], vec!["2".into(), "9".into()]));
+}
+
 /// Clients change and delete history through tandem until told to stop, by timestamps, by lists and by conditions.
 async fn churn(address: SocketAddrV4, keyspace: &'static str, stop: Arc<AtomicBool>, seed: u64) -> u64 {
     let (mut dice, mut done) = (Dice(seed), 0);

@@ -87,6 +87,16 @@ pub trait Applier: Send + Sync + 'static {
     /// Do everything that the record says. Bounded in time by the wire's own timeouts.
     fn apply(&self, job: &Job) -> impl Future<Output = Applied> + Send;
 
+    /// Whether the secondary has rows of the table, to which nothing was written yet; `None`: it has no such table, or does not
+    /// let us look. `attempt` is the job's for which it is asked.
+    ///
+    /// # Errors
+    /// It cannot be told now: what becomes of the job.
+    fn is_occupied(&self, table: TableId, attempt: u32) -> impl Future<Output = Result<Option<bool>, Applied>> + Send {
+        let _ = (table, attempt);
+        async { Ok(Some(false)) }
+    }
+
     /// The record for people, by this table of it; asked only when it is parked or held.
     fn show(&self, record: &Record, table: TableId) -> Shown {
         let _ = record;

@@ -25,9 +25,12 @@ struct Page {
     released: u64,
     /// Records above that must not be done again.
     settled: BTreeSet<u64>,
-    /// Tables of which records were applied: what the secondary has of them is ours.
+    /// Tables that were looked at before anything was written to them, or of which records were applied.
     #[serde(default)]
     tables: BTreeSet<u64>,
+    /// Those of them that had rows then.
+    #[serde(default)]
+    strangers: BTreeSet<u64>,
 }
 
 impl Book {
@@ -56,14 +59,26 @@ impl Book {
         });
     }
 
-    /// Records of this table are applied: known to be ours, with the next save.
-    pub fn note(&self, table: TableId) {
-        self.ledger.change(|page| (page.tables.insert(table.0), ()));
+    /// The secondary's table was looked at: rows that are there when it is met first are a stranger's, until it has none.
+    pub fn meet(&self, table: TableId, occupied: bool) {
+        self.ledger.change(|page| {
+            let is_new = page.tables.insert(table.0);
+            let news = match occupied {
+                true => is_new && page.strangers.insert(table.0),
+                false => page.strangers.remove(&table.0),
+            };
+            (is_new || news, ())
+        });
     }
 
-    /// Records of this table were applied.
+    /// The secondary's table was met.
     pub fn knows(&self, table: TableId) -> bool {
         self.ledger.look(|page| page.tables.contains(&table.0))
+    }
+
+    /// What the secondary has of the table may not be ours.
+    pub fn has_strangers(&self, table: TableId) -> bool {
+        self.ledger.look(|page| !page.tables.contains(&table.0) || page.strangers.contains(&table.0))
     }
 
     /// Everything changed before is durable when it resolves.
@@ -75,6 +90,19 @@ impl Book {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_that_were_there_first_are_a_stranger_s_until_there_are_none() {
+        let book = Book::open(Durable::in_memory("book")).expect("absent");
+        let (ours, theirs) = (TableId(1), TableId(2));
+        assert!(book.has_strangers(ours), "nobody looked");
+        for (table, occupied) in [(ours, false), (ours, true), (theirs, true), (theirs, true)] {
+            book.meet(table, occupied);
+        }
+        assert!(!book.has_strangers(ours) && book.has_strangers(theirs));
+        book.meet(theirs, false);
+        assert!(!book.has_strangers(theirs));
+    }
 
     #[tokio::test]
     async fn what_is_settled_is_done_after_a_restart_and_so_is_what_lies_below() {

@@ -9,7 +9,6 @@
 //! Nothing here waits for one thing while another could go on: a disk that hangs stops what must be written down, not what
 //! is applied. There is no tick but for the figures that are shown.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,10 +29,10 @@ use crate::mirror::dirty::Dirty;
 use crate::mirror::durable::{self, Durable};
 use crate::mirror::handle::{Handle, Mending, Pace, Phase, Status};
 use crate::mirror::parked::Parked;
-use crate::record::TableId;
 
 use super::applier::{Applied, Applier, Error};
 use super::book::Book;
+use super::contact::Contact;
 use super::core::{Action, Core, Ledgers, Link};
 use super::window::Window;
 
@@ -151,8 +150,7 @@ pub struct Engine<A> {
     applier: Arc<A>,
     pub(super) core: Core,
     ledgers: (Parked, Dirty, Book),
-    /// Tables that the book knows.
-    written: HashSet<TableId>,
+    contact: Contact,
     flight: FuturesUnordered<BoxFuture<'static, (Lsn, Applied)>>,
     opening: Option<BoxFuture<'static, Result<(), Error>>>,
     reading: Option<BoxFuture<'static, Event>>,
@@ -222,8 +220,8 @@ impl<A: Applier> Engine<A> {
         handle.shown.send_replace(Status { paid: from, recent: from, ..Status::default() });
         Ok(Engine {
             core: Core::new(config.clone(), window, ledgers, show, now),
+            contact: Contact::new(book.clone()),
             ledgers: (parked, dirty, book),
-            written: HashSet::new(),
             flight: FuturesUnordered::new(),
             opening: None,
             reading: None,
@@ -314,13 +312,15 @@ impl<A: Applier> Engine<A> {
                 self.opening = Some(async move { applier.open().await }.boxed());
             }
             Action::Apply(job) => {
-                for item in job.record.items() {
-                    if self.written.insert(item.table()) {
-                        self.ledgers.2.note(item.table());
-                    }
-                }
-                let applier = self.applier.clone();
-                self.flight.push(async move { (job.lsn, applier.apply(&job).await) }.boxed());
+                let (applier, contact) = (self.applier.clone(), self.contact.clone());
+                let applying = async move {
+                    let applied = match contact.meet(&*applier, &job).await {
+                        Ok(()) => applier.apply(&job).await,
+                        Err(applied) => applied,
+                    };
+                    (job.lsn, applied)
+                };
+                self.flight.push(applying.boxed());
             }
             Action::Read(from) => {
                 self.reading = Some(async move { Event::Read(journal.read(from, bytes).await) }.boxed());

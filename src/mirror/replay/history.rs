@@ -285,10 +285,19 @@ impl<W: Walker> History<W> {
         self.provision(Stage::Tables).await?;
         let end = || behind_marks(&self.handle.journal, &self.handle.dirty);
         let began = end();
-        let found = self.walker.survey().await?;
-        self.handle.desk.surveyed(found, |table| self.book.knows(table), (began, end()));
+        let mut found = self.walker.survey().await?;
+        found.iter_mut().filter(|one| one.refused.is_none()).for_each(|one| self.meet(one));
+        // Before anything is copied.
+        self.book.saved().await.map_err(desk::Error::from)?;
+        self.handle.desk.surveyed(found, (began, end()));
         self.settle().await?;
         Ok(Rest::No)
+    }
+
+    /// It was looked at; whose rows are there the book knows, if they came since the first look.
+    fn meet(&self, one: &mut Surveyed) {
+        one.labels.iter().for_each(|label| self.book.meet(*label, one.occupied));
+        one.occupied &= one.labels.iter().any(|label| self.book.has_strangers(*label));
     }
 
     /// Have made on the secondary what it lacks, if that is asked for now.

@@ -24,6 +24,7 @@
 pub mod applier;
 pub mod book;
 pub mod claims;
+mod contact;
 mod core;
 pub mod engine;
 pub mod history;

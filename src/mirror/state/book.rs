@@ -67,11 +67,6 @@ impl Book {
         self.page.tables.extend(tables.into_iter().map(|table| table.0));
     }
 
-    /// The table was ever owed.
-    pub fn knows(&self, table: TableId) -> bool {
-        self.page.tables.contains(&table.0)
-    }
-
     /// The journal is about to be trimmed, and has forgotten what lies below `at`: a change that could be read again
     /// would be repeated, and an index without a name would be there twice.
     pub async fn trim(&mut self, at: Lsn) -> Result<(), Error> {

@@ -731,9 +731,8 @@ impl<C: Copier> Engine<C> {
         };
         self.last_contact = Instant::now();
         self.book.note(None, self.ledger.take_tables());
-        let book = &self.book;
         let at = behind_marks(&self.journal, &self.dirty);
-        self.desk.surveyed(found, |table| book.knows(table), (began, at));
+        self.desk.surveyed(found, (began, at));
         self.desk.settle(&self.journal, self.paid_for_history(), None).await?;
         Ok(())
     }

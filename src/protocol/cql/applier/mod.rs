@@ -31,6 +31,7 @@ use super::tables::Table;
 use super::text::schema::{self, Column, Effect};
 use super::text::statement::Modification;
 use super::wire::primitive::Value;
+use super::wire::response::code;
 use super::write::Write;
 use history::beside::Beside;
 pub use history::lent::Hands;
@@ -47,6 +48,9 @@ pub type Reach = Arc<dyn Fn() -> Option<Arc<Cluster>> + Send + Sync>;
 
 /// Hints are kept so long, so a write is delivered that late at most. A repeat after that may meet purged tombstones.
 const REPEATABLE: i64 = 3 * 3_600;
+
+/// How often a table that cannot be read is looked at before it is taken for one with rows: no write waits longer.
+const LOOKS: u32 = 3;
 
 /// Applies records to a secondary.
 pub struct Applier {
@@ -372,6 +376,23 @@ impl engine::Applier for Applier {
         match done {
             Ok(()) => Applied::Done,
             Err(trouble) => trouble.into(),
+        }
+    }
+
+    async fn is_occupied(&self, label: TableId, attempt: u32) -> Result<Option<bool>, Applied> {
+        let there = self.there().await?;
+        let on_secondary = || there.secondary.tables().iter().find(|table| table.label == label).cloned();
+        let Some(table) = self.known_table(&there.primary, label).or_else(on_secondary) else { return Ok(None) };
+        match history::occupied(&there.to_secondary, &table).await {
+            Ok(occupied) => Ok(Some(occupied)),
+            // So many deleted rows that it does not look further, or too slow for it: there was something.
+            Err(error) if error.code() == Some(code::READ_FAILURE) => Ok(Some(true)),
+            Err(error) => match Trouble::of_secondary(&error) {
+                // What is wrong with it the write will tell.
+                Trouble::Reject(_) => Ok(None),
+                Trouble::Retry(_) if attempt > LOOKS => Ok(Some(true)),
+                trouble => Err(trouble.into()),
+            },
         }
     }
 

@@ -27,6 +27,7 @@ use crate::protocol::postgres::wire::{self, back, front};
 use crate::record::TableId;
 
 use super::check;
+use super::contact::{self, Met};
 use super::copy::{BINARY_END, BINARY_START, put_text};
 use super::debt::{Arrays, BATCH_BYTES, batches};
 use super::link::{self, LOCK_CLASS, LOCK_WRITERS, Link, on_secondary};
@@ -116,13 +117,13 @@ pub(super) async fn survey(link: &mut Link) -> Result<Vec<Surveyed>, Trouble> {
         link.schema.primary.relations.values().filter(|of| walkable(of)).map(|of| (of.shown(), of.id)).collect();
     ids.sort_unstable();
     link.history.pairs.clear();
-    let mut found = Vec::new();
+    let (mut found, mut met) = (Vec::new(), Met::new());
     for (name, id) in ids {
         match link.schema.home(id) {
             // Copied whole, by payments.
             Home::Pair(pair, _) if pair.key.is_empty() => (),
             Home::Pair(pair, _) if pair.id == id => {
-                let one = look(link, &pair, name, (&here, &there)).await?;
+                let one = look(link, &pair, name, (&here, &there), &mut met).await?;
                 link.history.pairs.insert(id, pair);
                 found.push(one);
             }
@@ -132,6 +133,8 @@ pub(super) async fn survey(link: &mut Link) -> Result<Vec<Surveyed>, Trouble> {
             Home::Refused(..) => (),
         }
     }
+    link.contacts.note(&mut link.secondary, &mut met).await.map_err(Trouble::Secondary)?;
+    link.contacts.learn(met);
     Ok(found)
 }
 
@@ -164,6 +167,7 @@ async fn look(
     pair: &Pair,
     name: String,
     (here, there): (&HashMap<u32, File>, &HashMap<u32, File>),
+    met: &mut Met,
 ) -> Result<Surveyed, Trouble> {
     let (primary, secondary) = (&link.schema.primary, &link.schema.secondary);
     let (from, to) = (leaves(primary, &pair.primary), leaves(secondary, &pair.secondary));
@@ -191,24 +195,25 @@ async fn look(
     };
     // A file without blocks holds nothing; one with blocks may.
     let blocks = one.secondary.iter().any(|extent| extent.units > 0);
-    let occupied =
-        blocks && occupied(&mut link.secondary, pair).await.map_err(|error| unlocked(error, Trouble::Secondary))?;
+    let occupied = blocks
+        && contact::is_occupied(&mut link.secondary, pair)
+            .await
+            .map_err(|error| unlocked(error, Trouble::Secondary))?;
     if occupied {
         link.history.clean.remove(&pair.id);
     } else {
         link.history.clean.insert(pair.id);
     }
-    Ok(Surveyed { occupied, ..one })
+    let ours = link.contacts.are_ours(pair);
+    if !ours {
+        met.insert(pair.secondary.oid, occupied);
+    }
+    Ok(Surveyed { occupied: occupied && !ours, ..one })
 }
 
 const REPLICA: &str = "the mirror's role may not set session_replication_role on the secondary, where foreign keys and \
     triggers would act on copied rows: GRANT SET ON PARAMETER session_replication_role TO it (15 and later), or use a \
     superuser";
-
-async fn occupied(conn: &mut Client, pair: &Pair) -> Result<bool, client::Error> {
-    let sql = format!("SELECT EXISTS (SELECT FROM {})", pair.table(At::Secondary));
-    conn.simple(&sql).await?.first().ok_or(client::Error::Value(0))?.bool(0)
-}
 
 /// The tables that hold its rows.
 fn leaves(catalog: &Catalog, root: &Arc<Relation>) -> Vec<Arc<Relation>> {

@@ -11,6 +11,7 @@ use crate::protocol::postgres::client::{self, Client, ServerConfig};
 use crate::record::TableId;
 
 use super::Options;
+use super::contact::Contacts;
 use super::history::History;
 use super::schema::{Schema, operator_schemas};
 
@@ -60,6 +61,7 @@ pub(super) struct Link {
     pub(super) held: Instant,
     pub(super) options: Options,
     pub(super) history: History,
+    pub(super) contacts: Contacts,
 }
 
 impl Link {
@@ -113,7 +115,11 @@ const WISHES: &[&str] = &[
 /// `IF NOT EXISTS` asks for the right to make a schema even where it is there.
 pub(in crate::protocol::postgres) const STORE: &str = "DO 'BEGIN IF pg_catalog.to_regnamespace(''tandem'') IS NULL THEN CREATE SCHEMA tandem; END IF; END'; \
     CREATE TABLE IF NOT EXISTS tandem.payment (only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row), \
-    n bigint NOT NULL, owner_pid integer, owner_since timestamptz); INSERT INTO tandem.payment (n) VALUES (0) ON CONFLICT DO NOTHING";
+    n bigint NOT NULL, owner_pid integer, owner_since timestamptz); INSERT INTO tandem.payment (n) VALUES (0) ON CONFLICT DO NOTHING; \
+    CREATE TABLE IF NOT EXISTS tandem.contact (origin text, relation oid, strangers boolean NOT NULL, PRIMARY KEY (origin, relation))";
+
+/// Whether nothing of [`STORE`] is missing.
+pub(in crate::protocol::postgres) const STORE_IS_THERE: &str = "SELECT pg_catalog.to_regclass('tandem.payment') IS NOT NULL AND pg_catalog.to_regclass('tandem.contact') IS NOT NULL";
 
 pub(super) async fn open(primary: &ServerConfig, secondary: &ServerConfig, options: &Options) -> Result<Link, Error> {
     let mut conn = connect(secondary).await.map_err(on_secondary)?;
@@ -136,6 +142,7 @@ pub(super) async fn open(primary: &ServerConfig, secondary: &ServerConfig, optio
     let set = format!("SET search_path = {search_path}");
     from.simple(&set).await.map_err(on_primary)?;
     conn.simple(&set).await.map_err(on_secondary)?;
+    let contacts = Contacts::load(&mut from, &mut conn).await?;
     Ok(Link {
         primary: from,
         secondary: conn,
@@ -154,6 +161,7 @@ pub(super) async fn open(primary: &ServerConfig, secondary: &ServerConfig, optio
         held: Instant::now(),
         options: options.clone(),
         history: History::default(),
+        contacts,
     })
 }
 
@@ -215,7 +223,7 @@ async fn holder(conn: &mut Client) -> String {
 }
 
 async fn counter(conn: &mut Client) -> Result<u64, client::Error> {
-    let there = conn.simple("SELECT pg_catalog.to_regclass('tandem.payment') IS NOT NULL").await?;
+    let there = conn.simple(STORE_IS_THERE).await?;
     if !there.first().map(|row| row.bool(0)).transpose()?.unwrap_or(false) {
         conn.simple(STORE).await?;
     }

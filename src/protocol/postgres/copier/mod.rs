@@ -10,6 +10,7 @@
 
 mod check;
 mod closure;
+mod contact;
 mod copy;
 pub(super) mod debt;
 mod hashes;
@@ -37,7 +38,7 @@ use crate::record::Backend;
 
 pub use link::{APPLICATION_NAME, LOCK_APPLIER, LOCK_CLASS, LOCK_WRITERS};
 use link::{Link, Poison, on_primary, on_secondary};
-pub(super) use link::{SETTINGS, STORE};
+pub(super) use link::{SETTINGS, STORE, STORE_IS_THERE};
 use pay::Trouble;
 
 /// How to pay.

@@ -29,6 +29,7 @@ use crate::record::TableId;
 
 use super::Options;
 use super::closure::{close, parents_first, read_keys};
+use super::contact;
 use super::copy::{CopyOut, FLIGHT_BYTES, Part, Reader, Request};
 use super::debt::{Arrays, BATCH_BYTES, Debt, Debts, batches, fits, refused_key, refused_table, reorder};
 use super::link::{Link, Poison, beside, on_primary, on_secondary};
@@ -84,7 +85,7 @@ impl Trouble {
         }
     }
 
-    fn writing(table: TableId, error: client::Error) -> Trouble {
+    pub(super) fn writing(table: TableId, error: client::Error) -> Trouble {
         match error {
             client::Error::Db(error) => match error.code.as_str() {
                 "42P01" | "42703" => Trouble::Stale(error.to_string()),
@@ -403,6 +404,7 @@ impl<'p> Payment<'p> {
     }
 
     async fn attempt(&mut self) -> Result<(), Trouble> {
+        let met = contact::meet(self.link, &self.debts, &mut self.begun).await?;
         let order = self.order();
         let mut steps = Steps::default();
         let (debts, options) = (&self.debts, self.options);
@@ -460,6 +462,7 @@ impl<'p> Payment<'p> {
         self.paid.settled = self.owed.parked.iter().filter(|(table, key)| is_paid(table, key)).cloned().collect();
         self.paid.refused.append(&mut refused);
         self.link.paid(self.paid.payments);
+        self.link.contacts.learn(met);
         Ok(())
     }
 

@@ -21,7 +21,7 @@ use crate::cutover::steps;
 use crate::protocol::postgres::client::{self, Client, Format, ServerConfig};
 use crate::protocol::postgres::copier::debt::Arrays;
 use crate::protocol::postgres::copier::schema::{Home, Pair, Schema, operator_schemas};
-use crate::protocol::postgres::copier::{LOCK_APPLIER, LOCK_CLASS, LOCK_WRITERS, STORE};
+use crate::protocol::postgres::copier::{LOCK_APPLIER, LOCK_CLASS, LOCK_WRITERS, STORE, STORE_IS_THERE};
 use crate::protocol::postgres::scope::Scope;
 use crate::record::Side;
 
@@ -60,7 +60,7 @@ fn finding(rule: &'static Rule, side: Side, object: impl Into<String>) -> Findin
 
 /// What an applier does first on its secondary, in a transaction that is rolled back.
 async fn store(from: Side, old: &mut Client) -> Result<Vec<Finding>, client::Error> {
-    let there = old.simple("SELECT pg_catalog.to_regclass('tandem.payment') IS NOT NULL").await?;
+    let there = old.simple(STORE_IS_THERE).await?;
     let there = there.first().ok_or(client::Error::Value(0))?.bool(0)?;
     let store = if there { "SELECT" } else { STORE };
     let lock = |number| format!("pg_catalog.pg_try_advisory_xact_lock({LOCK_CLASS}, {number})");

@@ -34,7 +34,7 @@ use crate::backfill::Request;
 use crate::backfill::crew::Lease;
 use crate::backfill::work::{Chunk, Difference, Differs, Extent, Outcome, Stage, Surveyed};
 use crate::mirror::replay::history::{By, Compared, Error, Provisioned, Suspect, Walker};
-use crate::protocol::cql::client::{self, Answer};
+use crate::protocol::cql::client::{self, Answer, Client};
 use crate::protocol::cql::cluster::Cluster;
 use crate::protocol::cql::place::Place;
 use crate::protocol::cql::shown;
@@ -175,7 +175,7 @@ async fn look(sides: &Sides, table: &Table, other: Option<&Table>, sizes: &Sizes
     let file = other.map_or(0, |other| number(table, other));
     let mut is_occupied = false;
     if refused.is_none() {
-        match occupied(sides, table).await {
+        match occupied(&sides.to_secondary, table).await {
             Ok(found) => is_occupied = found,
             // A keyspace whose replicas are away is no reason to leave all others alone.
             Err(error) if error.code() == Some(code::UNAVAILABLE) => refused = Some(format!("the target: {error}")),
@@ -212,10 +212,11 @@ fn hindrance(sides: &Sides, table: &Table, other: Option<&Table>) -> Option<Stri
     strange.map(|side| format!("only the Murmur3 partitioner is walked over, not {}", side.facts().partitioner))
 }
 
-async fn occupied(sides: &Sides, table: &Table) -> Result<bool, client::Error> {
+/// Whether the secondary has rows of it.
+pub(super) async fn occupied(to_secondary: &Client, table: &Table) -> Result<bool, client::Error> {
     let names = Names::of(&table.shape);
     let text = format!("SELECT {} FROM {} LIMIT 1", names.partition.join(", "), names.table);
-    let answer = sides.to_secondary.query(&text, &Parameters::new(LEVEL)).await?;
+    let answer = to_secondary.query(&text, &Parameters::new(LEVEL)).await?;
     Ok(answer.row()?.is_some())
 }
 
