@@ -13,6 +13,7 @@ crate::check::rules! {
     MIRROR_DOWN: Error "mirror_down" "the mirror does not run: `tandem status` says why; without it the new primary lacks writes";
     MIRROR_BEHIND: Error "mirror_behind" "the secondary is further behind than cutover.max_lag: wait until it has caught up, or raise the limit; clients would be held for as long as it takes";
     ROWS_PARKED: Error "rows_parked" "the secondary refuses these rows and lacks them: `tandem parked list`, then retry or discard";
+    SCHEMA_REFUSED: Warning "schema_refused" "the secondary refused to make this, or to change it, and clients will miss it: `tandem parked list` says why; make it there, or retry or discard it";
     TABLES_DIRTY: Error "tables_dirty" "these tables are known to differ, or not known to agree: `tandem dirty repair`, and wait";
     HISTORY_UNDER_WAY: Error "history_under_way" "history is being copied: the new primary would lack what is not there yet: wait for `tandem backfill wait`, or cancel it";
     HISTORY_UNVERIFIED: Warning "history_unverified" "the history of these tables was copied and not compared since: `tandem verify`";
@@ -32,9 +33,10 @@ pub fn findings(handle: &Handle, known: &Known, max_lag: Duration, name: impl Fn
     if lag.seconds > max_lag.as_secs_f64() {
         add(MIRROR_BEHIND, format!("{:.1} s and {} keys behind", lag.seconds, lag.keys));
     }
-    if !known.parked.is_empty() {
-        add(ROWS_PARKED, format!("{} rows or tables", known.parked.len()));
+    if known.parked.len() > known.refused.len() {
+        add(ROWS_PARKED, format!("{} rows or tables", known.parked.len() - known.refused.len()));
     }
+    known.refused.iter().for_each(|object| add(SCHEMA_REFUSED, object.clone()));
     known.dirty.iter().take(NAMED_MAX).for_each(|table| add(TABLES_DIRTY, name(*table)));
     known.copying.iter().for_each(|number| add(HISTORY_UNDER_WAY, format!("backfill {number}")));
     let doubts = handle.desk().doubts();
@@ -59,6 +61,8 @@ pub struct Known {
     pub dirty: BTreeSet<TableId>,
     /// Each by itself: one that was discarded makes no room for another one.
     parked: HashSet<(TableId, Option<Box<[u8]>>)>,
+    /// Those of them that are schema changes of no table, for people.
+    refused: Vec<String>,
     /// The backfill that is under way.
     copying: Option<u64>,
 }
@@ -66,9 +70,11 @@ pub struct Known {
 impl Known {
     /// As it is now.
     pub fn of(handle: &Handle) -> Known {
+        let parked = handle.parked().list();
         Known {
             dirty: handle.dirty().list().into_iter().map(|dirty| dirty.table).collect(),
-            parked: handle.parked().list().into_iter().map(|entry| (entry.table(), entry.key)).collect(),
+            refused: parked.iter().filter(|entry| entry.change().is_some()).map(|entry| entry.name.clone()).collect(),
+            parked: parked.into_iter().map(|entry| (entry.table(), entry.key)).collect(),
             copying: handle.desk().copying(),
         }
     }
@@ -179,6 +185,18 @@ mod tests {
         assert_eq!(looked(&handle, &known).1, None);
         park(&handle, b"fresh").await;
         assert!(looked(&handle, &known).1.is_some_and(|why| why.contains("parked")));
+    }
+
+    #[tokio::test]
+    async fn what_the_secondary_refuses_to_make_is_named_and_ends_no_switch_that_knows_of_it() {
+        let handle = mirror();
+        let (table, key) = (TableId::NONE, Some((*b"change").into()));
+        let refused = Refused { table, name: "view public.v".into(), key, shown: String::new(), why: "42P01".into() };
+        handle.parked().paid(&Owed::default(), &[refused], true).await.expect("in memory");
+        let known = Known::of(&handle);
+        assert_eq!(looked(&handle, &known), (vec!["schema_refused"], None));
+        let found = findings(&handle, &known, Duration::from_secs(1), name);
+        assert!(found.iter().any(|finding| finding.object == "view public.v"));
     }
 
     #[tokio::test]

@@ -355,7 +355,10 @@ impl Handle {
         }
         let Some(key) = &entry.key else { return self.repair(entry.table()) };
         let mut record = RecordBuf::default();
-        record.key(entry.table(), key, true);
+        match entry.change() {
+            Some(change) => record.ddl(TableId::NONE, change),
+            None => record.key(entry.table(), key, true),
+        }
         Ok(Some(owe(&self.journal, &mut record)?))
     }
 

@@ -109,6 +109,11 @@ pub(crate) struct Bounds {
 }
 
 impl Entry {
+    /// It is a schema change of no table, and this is what would be repeated ([`Owed::ddl`]).
+    pub fn change(&self) -> Option<&[u8]> {
+        self.key.as_deref().filter(|_| self.table() == TableId::NONE && self.record.is_none())
+    }
+
     /// The table's label.
     pub fn table(&self) -> TableId {
         TableId(self.table)
@@ -218,7 +223,7 @@ impl Parked {
             entry.clone()
         };
         self.ledger.change(|entries| {
-            let provisional = entries.0.values_mut().filter(|entry| entry.provisional);
+            let provisional = entries.0.values_mut().filter(|entry| entry.provisional && entry.change().is_none());
             (false, provisional.map(taken).collect())
         })
     }
@@ -309,6 +314,9 @@ fn fresh(refused: &Refused, now: u64, provisional: bool) -> Entry {
 /// The payment said something about this entry. A table refused whole is well again only when it was paid whole.
 fn covers(owed: &Owed, (table, key): &Id) -> bool {
     let table = TableId(*table);
+    if table == TableId::NONE && key.is_some() {
+        return owed.ddl.iter().any(|(of, body)| *of == table && Some(body) == key.as_ref());
+    }
     let named = key.as_ref().is_some_and(|key| owed.keys.get(&table).is_some_and(|keys| keys.contains_key(&key[..])));
     named || owed.tables.contains(&table)
 }
@@ -431,6 +439,21 @@ mod tests {
         assert_eq!(kept(3, Bounds { of_table: 9, bytes: 99 }), 3);
         assert_eq!(kept(9, Bounds { of_table: 2, bytes: 99 }), 2);
         assert_eq!(kept(9, Bounds { of_table: 9, bytes: 19 }), 1);
+    }
+
+    #[tokio::test]
+    async fn a_schema_change_of_no_table_stays_until_it_is_repeated() {
+        let file = Durable::in_memory("parked");
+        let change = Refused { table: TableId::NONE, ..refused(b"change") };
+        let refusing = open(&file, 9).paid(&Owed::default(), &[change], true).await.expect("saved");
+        assert_eq!(refusing, [], "no table is dirty for it");
+        let parked = open(&file, 9);
+        let all = Owed { tables: vec![TableId::NONE], ..Owed::default() };
+        parked.paid(&all, &[], true).await.expect("saved");
+        assert_eq!(parked.list()[0].change(), Some(&b"change"[..]));
+        let again = Owed { ddl: vec![(TableId::NONE, (*b"change").into())], ..Owed::default() };
+        parked.paid(&again, &[], true).await.expect("saved");
+        assert!(open(&file, 9).is_empty());
     }
 
     #[tokio::test]

@@ -1,7 +1,12 @@
 //! Schema changes through tandem are repeated on the target, under the names that they had in the session that made
 //! them, and the rows that follow arrive.
 
-use crate::support::{connect, pair, rows, sql, stage::Stage, tandem::Tandem};
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::support::stage::Stage;
+use crate::support::{connect, pair, rows, sql, tandem::Tandem, until};
 
 const TABLES: &str =
     "SELECT n.nspname, c.relname, count(a.*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -293,4 +298,69 @@ async fn write_until(url: String, writer: i32, stop: tokio_util::sync::Cancellat
         written += 1;
     }
     written
+}
+
+/// Objects that are parked, by name.
+async fn refused(tandem: &Tandem) -> Vec<String> {
+    let parked = tandem.client().get("/v1/parked").await.expect("it answers");
+    let named = |one: &Value| one["table"].as_str().expect("text").to_owned();
+    let mut names: Vec<String> = parked.as_array().expect("a list").iter().map(named).collect();
+    names.sort_unstable();
+    names
+}
+
+async fn until_refused(tandem: &Tandem, expected: &[&str]) {
+    let is_so = until(async || (refused(tandem).await == expected).then_some(()));
+    assert!(is_so.await.is_some(), "{:?} is not {expected:?}\n{}", refused(tandem).await, tandem.log());
+}
+
+#[tokio::test]
+async fn what_the_target_refuses_to_make_is_listed_until_it_is_there_or_discarded() {
+    let mut stage = Stage::new("CREATE TABLE t (id int PRIMARY KEY, v text)", "", &[]).await;
+    let (origin, target) = (stage.origin.url("postgres"), stage.target.url("postgres"));
+    sql(&origin, "CREATE ROLE someone; CREATE TABLE only_here (id int PRIMARY KEY); CREATE TYPE inner_pair AS (a int)")
+        .await;
+    sql(&origin, "CREATE FUNCTION base(int) RETURNS int LANGUAGE sql AS 'SELECT $1'").await;
+    sql(&target, "CREATE VIEW shown AS SELECT v, id FROM t").await;
+    for change in [
+        "CREATE VIEW seen AS SELECT id FROM only_here",
+        "CREATE OR REPLACE VIEW shown AS SELECT id, v, 'secret' AS w FROM t",
+        "CREATE TYPE outer_pair AS (a inner_pair, b int)",
+        "CREATE FUNCTION twice(int) RETURNS int LANGUAGE sql AS 'SELECT base($1) * 2'",
+        "CREATE SCHEMA theirs AUTHORIZATION someone",
+        "CREATE VIEW fine AS SELECT id FROM t",
+    ] {
+        sql(&stage.url(), change).await;
+    }
+    let all =
+        ["function public.twice", "schema theirs", "type public.outer_pair", "view public.seen", "view public.shown"];
+    until_refused(&stage.tandem, &all).await;
+    stage.tandem.kill();
+    stage.tandem.launch().await;
+    // A payment of everything is none of these.
+    sql(&stage.url(), "INSERT INTO t VALUES (1, 'x')").await;
+    stage.tandem.repair_all().await;
+    stage.tandem.caught_up().await;
+    until_refused(&stage.tandem, &all).await;
+    assert!(!stage.tandem.log().contains("secret"), "no text is logged: promise 13");
+    let looked = stage.ask_switch(&json!({ "to": "target", "dry_run": true })).await;
+    let findings = looked["findings"].as_array().expect("a list").iter();
+    let named = findings.filter(|one| one["name"] == "schema_refused").map(|one| one["object"].as_str().expect("text"));
+    assert_eq!(named.collect::<BTreeSet<_>>(), BTreeSet::from(all), "{looked:#}");
+    // Made by hand, or no longer there on the origin.
+    sql(&target, "CREATE TABLE only_here (id int PRIMARY KEY); CREATE VIEW seen AS SELECT id FROM only_here").await;
+    sql(&stage.url(), "DROP FUNCTION twice(int)").await;
+    until_refused(&stage.tandem, &["schema theirs", "type public.outer_pair", "view public.shown"]).await;
+    // What it replaces must go, where both servers do not spell it alike.
+    sql(&target, "CREATE TYPE inner_pair AS (a int); DROP VIEW shown").await;
+    let client = stage.tandem.client();
+    let actions = [("type public.outer_pair", "retry"), ("schema theirs", "discard"), ("view public.shown", "retry")];
+    for (name, action) in actions {
+        let parked = client.get("/v1/parked").await.expect("it answers");
+        let one = parked.as_array().expect("a list").iter().find(|one| one["table"] == name).expect("it is listed");
+        client.post("/v1/parked", &json!({ "action": action, "id": one["id"] })).await.expect("taken");
+    }
+    until_refused(&stage.tandem, &[]).await;
+    let made = "SELECT to_regtype('outer_pair') || ' ' || (SELECT count(*) FROM pg_attribute WHERE attrelid = 'shown'::regclass)";
+    assert_eq!(rows(&target, made).await, ["outer_pair 3"]);
 }

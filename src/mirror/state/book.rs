@@ -30,6 +30,9 @@ struct Page {
     tables: BTreeSet<u64>,
     /// Records with schema changes, and the payment that repeats them.
     ddl: BTreeMap<u64, u64>,
+    /// Those of them with changes of no table alone, of which it is not written down yet what was refused.
+    #[serde(default)]
+    unsettled: BTreeSet<u64>,
 }
 
 impl Book {
@@ -40,9 +43,10 @@ impl Book {
     }
 
     /// The secondary holds `payments`: schema changes that were meant for later ones have not happened. The records of
-    /// those that have.
+    /// those that have. Of no table, they are repeated if it is not known what was refused: twice they do no harm.
     pub async fn stand(&mut self, payments: u64) -> Result<Vec<Lsn>, Error> {
-        self.page.ddl.retain(|_, &mut number| number <= payments);
+        let unsettled = std::mem::take(&mut self.page.unsettled);
+        self.page.ddl.retain(|lsn, &mut number| number <= payments && !unsettled.contains(lsn));
         self.save().await?;
         Ok(self.page.ddl.keys().copied().map(Lsn).collect())
     }
@@ -55,10 +59,21 @@ impl Book {
         lost.then(|| self.page.tables.iter().copied().map(TableId).collect())
     }
 
-    /// The payment with this number is about to repeat the schema changes of these records.
-    pub async fn intend(&mut self, records: impl IntoIterator<Item = Lsn>, number: u64) -> Result<(), Error> {
-        self.page.ddl.extend(records.into_iter().map(|lsn| (lsn.0, number)));
+    /// The payment with this number is about to repeat the schema changes of these records, with whether they are of no table
+    /// alone. What the one before was refused of is written down.
+    pub async fn intend(&mut self, records: impl IntoIterator<Item = (Lsn, bool)>, number: u64) -> Result<(), Error> {
+        for (lsn, alone) in records {
+            self.page.ddl.insert(lsn.0, number);
+            if alone {
+                self.page.unsettled.insert(lsn.0);
+            }
+        }
         self.save().await
+    }
+
+    /// What the payment was refused of is written down. Durable with the next save, which is before the next payment.
+    pub fn settle(&mut self) {
+        self.page.unsettled.clear();
     }
 
     /// Payments up to this number were let go, and these tables were owed. Durable with the next save.
@@ -94,11 +109,23 @@ mod tests {
     #[tokio::test]
     async fn the_counter_says_whether_a_schema_change_happened() {
         let file = Durable::in_memory("book");
-        open(&file).intend([Lsn(4)], 10).await.expect("saved");
+        open(&file).intend([(Lsn(4), false)], 10).await.expect("saved");
         assert_eq!(open(&file).stand(10).await.expect("saved"), [Lsn(4)]);
         assert_eq!(open(&file).stand(9).await.expect("saved"), []);
         // The next payment has that number and is another one.
         assert_eq!(open(&file).stand(10).await.expect("saved"), []);
+    }
+
+    #[tokio::test]
+    async fn what_was_refused_and_is_written_nowhere_is_tried_again() {
+        let file = Durable::in_memory("book");
+        open(&file).intend([(Lsn(4), true)], 10).await.expect("saved");
+        assert_eq!(open(&file).stand(10).await.expect("saved"), []);
+        let mut book = open(&file);
+        book.intend([(Lsn(4), true)], 11).await.expect("saved");
+        book.settle();
+        book.intend([], 12).await.expect("saved");
+        assert_eq!(open(&file).stand(11).await.expect("saved"), [Lsn(4)]);
     }
 
     #[tokio::test]

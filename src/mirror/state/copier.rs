@@ -50,7 +50,8 @@ pub struct Refused {
     pub table: TableId,
     /// Its qualified name, for people.
     pub name: String,
-    /// `None`: the whole table (missing there, other columns, no privilege).
+    /// `None`: the whole table (missing there, other columns, no privilege). Of [`TableId::NONE`] it is a schema change, as
+    /// [`Owed::ddl`] has it.
     pub key: Option<Box<[u8]>>,
     /// The key as an operator may see it on request, never logged.
     pub shown: String,
@@ -144,6 +145,13 @@ pub trait Copier: Send {
     ) -> impl Future<Output = Result<Option<Vec<String>>, Error>> + Send + 'a {
         let _ = (request, stage);
         async { Ok(Some(vec!["this wire makes no tables".to_owned()])) }
+    }
+
+    /// Which of these schema changes of no table, which the secondary refused, are of no more interest, outside S: what they make
+    /// is there, or is no longer on the primary.
+    fn moot<'a>(&'a mut self, changes: &'a [Box<[u8]>]) -> impl Future<Output = Result<Vec<bool>, Error>> + Send + 'a {
+        let none = vec![false; changes.len()];
+        async { Ok(none) }
     }
 
     /// Which tables there are and where their rows lie, outside S.

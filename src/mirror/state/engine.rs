@@ -38,7 +38,7 @@ use crate::mirror::backoff::Backoff;
 use crate::mirror::dirty::Dirty;
 use crate::mirror::durable::{self, Durable};
 use crate::mirror::handle::{Handle, Mending, Pace, Phase, Status, behind_marks, owe};
-use crate::mirror::parked::Parked;
+use crate::mirror::parked::{self, Parked};
 use crate::mirror::twins::Twins;
 use crate::record::{Malformed, Reason, RecordBuf, TableId};
 
@@ -238,6 +238,8 @@ pub struct Engine<C> {
     next_gone: Instant,
     next_trim: Instant,
     next_repair: Instant,
+    /// No look before at schema changes that were refused.
+    next_look: Instant,
     /// What each dirty table was found to be, and when.
     large: (HashMap<TableId, bool>, Instant),
     /// No walk over history before.
@@ -327,6 +329,7 @@ impl<C: Copier> Engine<C> {
             next_gone: now,
             next_trim: now,
             next_repair: now,
+            next_look: now,
             large: (HashMap::new(), now),
             next_walk: now,
             last_contact: now,
@@ -816,7 +819,9 @@ impl<C: Copier> Engine<C> {
     ) -> Result<(), Error> {
         let now = Instant::now();
         self.record_refused(cut, paid, exact).await?;
+        self.book.settle();
         self.record_repairs(cut, paid).await?;
+        self.forget_made(now).await?;
         self.book.note(None, paid.tables.iter().copied());
         self.keep(cut, snapshot, paid.payments, now);
         if exact {
@@ -846,6 +851,26 @@ impl<C: Copier> Engine<C> {
         for large in &paid.large {
             warn!(table = large.name, why = large.why, "too large for one payment: dirty");
             self.dirty.mark(large.table, Reason::Large, here).await?;
+        }
+        Ok(())
+    }
+
+    /// Schema changes that were refused are listed no longer when what they make is there, whoever made it.
+    async fn forget_made(&mut self, now: Instant) -> Result<(), Error> {
+        if now < self.next_look || self.parked.is_empty() {
+            return Ok(());
+        }
+        self.next_look = now + self.config.heartbeat;
+        let entries: Vec<parked::Entry> =
+            self.parked.list().into_iter().filter(|entry| entry.change().is_some()).collect();
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let changes: Vec<Box<[u8]>> = entries.iter().filter_map(|entry| Some(entry.change()?.into())).collect();
+        let moot = self.copier.moot(&changes).await?;
+        for (entry, _) in entries.iter().zip(moot).filter(|(_, moot)| *moot) {
+            info!(object = entry.name, "what the secondary refused to make is there, or is no longer wanted");
+            self.parked.discard(&entry.id()).await?;
         }
         Ok(())
     }

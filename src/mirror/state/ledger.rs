@@ -465,9 +465,10 @@ impl Cut {
         self.owing.oldest.map(|(_, seen)| seen)
     }
 
-    /// The records whose schema changes it holds.
-    pub fn ddl_records(&self) -> impl Iterator<Item = Lsn> {
-        self.owing.ddl.keys().copied()
+    /// The records whose schema changes it holds, and whether these are of no table alone.
+    pub fn ddl_records(&self) -> impl Iterator<Item = (Lsn, bool)> {
+        let alone = |changes: &[Ddl]| changes.iter().all(|(table, _)| *table == TableId::NONE);
+        self.owing.ddl.iter().map(move |(lsn, changes)| (*lsn, alone(changes)))
     }
 
     /// The tables that those change.

@@ -8,6 +8,7 @@
 //! not set `session_replication_role`, foreign keys act there and payments take another order (see `closure`); user
 //! triggers must then be off by name.
 
+mod change;
 mod check;
 mod closure;
 mod contact;
@@ -352,6 +353,12 @@ impl Copier for PgCopier {
             Err(error @ Error::Stale(_)) => Err(error),
             other => self.lose(other),
         }
+    }
+
+    async fn moot<'a>(&'a mut self, changes: &'a [Box<[u8]>]) -> Result<Vec<bool>, Error> {
+        let asked = async { change::moot(self.link()?, changes).await };
+        let asked = asked.await;
+        self.lose(asked)
     }
 
     async fn lend<'a>(&'a mut self, twins: &'a Twins, hold: Duration) -> Result<(), Error> {

@@ -28,6 +28,7 @@ use crate::protocol::postgres::wire::{Message, back};
 use crate::record::TableId;
 
 use super::Options;
+use super::change;
 use super::closure::{close, parents_first, read_keys};
 use super::contact;
 use super::copy::{CopyOut, FLIGHT_BYTES, Part, Reader, Request};
@@ -201,10 +202,7 @@ impl<'p> Payment<'p> {
             payment.load().await?;
         }
         payment.gather();
-        for (table, why) in refused {
-            let name = payment.link.schema.name(table);
-            payment.refuse(table, name, why);
-        }
+        refused.into_iter().for_each(|refused| payment.refuse_change(refused));
         payment.owe_what_left().await?;
         payment.owe_parts().await?;
         Ok(payment)
@@ -230,7 +228,7 @@ impl<'p> Payment<'p> {
     }
 
     /// With schema changes to repeat: begin the transaction with them. Returns those that the secondary refused.
-    async fn begin_and_repeat_ddl(&mut self) -> Result<Vec<(TableId, String)>, Trouble> {
+    async fn begin_and_repeat_ddl(&mut self) -> Result<Vec<(TableId, &'p [u8], String)>, Trouble> {
         let mut refused = Vec::new();
         if self.owed.ddl.is_empty() {
             return Ok(refused);
@@ -246,16 +244,16 @@ impl<'p> Payment<'p> {
         // is made in the same transaction, and then it can be used.
         for (_, body) in ddl.iter().filter(|(_, body)| adds_to_enum(body)) {
             conn.simple("BEGIN").await.map_err(Trouble::Secondary)?;
-            let _ = beside(&mut self.link.primary, pulse, repeat(conn, body)).await?;
+            let _ = beside(&mut self.link.primary, pulse, repeat(conn, TableId::NONE, body)).await?;
             conn.simple("COMMIT").await.map_err(Trouble::Secondary)?;
         }
         conn.simple("BEGIN").await.map_err(Trouble::Secondary)?;
         self.begun = true;
         for (table, body) in &ddl {
-            match beside(&mut self.link.primary, pulse, repeat(conn, body)).await? {
+            match beside(&mut self.link.primary, pulse, repeat(conn, *table, body)).await? {
                 Ok(done) => self.parted.extend(takes_away(body).map(|known| (*table, known && done == Done::Now))),
                 Err(refusal) if refusal.code.starts_with("23") => self.behind_rows.push((*table, body)),
-                Err(refusal) => refused.push((*table, refusal.why)),
+                Err(refusal) => refused.push((*table, &body[..], refusal.why)),
             }
         }
         read_under(conn, &Manner::plain(&self.link.search_path)).await.map_err(Trouble::Secondary)?;
@@ -395,6 +393,15 @@ impl<'p> Payment<'p> {
         None
     }
 
+    /// A schema change is refused, and its table with it.
+    fn refuse_change(&mut self, (table, body, why): (TableId, &[u8], String)) {
+        if table != TableId::NONE {
+            let name = self.link.schema.name(table);
+            return self.refuse(table, name, why);
+        }
+        self.paid.refused.push(change::refused(body, why));
+    }
+
     /// Leave a table out.
     fn refuse(&mut self, table: TableId, name: String, why: String) {
         self.debts.remove(&table);
@@ -481,10 +488,14 @@ impl<'p> Payment<'p> {
             Some(debt) => (debt.whole && !debt.pair.footprint.local, debt.pair.clone()),
             None => return Err(Trouble::Secondary(error.clone().into())),
         };
-        for (table, why) in self.begin_and_repeat_ddl().await? {
-            if !self.is_refused(table) {
-                let name = self.link.schema.name(table);
-                self.refuse(table, name, why);
+        for change in self.begin_and_repeat_ddl().await? {
+            let (table, body, _) = change;
+            let is_it = |refused: &Refused| {
+                let key = if table == TableId::NONE { Some(body) } else { None };
+                refused.table == table && refused.key.as_deref() == key
+            };
+            if !self.paid.refused.iter().any(is_it) {
+                self.refuse_change(change);
             }
         }
         if !self.debts.contains_key(&table) {
@@ -554,12 +565,14 @@ const DONE_ALREADY: &[&str] = &[
     "42P07", "42701", "42710", "42P06", "42723", "42P16", // there already
     "42P01", "42703", "42704", "42883", // gone already
 ];
+/// Of those, what a view, a type, a function and their like are made of, if it is not there, or does not fit what is.
+const UNMADE: &[&str] = &["42P16", "42P01", "42703", "42704", "42883"];
 /// Done already if something in it was to be dropped.
 const NO_SCHEMA: &str = "3F000";
 
 /// Repeat one schema change: a varint length and the search path it was made under, then its text. What the secondary
 /// refuses for good is told; what only a lock is in the way of, or a server that takes no writes, comes again.
-async fn repeat(conn: &mut Client, body: &[u8]) -> Result<Result<Done, Refusal>, Trouble> {
+async fn repeat(conn: &mut Client, table: TableId, body: &[u8]) -> Result<Result<Done, Refusal>, Trouble> {
     let Some((manner, sql)) = schema_change::decode(body) else {
         return Ok(Err(Refusal { code: String::new(), why: "the record's schema change is malformed".into() }));
     };
@@ -581,7 +594,8 @@ async fn repeat(conn: &mut Client, body: &[u8]) -> Result<Result<Done, Refusal>,
     }
     conn.simple("ROLLBACK TO tandem_ddl").await.map_err(Trouble::Secondary)?;
     let drops = sql.trim_start().get(..4).is_some_and(|word| word.eq_ignore_ascii_case("drop"));
-    let is_done = DONE_ALREADY.contains(&why.code.as_str()) || drops && why.code == NO_SCHEMA;
+    let unmade = table == TableId::NONE && change::makes(sql) && UNMADE.contains(&why.code.as_str());
+    let is_done = DONE_ALREADY.contains(&why.code.as_str()) && !unmade || drops && why.code == NO_SCHEMA;
     Ok(if is_done { Ok(Done::Before) } else { Err(Refusal { code: why.code.clone(), why: why.to_string() }) })
 }
 
@@ -604,8 +618,11 @@ struct Refusal {
 async fn repeat_behind_rows(link: &mut Link, changes: &[(TableId, &[u8])]) -> Result<Vec<Refused>, Trouble> {
     let (pulse, mut refused) = (link.options.pulse(), Vec::new());
     for (table, body) in changes {
-        if let Err(refusal) = beside(&mut link.primary, pulse, repeat(&mut link.secondary, body)).await? {
-            refused.push(refused_table(*table, link.schema.name(*table), refusal.why));
+        if let Err(refusal) = beside(&mut link.primary, pulse, repeat(&mut link.secondary, *table, body)).await? {
+            refused.push(match *table {
+                TableId::NONE => change::refused(body, refusal.why),
+                table => refused_table(table, link.schema.name(table), refusal.why),
+            });
         }
     }
     Ok(refused)

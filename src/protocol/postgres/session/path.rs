@@ -110,7 +110,7 @@ pub(super) fn may_move_path(action: &Action) -> bool {
 }
 
 /// The schema in which an unqualified new name is created.
-pub(super) fn first(path: &str) -> String {
+pub(in crate::protocol::postgres) fn first(path: &str) -> String {
     match path.strip_prefix('"') {
         Some(quoted) => {
             let mut name = String::new();

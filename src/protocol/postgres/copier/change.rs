@@ -1,0 +1,197 @@
+//! Schema changes that concern no table: what they make, and whether that is there after all.
+//!
+//! One that the secondary refuses makes no row differ, so it is no table's. It is listed by itself until what it makes is on the
+//! secondary as it is on the primary, however it came there, or is no longer on the primary.
+
+use std::collections::HashSet;
+
+use pg_query::NodeEnum;
+use pg_query::protobuf::{Node, ObjectType, RangeVar};
+
+use crate::mirror::state::copier::{Error, Refused};
+use crate::protocol::postgres::client::{self, Client, Format, Param};
+use crate::protocol::postgres::schema_change;
+use crate::protocol::postgres::session::first_schema;
+use crate::record::TableId;
+
+use super::link::{Link, on_primary, on_secondary};
+
+/// What is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Relation,
+    View,
+    Type,
+    Function,
+    Schema,
+}
+
+/// An object by name; of functions all that have it.
+#[derive(Debug, PartialEq, Eq)]
+struct Made {
+    kind: Kind,
+    schema: String,
+    name: String,
+    /// It may have been there before, and said something else: then it counts what it says, as its server spells it.
+    replaces: bool,
+}
+
+impl Kind {
+    /// For people.
+    fn word(self) -> &'static str {
+        match self {
+            Kind::Relation => "relation",
+            Kind::View => "view",
+            Kind::Type => "type",
+            Kind::Function => "function",
+            Kind::Schema => "schema",
+        }
+    }
+
+    /// One text for each that there is; with what it says, if that counts.
+    fn sql(self, replaces: bool) -> String {
+        let (what, says, of) = match self {
+            Kind::Relation => ("c.relname", "''", "pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = $2"),
+            Kind::View => (
+                "c.relkind",
+                "pg_catalog.pg_get_viewdef(c.oid)",
+                "pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = $2",
+            ),
+            Kind::Type => ("t.typtype", "''", "pg_catalog.pg_type t ON t.typnamespace = n.oid AND t.typname = $2"),
+            Kind::Function => (
+                "pg_catalog.oidvectortypes(p.proargtypes)",
+                "p.prosrc, pg_catalog.pg_get_function_sqlbody(p.oid), p.proconfig, p.provolatile, p.prosecdef",
+                "pg_catalog.pg_proc p ON p.pronamespace = n.oid AND p.proname = $2",
+            ),
+            Kind::Schema => ("n.nspname", "''", "(SELECT $2::pg_catalog.text) q ON true"),
+        };
+        let says = if replaces { says } else { "''" };
+        format!(
+            "SELECT pg_catalog.concat_ws(' ', {what}, {says}) FROM pg_catalog.pg_namespace n JOIN {of} WHERE n.nspname = $1"
+        )
+    }
+}
+
+impl Made {
+    fn of(path: &str, sql: &str) -> Option<Made> {
+        let parsed = pg_query::parse(sql, 0).ok()?;
+        let [statement] = &parsed.protobuf.stmts[..] else { return None };
+        let in_path = |schema: &str| if schema.is_empty() { first_schema(path) } else { schema.to_owned() };
+        let named = |kind, name: &RangeVar, replaces| {
+            Some(Made { kind, schema: in_path(&name.schemaname), name: name.relname.clone(), replaces })
+        };
+        let listed = |kind, name: &[Node], replaces| {
+            let parts: Vec<&str> = name.iter().filter_map(string).collect();
+            let (name, schema) = parts.split_last()?;
+            Some(Made { kind, schema: in_path(schema.last().unwrap_or(&"")), name: (*name).to_owned(), replaces })
+        };
+        match statement.stmt.as_ref()?.node.as_ref()? {
+            NodeEnum::ViewStmt(view) => named(Kind::View, view.view.as_ref()?, view.replace),
+            NodeEnum::CreateTableAsStmt(create) => named(Kind::Relation, create.into.as_ref()?.rel.as_ref()?, false),
+            NodeEnum::CreateStmt(create) => named(Kind::Relation, create.relation.as_ref()?, false),
+            NodeEnum::IndexStmt(index) if !index.idxname.is_empty() => {
+                let table = index.relation.as_ref()?;
+                named(Kind::Relation, &RangeVar { relname: index.idxname.clone(), ..table.clone() }, false)
+            }
+            NodeEnum::CreateSeqStmt(create) => named(Kind::Relation, create.sequence.as_ref()?, false),
+            NodeEnum::CompositeTypeStmt(create) => named(Kind::Type, create.typevar.as_ref()?, false),
+            NodeEnum::CreateEnumStmt(create) => listed(Kind::Type, &create.type_name, false),
+            NodeEnum::CreateRangeStmt(create) => listed(Kind::Type, &create.type_name, false),
+            NodeEnum::CreateDomainStmt(create) => listed(Kind::Type, &create.domainname, false),
+            NodeEnum::CreateFunctionStmt(create) => listed(Kind::Function, &create.funcname, create.replace),
+            NodeEnum::DefineStmt(define) => match ObjectType::try_from(define.kind) {
+                Ok(ObjectType::ObjectType) => listed(Kind::Type, &define.defnames, false),
+                Ok(ObjectType::ObjectAggregate) => listed(Kind::Function, &define.defnames, define.replace),
+                _ => None,
+            },
+            NodeEnum::CreateSchemaStmt(create) if create.schema_elts.is_empty() && !create.schemaname.is_empty() => {
+                let schema = create.schemaname.clone();
+                Some(Made { kind: Kind::Schema, name: schema.clone(), schema, replaces: false })
+            }
+            _ => None,
+        }
+    }
+
+    fn shown(&self) -> String {
+        match self.kind {
+            Kind::Schema => format!("schema {}", self.schema),
+            kind => format!("{} {}.{}", kind.word(), self.schema, self.name),
+        }
+    }
+
+    async fn on(&self, conn: &mut Client) -> Result<HashSet<String>, client::Error> {
+        let params = [Param::text(&self.schema), Param::text(&self.name)];
+        let rows = conn.query(&self.kind.sql(self.replaces), &params, Format::Text).await?;
+        rows.iter().map(|row| row.string(0)).collect()
+    }
+}
+
+fn string(node: &Node) -> Option<&str> {
+    match node.node.as_ref()? {
+        NodeEnum::String(text) => Some(&text.sval),
+        _ => None,
+    }
+}
+
+/// A change of no table that the secondary refuses. Its text may hold values: that is shown on request alone.
+pub(super) fn refused(body: &[u8], why: String) -> Refused {
+    let (path, sql) = schema_change::decode(body).map(|(manner, sql)| (manner.path, sql)).unwrap_or_default();
+    let words = || sql.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+    let name = Made::of(path, sql).map_or_else(words, |made| made.shown());
+    Refused { table: TableId::NONE, name, key: Some(body.into()), shown: sql.to_owned(), why }
+}
+
+/// It makes something: that what it names is not there is no sign that it was done before.
+pub(super) fn makes(sql: &str) -> bool {
+    sql.trim_start().get(..6).is_some_and(|word| word.eq_ignore_ascii_case("create"))
+}
+
+/// Which of these are of no more interest.
+pub(super) async fn moot(link: &mut Link, changes: &[Box<[u8]>]) -> Result<Vec<bool>, Error> {
+    let mut moot = Vec::with_capacity(changes.len());
+    for body in changes {
+        let made = schema_change::decode(body).and_then(|(manner, sql)| Made::of(manner.path, sql));
+        moot.push(match made {
+            Some(made) => {
+                let here = made.on(&mut link.primary).await.map_err(on_primary)?;
+                here.is_subset(&made.on(&mut link.secondary).await.map_err(on_secondary)?)
+            }
+            None => false,
+        });
+    }
+    Ok(moot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_change_makes_is_named_without_its_values() {
+        for (sql, expected) in [
+            ("CREATE VIEW v AS SELECT 1", Some("view app.v")),
+            ("CREATE OR REPLACE VIEW \"S\".\"V\" AS SELECT 'x'", Some("view S.V")),
+            ("CREATE TYPE public.mood AS ENUM ('x')", Some("type public.mood")),
+            ("CREATE TYPE pair AS (a int)", Some("type app.pair")),
+            ("CREATE DOMAIN pos AS int CHECK (value > 0)", Some("type app.pos")),
+            ("CREATE FUNCTION s.f(int) RETURNS int LANGUAGE sql AS 'SELECT 1'", Some("function s.f")),
+            ("CREATE TABLE t (p public.mood)", Some("relation app.t")),
+            ("CREATE INDEX i ON s.t (a)", Some("relation s.i")),
+            ("CREATE INDEX ON s.t (a)", None),
+            ("CREATE SCHEMA s", Some("schema s")),
+            ("CREATE SCHEMA s CREATE VIEW v AS SELECT 1", None),
+            ("ALTER TYPE mood ADD VALUE 'secret'", None),
+        ] {
+            let made = Made::of("app, public", sql).map(|made| made.shown());
+            assert_eq!(made.as_deref(), expected, "{sql}");
+        }
+        let body = b"\x03appALTER TYPE mood ADD VALUE 'secret'";
+        let refused = refused(body, "42704".into());
+        assert_eq!((&*refused.name, refused.key.as_deref()), ("ALTER TYPE", Some(&body[..])));
+    }
+
+    #[test]
+    fn only_what_makes_something_begins_so() {
+        assert!(makes(" create view v as select 1") && !makes("DROP VIEW v") && !makes("crea"));
+    }
+}
