@@ -26,9 +26,9 @@ pub(super) fn hashed(key: &[(&Column, String)], others: &[(&Column, String)]) ->
     let mut number = "q.k".to_owned();
     for (place, (column, name)) in (1..).zip(others) {
         selected.push(format!("{name} AS c{place}"));
-        let value = hash(column, &format!("q.c{place}"), &format!("q.k # {place}"));
+        let value = hash(column, &format!("q.c{place}"), &format!("q.k OPERATOR(pg_catalog.#) {place}"));
         // Any number of its own will do: whatever else may be there is told from it by chance alone.
-        number += &format!(" # coalesce({value}, pg_catalog.hashint8extended(q.k, {place}))");
+        number += &format!(" OPERATOR(pg_catalog.#) coalesce({value}, pg_catalog.hashint8extended(q.k, {place}))");
     }
     Hashed { selected: selected.join(", "), number }
 }

@@ -14,7 +14,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::protocol::postgres::catalog::{self, Catalog, Column, ForeignKey, Kind, Relation, quote};
+use crate::protocol::postgres::catalog::{self, Catalog, Column, FIRST_NORMAL_OID, ForeignKey, Kind, Relation, quote};
 use crate::protocol::postgres::client::{self, Client, Format};
 use crate::protocol::postgres::key::{self, Form, Layout, oid};
 use crate::protocol::postgres::scope::{Rows, Scope, filter, topmost};
@@ -158,14 +158,21 @@ impl Pair {
     }
 
     fn matched(&self, at: At) -> String {
-        let equal = |n: usize| format!("t.{} = {}", self.column(&self.key[n].name, at), self.parameter(n, at));
+        let equal = |n: usize| {
+            let name = &self.key[n].name;
+            let equals = equals([find(self.relation(at), name)]);
+            format!("t.{} {equals} {}", self.column(name, at), self.parameter(n, at))
+        };
         (0..self.key.len()).map(equal).collect::<Vec<_>>().join(" AND ")
     }
 
     /// A key of one column whose parameter has its type: one scan of the index finds all, each row once.
     fn any(&self, at: At) -> Option<String> {
         match &self.key[..] {
-            [KeyColumn { name, casts: None, .. }] => Some(format!("t.{} = ANY ($1)", self.column(name, at))),
+            [KeyColumn { name, casts: None, .. }] => {
+                let equals = equals([find(self.relation(at), name)]);
+                Some(format!("t.{} {equals} ANY ($1)", self.column(name, at)))
+            }
             _ => None,
         }
     }
@@ -242,11 +249,13 @@ impl Pair {
         self.columns.iter().filter_map(|name| find(&self.primary, name)).filter(same)
     }
 
-    /// Both sides can tell which of their rows lie between two keys, and are one table each.
+    /// Both sides can tell which of their rows lie between two keys, by operators of the server's own, and are one table each.
     pub(super) fn has_order(&self) -> bool {
         let one = |relation: &Relation| relation.kind == Kind::Table;
         let alike = |key: &KeyColumn| self.alike().any(|column| column.name == key.name);
-        one(&self.primary) && one(&self.secondary) && self.key.iter().all(alike)
+        let native = |key: &KeyColumn, at| find(self.relation(at), &key.name).is_some_and(is_native);
+        let ordered = |key: &KeyColumn| alike(key) && native(key, At::Primary) && native(key, At::Secondary);
+        one(&self.primary) && one(&self.secondary) && self.key.iter().all(ordered)
     }
 
     /// Of the rows of a table that lie where `place` says: how many, and the first and the last key, column by column. Not
@@ -293,7 +302,7 @@ impl Pair {
         let Hashed { selected, number } = hashed(&key, &others);
         format!(
             "SELECT pg_catalog.count(*), pg_catalog.sum({number}) FROM (SELECT {selected} FROM {} t \
-             WHERE ROW({own}) >= ROW({low}) AND ROW({own}) <= ROW({high}) LIMIT ${most}::pg_catalog.int8) q",
+             WHERE ROW({own}) OPERATOR(pg_catalog.>=) ROW({low}) AND ROW({own}) OPERATOR(pg_catalog.<=) ROW({high}) LIMIT ${most}::pg_catalog.int8) q",
             self.table(at)
         )
     }
@@ -362,14 +371,16 @@ impl Pair {
         if pairs.iter().all(|(_, referenced)| in_key(referenced).is_some()) {
             let equal = |(own, referenced): &(&str, &str)| {
                 let n = in_key(referenced).expect("tested above");
-                format!("c.{} = {}", self.column(own, at), parent.parameter(n, at))
+                let equals = equals([find(self.relation(at), own), find(parent.relation(at), referenced)]);
+                format!("c.{} {equals} {}", self.column(own, at), parent.parameter(n, at))
             };
             let on = pairs.iter().map(equal).collect::<Vec<_>>().join(" AND ");
             return format!("SELECT {asked} FROM {unnest} JOIN {child} c ON {on}");
         }
         // The key does not hold what is referenced: the parent's row does, while it is still the old one.
         let equal = |(own, referenced): &(&str, &str)| {
-            format!("c.{} = t.{}", self.column(own, at), parent.column(referenced, at))
+            let equals = equals([find(self.relation(at), own), find(parent.relation(at), referenced)]);
+            format!("c.{} {equals} t.{}", self.column(own, at), parent.column(referenced, at))
         };
         let on = pairs.iter().map(equal).collect::<Vec<_>>().join(" AND ");
         let (table, matched) = (parent.table(at), parent.matched(at));
@@ -649,6 +660,17 @@ pub(super) const STRETCH: &str = "t.ctid >= $1::pg_catalog.tid AND t.ctid < $2::
 
 const TEXT: u32 = 25;
 const TEXT_ARRAY: u32 = 1009;
+
+/// The server compares its values by its own operators. Those of an extension's type are its extension's.
+fn is_native(column: &Column) -> bool {
+    column.base_oid < FIRST_NORMAL_OID || column.typtype == b'e'
+}
+
+/// The operator that compares these. By its bare name one that somebody made for a domain or an enum would be found first.
+fn equals<const N: usize>(columns: [Option<&Column>; N]) -> &'static str {
+    let native = columns.into_iter().all(|column| column.is_some_and(is_native));
+    if native { "OPERATOR(pg_catalog.=)" } else { "=" }
+}
 
 /// Types of which equal values have equal bytes, beside those that the canonical form makes so.
 const EXACT: &[u32] = &[18, 19, 26, 650, 790, 774, 829, 869, 1082, 1083, 1114, 1184, 1560, 1562, 3220];
