@@ -192,7 +192,11 @@ mod tests {
         let handle = mirror();
         let (table, key) = (TableId::NONE, Some((*b"change").into()));
         let refused = Refused { table, name: "view public.v".into(), key, shown: String::new(), why: "42P01".into() };
-        handle.parked().paid(&Owed::default(), &[refused], true).await.expect("in memory");
+        handle
+            .parked()
+            .paid(&Owed::default(), &Paid { refused: vec![refused], ..Paid::default() }, true)
+            .await
+            .expect("in memory");
         let known = Known::of(&handle);
         assert_eq!(looked(&handle, &known), (vec!["schema_refused"], None));
         let found = findings(&handle, &known, Duration::from_secs(1), name);

@@ -445,14 +445,14 @@ mod tests {
     async fn a_schema_change_of_no_table_stays_until_it_is_repeated() {
         let file = Durable::in_memory("parked");
         let change = Refused { table: TableId::NONE, ..refused(b"change") };
-        let refusing = open(&file, 9).paid(&Owed::default(), &[change], true).await.expect("saved");
+        let refusing = open(&file, 9).paid(&Owed::default(), &paid(&[change]), true).await.expect("saved");
         assert_eq!(refusing, [], "no table is dirty for it");
         let parked = open(&file, 9);
         let all = Owed { tables: vec![TableId::NONE], ..Owed::default() };
-        parked.paid(&all, &[], true).await.expect("saved");
+        parked.paid(&all, &Paid::default(), true).await.expect("saved");
         assert_eq!(parked.list()[0].change(), Some(&b"change"[..]));
         let again = Owed { ddl: vec![(TableId::NONE, (*b"change").into())], ..Owed::default() };
-        parked.paid(&again, &[], true).await.expect("saved");
+        parked.paid(&again, &Paid::default(), true).await.expect("saved");
         assert!(open(&file, 9).is_empty());
     }
 
