@@ -70,7 +70,7 @@ pub struct Paid {
     pub rows: u64,
     /// Bytes written.
     pub bytes: u64,
-    /// Tables to which it wrote, after closure over foreign keys: what is in them on the secondary is ours.
+    /// Tables to which it wrote, after closure over foreign keys.
     pub tables: Vec<TableId>,
     /// What had to be left out: parked by the engine, all else is exact.
     pub refused: Vec<Refused>,
