@@ -177,6 +177,19 @@ mod tests {
     }
 
     #[test]
+    fn what_a_read_is_compared_by_is_no_other_texts() {
+        let (cache, catalog) = (PlanCache::new(100), catalog());
+        let read = |text: &str| plan(&cache, text, &catalog).statements[0].read.clone().expect("a read");
+        assert_ne!(read("select id, bal from acc order by 1").sort, read("select id, bal from acc order by 2").sort);
+        let [own, servers] =
+            ["app.tenant", "server_version"].map(|name| read(&format!("select current_setting('{name}')")));
+        assert!(own.unfit.is_none() && servers.unfit.is_some(), "{own:?} {servers:?}");
+        let literals =
+            ["1", "2"].map(|id| plan(&cache, &format!("select bal from acc where id = {id} order by bal"), &catalog));
+        assert!(Arc::ptr_eq(&literals[0], &literals[1]));
+    }
+
+    #[test]
     fn it_stays_within_its_limit() {
         let cache = PlanCache::new(20);
         let catalog = catalog();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::catalog::Relation;
 use super::key::{self, Form, Layout, NotEvident};
+use super::lexer::Encoding;
 use super::plan::{CopyFormat, CopyIn};
 use crate::record::{Reason, RecordBuf};
 
@@ -22,9 +23,9 @@ pub struct CopyStream {
 }
 
 impl CopyStream {
-    /// For a COPY as the plan says. `utf8`: `client_encoding` is UTF8.
-    pub fn new(copy: &CopyIn, utf8: bool) -> CopyStream {
-        CopyStream { tables: copy.tables.clone(), reader: Reader::new(copy, utf8) }
+    /// For a COPY as the plan says, in this `client_encoding`.
+    pub fn new(copy: &CopyIn, encoding: Encoding) -> CopyStream {
+        CopyStream { tables: copy.tables.clone(), reader: Reader::new(copy, encoding) }
     }
 
     /// The next bytes of the stream: owe the keys of the rows that they complete.
@@ -64,7 +65,7 @@ struct Reader {
     /// The bytes of each key column in the row at hand.
     fields: Vec<Field>,
     column: usize,
-    utf8: bool,
+    encoding: Encoding,
     parser: Parser,
     key: Vec<u8>,
 }
@@ -85,9 +86,8 @@ enum Parser {
 }
 
 impl Reader {
-    /// `None`: the keys are not in the stream, or the format is one that the proxy does not follow. `utf8`:
-    /// `client_encoding` is UTF8.
-    fn new(copy: &CopyIn, utf8: bool) -> Option<Reader> {
+    /// `None`: the keys are not in the stream, or the format is one that the proxy does not follow.
+    fn new(copy: &CopyIn, encoding: Encoding) -> Option<Reader> {
         let at = copy.key_at.clone()?;
         let table = copy.tables.first()?.clone();
         let parser = match &copy.format {
@@ -109,12 +109,16 @@ impl Reader {
             CopyFormat::Other => return None,
         };
         let fields = at.iter().map(|_| Field::default()).collect();
-        Some(Reader { table, at, fields, column: 0, utf8, parser, key: Vec::new() })
+        Some(Reader { table, at, fields, column: 0, encoding, parser, key: Vec::new() })
     }
 
     /// Read a chunk; `emit` gets each row's key in canonical form. After an error the table is dirty and nothing more
     /// may be fed.
     fn feed(&mut self, chunk: &[u8], emit: &mut dyn FnMut(&mut [u8])) -> Result<(), NotEvident> {
+        let is_text = !matches!(self.parser, Parser::Binary(_));
+        if is_text && self.encoding == Encoding::Unsafe && !chunk.is_ascii() {
+            return Err(NotEvident); // A byte inside a character may look like a backslash or a delimiter.
+        }
         let mut parser = std::mem::replace(&mut self.parser, Parser::Binary(Binary::default()));
         let read = match &mut parser {
             Parser::Text(text) => chunk.iter().try_for_each(|&byte| text.byte(self, byte, emit)),
@@ -289,7 +293,7 @@ impl Text {
             row.clear();
             return Ok(());
         }
-        let utf8 = row.utf8;
+        let utf8 = row.encoding == Encoding::Utf8;
         row.end_row(emit, |form, typmod, _, raw, out| {
             let content = unescape(raw)?;
             if !utf8 && !content.is_ascii() {
@@ -414,7 +418,7 @@ impl Csv {
             row.clear();
             return Ok(());
         }
-        let utf8 = row.utf8;
+        let utf8 = row.encoding == Encoding::Utf8;
         let read = row.end_row(emit, |form, typmod, _, raw, out| {
             if !utf8 && !raw.is_ascii() {
                 return Err(NotEvident);
@@ -541,7 +545,7 @@ impl Binary {
         self.state = Expect::Length;
         if self.fields == 0 {
             self.state = Expect::Row;
-            let utf8 = row.utf8;
+            let utf8 = row.encoding == Encoding::Utf8;
             row.end_row(emit, |form, typmod, declared, value, out| {
                 if form == Form::Utf8 && !utf8 && !value.is_ascii() {
                     return Err(NotEvident);

@@ -153,7 +153,7 @@ pub fn parse(out: &mut BytesMut, name: &[u8], sql: &[u8], types: &[u32]) {
     message(out, front::PARSE, |b| {
         cstr(b, name);
         cstr(b, sql);
-        b.put_i16(i16::try_from(types.len()).expect("a statement has at most 65535 parameters, ours far fewer"));
+        b.put_u16(u16::try_from(types.len()).expect("a Parse, also one that came, counts its types so"));
         types.iter().for_each(|&oid| b.put_u32(oid));
     });
 }

@@ -3,11 +3,11 @@
 //! A relay feeds bytes from both sides in ([`Session::client_sent`], [`Session::server_sent`]) and sends what comes out.
 //! Frames go through as the bytes they came in, unless something in them has to change ([`capture`]).
 //!
-//! **When a request may go on.** In this order: its stream id is free; the gate is open and the server behind it is ours;
-//! if it writes, its statement's table is known, its turn among conditional statements has come, the coordinator's clock has
-//! passed the stamps of its partition, its tables are announced, and its record is written. What is not so at once is a
-//! [`Halt`]: the client's next frames wait behind this one, the server's answers do not, so that a flip which waits for
-//! answers is never waited for.
+//! **When a request may go on.** In this order: its stream id is free; no `USE` is on its way, which goes alone; the gate is
+//! open and the server behind it is ours; if it writes, its statement's table is known, its turn among conditional
+//! statements has come, the coordinator's clock has passed the stamps of its partition, its tables are announced, and its
+//! record is written. What is not so at once is a [`Halt`]: the client's next frames wait behind this one, the server's
+//! answers do not, so that a flip which waits for answers is never waited for.
 //!
 //! **When an answer may go on.** A write's waits until its record is durable, which the journal did while the server
 //! worked. Answers overtake each other freely: the protocol allows it.

@@ -159,6 +159,7 @@ impl Scope<'_> {
             (NodeEnum::SelectStmt(select), Action::Pass) => Some(Arc::new(self.read(select))),
             _ => None,
         };
+        self.exact |= read.as_ref().is_some_and(|read| self.heeds_literals(read));
         let traces = self.traces(node, &action);
         self.made.note(&action);
         let of_block = utility::is_of_block(node);

@@ -136,6 +136,12 @@ impl Scope<'_> {
         }
     }
 
+    /// Its literals have a say in what is known of it: by their number they name columns of ORDER BY, and settings by name.
+    pub(super) fn heeds_literals(&self, read: &Read) -> bool {
+        let asks = |at: usize| self.is_word(at, CURRENT_SETTING) && self.is_op(at + 1, b"(");
+        read.sort.iter().any(|by| matches!(by, Sorted::At(_))) || self.span.clone().any(asks)
+    }
+
     fn words(&self) -> Words {
         let mut words = Words::default();
         for at in self.span.clone() {

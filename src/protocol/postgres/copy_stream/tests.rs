@@ -3,6 +3,7 @@ use super::super::analysis::schema::catalog;
 use super::super::lexer::{Dialect, Tokens};
 use super::super::plan::Action;
 use super::*;
+use crate::record::{Backend, Item, Record};
 use proptest::prelude::*;
 
 fn planned(copy: &str) -> CopyIn {
@@ -17,7 +18,7 @@ fn planned(copy: &str) -> CopyIn {
 
 /// The key columns of every row, joined; integers in decimal.
 fn keys(copy: &str, data: &[u8], chunk: usize) -> Result<Vec<String>, NotEvident> {
-    let mut stream = Reader::new(&planned(copy), true).expect("followed");
+    let mut stream = Reader::new(&planned(copy), Encoding::Utf8).expect("followed");
     let mut all = Vec::new();
     let mut emit = |key: &mut [u8]| {
         let columns = key::columns(key).map(|value| match <[u8; 4]>::try_from(value) {
@@ -91,15 +92,35 @@ fn a_value_that_is_not_a_key_ends_the_reading() {
     assert_eq!(keys("copy pair from stdin", &long, 1000), Err(NotEvident));
 }
 
+/// The second byte of a character may be that of a backslash or of a bar: the server reads characters.
+#[test]
+fn what_a_character_may_hide_makes_its_table_dirty() {
+    for (copy, row) in [
+        ("copy pair (b, a, v) from stdin", &b"\x95\x5c\t5\t1\n"[..]),
+        ("copy pair (b, a, v) from stdin csv delimiter '|'", b"\x83\x7c|5|1\n"),
+    ] {
+        let mut record = RecordBuf::default();
+        let mut stream = CopyStream::new(&planned(copy), Encoding::named("SJIS"));
+        stream.feed(b"x", &mut record);
+        stream.feed(row, &mut record);
+        stream.finish(&mut record);
+        let record = Record::parse(record.finish(Backend { id: 0, life: 0 }).to_vec().into()).expect("made above");
+        assert!(matches!(record.items().next(), Some(Item::Dirty(_, Reason::Uncaptured))), "{copy}");
+        let mut plain = RecordBuf::default();
+        CopyStream::new(&planned("copy pair from stdin"), Encoding::named("SJIS")).feed(b"1\tx\t5\n", &mut plain);
+        assert_eq!(plain.len(), 1, "ASCII is what it looks like");
+    }
+}
+
 #[test]
 fn what_cannot_be_read_is_dirty_at_the_end_and_keys_before_it_stay() {
-    let mut stream = CopyStream::new(&planned("copy pair from stdin"), true);
+    let mut stream = CopyStream::new(&planned("copy pair from stdin"), Encoding::Utf8);
     let mut record = RecordBuf::default();
     stream.feed(b"1\tx\t5\nzz\ty\t6\n3\tz\t7\n", &mut record);
     assert_eq!(record.len(), 1);
     stream.finish(&mut record);
     assert_eq!(record.len(), 2);
-    let mut whole = CopyStream::new(&planned("copy pair from stdin"), true);
+    let mut whole = CopyStream::new(&planned("copy pair from stdin"), Encoding::Utf8);
     whole.feed(b"1\tx\t5\n2\ty\t6", &mut record);
     whole.finish(&mut record);
     assert_eq!(record.len(), 4);

@@ -651,7 +651,7 @@ impl Session {
 
     /// A COPY was sent: its stream comes when the server asks for it. One Query may have several.
     pub(super) fn copy_expected(&mut self, copy: &CopyIn) {
-        self.copies.push_back((self.boundaries, CopyStream::new(copy, self.client_utf8)));
+        self.copies.push_back((self.boundaries, CopyStream::new(copy, self.dialect.encoding)));
     }
 
     // ---- what they share
