@@ -25,6 +25,17 @@ pub enum Severity {
     Error,
 }
 
+impl Severity {
+    /// As it is told.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Severity::Note => "note",
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        }
+    }
+}
+
 /// Something that is looked for.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Rule {

@@ -2,12 +2,15 @@
 
 use std::fmt::Write;
 
+use crate::check::Severity;
 use crate::cutover::report::Finding;
 
-/// What refuses nothing, and wants a decision.
-pub(super) const WARNING: &str = "warning";
 /// Severities, the worst first, with their headings.
-const SEVERITIES: &[(&str, &str)] = &[("error", "ERRORS"), (WARNING, "WARNINGS"), ("note", "NOTES")];
+const SEVERITIES: &[(&str, &str)] = &[
+    (Severity::Error.as_str(), "ERRORS"),
+    (Severity::Warning.as_str(), "WARNINGS"),
+    (Severity::Note.as_str(), "NOTES"),
+];
 
 /// Sorted as they are shown.
 pub(super) fn sort(findings: &mut [Finding]) {

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{Admin, Failure, Output, findings, shadow};
 use crate::admin::client::{self, Client};
+use crate::check::Severity;
 use crate::config::{MAX_HOLD, value::Setting};
 use crate::cutover::report::{End, Ended, Finding, Phase, Report, Request};
 use crate::record::Side;
@@ -337,8 +338,9 @@ fn last_line(ended: &Ended) -> String {
 
 /// What nobody has decided on. They do not stop a switch, and may still mean that rows are missing.
 fn warnings(ended: &Ended) -> usize {
-    let is_open =
-        |finding: &&Finding| finding.severity == findings::WARNING && !ended.request.ignore.contains(&finding.name);
+    let is_open = |finding: &&Finding| {
+        finding.severity == Severity::Warning.as_str() && !ended.request.ignore.contains(&finding.name)
+    };
     ended.findings.iter().filter(is_open).count()
 }
 

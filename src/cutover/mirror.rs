@@ -141,14 +141,15 @@ mod tests {
         format!("t{}", table.0)
     }
 
+    async fn refuse(handle: &Handle, refused: Refused) {
+        let paid = Paid { refused: vec![refused], ..Paid::default() };
+        handle.parked().paid(&Owed::default(), &paid, true).await.expect("in memory");
+    }
+
     async fn park(handle: &Handle, key: &[u8]) {
         let (table, key) = (TableId(1), Some(key.into()));
         let refused = Refused { table, name: name(table), key, shown: "1".into(), why: "23514".into() };
-        handle
-            .parked()
-            .paid(&Owed::default(), &Paid { refused: vec![refused], ..Paid::default() }, true)
-            .await
-            .expect("in memory");
+        refuse(handle, refused).await;
     }
 
     /// What was found, and why the walk may not go on after what came.
@@ -192,11 +193,7 @@ mod tests {
         let handle = mirror();
         let (table, key) = (TableId::NONE, Some((*b"change").into()));
         let refused = Refused { table, name: "view public.v".into(), key, shown: String::new(), why: "42P01".into() };
-        handle
-            .parked()
-            .paid(&Owed::default(), &Paid { refused: vec![refused], ..Paid::default() }, true)
-            .await
-            .expect("in memory");
+        refuse(&handle, refused).await;
         let known = Known::of(&handle);
         assert_eq!(looked(&handle, &known), (vec!["schema_refused"], None));
         let found = findings(&handle, &known, Duration::from_secs(1), name);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::check::{self, Severity};
+use crate::check;
 use crate::record::Side;
 
 /// What an operator asks for.
@@ -89,14 +89,9 @@ pub struct Finding {
 
 impl From<&check::Finding> for Finding {
     fn from(finding: &check::Finding) -> Finding {
-        let severity = match finding.rule.severity {
-            Severity::Note => "note",
-            Severity::Warning => "warning",
-            Severity::Error => "error",
-        };
         Finding {
             name: finding.rule.name.to_owned(),
-            severity: severity.to_owned(),
+            severity: finding.rule.severity.as_str().to_owned(),
             side: finding.side,
             object: finding.object.clone(),
             advice: finding.rule.advice.to_owned(),

@@ -1,16 +1,13 @@
 //! Nodes that know their clients by certificates alone (Cassandra 5.0's `MutualTlsAuthenticator`): they see that of tandem.
 
-use std::path::Path;
-use std::sync::Arc;
-
-use rcgen::{CertificateParams, KeyPair, SanType};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rcgen::SanType;
 use tandem::sandbox::Sandbox;
 use tandem::sandbox::cassandra::{Cluster, Options, Stop};
 use tandem::sandbox::postgres::Tls;
 
 use crate::support::cassandra::{cluster, make_keyspace, pair, versions};
 use crate::support::cql::{Cql, Dial};
+use crate::support::paper::{Paper, showing};
 use crate::support::tandem::Tandem;
 
 const KEYSPACE: &str = "identified";
@@ -18,43 +15,6 @@ const IDENTITY: &str = "spiffe://example.org/tandem";
 /// In `cassandra.yaml`: nobody says a password, `identity_to_role` has the role of each certificate.
 const AUTHENTICATOR: &str = "authenticator:\n  class_name: org.apache.cassandra.auth.MutualTlsAuthenticator\n  \
                              parameters:\n    validator_class_name: org.apache.cassandra.auth.SpiffeCertificateValidator\n";
-
-/// A certificate that is its own authority.
-struct Paper {
-    cert: String,
-    key: String,
-    der: CertificateDer<'static>,
-    secret: Vec<u8>,
-}
-
-impl Paper {
-    fn of(name: SanType) -> Paper {
-        let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::default();
-        params.subject_alt_names.push(name);
-        let cert = params.self_signed(&key).expect("a certificate");
-        Paper { cert: cert.pem(), key: key.serialize_pem(), der: cert.der().clone(), secret: key.serialize_der() }
-    }
-
-    fn write(&self, dir: &Path, name: &str) -> [String; 2] {
-        [("crt", &self.cert), ("key", &self.key)].map(|(kind, text)| {
-            let path = dir.join(format!("{name}.{kind}"));
-            std::fs::write(&path, text).expect("written");
-            path.display().to_string()
-        })
-    }
-}
-
-/// How tests come to the node: with tandem's certificate.
-fn showing(trusted: &Paper, shown: &Paper) -> Arc<rustls::ClientConfig> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(trusted.der.clone()).expect("a certificate");
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(shown.secret.clone()));
-    let config = config.expect("versions").with_root_certificates(roots);
-    Arc::new(config.with_client_auth_cert(vec![shown.der.clone()], key).expect("a key of that certificate"))
-}
 
 /// A node that asks for passwords at first, so that somebody can say whose certificate is whose.
 fn identified(node: &Paper, tandem: &Paper) -> Cluster {
@@ -91,8 +51,7 @@ fn rows(cql: &mut Cql) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_knows_roles_by_certificates_knows_tandem_by_its_own() {
-    let name = |text: &str| text.try_into().expect("ASCII");
-    let (node, tandems) = (Paper::of(SanType::DnsName(name("localhost"))), Paper::of(SanType::URI(name(IDENTITY))));
+    let (node, tandems) = (Paper::new(), Paper::of(SanType::URI(IDENTITY.try_into().expect("ASCII"))));
     let target = identified(&node, &tandems);
     let origin = pair()[0];
     make_keyspace(origin, KEYSPACE, 1);

@@ -1,10 +1,7 @@
 //! TLS and logins, on every side, in every version: clients are who they are where they write, before and after a switch.
 
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::OnceLock;
 
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tandem::protocol::cql::stamps::now_micros;
 use tandem::sandbox::cassandra::{Cluster, Node, Options};
 use tandem::sandbox::postgres::Tls;
@@ -13,31 +10,11 @@ use crate::support::cassandra::{cluster, make_keyspace, pair, versions};
 use crate::support::cql::{
     AUTH_RESPONSE, AUTH_SUCCESS, AUTHENTICATE, Ask, Cql, Dial, ERROR, Failure, Out, QUERY, trusting,
 };
+use crate::support::paper::{Paper, showing};
 use crate::support::tandem::{Tandem, cli};
 
 const UNAUTHORIZED: i32 = 0x2100;
 const BAD_CREDENTIALS: i32 = 0x0100;
-
-/// A certificate that is its own authority.
-struct Paper {
-    cert: String,
-    key: String,
-    der: CertificateDer<'static>,
-    secret: Vec<u8>,
-}
-
-impl Paper {
-    fn new() -> Paper {
-        let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-        let (cert, key) = (issued.cert.pem(), issued.signing_key.serialize_pem());
-        Paper { cert, key, der: issued.cert.der().clone(), secret: issued.signing_key.serialize_der() }
-    }
-
-    fn write(&self, dir: &Path, name: &str) {
-        std::fs::write(dir.join(format!("{name}.crt")), &self.cert).expect("written");
-        std::fs::write(dir.join(format!("{name}.key")), &self.key).expect("written");
-    }
-}
 
 /// Of the nodes, of tandem's listener, of tandem and of clients.
 struct Papers {
@@ -77,17 +54,6 @@ impl Papers {
     fn to_tandem(&self, version: u8, login: Option<(&'static str, &'static str)>) -> Dial {
         Dial { version, login, tls: Some(showing(&self.listener, &self.client)), ..Dial::default() }
     }
-}
-
-/// A client that trusts one certificate and shows another.
-fn showing(trusted: &Paper, shown: &Paper) -> Arc<rustls::ClientConfig> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(trusted.der.clone()).expect("a certificate");
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(shown.secret.clone()));
-    let config = config.expect("versions").with_root_certificates(roots);
-    Arc::new(config.with_client_auth_cert(vec![shown.der.clone()], key).expect("a key of that certificate"))
 }
 
 /// May do everything on guarded nodes.

@@ -12,6 +12,7 @@ pub(crate) mod history;
 pub(crate) mod line;
 pub(crate) mod load;
 pub(crate) mod memory;
+pub(crate) mod paper;
 pub(crate) mod raw;
 pub(crate) mod stage;
 pub(crate) mod tandem;

@@ -246,8 +246,8 @@ impl Ground<'_> {
         let plan = piece.known.plan(self.tables);
         let statement = executed.statement();
         let assigned = Assigned::new(statement, piece.values);
-        // What cannot be said again cannot be replayed.
-        let is_told = Assigned::new(&piece.known.statement, piece.values).is_told();
+        // What cannot be said again cannot be replayed. A call that was replaced had no marker in it.
+        let is_told = assigned.is_told();
         sorted.unknown |= matches!(statement.body, Body::Unknown(_));
         for (modification, part) in statement.modifications().iter().zip(&plan.parts) {
             match part {

@@ -569,10 +569,7 @@ impl Session {
             self.refuse_version(header);
             return Ok(Next::More);
         }
-        if self.flights.is_used(header.stream) || self.flights.len() >= FLIGHTS_MAX {
-            return Ok(self.wait(Halt::Answer));
-        }
-        if self.is_using {
+        if self.is_using || self.flights.is_used(header.stream) || self.flights.len() >= FLIGHTS_MAX {
             return Ok(self.wait(Halt::Answer));
         }
         if let Some(habit) = self.forwarded(frame) {

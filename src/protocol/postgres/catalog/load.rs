@@ -49,8 +49,8 @@ async fn read(conn: &mut Client) -> Result<Catalog, LoadError> {
         return Err(LoadError::Version(catalog.version));
     }
     let types = types(conn).await?;
-    let mut relations = relations(conn).await?;
-    catalog.files = files(conn).await?;
+    let (mut relations, files) = relations(conn).await?;
+    catalog.files = files;
     columns(conn, &types, &mut relations).await?;
     keys(conn, &mut relations).await?;
     parents(conn, &mut relations).await?;
@@ -149,15 +149,19 @@ const RELATIONS: &str = "pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON
     AND n.nspname !~ '^pg_(toast|temp_|toast_temp_)' \
     AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't'";
 
-async fn relations(conn: &mut Client) -> Result<HashMap<u32, Relation>, Error> {
+/// By oid; and the files of tables.
+async fn relations(conn: &mut Client) -> Result<(HashMap<u32, Relation>, HashMap<u32, u32>), Error> {
     let sql = "SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence = 'u', c.relrowsecurity, c.reltuples, \
-        c.relkind = 'v' AND pg_catalog.pg_relation_is_updatable(c.oid, false) & 28 <> 0 FROM {RELATIONS}";
-    ask(conn, sql).await?.iter().map(relation).collect()
-}
-
-async fn files(conn: &mut Client) -> Result<HashMap<u32, u32>, Error> {
-    let rows = ask(conn, "SELECT c.oid, c.relfilenode FROM {RELATIONS} WHERE c.relkind = 'r'").await?;
-    rows.iter().map(|row| Ok((row.parse(0)?, row.parse(1)?))).collect()
+        c.relkind = 'v' AND pg_catalog.pg_relation_is_updatable(c.oid, false) & 28 <> 0, c.relfilenode FROM {RELATIONS}";
+    let (mut relations, mut files) = (HashMap::new(), HashMap::new());
+    for row in ask(conn, sql).await? {
+        let (oid, relation) = relation(&row)?;
+        if relation.kind == Kind::Table {
+            files.insert(oid, row.parse(8)?);
+        }
+        relations.insert(oid, relation);
+    }
+    Ok((relations, files))
 }
 
 fn relation(row: &DataRow) -> Result<(u32, Relation), Error> {
