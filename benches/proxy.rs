@@ -301,7 +301,7 @@ impl<'a> Bench<'a> {
         let mirroring = RefCell::new(self.tandem(&origin, "app", &target, "async")?);
         let passthrough = self.tandem(&published, "app", &target, "off")?;
         let (settle, replicated) = (|| mirroring.borrow_mut().settle(), || wait_replicated(&published));
-        let mut arms = [
+        let mut arms = vec![
             arm("mirroring", &mirroring.borrow(), "app"),
             direct(&published, "app"),
             arm("passthrough", &passthrough, "app"),
@@ -309,10 +309,27 @@ impl<'a> Bench<'a> {
         arms[0].settle = Some(&settle);
         arms[1].settle = Some(&replicated);
         arms[2].settle = Some(&replicated);
+        // Seven round trips: what a proxy that mirrors nothing leaves of them is the most that one that mirrors can.
+        let bouncer = self.pgbouncer(&published)?;
+        if let Some(bouncer) = &bouncer {
+            arms.push(arm("pgbouncer", bouncer, "app"));
+            arms[3].settle = Some(&replicated);
+        }
         let samples = self.rounds(&arms, &self.load(Script::Own(TPCB), "prepared", 8))?;
         let what = "TPC-B, 8 clients, target live";
         self.compared.rate(what, &samples[0], "logical replication", &samples[1], Goal::AtLeast(0.85));
         self.compared.rate(what, &samples[0], "the same by passthrough", &samples[2], Goal::None);
+        if let Some(bouncer) = samples.get(3) {
+            let what = "TPC-B, 8 clients, pgbouncer, which mirrors nothing";
+            self.compared.rate(what, bouncer, "logical replication", &samples[1], Goal::None);
+            self.compared.rate(
+                "TPC-B, 8 clients, target live",
+                &samples[0],
+                "the same by pgbouncer",
+                bouncer,
+                Goal::None,
+            );
+        }
         self.compared.line(Line {
             unit: "ms",
             tandem: median(samples[0].settled_ms.iter().copied()),
