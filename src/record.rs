@@ -7,7 +7,9 @@
 //! Layout, integers little-endian, `varint` = LEB128:
 //!
 //! ```text
-//! record := version u8 (1), backend u32, life u64, item*
+//! record := version u8, backend u32, life u64, item*
+//! version 1                                          all that the unit leaves, or the last part of it
+//! version 2                                          a part: nothing that could commit it has been forwarded
 //! item   := tag u8, table u64, body
 //! tag 1 KEY      body = varint length, key bytes
 //! tag 2 MOVED    body = varint length, key bytes     the row may have been deleted or re-keyed
@@ -262,6 +264,7 @@ pub struct RecordBuf {
 }
 
 const VERSION: u8 = 1;
+const PART: u8 = 2;
 const HEADER: usize = 1 + 4 + 8;
 
 impl RecordBuf {
@@ -391,7 +394,18 @@ impl RecordBuf {
 
     /// The record's bytes, as the journal keeps them.
     pub fn finish(&mut self, backend: Backend) -> &[u8] {
+        self.finish_as(VERSION, backend)
+    }
+
+    /// The same, of a part: before anything is forwarded that could commit the unit, a record of the same backend follows
+    /// that is none.
+    pub fn finish_part(&mut self, backend: Backend) -> &[u8] {
+        self.finish_as(PART, backend)
+    }
+
+    fn finish_as(&mut self, version: u8, backend: Backend) -> &[u8] {
         self.header();
+        self.items[0] = version;
         self.items[1..5].copy_from_slice(&backend.id.to_le_bytes());
         self.items[5..13].copy_from_slice(&backend.life.to_le_bytes());
         &self.items
@@ -422,6 +436,9 @@ impl RecordBuf {
 pub struct Record {
     /// Who executed the unit.
     pub backend: Backend,
+    /// Nothing that could commit the unit had been forwarded when it was written, nor will be before a record of the same
+    /// backend that is no part.
+    pub part: bool,
     body: Bytes,
 }
 
@@ -432,7 +449,7 @@ pub enum Malformed {
     #[error("record is cut short")]
     Truncated,
     /// Written by a newer tandem.
-    #[error("record has version {0}, this tandem reads version {VERSION}")]
+    #[error("record has version {0}, this tandem reads versions {VERSION} and {PART}")]
     Version(u8),
     /// An item this version does not know.
     #[error("record has an item with tag {0}, which this tandem does not know")]
@@ -446,7 +463,7 @@ impl Record {
     /// Check every item, so that [`Record::items`] cannot fail.
     pub fn parse(bytes: Bytes) -> Result<Record, Malformed> {
         let version = *bytes.first().ok_or(Malformed::Truncated)?;
-        if version != VERSION {
+        if version != VERSION && version != PART {
             return Err(Malformed::Version(version));
         }
         let id = array(&bytes, 1).ok_or(Malformed::Truncated)?;
@@ -457,6 +474,7 @@ impl Record {
         }
         Ok(Record {
             backend: Backend { id: u32::from_le_bytes(id), life: u64::from_le_bytes(life) },
+            part: version == PART,
             body: bytes.slice(HEADER..),
         })
     }
@@ -578,6 +596,18 @@ mod tests {
         buf.stamp(-5);
         buf.look(2);
         buf.finish(Backend { id: 7, life: 9 }).to_vec()
+    }
+
+    #[test]
+    fn a_part_says_that_it_is_one() {
+        let mut buf = RecordBuf::default();
+        buf.key(TableId(1), b"k", false);
+        for part in [true, false] {
+            let me = Backend { id: 7, life: 1 };
+            let bytes = if part { buf.finish_part(me) } else { buf.finish(me) };
+            let record = Record::parse(Bytes::copy_from_slice(bytes)).expect("just built");
+            assert_eq!((record.part, record.backend, record.items().count()), (part, me, 1));
+        }
     }
 
     #[test]

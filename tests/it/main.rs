@@ -44,6 +44,7 @@ mod journey_cql_rust;
 mod journey_rust;
 mod journeys;
 mod journeys_cql;
+mod large_units;
 mod maps;
 mod ordinary;
 mod payment;

@@ -86,6 +86,9 @@ pub struct Config {
     /// Distinct keys owed in memory; past it the journal is read no further, and the mirror catches up in parts. A
     /// payment may exceed it by a quarter, to stay exact, and by one read of the journal.
     pub owed_keys_max: usize,
+    /// What is kept in memory of units that are still being written, in bytes of their records: more is read again when
+    /// it is owed.
+    pub parts_bytes_max: usize,
     /// How much of the journal is read at once, in bytes.
     pub read_bytes: usize,
     /// The least pause between two payments.
@@ -126,6 +129,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             owed_keys_max: 1_000_000,
+            parts_bytes_max: 4 << 20,
             read_bytes: 1 << 20,
             pause_min: Duration::from_millis(2),
             pause_max: Duration::from_millis(300),
@@ -320,7 +324,7 @@ impl<C: Copier> Engine<C> {
         handle.shown.send_replace(Status { paid: from, recent: from, ..Status::default() });
         let now = Instant::now();
         Ok(Engine {
-            ledger: Ledger::new(from),
+            ledger: Ledger::new(from, config.parts_bytes_max),
             retention: Retention::default(),
             book: Book::open(book)?,
             backoff: Backoff::new(config.retry_min, config.retry_max, config.seed),
@@ -513,13 +517,28 @@ impl<C: Copier> Engine<C> {
     /// Read the journal as far as it is appended now, or until `keys` keys are owed. False: there is more.
     async fn advance(&mut self, keys: usize) -> Result<bool, Error> {
         let appended = self.journal.appended();
-        while self.ledger.next() < appended {
+        loop {
+            let left = self.ledger.to_recall();
+            if left.is_none() && self.ledger.next() >= appended {
+                return Ok(self.ledger.is_whole());
+            }
             if self.ledger.keys() >= keys {
                 return Ok(false);
             }
-            self.read_batch().await?;
+            match left {
+                Some(from) => self.recall(from).await?,
+                None => self.read_batch().await?,
+            }
         }
-        Ok(true)
+    }
+
+    /// Read again what was too much to be kept.
+    async fn recall(&mut self, from: Lsn) -> Result<(), Error> {
+        let journal = self.journal.clone();
+        let (entries, _) = self.beside(journal.read(from, self.config.read_bytes)).await??;
+        self.ledger.recall(entries).map_err(|why| Error::Malformed { at: from, why })?;
+        // What is owed is never trimmed.
+        if self.ledger.to_recall() == Some(from) { Err(journal::Error::Trimmed(from).into()) } else { Ok(()) }
     }
 
     async fn read_batch(&mut self) -> Result<(), Error> {

@@ -2,7 +2,10 @@
 //! time of its own, no IO.
 //!
 //! A record in the journal is a unit *sent*: it was appended just before the message that could commit it was
-//! forwarded. [`Ledger::read`] takes entries in order. A unit waits in `open` until the journal, or a proof that nobody
+//! forwarded. Only of a large unit there are *parts* before: no state of the primary shows what they name until the
+//! record that is no part was written, so no payment looks for it, and if that record never comes nothing is owed. Parts
+//! beyond a few are not kept in memory: once they ended they are recalled, read again.
+//! [`Ledger::read`] takes entries in order. A unit waits in `open` until the journal, or a proof that nobody
 //! can execute it any more, says that it *ended*; committed or aborted is the same to a key, the payment copies what is
 //! there. Ended units coalesce into one set of keys, whatever their number.
 //!
@@ -24,7 +27,7 @@
 //! is marked dirty with reason `ddl`. If it aborted, the next payment of the whole table clears that; if it committed,
 //! the copier finds other columns and refuses the table until somebody repeats the change there.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -38,9 +41,15 @@ use super::keys::Key;
 /// What is owed, and how far the journal was read.
 #[derive(Clone, Default)]
 pub struct Ledger {
-    /// Where reading goes on. Every unit below is in `open`, in `ended`, in a cut, or paid.
+    /// Where reading goes on. Every unit below is in `open`, in `left`, in `ended`, in a cut, or paid.
     next: Lsn,
     open: BTreeMap<Lsn, Unit>,
+    /// Parts that nothing closed yet, by who executes them.
+    parts: HashMap<Backend, BTreeSet<Lsn>>,
+    parts_bytes: usize,
+    parts_bytes_max: usize,
+    /// Parts that ended and were not kept, and when each was read.
+    left: BTreeMap<Lsn, Instant>,
     ended: Owing,
     marks: VecDeque<Mark>,
     tables: HashSet<TableId>,
@@ -53,7 +62,13 @@ pub struct Ledger {
 /// A unit that may still change something.
 #[derive(Clone)]
 struct Unit {
-    record: Record,
+    backend: Backend,
+    /// `None`: a part that is not kept.
+    record: Option<Record>,
+    /// Nothing that could commit it has been forwarded.
+    part: bool,
+    /// What it takes of `parts_bytes_max`.
+    kept: usize,
     seen: Instant,
     /// The two-phase transactions that it, or a later record of the same transaction, may have become.
     prepared: Option<Prepared>,
@@ -68,6 +83,15 @@ struct Prepared {
 }
 
 impl Unit {
+    fn items(&self) -> impl Iterator<Item = Item<'_>> {
+        self.record.iter().flat_map(Record::items)
+    }
+
+    /// A part that is not kept, of a two-phase transaction that may end at any time.
+    fn is_wanted(&self) -> bool {
+        self.record.is_none() && !self.part && self.prepared.is_some()
+    }
+
     /// It may be part of these two-phase transactions.
     fn prepare(&mut self, names: &[Box<[u8]>]) {
         if !names.is_empty() {
@@ -108,9 +132,9 @@ pub struct Mark {
 }
 
 impl Ledger {
-    /// Nothing is owed below `from`.
-    pub fn new(from: Lsn) -> Ledger {
-        Ledger { next: from, ..Ledger::default() }
+    /// Nothing is owed below `from`. Parts are kept in memory up to so many bytes, of all units together.
+    pub fn new(from: Lsn, parts_bytes_max: usize) -> Ledger {
+        Ledger { next: from, parts_bytes_max, ..Ledger::default() }
     }
 
     /// Where reading goes on.
@@ -121,19 +145,23 @@ impl Ledger {
     /// Everything below is paid. A cut that is out counts as paid: its owner knows better.
     pub fn paid(&self) -> Lsn {
         let open = self.open.keys().next().copied();
-        let ended = self.ended.oldest.map(|(lsn, _)| lsn);
-        [open, ended].into_iter().flatten().min().unwrap_or(self.next)
+        [open, self.oldest_ended().map(|(lsn, _)| lsn)].into_iter().flatten().min().unwrap_or(self.next)
+    }
+
+    fn oldest_ended(&self) -> Option<(Lsn, Instant)> {
+        let left = self.left.first_key_value().map(|(&lsn, &seen)| (lsn, seen));
+        [left, self.ended.oldest].into_iter().flatten().min()
     }
 
     /// Everything below that has ended is paid. What is open is owed when it ends, however old it is: history need not wait
     /// for it, for no state of the primary shows it before.
     pub fn ended_paid(&self) -> Lsn {
-        self.ended.oldest.map_or(self.next, |(lsn, _)| lsn)
+        self.oldest_ended().map_or(self.next, |(lsn, _)| lsn)
     }
 
     /// When the oldest unit was read that has ended and is not paid.
     pub fn ended_seen(&self) -> Option<Instant> {
-        self.ended.oldest.map(|(_, seen)| seen)
+        self.oldest_ended().map(|(_, seen)| seen)
     }
 
     /// Ended keys that wait for a payment.
@@ -143,7 +171,7 @@ impl Ledger {
 
     /// Units not paid: open ones, and ended ones as far as they were counted.
     pub fn records(&self) -> u64 {
-        self.open.len() as u64 + self.ended.records
+        (self.open.len() + self.left.len()) as u64 + self.ended.records
     }
 
     /// Something ended and is not paid.
@@ -154,7 +182,7 @@ impl Ledger {
     /// When the oldest unpaid unit was read.
     pub fn oldest_seen(&self) -> Option<Instant> {
         let open = self.open.values().next().map(|unit| unit.seen);
-        let ended = self.ended.oldest.map(|(_, seen)| seen);
+        let ended = self.oldest_ended().map(|(_, seen)| seen);
         [open, ended].into_iter().flatten().min()
     }
 
@@ -185,23 +213,40 @@ impl Ledger {
     /// let go of the batch's buffer.
     pub fn batch_read(&mut self, from: Lsn, next: Lsn) {
         self.next = next;
-        self.open.range_mut(from..).for_each(|(_, unit)| unit.record.detach());
+        self.open.range_mut(from..).filter_map(|(_, unit)| unit.record.as_mut()).for_each(Record::detach);
     }
 
     fn record(&mut self, lsn: Lsn, payload: Bytes, now: Instant) -> Result<(), Malformed> {
         let record = Record::parse(payload)?;
-        let mut unit = Unit { record, seen: now, prepared: None, ddl: false };
+        let (backend, part) = (record.backend, record.part);
+        let mut unit = Unit { backend, record: None, part, kept: 0, seen: now, prepared: None, ddl: false };
         let mut names: Vec<Box<[u8]>> = Vec::new();
-        for item in unit.record.items() {
+        let mut only_keys = true;
+        for item in record.items() {
             match item {
                 Item::Prepared(name) => names.push(name.into()),
                 Item::Ddl(..) => unit.ddl = true,
-                _ => {}
+                Item::Key { .. } => {}
+                _ => only_keys = false,
             }
         }
-        self.prepare_earlier(unit.record.backend, &names);
+        self.prepare_earlier(backend, &names);
         unit.prepare(&names);
-        if unit.record.backend.id == 0 {
+        if part {
+            self.parts.entry(backend).or_default().insert(lsn);
+            unit.kept = record.bytes();
+        } else {
+            self.close(backend);
+        }
+        // What else it may say is asked for before it ends.
+        let has_only_keys = only_keys && !unit.ddl && names.is_empty();
+        if part && has_only_keys && self.parts_bytes + unit.kept > self.parts_bytes_max {
+            unit.kept = 0;
+        } else {
+            self.parts_bytes += unit.kept;
+            unit.record = Some(record);
+        }
+        if backend.id == 0 {
             // Nobody executes it on the primary: the mirror's own retries and repairs, ended when written.
             self.end(lsn, lsn, unit, Some(Outcome::Committed));
         } else {
@@ -210,12 +255,67 @@ impl Ledger {
         Ok(())
     }
 
+    /// What could commit all that this backend left is forwarded from here on.
+    fn close(&mut self, backend: Backend) {
+        for lsn in self.parts.remove(&backend).into_iter().flatten() {
+            if let Some(unit) = self.open.get_mut(&lsn) {
+                unit.part = false;
+            }
+        }
+    }
+
     /// A large or pipelined transaction has several records, and only the last of them names what it became. All that
     /// its backend left and nobody answered yet may belong to it.
     fn prepare_earlier(&mut self, backend: Backend, names: &[Box<[u8]>]) {
+        if names.is_empty() {
+            return;
+        }
         let answered = |unit: &Unit| unit.prepared.as_ref().is_some_and(|prepared| prepared.sure.is_some());
-        let of_backend = self.open.values_mut().filter(|unit| !names.is_empty() && unit.record.backend == backend);
+        let of_backend = self.open.values_mut().filter(|unit| unit.backend == backend);
         of_backend.filter(|unit| !answered(unit)).for_each(|unit| unit.prepare(names));
+    }
+
+    /// The first record that has to be read again before all that is owed can be told: it ended, or it may stay open for
+    /// as long as its two-phase transaction.
+    pub fn to_recall(&self) -> Option<Lsn> {
+        let open = || self.open.iter().find(|(_, unit)| unit.is_wanted()).map(|(&lsn, _)| lsn);
+        self.left.keys().next().copied().or_else(open)
+    }
+
+    /// Entries that were read again: what is not wanted of them is left alone.
+    pub fn recall(&mut self, entries: impl IntoIterator<Item = Entry>) -> Result<(), Malformed> {
+        for entry in entries {
+            let Entry::Record { lsn, payload } = entry else { continue };
+            if let Some(seen) = self.left.remove(&lsn) {
+                for item in Record::parse(payload)?.items() {
+                    self.ended.item(item);
+                }
+                self.ended.count(lsn, seen);
+            } else if let Some(unit) = self.open.get_mut(&lsn).filter(|unit| unit.is_wanted()) {
+                let mut record = Record::parse(payload)?;
+                record.detach();
+                unit.record = Some(record);
+            }
+        }
+        Ok(())
+    }
+
+    /// Is everything that a state of the primary may show in memory?
+    pub fn is_whole(&self) -> bool {
+        self.left.is_empty() && self.open.values().all(|unit| unit.part || unit.record.is_some())
+    }
+
+    /// It is in `open` no more.
+    fn forget_part(&mut self, lsn: Lsn, unit: &Unit) {
+        self.parts_bytes -= unit.kept;
+        if unit.part
+            && let Some(parts) = self.parts.get_mut(&unit.backend)
+        {
+            parts.remove(&lsn);
+            if parts.is_empty() {
+                self.parts.remove(&unit.backend);
+            }
+        }
     }
 
     fn outcome(&mut self, at: Lsn, of: Lsn, outcome: Outcome) {
@@ -232,16 +332,22 @@ impl Ledger {
 
     /// The unit can no longer change anything. `outcome: None`: nobody said how it ended.
     fn end(&mut self, at: Lsn, lsn: Lsn, unit: Unit, outcome: Option<Outcome>) {
-        for item in unit.record.items() {
+        self.forget_part(lsn, &unit);
+        if unit.part && outcome != Some(Outcome::Committed) {
+            // Whatever ended it, it cannot have been a COMMIT.
+            return;
+        }
+        let Some(record) = unit.record else {
+            self.left.insert(lsn, unit.seen);
+            return;
+        };
+        for item in record.items() {
             match item {
-                Item::Key { table, key, moved } => self.ended.key(table, key, moved),
-                // This engine replays nothing: it would copy the table.
-                Item::Table(table) | Item::Write { table, .. } | Item::Touch { table, .. } => self.ended.table(table),
                 Item::Dirty(..) if outcome == Some(Outcome::Aborted) => {}
                 // As of its end: a payment before that may not have seen what it did.
                 Item::Dirty(table, reason) => self.marks.push_back(Mark { table, reason, at }),
                 Item::Ddl(table, body) => self.end_ddl(at, lsn, (table, body), outcome),
-                Item::Prepared(_) | Item::Stamp(_) | Item::Look(_) => {}
+                other => self.ended.item(other),
             }
         }
         self.ended.count(lsn, unit.seen);
@@ -260,7 +366,7 @@ impl Ledger {
     pub fn lost(&mut self, since: Instant) -> (Vec<Backend>, Vec<Box<[u8]>>) {
         self.asked = self.next;
         let lost = self.open.values().filter(|unit| unit.seen <= since);
-        let backends: HashSet<_> = lost.clone().map(|unit| unit.record.backend).collect();
+        let backends: HashSet<_> = lost.clone().map(|unit| unit.backend).collect();
         let names: HashSet<_> = lost.filter_map(|unit| unit.prepared.as_ref()).flat_map(|all| &all.names).collect();
         (backends.into_iter().collect(), names.into_iter().cloned().collect())
     }
@@ -274,7 +380,7 @@ impl Ledger {
         let names: HashSet<_> = gone.prepared.iter().collect();
         let asked = self.asked;
         let over = |unit: &Unit| {
-            let backend = backends.contains(&unit.record.backend);
+            let backend = backends.contains(&unit.backend);
             unit.seen <= since
                 && match &unit.prepared {
                     None => backend,
@@ -313,13 +419,8 @@ impl Ledger {
             keys.iter().for_each(|(key, &moved)| cut.owing.key(*table, key, moved));
         }
         self.ended.owed.tables.iter().for_each(|&table| cut.owing.table(table));
-        for item in self.open.values().flat_map(|unit| unit.record.items()) {
-            match item {
-                Item::Key { table, key, moved } => cut.owing.key(table, key, moved),
-                Item::Table(table) | Item::Write { table, .. } | Item::Touch { table, .. } => cut.owing.table(table),
-                Item::Dirty(..) | Item::Ddl(..) | Item::Prepared(_) | Item::Stamp(_) | Item::Look(_) => {}
-            }
-        }
+        let sent = self.open.values().filter(|unit| !unit.part);
+        sent.flat_map(Unit::items).for_each(|item| cut.owing.item(item));
     }
 
     /// The payment failed: all of it is owed again.
@@ -331,6 +432,9 @@ impl Ledger {
     pub fn rewind(&mut self, from: Lsn) {
         self.next = from.min(self.paid());
         self.open.clear();
+        self.parts.clear();
+        self.parts_bytes = 0;
+        self.left.clear();
         self.ended = Owing::default();
     }
 
@@ -343,7 +447,7 @@ impl Ledger {
     /// An open unit says that this table is dirty.
     pub fn may_dirty(&self, table: TableId) -> bool {
         let dirty = |item| matches!(item, Item::Dirty(t, _) if t == table);
-        self.open.values().any(|unit| unit.record.items().any(dirty))
+        self.open.values().any(|unit| unit.items().any(dirty))
     }
 
     /// A table is dirty for a reason that no record tells.
@@ -368,6 +472,16 @@ impl Ledger {
 }
 
 impl Owing {
+    /// What has to be paid for it; a dirty mark and a schema change are no payment's.
+    fn item(&mut self, item: Item<'_>) {
+        match item {
+            Item::Key { table, key, moved } => self.key(table, key, moved),
+            // This engine replays nothing: it would copy the table.
+            Item::Table(table) | Item::Write { table, .. } | Item::Touch { table, .. } => self.table(table),
+            Item::Dirty(..) | Item::Ddl(..) | Item::Prepared(_) | Item::Stamp(_) | Item::Look(_) => {}
+        }
+    }
+
     fn key(&mut self, table: TableId, key: &[u8], moved: bool) {
         let keys = self.owed.keys.entry(table).or_default();
         if let Some(flag) = keys.get_mut(key) {
@@ -487,13 +601,14 @@ mod tests {
 
     struct Script {
         ledger: Ledger,
+        parts: Vec<Entry>,
         at: u64,
         now: Instant,
     }
 
     impl Script {
         fn new() -> Script {
-            Script { ledger: Ledger::new(Lsn(0)), at: 0, now: Instant::now() }
+            Script { ledger: Ledger::new(Lsn(0), 100), parts: Vec::new(), at: 0, now: Instant::now() }
         }
 
         fn unit(&mut self, build: impl FnOnce(&mut RecordBuf)) -> Lsn {
@@ -503,6 +618,22 @@ mod tests {
             let lsn = self.lsn();
             self.ledger.read(Entry::Record { lsn, payload }, self.now).expect("well formed");
             lsn
+        }
+
+        fn part(&mut self, keys: std::ops::Range<u8>) -> Lsn {
+            let mut buf = RecordBuf::default();
+            keys.for_each(|key| buf.key(T, &[key], false));
+            let payload = Bytes::copy_from_slice(buf.finish_part(ME));
+            let lsn = self.lsn();
+            self.ledger.read(Entry::Record { lsn, payload: payload.clone() }, self.now).expect("well formed");
+            self.parts.push(Entry::Record { lsn, payload });
+            lsn
+        }
+
+        fn recalled(&mut self) -> bool {
+            let asked = self.ledger.to_recall().is_some();
+            self.ledger.recall(self.parts.clone()).expect("well formed");
+            asked
         }
 
         fn ends(&mut self, of: Lsn, outcome: Outcome) {
@@ -555,6 +686,74 @@ mod tests {
         drop(cut);
         assert_eq!(script.ledger.paid(), late);
         assert_eq!(keys(&script.ledger.freeze()), [(b"b".to_vec(), true)]);
+    }
+
+    #[test]
+    fn parts_are_in_no_payment_before_what_could_commit_them_is_forwarded() {
+        let mut script = Script::new();
+        let parts = [script.part(0..2), script.part(2..4)];
+        let mut cut = script.ledger.freeze();
+        script.ledger.collect(&mut cut);
+        assert_eq!((cut.keys(), script.ledger.paid()), (0, parts[0]));
+        let last = script.unit(|_| {});
+        script.ledger.collect(&mut cut);
+        assert_eq!(cut.keys(), 4);
+        for lsn in [parts[0], parts[1], last] {
+            script.ends(lsn, Outcome::Aborted);
+        }
+        assert_eq!(script.ledger.freeze().keys(), 4, "committed or aborted is the same once it was sent");
+    }
+
+    #[test]
+    fn parts_that_nothing_closed_leave_nothing_whatever_ended_them() {
+        for gone in [true, false] {
+            let mut script = Script::new();
+            let parts = [script.part(0..2), script.part(2..40)];
+            if gone {
+                assert_eq!(script.gone(true, b""), 2);
+            } else {
+                parts.iter().for_each(|&lsn| script.ends(lsn, Outcome::Aborted));
+            }
+            assert!(!script.ledger.due() && script.ledger.to_recall().is_none());
+            assert_eq!(script.ledger.paid(), script.ledger.next());
+            let other = script.unit(|buf| buf.key(T, b"other", false));
+            script.ends(other, Outcome::Committed);
+            assert_eq!(script.ledger.freeze().keys(), 1);
+            assert!(script.ledger.parts.is_empty() && script.ledger.parts_bytes == 0);
+        }
+    }
+
+    #[test]
+    fn parts_that_are_not_kept_are_read_again_when_they_ended() {
+        let mut script = Script::new();
+        let parts = [script.part(0..2), script.part(2..40), script.part(40..80)];
+        assert!(script.ledger.is_whole() && !script.recalled());
+        let last = script.unit(|buf| buf.key(T, &[80], false));
+        assert!(!script.ledger.is_whole(), "a state may show what nobody holds");
+        assert!(!script.recalled(), "it may take a while until they end");
+        for lsn in [last, parts[0], parts[1], parts[2]] {
+            script.ends(lsn, Outcome::Committed);
+        }
+        assert_eq!((script.ledger.keys(), script.ledger.ended_paid()), (3, parts[0]));
+        drop(script.ledger.freeze());
+        assert_eq!((script.ledger.paid(), script.ledger.records()), (parts[1], 2));
+        assert!(script.recalled() && script.ledger.is_whole());
+        assert_eq!(script.ledger.freeze().keys(), 78);
+        assert_eq!(script.ledger.paid(), script.ledger.next());
+    }
+
+    #[test]
+    fn parts_of_a_two_phase_transaction_are_read_again_while_it_waits_for_its_name_promise_3() {
+        let mut script = Script::new();
+        let part = script.part(0..40);
+        let last = script.unit(|buf| buf.prepared(b"gid"));
+        [part, last].into_iter().for_each(|lsn| script.ends(lsn, Outcome::Committed));
+        assert!(script.recalled() && script.ledger.is_whole());
+        let mut cut = script.ledger.freeze();
+        script.ledger.collect(&mut cut);
+        assert_eq!(cut.keys(), 40);
+        assert_eq!(script.gone(true, b"gid"), 2);
+        assert_eq!(script.ledger.freeze().keys(), 40);
     }
 
     #[test]

@@ -371,7 +371,7 @@ impl Mirror<'_> {
 
     fn tell(&mut self, told: Told) {
         match told {
-            Told::Born(trimmed) => self.ledger = Ledger::new(Lsn(trimmed)),
+            Told::Born(trimmed) => self.ledger = Ledger::new(Lsn(trimmed), 0),
             Told::Read(upto) => self.read(upto),
             Told::Ask => drop(self.ledger.lost(self.case.now)),
             Told::Gone { life, backends, prepared } => self.gone(life, backends, prepared),

@@ -370,14 +370,36 @@ impl Session {
         if fate == 1 {
             record.prepared(&name);
         }
-        let ticket = self.journal.begin(record.finish(self.backend)).expect("there is room");
+        let Some(tickets) = self.write_down(record, process).await else { return };
         self.pause(6).await;
         match fate {
-            0 => self.lose(ticket, writes),
-            1 => self.prepare(ticket, writes, name, process).await,
-            2 | 3 => self.answer(ticket, Outcome::Aborted, process).await,
-            _ => self.commit(ticket, &writes, process).await,
+            0 => self.lose(tickets, writes),
+            1 => self.prepare(tickets, writes, name, process).await,
+            2 | 3 => self.answer(tickets, Outcome::Aborted, process).await,
+            _ => self.commit(tickets, &writes, process).await,
         }
+    }
+
+    /// Some units are large: what they leave comes in parts. `None`: one of the processes ended meanwhile, and with it
+    /// the unit, which may also roll back by itself.
+    async fn write_down(&self, mut record: RecordBuf, process: u64) -> Option<Vec<Ticket>> {
+        let mut tickets = Vec::new();
+        let parts = if world(&self.shared).roll(4) == 0 { record.len() } else { 0 };
+        for _ in 0..parts {
+            let rest = record.split_off(1);
+            tickets.push(self.journal.begin(record.finish_part(self.backend)).expect("there is room"));
+            record = rest;
+            self.pause(30).await;
+            if world(&self.shared).process != process || !self.connected() {
+                return None;
+            }
+            if world(&self.shared).roll(20) == 0 {
+                self.answer(tickets, Outcome::Aborted, process).await;
+                return None;
+            }
+        }
+        tickets.push(self.journal.begin(record.finish(self.backend)).expect("there is room"));
+        Some(tickets)
     }
 
     fn plan(&self) -> (Writes, RecordBuf, u64, u64) {
@@ -411,24 +433,24 @@ impl Session {
         world.alive.contains(&self.backend.id) && world.life == self.backend.life
     }
 
-    async fn commit(&self, ticket: Ticket, writes: &Writes, process: u64) {
+    async fn commit(&self, tickets: Vec<Ticket>, writes: &Writes, process: u64) {
         if self.connected() {
             world(&self.shared).commit(writes);
-            self.answer(ticket, Outcome::Committed, process).await;
+            self.answer(tickets, Outcome::Committed, process).await;
         }
     }
 
     /// The answer travels, and finds its proxy or not.
-    async fn answer(&self, ticket: Ticket, outcome: Outcome, process: u64) {
+    async fn answer(&self, tickets: Vec<Ticket>, outcome: Outcome, process: u64) {
         self.pause(6).await;
         if world(&self.shared).process == process {
-            ticket.end(outcome);
+            tickets.into_iter().for_each(|ticket| ticket.end(outcome));
         }
     }
 
     /// The connection is cut; the primary may commit what it got, later, or never.
-    fn lose(&mut self, ticket: Ticket, writes: Writes) {
-        drop(ticket);
+    fn lose(&mut self, tickets: Vec<Ticket>, writes: Writes) {
+        drop(tickets);
         let (shared, old) = (self.shared.clone(), self.backend);
         self.backend = world(&self.shared).backend();
         tokio::spawn(async move {
@@ -442,7 +464,7 @@ impl Session {
         });
     }
 
-    async fn prepare(&self, ticket: Ticket, writes: Writes, name: Vec<u8>, process: u64) {
+    async fn prepare(&self, tickets: Vec<Ticket>, writes: Writes, name: Vec<u8>, process: u64) {
         if !self.connected() {
             return;
         }
@@ -457,7 +479,7 @@ impl Session {
                 world.commit(&writes);
             }
         });
-        self.answer(ticket, Outcome::Committed, process).await;
+        self.answer(tickets, Outcome::Committed, process).await;
     }
 }
 
@@ -497,6 +519,7 @@ impl Proxy {
 fn config(seed: u64) -> Config {
     Config {
         owed_keys_max: if seed.is_multiple_of(3) { 3 } else { 1000 },
+        parts_bytes_max: if seed.is_multiple_of(3) { 30 } else { 1000 },
         read_bytes: 100,
         retention: RETENTION,
         retry_max: Duration::from_millis(500),

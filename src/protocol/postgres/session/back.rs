@@ -197,7 +197,8 @@ impl Session {
         self.epoch = super::oldest(&self.keys, self.epoch, epoch);
         super::capture::returned(&mut self.keys, asked, fields, binary, (&catalog, epoch), &self.shared)
             .map_err(Fault::Server)?;
-        self.spill()
+        self.spill();
+        Ok(())
     }
 
     /// A statement is done. What commits is shown when its record is durable.

@@ -169,7 +169,7 @@ impl Session {
                 self.capture_other(other, &text[range]);
             }
         }
-        self.spill()?;
+        self.spill();
         Ok(true)
     }
 
@@ -286,7 +286,7 @@ impl Session {
                 self.capture_other(&statement.action, &prepared.text);
             }
         }
-        self.spill()?;
+        self.spill();
         Ok(true)
     }
 

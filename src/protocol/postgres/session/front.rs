@@ -103,7 +103,7 @@ impl Session {
     fn copy_chunk(&mut self, chunk: &[u8]) -> Result<(), Fault> {
         if let Some((_, copy)) = self.copies.front_mut() {
             copy.feed(chunk, &mut self.keys);
-            self.spill()?;
+            self.spill();
             self.copy_is_of_group();
         }
         Ok(())
@@ -624,7 +624,11 @@ impl Session {
             copy.finish(&mut self.keys);
         }
         self.copy_in = false;
-        if !self.in_transaction && !self.append()? {
+        if kind == front::COPY_FAIL && !self.in_transaction && self.copies.len() == 1 {
+            // The server refuses the COPY, if it has not done so before, and with it all that is not committed.
+            self.keys.clear();
+            self.parts.clear();
+        } else if !self.in_transaction && !self.append()? {
             return Ok(false);
         }
         self.copies.pop_front();

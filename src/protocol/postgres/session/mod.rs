@@ -168,6 +168,8 @@ pub struct Session {
     in_transaction: bool,
     statements: Statements,
     keys: RecordBuf,
+    /// Tables of the open unit's keys that are in the journal already, as parts.
+    parts: Vec<TableId>,
     changes: Changes,
     tickets: Tickets,
     /// Where the records of the message at hand begin, which may be looked at several times.
@@ -274,6 +276,7 @@ impl Session {
             in_transaction: false,
             statements: Statements::default(),
             keys: RecordBuf::default(),
+            parts: Vec::new(),
             changes: Changes::default(),
             tickets: Tickets::default(),
             message: None,
@@ -424,6 +427,7 @@ impl Session {
     /// The backend is gone: what it had open can only have been rolled back, or is in doubt if it could have committed.
     pub fn server_closed(&mut self) {
         self.tickets.abandon();
+        self.parts.clear();
         self.unwritten.clear();
         self.pass = None;
     }
@@ -458,26 +462,35 @@ impl Session {
     /// Write what the open unit leaves to the journal. After it, what could commit it may be forwarded. Keys come last:
     /// the record that names a two-phase transaction speaks for those before it. `false`: wait first.
     fn append(&mut self) -> Result<bool, Fault> {
-        if !self.append_changes() {
+        let parts = std::mem::take(&mut self.parts);
+        let announced = self.announce(parts.iter().copied());
+        self.parts = parts;
+        if !announced || !self.append_changes() || !self.append_keys(Share::Last) {
             return Ok(false);
         }
+        // Its parts count from here on, also where nothing is left to be said.
+        Ok(self.parts.is_empty() || self.write_down(&mut RecordBuf::default(), None, Share::Last))
+    }
+
+    /// `false`: wait first.
+    fn append_keys(&mut self, share: Share) -> bool {
         while !self.keys.is_empty() {
             let keys = std::mem::take(&mut self.keys);
             let announced = self.announce(keys.tables());
             self.keys = keys;
             // One statement may name more than a record takes.
-            if !announced || !self.append_record(RECORD_MAX) {
-                return Ok(false);
+            if !announced || !self.append_record(share) {
+                return false;
             }
         }
-        Ok(true)
+        true
     }
 
-    /// Write the first of them, a record of so many bytes at most. `false`: wait first.
-    fn append_record(&mut self, bytes_max: usize) -> bool {
-        let rest = self.keys.split_off(bytes_max);
+    /// Write the first of them, a record's worth. `false`: wait first.
+    fn append_record(&mut self, share: Share) -> bool {
+        let rest = self.keys.split_off(RECORD_MAX);
         let mut keys = std::mem::take(&mut self.keys);
-        let taken = self.write_down(&mut keys, None);
+        let taken = self.write_down(&mut keys, None, share);
         self.keys = keys;
         if !taken {
             self.keys.append(&rest);
@@ -495,7 +508,7 @@ impl Session {
     /// Write the schema changes, each stretch of them apart. `false`: wait first.
     fn append_changes(&mut self) -> bool {
         while let Some((mut record, count, stretch)) = self.changes.first(RECORD_MAX) {
-            if !self.announce(record.tables()) || !self.write_down(&mut record, Some(stretch)) {
+            if !self.announce(record.tables()) || !self.write_down(&mut record, Some(stretch), Share::Last) {
                 return false;
             }
             self.changes.drop_first(count);
@@ -504,19 +517,49 @@ impl Session {
     }
 
     /// Put a record into the journal; one that the journal does not take makes its tables dirty. `false`: wait first.
-    fn write_down(&mut self, record: &mut RecordBuf, changes: Option<Stretch>) -> bool {
-        match self.shared.journal.begin(record.finish(self.backend)) {
+    fn write_down(&mut self, record: &mut RecordBuf, changes: Option<Stretch>, share: Share) -> bool {
+        let bytes = match share {
+            Share::Part => record.finish_part(self.backend),
+            Share::Last => record.finish(self.backend),
+        };
+        match self.shared.journal.begin(bytes) {
             Ok(ticket) => {
                 self.shared.stays_full(false);
                 self.tickets.push(ticket, changes);
+                match share {
+                    Share::Part => {
+                        let parts = &mut self.parts;
+                        record.tables().for_each(|table| {
+                            if !parts.contains(&table) {
+                                parts.push(table)
+                            }
+                        });
+                    }
+                    Share::Last => self.parts.clear(),
+                }
             }
             Err(journal::Error::Full) if !std::mem::take(&mut self.gave_up) && self.shared.waits_for_room() => {
                 self.wait = Wait::Room(self.room(record.bytes()));
                 return false;
             }
-            Err(error) => self.unwritten(record, &error),
+            Err(error) => {
+                self.unwritten(record, &error);
+                if share == Share::Last {
+                    self.unclosed(&error);
+                }
+            }
         }
         true
+    }
+
+    /// The journal did not take what says that parts count.
+    fn unclosed(&mut self, error: &journal::Error) {
+        if self.parts.is_empty() {
+            return;
+        }
+        let mut parts = RecordBuf::default();
+        std::mem::take(&mut self.parts).into_iter().for_each(|table| parts.table(table));
+        self.unwritten(&parts, error);
     }
 
     /// The journal did not take this.
@@ -594,13 +637,12 @@ impl Session {
     }
 
     /// A large transaction does not pile up in memory: its keys go to the journal as they come.
-    fn spill(&mut self) -> Result<(), Fault> {
+    fn spill(&mut self) {
         // What is waited for must not be replaced by another wait, and none may begin anew.
         let waits = matches!(self.wait, Wait::Parse(..) | Wait::Room(_) | Wait::Announced(_));
         if self.keys.bytes() >= self.shared.policy.spill_bytes && !waits {
-            self.append()?;
+            self.append_keys(Share::Part);
         }
-        Ok(())
     }
 
     /// ReadyForQuery with state `I` ends the unit: its records end, whatever was not appended was rolled back.
@@ -622,6 +664,7 @@ impl Session {
             // What was committed nobody is told before the catalog knows it.
             self.made.forget();
             self.keys.clear();
+            self.parts.clear();
             self.changes.clear();
             self.is_captured = false;
             self.statements.transaction_over();
@@ -642,6 +685,15 @@ impl Session {
     fn nothing_in_flight(&self) -> bool {
         self.groups.is_empty() && !self.open_started
     }
+}
+
+/// What a record is of its unit.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Share {
+    /// Written while the unit goes on.
+    Part,
+    /// Written just before what could commit the unit is forwarded.
+    Last,
 }
 
 /// The oldest epoch of keys: of those that are there, if any, and of those that come.

@@ -532,6 +532,51 @@ fn what_a_copy_that_failed_had_written_down_ends_with_it() {
     assert!(peers.outcomes().chars().all(|outcome| outcome == 'A'), "{}", peers.outcomes());
 }
 
+/// Of each record in the journal: is it a part?
+fn parts(peers: &Peers) -> Vec<bool> {
+    rig::records(&peers.shared.journal)
+        .into_iter()
+        .map(|record| Record::parse(record).expect("a record").part)
+        .collect()
+}
+
+#[test]
+fn parts_of_a_unit_are_closed_right_before_what_could_commit_it() {
+    let mut peers = Peers::over(rig::changed(|shared| shared.policy.spill_bytes = 100));
+    peers.query("begin");
+    peers.server("CBEGIN ZT");
+    for keys in [20, 20] {
+        owe(&mut peers.session, keys);
+        peers.session.spill();
+    }
+    assert_eq!(parts(&peers), [true, true]);
+    peers.query("commit");
+    assert_eq!(parts(&peers), [true, true, false]);
+    peers.server("CCOMMIT ZI");
+    assert_eq!((peers.outcomes().as_str(), peers.session.parts.len()), ("CCC", 0));
+    peers.query("update acc set v = 1 where id = 1");
+    assert_eq!(parts(&peers).last(), Some(&false), "the next unit is whole");
+}
+
+#[test]
+fn parts_that_nothing_could_close_are_dirty() {
+    let marks: Arc<std::sync::Mutex<Vec<TableId>>> = Arc::default();
+    let seen = marks.clone();
+    let lost: crate::mirror::unwritten::Lose = Arc::new(move |table, _| seen.lock().expect("no panic").push(table));
+    let mut peers = Peers::over(rig::changed(move |shared| {
+        shared.lost = lost;
+        shared.policy.spill_bytes = 100;
+    }));
+    peers.query("begin");
+    peers.server("CBEGIN ZT");
+    owe(&mut peers.session, 20);
+    peers.session.spill();
+    assert_eq!(parts(&peers), [true]);
+    peers.session.unclosed(&journal::Error::Full);
+    assert_eq!(*marks.lock().expect("no panic"), [TableId::of("public", "acc")]);
+    assert!(peers.session.parts.is_empty());
+}
+
 /// Keys of the open unit, as one statement may name: so many.
 fn owe(session: &mut Session, keys: u32) {
     let table = TableId::of("public", "acc");
