@@ -4,13 +4,15 @@ use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use super::steps::Error;
-use crate::check::{self, Finding, NAMED_MAX};
+use crate::check::{self, Finding, NAMED_MAX, Rule};
 use crate::mirror::{Handle, Phase, Status};
 use crate::record::{Side, TableId};
 
 crate::check::rules! {
     SIDE_FAILED: Error "side_failed" "a side does not answer, or refuses what a switch needs of it: mend that first";
     MIRROR_DOWN: Error "mirror_down" "the mirror does not run: `tandem status` says why; without it the new primary lacks writes";
+    JOURNAL_BROKEN: Error "journal_broken" "the journal failed and takes nothing more, so nothing would be mirrored back: restart tandem first, on a disk that works, and wait until what is dirty is repaired";
+    JOURNAL_FULL: Error "journal_full" "the journal has no room, so nothing would be mirrored back: make room on its disk, or wait until the mirror has caught up; `journal.size_limit` may be raised, restart tandem first";
     MIRROR_BEHIND: Error "mirror_behind" "the secondary is further behind than cutover.max_lag: wait until it has caught up, or raise the limit; clients would be held for as long as it takes";
     ROWS_PARKED: Error "rows_parked" "the secondary refuses these rows and lacks them: `tandem parked list`, then retry or discard";
     SCHEMA_REFUSED: Warning "schema_refused" "the secondary refused to make this, or to change it, and clients will miss it: `tandem parked list` says why; make it there, or retry or discard it";
@@ -30,6 +32,7 @@ pub fn findings(handle: &Handle, known: &Known, max_lag: Duration, name: impl Fn
         let why = status.error.map(|error| format!(": {error}")).unwrap_or_default();
         add(MIRROR_DOWN, format!("{}{why}", status.phase.as_str()));
     }
+    found_of_journal(handle).into_iter().for_each(|(rule, object)| add(rule, object));
     if lag.seconds > max_lag.as_secs_f64() {
         add(MIRROR_BEHIND, format!("{:.1} s and {} keys behind", lag.seconds, lag.keys));
     }
@@ -45,6 +48,17 @@ pub fn findings(handle: &Handle, known: &Known, max_lag: Duration, name: impl Fn
         add(HISTORY_DIFFERS, format!("{table}: {rows} rows"));
     }
     found
+}
+
+/// A journal that takes nothing: the way back would lack every write.
+fn found_of_journal(handle: &Handle) -> Option<(&'static Rule, String)> {
+    let status = handle.journal().status();
+    match status.broken {
+        Some(why) => Some((JOURNAL_BROKEN, why.to_string())),
+        None => {
+            status.full.then(|| (JOURNAL_FULL, format!("{} of {} bytes on disk", status.bytes, status.limit_bytes)))
+        }
+    }
 }
 
 /// Tables of which nobody knows whether the target has what was there before the mirror.
@@ -79,11 +93,14 @@ impl Known {
         }
     }
 
-    /// Nothing came to it.
+    /// Nothing came to it, and the way back is still there.
     ///
     /// # Errors
     /// [`Error::Refused`] says what did.
     pub fn still_holds(&self, handle: &Handle, name: impl Fn(TableId) -> String) -> Result<(), Error> {
+        if let Some((rule, why)) = found_of_journal(handle) {
+            return Err(Error::Refused(format!("{}: {why}: {}", rule.name, rule.advice)));
+        }
         let now = Known::of(handle);
         if let Some(table) = now.dirty.difference(&self.dirty).next() {
             return Err(Error::Refused(format!("{} became dirty meanwhile: repair it first", name(*table))));
@@ -128,13 +145,32 @@ pub async fn runs(handle: &Handle, secondary: Side) -> Result<(), Error> {
 mod tests {
     use super::*;
     use crate::backfill::{Kind, Request};
-    use crate::journal::{Journal, Lsn};
+    use crate::journal::storage::MemoryDisk;
+    use crate::journal::{Journal, Lsn, Options, Outcome};
     use crate::mirror::state::copier::{Owed, Paid, Refused};
     use crate::mirror::state::{Config, Paths};
     use crate::record::Reason;
 
     fn mirror() -> Handle {
-        Paths::in_memory().handle(&Config::default(), Journal::in_memory()).expect("in memory")
+        over(Journal::in_memory())
+    }
+
+    fn over(journal: Journal) -> Handle {
+        Paths::in_memory().handle(&Config::default(), journal).expect("in memory")
+    }
+
+    fn on_disk() -> (MemoryDisk, Journal) {
+        let disk = MemoryDisk::default();
+        let options = Options {
+            size_limit_bytes: 3 * (16_384 + 4_096),
+            segment_bytes: 16_384,
+            record_limit_bytes: 2_000,
+            ring_bytes: 8_192,
+            ..Options::default()
+        };
+        let (journal, _) = Journal::open_on(disk.storage(), options).expect("opens");
+        journal.sync_now();
+        (disk, journal)
     }
 
     fn name(table: TableId) -> String {
@@ -174,6 +210,38 @@ mod tests {
         // What was found, and switched with all the same, ends nothing.
         let known = Known::of(&handle);
         assert_eq!(looked(&handle, &known), (vec!["tables_dirty"], None));
+    }
+
+    #[tokio::test]
+    async fn a_journal_whose_disk_failed_is_in_the_way_of_a_switch_promise_10() {
+        let (disk, journal) = on_disk();
+        let handle = over(journal.clone());
+        let known = Known::of(&handle);
+        assert_eq!(looked(&handle, &known), (Vec::new(), None));
+        let ticket = journal.begin(b"record").expect("there is room");
+        disk.fail_after(0, libc::EIO);
+        journal.sync_now();
+        let (found, ended) = looked(&handle, &known);
+        assert_eq!(found, ["journal_broken"]);
+        assert!(ended.is_some_and(|why| why.contains("journal_broken") && why.contains("restart tandem first")));
+        drop(ticket);
+    }
+
+    #[tokio::test]
+    async fn a_full_journal_is_in_the_way_of_a_switch_until_there_is_room() {
+        let (_disk, journal) = on_disk();
+        let handle = over(journal.clone());
+        let known = Known::of(&handle);
+        while let Ok(ticket) = journal.begin(&[0; 2_000]) {
+            ticket.end(Outcome::Committed);
+            journal.sync_now();
+        }
+        let (found, ended) = looked(&handle, &known);
+        assert_eq!(found, ["journal_full"]);
+        assert!(ended.is_some_and(|why| why.contains("journal_full")));
+        journal.trim(journal.appended());
+        journal.sync_now();
+        assert_eq!(looked(&handle, &known), (Vec::new(), None));
     }
 
     #[tokio::test]

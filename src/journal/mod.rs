@@ -139,6 +139,8 @@ pub struct Status {
     pub syncs: u64,
     /// The last of them.
     pub last_sync: Option<SyncSample>,
+    /// The files have no room for a record of the largest size.
+    pub full: bool,
     /// Why nothing is accepted any more.
     pub broken: Option<Arc<str>>,
 }
@@ -407,6 +409,7 @@ impl Journal {
             oldest: state.ages.front().filter(|_| kept).map_or(Duration::ZERO, |(_, at)| at.elapsed()),
             syncs: state.syncs,
             last_sync: state.last_sync,
+            full: self.shared.is_full(&state),
             broken: state.broken.clone(),
         }
     }

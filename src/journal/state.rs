@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::announce::Announced;
-use super::entry::OUTCOME;
+use super::entry::{HEADER, OUTCOME};
 use super::options::Options;
 use super::ring::Ring;
 use super::segment::{Segment, Slot};
@@ -150,6 +150,12 @@ impl Shared {
     pub(super) fn fits(&self, state: &State, len: u64) -> bool {
         let reserved = (state.open + 1) * OUTCOME;
         self.fits_ring(state, len, reserved) && self.fits_disk(state, len, reserved)
+    }
+
+    /// Has the disk no room for the largest record? The ring is full for a moment only.
+    pub(super) fn is_full(&self, state: &State) -> bool {
+        let largest = (HEADER + self.options.record_limit_bytes) as u64;
+        !self.fits_disk(state, largest, (state.open + 1) * OUTCOME)
     }
 
     fn fits_ring(&self, state: &State, len: u64, reserved: u64) -> bool {

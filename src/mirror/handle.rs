@@ -220,6 +220,11 @@ impl Handle {
         }
     }
 
+    /// Where what is owed is written down.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
     /// Whose answer waits for the secondary; told by the engine by replay.
     pub fn waits(&self) -> &Waits {
         &self.waits
