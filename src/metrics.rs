@@ -72,9 +72,11 @@ fn with_table(table: &str, labels: Labels<'_>) -> Vec<Label> {
     labels.chain([Label::new("table", table.to_owned())]).collect()
 }
 
-/// From 10 us, where a proxy's own work lies, to 10 s.
-const SECONDS: &[f64] =
-    &[1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+/// From 10 us, where a proxy's own work lies, to five minutes, as long as a payment may take that copies whole tables.
+const SECONDS: &[f64] = &[
+    1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
+    30.0, 60.0, 300.0,
+];
 macro_rules! metrics {
     ($($(#[doc = $help:literal])* $name:ident = $text:literal, $kind:expr;)+) => {
         $($(#[doc = $help])* pub const $name: Metric = Metric { name: $text, kind: $kind, help: concat!($($help),*) };)+

@@ -246,11 +246,24 @@ impl MirrorStatus {
             paid_keys: status.paid_keys,
             paid_rows: status.paid_rows,
             paid_bytes: status.paid_bytes,
-            parked: status.parked,
-            dirty: status.dirty,
+            parked: handle.parked().len(),
+            dirty: handle.dirty().len(),
             in_flight: status.in_flight,
             held: status.held.into_iter().map(|held| (held.table, held.why)).collect(),
         }
+    }
+
+    /// Not by the engine, which may hang.
+    fn record(&self) {
+        metrics::MIRROR_LAG_RECORDS.gauge(&[]).set(self.lag_records as f64);
+        metrics::MIRROR_LAG_KEYS.gauge(&[]).set(self.lag_keys as f64);
+        metrics::MIRROR_LAG_BYTES.gauge(&[]).set(self.lag_bytes as f64);
+        metrics::MIRROR_LAG_SECONDS.gauge(&[]).set(self.lag_seconds);
+        metrics::MIRROR_EXACT.gauge(&[]).set(f64::from(u8::from(self.exact)));
+        metrics::MIRROR_IN_FLIGHT.gauge(&[]).set(self.in_flight as f64);
+        metrics::MIRROR_HELD.gauge(&[]).set(self.held.len() as f64);
+        metrics::MIRROR_PARKED.gauge(&[]).set(self.parked as f64);
+        metrics::MIRROR_DIRTY.gauge(&[]).set(self.dirty as f64);
     }
 }
 
@@ -303,5 +316,6 @@ impl Status {
             metrics::JOURNAL_OPEN.gauge(&[]).set(journal.open as f64);
             metrics::JOURNAL_BROKEN.gauge(&[]).set(f64::from(u8::from(journal.broken.is_some())));
         }
+        self.mirror.iter().for_each(MirrorStatus::record);
     }
 }

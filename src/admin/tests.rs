@@ -56,6 +56,31 @@ fn mirror() -> Handle {
     built.map(|(_, handle)| handle).expect("nothing to load")
 }
 
+/// A wire whose secondary hangs as soon as it is written to.
+struct Hangs;
+
+impl Copier for Hangs {
+    async fn open(&mut self) -> Result<Standing, copier::Error> {
+        Ok(Standing { life: 1, payments: 0 })
+    }
+
+    async fn gone<'a>(&'a mut self, _: &'a [Backend], _: &'a [Box<[u8]>]) -> Result<Gone, copier::Error> {
+        Ok(Gone::default())
+    }
+
+    async fn snapshot(&mut self) -> Result<Snapshot, copier::Error> {
+        Ok(Snapshot { written: 0, flushed: 0 })
+    }
+
+    async fn pay<'a>(&'a mut self, _: &'a Owed, _: bool) -> Result<Paid, copier::Error> {
+        std::future::pending().await
+    }
+
+    async fn release(&mut self) -> Result<(), copier::Error> {
+        Ok(())
+    }
+}
+
 /// An API that runs until it is dropped.
 pub(crate) struct Running {
     pub(crate) url: String,
@@ -201,6 +226,41 @@ async fn status_and_settings_answer_and_settings_change() {
     assert!(matches!(refused, Err(Error::Refused(why)) if why.contains("did you mean `mirror.ddl`")));
     let refused = client.patch("/v1/settings", &json!({"log.level": "tandem=loud"})).await;
     assert!(matches!(refused, Err(Error::Refused(why)) if why.contains("log.level")));
+}
+
+#[tokio::test]
+async fn the_lag_grows_while_the_mirror_hangs_in_a_payment_of_nothing() {
+    let storage = crate::journal::storage::MemoryDisk::default().storage();
+    let (journal, _) = Journal::open_on(storage, crate::journal::Options::default()).expect("it is new");
+    let config = state::Config::default();
+    let heartbeat = config.heartbeat;
+    let built = state::Engine::new(config, journal.clone(), Hangs, state::Paths::in_memory());
+    let (engine, mirror) = built.expect("nothing to load");
+    let stop = CancellationToken::new();
+    tokio::time::pause();
+    let running = tokio::spawn(engine.run(stop.clone()));
+    tokio::time::sleep(2 * heartbeat).await;
+    assert_eq!((mirror.status().phase, mirror.lag().seconds), (crate::mirror::Phase::Paying, 0.0));
+    let mut record = crate::record::RecordBuf::default();
+    record.key(ACCOUNTS, b"k", false);
+    crate::mirror::handle::owe(&journal, &mut record).expect("there is room");
+    journal.sync_now();
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    tokio::time::resume();
+    assert!(mirror.lag().seconds > 100.0, "{:?}", mirror.lag());
+    let api = run_with(None, Some(mirror)).await;
+    // All tests of this process have the same gauges: another one may just be setting its own.
+    let grown = async {
+        loop {
+            let shown = get(&api, "/metrics").await;
+            let of = |metric| crate::metrics::sum(&shown, metric, None);
+            if of(&crate::metrics::MIRROR_LAG_SECONDS) > 100.0 && of(&crate::metrics::MIRROR_LAG_BYTES) > 0.0 {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), grown).await.expect("it is shown");
+    running.abort();
 }
 
 #[tokio::test]

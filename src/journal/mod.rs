@@ -38,6 +38,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 pub use announce::Announcer;
 pub use control::Labels;
@@ -412,6 +413,12 @@ impl Journal {
             full: self.shared.is_full(&state),
             broken: state.broken.clone(),
         }
+    }
+
+    /// About how long ago the oldest entry at this position or behind it was appended, in this process; zero when none is.
+    /// Never more than it is.
+    pub fn age(&self, at: Lsn) -> Duration {
+        self.shared.lock().age(at.0, Instant::now())
     }
 
     /// Do all that the threads would do, here and now. For a journal without threads.

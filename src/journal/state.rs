@@ -20,6 +20,9 @@ use super::storage::Storage;
 use super::writer::Stepper;
 use super::{Error, SyncSample};
 
+/// How far apart the moments are of which it is remembered what the log had reached.
+const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+
 /// Who runs the steps that move the log to the segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Drive {
@@ -95,7 +98,7 @@ pub(super) struct State {
     pub broken: Option<Arc<str>>,
     pub ending: Ending,
     pub waiting: Waiting,
-    /// When the log reached a position, about every second.
+    /// When the log reached a position, about every second, and when it reached the newest.
     pub ages: VecDeque<(u64, Instant)>,
     pub syncs: u64,
     pub last_sync: Option<SyncSample>,
@@ -215,14 +218,22 @@ impl State {
         self.live.front().is_some_and(|segment| segment.end.is_some_and(|end| end <= trimmed))
     }
 
+    /// How long ago what lies at this position was appended, as far as the samples tell.
+    pub(super) fn age(&self, at: u64, now: Instant) -> Duration {
+        let behind = self.ages.partition_point(|(position, _)| *position <= at);
+        self.ages.get(behind).map_or(Duration::ZERO, |(_, reached)| now.saturating_duration_since(*reached))
+    }
+
     /// Remember when the log reached this position; at most about a thousand samples, coarser as they age.
     pub(super) fn sample_age(&mut self, now: Instant) {
         while self.ages.len() > 1 && self.ages[1].0 <= self.trimmed {
             self.ages.pop_front();
         }
-        if self.ages.back().is_none_or(|(_, at)| now - *at >= Duration::from_secs(1)) {
-            self.ages.push_back((self.appended, now));
+        // The last sample stands for all that came since the one before it.
+        if self.ages.len() > 1 && now - self.ages[self.ages.len() - 2].1 < SAMPLE_EVERY {
+            self.ages.pop_back();
         }
+        self.ages.push_back((self.appended, now));
         if self.ages.len() > 1024 {
             let mut index = 0;
             self.ages.retain(|_| {

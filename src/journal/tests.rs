@@ -659,3 +659,22 @@ async fn a_process_killed_by_the_kernel_has_lost_nothing_it_told() {
         assert!(*lsn < journal.trimmed().0 || found.get(n) == Some(lsn), "record {n} at {lsn} is missing");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_age_of_what_is_kept_is_told_by_position_and_never_too_high() {
+    let (journal, _) = open(&MemoryDisk::default());
+    let second = Duration::from_secs(1);
+    assert_eq!(journal.age(journal.appended()), Duration::ZERO, "there is nothing");
+    let append = || {
+        let at = journal.appended();
+        journal.begin(b"record").expect("there is room").end(Outcome::Committed);
+        journal.sync_now();
+        at
+    };
+    let first = append();
+    tokio::time::advance(30 * second).await;
+    let later = append();
+    tokio::time::advance(10 * second).await;
+    let ages = [first, later, journal.appended()].map(|at| journal.age(at).as_secs());
+    assert_eq!(ages, [40, 10, 0]);
+}

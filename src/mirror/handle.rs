@@ -256,14 +256,16 @@ impl Handle {
         self.status.clone()
     }
 
-    /// How far the secondary is behind, now.
+    /// How far the secondary is behind, now. Records and keys are those that were read: an engine that hangs reads none,
+    /// but its age grows all the same.
     pub fn lag(&self) -> Lag {
         let status = self.status.borrow();
+        let read = status.lag_since.map_or(Duration::ZERO, |since| since.elapsed());
         Lag {
             records: status.lag_records,
             keys: status.lag_keys,
             bytes: self.journal.appended().0.saturating_sub(status.paid.0),
-            seconds: status.lag_since.map_or(0.0, |since| since.elapsed().as_secs_f64()),
+            seconds: read.max(self.journal.age(status.paid)).as_secs_f64(),
         }
     }
 

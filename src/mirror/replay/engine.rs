@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ::metrics::{Counter, Gauge};
+use ::metrics::Counter;
 use futures_util::future::{BoxFuture, FutureExt, OptionFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{Notify, watch};
@@ -431,7 +431,6 @@ impl<A: Applier> Engine<A> {
             }
             status.parked = self.ledgers.0.len();
             status.dirty = self.ledgers.1.len();
-            self.meters.show(status, self.journal.appended());
         });
         self.meters.count(core.done, core.failures);
     }
@@ -461,14 +460,6 @@ impl Recent {
 
 /// Handles of the metrics, looked up once.
 struct Meters {
-    lag_records: Gauge,
-    lag_bytes: Gauge,
-    lag_seconds: Gauge,
-    exact: Gauge,
-    in_flight: Gauge,
-    held: Gauge,
-    parked: Gauge,
-    dirty: Gauge,
     done: Counter,
     failures: Counter,
     /// What the two counted so far.
@@ -478,14 +469,6 @@ struct Meters {
 impl Meters {
     fn new() -> Meters {
         Meters {
-            lag_records: metrics::MIRROR_LAG_RECORDS.gauge(&[]),
-            lag_bytes: metrics::MIRROR_LAG_BYTES.gauge(&[]),
-            lag_seconds: metrics::MIRROR_LAG_SECONDS.gauge(&[]),
-            exact: metrics::MIRROR_EXACT.gauge(&[]),
-            in_flight: metrics::MIRROR_IN_FLIGHT.gauge(&[]),
-            held: metrics::MIRROR_HELD.gauge(&[]),
-            parked: metrics::MIRROR_PARKED.gauge(&[]),
-            dirty: metrics::MIRROR_DIRTY.gauge(&[]),
             done: metrics::MIRROR_APPLIED_TOTAL.counter(&[]),
             failures: metrics::MIRROR_FAILURES_TOTAL.counter(&[]),
             counted: (0, 0),
@@ -496,16 +479,5 @@ impl Meters {
         self.done.increment(done - self.counted.0);
         self.failures.increment(failures - self.counted.1);
         self.counted = (done, failures);
-    }
-
-    fn show(&self, status: &Status, appended: Lsn) {
-        self.lag_records.set(status.lag_records as f64);
-        self.lag_bytes.set(appended.0.saturating_sub(status.paid.0) as f64);
-        self.lag_seconds.set(status.lag_since.map_or(0.0, |since| since.elapsed().as_secs_f64()));
-        self.exact.set(if status.exact { 1.0 } else { 0.0 });
-        self.in_flight.set(status.in_flight as f64);
-        self.held.set(status.held.len() as f64);
-        self.parked.set(status.parked as f64);
-        self.dirty.set(status.dirty as f64);
     }
 }

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use metrics::{Counter, Gauge, Histogram};
+use metrics::{Counter, Histogram};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -49,16 +49,6 @@ use super::retention::{Payment, Retention};
 
 /// Names of the engine's metrics.
 pub mod names {
-    /// Gauge: units read and not paid.
-    pub const LAG_RECORDS: &str = "tandem_mirror_lag_records";
-    /// Gauge: distinct keys of ended units that wait for a payment.
-    pub const LAG_KEYS: &str = "tandem_mirror_lag_keys";
-    /// Gauge: bytes of the journal between what is paid and what is appended.
-    pub const LAG_BYTES: &str = "tandem_mirror_lag_bytes";
-    /// Gauge: age of the oldest unpaid unit in seconds.
-    pub const LAG_SECONDS: &str = "tandem_mirror_lag_seconds";
-    /// Gauge: 1 when the last payment was exact.
-    pub const EXACT: &str = "tandem_mirror_exact";
     /// Counter: payments made.
     pub const PAYMENTS: &str = "tandem_mirror_payments_total";
     /// Counter: payments that failed, reconnects included.
@@ -71,10 +61,6 @@ pub mod names {
     pub const BYTES: &str = "tandem_mirror_paid_bytes_total";
     /// Histogram: seconds from the request for a snapshot to the end of its payment.
     pub const PAYMENT_SECONDS: &str = "tandem_mirror_payment_seconds";
-    /// Gauge: parked keys.
-    pub const PARKED: &str = "tandem_mirror_parked";
-    /// Gauge: dirty tables.
-    pub const DIRTY: &str = "tandem_mirror_dirty";
 }
 
 /// How often the copier may say that we are alive while we do something else. What a server takes for silence is longer.
@@ -1036,44 +1022,29 @@ impl<C: Copier> Engine<C> {
             status.lag_since = self.ledger.oldest_seen();
             status.parked = self.parked.len();
             status.dirty = self.dirty.len();
-            self.meters.lag(status, self.journal.appended());
         });
     }
 }
 
 /// Handles of the metrics, looked up once.
 struct Meters {
-    lag_records: Gauge,
-    lag_keys: Gauge,
-    lag_bytes: Gauge,
-    lag_seconds: Gauge,
-    exact: Gauge,
     payments: Counter,
     failures: Counter,
     keys: Counter,
     rows: Counter,
     bytes: Counter,
     seconds: Histogram,
-    parked: Gauge,
-    dirty: Gauge,
 }
 
 impl Meters {
     fn new() -> Meters {
         Meters {
-            lag_records: metrics::gauge!(names::LAG_RECORDS),
-            lag_keys: metrics::gauge!(names::LAG_KEYS),
-            lag_bytes: metrics::gauge!(names::LAG_BYTES),
-            lag_seconds: metrics::gauge!(names::LAG_SECONDS),
-            exact: metrics::gauge!(names::EXACT),
             payments: metrics::counter!(names::PAYMENTS),
             failures: metrics::counter!(names::FAILURES),
             keys: metrics::counter!(names::KEYS),
             rows: metrics::counter!(names::ROWS),
             bytes: metrics::counter!(names::BYTES),
             seconds: metrics::histogram!(names::PAYMENT_SECONDS),
-            parked: metrics::gauge!(names::PARKED),
-            dirty: metrics::gauge!(names::DIRTY),
         }
     }
 
@@ -1083,16 +1054,6 @@ impl Meters {
         self.rows.increment(paid.rows);
         self.bytes.increment(paid.bytes);
         self.seconds.record(took.as_secs_f64());
-    }
-
-    fn lag(&self, status: &Status, appended: Lsn) {
-        self.lag_records.set(status.lag_records as f64);
-        self.lag_keys.set(status.lag_keys as f64);
-        self.lag_bytes.set(appended.0.saturating_sub(status.paid.0) as f64);
-        self.lag_seconds.set(status.lag_since.map_or(0.0, |since| since.elapsed().as_secs_f64()));
-        self.exact.set(if status.exact { 1.0 } else { 0.0 });
-        self.parked.set(status.parked as f64);
-        self.dirty.set(status.dirty as f64);
     }
 }
 
