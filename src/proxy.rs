@@ -14,7 +14,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ use crate::cutover::store::{self, InFile, Store};
 use crate::journal::{self, Journal, Last, OpenError, Passed, Recovered};
 use crate::metrics::{self, Exporter};
 use crate::mirror::Handle;
-use crate::mirror::unwritten::Lose;
+use crate::mirror::unwritten::lose;
 use crate::mirror::{replay, state};
 use crate::net::pulse::{self, Ask, Pulses};
 use crate::protocol::{cql, postgres};
@@ -234,9 +234,8 @@ impl Assembly {
         );
         let turning = turning.map_err(|error| Error::Setup(error.to_string()))?;
         let handle = turning.handle().clone();
-        let lost = lost(&handle, &journal);
-        let (reads, queue) = self.board(&journal).open();
-        let lost = (lost, reads);
+                let (reads, queue) = self.board(&journal).open();
+        let lost = (lose(&handle), reads);
         let setup = postgres::Setup::new(&self.config, live, gate.clone(), Some(journal.clone()), lost).await?;
         let repeater = setup.repeater(handle.twins().clone(), &self.config);
         tasks.spawn(shadow::Service::new(queue, repeater, handle.clone()).run(stop.clone()));
@@ -284,7 +283,7 @@ impl Assembly {
         let mirroring = cql::Mirroring {
             journal: journal.clone(),
             live: self.state.live.clone(),
-            lost: lost(&handle, &journal),
+            lost: lose(&handle),
             waits: (self.config.mirror.mode == Mode::Sync).then(|| handle.waits().clone()),
             watch: cql::Watch::new(&self.config.shadow, chosen.clone()),
         };
@@ -333,7 +332,7 @@ impl Assembly {
         // Without a sync the disk may lack more than what was written of late.
         let all = recovered.active.all || self.config.journal.durability != Durability::Fsync;
         let active = |table: &&TableId| all || recovered.active.list.contains(&table.0);
-        let tables: Vec<&TableId> = tables.iter().filter(active).collect();
+        let tables: Vec<TableId> = tables.iter().filter(active).copied().collect();
         if recovered.active.all || recovered.active.list.contains(&TableId::NONE.0) {
             tracing::error!("a schema change may not have been repeated on the secondary: compare both schemas");
         }
@@ -343,9 +342,7 @@ impl Assembly {
             "writes may be missing from the journal: a power loss, a disk that failed, or a time without the mirror; \
              what may have been written is dirty"
         );
-        for table in tables {
-            handle.mark_dirty(*table, Reason::Lost).map_err(|error| Error::Failed(error.to_string()))?;
-        }
+        handle.mark_dirty(&tables, Reason::Lost).map_err(|error| Error::Failed(error.to_string()))?;
         journal.confirm_loss();
         Ok(())
     }
@@ -504,22 +501,6 @@ fn replay_config(config: &Config) -> replay::Config {
         self_repair: config.mirror.self_repair,
         ..replay::Config::default()
     }
-}
-
-/// What sessions call when the journal takes nothing.
-fn lost(handle: &Handle, journal: &Journal) -> Lose {
-    let (marks, journal) = (handle.clone(), journal.clone());
-    // One at a time: who succeeds has written down what others failed to.
-    let turn = Mutex::new(());
-    Arc::new(move |table, reason| {
-        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let marked = marks.mark_dirty(table, reason);
-        journal.unmarked(marked.is_err());
-        if let Err(error) = marked {
-            let then = "every table is dirty after the next start, unless it can be until then";
-            tracing::error!(%error, table = table.0, "a dirty mark could not be made durable: {then}");
-        }
-    })
 }
 
 /// What all listeners of the picked wire share.

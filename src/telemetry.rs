@@ -1,11 +1,53 @@
 //! Logs: to standard error, as text for people or one JSON object a line. What is logged are shapes (table, key hash,
 //! length, lsn), never values (promise 13). `error` needs a person; a client hanging up is `debug`.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use crate::config::{Log, LogFormat};
+
+/// Between two lines that say the same.
+pub const LINES_EVERY: Duration = Duration::from_secs(60);
+
+/// A line that may come with every write or read: it is said once a minute.
+#[derive(Clone, Debug, Default)]
+pub struct Seldom {
+    last: Option<Instant>,
+    left_out: u64,
+}
+
+impl Seldom {
+    /// Say it, and that so many were left out since the last time; `None`: leave it out.
+    pub fn next(&mut self) -> Option<u64> {
+        if self.is_fresh() {
+            self.left_out += 1;
+            return None;
+        }
+        self.last = Some(Instant::now());
+        Some(std::mem::take(&mut self.left_out))
+    }
+
+    /// It was said within the last minute.
+    pub fn is_fresh(&self) -> bool {
+        self.last.is_some_and(|last| last.elapsed() < LINES_EVERY)
+    }
+}
+
+/// [`Seldom`] for many threads.
+#[derive(Debug, Default)]
+pub struct Line(Mutex<Seldom>);
+
+impl Line {
+    /// [`Seldom::next`].
+    pub fn next(&self) -> Option<u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).next()
+    }
+}
 
 /// Changes the level of a running process.
 #[derive(Clone)]

@@ -327,7 +327,7 @@ async fn clients_that_ask_and_never_read_do_not_keep_others_out() {
 #[tokio::test]
 async fn dirty_tables_are_listed_by_name_repaired_and_cleared() {
     let mirror = mirror();
-    mirror.mark_dirty(ACCOUNTS, Reason::Uncaptured).expect("marked");
+    mirror.mark_dirty(&[ACCOUNTS], Reason::Uncaptured).expect("marked");
     let running = run_with(None, Some(mirror)).await;
     let client = Client::new(&running.url, None).expect("a URL");
     let list = client.get("/v1/dirty").await.expect("answered");

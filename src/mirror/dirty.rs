@@ -64,12 +64,6 @@ impl Dirty {
         self.ledger.saved().await
     }
 
-    /// [`Dirty::mark`] for who cannot await: blocks for two syncs where the mark says something new.
-    pub fn mark_blocking(&self, table: TableId, reason: Reason, at: Lsn) -> Result<(), Error> {
-        self.note(table, reason, at);
-        self.ledger.save()
-    }
-
     /// [`Dirty::mark`] without waiting: durable with the next [`Dirty::saved`].
     pub(crate) fn note(&self, table: TableId, reason: Reason, at: Lsn) {
         self.ledger.change(|book| {
@@ -81,6 +75,16 @@ impl Dirty {
     /// Everything noted before is durable when it resolves.
     pub(crate) async fn saved(&self) -> Result<(), Error> {
         self.ledger.saved().await
+    }
+
+    /// [`Dirty::saved`] for who cannot await: blocks for two syncs where something new was noted.
+    pub(crate) fn save(&self) -> Result<(), Error> {
+        self.ledger.save()
+    }
+
+    /// Everything noted before is durable already.
+    pub(crate) fn is_saved(&self) -> bool {
+        self.ledger.is_saved()
     }
 
     /// All dirty tables, by label.

@@ -46,7 +46,14 @@ pub struct Durable {
 #[derive(Clone, Debug)]
 enum Place {
     File(PathBuf),
-    Memory(Arc<Mutex<Option<Vec<u8>>>>),
+    Memory(Arc<Mutex<Memorized>>),
+}
+
+#[derive(Debug, Default)]
+struct Memorized {
+    bytes: Option<Vec<u8>>,
+    #[cfg(test)]
+    puts: usize,
 }
 
 impl Durable {
@@ -92,7 +99,12 @@ impl Durable {
         match &self.place {
             Place::File(path) => replace(path, &bytes).map_err(|source| Error::Io { path: path.clone(), source }),
             Place::Memory(cell) => {
-                *cell.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
+                let mut cell = cell.lock().unwrap_or_else(PoisonError::into_inner);
+                cell.bytes = Some(bytes);
+                #[cfg(test)]
+                {
+                    cell.puts += 1;
+                }
                 Ok(())
             }
         }
@@ -100,12 +112,21 @@ impl Durable {
 
     fn bytes(&self) -> Result<Option<Vec<u8>>, Error> {
         match &self.place {
-            Place::Memory(cell) => Ok(cell.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+            Place::Memory(cell) => Ok(cell.lock().unwrap_or_else(PoisonError::into_inner).bytes.clone()),
             Place::File(path) => match fs::read(path) {
                 Ok(bytes) => Ok(Some(bytes)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
                 Err(source) => Err(Error::Io { path: path.clone(), source }),
             },
+        }
+    }
+
+    /// How often a value in memory was replaced.
+    #[cfg(test)]
+    pub(crate) fn puts(&self) -> usize {
+        match &self.place {
+            Place::Memory(cell) => cell.lock().unwrap_or_else(PoisonError::into_inner).puts,
+            Place::File(_) => 0,
         }
     }
 
@@ -183,6 +204,11 @@ impl<T: Clone + Serialize + DeserializeOwned + Default + Send + 'static> Ledger<
     pub(crate) async fn saved(&self) -> Result<(), Error> {
         let shared = self.shared.clone();
         if shared.is_saved() { Ok(()) } else { self.shared.file.aside(move || shared.save()).await }
+    }
+
+    /// Everything changed before is durable. One that is being saved is not yet.
+    pub(crate) fn is_saved(&self) -> bool {
+        self.shared.is_saved()
     }
 
     /// [`Ledger::saved`] for who cannot wait otherwise: blocks for two syncs, where something changed.

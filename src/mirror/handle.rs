@@ -429,17 +429,29 @@ impl Handle {
         Ok(())
     }
 
-    /// Mark a table dirty without the journal, which is full or broken. Durable when it returns; blocks for two syncs
-    /// the first time a table gets a reason. Call it before the write is forwarded *and* when it has ended: only the
-    /// second call keeps a repair in between from being believed.
-    pub fn mark_dirty(&self, table: TableId, reason: Reason) -> Result<(), Error> {
-        self.dirty.mark_blocking(table, reason, self.journal.appended())?;
+    /// Mark tables dirty without the journal, which is full or broken. Durable when it returns; blocks for two syncs the first
+    /// time one of them gets a reason. Call it before the write is forwarded *and* when it has ended: only the second call
+    /// keeps a repair in between from being believed.
+    pub fn mark_dirty(&self, tables: &[TableId], reason: Reason) -> Result<(), Error> {
+        self.note_dirty(tables, reason);
+        self.dirty.save()?;
+        self.mend_marked(tables);
+        Ok(())
+    }
+
+    /// [`Handle::mark_dirty`], not durable yet.
+    pub(in crate::mirror) fn note_dirty(&self, tables: &[TableId], reason: Reason) {
+        let at = self.journal.appended();
+        tables.iter().for_each(|table| self.dirty.note(*table, reason, at));
+    }
+
+    /// Have marked tables made equal at once, where that is wanted and the journal takes it.
+    pub(in crate::mirror) fn mend_marked(&self, tables: &[TableId]) {
         // Who walks looks for marks by itself.
         if self.self_repair && self.mending == Mending::Whole {
             // Full or broken, as the caller knows: the engine tries again at its heartbeat.
-            let _ = self.repair(table);
+            let _ = tables.iter().try_for_each(|table| self.repair(*table).map(drop));
         }
-        Ok(())
     }
 }
 

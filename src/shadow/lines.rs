@@ -4,25 +4,16 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
-
-use tokio::time::Instant;
 
 use super::How;
+use crate::telemetry::Seldom;
 
-/// Between two lines of one statement and kind.
-const EVERY: Duration = Duration::from_secs(60);
 /// More statements and kinds are not told apart.
 const TOLD_MAX: usize = 1_000;
 
 /// What was said of late.
 #[derive(Default)]
-pub(super) struct Lines(Mutex<HashMap<(u64, How), Last>>);
-
-struct Last {
-    at: Instant,
-    left_out: u64,
-}
+pub(super) struct Lines(Mutex<HashMap<(u64, How), Seldom>>);
 
 impl Lines {
     /// Say it, and that so many were left out since the last time; `None`: leave it out.
@@ -30,28 +21,19 @@ impl Lines {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut place = (statement, how);
         if told.len() >= TOLD_MAX && !told.contains_key(&place) {
-            told.retain(|_, last| last.at.elapsed() < EVERY);
+            told.retain(|_, line| line.is_fresh());
             if told.len() >= TOLD_MAX {
                 place.0 = 0;
             }
         }
-        let now = Instant::now();
-        let Some(last) = told.get_mut(&place) else {
-            told.insert(place, Last { at: now, left_out: 0 });
-            return Some(0);
-        };
-        if now - last.at < EVERY {
-            last.left_out += 1;
-            return None;
-        }
-        last.at = now;
-        Some(std::mem::take(&mut last.left_out))
+        told.entry(place).or_default().next()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::LINES_EVERY;
 
     #[tokio::test(start_paused = true)]
     async fn a_statement_is_told_once_a_minute_with_what_was_left_out() {
@@ -59,9 +41,9 @@ mod tests {
         assert_eq!(lines.next(7, How::OtherValue), Some(0));
         assert_eq!((lines.next(7, How::OtherValue), lines.next(7, How::OtherValue)), (None, None));
         assert_eq!((lines.next(7, How::MissingRow), lines.next(8, How::OtherValue)), (Some(0), Some(0)));
-        tokio::time::advance(EVERY).await;
+        tokio::time::advance(LINES_EVERY).await;
         assert_eq!((lines.next(7, How::OtherValue), lines.next(7, How::OtherValue)), (Some(2), None));
-        tokio::time::advance(EVERY).await;
+        tokio::time::advance(LINES_EVERY).await;
         assert_eq!(lines.next(7, How::OtherValue), Some(1));
     }
 
@@ -70,7 +52,7 @@ mod tests {
         let lines = Lines::default();
         let said = (1..=5_000).filter(|&statement| lines.next(statement, How::MissingRow).is_some()).count();
         assert_eq!(said, TOLD_MAX + 1);
-        tokio::time::advance(EVERY).await;
+        tokio::time::advance(LINES_EVERY).await;
         assert_eq!(lines.next(9_999, How::MissingRow), Some(0));
         assert!(lines.0.lock().expect("no test panics with it").len() <= TOLD_MAX);
     }

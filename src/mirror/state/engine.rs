@@ -168,6 +168,18 @@ impl Paths {
         Ok(Handle::new(journal, ledgers, self.desk.clone(), (Mending::Whole, config.self_repair)))
     }
 
+    /// Where the dirty tables are.
+    #[cfg(test)]
+    pub(crate) fn dirty(&self) -> &Durable {
+        &self.dirty
+    }
+
+    /// With the dirty tables elsewhere.
+    #[cfg(test)]
+    pub(crate) fn with_dirty(self, dirty: Durable) -> Paths {
+        Paths { dirty, ..self }
+    }
+
     /// With another desk.
     #[cfg(test)]
     pub(crate) fn with(self, desk: Desk) -> Paths {

@@ -199,7 +199,7 @@ impl Setup {
         let node = identity.host_id.0;
         let (journal, live, lost, waits, watch) = match mirroring {
             Some(Mirroring { journal, live, lost, waits, watch }) => (Some(journal), live, lost, waits, watch),
-            None => (None, Live::new(config), Arc::new(|_, _| {}) as Lose, None, Watch::off()),
+            None => (None, Live::new(config), Arc::new(|_: &[_], _| {}) as Lose, None, Watch::off()),
         };
         let shared = Arc::new(Shared::new(Parts {
             gate,

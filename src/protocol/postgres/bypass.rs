@@ -99,13 +99,17 @@ pub async fn run(shared: Arc<Shared>, side: Side, server: Arc<ServerConfig>, sto
             return; // What the mirror does to an old primary is not a stranger's.
         }
         let catalog = shared.catalog.now().clone();
+        let mut written = Vec::new();
         for (table, rows) in watch.compare(now, &catalog, |table| shared.journal.is_announced(table.0)) {
             if named.insert(table.id) {
                 let table = table.sql();
                 tracing::warn!(table, rows, "somebody writes to this table past tandem: it is dirty");
             }
             metrics::BYPASSED_ROWS_TOTAL.counter(&[("wire", "postgres")]).increment(rows);
-            (shared.lost)(table.id, Reason::Counts);
+            written.push(table.id);
+        }
+        if !written.is_empty() {
+            (shared.lost)(&written, Reason::Counts);
         }
     }
 }

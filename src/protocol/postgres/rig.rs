@@ -67,6 +67,8 @@ fn made() -> Shared {
         repeating: Default::default(),
         sessions: Sessions::default(),
         lost: Arc::new(|_, _| {}),
+        untaken: Default::default(),
+        unrepeated: Default::default(),
     }
 }
 

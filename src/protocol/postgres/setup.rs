@@ -13,6 +13,7 @@ use crate::net::clients::Clients;
 use crate::net::tls;
 use crate::record::{Side, TableId};
 use crate::shadow::Handle;
+use crate::telemetry::Line;
 
 use super::cache::PlanCache;
 use super::catalog::{Catalog, load};
@@ -78,6 +79,8 @@ impl Setup {
             repeating: Backends::default(),
             sessions: Sessions::default(),
             lost,
+            untaken: Line::default(),
+            unrepeated: Line::default(),
         };
         Ok(Setup {
             shared: Arc::new(shared),

@@ -1,7 +1,7 @@
 //! What all sessions of a listener share.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,6 +18,7 @@ use crate::journal::{self, Journal};
 use crate::mirror::unwritten::{Lose, Unwritten};
 use crate::record::{RecordBuf, Side, TableId};
 use crate::shadow;
+use crate::telemetry::Line;
 
 use super::cache::PlanCache;
 use super::catalog::{Catalog, load};
@@ -51,6 +52,9 @@ pub struct Shared {
     pub(super) sessions: Sessions,
     /// Called with tables whose writes the journal did not take.
     pub lost: Lose,
+    /// The log's line for what it did not take, and for what names no table among that.
+    pub(super) untaken: Line,
+    pub(super) unrepeated: Line,
 }
 
 /// What configuration decides, some of it anew while tandem runs.
@@ -141,17 +145,20 @@ impl Shared {
     }
 
     /// The journal did not take these keys: their tables are dirty, and again when the unit is over.
-    pub fn lose(&self, keys: &RecordBuf, error: &journal::Error) -> impl Iterator<Item = Unwritten> {
+    pub fn lose(&self, keys: &RecordBuf, error: &journal::Error) -> Unwritten {
         if *error == journal::Error::Full {
             tracing::debug!("the journal is full: a unit's tables are dirty");
-        } else {
-            tracing::error!(%error, "the journal did not take a record: its tables are dirty");
+        } else if let Some(left_out) = self.untaken.next() {
+            tracing::error!(%error, left_out, "the journal did not take a record: its tables are dirty");
         }
-        let mut tables: HashSet<TableId> = keys.tables().collect();
-        if tables.remove(&TableId::NONE) {
-            tracing::error!("what names no table, such as a schema change, is lost with it: compare both schemas");
+        let mut tables: BTreeSet<TableId> = keys.tables().collect();
+        if tables.remove(&TableId::NONE)
+            && let Some(left_out) = self.unrepeated.next()
+        {
+            let what = "what names no table, such as a schema change, is lost with it";
+            tracing::error!(left_out, "{what}: compare both schemas");
         }
-        tables.into_iter().map(|table| Unwritten::to(table, &self.lost))
+        Unwritten::to(tables.into_iter(), &self.lost)
     }
 }
 

@@ -631,11 +631,11 @@ fn plant(shared: &Shared) -> u64 {
 /// A table that is dirty is walked over by itself, and any table may be by asking; who asks for something else goes first.
 async fn mended_without_being_asked(shared: &Shared, process: &Process) {
     plant(shared);
-    process.handle.mark_dirty(TABLE, Reason::Uncaptured).expect("memory takes it");
+    process.handle.mark_dirty(&[TABLE], Reason::Uncaptured).expect("memory takes it");
     process.clean().await;
     equal(shared);
     plant(shared);
-    process.handle.mark_dirty(TableId::NONE, Reason::Uncaptured).expect("memory takes it");
+    process.handle.mark_dirty(&[TableId::NONE], Reason::Uncaptured).expect("memory takes it");
     process.handle.repair(TableId::NONE).expect("it is noted");
     while process.desk.report(Kind::Repair).is_none_or(|report| report.state != State::Verifying) {
         sleep(Duration::from_millis(1)).await;

@@ -112,7 +112,7 @@ pub(in crate::protocol::cql) struct Writing {
     /// The schema is another one afterwards.
     is_barrier: bool,
     /// What it writes to, if the journal did not take it.
-    _unwritten: Vec<Unwritten>,
+    _unwritten: Option<Unwritten>,
 }
 
 /// Why the client's next frame waits.
@@ -202,7 +202,7 @@ struct Synced {
 struct Noted {
     ticket: Option<Ticket>,
     /// The journal did not take it.
-    unwritten: Vec<Unwritten>,
+    unwritten: Option<Unwritten>,
 }
 
 /// Places among the writes to its tables, and among the conditional ones; its record.
@@ -1046,13 +1046,14 @@ impl Session {
             Err(journal::Error::Full) if self.waits_for_room() => Err(self.room(journal.clone(), &captured.record)),
             Err(error) => {
                 if matches!(error, journal::Error::TooLarge(_)) {
-                    tracing::error!(%error, "a write is not mirrored: its tables are dirty");
+                    if let Some(left_out) = self.shared.too_large.next() {
+                        tracing::error!(%error, left_out, "a write is not mirrored: its tables are dirty");
+                    }
                 } else if !self.shared.full.swap(true, Ordering::Relaxed) {
                     tracing::error!(%error, "the journal takes nothing: tables that are written to become dirty");
                 }
-                let tables = captured.record.tables();
-                let unwritten = tables.map(|table| Unwritten::to(table, &self.shared.lost)).collect();
-                Ok(Noted { ticket: None, unwritten })
+                let unwritten = Unwritten::to(captured.record.tables(), &self.shared.lost);
+                Ok(Noted { ticket: None, unwritten: Some(unwritten) })
             }
         }
     }

@@ -22,6 +22,7 @@ use crate::protocol::cql::text::generate::TimeUuids;
 use crate::protocol::cql::text::volatile::Dialect;
 use crate::protocol::cql::topology::Identity;
 use crate::record::Side;
+use crate::telemetry::Line;
 
 use super::barriers::Barriers;
 use super::contests::Contests;
@@ -78,6 +79,8 @@ pub(in crate::protocol::cql) struct Shared {
     pub lost: Lose,
     /// The journal took nothing the last time: the log said so.
     pub full: AtomicBool,
+    /// The log's line for records that no journal takes.
+    pub(super) too_large: Line,
     /// Largest frame.
     pub frame_bytes_max: usize,
     /// A server that did not answer a request by then will not.
@@ -161,6 +164,7 @@ impl Shared {
             policy: parts.policy,
             lost: parts.lost,
             full: AtomicBool::new(false),
+            too_large: Line::default(),
             frame_bytes_max: parts.frame_bytes_max,
             answer_timeout: parts.answer_timeout,
             barriers: Barriers::default(),

@@ -43,7 +43,7 @@ mod tests;
 mod tickets;
 mod traces;
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -234,7 +234,7 @@ pub struct Session {
     /// A schema change was captured since the path was asked for: it may have made a schema that the path names.
     path_aged: bool,
     /// Tables that the open units wrote to past the journal, each with where its newest stands.
-    unwritten: BTreeMap<TableId, (Mark, Unwritten)>,
+    unwritten: Vec<(Mark, Unwritten)>,
     /// The Query at hand is captured, and waits for the journal.
     is_captured: bool,
     /// What a hidden RETURNING would not find or may not read; `None`: ask.
@@ -316,7 +316,7 @@ impl Session {
             settings: Vec::new(),
             path_touched: false,
             path_aged: false,
-            unwritten: BTreeMap::new(),
+            unwritten: Vec::new(),
             is_captured: false,
             names: None,
             odd_names: false,
@@ -564,17 +564,17 @@ impl Session {
 
     /// The journal did not take this.
     fn unwritten(&mut self, keys: &RecordBuf, error: &journal::Error) {
-        let mark = self.tickets.mark();
-        for unwritten in self.shared.lose(keys, error) {
-            self.unwritten.insert(unwritten.table(), (mark, unwritten));
-        }
+        let (mark, unwritten) = (self.tickets.mark(), self.shared.lose(keys, error));
+        self.unwritten.iter_mut().for_each(|(_, earlier)| earlier.hand_over(&unwritten));
+        self.unwritten.push((mark, unwritten));
+        self.unwritten.retain(|(_, some)| !some.is_empty());
     }
 
     /// What was written past the journal below the mark has ended.
     fn unwritten_over(&mut self, upto: Mark) {
         // Who is in flight behind it may have the same mark.
         let is_last = self.nothing_in_flight();
-        self.unwritten.retain(|_, (mark, _)| *mark > upto || (*mark == upto && !is_last));
+        self.unwritten.retain(|(mark, _)| *mark > upto || (*mark == upto && !is_last));
     }
 
     /// The journal knows durably which tables are being written, so that after a power loss only those are dirty
