@@ -114,6 +114,12 @@ metrics! {
     JOURNAL_OPEN = "tandem_journal_open_units", Kind::Gauge;
     /// Whether it failed and takes nothing more: 1 or 0.
     JOURNAL_BROKEN = "tandem_journal_broken", Kind::Gauge;
+    /// Whether its files have no room for a record of the largest size: 1 or 0.
+    JOURNAL_FULL = "tandem_journal_full", Kind::Gauge;
+    /// Records that wait for room in it.
+    JOURNAL_WAITING = "tandem_journal_waiting", Kind::Gauge;
+    /// Records that it did not take: their tables are dirty. Label: wire.
+    JOURNAL_REFUSED_TOTAL = "tandem_journal_refused_total", Kind::Counter;
     /// Time of one sync of the journal.
     JOURNAL_SYNC_SECONDS = "tandem_journal_sync_seconds", Kind::Histogram(SECONDS);
     /// Age of the oldest unit that the secondary does not have.

@@ -144,6 +144,11 @@ impl Assembly {
         let signals = tokio::spawn(signals(self.drain.clone()));
         let mirror = self.mirror().await?;
         self.state.pulses = Some(mirror.pulses());
+        if let Some(journal) = &self.state.journal {
+            // A series that begins with its first refusal would not be seen to grow.
+            metrics::JOURNAL_REFUSED_TOTAL.counter(&[("wire", self.config.wire.as_str())]).absolute(0);
+            mirror.tasks.spawn(journal::room::watch(journal.clone(), mirror.stop.clone()));
+        }
         let admin = tokio::net::TcpListener::from_std(admin).map_err(setup("admin.address"))?;
         let api = tokio::spawn(admin::serve(admin, self.state.clone(), self.stop.clone()));
         let upkeep = tokio::spawn(self.state.exporter.clone().run(self.stop.clone()));

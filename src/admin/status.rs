@@ -174,6 +174,12 @@ pub struct JournalStatus {
     pub limit_bytes: u64,
     /// Units that the primary has not answered.
     pub open: u64,
+    /// Its files have no room for a record of the largest size.
+    #[serde(default)]
+    pub full: bool,
+    /// Records that wait for room.
+    #[serde(default)]
+    pub waiting: u64,
     /// Why nothing is accepted any more.
     pub broken: Option<String>,
 }
@@ -188,6 +194,8 @@ impl JournalStatus {
             bytes: status.bytes,
             limit_bytes: status.limit_bytes,
             open: status.open,
+            full: status.full,
+            waiting: status.waiting,
             broken: status.broken.map(|why| why.to_string()),
         }
     }
@@ -314,6 +322,8 @@ impl Status {
             metrics::JOURNAL_BYTES.gauge(&[]).set(journal.bytes as f64);
             metrics::JOURNAL_LIMIT_BYTES.gauge(&[]).set(journal.limit_bytes as f64);
             metrics::JOURNAL_OPEN.gauge(&[]).set(journal.open as f64);
+            metrics::JOURNAL_FULL.gauge(&[]).set(f64::from(u8::from(journal.full)));
+            metrics::JOURNAL_WAITING.gauge(&[]).set(journal.waiting as f64);
             metrics::JOURNAL_BROKEN.gauge(&[]).set(f64::from(u8::from(journal.broken.is_some())));
         }
         self.mirror.iter().for_each(MirrorStatus::record);

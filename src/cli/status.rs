@@ -77,6 +77,13 @@ fn screen(status: &Value) -> String {
             SIDES.iter().for_each(|side| line(side, &answers(&status["sides"][side])));
         }
     }
+    if status["journal"]["full"] == true {
+        let waiting = match status["journal"]["waiting"].as_u64() {
+            Some(waiting) if waiting > 0 => format!("{waiting} records wait for room"),
+            _ => "what is written becomes dirty, or waits (journal.on_full)".to_owned(),
+        };
+        line("journal FULL", &waiting);
+    }
     for (table, why) in status["mirror"]["held"].as_object().into_iter().flatten() {
         line("waiting", &format!("{table}: {}", why.as_str().unwrap_or_default()));
     }
@@ -104,11 +111,12 @@ mod tests {
     fn what_does_not_work_is_shown_with_its_reason() {
         let shown = screen(&json!({
             "sides": {"origin": {"answers": true, "latency_ms": 0.42}, "target": {"answers": false, "error": "refused"}},
-            "journal": {"broken": "no space left"},
+            "journal": {"broken": "no space left", "full": true, "waiting": 3},
             "mirror": {"held": {"shop.t": "column v does not exist"}},
         }));
         let lines = "origin         answers in 0.4 ms\ntarget         DOES NOT ANSWER: refused\n";
         assert!(shown.contains(lines) && shown.contains("no space left (BROKEN)\n"), "{shown}");
+        assert!(shown.contains("journal FULL   3 records wait for room\n"), "{shown}");
         assert!(shown.ends_with("waiting        shop.t: column v does not exist\n"), "{shown}");
     }
 

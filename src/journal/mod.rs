@@ -22,6 +22,7 @@ mod options;
 mod reader;
 mod recovery;
 mod ring;
+pub mod room;
 mod segment;
 mod state;
 pub mod storage;
@@ -142,6 +143,8 @@ pub struct Status {
     pub last_sync: Option<SyncSample>,
     /// The files have no room for a record of the largest size.
     pub full: bool,
+    /// How many wait for room.
+    pub waiting: u64,
     /// Why nothing is accepted any more.
     pub broken: Option<Arc<str>>,
 }
@@ -257,6 +260,7 @@ impl Journal {
         if bytes > self.shared.options.record_limit_bytes {
             return Err(Error::TooLarge(bytes));
         }
+        let _waits = self.shared.waits();
         poll_fn(|cx| {
             let mut state = self.shared.lock();
             if let Some(refusal) = state.refusal() {
@@ -411,6 +415,7 @@ impl Journal {
             syncs: state.syncs,
             last_sync: state.last_sync,
             full: self.shared.is_full(&state),
+            waiting: self.shared.waiting.load(Ordering::Relaxed),
             broken: state.broken.clone(),
         }
     }

@@ -531,6 +531,7 @@ impl<'a> Recovery<'a> {
             durable: AtomicU64::new(durable),
             announced: Mutex::new(Announced::new()),
             window: AtomicU64::new(0),
+            waiting: AtomicU64::new(0),
             stepper: Mutex::new(Stepper { file: self.file, control: self.control, buffer: Vec::new() }),
             options,
         })

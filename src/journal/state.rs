@@ -4,7 +4,7 @@
 //! under it. Wakers are taken out under the lock and woken after it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Duration;
@@ -53,6 +53,17 @@ pub(super) struct Shared {
     /// [`Announced::window`], for those who only look.
     pub window: AtomicU64,
     pub stepper: Mutex<Stepper>,
+    /// How many wait for room.
+    pub waiting: AtomicU64,
+}
+
+/// Somebody waits for room.
+pub(super) struct Waits<'a>(&'a AtomicU64);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Invariants: `trimmed <= moved <= appended`, `durable <= appended`, `records <= appended`;
@@ -147,6 +158,11 @@ pub(super) fn remember(wakers: &mut Vec<Waker>, cx: &Context<'_>) {
 impl Shared {
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+
+    pub(super) fn waits(&self) -> Waits<'_> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Waits(&self.waiting)
     }
 
     /// Would a record's entry of `len` bytes fit now, its outcome included, and every outcome owed so far?

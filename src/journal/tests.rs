@@ -678,3 +678,22 @@ async fn the_age_of_what_is_kept_is_told_by_position_and_never_too_high() {
     let ages = [first, later, journal.appended()].map(|at| journal.age(at).as_secs());
     assert_eq!(ages, [40, 10, 0]);
 }
+
+#[tokio::test]
+async fn a_full_journal_and_who_waits_for_it_are_seen() {
+    let (journal, _) = open(&MemoryDisk::default());
+    journal.sync_now();
+    let seen = || (journal.status().full, journal.status().waiting);
+    assert_eq!(seen(), (false, 0));
+    while let Ok(ticket) = journal.begin(&[0; 2000]) {
+        ticket.end(Outcome::Committed);
+        journal.sync_now();
+    }
+    let mut room = Box::pin(journal.room(2000));
+    assert!((&mut room).now_or_never().is_none());
+    assert_eq!(seen(), (true, 1));
+    journal.trim(journal.appended());
+    journal.sync_now();
+    room.await.expect("there is room");
+    assert_eq!(seen(), (false, 0));
+}

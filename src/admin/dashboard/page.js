@@ -92,7 +92,8 @@ function figures({ mirror, journal, units_held: held }) {
 
 function troubles({ mirror, journal }) {
   const waits = Object.entries(mirror?.held ?? {}).map(([table, why]) => `${table} waits: ${why}`);
-  const all = [journal?.broken && `The journal takes nothing more: ${journal.broken}`, mirror?.error && `Mirror: ${mirror.error}`, ...waits];
+  const full = journal?.full && `The journal is full: ${journal.waiting ? `${counted(journal.waiting, "record waits", "records wait")} for room` : "what is written becomes dirty, or waits"}.`;
+  const all = [journal?.broken && `The journal takes nothing more: ${journal.broken}`, full, mirror?.error && `Mirror: ${mirror.error}`, ...waits];
   say(by("trouble"), all.filter(Boolean).join(" "));
 }
 

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Live, OnDdl, OnFull, OnUncaptured};
 use crate::cutover::gate::Gate;
 use crate::journal::{self, Journal};
+use crate::metrics;
 use crate::mirror::unwritten::{Lose, Unwritten};
 use crate::record::{RecordBuf, Side, TableId};
 use crate::shadow;
@@ -146,6 +147,7 @@ impl Shared {
 
     /// The journal did not take these keys: their tables are dirty, and again when the unit is over.
     pub fn lose(&self, keys: &RecordBuf, error: &journal::Error) -> Unwritten {
+        metrics::JOURNAL_REFUSED_TOTAL.counter(&[("wire", "postgres")]).increment(1);
         if *error == journal::Error::Full {
             tracing::debug!("the journal is full: a unit's tables are dirty");
         } else if let Some(left_out) = self.untaken.next() {

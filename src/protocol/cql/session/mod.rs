@@ -1045,6 +1045,7 @@ impl Session {
             }
             Err(journal::Error::Full) if self.waits_for_room() => Err(self.room(journal.clone(), &captured.record)),
             Err(error) => {
+                metrics::JOURNAL_REFUSED_TOTAL.counter(&[("wire", "cql")]).increment(1);
                 if matches!(error, journal::Error::TooLarge(_)) {
                     if let Some(left_out) = self.shared.too_large.next() {
                         tracing::error!(%error, left_out, "a write is not mirrored: its tables are dirty");
