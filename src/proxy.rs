@@ -39,6 +39,7 @@ use crate::metrics::{self, Exporter};
 use crate::mirror::Handle;
 use crate::mirror::unwritten::lose;
 use crate::mirror::{replay, state};
+use crate::net::keep;
 use crate::net::pulse::{self, Ask, Pulses};
 use crate::protocol::{cql, postgres};
 use crate::record::{Reason, Side, TableId};
@@ -239,11 +240,12 @@ impl Assembly {
         );
         let turning = turning.map_err(|error| Error::Setup(error.to_string()))?;
         let handle = turning.handle().clone();
-                let (reads, queue) = self.board(&journal).open();
+        let (reads, queue) = self.board(&journal).open();
         let lost = (lose(&handle), reads);
         let setup = postgres::Setup::new(&self.config, live, gate.clone(), Some(journal.clone()), lost).await?;
         let repeater = setup.repeater(handle.twins().clone(), &self.config);
-        tasks.spawn(shadow::Service::new(queue, repeater, handle.clone()).run(stop.clone()));
+        let repeating = shadow::Service::new(queue, repeater, handle.clone()).run(stop.clone());
+        tasks.spawn(keep::told("repeating reads", repeating));
         self.mark_lost(&recovered, &setup.tables(), &handle, &journal)?;
         let mut walk = postgres::Walk::new(&setup, turning, &self.config, &control, (stop.clone(), tasks.clone()));
         walk.begin(&control).await.map_err(|error| Error::Setup(error.to_string()))?;
@@ -298,7 +300,8 @@ impl Assembly {
         self.mark_lost(&recovered, &setup.tables(), &handle, &journal)?;
         let mut walk = cql::Walk::new(&setup, journal, turning, &self.config, &control);
         walk.begin(&control).await.map_err(|error| Error::Setup(error.to_string()))?;
-        tasks.spawn(shadow::Service::new(reads, repeater, handle.clone()).run(stop.clone()));
+        let repeating = shadow::Service::new(reads, repeater, handle.clone()).run(stop.clone());
+        tasks.spawn(keep::told("repeating reads", repeating));
         let defaults = Defaults { max_hold: self.config.cutover.max_hold };
         let (controller, switch) = Controller::new(known, gate, walk, defaults);
         let controller = controller.heeding(self.reads());
@@ -406,7 +409,7 @@ impl Mirror {
 
     fn feel<A: Ask>(&self, origin: A, target: A) -> Pulses {
         let (pulses, asking) = pulse::feel(origin, target, self.stop.clone());
-        self.tasks.spawn(asking);
+        self.tasks.spawn(keep::told("asking both sides whether they answer", asking));
         pulses
     }
 }

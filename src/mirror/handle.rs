@@ -241,6 +241,14 @@ impl Handle {
         self.shown.send_replace(status);
     }
 
+    /// Show that there is no engine, and why.
+    pub(in crate::mirror) fn fails(&self, why: String) {
+        self.shown.send_modify(|status| {
+            status.phase = Phase::Failed;
+            status.error = Some(why);
+        });
+    }
+
     /// The walks over history.
     pub fn desk(&self) -> &Desk {
         &self.desk

@@ -4,20 +4,30 @@
 //! there. Parked keys and dirty tables are the same in both directions: they say that the sides differ, and making them
 //! equal in either direction ends it. Each direction has its own book, because each secondary counts its own.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::backoff::Backoff;
 use super::durable;
 use super::{Handle, Phase};
 use crate::journal::Lsn;
+use crate::metrics;
+use crate::net::keep::caught;
 use crate::record::Side;
 
+/// Pauses before an engine that panicked is made anew.
+const AGAIN_MIN: Duration = Duration::from_secs(1);
+const AGAIN_MAX: Duration = Duration::from_secs(60);
+
 /// The engines of both directions, by their primaries.
-pub trait Directions: Send + 'static {
+pub trait Directions: Send + Sync + 'static {
     /// Hands of one direction, opened before they are needed.
     type Ahead: Send;
     /// Why hands cannot be opened.
@@ -42,7 +52,7 @@ pub trait Directions: Send + 'static {
 /// The engine of the direction that is in force.
 pub struct Turning<D: Directions> {
     handle: Handle,
-    directions: D,
+    directions: Arc<D>,
     running: Option<Running>,
     /// One that was told to end, and may not have ended yet.
     ending: Option<JoinHandle<()>>,
@@ -60,6 +70,7 @@ struct Running {
 impl<D: Directions> Turning<D> {
     /// No engine runs yet; each runs among `tasks` and ends with `stop`.
     pub fn new(handle: Handle, directions: D, (stop, tasks): (CancellationToken, TaskTracker)) -> Turning<D> {
+        let directions = Arc::new(directions);
         Turning { handle, directions, running: None, ending: None, ahead: None, stop, tasks }
     }
 
@@ -127,7 +138,8 @@ impl<D: Directions> Turning<D> {
         let ahead = self.ahead.take().filter(|(of, _)| *of == primary).map(|(_, ahead)| ahead);
         let stop = self.stop.child_token();
         let engine = self.directions.engine(&self.handle, (primary, from), ahead, stop.clone())?;
-        let task = self.tasks.spawn(engine);
+        let (directions, handle) = (self.directions.clone(), self.handle.clone());
+        let task = self.tasks.spawn(keep(engine, directions, handle, (primary, from), stop.clone()));
         self.running = Some(Running { primary, stop, task });
         Ok(())
     }
@@ -139,7 +151,7 @@ impl<D: Directions> Turning<D> {
             self.ending = Some(running.task);
         }
         if let Some(ending) = &mut self.ending {
-            // A panic was logged where it happened; there is no engine either way.
+            // It was aborted, or its end was; there is no engine either way.
             let _ = ending.await;
         }
         self.ending = None;
@@ -155,15 +167,44 @@ impl<D: Directions> Turning<D> {
     }
 }
 
+/// Run an engine to its end. After a panic it is as after a crash: what is not paid is in the journal, and an engine that
+/// is made anew begins where a restart would.
+async fn keep<D: Directions>(
+    mut engine: BoxFuture<'static, ()>,
+    directions: Arc<D>,
+    handle: Handle,
+    direction: (Side, Lsn),
+    stop: CancellationToken,
+) {
+    let mut backoff = Backoff::new(AGAIN_MIN, AGAIN_MAX, u64::from(std::process::id()));
+    while caught(engine).await.is_err() {
+        let why = "the mirror panicked (the log has where), and begins anew".to_owned();
+        let pause = backoff.pause();
+        tracing::error!(retry_in = ?pause, "{why}");
+        metrics::MIRROR_FAILURES_TOTAL.counter(&[]).increment(1);
+        handle.fails(why.clone());
+        engine = loop {
+            if stop.run_until_cancelled(sleep(pause)).await.is_none() {
+                handle.shown.send_modify(|status| status.phase = Phase::Stopped);
+                return;
+            }
+            match directions.engine(&handle, direction, None, stop.clone()) {
+                Ok(engine) => break engine,
+                Err(error) => handle.fails(error.to_string()),
+            }
+        };
+        // Until it goes well again.
+        handle.shown.send_modify(|status| status.error = Some(why));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Duration;
+    use std::sync::atomic::AtomicUsize;
 
     use futures_util::FutureExt;
-    use tokio::time::{sleep, timeout};
+    use tokio::time::timeout;
 
     use super::*;
     use crate::journal::Journal;

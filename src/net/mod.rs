@@ -2,6 +2,7 @@
 
 pub mod clients;
 pub mod flow;
+pub mod keep;
 pub mod pulse;
 pub mod socket;
 pub mod tls;

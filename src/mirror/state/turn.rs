@@ -218,4 +218,78 @@ mod tests {
         };
         timeout(Config::default().heartbeat * 100, trimmed).await.expect("it came true");
     }
+
+    /// Panics amid so many payments, then pays.
+    struct Panics {
+        left: Arc<AtomicU64>,
+        pays: Pays,
+    }
+
+    impl Copier for Panics {
+        async fn open(&mut self) -> Result<Standing, copier::Error> {
+            self.pays.open().await
+        }
+
+        async fn gone<'a>(&'a mut self, _: &'a [Backend], _: &'a [Box<[u8]>]) -> Result<Gone, copier::Error> {
+            Ok(Gone::default())
+        }
+
+        async fn snapshot(&mut self) -> Result<Snapshot, copier::Error> {
+            self.pays.snapshot().await
+        }
+
+        async fn pay<'a>(&'a mut self, owed: &'a Owed, more: bool) -> Result<Paid, copier::Error> {
+            let left = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+            assert!(left.is_err(), "as a bug would");
+            self.pays.pay(owed, more).await
+        }
+
+        async fn release(&mut self) -> Result<(), copier::Error> {
+            Ok(())
+        }
+    }
+
+    async fn panicking(times: u64) -> (Turning<ByState<Panics>>, Payments, Arc<AtomicU64>) {
+        let (dir, journal) = (tempfile::tempdir().expect("a temp folder"), Journal::in_memory());
+        let (left, payments) = (Arc::new(AtomicU64::new(times)), Payments::default());
+        let (counted, paid) = (left.clone(), payments.clone());
+        let make = Box::new(move |_| Panics { left: counted.clone(), pays: Pays(paid.clone()) });
+        let tasks = (CancellationToken::new(), TaskTracker::new());
+        let turning = ByState::in_dir(dir.path(), Config::default(), journal.clone(), make, tasks);
+        let mut turning = turning.expect("files load");
+        turning.start(Side::Origin, Lsn::default()).await.expect("starts");
+        let mut record = RecordBuf::default();
+        record.key(TableId(1), b"k", false);
+        owe(&journal, &mut record).expect("there is room");
+        (turning, payments, left)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mirror_that_panicked_begins_anew_and_pays_what_it_owed() {
+        let (turning, payments, left) = panicking(1).await;
+        let handle = turning.handle().clone();
+        let mut status = handle.watch();
+        let shown = status.wait_for(|status| status.phase == Phase::Failed).await.expect("it panics").error.clone();
+        assert!(shown.is_some_and(|why| why.contains("panicked")));
+        handle.settle(handle.journal().appended()).await.expect("it runs again");
+        assert_eq!(left.load(Ordering::Relaxed), 0);
+        assert!(payments.lock().expect("no test panics with it").iter().any(|keys| keys == &[b"k".to_vec()]));
+        status.wait_for(|status| status.error.is_none()).await.expect("all is well");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mirror_that_always_panics_says_so_and_ends_when_it_is_told_to() {
+        let (mut turning, _, left) = panicking(u64::MAX).await;
+        let handle = turning.handle().clone();
+        let mut status = handle.watch();
+        for times in 1..4 {
+            let again = status
+                .wait_for(|status| status.phase == Phase::Failed && left.load(Ordering::Relaxed) <= u64::MAX - times);
+            let why = again.await.expect("it panics").error.clone();
+            assert!(why.is_some_and(|why| why.contains("panicked")));
+            sleep(Config::default().heartbeat).await;
+        }
+        turning.stop().await;
+        assert_eq!(handle.status().phase, Phase::Stopped);
+    }
 }

@@ -33,6 +33,7 @@ use crate::journal::{Journal, Lsn};
 use crate::mirror::Turning;
 use crate::mirror::durable;
 use crate::mirror::state::{ByState, copier};
+use crate::net::keep;
 use crate::record::{Reason, Side, TableId};
 
 use super::catalog::{Catalog, FIRST_NORMAL_OID, Relation, load};
@@ -189,8 +190,12 @@ impl Walk {
         self.followers.iter().for_each(CancellationToken::cancel);
         let stop = self.stop.child_token();
         let server = self.servers.of(primary).clone();
-        self.tasks.spawn(self.shared.catalog.clone().run(primary, server.clone(), stop.clone()));
-        self.tasks.spawn(bypass::run(self.shared.clone(), primary, server, stop.clone()));
+        let (shared, of, ends) = (self.shared.clone(), server.clone(), stop.clone());
+        let follow = move || shared.catalog.clone().run(primary, of.clone(), ends.clone());
+        self.tasks.spawn(keep::kept("following the primary's schema", follow, stop.clone()));
+        let (shared, ends) = (self.shared.clone(), stop.clone());
+        let watch = move || bypass::run(shared.clone(), primary, server.clone(), ends.clone());
+        self.tasks.spawn(keep::kept("looking for who writes past tandem", watch, stop.clone()));
         self.followers = Some(stop);
     }
 
