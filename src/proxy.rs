@@ -70,7 +70,11 @@ pub fn run(config: Config) -> Result<(), Error> {
     raise_file_limit();
     let listeners = bind_all(&config)?;
     let admin = bind(config.admin.address)?;
-    runtime()?.block_on(Assembly::new(config, level, exporter).run(listeners, admin))
+    let runtime = runtime()?;
+    let ended = runtime.block_on(Assembly::new(config, level, exporter).run(listeners, admin));
+    // A name that is just being resolved keeps nobody from the end.
+    runtime.shutdown_background();
+    ended
 }
 
 /// What `tandem check` looks for with this configuration.
@@ -143,7 +147,13 @@ impl Assembly {
 
     async fn run(mut self, listeners: Vec<TcpListener>, admin: TcpListener) -> Result<(), Error> {
         let signals = tokio::spawn(signals(self.drain.clone()));
-        let mirror = self.mirror().await?;
+        let drain = self.drain.clone();
+        // Dropped, a start is as one that was killed: what it has begun ends with the process.
+        let Some(mirror) = drain.run_until_cancelled(self.mirror()).await else {
+            tracing::info!("told to end before the start was over");
+            return Ok(());
+        };
+        let mirror = mirror?;
         self.state.pulses = Some(mirror.pulses());
         if let Some(journal) = &self.state.journal {
             // A series that begins with its first refusal would not be seen to grow.
@@ -564,13 +574,26 @@ impl From<cql::SetupError> for Error {
     }
 }
 
-/// The first signal drains, the second ends the process as the signal would have.
+/// The first signal drains, the second ends the process as the signal would have. SIGHUP, which a closed terminal sends and
+/// service managers for "reload", would end it without a drain.
 async fn signals(drain: CancellationToken) {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let caught = || -> io::Result<_> {
+        Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?))
+    };
+    let Ok((mut term, mut int, mut hup)) = caught() else {
         tracing::warn!("signals cannot be caught: a stop will not drain");
         return;
     };
-    let mut next = async || tokio::select! { _ = term.recv() => 15, _ = int.recv() => 2 };
+    let mut next = async || loop {
+        tokio::select! {
+            _ = term.recv() => return 15,
+            _ = int.recv() => return 2,
+            _ = hup.recv() => tracing::info!(
+                "SIGHUP changes nothing: certificates are read again when they change, `tandem set` changes what can be \
+                 changed while tandem runs, and the rest of proxy.toml, passwords too, is read at a restart"
+            ),
+        }
+    };
     next().await;
     drain.cancel();
     let number = next().await;

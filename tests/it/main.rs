@@ -57,6 +57,7 @@ mod sandbox;
 mod schema;
 mod settings;
 mod shadow_postgres;
+mod signals;
 mod support;
 mod switch;
 mod switch_faults;

@@ -52,7 +52,8 @@ impl Tandem {
         tandem
     }
 
-    fn configured(wire: &str, listen: &str, origin: &str, target: &str, more: &str) -> Tandem {
+    /// What [`Tandem::start_listening`] would start.
+    pub(crate) fn configured(wire: &str, listen: &str, origin: &str, target: &str, more: &str) -> Tandem {
         let sandbox = Sandbox::new(false).expect("a temp folder");
         let (port, admin) = (free_port(), free_port());
         let text = format!(
@@ -123,10 +124,17 @@ impl Tandem {
         self.signal("CONT");
     }
 
-    fn signal(&self, name: &str) {
+    /// A signal, and nothing is waited for.
+    pub(crate) fn signal(&self, name: &str) {
         let Some(child) = &self.child else { return };
         let sent = Command::new("kill").args(["-s", name, &child.id().to_string()]).status().expect("kill runs");
         assert!(sent.success());
+    }
+
+    /// Wait until it ends by itself, as long as is ever waited; the exit code.
+    pub(crate) async fn ended_soon(&mut self) -> Option<i32> {
+        let child = self.child.as_mut().expect("it was started");
+        until(async || child.try_wait().expect("it is ours")).await.and_then(|status| status.code())
     }
 
     /// Wait until it ends by itself; the exit code. Blocks.
