@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, StatusCode, Uri};
@@ -37,6 +37,13 @@ pub enum Error {
         /// What happened.
         why: String,
     },
+    /// It answered with more than is taken.
+    #[error(
+        "the answer is larger than {} MiB, and is not shown: ask for it with another client (`curl -o FILE`), or mend what the \
+         list is about first",
+        ANSWER_BYTES_MAX >> 20
+    )]
+    TooLarge,
     /// It answered, and refused.
     #[error("tandem refused: {0}")]
     Refused(String),
@@ -112,13 +119,14 @@ impl Client {
             let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await?;
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>((code, body.to_bytes()))
         };
-        // The connection does the work; the exchange ends first.
-        tokio::pin!(connection);
-        tokio::select! {
+        // The connection does the work; what it has read when it ends is still to be taken.
+        tokio::pin!(connection, exchange);
+        let done = tokio::select! {
             biased;
-            done = exchange => done.map_err(|error| self.unreachable(error)),
-            _ = &mut connection => Err(self.unreachable("the connection was closed")),
-        }
+            done = &mut exchange => done,
+            _ = &mut connection => exchange.await,
+        };
+        done.map_err(|error| if error.is::<LengthLimitError>() { Error::TooLarge } else { self.unreachable(error) })
     }
 
     fn request(&self, method: Method, path: &str, body: Option<&Value>) -> Request<Full<Bytes>> {
@@ -143,6 +151,24 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_answer_that_is_too_large_is_named_so() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let serve = async move {
+            let (mut stream, _) = listener.accept().await.expect("it connects");
+            stream.read_u8().await.expect("it asks");
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", ANSWER_BYTES_MAX + 1);
+            stream.write_all(head.as_bytes()).await.expect("it listens");
+            // It hangs up when it has had enough.
+            let _ = stream.write_all(&vec![b' '; ANSWER_BYTES_MAX + 1]).await;
+        };
+        let client = Client::new(&url, None).expect("a URL");
+        let (_, answer) = tokio::join!(serve, client.get("/v1/parked"));
+        assert!(matches!(answer, Err(Error::TooLarge)), "{answer:?}");
+    }
 
     #[test]
     fn only_an_http_url_with_a_port_will_do() {

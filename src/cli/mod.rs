@@ -129,7 +129,7 @@ impl From<client::Error> for Failure {
     fn from(error: client::Error) -> Failure {
         let text = error.to_string();
         match error {
-            client::Error::Refused(_) | client::Error::Missing(_) => Failure::Refused(text),
+            client::Error::Refused(_) | client::Error::Missing(_) | client::Error::TooLarge => Failure::Refused(text),
             client::Error::Unreachable { .. } => Failure::Unreachable(text),
             client::Error::Url | client::Error::Token => Failure::Usage(text),
         }
@@ -220,6 +220,7 @@ mod tests {
         let unreachable = client::Error::Unreachable { at: String::new(), why: String::new() };
         assert_eq!(Failure::from(unreachable).code(), 3);
         assert_eq!(Failure::from(client::Error::Refused(String::new())).code(), 1);
+        assert_eq!(Failure::from(client::Error::TooLarge).code(), 1);
         assert_eq!(Failure::from(client::Error::Url).code(), 2);
     }
 }
