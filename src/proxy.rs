@@ -33,7 +33,7 @@ use crate::check;
 use crate::config::{self, Config, Durability, Listen, Live, Mode, Wire};
 use crate::cutover::controller::{self, Controller, Defaults};
 use crate::cutover::gate::{Gate, Route};
-use crate::cutover::store::{self, InFile, Store};
+use crate::cutover::store::{self, InFile};
 use crate::journal::{self, Journal, Last, OpenError, Passed, Recovered};
 use crate::metrics::{self, Exporter};
 use crate::mirror::Handle;
@@ -229,7 +229,7 @@ impl Assembly {
         let store = InFile::in_dir(&self.config.journal.dir);
         let Some((journal, recovered)) = journal.zip(recovered) else {
             // What was switched stays switched, with a mirror or without.
-            let control = store.load().await.map_err(in_control)?.1;
+            let control = store::settled(store).await.map_err(in_control)?;
             gate.open(control.route(false));
             let setup =
                 postgres::Setup::new(&self.config, live, gate, None, (Arc::new(|_, _| {}), shadow::Handle::off()))
@@ -276,7 +276,7 @@ impl Assembly {
         let store = InFile::in_dir(&self.config.journal.dir);
         let beside = (stop.clone(), tasks.clone());
         let Some((journal, recovered)) = journal.zip(recovered) else {
-            let control = store.load().await.map_err(in_control)?.1;
+            let control = store::settled(store).await.map_err(in_control)?;
             gate.open(control.route(false));
             let setup = cql::Setup::over(cql::Sides::default(), &self.config, gate, None, beside).await?;
             return Ok(Mirror { serving: Serving::Cql(setup), tasks, stop, switching });

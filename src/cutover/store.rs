@@ -120,6 +120,27 @@ pub struct Known<S> {
     doubt: Option<Control>,
 }
 
+/// What an earlier process left, for one that switches nothing. It is written once more, as by [`Known::recover`]: what is only
+/// read may not be durable, and clients are about to rely on it. Where it cannot be written it is relied on all the same: that is the
+/// way out when the disk is full. What was never written is left so.
+///
+/// # Errors
+/// It cannot be read, or another process changes it.
+pub async fn settled(store: impl Store) -> Result<Control, Error> {
+    let (revision, control) = store.load().await?;
+    if revision == Revision::default() {
+        return Ok(control);
+    }
+    match store.replace(revision, control).await {
+        Err(error @ (Error::NotWritten(_) | Error::InDoubt(_))) => {
+            let then = "a power loss now may bring back the side that answered before";
+            tracing::error!(%error, primary = %control.primary, "{then}");
+            Ok(control)
+        }
+        replaced => replaced.map(|_| control),
+    }
+}
+
 impl<S: Store> Known<S> {
     /// What an earlier process left. Whatever it had under way cannot land any more when this resolves.
     pub async fn recover(store: S) -> Result<Known<S>, Error> {
@@ -402,6 +423,22 @@ mod tests {
         let next = Known::recover(store.clone()).await.expect("readable");
         assert_eq!(store.deliver().await, Err(Error::Conflict), "nor into the next process");
         assert_eq!(next.control(), Control::default());
+    }
+
+    #[tokio::test]
+    async fn without_a_mirror_what_is_late_cannot_land_either_and_a_disk_that_is_full_is_no_obstacle() {
+        let (store, mut known) = doubtful(Fault::Late).await;
+        assert_eq!(settled(store.clone()).await, Ok(Control::default()));
+        assert_eq!(store.deliver().await, Err(Error::Conflict));
+        let flipped = Control::default().flipped(700);
+        known.confirm().await.expect("nobody else is there");
+        known.replace(flipped).await.expect("written");
+        store.next(Fault::Before);
+        assert_eq!(settled(store).await, Ok(flipped));
+
+        let fresh = InMemory::default();
+        assert_eq!(settled(fresh.clone()).await, Ok(Control::default()));
+        assert_eq!(fresh.load().await.map(|(revision, _)| revision), Ok(Revision(0)), "nothing was there");
     }
 
     #[tokio::test]
