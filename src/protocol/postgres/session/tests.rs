@@ -562,7 +562,7 @@ fn parts_of_a_unit_are_closed_right_before_what_could_commit_it() {
 fn parts_that_nothing_could_close_are_dirty() {
     let marks: Arc<std::sync::Mutex<Vec<TableId>>> = Arc::default();
     let seen = marks.clone();
-    let lost: crate::mirror::unwritten::Lose = Arc::new(move |table, _| seen.lock().expect("no panic").push(table));
+    let lost: crate::mirror::unwritten::Lose = Arc::new(move |tables, _| seen.lock().expect("no panic").extend(tables));
     let mut peers = Peers::over(rig::changed(move |shared| {
         shared.lost = lost;
         shared.policy.spill_bytes = 100;
