@@ -98,6 +98,23 @@ async fn a_schema_change_in_doubt_that_the_primary_never_does_is_not_done() {
     }
 }
 
+#[test]
+fn what_fewer_replicas_may_have_than_had_to_acknowledge_it_is_looked_for_at_all_of_them() {
+    let look = |backend: u32, certainty| {
+        let mut buf = RecordBuf::default();
+        buf.key(TableId::of("k", "t"), b"place", true);
+        let record = buf.finish(Backend { id: backend, life: 0 }).to_vec().into();
+        let record = Record::parse(record).expect("well-formed");
+        let (lsn, ended, handed) = (Lsn(1), Lsn(2), Lsn(2));
+        let job = Job { lsn, record, certainty, late: false, attempt: 1, ended, handed };
+        Occasion::of(&job, None, Look::LocalQuorum).look
+    };
+    assert_eq!(look(1, Certainty::Committed), Look::LocalQuorum);
+    assert_eq!(look(1, Certainty::Unknown), Look::All);
+    // A quorum that lacks a row which one replica has is no reason to delete it from the other side.
+    assert_eq!(look(0, Certainty::Committed), Look::All);
+}
+
 /// The node that is asked for the schema lacks the table; the others have it.
 #[tokio::test(start_paused = true)]
 async fn a_table_is_gone_only_if_all_nodes_of_the_primary_say_so() {

@@ -1,7 +1,7 @@
 //! Why a record was not applied, and what the engine should do about it.
 
 use crate::mirror::replay::Applied;
-use crate::protocol::cql::client::Error;
+use crate::protocol::cql::client::{Error, Refusal};
 use crate::protocol::cql::wire::response::ErrorKind;
 
 /// Everything but success.
@@ -33,8 +33,8 @@ impl Trouble {
     pub(super) fn of_secondary(error: &Error) -> Trouble {
         let why = format!("secondary: {error}");
         match error {
+            Error::Server(refusal) if is_away(refusal) => Trouble::Away(why),
             Error::Server(refusal) if is_final(&refusal.kind()) => Trouble::Reject(why),
-            Error::Server(refusal) if is_away(&refusal.kind()) => Trouble::Away(why),
             Error::Server(_) | Error::Busy(_) | Error::Answer(_) | Error::Unexpected { .. } => Trouble::Retry(why),
             Error::Disagreement(_) => Trouble::Retry(why),
             // What was to be said cannot be, whenever it is tried.
@@ -51,8 +51,8 @@ impl Trouble {
     pub(super) fn of_primary(error: &Error) -> Trouble {
         let why = format!("primary: {error}");
         match error {
+            Error::Server(refusal) if is_away(refusal) => Trouble::Away(why),
             Error::Server(refusal) if is_final(&refusal.kind()) => Trouble::Reject(why),
-            Error::Server(refusal) if is_away(&refusal.kind()) => Trouble::Away(why),
             Error::Wire(_) => Trouble::Reject(why),
             Error::Connect { .. } | Error::ConnectTimeout(_) | Error::Tls(_) | Error::Login(_) | Error::NoHost(_) => {
                 Trouble::Away(why)
@@ -78,8 +78,14 @@ fn is_final(kind: &ErrorKind<'_>) -> bool {
 
 /// Replicas are down, and the statement was not even tried. (A statement that is too large for a node is answered with
 /// Overloaded each time: that is no such thing.)
-fn is_away(kind: &ErrorKind<'_>) -> bool {
-    matches!(kind, ErrorKind::Unavailable { .. } | ErrorKind::Bootstrapping)
+fn is_away(refusal: &Refusal) -> bool {
+    match refusal.kind() {
+        ErrorKind::Unavailable { .. } | ErrorKind::Bootstrapping => true,
+        // Those that keep the roles are down: nobody has judged anything. (Source: Cassandra's CassandraAuthorizer and
+        // Roles.hasSuperuserStatus, which wrap what the reading of a role meets into an UnauthorizedException.)
+        ErrorKind::Unauthorized => refusal.error().message.starts_with("Unable to perform authorization"),
+        _ => false,
+    }
 }
 
 /// Whether what was sent may still be done after this error.
@@ -87,4 +93,25 @@ pub(super) fn may_linger(error: &Error) -> bool {
     let Error::Server(refusal) = error else { return matches!(error, Error::Lost(_) | Error::NoAnswer(_)) };
     let kind = refusal.kind();
     matches!(kind, ErrorKind::WriteTimeout { .. } | ErrorKind::WriteFailure { .. } | ErrorKind::Server)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::cql::client::refusal;
+
+    #[test]
+    fn nodes_that_cannot_read_roles_have_judged_nothing() {
+        let of = |message: &str| Error::Server(Box::new(refusal(ErrorKind::Unauthorized, message)));
+        for (message, is_final) in [
+            ("Unable to perform authorization of permissions: Cannot achieve consistency level LOCAL_ONE", false),
+            ("Unable to perform authorization of super-user permission: Operation timed out", false),
+            ("User tandem has no MODIFY permission on <table app.t> or any of its parents", true),
+        ] {
+            for trouble in [Trouble::of_secondary(&of(message)), Trouble::of_primary(&of(message))] {
+                assert_eq!(matches!(trouble, Trouble::Reject(_)), is_final, "{trouble:?}");
+                assert_eq!(matches!(trouble, Trouble::Away(_)), !is_final, "{trouble:?}");
+            }
+        }
+    }
 }

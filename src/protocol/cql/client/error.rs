@@ -201,11 +201,11 @@ impl fmt::Debug for Refusal {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::protocol::cql) mod tests {
     use super::*;
     use bytes::BytesMut;
 
-    fn refusal(kind: ErrorKind<'_>, message: &str) -> Refusal {
+    pub(in crate::protocol::cql) fn refusal(kind: ErrorKind<'_>, message: &str) -> Refusal {
         let mut out = BytesMut::new();
         ServerError::new(kind, message).put(&mut out, Version::V5).expect("short");
         Refusal::parse(Version::V5, out.freeze()).expect("well-formed")

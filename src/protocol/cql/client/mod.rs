@@ -32,6 +32,8 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 pub use answer::Answer;
+#[cfg(test)]
+pub(in crate::protocol::cql) use error::tests::refusal;
 pub use error::{Error, Refusal};
 pub(super) use handshake::is_by_certificate;
 pub use prepared::Prepared;

@@ -60,15 +60,17 @@ pub(in crate::protocol::cql) struct Reading {
     decision: Decision,
     ballot: JoinHandle<Result<i64, Unread>>,
     number: u32,
+    /// It was decided, and the answer was an error: fewer replicas may have it than acknowledge.
+    refused: bool,
     guards: Guards,
 }
 
 impl Decision {
-    /// Read its ballot, now that it was answered by `side`.
-    pub(super) fn read(self, shared: &Shared, side: Side, number: u32, guards: Guards) -> Reading {
+    /// Read its ballot, now that it was answered by `side`, with an error or without.
+    pub(super) fn read(self, shared: &Shared, side: Side, number: u32, (refused, guards): (bool, Guards)) -> Reading {
         let question = Question { table: self.table, key: self.key.clone(), since: self.since, until: now_micros() };
         let ballot = shared.afterwards.spawn(shared.side(side).ballot(question));
-        Reading { decision: self, ballot, number, guards }
+        Reading { decision: self, ballot, number, refused, guards }
     }
 
     fn record(&self, ballot: i64) -> Option<RecordBuf> {
@@ -92,16 +94,20 @@ impl Reading {
     pub(super) fn finish(self, shared: &Arc<Shared>, ticket: Ticket) -> oneshot::Receiver<Wait> {
         let (tell, told) = oneshot::channel();
         let shared = shared.clone();
-        let Reading { decision, ballot, number, guards } = self;
+        let Reading { decision, ballot, number, refused, guards } = self;
         shared.afterwards.clone().spawn(async move {
             let (outcome, wait) = match write_down(&shared, &decision, ballot, number).await {
-                Ok(wait) => (Outcome::Aborted, wait),
+                Ok(wait) => (Some(Outcome::Aborted), wait),
                 Err(why) => {
                     metrics::BALLOTS_UNREAD_TOTAL.counter(&[("reason", why)]).increment(1);
-                    (Outcome::Committed, shared.sync.as_ref().map(|sync| sync.waits.wait(ticket.lsn())))
+                    // In doubt it is looked for by Paxos first, which completes it.
+                    let outcome = (!refused).then_some(Outcome::Committed);
+                    (outcome, shared.sync.as_ref().map(|sync| sync.waits.wait(ticket.lsn())))
                 }
             };
-            ticket.end(outcome);
+            if let Some(outcome) = outcome {
+                ticket.end(outcome);
+            }
             if let Some(wait) = wait {
                 let _ = tell.send(wait);
             }

@@ -1182,9 +1182,12 @@ impl Session {
         bytes: &[u8],
     ) -> Result<(), Fault> {
         // What cannot be read says nothing.
-        let mut found = Outcome::Unknown;
+        let (mut found, mut refused) = (Outcome::Unknown, false);
         let version = self.framing.version;
-        self.look(frame, |_, response| found = judge(&writing, version, response))?;
+        self.look(frame, |_, response| {
+            refused = matches!(response, Response::Error(_));
+            found = judge(&writing, version, response);
+        })?;
         // The ballot was the coordinator's clock at most.
         let until = || now_micros() + self.shared.side(self.side).ahead();
         for hash in writing.conditional.iter().flat_map(Reach::shown) {
@@ -1217,7 +1220,7 @@ impl Session {
             }
             (Some(ticket), Outcome::Committed) => {
                 let guards = Guards { _pass: pass, _turns: writing.turns, _tables: writing.tables };
-                let read = |decision: Decision| decision.read(&self.shared, self.side, self.number, guards);
+                let read = |decision: Decision| decision.read(&self.shared, self.side, self.number, (refused, guards));
                 let reading = writing.decision.map(read);
                 let answer = BytesMut::from(bytes);
                 self.unacked.insert(ticket.lsn(), Unacked { ticket, reading, answer, asked });

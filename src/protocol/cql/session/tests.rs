@@ -839,6 +839,25 @@ async fn without_its_ballot_a_conditional_statement_goes_by_state() {
 }
 
 #[tokio::test]
+async fn without_its_ballot_a_decision_whose_commit_timed_out_is_in_doubt_and_with_it_is_none_promise_3() {
+    for (ballot, journal) in [(Err(Unread::Absent), "in doubt"), (Ok(1_000), "Aborted")] {
+        let mut rig = Rig::new(Version::V4, None);
+        rig.query(1, "DELETE FROM t WHERE k = 4 IF EXISTS");
+        let timeout = ErrorKind::WriteTimeout {
+            consistency: Consistency::LocalQuorum,
+            received: 1,
+            block_for: 2,
+            write_type: WriteType::Simple,
+            contentions: None,
+        };
+        rig.reply(1, &error(timeout));
+        rig.ballot(ballot).await;
+        assert_eq!(rig.journal().last().map(String::as_str), Some(journal));
+        assert_eq!(rig.shared.gate.inside(), 0);
+    }
+}
+
+#[tokio::test]
 async fn a_plain_write_that_a_conditional_one_may_have_overruled_names_its_place() {
     let mut rig = Rig::new(Version::V4, None);
     let (insert, place) = ("INSERT INTO t (k, v) VALUES (4, 'x')", "t Partition [[0, 0, 0, 4]] []");

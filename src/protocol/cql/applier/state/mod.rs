@@ -91,9 +91,12 @@ pub(super) struct Occasion {
 impl Occasion {
     pub(super) fn of(job: &Job, newest: Option<i64>, look: Look) -> Occasion {
         // What we owe ourselves wrote nothing: it says how far an operator lets us go.
-        let (newest, allowed) =
-            if job.record.backend == (Backend { id: 0, life: 0 }) { (None, newest) } else { (newest, None) };
+        let is_ours = job.record.backend == Backend { id: 0, life: 0 };
+        let (newest, allowed) = if is_ours { (None, newest) } else { (newest, None) };
         let is_doubtful = job.certainty == Certainty::Unknown;
+        // Fewer replicas may have it than had to acknowledge it; and of what we owe ourselves nobody knows how it was written:
+        // what a quorum lacks is not deleted from the other side while a replica has it.
+        let look = if is_doubtful || is_ours { Look::All } else { look };
         Occasion { is_doubtful, is_again: job.attempt > 1, newest, allowed, look }
     }
 }
