@@ -146,7 +146,7 @@ metrics! {
     MIRROR_APPLIED_TOTAL = "tandem_mirror_applied_total", Kind::Counter;
     /// Records that are being replayed now.
     MIRROR_IN_FLIGHT = "tandem_mirror_in_flight", Kind::Gauge;
-    /// Tables that wait because the secondary refuses a schema change or a TRUNCATE.
+    /// Tables that wait: for somebody's lock, or because the secondary refuses a schema change or a TRUNCATE.
     MIRROR_HELD = "tandem_mirror_held", Kind::Gauge;
     /// Time of one payment, snapshot included.
     MIRROR_PAYMENT_SECONDS = "tandem_mirror_payment_seconds", Kind::Histogram(SECONDS);

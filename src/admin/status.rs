@@ -234,7 +234,7 @@ pub struct MirrorStatus {
     pub dirty: usize,
     /// Records that are being replayed now.
     pub in_flight: usize,
-    /// Tables that wait because the secondary refuses a schema change or a TRUNCATE, and what it says.
+    /// Tables that wait: for a lock, or because the secondary refuses a schema change or a TRUNCATE; and why.
     pub held: BTreeMap<String, String>,
 }
 

@@ -106,7 +106,7 @@ pub struct Status {
     pub recent: Lsn,
     /// Records that are being replayed now.
     pub in_flight: usize,
-    /// Tables that wait because the secondary refuses a schema change or a TRUNCATE.
+    /// Tables that wait: for somebody's lock; by replay because the secondary refuses a schema change or a TRUNCATE.
     pub held: Vec<Held>,
 }
 
@@ -115,7 +115,7 @@ pub struct Status {
 pub struct Held {
     /// Its qualified name.
     pub table: String,
-    /// What the secondary says, without row values.
+    /// What it waits for, or what the secondary says, without row values.
     pub why: String,
 }
 

@@ -45,6 +45,7 @@ mod journey_rust;
 mod journeys;
 mod journeys_cql;
 mod large_units;
+mod locked;
 mod maps;
 mod ordinary;
 mod payment;

@@ -13,7 +13,7 @@ use tandem::sandbox::{Options as SandboxOptions, Postgres, binaries};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{pair, rows, server_with, sql};
+use crate::support::{pair, rows, server_with, sql, until};
 
 struct World {
     origin: Postgres,
@@ -369,6 +369,11 @@ async fn cascades_follow_where_foreign_keys_do_not_act() {
 #[tokio::test]
 async fn cascades_follow_where_foreign_keys_act() {
     let mut world = World::new(FAMILY).await;
+    without_replica_role(&mut world).await;
+    cascades(&mut world).await;
+}
+
+async fn without_replica_role(world: &mut World) {
     let role = "CREATE ROLE plain LOGIN; GRANT ALL ON SCHEMA public TO plain; GRANT ALL ON ALL TABLES IN SCHEMA public TO plain; \
         GRANT ALL ON SCHEMA tandem TO plain; GRANT ALL ON ALL TABLES IN SCHEMA tandem TO plain";
     world.target(role).await;
@@ -376,7 +381,6 @@ async fn cascades_follow_where_foreign_keys_act() {
     plain.user = "plain".into();
     world.copier = PgCopier::new(config(&world.origin), plain, Options::default());
     while let Err(Error::Fenced(_)) = world.copier.open().await {}
-    cascades(&mut world).await;
 }
 
 #[tokio::test]
@@ -675,6 +679,81 @@ async fn a_schema_change_whose_table_somebody_has_locked_comes_again() {
     world.reopen(Options::default()).await;
     assert_eq!(world.pay(&all).await.refused, vec![]);
     world.assert_same("t").await;
+}
+
+/// Pay until somebody's lock no longer keeps a table out.
+async fn pay_all(world: &mut World, owed: &Owed) -> Paid {
+    let paid = until(async || {
+        let paid = world.pay(owed).await;
+        paid.waiting.is_empty().then_some(paid)
+    });
+    paid.await.expect("the lock is gone")
+}
+
+#[tokio::test]
+async fn a_locked_table_is_left_out_and_stays_owed() {
+    let mut world = World::new(
+        "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY); CREATE TABLE c (id int PRIMARY KEY)",
+    )
+    .await;
+    world.origin("INSERT INTO a VALUES (1); INSERT INTO b VALUES (1); INSERT INTO c VALUES (1)").await;
+    let mut all = owed("a", [1]);
+    owe(&mut all, "b", false, [1]);
+    owe(&mut all, "c", false, [1]);
+    all.tables = vec![table("b")];
+    let mut locker = Client::connect(&config(&world.origin)).await.expect("connects");
+    locker.simple("BEGIN; LOCK TABLE a, b IN ACCESS EXCLUSIVE MODE").await.expect("locked");
+    let error = world.try_pay(&all).await.expect_err("nobody knows yet").to_string();
+    assert!(error.contains("55P03"), "{error}");
+    let paid = world.try_pay(&all).await.expect("paid");
+    let mut waiting: Vec<_> = paid.waiting.iter().map(|one| (one.name.as_str(), one.owed.clone())).collect();
+    waiting.sort_unstable();
+    let both = [("\"public\".\"a\"", vec![table("a")]), ("\"public\".\"b\"", vec![table("b")])];
+    assert_eq!(waiting, both, "the first one tells of all");
+    world.assert_same("c").await;
+    locker.simple("COMMIT").await.expect("let go");
+    assert_eq!(pay_all(&mut world, &all).await.rows, 3);
+    world.assert_same("a").await;
+    world.assert_same("b").await;
+}
+
+#[tokio::test]
+async fn what_points_at_a_deleted_row_is_found_when_its_table_is_no_longer_locked() {
+    let schema = "CREATE TABLE p (id int PRIMARY KEY); \
+        CREATE TABLE c (id int PRIMARY KEY, pid int REFERENCES p ON DELETE CASCADE); \
+        CREATE TABLE d (id int PRIMARY KEY, pid int REFERENCES p ON DELETE CASCADE); \
+        CREATE TABLE g (id int PRIMARY KEY, cid int REFERENCES c ON DELETE CASCADE); \
+        CREATE TABLE h (id int PRIMARY KEY, did int REFERENCES d ON DELETE CASCADE); CREATE TABLE o (id int PRIMARY KEY)";
+    let tables = ["p", "c", "d", "g", "h", "o"];
+    for role in ["replica", "where they act"] {
+        let mut world = World::new(schema).await;
+        let fill = "INSERT INTO p VALUES (1), (2); INSERT INTO c VALUES (1, 1), (2, 2); INSERT INTO d VALUES (1, 1), (2, 2); \
+            INSERT INTO g VALUES (1, 1), (2, 2); INSERT INTO h VALUES (1, 1), (2, 2)";
+        world.origin(fill).await;
+        world.target(fill).await;
+        if role != "replica" {
+            without_replica_role(&mut world).await;
+        }
+        // Row 2 of d moves to 1, and goes with it.
+        world.origin("UPDATE d SET pid = 1 WHERE id = 2; DELETE FROM p WHERE id = 1; INSERT INTO o VALUES (1)").await;
+        let mut all = owed("o", [1]);
+        owe(&mut all, "p", true, [1]);
+        owe(&mut all, "d", false, [2]);
+        let mut locker = Client::connect(&config(&world.origin)).await.expect("connects");
+        locker.simple("BEGIN; LOCK TABLE g IN ACCESS EXCLUSIVE MODE").await.expect("locked");
+        let paid = world.pay(&all).await;
+        let waiting: Vec<_> = paid.waiting.iter().flat_map(|one| &one.owed).copied().collect();
+        assert!(waiting.contains(&table("p")), "{role}: {:?}", paid.waiting);
+        world.assert_same("o").await;
+        // What was paid is owed no longer.
+        let keys = all.keys.into_iter().filter(|(id, _)| waiting.contains(id)).collect();
+        let left = Owed { keys, ..Owed::default() };
+        locker.simple("COMMIT").await.expect("let go");
+        pay_all(&mut world, &left).await;
+        for name in tables {
+            world.assert_same(name).await;
+        }
+    }
 }
 
 #[tokio::test]

@@ -78,6 +78,19 @@ pub struct Paid {
     pub settled: Vec<(TableId, Box<[u8]>)>,
     /// Tables that were owed whole and are too large for a payment: dirty, all else is exact.
     pub large: Vec<Large>,
+    /// Tables that somebody has locked, and what cannot be paid without them: nothing of them was paid, all else is exact.
+    pub waiting: Vec<Waiting>,
+}
+
+/// A table that no payment takes for now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Its qualified name, for people.
+    pub name: String,
+    /// What it waits for.
+    pub why: String,
+    /// The names under which it is owed.
+    pub owed: Vec<TableId>,
 }
 
 /// A table that one payment does not take.

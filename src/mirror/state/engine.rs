@@ -37,13 +37,13 @@ use crate::journal::{self, Journal, Lsn};
 use crate::mirror::backoff::Backoff;
 use crate::mirror::dirty::Dirty;
 use crate::mirror::durable::{self, Durable};
-use crate::mirror::handle::{Handle, Mending, Pace, Phase, Status, behind_marks, owe};
+use crate::mirror::handle::{Handle, Held, Mending, Pace, Phase, Status, behind_marks, owe};
 use crate::mirror::parked::{self, Parked};
 use crate::mirror::twins::Twins;
 use crate::record::{Malformed, Reason, RecordBuf, TableId};
 
 use super::book::Book;
-use super::copier::{self, Copier, Paid, Snapshot, Standing};
+use super::copier::{self, Copier, Paid, Snapshot, Standing, Waiting};
 use super::ledger::{Cut, Ledger, Mark};
 use super::retention::{Payment, Retention};
 
@@ -242,6 +242,10 @@ pub struct Engine<C> {
     next_repair: Instant,
     /// No look before at schema changes that were refused.
     next_look: Instant,
+    /// No payment before for the sake of what waits for a lock.
+    next_aside: Instant,
+    /// Tables that somebody has locked.
+    held: Vec<Held>,
     /// What each dirty table was found to be, and when.
     large: (HashMap<TableId, bool>, Instant),
     /// No walk over history before.
@@ -285,6 +289,9 @@ enum Step {
 
 /// As [`Config::lost_after`], while somebody waits for the end.
 const LOST_HURRIED: Duration = Duration::from_millis(20);
+
+/// How often it is looked whether a lock is gone for which something owed waits.
+const LOOK_AT_LOCKS: Duration = Duration::from_millis(500);
 
 /// How long it is believed how large a table is.
 const MEASURED: Duration = Duration::from_secs(600);
@@ -332,6 +339,8 @@ impl<C: Copier> Engine<C> {
             next_trim: now,
             next_repair: now,
             next_look: now,
+            next_aside: now,
+            held: Vec::new(),
             large: (HashMap::new(), now),
             next_walk: now,
             last_contact: now,
@@ -480,15 +489,16 @@ impl<C: Copier> Engine<C> {
         let walk = errand.is_ok() && self.next_walk <= now;
         let lend = self.may_lend();
         let ready = self.next_payment <= now || ((self.behind() || hurried) && self.stale == 0);
-        if heartbeat <= now || ((due || lend) && ready) || walk {
+        let aside = self.ledger.has_aside().then_some(self.next_aside);
+        if heartbeat <= now || ((due || lend) && ready) || walk || aside.is_some_and(|at| at <= now) {
             return Step::Pay;
         }
         let payment = (due || lend).then_some(self.next_payment);
         let repair = self.repairable().then_some(self.next_repair);
         let walk = errand.map_or_else(|later| later, |_| Some(self.next_walk));
-        let until = [gone, payment, repair, walk].into_iter().flatten().fold(heartbeat, Instant::min);
+        let until = [gone, payment, aside, repair, walk].into_iter().flatten().fold(heartbeat, Instant::min);
         // A payment that waits for the end of the pause reads all that came meanwhile at once.
-        Step::Wait { until, journal: !due }
+        Step::Wait { until, journal: !due && !self.behind() }
     }
 
     fn lost_after(&self, pace: Pace) -> Duration {
@@ -692,14 +702,21 @@ impl<C: Copier> Engine<C> {
         if exact {
             self.ledger.collect(cut);
         }
-        let exact = exact && !in_doubt;
+        let mut exact = exact && !in_doubt;
         let now = Instant::now();
-        let walk = exact && self.next_walk <= now && self.errand(now) == Ok(Errand::Walk);
-        let lend = exact && self.may_lend();
+        let alike = exact && self.held.is_empty();
+        let mut walk = alike && self.next_walk <= now && self.errand(now) == Ok(Errand::Walk);
+        let mut lend = alike && self.may_lend();
         cut.tell_parked(self.parked.keys());
         let mut paid = self.copier.pay(cut.owed(), lend || walk).await?;
         if in_doubt {
             self.put_off(cut, &mut paid);
+        }
+        if self.set_aside(cut, &paid) {
+            if walk || lend {
+                self.copier.release().await?;
+            }
+            (exact, walk, lend) = (false, false, false);
         }
         Ok(Made { snapshot, paid, exact, lend, walk })
     }
@@ -817,12 +834,30 @@ impl<C: Copier> Engine<C> {
         }
     }
 
+    /// What waits for a lock stays owed. Is there any?
+    fn set_aside(&mut self, cut: &mut Cut, paid: &Paid) -> bool {
+        for waiting in &paid.waiting {
+            if !self.held.iter().any(|held| held.table == waiting.name) {
+                warn!(table = waiting.name, why = waiting.why, "left out of payments");
+            }
+        }
+        let held = |waiting: &Waiting| Held { table: waiting.name.clone(), why: waiting.why.clone() };
+        self.held = paid.waiting.iter().map(held).collect();
+        let tables: HashSet<TableId> = paid.waiting.iter().flat_map(|waiting| &waiting.owed).copied().collect();
+        if !tables.is_empty() {
+            self.ledger.set_aside(cut.split(&tables));
+            self.next_aside = Instant::now() + LOOK_AT_LOCKS;
+        }
+        !tables.is_empty()
+    }
+
     fn go_stale(&mut self, why: &str) {
         debug!(why, attempt = self.stale, "snapshot thrown away");
         self.stale += 1;
         let pause = if self.stale <= self.config.stale_retries { self.config.pause_min } else { self.backoff.pause() };
         self.next_payment = Instant::now() + pause;
         self.next_walk = self.next_walk.max(self.next_payment);
+        self.next_aside = self.next_aside.max(self.next_payment);
     }
 
     /// The payment is on the secondary.
@@ -1014,6 +1049,7 @@ impl<C: Copier> Engine<C> {
         self.status.send_modify(|status| {
             status.error = None;
             status.exact = exact;
+            status.held.clone_from(&self.held);
             status.payments = paid.payments;
             status.paid_keys += paid.keys;
             status.paid_rows += paid.rows;

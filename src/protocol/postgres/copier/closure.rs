@@ -6,7 +6,7 @@
 //! and its rows have no name. Where foreign keys act on the secondary (no replica role), every key counts as flagged
 //! and every foreign key as acting, because a delete must take the children along.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::mirror::state::keys::Key;
@@ -70,6 +70,53 @@ fn draft(catalog: &Catalog, fk: &ForeignKey) -> Option<Reference> {
         columns: columns.map(|(&own, &theirs)| (name(child, own), name(parent, theirs))).collect(),
         rekeys_by_default: by_default && fk.child_columns.iter().any(in_key),
     })
+}
+
+/// Tables that are not paid while others are locked: those themselves, and what takes their rows along. Who lost rows is
+/// known by them to the rows that pointed at them, so they stay until these can be read; rows of tables that are paid
+/// meanwhile count as flagged where a table above them is flagged and waits. Where foreign keys act on the secondary, all
+/// that they join waits.
+pub(super) fn apart(link: &mut Link, debts: &mut Debts<'_>) -> HashSet<TableId> {
+    let acting = !link.replica;
+    let mut apart: HashSet<TableId> = link.locks.tables().collect();
+    let references = references(&mut link.schema, acting);
+    if acting {
+        grow(&mut apart, &references, |r, apart| match (apart.contains(&r.child), apart.contains(&r.parent)) {
+            (true, false) => Some(r.parent),
+            (false, true) => Some(r.child),
+            _ => None,
+        });
+        return apart;
+    }
+    let is_flagged = |debt: &Debt<'_>| debt.lost || debt.flagged().next().is_some();
+    let mut flagged: HashSet<TableId> = debts.iter().filter(|(_, debt)| is_flagged(debt)).map(|(id, _)| *id).collect();
+    grow(&mut flagged, &references, |r, flagged| flagged.contains(&r.parent).then_some(r.child));
+    grow(&mut apart, &references, |r, apart| {
+        (apart.contains(&r.child) && flagged.contains(&r.parent)).then_some(r.parent)
+    });
+    let waits = |r: &&Reference| apart.contains(&r.parent) && flagged.contains(&r.parent) && !apart.contains(&r.child);
+    for reference in references.iter().filter(waits) {
+        if let Some(debt) = debts.get_mut(&reference.child) {
+            debt.flag_all();
+        }
+    }
+    apart
+}
+
+/// Add the table that a reference brings, until nothing is new.
+fn grow(
+    tables: &mut HashSet<TableId>,
+    references: &[Reference],
+    brings: impl Fn(&Reference, &HashSet<TableId>) -> Option<TableId>,
+) {
+    loop {
+        let brought = references.iter().filter_map(|reference| brings(reference, tables));
+        let news: Vec<TableId> = brought.filter(|table| !tables.contains(table)).collect();
+        if news.is_empty() {
+            return;
+        }
+        tables.extend(news);
+    }
 }
 
 /// Close what is owed over foreign keys.
@@ -161,7 +208,14 @@ async fn ask_both(
 ) -> Result<(), Trouble> {
     let (child, pulse) = (pairs[0], link.options.pulse());
     let Link { primary, secondary, .. } = link;
-    let trouble = |at| move |error| Trouble::reading(at, child.id, error);
+    // Their parents are read, too.
+    let tables = || pairs.iter().map(|pair| pair.id).collect();
+    let trouble = |at| {
+        move |error| match Trouble::reading(at, child.id, error) {
+            Trouble::Locked(at, _, why) => Trouble::Locked(at, tables(), why),
+            trouble => trouble,
+        }
+    };
     primary.put_prepared(&sqls[0], &arrays.params(), Format::Binary);
     let check = check::put(primary, pairs.into_iter());
     secondary.put_prepared(&sqls[1], &arrays.params(), Format::Binary);

@@ -13,6 +13,7 @@ use crate::record::TableId;
 use super::Options;
 use super::contact::Contacts;
 use super::history::History;
+use super::locks::Locks;
 use super::schema::{Schema, operator_schemas};
 
 /// First half of our advisory locks: `tand` in ASCII.
@@ -56,6 +57,7 @@ pub(super) struct Link {
     pub(super) doubtful: HashSet<TableId>,
     /// Tables with keys that one side could not read: the next payment owes all their rows.
     pub(super) unfit: HashSet<TableId>,
+    pub(super) locks: Locks,
     pub(super) used: Instant,
     /// When the primary heard of us last inside S, but for payments.
     pub(super) held: Instant,
@@ -157,6 +159,7 @@ pub(super) async fn open(primary: &ServerConfig, secondary: &ServerConfig, optio
         poisoned: HashMap::new(),
         doubtful: HashSet::new(),
         unfit: HashSet::new(),
+        locks: Locks::default(),
         used: Instant::now(),
         held: Instant::now(),
         options: options.clone(),

@@ -17,6 +17,7 @@ pub(super) mod debt;
 mod hashes;
 mod history;
 mod link;
+mod locks;
 mod pay;
 mod piece;
 mod provision;
@@ -155,6 +156,7 @@ impl PgCopier {
             Trouble::Unreadable(table, _) if link.doubtful.insert(*table) => (),
             // Every row is owed already, or it is not the keys.
             Trouble::Unfit(table, _) if link.unfit.insert(*table) => (),
+            Trouble::Locked(at, tables, _) => link.locks.met(*at, tables),
             Trouble::Unreadable(table, why) | Trouble::Unfit(table, why) => {
                 link.poisoned.insert(*table, Poison { why: why.clone(), since: Instant::now() });
             }
@@ -174,6 +176,7 @@ impl Link {
         self.payments = payments;
         self.schema_stale = false;
         self.doubtful.clear();
+        self.locks.paid();
         self.unfit.clear();
     }
 

@@ -18,7 +18,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::mirror::state::copier::{self, Large, Owed, Paid, Refused};
+use crate::mirror::state::copier::{self, Large, Owed, Paid, Refused, Waiting};
 use crate::mirror::state::keys::Key;
 use crate::protocol::postgres::catalog::{LoadError, Relation, quote};
 use crate::protocol::postgres::client::{self, Client, DbError, Format, Param, SEND_BYTES};
@@ -29,17 +29,21 @@ use crate::record::TableId;
 
 use super::Options;
 use super::change;
-use super::closure::{close, parents_first, read_keys};
+use super::closure::{apart, close, parents_first, read_keys};
 use super::contact;
 use super::copy::{CopyOut, FLIGHT_BYTES, Part, Reader, Request};
 use super::debt::{Arrays, BATCH_BYTES, Debt, Debts, batches, fits, refused_key, refused_table, reorder};
 use super::link::{Link, Poison, beside, on_primary, on_secondary};
+use super::locks;
 use super::piece;
 use super::schema::{At, Home, Pair};
 use super::whole::{self, Stretch};
 
 /// How often the holders of unique values are looked for before a table goes row by row.
 const ROUNDS: usize = 3;
+
+/// The SQLSTATE of a lock that was not waited for any longer.
+pub(super) const LOCKED: &str = "55P03";
 
 /// Why an attempt ended.
 pub(super) enum Trouble {
@@ -55,6 +59,8 @@ pub(super) enum Trouble {
     Unfit(TableId, String),
     /// Not the schema that was read.
     Stale(String),
+    /// Somebody has locked one of these tables, or rows of it.
+    Locked(At, Vec<TableId>, String),
 }
 
 impl Trouble {
@@ -72,9 +78,8 @@ impl Trouble {
     pub(super) fn reading_primary(table: TableId, error: client::Error) -> Trouble {
         match error {
             client::Error::Db(error) => match error.code.as_str() {
-                "42P01" | "42703" | "42704" | "3F000" | "55P03" | "40001" | "57014" => {
-                    Trouble::Stale(error.to_string())
-                }
+                LOCKED => Trouble::Locked(At::Primary, vec![table], error.to_string()),
+                "42P01" | "42703" | "42704" | "3F000" | "40001" | "57014" => Trouble::Stale(error.to_string()),
                 // Values that are none: of the wrong length they are called a broken protocol.
                 code if code.starts_with("22") || code == "08P01" => Trouble::Unfit(table, error.to_string()),
                 // Rows that are damaged on its disk.
@@ -89,6 +94,7 @@ impl Trouble {
     pub(super) fn writing(table: TableId, error: client::Error) -> Trouble {
         match error {
             client::Error::Db(error) => match error.code.as_str() {
+                LOCKED => Trouble::Locked(At::Secondary, vec![table], error.to_string()),
                 "42P01" | "42703" => Trouble::Stale(error.to_string()),
                 code if about_the_statement(code) => Trouble::Table(table, error),
                 _ => Trouble::Secondary(client::Error::Db(error)),
@@ -103,7 +109,7 @@ impl Trouble {
             Trouble::Primary(error) => (on_primary(error), false),
             Trouble::Secondary(error) => (on_secondary(error), false),
             Trouble::Table(_, error) => (copier::Error::Secondary(error.to_string()), false),
-            Trouble::Unreadable(_, why) | Trouble::Unfit(_, why) | Trouble::Stale(why) => {
+            Trouble::Unreadable(_, why) | Trouble::Unfit(_, why) | Trouble::Stale(why) | Trouble::Locked(_, _, why) => {
                 (copier::Error::Stale(why), true)
             }
         }
@@ -129,7 +135,7 @@ pub(super) fn loading(error: LoadError, side: fn(client::Error) -> Trouble) -> T
 /// Who looks at a table that somebody has locked (VACUUM FULL, a long ALTER TABLE) looks again; the connection is as good as
 /// before.
 pub(super) fn unlocked(error: client::Error, side: fn(client::Error) -> Trouble) -> Trouble {
-    if error.code() == Some("55P03") { Trouble::Stale(error.to_string()) } else { side(error) }
+    if error.code() == Some(LOCKED) { Trouble::Stale(error.to_string()) } else { side(error) }
 }
 
 /// Run one payment. On `Ok` the secondary has committed it; S is still open.
@@ -203,6 +209,7 @@ impl<'p> Payment<'p> {
         }
         payment.gather();
         refused.into_iter().for_each(|refused| payment.refuse_change(refused));
+        payment.leave_out_locked().await?;
         payment.owe_what_left().await?;
         payment.owe_parts().await?;
         Ok(payment)
@@ -315,6 +322,31 @@ impl<'p> Payment<'p> {
             let name = self.link.schema.name(table);
             self.refuse(table, name, why);
         }
+    }
+
+    /// What somebody has locked waits, and what cannot be paid without it: one table must not hold up all others.
+    async fn leave_out_locked(&mut self) -> Result<(), Trouble> {
+        locks::look(self.link, &self.debts).await?;
+        if self.link.locks.are_none() {
+            return Ok(());
+        }
+        let apart = apart(self.link, &mut self.debts);
+        let mut waiting: BTreeMap<TableId, Waiting> = BTreeMap::new();
+        for &owed in self.owed.keys.keys().chain(&self.owed.tables) {
+            let Home::Pair(pair, _) = self.link.schema.home(owed) else { continue };
+            if !apart.contains(&pair.id) || self.is_refused(pair.id) {
+                continue;
+            }
+            let fresh = || Waiting { name: pair.primary.sql(), why: self.link.locks.why(pair.id), owed: Vec::new() };
+            let names = &mut waiting.entry(pair.id).or_insert_with(fresh).owed;
+            if !names.contains(&owed) {
+                names.push(owed);
+            }
+        }
+        self.debts.retain(|id, _| !apart.contains(id));
+        self.parts.retain(|id, _| !apart.contains(id));
+        self.paid.waiting.extend(waiting.into_values());
+        Ok(())
     }
 
     /// What a dropped or detached partition held is gone on the secondary too, or all of its table is owed.

@@ -21,8 +21,8 @@ use crate::record::TableId;
 
 use super::check;
 use super::link::{Link, beside};
-use super::pay::Trouble;
-use super::schema::{Pair, find, tree};
+use super::pay::{LOCKED, Trouble};
+use super::schema::{At, Pair, find, tree};
 
 /// One partition, of which every row is owed.
 pub(super) struct Piece {
@@ -50,7 +50,7 @@ pub(super) async fn of(link: &mut Link, pair: &Pair, part: &Relation) -> Result<
     if !link.replica || !pair.footprint.local {
         return Ok(None);
     }
-    let rows = ask(link, BOUND, &part.oid.to_string()).await?;
+    let rows = ask(link, pair, BOUND, &part.oid.to_string()).await?;
     let Some(first) = rows.first() else { return Err(Trouble::Stale("a partition was detached".into())) };
     for row in &rows {
         let (strategy, columns, name) = (row.text(1), row.bool(2), row.text(3));
@@ -100,14 +100,17 @@ const TEXTS: &[u32] = &[oid::TEXT, oid::VARCHAR, oid::BPCHAR];
 pub(super) async fn bytes(link: &mut Link, pair: &Pair) -> Result<u64, Trouble> {
     let sql = "SELECT coalesce(pg_catalog.sum(pg_catalog.pg_total_relation_size(o)), 0) \
         FROM unnest($1::pg_catalog.oid[]) o";
-    let rows = ask(link, sql, &array(pair.footprint.heaps.iter().map(|(oid, _)| *oid))).await?;
+    let rows = ask(link, pair, sql, &array(pair.footprint.heaps.iter().map(|(oid, _)| *oid))).await?;
     rows.first().ok_or(client::Error::Value(0)).and_then(|row| row.parse(0)).map_err(Trouble::Primary)
 }
 
-async fn ask(link: &mut Link, sql: &str, of: &str) -> Result<Vec<DataRow>, Trouble> {
+async fn ask(link: &mut Link, pair: &Pair, sql: &str, of: &str) -> Result<Vec<DataRow>, Trouble> {
     let (params, pulse) = ([Param::text(of)], link.options.pulse());
     let asking = link.primary.query(sql, &params, Format::Text);
-    beside(&mut link.secondary, pulse, asking).await.map_err(check::refused)
+    beside(&mut link.secondary, pulse, asking).await.map_err(|error| match error.code() {
+        Some(LOCKED) => Trouble::Locked(At::Primary, vec![pair.id], error.to_string()),
+        _ => check::refused(error),
+    })
 }
 
 /// Give back the locks that questions took.

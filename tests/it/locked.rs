@@ -1,0 +1,72 @@
+//! Somebody has locked a table, on the origin or on the target: the mirror of all others goes on.
+
+use crate::support::stage::Stage;
+use crate::support::{connect, rows, sql, until};
+
+const SCHEMA: &str = "CREATE TABLE a (id int PRIMARY KEY, v int); CREATE TABLE b (id int PRIMARY KEY, v int)";
+const TABLES: &[&str] = &["a", "b"];
+
+async fn stage() -> Stage {
+    let stage = Stage::new(SCHEMA, "", &[]).await;
+    sql(&stage.url(), "INSERT INTO a SELECT i, 0 FROM generate_series(1, 9) i").await;
+    stage.assert_equal(TABLES).await;
+    stage
+}
+
+/// A row of `b` that a client writes now comes to the target.
+async fn b_is_mirrored(stage: &Stage, id: i32) {
+    sql(&stage.url(), &format!("INSERT INTO b VALUES ({id}, 1)")).await;
+    let there = format!("SELECT FROM b WHERE id = {id}");
+    let there = until(async || (rows(&stage.target.url("postgres"), &there).await.len() == 1).then_some(())).await;
+    there.unwrap_or_else(|| panic!("row {id} waits for the lock\n{}", stage.tandem.log()));
+}
+
+async fn a_waits(stage: &Stage, side: &str) {
+    let says = |status: &serde_json::Value| {
+        let why = status["mirror"]["held"]["\"public\".\"a\""].as_str();
+        why.is_some_and(|why| why.contains(&format!("waits for a lock on the {side}")))
+    };
+    stage.tandem.status_is("waiting", says).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_locked_on_the_origin_waits_and_no_other_does() {
+    let stage = stage().await;
+    let locker = connect(&stage.origin.url("postgres")).await;
+    locker.batch_execute("BEGIN; LOCK TABLE a IN ACCESS EXCLUSIVE MODE").await.expect("locked");
+    let writer = connect(&stage.url()).await;
+    let writes = tokio::spawn(async move { writer.batch_execute("UPDATE a SET v = 1 WHERE id = 1").await });
+    let queued = "SELECT FROM pg_locks l JOIN pg_stat_activity s USING (pid) \
+        WHERE NOT l.granted AND s.query LIKE 'UPDATE a%'";
+    until(async || (!rows(&stage.origin.url("postgres"), queued).await.is_empty()).then_some(())).await.expect("waits");
+    for id in 1..=5 {
+        b_is_mirrored(&stage, id).await;
+    }
+    a_waits(&stage, "primary").await;
+    assert!(!writes.is_finished(), "the lock is there");
+    locker.batch_execute("COMMIT").await.expect("let go");
+    writes.await.expect("no panic in it").expect("written");
+    stage.assert_equal(TABLES).await;
+    assert_eq!(rows(&stage.target.url("postgres"), "SELECT v FROM a WHERE id = 1").await, ["1"]);
+    stage.tandem.status_is("going on", |status| status["mirror"]["held"] == serde_json::json!({})).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_locked_on_the_target_waits_and_no_other_does() {
+    let stage = stage().await;
+    for lock in ["LOCK TABLE a IN SHARE MODE", "SELECT FROM a WHERE id = 1 FOR UPDATE"] {
+        let locker = connect(&stage.target.url("postgres")).await;
+        locker.batch_execute(&format!("BEGIN; {lock}")).await.expect("locked");
+        sql(&stage.url(), "UPDATE a SET v = v + 1 WHERE id = 1").await;
+        a_waits(&stage, "secondary").await;
+        let first: i32 =
+            rows(&stage.origin.url("postgres"), "SELECT count(*) FROM b").await[0].parse().expect("a count");
+        for id in first..first + 5 {
+            b_is_mirrored(&stage, id).await;
+        }
+        locker.batch_execute("ROLLBACK").await.expect("let go");
+        stage.assert_equal(TABLES).await;
+    }
+    let log = stage.tandem.log();
+    assert!(!log.contains("mirror waits"), "it keeps its connections\n{log}");
+}
