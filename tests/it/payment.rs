@@ -901,6 +901,35 @@ async fn a_partition_that_cannot_be_told_there_is_paid_with_its_table_unless_tha
 }
 
 #[tokio::test]
+async fn a_large_table_is_never_one_payment_however_it_came_to_be_owed() {
+    let schema = "CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE k (id int PRIMARY KEY, v int); \
+        CREATE TABLE c (id int PRIMARY KEY, kid int REFERENCES k ON DELETE CASCADE)";
+    let mut world = World::new(schema).await;
+    let fill = "INSERT INTO t SELECT i, 1 FROM generate_series(1, 9) i; INSERT INTO k SELECT i, 1 FROM generate_series(1, 9) i; \
+        INSERT INTO c SELECT i, i FROM generate_series(1, 9) i";
+    world.origin(fill).await;
+    world.reopen(Options { whole_bytes_max: 0, ..Options::default() }).await;
+    let mut all = Owed { tables: vec![table("t")], ..Owed::default() };
+    owe(&mut all, "t", false, [3]);
+    // One of another layout, which may have been deleted: what points at it is owed whole, too.
+    owe(&mut all, "k", false, [4]);
+    all.keys.entry(table("k")).or_default().insert(bytes(&[("id", "pg_catalog.int8")], &[&1_i64.to_be_bytes()]), true);
+    let paid = world.pay(&all).await;
+    let mut large: Vec<_> = paid.large.iter().map(|large| (large.name.as_str(), large.owed.clone())).collect();
+    large.sort_unstable();
+    let names = ["\"public\".\"c\"", "\"public\".\"k\"", "\"public\".\"t\""];
+    assert_eq!(large, [(names[0], vec![]), (names[1], vec![]), (names[2], vec![table("t")])]);
+    let there = "SELECT (SELECT string_agg(id::text, ',') FROM t), (SELECT string_agg(id::text, ',') FROM k), \
+        (SELECT count(*) FROM c)";
+    assert_eq!(rows(&world.target.url("postgres"), there).await, ["3|4|0"], "their keys are paid");
+    world.reopen(Options::default()).await;
+    assert_eq!(world.pay(&all).await.large, vec![]);
+    for name in ["t", "k", "c"] {
+        world.assert_same(name).await;
+    }
+}
+
+#[tokio::test]
 async fn what_a_partition_held_leaves_the_target_with_it_however_that_is_partitioned() {
     let other = "CREATE TABLE m (id int, at int, v text, PRIMARY KEY (id, at)) PARTITION BY RANGE (at); \
         CREATE TABLE rest PARTITION OF m DEFAULT";

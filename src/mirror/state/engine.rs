@@ -903,6 +903,12 @@ impl<C: Copier> Engine<C> {
         for large in &paid.large {
             warn!(table = large.name, why = large.why, "too large for one payment: dirty");
             self.dirty.mark(large.table, Reason::Large, here).await?;
+            // What is taken for small would be owed whole again.
+            self.large.0.extend(large.owed.iter().chain([&large.table]).map(|table| (*table, true)));
+        }
+        // Whoever owed them, an operator too, relies on their being made equal.
+        if !paid.large.is_empty() {
+            self.desk.mend(paid.large.iter().map(|large| large.table));
         }
         Ok(())
     }

@@ -51,8 +51,7 @@ pub struct Options {
     /// Most rows of a table that a payment finds refused one by one, each in two or three round trips while all other
     /// tables wait: the table is refused whole beyond, as it would be when more are parked than may be.
     pub refused_max: usize,
-    /// A table of which a partition is owed whole, and cannot be paid alone, is paid whole up to this size on the primary,
-    /// in bytes.
+    /// Tables of which all rows are owed are paid whole up to this size on the primary, in bytes, if they can be walked over.
     pub whole_bytes_max: u64,
     /// The secondary ends a session that is silent for 30 s, and with it the lock: every `gone`, `release`, `beat`
     /// and empty `pay` after this much silence says something to it.

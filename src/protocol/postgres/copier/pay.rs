@@ -142,6 +142,7 @@ pub(super) fn unlocked(error: client::Error, side: fn(client::Error) -> Trouble)
 pub(super) async fn pay(link: &mut Link, owed: &Owed, options: &Options) -> Result<Paid, Trouble> {
     let mut payment = Payment::begin(link, owed, options).await?;
     close(payment.link, &mut payment.debts).await?;
+    payment.leave_out_large().await?;
     payment.paid.tables = payment.debts.keys().copied().collect();
     payment.paid.tables.iter().for_each(|table| payment.link.history.soil(*table));
     let mut rounds: HashMap<TableId, usize> = HashMap::new();
@@ -287,14 +288,15 @@ impl<'p> Payment<'p> {
             let layout = self.link.schema.layout(table);
             let debt = self.debts.entry(pair.id).or_insert_with(|| Debt::new(pair.clone()));
             match places {
-                // Captured under another key: which rows it meant nobody knows.
-                _ if unfit || !keys.keys().all(|key| fits(layout, pair.key.len(), key)) => {
-                    debt.whole = true;
-                    debt.lost |= keys.values().any(|&flagged| flagged);
-                }
-                None => debt.owe_all(keys),
-                Some(places) => keys.iter().for_each(|(key, &flagged)| {
-                    debt.owe(reorder(&pair, key, &places), flagged);
+                None if !unfit && keys.keys().all(|key| fits(layout, pair.key.len(), key)) => debt.owe_all(keys),
+                places => keys.iter().for_each(|(key, &flagged)| match &places {
+                    // Captured under another key: which rows it meant nobody knows.
+                    _ if unfit || !fits(layout, pair.key.len(), key) => {
+                        debt.whole = true;
+                        debt.lost |= flagged;
+                    }
+                    None => drop(debt.owe(key.clone(), flagged)),
+                    Some(places) => drop(debt.owe(reorder(&pair, key, places), flagged)),
                 }),
             }
         }
@@ -390,8 +392,7 @@ impl<'p> Payment<'p> {
 
     /// All rows of a partitioned table are owed. More than a payment takes are compared, where that can be, and mended.
     async fn owe_tree(&mut self, pair: &Arc<Pair>, owed: Vec<TableId>, why: &str) -> Result<(), Trouble> {
-        let can_be_walked = self.link.replica && pair.footprint.local;
-        let bytes = if can_be_walked { piece::bytes(self.link, pair).await? } else { 0 };
+        let bytes = self.bytes_to_walk(pair).await?;
         if bytes > self.options.whole_bytes_max {
             let (name, why) = (pair.primary.sql(), format!("{why}; the table has {} MiB", bytes >> 20));
             self.paid.large.push(Large { table: pair.id, name, why, owed });
@@ -399,6 +400,32 @@ impl<'p> Payment<'p> {
             self.debts.entry(pair.id).or_insert_with(|| Debt::new(pair.clone())).whole = true;
         }
         Ok(())
+    }
+
+    /// Tables of which every row is owed, and which are more than a payment takes: only their keys are paid.
+    async fn leave_out_large(&mut self) -> Result<(), Trouble> {
+        let whole: Vec<Arc<Pair>> =
+            self.debts.values().filter(|debt| debt.whole).map(|debt| debt.pair.clone()).collect();
+        for pair in &whole {
+            let bytes = self.bytes_to_walk(pair).await?;
+            piece::let_go(self.link).await?;
+            if bytes <= self.options.whole_bytes_max {
+                continue;
+            }
+            self.debts.get_mut(&pair.id).expect("found above").whole = false;
+            let is_its =
+                |table: &&TableId| matches!(self.link.schema.home(**table), Home::Pair(home, _) if home.id == pair.id);
+            let owed = self.owed.tables.iter().filter(is_its).copied().collect();
+            let why = format!("all of its rows are owed; the table has {} MiB", bytes >> 20);
+            self.paid.large.push(Large { table: pair.id, name: pair.primary.sql(), why, owed });
+        }
+        Ok(())
+    }
+
+    /// Of a table that can be compared and mended; of others there is no other way than to pay them whole.
+    async fn bytes_to_walk(&mut self, pair: &Arc<Pair>) -> Result<u64, Trouble> {
+        let can_be_walked = self.link.replica && pair.footprint.local && !pair.key.is_empty();
+        if can_be_walked { piece::bytes(self.link, pair).await } else { Ok(0) }
     }
 
     /// Rows of partitions were refused by their table's keys, which nobody may name when the partition is gone, or empty.
