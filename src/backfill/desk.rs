@@ -4,7 +4,7 @@
 //! for how long; workers take chunks and report them. The lock is held for moments and never across an await; what must
 //! reach the disk does so between two snapshots.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -271,9 +271,10 @@ struct Memory {
     /// Nor before this.
     lent_until: Option<Instant>,
     paid: Lsn,
-    /// What the job knew when the state was taken.
-    before: Option<Vec<Walked>>,
-    owing: Vec<Owing>,
+    /// What the job of this number knew when the state was taken.
+    before: Option<(u64, Vec<Walked>)>,
+    /// Until all of it is in the journal.
+    owing: VecDeque<Owing>,
     found: Vec<Line>,
     /// Chunks that were reported since the last state.
     reported: usize,
@@ -289,14 +290,34 @@ struct Memory {
 }
 
 /// Rows of a chunk that the mirror must copy.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Owing {
     chunk: Chunk,
-    keys: Vec<Box<[u8]>>,
+    keys: Arc<[Box<[u8]>]>,
+    /// Of these keys so many are in the journal.
+    owed: usize,
     /// Rows that differ besides, and were too many to be kept.
     crowd: u64,
     /// The chunk is to be looked at again when they are paid.
     again: bool,
+}
+
+impl Owing {
+    /// Once the mirror has them, the chunk is as done as it can be.
+    fn once(chunk: Chunk, keys: Vec<Box<[u8]>>) -> Owing {
+        Owing { chunk, keys: keys.into(), owed: 0, crowd: 0, again: false }
+    }
+
+    /// The keys that go into the next record, if not all are in one: one at least, and no more than fit.
+    fn next(&self, at_once: usize) -> &[Box<[u8]>] {
+        let (left, mut bytes) = (&self.keys[self.owed..], 0);
+        let fits = |key: &&Box<[u8]>| {
+            bytes += ITEM_BYTES + key.len();
+            bytes <= RECORD_BYTES
+        };
+        let count = left.iter().take(at_once).take_while(fits).count();
+        &left[..count.max(1)]
+    }
 }
 
 /// How fast the pass goes, for the estimate of its end.
@@ -330,7 +351,7 @@ impl Desk {
             lent_until,
             paid: Lsn::default(),
             before: None,
-            owing: Vec::new(),
+            owing: VecDeque::new(),
             found: Vec::new(),
             reported: 0,
             throttled: None,
@@ -682,7 +703,7 @@ impl Desk {
     pub fn open_at(&self, now: Instant, paid: Lsn) {
         let mut memory = self.lock();
         memory.until = Some(now + self.shared.options.hold.max(HOLD_MIN));
-        memory.before = memory.page.current().map(|job| job.tables.clone());
+        memory.before = memory.page.current().map(|job| (job.number, job.tables.clone()));
         memory.paid = paid;
     }
 
@@ -717,50 +738,67 @@ impl Desk {
     /// `payments` or more; without a counter nothing is known to have landed, and all is done again.
     ///
     /// # Errors
-    /// The journal or the disk refuses; nothing is lost, but some of it will be done again.
+    /// The journal or the disk refuses; nothing is lost: what is not owed yet is owed with the next call.
     pub async fn settle(&self, journal: &Journal, paid: Lsn, payments: Option<u64>) -> Result<Settled, Error> {
-        let (owing, found, reported) = {
+        let found = {
             let mut memory = self.lock();
             memory.until = None;
             let memory = &mut *memory;
-            let (owing, found) = (std::mem::take(&mut memory.owing), std::mem::take(&mut memory.found));
-            let reported = std::mem::take(&mut memory.reported);
             match (payments, memory.before.take()) {
-                (Some(payments), _) => {
-                    memory.page.landed = if reported > 0 { payments } else { memory.page.landed };
-                    (owing, found, reported)
+                (Some(payments), _) if memory.reported > 0 => memory.page.landed = payments,
+                (None, Some((number, before))) => {
+                    memory.owing.clear();
+                    memory.found.clear();
+                    memory.reported = 0;
+                    let job = memory.page.current_mut().filter(|job| job.number == number);
+                    job.into_iter().for_each(|job| job.back_to(before.clone()));
                 }
-                (None, Some(before)) => {
-                    memory.page.current_mut().into_iter().for_each(|job| job.back_to(before.clone()));
-                    (Vec::new(), Vec::new(), 0)
-                }
-                (None, None) => (Vec::new(), Vec::new(), 0),
+                _ => {}
             }
+            std::mem::take(&mut memory.found)
         };
-        self.owe(journal, owing)?;
         self.list(found).await;
-        let settled = self.lock().settle(journal.appended(), paid, reported);
+        self.owe(journal)?;
+        let settled = {
+            let mut memory = self.lock();
+            let reported = std::mem::take(&mut memory.reported);
+            memory.settle(journal.appended(), paid, reported)
+        };
         self.save().await?;
         Ok(settled)
     }
 
-    /// Through the journal, as what operators owe: ordered with the clients' writes, paid and owed again as they are.
-    fn owe(&self, journal: &Journal, owing: Vec<Owing>) -> Result<(), journal::Error> {
-        for Owing { chunk, keys, crowd, again } in owing {
-            let at_once = if self.shared.options.part_of.is_some() { 1 } else { keys.len().max(1) };
-            for some in keys.chunks(at_once) {
-                owe(journal, &mut self.debt(chunk.table, some))?;
+    /// Through the journal, as what operators owe: ordered with the clients' writes, paid and owed again as they are. What the
+    /// journal does not take stays first in the queue.
+    fn owe(&self, journal: &Journal) -> Result<(), journal::Error> {
+        let at_once = if self.shared.options.part_of.is_some() { 1 } else { usize::MAX };
+        loop {
+            let Some(mut owing) = self.lock().owing.front().cloned() else { return Ok(()) };
+            let allowed = self.timestamp_of(owing.chunk.job);
+            while owing.owed < owing.keys.len() {
+                let some = owing.next(at_once);
+                owe(journal, &mut self.debt(owing.chunk.table, some, allowed))?;
+                owing.owed += some.len();
+                if let Some(first) = self.lock().owing.front_mut() {
+                    first.owed = owing.owed;
+                }
             }
             let mut memory = self.lock();
-            if let Some(job) = memory.page.current_mut() {
+            memory.owing.pop_front();
+            let Owing { chunk, keys, crowd, again, .. } = owing;
+            if let Some(job) = memory.page.current_mut().filter(|job| job.number == chunk.job) {
                 if again { job.owed(&chunk, (keys.len() as u64, crowd), journal.appended()) } else { job.close(&chunk) }
             }
         }
-        Ok(())
     }
 
-    fn debt(&self, table: TableId, keys: &[Box<[u8]>]) -> RecordBuf {
-        let allowed = self.lock().page.current().and_then(|job| job.request.timestamp);
+    /// What is written for the job of that number, if it is known still, is written at this time.
+    fn timestamp_of(&self, number: u64) -> Option<i64> {
+        let memory = self.lock();
+        memory.page.jobs.values().find(|job| job.number == number).and_then(|job| job.request.timestamp)
+    }
+
+    fn debt(&self, table: TableId, keys: &[Box<[u8]>], allowed: Option<i64>) -> RecordBuf {
         let mut record = RecordBuf::default();
         for key in keys {
             record.key(table, key, false);
@@ -793,7 +831,7 @@ impl Desk {
         let _saving = self.shared.saving.lock().await;
         let page = {
             let mut memory = self.lock();
-            std::mem::take(&mut memory.unsaved).then(|| memory.page.clone())
+            std::mem::take(&mut memory.unsaved).then(|| memory.kept())
         };
         let Some(page) = page else { return Ok(()) };
         let saved = self.shared.file.save_aside(&page).await;
@@ -821,7 +859,9 @@ impl Desk {
         let mut memory = self.lock();
         let memory = &mut *memory;
         meters::ended(&chunk, &outcome);
-        let Some(job) = memory.page.current_mut() else { return memory.put_late(chunk, outcome) };
+        let Some(job) = memory.page.current_mut().filter(|job| job.number == chunk.job) else {
+            return memory.put_late(chunk, outcome);
+        };
         memory.reported += 1;
         let (table, name) = (chunk.table, job.name(chunk.table).to_owned());
         let copied: Option<Vec<u64>> =
@@ -837,11 +877,12 @@ impl Desk {
                     memory.found.extend(lines);
                 }
                 if !landed.refused.is_empty() {
-                    memory.owing.push(Owing { chunk: chunk.clone(), keys: landed.refused, crowd: 0, again: false });
+                    memory.owing.push_back(Owing::once(chunk.clone(), landed.refused));
                 }
                 if seen.owes {
-                    let keys = landed.differing.into_iter().map(|one| one.key).collect();
-                    memory.owing.push(Owing { chunk, keys, crowd: landed.crowd, again: true });
+                    let keys: Vec<_> = landed.differing.into_iter().map(|one| one.key).collect();
+                    let owing = Owing { crowd: landed.crowd, again: true, ..Owing::once(chunk, keys) };
+                    memory.owing.push_back(owing);
                 }
             }
             Outcome::Moved => job.survey_again(),
@@ -852,7 +893,7 @@ impl Desk {
             }
             // Small enough, the mirror copies row by row, and parks what is refused.
             Outcome::Refused(keys, _) if keys.len() <= ROWS_OWED || !job.halve(&chunk) => {
-                memory.owing.push(Owing { chunk, keys, crowd: 0, again: false });
+                memory.owing.push_back(Owing::once(chunk, keys));
             }
             Outcome::Refused(..) => {}
         }
@@ -865,6 +906,10 @@ impl Desk {
 
 /// Rows of a refused chunk that are owed one by one.
 const ROWS_OWED: usize = 1_000;
+/// Bytes of keys in a record of what is owed: a small part of the least that a journal takes.
+const RECORD_BYTES: usize = 64 << 10;
+/// More than a record needs for a key beside its bytes.
+const ITEM_BYTES: usize = 16;
 
 /// What came of one state of the primary.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -967,6 +1012,16 @@ impl Memory {
         Settled { clean, idle: reported == 0 && !moved }
     }
 
+    /// The page as the disk shall have it: a chunk of which something is still to be owed is not done.
+    fn kept(&self) -> Page {
+        let mut page = self.page.clone();
+        for Owing { chunk, keys, crowd, again, .. } in &self.owing {
+            let Some(job) = page.current_mut().filter(|job| job.number == chunk.job) else { continue };
+            if *again { job.owed(chunk, (keys.len() as u64, *crowd), Lsn(0)) } else { job.open(chunk) }
+        }
+        page
+    }
+
     /// What came of a chunk whose job was cancelled meanwhile. What it wrote is there; what the mirror must copy of it is owed all
     /// the same, or it would stay as no client left it.
     fn put_late(&mut self, chunk: Chunk, outcome: Outcome) {
@@ -978,11 +1033,13 @@ impl Memory {
             Outcome::Refused(keys, _) => keys,
             Outcome::Moved | Outcome::Dense => Vec::new(),
         };
-        let Some(job) = self.page.jobs.get(&Kind::Backfill) else { return };
-        let (table, name) = (chunk.table, job.name(chunk.table).to_owned());
-        let labels: Vec<u64> = job.labels(table).map(|label| label.0).collect();
-        self.page.came(table, &name, labels);
-        self.owing.push(Owing { chunk, keys, crowd: 0, again: false });
+        let (table, jobs) = (chunk.table, &self.page.jobs);
+        // Another one may have taken the place of its job, and not know the table yet.
+        let job = jobs.get(&Kind::Backfill).filter(|job| !job.name(table).is_empty());
+        let labels: Option<Vec<u64>> = job.map(|job| job.labels(table).map(|label| label.0).collect());
+        let name = job.map_or(String::new(), |job| job.name(table).to_owned());
+        self.page.came(table, &name, labels.unwrap_or_else(|| vec![table.0]));
+        self.owing.push_back(Owing::once(chunk, keys));
         (self.reported, self.unsaved) = (self.reported + 1, true);
     }
 
@@ -1106,6 +1163,8 @@ mod tests {
     use super::*;
     use crate::backfill::work::{Difference, Differs, Extent, Landed};
     use crate::journal::Entry;
+    use crate::journal::storage::MemoryDisk;
+    use crate::record::{Item, Record};
 
     /// Of nine units, the same on both sides.
     fn table() -> Surveyed {
@@ -1125,9 +1184,17 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_chunk_leaves_to_the_mirror_is_owed_although_it_was_cancelled_meanwhile() {
+        a_chunk_outlives_its_job(false).await;
+        a_chunk_outlives_its_job(true).await;
+    }
+
+    /// Its job was cancelled while it was under way, and another one asked for, or not.
+    async fn a_chunk_outlives_its_job(is_followed: bool) {
         let (desk, journal) = (Desk::in_memory(), Journal::in_memory());
         let begin = async || {
-            desk.start(Request::new(Kind::Backfill)).await.expect("nothing is under way");
+            if !desk.is_busy() {
+                desk.start(Request::new(Kind::Backfill)).await.expect("nothing is under way");
+            }
             desk.surveyed(vec![Surveyed { occupied: desk.has_seen(TableId(1)), ..table() }], (Lsn(0), Lsn(0)));
             desk.settle(&journal, Lsn(0), Some(0)).await.expect("memory");
             desk.open_at(Instant::now(), Lsn(0));
@@ -1135,6 +1202,9 @@ mod tests {
         begin().await;
         let chunk = desk.take(Instant::now()).expect("there is one");
         desk.cancel(Kind::Backfill).await.expect("it is under way");
+        if is_followed {
+            desk.start(Request::new(Kind::Backfill)).await.expect("nothing is under way");
+        }
         let differing = vec![Difference { how: Differs::Different, key: (*b"settled").into(), shown: String::new() }];
         let landed = Landed { rows: 9, differing, refused: vec![(*b"refused").into()], ..Landed::default() };
         desk.put(chunk, Outcome::Done(landed));
@@ -1146,9 +1216,123 @@ mod tests {
             entries.iter().any(holds)
         };
         assert!(owed(b"settled") && owed(b"refused"));
-        // What it wrote is ours: the next one meets no strangers.
+        // What it wrote is ours: the next one meets no strangers, and takes nothing of it for its own.
         begin().await;
-        assert!(desk.take(Instant::now()).is_some());
+        let next = desk.take(Instant::now()).expect("nothing of it is done");
+        assert_eq!((next.from, desk.report(Kind::Backfill).map(|report| report.rows)), (0, Some(0)));
+    }
+
+    /// Keys of rows that differ.
+    fn differing(count: u64) -> Vec<Difference> {
+        let key = |n: u64| [&[7; 12], &n.to_be_bytes()[..]].concat().into();
+        (0..count).map(|n| Difference { how: Differs::Missing, key: key(n), shown: n.to_string() }).collect()
+    }
+
+    /// A repair of the table, at its first state.
+    async fn repairing(journal: &Journal, options: Options) -> Desk {
+        let lines = Lines::in_memory(64 << 20);
+        let desk = Desk::open(Durable::in_memory("history"), lines, options).expect("memory");
+        desk.start(Request::new(Kind::Repair)).await.expect("nothing is under way");
+        desk.surveyed(vec![table()], (Lsn(0), Lsn(0)));
+        desk.settle(journal, Lsn(0), Some(0)).await.expect("nothing is owed");
+        desk.open_at(Instant::now(), Lsn(0));
+        desk
+    }
+
+    /// Everything that is owed, record by record.
+    async fn owed(journal: &Journal) -> Vec<(usize, Vec<Vec<u8>>)> {
+        let (mut all, mut from) = (Vec::new(), Lsn(0));
+        loop {
+            let (entries, next) = journal.read(from, 1 << 20).await.expect("memory");
+            if next == from {
+                return all;
+            }
+            from = next;
+            for entry in entries {
+                let Entry::Record { payload, .. } = entry else { continue };
+                let record = Record::parse(payload.clone()).expect("ours");
+                let key = |item| if let Item::Key { key, .. } = item { Some(key.to_vec()) } else { None };
+                all.push((payload.len(), record.items().filter_map(key).collect()));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_chunk_owes_is_cut_into_records_that_the_journal_takes() {
+        let journal = Journal::in_memory();
+        let desk = repairing(&journal, Options::default()).await;
+        let chunk = desk.take(Instant::now()).expect("there is one");
+        let landed = Landed { rows: 60_000, differing: differing(60_000), ..Landed::default() };
+        desk.put(chunk, Outcome::Done(landed));
+        desk.settle(&journal, Lsn(0), Some(0)).await.expect("no record is too large");
+        let records = owed(&journal).await;
+        assert!(records.iter().all(|(bytes, _)| *bytes <= RECORD_BYTES + 1_024), "{:?}", records.first());
+        let keys: BTreeSet<_> = records.iter().flat_map(|(_, keys)| keys).collect();
+        assert_eq!((keys.len(), records.iter().map(|(_, keys)| keys.len()).sum()), (60_000, 60_000_usize));
+    }
+
+    #[tokio::test]
+    async fn what_a_full_journal_does_not_take_is_owed_later_and_counted_once() {
+        let options = journal::Options {
+            size_limit_bytes: 64 << 20,
+            segment_bytes: 256 << 10,
+            record_limit_bytes: 128 << 10,
+            ring_bytes: 512 << 10,
+            ..journal::Options::default()
+        };
+        let disk = MemoryDisk::default();
+        let (journal, _) = Journal::open_on(disk.storage(), options).expect("memory");
+        let desk = repairing(&journal, Options::default()).await;
+        let chunk = desk.take(Instant::now()).expect("there is one");
+        let landed = Landed { rows: 60_000, differing: differing(60_000), ..Landed::default() };
+        desk.put(chunk.clone(), Outcome::Done(landed));
+        let mut refusals = 0;
+        while let Err(error) = desk.settle(&journal, Lsn(0), Some(0)).await {
+            assert!(matches!(error, Error::Journal(journal::Error::Full)), "{error}");
+            journal.sync_now();
+            refusals += 1;
+            assert!(refusals < 100, "it comes on");
+            // Connected again, what was done before the failure stands.
+            desk.settle(&journal, Lsn(0), None).await.err();
+            journal.sync_now();
+        }
+        assert!(refusals > 0, "it was full");
+        let counts = || desk.report(Kind::Repair).expect("asked for").counts;
+        assert_eq!((counts().read, counts().missing, counts().repaired), (60_000, 60_000, 0));
+        let keys: BTreeSet<_> = owed(&journal).await.into_iter().flat_map(|(_, keys)| keys).collect();
+        assert_eq!(keys.len(), 60_000);
+
+        // Paid, all of it is looked at once more, and found equal.
+        desk.open_at(Instant::now(), journal.appended());
+        let again = desk.take(Instant::now()).expect("it is looked at again");
+        assert!(again.again && (again.from, again.to) == (chunk.from, chunk.to));
+        desk.put(again, Outcome::Done(Landed { rows: 60_000, ..Landed::default() }));
+        desk.settle(&journal, journal.appended(), Some(0)).await.expect("nothing is owed");
+        assert_eq!((counts().read, counts().missing, counts().repaired), (60_000, 60_000, 60_000));
+        assert_eq!(desk.differences(100_000).expect("memory").len(), 60_000);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_owed_yet_is_not_done_for_the_disk() {
+        let (file, journal) = (Durable::in_memory("history"), Journal::in_memory());
+        let open = || Desk::open(file.clone(), Lines::in_memory(1 << 20), Options::default()).expect("memory");
+        let desk = open();
+        desk.start(Request::new(Kind::Backfill)).await.expect("nothing is under way");
+        desk.surveyed(vec![table()], (Lsn(0), Lsn(0)));
+        desk.settle(&journal, Lsn(0), Some(0)).await.expect("memory");
+        desk.open_at(Instant::now(), Lsn(0));
+        let chunk = desk.take(Instant::now()).expect("there is one");
+        let landed = Landed { rows: 9, refused: vec![(*b"refused").into()], ..Landed::default() };
+        desk.put(chunk.clone(), Outcome::Done(landed));
+        // An operator has the page saved before the mirror's turn ends; then the process is killed.
+        desk.pause(Kind::Backfill).await.expect("it is under way");
+        let desk = open();
+        desk.resume(Kind::Backfill).await.expect("it is under way");
+        desk.surveyed(vec![table()], (Lsn(0), Lsn(0)));
+        desk.settle(&journal, Lsn(0), Some(0)).await.expect("memory");
+        desk.open_at(Instant::now(), Lsn(0));
+        let again = desk.take(Instant::now()).expect("what it owes nobody knows");
+        assert!(again.begun && (again.from, again.to) == (chunk.from, chunk.to));
     }
 
     /// The mirror was turned round and back, for a switch that ended before its flip.

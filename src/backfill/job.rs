@@ -496,9 +496,9 @@ impl Job {
     pub(super) fn take(&mut self, paid: Lsn) -> Option<Chunk> {
         let pass = self.pass;
         let walking = matches!(self.state, State::Copying | State::Verifying) && !self.paused;
-        let compares = self.compares();
+        let (job, compares) = (self.number, self.compares());
         let mut tables = self.tables.iter_mut().filter(|table| walking && table.is_walked());
-        tables.find_map(|table| table.take(pass, paid)).map(|chunk| Chunk { compares, ..chunk })
+        tables.find_map(|table| table.take(pass, paid)).map(|chunk| Chunk { job, compares, ..chunk })
     }
 
     fn compares(&self) -> Compares {
@@ -555,6 +555,15 @@ impl Job {
     pub(super) fn close(&mut self, chunk: &Chunk) {
         if let Some(table) = self.of(chunk) {
             table.extents[chunk.extent].done.add(chunk.from, chunk.to);
+        }
+    }
+
+    /// It is not, after all.
+    pub(super) fn open(&mut self, chunk: &Chunk) {
+        if let Some(table) = self.of(chunk) {
+            let tract = &mut table.extents[chunk.extent];
+            tract.done.remove(chunk.from, chunk.to);
+            tract.begun.add(chunk.from, chunk.to);
         }
     }
 
@@ -825,8 +834,8 @@ impl Walked {
             let ((from, to), again) = tract.take(step, paid)?;
             let Extent { name, file, .. } = tract.extent.clone();
             let begun = tract.begun.meets(from, to);
-            let compares = Compares::default();
-            Some(Chunk { pass, again, begun, table, extent, name, file, from, to, compares })
+            let (job, compares) = (0, Compares::default());
+            Some(Chunk { job, pass, again, begun, table, extent, name, file, from, to, compares })
         })
     }
 

@@ -99,6 +99,9 @@ impl Default for Compares {
 /// Units to be worked on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chunk {
+    /// The number of the job that it is of.
+    #[serde(default)]
+    pub job: u64,
     /// What to do.
     pub pass: Pass,
     /// What was found in it before is owed and was paid since: see whether that helped.

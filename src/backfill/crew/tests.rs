@@ -28,6 +28,7 @@ fn comes(crew: &Crew, name: &str) -> u64 {
 
 fn task() -> Task {
     let chunk = Chunk {
+        job: 1,
         pass: Pass::Copy,
         again: false,
         begun: false,

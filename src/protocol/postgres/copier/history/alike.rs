@@ -144,6 +144,7 @@ mod tests {
     fn what_is_in_vain_is_tried_ever_more_rarely_until_it_is_not() {
         let name = String::new();
         let chunk = Chunk {
+            job: 1,
             pass: Pass::Forth,
             again: false,
             begun: false,
