@@ -287,11 +287,12 @@ impl Assembly {
         let sides = cql::Sides::default();
         let desk = backfill::Desk::in_dir(&self.config.journal.dir, replay_history(&self.config));
         let desk = desk.map_err(|error| Error::Setup(error.to_string()))?;
+        let appliers = cql::appliers(&sides, &desk);
         let turning = replay::ByReplay::in_dir(
             &self.config.journal.dir,
             replay_config(&self.config),
             (journal.clone(), desk),
-            cql::appliers(&sides),
+            appliers,
             beside.clone(),
         );
         let turning = turning.map_err(|error| Error::Setup(error.to_string()))?;

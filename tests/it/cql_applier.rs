@@ -50,7 +50,7 @@ fn reach(cluster: &Arc<Cluster>) -> Reach {
 impl Rig {
     async fn of(primary: &Node, secondary: &Node, keyspace: &'static str) -> Rig {
         let clusters = [known(primary, Side::Origin).await, known(secondary, Side::Target).await];
-        let applier = Applier::new(reach(&clusters[0]), reach(&clusters[1]), Quiet::since_now());
+        let applier = Applier::new(reach(&clusters[0]), reach(&clusters[1]), Quiet::since_now(), Arc::new(|_| false));
         let (primary, secondary) = (Cql::of(primary, keyspace), Cql::of(secondary, keyspace));
         Rig { keyspace, primary, secondary, clusters, applier }
     }

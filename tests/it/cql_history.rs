@@ -170,6 +170,7 @@ async fn what_expires_of_history_expires_on_both_sides_together() {
     let more = [
         "CREATE TABLE keys (k int PRIMARY KEY)",
         "CREATE TABLE slots (k int PRIMARY KEY, v int, s set<int>) WITH default_time_to_live = 1000",
+        "CREATE TABLE plain (k int PRIMARY KEY, v int, w int)",
     ];
     for node in nodes {
         let mut cql = Cql::of(node, "expires");
@@ -182,9 +183,25 @@ async fn what_expires_of_history_expires_on_both_sides_together() {
         origin.run(&format!("INSERT INTO keys (k) VALUES ({k}) USING TTL {ttl}"));
         origin.run(&format!("INSERT INTO slots (k, v, s) VALUES ({k}, 1, {{1, {k}}}) USING TTL {ttl}"));
         origin.run(&format!("UPDATE slots SET s = s + {{-1}} WHERE k = {k}"));
+        // A row that was made by an INSERT stays when its last cell is gone; one that was made by an UPDATE does not.
+        for text in [
+            "INSERT INTO plain (k, v, w) VALUES ({}, 1, 1)",
+            "INSERT INTO plain (k, v, w) VALUES ({}, 1, 1) USING TTL 1000",
+            "INSERT INTO plain (k, v) VALUES ({}, 1)",
+            "UPDATE plain USING TTL 1500 SET w = 1 WHERE k = {}",
+            "INSERT INTO plain (k) VALUES ({})",
+            "INSERT INTO plain (k) VALUES ({}) USING TTL 1500",
+        ]
+        .iter()
+        .zip(0..)
+        .map(|(text, n)| text.replace("{}", &(6 * k + n).to_string()))
+        {
+            origin.run(&text);
+        }
+        origin.run(&format!("UPDATE plain USING TTL 1000 SET v = 2 WHERE k = {}", 6 * k + 2));
     }
     let tandem = Tandem::start_cql(nodes[0].address(), nodes[1].address(), "").await;
-    let tables = json!({ "tables": ["expires.t", "expires.keys", "expires.slots"] });
+    let tables = json!({ "tables": ["expires.t", "expires.keys", "expires.slots", "expires.plain"] });
     let report = walk(&tandem, "backfill", &tables).await;
     assert_eq!(report["state"], "Done", "{report:#}\n{}", tandem.log());
     tandem.settled().await;
@@ -192,6 +209,7 @@ async fn what_expires_of_history_expires_on_both_sides_together() {
     expire_together(&mut here, &mut there, now, "SELECT k, c, v, l, s, m, u, st FROM t");
     expire_together(&mut here, &mut there, now, "SELECT k FROM keys");
     expire_together(&mut here, &mut there, now, "SELECT k, v, s FROM slots");
+    expire_together(&mut here, &mut there, now, "SELECT k, v, w FROM plain");
     tandem.nothing_set_aside().await;
 }
 
@@ -267,6 +285,49 @@ async fn through(tandem: &Tandem, text: &str) {
     let address = Address { host: tandem.address().ip().to_string(), port: tandem.address().port() };
     let client = Client::connect(&Settings::default(), &address).await.expect("tandem serves");
     client.query(text, &Parameters::new(Consistency::One)).await.expect("it is done");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_of_history_that_loses_its_last_cell_is_gone_on_both_sides_or_stays_on_both() {
+    let nodes = pair_with("bare");
+    let tables = [
+        "CREATE TABLE one (k int PRIMARY KEY, v text, m map<int, int>)",
+        "CREATE TABLE many (k int, c int, v text, PRIMARY KEY (k, c))",
+    ];
+    for node in nodes {
+        tables.iter().for_each(|text| Cql::of(node, "bare").define(text));
+    }
+    let mut origin = Cql::of(nodes[0], "bare");
+    // Odd ones were made by an UPDATE, even ones by an INSERT.
+    for k in 0..3 {
+        origin.run(&format!("INSERT INTO one (k, v) VALUES ({}, 'a')", 2 * k));
+        origin.run(&format!("UPDATE one SET v = 'a' WHERE k = {}", 2 * k + 1));
+        origin.run(&format!("INSERT INTO many (k, c, v) VALUES (1, {}, 'a')", 2 * k));
+        origin.run(&format!("UPDATE many SET v = 'a' WHERE k = 1 AND c = {}", 2 * k + 1));
+    }
+    origin.run("UPDATE one SET m = {1: 1, 2: 2} WHERE k = 7");
+    origin.run("UPDATE one SET m = {1: 1, 2: 2} WHERE k = 9");
+    let tandem = Tandem::start_cql(nodes[0].address(), nodes[1].address(), "").await;
+    let report = walk(&tandem, "backfill", &json!({ "tables": ["bare.*"] })).await;
+    assert_eq!(report["state"], "Done", "{report:#}\n{}", tandem.log());
+    for k in [2, 3] {
+        through(&tandem, &format!("DELETE v FROM bare.one WHERE k = {k}")).await;
+        through(&tandem, &format!("UPDATE bare.one SET v = null WHERE k = {}", k + 2)).await;
+        through(&tandem, &format!("DELETE v FROM bare.many WHERE k = 1 AND c = {k}")).await;
+        through(&tandem, &format!("UPDATE bare.many SET v = null WHERE k = 1 AND c = {}", k + 2)).await;
+    }
+    through(&tandem, "DELETE m[1], m[2] FROM bare.one WHERE k = 7").await;
+    through(&tandem, "UPDATE bare.one SET m = {} WHERE k = 9").await;
+    tandem.settled().await;
+    for (query, rows) in [("SELECT k, v, m FROM one", 4), ("SELECT k, c, v FROM many", 4)] {
+        let [here, there] = nodes.map(|node| {
+            let mut rows = Cql::of(node, "bare").rows(query);
+            rows.sort();
+            rows
+        });
+        assert_eq!((there.len(), &there), (rows, &here), "{query}\n{}", tandem.log());
+    }
+    tandem.nothing_set_aside().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::backfill::crew;
+use crate::backfill::{Desk, crew};
 use crate::config::{self, Config, ListenTls, Live};
 use crate::cutover::gate::Gate;
 use crate::journal::Journal;
@@ -20,7 +20,7 @@ use crate::net::clients::Clients;
 use crate::net::tls;
 use crate::record::{Side, TableId};
 
-use super::applier::{Applier, Quiet, Reach, sees};
+use super::applier::{Applier, Copied, Quiet, Reach, sees};
 use super::ballot::{Question, Unread};
 use super::client;
 use super::cluster::Cluster;
@@ -274,8 +274,8 @@ impl Setup {
 }
 
 /// The mirror's hands for each direction, by its primary.
-pub fn appliers(sides: &Sides) -> Box<dyn Fn(Side) -> Applier + Send + Sync> {
-    let sides = sides.clone();
+pub fn appliers(sides: &Sides, desk: &Desk) -> Box<dyn Fn(Side) -> Applier + Send + Sync> {
+    let (sides, desk) = (sides.clone(), desk.clone());
     let reach = move |side: Side| -> Reach {
         let sides = sides.clone();
         Arc::new(move || sides.get(side))
@@ -284,7 +284,9 @@ pub fn appliers(sides: &Sides) -> Box<dyn Fn(Side) -> Applier + Send + Sync> {
     let quiet = [Quiet::since_now(), Quiet::since_now()];
     Box::new(move |primary| {
         let quiet = quiet[usize::from(primary == Side::Origin)].clone();
-        Applier::new(reach(primary), reach(primary.other()), quiet)
+        let desk = desk.clone();
+        let copied: Copied = Arc::new(move |table| desk.has_seen(table));
+        Applier::new(reach(primary), reach(primary.other()), quiet, copied)
     })
 }
 

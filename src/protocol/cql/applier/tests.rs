@@ -35,7 +35,7 @@ impl Rig {
             secondary.enter(Settings::default(), Side::Target).await,
         ];
         let [up, down] = clusters.map(reach);
-        Rig { primary, secondary, applier: Applier::new(up, down, Quiet::since_now()) }
+        Rig { primary, secondary, applier: Applier::new(up, down, Quiet::since_now(), Arc::new(|_| false)) }
     }
 
     async fn apply(&self, certainty: Certainty, build: impl FnOnce(&mut RecordBuf)) -> Applied {

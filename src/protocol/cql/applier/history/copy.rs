@@ -82,19 +82,29 @@ pub(super) async fn copy_rows(sides: &Sides, table: &Table, chunk: &Chunk, terms
     let by_state = table.shape.has_counters() || table.gc_grace_seconds < GRACE_MIN;
     let moment = terms.moment;
     let lines = |moment| Lines::of(&shape, sides.to_primary.clone(), chunk, moment);
-    // What stays: only of collections, and of rows that are nothing but their key, does no column tell.
+    let may_ask = !by_state && sides.to_primary.version() >= Version::V5;
+    // Of collections no column tells what stays.
     let hidden = shape.regular().is_empty() || table.shape.columns().iter().any(|column| column.cells.has_parts());
-    let last = match hidden && !by_state && sides.to_primary.version() >= Version::V5 {
-        true => Some(lines(moment.in_second(LAST)).await.map_err(of_primary)?),
-        false => None,
-    };
-    let lines = lines(moment).await.map_err(of_primary)?;
     let (landed, batch) = (Landed::default(), Batch::default());
     let is_divisible = chunk.is_divisible();
-    let mut copy = Copy { shape: &shape, by_state, is_divisible, terms, landed, left_bytes: 0, batch };
+    let mut copy = Copy { shape: &shape, by_state, may_ask, is_divisible, terms, landed, left_bytes: 0, batch };
     let mut flight = Flight::new();
-    let ended = copy.run(lines, last, &sides.to_secondary, &mut flight).await;
-    let mut failed = ended.err();
+    let ended = async {
+        let mut asks = may_ask && hidden;
+        loop {
+            let last = match asks {
+                true => Some(lines(moment.in_second(LAST)).await.map_err(of_primary)?),
+                false => None,
+            };
+            let lines = lines(moment).await.map_err(of_primary)?;
+            match copy.run(lines, last, &sides.to_secondary, &mut flight).await? {
+                Ran::Through => return Ok(()),
+                Ran::Unsure => asks = true,
+            }
+            (copy.landed, copy.left_bytes, copy.batch) = (Landed::default(), 0, Batch::default());
+        }
+    };
+    let mut failed = ended.await.err();
     while let Some(written) = flight.next().await {
         failed = failed.or(copy.written(written).err());
     }
@@ -111,6 +121,8 @@ struct Copy<'s> {
     shape: &'s Shape,
     /// Nothing of this table is written here.
     by_state: bool,
+    /// The primary can be asked what stays.
+    may_ask: bool,
     is_divisible: bool,
     terms: &'s Terms,
     landed: Landed,
@@ -124,6 +136,14 @@ struct Batch {
     statements: Vec<Statement>,
     bytes: usize,
     places: Vec<Place>,
+}
+
+/// How a run through the chunk ended.
+enum Ran {
+    Through,
+    /// A row may end with its cells, or stay, and what stays was not asked for: in most chunks of most tables nothing expires. What
+    /// was sent is sent again.
+    Unsure,
 }
 
 /// What of a row is there in the last second.
@@ -169,13 +189,16 @@ impl<'s> Copy<'s> {
         mut last: Option<Lines<'_>>,
         client: &Client,
         flight: &mut Flight,
-    ) -> Result<(), Error> {
+    ) -> Result<Ran, Error> {
         let mut partition = Bytes::new();
         while let Some(line) = lines.next().await.map_err(of_primary)? {
             let (key, _) = self.shape.key(&line);
             let is_new = key != partition;
             partition = key;
             let found = self.shape.read(&line);
+            if self.may_ask && last.is_none() && found.may_expire() {
+                return Ok(Ran::Unsure);
+            }
             let stays = match &mut last {
                 Some(last) => last
                     .same(&line)
@@ -194,7 +217,8 @@ impl<'s> Copy<'s> {
                 break;
             }
         }
-        self.send(client, flight).await
+        self.send(client, flight).await?;
+        Ok(Ran::Through)
     }
 
     async fn send(&mut self, client: &Client, flight: &mut Flight) -> Result<(), Error> {

@@ -119,6 +119,14 @@ pub(super) struct Found {
     pub(super) row: Option<(Clustering, Vec<Cell>)>,
 }
 
+impl Found {
+    /// Every cell of the row expires, or it shows none: it does too, unless it was made by an INSERT that stays.
+    pub(super) fn may_expire(&self) -> bool {
+        let mut written = self.row.iter().flat_map(|(_, cells)| cells).filter(|cell| cell.value.is_some());
+        self.row.is_some() && written.all(|cell| cell.ttl.is_some())
+    }
+}
+
 /// The lines of a chunk on one side.
 pub(super) struct Lines<'s> {
     shape: &'s Shape,
