@@ -271,8 +271,8 @@ struct Memory {
     /// Nor before this.
     lent_until: Option<Instant>,
     paid: Lsn,
-    /// What the job of this number knew when the state was taken.
-    before: Option<(u64, Vec<Walked>)>,
+    /// What was known when the state was taken.
+    before: Option<Before>,
     /// Until all of it is in the journal.
     owing: VecDeque<Owing>,
     found: Vec<Line>,
@@ -287,6 +287,16 @@ struct Memory {
     budget: f64,
     budget_at: Instant,
     pace: Pace,
+}
+
+/// What to go back to, if nothing of what was done at a state is known to have happened.
+#[derive(Debug)]
+struct Before {
+    /// The job's number, and its tables.
+    job: u64,
+    tables: Vec<Walked>,
+    /// So much was still to be owed.
+    owing: usize,
 }
 
 /// Rows of a chunk that the mirror must copy.
@@ -703,7 +713,9 @@ impl Desk {
     pub fn open_at(&self, now: Instant, paid: Lsn) {
         let mut memory = self.lock();
         memory.until = Some(now + self.shared.options.hold.max(HOLD_MIN));
-        memory.before = memory.page.current().map(|job| (job.number, job.tables.clone()));
+        let owing = memory.owing.len();
+        let before = |job: &Job| Before { job: job.number, tables: job.tables.clone(), owing };
+        memory.before = memory.page.current().map(before);
         memory.paid = paid;
     }
 
@@ -746,12 +758,13 @@ impl Desk {
             let memory = &mut *memory;
             match (payments, memory.before.take()) {
                 (Some(payments), _) if memory.reported > 0 => memory.page.landed = payments,
-                (None, Some((number, before))) => {
-                    memory.owing.clear();
+                (None, Some(before)) => {
+                    memory.owing.truncate(before.owing);
                     memory.found.clear();
                     memory.reported = 0;
-                    let job = memory.page.current_mut().filter(|job| job.number == number);
-                    job.into_iter().for_each(|job| job.back_to(before.clone()));
+                    if let Some(job) = memory.page.current_mut().filter(|job| job.number == before.job) {
+                        job.back_to(before.tables);
+                    }
                 }
                 _ => {}
             }
@@ -1292,7 +1305,8 @@ mod tests {
             journal.sync_now();
             refusals += 1;
             assert!(refusals < 100, "it comes on");
-            // Connected again, what was done before the failure stands.
+            // What was done before stands, if the next state comes to nothing.
+            desk.open_at(Instant::now(), Lsn(0));
             desk.settle(&journal, Lsn(0), None).await.err();
             journal.sync_now();
         }
