@@ -861,7 +861,9 @@ impl Desk {
         if memory.until.is_none_or(|until| until <= now) || (rate > 0 && memory.budget <= 0.0) {
             return None;
         }
-        memory.page.current_mut()?.take(paid)
+        let job = memory.page.current_mut()?;
+        job.wake(now);
+        job.take(paid)
     }
 
     /// What came of a chunk.
@@ -900,8 +902,8 @@ impl Desk {
             }
             Outcome::Moved => job.survey_again(),
             Outcome::Dense => _ = job.halve(&chunk),
+            Outcome::Unreadable(unread) => job.unreadable(&chunk, unread, Instant::now()),
             Outcome::Refused(keys, why) if keys.is_empty() => {
-                tracing::warn!(why, "history: a table is left out");
                 job.refuse(chunk.table, why);
             }
             // Small enough, the mirror copies row by row, and parks what is refused.
@@ -1044,7 +1046,7 @@ impl Memory {
                 landed.refused.into_iter().chain(landed.differing.into_iter().map(|one| one.key)).collect()
             }
             Outcome::Refused(keys, _) => keys,
-            Outcome::Moved | Outcome::Dense => Vec::new(),
+            Outcome::Moved | Outcome::Dense | Outcome::Unreadable(_) => Vec::new(),
         };
         let (table, jobs) = (chunk.table, &self.page.jobs);
         // Another one may have taken the place of its job, and not know the table yet.

@@ -9,14 +9,17 @@
 //! A unit counts as done when what became of it is on the secondary. A crash between the two does it again, which is
 //! harmless: a chunk clears what it writes (promise 11).
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::journal::Lsn;
 use crate::record::TableId;
 
 use super::request::{Compare, Conflict, Kind, Request};
 use super::spans::Spans;
-use super::work::{Chunk, Compares, Difference, Differs, Extent, Landed, Pass, Stage, Surveyed};
+use super::work::{Chunk, Compares, Difference, Differs, Extent, Landed, Pass, Stage, Surveyed, Unread};
 use crate::dice::Dice;
 
 /// Where a job is; scripts wait for these words.
@@ -189,6 +192,15 @@ pub(super) struct Walked {
     /// It could not be walked over when it was looked at last: it is looked at once more before that is believed.
     #[serde(default)]
     pub(super) doubt: Option<Doubt>,
+    /// How often it could not be read, in parts as small as there are.
+    #[serde(default)]
+    unreadable: u8,
+    /// Where that was last: an extent, and the first unit.
+    #[serde(default)]
+    unread: Option<(usize, u64)>,
+    /// It is not tried before.
+    #[serde(skip)]
+    aside: Option<Instant>,
     extents: Vec<Tract>,
     /// Of passes that are over, as the two below.
     copied_rows: u64,
@@ -272,6 +284,11 @@ const UNMADE_MAX: usize = 20;
 /// How often a table must be found unfit, each time with all that was appended before paid. A column may be dropped right behind
 /// its being added: then two looks find the same column amiss.
 const DOUBTED: u8 = 4;
+/// How often a table must be unreadable, each time at another state and behind another look at its schema.
+const UNREADABLE: u8 = 3;
+/// The same, where its server may only be short of something; and how long it is left alone, from the first time to the last.
+const UNREADABLE_NOW: u8 = 12;
+const UNREADABLE_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// How often differences are owed before they are called lasting.
 const TRIES: u8 = 3;
 /// Units of a table's first chunk.
@@ -497,7 +514,7 @@ impl Job {
         let pass = self.pass;
         let walking = matches!(self.state, State::Copying | State::Verifying) && !self.paused;
         let (job, compares) = (self.number, self.compares());
-        let mut tables = self.tables.iter_mut().filter(|table| walking && table.is_walked());
+        let mut tables = self.tables.iter_mut().filter(|table| walking && table.is_walked() && table.aside.is_none());
         tables.find_map(|table| table.take(pass, paid)).map(|chunk| Chunk { job, compares, ..chunk })
     }
 
@@ -551,6 +568,31 @@ impl Job {
         true
     }
 
+    /// The chunk cannot be read: in smaller parts it may, but for one of them. Then its table is left out, unless that is so for a
+    /// moment only; the others go on meanwhile.
+    pub(super) fn unreadable(&mut self, chunk: &Chunk, Unread { why, lasts }: Unread, now: Instant) {
+        if !chunk.again && self.halve(chunk) {
+            return;
+        }
+        let Some(table) = self.of(chunk) else { return };
+        table.unreadable += 1;
+        table.unread = Some((chunk.extent, chunk.from));
+        if table.unreadable >= if lasts { UNREADABLE } else { UNREADABLE_NOW } {
+            return self.refuse(chunk.table, why);
+        }
+        tracing::warn!(table = table.name, why, "history: a table cannot be read");
+        if !lasts {
+            let pause = UNREADABLE_PAUSES.0 * 2_u32.saturating_pow(u32::from(table.unreadable) - 1);
+            table.aside = Some(now + pause.min(UNREADABLE_PAUSES.1));
+        }
+        self.survey_again();
+    }
+
+    /// What was set aside until now may be taken.
+    pub(super) fn wake(&mut self, now: Instant) {
+        self.tables.iter_mut().for_each(|table| _ = table.aside.take_if(|until| *until <= now));
+    }
+
     /// The chunk is as done as it can be without what the secondary refuses of it.
     pub(super) fn close(&mut self, chunk: &Chunk) {
         if let Some(table) = self.of(chunk) {
@@ -570,6 +612,7 @@ impl Job {
     /// Leave a table out.
     pub(super) fn refuse(&mut self, table: TableId, why: String) {
         if let Some(walked) = self.tables.iter_mut().find(|walked| walked.table == table) {
+            tracing::warn!(table = walked.name, why, "history: a table is left out");
             walked.refused = Some(why);
         }
     }
@@ -757,6 +800,9 @@ impl Walked {
             bytes: found.bytes,
             refused: None,
             doubt: None,
+            unreadable: 0,
+            unread: None,
+            aside: None,
             extents: Vec::new(),
             copied_rows: 0,
             copied_bytes: 0,
@@ -873,6 +919,9 @@ impl Walked {
             tract.done.add(chunk.from, chunk.to);
         }
         tract.begun.remove(chunk.from, chunk.to);
+        if self.unread.is_some_and(|(extent, unit)| extent == chunk.extent && (chunk.from..chunk.to).contains(&unit)) {
+            (self.unreadable, self.unread) = (0, None);
+        }
         if chunk.pass == Pass::Copy && first {
             tract.copied.rows += landed.rows;
             tract.copied.bytes += landed.bytes;

@@ -174,8 +174,19 @@ pub enum Outcome {
     Moved,
     /// More differs in it than is kept at once: again, in smaller parts.
     Dense,
+    /// A side does not let us read it: again, in smaller parts; what cannot be parted leaves its table out.
+    Unreadable(Unread),
     /// The secondary refuses rows of it: their keys, if that is what it refuses, or why nothing of it can be done.
     Refused(Vec<Box<[u8]>>, String),
+}
+
+/// Why something cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unread {
+    /// What the side says, without row values.
+    pub why: String,
+    /// It will say so again; else it may be short of something, and is given time.
+    pub lasts: bool,
 }
 
 /// What was done.

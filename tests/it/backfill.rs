@@ -561,6 +561,21 @@ async fn history_says_that_it_waits_for_a_locked_table_and_payments_go_on() {
     assert!(!stage.tandem.log().contains("mirror waits"), "{}", stage.tandem.log());
 }
 
+#[tokio::test]
+async fn a_table_that_cannot_be_read_is_left_out_with_what_the_server_says_and_the_others_are_copied() {
+    let schema = "CREATE TABLE a_split (id int PRIMARY KEY, n int); CREATE TABLE whole (id int PRIMARY KEY, n int)";
+    let stage = Stage::new(schema, "[[tables]]\nfrom = \"public.a_split\"\nfilter = \"100 / n > 0\"\n", &[]).await;
+    let rows_of = |table: &str| format!("INSERT INTO {table} SELECT i, i % 4000 FROM generate_series(1, 50000) i;");
+    sql(&stage.origin.url("postgres"), &["a_split", "whole"].map(rows_of).concat()).await;
+    for kind in ["backfill", "verify"] {
+        let report = walk(&stage, kind, json!({ "tables": ["public.*"] })).await;
+        let (state, why) = (&report["state"], report["why"].as_str().unwrap_or_default());
+        let named = why.contains("a_split") && why.contains("division by zero") && !why.contains("whole");
+        assert!(state == "Failed" && named, "{report:#}\n{}", stage.tandem.log());
+    }
+    stage.assert_equal(&["whole"]).await;
+}
+
 /// What a switch would find of history, by name and object.
 async fn doubts(stage: &Stage) -> Vec<(String, String)> {
     stage.tandem.caught_up().await;

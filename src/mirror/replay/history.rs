@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backfill::Request;
 use crate::backfill::crew::{Crew, Lost, Seat};
 use crate::backfill::desk::{self, Errand, Throttle};
-use crate::backfill::work::{Chunk, Difference, Differs, Landed, Outcome, Pass, Stage, Surveyed};
+use crate::backfill::work::{Chunk, Difference, Differs, Landed, Outcome, Pass, Stage, Surveyed, Unread};
 use crate::mirror::backoff::Backoff;
 use crate::mirror::handle::{Handle, Pace, behind_marks};
 use crate::record::TableId;
@@ -65,6 +65,9 @@ pub enum Error {
     /// The secondary is away or overloaded: again, after a pause.
     #[error("secondary: {0}")]
     Secondary(String),
+    /// A side is there, and does not let us read a chunk.
+    #[error("{}", .0.why)]
+    Unread(Unread),
     /// A worker did not do its chunk: somebody else does, at once.
     #[error(transparent)]
     Worker(#[from] Lost),
@@ -272,7 +275,7 @@ impl<W: Walker> History<W> {
     fn hindered(&mut self, trouble: Trouble) -> Rest {
         let now = Instant::now();
         let throttle = match &trouble {
-            Trouble::Side(Error::Primary(_)) => Throttle::Primary,
+            Trouble::Side(Error::Primary(_) | Error::Unread(_)) => Throttle::Primary,
             Trouble::Side(Error::Secondary(_) | Error::Worker(_)) => Throttle::Secondary,
             Trouble::Desk(_) => Throttle::Lag,
         };
@@ -374,8 +377,12 @@ impl<W: Walker> History<W> {
     async fn one(&self, chunk: Chunk, by: By, stop: &CancellationToken) -> Result<(), Error> {
         let began = Instant::now();
         let outcome = match chunk.pass {
-            Pass::Copy if !chunk.again => self.copy(&chunk, by, stop).await?,
-            _ => self.compare(&chunk, by, stop).await?,
+            Pass::Copy if !chunk.again => self.copy(&chunk, by, stop).await,
+            _ => self.compare(&chunk, by, stop).await,
+        };
+        let outcome = match outcome {
+            Err(Error::Unread(unread)) => Outcome::Unreadable(unread),
+            outcome => outcome?,
         };
         self.handle.desk.put(chunk, timed(outcome, began));
         Ok(())

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::backfill::Desk;
 use crate::backfill::desk::Throttle;
-use crate::backfill::work::{Chunk, Difference, Differs, Extent, Landed, Outcome, Pass, Surveyed};
+use crate::backfill::work::{Chunk, Difference, Differs, Extent, Landed, Outcome, Pass, Surveyed, Unread};
 use crate::mirror::state::copier::Error;
 use crate::protocol::postgres::catalog::{Catalog, Kind, Relation};
 use crate::protocol::postgres::client::{self, Client, DataRow, DbError, Format, Param, SEND_BYTES, ServerConfig};
@@ -312,10 +312,18 @@ impl Worker {
             Pass::Forth => self.forth(chunk, pair).await,
             Pass::Back => self.back(chunk, pair).await,
         };
-        match done {
+        let done = match done {
             Ok(landed) => Ok(Outcome::Done(Landed { took: began.elapsed(), ..landed })),
             Err(Trouble::Table(_, error)) => self.refused(chunk, pair, &error).await,
             Err(trouble) => Err(trouble),
+        };
+        match done {
+            Err(Trouble::Unreadable(_, why) | Trouble::Unfit(_, why)) => {
+                // S is as good as before, and so is what others did at it.
+                self.primary.simple("ROLLBACK TO tandem_read").await.map_err(Trouble::Primary)?;
+                Ok(Outcome::Unreadable(Unread { why, lasts: true }))
+            }
+            done => done,
         }
     }
 
