@@ -25,7 +25,7 @@ use super::lines::Lines;
 use super::meters;
 use super::request::{Kind, Request};
 use super::trust::{Doubts, Trust};
-use super::work::{Chunk, Outcome, Pass, Stage, Surveyed};
+use super::work::{Chunk, Outcome, Paid, Pass, Stage, Surveyed};
 
 /// How history is walked over.
 #[derive(Clone, Debug)]
@@ -270,7 +270,7 @@ struct Memory {
     until: Option<Instant>,
     /// Nor before this.
     lent_until: Option<Instant>,
-    paid: Lsn,
+    paid: Paid,
     /// What was known when the state was taken.
     before: Option<Before>,
     /// Until all of it is in the journal.
@@ -359,7 +359,7 @@ impl Desk {
             on_trial: false,
             until: None,
             lent_until,
-            paid: Lsn::default(),
+            paid: Paid::default(),
             before: None,
             owing: VecDeque::new(),
             found: Vec::new(),
@@ -516,7 +516,8 @@ impl Desk {
         report.not_listed = memory.page.not_listed;
         report.next_unix = memory.page.standing.get(&kind).and_then(|standing| standing.next_unix);
         if !job.state.is_over() {
-            report.why = report.why.or_else(|| memory.why()).or_else(|| doubted(job));
+            let stuck = || memory.paid.why.clone().filter(|_| job.waits(&memory.paid));
+            report.why = report.why.or_else(|| memory.why()).or_else(stuck).or_else(|| doubted(job));
             report.eta_seconds = memory.pace.eta(&report);
         }
         Some(report)
@@ -709,14 +710,14 @@ impl Desk {
         }
     }
 
-    /// A state of the primary is held: give out chunks for a while. Everything below `paid` is on the secondary.
-    pub fn open_at(&self, now: Instant, paid: Lsn) {
+    /// A state of the primary is held: give out chunks for a while. What is `paid` is on the secondary.
+    pub fn open_at(&self, now: Instant, paid: impl Into<Paid>) {
         let mut memory = self.lock();
         memory.until = Some(now + self.shared.options.hold.max(HOLD_MIN));
         let owing = memory.owing.len();
         let before = |job: &Job| Before { job: job.number, tables: job.tables.clone(), owing };
         memory.before = memory.page.current().map(before);
-        memory.paid = paid;
+        memory.paid = paid.into();
     }
 
     /// How long a side took over next to nothing. If that was long, history leaves it to its clients for a while: ten
@@ -751,7 +752,13 @@ impl Desk {
     ///
     /// # Errors
     /// The journal or the disk refuses; nothing is lost: what is not owed yet is owed with the next call.
-    pub async fn settle(&self, journal: &Journal, paid: Lsn, payments: Option<u64>) -> Result<Settled, Error> {
+    pub async fn settle(
+        &self,
+        journal: &Journal,
+        paid: impl Into<Paid>,
+        payments: Option<u64>,
+    ) -> Result<Settled, Error> {
+        let paid = paid.into();
         let found = {
             let mut memory = self.lock();
             memory.until = None;
@@ -857,13 +864,13 @@ impl Desk {
     /// The next chunk; `None`: enough for this state of the primary.
     pub fn take(&self, now: Instant) -> Option<Chunk> {
         let mut memory = self.lock();
-        let (paid, rate) = (memory.paid, self.shared.options.rate);
+        let (memory, rate) = (&mut *memory, self.shared.options.rate);
         if memory.until.is_none_or(|until| until <= now) || (rate > 0 && memory.budget <= 0.0) {
             return None;
         }
         let job = memory.page.current_mut()?;
         job.wake(now);
-        job.take(paid)
+        job.take(&memory.paid)
     }
 
     /// What came of a chunk.
@@ -1009,10 +1016,11 @@ impl Memory {
     }
 
     /// So many chunks were reported: the job goes on to its next pass if this one is over.
-    fn settle(&mut self, appended: Lsn, paid: Lsn, reported: usize) -> Settled {
+    fn settle(&mut self, appended: Lsn, paid: Paid, reported: usize) -> Settled {
+        self.paid = paid;
         let Some(job) = self.page.current_mut() else { return Settled::default() };
         job.recall();
-        let moved = job.advance(appended, paid, unix_now());
+        let moved = job.advance(appended, &self.paid, unix_now());
         if moved {
             tell(job);
         }

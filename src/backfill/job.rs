@@ -19,7 +19,7 @@ use crate::record::TableId;
 
 use super::request::{Compare, Conflict, Kind, Request};
 use super::spans::Spans;
-use super::work::{Chunk, Compares, Difference, Differs, Extent, Landed, Pass, Stage, Surveyed, Unread};
+use super::work::{Chunk, Compares, Difference, Differs, Extent, Landed, Paid, Pass, Stage, Surveyed, Unread};
 use crate::dice::Dice;
 
 /// Where a job is; scripts wait for these words.
@@ -510,12 +510,19 @@ impl Job {
     }
 
     /// The next chunk; `paid` is everything that is on the secondary.
-    pub(super) fn take(&mut self, paid: Lsn) -> Option<Chunk> {
+    pub(super) fn take(&mut self, paid: &Paid) -> Option<Chunk> {
         let pass = self.pass;
         let walking = matches!(self.state, State::Copying | State::Verifying) && !self.paused;
         let (job, compares) = (self.number, self.compares());
-        let mut tables = self.tables.iter_mut().filter(|table| walking && table.is_walked() && table.aside.is_none());
-        tables.find_map(|table| table.take(pass, paid)).map(|chunk| Chunk { job, compares, ..chunk })
+        // What is compared needs what clients wrote to be there: a table that waits for its own sake holds up no other.
+        let goes = |table: &&mut Walked| {
+            walking
+                && table.is_walked()
+                && table.aside.is_none()
+                && (pass == Pass::Copy || !paid.is_stuck(&table.labels))
+        };
+        let mut tables = self.tables.iter_mut().filter(goes);
+        tables.find_map(|table| table.take(pass, paid.of(&table.labels))).map(|chunk| Chunk { job, compares, ..chunk })
     }
 
     fn compares(&self) -> Compares {
@@ -664,15 +671,22 @@ impl Job {
     }
 
     /// Go on to the next pass if this one is done. True: something changed.
-    pub(super) fn advance(&mut self, appended: Lsn, paid: Lsn, now_unix: u64) -> bool {
+    pub(super) fn advance(&mut self, appended: Lsn, paid: &Paid, now_unix: u64) -> bool {
         let before = self.state;
+        let of_all =
+            self.tables.iter().filter(|table| table.refused.is_none()).map(|table| paid.of(&table.labels)).min();
+        let caught_up = self.until.is_none_or(|until| until <= of_all.unwrap_or(paid.of(&[])).0);
         match self.state {
             State::Copying if self.pass_done() => {
                 self.state = State::CatchingUp;
                 self.until = Some(appended.0);
             }
-            State::CatchingUp if self.makes().is_none() && self.until.is_none_or(|until| until <= paid.0) => {
-                if self.request.verify { self.turn(Pass::Forth) } else { self.end(now_unix) }
+            State::CatchingUp if self.makes().is_none() && caught_up => {
+                if self.request.verify {
+                    self.turn(Pass::Forth)
+                } else {
+                    self.end(now_unix)
+                }
             }
             State::Verifying if self.pass_done() => match self.pass {
                 Pass::Forth => self.turn(Pass::Back),
@@ -680,7 +694,7 @@ impl Job {
             },
             State::Copying | State::Verifying => {
                 let mut any = false;
-                self.tables.iter_mut().for_each(|table| any |= table.ripen(paid));
+                self.tables.iter_mut().for_each(|table| any |= table.ripen(paid.of(&table.labels)));
                 if any {
                     self.survey_again();
                 }
@@ -688,6 +702,11 @@ impl Job {
             _ => {}
         }
         self.state != before
+    }
+
+    /// One of its tables waits for its own sake.
+    pub(super) fn waits(&self, paid: &Paid) -> bool {
+        self.tables.iter().any(|table| table.refused.is_none() && paid.is_stuck(&table.labels))
     }
 
     fn turn(&mut self, pass: Pass) {
@@ -1073,11 +1092,11 @@ mod tests {
     /// Take what there is until it is over; every chunk is found equal, of as many rows as it has units.
     fn walked(job: &mut Job, table: &Surveyed) {
         for _ in 0..20 {
-            while let Some(chunk) = job.take(Lsn(9)) {
+            while let Some(chunk) = job.take(&Lsn(9).into()) {
                 let rows = if chunk.pass == Pass::Back { 0 } else { chunk.to - chunk.from };
                 job.landed(&chunk, &Landed { rows, ..Landed::default() }, sizes());
             }
-            job.advance(Lsn(9), Lsn(9), 0);
+            job.advance(Lsn(9), &Lsn(9).into(), 0);
             if job.wants() == Wants::Survey {
                 job.surveyed(vec![table.clone()], |_| true, (Lsn(9), Lsn(9)));
                 job.reserve();
@@ -1088,15 +1107,19 @@ mod tests {
     #[test]
     fn a_table_whose_schema_is_behind_on_one_side_is_left_out_only_if_it_stays_so() {
         let mut job = begun(Kind::Backfill, table(1, 200));
-        let chunk = job.take(Lsn(0)).expect("there is one");
+        let chunk = job.take(&Lsn(0).into()).expect("there is one");
         job.landed(&chunk, &Landed { rows: 64, ..Landed::default() }, sizes());
         job.survey_again();
         job.surveyed(vec![refused("no column n")], |_| true, (Lsn(5), Lsn(5)));
-        assert_eq!((job.take(Lsn(4)), job.advance(Lsn(6), Lsn(4), 0)), (None, false), "it waits for the mirror");
-        assert!(job.advance(Lsn(6), Lsn(5), 0) && job.wants() == Wants::Survey);
+        assert_eq!(
+            (job.take(&Lsn(4).into()), job.advance(Lsn(6), &Lsn(4).into(), 0)),
+            (None, false),
+            "it waits for the mirror"
+        );
+        assert!(job.advance(Lsn(6), &Lsn(5).into(), 0) && job.wants() == Wants::Survey);
         // Another change came behind the first.
         job.surveyed(vec![refused("no column m")], |_| true, (Lsn(7), Lsn(7)));
-        assert!(!job.advance(Lsn(8), Lsn(6), 0) && job.advance(Lsn(8), Lsn(7), 0));
+        assert!(!job.advance(Lsn(8), &Lsn(6).into(), 0) && job.advance(Lsn(8), &Lsn(7).into(), 0));
         job.surveyed(vec![table(1, 200)], |_| true, (Lsn(8), Lsn(8)));
         walked(&mut job, &table(1, 200));
         assert_eq!((job.state, job.tables[0].copied().rows), (State::Done, 200), "{:?}", job.why);
@@ -1119,7 +1142,7 @@ mod tests {
             job.survey_again();
             for at in 5..5 + u64::from(DOUBTED) - 1 {
                 job.surveyed(gone.clone(), |_| true, (Lsn(at), Lsn(at)));
-                assert!(!job.advance(Lsn(at), Lsn(at - 1), 0) && job.advance(Lsn(at), Lsn(at), 0));
+                assert!(!job.advance(Lsn(at), &Lsn(at - 1).into(), 0) && job.advance(Lsn(at), &Lsn(at).into(), 0));
             }
             job.surveyed(gone, |_| true, (Lsn(9), Lsn(9)));
             walked(&mut job, &refused("no key"));
@@ -1145,7 +1168,7 @@ mod tests {
     #[test]
     fn what_was_found_in_an_extent_is_forgotten_with_it() {
         let mut job = begun(Kind::Repair, table(1, 64));
-        let chunk = job.take(Lsn(0)).expect("there is one");
+        let chunk = job.take(&Lsn(0).into()).expect("there is one");
         assert!(job.landed(&chunk, &Landed { rows: 64, differing: differences(3), ..Landed::default() }, sizes()).owes);
         job.owed(&chunk, (3, 0), Lsn(5));
         assert_eq!(job.counts().differing(), 3);
@@ -1161,13 +1184,13 @@ mod tests {
         let sizes = sizes();
         // Of 500 rows, 10 are equal; 100 are kept at once.
         for crowd in [390, 290, 190, 90] {
-            let chunk = job.take(Lsn(1)).expect("it goes on");
+            let chunk = job.take(&Lsn(1).into()).expect("it goes on");
             let landed = Landed { rows: 110, differing: differences(100), crowd, ..Landed::default() };
             assert!(job.landed(&chunk, &landed, sizes).owes);
             job.owed(&chunk, (100, crowd), Lsn(1));
         }
         for (left, owes) in [(90, true), (0, false)] {
-            let chunk = job.take(Lsn(1)).expect("it goes on");
+            let chunk = job.take(&Lsn(1).into()).expect("it goes on");
             let landed = Landed { rows: 500, differing: differences(left), ..Landed::default() };
             assert_eq!(job.landed(&chunk, &landed, sizes).owes, owes);
             job.owed(&chunk, (left, 0), Lsn(1));

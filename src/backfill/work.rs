@@ -5,11 +5,44 @@
 //! keeps its unit for as long as the extent keeps its number, and that a row which moves to another unit was written,
 //! and so is owed and paid by the mirror.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::journal::Lsn;
 use crate::record::TableId;
+
+/// What of the journal is on the secondary.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Paid {
+    /// Everything below.
+    pub upto: Lsn,
+    /// And below this, everything of other tables than these: no less.
+    pub beyond: Lsn,
+    /// Tables that wait for something that may take as long as it likes.
+    pub stuck: BTreeSet<TableId>,
+    /// Why they do, for people.
+    pub why: Option<String>,
+}
+
+impl From<Lsn> for Paid {
+    fn from(upto: Lsn) -> Paid {
+        Paid { upto, beyond: upto, ..Paid::default() }
+    }
+}
+
+impl Paid {
+    /// Everything of the table with these labels, below this.
+    pub fn of(&self, labels: &[TableId]) -> Lsn {
+        if self.is_stuck(labels) { self.upto } else { self.beyond.max(self.upto) }
+    }
+
+    /// The table with these labels waits.
+    pub fn is_stuck(&self, labels: &[TableId]) -> bool {
+        labels.iter().any(|label| self.stuck.contains(label))
+    }
+}
 
 /// One side's rows of a table, or of one of its partitions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -108,6 +108,21 @@ pub struct Status {
     pub in_flight: usize,
     /// Tables that wait: for somebody's lock; by replay because the secondary refuses a schema change or a TRUNCATE.
     pub held: Vec<Held>,
+    /// Tables that wait for these, or for nodes that are away, and how far the others are.
+    pub stuck: Option<Arc<Stuck>>,
+}
+
+/// How far the mirror is but for tables that wait for what may take as long as it likes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stuck {
+    /// These tables.
+    pub tables: BTreeSet<TableId>,
+    /// Everything appended below that names none of them is paid.
+    pub beyond: Lsn,
+    /// When the oldest unpaid unit that names none of them was read.
+    pub since: Option<Instant>,
+    /// Why they wait, without row values.
+    pub why: String,
 }
 
 /// A table that waits.
@@ -283,6 +298,17 @@ impl Handle {
         let mut status = self.status.clone();
         let paid = status.wait_for(settled).await.map_err(|_| Error::Stopped)?.paid;
         if paid >= lsn { Ok(()) } else { Err(Error::Stopped) }
+    }
+
+    /// As [`Handle::settle`], of the units that name this table, if others wait for what may take as long as it likes. Cancel
+    /// safe.
+    pub async fn settle_of(&self, table: TableId, lsn: Lsn) -> Result<(), Error> {
+        let is_beyond = |stuck: &Stuck| stuck.beyond >= lsn && !stuck.tables.contains(&table);
+        let is_paid = |status: &Status| status.paid >= lsn || status.stuck.as_deref().is_some_and(is_beyond);
+        let mut status = self.status.clone();
+        let settled = status.wait_for(|status| is_paid(status) || status.phase == Phase::Stopped).await;
+        let settled = settled.map_err(|_| Error::Stopped)?;
+        if is_paid(&settled) { Ok(()) } else { Err(Error::Stopped) }
     }
 
     /// Begin no further payment until [`Handle::resume`]; the one under way is finished.

@@ -28,7 +28,7 @@ use crate::journal::{self, Entry, Lsn};
 use crate::mirror::backoff::Backoff;
 use crate::mirror::dirty::Dirty;
 use crate::mirror::durable;
-use crate::mirror::handle::Held;
+use crate::mirror::handle::{Held, Stuck};
 use crate::mirror::parked::{Bounds, Parked, Rejected};
 use crate::mirror::waits::Waits;
 use crate::record::{Item, Malformed, Reason, Record, RecordBuf, TableId};
@@ -101,6 +101,8 @@ pub(super) struct Core {
     resting: BTreeSet<(Instant, Lsn)>,
     /// Barriers among them that the secondary refuses.
     held: BTreeMap<Lsn, Held>,
+    /// Records that wait for nodes that are away.
+    missing: BTreeSet<Lsn>,
     /// Records that are done when the ledgers are written down.
     closing: Vec<Lsn>,
     /// A ledger changed, and no record waits for it.
@@ -139,6 +141,7 @@ impl Core {
             away: 0,
             resting: BTreeSet::new(),
             held: BTreeMap::new(),
+            missing: BTreeSet::new(),
             closing: Vec::new(),
             unsaved: false,
             saving: false,
@@ -298,6 +301,9 @@ impl Core {
     /// A job came back.
     pub(super) fn applied(&mut self, lsn: Lsn, applied: Applied, now: Instant) {
         self.away -= 1;
+        if !matches!(applied, Applied::Away(_)) {
+            self.missing.remove(&lsn);
+        }
         match applied {
             Applied::Done => {
                 self.backoff.reset();
@@ -383,6 +389,7 @@ impl Core {
         self.failures += 1;
         self.troubles.insert(Trouble::Records, why);
         self.window.get_mut(lsn).into_iter().for_each(|waiting| waiting.failing_since = None);
+        self.missing.insert(lsn);
         self.rest(lsn, now);
     }
 
@@ -625,6 +632,32 @@ impl Core {
         self.held.values()
     }
 
+    /// Something waits for what may take as long as it likes.
+    pub(super) fn is_stuck(&self) -> bool {
+        !self.held.is_empty() || !self.missing.is_empty()
+    }
+
+    /// What of the others is done. `None`: nothing waits, or all there is waits with it.
+    pub(super) fn stuck(&self) -> Option<Stuck> {
+        let waits = self.held.keys().chain(&self.missing).filter_map(|lsn| self.window.get(*lsn));
+        let mut stuck: BTreeSet<TableId> = waits.flat_map(|waiting| named(&waiting.record)).collect();
+        let mut first = None;
+        for (lsn, waiting) in self.window.records() {
+            // What names several tables takes the others with it.
+            if named(&waiting.record).any(|table| stuck.contains(&table)) {
+                stuck.extend(named(&waiting.record));
+            } else if first.is_none() {
+                first = Some((lsn, waiting.seen));
+            }
+        }
+        if stuck.is_empty() || stuck.contains(&TableId::NONE) {
+            return None;
+        }
+        let (beyond, since) = first.map_or((self.window.next(), None), |(lsn, seen)| (lsn, Some(seen)));
+        let held = self.troubles.get(&Trouble::Held).or_else(|| self.troubles.get(&Trouble::Records));
+        Some(Stuck { tables: stuck, beyond, since, why: held.cloned().unwrap_or_default() })
+    }
+
     /// What goes wrong, the worst first.
     pub(super) fn error(&self) -> Option<&String> {
         self.troubles.values().next()
@@ -641,6 +674,12 @@ fn is_for_the_wire(item: &Item<'_>) -> bool {
 /// The tables that a record changes.
 fn tables(record: &Record) -> BTreeSet<TableId> {
     record.items().map(|item| item.table()).collect()
+}
+
+/// The same, [`TableId::NONE`] only where that means all of them.
+fn named(record: &Record) -> impl Iterator<Item = TableId> {
+    let is_beside = |item: &Item<'_>| matches!(item, Item::Prepared(_) | Item::Stamp(_) | Item::Look(_));
+    record.items().filter(move |item| !is_beside(item)).map(|item| item.table())
 }
 
 /// The table under which a record is parked.

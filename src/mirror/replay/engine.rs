@@ -138,6 +138,10 @@ const SHOW: Duration = Duration::from_secs(1);
 /// Jobs that come back are taken so many at a time.
 const RETURNS: usize = 256;
 
+/// So many records are looked through at each turn for what waits; more, as often as this.
+const STUCK_FEW: usize = 1_000;
+const STUCK_EVERY: Duration = Duration::from_millis(200);
+
 /// Of what was done last, at least so many bytes of the journal are kept, for [`Handle::newest`].
 const RECENT_BYTES: u64 = 1 << 20;
 
@@ -156,6 +160,8 @@ pub struct Engine<A> {
     reading: Option<BoxFuture<'static, Event>>,
     saving: Option<BoxFuture<'static, Event>>,
     next_trim: Instant,
+    /// No look before at what waits, where much does.
+    next_stuck: Instant,
     recent: Recent,
     status: watch::Sender<Status>,
     pace: watch::Receiver<Pace>,
@@ -227,6 +233,7 @@ impl<A: Applier> Engine<A> {
             reading: None,
             saving: None,
             next_trim: now,
+            next_stuck: now,
             recent: Recent { older: from, newer: from },
             status: handle.shown.clone(),
             pace: handle.pace.subscribe(),
@@ -413,7 +420,7 @@ impl<A: Applier> Engine<A> {
     /// Publish what the core says. Watchers are told of what they may wait for at once, of figures with it.
     fn show(&mut self, phase: Option<Phase>) {
         let core = &self.core;
-        let phase = phase.unwrap_or_else(|| self.phase());
+        let (phase, now) = (phase.unwrap_or_else(|| self.phase()), Instant::now());
         self.status.send_modify(|status| {
             status.phase = phase;
             if status.error.as_ref() != core.error() {
@@ -426,6 +433,13 @@ impl<A: Applier> Engine<A> {
             status.lag_since = core.window.oldest_seen();
             status.payments = core.done;
             status.in_flight = core.away();
+            // Looked at in full, however much waits: not at each turn.
+            if !core.is_stuck() {
+                status.stuck = None;
+            } else if core.window.len() < STUCK_FEW || self.next_stuck <= now {
+                self.next_stuck = now + STUCK_EVERY;
+                status.stuck = core.stuck().map(Arc::new);
+            }
             if !core.held().eq(&status.held) {
                 status.held = core.held().cloned().collect();
             }

@@ -28,9 +28,9 @@ use tokio_util::sync::CancellationToken;
 use crate::backfill::Request;
 use crate::backfill::crew::{Crew, Lost, Seat};
 use crate::backfill::desk::{self, Errand, Throttle};
-use crate::backfill::work::{Chunk, Difference, Differs, Landed, Outcome, Pass, Stage, Surveyed, Unread};
+use crate::backfill::work::{Chunk, Difference, Differs, Landed, Outcome, Paid, Pass, Stage, Surveyed, Unread};
 use crate::mirror::backoff::Backoff;
-use crate::mirror::handle::{Handle, Pace, behind_marks};
+use crate::mirror::handle::{Handle, Pace, Stuck, behind_marks};
 use crate::record::TableId;
 
 use super::book::Book;
@@ -267,7 +267,11 @@ impl<W: Walker> History<W> {
         if *self.handle.pace.borrow() != Pace::Usual {
             return Err(None);
         }
-        let since = self.handle.status.borrow().lag_since;
+        let since = {
+            let status = self.handle.status.borrow();
+            // What waits for what may take as long as it likes is no lag of the others.
+            status.stuck.as_ref().map_or(status.lag_since, |stuck| stuck.since)
+        };
         let lag = since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         self.handle.desk.errand(now, lag)
     }
@@ -421,7 +425,7 @@ impl<W: Walker> History<W> {
             if suspects.iter().any(|suspect| suspect.times >= TIMES) {
                 sleep(AGAIN).await;
             }
-            self.caught_up(stop).await?;
+            self.caught_up(chunk.table, stop).await?;
             let looks = self.walker.look(chunk, &suspects).await?;
             let mut restless = Vec::new();
             for (before, now) in suspects.iter().zip(looks) {
@@ -441,9 +445,9 @@ impl<W: Walker> History<W> {
         Ok(Outcome::Done(Landed { rows, skipped, crowd, differing, alike, ..Landed::default() }))
     }
 
-    /// Everything that the primary showed until now is on the secondary.
-    async fn caught_up(&self, stop: &CancellationToken) -> Result<(), Error> {
-        let settled = timeout(SETTLE, self.handle.settle(self.handle.journal.appended()));
+    /// Everything of the table that the primary showed until now is on the secondary.
+    async fn caught_up(&self, table: TableId, stop: &CancellationToken) -> Result<(), Error> {
+        let settled = timeout(SETTLE, self.handle.settle_of(table, self.handle.journal.appended()));
         let why = match stop.run_until_cancelled(settled).await {
             Some(Ok(Ok(()))) => return Ok(()),
             Some(Err(_)) => format!("the mirror did not catch up within {} s", SETTLE.as_secs()),
@@ -452,8 +456,15 @@ impl<W: Walker> History<W> {
         Err(Error::Secondary(why))
     }
 
-    fn paid(&self) -> crate::journal::Lsn {
-        self.handle.status.borrow().paid
+    fn paid(&self) -> Paid {
+        let status = self.handle.status.borrow();
+        let paid = Paid::from(status.paid);
+        match status.stuck.as_deref() {
+            None => paid,
+            Some(Stuck { tables, beyond, why, .. }) => {
+                Paid { beyond: *beyond, stuck: tables.clone(), why: Some(why.clone()), ..paid }
+            }
+        }
     }
 
     /// True: nothing could be done.

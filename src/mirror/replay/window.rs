@@ -164,6 +164,11 @@ impl Window {
         self.records.values().next().map(|waiting| waiting.seen)
     }
 
+    /// All of the records, in order.
+    pub(super) fn records(&self) -> impl Iterator<Item = (Lsn, &Waiting)> {
+        self.records.iter().map(|(lsn, waiting)| (*lsn, waiting))
+    }
+
     /// One of the records.
     pub(super) fn get(&self, lsn: Lsn) -> Option<&Waiting> {
         self.records.get(&lsn)

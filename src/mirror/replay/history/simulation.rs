@@ -20,7 +20,7 @@ use super::{By, Compared, Error, History, Suspect, Walker};
 use crate::backfill::crew::message::{Copied, Doing, Done, Join, Pair, Seen, Task, Work};
 use crate::backfill::crew::{Asked, BEAT, Crew, Lease};
 use crate::backfill::lines::Lines;
-use crate::backfill::work::{Chunk, Difference, Differs, Extent, Landed, Outcome, Surveyed};
+use crate::backfill::work::{Chunk, Difference, Differs, Extent, Landed, Outcome, Surveyed, Unread};
 use crate::backfill::{self, Conflict, Desk, Kind, Report, Request, State};
 use crate::dice::Dice;
 use crate::journal::storage::MemoryDisk;
@@ -37,6 +37,10 @@ const SEED: Option<u64> = None;
 const SEEDS: u64 = 60;
 
 const TABLE: TableId = TableId(1);
+/// Where there is another one, something is wrong with it.
+const OTHER: TableId = TableId(2);
+/// Of it cannot be read.
+const UNREAD: u64 = 7;
 /// A row is a unit.
 const KEYS: u64 = 600;
 
@@ -52,6 +56,18 @@ enum Bend {
     Restamps,
 }
 
+/// What is wrong with another table, if there is one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Other {
+    None,
+    /// The secondary refuses its schema changes.
+    Refused,
+    /// One unit of it cannot be read.
+    Unread {
+        lasts: bool,
+    },
+}
+
 /// A timestamp, and a value or a tombstone.
 type Cell = (u64, Option<u64>);
 type Rows = BTreeMap<u64, Cell>;
@@ -63,6 +79,7 @@ struct World {
     secondary: Rows,
     faults: bool,
     bend: Bend,
+    other: Other,
     /// Chunks that are being copied, and the places that were settled meanwhile.
     copies: BTreeMap<u64, (u64, u64, BTreeSet<u64>)>,
     settling: BTreeMap<u64, u64>,
@@ -202,6 +219,16 @@ fn key_of(place: &[u8]) -> u64 {
 }
 
 impl Hands {
+    /// How many rows there are in a chunk of the other table, which nobody writes and both sides have.
+    fn read_other(&self, chunk: &Chunk) -> Result<u64, Error> {
+        match world(&self.0).other {
+            Other::Unread { lasts } if (chunk.from..chunk.to).contains(&UNREAD) => {
+                Err(Error::Unread(Unread { why: "too many tombstones".to_owned(), lasts }))
+            }
+            _ => Ok(chunk.to - chunk.from),
+        }
+    }
+
     /// What a worker does too, which may stand still for a while.
     async fn copy_rows(&self, chunk: &Chunk, lease: &Lease, frozen: Option<&AtomicBool>) -> Result<Landed, Error> {
         let mut landed = Landed::default();
@@ -251,6 +278,7 @@ impl Applier for Hands {
                     merge(&mut world(&self.0).secondary, words[0], (words[1], value));
                 }
                 Item::Key { key, .. } => self.settle(key_of(key)).await,
+                Item::Ddl(..) => return Applied::Reject("no such keyspace".to_owned()),
                 Item::Touch { .. } => {}
                 other => panic!("{other:?} is not simulated"),
             }
@@ -261,22 +289,27 @@ impl Applier for Hands {
 
 impl Walker for Hands {
     async fn survey(&self) -> Result<Vec<Surveyed>, Error> {
-        let primary = vec![Extent { name: "t".to_owned(), file: 1, units: KEYS }];
         let occupied = !world(&self.0).secondary.is_empty();
-        Ok(vec![Surveyed {
-            table: TABLE,
-            name: "t".to_owned(),
-            labels: vec![TABLE],
+        let one = |(table, name): (TableId, &str)| Surveyed {
+            table,
+            name: name.to_owned(),
+            labels: vec![table],
             rows: KEYS,
             bytes: KEYS,
-            primary,
+            primary: vec![Extent { name: name.to_owned(), file: 1, units: KEYS }],
             secondary: Vec::new(),
             occupied,
             refused: None,
-        }])
+        };
+        // It comes first: what is behind it waits for it, if anything does.
+        let other = Some((OTHER, "k.other")).filter(|_| world(&self.0).other != Other::None);
+        Ok(other.into_iter().chain([(TABLE, "k.t")]).map(one).collect())
     }
 
     async fn copy(&self, chunk: &Chunk, by: By) -> Result<Outcome, Error> {
+        if chunk.table == OTHER {
+            return self.read_other(chunk).map(|rows| Outcome::Done(Landed { rows, ..Landed::default() }));
+        }
         let number = {
             let mut world = world(&self.0);
             world.count += 1;
@@ -304,6 +337,9 @@ impl Walker for Hands {
     }
 
     async fn compare(&self, chunk: &Chunk, _by: By) -> Result<Compared, Error> {
+        if chunk.table == OTHER {
+            return self.read_other(chunk).map(|rows| Compared { rows, ..Compared::default() });
+        }
         let theirs = world(&self.0).secondary.clone();
         self.delay(10).await;
         let ours = world(&self.0).primary.clone();
@@ -514,8 +550,7 @@ impl Process {
     }
 }
 
-/// Rows that were copied, and chunks that workers did.
-async fn simulate(seed: u64, bend: Bend) -> (u64, u64) {
+fn begun(seed: u64, bend: Bend, other: Other) -> Shared {
     let mut first = World {
         dice: Dice(seed),
         clock: 1,
@@ -523,6 +558,7 @@ async fn simulate(seed: u64, bend: Bend) -> (u64, u64) {
         secondary: Rows::new(),
         faults: true,
         bend,
+        other,
         copies: BTreeMap::new(),
         settling: BTreeMap::new(),
         count: 0,
@@ -536,7 +572,12 @@ async fn simulate(seed: u64, bend: Bend) -> (u64, u64) {
             first.primary.insert(key, (stamp, Some(stamp)));
         }
     }
-    let shared = Arc::new(Mutex::new(first));
+    Arc::new(Mutex::new(first))
+}
+
+/// Rows that were copied, and chunks that workers did.
+async fn simulate(seed: u64, bend: Bend) -> (u64, u64) {
+    let shared = begun(seed, bend, Other::None);
     let (disk, paths, file) = (MemoryDisk::default(), Paths::in_memory(), Durable::in_memory("history"));
     let mut process = Process::start(&shared, &disk, &paths, &file);
     let mut workers = JoinSet::new();
@@ -645,6 +686,80 @@ async fn mended_without_being_asked(shared: &Shared, process: &Process) {
     assert!(process.handle.dirty().get(TableId::NONE).is_none() || process.desk.is_busy(), "it is forgotten");
     process.clean().await;
     equal(shared);
+}
+
+/// A process that copies while clients write, and has nothing to do yet.
+fn beside(other: Other) -> (Shared, Process, JoinSet<()>) {
+    let shared = begun(1, Bend::Straight, other);
+    world(&shared).faults = false;
+    let (disk, paths, file) = (MemoryDisk::default(), Paths::in_memory(), Durable::in_memory("history"));
+    let process = Process::start(&shared, &disk, &paths, &file);
+    let mut clients = JoinSet::new();
+    for _ in 0..4 {
+        clients.spawn(client(shared.clone(), process.journal.clone(), CancellationToken::new()));
+    }
+    (shared, process, clients)
+}
+
+fn backfill(tables: &[&str]) -> Request {
+    let tables = tables.iter().map(|&table| table.to_owned()).collect();
+    Request { tables, on_conflict: Conflict::Overwrite, ..Request::new(Kind::Backfill) }
+}
+
+#[test]
+fn a_table_that_waits_for_a_change_that_is_refused_holds_up_the_history_of_no_other() {
+    seeds::paused(async {
+        let (shared, process, mut clients) = beside(Other::Refused);
+        let append = |record: &mut RecordBuf| {
+            let ticket = process.journal.begin(record.finish(Backend { id: 1, life: 1 })).expect("there is room");
+            ticket.end(journal::Outcome::Committed);
+        };
+        let mut change = RecordBuf::default();
+        change.ddl(OTHER, b"TRUNCATE");
+        append(&mut change);
+        let mut behind = RecordBuf::default();
+        behind.write(OTHER, Lane::beside(part(1)), &[1, 1, 1].map(u64::to_be_bytes).concat());
+        append(&mut behind);
+        // Far longer than the mirror may be behind.
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(process.handle.status().held.len(), 1);
+        process.desk.start(backfill(&["k.t"])).await.expect("idle");
+        let report = process.ended(Kind::Backfill).await;
+        assert_eq!((report.state, report.counts.differing()), (State::Done, 0), "{report:?}");
+        assert!(report.counts.equal > 100, "{report:?}");
+
+        // Who asks for both is told what is in the way of one.
+        process.desk.start(backfill(&[])).await.expect("idle");
+        sleep(Duration::from_secs(60)).await;
+        let report = process.desk.report(Kind::Backfill).expect("asked for");
+        let why = report.why.as_deref().unwrap_or_default();
+        assert!(!report.state.is_over() && why.contains("refuses: no such keyspace"), "{report:?}");
+        let [other, table] = &report.tables[..] else { panic!("two tables") };
+        assert_eq!((other.rows, table.rows > 100), (KEYS, true), "{report:?}");
+        clients.shutdown().await;
+        process.kill(&shared).await;
+    });
+}
+
+#[test]
+fn a_table_that_cannot_be_read_is_left_out_by_name_and_the_others_are_copied() {
+    for lasts in [true, false] {
+        seeds::paused(async {
+            let (shared, process, mut clients) = beside(Other::Unread { lasts });
+            process.desk.start(backfill(&[])).await.expect("idle");
+            let report = process.ended(Kind::Backfill).await;
+            let why = report.why.as_deref().unwrap_or_default();
+            assert_eq!(report.state, State::Failed, "{report:?}");
+            assert!(why.contains("k.other") && why.contains("too many tombstones"), "{report:?}");
+            let [other, table] = &report.tables[..] else { panic!("two tables") };
+            assert!((UNREAD..KEYS).contains(&other.rows), "all before it, if not all but it: {report:?}");
+            assert_eq!((other.refused.is_some(), &table.refused), (true, &None), "{report:?}");
+            clients.shutdown().await;
+            process.handle.settle(process.journal.appended()).await.expect("it runs");
+            equal(&shared);
+            process.kill(&shared).await;
+        });
+    }
 }
 
 fn run(seed: u64, bend: Bend) -> (u64, u64) {
