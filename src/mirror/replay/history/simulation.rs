@@ -747,6 +747,11 @@ fn a_table_that_cannot_be_read_is_left_out_by_name_and_the_others_are_copied() {
         seeds::paused(async {
             let (shared, process, mut clients) = beside(Other::Unread { lasts });
             process.desk.start(backfill(&[])).await.expect("idle");
+            if !lasts {
+                // It is given minutes, and they would write all the while.
+                sleep(Duration::from_secs(1)).await;
+                clients.shutdown().await;
+            }
             let report = process.ended(Kind::Backfill).await;
             let why = report.why.as_deref().unwrap_or_default();
             assert_eq!(report.state, State::Failed, "{report:?}");

@@ -17,7 +17,7 @@ use futures_util::FutureExt;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::scan::{Line, Lines, Shape};
-use super::{Terms, difference, moment, of_primary, of_secondary, shape, weight};
+use super::{Terms, difference, moment, of_primary, read_on_secondary, shape, weight};
 use crate::backfill::work::{Chunk, Compares, Differs};
 use crate::mirror::replay::history::{Compared, Error, Suspect};
 use crate::protocol::cql::applier::Sides;
@@ -37,7 +37,7 @@ const LOOKS: usize = 32;
 pub(super) async fn compare(sides: &Sides, table: &Table, chunk: &Chunk, terms: &Terms) -> Result<Compared, Error> {
     let shape = shape(table);
     let moment = terms.moment;
-    let theirs = Lines::of(&shape, sides.to_secondary.clone(), chunk, moment).await.map_err(of_secondary)?;
+    let theirs = Lines::of(&shape, sides.to_secondary.clone(), chunk, moment).await.map_err(read_on_secondary)?;
     let ours = Lines::of(&shape, sides.to_primary.clone(), chunk, moment).await.map_err(of_primary)?;
     let (found, group) = (Compared::default(), Group::default());
     let (compares, keys_bytes) = (chunk.compares, terms.keys_bytes);
@@ -75,7 +75,7 @@ impl Pair<'_> {
     /// The least token that is in front.
     async fn token(&mut self) -> Result<Option<i64>, Error> {
         let ours = self.ours.peek().await.map_err(of_primary)?.map(|line| line.token);
-        let theirs = self.theirs.peek().await.map_err(of_secondary)?.map(|line| line.token);
+        let theirs = self.theirs.peek().await.map_err(read_on_secondary)?.map(|line| line.token);
         Ok([ours, theirs].into_iter().flatten().min())
     }
 
@@ -83,7 +83,7 @@ impl Pair<'_> {
     async fn group(&mut self, token: i64) -> Result<(), Error> {
         loop {
             let ours = self.ours.peek().await.map_err(of_primary)?.filter(|line| line.token == token);
-            let theirs = self.theirs.peek().await.map_err(of_secondary)?.filter(|line| line.token == token);
+            let theirs = self.theirs.peek().await.map_err(read_on_secondary)?.filter(|line| line.token == token);
             match (ours, theirs) {
                 (None, None) => break,
                 (Some(ours), Some(theirs)) if ours.bytes == theirs.bytes => {
@@ -270,7 +270,7 @@ async fn look_at(
 ) -> Result<Option<Suspect>, Error> {
     let Some(place) = Place::decode(&before.difference.key) else { return Ok(None) };
     let moment = moment();
-    let theirs = settler.read_side(&sides.to_secondary, &place, moment).await.map_err(of_secondary)?;
+    let theirs = settler.read_side(&sides.to_secondary, &place, moment).await.map_err(read_on_secondary)?;
     let ours = settler.read_side(&sides.to_primary, &place, moment).await.map_err(of_primary)?;
     let cells = |side: &Side| match place.extent {
         Extent::Statics => there(&side.statics).map(<[Cell]>::to_vec),

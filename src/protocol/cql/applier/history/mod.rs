@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use crate::backfill::Request;
 use crate::backfill::crew::Lease;
-use crate::backfill::work::{Chunk, Difference, Differs, Extent, Outcome, Stage, Surveyed};
+use crate::backfill::work::{Chunk, Difference, Differs, Extent, Outcome, Stage, Surveyed, Unread};
 use crate::mirror::replay::history::{By, Compared, Error, Provisioned, Suspect, Walker};
 use crate::protocol::cql::client::{self, Answer, Client};
 use crate::protocol::cql::cluster::Cluster;
@@ -177,6 +177,8 @@ async fn look(sides: &Sides, table: &Table, other: Option<&Table>, sizes: &Sizes
     if refused.is_none() {
         match occupied(&sides.to_secondary, table).await {
             Ok(found) => is_occupied = found,
+            // So many deleted rows that it does not look further: there was something.
+            Err(error) if error.code() == Some(code::READ_FAILURE) => is_occupied = true,
             // A keyspace whose replicas are away is no reason to leave all others alone.
             Err(error) if error.code() == Some(code::UNAVAILABLE) => refused = Some(format!("the target: {error}")),
             Err(error) => return Err(of_secondary(error)),
@@ -264,8 +266,24 @@ fn weight(difference: &Difference) -> usize {
     size_of::<Difference>() + difference.key.len() + difference.shown.len()
 }
 
+/// Reading on the primary failed.
 fn of_primary(error: client::Error) -> Error {
-    Error::Primary(error.to_string())
+    unread("primary", &error).unwrap_or_else(|| Error::Primary(error.to_string()))
+}
+
+/// The same on the secondary.
+fn read_on_secondary(error: client::Error) -> Error {
+    unread("secondary", &error).unwrap_or_else(|| of_secondary(error))
+}
+
+/// Other tables may be read all the same.
+fn unread(side: &str, error: &client::Error) -> Option<Error> {
+    let lasts = match error.code()? {
+        code::READ_FAILURE => true,
+        code::READ_TIMEOUT | code::UNAVAILABLE => false,
+        _ => return None,
+    };
+    Some(Error::Unread(Unread { why: format!("{side}: {error}"), lasts }))
 }
 
 fn of_secondary(error: client::Error) -> Error {

@@ -18,6 +18,7 @@ use crate::protocol::cql::client::{Answer, Client, Error, Prepared};
 use crate::protocol::cql::text::schema::{Column, Table};
 use crate::protocol::cql::wire::primitive::{Reader, Value};
 use crate::protocol::cql::wire::request::{Parameters, Values};
+use crate::protocol::cql::wire::response::code;
 
 /// About so many bytes of rows are asked for at once.
 const PAGE_BYTES: usize = 512 << 10;
@@ -25,6 +26,8 @@ const PAGE_BYTES: usize = 512 << 10;
 const FIRST_ROWS: i32 = 200;
 /// Most rows of a page.
 const ROWS_MAX: i32 = 5_000;
+/// How many times smaller the next one is, if a page is too much.
+const PAGE_CUT: i32 = 8;
 
 /// What is asked of a table, and how its answers are read.
 pub(super) struct Shape {
@@ -135,6 +138,8 @@ pub(super) struct Lines<'s> {
     bounds: [[u8; 8]; 2],
     moment: Moment,
     page_rows: i32,
+    /// No more at once: less than usual behind a page that was too much.
+    rows_max: i32,
     state: Option<Vec<u8>>,
     is_over: bool,
     page: VecDeque<Line>,
@@ -157,6 +162,7 @@ impl<'s> Lines<'s> {
             bounds: [above.to_be_bytes(), last.to_be_bytes()],
             moment,
             page_rows: FIRST_ROWS,
+            rows_max: ROWS_MAX,
             state: None,
             is_over: false,
             page: VecDeque::new(),
@@ -194,16 +200,17 @@ impl<'s> Lines<'s> {
         Ok(at.and_then(|at| self.page.drain(..=at).next_back()))
     }
 
-    /// Another page.
+    /// Another page; a smaller one, where so many deleted rows lie between so many others that they are not read at once.
     async fn turn(&mut self) -> Result<(), Error> {
-        let values = self.bounds.each_ref().map(|bound| (None, Value::Set(&bound[..])));
-        let parameters = Parameters {
-            values: Some(Values::Given(&values)),
-            page_size: Some(self.page_rows),
-            paging_state: self.state.as_deref(),
-            ..at(&self.client, self.moment)
+        let answer = loop {
+            match self.ask().await {
+                Err(error) if is_too_much(&error) && self.page_rows > 1 => {
+                    self.page_rows = (self.page_rows / PAGE_CUT).max(1);
+                    self.rows_max = self.page_rows;
+                }
+                answer => break answer?,
+            }
         };
-        let answer = self.client.execute(&self.prepared, &parameters).await?;
         if self.forms == Forms::default() {
             self.forms = self.shape.forms(&answer)?;
         }
@@ -215,11 +222,29 @@ impl<'s> Lines<'s> {
             bytes += row.bytes().len();
             self.page.push_back(Line { token, bytes: answer.keep(row.bytes()) });
         }
+        self.rows_max = self.rows_max.saturating_mul(2).min(ROWS_MAX);
         if let Some(each) = bytes.checked_div(self.page.len()).filter(|each| *each > 0) {
-            self.page_rows = i32::try_from(PAGE_BYTES / each).unwrap_or(ROWS_MAX).clamp(1, ROWS_MAX);
+            let rows = i32::try_from(PAGE_BYTES / each).unwrap_or(self.rows_max);
+            self.page_rows = rows.clamp(1, self.rows_max);
         }
         self.state = answer.paging_state().map(<[u8]>::to_vec);
         self.is_over = self.state.is_none();
         Ok(())
     }
+
+    async fn ask(&self) -> Result<Answer, Error> {
+        let values = self.bounds.each_ref().map(|bound| (None, Value::Set(&bound[..])));
+        let parameters = Parameters {
+            values: Some(Values::Given(&values)),
+            page_size: Some(self.page_rows),
+            paging_state: self.state.as_deref(),
+            ..at(&self.client, self.moment)
+        };
+        self.client.execute(&self.prepared, &parameters).await
+    }
+}
+
+/// The server gave up on a page.
+fn is_too_much(error: &Error) -> bool {
+    matches!(error.code(), Some(code::READ_FAILURE | code::READ_TIMEOUT))
 }
