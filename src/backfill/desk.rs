@@ -143,6 +143,9 @@ pub struct TableReport {
     pub counts: Counts,
     /// Why it was left out.
     pub refused: Option<String>,
+    /// Columns that are copied and not compared: their types are too different on the two sides.
+    #[serde(default)]
+    pub not_compared: Vec<String>,
 }
 
 /// What the file holds.
@@ -1133,6 +1136,7 @@ fn report(job: &Job) -> Report {
             done: share(table.progress(), job.state),
             counts: table.counts(),
             refused: table.refused.clone(),
+            not_compared: table.not_compared.clone(),
         })
         .collect();
     let add = |(done, all): (u64, u64), (more, of): (u64, u64)| (done + more, all + of);
@@ -1202,6 +1206,7 @@ mod tests {
             secondary: extents,
             occupied: false,
             refused: None,
+            not_compared: Vec::new(),
         }
     }
 

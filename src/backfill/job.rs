@@ -186,6 +186,9 @@ pub(super) struct Walked {
     pub(super) table: TableId,
     pub(super) name: String,
     labels: Vec<TableId>,
+    /// Columns that are not compared.
+    #[serde(default)]
+    pub(super) not_compared: Vec<String>,
     pub(super) rows: u64,
     pub(super) bytes: u64,
     pub(super) refused: Option<String>,
@@ -758,7 +761,8 @@ impl Job {
         let walked = self.state == State::Done || self.state == State::Failed;
         let compared = walked && self.pass == Pass::Back && self.request.is_whole();
         let is_equal = |counts: &Counts| counts.differing() == 0 && counts.skipped == 0;
-        let equal = move |table: &&Walked| compared && table.is_walked() && is_equal(&table.counts());
+        let whole = |table: &Walked| table.is_walked() && table.not_compared.is_empty();
+        let equal = move |table: &&Walked| compared && whole(table) && is_equal(&table.counts());
         let all = compared && self.request.is_of_all() && self.tables.iter().all(|table| equal(&table));
         let since = self.tables.iter().map(|table| Lsn(table.since)).min().filter(|_| all);
         let tables = self.tables.iter().filter(equal);
@@ -778,6 +782,11 @@ impl Job {
     pub(super) fn found(&self) -> impl Iterator<Item = (TableId, &str, u64)> {
         let differing = self.tables.iter().map(|table| (table.table, &*table.name, table.counts().differing()));
         differing.filter(|(.., rows)| *rows > 0)
+    }
+
+    /// Not all columns of the table are compared.
+    pub(super) fn is_partial(&self, table: TableId) -> bool {
+        self.tables.iter().any(|walked| walked.table == table && !walked.not_compared.is_empty())
     }
 
     /// A table's name, for people.
@@ -815,6 +824,7 @@ impl Walked {
             table: found.table,
             name: found.name.clone(),
             labels: found.labels.clone(),
+            not_compared: found.not_compared.clone(),
             rows: found.rows,
             bytes: found.bytes,
             refused: None,
@@ -842,6 +852,7 @@ impl Walked {
         let mut before = std::mem::take(&mut self.extents);
         self.extents = extents.iter().map(|extent| Tract::of(extent, &mut before, sample)).collect();
         self.labels = found.labels.clone();
+        self.not_compared = found.not_compared.clone();
         self.doubt = None;
         if self.step == 0 {
             self.step = FIRST_STEP;
@@ -1071,6 +1082,7 @@ mod tests {
             secondary: extents,
             occupied: true,
             refused: None,
+            not_compared: Vec::new(),
         }
     }
 

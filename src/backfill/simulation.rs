@@ -261,6 +261,7 @@ impl Copier for Hands {
             secondary: extent(0),
             occupied: !world.secondary().is_empty(),
             refused: None,
+            not_compared: Vec::new(),
         }])
     }
 

@@ -38,7 +38,10 @@ impl Trust {
     /// The job is over, or will go no further.
     pub(super) fn learn(&mut self, job: &Job) {
         for (table, name, differing) in job.verdicts() {
-            *self.of(table, name) = Table { name: name.to_owned(), unverified: false, differing };
+            let known = self.of(table, name);
+            // Of columns that were not compared nobody knows more than before.
+            let unverified = known.unverified && job.is_partial(table);
+            *known = Table { name: name.to_owned(), unverified, differing };
         }
         for (table, name, differing) in job.found() {
             self.of(table, name).differing = differing;

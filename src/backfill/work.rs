@@ -76,6 +76,8 @@ pub struct Surveyed {
     pub occupied: bool,
     /// Why it cannot be walked over.
     pub refused: Option<String>,
+    /// Columns whose values are copied, and cannot be compared.
+    pub not_compared: Vec<String>,
 }
 
 /// When what a table lacks on the secondary is made there.

@@ -34,7 +34,7 @@ Examples:
 Clients go on meanwhile: what they write is mirrored, and copied rows never replace newer ones. Ctrl-C leaves
 the walk alone, and so does a restart of tandem: it goes on where it was.
 
-Exit codes: 0 copied and equal; 1 something was left out, differs, or it was cancelled; 2 usage;
+Exit codes: 0 copied and equal; 1 something was left out or not compared, differs, or it was cancelled; 2 usage;
 3 tandem could not be reached.";
 
 pub(super) const VERIFY_EXAMPLES: &str = "\
@@ -51,7 +51,7 @@ Examples:
 
 Rows are compared at one state of both sides, while clients write: a row that is called different is different.
 
-Exit codes: 0 equal; 1 rows differ, or something was left out; 2 usage; 3 tandem could not be reached.";
+Exit codes: 0 equal; 1 rows differ, or something was left out or not compared; 2 usage; 3 tandem could not be reached.";
 
 pub(super) const REPAIR_EXAMPLES: &str = "\
 Examples:
@@ -381,8 +381,13 @@ async fn look(kind: Kind, client: &Client) -> Result<Report, Failure> {
 
 fn verdict(report: &Report, wanted: State) -> Result<(), Failure> {
     let differing = report.counts.differing();
+    let left_out = not_compared(report);
     match report.state {
-        State::Done if differing == 0 => Ok(()),
+        State::Done if differing == 0 && left_out.is_empty() => Ok(()),
+        State::Done if differing == 0 => Err(Failure::Refused(format!(
+            "columns whose types are too different were not compared: {}",
+            left_out.join(", ")
+        ))),
         State::Done => Err(Failure::Refused(format!(
             "{differing} rows differ: `tandem verify differences` lists them, `tandem repair` copies them"
         ))),
@@ -391,6 +396,13 @@ fn verdict(report: &Report, wanted: State) -> Result<(), Failure> {
         state if state == wanted => Ok(()),
         state => Err(Failure::Refused(format!("it is {}", word(state)))),
     }
+}
+
+/// Columns of which nobody knows whether they are equal, of a walk that compares.
+fn not_compared(report: &Report) -> Vec<String> {
+    let compares = report.request.kind != Kind::Backfill || report.request.verify;
+    let tables = report.tables.iter().filter(|table| compares && table.refused.is_none());
+    tables.flat_map(|table| table.not_compared.iter().map(|column| format!("{}.{column}", table.table))).collect()
 }
 
 fn word(state: State) -> String {
@@ -465,6 +477,10 @@ fn standing(report: &Report) -> String {
                 compared(&table.counts)
             ),
         };
+    }
+    let left_out = not_compared(report);
+    if !left_out.is_empty() {
+        let _ = writeln!(text, "not compared, for their types are too different: {}", left_out.join(", "));
     }
     for worker in &report.workers {
         let (rows, compared) = (HumanCount(worker.rows), HumanCount(worker.compared));

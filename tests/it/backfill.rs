@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::history::{Churn, HISTORY, SCHEMA, TABLES, ask, counts, ended, public, walk};
 use crate::support::stage::Stage;
+use crate::support::tandem::cli;
 use crate::support::{connect, rows, sql, until};
 
 /// History on the origin that the target lacks.
@@ -574,6 +575,59 @@ async fn a_table_that_cannot_be_read_is_left_out_with_what_the_server_says_and_t
         assert!(state == "Failed" && named, "{report:#}\n{}", stage.tandem.log());
     }
     stage.assert_equal(&["whole"]).await;
+}
+
+#[tokio::test]
+async fn columns_of_other_types_are_compared_where_they_can_be_and_named_where_not() {
+    // A type on the origin, another one on the target, what differs there.
+    let columns = [
+        ("numeric(10,2)", "numeric(12,4)", "7"),
+        ("int", "bigint", "7"),
+        ("bigint", "numeric", "7"),
+        ("varchar(20)", "text", "'x'"),
+        ("char(5)", "char(9)", "'x'"),
+        ("char(5)", "text", "'x'"),
+        ("timestamp(3)", "timestamp", "'2020-01-01'"),
+        ("timestamptz", "timestamptz(6)", "'2020-01-01'"),
+        ("real", "double precision", "0.5"),
+        ("json", "jsonb", "'[1, 2]'"),
+    ];
+    let made = |types: Vec<&str>| {
+        let columns: Vec<String> = types.iter().enumerate().map(|(n, kind)| format!(", c{n} {kind}")).collect();
+        format!(
+            "CREATE TABLE cast_ (id int PRIMARY KEY{}); CREATE TABLE odd (id int PRIMARY KEY, v int);",
+            columns.concat()
+        )
+    };
+    let stage = Stage::new(&made(columns.iter().map(|column| column.0).collect()), "", &[]).await;
+    let there = made(columns.iter().map(|column| column.1).collect()).replace("v int", "v text");
+    sql(&stage.target.url("postgres"), &format!("DROP TABLE cast_, odd; {there}")).await;
+    let rows = "INSERT INTO cast_ SELECT i, i / 4.0, i, i, 'v' || i, 'c' || i, 'd' || i, timestamp '2026-01-01' + i * interval '1 s', \
+        timestamptz '2026-01-01' + i * interval '1 us', i * 0.1, json_build_object('b', i, 'a', 1.10) \
+        FROM generate_series(1, 3000) i; INSERT INTO odd VALUES (1, 1)";
+    sql(&stage.origin.url("postgres"), rows).await;
+    let report = walk(&stage, "backfill", json!({ "tables": ["public.*"] })).await;
+    assert_eq!(
+        (&report["state"], &counts(&report)[2..]),
+        (&json!("Done"), &[0; 4][..]),
+        "{report:#}\n{}",
+        stage.tandem.log()
+    );
+    let tables = report["tables"].as_array().expect("a list");
+    let left_out: Vec<_> = tables.iter().map(|table| (&table["table"], &table["not_compared"])).collect();
+    let expected = [(&json!("public.cast_"), &json!([])), (&json!("public.odd"), &json!(["v"]))];
+    assert_eq!(left_out, expected, "{report:#}");
+    let waited = cli(&["backfill", "wait", "--admin", &stage.tandem.admin]);
+    let said = String::from_utf8_lossy(&waited.stderr);
+    assert!(waited.status.code() == Some(1) && said.contains("public.odd.v"), "{waited:?}");
+    assert!(doubts(&stage).await.iter().any(|(name, object)| name == "history_unverified" && object == "public.odd"));
+    for (n, (.., other)) in columns.iter().enumerate() {
+        let plant =
+            format!("SET session_replication_role = replica; UPDATE cast_ SET c{n} = {other} WHERE id = {}", 100 + n);
+        sql(&stage.target.url("postgres"), &plant).await;
+    }
+    let report = walk(&stage, "verify", json!({ "tables": ["public.*"] })).await;
+    assert_eq!(report["counts"]["different"], columns.len(), "{report:#}");
 }
 
 /// What a switch would find of history, by name and object.

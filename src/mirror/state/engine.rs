@@ -1209,6 +1209,7 @@ mod tests {
                 secondary: extents,
                 occupied: true,
                 refused: None,
+                not_compared: Vec::new(),
             }])
         }
 

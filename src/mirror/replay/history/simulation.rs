@@ -300,6 +300,7 @@ impl Walker for Hands {
             secondary: Vec::new(),
             occupied,
             refused: None,
+            not_compared: Vec::new(),
         };
         // It comes first: what is behind it waits for it, if anything does.
         let other = Some((OTHER, "k.other")).filter(|_| world(&self.0).other != Other::None);

@@ -19,14 +19,14 @@ pub(super) struct Hashed {
     pub(super) number: String,
 }
 
-/// Of rows that are told apart by `key` (not NULL) and have `others` too: columns, each as the query can name it.
-pub(super) fn hashed(key: &[(&Column, String)], others: &[(&Column, String)]) -> Hashed {
-    let chained = |seed: String, (column, name): &(&Column, String)| hash(column, name, &seed);
+/// Of rows that are told apart by `key` (not NULL) and have `others` too: columns, each as the query can name it, or texts.
+pub(super) fn hashed(key: &[(Option<&Column>, String)], others: &[(Option<&Column>, String)]) -> Hashed {
+    let chained = |seed: String, (column, name): &(Option<&Column>, String)| hash(*column, name, &seed);
     let mut selected = vec![format!("{} AS k", key.iter().fold("0".to_owned(), chained))];
     let mut number = "q.k".to_owned();
     for (place, (column, name)) in (1..).zip(others) {
         selected.push(format!("{name} AS c{place}"));
-        let value = hash(column, &format!("q.c{place}"), &format!("q.k OPERATOR(pg_catalog.#) {place}"));
+        let value = hash(*column, &format!("q.c{place}"), &format!("q.k OPERATOR(pg_catalog.#) {place}"));
         // Any number of its own will do: whatever else may be there is told from it by chance alone.
         number += &format!(" OPERATOR(pg_catalog.#) coalesce({value}, pg_catalog.hashint8extended(q.k, {place}))");
     }
@@ -34,8 +34,8 @@ pub(super) fn hashed(key: &[(&Column, String)], others: &[(&Column, String)]) ->
 }
 
 /// The hash of a value with this seed; NULL for NULL.
-fn hash(column: &Column, value: &str, seed: &str) -> String {
-    let function = match column.base_oid {
+fn hash(column: Option<&Column>, value: &str, seed: &str) -> String {
+    let function = match column.map_or(oid::TEXT, |column| column.base_oid) {
         oid::INT2 => "hashint2extended",
         oid::INT4 => "hashint4extended",
         oid::INT8 => "hashint8extended",

@@ -159,6 +159,7 @@ fn refused(table: TableId, name: String, why: String) -> Surveyed {
         secondary: Vec::new(),
         occupied: false,
         refused: Some(why),
+        not_compared: Vec::new(),
     }
 }
 
@@ -192,6 +193,7 @@ async fn look(
         secondary: extents(&to, there),
         occupied: false,
         refused: why,
+        not_compared: pair.not_compared(),
     };
     // A file without blocks holds nothing; one with blocks may.
     let blocks = one.secondary.iter().any(|extent| extent.units > 0);

@@ -66,6 +66,80 @@ pub(super) const PRINT: &str = "pg_catalog.concat_ws(',', c.relkind, c.relnatts,
     (SELECT pg_catalog.sum(p.xmin::pg_catalog.text::pg_catalog.int8) FROM pg_catalog.pg_trigger p \
       WHERE p.tgrelid = c.oid))";
 
+/// As what the values of a column are compared that has other types on the two sides. Where one type holds less than the other,
+/// what was cut off differs, and is said to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Common {
+    /// As they are.
+    Same,
+    Integer,
+    /// Without zeros at the end: 1.0 is 1.00.
+    Number,
+    Text,
+    /// Text without blanks at its end.
+    Trimmed,
+    Document,
+}
+
+/// Types whose values are written alike, whatever modifier their column has.
+const UNMODIFIED: &[u32] = &[
+    key::oid::BOOL,
+    key::oid::BYTEA,
+    key::oid::DATE,
+    key::oid::INT2,
+    key::oid::INT4,
+    key::oid::INT8,
+    key::oid::TEXT,
+    key::oid::TIME,
+    key::oid::TIMESTAMP,
+    key::oid::TIMESTAMPTZ,
+    key::oid::UUID,
+    key::oid::VARCHAR,
+    FLOAT4,
+    FLOAT8,
+    INTERVAL,
+    JSON,
+    JSONB,
+    VARBIT,
+];
+const FLOAT4: u32 = 700;
+const FLOAT8: u32 = 701;
+const INTERVAL: u32 = 1186;
+const JSON: u32 = 114;
+const JSONB: u32 = 3802;
+const VARBIT: u32 = 1562;
+
+impl Common {
+    fn of(one: &Column, two: &Column) -> Option<Common> {
+        use key::oid::{BPCHAR, INT2, INT4, INT8, NUMERIC, TEXT, VARCHAR};
+        let both = |types: &[u32]| types.contains(&one.base_oid) && types.contains(&two.base_oid);
+        match one.base_oid {
+            _ if one.type_sql == two.type_sql && one.typmod == two.typmod => Some(Common::Same),
+            own if own == two.base_oid && UNMODIFIED.contains(&own) => Some(Common::Same),
+            _ if both(&[INT2, INT4, INT8]) => Some(Common::Integer),
+            _ if both(&[INT2, INT4, INT8, NUMERIC]) => Some(Common::Number),
+            _ if both(&[TEXT, VARCHAR]) => Some(Common::Text),
+            _ if both(&[TEXT, VARCHAR, BPCHAR]) => Some(Common::Trimmed),
+            // By the digits that each needs: what was copied is that text.
+            _ if both(&[FLOAT4, FLOAT8]) => Some(Common::Text),
+            _ if both(&[JSON, JSONB]) => Some(Common::Document),
+            _ => None,
+        }
+    }
+
+    /// The value, and as text where it was cast.
+    fn shown(self, value: &str) -> String {
+        match self {
+            Common::Same => value.to_owned(),
+            Common::Integer => format!("{value}::pg_catalog.int8::pg_catalog.text"),
+            Common::Number => format!("pg_catalog.trim_scale({value}::pg_catalog.numeric)::pg_catalog.text"),
+            Common::Text => format!("{value}::pg_catalog.text"),
+            Common::Trimmed => format!("pg_catalog.rtrim({value}::pg_catalog.text)"),
+            Common::Document => format!("{value}::pg_catalog.jsonb::pg_catalog.text"),
+        }
+    }
+}
+
 /// One column of a table's key.
 #[derive(Debug)]
 pub(in crate::protocol::postgres) struct KeyColumn {
@@ -234,25 +308,33 @@ impl Pair {
     /// in the text that both servers write for them, which names no oid, and hashed so that wide rows are short answers.
     /// Columns whose types differ have no text in common and are left out.
     pub(super) fn digest(&self, at: At) -> String {
-        let columns: Vec<_> = self.alike().map(|column| format!("t.{}", self.column(&column.name, at))).collect();
+        let columns: Vec<_> = self.compared().map(|(column, common)| self.shown(column, common, at)).collect();
         let columns = columns.join(", ");
         format!("pg_catalog.sha256(pg_catalog.convert_to(ROW({columns})::pg_catalog.text, 'UTF8'))")
     }
 
-    /// Columns that have the same type on both sides.
-    fn alike(&self) -> impl Iterator<Item = &Column> {
-        let same = |one: &&Column| {
-            find(&self.secondary, &one.name).is_some_and(|two| {
-                one.type_sql == two.type_sql && (one.typmod == two.typmod || one.base_oid == key::oid::VARCHAR)
-            })
-        };
-        self.columns.iter().filter_map(|name| find(&self.primary, name)).filter(same)
+    /// Columns whose values can be compared, and as what.
+    fn compared(&self) -> impl Iterator<Item = (&Column, Common)> {
+        let common = |one| Some((one, Common::of(one, find(&self.secondary, &one.name)?)?));
+        self.columns.iter().filter_map(|name| find(&self.primary, name)).filter_map(common)
+    }
+
+    /// Columns that are copied, and whose values cannot be compared: their types are too different. By name.
+    pub(super) fn not_compared(&self) -> Vec<String> {
+        let is_compared = |name: &&String| self.compared().any(|(column, _)| column.name == **name);
+        self.columns.iter().filter(|name| !is_compared(name)).cloned().collect()
+    }
+
+    /// A value of `t` as it is compared.
+    fn shown(&self, column: &Column, common: Common, at: At) -> String {
+        common.shown(&format!("t.{}", self.column(&column.name, at)))
     }
 
     /// Both sides can tell which of their rows lie between two keys, by operators of the server's own, and are one table each.
     pub(super) fn has_order(&self) -> bool {
         let one = |relation: &Relation| relation.kind == Kind::Table;
-        let alike = |key: &KeyColumn| self.alike().any(|column| column.name == key.name);
+        let alike =
+            |key: &KeyColumn| self.compared().any(|(column, common)| column.name == key.name && common == Common::Same);
         let native = |key: &KeyColumn, at| find(self.relation(at), &key.name).is_some_and(is_native);
         let ordered = |key: &KeyColumn| alike(key) && native(key, At::Primary) && native(key, At::Secondary);
         one(&self.primary) && one(&self.secondary) && self.key.iter().all(ordered)
@@ -291,12 +373,15 @@ impl Pair {
             types.iter().enumerate().map(value).collect::<Vec<_>>().join(", ")
         };
         let (low, high, most) = (edge(1), edge(1 + types.len()), 1 + 2 * types.len());
-        let name = |column: &Column| format!("t.{}", self.column(&column.name, at));
-        let named = |column| (column, name(column));
+        let name = |column| self.shown(column, Common::Same, at);
         let is_key = |column: &&Column| self.key.iter().any(|key| key.name == column.name);
-        let key: Vec<_> = types.iter().copied().map(named).collect();
+        let key: Vec<_> = types.iter().map(|column| (Some(*column), name(column))).collect();
+        let other = |(column, common)| match common {
+            Common::Same => (Some(column), name(column)),
+            common => (None, self.shown(column, common, at)),
+        };
         let others: Vec<_> = match what {
-            What::Rows => self.alike().filter(|column| !is_key(column)).map(named).collect(),
+            What::Rows => self.compared().filter(|(column, _)| !is_key(column)).map(other).collect(),
             What::Keys => Vec::new(),
         };
         let Hashed { selected, number } = hashed(&key, &others);

@@ -194,6 +194,7 @@ async fn look(sides: &Sides, table: &Table, other: Option<&Table>, sizes: &Sizes
         secondary: Vec::new(),
         occupied: is_occupied,
         refused,
+        not_compared: Vec::new(),
         name,
     })
 }
