@@ -630,6 +630,25 @@ async fn columns_of_other_types_are_compared_where_they_can_be_and_named_where_n
     assert_eq!(report["counts"]["different"], columns.len(), "{report:#}");
 }
 
+#[tokio::test]
+async fn an_index_that_was_never_finished_on_the_target_is_made_anew() {
+    let schema = "CREATE TABLE t (id int PRIMARY KEY, n int); CREATE UNIQUE INDEX \"Odd name\" ON t (n)";
+    let stage = Stage::new(schema, "", &[]).await;
+    sql(&stage.origin.url("postgres"), "INSERT INTO t SELECT i, i FROM generate_series(1, 100) i").await;
+    let target = connect(&stage.target.url("postgres")).await;
+    for text in ["DROP INDEX \"Odd name\"", "INSERT INTO t VALUES (1, 1), (2, 1)"] {
+        target.batch_execute(text).await.expect("done");
+    }
+    target.batch_execute("CREATE UNIQUE INDEX CONCURRENTLY \"Odd name\" ON t (n)").await.expect_err("it is not unique");
+    target.batch_execute("TRUNCATE t").await.expect("done");
+    let is_valid = "SELECT i.indisvalid::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE c.relname = 'Odd name'";
+    let url = stage.target.url("postgres");
+    assert_eq!(rows(&url, is_valid).await, ["false"]);
+    let report = walk(&stage, "backfill", json!({ "provision": true, "tables": ["public.t"] })).await;
+    assert_eq!(report["state"], "Done", "{report:#}\n{}", stage.tandem.log());
+    assert_eq!(rows(&url, is_valid).await, ["true"]);
+}
+
 /// What a switch would find of history, by name and object.
 async fn doubts(stage: &Stage) -> Vec<(String, String)> {
     stage.tandem.caught_up().await;

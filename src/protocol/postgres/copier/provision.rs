@@ -195,7 +195,7 @@ const WORDS: &[(&str, &str)] = &[
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_class t ON t.oid = i.indrelid \
          JOIN pg_catalog.pg_namespace tn ON tn.oid = t.relnamespace WHERE t.relkind IN ('r', 'p') \
          AND t.relpersistence <> 't' AND {THEIRS:t.oid} AND {MEMBER:pg_class:t.oid} \
-         AND ((SELECT every FROM side) OR i.indisvalid AND i.indisready) \
+         AND i.indisvalid AND ((SELECT every FROM side) OR i.indisready) \
          AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint o WHERE o.conindid = c.oid AND o.contype IN ('p', 'u', 'x')) \
          AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhrelid = c.oid)",
     ),
@@ -368,17 +368,24 @@ impl Asked<'_> {
     }
 }
 
+/// Why something could not be made.
+struct Unmade {
+    text: String,
+    /// Others have it locked.
+    is_locked: bool,
+}
+
 /// Make it; why not, if the server refuses.
-async fn make(conn: &mut Client, lacking: Lacking) -> Result<Option<String>, client::Error> {
+async fn make(conn: &mut Client, lacking: &Lacking) -> Result<Option<Unmade>, client::Error> {
     let Lacking { name, sql } = lacking;
-    match conn.simple(&sql).await {
+    match conn.simple(sql).await {
         Ok(_) => {
             tracing::info!(name, "made on the secondary");
             Ok(None)
         }
         Err(client::Error::Db(error)) => {
             tracing::warn!(name, %error, "the secondary refuses to make this");
-            Ok(Some(format!("{name}: {error}")))
+            Ok(Some(Unmade { is_locked: error.code == "55P03", text: format!("{name}: {error}") }))
         }
         Err(error) => Err(error),
     }
@@ -419,7 +426,8 @@ async fn tables(link: &mut Link, asked: &Asked<'_>) -> Result<Vec<String>, Error
     let mut refused = Vec::new();
     for list in TABLES {
         for one in lacking(list, link, asked).await? {
-            refused.extend(make(&mut link.secondary, one).await.map_err(on_secondary)?);
+            let unmade = make(&mut link.secondary, &one).await.map_err(on_secondary)?;
+            refused.extend(unmade.map(|unmade| unmade.text));
         }
     }
     link.schema_stale = true;
@@ -438,8 +446,45 @@ async fn build(secondary: ServerConfig, path: String, all: Vec<Lacking>) -> Resu
     // Definitions leave out the schemas that are in the path of who asked for them.
     conn.simple(&format!("SET search_path = {path}")).await?;
     for one in all {
-        refused.extend(make(&mut conn, one).await?);
+        for left in (0..TRIES).rev() {
+            clear(&mut conn, &one).await?;
+            match make(&mut conn, &one).await? {
+                // Somebody has it locked, or is in a transaction that the build must wait for.
+                Some(why) if left > 0 && why.is_locked => {}
+                why => {
+                    refused.extend(why.map(|why| why.text));
+                    break;
+                }
+            }
+        }
     }
     conn.close().await;
     Ok(refused)
+}
+
+/// How often something is made that finds its table locked.
+const TRIES: u32 = 5;
+
+/// An index that an earlier build left unfinished has its name, and serves nobody. One that is being built is left alone.
+async fn clear(conn: &mut Client, lacking: &Lacking) -> Result<(), client::Error> {
+    if !lacking.sql.contains(" INDEX CONCURRENTLY ") {
+        return Ok(());
+    }
+    let name = &lacking.name;
+    let unfinished = format!(
+        "SELECT FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid \
+         WHERE c.oid = pg_catalog.to_regclass({}) AND c.relkind = 'i' AND NOT i.indisvalid \
+         AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_create_index p WHERE p.index_relid = c.oid)",
+        literal(name)
+    );
+    if conn.simple(&unfinished).await?.is_empty() {
+        return Ok(());
+    }
+    match conn.simple(&format!("DROP INDEX CONCURRENTLY IF EXISTS {name}")).await {
+        Ok(_) => tracing::info!(name, "an index that was never finished is made anew on the secondary"),
+        // Whoever makes it is told why it cannot be made.
+        Err(client::Error::Db(error)) => tracing::warn!(name, %error, "an unfinished index cannot be dropped"),
+        Err(error) => return Err(error),
+    }
+    Ok(())
 }
