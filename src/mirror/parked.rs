@@ -109,7 +109,7 @@ pub(crate) struct Bounds {
 }
 
 impl Entry {
-    /// It is a schema change of no table, and this is what would be repeated ([`Owed::ddl`]).
+    /// It is a schema change, which no table is listed for, and this is what would be repeated ([`Owed::ddl`]).
     pub fn change(&self) -> Option<&[u8]> {
         self.key.as_deref().filter(|_| self.table() == TableId::NONE && self.record.is_none())
     }
@@ -315,7 +315,7 @@ fn fresh(refused: &Refused, now: u64, provisional: bool) -> Entry {
 fn covers(owed: &Owed, (table, key): &Id) -> bool {
     let table = TableId(*table);
     if table == TableId::NONE && key.is_some() {
-        return owed.ddl.iter().any(|(of, body)| *of == table && Some(body) == key.as_ref());
+        return owed.ddl.iter().any(|(_, body)| Some(body) == key.as_ref());
     }
     let named = key.as_ref().is_some_and(|key| owed.keys.get(&table).is_some_and(|keys| keys.contains_key(&key[..])));
     named || owed.tables.contains(&table)
@@ -454,6 +454,21 @@ mod tests {
         let again = Owed { ddl: vec![(TableId::NONE, (*b"change").into())], ..Owed::default() };
         parked.paid(&again, &Paid::default(), true).await.expect("saved");
         assert!(open(&file, 9).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_schema_change_of_a_table_stays_when_the_table_is_well_again() {
+        let parked = open(&Durable::in_memory("parked"), 9);
+        let (change, whole) =
+            (Refused { table: TableId::NONE, ..refused(b"change") }, Refused { key: None, ..refused(b"") });
+        assert_eq!(parked.paid(&Owed::default(), &paid(&[change, whole]), true).await.expect("saved"), [T]);
+        parked.paid(&Owed { tables: vec![T], ..Owed::default() }, &Paid::default(), true).await.expect("saved");
+        let left: Vec<_> = parked.list().iter().map(|entry| entry.change().map(<[u8]>::to_vec)).collect();
+        assert_eq!(left, [Some(b"change".to_vec())]);
+        // Its record came again, which names its table.
+        let again = Owed { ddl: vec![(T, (*b"change").into())], ..Owed::default() };
+        parked.paid(&again, &Paid::default(), true).await.expect("saved");
+        assert!(parked.is_empty());
     }
 
     #[tokio::test]

@@ -48,6 +48,19 @@ impl World {
         }
     }
 
+    /// The mirror's role on the target may not say that foreign keys shall not act.
+    async fn act_as_plain(&mut self) {
+        let role = "CREATE ROLE plain LOGIN; GRANT ALL ON SCHEMA public TO plain; GRANT ALL ON ALL TABLES IN SCHEMA public TO plain; \
+            GRANT ALL ON SCHEMA tandem TO plain; GRANT ALL ON ALL TABLES IN SCHEMA tandem TO plain";
+        self.target(role).await;
+        let mut plain = config(&self.target);
+        plain.user = "plain".into();
+        self.copier = PgCopier::new(config(&self.origin), plain, Options::default());
+        while let Err(error) = self.copier.open().await {
+            assert!(matches!(error, Error::Fenced(_)), "{error}");
+        }
+    }
+
     async fn origin(&self, script: &str) {
         sql(&self.origin.url("postgres"), script).await;
     }
@@ -111,7 +124,7 @@ fn ddl(name: &str, sql: &str) -> (TableId, Box<[u8]>) {
     put_varint(&mut body, 6);
     body.extend_from_slice(b"public");
     body.extend_from_slice(sql.as_bytes());
-    (table(name), body[..].into())
+    (if name.is_empty() { TableId::NONE } else { table(name) }, body[..].into())
 }
 
 #[tokio::test]
@@ -369,18 +382,8 @@ async fn cascades_follow_where_foreign_keys_do_not_act() {
 #[tokio::test]
 async fn cascades_follow_where_foreign_keys_act() {
     let mut world = World::new(FAMILY).await;
-    without_replica_role(&mut world).await;
+    world.act_as_plain().await;
     cascades(&mut world).await;
-}
-
-async fn without_replica_role(world: &mut World) {
-    let role = "CREATE ROLE plain LOGIN; GRANT ALL ON SCHEMA public TO plain; GRANT ALL ON ALL TABLES IN SCHEMA public TO plain; \
-        GRANT ALL ON SCHEMA tandem TO plain; GRANT ALL ON ALL TABLES IN SCHEMA tandem TO plain";
-    world.target(role).await;
-    let mut plain = config(&world.target);
-    plain.user = "plain".into();
-    world.copier = PgCopier::new(config(&world.origin), plain, Options::default());
-    while let Err(Error::Fenced(_)) = world.copier.open().await {}
 }
 
 #[tokio::test]
@@ -614,6 +617,123 @@ async fn a_constraint_that_only_the_payments_rows_satisfy_is_repeated_behind_the
 }
 
 #[tokio::test]
+async fn changes_that_the_payments_own_rows_contradict_are_repeated_in_their_order() {
+    let schema = "CREATE TABLE t (id int PRIMARY KEY, o int); CREATE TABLE s (id int PRIMARY KEY, v text); \
+        CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE c (id int PRIMARY KEY, p int)";
+    let mut world = World::new(schema).await;
+    let rows_of_before =
+        "INSERT INTO t VALUES (1, 10), (2, 20); INSERT INTO s VALUES (1, 'x'), (2, '2'); INSERT INTO c VALUES (1, 7)";
+    world.origin(rows_of_before).await;
+    world.target(rows_of_before).await;
+    let mut all = owed("t", [1, 2]);
+    owe(&mut all, "s", false, [1]);
+    owe(&mut all, "p", false, [7]);
+    for (name, sql) in [
+        // Of these it is a row that comes that has to be there.
+        ("", "INSERT INTO p VALUES (7)"),
+        ("c", "ALTER TABLE c ADD CONSTRAINT gone FOREIGN KEY (p) REFERENCES p"),
+        ("c", "ALTER TABLE c DROP CONSTRAINT gone"),
+        ("c", "ALTER TABLE c ADD CONSTRAINT kept FOREIGN KEY (p) REFERENCES p"),
+        ("c", "ALTER TABLE c RENAME p TO parent"),
+        ("c", "ALTER TABLE c ADD COLUMN more int"),
+        ("t", "ALTER TABLE t ADD COLUMN n bigint"),
+        ("", "UPDATE t SET n = o"),
+        ("t", "ALTER TABLE t ALTER n SET NOT NULL"),
+        ("t", "ALTER TABLE t ADD CONSTRAINT gone CHECK (n IS NOT NULL)"),
+        ("t", "ALTER TABLE t DROP CONSTRAINT gone"),
+        ("t", "ALTER TABLE t DROP COLUMN o"),
+        ("t", "ALTER TABLE t RENAME n TO o"),
+        ("", "UPDATE s SET v = '1' WHERE id = 1"),
+        ("s", "ALTER TABLE s ALTER v TYPE int USING v::int"),
+        ("s", "ALTER TABLE s ADD CHECK (v < 5)"),
+    ] {
+        world.origin(sql).await;
+        if !name.is_empty() {
+            all.ddl.push(ddl(name, sql));
+        }
+    }
+    assert_eq!(world.pay(&all).await.refused, vec![]);
+    for name in ["t", "s", "p", "c"] {
+        world.assert_same(name).await;
+    }
+    for query in [
+        "SELECT attrelid::regclass, attname, atttypid::regtype, attnotnull FROM pg_attribute \
+         WHERE attrelid::regclass::text IN ('t', 's', 'c') AND attnum > 0 AND NOT attisdropped ORDER BY 1, 2",
+        "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE contype IN ('c', 'f') \
+         AND connamespace = 'public'::regnamespace ORDER BY 1",
+    ] {
+        let (origin, target) = (world.origin.url("postgres"), world.target.url("postgres"));
+        assert_eq!(rows(&target, query).await, rows(&origin, query).await);
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_other_rows_contradict_is_refused_and_those_of_the_payment_are_there() {
+    let mut world =
+        World::new("CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE other (id int PRIMARY KEY)").await;
+    world.target("INSERT INTO t VALUES (1, 0), (2, -1)").await;
+    world
+        .origin(
+            "INSERT INTO t VALUES (1, 1); INSERT INTO other VALUES (1); ALTER TABLE t ADD CONSTRAINT c CHECK (v > 0)",
+        )
+        .await;
+    let change = ddl("t", "ALTER TABLE t ADD CONSTRAINT c CHECK (v > 0)");
+    let mut all = Owed { ddl: vec![change.clone()], ..owed("t", [1]) };
+    owe(&mut all, "other", false, [1]);
+    let paid = world.pay(&all).await;
+    world.assert_same("other").await;
+    let [it, table_of_it] = &paid.refused[..] else { panic!("the table, and the change: {:?}", paid.refused) };
+    assert!(table_of_it.table == table("t") && table_of_it.key.is_none() && table_of_it.why.contains("23514"));
+    assert_eq!((it.table, it.key.as_deref()), (TableId::NONE, Some(&change.1[..])));
+    assert!(it.name.contains("\"public\".\"t\"") && it.shown.contains("v > 0"), "{it:?}");
+    let there = "SELECT id, v FROM t ORDER BY 1";
+    assert_eq!(rows(&world.target.url("postgres"), there).await, ["1|1", "2|-1"]);
+    // It comes again as a change of no table. That its column is gone is no sign that it was made.
+    world.target("ALTER TABLE t RENAME v TO w").await;
+    let again = Owed { ddl: vec![ddl("", "ALTER TABLE t ADD CONSTRAINT c CHECK (v > 0)")], ..Owed::default() };
+    assert!(world.pay(&again).await.refused[0].why.contains("42703"));
+    let gone = Owed { ddl: vec![ddl("", "ALTER TABLE t DROP COLUMN v")], ..Owed::default() };
+    assert_eq!(world.pay(&gone).await.refused, vec![]);
+}
+
+#[tokio::test]
+async fn a_table_that_cannot_be_paid_keeps_the_rows_that_contradict_a_change() {
+    let (origin, target) =
+        ("CREATE TABLE t (id int PRIMARY KEY, v int)", "CREATE TABLE t (id int PRIMARY KEY, v int CHECK (v <> 13))");
+    let other = "; CREATE TABLE other (id int PRIMARY KEY)";
+    let mut world = World::with(&format!("{origin}{other}"), &format!("{target}{other}")).await;
+    let change = "ALTER TABLE t ALTER v SET NOT NULL";
+    world.origin(&format!("INSERT INTO t VALUES (1, 13); INSERT INTO other VALUES (1); {change}")).await;
+    world.target("INSERT INTO t VALUES (1, NULL)").await;
+    world.reopen(Options { refused_max: 0, ..Options::default() }).await;
+    let mut all = Owed { ddl: vec![ddl("t", change)], ..owed("t", [1]) };
+    owe(&mut all, "other", false, [1]);
+    let paid = world.pay(&all).await;
+    let named = |part: &str| paid.refused.iter().any(|refused| refused.why.contains(part));
+    assert!(named("23514") && named("23502"), "{:?}", paid.refused);
+    world.assert_same("other").await;
+    assert_eq!(rows(&world.target.url("postgres"), "SELECT id, v FROM t").await, ["1|NULL"], "as it was");
+}
+
+#[tokio::test]
+async fn a_change_behind_one_that_is_refused_keeps_its_place() {
+    let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY, v int, o int)").await;
+    world.target("INSERT INTO t VALUES (1, NULL, 5); CREATE VIEW seen AS SELECT o FROM t").await;
+    world.origin("INSERT INTO t VALUES (1, 7, 5)").await;
+    let mut all = owed("t", [1]);
+    for change in ["ALTER TABLE t ALTER v SET NOT NULL", "ALTER TABLE t DROP COLUMN o"] {
+        world.origin(change).await;
+        all.ddl.push(ddl("t", change));
+    }
+    let paid = world.pay(&all).await;
+    let [it, table_of_it] = &paid.refused[..] else { panic!("one, and its table: {:?}", paid.refused) };
+    assert!(it.why.contains("2BP01") && table_of_it.why.contains("2BP01"), "{:?}", paid.refused);
+    assert_eq!(rows(&world.target.url("postgres"), "SELECT id, v FROM t").await, ["1|7"]);
+    let strict = "SELECT attnotnull FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'v'";
+    assert_eq!(rows(&world.target.url("postgres"), strict).await, ["t"]);
+}
+
+#[tokio::test]
 async fn what_the_secondary_refuses_of_one_table_holds_up_no_other() {
     let both = "CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE other (id int PRIMARY KEY);
         CREATE TABLE told (id int NOT NULL UNIQUE)";
@@ -628,8 +748,8 @@ async fn what_the_secondary_refuses_of_one_table_holds_up_no_other() {
         [(1, "ALTER TABLE t DROP COLUMN v", "2BP01"), (2, "CREATE TABLE missing.x (id int)", "3F000")]
     {
         let paid = world.pay(&Owed { ddl: vec![ddl("t", change)], ..owed("other", [at]) }).await;
-        let [refused] = &paid.refused[..] else { panic!("one refused: {:?}", paid.refused) };
-        assert!(refused.why.contains(why) && paid.rows == 1, "{refused:?}");
+        let [refused, table_of_it] = &paid.refused[..] else { panic!("it, and its table: {:?}", paid.refused) };
+        assert!(refused.why.contains(why) && refused.why == table_of_it.why && paid.rows == 1, "{refused:?}");
     }
     let gone = Owed { ddl: vec![ddl("t", "DROP TABLE missing.x")], ..owed("other", [3]) };
     assert_eq!(world.pay(&gone).await.refused, vec![], "what is gone need not be dropped");

@@ -364,3 +364,26 @@ async fn what_the_target_refuses_to_make_is_listed_until_it_is_there_or_discarde
     let made = "SELECT to_regtype('outer_pair') || ' ' || (SELECT count(*) FROM pg_attribute WHERE attrelid = 'shown'::regclass)";
     assert_eq!(rows(&target, made).await, ["outer_pair 3"]);
 }
+
+#[tokio::test]
+async fn a_refused_change_of_a_table_is_listed_until_it_is_made_though_its_rows_are_well_again() {
+    let stage = Stage::new("CREATE TABLE t (id int PRIMARY KEY, v text)", "", &[]).await;
+    let target = stage.target.url("postgres");
+    sql(&target, "CREATE VIEW seen AS SELECT v FROM t").await;
+    for statement in ["ALTER TABLE t DROP COLUMN v", "INSERT INTO t VALUES (1)"] {
+        sql(&stage.url(), statement).await;
+    }
+    let listed = ["ALTER TABLE (\"public\".\"t\")"];
+    let repaired = until(async || {
+        stage.tandem.repair_all().await;
+        (refused(&stage.tandem).await == listed).then_some(())
+    });
+    assert!(repaired.await.is_some(), "{:?}\n{}", refused(&stage.tandem).await, stage.tandem.log());
+    assert_eq!(rows(&target, "SELECT id FROM t").await, ["1"]);
+    sql(&target, "DROP VIEW seen").await;
+    let client = stage.tandem.client();
+    let parked = client.get("/v1/parked").await.expect("it answers");
+    client.post("/v1/parked", &json!({ "action": "retry", "id": parked[0]["id"] })).await.expect("taken");
+    until_refused(&stage.tandem, &[]).await;
+    stage.assert_equal(&["t"]).await;
+}

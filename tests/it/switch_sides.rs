@@ -591,7 +591,7 @@ const OLD: &str = "
     CREATE TABLE ruled (id int PRIMARY KEY); ALTER TABLE ruled ENABLE ROW LEVEL SECURITY; CREATE POLICY gone ON ruled USING (id > 0);
     CREATE POLICY other ON ruled USING (id > 1); CREATE POLICY same ON ruled USING (id > 2); CREATE POLICY whose ON ruled TO app USING (true);
     CREATE POLICY unused ON t USING (true); CREATE VIEW gone_view AS SELECT 1 AS one; CREATE FUNCTION gone(int, mood) RETURNS int LANGUAGE sql AS 'SELECT 1';
-    CREATE SEQUENCE gone_numbers; CREATE SEQUENCE small; SELECT setval('small', 1000), lo_create(0);";
+    CREATE TABLE strict (id int PRIMARY KEY, v int NOT NULL, w int); CREATE SEQUENCE gone_numbers; CREATE SEQUENCE small; SELECT setval('small', 1000), lo_create(0);";
 
 const NEW: &str = "
     CREATE ROLE filler; CREATE TYPE shift AS ENUM ('x'); CREATE TYPE mood AS ENUM ('a');
@@ -607,7 +607,7 @@ const NEW: &str = "
     CREATE TABLE hidden (id int PRIMARY KEY); CREATE TABLE ruled (id int PRIMARY KEY); ALTER TABLE ruled ENABLE ROW LEVEL SECURITY;
     CREATE POLICY other ON ruled USING (id > 2); CREATE POLICY same ON ruled USING (id > 2); CREATE POLICY whose ON ruled USING (true);
     CREATE POLICY extra ON ruled AS RESTRICTIVE USING (false);
-    CREATE SEQUENCE small MAXVALUE 10; CREATE ROLE stuck LOGIN; ALTER ROLE stuck SET default_transaction_read_only = on;
+    CREATE TABLE strict (id int PRIMARY KEY, v int, w int NOT NULL); CREATE SEQUENCE small MAXVALUE 10; CREATE ROLE stuck LOGIN; ALTER ROLE stuck SET default_transaction_read_only = on;
     CREATE TABLE broken (v int); INSERT INTO broken VALUES (1), (1);
     ALTER DATABASE postgres SET default_transaction_read_only = on";
 
@@ -645,6 +645,8 @@ async fn every_planted_obstacle_to_a_switch_is_found_by_name() {
         ("index_invalid", "public.half"),
         ("index_missing", "INDEX ON public.t USING btree (b)"),
         ("large_objects", "postgres"),
+        ("not_null_differs", "public.strict.v"),
+        ("not_null_differs", "public.strict.w"),
         ("policy_differs", "public.ruled (gone)"),
         ("policy_differs", "public.ruled (other)"),
         ("policy_differs", "public.ruled (whose)"),

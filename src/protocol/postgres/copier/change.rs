@@ -133,17 +133,32 @@ fn string(node: &Node) -> Option<&str> {
     }
 }
 
-/// A change of no table that the secondary refuses. Its text may hold values: that is shown on request alone.
-pub(super) fn refused(body: &[u8], why: String) -> Refused {
+/// A change that the secondary refuses, of this table if of any. Its text may hold values: that is shown on request alone.
+pub(super) fn refused(table: Option<&str>, body: &[u8], why: String) -> Refused {
     let (path, sql) = schema_change::decode(body).map(|(manner, sql)| (manner.path, sql)).unwrap_or_default();
     let words = || sql.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
-    let name = Made::of(path, sql).map_or_else(words, |made| made.shown());
+    let of = table.map(|table| format!(" ({table})")).unwrap_or_default();
+    let name = Made::of(path, sql).map_or_else(|| words() + &of, |made| made.shown());
     Refused { table: TableId::NONE, name, key: Some(body.into()), shown: sql.to_owned(), why }
 }
 
 /// It makes something: that what it names is not there is no sign that it was done before.
 pub(super) fn makes(sql: &str) -> bool {
     sql.trim_start().get(..6).is_some_and(|word| word.eq_ignore_ascii_case("create"))
+}
+
+/// It changes something of a table that must be there, and drops nothing: that this is gone is no sign that it was done before.
+pub(super) fn only_alters(sql: &str) -> bool {
+    let Ok(parsed) = pg_query::parse(sql, 0) else { return false };
+    let [statement] = &parsed.protobuf.stmts[..] else { return false };
+    let node = statement.stmt.as_ref().and_then(|node| node.node.as_ref());
+    let Some(NodeEnum::AlterTableStmt(alter)) = node else { return false };
+    let drops = |node: &Node| {
+        let Some(NodeEnum::AlterTableCmd(command)) = &node.node else { return true };
+        command.subtype().as_str_name().starts_with("AT_Drop")
+            || command.subtype().as_str_name().starts_with("AT_Detach")
+    };
+    !alter.cmds.iter().any(drops)
 }
 
 /// Which of these are of no more interest.
@@ -186,8 +201,23 @@ mod tests {
             assert_eq!(made.as_deref(), expected, "{sql}");
         }
         let body = b"\x03appALTER TYPE mood ADD VALUE 'secret'";
-        let refused = refused(body, "42704".into());
+        let refused = refused(None, body, "42704".into());
         assert_eq!((&*refused.name, refused.key.as_deref()), ("ALTER TYPE", Some(&body[..])));
+    }
+
+    #[test]
+    fn what_only_alters_is_told_from_what_drops() {
+        assert!(only_alters("ALTER TABLE t ALTER n SET NOT NULL") && only_alters("ALTER TABLE t ADD CHECK (n > 0)"));
+        for other in [
+            "ALTER TABLE t DROP COLUMN n",
+            "ALTER TABLE t ADD m int, DROP CONSTRAINT c",
+            "ALTER TABLE t RENAME n TO o",
+            "ALTER TABLE t DETACH PARTITION p",
+            "DROP TABLE t",
+            "CREATE TABLE t ()",
+        ] {
+            assert!(!only_alters(other), "{other}");
+        }
     }
 
     #[test]

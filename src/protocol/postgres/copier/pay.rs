@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::mirror::state::copier::{self, Large, Owed, Paid, Refused, Waiting};
-use crate::mirror::state::keys::Key;
+use crate::mirror::state::keys::{Key, Keys};
 use crate::protocol::postgres::catalog::{LoadError, Relation, quote};
 use crate::protocol::postgres::client::{self, Client, DbError, Format, Param, SEND_BYTES};
 use crate::protocol::postgres::key::Layout;
@@ -174,8 +174,28 @@ struct Payment<'p> {
     paid: Paid,
     /// The secondary is inside our transaction.
     begun: bool,
-    /// Schema changes that the secondary's rows contradict as they are: again when those of the payment are there.
-    behind_rows: Vec<(TableId, &'p [u8])>,
+    /// Schema changes that the secondary's rows contradict as they are, and those that follow them: again when the rows of the
+    /// payment are there.
+    behind_rows: Vec<Postponed<'p>>,
+    /// Tables whose owed rows are taken away before the schema changes, so that they contradict none.
+    cleared: HashSet<TableId>,
+    /// Tables for which that is no help: their rows stay until they are paid.
+    kept: HashSet<TableId>,
+}
+
+/// A schema change that waits for rows.
+struct Postponed<'p> {
+    table: TableId,
+    body: &'p [u8],
+    /// Rows contradict it; else it only follows one of those.
+    contradicted: bool,
+}
+
+/// A schema change that the secondary does not take.
+struct RefusedChange<'p> {
+    table: TableId,
+    body: &'p [u8],
+    refusal: Refusal,
 }
 
 /// The number of the payment is on the secondary if the payment is.
@@ -203,17 +223,50 @@ impl<'p> Payment<'p> {
         let paid = Paid::default();
         let (begun, behind_rows) = (false, Vec::new());
         let (parts, parted) = (BTreeMap::new(), Vec::new());
-        let mut payment = Payment { link, owed, options, debts, isolated, parts, parted, paid, begun, behind_rows };
-        let refused = payment.begin_and_repeat_ddl().await?;
-        if payment.link.schema_stale || !owed.ddl.is_empty() || payment.owes_by_other_keys() {
-            payment.load().await?;
+        let (cleared, kept) = (HashSet::new(), HashSet::new());
+        let mut payment = Payment {
+            link,
+            owed,
+            options,
+            debts,
+            isolated,
+            parts,
+            parted,
+            paid,
+            begun,
+            behind_rows,
+            cleared,
+            kept,
+        };
+        payment.begin_and_gather().await?;
+        // What cannot be paid, or not now, keeps its rows.
+        let left_out = payment.paid.refused.iter().any(|refused| refused.key.is_none());
+        if !payment.cleared.is_empty() && (left_out || !payment.paid.waiting.is_empty()) {
+            payment.kept.extend(payment.cleared.drain());
+            payment.roll_back().await?;
+            payment.debts.clear();
+            payment.parts.clear();
+            payment.paid = Paid::default();
+            payment.begin_and_gather().await?;
         }
-        payment.gather();
-        refused.into_iter().for_each(|refused| payment.refuse_change(refused));
-        payment.leave_out_locked().await?;
         payment.owe_what_left().await?;
         payment.owe_parts().await?;
         Ok(payment)
+    }
+
+    async fn begin_and_gather(&mut self) -> Result<(), Trouble> {
+        let refused = self.begin_and_repeat_ddl().await?;
+        if self.link.schema_stale || !self.owed.ddl.is_empty() || self.owes_by_other_keys() {
+            self.load().await?;
+        }
+        self.gather();
+        refused.into_iter().for_each(|refused| self.refuse_change(refused));
+        self.leave_out_locked().await
+    }
+
+    async fn roll_back(&mut self) -> Result<(), Trouble> {
+        self.begun = false;
+        self.link.secondary.simple("ROLLBACK").await.map(drop).map_err(Trouble::Secondary)
     }
 
     /// Was anything captured under another key than the table's as far as known?
@@ -236,36 +289,142 @@ impl<'p> Payment<'p> {
     }
 
     /// With schema changes to repeat: begin the transaction with them. Returns those that the secondary refused.
-    async fn begin_and_repeat_ddl(&mut self) -> Result<Vec<(TableId, &'p [u8], String)>, Trouble> {
-        let mut refused = Vec::new();
+    ///
+    /// Rows that contradict a change may be rows of this payment: the primary had written them when it took the change. These
+    /// are taken away before all changes, which then happen in their order, and come as they are at S behind them. Where that
+    /// is no help, the change waits for the rows, and what follows it for the change.
+    async fn begin_and_repeat_ddl(&mut self) -> Result<Vec<RefusedChange<'p>>, Trouble> {
         if self.owed.ddl.is_empty() {
-            return Ok(refused);
+            return Ok(Vec::new());
         }
-        self.behind_rows.clear();
-        self.parted.clear();
-        let ours = |table: &TableId, body| !self.link.schema.excludes(*table) && !self.is_renamed(*table, body);
-        let (ddl, others): (Vec<_>, Vec<_>) = self.owed.ddl.iter().partition(|(table, body)| ours(table, body));
-        let by_hand = others.into_iter().filter(|(_, body)| takes_away(body).is_some());
-        self.parted.extend(by_hand.map(|(table, _)| (*table, false)));
-        let (conn, pulse) = (&mut self.link.secondary, self.link.options.pulse());
-        // A value that is added to an enum cannot be used before it is committed. In its turn it is there already, or its type
-        // is made in the same transaction, and then it can be used.
+        let ddl = self.ddl();
+        self.add_to_enums(&ddl).await?;
+        loop {
+            let (mut refused, mut again) = (Vec::new(), !self.begin_and_clear().await?);
+            if !again {
+                refused = self.repeat_ddl(&ddl).await?;
+            }
+            let were_cleared = self.cleared.clone();
+            for it in refused.iter().filter(|it| it.table != TableId::NONE) {
+                if were_cleared.contains(&it.table) {
+                    self.cleared.remove(&it.table);
+                    again |= self.kept.insert(it.table);
+                } else if it.refusal.is_of_rows() && !self.kept.contains(&it.table) {
+                    again |= self.cleared.insert(it.table);
+                }
+            }
+            if !again {
+                let (conn, manner) = (&mut self.link.secondary, Manner::plain(&self.link.search_path));
+                read_under(conn, &manner).await.map_err(Trouble::Secondary)?;
+                return Ok(refused);
+            }
+            self.roll_back().await?;
+        }
+    }
+
+    /// The schema changes to repeat.
+    fn ddl(&self) -> Vec<(TableId, &'p [u8])> {
+        let owed = self.owed.ddl.iter().map(|(table, body)| (*table, &body[..]));
+        owed.filter(|(table, body)| !self.link.schema.excludes(*table) && !self.is_renamed(*table, body)).collect()
+    }
+
+    /// A value that is added to an enum cannot be used before it is committed. In its turn it is there already, or its type
+    /// is made in the same transaction, and then it can be used.
+    async fn add_to_enums(&mut self, ddl: &[(TableId, &'p [u8])]) -> Result<(), Trouble> {
         for (_, body) in ddl.iter().filter(|(_, body)| adds_to_enum(body)) {
+            let (conn, pulse) = (&mut self.link.secondary, self.link.options.pulse());
             conn.simple("BEGIN").await.map_err(Trouble::Secondary)?;
             let _ = beside(&mut self.link.primary, pulse, repeat(conn, TableId::NONE, body)).await?;
             conn.simple("COMMIT").await.map_err(Trouble::Secondary)?;
         }
-        conn.simple("BEGIN").await.map_err(Trouble::Secondary)?;
+        Ok(())
+    }
+
+    /// Begin, and take away what the payment brings anew of tables of which that is wanted. False: they do not let go of it.
+    async fn begin_and_clear(&mut self) -> Result<bool, Trouble> {
+        self.link.secondary.simple("BEGIN").await.map_err(Trouble::Secondary)?;
         self.begun = true;
-        for (table, body) in &ddl {
-            match beside(&mut self.link.primary, pulse, repeat(conn, *table, body)).await? {
-                Ok(done) => self.parted.extend(takes_away(body).map(|known| (*table, known && done == Done::Now))),
-                Err(refusal) if refusal.code.starts_with("23") => self.behind_rows.push((*table, body)),
-                Err(refusal) => refused.push((*table, &body[..], refusal.why)),
+        if self.cleared.is_empty() {
+            return Ok(true);
+        }
+        self.load().await?;
+        let schema = &self.link.schema;
+        let homes: HashSet<TableId> =
+            self.cleared.iter().filter_map(|table| Some(schema.cleared(*table)?.0.id)).collect();
+        let mut debts = Debts::new();
+        for (&table, keys) in &self.owed.keys {
+            let Some((pair, places)) = schema.cleared(table).filter(|(pair, _)| homes.contains(&pair.id)) else {
+                continue;
+            };
+            let (unfit, layout) = (self.link.unfit.contains(&pair.id), schema.layout(table));
+            let debt = debts.entry(pair.id).or_insert_with(|| Debt::new(Arc::new(pair)));
+            owe_keys(debt, keys, places.as_deref(), layout.filter(|_| !unfit));
+        }
+        for table in self.owed.tables.iter().filter(|table| homes.contains(table)) {
+            let Some((pair, _)) = schema.cleared(*table).filter(|(pair, _)| pair.id == *table) else { continue };
+            debts.entry(pair.id).or_insert_with(|| Debt::new(Arc::new(pair))).whole = true;
+        }
+        let large = self.large(&debts).await?;
+        if !large.is_empty() {
+            // They are mended by a walk: without their rows they would be for as long as that takes.
+            let schema = &self.link.schema;
+            let is_large = |table: &TableId| schema.cleared(*table).is_some_and(|(pair, _)| large.iter().any(|(table, _)| *table == pair.id));
+            self.kept.extend(self.cleared.extract_if(|table| is_large(table)));
+            return Ok(false);
+        }
+        let mut steps = Steps::default();
+        for debt in debts.values() {
+            delete(self.link, debt, &debt.sorted(), self.options.batch_keys, &mut steps).await?;
+        }
+        steps.put_sync(self.link);
+        match steps.settle(self.link).await {
+            Err(Trouble::Table(..)) => {
+                self.kept.extend(self.cleared.drain());
+                Ok(false)
+            }
+            settled => settled.map(|()| true),
+        }
+    }
+
+    async fn repeat_ddl(&mut self, ddl: &[(TableId, &'p [u8])]) -> Result<Vec<RefusedChange<'p>>, Trouble> {
+        let (mut refused, pulse) = (Vec::new(), self.link.options.pulse());
+        self.behind_rows.clear();
+        let others = self.owed.ddl.iter().filter(|(table, body)| !ddl.contains(&(*table, &body[..])));
+        let by_hand = others.filter(|(_, body)| takes_away(body).is_some());
+        self.parted = by_hand.map(|(table, _)| (*table, false)).collect();
+        for &(table, body) in ddl {
+            let behind = |contradicted| Postponed { table, body, contradicted };
+            if self.waits(table, body) {
+                self.behind_rows.push(behind(false));
+                continue;
+            }
+            let conn = &mut self.link.secondary;
+            match beside(&mut self.link.primary, pulse, repeat(conn, table, body)).await? {
+                Ok(Done::Now) => self.parted.extend(takes_away(body).map(|known| (table, known))),
+                Err(refusal) if refusal.is_of_rows() => match self.cannot_clear(table, &refusal) {
+                    true => self.behind_rows.push(behind(true)),
+                    false => refused.push(RefusedChange { table, body, refusal }),
+                },
+                // It may need what waits.
+                _ if !self.behind_rows.is_empty() => self.behind_rows.push(behind(false)),
+                Ok(Done::Before) => self.parted.extend(takes_away(body).map(|_| (table, false))),
+                Err(refusal) => refused.push(RefusedChange { table, body, refusal }),
             }
         }
-        read_under(conn, &Manner::plain(&self.link.search_path)).await.map_err(Trouble::Secondary)?;
         Ok(refused)
+    }
+
+    /// A change follows another one that waits for rows, of the same table, or of none: then nobody knows of what.
+    fn waits(&self, table: TableId, body: &[u8]) -> bool {
+        let makes = || schema_change::decode(body).is_some_and(|(_, sql)| change::makes(sql));
+        let follows = |of: TableId| of == table || of == TableId::NONE;
+        self.behind_rows.iter().any(|behind| follows(behind.table))
+            || table == TableId::NONE && !self.behind_rows.is_empty() && !makes()
+    }
+
+    /// The rows that contradict the change are not known to be the payment's, or it is not one too many but one too few.
+    fn cannot_clear(&self, table: TableId, refusal: &Refusal) -> bool {
+        table == TableId::NONE || !self.link.replica || refusal.code == "23503" || self.kept.contains(&table)
     }
 
     /// The change would mean another table there.
@@ -284,21 +443,9 @@ impl<'p> Payment<'p> {
     fn gather(&mut self) {
         for (&table, keys) in &self.owed.keys {
             let Some((pair, places)) = self.home(table) else { continue };
-            let unfit = self.link.unfit.contains(&pair.id);
-            let layout = self.link.schema.layout(table);
-            let debt = self.debts.entry(pair.id).or_insert_with(|| Debt::new(pair.clone()));
-            match places {
-                None if !unfit && keys.keys().all(|key| fits(layout, pair.key.len(), key)) => debt.owe_all(keys),
-                places => keys.iter().for_each(|(key, &flagged)| match &places {
-                    // Captured under another key: which rows it meant nobody knows.
-                    _ if unfit || !fits(layout, pair.key.len(), key) => {
-                        debt.whole = true;
-                        debt.lost |= flagged;
-                    }
-                    None => drop(debt.owe(key.clone(), flagged)),
-                    Some(places) => drop(debt.owe(reorder(&pair, key, places), flagged)),
-                }),
-            }
+            let (unfit, layout) = (self.link.unfit.contains(&pair.id), self.link.schema.layout(table));
+            let debt = self.debts.entry(pair.id).or_insert_with(|| Debt::new(pair));
+            owe_keys(debt, keys, places.as_deref(), layout.filter(|_| !unfit));
         }
         for &table in &self.owed.tables {
             let Some((pair, _)) = self.home(table) else { continue };
@@ -402,24 +549,35 @@ impl<'p> Payment<'p> {
         Ok(())
     }
 
-    /// Tables of which every row is owed, and which are more than a payment takes: only their keys are paid.
+    /// Of tables of which every row is owed, and which are more than a payment takes, only the keys are paid.
     async fn leave_out_large(&mut self) -> Result<(), Trouble> {
-        let whole: Vec<Arc<Pair>> =
-            self.debts.values().filter(|debt| debt.whole).map(|debt| debt.pair.clone()).collect();
-        for pair in &whole {
-            let bytes = self.bytes_to_walk(pair).await?;
-            piece::let_go(self.link).await?;
-            if bytes <= self.options.whole_bytes_max {
-                continue;
-            }
-            self.debts.get_mut(&pair.id).expect("found above").whole = false;
+        let debts = std::mem::take(&mut self.debts);
+        let large = self.large(&debts).await;
+        self.debts = debts;
+        for (table, bytes) in large? {
+            let debt = self.debts.get_mut(&table).expect("found above");
+            debt.whole = false;
+            let name = debt.pair.primary.sql();
             let is_its =
-                |table: &&TableId| matches!(self.link.schema.home(**table), Home::Pair(home, _) if home.id == pair.id);
+                |owed: &&TableId| matches!(self.link.schema.home(**owed), Home::Pair(home, _) if home.id == table);
             let owed = self.owed.tables.iter().filter(is_its).copied().collect();
             let why = format!("all of its rows are owed; the table has {} MiB", bytes >> 20);
-            self.paid.large.push(Large { table: pair.id, name: pair.primary.sql(), why, owed });
+            self.paid.large.push(Large { table, name, why, owed });
         }
         Ok(())
+    }
+
+    /// Tables of which every row is owed, and which are more than a payment takes; their size on the primary.
+    async fn large(&mut self, debts: &Debts<'_>) -> Result<Vec<(TableId, u64)>, Trouble> {
+        let mut large = Vec::new();
+        for (&table, debt) in debts.iter().filter(|(_, debt)| debt.whole) {
+            let bytes = self.bytes_to_walk(&debt.pair).await?;
+            piece::let_go(self.link).await?;
+            if bytes > self.options.whole_bytes_max {
+                large.push((table, bytes));
+            }
+        }
+        Ok(large)
     }
 
     /// Of a table that can be compared and mended; of others there is no other way than to pay them whole.
@@ -452,13 +610,13 @@ impl<'p> Payment<'p> {
         None
     }
 
-    /// A schema change is refused, and its table with it.
-    fn refuse_change(&mut self, (table, body, why): (TableId, &[u8], String)) {
-        if table != TableId::NONE {
-            let name = self.link.schema.name(table);
-            return self.refuse(table, name, why);
+    /// A schema change is refused, and its table with it. The table may be well again before the change is made.
+    fn refuse_change(&mut self, RefusedChange { table, body, refusal }: RefusedChange<'_>) {
+        let name = (table != TableId::NONE).then(|| self.link.schema.name(table));
+        self.paid.refused.push(change::refused(name.as_deref(), body, refusal.why.clone()));
+        if let Some(name) = name {
+            self.refuse(table, name, refusal.why);
         }
-        self.paid.refused.push(change::refused(body, why));
     }
 
     /// Leave a table out.
@@ -541,29 +699,19 @@ impl<'p> Payment<'p> {
 
     /// After a refusal: undo, change what is paid, and begin again.
     async fn mend(&mut self, table: TableId, error: &DbError, round: usize) -> Result<(), Trouble> {
-        self.link.secondary.simple("ROLLBACK").await.map_err(Trouble::Secondary)?;
-        self.begun = false;
+        self.roll_back().await?;
         let (read_at_once, pair) = match self.debts.get(&table) {
             Some(debt) => (debt.whole && !debt.pair.footprint.local, debt.pair.clone()),
             None => return Err(Trouble::Secondary(error.clone().into())),
         };
-        for change in self.begin_and_repeat_ddl().await? {
-            let (table, body, _) = change;
-            let is_it = |refused: &Refused| {
-                let key = if table == TableId::NONE { Some(body) } else { None };
-                refused.table == table && refused.key.as_deref() == key
-            };
-            if !self.paid.refused.iter().any(is_it) {
-                self.refuse_change(change);
-            }
-        }
+        self.repeat_ddl_again().await?;
         if !self.debts.contains_key(&table) {
             return Ok(());
         }
         let by_rows = error.code.starts_with("22") || error.code.starts_with("23") || error.code.starts_with("P0");
         if !by_rows || read_at_once || self.isolated.contains(&table) {
             self.refuse(table, pair.primary.sql(), error.to_string());
-            return Ok(());
+            return self.restore(&pair).await;
         }
         let by_key = !self.debts[&table].whole && self.debts[&table].pieces.is_empty();
         if error.code == "23505" && round <= ROUNDS && by_key {
@@ -577,6 +725,30 @@ impl<'p> Payment<'p> {
         }
         self.isolated.insert(table);
         Ok(())
+    }
+
+    async fn repeat_ddl_again(&mut self) -> Result<(), Trouble> {
+        for change in self.begin_and_repeat_ddl().await? {
+            let is_it =
+                |refused: &Refused| refused.table == TableId::NONE && refused.key.as_deref() == Some(change.body);
+            if !self.paid.refused.iter().any(is_it) {
+                self.refuse_change(change);
+            }
+        }
+        Ok(())
+    }
+
+    /// The table is refused, and keeps its rows.
+    async fn restore(&mut self, pair: &Pair) -> Result<(), Trouble> {
+        let schema = &mut self.link.schema;
+        let mut is_its = |table: TableId| matches!(schema.home(table), Home::Pair(home, _) if home.id == pair.id);
+        let its: Vec<TableId> = self.cleared.extract_if(|table| is_its(*table)).collect();
+        if its.is_empty() {
+            return Ok(());
+        }
+        self.kept.extend(its);
+        self.roll_back().await?;
+        self.repeat_ddl_again().await
     }
 
     /// Rows of the secondary that hold a unique value which owed rows bring: a stranger's, or a dirty row.
@@ -619,11 +791,10 @@ impl<'p> Payment<'p> {
     }
 }
 
-/// The SQLSTATEs of a schema change that was done already.
-const DONE_ALREADY: &[&str] = &[
-    "42P07", "42701", "42710", "42P06", "42723", "42P16", // there already
-    "42P01", "42703", "42704", "42883", // gone already
-];
+/// The SQLSTATEs of a schema change that was done already: what it makes is there.
+const THERE_ALREADY: &[&str] = &["42P07", "42701", "42710", "42P06", "42723", "42P16"];
+/// And what it drops, or calls otherwise, is not.
+const GONE_ALREADY: &[&str] = &["42P01", "42703", "42704", "42883"];
 /// Of those, what a view, a type, a function and their like are made of, if it is not there, or does not fit what is.
 const UNMADE: &[&str] = &["42P16", "42P01", "42703", "42704", "42883"];
 /// Done already if something in it was to be dropped.
@@ -653,8 +824,10 @@ async fn repeat(conn: &mut Client, table: TableId, body: &[u8]) -> Result<Result
     }
     conn.simple("ROLLBACK TO tandem_ddl").await.map_err(Trouble::Secondary)?;
     let drops = sql.trim_start().get(..4).is_some_and(|word| word.eq_ignore_ascii_case("drop"));
-    let unmade = table == TableId::NONE && change::makes(sql) && UNMADE.contains(&why.code.as_str());
-    let is_done = DONE_ALREADY.contains(&why.code.as_str()) && !unmade || drops && why.code == NO_SCHEMA;
+    let says = |codes: &[&str]| codes.contains(&why.code.as_str());
+    let unmade = table == TableId::NONE
+        && (change::makes(sql) && says(UNMADE) || change::only_alters(sql) && says(GONE_ALREADY));
+    let is_done = (says(THERE_ALREADY) || says(GONE_ALREADY)) && !unmade || drops && why.code == NO_SCHEMA;
     Ok(if is_done { Ok(Done::Before) } else { Err(Refusal { code: why.code.clone(), why: why.to_string() }) })
 }
 
@@ -673,16 +846,26 @@ struct Refusal {
     why: String,
 }
 
+impl Refusal {
+    /// With other rows it would be taken. What is wrong with a parameter is of no row.
+    fn is_of_rows(&self) -> bool {
+        self.code.starts_with("23") || self.code.starts_with("22") && self.code != "22023"
+    }
+}
+
 /// Schema changes for which rows of this payment had to be there. Those that are refused still.
-async fn repeat_behind_rows(link: &mut Link, changes: &[(TableId, &[u8])]) -> Result<Vec<Refused>, Trouble> {
+async fn repeat_behind_rows(link: &mut Link, changes: &[Postponed<'_>]) -> Result<Vec<Refused>, Trouble> {
     let (pulse, mut refused) = (link.options.pulse(), Vec::new());
-    for (table, body) in changes {
-        if let Err(refusal) = beside(&mut link.primary, pulse, repeat(&mut link.secondary, *table, body)).await? {
-            refused.push(match *table {
-                TableId::NONE => change::refused(body, refusal.why),
-                table => refused_table(table, link.schema.name(table), refusal.why),
-            });
-        }
+    for &Postponed { table, body, contradicted } in changes {
+        let why = match beside(&mut link.primary, pulse, repeat(&mut link.secondary, table, body)).await? {
+            // It was not done a moment ago: what it speaks of is gone.
+            Ok(Done::Before) if contradicted => "what it changes is no longer there".to_owned(),
+            Ok(_) => continue,
+            Err(refusal) => refusal.why,
+        };
+        let name = (table != TableId::NONE).then(|| link.schema.name(table));
+        refused.push(change::refused(name.as_deref(), body, why.clone()));
+        refused.extend(name.map(|name| refused_table(table, name, why)));
     }
     Ok(refused)
 }
@@ -695,6 +878,24 @@ fn adds_to_enum(body: &[u8]) -> bool {
         matches!(node, Some(pg_query::NodeEnum::AlterEnumStmt(_)))
     };
     parsed.protobuf.stmts.iter().any(is_enum)
+}
+
+/// Owe keys that were captured under the layout that the table has now, if it is given; of others nobody knows which rows they
+/// meant.
+fn owe_keys<'k>(debt: &mut Debt<'k>, keys: &'k Keys, places: Option<&[usize]>, layout: Option<Layout>) {
+    let columns = debt.pair.key.len();
+    let is_known = |key: &Key| layout.is_some() && fits(layout, columns, key);
+    match places {
+        None if keys.keys().all(is_known) => debt.owe_all(keys),
+        places => keys.iter().for_each(|(key, &flagged)| match places {
+            _ if !is_known(key) => {
+                debt.whole = true;
+                debt.lost |= flagged;
+            }
+            None => drop(debt.owe(key.clone(), flagged)),
+            Some(places) => drop(debt.owe(reorder(&debt.pair, key, places), flagged)),
+        }),
+    }
 }
 
 fn takes_away(body: &[u8]) -> Option<bool> {

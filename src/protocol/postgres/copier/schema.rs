@@ -641,7 +641,7 @@ impl Schema {
         let root = topmost(&self.primary, primary).shown();
         let (columns, binary) =
             shared_columns(primary, &secondary).map_err(|name| no_column(&name, &self.scope.renamed(&root)))?;
-        let key = primary.key_columns().map(|column| self.key_column(column, &secondary)).collect::<Result<_, _>>()?;
+        let key = self.key(primary, &secondary)?;
         let wide = !primary.key_columns().all(exact);
         let footprint = self.footprint(primary);
         let (id, primary) = (primary.id, Arc::clone(primary));
@@ -711,6 +711,33 @@ impl Schema {
     fn acting_on<'s>(&'s self, parent: &'s Relation) -> impl Iterator<Item = (&'s ForeignKey, &'s Arc<Relation>)> {
         let keys = self.primary.foreign_keys.iter().filter(|fk| fk.parent == parent.oid && fk.acts());
         keys.filter_map(|fk| Some((&**fk, self.primary.relations.get(&fk.child)?)))
+    }
+
+    /// Where rows with keys of this table may be taken away while other columns are not yet what they will be; they come
+    /// again by their keys. `None`: other rows are found through them, or they are not found by their keys.
+    pub(super) fn cleared(&self, id: TableId) -> Option<(Pair, Option<Vec<usize>>)> {
+        let relation = self.primary.relation(id)?;
+        let primary = topmost(&self.primary, relation);
+        let places = permutation(relation, &primary)?;
+        let secondary = self.secondary.relation(primary.id)?.clone();
+        let is_found_through = |catalog: &Catalog, parent: &Relation| {
+            let keys = catalog.foreign_keys.iter().filter(|fk| fk.parent == parent.oid && fk.acts());
+            keys.into_iter().any(|fk| !refers_to_key(fk, parent))
+        };
+        let others = is_found_through(&self.primary, &primary) || is_found_through(&self.secondary, &secondary);
+        let kinds = [primary.kind, secondary.kind];
+        if others || primary.key.is_none() || !kinds.iter().all(|kind| matches!(kind, Kind::Table | Kind::Partitioned))
+        {
+            return None;
+        }
+        let key = self.key(&primary, &secondary).ok()?;
+        let (id, wide, footprint) = (primary.id, !primary.key_columns().all(exact), self.footprint(&primary));
+        let (columns, filter, binary) = (Vec::new(), None, false);
+        Some((Pair { id, primary, secondary, columns, filter, binary, key, wide, footprint }, places))
+    }
+
+    fn key(&self, primary: &Relation, secondary: &Relation) -> Result<Vec<KeyColumn>, String> {
+        primary.key_columns().map(|column| self.key_column(column, secondary)).collect()
     }
 
     fn key_column(&self, column: &Column, secondary: &Relation) -> Result<KeyColumn, String> {

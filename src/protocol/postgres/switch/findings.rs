@@ -89,6 +89,7 @@ fn compare(question: Question<'_>, old: &Known, new: &Known, read_only: bool) ->
     let mut found = Found { from: question.from, list: schemas(question.from, old, new) };
     mapped(question.scope, old, &mut found);
     defaults(&old.schema.catalog, &new.schema.catalog, &mut found);
+    nulls(&old.schema.catalog, &new.schema.catalog, &mut found);
     let (old, new) = (&old.switch, &new.switch);
     found.list.extend(sequences::plan(&old.sequences, &new.sequences).findings(question.from));
     // What is called otherwise is a finding; that its indexes and triggers mean the same nobody can tell by their text.
@@ -201,6 +202,16 @@ fn defaults(old: &Catalog, new: &Catalog, found: &mut Found) {
         let wrong = pairs.filter(|(_, here, there)| !here.is_met_by(*there));
         let objects = wrong.map(|(column, ..)| format!("{}.{}", here.shown(), column.name));
         found.on_new(rules::COLUMN_DEFAULT_DIFFERS, objects);
+    }
+}
+
+/// NULLs that the old primary refuses. The other way round `tandem check` finds it too.
+fn nulls(old: &Catalog, new: &Catalog, found: &mut Found) {
+    for here in roots(old) {
+        let Some(there) = new.relation(here.id) else { continue };
+        let takes = |name: &str| there.columns.iter().any(|other| other.name == name && !other.not_null);
+        let lost = here.columns.iter().filter(|column| column.not_null && takes(&column.name));
+        found.on_new(rules::NOT_NULL_DIFFERS, lost.map(|column| format!("{}.{}", here.shown(), column.name)));
     }
 }
 

@@ -15,7 +15,7 @@ crate::check::rules! {
     COLUMN_UNKNOWN: Error "column_unknown" "the new primary has a column that is NOT NULL without a default: inserts of today's clients are refused there";
     COLUMN_TYPE_DIFFERS: Warning "column_type_differs" "drivers see another type after the switch, and the newest rows are compared without this column";
     COLUMN_ORDER_DIFFERS: Warning "column_order_differs" "SELECT * and INSERT without a column list mean something else after the switch";
-    NOT_NULL_DIFFERS: Warning "not_null_differs" "the new primary refuses rows that the old one takes";
+    NOT_NULL_DIFFERS: Warning "not_null_differs" "the column is NOT NULL on one side only: the new primary refuses rows that the old one takes, or takes NULLs that the old one refuses";
     COLUMN_DEFAULT_DIFFERS: Error "column_default_differs" "what fills the column (a default, an identity, an expression) is missing on the new primary, or is another kind of it: today's inserts are refused there, or leave it NULL";
     RENAMED_TABLE: Error "renamed_table" "clients go on with the old primary's names, which the new one does not know: make a view of the old name there, or deploy the new names with the switch, then ignore this";
     FILTERED_TABLE: Error "filtered_table" "only some of its rows are on both sides: what clients of the others ask for they will not find, and its rows are not mirrored back";
