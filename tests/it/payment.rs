@@ -387,6 +387,58 @@ async fn cascades_follow_where_foreign_keys_act() {
 }
 
 #[tokio::test]
+async fn a_deferred_foreign_key_without_its_parent_holds_up_no_other_table() {
+    let schema = "CREATE TABLE p (id int PRIMARY KEY); \
+        CREATE TABLE c (id int PRIMARY KEY, p int REFERENCES p DEFERRABLE INITIALLY DEFERRED); \
+        CREATE TABLE other (id int PRIMARY KEY); \
+        CREATE TABLE a (id int PRIMARY KEY, b int); CREATE TABLE b (id int PRIMARY KEY, a int REFERENCES a DEFERRABLE INITIALLY DEFERRED); \
+        ALTER TABLE a ADD FOREIGN KEY (b) REFERENCES b DEFERRABLE INITIALLY DEFERRED";
+    let mut world = World::new(schema).await;
+    world.act_as_plain().await;
+    world.origin("INSERT INTO p VALUES (1), (2); INSERT INTO c VALUES (1, 1), (2, 2), (3, NULL); INSERT INTO other VALUES (1)").await;
+    world.origin("BEGIN; INSERT INTO a VALUES (1, 1); INSERT INTO b VALUES (1, 1); COMMIT").await;
+    world.target("INSERT INTO p VALUES (2)").await;
+    let mut all = owed("c", [1, 2, 3]);
+    for name in ["other", "a", "b"] {
+        owe(&mut all, name, false, [1]);
+    }
+    let paid = world.pay(&all).await;
+    let [refused] = &paid.refused[..] else { panic!("one refused: {:?}", paid.refused) };
+    assert_eq!((refused.table, refused.key.as_deref()), (table("c"), Some(&int(1)[..])));
+    assert!(refused.why.contains("23503"), "{refused:?}");
+    for name in ["other", "a", "b"] {
+        world.assert_same(name).await;
+    }
+    assert_eq!(rows(&world.target.url("postgres"), "SELECT id FROM c ORDER BY 1").await, ["2", "3"]);
+    // Once it is there, so is its child.
+    let mut both = owed("p", [1]);
+    owe(&mut both, "c", false, [1]);
+    assert_eq!(world.pay(&both).await.refused, vec![]);
+    world.assert_same("c").await;
+}
+
+#[tokio::test]
+async fn a_constraint_trigger_that_fires_at_the_end_refuses_its_table_alone() {
+    let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE other (id int PRIMARY KEY)").await;
+    world
+        .target(
+            "CREATE FUNCTION odd() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.id % 2 = 0 THEN \
+             RAISE EXCEPTION 'even' USING ERRCODE = '23514', SCHEMA = TG_TABLE_SCHEMA, TABLE = TG_TABLE_NAME; END IF; RETURN NULL; END $$; \
+             CREATE CONSTRAINT TRIGGER odd AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION odd(); \
+             ALTER TABLE t ENABLE ALWAYS TRIGGER odd",
+        )
+        .await;
+    world.origin("INSERT INTO t VALUES (1), (2), (3); INSERT INTO other VALUES (1)").await;
+    let mut all = owed("t", [1, 2, 3]);
+    owe(&mut all, "other", false, [1]);
+    let paid = world.pay(&all).await;
+    let [refused] = &paid.refused[..] else { panic!("one refused: {:?}", paid.refused) };
+    assert_eq!((refused.table, refused.key.as_deref()), (table("t"), Some(&int(2)[..])));
+    world.assert_same("other").await;
+    assert_eq!(rows(&world.target.url("postgres"), "SELECT id FROM t ORDER BY 1").await, ["1", "3"]);
+}
+
+#[tokio::test]
 async fn a_named_child_that_moved_and_went_takes_its_own_children_along() {
     let mut world = World::new(
         "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE c (id int PRIMARY KEY, p int REFERENCES p ON DELETE CASCADE); \

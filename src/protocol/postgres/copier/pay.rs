@@ -36,7 +36,7 @@ use super::debt::{Arrays, BATCH_BYTES, Debt, Debts, batches, fits, refused_key, 
 use super::link::{Link, Poison, beside, on_primary, on_secondary};
 use super::locks;
 use super::piece;
-use super::schema::{At, Home, Pair};
+use super::schema::{At, Home, Pair, tree};
 use super::whole::{self, Stretch};
 
 /// How often the holders of unique values are looked for before a table goes row by row.
@@ -661,7 +661,7 @@ impl<'p> Payment<'p> {
         if !self.isolated.is_empty() {
             steps.settle(self.link).await?;
             for id in order.iter().filter(|id| self.isolated.contains(id)) {
-                let mut isolation = Isolation::new(self.link, &debts[id].pair, options);
+                let mut isolation = Isolation::begin(self.link, &debts[id].pair, options).await?;
                 let sql = debts[id].read_sql();
                 for stretch in apart.remove(id).unwrap_or_default() {
                     isolation.stretch(stretch).await?;
@@ -672,13 +672,17 @@ impl<'p> Payment<'p> {
                 refused.append(&mut isolation.refused);
             }
         }
+        if !self.link.replica {
+            // Not before: rows of a cycle need one another. No table is changed while something is to be checked still.
+            steps.put_query(self.link, Step::Plain, "SET CONSTRAINTS ALL IMMEDIATE");
+        }
         if !self.behind_rows.is_empty() {
-            steps.settle(self.link).await?;
+            steps.settle(self.link).await.map_err(|trouble| self.at_the_end(trouble))?;
             refused.extend(repeat_behind_rows(self.link, &self.behind_rows).await?);
         }
         // All that was read has been checked.
         steps.put_query(self.link, Step::Commit, "COMMIT");
-        steps.settle(self.link).await?;
+        steps.settle(self.link).await.map_err(|trouble| self.at_the_end(trouble))?;
         self.paid.payments = steps.payments.ok_or(Trouble::Secondary(client::Error::Value(0)))?;
         self.paid.keys = sorted.values().map(|keys| keys.len() as u64).sum();
         (self.paid.rows, self.paid.bytes) = (steps.rows, bytes);
@@ -688,6 +692,29 @@ impl<'p> Payment<'p> {
         self.link.paid(self.paid.payments);
         self.link.contacts.learn(met);
         Ok(())
+    }
+
+    /// What is checked at the end only (deferred constraints, constraint triggers) is of the table that its words name; if
+    /// that is not the payment's, of the one that it refers to.
+    fn at_the_end(&self, trouble: Trouble) -> Trouble {
+        let Trouble::Secondary(client::Error::Db(error)) = trouble else { return trouble };
+        let paid = |oid| {
+            let is_in = |debt: &&Debt<'_>| tree(&self.link.schema.secondary, debt.pair.secondary.oid).contains(&oid);
+            self.debts.values().find(is_in).map(|debt| debt.pair.id)
+        };
+        let catalog = &self.link.schema.secondary;
+        let name =
+            error.schema.as_deref().zip(error.table.as_deref()).map(|(schema, table)| [quote(schema), quote(table)]);
+        let named = name.and_then(|name| catalog.relations.values().find(|one| one.sql() == name.join(".")));
+        let its = |child: u32| {
+            let is_it = |name: &str| error.constraint.as_deref() == Some(name);
+            catalog.foreign_keys.iter().filter(move |fk| fk.child == child && is_it(&fk.name)).map(|fk| fk.parent)
+        };
+        let table = named.and_then(|one| paid(one.oid).or_else(|| its(one.oid).find_map(paid)));
+        match table {
+            Some(table) if about_the_statement(&error.code) => Trouble::Table(table, error),
+            _ => Trouble::Secondary(client::Error::Db(error)),
+        }
     }
 
     /// The order in which rows are written.
@@ -1060,11 +1087,21 @@ struct Isolation<'i> {
     rows: u64,
     bytes: u64,
     refused: Vec<Refused>,
+    /// Has checked what is checked at the end only.
+    immediate: Option<String>,
 }
 
 impl<'i> Isolation<'i> {
-    fn new(link: &'i mut Link, pair: &'i Arc<Pair>, options: &'i Options) -> Isolation<'i> {
-        Isolation { link, pair, options, rows: 0, bytes: 0, refused: Vec::new() }
+    async fn begin(link: &'i mut Link, pair: &'i Arc<Pair>, options: &'i Options) -> Result<Isolation<'i>, Trouble> {
+        let sql = "SELECT 'SET CONSTRAINTS ' || pg_catalog.string_agg(DISTINCT pg_catalog.format('%I.%I', n.nspname, c.conname), ', ') \
+            || ' IMMEDIATE' FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace \
+            WHERE c.condeferrable AND c.conrelid = ANY ($1::pg_catalog.oid[])";
+        let oids: Vec<_> = tree(&link.schema.secondary, pair.secondary.oid).iter().map(u32::to_string).collect();
+        let oids = format!("{{{}}}", oids.join(","));
+        let rows = link.secondary.query(sql, &[Param::text(&oids)], Format::Text).await.map_err(Trouble::Secondary)?;
+        let immediate =
+            rows.first().map_or(Ok(None), |row| row.text(0)).map_err(Trouble::Secondary)?.map(str::to_owned);
+        Ok(Isolation { link, pair, options, rows: 0, bytes: 0, refused: Vec::new(), immediate })
     }
 
     /// Those of these keys that the statement finds.
@@ -1096,10 +1133,22 @@ impl<'i> Isolation<'i> {
         Ok(())
     }
 
+    /// What else would be found at the end, and be of no row.
+    async fn check(&mut self) -> Result<(), Trouble> {
+        let Some(sql) = &self.immediate else { return Ok(()) };
+        let checking = self.link.secondary.simple(sql);
+        let checked = beside(&mut self.link.primary, self.link.options.pulse(), checking).await;
+        checked.map(drop).map_err(|error| Trouble::writing(self.pair.id, error))
+    }
+
     /// The inner error: the secondary refuses it, and it is as if it had not been tried.
     async fn group(&mut self, part: Part<'_>) -> Result<Result<(), Box<DbError>>, Trouble> {
         self.link.secondary.simple("SAVEPOINT tandem_group").await.map_err(Trouble::Secondary)?;
-        let (error, end) = match copy_part(self.link, self.pair, part, &self.pair.secondary.sql()).await {
+        let copied = match copy_part(self.link, self.pair, part, &self.pair.secondary.sql()).await {
+            Ok(copied) => self.check().await.map(|()| copied),
+            refused => refused,
+        };
+        let (error, end) = match copied {
             Ok((rows, bytes)) => {
                 (self.rows, self.bytes) = (self.rows + rows, self.bytes + bytes);
                 (None, "RELEASE tandem_group")
