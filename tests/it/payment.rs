@@ -439,6 +439,28 @@ async fn a_constraint_trigger_that_fires_at_the_end_refuses_its_table_alone() {
 }
 
 #[tokio::test]
+async fn a_check_whose_function_does_not_find_its_table_refuses_its_table_alone() {
+    let mut world =
+        World::new("CREATE TABLE t (id int PRIMARY KEY, kind int); CREATE TABLE other (id int PRIMARY KEY)").await;
+    world
+        .target(
+            "CREATE TABLE kinds (kind int); CREATE FUNCTION ok(int) RETURNS boolean LANGUAGE sql \
+             AS 'SELECT EXISTS (SELECT FROM kinds WHERE kind = $1)'; ALTER TABLE t ADD CHECK (ok(kind))",
+        )
+        .await;
+    world.origin("INSERT INTO t VALUES (1, 1); INSERT INTO other VALUES (1)").await;
+    let mut all = owed("t", [1]);
+    owe(&mut all, "other", false, [1]);
+    let paid = world.pay(&all).await;
+    let [refused] = &paid.refused[..] else { panic!("one refused: {:?}", paid.refused) };
+    assert!(refused.table == table("t") && refused.why.contains("42P01"), "{refused:?}");
+    world.assert_same("other").await;
+    // The next payments do not wait either.
+    world.origin("INSERT INTO other VALUES (2)").await;
+    assert_eq!(world.pay(&owed("other", [2])).await.refused, vec![]);
+}
+
+#[tokio::test]
 async fn a_named_child_that_moved_and_went_takes_its_own_children_along() {
     let mut world = World::new(
         "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE c (id int PRIMARY KEY, p int REFERENCES p ON DELETE CASCADE); \

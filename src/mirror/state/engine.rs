@@ -855,6 +855,10 @@ impl<C: Copier> Engine<C> {
         debug!(why, attempt = self.stale, "snapshot thrown away");
         self.stale += 1;
         let pause = if self.stale <= self.config.stale_retries { self.config.pause_min } else { self.backoff.pause() };
+        if self.stale > self.config.stale_retries {
+            warn!(why, retry_in = ?pause, "mirror waits: no snapshot keeps its schema");
+            self.status.send_modify(|status| status.error = Some(why.to_owned()));
+        }
         self.next_payment = Instant::now() + pause;
         self.next_walk = self.next_walk.max(self.next_payment);
         self.next_aside = self.next_aside.max(self.next_payment);
@@ -1172,6 +1176,8 @@ mod tests {
         snapshots: Arc<AtomicU64>,
         walks: Arc<AtomicU64>,
         locked: bool,
+        /// Each payment meets another schema.
+        moves: bool,
     }
 
     impl Copier for Pays {
@@ -1190,7 +1196,7 @@ mod tests {
         }
 
         async fn pay<'a>(&'a mut self, _: &'a Owed, _: bool) -> Result<Paid, copier::Error> {
-            Ok(Paid::default())
+            if self.moves { Err(copier::Error::Stale("a table was moved".into())) } else { Ok(Paid::default()) }
         }
 
         async fn survey(&mut self) -> Result<Vec<Surveyed>, copier::Error> {
@@ -1282,6 +1288,21 @@ mod tests {
         }
         let why = verify(&handle).why.expect("it waits");
         assert!(why.contains("a table is locked") && why.contains("55P03"), "{why}");
+        stop.cancel();
+        running.await.expect("ends");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_schema_that_never_holds_still_is_shown() {
+        let (journal, copier) = (Journal::in_memory(), Pays { moves: true, ..Pays::default() });
+        let made = Engine::new(Config::default(), journal.clone(), copier, Paths::in_memory());
+        let (engine, handle) = made.expect("files load");
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(engine.run(stop.clone()));
+        owe(&journal, &mut written()).expect("there is room");
+        let mut status = handle.watch();
+        let shown = status.wait_for(|status| status.error.is_some()).await.expect("it runs").clone();
+        assert_eq!(shown.error.as_deref(), Some("a table was moved"));
         stop.cancel();
         running.await.expect("ends");
     }

@@ -53,6 +53,9 @@ pub(super) enum Trouble {
     Secondary(client::Error),
     /// The secondary refuses what was written to this table.
     Table(TableId, Box<DbError>),
+    /// The secondary misses something while this table is written: not the schema that was read, or its own code does not find
+    /// what it names.
+    Missing(TableId, Box<DbError>),
     /// The primary refuses to read this table; S is gone with it.
     Unreadable(TableId, String),
     /// The primary cannot read keys of this table: they were written under another one. S is gone with it.
@@ -70,6 +73,7 @@ impl Trouble {
             // Only the closure reads there: as with the primary, the table is left out and S taken anew.
             At::Secondary => match Trouble::writing(table, error) {
                 Trouble::Table(table, error) => Trouble::Unreadable(table, error.to_string()),
+                Trouble::Missing(_, error) => Trouble::Stale(error.to_string()),
                 trouble => trouble,
             },
         }
@@ -95,7 +99,7 @@ impl Trouble {
         match error {
             client::Error::Db(error) => match error.code.as_str() {
                 LOCKED => Trouble::Locked(At::Secondary, vec![table], error.to_string()),
-                "42P01" | "42703" => Trouble::Stale(error.to_string()),
+                "42P01" | "42703" => Trouble::Missing(table, error),
                 code if about_the_statement(code) => Trouble::Table(table, error),
                 _ => Trouble::Secondary(client::Error::Db(error)),
             },
@@ -109,6 +113,7 @@ impl Trouble {
             Trouble::Primary(error) => (on_primary(error), false),
             Trouble::Secondary(error) => (on_secondary(error), false),
             Trouble::Table(_, error) => (copier::Error::Secondary(error.to_string()), false),
+            Trouble::Missing(_, error) => (copier::Error::Stale(error.to_string()), true),
             Trouble::Unreadable(_, why) | Trouble::Unfit(_, why) | Trouble::Stale(why) | Trouble::Locked(_, _, why) => {
                 (copier::Error::Stale(why), true)
             }
@@ -154,6 +159,8 @@ pub(super) async fn pay(link: &mut Link, owed: &Owed, options: &Options) -> Resu
                 *round += 1;
                 payment.mend(table, &error, *round).await?;
             }
+            // The schema was read a moment ago.
+            Err(Trouble::Missing(table, error)) if payment.loaded => payment.mend(table, &error, 0).await?,
             Err(trouble) => return Err(trouble),
         }
     }
@@ -181,6 +188,8 @@ struct Payment<'p> {
     cleared: HashSet<TableId>,
     /// Tables for which that is no help: their rows stay until they are paid.
     kept: HashSet<TableId>,
+    /// The catalogs were read in this payment.
+    loaded: bool,
 }
 
 /// A schema change that waits for rows.
@@ -237,6 +246,7 @@ impl<'p> Payment<'p> {
             behind_rows,
             cleared,
             kept,
+            loaded: false,
         };
         payment.begin_and_gather().await?;
         // What cannot be paid, or not now, keeps its rows.
@@ -280,6 +290,7 @@ impl<'p> Payment<'p> {
     async fn load(&mut self) -> Result<(), Trouble> {
         // Until the payment is committed, what was read of the secondary may be rolled back.
         self.link.schema_stale = true;
+        self.loaded = true;
         let link = &mut *self.link;
         let pulse = link.options.pulse();
         let primary = link.schema.load_primary(&mut link.primary);
@@ -378,7 +389,7 @@ impl<'p> Payment<'p> {
         }
         steps.put_sync(self.link);
         match steps.settle(self.link).await {
-            Err(Trouble::Table(..)) => {
+            Err(Trouble::Table(..) | Trouble::Missing(..)) => {
                 self.kept.extend(self.cleared.drain());
                 Ok(false)
             }
@@ -792,7 +803,7 @@ impl<'p> Payment<'p> {
         self.link.secondary.simple("ROLLBACK TO tandem_scratch").await.map_err(Trouble::Secondary)?;
         match found {
             // Not even the scratch table takes the rows: then row by row.
-            Err(Trouble::Table(..)) => Ok(Vec::new()),
+            Err(Trouble::Table(..) | Trouble::Missing(..)) => Ok(Vec::new()),
             found => found,
         }
     }
