@@ -671,6 +671,33 @@ async fn a_value_that_is_added_to_an_enum_is_there_for_rows_of_the_same_payment(
 }
 
 #[tokio::test]
+async fn a_value_of_an_enum_that_got_another_name_has_it_there_and_may_come_twice() {
+    let mut world =
+        World::new("CREATE TYPE mood AS ENUM ('a', 'b'); CREATE TABLE t (id int PRIMARY KEY, v mood)").await;
+    world.origin("INSERT INTO t VALUES (1, 'a')").await;
+    world.pay(&owed("t", [1])).await;
+    let change = "ALTER TYPE mood RENAME VALUE 'a' TO 'c'";
+    world.origin(change).await;
+    for _ in 0..2 {
+        let all = Owed { ddl: vec![ddl("", change)], ..owed("t", [1]) };
+        assert_eq!(world.pay(&all).await.refused, vec![]);
+        world.assert_same("t").await;
+        let labels = "SELECT enumlabel FROM pg_enum ORDER BY enumsortorder";
+        assert_eq!(rows(&world.target.url("postgres"), labels).await, ["c", "b"]);
+    }
+    // Neither name is there: that is no sign that it was done.
+    world.target("ALTER TYPE mood RENAME VALUE 'c' TO 'd'").await;
+    let again = Owed { ddl: vec![ddl("", change)], ..Owed::default() };
+    let paid = world.pay(&again).await;
+    let [refused] = &paid.refused[..] else { panic!("one refused: {:?}", paid.refused) };
+    assert!(refused.why.contains("22023"), "{refused:?}");
+    let changes = [Box::from(refused.key.as_deref().expect("the change"))];
+    assert_eq!(world.copier.moot(&changes).await.expect("asked"), [false]);
+    world.target("ALTER TYPE mood RENAME VALUE 'd' TO 'c'").await;
+    assert_eq!(world.copier.moot(&changes).await.expect("asked"), [true], "made by hand");
+}
+
+#[tokio::test]
 async fn a_constraint_that_only_the_payments_rows_satisfy_is_repeated_behind_them() {
     let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY, v int)").await;
     world.origin("INSERT INTO t VALUES (1, 0)").await;

@@ -9,12 +9,14 @@ use pg_query::NodeEnum;
 use pg_query::protobuf::{Node, ObjectType, RangeVar};
 
 use crate::mirror::state::copier::{Error, Refused};
+use crate::protocol::postgres::catalog::quote;
 use crate::protocol::postgres::client::{self, Client, Format, Param};
-use crate::protocol::postgres::schema_change;
+use crate::protocol::postgres::schema_change::{self, Manner};
 use crate::protocol::postgres::session::first_schema;
 use crate::record::TableId;
 
 use super::link::{Link, on_primary, on_secondary};
+use super::pay::read_under;
 
 /// What is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,17 +163,69 @@ pub(super) fn only_alters(sql: &str) -> bool {
     !alter.cmds.iter().any(drops)
 }
 
+/// A value of an enum that is added, or gets another name.
+pub(super) struct Labeled {
+    /// The enum, as the statement has it.
+    name: String,
+    /// What the value was called.
+    pub(super) was: Option<String>,
+    is: String,
+}
+
+impl Labeled {
+    pub(super) fn of(sql: &str) -> Option<Labeled> {
+        let parsed = pg_query::parse(sql, 0).ok()?;
+        let [statement] = &parsed.protobuf.stmts[..] else { return None };
+        let NodeEnum::AlterEnumStmt(alter) = statement.stmt.as_ref()?.node.as_ref()? else { return None };
+        let name = alter.type_name.iter().filter_map(string).map(quote).collect::<Vec<_>>().join(".");
+        let was = Some(alter.old_val.clone()).filter(|was| !was.is_empty());
+        Some(Labeled { name, was, is: alter.new_val.clone() })
+    }
+
+    /// The values that the enum has; the change's names must mean what they meant to its session.
+    pub(super) async fn labels(&self, conn: &mut Client) -> Result<HashSet<String>, client::Error> {
+        let sql =
+            "SELECT enumlabel FROM pg_catalog.pg_enum WHERE enumtypid = pg_catalog.to_regtype($1)::pg_catalog.oid";
+        let rows = conn.query(sql, &[Param::text(&self.name)], Format::Text).await?;
+        rows.iter().map(|row| row.string(0)).collect()
+    }
+
+    /// Where the enum has these values, the change has happened.
+    pub(super) fn is_done(&self, labels: &HashSet<String>) -> bool {
+        labels.contains(&self.is) && self.was.as_ref().is_none_or(|was| !labels.contains(was))
+    }
+
+    /// It has happened on the secondary, or is no longer so on the primary.
+    async fn is_moot(&self, link: &mut Link, manner: &Manner<'_>) -> Result<bool, Error> {
+        let here = self.labels_under(&mut link.primary, manner).await.map_err(on_primary)?;
+        let there = self.labels_under(&mut link.secondary, manner).await.map_err(on_secondary)?;
+        Ok(!self.is_done(&here) || self.is_done(&there))
+    }
+
+    async fn labels_under(&self, conn: &mut Client, manner: &Manner<'_>) -> Result<HashSet<String>, client::Error> {
+        conn.simple("BEGIN").await?;
+        read_under(conn, manner).await?;
+        let labels = self.labels(conn).await?;
+        conn.simple("COMMIT").await?;
+        Ok(labels)
+    }
+}
+
 /// Which of these are of no more interest.
 pub(super) async fn moot(link: &mut Link, changes: &[Box<[u8]>]) -> Result<Vec<bool>, Error> {
     let mut moot = Vec::with_capacity(changes.len());
     for body in changes {
-        let made = schema_change::decode(body).and_then(|(manner, sql)| Made::of(manner.path, sql));
-        moot.push(match made {
-            Some(made) => {
-                let here = made.on(&mut link.primary).await.map_err(on_primary)?;
-                here.is_subset(&made.on(&mut link.secondary).await.map_err(on_secondary)?)
-            }
-            None => false,
+        let Some((manner, sql)) = schema_change::decode(body) else {
+            moot.push(false);
+            continue;
+        };
+        moot.push(if let Some(made) = Made::of(manner.path, sql) {
+            let here = made.on(&mut link.primary).await.map_err(on_primary)?;
+            here.is_subset(&made.on(&mut link.secondary).await.map_err(on_secondary)?)
+        } else if let Some(labeled) = Labeled::of(sql) {
+            labeled.is_moot(link, &manner).await?
+        } else {
+            false
         });
     }
     Ok(moot)

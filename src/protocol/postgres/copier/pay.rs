@@ -861,6 +861,14 @@ async fn repeat(conn: &mut Client, table: TableId, body: &[u8]) -> Result<Result
         return Err(Trouble::Secondary(client::Error::Db(why)));
     }
     conn.simple("ROLLBACK TO tandem_ddl").await.map_err(Trouble::Secondary)?;
+    if why.code == "22023"
+        && let Some(labeled) = change::Labeled::of(sql)
+    {
+        read_under(conn, &manner).await.map_err(Trouble::Secondary)?;
+        if labeled.is_done(&labeled.labels(conn).await.map_err(Trouble::Secondary)?) {
+            return Ok(Ok(Done::Before));
+        }
+    }
     let drops = sql.trim_start().get(..4).is_some_and(|word| word.eq_ignore_ascii_case("drop"));
     let says = |codes: &[&str]| codes.contains(&why.code.as_str());
     let unmade = table == TableId::NONE
@@ -909,13 +917,8 @@ async fn repeat_behind_rows(link: &mut Link, changes: &[Postponed<'_>]) -> Resul
 }
 
 fn adds_to_enum(body: &[u8]) -> bool {
-    let Some((_, sql)) = schema_change::decode(body) else { return false };
-    let Ok(parsed) = pg_query::parse(sql, 0) else { return false };
-    let is_enum = |statement: &pg_query::protobuf::RawStmt| {
-        let node = statement.stmt.as_ref().and_then(|node| node.node.as_ref());
-        matches!(node, Some(pg_query::NodeEnum::AlterEnumStmt(_)))
-    };
-    parsed.protobuf.stmts.iter().any(is_enum)
+    let labeled = schema_change::decode(body).and_then(|(_, sql)| change::Labeled::of(sql));
+    labeled.is_some_and(|labeled| labeled.was.is_none())
 }
 
 /// Owe keys that were captured under the layout that the table has now, if it is given; of others nobody knows which rows they
@@ -965,7 +968,7 @@ fn without_concurrently(sql: &str) -> Cow<'_, str> {
 }
 
 /// What follows in the transaction is read under these settings.
-async fn read_under(conn: &mut Client, manner: &Manner<'_>) -> Result<(), client::Error> {
+pub(super) async fn read_under(conn: &mut Client, manner: &Manner<'_>) -> Result<(), client::Error> {
     let mut sql = "SELECT pg_catalog.set_config('search_path', $1, true)".to_owned();
     for (at, (name, _)) in SETTINGS.iter().enumerate() {
         let _ = write!(sql, ", pg_catalog.set_config('{name}', ${}, true)", at + 2);
