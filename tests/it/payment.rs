@@ -835,6 +835,17 @@ async fn a_change_behind_one_that_is_refused_keeps_its_place() {
 }
 
 #[tokio::test]
+async fn a_function_whose_library_the_secondary_lacks_is_refused_alone() {
+    let mut world = World::new("CREATE TABLE other (id int PRIMARY KEY)").await;
+    world.origin("INSERT INTO other VALUES (1)").await;
+    let change = "CREATE FUNCTION f() RETURNS int LANGUAGE c AS 'no_such_library', 'f'";
+    let paid = world.pay(&Owed { ddl: vec![ddl("", change)], ..owed("other", [1]) }).await;
+    let [refused] = &paid.refused[..] else { panic!("one refused: {:?}", paid.refused) };
+    assert!(refused.why.contains("58P01"), "{refused:?}");
+    world.assert_same("other").await;
+}
+
+#[tokio::test]
 async fn what_the_secondary_refuses_of_one_table_holds_up_no_other() {
     let both = "CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE other (id int PRIMARY KEY);
         CREATE TABLE told (id int NOT NULL UNIQUE)";

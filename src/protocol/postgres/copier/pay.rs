@@ -857,7 +857,9 @@ async fn repeat(conn: &mut Client, table: TableId, body: &[u8]) -> Result<Result
     // Of a lock, of a server that takes no writes, and of its state. All else is a refusal: one that came again for ever
     // would hold up all tables.
     let passes = ["55P03", "25006"].contains(&why.code.as_str());
-    if passes || ["08", "40", "53", "57", "58", "XX"].iter().any(|class| why.code.starts_with(class)) {
+    // A library that the server has not.
+    let is_absent = why.code == "58P01";
+    if passes || !is_absent && ["08", "40", "53", "57", "58", "XX"].iter().any(|class| why.code.starts_with(class)) {
         return Err(Trouble::Secondary(client::Error::Db(why)));
     }
     conn.simple("ROLLBACK TO tandem_ddl").await.map_err(Trouble::Secondary)?;
