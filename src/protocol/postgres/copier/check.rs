@@ -97,7 +97,7 @@ static WITHOUT_TREES: LazyLock<String> = LazyLock::new(|| {
 
 static WITH_TREES: LazyLock<String> = LazyLock::new(|| {
     let trees = "(SELECT coalesce(pg_catalog.sum(t.relid::pg_catalog.oid::pg_catalog.int8), 0) \
-        FROM unnest($5::pg_catalog.oid[]) r(o), pg_catalog.pg_partition_tree(o) t)";
+        FROM pg_catalog.unnest($5::pg_catalog.oid[]) r(o), pg_catalog.pg_partition_tree(o) t)";
     format!("{}, {trees}", *WITHOUT_TREES)
 });
 

@@ -36,7 +36,7 @@ pub(super) struct Piece {
 const BOUND: &str = "SELECT pg_catalog.pg_get_partition_constraintdef($1::pg_catalog.oid), p.partstrat, \
     p.partexprs IS NULL, a.attname FROM pg_catalog.pg_partition_ancestors($1::pg_catalog.oid::pg_catalog.regclass) r \
     JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = r.relid AND p.partrelid <> $1::pg_catalog.oid \
-    CROSS JOIN LATERAL unnest(p.partattrs::pg_catalog.int2[]) k(n) \
+    CROSS JOIN LATERAL pg_catalog.unnest(p.partattrs::pg_catalog.int2[]) k(n) \
     LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = k.n";
 
 /// How each of these is cut, and of what.
@@ -99,7 +99,7 @@ const TEXTS: &[u32] = &[oid::TEXT, oid::VARCHAR, oid::BPCHAR];
 /// Bytes of all partitions on the primary, with what belongs to them.
 pub(super) async fn bytes(link: &mut Link, pair: &Pair) -> Result<u64, Trouble> {
     let sql = "SELECT coalesce(pg_catalog.sum(pg_catalog.pg_total_relation_size(o)), 0) \
-        FROM unnest($1::pg_catalog.oid[]) o";
+        FROM pg_catalog.unnest($1::pg_catalog.oid[]) o";
     let rows = ask(link, pair, sql, &array(pair.footprint.heaps.iter().map(|(oid, _)| *oid))).await?;
     rows.first().ok_or(client::Error::Value(0)).and_then(|row| row.parse(0)).map_err(Trouble::Primary)
 }

@@ -216,11 +216,13 @@ impl Pair {
         self.columns.iter().map(|name| format!("{prefix}{}", self.column(name, at))).collect::<Vec<_>>().join(", ")
     }
 
-    /// `unnest($1, ..) u(k0, ..)`.
+    /// `unnest($1, ..) u(k0, ..)`. Of several arrays it is the server's own by its bare name alone (`transformRangeFunction` in
+    /// `parser/parse_clause.c`); of one it is whatever the path finds.
     fn unnest(&self) -> String {
+        let of = if self.key.len() == 1 { "pg_catalog." } else { "" };
         let params: Vec<_> = (1..=self.key.len()).map(|n| format!("${n}")).collect();
         let names: Vec<_> = (0..self.key.len()).map(|n| format!("k{n}")).collect();
-        format!("unnest({}) u({})", params.join(", "), names.join(", "))
+        format!("{of}unnest({}) u({})", params.join(", "), names.join(", "))
     }
 
     /// The value of the n-th key column in the parameters, as that side's type.
