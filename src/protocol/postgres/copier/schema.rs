@@ -506,6 +506,17 @@ impl Schema {
         &mut self,
         conn: &mut Client,
     ) -> Result<(), catalog::LoadError> {
+        if conn.status() != b'I' {
+            return self.read_primary(conn).await;
+        }
+        // Outside S: a table that changes between two questions would have the columns of before and the print of behind.
+        conn.simple("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = ''").await?;
+        let read = self.read_primary(conn).await;
+        conn.simple("COMMIT").await?;
+        read
+    }
+
+    async fn read_primary(&mut self, conn: &mut Client) -> Result<(), catalog::LoadError> {
         self.primary = catalog::load(conn).await?;
         let pending = "SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhdetachpending";
         let pending = conn.simple(pending).await?.iter().map(|row| row.parse(0)).collect::<Result<Vec<u32>, _>>()?;
