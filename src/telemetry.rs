@@ -23,7 +23,7 @@ pub struct Seldom {
 
 impl Seldom {
     /// Say it, and that so many were left out since the last time; `None`: leave it out.
-    pub fn next(&mut self) -> Option<u64> {
+    pub fn say(&mut self) -> Option<u64> {
         if self.is_fresh() {
             self.left_out += 1;
             return None;
@@ -43,9 +43,9 @@ impl Seldom {
 pub struct Line(Mutex<Seldom>);
 
 impl Line {
-    /// [`Seldom::next`].
-    pub fn next(&self) -> Option<u64> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).next()
+    /// [`Seldom::say`].
+    pub fn say(&self) -> Option<u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).say()
     }
 }
 

@@ -697,3 +697,22 @@ async fn a_full_journal_and_who_waits_for_it_are_seen() {
     room.await.expect("there is room");
     assert_eq!(seen(), (false, 0));
 }
+
+#[tokio::test]
+async fn a_panic_of_the_thread_that_syncs_breaks_the_journal_and_keeps_nobody_waiting() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let options = Options { on_sync: Some(Arc::new(|_| panic!("as a bug would"))), ..Options::default() };
+    let (journal, _) = Journal::open(&dir.path().join("journal"), options).expect("opens");
+    let said = async {
+        loop {
+            match journal.begin(b"record") {
+                // What was synced before the panic is durable; nobody waits for more than that.
+                Ok(mut ticket) => drop(poll_fn(|cx| ticket.poll_durable(cx)).await),
+                Err(error) => return error,
+            }
+        }
+    };
+    let said = tokio::time::timeout(Duration::from_secs(120), said).await.expect("nobody waits for ever");
+    assert!(matches!(said, Error::Broken(why) if why.contains("panicked")));
+    assert!(journal.status().broken.is_some());
+}

@@ -10,6 +10,7 @@
 //! before anything behind it leaves the ring. So only the last segment can be torn.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::task::Waker;
@@ -47,11 +48,17 @@ pub(super) fn activate(slot: &Slot, header: &Header) -> io::Result<()> {
 
 /// Start the threads. They end with the journal.
 pub(super) fn spawn(shared: &Arc<Shared>) -> io::Result<Vec<thread::JoinHandle<()>>> {
-    let (sync, fill) = (shared.clone(), shared.clone());
-    Ok(vec![
-        thread::Builder::new().name("journal-sync".into()).spawn(move || sync.sync_loop())?,
-        thread::Builder::new().name("journal-fill".into()).spawn(move || fill.fill_loop())?,
-    ])
+    let run = |name: &str, work: fn(&Shared)| {
+        let shared = shared.clone();
+        let guarded = move || {
+            // Clients would wait for ever for what nobody syncs.
+            if catch_unwind(AssertUnwindSafe(|| work(&shared))).is_err() {
+                shared.fail(&io::Error::other("one of its threads panicked: the log has where"));
+            }
+        };
+        thread::Builder::new().name(name.to_owned()).spawn(guarded)
+    };
+    Ok(vec![run("journal-sync", Shared::sync_loop)?, run("journal-fill", Shared::fill_loop)?])
 }
 
 /// What [`Shared::move_log`] did.

@@ -51,7 +51,7 @@ impl Turn {
         let saved = handle.dirty.save();
         handle.journal.unmarked(saved.is_err());
         self.again = saved.is_err().then(|| Instant::now() + AGAIN);
-        if let (Err(error), Some(left_out)) = (&saved, saved.is_err().then(|| self.said.next()).flatten()) {
+        if let (Err(error), Some(left_out)) = (&saved, saved.is_err().then(|| self.said.say()).flatten()) {
             let then = "every table is dirty after the next start, unless they can be until then";
             tracing::error!(%error, left_out, "dirty marks could not be made durable: {then}");
         }

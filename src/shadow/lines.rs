@@ -26,7 +26,7 @@ impl Lines {
                 place.0 = 0;
             }
         }
-        told.entry(place).or_default().next()
+        told.entry(place).or_default().say()
     }
 }
 

@@ -24,7 +24,7 @@ async fn a_hangup_changes_nothing_and_the_log_says_what_does() {
 fn mute() -> (String, mpsc::Receiver<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("postgres://u@{}/d", listener.local_addr().expect("bound"));
-    let (tell, asked) = mpsc::channel();
+    let (tell, asked) = mpsc::sync_channel(1);
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let tell = tell.clone();
@@ -34,7 +34,7 @@ fn mute() -> (String, mpsc::Receiver<()>) {
     (url, asked)
 }
 
-fn take(mut stream: TcpStream, tell: &mpsc::Sender<()>) -> Option<()> {
+fn take(mut stream: TcpStream, tell: &mpsc::SyncSender<()>) -> Option<()> {
     loop {
         let mut head = [0; 8];
         stream.read_exact(&mut head).ok()?;
@@ -50,7 +50,7 @@ fn take(mut stream: TcpStream, tell: &mpsc::Sender<()>) -> Option<()> {
     stream.write_all(b"R\0\0\0\x08\0\0\0\0K\0\0\0\x0c\0\0\0\x01\0\0\0\x01Z\0\0\0\x05I").ok()?;
     let mut asked = [0; 1];
     stream.read_exact(&mut asked).ok()?;
-    let _ = tell.send(());
+    let _ = tell.try_send(());
     // Until the other end has had enough.
     std::io::copy(&mut stream, &mut std::io::sink()).ok()?;
     Some(())

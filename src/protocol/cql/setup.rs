@@ -17,6 +17,7 @@ use crate::mirror::Waits;
 use crate::mirror::durable::{self, Durable};
 use crate::mirror::unwritten::Lose;
 use crate::net::clients::Clients;
+use crate::net::keep;
 use crate::net::tls;
 use crate::record::{Side, TableId};
 
@@ -185,11 +186,9 @@ impl Setup {
             Err(error) => {
                 tracing::warn!(side = %secondary, %error, "a side is away at the start; it is tried again");
                 sides.missed(secondary, &error);
-                tasks.spawn(stop.clone().run_until_cancelled_owned(keep_reaching(
-                    config.clone(),
-                    sides.clone(),
-                    secondary,
-                )));
+                let reach = keep_reaching(config.clone(), sides.clone(), secondary);
+                let reach = keep::told("reaching for a side that is away", reach);
+                tasks.spawn(stop.clone().run_until_cancelled_owned(reach));
             }
         }
         contradictions(&identity, &sides);
@@ -217,7 +216,7 @@ impl Setup {
             frame_bytes_max: config.limits.message_bytes.bytes().min(FRAME_BYTES_MAX),
             answer_timeout: config.limits.answer_timeout,
         }));
-        tasks.spawn(keep_stamps(shared.clone(), kept, stop));
+        tasks.spawn(keep::told("keeping timestamps above a restart's", keep_stamps(shared.clone(), kept, stop)));
         let users = config.users.iter().map(|user| (user.name.clone(), user.password.clone())).collect();
         let authenticator = shared.identity.authenticator.clone();
         let bounds = (config.limits.login_timeout, shared.frame_bytes_max);

@@ -150,12 +150,12 @@ impl Shared {
         metrics::JOURNAL_REFUSED_TOTAL.counter(&[("wire", "postgres")]).increment(1);
         if *error == journal::Error::Full {
             tracing::debug!("the journal is full: a unit's tables are dirty");
-        } else if let Some(left_out) = self.untaken.next() {
+        } else if let Some(left_out) = self.untaken.say() {
             tracing::error!(%error, left_out, "the journal did not take a record: its tables are dirty");
         }
         let mut tables: BTreeSet<TableId> = keys.tables().collect();
         if tables.remove(&TableId::NONE)
-            && let Some(left_out) = self.unrepeated.next()
+            && let Some(left_out) = self.unrepeated.say()
         {
             let what = "what names no table, such as a schema change, is lost with it";
             tracing::error!(left_out, "{what}: compare both schemas");

@@ -35,6 +35,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config;
+use crate::net::keep;
 use crate::net::socket::Socket;
 use crate::record::Side;
 
@@ -158,8 +159,10 @@ impl Cluster {
         let control = control::attach(&inner).await?;
         inner.measure().await;
         let stop = CancellationToken::new();
-        tokio::spawn(stop.clone().run_until_cancelled_owned(control::keep(inner.clone(), control)));
-        tokio::spawn(stop.clone().run_until_cancelled_owned(control::watch_clocks(inner.clone())));
+        let follow = keep::told("following a cluster's schema and nodes", control::keep(inner.clone(), control));
+        let clocks = keep::told("looking at a cluster's clocks", control::watch_clocks(inner.clone()));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(follow));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(clocks));
         Ok(Cluster { inner, _stop: stop.drop_guard() })
     }
 

@@ -1047,7 +1047,7 @@ impl Session {
             Err(error) => {
                 metrics::JOURNAL_REFUSED_TOTAL.counter(&[("wire", "cql")]).increment(1);
                 if matches!(error, journal::Error::TooLarge(_)) {
-                    if let Some(left_out) = self.shared.too_large.next() {
+                    if let Some(left_out) = self.shared.too_large.say() {
                         tracing::error!(%error, left_out, "a write is not mirrored: its tables are dirty");
                     }
                 } else if !self.shared.full.swap(true, Ordering::Relaxed) {
