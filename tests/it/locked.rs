@@ -1,4 +1,5 @@
-//! Somebody has locked a table, on the origin or on the target: the mirror of all others goes on.
+//! Somebody has locked a table, on the origin or on the target: the mirror of all others goes on. And a target that hangs keeps
+//! nothing on the origin.
 
 use crate::support::stage::Stage;
 use crate::support::{connect, rows, sql, until};
@@ -69,4 +70,52 @@ async fn a_table_that_is_locked_on_the_target_waits_and_no_other_does() {
     }
     let log = stage.tandem.log();
     assert!(!log.contains("mirror waits"), "it keeps its connections\n{log}");
+}
+
+/// Transactions of the mirror that keep the origin's VACUUM from its work.
+const PINNED: &str = "SELECT FROM pg_stat_activity WHERE application_name = 'tandem mirror' AND backend_xmin IS NOT NULL \
+    AND xact_start < clock_timestamp() - interval '2 s'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_hangs_in_a_payment_keeps_no_snapshot_of_the_origin() {
+    let stage = stage().await;
+    let pinned = async |stage: &Stage| !rows(&stage.origin.url("postgres"), PINNED).await.is_empty();
+    // Until it stops inside a payment.
+    let mut id = 0;
+    let stopped = until(async || {
+        stage.target.freeze();
+        sql(&stage.url(), "UPDATE a SET v = v + 1").await;
+        tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+        if pinned(&stage).await {
+            return Some(());
+        }
+        stage.target.thaw();
+        id += 1;
+        b_is_mirrored(&stage, id).await;
+        None
+    });
+    stopped.await.expect("a payment waits for it");
+    until(async || (!pinned(&stage).await).then_some(())).await.expect("the snapshot is given up");
+    stage
+        .tandem
+        .status_is("failing", |status| {
+            status["mirror"]["error"].as_str().is_some_and(|why| why.starts_with("secondary: "))
+        })
+        .await;
+    sql(&stage.url(), "UPDATE a SET v = v + 1").await;
+    assert!(!pinned(&stage).await, "nor is another one taken");
+    stage.target.thaw();
+    stage.assert_equal(TABLES).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_is_slow_is_not_taken_for_one_that_hangs() {
+    let stage = stage().await;
+    let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(50); RETURN NULL; END'; \
+        CREATE TRIGGER slow AFTER INSERT ON b EXECUTE FUNCTION slow(); ALTER TABLE b ENABLE ALWAYS TRIGGER slow";
+    sql(&stage.target.url("postgres"), slow).await;
+    sql(&stage.url(), "INSERT INTO b VALUES (1, 1)").await;
+    stage.assert_equal(TABLES).await;
+    let log = stage.tandem.log();
+    assert!(!log.contains("mirror waits"), "{log}");
 }

@@ -21,6 +21,7 @@ mod stream;
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -102,6 +103,7 @@ pub struct Client {
     prepared: Prepared,
     /// What the server said unasked, as it came, where somebody wants it: see [`Client::keep_asides`].
     asides: Option<BytesMut>,
+    moved: Arc<AtomicU64>,
 }
 
 /// A connection given back to whoever moves its bytes.
@@ -178,6 +180,7 @@ impl Client {
             unwaited: VecDeque::new(),
             prepared: Prepared::default(),
             asides: None,
+            moved: Arc::default(),
         }
     }
 
@@ -213,6 +216,11 @@ impl Client {
                 Poll::Ready(_) => return false,
             }
         }
+    }
+
+    /// Grows with whatever the connection sends or reads, for who looks at it from beside.
+    pub fn moved(&self) -> Arc<AtomicU64> {
+        self.moved.clone()
     }
 
     /// Settings that the server reported.
@@ -520,6 +528,7 @@ impl Client {
             if self.stream.read_buf(&mut self.input).await? == 0 {
                 return Err(Error::Closed);
             }
+            self.moved.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -676,6 +685,7 @@ impl Client {
 
     async fn write(&mut self) -> std::io::Result<()> {
         self.stream.write_all(&self.out).await?;
+        self.moved.fetch_add(1, Ordering::Relaxed);
         self.out.clear();
         self.stream.flush().await
     }

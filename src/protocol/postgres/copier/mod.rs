@@ -14,6 +14,7 @@ mod closure;
 mod contact;
 mod copy;
 pub(super) mod debt;
+mod hang;
 mod hashes;
 mod history;
 mod link;
@@ -38,6 +39,7 @@ use crate::protocol::postgres::client::{Error as ClientError, Format, Param, Ser
 use crate::protocol::postgres::scope::Scope;
 use crate::record::Backend;
 
+use hang::{Watch, unless_it_hangs};
 pub use link::{APPLICATION_NAME, LOCK_APPLIER, LOCK_CLASS, LOCK_WRITERS};
 use link::{Link, Poison, on_primary, on_secondary};
 pub(super) use link::{SETTINGS, STORE, STORE_IS_THERE};
@@ -59,6 +61,9 @@ pub struct Options {
     /// Both servers end a transaction of ours that is silent for this long; whole milliseconds. A payment shows thrice
     /// as often that it is alive, so only an applier that hangs is hit.
     pub silence_max: Duration,
+    /// A payment is given up when the secondary has not moved for so long, nor answered a new connection: its snapshot
+    /// would keep the primary's VACUUM from its work. One that answers may take as long as it wants.
+    pub hang_max: Duration,
     /// Which tables are paid, and as what.
     pub scope: Scope,
 }
@@ -77,6 +82,7 @@ impl Default for Options {
             whole_bytes_max: WHOLE_BYTES_MAX,
             heartbeat: Duration::from_secs(5),
             silence_max: Duration::from_secs(10),
+            hang_max: Duration::from_secs(30),
             scope: Scope::default(),
         }
     }
@@ -100,6 +106,12 @@ impl PgCopier {
 
     fn link(&mut self) -> Result<&mut Link, Error> {
         self.link.as_mut().ok_or_else(|| Error::Primary("not connected: open first".into()))
+    }
+
+    /// Looks at the secondary while S is open.
+    fn watch(&self) -> Option<Watch> {
+        let link = self.link.as_ref()?;
+        Some(Watch::new(&self.secondary, &link.secondary, self.options.hang_max))
     }
 
     /// After an error that leaves a connection in no known state, only an open helps.
@@ -292,7 +304,7 @@ impl Copier for PgCopier {
     }
 
     async fn pay<'a>(&'a mut self, owed: &'a Owed, keep: bool) -> Result<Paid, Error> {
-        match self.pay_at_snapshot(owed, keep).await {
+        match unless_it_hangs(self.watch(), self.pay_at_snapshot(owed, keep)).await {
             Err(error @ Error::Stale(_)) => Err(error),
             other => self.lose(other),
         }
@@ -332,6 +344,7 @@ impl Copier for PgCopier {
 
     async fn walk<'a>(&'a mut self, desk: &'a Desk) -> Result<u64, Error> {
         let servers = (self.primary.clone(), self.secondary.clone());
+        let watch = self.watch();
         let walked = async {
             let link = self.link()?;
             let walked = history::walk(link, desk, (&servers.0, &servers.1)).await;
@@ -351,7 +364,7 @@ impl Copier for PgCopier {
                 }
             }
         };
-        match walked.await {
+        match unless_it_hangs(watch, walked).await {
             Err(error @ Error::Stale(_)) => Err(error),
             other => self.lose(other),
         }
@@ -364,22 +377,24 @@ impl Copier for PgCopier {
     }
 
     async fn lend<'a>(&'a mut self, twins: &'a Twins, hold: Duration) -> Result<(), Error> {
+        let watch = self.watch();
         let lent = async {
             let link = self.link()?;
             link.used = Instant::now();
             link.lend(twins, hold).await
         };
-        let lent = lent.await;
+        let lent = unless_it_hangs(watch, lent).await;
         self.lose(lent)
     }
 
     async fn beat(&mut self) -> Result<(), Error> {
+        let watch = self.watch();
         let beaten = async {
             let link = self.link()?;
             link.hold().await?;
             link.heartbeat().await
         };
-        let beaten = beaten.await;
+        let beaten = unless_it_hangs(watch, beaten).await;
         self.lose(beaten)
     }
 
