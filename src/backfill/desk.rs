@@ -324,11 +324,11 @@ impl Owing {
     /// The keys that go into the next record, if not all are in one: one at least, and no more than fit.
     fn next(&self, at_once: usize) -> &[Box<[u8]>] {
         let (left, mut bytes) = (&self.keys[self.owed..], 0);
-        let fits = |key: &&Box<[u8]>| {
+        let mut fits = |key: &[u8]| {
             bytes += ITEM_BYTES + key.len();
             bytes <= RECORD_BYTES
         };
-        let count = left.iter().take(at_once).take_while(fits).count();
+        let count = left.iter().take(at_once).take_while(|key| fits(key)).count();
         &left[..count.max(1)]
     }
 }
