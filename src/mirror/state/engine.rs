@@ -1301,7 +1301,9 @@ mod tests {
         let running = tokio::spawn(engine.run(stop.clone()));
         owe(&journal, &mut written()).expect("there is room");
         let mut status = handle.watch();
-        let shown = status.wait_for(|status| status.error.is_some()).await.expect("it runs").clone();
+        let shown = status.wait_for(|status| status.error.is_some());
+        let shown =
+            tokio::time::timeout(Duration::from_secs(60), shown).await.expect("shown").expect("it runs").clone();
         assert_eq!(shown.error.as_deref(), Some("a table was moved"));
         stop.cancel();
         running.await.expect("ends");
