@@ -673,10 +673,10 @@ fn is_for_the_wire(item: &Item<'_>) -> bool {
 
 /// The tables that a record changes.
 fn tables(record: &Record) -> BTreeSet<TableId> {
-    record.items().map(|item| item.table()).collect()
+    named(record).collect()
 }
 
-/// The same, [`TableId::NONE`] only where that means all of them.
+/// The same as they come, [`TableId::NONE`] only where that means all of them.
 fn named(record: &Record) -> impl Iterator<Item = TableId> {
     let is_beside = |item: &Item<'_>| matches!(item, Item::Prepared(_) | Item::Stamp(_) | Item::Look(_));
     record.items().filter(move |item| !is_beside(item)).map(|item| item.table())

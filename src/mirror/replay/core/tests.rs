@@ -320,7 +320,12 @@ async fn a_held_barrier_that_an_operator_discards_is_given_up_and_its_table_is_d
 async fn past_the_bound_of_parked_records_the_table_is_dirty_and_nothing_stops_promises_6_12() {
     let mut rig = Rig::new(Config { parked_table_max: 2, ..Config::default() });
     for _ in 0..4 {
-        let bad = rig.committed(|r| r.write(T, Lane::ANY, b"a"));
+        let bad = rig.committed(|r| {
+            r.write(T, Lane::ANY, b"a");
+            // Of no table, which is not every table.
+            r.stamp(5);
+            r.look(2);
+        });
         assert_eq!(rig.lsns(), [bad]);
         rig.came_back(bad, refused());
     }
