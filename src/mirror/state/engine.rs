@@ -907,8 +907,8 @@ impl<C: Copier> Engine<C> {
         for large in &paid.large {
             warn!(table = large.name, why = large.why, "too large for one payment: dirty");
             self.dirty.mark(large.table, Reason::Large, here).await?;
-            // What is taken for small would be owed whole again.
-            self.large.0.extend(large.owed.iter().chain([&large.table]).map(|table| (*table, true)));
+            // What is taken for small would be owed whole again: it is measured anew.
+            self.large.0.retain(|table, _| *table != large.table && !large.owed.contains(table));
         }
         // Whoever owed them, an operator too, relies on their being made equal.
         if !paid.large.is_empty() {
