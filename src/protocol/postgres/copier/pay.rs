@@ -379,7 +379,9 @@ impl<'p> Payment<'p> {
         if !large.is_empty() {
             // They are mended by a walk: without their rows they would be for as long as that takes.
             let schema = &self.link.schema;
-            let is_large = |table: &TableId| schema.cleared(*table).is_some_and(|(pair, _)| large.iter().any(|(table, _)| *table == pair.id));
+            let is_large = |table: &TableId| {
+                schema.cleared(*table).is_some_and(|(pair, _)| large.iter().any(|(table, _)| *table == pair.id))
+            };
             self.kept.extend(self.cleared.extract_if(|table| is_large(table)));
             return Ok(false);
         }
