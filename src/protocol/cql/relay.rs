@@ -87,7 +87,10 @@ pub(super) struct Relay<C, S, B> {
     sweep: Pin<Box<Sleep>>,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
     stopping: bool,
+    /// It sends no more.
     client_ended: bool,
+    /// Nor does it hear anything.
+    client_gone: bool,
     /// What was written and not flushed yet: TLS keeps some.
     unflushed: (bool, bool),
 }
@@ -119,6 +122,7 @@ where
             stop: Box::pin(stop.cancelled_owned()),
             stopping: false,
             client_ended: false,
+            client_gone: false,
             unflushed: (false, false),
         }
     }
@@ -136,7 +140,7 @@ where
             End::Stranded(why) => tracing::warn!(why, "a client's connection ends: no server takes it"),
         }
         // What was to be said is said, if the client takes it at once.
-        let _ = poll_fn(|cx| Poll::Ready(self.write_client(cx))).await;
+        poll_fn(|cx| Poll::Ready(self.write_client(cx))).await;
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
@@ -160,7 +164,7 @@ where
             moved |= self.read_client(cx)?;
             let before = self.full();
             self.write_server(cx);
-            self.write_client(cx)?;
+            self.write_client(cx);
             // Who was not read for want of room will not wake us either.
             let after = self.full();
             moved |= (before.0 && !after.0) || (before.1 && !after.1);
@@ -169,7 +173,8 @@ where
                 break;
             }
         }
-        if self.client_ended && !self.session.waits_for_server() {
+        // What the server does for a client that has left it does all the same: who waits for that waits on.
+        if self.client_ended && self.session.is_answered() {
             return Err(End::Client);
         }
         if self.stopping && self.session.is_idle() && self.session.to_client.is_empty() {
@@ -283,16 +288,21 @@ where
         if self.session.is_halted() || is_full || self.client_ended || self.stopping {
             return Ok(moved);
         }
-        match fill(&mut self.client, &mut self.from_client, cx, |input| self.session.client_sent(input))? {
-            Some(0) => {
+        match fill(&mut self.client, &mut self.from_client, cx, |input| self.session.client_sent(input)) {
+            Ok(Some(0)) => {
                 self.client_ended = true;
                 Ok(true)
             }
-            Some(read) => {
+            Ok(Some(read)) => {
                 FORWARDED.with(|(inward, _)| inward.increment(read as u64));
                 Ok(true)
             }
-            None => Ok(moved),
+            Ok(None) => Ok(moved),
+            Err(End::Io(error)) => {
+                self.lose_client(&error);
+                Ok(true)
+            }
+            Err(end) => Err(end),
         }
     }
 
@@ -305,8 +315,22 @@ where
         }
     }
 
-    fn write_client(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        Ok(drain(&mut self.client, self.session.to_client.ready(), &mut self.unflushed.0, cx)?)
+    fn write_client(&mut self, cx: &mut Context<'_>) {
+        let out = self.session.to_client.ready();
+        if self.client_gone {
+            out.clear();
+        } else if let Err(error) = drain(&mut self.client, out, &mut self.unflushed.0, cx) {
+            self.lose_client(&error);
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    /// What it asked for and was not sent is not sent any more.
+    fn lose_client(&mut self, error: &io::Error) {
+        tracing::debug!(%error, "a client's connection broke");
+        (self.client_ended, self.client_gone) = (true, true);
+        self.from_client.clear();
+        self.session.to_client.ready().clear();
     }
 }
 

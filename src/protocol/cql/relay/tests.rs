@@ -15,8 +15,10 @@ use tokio::time::timeout;
 use super::*;
 use crate::allocations;
 use crate::cutover::gate::Route;
+use crate::journal::Outcome::Committed;
+use crate::journal::{Entry, Journal, Lsn};
 use crate::protocol::cql::session::framing::{Framing, Outbound, with_scratch};
-use crate::protocol::cql::session::tests::{gated, passthrough};
+use crate::protocol::cql::session::tests::{gated, mirrored, passthrough};
 use crate::protocol::cql::wire::compress::Compression;
 use crate::protocol::cql::wire::frame::{Frame, From};
 use crate::protocol::cql::wire::primitive::{Consistency, Value, put_string_list};
@@ -282,6 +284,35 @@ async fn a_request_after_a_pause_is_answered_though_the_server_never_does() {
     timeout(LONG, client.read_exact(&mut answer)).await.expect("in bounded time").expect("an answer");
     assert_eq!((answer[0], &answer[2..5]), (0x84, &[0, 7, 0][..]), "an error on its stream");
     assert!(asked.elapsed() <= Duration::from_secs(10) + 2 * SWEEP, "{:?}", asked.elapsed());
+}
+
+/// It is killed; its answers meet a closed port.
+#[tokio::test(start_paused = true)]
+async fn what_a_client_wrote_that_broke_off_ends_as_its_server_says_promise_3() {
+    let journal = Journal::in_memory();
+    let session = mirrored(V4, journal.clone());
+    let (mut client, mut server) = around(4 << 10, &CancellationToken::new(), session, Nowhere);
+    let text = b"INSERT INTO t (k, v) VALUES (1, 'x')";
+    let write = Request::Query(Query { text, parameters: Parameters::new(Consistency::LocalQuorum) });
+    let write = framed(1, Opcode::Query, |out| write.put(out, V4.version));
+    client.write_all(&[&write[..], &read(2)].concat()).await.expect("it reads");
+    let mut asked = vec![0; read(2).len()];
+    while !asked.ends_with(&read(2)) {
+        asked.push(server.read_u8().await.expect("it is asked"));
+    }
+    drop(client);
+    server.write_all(&answer(2, 0)).await.expect("it reads");
+    // Whatever was to end the relay has done so by now.
+    sleep(3 * SWEEP).await;
+    let void = framed(1, Opcode::Result, |out| {
+        out.extend_from_slice(&1_i32.to_be_bytes());
+        Ok(())
+    });
+    server.write_all(&void).await.expect("it is still there");
+    assert_eq!(timeout(LONG, server.read_u8()).await.expect("it leaves").ok(), None);
+    let (entries, _) = journal.read(Lsn(0), 1 << 20).await.expect("in memory");
+    let ends: Vec<_> = entries.iter().filter(|entry| !matches!(entry, Entry::Record { .. })).collect();
+    assert!(matches!(ends[..], [Entry::Outcome { outcome: Committed, .. }]), "{ends:?}");
 }
 
 #[tokio::test(start_paused = true)]

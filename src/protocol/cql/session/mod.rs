@@ -484,11 +484,12 @@ impl Session {
 
     /// Nothing is under way.
     pub(super) fn is_idle(&self) -> bool {
-        self.flights.is_empty()
-            && self.unacked.is_empty()
-            && self.late.is_empty()
-            && self.synced.is_empty()
-            && self.halt.is_none()
+        self.is_answered() && self.halt.is_none()
+    }
+
+    /// Whatever was sent is answered, and the answers wait for nothing.
+    pub(super) fn is_answered(&self) -> bool {
+        self.flights.is_empty() && self.unacked.is_empty() && self.late.is_empty() && self.synced.is_empty()
     }
 
     /// Requests are on their way.

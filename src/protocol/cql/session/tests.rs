@@ -155,6 +155,13 @@ pub(in crate::protocol::cql) fn passthrough(framing: Framing) -> Session {
     gated(framing).0
 }
 
+/// A session whose writes go to this journal.
+pub(in crate::protocol::cql) fn mirrored(framing: Framing, journal: Journal) -> Session {
+    let mut session = Rig::over(journal, framing.version, framing.compression).session;
+    session.keyspace = Some(Arc::from("shop"));
+    session
+}
+
 /// The same with its gate.
 pub(in crate::protocol::cql) fn gated(framing: Framing) -> (Session, Gate) {
     let watch = |gate: &Gate| shadowed::watch(&shadowed::board("0.000001%", gate, |_| {}));

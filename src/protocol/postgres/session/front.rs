@@ -164,6 +164,9 @@ impl Session {
         {
             return Ok(is_taken);
         }
+        if let [statement] = &script.statements[..] {
+            self.forget_undone(&statement.action);
+        }
         let ends = !self.in_transaction || script.statements.iter().any(|one| could_commit(&one.action));
         let needs_text = script.statements.iter().any(|one| matches!(one.action, Action::Prepare { .. }));
         // If it has to wait it comes again, and what it does is not to be written down twice.
@@ -548,12 +551,25 @@ impl Session {
         out: &mut Out<'_>,
         known: Option<(&Action, &Bytes)>,
     ) -> Result<bool, Fault> {
-        if !self.asked_answered(out) || !self.append()? {
+        if !self.asked_answered(out) {
+            return Ok(false);
+        }
+        known.into_iter().for_each(|(action, _)| self.forget_undone(action));
+        if !self.append()? {
             return Ok(false);
         }
         self.in_transaction = false;
         let effect = known.map_or(Effect::None, |(action, text)| self.effect(action, text));
         Ok(self.forward(whole, out, Expect::Execute { view: View::Plain, effect }))
+    }
+
+    /// A transaction that is open for sure is rolled back as a whole, whatever else happens: nobody need look for what it named.
+    fn forget_undone(&mut self, action: &Action) {
+        let is_open = self.in_transaction || self.status == b'E' && self.groups.is_empty();
+        if is_open && self.changes.is_empty() && matches!(action, Action::Rollback { chain: false }) {
+            self.keys.clear();
+            self.parts.clear();
+        }
     }
 
     /// Without a RETURNING of the client's, a row limit would suspend the portal that the client believes has no rows.

@@ -559,6 +559,35 @@ fn parts_of_a_unit_are_closed_right_before_what_could_commit_it() {
 }
 
 #[test]
+fn a_rollback_writes_nothing_down() {
+    for (extended, failed) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut peers = Peers::over(rig::changed(|shared| shared.policy.spill_bytes = 100));
+        peers.query("begin");
+        peers.server("CBEGIN ZT");
+        owe(&mut peers.session, 20);
+        peers.session.spill();
+        owe(&mut peers.session, 1);
+        if failed {
+            peers.query("select 1/0");
+            peers.server("E ZE");
+        }
+        if extended {
+            peers.client(|out| {
+                wire::parse(out, b"", b"rollback", &[]);
+                bind(out, "", "", &[]);
+                wire::execute(out, b"", 0);
+                wire::bare(out, front::SYNC);
+            });
+            peers.server("1 2 CROLLBACK ZI");
+        } else {
+            peers.query("rollback");
+            peers.server("CROLLBACK ZI");
+        }
+        assert_eq!((parts(&peers), peers.outcomes().as_str()), (vec![true], "A"), "{extended} {failed}");
+    }
+}
+
+#[test]
 fn parts_that_nothing_could_close_are_dirty() {
     let marks: Arc<std::sync::Mutex<Vec<TableId>>> = Arc::default();
     let seen = marks.clone();
