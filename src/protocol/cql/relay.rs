@@ -140,7 +140,11 @@ where
             End::Stranded(why) => tracing::warn!(why, "a client's connection ends: no server takes it"),
         }
         // What was to be said is said, if the client takes it at once.
-        poll_fn(|cx| Poll::Ready(self.write_client(cx))).await;
+        poll_fn(|cx| {
+            self.write_client(cx);
+            Poll::Ready(())
+        })
+        .await;
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
