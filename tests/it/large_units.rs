@@ -5,7 +5,7 @@ use futures_util::SinkExt;
 use tokio_postgres::{Client, CopyInSink};
 
 use crate::support::stage::Stage;
-use crate::support::{connect, rows, sql};
+use crate::support::{connect, rows};
 
 const SCHEMA: &str = "CREATE TABLE large (id bigint PRIMARY KEY, v text); CREATE TABLE other (id int PRIMARY KEY);";
 const TABLES: &[&str] = &["large", "other"];
@@ -28,15 +28,6 @@ async fn paid_keys(stage: &Stage) -> u64 {
     line.map_or(0, |count| count.parse().expect("a number"))
 }
 
-/// A write of somebody else arrives.
-async fn another_arrives(stage: &Stage, id: i32) {
-    sql(&stage.url(), &format!("INSERT INTO other VALUES ({id})")).await;
-    let target = stage.target.url("postgres");
-    while rows(&target, &format!("SELECT 1 FROM other WHERE id = {id}")).await.is_empty() {
-        tokio::task::yield_now().await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_copy_is_in_nobodys_payment_before_it_ends_and_leaves_nothing_if_it_fails() {
     let stage = Stage::new(SCHEMA, "", &[]).await;
@@ -47,7 +38,7 @@ async fn a_long_copy_is_in_nobodys_payment_before_it_ends_and_leaves_nothing_if_
         .status_is("most of it is in the journal", |status| status["mirror"]["lag_records"].as_u64() > Some(20))
         .await;
     for id in 0..3 {
-        another_arrives(&stage, id).await;
+        stage.write_arrives(id).await;
     }
     assert_eq!(paid_keys(&stage).await, 3, "of the COPY there is nothing to be seen");
     assert_eq!(sink.as_mut().finish().await.expect("it ends"), ROWS.end as u64);
@@ -56,7 +47,7 @@ async fn a_long_copy_is_in_nobodys_payment_before_it_ends_and_leaves_nothing_if_
     assert!(paid >= ROWS.end as u64, "{paid}");
 
     let sink = copy_most(&client, ROWS.end).await;
-    another_arrives(&stage, 3).await;
+    stage.write_arrives(3).await;
     // Given up: the client says CopyFail.
     drop(sink);
     assert_eq!(rows(&stage.origin.url("postgres"), "SELECT count(*) FROM large").await, [ROWS.end.to_string()]);

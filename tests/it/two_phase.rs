@@ -10,15 +10,6 @@ async fn stage() -> Stage {
     Stage::new(SCHEMA, "", &["max_prepared_transactions = 5"]).await
 }
 
-/// Everything that ended so far is paid: a write behind it has arrived.
-async fn paid_so_far(stage: &Stage, mark: u32) {
-    sql(&stage.url(), &format!("INSERT INTO other VALUES ({mark})")).await;
-    let target = stage.target.url("postgres");
-    while rows(&target, &format!("SELECT 1 FROM other WHERE id = {mark}")).await.is_empty() {
-        tokio::task::yield_now().await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_record_of_a_prepared_transaction_is_owed_until_it_is_committed() {
     let stage = stage().await;
@@ -34,7 +25,7 @@ async fn every_record_of_a_prepared_transaction_is_owed_until_it_is_committed() 
         for statement in *statements {
             client.batch_execute(statement).await.expect(statement);
         }
-        paid_so_far(&stage, mark as u32).await;
+        stage.write_arrives(mark).await;
         sql(&stage.origin.url("postgres"), &format!("COMMIT PREPARED '{gid}'")).await;
         drop(client);
         stage.assert_equal(TABLES).await;

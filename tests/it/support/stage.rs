@@ -39,6 +39,15 @@ impl Stage {
         self.tandem.url("postgres")
     }
 
+    /// A write to `other (id int PRIMARY KEY)` arrives: everything that ended before it is paid.
+    pub(crate) async fn write_arrives(&self, id: usize) {
+        sql(&self.url(), &format!("INSERT INTO other VALUES ({id})")).await;
+        let target = self.target.url("postgres");
+        while rows(&target, &format!("SELECT 1 FROM other WHERE id = {id}")).await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Clients begin.
     pub(crate) fn load(&self, clients: u32) -> Load {
         Load::start(&self.url(), 1, clients)
