@@ -119,3 +119,27 @@ async fn a_target_that_is_slow_is_not_taken_for_one_that_hangs() {
     let log = stage.tandem.log();
     assert!(!log.contains("mirror waits"), "{log}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_change_that_takes_long_on_the_target_keeps_no_snapshot_of_the_origin() {
+    let stage = stage().await;
+    let plain = "CREATE FUNCTION f(n int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN n; END'";
+    let slow = "CREATE FUNCTION f(n int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN \
+        WHILE NOT pg_catalog.pg_try_advisory_xact_lock(7) LOOP PERFORM pg_catalog.pg_sleep(0.05); END LOOP; RETURN n; END'";
+    sql(&stage.origin.url("postgres"), plain).await;
+    sql(&stage.target.url("postgres"), slow).await;
+    let holder = connect(&stage.target.url("postgres")).await;
+    holder.batch_execute("SELECT pg_advisory_lock(7)").await.expect("locked");
+    sql(&stage.url(), "CREATE INDEX i ON a (f(v)); UPDATE a SET v = 5").await;
+    let building = "SELECT FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX%' AND state = 'active' \
+        AND query_start < clock_timestamp() - interval '5 s'";
+    let built = until(async || (!rows(&stage.target.url("postgres"), building).await.is_empty()).then_some(())).await;
+    built.unwrap_or_else(|| panic!("it is never repeated\n{}", stage.tandem.log()));
+    assert_eq!(rows(&stage.origin.url("postgres"), PINNED).await, Vec::<String>::new());
+    // More of them end meanwhile.
+    sql(&stage.url(), "ALTER TABLE b ADD COLUMN w int; INSERT INTO b VALUES (1, 1, 1)").await;
+    holder.batch_execute("SELECT pg_advisory_unlock(7)").await.expect("unlocked");
+    stage.assert_equal(TABLES).await;
+    let index = "SELECT count(*) FROM pg_indexes WHERE indexname = 'i'";
+    assert_eq!(rows(&stage.target.url("postgres"), index).await, ["1"]);
+}

@@ -127,7 +127,7 @@ pub enum Error {
     Stale(String),
 }
 
-/// The wire's hands. One owner; calls in this order: `open`, then any number of (`gone`, `survey`, `snapshot`,
+/// The wire's hands. One owner; calls in this order: `open`, then any number of (`gone`, `survey`, \[`prepare`\] `snapshot`,
 /// `pay` \[`lend`\] \[`walk`\] | `release`), `beat` anywhere between.
 /// After any error but [`Error::Stale`] only `open` may follow. Not cancel safe: a cancelled call needs `open` again.
 pub trait Copier: Send {
@@ -141,6 +141,13 @@ pub trait Copier: Send {
         backends: &'a [Backend],
         prepared: &'a [Box<[u8]>],
     ) -> impl Future<Output = Result<Gone, Error>> + Send + 'a;
+
+    /// Begin the payment of these, before S, with the schema changes that come first: they may take hours, and S keeps the
+    /// primary's VACUUM from its work. The next [`Copier::pay`] is of them, unless S is given up before.
+    fn prepare<'a>(&'a mut self, owed: &'a Owed) -> impl Future<Output = Result<(), Error>> + Send + 'a {
+        let _ = owed;
+        async { Ok(()) }
+    }
 
     /// Take the snapshot S. When this returns, S exists.
     fn snapshot(&mut self) -> impl Future<Output = Result<Snapshot, Error>> + Send;

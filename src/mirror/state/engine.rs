@@ -5,7 +5,7 @@
 //! connecting -------> reading <---------------------------------------------------.
 //!     ^                  | something ended, and the pause between payments is over |
 //!     |                  v                                                         |
-//!     |               gone? -> read -> freeze -> snapshot S -> read -> collect -> pay
+//!     |      gone? -> read -> freeze -> prepare -> snapshot S -> read -> collect -> pay
 //!     '---- any error but Stale: the cut goes back to the ledger ------------------'
 //! ```
 //!
@@ -289,6 +289,9 @@ enum Step {
 
 /// As [`Config::lost_after`], while somebody waits for the end.
 const LOST_HURRIED: Duration = Duration::from_millis(20);
+
+/// Schema changes that were repeated in less than this may be repeated again.
+const PREPARED: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether a lock is gone for which something owed waits.
 const LOOK_AT_LOCKS: Duration = Duration::from_millis(500);
@@ -690,11 +693,17 @@ impl<C: Copier> Engine<C> {
     async fn pay(&mut self, cut: &mut Cut) -> Result<Made, Error> {
         let payments = self.standing.as_ref().map_or(0, |standing| standing.payments);
         self.book.intend(cut.ddl_records(), payments + 1).await?;
+        let began = Instant::now();
+        if !cut.owed().ddl.is_empty() {
+            self.copier.prepare(cut.owed()).await?;
+        }
+        // What took long is not thrown away: it would take as long again, and meet the next one that is ending.
+        let patient = began.elapsed() < PREPARED;
         let snapshot = self.copier.snapshot().await?;
         let exact = self.advance(self.config.owed_keys_max / 4).await?;
         let in_doubt = self.ledger.schema_in_doubt();
         self.doubted = if in_doubt { self.doubted.saturating_add(1) } else { 0 };
-        if in_doubt && self.doubted <= self.config.stale_retries {
+        if in_doubt && patient && self.doubted <= self.config.stale_retries {
             self.copier.release().await?;
             return Err(copier::Error::Stale("a schema change is ending".into()).into());
         }

@@ -243,6 +243,11 @@ impl Copier for Hands {
         })
     }
 
+    async fn prepare(&mut self, _: &Owed) -> Result<(), Error> {
+        self.delay().await;
+        self.check()
+    }
+
     async fn snapshot(&mut self) -> Result<Snapshot, Error> {
         self.delay().await;
         self.check()?;

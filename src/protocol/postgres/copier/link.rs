@@ -14,6 +14,7 @@ use super::Options;
 use super::contact::Contacts;
 use super::history::History;
 use super::locks::Locks;
+use super::pay::Repeated;
 use super::schema::{Schema, operator_schemas};
 
 /// First half of our advisory locks: `tand` in ASCII.
@@ -49,6 +50,8 @@ pub(super) struct Link {
     pub(super) life: u64,
     /// S exists.
     pub(super) at_snapshot: bool,
+    /// The secondary is inside the transaction of the next payment, whose schema changes are repeated.
+    pub(super) repeated: Option<Repeated>,
     /// The name under which S is exported.
     pub(super) exported: Option<String>,
     /// Tables that the primary would not let us read, and why: left out when they are owed.
@@ -155,6 +158,7 @@ pub(super) async fn open(primary: &ServerConfig, secondary: &ServerConfig, optio
         payments,
         life,
         at_snapshot: false,
+        repeated: None,
         exported: None,
         poisoned: HashMap::new(),
         doubtful: HashSet::new(),

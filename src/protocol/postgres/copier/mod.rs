@@ -268,6 +268,9 @@ impl Link {
 
     async fn end_snapshot_and_beat(&mut self) -> Result<(), Error> {
         self.end_snapshot().await?;
+        if self.repeated.take().is_some() {
+            self.secondary.simple("ROLLBACK").await.map_err(on_secondary)?;
+        }
         self.heartbeat().await
     }
 
@@ -275,6 +278,7 @@ impl Link {
     async fn roll_back(&mut self) -> Result<(), Error> {
         self.at_snapshot = false;
         self.schema_stale = true;
+        self.repeated = None;
         // Answers that nobody read would be taken for those of the next statement: read them all.
         self.primary.drain().await.map_err(on_primary)?;
         self.secondary.drain().await.map_err(on_secondary)?;
@@ -296,6 +300,26 @@ impl Copier for PgCopier {
     async fn gone<'a>(&'a mut self, backends: &'a [Backend], prepared: &'a [Box<[u8]>]) -> Result<Gone, Error> {
         let gone = self.ask_gone(backends, prepared).await;
         self.lose(gone)
+    }
+
+    async fn prepare<'a>(&'a mut self, owed: &'a Owed) -> Result<(), Error> {
+        let options = self.options.clone();
+        let prepared = async {
+            let link = self.link()?;
+            link.used = Instant::now();
+            let prepared = pay::repeat_before(link, owed, &options).await;
+            link.used = Instant::now();
+            let Err(trouble) = prepared else { return Ok(()) };
+            let (error, alive) = trouble.told();
+            if alive {
+                link.roll_back().await?;
+            }
+            Err(error)
+        };
+        match prepared.await {
+            Err(error @ Error::Stale(_)) => Err(error),
+            other => self.lose(other),
+        }
     }
 
     async fn snapshot(&mut self) -> Result<Snapshot, Error> {

@@ -227,27 +227,26 @@ enum Step {
 }
 
 impl<'p> Payment<'p> {
-    async fn begin(link: &'p mut Link, owed: &'p Owed, options: &'p Options) -> Result<Payment<'p>, Trouble> {
-        let (debts, isolated) = (Debts::new(), HashSet::new());
-        let paid = Paid::default();
-        let (begun, behind_rows) = (false, Vec::new());
-        let (parts, parted) = (BTreeMap::new(), Vec::new());
-        let (cleared, kept) = (HashSet::new(), HashSet::new());
-        let mut payment = Payment {
+    fn of(link: &'p mut Link, owed: &'p Owed, options: &'p Options) -> Payment<'p> {
+        Payment {
             link,
             owed,
             options,
-            debts,
-            isolated,
-            parts,
-            parted,
-            paid,
-            begun,
-            behind_rows,
-            cleared,
-            kept,
+            debts: Debts::new(),
+            isolated: HashSet::new(),
+            parts: BTreeMap::new(),
+            parted: Vec::new(),
+            paid: Paid::default(),
+            begun: false,
+            behind_rows: Vec::new(),
+            cleared: HashSet::new(),
+            kept: HashSet::new(),
             loaded: false,
-        };
+        }
+    }
+
+    async fn begin(link: &'p mut Link, owed: &'p Owed, options: &'p Options) -> Result<Payment<'p>, Trouble> {
+        let mut payment = Payment::of(link, owed, options);
         payment.begin_and_gather().await?;
         // What cannot be paid, or not now, keeps its rows.
         let left_out = payment.paid.refused.iter().any(|refused| refused.key.is_none());
@@ -308,6 +307,9 @@ impl<'p> Payment<'p> {
         if self.owed.ddl.is_empty() {
             return Ok(Vec::new());
         }
+        if let Some(repeated) = self.link.repeated.take() {
+            return Ok(self.take_over(repeated));
+        }
         let ddl = self.ddl();
         self.add_to_enums(&ddl).await?;
         loop {
@@ -331,6 +333,14 @@ impl<'p> Payment<'p> {
             }
             self.roll_back().await?;
         }
+    }
+
+    /// They were repeated before S.
+    fn take_over(&mut self, Repeated { refused, parted }: Repeated) -> Vec<RefusedChange<'p>> {
+        (self.begun, self.parted) = (true, parted);
+        let owed = &self.owed.ddl;
+        let change = |(at, refusal): (usize, Refusal)| RefusedChange { table: owed[at].0, body: &owed[at].1, refusal };
+        refused.into_iter().map(change).collect()
     }
 
     /// The schema changes to repeat.
@@ -829,6 +839,33 @@ impl<'p> Payment<'p> {
         beside(&mut link.primary, link.options.pulse(), reading).await.map_err(refused)?;
         Ok(found)
     }
+}
+
+/// What came of schema changes that were repeated before S.
+pub(super) struct Repeated {
+    /// Those that the secondary does not take, by their place in [`Owed::ddl`].
+    refused: Vec<(usize, Refusal)>,
+    /// Tables that a partition may have left, and whether it was there for sure.
+    parted: Vec<(TableId, bool)>,
+}
+
+/// Begin the payment's transaction with its schema changes, before S: they may take hours, and S keeps VACUUM from its work.
+/// Where rows are in the way of one the payment begins with them anew: it knows what to do about that.
+pub(super) async fn repeat_before(link: &mut Link, owed: &Owed, options: &Options) -> Result<(), Trouble> {
+    let mut payment = Payment::of(link, owed, options);
+    let ddl = payment.ddl();
+    payment.add_to_enums(&ddl).await?;
+    payment.begin_and_clear().await?;
+    let refused = payment.repeat_ddl(&ddl).await?;
+    if !payment.behind_rows.is_empty() || refused.iter().any(|it| it.refusal.is_of_rows()) {
+        return payment.roll_back().await;
+    }
+    let Payment { link, parted, .. } = payment;
+    read_under(&mut link.secondary, &Manner::plain(&link.search_path)).await.map_err(Trouble::Secondary)?;
+    let place = |body: &[u8]| owed.ddl.iter().position(|(_, other)| std::ptr::eq(&**other, body));
+    let refused = refused.into_iter().filter_map(|it| Some((place(it.body)?, it.refusal))).collect();
+    link.repeated = Some(Repeated { refused, parted });
+    Ok(())
 }
 
 /// The SQLSTATEs of a schema change that was done already: what it makes is there.
