@@ -25,37 +25,6 @@ static EXPORTER: LazyLock<Exporter> = LazyLock::new(|| crate::metrics::install()
 
 const ACCOUNTS: TableId = TableId(7);
 
-/// A wire that never answers.
-struct Silent;
-
-impl Copier for Silent {
-    async fn open(&mut self) -> Result<Standing, copier::Error> {
-        std::future::pending().await
-    }
-
-    async fn gone<'a>(&'a mut self, _: &'a [Backend], _: &'a [Box<[u8]>]) -> Result<Gone, copier::Error> {
-        std::future::pending().await
-    }
-
-    async fn snapshot(&mut self) -> Result<Snapshot, copier::Error> {
-        std::future::pending().await
-    }
-
-    async fn pay<'a>(&'a mut self, _: &'a Owed, _: bool) -> Result<Paid, copier::Error> {
-        std::future::pending().await
-    }
-
-    async fn release(&mut self) -> Result<(), copier::Error> {
-        std::future::pending().await
-    }
-}
-
-fn mirror() -> Handle {
-    let config = state::Config::default();
-    let built = state::Engine::new(config, Journal::in_memory(), Silent, state::Paths::in_memory());
-    built.map(|(_, handle)| handle).expect("nothing to load")
-}
-
 /// A wire whose secondary hangs as soon as it is written to.
 struct Hangs;
 
@@ -79,6 +48,12 @@ impl Copier for Hangs {
     async fn release(&mut self) -> Result<(), copier::Error> {
         Ok(())
     }
+}
+
+fn mirror() -> Handle {
+    let config = state::Config::default();
+    let built = state::Engine::new(config, Journal::in_memory(), Hangs, state::Paths::in_memory());
+    built.map(|(_, handle)| handle).expect("nothing to load")
 }
 
 /// An API that runs until it is dropped.

@@ -294,21 +294,21 @@ impl Handle {
 
     /// Resolves when every unit whose record was appended below `lsn` has ended and is paid. Cancel safe.
     pub async fn settle(&self, lsn: Lsn) -> Result<(), Error> {
-        let settled = |status: &Status| status.paid >= lsn || status.phase == Phase::Stopped;
-        let mut status = self.status.clone();
-        let paid = status.wait_for(settled).await.map_err(|_| Error::Stopped)?.paid;
-        if paid >= lsn { Ok(()) } else { Err(Error::Stopped) }
+        self.shows(|status| status.paid >= lsn).await
     }
 
     /// As [`Handle::settle`], of the units that name this table, if others wait for what may take as long as it likes. Cancel
     /// safe.
     pub async fn settle_of(&self, table: TableId, lsn: Lsn) -> Result<(), Error> {
         let is_beyond = |stuck: &Stuck| stuck.beyond >= lsn && !stuck.tables.contains(&table);
-        let is_paid = |status: &Status| status.paid >= lsn || status.stuck.as_deref().is_some_and(is_beyond);
+        self.shows(|status| status.paid >= lsn || status.stuck.as_deref().is_some_and(is_beyond)).await
+    }
+
+    /// Resolves when the status is so, or can no longer become so.
+    async fn shows(&self, is_so: impl Fn(&Status) -> bool) -> Result<(), Error> {
         let mut status = self.status.clone();
-        let settled = status.wait_for(|status| is_paid(status) || status.phase == Phase::Stopped).await;
-        let settled = settled.map_err(|_| Error::Stopped)?;
-        if is_paid(&settled) { Ok(()) } else { Err(Error::Stopped) }
+        let shown = status.wait_for(|status| is_so(status) || status.phase == Phase::Stopped).await;
+        if is_so(&*shown.map_err(|_| Error::Stopped)?) { Ok(()) } else { Err(Error::Stopped) }
     }
 
     /// Begin no further payment until [`Handle::resume`]; the one under way is finished.

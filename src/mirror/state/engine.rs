@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use metrics::{Counter, Histogram};
+use ::metrics::{Counter, Histogram};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,7 @@ use crate::backfill::desk::{self, Errand, Throttle};
 use crate::backfill::work::Stage;
 use crate::backfill::{self, Desk};
 use crate::journal::{self, Journal, Lsn};
+use crate::metrics;
 use crate::mirror::backoff::Backoff;
 use crate::mirror::dirty::Dirty;
 use crate::mirror::durable::{self, Durable};
@@ -46,22 +47,6 @@ use super::book::Book;
 use super::copier::{self, Copier, Paid, Snapshot, Standing, Waiting};
 use super::ledger::{Cut, Ledger, Mark};
 use super::retention::{Payment, Retention};
-
-/// Names of the engine's metrics.
-pub mod names {
-    /// Counter: payments made.
-    pub const PAYMENTS: &str = "tandem_mirror_payments_total";
-    /// Counter: payments that failed, reconnects included.
-    pub const FAILURES: &str = "tandem_mirror_failures_total";
-    /// Counter: keys paid.
-    pub const KEYS: &str = "tandem_mirror_paid_keys_total";
-    /// Counter: rows written to the secondary.
-    pub const ROWS: &str = "tandem_mirror_paid_rows_total";
-    /// Counter: bytes written to the secondary.
-    pub const BYTES: &str = "tandem_mirror_paid_bytes_total";
-    /// Histogram: seconds from the request for a snapshot to the end of its payment.
-    pub const PAYMENT_SECONDS: &str = "tandem_mirror_payment_seconds";
-}
 
 /// How often the copier may say that we are alive while we do something else. What a server takes for silence is longer.
 const BEAT: Duration = Duration::from_secs(1);
@@ -1106,12 +1091,12 @@ struct Meters {
 impl Meters {
     fn new() -> Meters {
         Meters {
-            payments: metrics::counter!(names::PAYMENTS),
-            failures: metrics::counter!(names::FAILURES),
-            keys: metrics::counter!(names::KEYS),
-            rows: metrics::counter!(names::ROWS),
-            bytes: metrics::counter!(names::BYTES),
-            seconds: metrics::histogram!(names::PAYMENT_SECONDS),
+            payments: metrics::MIRROR_PAYMENTS_TOTAL.counter(&[]),
+            failures: metrics::MIRROR_FAILURES_TOTAL.counter(&[]),
+            keys: metrics::MIRROR_PAID_KEYS_TOTAL.counter(&[]),
+            rows: metrics::MIRROR_PAID_ROWS_TOTAL.counter(&[]),
+            bytes: metrics::MIRROR_PAID_BYTES_TOTAL.counter(&[]),
+            seconds: metrics::MIRROR_PAYMENT_SECONDS.histogram(&[]),
         }
     }
 

@@ -143,11 +143,16 @@ mod tests {
     /// The keys of each payment that a secondary has.
     type Payments = Arc<Mutex<Vec<Vec<Vec<u8>>>>>;
 
-    struct Pays(Payments);
+    #[derive(Default)]
+    struct Pays {
+        payments: Payments,
+        /// Before it pays it panics so often.
+        panics: Arc<AtomicU64>,
+    }
 
     impl Copier for Pays {
         async fn open(&mut self) -> Result<Standing, copier::Error> {
-            let payments = self.0.lock().expect("no test panics with it").len() as u64;
+            let payments = self.payments.lock().expect("no test panics with it").len() as u64;
             Ok(Standing { life: 1, payments })
         }
 
@@ -160,8 +165,10 @@ mod tests {
         }
 
         async fn pay<'a>(&'a mut self, owed: &'a Owed, _: bool) -> Result<Paid, copier::Error> {
+            let left = self.panics.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+            assert!(left.is_err(), "as a bug would");
             let keys = owed.keys.values().flat_map(|keys| keys.keys().map(|key| key.to_vec())).collect();
-            let mut payments = self.0.lock().expect("no test panics with it");
+            let mut payments = self.payments.lock().expect("no test panics with it");
             payments.push(keys);
             Ok(Paid { payments: payments.len() as u64, ..Paid::default() })
         }
@@ -176,8 +183,10 @@ mod tests {
         let (dir, journal) = (tempfile::tempdir().expect("a temp folder"), Journal::in_memory());
         let (forth, tasks) = (Payments::default(), (CancellationToken::new(), TaskTracker::new()));
         let paid = forth.clone();
-        let make =
-            Box::new(move |primary| Pays(if primary == Side::Origin { paid.clone() } else { Payments::default() }));
+        let make = Box::new(move |primary| match primary {
+            Side::Origin => Pays { payments: paid.clone(), ..Pays::default() },
+            Side::Target => Pays::default(),
+        });
         let turning = ByState::in_dir(dir.path(), Config::default(), journal.clone(), make, tasks);
         let mut turning = turning.expect("files load");
         let handle = turning.handle().clone();
@@ -219,41 +228,11 @@ mod tests {
         timeout(Config::default().heartbeat * 100, trimmed).await.expect("it came true");
     }
 
-    /// Panics amid so many payments, then pays.
-    struct Panics {
-        left: Arc<AtomicU64>,
-        pays: Pays,
-    }
-
-    impl Copier for Panics {
-        async fn open(&mut self) -> Result<Standing, copier::Error> {
-            self.pays.open().await
-        }
-
-        async fn gone<'a>(&'a mut self, _: &'a [Backend], _: &'a [Box<[u8]>]) -> Result<Gone, copier::Error> {
-            Ok(Gone::default())
-        }
-
-        async fn snapshot(&mut self) -> Result<Snapshot, copier::Error> {
-            self.pays.snapshot().await
-        }
-
-        async fn pay<'a>(&'a mut self, owed: &'a Owed, more: bool) -> Result<Paid, copier::Error> {
-            let left = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-            assert!(left.is_err(), "as a bug would");
-            self.pays.pay(owed, more).await
-        }
-
-        async fn release(&mut self) -> Result<(), copier::Error> {
-            Ok(())
-        }
-    }
-
-    async fn panicking(times: u64) -> (Turning<ByState<Panics>>, Payments, Arc<AtomicU64>) {
+    async fn panicking(times: u64) -> (Turning<ByState<Pays>>, Payments, Arc<AtomicU64>) {
         let (dir, journal) = (tempfile::tempdir().expect("a temp folder"), Journal::in_memory());
         let (left, payments) = (Arc::new(AtomicU64::new(times)), Payments::default());
         let (counted, paid) = (left.clone(), payments.clone());
-        let make = Box::new(move |_| Panics { left: counted.clone(), pays: Pays(paid.clone()) });
+        let make = Box::new(move |_| Pays { payments: paid.clone(), panics: counted.clone() });
         let tasks = (CancellationToken::new(), TaskTracker::new());
         let turning = ByState::in_dir(dir.path(), Config::default(), journal.clone(), make, tasks);
         let mut turning = turning.expect("files load");

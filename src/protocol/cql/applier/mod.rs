@@ -32,7 +32,6 @@ use super::text::expr::{Expr, Value as Literals};
 use super::text::schema::{self, Column, Effect, Source};
 use super::text::statement::{Assignment, Modification, Operation, Verb};
 use super::wire::primitive::Value;
-use super::wire::response::code;
 use super::write::Write;
 use history::beside::Beside;
 pub use history::lent::Hands;
@@ -435,8 +434,6 @@ impl engine::Applier for Applier {
         let Some(table) = self.known_table(&there.primary, label).or_else(on_secondary) else { return Ok(None) };
         match history::occupied(&there.to_secondary, &table).await {
             Ok(occupied) => Ok(Some(occupied)),
-            // So many deleted rows that it does not look further, or too slow for it: there was something.
-            Err(error) if error.code() == Some(code::READ_FAILURE) => Ok(Some(true)),
             Err(error) => match Trouble::of_secondary(&error) {
                 // What is wrong with it the write will tell.
                 Trouble::Reject(_) => Ok(None),

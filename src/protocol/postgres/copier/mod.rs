@@ -141,6 +141,11 @@ impl PgCopier {
         Ok(gone)
     }
 
+    /// After a snapshot whose schema did not hold the connections are as good as before.
+    fn lose_unless_stale<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
+        if matches!(result, Err(Error::Stale(_))) { result } else { self.lose(result) }
+    }
+
     async fn pay_at_snapshot(&mut self, owed: &Owed, keep: bool) -> Result<Paid, Error> {
         let options = self.options.clone();
         let link = self.link()?;
@@ -173,15 +178,20 @@ impl PgCopier {
             }
             _ => (),
         }
-        let (error, alive) = trouble.told();
-        if alive {
-            link.roll_back().await?;
-        }
-        Err(error)
+        Err(link.give_up(trouble).await?)
     }
 }
 
 impl Link {
+    /// S is over, if the connections are still good; what the engine is told.
+    async fn give_up(&mut self, trouble: Trouble) -> Result<Error, Error> {
+        let (error, alive) = trouble.told();
+        if alive {
+            self.roll_back().await?;
+        }
+        Ok(error)
+    }
+
     /// A payment was made: what was known before it, it confirmed.
     fn paid(&mut self, payments: u64) {
         self.payments = payments;
@@ -309,17 +319,13 @@ impl Copier for PgCopier {
             link.used = Instant::now();
             let prepared = pay::repeat_before(link, owed, &options).await;
             link.used = Instant::now();
-            let Err(trouble) = prepared else { return Ok(()) };
-            let (error, alive) = trouble.told();
-            if alive {
-                link.roll_back().await?;
+            match prepared {
+                Ok(()) => Ok(()),
+                Err(trouble) => Err(link.give_up(trouble).await?),
             }
-            Err(error)
         };
-        match prepared.await {
-            Err(error @ Error::Stale(_)) => Err(error),
-            other => self.lose(other),
-        }
+        let done = prepared.await;
+        self.lose_unless_stale(done)
     }
 
     async fn snapshot(&mut self) -> Result<Snapshot, Error> {
@@ -328,10 +334,8 @@ impl Copier for PgCopier {
     }
 
     async fn pay<'a>(&'a mut self, owed: &'a Owed, keep: bool) -> Result<Paid, Error> {
-        match unless_it_hangs(self.watch(), self.pay_at_snapshot(owed, keep)).await {
-            Err(error @ Error::Stale(_)) => Err(error),
-            other => self.lose(other),
-        }
+        let done = unless_it_hangs(self.watch(), self.pay_at_snapshot(owed, keep)).await;
+        self.lose_unless_stale(done)
     }
 
     async fn provision<'a>(&'a mut self, request: &'a Request, stage: Stage) -> Result<Option<Vec<String>>, Error> {
@@ -351,19 +355,11 @@ impl Copier for PgCopier {
             link.used = Instant::now();
             match history::survey(link).await {
                 Ok(found) => Ok(found),
-                Err(trouble) => {
-                    let (error, alive) = trouble.told();
-                    if alive {
-                        link.roll_back().await?;
-                    }
-                    Err(error)
-                }
+                Err(trouble) => Err(link.give_up(trouble).await?),
             }
         };
-        match surveyed.await {
-            Err(error @ Error::Stale(_)) => Err(error),
-            other => self.lose(other),
-        }
+        let done = surveyed.await;
+        self.lose_unless_stale(done)
     }
 
     async fn walk<'a>(&'a mut self, desk: &'a Desk) -> Result<u64, Error> {
@@ -379,19 +375,11 @@ impl Copier for PgCopier {
                     link.payments = history::count(&mut link.secondary, desk).await?;
                     Ok(link.payments)
                 }
-                Err(trouble) => {
-                    let (error, alive) = trouble.told();
-                    if alive {
-                        link.roll_back().await?;
-                    }
-                    Err(error)
-                }
+                Err(trouble) => Err(link.give_up(trouble).await?),
             }
         };
-        match unless_it_hangs(watch, walked).await {
-            Err(error @ Error::Stale(_)) => Err(error),
-            other => self.lose(other),
-        }
+        let done = unless_it_hangs(watch, walked).await;
+        self.lose_unless_stale(done)
     }
 
     async fn moot<'a>(&'a mut self, changes: &'a [Box<[u8]>]) -> Result<Vec<bool>, Error> {

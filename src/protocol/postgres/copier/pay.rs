@@ -385,7 +385,7 @@ impl<'p> Payment<'p> {
             let Some((pair, _)) = schema.cleared(*table).filter(|(pair, _)| pair.id == *table) else { continue };
             debts.entry(pair.id).or_insert_with(|| Debt::new(Arc::new(pair))).whole = true;
         }
-        let large = self.large(&debts).await?;
+        let large = large(self.link, &debts, self.options).await?;
         if !large.is_empty() {
             // They are mended by a walk: without their rows they would be for as long as that takes.
             let schema = &self.link.schema;
@@ -562,7 +562,7 @@ impl<'p> Payment<'p> {
 
     /// All rows of a partitioned table are owed. More than a payment takes are compared, where that can be, and mended.
     async fn owe_tree(&mut self, pair: &Arc<Pair>, owed: Vec<TableId>, why: &str) -> Result<(), Trouble> {
-        let bytes = self.bytes_to_walk(pair).await?;
+        let bytes = bytes_to_walk(self.link, pair).await?;
         if bytes > self.options.whole_bytes_max {
             let (name, why) = (pair.primary.sql(), format!("{why}; the table has {} MiB", bytes >> 20));
             self.paid.large.push(Large { table: pair.id, name, why, owed });
@@ -574,10 +574,7 @@ impl<'p> Payment<'p> {
 
     /// Of tables of which every row is owed, and which are more than a payment takes, only the keys are paid.
     async fn leave_out_large(&mut self) -> Result<(), Trouble> {
-        let debts = std::mem::take(&mut self.debts);
-        let large = self.large(&debts).await;
-        self.debts = debts;
-        for (table, bytes) in large? {
+        for (table, bytes) in large(self.link, &self.debts, self.options).await? {
             let debt = self.debts.get_mut(&table).expect("found above");
             debt.whole = false;
             let name = debt.pair.primary.sql();
@@ -588,25 +585,6 @@ impl<'p> Payment<'p> {
             self.paid.large.push(Large { table, name, why, owed });
         }
         Ok(())
-    }
-
-    /// Tables of which every row is owed, and which are more than a payment takes; their size on the primary.
-    async fn large(&mut self, debts: &Debts<'_>) -> Result<Vec<(TableId, u64)>, Trouble> {
-        let mut large = Vec::new();
-        for (&table, debt) in debts.iter().filter(|(_, debt)| debt.whole) {
-            let bytes = self.bytes_to_walk(&debt.pair).await?;
-            piece::let_go(self.link).await?;
-            if bytes > self.options.whole_bytes_max {
-                large.push((table, bytes));
-            }
-        }
-        Ok(large)
-    }
-
-    /// Of a table that can be compared and mended; of others there is no other way than to pay them whole.
-    async fn bytes_to_walk(&mut self, pair: &Arc<Pair>) -> Result<u64, Trouble> {
-        let can_be_walked = self.link.replica && pair.footprint.local && !pair.key.is_empty();
-        if can_be_walked { piece::bytes(self.link, pair).await } else { Ok(0) }
     }
 
     /// Rows of partitions were refused by their table's keys, which nobody may name when the partition is gone, or empty.
@@ -960,6 +938,25 @@ async fn repeat_behind_rows(link: &mut Link, changes: &[Postponed<'_>]) -> Resul
 fn adds_to_enum(body: &[u8]) -> bool {
     let labeled = schema_change::decode(body).and_then(|(_, sql)| change::Labeled::of(sql));
     labeled.is_some_and(|labeled| labeled.was.is_none())
+}
+
+/// Tables of which every row is owed, and which are more than a payment takes; their size on the primary.
+async fn large(link: &mut Link, debts: &Debts<'_>, options: &Options) -> Result<Vec<(TableId, u64)>, Trouble> {
+    let mut large = Vec::new();
+    for (&table, debt) in debts.iter().filter(|(_, debt)| debt.whole) {
+        let bytes = bytes_to_walk(link, &debt.pair).await?;
+        piece::let_go(link).await?;
+        if bytes > options.whole_bytes_max {
+            large.push((table, bytes));
+        }
+    }
+    Ok(large)
+}
+
+/// Of a table that can be compared and mended; of others there is no other way than to pay them whole.
+async fn bytes_to_walk(link: &mut Link, pair: &Pair) -> Result<u64, Trouble> {
+    let can_be_walked = link.replica && pair.footprint.local && !pair.key.is_empty();
+    if can_be_walked { piece::bytes(link, pair).await } else { Ok(0) }
 }
 
 /// Owe keys that were captured under the layout that the table has now, if it is given; of others nobody knows which rows they

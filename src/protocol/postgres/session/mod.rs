@@ -462,14 +462,22 @@ impl Session {
     /// Write what the open unit leaves to the journal. After it, what could commit it may be forwarded. Keys come last:
     /// the record that names a two-phase transaction speaks for those before it. `false`: wait first.
     fn append(&mut self) -> Result<bool, Fault> {
-        let parts = std::mem::take(&mut self.parts);
-        let announced = self.announce(parts.iter().copied());
-        self.parts = parts;
-        if !announced || !self.append_changes() || !self.append_keys(Share::Last) {
+        if !self.announce_parts() || !self.append_changes() || !self.append_keys(Share::Last) {
             return Ok(false);
         }
         // Its parts count from here on, also where nothing is left to be said.
         Ok(self.parts.is_empty() || self.write_down(&mut RecordBuf::default(), None, Share::Last))
+    }
+
+    /// What they name may still have to be known after a power loss. `false`: wait first.
+    fn announce_parts(&mut self) -> bool {
+        if self.parts.is_empty() {
+            return true;
+        }
+        let parts = std::mem::take(&mut self.parts);
+        let announced = self.announce(parts.iter().copied());
+        self.parts = parts;
+        announced
     }
 
     /// `false`: wait first.

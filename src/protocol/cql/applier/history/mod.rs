@@ -177,8 +177,6 @@ async fn look(sides: &Sides, table: &Table, other: Option<&Table>, sizes: &Sizes
     if refused.is_none() {
         match occupied(&sides.to_secondary, table).await {
             Ok(found) => is_occupied = found,
-            // So many deleted rows that it does not look further: there was something.
-            Err(error) if error.code() == Some(code::READ_FAILURE) => is_occupied = true,
             // A keyspace whose replicas are away is no reason to leave all others alone.
             Err(error) if error.code() == Some(code::UNAVAILABLE) => refused = Some(format!("the target: {error}")),
             Err(error) => return Err(of_secondary(error)),
@@ -215,12 +213,16 @@ fn hindrance(sides: &Sides, table: &Table, other: Option<&Table>) -> Option<Stri
     strange.map(|side| format!("only the Murmur3 partitioner is walked over, not {}", side.facts().partitioner))
 }
 
-/// Whether the secondary has rows of it.
+/// Whether the secondary has rows of it, or had some lately.
 pub(super) async fn occupied(to_secondary: &Client, table: &Table) -> Result<bool, client::Error> {
     let names = Names::of(&table.shape);
     let text = format!("SELECT {} FROM {} LIMIT 1", names.partition.join(", "), names.table);
-    let answer = to_secondary.query(&text, &Parameters::new(LEVEL)).await?;
-    Ok(answer.row()?.is_some())
+    match to_secondary.query(&text, &Parameters::new(LEVEL)).await {
+        Ok(answer) => Ok(answer.row()?.is_some()),
+        // So many deleted rows that it does not look further, or too slow for it: there was something.
+        Err(error) if error.code() == Some(code::READ_FAILURE) => Ok(true),
+        Err(error) => Err(error),
+    }
 }
 
 /// Partitions and bytes of each table, as the nodes guess now and then.
