@@ -509,6 +509,28 @@ async fn a_write_in_doubt_ends_on_both_sides() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_write_in_doubt_of_a_client_that_was_not_seen_to_write_there_is_not_done_in_its_place() {
+    for mut rig in Rig::both("applier_untried_up", "applier_untried_down").await {
+        let doubt = |job: Job| Job { certainty: Certainty::Unknown, ..job };
+        rig.define("CREATE TABLE t (k int PRIMARY KEY, v int)").await;
+        let (text, at) = ("INSERT INTO t (k, v) VALUES (1, 1)", micros());
+        let mut body = rig.body(text, &[], at, seconds());
+        write::mark_untried(&mut body);
+        assert_eq!(rig.job(|record| record.write(rig.label("t"), Lane::ANY, &body), doubt).await, Applied::Done);
+        assert!(rig.equal("SELECT k, v FROM t").is_empty());
+        // The primary did let it.
+        rig.primary.run_at(text, at);
+        assert_eq!(rig.job(|record| record.write(rig.label("t"), Lane::ANY, &body), doubt).await, Applied::Done);
+        assert_eq!(rig.equal("SELECT k, v, writetime(v) FROM t"), [format!("1|1|{at}")]);
+        // Where nobody can tell where it writes, somebody has to look.
+        let mut body = rig.body("UPDATE t SET v = 3 WHERE k IN ?", &[], micros(), seconds());
+        write::mark_untried(&mut body);
+        let applied = rig.job(|record| record.write(rig.label("t"), Lane::ANY, &body), doubt).await;
+        assert!(matches!(&applied, Applied::Reject(why) if why.contains("compare the table")), "{applied:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_write_in_doubt_is_not_done_again_where_the_primary_was_emptied_since() {
     for mut rig in Rig::both("applier_emptied_up", "applier_emptied_down").await {
         let doubt = |job: Job| Job { certainty: Certainty::Unknown, ..job };

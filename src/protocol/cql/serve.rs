@@ -125,7 +125,7 @@ async fn login(
     };
     metrics::CLIENTS_TOTAL.counter(&[("wire", "cql")]).increment(1);
     let session = Session::new(front.shared.clone(), login.framing, side, address);
-    let session = session.of(login.user().unwrap_or(ANONYMOUS), from.ip());
+    let session = session.of(login.user(), from.ip());
     let login = Arc::new(login);
     front.logins.enter(&login);
     let ties = Ties { logins: front.logins.clone(), login };

@@ -3,8 +3,10 @@
 //! Layout:
 //!
 //! ```text
-//! write := version u8 (1), form u8 (0 = one statement, 1 = a batch), BATCH message of protocol v5
+//! write := version u8 (1 or 2), form u8 (0 = one statement, 1 = a batch), BATCH message of protocol v5
 //! ```
+//!
+//! Version 2 says that nobody had seen its client write to one of its tables before: it may not be done again on the primary.
 //!
 //! The message holds texts instead of prepared ids, values by place instead of by name, and always a timestamp, a
 //! `now_in_seconds` and, where names in it need one, a keyspace: nothing in it depends on the connection that it came by.
@@ -15,6 +17,7 @@ use super::wire::Version;
 use super::wire::request::{Batch, BatchKind, Parameters, Statement, put_batch};
 
 const VERSION: u8 = 1;
+const UNTRIED: u8 = 2;
 
 /// The largest record: a write with what it touches. What Cassandra takes as a message (`native_transport_max_frame_size`), or
 /// as a mutation (half a segment of its commit log), is by default 16 MiB; so is what a journal can keep. A page less, and two
@@ -26,6 +29,8 @@ pub const RECORD_BYTES_MAX: usize = (16 << 20) - (4 << 10);
 pub struct Write<'a> {
     /// It was a batch. Otherwise there is one statement, to be executed alone.
     pub is_batch: bool,
+    /// Whether its client may write there was not seen before.
+    pub is_untried: bool,
     /// The statements, all by text; consistency, timestamp, now in seconds and keyspace.
     pub batch: Batch<'a>,
 }
@@ -37,7 +42,7 @@ pub enum Malformed {
     #[error("a write is cut short")]
     Truncated,
     /// Written by a newer tandem.
-    #[error("a write has version {0}, this tandem reads version {VERSION}")]
+    #[error("a write has version {0}, this tandem reads versions up to {UNTRIED}")]
     Version(u8),
     /// Its message cannot be read.
     #[error("a write cannot be read: {0}")]
@@ -48,10 +53,11 @@ impl<'a> Write<'a> {
     /// Read it back.
     pub fn parse(bytes: &'a [u8]) -> Result<Write<'a>, Malformed> {
         let (&[version, form], message) = bytes.split_first_chunk().ok_or(Malformed::Truncated)?;
-        if version != VERSION {
+        if !(VERSION..=UNTRIED).contains(&version) {
             return Err(Malformed::Version(version));
         }
-        Ok(Write { is_batch: form == 1, batch: Batch::parse(Version::V5, message)? })
+        let is_untried = version == UNTRIED;
+        Ok(Write { is_batch: form == 1, is_untried, batch: Batch::parse(Version::V5, message)? })
     }
 }
 
@@ -78,6 +84,13 @@ pub fn put_statements(
     parameters: &Parameters<'_>,
 ) -> Result<(), super::wire::Error> {
     put(out, true, kind, statements, parameters)
+}
+
+/// What was put here says that whether its client may write there was not seen before. See [`Write::is_untried`].
+pub fn mark_untried(write: &mut BytesMut) {
+    if let Some(version) = write.first_mut() {
+        *version = UNTRIED;
+    }
 }
 
 fn put(
@@ -124,6 +137,18 @@ mod tests {
         assert!(!write.is_batch);
         assert_eq!(write.batch.statements.iter().collect::<Vec<_>>(), [statement()]);
         assert_eq!(write.batch.parameters, Parameters { skip_metadata: true, ..parameters() });
+    }
+
+    #[test]
+    fn it_says_whether_its_client_was_seen_to_write_there() {
+        let mut out = BytesMut::new();
+        put_statement(&mut out, statement(), &parameters()).expect("short");
+        assert!(!Write::parse(&out).expect("well-formed").is_untried);
+        let before = out.clone();
+        mark_untried(&mut out);
+        let write = Write::parse(&out).expect("well-formed");
+        assert!(write.is_untried);
+        assert_eq!(write, Write { is_untried: true, ..Write::parse(&before).expect("well-formed") });
     }
 
     #[test]

@@ -6,8 +6,8 @@
 //! | a place | what the primary has there is read and written ([`state`]) |
 //! | a barrier | the schema change or TRUNCATE, then the wait until all nodes have it ([`barrier`]) |
 //!
-//! A write in doubt is done on the primary too, with the same timestamp: then it is on both. What nobody may repeat (it is
-//! too old, or it was parked while others passed it) goes by the state of its partitions.
+//! A write in doubt is done on the primary too, with the same timestamp: then it is on both. What nobody may repeat (its
+//! client may have no right to it, it is too old, or it was parked while others passed it) goes by the state of its partitions.
 
 mod barrier;
 mod history;
@@ -297,12 +297,13 @@ fn is_doubtful(job: &Job) -> bool {
     job.late || job.certainty == Certainty::Unknown
 }
 
-/// Whether a write in doubt may not be done again: too long ago, so that it may meet what was purged (CQL-CORNERS C9); or
-/// it would double a list, on the primary too (C2).
+/// Whether a write in doubt may not be done again: its client may have no right to it; or it is too long ago, so that it may
+/// meet what was purged (CQL-CORNERS C9); or it would double a list, on the primary too (C2).
 fn must_go_by_state(job: &Job, write: &Write<'_>, written: &[Written]) -> bool {
     let age = write.batch.parameters.now_in_seconds.map_or(0, |then| now_micros() / 1_000_000 - i64::from(then));
     let grace = |written: &Written| i64::from(written.table.gc_grace_seconds).min(REPEATABLE);
-    is_doubtful(job) && written.iter().any(|written| written.has_lists || age >= grace(written))
+    let is_untried = write.is_untried && job.certainty == Certainty::Unknown;
+    is_untried || is_doubtful(job) && written.iter().any(|written| written.has_lists || age >= grace(written))
 }
 
 /// What each modification writes to, as far as tables are known. Its places are only told where somebody may need them.

@@ -30,6 +30,7 @@ use crate::protocol::cql::wire::{Envelope, Error, Opcode};
 use crate::protocol::cql::write;
 use crate::record::{Lane, Order, Reason, RecordBuf, TableId};
 
+use super::allowed::{Allowed, Untried};
 use super::assigned::Assigned;
 use super::contests::{Contests, Seen};
 use super::decision::Decision;
@@ -89,6 +90,8 @@ pub(super) struct Captured {
     pub decision: Option<Decision>,
     /// What there was of conditional writes beside a plain one.
     pub seen: Seen,
+    /// To which of its tables nobody saw this client write.
+    pub untried: Untried,
     /// The statement changes a schema or empties a table: others wait for it.
     pub is_barrier: bool,
 }
@@ -120,6 +123,8 @@ pub(super) struct Ground<'a> {
     pub dialect: Dialect,
     /// Conditional writes.
     pub contests: &'a Contests,
+    /// Where the client was seen to write.
+    pub allowed: &'a Allowed,
     /// Tables that are not there are taken as they are named: the schema was just looked at.
     pub is_fresh: bool,
 }
@@ -166,14 +171,16 @@ impl Ground<'_> {
         }
         let mut record = RecordBuf::default();
         let mut decision = None;
+        let untried = self.allowed.untried(sorted.found.iter().map(|found| found.table));
         if sorted.mirrored {
-            let whole = Whole { request, pieces, executed: &executed, parameters, stamp };
+            let is_untried = !untried.is_empty();
+            let whole = Whole { request, pieces, executed: &executed, parameters, stamp, is_untried };
             whole.write_down(&mut record, &sorted)?;
             decision = if sorted.conditional { self.decision(&whole, &sorted)? } else { None };
         }
         let conditional = sorted.conditional.then_some(reach);
         let kind = sorted.kind(request, pieces);
-        Ok(Captured { record, kind, instead, conditional, decision, seen, is_barrier: false })
+        Ok(Captured { record, kind, instead, conditional, decision, seen, untried, is_barrier: false })
     }
 
     /// Whether a conditional write may be decided beside this plain one, above its timestamp.
@@ -319,6 +326,7 @@ impl Ground<'_> {
             conditional: None,
             decision: None,
             seen: Seen::default(),
+            untried: Untried::default(),
             is_barrier: true,
         })
     }
@@ -331,6 +339,7 @@ struct Whole<'r, 'a> {
     executed: &'r [Executed<'r>],
     parameters: &'r Parameters<'a>,
     stamp: i64,
+    is_untried: bool,
 }
 
 impl Whole<'_, '_> {
@@ -405,6 +414,9 @@ impl Whole<'_, '_> {
                 let values = by_place.as_deref().map_or(statement.values, Values::Given);
                 write::put_statement(&mut body, Statement { values, ..statement }, &all)?;
             }
+        }
+        if self.is_untried {
+            write::mark_untried(&mut body);
         }
         Ok(body)
     }

@@ -12,6 +12,7 @@
 //! **When an answer may go on.** A write's waits until its record is durable, which the journal did while the server
 //! worked. Answers overtake each other freely: the protocol allows it.
 
+mod allowed;
 pub(in crate::protocol::cql) mod assigned;
 mod barriers;
 mod capture;
@@ -43,7 +44,7 @@ use crate::protocol::cql::outcome::{self, Kind, Outcome};
 use crate::protocol::cql::relay::ahead::Destination;
 use crate::protocol::cql::shadow::{Candidate, Watched};
 use crate::protocol::cql::stamps::now_micros;
-use crate::protocol::cql::startup::Luggage;
+use crate::protocol::cql::startup::{ANONYMOUS, Luggage};
 use crate::protocol::cql::text::statement::{Body, Class};
 use crate::protocol::cql::topology::question::Asked;
 use crate::protocol::cql::topology::{Moment, Question, events};
@@ -54,6 +55,7 @@ use crate::protocol::cql::wire::response::{self, ErrorKind, Response, ServerErro
 use crate::protocol::cql::wire::{Envelope, Error, Header, HeaderError, Opcode, Version};
 use crate::record::{Backend, RecordBuf, Side, TableId};
 
+use allowed::{Allowed, Untried};
 use barriers::{Alone, Writes};
 pub(in crate::protocol::cql) use capture::random;
 use capture::{Captured, Ground, Piece, Refused};
@@ -108,6 +110,8 @@ pub(in crate::protocol::cql) struct Writing {
     decision: Option<Decision>,
     turns: Vec<Turn>,
     tables: Vec<Writes>,
+    /// To which of them nobody saw the client write.
+    untried: Untried,
     _alone: Option<Alone>,
     /// The schema is another one afterwards.
     is_barrier: bool,
@@ -218,6 +222,8 @@ pub(in crate::protocol::cql) struct Session {
     address: SocketAddr,
     /// Who it is, and where.
     client: (Arc<str>, Option<IpAddr>),
+    /// Where it was seen to write.
+    allowed: Allowed,
     side: Side,
     /// The connection to the server was lost, and there is no other yet.
     is_homeless: bool,
@@ -270,6 +276,7 @@ impl Session {
             framing,
             address,
             client: (Arc::default(), None),
+            allowed: Allowed::new(None),
             side,
             is_homeless: false,
             keyspace: None,
@@ -293,9 +300,10 @@ impl Session {
         }
     }
 
-    /// The client has this name, and comes from there.
-    pub(in crate::protocol::cql) fn of(self, user: &str, from: IpAddr) -> Session {
-        Session { client: (Arc::from(user), Some(from)), ..self }
+    /// The client has this name, if it said one, and comes from there.
+    pub(in crate::protocol::cql) fn of(self, user: Option<&str>, from: IpAddr) -> Session {
+        let allowed = Allowed::new(user);
+        Session { client: (Arc::from(user.unwrap_or(ANONYMOUS)), Some(from)), allowed, ..self }
     }
 
     /// Take what the client sent, as far as it may go on now.
@@ -528,6 +536,9 @@ impl Session {
 
     /// The session has another server, which knows who it is and where.
     pub(super) fn arrive(&mut self, side: Side) {
+        if side != self.side {
+            self.allowed.forget();
+        }
         (self.side, self.is_homeless) = (side, false);
         self.watch_gate();
         if matches!(self.halt, Some(Halt::Move(_))) {
@@ -831,6 +842,7 @@ impl Session {
             timeuuids: &self.shared.timeuuids,
             dialect: self.shared.side(self.side).dialect(),
             contests: &self.shared.contests,
+            allowed: &self.allowed,
             is_fresh: self.has.schema,
         };
         match ground.capture(envelope, request, pieces) {
@@ -926,7 +938,7 @@ impl Session {
                 return Ok(self.wait(halt));
             }
         };
-        let Captured { kind, instead, conditional, decision, is_barrier, .. } = captured;
+        let Captured { kind, instead, conditional, decision, untried, is_barrier, .. } = captured;
         let Has { turns, alone: _alone, .. } = std::mem::take(&mut self.has);
         let writing = Writing {
             ticket,
@@ -937,6 +949,7 @@ impl Session {
             decision,
             turns,
             tables,
+            untried,
             _alone,
             is_barrier,
             _unwritten,
@@ -1189,6 +1202,9 @@ impl Session {
             refused = matches!(response, Response::Error(_));
             found = judge(&writing, version, response);
         })?;
+        if found == Outcome::Committed {
+            self.allowed.wrote(std::mem::take(&mut writing.untried));
+        }
         // The ballot was the coordinator's clock at most.
         let until = || now_micros() + self.shared.side(self.side).ahead();
         for hash in writing.conditional.iter().flat_map(Reach::shown) {

@@ -395,6 +395,7 @@ fn in_words(item: &Item<'_>) -> String {
                 other => format!(" in {}", other.unwrap_or("none")),
             };
             let order = if lane.order() == Order::Alone { " in order" } else { "" };
+            let order = if write.is_untried { format!("{order} untried") } else { order.to_owned() };
             format!("write {}{place}{order}: {}", name(*table), texts.join("; "))
         }
         Item::Stamp(_) => "stamped".to_owned(),
@@ -1256,4 +1257,22 @@ async fn only_events_that_a_server_granted_are_asked_of_the_next_one() {
         rig.reply(1, &Response::Error(ServerError::new(ErrorKind::Protocol, "Invalid value 'NONSENSE' for Type")));
         assert_eq!(rig.session.luggage().registered, Some(granted));
     }
+}
+
+#[tokio::test]
+async fn a_record_says_whether_its_client_was_seen_to_write_to_its_tables() {
+    let mut rig = Rig::new(Version::V5, None);
+    rig.session.allowed = Allowed::new(Some("ada"));
+    let text = "INSERT INTO t (k, v) VALUES (1, 1)";
+    rig.query(1, text);
+    rig.reply(1, &Response::Error(ServerError::new(ErrorKind::Unauthorized, "no MODIFY permission")));
+    rig.query(1, text);
+    rig.void(1);
+    rig.query(1, text);
+    let taken = StatementText::Text(text.as_bytes());
+    rig.batch(2, BatchKind::Logged, &[taken, StatementText::Text(b"INSERT INTO wide (k, c, v) VALUES (1, 1, 1)")]);
+    let journal = rig.journal();
+    let writes: Vec<bool> =
+        journal.iter().filter(|words| words.contains("write t")).map(|words| words.contains("untried")).collect();
+    assert_eq!(writes, [true, true, false, true], "{journal:?}");
 }
