@@ -468,7 +468,91 @@ async fn a_barrier_is_passed_once_and_a_repeat_of_it_too() {
         let refused = rig.apply(|record| record.ddl(rig.label("t"), &body)).await;
         assert_eq!(refused, Applied::Done, "it is not there");
         let body = rig.body("ALTER KEYSPACE nothing WITH durable_writes = true", &[], micros(), now);
-        assert!(matches!(rig.apply(|record| record.ddl(TableId::NONE, &body)).await, Applied::Reject(_)));
+        assert!(matches!(rig.apply(|record| record.ddl(TableId::NONE, &body)).await, Applied::Listed(_)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_change_of_what_is_no_table_is_done_only_if_it_is_there_and_holds_nothing_up() {
+    for mut rig in Rig::both("applier_objects_up", "applier_objects_down").await {
+        rig.define("CREATE TABLE t (k int PRIMARY KEY, a int)").await;
+        let keyspace = rig.keyspace;
+        let pass = async |rig: &Rig, text: &str| {
+            let body = rig.body(text, &[], micros(), seconds());
+            rig.apply(|record| record.ddl(TableId::NONE, &body)).await
+        };
+        // Twice each: a crash repeats what was done last.
+        for text in [
+            "CREATE TYPE u (a int)",
+            "ALTER TYPE u ADD b int",
+            "ALTER TYPE u RENAME a TO c",
+            "CREATE INDEX named ON t (a)",
+            "DROP INDEX named",
+            "DROP TYPE u",
+        ] {
+            rig.primary.define(text);
+            for _ in 0..2 {
+                assert_eq!(pass(&rig, text).await, Applied::Done, "{text}");
+            }
+        }
+        rig.primary.define("CREATE TYPE other (x int)");
+        for text in [
+            "CREATE TYPE nowhere.u (a int)",
+            "ALTER TYPE other ADD y int",
+            "CREATE INDEX ON t (nothing)",
+            "CREATE CUSTOM INDEX ON t (a) USING 'NoSuchIndex'",
+            "CREATE FUNCTION f (a int) RETURNS NULL ON NULL INPUT RETURNS int LANGUAGE cobol AS 'return a;'",
+        ] {
+            let applied = pass(&rig, text).await;
+            assert!(matches!(applied, Applied::Listed(_)), "{text}: {applied:?}");
+        }
+        // Its datacenter has another name there.
+        let made = format!("{keyspace}_elsewhere");
+        rig.primary.define(&format!(
+            "CREATE KEYSPACE {made} WITH replication = {{'class': 'NetworkTopologyStrategy', 'datacenter1': 1}}"
+        ));
+        let named = format!(
+            "CREATE KEYSPACE {made} WITH replication = {{'class': 'NetworkTopologyStrategy', 'no_such_place': 1}}"
+        );
+        assert_eq!(pass(&rig, &named).await, Applied::Done);
+        let found = format!("SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = '{made}'");
+        assert_eq!(rig.equal(&found), [made.as_str()]);
+        for side in [&mut rig.primary, &mut rig.secondary] {
+            side.define(&format!("DROP KEYSPACE {made}"));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_in_doubt_of_what_is_no_table_goes_by_what_the_primary_has() {
+    for mut rig in Rig::both("applier_unsure_up", "applier_unsure_down").await {
+        rig.define("CREATE TABLE t (k int PRIMARY KEY, a int)").await;
+        let sent = micros() - 80_000_000;
+        let doubt = |job: Job| Job { certainty: Certainty::Unknown, ..job };
+        let pass = async |rig: &Rig, text: &str| {
+            let body = rig.body(text, &[], sent, seconds());
+            rig.job(|record| record.ddl(TableId::NONE, &body), doubt).await
+        };
+        let types = format!("SELECT type_name FROM system_schema.types WHERE keyspace_name = '{}'", rig.keyspace);
+        let indexes = format!("SELECT index_name FROM system_schema.indexes WHERE keyspace_name = '{}'", rig.keyspace);
+        for (text, found, name) in
+            [("CREATE TYPE u (a int)", &types, "u"), ("CREATE INDEX named ON t (a)", &indexes, "named")]
+        {
+            assert_eq!(pass(&rig, text).await, Applied::Done);
+            assert!(rig.equal(found).is_empty(), "the primary did not do it");
+            rig.primary.define(text);
+            assert_eq!(pass(&rig, text).await, Applied::Done);
+            assert_eq!(rig.equal(found), [name]);
+        }
+        for text in ["DROP TYPE u", "DROP INDEX named"] {
+            assert_eq!(pass(&rig, text).await, Applied::Done);
+            rig.primary.define(text);
+            assert_eq!(pass(&rig, text).await, Applied::Done);
+        }
+        assert!(rig.equal(&types).is_empty() && rig.equal(&indexes).is_empty());
+        let durable = format!("ALTER KEYSPACE {} WITH durable_writes = false", rig.keyspace);
+        let applied = pass(&rig, &durable).await;
+        assert!(matches!(&applied, Applied::Listed(why) if why.contains("do it again")), "{applied:?}");
     }
 }
 

@@ -50,6 +50,8 @@ pub enum Applied {
     Away(String),
     /// The secondary will not take it: parked, or, for a barrier, its table is held.
     Reject(String),
+    /// As [`Applied::Reject`], of a barrier that nothing behind it needs: parked, and everything goes on.
+    Listed(String),
     /// The secondary is away: everybody pauses, then [`Applier::open`] is called, then this job is done again.
     Lost(String),
 }

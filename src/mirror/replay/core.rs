@@ -312,7 +312,7 @@ impl Core {
             Applied::Retry(why) => self.failed(lsn, why, now),
             Applied::Away(why) => self.missed(lsn, why, now),
             Applied::Reject(why) if self.is_barrier(lsn) => self.hold(lsn, why, now),
-            Applied::Reject(why) => self.park(lsn, why),
+            Applied::Reject(why) | Applied::Listed(why) => self.park(lsn, why),
             Applied::Lost(why) => {
                 self.window.again(lsn);
                 self.link = Link::Losing;

@@ -301,6 +301,21 @@ async fn a_refused_barrier_holds_its_table_only_says_why_and_is_tried_again() {
 }
 
 #[tokio::test]
+async fn a_refused_barrier_that_nothing_needs_is_listed_and_holds_nothing_up() {
+    let mut rig = Rig::new(Config::default());
+    let barrier = rig.committed(|r| r.ddl(TableId::NONE, b"CREATE TYPE"));
+    let behind = rig.committed(|r| r.write(T, Lane::ANY, b"a"));
+    assert_eq!(rig.lsns(), [barrier]);
+    rig.came_back(barrier, Applied::Listed("it may not".into()));
+    assert_eq!(rig.lsns(), [behind]);
+    rig.came_back(behind, Applied::Done);
+    assert_eq!((rig.core.held().len(), rig.dirty().len()), (0, 0));
+    let parked = rig.parked();
+    let entry = parked[0].record.as_ref().expect("a record");
+    assert!(parked.len() == 1 && !entry.holds && parked[0].why == "it may not", "{parked:?}");
+}
+
+#[tokio::test]
 async fn a_held_barrier_that_an_operator_discards_is_given_up_and_its_table_is_dirty() {
     let mut rig = Rig::new(Config::default());
     let barrier = rig.committed(|r| r.ddl(T, b"ALTER"));

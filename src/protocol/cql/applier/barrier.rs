@@ -5,7 +5,9 @@
 //!
 //! One in doubt is done if the primary shows that it did it: it has the table or the column, or not; its nodes remember when they
 //! emptied a table and when they dropped a column. What it does not show it may still be doing: that is waited for. What shows nothing
-//! (options, types, keyspaces) is left to an operator.
+//! (options, fields of types) is left to an operator.
+//!
+//! What is no table ([`objects`]) holds nothing up.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +30,8 @@ use crate::protocol::cql::write::Write;
 use crate::record::TableId;
 
 use super::Sides;
+use super::history::{Definitions, load};
+use super::objects;
 use super::quiet::linger;
 use super::replay::Texts;
 use super::state::rows::elements;
@@ -47,8 +51,11 @@ pub(super) async fn pass(sides: &Sides, job: &Job, table: TableId, body: &[u8]) 
     };
     let keyspace = write.batch.parameters.keyspace;
     let sent = write.batch.parameters.timestamp.unwrap_or(i64::MAX);
-    if job.certainty == Certainty::Unknown && !happened(sides, &statement.parsed.body, keyspace, sent).await? {
-        return Ok(());
+    if job.certainty == Certainty::Unknown {
+        let happened = happened(sides, &statement.parsed.body, keyspace, sent).await;
+        if !happened.map_err(|trouble| listed(&statement.parsed.body, trouble))? {
+            return Ok(());
+        }
     }
     let text = match &statement.parsed.body {
         Body::Schema(Schema { drop: Some(drop), name: Some(name), .. }) => {
@@ -59,11 +66,50 @@ pub(super) async fn pass(sides: &Sides, job: &Job, table: TableId, body: &[u8]) 
     };
     let text = String::from_utf8(text).map_err(|_| Trouble::Reject("a barrier is not UTF-8".to_owned()))?;
     let parameters = Parameters { keyspace, ..Parameters::new(Consistency::Quorum) };
-    let done = sides.to_secondary.with_timeout(PATIENCE).query(&text, &parameters).await;
-    settle(sides, &statement.parsed.body, table, done.map(drop)).await
+    let client = sides.to_secondary.with_timeout(PATIENCE);
+    let mut done = client.query(&text, &parameters).await.map(drop);
+    if let Err(error) = &done
+        && let Some(text) = keyspace_there(sides, &statement.parsed.body, error).await?
+    {
+        tracing::info!(text, "a keyspace is made on the secondary, whose datacenter has another name");
+        done = client.query(&text, &parameters).await.map(drop);
+    }
+    let settled = settle(sides, &statement.parsed.body, (table, keyspace), done).await;
+    settled.map_err(|trouble| listed(&statement.parsed.body, trouble))
 }
 
-async fn settle(sides: &Sides, body: &Body, table: TableId, done: Result<(), Error>) -> Result<(), Trouble> {
+/// Nothing behind it waits for what is no table.
+fn listed(body: &Body, trouble: Trouble) -> Trouble {
+    match (body, trouble) {
+        (Body::Schema(schema), Trouble::Reject(why)) if schema.object != Object::Table => Trouble::Listed(why),
+        (_, trouble) => trouble,
+    }
+}
+
+/// How the secondary has to be told to make a keyspace that it refused, where only the name of its datacenter is another one.
+async fn keyspace_there(sides: &Sides, body: &Body, error: &Error) -> Result<Option<String>, Trouble> {
+    let Body::Schema(Schema { action: Action::Create, object: Object::Keyspace, name: Some(name), .. }) = body else {
+        return Ok(None);
+    };
+    if !matches!(error.code(), Some(code::INVALID | code::CONFIG)) {
+        return Ok(None);
+    }
+    let (primary, secondary) = definitions(sides).await?;
+    Ok(primary.keyspace_there(&name.name, &secondary))
+}
+
+async fn definitions(sides: &Sides) -> Result<(Definitions, Definitions), Trouble> {
+    let primary = load(&sides.to_primary).await.map_err(|error| Trouble::of_primary(&error))?;
+    let secondary = load(&sides.to_secondary).await.map_err(|error| Trouble::of_secondary(&error))?;
+    Ok((primary, secondary))
+}
+
+async fn settle(
+    sides: &Sides,
+    body: &Body,
+    (table, keyspace): (TableId, Option<&str>),
+    done: Result<(), Error>,
+) -> Result<(), Trouble> {
     let is_schema = matches!(body, Body::Schema(_));
     if let Err(error) = &done
         && !is_schema
@@ -78,33 +124,36 @@ async fn settle(sides: &Sides, body: &Body, table: TableId, done: Result<(), Err
     let Err(error) = done else { return Ok(()) };
     sides.primary.refresh().await;
     let refused = matches!(error.code(), Some(code::ALREADY_EXISTS | code::INVALID | code::CONFIG));
-    let (primary, secondary) = (sides.primary.tables(), sides.secondary.tables());
-    if refused && is_over(body, table, &primary, &secondary) {
-        if let Body::Schema(Schema { action: Action::Create, object: Object::View, name, .. }) = body
-            && error.code() != Some(code::ALREADY_EXISTS)
-        {
-            // Nothing waits for it: rows are not written to views. A switch names those that are missing.
+    let Body::Schema(schema) = body else { return Err(Trouble::of_secondary(&error)) };
+    let is_over = match (schema.object, schema.action, &schema.name) {
+        _ if !refused => false,
+        (Object::Table, ..) => is_over(schema, table, &sides.primary.tables(), &sides.secondary.tables()),
+        (_, action, _) if objects::is_done_already(action, &error) => true,
+        (Object::Type, Action::Alter, Some(name)) => {
+            let (primary, secondary) = definitions(sides).await?;
+            objects::type_fits(&primary, &secondary, name, keyspace)
+        }
+        (Object::View, Action::Create, name) => {
+            // A switch names those that are missing: mostly the server makes none for anybody.
             let view = name.as_ref().map(|name| name.name.as_str());
             tracing::warn!(view, %error, "the secondary refuses a materialized view that a client made");
+            true
         }
-        return Ok(());
-    }
-    Err(Trouble::of_secondary(&error))
+        _ => false,
+    };
+    if is_over { Ok(()) } else { Err(Trouble::of_secondary(&error)) }
 }
 
-/// Whether a refused schema change is one that was done before.
-fn is_over(body: &Body, label: TableId, primary: &Tables, secondary: &Tables) -> bool {
-    let Body::Schema(schema) = body else { return false };
+/// Whether a refused change of a table is one that was done before.
+fn is_over(schema: &Schema, label: TableId, primary: &Tables, secondary: &Tables) -> bool {
     let find = |tables: &Tables| tables.iter().find(|table| table.label == label).cloned();
-    match (schema.action, schema.object, find(primary), find(secondary)) {
-        (Action::Drop, Object::Table, _, secondary) => secondary.is_none(),
-        (Action::Create | Action::Alter, Object::Table, Some(primary), Some(secondary)) => fits(&primary, &secondary),
+    match (schema.action, find(primary), find(secondary)) {
+        (Action::Drop, _, secondary) => secondary.is_none(),
+        (Action::Create | Action::Alter, Some(primary), Some(secondary)) => fits(&primary, &secondary),
         // Later in the journal the primary dropped it.
-        (Action::Alter, Object::Table, None, _) => true,
-        (Action::Create, Object::Table, None, Some(_)) => true,
-        // What is not told apart by columns: the refusal says that it is there, or that it is gone.
-        (Action::Create | Action::Drop, _, _, _) => true,
-        _ => false,
+        (Action::Alter, None, _) => true,
+        (Action::Create, None, Some(_)) => true,
+        (Action::Create, _, None) | (Action::Alter, Some(_), None) => false,
     }
 }
 
@@ -157,7 +206,14 @@ fn unknown() -> Trouble {
 /// Whether the primary shows that a schema change was done.
 async fn shows(sides: &Sides, schema: &Schema, keyspace: Option<&str>, sent: i64) -> Result<bool, Trouble> {
     let Schema { action, object: Object::Table, name: Some(name), drop, add, .. } = schema else {
-        return Err(unknown());
+        sides.primary.agreed().await.map_err(|error| Trouble::of_primary(&error))?;
+        let there = objects::has(&sides.to_primary, schema, keyspace).await;
+        let there = there.map_err(|error| Trouble::of_primary(&error))?;
+        return match (schema.action, there) {
+            (Action::Create, Some(there)) => Ok(there),
+            (Action::Drop, Some(there)) => Ok(!there),
+            _ => Err(unknown()),
+        };
     };
     let tables = shown(&sides.primary).await?;
     let find = |name: &Name| tables.table(name.keyspace_or(keyspace)?, &name.name);

@@ -11,6 +11,7 @@
 
 mod barrier;
 mod history;
+mod objects;
 mod quiet;
 mod replay;
 mod state;

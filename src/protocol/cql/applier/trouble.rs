@@ -13,6 +13,8 @@ pub(super) enum Trouble {
     Away(String),
     /// Never.
     Reject(String),
+    /// Never, and nothing waits for it.
+    Listed(String),
     /// The secondary is away.
     Lost(String),
 }
@@ -23,6 +25,7 @@ impl From<Trouble> for Applied {
             Trouble::Retry(why) => Applied::Retry(why),
             Trouble::Away(why) => Applied::Away(why),
             Trouble::Reject(why) => Applied::Reject(why),
+            Trouble::Listed(why) => Applied::Listed(why),
             Trouble::Lost(why) => Applied::Lost(why),
         }
     }

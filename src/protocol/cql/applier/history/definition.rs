@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::backfill::work::Stage;
 use crate::protocol::cql::applier::state::rows::quoted;
 use crate::protocol::cql::text::schema::{Role, Table};
+use crate::protocol::cql::text::statement::Object;
 
 /// A keyspace and a name in it.
 pub(super) type Name = (String, String);
@@ -20,7 +21,7 @@ pub(super) type Map = Vec<(String, String)>;
 
 /// What is in `system_schema`, as far as it is made.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Definitions {
+pub(in crate::protocol::cql::applier) struct Definitions {
     pub(super) keyspaces: BTreeMap<String, Keyspace>,
     /// Names and types of their fields.
     pub(super) types: BTreeMap<Name, Map>,
@@ -84,6 +85,36 @@ pub(super) struct Missing {
 }
 
 impl Definitions {
+    /// Whether it is there. `None`: that does not show. Of a function it does not show whether it was replaced, nor which of those
+    /// with its name it is.
+    pub(in crate::protocol::cql::applier) fn has(&self, object: Object, keyspace: &str, name: &str) -> Option<bool> {
+        let key = (keyspace.to_owned(), name.to_owned());
+        match object {
+            Object::Keyspace => Some(self.keyspaces.contains_key(keyspace)),
+            Object::Type => Some(self.types.contains_key(&key)),
+            Object::View => Some(self.views.contains_key(&key)),
+            Object::Index => Some(self.indexes.keys().any(|(table, index)| table.0 == key.0 && *index == key.1)),
+            Object::Table | Object::Function | Object::Aggregate | Object::Trigger => None,
+        }
+    }
+
+    /// Names and types of a type's fields, in order.
+    pub(in crate::protocol::cql::applier) fn fields(&self, keyspace: &str, name: &str) -> Option<&[(String, String)]> {
+        self.types.get(&(keyspace.to_owned(), name.to_owned())).map(Vec::as_slice)
+    }
+
+    /// The statement that makes this keyspace there, if it can be told how.
+    pub(in crate::protocol::cql::applier) fn keyspace_there(&self, name: &str, there: &Definitions) -> Option<String> {
+        self.keyspaces.get(name)?.missing(name, there, None).text.ok()
+    }
+
+    /// With one type.
+    #[cfg(test)]
+    pub(in crate::protocol::cql::applier) fn of_type(keyspace: &str, name: &str, fields: Map) -> Definitions {
+        let types = BTreeMap::from([((keyspace.to_owned(), name.to_owned()), fields)]);
+        Definitions { types, ..Definitions::default() }
+    }
+
     /// What `there` lacks of this, of the tables that are meant, in the order in which it can be made.
     pub(super) fn lacking(
         &self,

@@ -51,6 +51,8 @@ use super::state::diff::Moment;
 use super::state::statement::Names;
 use super::trouble::Trouble;
 use super::{Applier, Sides};
+pub(super) use definition::Definitions;
+pub(super) use provision::load;
 use scan::Shape;
 
 /// Seconds for which a table must remember deletes to be copied: far longer than a chunk is under way.
@@ -295,7 +297,8 @@ fn of_secondary(error: client::Error) -> Error {
 
 /// Whose it is is what it begins with.
 fn trouble(trouble: Trouble) -> Error {
-    let (Trouble::Retry(why) | Trouble::Away(why) | Trouble::Reject(why) | Trouble::Lost(why)) = trouble;
+    let (Trouble::Retry(why) | Trouble::Away(why) | Trouble::Reject(why) | Trouble::Listed(why) | Trouble::Lost(why)) =
+        trouble;
     match why.strip_prefix("primary: ") {
         Some(why) => Error::Primary(why.to_owned()),
         None => Error::Secondary(why.strip_prefix("secondary: ").map(str::to_owned).unwrap_or(why)),

@@ -96,13 +96,13 @@ async fn make_one(client: &Client, text: &Result<String, String>) -> Result<Resu
     match client.query(text, &Parameters::new(Consistency::One)).await {
         Ok(_) => Ok(Ok(())),
         Err(error) => match Trouble::of_secondary(&error) {
-            Trouble::Reject(why) => Ok(Err(why)),
+            Trouble::Reject(why) | Trouble::Listed(why) => Ok(Err(why)),
             Trouble::Retry(_) | Trouble::Away(_) | Trouble::Lost(_) => Err(of_secondary(error)),
         },
     }
 }
 
-async fn load(client: &Client) -> Result<Definitions, client::Error> {
+pub(in crate::protocol::cql::applier) async fn load(client: &Client) -> Result<Definitions, client::Error> {
     let mut all = Definitions::default();
     each(client, "SELECT * FROM system_schema.keyspaces", |row, keyspace| {
         let durable = row.cell("durable_writes") != Some(&[0]);
