@@ -64,10 +64,10 @@ pub enum Error {
 const BACKLOG: i32 = 4_096;
 
 /// Run until SIGTERM or Ctrl-C; a second one ends the process at once.
-pub fn run(config: Config) -> Result<(), Error> {
+pub fn run(mut config: Config) -> Result<(), Error> {
     let level = telemetry::install(&config.log).map_err(|error| Error::Setup(error.to_string()))?;
     let exporter = metrics::install().map_err(|error| Error::Setup(error.to_string()))?;
-    raise_file_limit();
+    heed_file_limit(&mut config.limits.connections);
     let listeners = bind_all(&config)?;
     let admin = bind(config.admin.address)?;
     let runtime = runtime()?;
@@ -626,8 +626,35 @@ fn setup(what: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |error| Error::Setup(format!("{what}: {error}"))
 }
 
-/// Each client takes two files. The soft limit is a default of shells; the hard one is what the administrator means.
-fn raise_file_limit() {
+/// What tandem itself has open, at most: without it clients that are many would stop the journal and the admin API first.
+const OWN_FILES: u64 = 256;
+
+/// Take all files that the administrator allows, the hard limit, and no more clients than these are for: one that is too
+/// many is told so.
+fn heed_file_limit(connections: &mut usize) {
+    let Some(files) = raise_file_limit() else {
+        return tracing::warn!("the limit of open files cannot be raised; `limits.connections` may be out of reach");
+    };
+    let room = room_for_clients(files);
+    if *connections > room {
+        tracing::warn!(
+            files,
+            clients = room,
+            configured = *connections,
+            "the limit of open files (ulimit -n) leaves room for fewer clients than limits.connections allows; those beyond are refused"
+        );
+        *connections = room;
+    }
+}
+
+/// A client takes two files: its own, and its server's.
+fn room_for_clients(files: u64) -> usize {
+    let left = files - OWN_FILES.min(files / 2);
+    usize::try_from(left / 2).unwrap_or(usize::MAX)
+}
+
+/// The soft limit is a default of shells; the hard one is what the administrator means. `None`: it stays as it is.
+fn raise_file_limit() -> Option<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: both calls read or write only the struct, which outlives them.
     let raised = unsafe {
@@ -636,7 +663,17 @@ fn raise_file_limit() {
             libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
         }
     };
-    if !raised {
-        tracing::warn!("the limit of open files cannot be raised; `limits.connections` may be out of reach");
+    raised.then_some(limit.rlim_cur)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_leave_files_for_the_journal_and_the_admin_api() {
+        for (files, clients) in [(20_000, 9_872), (1_024, 384), (100, 25), (0, 0)] {
+            assert_eq!(room_for_clients(files), clients, "{files}");
+        }
     }
 }

@@ -382,8 +382,13 @@ async fn look(kind: Kind, client: &Client) -> Result<Report, Failure> {
 fn verdict(report: &Report, wanted: State) -> Result<(), Failure> {
     let differing = report.counts.differing();
     let left_out = not_compared(report);
+    // What is older than was asked for is skipped, too.
+    let skipped = if report.request.since_seconds.is_some() { 0 } else { report.counts.skipped };
     match report.state {
-        State::Done if differing == 0 && left_out.is_empty() => Ok(()),
+        State::Done if differing == 0 && left_out.is_empty() && skipped == 0 => Ok(()),
+        State::Done if differing == 0 && left_out.is_empty() => Err(Failure::Refused(format!(
+            "{skipped} rows were written at every look and were not judged: verify their tables again when fewer write to them"
+        ))),
         State::Done if differing == 0 => Err(Failure::Refused(format!(
             "columns whose types are too different were not compared: {}",
             left_out.join(", ")

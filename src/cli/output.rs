@@ -66,14 +66,19 @@ impl Output {
     }
 
     /// What somebody at a terminal types; `None`: there is nobody to ask.
-    pub(super) fn typed(&self, question: &str) -> Option<String> {
+    /// Cancel safe: what is typed later is left unread.
+    pub(super) async fn typed(&self, question: &str) -> Option<String> {
         if self.json || !watched() || !std::io::stdin().is_terminal() {
             return None;
         }
         self.hint(question);
-        let mut answer = String::new();
-        std::io::stdin().read_line(&mut answer).ok()?;
-        Some(answer.trim().to_owned())
+        let (say, said) = tokio::sync::oneshot::channel();
+        // Not one of the runtime's, which would wait for it in the end.
+        std::thread::spawn(move || {
+            let mut answer = String::new();
+            let _ = say.send(std::io::stdin().read_line(&mut answer).ok().map(|_| answer.trim().to_owned()));
+        });
+        said.await.ok().flatten()
     }
 
     /// Say why a command failed, on standard error.

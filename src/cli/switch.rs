@@ -150,7 +150,12 @@ async fn may_lose(to: Side, walk: &Walk, client: &Client, output: &Output) -> Re
     let words = format!("lose {owed} keys");
     let from = to.other();
     let question = format!("{from} is given up for good, and with it what is above. Type \"{words}\" to go on: ");
-    if output.typed(&question).as_deref() == Some(&*words) {
+    let typed = tokio::select! {
+        typed = output.typed(&question) => typed,
+        // Whoever watched the walk has caught it: it no longer ends the process.
+        _ = tokio::signal::ctrl_c() => None,
+    };
+    if typed.as_deref() == Some(&*words) {
         return Ok(owed);
     }
     Err(Failure::Refused(format!("nothing was done; --lose {owed} says it without being asked")))

@@ -60,6 +60,7 @@ async fn connection_parameters_mean_the_same() {
         "sslmode=disable options='-c nonsense=1'",
         "sslmode=disable dbname=nowhere",
         "sslmode=disable replication=database",
+        "sslmode=disable replication=false",
         &format!("{unbound} sslmode=prefer"),
         &format!("{unbound} sslmode=require"),
         &format!("{unbound} sslmode=verify-ca"),

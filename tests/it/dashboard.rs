@@ -149,6 +149,10 @@ async fn a_switch_is_looked_at_made_and_called_off_by_keyboard_alone() {
         match what.as_str() {
             "be immovable" => run("CREATE TEMP TABLE mine (id int)").await,
             "be movable" => run("DISCARD ALL").await,
+            "switch to origin" | "switch to target" => {
+                stage.steady().await;
+                stage.tandem.switch_to(what.trim_start_matches("switch to ")).await;
+            }
             "hold a transaction open" => {
                 stage.steady().await;
                 run("BEGIN; INSERT INTO acc (bal) VALUES (3)").await;

@@ -11,7 +11,7 @@ export class Switch {
   /** `tell(text)` is read aloud. */
   constructor(tell) {
     Object.assign(this, { tell, report: null, live: false, ignored: new Set() });
-    pressed(by("dry-run"), () => this.begin({ dry_run: true }));
+    pressed(by("dry-run"), () => this.begin(other(this.report.primary), { dry_run: true }));
     pressed(by("begin"), () => this.confirmSwitch());
     pressed(by("abort"), () => this.confirmAbort());
     this.dialog();
@@ -21,6 +21,8 @@ export class Switch {
   show(report) {
     const before = this.report;
     this.report = report;
+    // What was asked for was another thing: somebody else was faster.
+    if (before?.primary !== report?.primary) by("confirm").close();
     this.draw();
     if (before && report) this.announce(before, report);
   }
@@ -28,6 +30,7 @@ export class Switch {
   /** Whether what is shown is how things are: nothing is asked for by who cannot see. */
   enable(live) {
     this.live = live;
+    if (!live) by("confirm").close();
     const steady = this.report?.phase === "steady";
     for (const button of ["dry-run", "begin"]) allow(by(button), live && steady);
     allow(by("abort"), live && this.report && !steady);
@@ -93,8 +96,7 @@ export class Switch {
     else if (phase !== before.phase && phase !== "steady") this.tell(`${phase}, ${to ?? primary}`);
   }
 
-  async begin(how) {
-    const to = other(this.report.primary);
+  async begin(to, how) {
     await this.asked("/v1/switch", { to, ignore: [...this.ignored], ...how });
   }
 
@@ -107,7 +109,7 @@ export class Switch {
     const to = other(this.report.primary);
     const ignoring = this.ignored.size ? ` Findings that are ignored: ${[...this.ignored].join(", ")}.` : "";
     const text = `Clients are held for a moment and go on with ${to} as their primary; ${this.report.primary} follows it.${ignoring}`;
-    this.confirm({ title: `Switch to ${to}?`, text, side: to, yes: `Switch to ${to}`, then: () => this.begin({}) });
+    this.confirm({ title: `Switch to ${to}?`, text, side: to, yes: `Switch to ${to}`, then: () => this.begin(to, {}) });
   }
 
   confirmAbort() {

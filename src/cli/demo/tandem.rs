@@ -78,6 +78,10 @@ impl Tandem {
         let program = std::env::current_exe().map_err(refused)?;
         // A group of its own: Ctrl-C ends the demo, and the demo ends tandem.
         let mut command = Command::new(program);
+        // They overrule the file (`TANDEM_ORIGIN_URL`): where tandem runs by them, the demo would work on what that one moves.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TANDEM_")) {
+            command.env_remove(name);
+        }
         command.args(["run", "--config"]).arg(self.config_file()).process_group(0).stdin(Stdio::null()).stderr(log);
         let child = command.spawn().map_err(refused)?;
         self.sandbox.remember(child.id())?;

@@ -26,10 +26,16 @@ struct Made<T> {
     /// The files as they were when it was made, or could not be made again.
     of: Vec<Stamp>,
     at: Instant,
+    /// It could not be made again.
+    is_old: bool,
 }
 
-/// What is another after every change of a file: its number, when it was changed, when its data were. `None`: it cannot be looked at.
-type Stamp = Option<[i64; 5]>;
+/// What is another after every change of a file: its number, its length, when it was changed, when its data were. `None`: it cannot
+/// be looked at.
+type Stamp = Option<[i64; 6]>;
+
+/// After so long that which could not be read is tried again: what was in the way may have passed, and no file says so.
+const AGAIN: Duration = Duration::from_secs(10);
 
 impl<T> Kept<T> {
     /// Make it for the first time.
@@ -43,7 +49,7 @@ impl<T> Kept<T> {
     ) -> Result<Kept<T>, Error> {
         // Before they are read: what changes meanwhile is read again.
         let of = stamps(&files);
-        let made = Made { what: Arc::new(make()?), of, at: Instant::now() };
+        let made = Made { what: Arc::new(make()?), of, at: Instant::now(), is_old: false };
         Ok(Kept { files, lasts, make: Box::new(make), made: Mutex::new(made) })
     }
 
@@ -52,12 +58,19 @@ impl<T> Kept<T> {
         // Nothing in there panics half-way.
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         let of = stamps(&self.files);
-        let is_over = self.lasts.is_some_and(|lasts| made.at.elapsed() >= lasts);
-        if made.of != of || is_over {
+        let is_over = |lasts| made.at.elapsed() >= lasts;
+        if made.of != of || self.lasts.is_some_and(is_over) || (made.is_old && is_over(AGAIN)) {
+            // Each time, it would be said every few seconds for as long as it lasts.
+            let is_told = made.is_old && made.of == of;
             (made.of, made.at) = (of, Instant::now());
             match (self.make)() {
-                Ok(what) => made.what = Arc::new(what),
-                Err(error) => tracing::warn!(%error, "TLS goes on with the certificates that were read before"),
+                Ok(what) => (made.what, made.is_old) = (Arc::new(what), false),
+                Err(error) => {
+                    made.is_old = true;
+                    if !is_told {
+                        tracing::warn!(%error, "TLS goes on with the certificates that were read before");
+                    }
+                }
             }
         }
         made.what.clone()
@@ -70,7 +83,8 @@ fn stamps(files: &[PathBuf]) -> Vec<Stamp> {
 
 fn stamp(file: &Path) -> Stamp {
     let told = fs::metadata(file).ok()?;
-    Some([told.ino().cast_signed(), told.ctime(), told.ctime_nsec(), told.mtime(), told.mtime_nsec()])
+    let numbers = [told.ino().cast_signed(), told.len().cast_signed()];
+    Some([numbers[0], numbers[1], told.ctime(), told.ctime_nsec(), told.mtime(), told.mtime_nsec()])
 }
 
 #[cfg(test)]
@@ -82,6 +96,28 @@ mod tests {
     fn number(file: &Path) -> Result<u32, Error> {
         let text = fs::read_to_string(file).map_err(|error| Error(error.to_string()))?;
         text.parse().map_err(|_| Error("no number".to_owned()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_could_not_be_read_is_tried_again_although_no_file_changes() {
+        use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+        let folder = tempfile::tempdir().expect("a folder");
+        let (file, made) = (folder.path().join("number"), Arc::new(AtomicU32::new(0)));
+        fs::write(&file, "1").expect("written");
+        let (count, read) = (made.clone(), file.clone());
+        let kept = Kept::new(vec![file.clone()], None, move || match count.fetch_add(1, Relaxed) {
+            // As where files run out.
+            1 => Err(Error("too many open files".to_owned())),
+            _ => number(&read),
+        });
+        let kept = kept.expect("made");
+        fs::write(&file, "22").expect("written");
+        assert_eq!(*kept.now(), 1);
+        assert_eq!((*kept.now(), made.load(Relaxed)), (1, 2), "not each time");
+        advance(AGAIN).await;
+        assert_eq!(*kept.now(), 22);
+        assert_eq!((*kept.now(), made.load(Relaxed)), (22, 3));
     }
 
     #[tokio::test(start_paused = true)]

@@ -206,6 +206,8 @@ fn session(
     let raw = is_replication(&first.packet);
     if raw {
         session.pass_through();
+        metrics::SESSIONS_UNCAPTURED_TOTAL.counter(&[("wire", "postgres")]).increment(1);
+        tracing::info!("a replication connection is passed through: what is written by it is not mirrored");
     }
     let stays = elsewhere.is_some();
     if let Some(database) = elsewhere {
@@ -231,9 +233,18 @@ fn session(
     (session, card)
 }
 
-/// `replication=..` in the start-up packet: a walsender speaks another dialect; it is passed through.
+/// `replication=..` in the start-up packet: a walsender speaks another dialect; it is passed through. What says no to it makes
+/// an ordinary session (PostgreSQL's `ProcessStartupPacket` and `parse_bool`; what is neither is refused by the server).
 fn is_replication(packet: &[u8]) -> bool {
-    parameter(packet, b"replication").is_some()
+    let says_no = |value: &[u8]| {
+        let begins = |word: &[u8]| word.get(..value.len()).is_some_and(|start| start.eq_ignore_ascii_case(value));
+        match value.len() {
+            0 => false,
+            1 => value == b"0" || begins(b"false") || begins(b"no"),
+            _ => begins(b"false") || begins(b"no") || begins(b"off"),
+        }
+    };
+    parameter(packet, b"replication").is_some_and(|value| !says_no(value))
 }
 
 /// The client's database, if it is not the mirrored one: its tables are not those of our catalog. Without a name it is
@@ -306,6 +317,18 @@ fn timed_out(_: tokio::time::error::Elapsed) -> startup::Error {
 mod tests {
     use super::*;
     use crate::protocol::postgres::rig;
+
+    #[test]
+    fn a_session_that_says_no_to_replication_is_an_ordinary_one() {
+        let of = |value: &str| is_replication(format!("12345678user\0app\0replication\0{value}\0\0").as_bytes());
+        for no in ["false", "FALSE", "f", "fa", "no", "n", "off", "of", "0"] {
+            assert!(!of(no), "{no}");
+        }
+        for yes in ["database", "true", "t", "on", "1", "yes", "o", "", "nothing", "offer"] {
+            assert!(of(yes), "{yes}: a walsender, or refused by the server");
+        }
+        assert!(!is_replication(b"12345678user\0app\0\0"));
+    }
 
     fn packet(fields: &str) -> Vec<u8> {
         [&[0; 8][..], fields.as_bytes(), b"\0"].concat()

@@ -244,6 +244,16 @@ const scenes = {
     await picture(page, "switched");
     equal(await please("who"), "target", "who answers a client that stayed");
 
+    await page.focus("#begin");
+    await on(page, "begin");
+    await page.keyboard.press("Enter");
+    await page.locator("#confirm").waitFor();
+    await please("switch to origin");
+    await page.locator("#confirm").waitFor({ state: "hidden" });
+    await until(page, "#ended-title", /^Switched to origin/);
+    await please("switch to target");
+    await until(page, "#ended-title", /^Switched to target/);
+
     await please("hold a transaction open");
     await page.focus("#begin");
     await on(page, "begin");
