@@ -81,7 +81,7 @@ struct Sides {
 }
 
 impl Steps for Sides {
-    async fn prepare(&mut self, to: Side) -> Vec<Finding> {
+    async fn prepare(&mut self, to: Side, _: Duration) -> Vec<Finding> {
         let found = |rule| Finding { rule, side: Some(to), object: "public.accounts".to_owned() };
         self.finding.map(found).into_iter().collect()
     }

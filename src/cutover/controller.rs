@@ -253,10 +253,11 @@ impl<S: Store, T: Steps> Controller<S, T> {
         let (pause, until) = (self.desk.pause, self.desk.until());
         let request = self.desk.walk.as_ref().map(|walk| &walk.request);
         let force = request.and_then(|request| Some((request.force?, request.dry_run)));
+        let max_hold = self.desk.walk.as_ref().map_or(self.desk.defaults.max_hold, |walk| walk.max_hold);
         let (steps, known, gate) = (&mut self.steps, &mut self.known, &self.gate);
         let work = async {
             sleep(pause).await;
-            work(machine, force, steps, known, gate).await
+            work(machine, (force, max_hold), steps, known, gate).await
         };
         tokio::pin!(work);
         loop {
@@ -327,7 +328,7 @@ impl<S: Store, T: Steps> Controller<S, T> {
 /// The stage's work. An error of a side is an answer like others.
 async fn work<S: Store, T: Steps>(
     machine: Machine,
-    force: Option<(u64, bool)>,
+    (force, max_hold): (Option<(u64, bool)>, Duration),
     steps: &mut T,
     known: &mut Known<S>,
     gate: &Gate,
@@ -340,7 +341,7 @@ async fn work<S: Store, T: Steps>(
             recorded.unwrap_or_else(|_| no_answer())
         }
         Work::Prepare(to) => Done::Prepared(match force {
-            None => steps.prepare(to).await,
+            None => steps.prepare(to, max_hold).await,
             Some((lose, look)) => steps.give_up(to, lose, look).await,
         }),
         Work::Relax => {

@@ -501,7 +501,7 @@ impl Hands {
 }
 
 impl Steps for Hands {
-    async fn prepare(&mut self, to: Side) -> Vec<Finding> {
+    async fn prepare(&mut self, to: Side, _: Duration) -> Vec<Finding> {
         let begun = self.begin(&[Side::Origin, Side::Target]).await;
         let end = self.world().journal.len();
         self.early_end = end;

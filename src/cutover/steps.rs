@@ -1,6 +1,7 @@
 //! What a switch asks of a wire and its mirror, step by step. The order of the calls is the controller's.
 
 use std::future::Future;
+use std::time::Duration;
 
 use crate::check::Finding;
 use crate::journal::Lsn;
@@ -44,8 +45,8 @@ pub struct Compared {
 pub trait Steps: Send {
     /// Look for everything that stands in the way, and get ready what can be ready before clients are held: connections
     /// of sessions to `to`, the reverse path. What fails is a finding; one of severity error ends the switch.
-    /// Clients go on meanwhile.
-    fn prepare(&mut self, to: Side) -> impl Future<Output = Vec<Finding>> + Send;
+    /// Clients go on meanwhile, and are held for `max_hold` at most later.
+    fn prepare(&mut self, to: Side, max_hold: Duration) -> impl Future<Output = Vec<Finding>> + Send;
 
     /// As `prepare`, where `from` is gone for good: nothing is asked of it. Sessions that wait for its answer are ended. The
     /// last values of the keys that are owed are lost with it: they are kept as a list, and more than `lose` of them are a
@@ -53,7 +54,7 @@ pub trait Steps: Send {
     /// `relax` follows.
     fn give_up(&mut self, to: Side, lose: u64, look: bool) -> impl Future<Output = Vec<Finding>> + Send {
         let _ = (lose, look);
-        self.prepare(to)
+        self.prepare(to, Duration::MAX)
     }
 
     /// A dry run is over: close what `prepare` opened.

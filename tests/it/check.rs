@@ -85,7 +85,13 @@ const TARGET: &str = "
 #[tokio::test]
 async fn every_planted_problem_is_found_by_name_and_can_be_ignored() {
     let (old, new) = binaries::oldest_and_newest().expect("PostgreSQL is installed");
-    let config = ["track_counts = off", "idle_session_timeout = 1h", "max_prepared_transactions = 5"];
+    let config = [
+        "track_counts = off",
+        "idle_session_timeout = 1h",
+        "max_prepared_transactions = 5",
+        "datestyle = 'iso, dmy'",
+        "timezone = 'Europe/Berlin'",
+    ];
     let options = Options { config: config.map(str::to_owned).to_vec(), ..Options::default() };
     let origin = server_with("origin", &old, &options);
     let target = server_with("target", &new, &Options::default());
@@ -124,6 +130,8 @@ async fn every_planted_problem_is_found_by_name_and_can_be_ignored() {
         ("row_security_applies", "public.secret"),
         ("rules", "public.ruled"),
         ("sequence_missing", "public.numbers"),
+        ("setting_differs", "DateStyle: ISO, DMY -> ISO, MDY"),
+        ("setting_differs", "TimeZone: Europe/Berlin -> UTC"),
         ("table_missing", "public.gone"),
         ("table_without_key", "public.keyless"),
         ("table_without_key", "public.nullable"),

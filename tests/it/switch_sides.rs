@@ -46,7 +46,7 @@ async fn asked(server: &Postgres, query: &str) -> Vec<String> {
 /// An old server that takes two-phase transactions.
 fn two_phase() -> Postgres {
     let (old, _) = binaries::oldest_and_newest().expect("PostgreSQL is installed");
-    let config = vec!["max_prepared_transactions = 5".to_owned()];
+    let config = ["max_prepared_transactions = 5", "xmlbinary = hex"].map(str::to_owned).to_vec();
     server_with("origin", &old, &Options { config, ..Options::default() })
 }
 
@@ -659,6 +659,7 @@ async fn every_planted_obstacle_to_a_switch_is_found_by_name() {
         ("row_security_differs", "public.hidden"),
         ("sequence_differs", "public.small"),
         ("sequence_missing", "public.gone_numbers"),
+        ("setting_differs", "xmlbinary: hex -> base64"),
         ("table_missing", "public.gone"),
         ("table_without_key", "public.keyless"),
         ("trigger_differs", "odd on public.fired"),

@@ -20,6 +20,9 @@ enum Does {
     TakesASecond,
 }
 
+/// Where nothing else is asked for.
+const MAX_HOLD: Duration = Duration::from_secs(2);
+
 /// Writes down what it is asked, and does it unless told otherwise.
 #[derive(Clone)]
 struct Scribe {
@@ -56,8 +59,11 @@ impl Scribe {
 }
 
 impl Steps for Scribe {
-    async fn prepare(&mut self, to: Side) -> Vec<check::Finding> {
+    async fn prepare(&mut self, to: Side, max_hold: Duration) -> Vec<check::Finding> {
         let _ = self.asked("prepare", Some(to)).await;
+        if max_hold != MAX_HOLD {
+            self.said.lock().expect("no test panics with it").push(format!("they may be held for {max_hold:?}"));
+        }
         self.findings.clone()
     }
 
@@ -158,7 +164,7 @@ impl Setup {
             findings: self.findings,
             different: self.different,
         };
-        let defaults = Defaults { max_hold: Duration::from_secs(2) };
+        let defaults = Defaults { max_hold: MAX_HOLD };
         let (controller, handle) = Controller::new(known, gate.clone(), scribe.clone(), defaults);
         let stop = CancellationToken::new();
         let running = tokio::spawn(controller.run(stop.clone()));
@@ -295,7 +301,8 @@ async fn a_unit_that_does_not_end_is_named_and_clients_go_on_in_time_promise_10(
     let ended = rig.walk(Request { max_hold_ms: Some(1_000), ..to_target() }).await;
     assert_eq!((ended.end, ended.phase, ended.held_us), (End::Aborted, Phase::Draining, 750_000));
     assert_eq!(ended.hindrances, ["a unit of 3 s: UPDATE"]);
-    assert_eq!(rig.said()[..2], ["prepare target", "hindrances origin (held)"]);
+    let said = ["prepare target", "they may be held for 1s", "hindrances origin (held)"];
+    assert_eq!(rig.said()[..3], said, "what is long is so by the request");
     assert!(!rig.gate.is_closed());
 }
 

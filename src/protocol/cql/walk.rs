@@ -185,7 +185,7 @@ fn differences(here: &Tables, there: &Tables, to: Side) -> Vec<Finding> {
 }
 
 impl Steps for Walk {
-    async fn prepare(&mut self, to: Side) -> Vec<Finding> {
+    async fn prepare(&mut self, to: Side, _: Duration) -> Vec<Finding> {
         match self.look(to).await {
             Ok(found) => found,
             Err(error) => vec![Finding { rule: mirror::SIDE_FAILED, side: None, object: error.to_string() }],

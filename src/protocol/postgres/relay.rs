@@ -331,6 +331,7 @@ where
         self.server = Place::Here(server);
         self.from_server.extend_from_slice(&unread);
         self.to_client.extend_from_slice(&asides);
+        self.session.reported(&reports);
         self.reports.extend_from_slice(&reports);
         if let Some(pid) = pid {
             self.session.moved(pid);

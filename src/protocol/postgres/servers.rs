@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::record::Side;
 
-use super::client::ServerConfig;
+use super::client::{ServerConfig, TargetSession};
 use super::moving::sessions::Card;
 use super::moving::standby::startup_parameters;
 use super::setup::server_config;
@@ -58,6 +58,12 @@ impl Servers {
             params.push(("client_encoding".to_owned(), card.encoding.to_string()));
         }
         let password = self.users.get(&card.who.user).cloned().flatten();
-        ServerConfig { user: card.who.user.clone(), password, params, ..self.primary_first(side, schema).into_owned() }
+        let server = self.primary_first(side, schema).into_owned();
+        // Some are read-only because they ask for it.
+        let target_session = match server.target_session {
+            TargetSession::ReadWrite => TargetSession::Primary,
+            other => other,
+        };
+        ServerConfig { user: card.who.user.clone(), password, params, target_session, ..server }
     }
 }

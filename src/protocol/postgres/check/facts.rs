@@ -25,6 +25,8 @@ pub(in crate::protocol::postgres) struct Facts {
     pub(in crate::protocol::postgres) catalog: Catalog,
     /// Of [`SETTINGS`].
     pub(super) settings: Named,
+    /// Of [`MEANING`].
+    pub(super) meaning: Named,
     /// Encoding, collation, provider of the database.
     pub(super) locale: Named,
     /// Deferrable keys: `table (constraint)`.
@@ -79,6 +81,17 @@ const LISTED: &str =
 
 const SETTINGS: &str = "SELECT name, setting FROM pg_catalog.pg_settings WHERE name IN ('track_counts', \
     'idle_session_timeout', 'idle_in_transaction_session_timeout', 'max_prepared_transactions')";
+
+// What statements mean and how long they may take, where a session says nothing of it: as the server is set. What is set for our
+// role or this database is compared with the other roles'; `search_path` is what this connection began with.
+const MEANING: &str = "SELECT name, CASE WHEN name = 'TimeZone' \
+      AND reset_val IN ('UTC', 'Etc/UTC', 'UCT', 'Etc/UCT', 'Zulu', 'Etc/Zulu', 'Universal', 'Etc/Universal', 'GMT', 'Etc/GMT') \
+    THEN 'UTC' ELSE reset_val END FROM pg_catalog.pg_settings WHERE name IN ('TimeZone', 'timezone_abbreviations', 'DateStyle', \
+      'IntervalStyle', 'search_path', 'standard_conforming_strings', 'transform_null_equals', 'array_nulls', 'bytea_output', \
+      'extra_float_digits', 'xmlbinary', 'xmloption', 'lc_monetary', 'lc_numeric', 'lc_time', 'default_text_search_config', \
+      'default_transaction_isolation', 'default_transaction_deferrable', 'statement_timeout', 'lock_timeout', \
+      'transaction_timeout', 'synchronous_commit', 'row_security') \
+    AND source IN ('default', 'environment variable', 'configuration file', 'command line', 'global', 'override', 'session')";
 
 // As JSON, because columns came with 15 and were renamed with 17.
 const LOCALE: &str = "SELECT key, value FROM pg_catalog.pg_database d, \
@@ -156,6 +169,7 @@ async fn details(conn: &mut Client, facts: &mut Facts) -> Result<(), Failed> {
     conn.simple("SET search_path = ''").await?;
     facts.catalog = catalog::load(conn).await?;
     facts.settings = named(conn, SETTINGS).await?;
+    facts.meaning = named(conn, MEANING).await?;
     facts.locale = named(conn, LOCALE).await?;
     facts.deferrable = named(conn, DEFERRABLE).await?.into_keys().collect();
     facts.types = named(conn, TYPES).await?;

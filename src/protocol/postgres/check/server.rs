@@ -33,6 +33,11 @@ pub(super) fn together(origin: &Facts, target: &Facts, found: &mut Vec<Finding>)
     if prepared(origin) > prepared(target) {
         found.push(on(Side::Target, rules::PREPARED_TRANSACTIONS_DIFFER, "max_prepared_transactions"));
     }
+    for (name, here) in &origin.meaning {
+        if let Some(there) = target.meaning.get(name).filter(|there| *there != here) {
+            found.push(on(Side::Target, rules::SETTING_DIFFERS, format!("{name}: {here} -> {there}")));
+        }
+    }
     for (name, here) in &origin.locale {
         let rule = if name == "encoding" { rules::ENCODING_DIFFERS } else { rules::COLLATION_DIFFERS };
         match target.locale.get(name) {

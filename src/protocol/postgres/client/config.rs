@@ -53,6 +53,8 @@ pub enum TargetSession {
     Any,
     /// The first that is neither a standby nor read-only by default.
     ReadWrite,
+    /// The first that is no standby. What a session wants to be itself is its own.
+    Primary,
 }
 
 /// How to reach and enter one database of one cluster. `Debug` hides the password.

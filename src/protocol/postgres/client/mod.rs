@@ -156,8 +156,10 @@ impl Client {
         let mut client = Client::over(stream, config.clone(), endpoint.clone(), attempt);
         client.ready_put = 1;
         client.start_up().await?;
-        if config.target_session == TargetSession::ReadWrite {
-            client.check_writable().await?;
+        match config.target_session {
+            TargetSession::Any => {}
+            TargetSession::ReadWrite => client.check_is("SHOW transaction_read_only", "off").await?,
+            TargetSession::Primary => client.check_is("SELECT pg_catalog.pg_is_in_recovery()", "f").await?,
         }
         Ok(client)
     }
@@ -255,12 +257,11 @@ impl Client {
     }
 
     // A standby says `on`, and so does a server that is read-only by default.
-    async fn check_writable(&mut self) -> Result<(), Error> {
-        let rows = self.simple("SHOW transaction_read_only").await?;
-        match rows.first().map(|row| row.text(0)).transpose()?.flatten() {
-            Some("off") => Ok(()),
-            _ => Err(Error::ReadOnly),
-        }
+    /// Otherwise it cannot be written to.
+    async fn check_is(&mut self, question: &str, wanted: &str) -> Result<(), Error> {
+        let rows = self.simple(question).await?;
+        let answer = rows.first().map(|row| row.text(0)).transpose()?.flatten();
+        if answer == Some(wanted) { Ok(()) } else { Err(Error::ReadOnly) }
     }
 
     /// The server's process that serves us.

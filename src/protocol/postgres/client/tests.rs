@@ -86,6 +86,8 @@ async fn the_first_host_that_will_do_is_taken() {
     config.params.push(("default_transaction_read_only".into(), "on".into()));
     let error = Client::connect(&config).await.expect_err("read-only");
     assert!(error.to_string().contains("read-only"), "{error}");
+    config.target_session = TargetSession::Primary;
+    Client::connect(&config).await.expect("it asks for that itself, of a primary");
 }
 
 #[tokio::test]

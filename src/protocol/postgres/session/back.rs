@@ -102,6 +102,7 @@ impl Session {
                 _ => return Err(out_of_turn(kind)),
             },
             back::ROW_DESCRIPTION | back::NO_DATA => return self.description(kind, whole, out),
+            back::PARAMETER_DESCRIPTION => self.note_types(kind, body),
             back::DATA_ROW => return self.asked_row(body, out).map(|()| true),
             back::COMMAND_COMPLETE | back::EMPTY_QUERY_RESPONSE | back::PORTAL_SUSPENDED => {
                 return self.complete(kind, whole, out);
@@ -521,6 +522,17 @@ impl Session {
         let mut fields = Fields::new(back::PARAMETER_STATUS, body);
         let (Ok(name), Ok(value)) = (fields.cstr(), fields.cstr()) else { return };
         self.set_parameter(name, value);
+    }
+
+    /// ParameterStatus messages of a server that the session moved to: its texts are read there by other settings, perhaps.
+    pub fn reported(&mut self, mut reports: &[u8]) {
+        while let Ok(Some(header)) = Header::peek(reports) {
+            let Some((whole, rest)) = reports.split_at_checked(header.size) else { return };
+            if header.kind == back::PARAMETER_STATUS {
+                self.parameter(&whole[HEADER..]);
+            }
+            reports = rest;
+        }
     }
 
     /// A setting as the server reported it, at start-up or later.

@@ -1448,3 +1448,47 @@ fn messages_cut_at_every_byte_mean_the_same() {
     assert!(peers.has("acc "));
     assert_eq!(peers.server("CINSERT_0_1 ZI"), "CZ");
 }
+
+#[test]
+fn texts_are_read_by_the_settings_of_the_server_that_the_session_moved_to() {
+    for (before, after) in [("off", "on"), ("on", "off")] {
+        let mut peers = Peers::new();
+        peers.session.set_parameter(b"standard_conforming_strings", before.as_bytes());
+        let mut reports = BytesMut::new();
+        for (name, value) in [("TimeZone", "UTC"), ("standard_conforming_strings", after)] {
+            wire::message(&mut reports, wire::back::PARAMETER_STATUS, |b| {
+                wire::cstr(b, name.as_bytes());
+                wire::cstr(b, value.as_bytes());
+            });
+        }
+        peers.session.reported(&reports);
+        peers.query(r"begin; insert into acc values (1, 1, ''); prepare transaction 'a\b'");
+        // As an escape it is another name.
+        let name = format!("prepared {}", br"a\b".escape_ascii());
+        assert_eq!(peers.has(&name), after == "on", "{:?}", peers.journaled());
+        // What is cut short says nothing.
+        peers.session.reported(&reports[..reports.len() - 1]);
+    }
+}
+
+#[test]
+fn types_of_parameters_that_the_server_tells_are_noticed_for_a_move() {
+    let described = |oid: u32| {
+        let mut peers = Peers::new();
+        peers.client(|out| {
+            wire::parse(out, b"s", b"select $1", &[]);
+            wire::describe(out, b'S', b"s");
+            wire::bare(out, front::SYNC);
+        });
+        peers.server("1");
+        wire::message(&mut peers.from_server, wire::back::PARAMETER_DESCRIPTION, |b| {
+            b.put_u16(2);
+            b.put_u32(23);
+            b.put_u32(oid);
+        });
+        peers.server("n ZI");
+        peers.session.luggage().user_types
+    };
+    assert!(!described(25));
+    assert!(described(16_384));
+}

@@ -150,9 +150,12 @@ impl Session {
 
     /// Types of the user's among those of a description: their oids are this server's own.
     pub(super) fn note_types(&mut self, kind: u8, body: &[u8]) {
-        if !self.user_types && kind == back::ROW_DESCRIPTION {
-            self.user_types = has_user_types(body).unwrap_or(false);
-        }
+        self.user_types |= match kind {
+            _ if self.user_types => true,
+            back::ROW_DESCRIPTION => has_user_types(body).unwrap_or(false),
+            back::PARAMETER_DESCRIPTION => takes_user_types(body).unwrap_or(false),
+            _ => false,
+        };
     }
 
     /// Types of a client's Parse.
@@ -262,6 +265,17 @@ fn has_user_types(body: &[u8]) -> Result<bool, wire::WireError> {
             return Ok(true);
         }
         fields.take(8)?;
+    }
+    Ok(false)
+}
+
+/// ParameterDescription: a driver that declares none learns the types of its parameters here.
+fn takes_user_types(body: &[u8]) -> Result<bool, wire::WireError> {
+    let mut fields = Fields::new(back::PARAMETER_DESCRIPTION, body);
+    for _ in 0..fields.u16()? {
+        if fields.u32()? >= USER_OIDS {
+            return Ok(true);
+        }
     }
     Ok(false)
 }

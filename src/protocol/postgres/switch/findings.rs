@@ -101,7 +101,7 @@ fn compare(question: Question<'_>, old: &Known, new: &Known, read_only: bool) ->
     switched_triggers(old, new, &there, &mut found);
     strangers(question, old, &mut found);
     rights(question, old, &mut found);
-    sessions(new, read_only, &mut found);
+    sessions(old, new, read_only, &mut found);
     found.list.sort_by(|one, other| (one.rule.name, &one.object).cmp(&(other.rule.name, &other.object)));
     found.list.dedup();
     found.list
@@ -335,10 +335,12 @@ fn rights(question: Question<'_>, old: &Facts, found: &mut Found) {
 }
 
 /// A barrier of ours is lifted by the switch, where it may.
-fn sessions(new: &Facts, read_only: bool, found: &mut Found) {
+fn sessions(old: &Facts, new: &Facts, read_only: bool, found: &mut Found) {
     let stays = if new.barrier.is_up() { !new.barrier.may_change } else { read_only };
     if stays {
         found.on_new(rules::READ_ONLY_BY_DEFAULT, [new.database.as_str()]);
     }
-    found.on_new(rules::READ_ONLY_BY_DEFAULT, new.read_only_roles.iter().map(|role| format!("role {role}")));
+    // Those that are on both sides are meant to be.
+    let roles = new.read_only_roles.iter().filter(|role| !old.read_only_roles.contains(role));
+    found.on_new(rules::READ_ONLY_BY_DEFAULT, roles.map(|role| format!("role {role}")));
 }

@@ -40,6 +40,7 @@ crate::check::rules! {
     EXTENSION_VERSION_DIFFERS: Note "extension_version_differs" "ALTER EXTENSION .. UPDATE, or know that both versions do the same";
     COLLATION_MISSING: Warning "collation_missing" "create it on the new primary";
     ROLE_MISSING: Warning "role_missing" "this role can log in to the old primary and is not on the new one: its clients will be refused";
+    SETTING_DIFFERS: Warning "setting_differs" "the servers are set otherwise, and a session that says nothing means something else after the switch: set it on the new primary, or know that clients say it themselves";
     ROLE_SETTING_DIFFERS: Warning "role_setting_differs" "ALTER ROLE or ALTER DATABASE .. SET differs: sessions mean something else after the switch; set it on both";
     READ_ONLY_BY_DEFAULT: Error "read_only_by_default" "sessions on the new primary are read-only unless they ask for more: reset default_transaction_read_only there";
 

@@ -55,6 +55,8 @@ const MIRROR_OPEN: Duration = Duration::from_secs(5);
 /// How long sessions that cannot move are waited for, where the configuration says so, and how often they are looked at.
 const PINNED_MAX: Duration = Duration::from_secs(60);
 const PINNED_LOOK: Duration = Duration::from_millis(200);
+/// How long schema changes of the old primary are waited for before clients are held.
+const REPEATED: Duration = Duration::from_secs(2);
 /// How long the lock of the mirror back may be held by what is ending.
 const LOCK_GONE: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(20);
@@ -101,9 +103,9 @@ struct Ahead {
     from: Client,
     to: Client,
     comparison: Comparison,
-    /// Of `to`, and the epoch of the primary's when it was loaded.
+    /// Of `to`, and the epoch of the primary's of which it has all.
     catalog: Catalog,
-    epoch: u64,
+    epoch: Option<u64>,
     known: Known,
     triggers: TriggerRights,
     bounds: Bounds,
@@ -214,7 +216,7 @@ impl Walk {
 
     // ---- prepare
 
-    async fn look(&mut self, to: Side) -> Result<Vec<Finding>, Error> {
+    async fn look(&mut self, to: Side, max_hold: Duration) -> Result<Vec<Finding>, Error> {
         let bounds = Bounds::default();
         let from = to.other();
         // A process that has just begun has not connected yet.
@@ -225,7 +227,7 @@ impl Walk {
         switch::alone(&mut conn).await.map_err(|error| switch::Error::from(error).on(to))?;
         // Sessions of clients connect there now, and what they set up must be able to write.
         barrier::lift(&mut conn).await.map_err(|error| error.on(to))?;
-        found.extend(self.server_findings(from).await?);
+        found.extend(self.server_findings(from, max_hold).await?);
         found.extend(reverse::prove(from, self.server(from), self.server(to), (&self.scope.from(to), bounds)).await?);
         self.ahead = Some(self.open(conn, to, known, bounds).await?);
         // What the origin lacks of the target's rows, the mirror back brought it.
@@ -241,12 +243,22 @@ impl Walk {
     }
 
     async fn open(&self, mut to_conn: Client, to: Side, known: Known, bounds: Bounds) -> Result<Ahead, Error> {
-        let epoch = self.shared.catalog.now().epoch;
+        let epoch = self.repeated_epoch().await;
         let catalog = load(&mut to_conn).await.map_err(|error| switch::Error::from(error).on(to))?;
         let mut from_conn = self.connect(to.other(), bounds).await?;
         let comparison = Comparison::prepare(to.other(), &self.scope(), &mut from_conn, &mut to_conn).await?;
         let triggers = TriggerRights::read(to, &mut from_conn, &mut to_conn).await?;
         Ok(Ahead { from: from_conn, to: to_conn, comparison, catalog, epoch, known, triggers, bounds })
+    }
+
+    /// The primary's catalog as of which the secondary has every schema change. `None`: that takes too long, so the secondary's is read
+    /// again while clients are held.
+    async fn repeated_epoch(&self) -> Option<u64> {
+        let epoch = self.shared.catalog.now().epoch;
+        // Their records are older than what they made of the catalog.
+        let (handle, end) = (self.mirror.handle(), self.journal.appended());
+        handle.hurry();
+        timeout(REPEATED, handle.settle(end)).await.is_ok_and(|settled| settled.is_ok()).then_some(epoch)
     }
 
     /// Open the mirror back. What held its lock a moment ago (the proof of the way back, a dry run) may not be gone yet.
@@ -300,7 +312,7 @@ impl Walk {
         tables.filter(move |table| scope.keyless && !scope.excludes(&table.shown())).map(|table| table.id)
     }
 
-    async fn server_findings(&self, from: Side) -> Result<Vec<Finding>, Error> {
+    async fn server_findings(&self, from: Side, max_hold: Duration) -> Result<Vec<Finding>, Error> {
         let (ours, scope) = (|| self.shared.backends(from), self.scope());
         let question = findings::Question {
             from,
@@ -308,7 +320,7 @@ impl Walk {
             old: self.server(from),
             new: self.server(from.other()),
             ours: &ours,
-            max_hold: self.cutover.max_hold,
+            max_hold,
             barrier: self.cutover.old_primary == OldPrimary::ReadOnly,
             terminate: self.cutover.strangers == Strangers::Terminate,
         };
@@ -525,6 +537,12 @@ impl Walk {
         }
         let mut conn = self.connect(old, Bounds::default()).await?;
         switch::alone(&mut conn).await.map_err(|error| switch::Error::from(error).on(old))?;
+        let standing = barrier::look(&mut conn).await.map_err(|error| switch::Error::from(error).on(old))?;
+        if !standing.is_up() && !standing.may_change {
+            // It was a finding before, and a walk that waited for it would never end.
+            tracing::warn!(%old, "it is not closed to writes of others: tandem's role does not own the database there");
+            return Ok(());
+        }
         barrier::raise(&mut conn).await.map_err(|error| error.on(old))?;
         let ours = &self.shared.backends(old) | &self.leaving;
         for session in barrier::passed(&mut conn, &ours).await.map_err(|error| error.on(old))? {
@@ -535,8 +553,8 @@ impl Walk {
 }
 
 impl Steps for Walk {
-    async fn prepare(&mut self, to: Side) -> Vec<Finding> {
-        match self.look(to).await {
+    async fn prepare(&mut self, to: Side, max_hold: Duration) -> Vec<Finding> {
+        match self.look(to, max_hold).await {
             Ok(found) => found,
             Err(error) => vec![Finding { rule: mirror::SIDE_FAILED, side: None, object: error.to_string() }],
         }
@@ -638,7 +656,7 @@ impl Steps for Walk {
         let mut new = new.map_err(|error| switch::Error::from(error).on(to))?;
         sequences::translate(&mut new, &scope);
         sequences::advance(&mut ahead.to, &sequences::plan(&old, &new)).await.map_err(|error| error.on(to))?;
-        if ahead.epoch != epoch {
+        if ahead.epoch != Some(epoch) {
             ahead.catalog = load(&mut ahead.to).await.map_err(|error| switch::Error::from(error).on(to))?;
         }
         self.trade_triggers(to).await?;
