@@ -52,6 +52,8 @@ async fn a_clean_pair_has_no_findings() {
 const ORIGIN: &str = "
     CREATE ROLE reader LOGIN; ALTER ROLE reader SET work_mem = '8MB'; GRANT CREATE ON SCHEMA public TO reader;
     CREATE TYPE mood AS ENUM ('good', 'bad'); CREATE TYPE lost AS ENUM ('x');
+    CREATE TYPE fewer AS ENUM ('a', 'b'); CREATE TYPE sorted AS ENUM ('a', 'b'); CREATE TYPE pair AS (a int, b int);
+    CREATE DOMAIN above AS int; CREATE TYPE span AS RANGE (subtype = int); CREATE DOMAIN alike AS text NOT NULL CHECK (VALUE <> '');
     CREATE SEQUENCE numbers; CREATE COLLATION odd (provider = icu, locale = 'de');
     CREATE EXTENSION IF NOT EXISTS citext;
     CREATE TABLE keyless (v int); CREATE TABLE nullable (k int UNIQUE);
@@ -72,7 +74,9 @@ const ORIGIN: &str = "
     SELECT lo_create(0);";
 
 const TARGET: &str = "
-    DO 'BEGIN CREATE TYPE pg_temp.filler AS (a int); END'; CREATE TYPE mood AS ENUM ('good', 'bad');
+    DO 'BEGIN CREATE TYPE pg_temp.filler AS (a int); END'; CREATE TYPE mood AS ENUM ('good', 'bad', 'more');
+    CREATE TYPE fewer AS ENUM ('a'); CREATE TYPE sorted AS ENUM ('b', 'a'); CREATE TYPE pair AS (b int, a int);
+    CREATE DOMAIN above AS int CHECK (VALUE > 0); CREATE TYPE span AS RANGE (subtype = bigint); CREATE DOMAIN alike AS text NOT NULL CHECK (VALUE <> '');
     CREATE TABLE keyless (v int); CREATE TABLE nullable (k int UNIQUE);
     CREATE TABLE late (id int PRIMARY KEY); CREATE TABLE fast (id int PRIMARY KEY);
     CREATE TABLE secret (id int PRIMARY KEY); CREATE TABLE fired (id int PRIMARY KEY);
@@ -111,6 +115,8 @@ async fn every_planted_problem_is_found_by_name_and_can_be_ignored() {
         ("deferrable_key", "public.late (late_pkey)"),
         ("extension_missing", "citext"),
         ("collation_missing", "public.odd"),
+        ("domain_differs", "public.above: () -> (CHECK ((VALUE > 0)))"),
+        ("enum_order_differs", "public.sorted: (a, b) -> (b, a)"),
         ("foreign_table", "public.far"),
         ("idle_timeout", "idle_session_timeout"),
         ("large_objects", "postgres"),
@@ -137,6 +143,9 @@ async fn every_planted_problem_is_found_by_name_and_can_be_ignored() {
         ("table_without_key", "public.nullable"),
         ("track_counts_off", "track_counts"),
         ("triggers", "public.fired"),
+        ("type_differs", "public.fewer: lacks (b)"),
+        ("type_differs", "public.pair: (a integer, b integer) -> (b integer, a integer)"),
+        ("type_differs", "public.span: (integer) -> (bigint)"),
         ("type_missing", "public.lost"),
         ("type_oid_differs", "public.mood"),
         ("unlogged_table", "public.fast"),
@@ -145,6 +154,9 @@ async fn every_planted_problem_is_found_by_name_and_can_be_ignored() {
         assert!(findings.contains(&(name.to_owned(), object.to_owned())), "{name} {object} in {findings:#?}");
     }
     assert!(!findings.contains(&("table_missing".to_owned(), "public.part_1".to_owned())));
+    for alike in ["public.mood:", "public.alike:"] {
+        assert!(!findings.iter().any(|(_, object)| object.starts_with(alike)), "{alike} in {findings:#?}");
+    }
 
     let names: BTreeSet<String> = findings.into_iter().map(|(name, _)| name).collect();
     for name in &names {

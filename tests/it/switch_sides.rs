@@ -576,7 +576,7 @@ async fn a_clean_pair_has_nothing_worse_than_notes_in_either_direction() {
 }
 
 const OLD: &str = "
-    CREATE ROLE app LOGIN; ALTER ROLE app SET work_mem = '8MB'; CREATE TYPE mood AS ENUM ('a');
+    CREATE ROLE app LOGIN; ALTER ROLE app SET work_mem = '8MB'; CREATE TYPE mood AS ENUM ('a'); CREATE TYPE fewer AS ENUM ('a', 'b'); CREATE DOMAIN above AS int;
     CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
     CREATE TABLE keyless (v int); CREATE TABLE gone (id int PRIMARY KEY);
     CREATE TABLE t (id int PRIMARY KEY, a int UNIQUE, b int CHECK (b > 0), c int CONSTRAINT short CHECK (c > 0));
@@ -594,7 +594,7 @@ const OLD: &str = "
     CREATE TABLE strict (id int PRIMARY KEY, v int NOT NULL, w int); CREATE SEQUENCE gone_numbers; CREATE SEQUENCE small; SELECT setval('small', 1000), lo_create(0);";
 
 const NEW: &str = "
-    CREATE ROLE filler; CREATE TYPE shift AS ENUM ('x'); CREATE TYPE mood AS ENUM ('a');
+    CREATE ROLE filler; CREATE TYPE shift AS ENUM ('x'); CREATE TYPE mood AS ENUM ('a'); CREATE TYPE fewer AS ENUM ('b'); CREATE DOMAIN above AS int NOT NULL;
     CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
     CREATE TABLE keyless (v int);
     CREATE TABLE t (id int PRIMARY KEY, a int, b int, c int); ALTER TABLE t ADD CONSTRAINT short CHECK (c > 0) NOT VALID;
@@ -640,6 +640,7 @@ async fn every_planted_obstacle_to_a_switch_is_found_by_name() {
         ("column_order_differs", "public.order_matters"),
         ("constraint_missing", "public.t (t_b_check)"),
         ("constraint_not_valid", "public.t (short)"),
+        ("domain_differs", "public.above: () -> (NOT NULL)"),
         ("foreign_key_off", "public.child (child_t_fkey)"),
         ("function_missing", "public.gone(integer,public.mood)"),
         ("index_invalid", "public.half"),
@@ -665,6 +666,7 @@ async fn every_planted_obstacle_to_a_switch_is_found_by_name() {
         ("trigger_differs", "odd on public.fired"),
         ("trigger_missing", "here on public.fired"),
         ("trigger_on_mirrored_rows", "twice on public.fired"),
+        ("type_differs", "public.fewer: lacks (a)"),
         ("type_oid_differs", "public.mood"),
         ("unique_missing", "UNIQUE INDEX ON public.t USING btree (a)"),
         ("unlogged_table", "public.loud"),

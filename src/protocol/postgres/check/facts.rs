@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::protocol::postgres::catalog::{self, Catalog};
 use crate::protocol::postgres::client::{Client, Error, ServerConfig};
 
+use super::types::{self, Types};
+
 /// Names, and what they are compared by.
 pub(super) type Named = BTreeMap<String, String>;
 
@@ -31,7 +33,7 @@ pub(in crate::protocol::postgres) struct Facts {
     pub(super) locale: Named,
     /// Deferrable keys: `table (constraint)`.
     pub(super) deferrable: BTreeSet<String>,
-    pub(super) types: Named,
+    pub(super) types: Types,
     pub(super) extensions: Named,
     pub(super) sequences: Named,
     pub(super) collations: Named,
@@ -102,13 +104,6 @@ const DEFERRABLE: &str = "SELECT pg_catalog.concat(n.nspname, '.', c.relname, ' 
     FROM pg_catalog.pg_constraint o JOIN pg_catalog.pg_class c ON c.oid = o.conrelid \
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE o.contype IN ('p', 'u') AND o.condeferrable";
 
-// Row types of tables and arrays follow what they are made of.
-const TYPES: &str = "SELECT pg_catalog.concat(n.nspname, '.', t.typname), t.oid FROM pg_catalog.pg_type t \
-    JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid \
-    WHERE t.oid >= 16384 AND t.typtype <> 'p' AND coalesce(c.relkind, 'c') = 'c' \
-    AND NOT EXISTS (SELECT FROM pg_catalog.pg_type e WHERE e.typarray = t.oid) \
-    AND n.nspname NOT IN ('information_schema', 'tandem') AND n.nspname !~ '^pg_'";
-
 const EXTENSIONS: &str = "SELECT extname, extversion FROM pg_catalog.pg_extension";
 
 const SEQUENCES: &str = "SELECT pg_catalog.concat(n.nspname, '.', c.relname), '' FROM pg_catalog.pg_class c \
@@ -172,7 +167,7 @@ async fn details(conn: &mut Client, facts: &mut Facts) -> Result<(), Failed> {
     facts.meaning = named(conn, MEANING).await?;
     facts.locale = named(conn, LOCALE).await?;
     facts.deferrable = named(conn, DEFERRABLE).await?.into_keys().collect();
-    facts.types = named(conn, TYPES).await?;
+    facts.types = types::read(conn).await?;
     facts.extensions = named(conn, EXTENSIONS).await?;
     facts.sequences = named(conn, SEQUENCES).await?;
     facts.collations = named(conn, COLLATIONS).await?;

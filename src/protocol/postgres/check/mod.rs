@@ -1,8 +1,9 @@
 //! `tandem check` for PostgreSQL 14 to 18: is this pair of databases one that can be mirrored, and by these roles?
 //!
 //! Both sides are read first ([`facts`]: catalogs and settings, no rows), then compared without asking anybody:
-//! [`server`] the clusters, [`tables`] what is mirrored, [`objects`] what a schema needs beside tables, [`rights`] what
-//! tandem's own roles may do. [`rules`] names everything that is looked for. Nothing is changed on either side.
+//! [`server`] the clusters, [`tables`] what is mirrored, [`objects`] what a schema needs beside tables, [`types`]
+//! among it, [`rights`] what tandem's own roles may do. [`rules`] names everything that is looked for. Nothing is changed
+//! on either side.
 
 mod facts;
 mod objects;
@@ -10,6 +11,7 @@ mod rights;
 mod rules;
 mod server;
 mod tables;
+mod types;
 
 pub use rules::RULES;
 

@@ -4,14 +4,13 @@ use crate::check::{Finding, Rule};
 use crate::record::Side;
 
 use super::facts::{Facts, Named};
-use super::{on, rules};
+use super::{on, rules, types};
 
 pub(super) fn together(origin: &Facts, target: &Facts, found: &mut Vec<Finding>) {
     if !origin.is_known() || !target.is_known() {
         return;
     }
-    missing(&origin.types, &target.types, rules::TYPE_MISSING, found);
-    differing(&origin.types, &target.types, rules::TYPE_OID_DIFFERS, found);
+    types::together(&origin.types, &target.types, found);
     missing(&origin.extensions, &target.extensions, rules::EXTENSION_MISSING, found);
     differing(&origin.extensions, &target.extensions, rules::EXTENSION_VERSION_DIFFERS, found);
     missing(&origin.sequences, &target.sequences, rules::SEQUENCE_MISSING, found);

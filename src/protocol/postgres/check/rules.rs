@@ -32,6 +32,9 @@ crate::check::rules! {
     TABLE_MAP: Error "table_map" "tandem does not start with it: correct [[tables]]";
 
     TYPE_MISSING: Error "type_missing" "create the type on the target";
+    TYPE_DIFFERS: Error "type_differs" "the target's type lacks labels, or is made of other fields, or in another order: values are refused there, or mean something else; ALTER TYPE, until it is made as the origin's";
+    ENUM_ORDER_DIFFERS: Warning "enum_order_differs" "labels sort otherwise on the target: ORDER BY, ranges and comparisons answer differently after the switch; make the type anew there, in the origin's order";
+    DOMAIN_DIFFERS: Warning "domain_differs" "the domain is over another type on the target, or takes other values: ALTER DOMAIN, until both say the same";
     TYPE_OID_DIFFERS: Note "type_oid_differs" "drivers remember oids by connection: clients that use this type should reconnect after the switch";
     EXTENSION_MISSING: Error "extension_missing" "CREATE EXTENSION on the target";
     EXTENSION_VERSION_DIFFERS: Note "extension_version_differs" "ALTER EXTENSION .. UPDATE, or know that both versions do the same";

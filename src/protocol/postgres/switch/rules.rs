@@ -35,6 +35,9 @@ crate::check::rules! {
     FUNCTION_MISSING: Warning "function_missing" "the new primary has no such function: statements that call it fail";
 
     TYPE_MISSING: Error "type_missing" "the new primary has no such type";
+    TYPE_DIFFERS: Error "type_differs" "the new primary's type lacks labels, or is made of other fields, or in another order: what clients write is refused there, or means something else";
+    ENUM_ORDER_DIFFERS: Warning "enum_order_differs" "labels sort otherwise on the new primary: ORDER BY, ranges and comparisons answer differently";
+    DOMAIN_DIFFERS: Warning "domain_differs" "the domain is over another type on the new primary, or takes other values";
     TYPE_OID_DIFFERS: Warning "type_oid_differs" "drivers remember oids by connection: clients that use this type must reconnect after the switch";
     EXTENSION_MISSING: Error "extension_missing" "CREATE EXTENSION on the new primary";
     EXTENSION_VERSION_DIFFERS: Note "extension_version_differs" "ALTER EXTENSION .. UPDATE, or know that both versions do the same";
