@@ -168,6 +168,42 @@ async fn every_planted_problem_is_found_by_name_and_can_be_ignored() {
     assert_eq!((code, &report["ok"]), (Some(0), &Value::Bool(true)));
 }
 
+const ROLES: &str = "
+    CREATE ROLE app LOGIN; CREATE ROLE staff; GRANT staff TO app; CREATE ROLE boss LOGIN SUPERUSER; CREATE ROLE quiet LOGIN;
+    CREATE ROLE actor LOGIN NOINHERIT; CREATE ROLE stage; GRANT stage TO actor; CREATE ROLE reads LOGIN; CREATE ROLE owner LOGIN;
+    CREATE SCHEMA shop; CREATE TABLE shop.a (id int PRIMARY KEY, v text); CREATE TABLE shop.b (id int PRIMARY KEY);
+    CREATE TABLE shop.c (id int PRIMARY KEY); CREATE VIEW shop.seen AS SELECT 1 AS one; CREATE SEQUENCE shop.n;
+    CREATE FUNCTION shop.f() RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE TABLE own (id int PRIMARY KEY);
+    GRANT SELECT ON own TO PUBLIC;";
+
+const GRANTS: &str = "
+    GRANT USAGE ON SCHEMA shop TO staff, reads; GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA shop TO staff;
+    GRANT USAGE ON SEQUENCE shop.n TO app; GRANT SELECT (id), UPDATE (v) ON shop.a TO quiet; GRANT DELETE ON shop.b TO stage;
+    GRANT SELECT ON shop.a TO reads; ALTER TABLE own OWNER TO owner;";
+
+#[tokio::test]
+async fn what_roles_may_do_on_the_origin_alone_is_named_by_role() {
+    let (origin, target) = pair();
+    sql(&origin.url("postgres"), &format!("{ROLES} {GRANTS}")).await;
+    let there = "GRANT SELECT ON shop.a TO quiet; GRANT pg_read_all_data TO reads; GRANT staff TO reads; \
+        REVOKE ALL ON FUNCTION shop.f() FROM PUBLIC; GRANT EXECUTE ON FUNCTION shop.f() TO staff, quiet, actor, stage, owner;";
+    sql(&target.url("postgres"), &format!("{ROLES} {there}")).await;
+    let missing = async || -> Vec<String> {
+        let (_, report) = check(&origin.url("postgres"), &target.url("postgres"), &[]);
+        let of_roles = found(&report).into_iter().filter(|(name, _)| name == "privilege_missing");
+        of_roles.map(|(_, object)| object).collect()
+    };
+    let expected = [
+        "app: USAGE on schema shop; SELECT, INSERT on tables shop.a, shop.b, shop.c and 1 more; USAGE on sequence shop.n",
+        "owner: INSERT, UPDATE, DELETE, TRUNCATE on table public.own",
+        "quiet: UPDATE on column shop.a.v",
+        "stage: DELETE on table shop.b",
+    ];
+    assert_eq!(missing().await, expected);
+    sql(&target.url("postgres"), GRANTS).await;
+    assert_eq!(missing().await, Vec::<String>::new());
+}
+
 #[tokio::test]
 async fn one_server_for_both_sides_is_told() {
     let server = crate::support::server("both");

@@ -576,7 +576,7 @@ async fn a_clean_pair_has_nothing_worse_than_notes_in_either_direction() {
 }
 
 const OLD: &str = "
-    CREATE ROLE app LOGIN; ALTER ROLE app SET work_mem = '8MB'; CREATE TYPE mood AS ENUM ('a'); CREATE TYPE fewer AS ENUM ('a', 'b'); CREATE DOMAIN above AS int;
+    CREATE ROLE clerk LOGIN; CREATE ROLE app LOGIN; ALTER ROLE app SET work_mem = '8MB'; CREATE TYPE mood AS ENUM ('a'); CREATE TYPE fewer AS ENUM ('a', 'b'); CREATE DOMAIN above AS int;
     CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
     CREATE TABLE keyless (v int); CREATE TABLE gone (id int PRIMARY KEY);
     CREATE TABLE t (id int PRIMARY KEY, a int UNIQUE, b int CHECK (b > 0), c int CONSTRAINT short CHECK (c > 0));
@@ -591,10 +591,10 @@ const OLD: &str = "
     CREATE TABLE ruled (id int PRIMARY KEY); ALTER TABLE ruled ENABLE ROW LEVEL SECURITY; CREATE POLICY gone ON ruled USING (id > 0);
     CREATE POLICY other ON ruled USING (id > 1); CREATE POLICY same ON ruled USING (id > 2); CREATE POLICY whose ON ruled TO app USING (true);
     CREATE POLICY unused ON t USING (true); CREATE VIEW gone_view AS SELECT 1 AS one; CREATE FUNCTION gone(int, mood) RETURNS int LANGUAGE sql AS 'SELECT 1';
-    CREATE TABLE strict (id int PRIMARY KEY, v int NOT NULL, w int); CREATE SEQUENCE gone_numbers; CREATE SEQUENCE small; SELECT setval('small', 1000), lo_create(0);";
+    CREATE TABLE strict (id int PRIMARY KEY, v int NOT NULL, w int); GRANT SELECT ON t TO clerk; CREATE SEQUENCE gone_numbers; CREATE SEQUENCE small; SELECT setval('small', 1000), lo_create(0);";
 
 const NEW: &str = "
-    CREATE ROLE filler; CREATE TYPE shift AS ENUM ('x'); CREATE TYPE mood AS ENUM ('a'); CREATE TYPE fewer AS ENUM ('b'); CREATE DOMAIN above AS int NOT NULL;
+    CREATE ROLE filler; CREATE ROLE clerk LOGIN; CREATE TYPE shift AS ENUM ('x'); CREATE TYPE mood AS ENUM ('a'); CREATE TYPE fewer AS ENUM ('b'); CREATE DOMAIN above AS int NOT NULL;
     CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
     CREATE TABLE keyless (v int);
     CREATE TABLE t (id int PRIMARY KEY, a int, b int, c int); ALTER TABLE t ADD CONSTRAINT short CHECK (c > 0) NOT VALID;
@@ -653,6 +653,7 @@ async fn every_planted_obstacle_to_a_switch_is_found_by_name() {
         ("policy_differs", "public.ruled (whose)"),
         ("policy_differs", "public.ruled (extra)"),
         ("prepared_transactions_differ", "max_prepared_transactions"),
+        ("privilege_missing", "clerk: SELECT on table public.t"),
         ("read_only_by_default", "postgres"),
         ("read_only_by_default", "role stuck"),
         ("role_missing", "app"),

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::protocol::postgres::catalog::{self, Catalog};
 use crate::protocol::postgres::client::{Client, Error, ServerConfig};
 
+use super::privileges::{self, Privileges};
 use super::types::{self, Types};
 
 /// Names, and what they are compared by.
@@ -39,6 +40,7 @@ pub(in crate::protocol::postgres) struct Facts {
     pub(super) collations: Named,
     pub(super) roles: Named,
     pub(super) role_settings: Named,
+    pub(super) privileges: Privileges,
     pub(super) large_objects: bool,
     pub(super) rights: Rights,
 }
@@ -173,6 +175,7 @@ async fn details(conn: &mut Client, facts: &mut Facts) -> Result<(), Failed> {
     facts.collations = named(conn, COLLATIONS).await?;
     facts.roles = named(conn, ROLES).await?;
     facts.role_settings = named(conn, ROLE_SETTINGS).await?;
+    facts.privileges = privileges::read(conn).await?;
     facts.large_objects = yes(conn, LARGE_OBJECTS).await?;
     facts.rights = rights(conn).await?;
     Ok(())

@@ -2,11 +2,12 @@
 //!
 //! Both sides are read first ([`facts`]: catalogs and settings, no rows), then compared without asking anybody:
 //! [`server`] the clusters, [`tables`] what is mirrored, [`objects`] what a schema needs beside tables, [`types`]
-//! among it, [`rights`] what tandem's own roles may do. [`rules`] names everything that is looked for. Nothing is changed
+//! among it, [`privileges`] what clients may do, [`rights`] what tandem's own roles may. [`rules`] names everything that is looked for. Nothing is changed
 //! on either side.
 
 mod facts;
 mod objects;
+mod privileges;
 mod rights;
 mod rules;
 mod server;
@@ -38,7 +39,7 @@ pub async fn check(config: &Config) -> Report {
     let scope = Scope::of(config, Side::Origin);
     if let (Ok(origin), Ok(target)) = (&origin, &mut target) {
         scope.translate(&mut target.catalog);
-        together(origin, target, &mut report.findings);
+        together(&scope, origin, target, &mut report.findings);
     }
     if let Ok(origin) = &origin {
         let outside = scope.acting_from_outside(&origin.catalog).into_iter();
@@ -78,17 +79,18 @@ fn alone(side: Side, facts: &Facts, found: &mut Vec<Finding>) {
 
 /// What a switch minds as well: what is hard to mirror on `from`, and what both sides' schemas have not in common. In
 /// these findings `from` is the origin and `to` the target, whichever they are.
-pub(super) fn differences(from: &Facts, to: &Facts) -> Vec<Finding> {
+pub(super) fn differences(scope: &Scope, from: &Facts, to: &Facts) -> Vec<Finding> {
     let mut found = Vec::new();
     tables::origin(from, &mut found);
-    together(from, to, &mut found);
+    together(scope, from, to, &mut found);
     found
 }
 
-fn together(origin: &Facts, target: &Facts, found: &mut Vec<Finding>) {
+fn together(scope: &Scope, origin: &Facts, target: &Facts, found: &mut Vec<Finding>) {
     server::together(origin, target, found);
     tables::together(origin, target, found);
     objects::together(origin, target, found);
+    privileges::together(&origin.privileges, &target.privileges, |table| scope.excludes(table), found);
 }
 
 /// A finding on one side.

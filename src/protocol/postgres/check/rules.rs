@@ -44,6 +44,7 @@ crate::check::rules! {
     ROLE_MISSING: Warning "role_missing" "this role can log in to the origin and is not on the target: its clients will be refused after the switch";
     SETTING_DIFFERS: Warning "setting_differs" "the servers are set otherwise, and a session that says nothing means something else after the switch: set it in postgresql.conf or by ALTER DATABASE .. SET on the target, or know that clients say it themselves";
     ROLE_SETTING_DIFFERS: Warning "role_setting_differs" "ALTER ROLE or ALTER DATABASE .. SET differs: sessions mean something else after the switch; set it on both";
+    PRIVILEGE_MISSING: Warning "privilege_missing" "this role may do so on the origin and not on the target: its clients will be refused after the switch; GRANT it there (pg_dump --schema-only has all grants of the origin)";
 
     MAY_NOT_READ: Error "may_not_read" "tandem's role on the origin needs SELECT on the table and USAGE on its schema: it is not mirrored else";
     MAY_NOT_WRITE: Error "may_not_write" "tandem's role on the target needs SELECT, INSERT, UPDATE and DELETE on the table and USAGE on its schema";

@@ -86,7 +86,7 @@ async fn side(server: &ServerConfig, ours: Ours<'_>) -> Result<Known, Error> {
 }
 
 fn compare(question: Question<'_>, old: &Known, new: &Known, read_only: bool) -> Vec<Finding> {
-    let mut found = Found { from: question.from, list: schemas(question.from, old, new) };
+    let mut found = Found { from: question.from, list: schemas(question, old, new) };
     mapped(question.scope, old, &mut found);
     defaults(&old.schema.catalog, &new.schema.catalog, &mut found);
     nulls(&old.schema.catalog, &new.schema.catalog, &mut found);
@@ -129,9 +129,10 @@ impl Found {
 }
 
 /// What check finds, in our words and weights: of its rules those that a switch has too.
-fn schemas(from: Side, old: &Known, new: &Known) -> Vec<Finding> {
+fn schemas(question: Question<'_>, old: &Known, new: &Known) -> Vec<Finding> {
+    let from = question.from;
     let barrier = old.switch.barrier.is_up() || new.switch.barrier.is_up();
-    let found = check::differences(&old.schema, &new.schema).into_iter().filter_map(|found| {
+    let found = check::differences(question.scope, &old.schema, &new.schema).into_iter().filter_map(|found| {
         let rule = RULES.iter().find(|rule| rule.name == found.rule.name)?;
         let side = if found.side == Some(Side::Origin) { from } else { from.other() };
         Some(Finding { rule, side: Some(side), object: found.object })

@@ -45,6 +45,7 @@ crate::check::rules! {
     ROLE_MISSING: Warning "role_missing" "this role can log in to the old primary and is not on the new one: its clients will be refused";
     SETTING_DIFFERS: Warning "setting_differs" "the servers are set otherwise, and a session that says nothing means something else after the switch: set it on the new primary, or know that clients say it themselves";
     ROLE_SETTING_DIFFERS: Warning "role_setting_differs" "ALTER ROLE or ALTER DATABASE .. SET differs: sessions mean something else after the switch; set it on both";
+    PRIVILEGE_MISSING: Error "privilege_missing" "this role may do so on the old primary and not on the new one: its clients are refused there; GRANT it on the new primary (pg_dump --schema-only has all grants of the old one)";
     READ_ONLY_BY_DEFAULT: Error "read_only_by_default" "sessions on the new primary are read-only unless they ask for more: reset default_transaction_read_only there";
 
     SEQUENCE_MISSING: Error "sequence_missing" "create it on the new primary: after the switch clients ask it for numbers";
