@@ -25,6 +25,7 @@ fn catalog() -> Catalog {
         type_sql: "pg_catalog.int4".to_owned(),
         typmod: -1,
         typtype: b'b',
+        collation: String::new(),
         deterministic: true,
         generated: false,
         identity: 0,

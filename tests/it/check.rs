@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use ::tandem::sandbox::{Options, Sandbox, binaries, free_port};
+use ::tandem::sandbox::{Options, Postgres, Sandbox, binaries, free_port};
 
 use crate::support::tandem::cli;
-use crate::support::{pair, server_with, sql};
+use crate::support::{connect, pair, server_with, sql};
 
 /// Runs `tandem check --json` on two databases; the exit code and what it printed.
 fn check(origin: &str, target: &str, more: &[&str]) -> (Option<i32>, Value) {
@@ -69,6 +69,8 @@ const ORIGIN: &str = "
     CREATE FOREIGN TABLE far (id int) SERVER nowhere;
     CREATE TABLE gone (id int PRIMARY KEY); CREATE TABLE shown (id int PRIMARY KEY);
     CREATE TABLE shape (id int PRIMARY KEY, a int, b text, c int, missing int);
+    CREATE COLLATION same (locale = 'C'); CREATE COLLATION other (locale = 'C');
+    CREATE TABLE sorts (id int PRIMARY KEY, a text COLLATE \"C\", b text COLLATE same, c name);
     CREATE TABLE part (id int PRIMARY KEY) PARTITION BY RANGE (id);
     CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (10);
     SELECT lo_create(0);";
@@ -82,6 +84,8 @@ const TARGET: &str = "
     CREATE TABLE secret (id int PRIMARY KEY); CREATE TABLE fired (id int PRIMARY KEY);
     CREATE TABLE ruled (id int PRIMARY KEY); CREATE VIEW shown AS SELECT 1 AS id;
     CREATE TABLE shape (id int PRIMARY KEY, b text, a bigint, c int NOT NULL, extra int NOT NULL);
+    CREATE COLLATION same (locale = 'C'); CREATE COLLATION other (locale = 'POSIX');
+    CREATE TABLE sorts (id int PRIMARY KEY, a text, b text COLLATE same, c name);
     CREATE TABLE part (id int PRIMARY KEY) PARTITION BY RANGE (id);
     CREATE TABLE part_all PARTITION OF part DEFAULT;
     CREATE ROLE mirror LOGIN;";
@@ -108,6 +112,8 @@ async fn every_planted_problem_is_found_by_name_and_can_be_ignored() {
     assert_eq!((code, &report["ok"]), (Some(1), &Value::Bool(false)));
     let findings = found(&report);
     let expected = [
+        ("collation_differs", "public.other"),
+        ("column_collation_differs", "public.sorts.a: pg_catalog.C -> the database's"),
         ("column_missing", "public.shape.missing"),
         ("column_order_differs", "public.shape"),
         ("column_type_differs", "public.shape.a"),
@@ -154,7 +160,7 @@ async fn every_planted_problem_is_found_by_name_and_can_be_ignored() {
         assert!(findings.contains(&(name.to_owned(), object.to_owned())), "{name} {object} in {findings:#?}");
     }
     assert!(!findings.contains(&("table_missing".to_owned(), "public.part_1".to_owned())));
-    for alike in ["public.mood:", "public.alike:"] {
+    for alike in ["public.mood:", "public.alike:", "public.same", "public.sorts.b", "public.sorts.c"] {
         assert!(!findings.iter().any(|(_, object)| object.starts_with(alike)), "{alike} in {findings:#?}");
     }
 
@@ -202,6 +208,47 @@ async fn what_roles_may_do_on_the_origin_alone_is_named_by_role() {
     assert_eq!(missing().await, expected);
     sql(&target.url("postgres"), GRANTS).await;
     assert_eq!(missing().await, Vec::<String>::new());
+}
+
+/// What is said of how text sorts in databases of two servers.
+fn sorting(origin: &Postgres, here: &str, target: &Postgres, there: &str) -> Vec<String> {
+    let (_, report) = check(&origin.url(here), &target.url(there), &[]);
+    let of_texts = found(&report).into_iter().filter(|(name, _)| name == "collation_differs");
+    of_texts.map(|(_, object)| object).collect()
+}
+
+#[tokio::test]
+async fn a_provider_that_the_older_side_does_not_know_sorts_differently() {
+    let (origin, target) = pair();
+    let plain = "CREATE DATABASE app TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C'";
+    sql(&origin.url("postgres"), plain).await;
+    sql(&target.url("postgres"), plain).await;
+    assert_eq!(sorting(&origin, "app", &target, "app"), [""; 0]);
+    let builtin = "CREATE DATABASE builtin TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C' LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8'";
+    let conn = connect(&target.url("postgres")).await;
+    // Known from 17 on.
+    if conn.batch_execute(builtin).await.is_ok() {
+        assert_eq!(sorting(&origin, "app", &target, "builtin"), ["locale: C -> C.UTF-8", "provider: libc -> builtin"]);
+    }
+}
+
+#[tokio::test]
+async fn databases_and_collations_of_icu_are_compared_by_its_locales() {
+    let (old, _) = binaries::oldest_and_newest().expect("PostgreSQL is installed");
+    let server = server_with("both", &old, &Options::default());
+    let conn = connect(&server.url("postgres")).await;
+    for (database, locale) in [("german", "de-DE"), ("alike", "de_DE"), ("swedish", "sv-SE")] {
+        let made = format!(
+            "CREATE DATABASE {database} TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C' LOCALE_PROVIDER icu ICU_LOCALE '{locale}'"
+        );
+        if conn.batch_execute(&made).await.is_err() {
+            // Built without ICU, or older than 15, which has collations of it only.
+            return;
+        }
+        sql(&server.url(database), &format!("CREATE COLLATION c (provider = icu, locale = '{locale}')")).await;
+    }
+    assert_eq!(sorting(&server, "german", &server, "alike"), [""; 0]);
+    assert_eq!(sorting(&server, "german", &server, "swedish"), ["locale: de-DE -> sv-SE", "public.c"]);
 }
 
 #[tokio::test]

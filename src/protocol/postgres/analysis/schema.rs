@@ -27,6 +27,7 @@ fn column(attnum: i16, spec: &str) -> Column {
         type_sql: type_sql.to_owned(),
         typmod,
         typtype: b'b',
+        collation: String::new(),
         deterministic: true,
         generated: false,
         identity: 0,

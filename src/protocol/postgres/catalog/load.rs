@@ -193,11 +193,14 @@ fn relation(row: &DataRow) -> Result<(u32, Relation), Error> {
     Ok((oid, relation))
 }
 
+// DEFAULT_COLLATION_OID is 100: catalog/pg_collation.dat.
 async fn columns(conn: &mut Client, types: &Types, relations: &mut HashMap<u32, Relation>) -> Result<(), Error> {
     let sql = "SELECT a.attrelid, a.attname, a.attnum, a.atttypid, a.atttypmod, coalesce(l.collisdeterministic, true), \
-        a.attgenerated <> '', a.attidentity, a.attnotnull, a.atthasdef FROM {RELATIONS} \
+        a.attgenerated <> '', a.attidentity, a.attnotnull, a.atthasdef, \
+        coalesce(CASE WHEN l.oid <> 100 THEN pg_catalog.concat(s.nspname, '.', l.collname) END, '') FROM {RELATIONS} \
         JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
-        LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation ORDER BY a.attrelid, a.attnum";
+        LEFT JOIN (pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace s ON s.oid = l.collnamespace) \
+        ON l.oid = a.attcollation ORDER BY a.attrelid, a.attnum";
     for row in ask(conn, sql).await? {
         if let Some(relation) = relations.get_mut(&row.parse(0)?) {
             relation.columns.push(column(&row, types)?);
@@ -219,6 +222,7 @@ fn column(row: &DataRow, types: &Types) -> Result<Column, Error> {
         type_sql: ty.sql.clone(),
         typmod: if typmod == -1 { domain_typmod } else { typmod },
         typtype: ty.typtype,
+        collation: row.string(10)?,
         deterministic: row.bool(5)?,
         generated: row.bool(6)?,
         identity: row.text(7)?.and_then(|text| text.bytes().next()).unwrap_or(0),
@@ -721,6 +725,7 @@ mod tests {
             let catalog = loaded(&server, "CREATE TABLE t (a text COLLATE ci, b text)").await;
             let t = table(&catalog, "t");
             assert!(!t.columns[0].deterministic && t.columns[1].deterministic);
+            assert_eq!((&*t.columns[0].collation, &*t.columns[1].collation), ("public.ci", ""));
         }
     }
 

@@ -131,6 +131,8 @@ pub struct Column {
     pub typmod: i32,
     /// `typtype`: b b(ase), e(num), d(omain), c(omposite), r(ange), m(ultirange).
     pub typtype: u8,
+    /// What it sorts by, qualified; empty: as the database does, or its type has no collation.
+    pub collation: String,
     /// Collation is deterministic (or the type has none).
     pub deterministic: bool,
     /// GENERATED ALWAYS AS (..) STORED or VIRTUAL: never written.

@@ -30,7 +30,7 @@ pub(in crate::protocol::postgres) struct Facts {
     pub(super) settings: Named,
     /// Of [`MEANING`].
     pub(super) meaning: Named,
-    /// Encoding, collation, provider of the database.
+    /// Encoding and what text of the database sorts by: provider, locale, rules, version.
     pub(super) locale: Named,
     /// Deferrable keys: `table (constraint)`.
     pub(super) deferrable: BTreeSet<String>,
@@ -97,10 +97,14 @@ const MEANING: &str = "SELECT name, CASE WHEN name = 'TimeZone' \
       'transaction_timeout', 'synchronous_commit', 'row_security') \
     AND source IN ('default', 'environment variable', 'configuration file', 'command line', 'global', 'override', 'session')";
 
-// As JSON, because columns came with 15 and were renamed with 17.
-const LOCALE: &str = "SELECT key, value FROM pg_catalog.pg_database d, \
-    LATERAL pg_catalog.jsonb_each_text(pg_catalog.to_jsonb(d)) WHERE datname = pg_catalog.current_database() \
-    AND key IN ('encoding', 'datcollate', 'datctype', 'datlocprovider', 'datcollversion') AND value IS NOT NULL";
+// As JSON, because columns came with 15 and 16 and were renamed with 17. Before 15 every database's provider was libc; an
+// ICU locale is written with hyphens since 16, and beside it libc's stands unused.
+const LOCALE: &str = "SELECT l.name, l.value FROM pg_catalog.pg_database d, LATERAL pg_catalog.to_jsonb(d) j, \
+    LATERAL (SELECT coalesce(j ->> 'datlocprovider', 'c')) p (provider), LATERAL (VALUES \
+      ('encoding', pg_catalog.pg_encoding_to_char(d.encoding)::pg_catalog.text), ('provider', {PROVIDER}), \
+      ('locale', {LOCALE:dat}), ('ctype', j ->> 'datctype'), ('rules', coalesce(j ->> 'daticurules', '')), \
+      ('version', j ->> 'datcollversion')) l (name, value) \
+    WHERE d.datname = pg_catalog.current_database() AND l.value IS NOT NULL";
 
 const DEFERRABLE: &str = "SELECT pg_catalog.concat(n.nspname, '.', c.relname, ' (', o.conname, ')'), '' \
     FROM pg_catalog.pg_constraint o JOIN pg_catalog.pg_class c ON c.oid = o.conrelid \
@@ -113,9 +117,25 @@ const SEQUENCES: &str = "SELECT pg_catalog.concat(n.nspname, '.', c.relname), ''
     AND n.nspname <> 'tandem'";
 
 const COLLATIONS: &str = "SELECT pg_catalog.concat(n.nspname, '.', l.collname), \
-    pg_catalog.concat_ws(' ', l.collprovider, l.collcollate, l.collctype, l.collisdeterministic, l.collversion) \
-    FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace n ON n.oid = l.collnamespace WHERE l.oid >= 16384 \
-    AND n.nspname <> 'pg_catalog'";
+    pg_catalog.concat_ws(' ', {PROVIDER}, {LOCALE:coll}, CASE p.provider WHEN 'c' THEN j ->> 'collctype' END, \
+      l.collisdeterministic, j ->> 'collicurules', l.collversion) \
+    FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace n ON n.oid = l.collnamespace, \
+    LATERAL pg_catalog.to_jsonb(l) j, LATERAL (SELECT l.collprovider::pg_catalog.text) p (provider) \
+    WHERE l.oid >= 16384 AND n.nspname <> 'pg_catalog'";
+
+const PROVIDER: &str =
+    "CASE p.provider WHEN 'c' THEN 'libc' WHEN 'i' THEN 'icu' WHEN 'b' THEN 'builtin' ELSE p.provider END";
+
+/// What the provider sorts by: of a database (`dat`), or of a collation (`coll`).
+const PROVIDED: &str = "CASE p.provider WHEN 'i' THEN pg_catalog.replace(coalesce(j ->> '{OF}locale', \
+    j ->> '{OF}iculocale', j ->> '{OF}collate'), '_', '-') WHEN 'c' THEN j ->> '{OF}collate' ELSE j ->> '{OF}locale' END";
+
+/// Locales are kept under other names in each version, and mean the same.
+fn in_every_version(sql: &str) -> String {
+    let provided = |of| PROVIDED.replace("{OF}", of);
+    let sql = sql.replace("{PROVIDER}", PROVIDER);
+    sql.replace("{LOCALE:dat}", &provided("dat")).replace("{LOCALE:coll}", &provided("coll"))
+}
 
 const ROLES: &str = "SELECT rolname, '' FROM pg_catalog.pg_roles WHERE rolcanlogin";
 
@@ -167,12 +187,12 @@ async fn details(conn: &mut Client, facts: &mut Facts) -> Result<(), Failed> {
     facts.catalog = catalog::load(conn).await?;
     facts.settings = named(conn, SETTINGS).await?;
     facts.meaning = named(conn, MEANING).await?;
-    facts.locale = named(conn, LOCALE).await?;
+    facts.locale = named(conn, &in_every_version(LOCALE)).await?;
     facts.deferrable = named(conn, DEFERRABLE).await?.into_keys().collect();
     facts.types = types::read(conn).await?;
     facts.extensions = named(conn, EXTENSIONS).await?;
     facts.sequences = named(conn, SEQUENCES).await?;
-    facts.collations = named(conn, COLLATIONS).await?;
+    facts.collations = named(conn, &in_every_version(COLLATIONS)).await?;
     facts.roles = named(conn, ROLES).await?;
     facts.role_settings = named(conn, ROLE_SETTINGS).await?;
     facts.privileges = privileges::read(conn).await?;

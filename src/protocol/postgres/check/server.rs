@@ -38,13 +38,15 @@ pub(super) fn together(origin: &Facts, target: &Facts, found: &mut Vec<Finding>)
             found.push(on(Side::Target, rules::SETTING_DIFFERS, format!("{name}: {here} -> {there}")));
         }
     }
-    for (name, here) in &origin.locale {
-        let rule = if name == "encoding" { rules::ENCODING_DIFFERS } else { rules::COLLATION_DIFFERS };
-        match target.locale.get(name) {
-            Some(there) if there != here => found.push(on(Side::Target, rule, format!("{name}: {here} -> {there}"))),
-            _ => (),
-        }
-    }
+    let differs = |name: &str| match (origin.locale.get(name), target.locale.get(name)) {
+        (Some(here), Some(there)) if here != there => Some(format!("{name}: {here} -> {there}")),
+        _ => None,
+    };
+    // Two locales have two versions.
+    let version = if differs("provider").or(differs("locale")).is_none() { differs("version") } else { None };
+    found.extend(differs("encoding").map(|how| on(Side::Target, rules::ENCODING_DIFFERS, how)));
+    let texts = ["provider", "locale", "ctype", "rules"].into_iter().filter_map(differs).chain(version);
+    found.extend(texts.map(|how| on(Side::Target, rules::COLLATION_DIFFERS, how)));
 }
 
 #[cfg(test)]

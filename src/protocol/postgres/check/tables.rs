@@ -48,7 +48,10 @@ pub(super) fn together(origin: &Facts, target: &Facts, found: &mut Vec<Finding>)
             Some(there) if !matches!(there.kind, Kind::Table | Kind::Partitioned) => {
                 found.push(on(Side::Target, rules::NOT_A_TABLE, name(here)));
             }
-            Some(there) => columns(here, there, found),
+            Some(there) => {
+                columns(here, there, found);
+                collations(here, there, found);
+            }
         }
     }
 }
@@ -92,6 +95,22 @@ fn columns(here: &Relation, there: &Relation, found: &mut Vec<Finding>) {
     if order(here, there) != order(there, here) {
         found.push(on(Side::Target, rules::COLUMN_ORDER_DIFFERS, name(here)));
     }
+}
+
+/// Of columns that are of one type.
+fn collations(here: &Relation, there: &Relation, found: &mut Vec<Finding>) {
+    let pairs = here.columns.iter().filter_map(|column| Some((column, find(there, column)?)));
+    for (column, other) in pairs.filter(|(column, other)| column.type_sql == other.type_sql) {
+        if column.collation != other.collation {
+            let (collation, other) = (collation(column), collation(other));
+            let object = format!("{}.{}: {collation} -> {other}", name(here), column.name);
+            found.push(on(Side::Target, rules::COLUMN_COLLATION_DIFFERS, object));
+        }
+    }
+}
+
+fn collation(column: &Column) -> &str {
+    if column.collation.is_empty() { "the database's" } else { &column.collation }
 }
 
 /// Rows without it are refused.

@@ -14,6 +14,7 @@ crate::check::rules! {
     COLUMN_MISSING: Error "column_missing" "the new primary has no such column";
     COLUMN_UNKNOWN: Error "column_unknown" "the new primary has a column that is NOT NULL without a default: inserts of today's clients are refused there";
     COLUMN_TYPE_DIFFERS: Warning "column_type_differs" "drivers see another type after the switch, and the newest rows are compared without this column";
+    COLUMN_COLLATION_DIFFERS: Warning "column_collation_differs" "the column sorts and compares by another collation on the new primary: ORDER BY, ranges and unique indexes of it answer differently";
     COLUMN_ORDER_DIFFERS: Warning "column_order_differs" "SELECT * and INSERT without a column list mean something else after the switch";
     NOT_NULL_DIFFERS: Warning "not_null_differs" "the column is NOT NULL on one side only: the new primary refuses rows that the old one takes, or takes NULLs that the old one refuses";
     COLUMN_DEFAULT_DIFFERS: Error "column_default_differs" "what fills the column (a default, an identity, an expression) is missing on the new primary, or is another kind of it: today's inserts are refused there, or leave it NULL";
