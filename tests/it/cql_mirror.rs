@@ -138,6 +138,21 @@ async fn check_names_what_the_sides_have_not_in_common() {
     cql.define(
         "CREATE MATERIALIZED VIEW by_v AS SELECT * FROM both WHERE v IS NOT NULL AND k IS NOT NULL PRIMARY KEY (v, k)",
     );
+    let output = checked(nodes);
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert!(
+        named(&shown, "table_missing", "checked.missing") && named(&shown, "by_state", "checked.missing"),
+        "{shown:#}"
+    );
+    assert!(
+        named(&shown, "view_missing", "checked.by_v") && !named(&shown, "table_missing", "checked.by_v"),
+        "{shown:#}"
+    );
+    assert_eq!(output.status.code(), Some(1));
+}
+
+/// `tandem check` of two nodes.
+fn checked(nodes: [&Node; 2]) -> std::process::Output {
     let sandbox = tandem::sandbox::Sandbox::new(false).expect("a temp folder");
     let file = sandbox.dir().join("proxy.toml");
     let [origin, target] = nodes.map(Node::address);
@@ -147,15 +162,47 @@ async fn check_names_what_the_sides_have_not_in_common() {
         sandbox.dir().join("journal").display()
     );
     std::fs::write(&file, text).expect("written");
-    let output = cli(&["check", "--json", "--config", file.to_str().expect("UTF-8")]);
-    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let named = |name: &str, object: &str| {
-        let all = shown["findings"].as_array().expect("a list");
-        all.iter().any(|one| one["name"] == name && one["object"] == object)
-    };
-    assert!(named("table_missing", "checked.missing") && named("by_state", "checked.missing"), "{shown:#}");
-    assert!(named("view_missing", "checked.by_v") && !named("table_missing", "checked.by_v"), "{shown:#}");
-    assert_eq!(output.status.code(), Some(1));
+    cli(&["check", "--json", "--config", file.to_str().expect("UTF-8")])
+}
+
+fn named(shown: &serde_json::Value, name: &str, object: &str) -> bool {
+    let all = shown["findings"].as_array().expect("a list");
+    all.iter().any(|one| one["name"] == name && one["object"] == object)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn indexes_types_and_orders_that_differ_are_named_by_check_and_by_a_switch() {
+    let nodes = pair_with("ordered");
+    let (mut old, mut new) = (Cql::of(nodes[0], "ordered"), Cql::of(nodes[1], "ordered"));
+    let log = "CREATE TABLE log (k int, at int, n int, v int, PRIMARY KEY (k, at, n)) WITH CLUSTERING ORDER BY";
+    for cql in [&mut old, &mut new] {
+        cql.define("CREATE TYPE alike (a int, b text)");
+        cql.define("CREATE TABLE t (k int PRIMARY KEY, v int, w frozen<alike>, tags map<text, int>)");
+        cql.define("CREATE INDEX ON t (v)");
+    }
+    old.define(&format!("{log} (at DESC, n ASC)"));
+    old.define("CREATE TYPE place (street text, city text)");
+    old.define("CREATE INDEX by_tag ON t (keys(tags))");
+    new.define(&format!("{log} (at ASC, n ASC)"));
+    new.define("CREATE TYPE place (city text, street text)");
+
+    let output = checked(nodes);
+    let of_check: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let tandem = Tandem::start_cql(nodes[0].address(), nodes[1].address(), "").await;
+    let output = cli(&["switch", "target", "--dry-run", "--json", "--admin", &tandem.admin]);
+    let of_switch: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    for shown in [of_check, of_switch] {
+        for (name, object) in [
+            ("clustering_order_differs", "ordered.log: (at DESC, n ASC) -> (at ASC, n ASC)"),
+            ("index_missing", "ordered.t (keys(tags))"),
+            ("type_differs", "ordered.place: (street text, city text) -> (city text, street text)"),
+        ] {
+            assert!(named(&shown, name, object), "{name} {object} in {shown:#}");
+            let all = shown["findings"].as_array().expect("a list").iter().filter(|one| one["name"] == name);
+            let ours = all.filter(|one| one["object"].as_str().is_some_and(|object| object.starts_with("ordered.")));
+            assert_eq!(ours.count(), 1, "{name} in {shown:#}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

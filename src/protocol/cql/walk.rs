@@ -28,7 +28,7 @@ use crate::mirror::{Turning, durable};
 use crate::record::{Side, TableId};
 
 use super::applier::Applier;
-use super::cluster::Cluster;
+use super::cluster::{Cluster, Lack};
 use super::rules;
 use super::serve::Logins;
 use super::session::shared::Shared;
@@ -112,7 +112,7 @@ impl Walk {
         }
         let cluster = self.cluster(to)?;
         found.extend(differences(&self.shared.side(from).tables(), &cluster.tables(), to));
-        found.extend(self.views_missing(from, to).await?);
+        found.extend(self.lacking(from, to).await?);
         let behind = self.shared.stamps.last() - now_micros() + cluster.behind();
         if behind > CLOCK_MICROS {
             let object = format!("{:.1} s", behind as f64 / 1e6);
@@ -136,13 +136,24 @@ impl Walk {
         self.sides.get(side).ok_or_else(|| Error::Side { side, why: self.sides.why_away(side) })
     }
 
-    /// Materialized views that clients have here and would not have there.
-    async fn views_missing(&self, from: Side, to: Side) -> Result<Vec<Finding>, Error> {
-        let views = async |side| {
-            self.cluster(side)?.views().await.map_err(|error| Error::Side { side, why: error.to_string() })
+    /// What clients have here and would not have there, beside tables and columns.
+    async fn lacking(&self, from: Side, to: Side) -> Result<Vec<Finding>, Error> {
+        let definitions = async |side| {
+            self.cluster(side)?.definitions().await.map_err(|error| Error::Side { side, why: error.to_string() })
         };
-        let (here, there) = tokio::try_join!(views(from), views(to))?;
-        Ok(named(rules::VIEW_MISSING, here.difference(&there).cloned().collect(), to))
+        let (here, there) = tokio::try_join!(definitions(from), definitions(to))?;
+        let lacking = here.lacking(&there);
+        let rules = [
+            (Lack::View, rules::VIEW_MISSING),
+            (Lack::Index, rules::INDEX_MISSING),
+            (Lack::Type, rules::TYPE_DIFFERS),
+            (Lack::Order, rules::CLUSTERING_ORDER_DIFFERS),
+        ];
+        let found = rules.into_iter().flat_map(|(lack, rule)| {
+            let names = lacking.iter().filter(|(of, _)| *of == lack).map(|(_, name)| name.clone());
+            named(rule, names.collect(), to)
+        });
+        Ok(found.collect())
     }
 
     /// Sessions connect to where they will go. One that cannot in time does so when it comes through the gate.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::client::Error;
-use super::cluster::Cluster;
+use super::cluster::{Cluster, Lack};
 use super::tables::{Table, Tables, is_own};
 use super::text::schema::Cells;
 use super::topology::{Facts, Supported};
@@ -19,6 +19,9 @@ crate::check::rules! {
     PARTITIONER_DIFFERS: Warning "partitioner_differs" "token-aware clients choose other nodes after a switch; paging states of full scans are not portable";
     TABLE_MISSING: Error "table_missing" "the target lacks this table: create it, with the same columns";
     VIEW_MISSING: Warning "view_missing" "the target lacks this materialized view: backfill.provision makes it behind the copy where materialized_views_enabled is true in the target's cassandra.yaml; else make it by hand";
+    INDEX_MISSING: Warning "index_missing" "the target has no index of it: statements that need it are refused after a switch; backfill.provision makes it behind the copy, else CREATE INDEX there";
+    TYPE_DIFFERS: Error "type_differs" "the target's type has other fields, or in another order: values name none, so they change places or are refused; make it anew there, with its tables";
+    CLUSTERING_ORDER_DIFFERS: Error "clustering_order_differs" "rows of a partition come in another order on the target: pages, LIMIT and what is first differ after a switch; make the table anew there, WITH CLUSTERING ORDER BY";
     COLUMNS_DIFFER: Error "columns_differ" "the target's table has other columns, types or keys: writes to it will be refused, or clients see other rows after a switch";
     TTL_DIFFERS: Warning "ttl_differs" "default_time_to_live differs: writes without a TTL live for another time on the target";
     DELETES_FORGOTTEN: Note "deletes_forgotten" "gc_grace_seconds is 0: writes to a partition of it are replayed one after the other, and a write that is late for hours is compared instead";
@@ -44,9 +47,9 @@ pub async fn check(config: &Config) -> Report {
     if let (Ok(origin), Ok(target)) = (&origin, &target) {
         protocols(&origin.facts(), &target.facts(), &mut report.findings);
         tables(&origin.tables(), &target.tables(), &mut report.findings);
-        if let (Ok(here), Ok(there)) = tokio::join!(origin.views(), target.views()) {
-            let missing = here.difference(&there).map(|view| on(Side::Target, VIEW_MISSING, view));
-            report.findings.extend(missing);
+        if let (Ok(here), Ok(there)) = tokio::join!(origin.definitions(), target.definitions()) {
+            let lacking = here.lacking(&there).into_iter();
+            report.findings.extend(lacking.map(|(lack, what)| on(Side::Target, rule(lack), what)));
         }
     }
     report
@@ -78,6 +81,15 @@ async fn alone(side: Side, cluster: &Cluster, found: &mut Vec<Finding>) {
         if skew.abs() > SKEW_MICROS {
             found.push(on(side, CLOCK_SKEW, format!("{}: {} ms", host.address, skew / 1_000)));
         }
+    }
+}
+
+fn rule(lack: Lack) -> &'static crate::check::Rule {
+    match lack {
+        Lack::View => VIEW_MISSING,
+        Lack::Index => INDEX_MISSING,
+        Lack::Type => TYPE_DIFFERS,
+        Lack::Order => CLUSTERING_ORDER_DIFFERS,
     }
 }
 

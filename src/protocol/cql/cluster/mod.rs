@@ -11,6 +11,7 @@
 mod ballots;
 pub(super) mod clock;
 mod control;
+mod definitions;
 pub(in crate::protocol::cql) mod fields;
 mod hosts;
 mod ring;
@@ -22,7 +23,7 @@ mod shunned;
 mod tests;
 mod timeouts;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -47,6 +48,7 @@ use super::tables::Tables;
 use super::text::volatile::Dialect;
 use super::topology::Facts;
 pub use clock::Offset;
+pub use definitions::{Definitions, Lack};
 pub use hosts::Host;
 pub use ring::token;
 use shunned::Shunned;
@@ -330,12 +332,12 @@ impl Cluster {
         ballots::are_shown(&self.client().await?).await
     }
 
-    /// Its materialized views, by keyspace and name.
+    /// Its views, indexes, types and orders of rows, as they are now.
     ///
     /// # Errors
     /// No node can be asked.
-    pub async fn views(&self) -> Result<BTreeSet<String>, Error> {
-        schema::views(&self.client().await?).await
+    pub async fn definitions(&self) -> Result<Definitions, Error> {
+        definitions::load(&self.client().await?).await
     }
 
     /// Wait until all nodes that are up have one schema, for as long as drivers wait.

@@ -4,7 +4,7 @@
 //! writes, copies or compares them. The tables are read in several pages, while somebody may change them: the look counts
 //! only if the node's schema version was the same before and after it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use crate::protocol::cql::client::{Client, Error};
 use crate::protocol::cql::tables::{Table, is_own};
@@ -21,7 +21,6 @@ const LOOKS: usize = 5;
 
 const TABLES: &str =
     "SELECT keyspace_name, table_name, id, gc_grace_seconds, default_time_to_live FROM system_schema.tables";
-const VIEWS: &str = "SELECT keyspace_name, view_name FROM system_schema.views";
 const COLUMNS: &str = "SELECT keyspace_name, table_name, column_name, kind, position, type FROM system_schema.columns";
 
 /// The node's schema version.
@@ -45,19 +44,6 @@ pub(super) async fn load(client: &Client) -> Result<([u8; 16], Vec<Table>), Erro
     Ok((before, look(client).await?))
 }
 
-/// Materialized views that are clients', by keyspace and name.
-pub(super) async fn views(client: &Client) -> Result<BTreeSet<String>, Error> {
-    let mut views = BTreeSet::new();
-    each(client, VIEWS, |row| {
-        let Some((keyspace, view)) = row.text("keyspace_name").zip(row.text("view_name")) else { return };
-        if !is_own(keyspace) {
-            views.insert(format!("{keyspace}.{view}"));
-        }
-    })
-    .await?;
-    Ok(views)
-}
-
 async fn look(client: &Client) -> Result<Vec<Table>, Error> {
     let mut columns: HashMap<(String, String), Vec<Column>> = HashMap::new();
     each(client, COLUMNS, |row| {
@@ -78,7 +64,8 @@ async fn look(client: &Client) -> Result<Vec<Table>, Error> {
     Ok(tables)
 }
 
-async fn each(client: &Client, text: &str, mut row: impl FnMut(&Fields<'_, '_>)) -> Result<(), Error> {
+/// Every row of the answer.
+pub(super) async fn each(client: &Client, text: &str, mut row: impl FnMut(&Fields<'_, '_>)) -> Result<(), Error> {
     for page in client.pages(text, &Parameters { page_size: Some(PAGE), ..one() }).await? {
         Named::of(&page)?.iter().try_for_each(|fields| fields.map(|fields| row(&fields)))?;
     }
