@@ -142,6 +142,60 @@ const UNSEEN: &str = "
     CREATE DOMAIN uid AS uuid DEFAULT gen_random_uuid();
 ";
 
+/// A temporary view is of tables that are mirrored, and bears the name of another one; a trigger of a temporary or a foreign
+/// table writes where it likes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_by_way_of_temporary_and_foreign_tables_is_counted() {
+    let schema = format!(
+        "{SCHEMA} CREATE SCHEMA archive; CREATE TABLE archive.older (id int PRIMARY KEY, v int);
+        INSERT INTO acc VALUES (1, 1); INSERT INTO archive.older VALUES (1, 1);"
+    );
+    let stage = Stage::new(&schema, "[mirror]\nself_repair = false", &[]).await;
+    let tandem = &stage.tandem;
+    sql(
+        &stage.origin.url("postgres"),
+        "CREATE EXTENSION postgres_fdw;
+        DO $$ BEGIN EXECUTE format('CREATE SERVER here FOREIGN DATA WRAPPER postgres_fdw
+            OPTIONS (host ''127.0.0.1'', port %L, dbname ''postgres'')', current_setting('port')); END $$;
+        CREATE USER MAPPING FOR CURRENT_USER SERVER here OPTIONS (user 'postgres');
+        CREATE FOREIGN TABLE far (id int) SERVER here OPTIONS (table_name 'calm');
+        CREATE TRIGGER watch BEFORE INSERT ON far FOR EACH STATEMENT EXECUTE FUNCTION log();",
+    )
+    .await;
+    for (statements, dirty) in [
+        ("CREATE TEMP VIEW v AS SELECT * FROM acc; UPDATE pg_temp.v SET v = 2", "public.acc"),
+        ("CREATE TEMP VIEW acc AS SELECT * FROM archive.older; UPDATE acc SET v = 2 WHERE id = 1", "archive.older"),
+        (
+            "CREATE TEMP TABLE acc (id int, v int);
+            CREATE TRIGGER t AFTER INSERT ON pg_temp.acc FOR EACH ROW EXECUTE FUNCTION log();
+            INSERT INTO acc (id, v) VALUES (7, 7)",
+            "public.audit",
+        ),
+        (
+            "CREATE TEMP TABLE stage (id int DEFAULT hidden(1));
+            INSERT INTO pg_temp.stage DEFAULT VALUES",
+            "public.audit",
+        ),
+    ] {
+        let client = connect(&tandem.url("postgres")).await;
+        for statement in statements.split(';') {
+            client.batch_execute(statement).await.expect(statement);
+        }
+        drop(client);
+        assert_eq!(dirty_after(tandem, &[]).await, [dirty], "{statements}");
+        clear(tandem).await;
+    }
+    // In one text, and by parameters.
+    let client = connect(&tandem.url("postgres")).await;
+    client.batch_execute("CREATE TEMP VIEW acc AS SELECT * FROM archive.older").await.expect("made");
+    let updated = client.execute("UPDATE acc SET v = $1 WHERE id = $2", &[&3, &1]).await.expect("written");
+    assert_eq!(updated, 1);
+    assert_eq!(dirty_after(tandem, &[]).await, ["archive.older"]);
+    clear(tandem).await;
+    client.batch_execute("INSERT INTO far VALUES (1)").await.expect("it is far");
+    assert_eq!(dirty_after(tandem, &[]).await, ["public.audit"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_transaction_makes_and_runs_at_once_is_counted() {
     let stage = Stage::new(UNSEEN, "[mirror]\nself_repair = false", &[]).await;

@@ -1,6 +1,6 @@
 //! Clusters of which a node hangs, and clusters of two datacenters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::scripted::{Scripted, hurry};
 use super::*;

@@ -9,14 +9,14 @@ use super::super::catalog::{Events, Kind, Relation};
 use super::Scope;
 use super::ask::Question;
 use super::reach::MADE;
-use super::target::{Named, Target, holders, labels};
+use super::target::{Named, TEMPORARY, Target, holders, labels};
 use super::write::{Outcome, assigned, assigns, assigns_key};
 
 impl Scope<'_> {
     pub(super) fn merge(&mut self, merge: &MergeStmt) -> Outcome {
         let Some(name) = merge.relation.as_ref() else { return Outcome::counted("a MERGE without target") };
         let outcome = match Target::of(self.catalog, name) {
-            Target::Temporary => Outcome::default(),
+            Target::Temporary => Outcome::counted(TEMPORARY),
             Target::System => Outcome::counted("a system catalog is written"),
             Target::Unknown => Outcome::counted(format!("unknown table {}", name.relname)),
             Target::Known(named) if named.tables.iter().any(|table| self.is_altered(table)) => Outcome::counted(MADE),

@@ -9,10 +9,13 @@ use super::super::catalog::{Catalog, Events, Kind, Relation};
 use super::super::key::Form;
 use crate::record::TableId;
 
+/// Why a write to what is named `pg_temp` is counted.
+pub(super) const TEMPORARY: &str = "a temporary table or view";
+
 /// What the target of a write is.
 #[derive(Debug)]
 pub(super) enum Target {
-    /// Only a temporary table: never mirrored.
+    /// Only a temporary table, which is never mirrored; or a temporary view, of tables that are. A trigger may write others.
     Temporary,
     /// A system catalog.
     System,
@@ -29,6 +32,8 @@ pub(super) struct Named {
     pub(super) tables: Vec<Arc<Relation>>,
     /// Base tables behind views of that name, and tables whose rows cannot be followed.
     pub(super) behind: Vec<Arc<Relation>>,
+    /// Foreign tables: never mirrored, but what their triggers write may be.
+    foreign: Vec<Arc<Relation>>,
     /// A view of that name.
     view: Option<String>,
 }
@@ -69,8 +74,9 @@ impl Named {
             match relation.kind {
                 Kind::Table | Kind::Partitioned => all.tables.push(relation),
                 Kind::View => all.view(catalog, &relation),
-                // Never mirrored; a materialized view cannot be written at all.
-                Kind::Foreign | Kind::Materialized => {}
+                Kind::Foreign => all.foreign.push(relation),
+                // It cannot be written at all.
+                Kind::Materialized => {}
             }
         }
         all
@@ -83,7 +89,7 @@ impl Named {
 
     /// Why hidden writes must be counted where this happens to the rows, if at all. `moved`: foreign keys may act.
     pub(super) fn counted(&self, catalog: &Catalog, events: Events, moved: bool) -> Option<String> {
-        let all = self.tables.iter().chain(&self.behind);
+        let all = self.tables.iter().chain(&self.behind).chain(&self.foreign);
         let parts = all.flat_map(|table| with_children(catalog, table).into_iter().map(move |part| (part, table)));
         let writes = |part: &Relation, events| {
             let what = part.hazards.writer(events)?;

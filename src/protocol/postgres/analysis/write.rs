@@ -14,7 +14,7 @@ use super::super::plan::{Action, Asked, Counted, Evident, EvidentKey, Operand};
 use super::ask::Question;
 use super::operand::string;
 use super::reach::{MADE, Reach};
-use super::target::{Named, Target, holders, key_names, labels, same_key, with_children};
+use super::target::{Named, TEMPORARY, Target, holders, key_names, labels, same_key, with_children};
 use super::{Scope, evident};
 use crate::record::TableId;
 
@@ -295,7 +295,7 @@ impl Scope<'_> {
     /// must be asked, else a dirty mark.
     fn rows_written(&self, write: &Write<'_>, rows: impl Fn(&Self, &Arc<Relation>) -> Option<Vec<Row>>) -> Outcome {
         let named = match Target::of(self.catalog, write.name) {
-            Target::Temporary => return Outcome::default(),
+            Target::Temporary => return Outcome::counted(TEMPORARY),
             Target::System => return Outcome { opaque: true, ..Outcome::counted("a system catalog is written") },
             Target::Unknown => return Outcome::counted(format!("unknown table {}", write.name.relname)),
             // Its rows may get other keys, and a RETURNING may fail: the server counts.

@@ -1,6 +1,8 @@
 //! Where a hidden RETURNING would fail in this session though the client's own statement works: its role may write a
 //! table and not read it (42501), or a temporary table bears the name and has other columns (42703).
 //!
+//! And where the keys in a text are not those of the rows that it writes: a temporary table or view bears the name.
+//!
 //! The server is asked by a hidden query before the first statement that could meet this, and again after whatever may
 //! have changed the answer. Such a statement goes as it came, and what it wrote is counted.
 
@@ -9,7 +11,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use crate::protocol::postgres::catalog::{Catalog, Relation};
-use crate::protocol::postgres::plan::{Action, Asked, Counted, Evident, Script, Statement};
+use crate::protocol::postgres::plan::{Action, Counted, Evident, Script, Statement};
 use crate::protocol::postgres::wire::{Fields, WireError, back};
 use crate::record::TableId;
 
@@ -90,9 +92,17 @@ impl Session {
             return script;
         }
         let plain = |statement: &Statement| match &statement.action {
-            Action::Asked(asked) if fails(statement) => counted(asked, statement),
+            Action::Asked(asked) if fails(statement) => {
+                let known = counted(asked.counted.as_ref(), "a table that the client may not read");
+                Statement { action: Action::Counted(known), ..statement.clone() }
+            }
             Action::Evident(evident) if fails(statement) => {
-                let action = Action::Evident(Evident { fallback: None, ..evident.clone() });
+                let counted = match self.is_hidden(statement, &script) {
+                    // Its keys are owed, for it may write them all the same.
+                    true => Some(counted(evident.counted.as_ref(), "a temporary table or view bears the name")),
+                    false => evident.counted.clone(),
+                };
+                let action = Action::Evident(Evident { fallback: None, counted, ..evident.clone() });
                 Statement { action, ..statement.clone() }
             }
             Action::Fetch if fetches(statement) => {
@@ -105,25 +115,58 @@ impl Session {
     }
 
     fn is_doubtful(&self, statement: &Statement) -> bool {
-        asked_of(statement).is_some_and(|asked| asked.rights || self.odd_names)
+        let evident = self.odd_names && matches!(statement.action, Action::Evident(_));
+        evident || asked_of(statement).is_some_and(|asked| asked.rights || self.odd_names)
+    }
+
+    /// What was answered, unless something in the same text may change it.
+    fn known_names(&self, script: &Script) -> Option<&Names> {
+        let changes = |action: &Action| action.is_of_session() || matches!(action, Action::Opaque(_));
+        self.names.as_ref().filter(|_| !script.statements.iter().any(|one| changes(&one.action)))
     }
 
     fn would_fail(&self, statement: &Statement, script: &Script) -> bool {
-        // Something in the same text may change what was answered.
-        let changes = |action: &Action| action.is_of_session() || matches!(action, Action::Opaque(_));
-        let Some(asked) = asked_of(statement) else { return false };
-        let names = self.names.as_ref().filter(|_| !script.statements.iter().any(|one| changes(&one.action)));
-        names.is_none_or(|names| names.conceal(asked, &self.shared.catalog.now()))
+        let catalog = self.shared.catalog.now();
+        let is_closed = |names: &Names| tables_of(statement).any(|table| names.is_closed(table, &catalog));
+        self.is_hidden(statement, script) || self.known_names(script).is_none_or(is_closed)
+    }
+
+    /// A temporary table or view bears the name of what it writes.
+    fn is_hidden(&self, statement: &Statement, script: &Script) -> bool {
+        let catalog = self.shared.catalog.now();
+        let is_hidden = |names: &Names| tables_of(statement).any(|table| names.is_hidden(table, &catalog));
+        self.known_names(script).is_none_or(is_hidden)
     }
 }
 
 impl Names {
-    fn conceal(&self, asked: &Asked, catalog: &Catalog) -> bool {
-        asked.tables.iter().any(|table| {
-            let mut family = family(*table, catalog);
-            family.any(|(id, name)| self.closed.contains(&id) || self.temporary.contains(name))
-        })
+    fn is_closed(&self, table: TableId, catalog: &Catalog) -> bool {
+        family(table, catalog).any(|(id, _)| self.closed.contains(&id))
     }
+
+    fn is_hidden(&self, table: TableId, catalog: &Catalog) -> bool {
+        family(table, catalog).any(|(_, name)| self.temporary.contains(name))
+    }
+}
+
+/// Tables that the statement's keys may be of, or that a hidden RETURNING would read.
+fn tables_of(statement: &Statement) -> impl Iterator<Item = TableId> {
+    let evident = match &statement.action {
+        Action::Evident(evident) => evident.keys.as_slice(),
+        _ => &[],
+    };
+    let evident = evident.iter().flat_map(|key| key.tables.iter().map(|table| table.id));
+    asked_of(statement).into_iter().flat_map(|asked| asked.tables.iter().copied()).chain(evident)
+}
+
+/// The server counts its rows.
+fn counted(known: Option<&Counted>, why: &str) -> Counted {
+    let mut known = known.cloned().unwrap_or_default();
+    if known.why.is_empty() {
+        why.clone_into(&mut known.why);
+    }
+    known.alone = false;
+    known
 }
 
 /// The table, and what it is a partition or child of: the statement may name any of them.
@@ -134,16 +177,6 @@ fn family(table: TableId, catalog: &Catalog) -> impl Iterator<Item = (TableId, &
         open.extend(&relation.parents);
         Some((relation.id, relation.name.as_str()))
     })
-}
-
-/// The statement as it came, its rows counted by the server.
-fn counted(asked: &Asked, statement: &Statement) -> Statement {
-    let mut known = asked.counted.clone().unwrap_or_default();
-    if known.why.is_empty() {
-        known.why = "a table that the client may not read".to_owned();
-    }
-    known.alone = false;
-    Statement { action: Action::Counted(known), ..statement.clone() }
 }
 
 /// Tables that somebody may write and not read, and that this role may not read, by label; temporary tables. By name:
