@@ -55,6 +55,7 @@ mod random;
 mod rounds;
 mod rules;
 mod sandbox;
+mod savepoints;
 mod schema;
 mod settings;
 mod shadow_postgres;

@@ -271,6 +271,9 @@ impl Session {
         if matches!(tag, b"COMMIT" | b"PREPARE TRANSACTION") && !matches!(effect, Effect::Ends { .. }) {
             self.tickets.part(upto, Outcome::Committed); // Of a text that nobody could read.
         }
+        if matches!(tag, b"BEGIN" | b"START TRANSACTION") {
+            self.in_block = true;
+        }
         let is_read = matches!(effect, Effect::Savepoint { .. } | Effect::Ends { .. });
         if !is_read && matches!(tag, b"SAVEPOINT" | b"RELEASE" | b"ROLLBACK") {
             self.savepoint_unread(tag);
@@ -278,7 +281,6 @@ impl Session {
         match effect {
             Effect::None => {}
             Effect::Savepoint { savepoint, stretch } => self.savepoint_done(savepoint, stretch),
-            Effect::Begins => self.in_block = true,
             Effect::Ends { chain, upto: ended } => self.transaction_ended(chain, tag, ended, upto),
             Effect::Commits { schema, .. } => {
                 if !self.in_block {
@@ -584,7 +586,6 @@ pub(super) fn savepoints(statements: &[Statement]) -> usize {
 fn effect_of(action: &Action, text: &Bytes, upto: Mark, stretch: Stretch) -> Effect {
     match action {
         Action::Savepoint(savepoint) => Effect::Savepoint { savepoint: savepoint.clone(), stretch },
-        Action::Begin => Effect::Begins,
         Action::Commit { chain } | Action::Rollback { chain } => Effect::Ends { chain: *chain, upto },
         Action::PrepareTransaction { .. } => Effect::Ends { chain: false, upto },
         action if commits_by_itself(action) => {

@@ -125,8 +125,6 @@ pub(super) enum Effect {
     Deallocated { name: Option<String> },
     /// The schema changed.
     Schema,
-    /// A transaction block begins.
-    Begins,
     /// COMMIT, ROLLBACK, PREPARE TRANSACTION: all below the mark belongs to what ends.
     Ends { chain: bool, upto: Mark },
     /// SAVEPOINT, RELEASE, ROLLBACK TO, and the stretch behind it.

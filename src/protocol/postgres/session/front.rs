@@ -164,13 +164,11 @@ impl Session {
         {
             return Ok(is_taken);
         }
-        if let [statement] = &script.statements[..] {
-            self.forget_undone(&statement.action);
-        }
+        let undoes = matches!(&script.statements[..], [statement] if self.undoes(&statement.action));
         let ends = !self.in_transaction || script.statements.iter().any(|one| could_commit(&one.action));
         let needs_text = script.statements.iter().any(|one| matches!(one.action, Action::Prepare { .. }));
         // If it has to wait it comes again, and what it does is not to be written down twice.
-        self.is_captured = ends && !self.append()?;
+        self.is_captured = ends && !undoes && !self.append()?;
         if self.is_captured {
             return Ok(false);
         }
@@ -554,22 +552,23 @@ impl Session {
         if !self.asked_answered(out) {
             return Ok(false);
         }
-        known.into_iter().for_each(|(action, _)| self.forget_undone(action));
-        if !self.append()? {
+        let undoes = known.is_some_and(|(action, _)| self.undoes(action));
+        if !undoes && !self.append()? {
             return Ok(false);
         }
         self.in_transaction = false;
         let effect = known.map_or(Effect::None, |(action, text)| self.effect(action, text));
-        Ok(self.forward(whole, out, Expect::Execute { view: View::Plain, effect }))
+        let goes = self.forward(whole, out, Expect::Execute { view: View::Plain, effect });
+        self.undoing = undoes;
+        Ok(goes)
     }
 
-    /// A transaction that is open for sure is rolled back as a whole, whatever else happens: nobody need look for what it named.
-    fn forget_undone(&mut self, action: &Action) {
+    /// Does it roll a transaction back that is open for sure? Then it commits nothing, nor does the end of its group if nothing
+    /// follows it there, and nobody need look for what was written. What that was is known until the answer comes: behind an
+    /// error of its own group the server skips it, and a savepoint may bring back what lay before the error.
+    fn undoes(&self, action: &Action) -> bool {
         let is_open = self.in_transaction || self.status == b'E' && self.groups.is_empty();
-        if is_open && self.changes.is_empty() && matches!(action, Action::Rollback { chain: false }) {
-            self.keys.clear();
-            self.parts.clear();
-        }
+        is_open && self.changes.is_empty() && matches!(action, Action::Rollback { chain: false })
     }
 
     /// Without a RETURNING of the client's, a row limit would suspend the portal that the client believes has no rows.
@@ -610,7 +609,8 @@ impl Session {
             out.to_server.extend_from_slice(whole);
             return Ok(true);
         }
-        if !self.in_transaction && !self.copying() && (!self.asked_answered(out) || !self.append()?) {
+        let commits = !self.in_transaction && !self.copying() && !self.undoing;
+        if commits && (!self.asked_answered(out) || !self.append()?) {
             self.hurried = matches!(self.wait, Wait::Keys);
             return Ok(false);
         }
@@ -639,9 +639,10 @@ impl Session {
         {
             copy.finish(&mut self.keys);
         }
-        self.copy_in = false;
-        if kind == front::COPY_FAIL && !self.in_transaction && self.copies.len() == 1 {
-            // The server refuses the COPY, if it has not done so before, and with it all that is not committed.
+        let is_read = std::mem::take(&mut self.copy_in);
+        if kind == front::COPY_FAIL && is_read && self.is_alone_outside() && self.copies.len() == 1 {
+            // The server refuses the COPY, and with it all that is not committed. In a transaction a savepoint may bring back
+            // what lay before it.
             self.keys.clear();
             self.parts.clear();
         } else if !self.in_transaction && !self.append()? {
@@ -654,6 +655,12 @@ impl Session {
             self.expects.push_back(Expect::CopyEnd);
         }
         Ok(true)
+    }
+
+    /// Is what the server works on all that is under way, and in no transaction block? It answered whatever came before.
+    fn is_alone_outside(&self) -> bool {
+        let groups = self.groups.len() + usize::from(self.open_started);
+        groups == 1 && self.status == b'I' && !self.in_block
     }
 
     /// Its records belong to the group whose Execute or Query began the copy: they end with it, also if it fails half-way.
@@ -685,6 +692,7 @@ impl Session {
     /// The server will answer, unless it skips to the next Sync.
     pub(super) fn expect(&mut self, expect: Expect) {
         self.open_started = true;
+        self.undoing = false;
         if !self.skipping {
             self.expects.push_back(expect);
         }
@@ -700,6 +708,7 @@ impl Session {
         self.skipping = false;
         self.flushed = false;
         self.in_transaction = false;
+        self.undoing = false;
     }
 
     /// Are all hidden keys there? If not, the server is asked to hurry and the message waits.

@@ -9,7 +9,8 @@
 //!
 //! - a [`Pass`] while the primary may act for it;
 //! - `keys`: what the open unit may have changed and is not in the journal yet. A message that could commit is
-//!   forwarded only after the keys were appended ([`Session::append`]), so `keys` never outlives its unit;
+//!   forwarded only after the keys were appended ([`Session::append`]). They go when an answer says that the unit is over,
+//!   not before: what was thought to end it may be skipped;
 //! - `changes`: its schema changes, which leave records of their own (`savepoints.rs`);
 //! - `tickets`: records of the open unit in the journal, oldest first (`tickets.rs`). They end when ReadyForQuery says
 //!   that the session is outside any transaction, or that COMMIT AND CHAIN began the next one. What a statement did to
@@ -166,6 +167,8 @@ pub struct Session {
     status: u8,
     /// `status` is `T` and nothing that could end the transaction was forwarded since.
     in_transaction: bool,
+    /// The last message was a ROLLBACK of a transaction that was open for sure.
+    undoing: bool,
     statements: Statements,
     keys: RecordBuf,
     /// Tables of the open unit's keys that are in the journal already, as parts.
@@ -274,6 +277,7 @@ impl Session {
             client_utf8: true,
             status: b'I',
             in_transaction: false,
+            undoing: false,
             statements: Statements::default(),
             keys: RecordBuf::default(),
             parts: Vec::new(),

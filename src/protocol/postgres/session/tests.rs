@@ -587,6 +587,117 @@ fn a_rollback_writes_nothing_down() {
     }
 }
 
+/// In a transaction that wrote a row of `acc`, behind which it has a savepoint.
+fn saved() -> Peers {
+    let mut peers = Peers::new();
+    for (text, answer) in [BEGIN, ("insert into acc values (5, 1, '')", "CINSERT_0_1 ZT"), SAVE] {
+        peers.query(text);
+        peers.server(answer);
+    }
+    peers
+}
+
+/// What lay before the savepoint is committed.
+fn assert_saved(mut peers: Peers) {
+    peers.query(BACK.0);
+    peers.server(BACK.1);
+    peers.query(COMMIT.0);
+    assert!(peers.has("acc "), "{:?}", peers.journaled());
+}
+
+fn run(out: &mut BytesMut, text: &str) {
+    wire::parse(out, b"", text.as_bytes(), &[]);
+    bind(out, "", "", &[]);
+    wire::execute(out, b"", 0);
+}
+
+fn run_all(out: &mut BytesMut, texts: &[&str]) {
+    texts.iter().for_each(|text| run(out, text));
+}
+
+fn copy_fail(out: &mut BytesMut) {
+    wire::message(out, front::COPY_FAIL, |b| wire::cstr(b, b"no more"));
+}
+
+#[test]
+fn a_copy_that_its_client_gives_up_takes_nothing_from_before_a_savepoint() {
+    let mut peers = saved();
+    peers.query("copy pair from stdin");
+    peers.server("G");
+    peers.client(copy_fail);
+    peers.server("E ZE");
+    assert_saved(peers);
+
+    // All of it in one group.
+    let mut peers = Peers::new();
+    peers.client(|out| {
+        run_all(out, &["begin", "insert into acc values (5, 1, '')", "savepoint s", "copy pair from stdin"]);
+        wire::bare(out, front::SYNC);
+    });
+    peers.server("1 2 CBEGIN 1 2 CINSERT_0_1 1 2 CSAVEPOINT 1 2 G");
+    peers.client(|out| {
+        copy_fail(out);
+        wire::bare(out, front::SYNC);
+    });
+    peers.server("E ZE");
+    assert_saved(peers);
+}
+
+#[test]
+fn a_copy_that_its_client_gives_up_writes_nothing_down_outside_a_transaction() {
+    for extended in [false, true] {
+        let mut peers = Peers::new();
+        peers.client(|out| match extended {
+            true => {
+                run(out, "copy pair from stdin");
+                wire::bare(out, front::SYNC);
+            }
+            false => wire::query(out, b"copy pair from stdin"),
+        });
+        peers.server(if extended { "1 2 G" } else { "G" });
+        peers.client(|out| {
+            wire::message(out, front::COPY_DATA, |b| b.put_slice(b"1\t2\t3\n"));
+            copy_fail(out);
+            if extended {
+                wire::bare(out, front::SYNC);
+            }
+        });
+        peers.server("E ZI");
+        assert!(peers.journaled().is_empty() && peers.session.keys.is_empty(), "{extended}: {:?}", peers.journaled());
+    }
+}
+
+#[test]
+fn a_rollback_that_the_server_skips_takes_nothing_from_before_a_savepoint() {
+    // Behind an error in its group, ..
+    let mut peers = saved();
+    peers.client(|out| {
+        run_all(out, &["select 1/0", "rollback"]);
+        wire::bare(out, front::SYNC);
+    });
+    peers.server("1 2 E ZE");
+    assert_saved(peers);
+    // .. as a Query behind it, ..
+    let mut peers = saved();
+    peers.client(|out| {
+        run(out, "select 1/0");
+        wire::query(out, b"rollback");
+        wire::bare(out, front::SYNC);
+    });
+    peers.server("1 2 E ZE");
+    assert_saved(peers);
+    // .. or in a transaction that failed before, and goes on.
+    let mut peers = saved();
+    peers.query("select 1/0");
+    peers.server("E ZE");
+    peers.client(|out| {
+        run_all(out, &["rollback to s", "select 1/0", "rollback"]);
+        wire::bare(out, front::SYNC);
+    });
+    peers.server("1 2 CROLLBACK 1 2 E ZE");
+    assert_saved(peers);
+}
+
 #[test]
 fn parts_that_nothing_could_close_are_dirty() {
     let marks: Arc<std::sync::Mutex<Vec<TableId>>> = Arc::default();
