@@ -1179,6 +1179,16 @@ async fn a_large_table_is_never_one_payment_however_it_came_to_be_owed() {
 }
 
 #[tokio::test]
+async fn a_large_table_with_a_column_that_cannot_be_compared_is_one_payment() {
+    let schema = |of: &str| format!("CREATE TABLE t (id int PRIMARY KEY, at {of})");
+    let mut world = World::with(&schema("timestamp"), &schema("timestamptz")).await;
+    world.origin("INSERT INTO t SELECT i, '2026-01-02 03:04' FROM generate_series(1, 9) i").await;
+    world.reopen(Options { whole_bytes_max: 0, ..Options::default() }).await;
+    let paid = world.pay(&Owed { tables: vec![table("t")], ..Owed::default() }).await;
+    assert_eq!((paid.large, paid.rows), (vec![], 9), "no walk would find it clean");
+}
+
+#[tokio::test]
 async fn what_a_partition_held_leaves_the_target_with_it_however_that_is_partitioned() {
     let other = "CREATE TABLE m (id int, at int, v text, PRIMARY KEY (id, at)) PARTITION BY RANGE (at); \
         CREATE TABLE rest PARTITION OF m DEFAULT";

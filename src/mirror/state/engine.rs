@@ -1000,7 +1000,8 @@ impl<C: Copier> Engine<C> {
         Ok(())
     }
 
-    /// Which of these tables are large. What a walk leaves out, or does not know, is not. False: that cannot be told now.
+    /// Which of these tables are large. What a walk leaves out, or does not know, or cannot compare in all of its columns, is
+    /// not: no walk would find it clean. False: that cannot be told now.
     async fn measure(&mut self, tables: &[TableId]) -> Result<bool, Error> {
         let now = Instant::now();
         let (known, at) = &self.large;
@@ -1017,8 +1018,9 @@ impl<C: Copier> Engine<C> {
         };
         self.last_contact = now;
         let is_large = |table: &TableId| {
-            let of = found.iter().find(|one| one.labels.contains(table) && one.refused.is_none());
-            of.is_some_and(|one| one.bytes > self.config.whole_bytes_max)
+            let of = found.iter().find(|one| one.labels.contains(table));
+            let walked = of.filter(|one| one.refused.is_none() && one.not_compared.is_empty());
+            walked.is_some_and(|one| one.bytes > self.config.whole_bytes_max)
         };
         self.large = (tables.iter().map(|table| (*table, is_large(table))).collect(), now);
         Ok(true)
@@ -1170,6 +1172,8 @@ mod tests {
         snapshots: Arc<AtomicU64>,
         walks: Arc<AtomicU64>,
         locked: bool,
+        /// Columns of the table that cannot be compared.
+        not_compared: Vec<String>,
         /// Each payment meets another schema.
         moves: bool,
     }
@@ -1209,7 +1213,7 @@ mod tests {
                 secondary: extents,
                 occupied: true,
                 refused: None,
-                not_compared: Vec::new(),
+                not_compared: self.not_compared.clone(),
             }])
         }
 
@@ -1301,6 +1305,29 @@ mod tests {
         assert_eq!(shown.error.as_deref(), Some("a table was moved"));
         stop.cancel();
         running.await.expect("ends");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dirty_table_that_cannot_be_compared_is_paid_whole_however_large() {
+        for not_compared in [vec!["at".to_owned()], Vec::new()] {
+            let walks = Arc::new(AtomicU64::new(0));
+            let copier = Pays { walks: walks.clone(), not_compared: not_compared.clone(), ..Pays::default() };
+            let config = Config { self_repair: true, whole_bytes_max: 1, ..Config::default() };
+            let journal = Journal::in_memory();
+            let (engine, handle) = Engine::new(config, journal, copier, Paths::in_memory()).expect("files load");
+            handle.dirty().note(TableId(1), Reason::Uncaptured, Lsn(0));
+            let stop = CancellationToken::new();
+            let running = tokio::spawn(engine.run(stop.clone()));
+            sleep(Duration::from_secs(60)).await;
+            assert!(handle.dirty().is_empty(), "{not_compared:?}: {:?}", handle.dirty().list());
+            assert_eq!(
+                walks.load(Ordering::Relaxed) > 0,
+                not_compared.is_empty(),
+                "what can be compared is walked over"
+            );
+            stop.cancel();
+            running.await.expect("ends");
+        }
     }
 
     fn written() -> RecordBuf {

@@ -953,9 +953,10 @@ async fn large(link: &mut Link, debts: &Debts<'_>, options: &Options) -> Result<
     Ok(large)
 }
 
-/// Of a table that can be compared and mended; of others there is no other way than to pay them whole.
+/// Of a table that can be compared, in all of its columns, and mended; of others there is no other way than to pay them whole.
 async fn bytes_to_walk(link: &mut Link, pair: &Pair) -> Result<u64, Trouble> {
-    let can_be_walked = link.replica && pair.footprint.local && !pair.key.is_empty();
+    let has_place = pair.footprint.local && !pair.key.is_empty();
+    let can_be_walked = link.replica && has_place && pair.not_compared().is_empty();
     if can_be_walked { piece::bytes(link, pair).await } else { Ok(0) }
 }
 
