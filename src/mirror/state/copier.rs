@@ -1,6 +1,6 @@
 //! What the engine asks of a wire: open a snapshot on the primary, make owed rows on the secondary equal to it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::time::Duration;
 
@@ -18,6 +18,9 @@ pub struct Owed {
     pub keys: HashMap<TableId, Keys>,
     /// Tables of which every row is owed.
     pub tables: Vec<TableId>,
+    /// Those of them whose rows may have been deleted or re-keyed while nobody kept their keys: all rows that point at them are
+    /// owed too.
+    pub lost: HashSet<TableId>,
     /// Schema changes to repeat first, in order, as the wire encoded them.
     pub ddl: Vec<(TableId, Box<[u8]>)>,
     /// Keys that are parked, by the table that they were refused of: owed under another name, or with their table, they may

@@ -55,7 +55,7 @@ const BEAT: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Distinct keys owed in memory; past it the journal is read no further, and the mirror catches up in parts. A
-    /// payment may exceed it by a quarter, to stay exact, and by one read of the journal.
+    /// payment may exceed it by a quarter, to stay exact, and by one read of the journal; what waits for a lock by another quarter.
     pub owed_keys_max: usize,
     /// What is kept in memory of units that are still being written, in bytes of their records: more is read again when
     /// it is owed.
@@ -280,6 +280,9 @@ const PREPARED: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether a lock is gone for which something owed waits.
 const LOOK_AT_LOCKS: Duration = Duration::from_millis(500);
+
+/// Of the keys that are owed at most the share, as a divisor, that may wait for locks.
+const ASIDE: usize = 4;
 
 /// How long it is believed how large a table is.
 const MEASURED: Duration = Duration::from_secs(600);
@@ -839,7 +842,10 @@ impl<C: Copier> Engine<C> {
         self.held = paid.waiting.iter().map(held).collect();
         let tables: HashSet<TableId> = paid.waiting.iter().flat_map(|waiting| &waiting.owed).copied().collect();
         if !tables.is_empty() {
-            self.ledger.set_aside(cut.split(&tables));
+            let whole = self.ledger.set_aside(cut.split(&tables), self.config.owed_keys_max / ASIDE);
+            for table in whole {
+                info!(table = table.0, "left out of payments for too many keys: owed whole");
+            }
             self.next_aside = Instant::now() + LOOK_AT_LOCKS;
         }
         !tables.is_empty()
@@ -1228,6 +1234,90 @@ mod tests {
         async fn release(&mut self) -> Result<(), copier::Error> {
             Ok(())
         }
+    }
+
+    /// Pays everything but one table, which is locked.
+    #[derive(Default)]
+    struct Waits {
+        locked: Arc<AtomicBool>,
+        seen: Arc<std::sync::Mutex<Seen>>,
+    }
+
+    #[derive(Default)]
+    struct Seen {
+        /// Most keys in a payment.
+        keys: usize,
+        /// Keys of other tables that were paid.
+        others: usize,
+        /// The locked one was paid whole, and whether as one that lost rows.
+        whole: Option<bool>,
+    }
+
+    const LOCKED: TableId = TableId(1);
+
+    impl Copier for Waits {
+        async fn open(&mut self) -> Result<Standing, copier::Error> {
+            Ok(Standing { life: 1, payments: 0 })
+        }
+
+        async fn gone<'a>(&'a mut self, _: &'a [Backend], _: &'a [Box<[u8]>]) -> Result<Gone, copier::Error> {
+            Ok(Gone::default())
+        }
+
+        async fn snapshot(&mut self) -> Result<Snapshot, copier::Error> {
+            Ok(Snapshot { written: 0, flushed: 0 })
+        }
+
+        async fn pay<'a>(&'a mut self, owed: &'a Owed, _: bool) -> Result<Paid, copier::Error> {
+            let mut seen = self.seen.lock().expect("no panic");
+            seen.keys = seen.keys.max(owed.keys.values().map(HashMap::len).sum());
+            let is_other = |table: &&TableId| **table != LOCKED;
+            seen.others += owed.keys.keys().filter(is_other).map(|table| owed.keys[table].len()).sum::<usize>();
+            let mut paid = Paid::default();
+            let is_owed = owed.keys.contains_key(&LOCKED) || owed.tables.contains(&LOCKED);
+            if is_owed && self.locked.load(Ordering::Relaxed) {
+                let (name, why) = ("t".to_owned(), "waits for a lock".to_owned());
+                paid.waiting.push(Waiting { name, why, owed: vec![LOCKED] });
+            } else if owed.tables.contains(&LOCKED) {
+                seen.whole = Some(owed.lost.contains(&LOCKED));
+            }
+            Ok(paid)
+        }
+
+        async fn release(&mut self) -> Result<(), copier::Error> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_locked_table_owes_is_bounded_and_others_are_paid_promise_12() {
+        let (journal, copier) = (Journal::in_memory(), Waits::default());
+        let (locked, seen) = (copier.locked.clone(), copier.seen.clone());
+        locked.store(true, Ordering::Relaxed);
+        let config = Config { owed_keys_max: 100, read_bytes: 1 << 10, ..Config::default() };
+        let (engine, handle) = Engine::new(config, journal.clone(), copier, Paths::in_memory()).expect("files load");
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(engine.run(stop.clone()));
+        for batch in 0..1000_u32 {
+            let mut record = RecordBuf::default();
+            (0..10).for_each(|key| record.key(LOCKED, &(batch * 10 + key).to_be_bytes(), batch == 0));
+            record.key(TableId(2), &batch.to_be_bytes(), false);
+            owe(&journal, &mut record).expect("there is room");
+        }
+        sleep(Duration::from_secs(60)).await;
+        {
+            let seen = seen.lock().expect("no panic");
+            assert!(seen.keys < 500, "{} keys in a payment", seen.keys);
+            assert!(seen.others >= 1000, "{} keys of another table were paid", seen.others);
+            assert_eq!(seen.whole, None);
+        }
+        assert!(handle.status().lag_keys <= 25, "{}", handle.status().lag_keys);
+        locked.store(false, Ordering::Relaxed);
+        sleep(Duration::from_secs(10)).await;
+        assert_eq!(seen.lock().expect("no panic").whole, Some(true), "rows of it may have been deleted");
+        assert_eq!(handle.status().lag_records, 0);
+        stop.cancel();
+        running.await.expect("ends");
     }
 
     fn verify(handle: &Handle) -> backfill::Report {

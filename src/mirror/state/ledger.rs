@@ -36,7 +36,7 @@ use crate::journal::{Entry, Lsn, Outcome};
 use crate::record::{Backend, Item, Malformed, Reason, Record, TableId};
 
 use super::copier::{Gone, Owed};
-use super::keys::Key;
+use super::keys::{Key, Keys};
 
 /// What is owed, and how far the journal was read.
 #[derive(Clone, Default)]
@@ -424,6 +424,7 @@ impl Ledger {
             keys.iter().for_each(|(key, &moved)| cut.owing.key(*table, key, moved));
         }
         self.ended.owed.tables.iter().for_each(|&table| cut.owing.table(table));
+        cut.owing.owed.lost.extend(&self.ended.owed.lost);
         let sent = self.open.values().filter(|unit| !unit.part);
         sent.flat_map(Unit::items).for_each(|item| cut.owing.item(item));
     }
@@ -433,9 +434,18 @@ impl Ledger {
         self.ended = cut.owing.merge(std::mem::take(&mut self.ended));
     }
 
-    /// The payment could not take this part of its cut: it is owed, and comes with the next one.
-    pub fn set_aside(&mut self, cut: Cut) {
+    /// The payment could not take this part of its cut: it is owed, and comes with the next one. No more than so many keys are
+    /// kept of it: tables that have the most are owed whole instead, and returned.
+    pub fn set_aside(&mut self, cut: Cut, keys_max: usize) -> Vec<TableId> {
         self.aside = cut.owing.merge(std::mem::take(&mut self.aside));
+        let most = |(table, keys): (&TableId, &Keys)| (keys.len(), table.0);
+        let mut whole = Vec::new();
+        while self.aside.keys > keys_max {
+            let Some((_, table)) = self.aside.owed.keys.iter().map(most).max() else { break };
+            self.aside.owe_whole(TableId(table));
+            whole.push(TableId(table));
+        }
+        whole
     }
 
     /// Something waits for a lock.
@@ -513,6 +523,16 @@ impl Owing {
         }
     }
 
+    /// Every row in place of these keys.
+    fn owe_whole(&mut self, table: TableId) {
+        let keys = self.owed.keys.remove(&table).unwrap_or_default();
+        self.keys -= keys.len();
+        if keys.values().any(|&moved| moved) {
+            self.owed.lost.insert(table);
+        }
+        self.table(table);
+    }
+
     fn count(&mut self, lsn: Lsn, seen: Instant) {
         self.records += 1;
         self.age(lsn, seen);
@@ -537,6 +557,7 @@ impl Owing {
             }
         }
         newer.owed.tables.into_iter().for_each(|table| self.table(table));
+        self.owed.lost.extend(newer.owed.lost);
         self.owed.ddl.clear();
         self.owed.parked.clear();
         self.ddl.extend(newer.ddl);
@@ -559,6 +580,7 @@ impl Cut {
         let mut rest = Owing { records: self.owing.records, oldest: self.owing.oldest, ..Owing::default() };
         rest.owed.keys = owed.keys.extract_if(|table, _| taken(table)).collect();
         rest.owed.tables = owed.tables.extract_if(.., |table| taken(table)).collect();
+        rest.owed.lost = owed.lost.extract_if(|table| taken(table)).collect();
         rest.keys = rest.owed.keys.values().map(HashMap::len).sum();
         // Nobody knows which of them. A part that is taken out again and again must not count all that was paid meanwhile.
         rest.records = rest.records.min((rest.keys + rest.owed.tables.len()) as u64);
@@ -828,7 +850,7 @@ mod tests {
             assert!(cut.owed().keys[&T][&b"k"[..]], "its flag counts for others");
             let rest = cut.split(&HashSet::from([T]));
             assert_eq!(keys(&cut), [(b"k".to_vec(), false)]);
-            script.ledger.set_aside(rest);
+            script.ledger.set_aside(rest, 100);
             assert!(script.ledger.has_aside() && !script.ledger.due());
             assert_eq!((script.ledger.paid(), script.ledger.ended_paid()), (unit, unit));
             assert_eq!((script.ledger.keys(), script.ledger.records()), (1, 1), "what is paid counts no more");

@@ -474,6 +474,7 @@ impl<'p> Payment<'p> {
             let Some((pair, _)) = self.home(table) else { continue };
             let part = self.link.schema.primary.relation(table).filter(|part| part.id != pair.id);
             let debt = self.debts.entry(pair.id).or_insert_with(|| Debt::new(pair.clone()));
+            debt.lost |= self.owed.lost.contains(&table);
             match part {
                 Some(part) => self.parts.entry(pair.id).or_default().push(part.clone()),
                 None => debt.whole = true,
