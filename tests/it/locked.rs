@@ -72,6 +72,29 @@ async fn a_table_that_is_locked_on_the_target_waits_and_no_other_does() {
     assert!(!log.contains("mirror waits"), "it keeps its connections\n{log}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_change_of_a_table_that_is_locked_on_the_target_says_what_waits_for_it() {
+    let stage = stage().await;
+    b_is_mirrored(&stage, 1).await;
+    let mirrors = "SELECT pid FROM pg_stat_activity WHERE application_name = 'tandem mirror' ORDER BY 1";
+    let before = rows(&stage.target.url("postgres"), mirrors).await;
+    let reader = connect(&stage.target.url("postgres")).await;
+    reader.batch_execute("BEGIN; SELECT FROM a").await.expect("it reads");
+    sql(&stage.url(), "ALTER TABLE a ADD COLUMN w int; INSERT INTO b VALUES (2, 1)").await;
+    let says = |status: &serde_json::Value| {
+        let why = status["mirror"]["held"]["\"public\".\"a\""].as_str();
+        why.is_some_and(|why| why.starts_with("ALTER TABLE waits for a lock on the secondary"))
+    };
+    stage.tandem.status_is("waiting", says).await;
+    // Longer than a heartbeat.
+    tokio::time::sleep(std::time::Duration::from_secs(15)).await;
+    stage.tandem.status_is("waiting still", says).await;
+    assert_eq!(rows(&stage.target.url("postgres"), mirrors).await, before, "it keeps its connections");
+    reader.batch_execute("COMMIT").await.expect("it has read");
+    stage.assert_equal(TABLES).await;
+    stage.tandem.status_is("going on", |status| status["mirror"]["held"] == serde_json::json!({})).await;
+}
+
 /// Transactions of the mirror that keep the origin's VACUUM from its work.
 const PINNED: &str = "SELECT FROM pg_stat_activity WHERE application_name = 'tandem mirror' AND backend_xmin IS NOT NULL \
     AND xact_start < clock_timestamp() - interval '2 s'";

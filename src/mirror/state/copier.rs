@@ -128,11 +128,14 @@ pub enum Error {
     /// The schema changed under the snapshot: take a new one, nothing was written.
     #[error("schema changed under the snapshot: {0}")]
     Stale(String),
+    /// A schema change waits for somebody's lock on the secondary, and all that is owed with it: nothing was written.
+    #[error("{}: {}", .0.name, .0.why)]
+    Waits(Waiting),
 }
 
 /// The wire's hands. One owner; calls in this order: `open`, then any number of (`gone`, `survey`, \[`prepare`\] `snapshot`,
 /// `pay` \[`lend`\] \[`walk`\] | `release`), `beat` anywhere between.
-/// After any error but [`Error::Stale`] only `open` may follow. Not cancel safe: a cancelled call needs `open` again.
+/// After any error but [`Error::Stale`] and [`Error::Waits`] only `open` may follow. Not cancel safe: a cancelled call needs `open` again.
 pub trait Copier: Send {
     /// Connect both sides. The lock on the secondary is held *before* the primary is touched, and every writing
     /// connection of an earlier applier is proven over.

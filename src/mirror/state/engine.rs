@@ -670,6 +670,11 @@ impl<C: Copier> Engine<C> {
                 self.go_stale(&why);
                 Ok(())
             }
+            Err(Error::Copier(copier::Error::Waits(change))) => {
+                self.ledger.restore(cut);
+                self.wait_behind(change);
+                Ok(())
+            }
             Err(error) => {
                 self.ledger.restore(cut);
                 Err(error)
@@ -833,13 +838,7 @@ impl<C: Copier> Engine<C> {
 
     /// What waits for a lock stays owed. Is there any?
     fn set_aside(&mut self, cut: &mut Cut, paid: &Paid) -> bool {
-        for waiting in &paid.waiting {
-            if !self.held.iter().any(|held| held.table == waiting.name) {
-                warn!(table = waiting.name, why = waiting.why, "left out of payments");
-            }
-        }
-        let held = |waiting: &Waiting| Held { table: waiting.name.clone(), why: waiting.why.clone() };
-        self.held = paid.waiting.iter().map(held).collect();
+        self.hold(&paid.waiting, "left out of payments");
         let tables: HashSet<TableId> = paid.waiting.iter().flat_map(|waiting| &waiting.owed).copied().collect();
         if !tables.is_empty() {
             let whole = self.ledger.set_aside(cut.split(&tables), self.config.owed_keys_max / ASIDE);
@@ -849,6 +848,29 @@ impl<C: Copier> Engine<C> {
             self.next_aside = Instant::now() + LOOK_AT_LOCKS;
         }
         !tables.is_empty()
+    }
+
+    fn hold(&mut self, all: &[Waiting], what: &str) {
+        for waiting in all {
+            if !self.held.iter().any(|held| held.table == waiting.name) {
+                warn!(table = waiting.name, why = waiting.why, "{what}");
+            }
+        }
+        let held = |waiting: &Waiting| Held { table: waiting.name.clone(), why: waiting.why.clone() };
+        self.held = all.iter().map(held).collect();
+    }
+
+    /// A schema change has its place among the rows, so they wait with it; the connections do no harm.
+    fn wait_behind(&mut self, change: Waiting) {
+        self.hold(&[change], "the mirror waits behind a schema change");
+        let held = &self.held;
+        self.status.send_modify(|status| status.held.clone_from(held));
+        self.stale += 1;
+        let now = Instant::now();
+        self.last_contact = now;
+        self.next_payment = now + self.backoff.pause();
+        self.next_walk = self.next_walk.max(self.next_payment);
+        self.next_aside = self.next_aside.max(self.next_payment);
     }
 
     fn go_stale(&mut self, why: &str) {

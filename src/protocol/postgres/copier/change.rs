@@ -138,10 +138,15 @@ fn string(node: &Node) -> Option<&str> {
 /// A change that the secondary refuses, of this table if of any. Its text may hold values: that is shown on request alone.
 pub(super) fn refused(table: Option<&str>, body: &[u8], why: String) -> Refused {
     let (path, sql) = schema_change::decode(body).map(|(manner, sql)| (manner.path, sql)).unwrap_or_default();
-    let words = || sql.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
     let of = table.map(|table| format!(" ({table})")).unwrap_or_default();
-    let name = Made::of(path, sql).map_or_else(|| words() + &of, |made| made.shown());
+    let name = Made::of(path, sql).map_or_else(|| words(body) + &of, |made| made.shown());
     Refused { table: TableId::NONE, name, key: Some(body.into()), shown: sql.to_owned(), why }
+}
+
+/// The first words of a change: what it does, without any value.
+pub(super) fn words(body: &[u8]) -> String {
+    let sql = schema_change::decode(body).map_or("", |(_, sql)| sql);
+    sql.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
 }
 
 /// It makes something: that what it names is not there is no sign that it was done before.

@@ -143,7 +143,7 @@ impl PgCopier {
 
     /// After a snapshot whose schema did not hold the connections are as good as before.
     fn lose_unless_stale<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
-        if matches!(result, Err(Error::Stale(_))) { result } else { self.lose(result) }
+        if matches!(result, Err(Error::Stale(_) | Error::Waits(_))) { result } else { self.lose(result) }
     }
 
     async fn pay_at_snapshot(&mut self, owed: &Owed, keep: bool) -> Result<Paid, Error> {
@@ -185,7 +185,7 @@ impl PgCopier {
 impl Link {
     /// S is over, if the connections are still good; what the engine is told.
     async fn give_up(&mut self, trouble: Trouble) -> Result<Error, Error> {
-        let (error, alive) = trouble.told();
+        let (error, alive) = trouble.told(&self.schema);
         if alive {
             self.roll_back().await?;
         }

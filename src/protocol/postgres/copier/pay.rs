@@ -36,7 +36,7 @@ use super::debt::{Arrays, BATCH_BYTES, Debt, Debts, batches, fits, refused_key, 
 use super::link::{Link, Poison, beside, on_primary, on_secondary};
 use super::locks;
 use super::piece;
-use super::schema::{At, Home, Pair, tree};
+use super::schema::{At, Home, Pair, Schema, tree};
 use super::whole::{self, Stretch};
 
 /// How often the holders of unique values are looked for before a table goes row by row.
@@ -64,6 +64,8 @@ pub(super) enum Trouble {
     Stale(String),
     /// Somebody has locked one of these tables, or rows of it.
     Locked(At, Vec<TableId>, String),
+    /// Somebody has locked on the secondary what a schema change of this table, if of any, wants.
+    Behind(TableId, String),
 }
 
 impl Trouble {
@@ -108,8 +110,13 @@ impl Trouble {
     }
 
     /// What the engine is told, and whether the connections are still good.
-    pub(super) fn told(self) -> (copier::Error, bool) {
+    pub(super) fn told(self, schema: &Schema) -> (copier::Error, bool) {
         match self {
+            Trouble::Behind(table, change) => {
+                let name = if table == TableId::NONE { change.clone() } else { schema.name(table) };
+                let why = format!("{change} waits for a lock on the secondary, and all other tables wait for it");
+                (copier::Error::Waits(Waiting { name, why, owed: Vec::new() }), true)
+            }
             Trouble::Primary(error) => (on_primary(error), false),
             Trouble::Secondary(error) => (on_secondary(error), false),
             Trouble::Table(_, error) => (copier::Error::Secondary(error.to_string()), false),
@@ -872,9 +879,12 @@ async fn repeat(conn: &mut Client, table: TableId, body: &[u8]) -> Result<Result
         Err(client::Error::Db(error)) => error,
         Err(error) => return Err(Trouble::Secondary(error)),
     };
-    // Of a lock, of a server that takes no writes, and of its state. All else is a refusal: one that came again for ever
-    // would hold up all tables.
-    let passes = ["55P03", "25006"].contains(&why.code.as_str());
+    if why.code == LOCKED {
+        return Err(Trouble::Behind(table, change::words(body)));
+    }
+    // Of a server that takes no writes, and of its state. All else is a refusal: one that came again for ever would hold up
+    // all tables.
+    let passes = why.code == "25006";
     // A library that the server has not.
     let is_absent = why.code == "58P01";
     if passes || !is_absent && ["08", "40", "53", "57", "58", "XX"].iter().any(|class| why.code.starts_with(class)) {
