@@ -13,7 +13,7 @@ use tandem::sandbox::{Options as SandboxOptions, Postgres, binaries};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{pair, rows, server_with, sql, until};
+use crate::support::{connect, pair, rows, server_with, sql, until};
 
 struct World {
     origin: Postgres,
@@ -1176,6 +1176,28 @@ async fn a_large_table_is_never_one_payment_however_it_came_to_be_owed() {
     for name in ["t", "k", "c"] {
         world.assert_same(name).await;
     }
+}
+
+#[tokio::test]
+async fn a_partition_that_leaves_a_table_that_is_locked_holds_up_no_other() {
+    let others = "CREATE TABLE b (id int PRIMARY KEY, v int)";
+    let target = "CREATE TABLE m (id int, at int, v text, PRIMARY KEY (id, at)) PARTITION BY RANGE (at); \
+        CREATE TABLE rest PARTITION OF m DEFAULT";
+    let mut world = World::with(&format!("{DATED}; {others}"), &format!("{target}; {others}")).await;
+    let fill = "INSERT INTO m VALUES (1, 1, 'a'), (2, 11, 'b')";
+    world.origin(fill).await;
+    world.target(fill).await;
+    world.origin("DROP TABLE m2; INSERT INTO b VALUES (1, 1)").await;
+    let locker = connect(&world.origin.url("postgres")).await;
+    locker.batch_execute("BEGIN; LOCK TABLE ONLY m1 IN ACCESS EXCLUSIVE MODE").await.expect("locked");
+    let all = Owed { ddl: vec![ddl("m", "DROP TABLE m2")], ..owed("b", [1]) };
+    let paid = world.pay(&all).await;
+    let large: Vec<_> = paid.large.iter().map(|large| (large.table, large.owed.clone())).collect();
+    assert_eq!((large, paid.rows), (vec![(table("m"), vec![])], 1), "it is dirty, the other is paid");
+    locker.batch_execute("COMMIT").await.expect("let go");
+    world.reopen(Options::default()).await;
+    world.pay(&Owed { tables: vec![table("m")], ..Owed::default() }).await;
+    world.assert_same("m").await;
 }
 
 #[tokio::test]

@@ -185,6 +185,8 @@ struct Payment<'p> {
     parts: BTreeMap<TableId, Vec<Arc<Relation>>>,
     /// Tables that a partition may have left, and whether it was there for sure on the secondary.
     parted: Vec<(TableId, bool)>,
+    /// Tables that are left out because somebody has locked them, or others that they go with.
+    apart: HashSet<TableId>,
     paid: Paid,
     /// The secondary is inside our transaction.
     begun: bool,
@@ -243,6 +245,7 @@ impl<'p> Payment<'p> {
             isolated: HashSet::new(),
             parts: BTreeMap::new(),
             parted: Vec::new(),
+            apart: HashSet::new(),
             paid: Paid::default(),
             begun: false,
             behind_rows: Vec::new(),
@@ -507,6 +510,7 @@ impl<'p> Payment<'p> {
     /// What somebody has locked waits, and what cannot be paid without it: one table must not hold up all others.
     async fn leave_out_locked(&mut self) -> Result<(), Trouble> {
         locks::look(self.link, &self.debts).await?;
+        self.apart.clear();
         if self.link.locks.are_none() {
             return Ok(());
         }
@@ -526,6 +530,7 @@ impl<'p> Payment<'p> {
         self.debts.retain(|id, _| !apart.contains(id));
         self.parts.retain(|id, _| !apart.contains(id));
         self.paid.waiting.extend(waiting.into_values());
+        self.apart = apart;
         Ok(())
     }
 
@@ -535,6 +540,12 @@ impl<'p> Payment<'p> {
             let Home::Pair(pair, _) = self.link.schema.home(table) else { continue };
             let is_left_out = self.is_refused(table) || self.link.poisoned.contains_key(&table);
             if !pair.footprint.partitioned || pair.id != table || is_left_out {
+                continue;
+            }
+            if self.apart.contains(&table) {
+                // Nothing can be asked about it now, and the change is not repeated again.
+                let why = "a partition left it while somebody had locked it".to_owned();
+                self.paid.large.push(Large { table, name: pair.primary.sql(), why, owed: Vec::new() });
                 continue;
             }
             self.owe_parked(&pair);

@@ -107,10 +107,16 @@ pub(super) async fn bytes(link: &mut Link, pair: &Pair) -> Result<u64, Trouble> 
 async fn ask(link: &mut Link, pair: &Pair, sql: &str, of: &str) -> Result<Vec<DataRow>, Trouble> {
     let (params, pulse) = ([Param::text(of)], link.options.pulse());
     let asking = link.primary.query(sql, &params, Format::Text);
-    beside(&mut link.secondary, pulse, asking).await.map_err(|error| match error.code() {
-        Some(LOCKED) => Trouble::Locked(At::Primary, vec![pair.id], error.to_string()),
-        _ => check::refused(error),
-    })
+    let asked = beside(&mut link.secondary, pulse, asking).await;
+    asked.map_err(|error| locked(pair, At::Primary, error, check::refused))
+}
+
+/// A lock of this table is in the way of a question, or whatever else is wrong with that side.
+fn locked(pair: &Pair, at: At, error: client::Error, other: fn(client::Error) -> Trouble) -> Trouble {
+    match error.code() {
+        Some(LOCKED) => Trouble::Locked(at, vec![pair.id], error.to_string()),
+        _ => other(error),
+    }
 }
 
 /// Give back the locks that questions took.
@@ -127,9 +133,11 @@ pub(super) async fn are_alike(link: &mut Link, pair: &Pair, known: bool) -> Resu
     let pulse = link.options.pulse();
     let Link { primary, secondary, schema, .. } = link;
     let here = cut(primary, &schema.primary, &pair.primary);
-    let here = beside(secondary, pulse, here).await.map_err(check::refused)?;
+    let here =
+        beside(secondary, pulse, here).await.map_err(|error| locked(pair, At::Primary, error, check::refused))?;
     let there = cut(secondary, &schema.secondary, &pair.secondary);
-    let there = beside(primary, pulse, there).await.map_err(Trouble::Secondary)?;
+    let there = beside(primary, pulse, there).await;
+    let there = there.map_err(|error| locked(pair, At::Secondary, error, Trouble::Secondary))?;
     Ok(here == there && (known || here.values().all(|cut| cut.bound != DEFAULT)))
 }
 
