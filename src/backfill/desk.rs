@@ -1199,6 +1199,7 @@ mod tests {
         Surveyed {
             table: TableId(1),
             name: "public.t".into(),
+            part_of: None,
             labels: vec![TableId(1)],
             rows: 9,
             bytes: 9,

@@ -493,8 +493,11 @@ impl Job {
     }
 
     fn choose(&mut self, found: &[Surveyed], copied: impl Fn(TableId) -> bool) {
-        let chosen = found.iter().filter(|one| self.request.names(&one.name) && self.request.labels(&one.labels));
-        if let Some(name) = self.request.unknown(found.iter().map(|one| &*one.name)) {
+        let is_chosen =
+            |one: &&Surveyed| self.request.names(&one.name, one.part_of.as_deref()) && self.request.labels(&one.labels);
+        let chosen = found.iter().filter(is_chosen);
+        let known = found.iter().flat_map(|one| [Some(&one.name), one.part_of.as_ref()]).flatten();
+        if let Some(name) = self.request.unknown(known.map(String::as_str)) {
             self.state = State::Failed;
             self.why = Some(format!("there is no table {name}; names are qualified, as public.accounts or public.*"));
             return;
@@ -1075,6 +1078,7 @@ mod tests {
         Surveyed {
             table: TableId(1),
             name: "t".into(),
+            part_of: None,
             labels: vec![TableId(1)],
             rows: 1,
             bytes: 1,

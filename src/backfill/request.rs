@@ -192,9 +192,10 @@ impl Request {
         self.tables.is_empty() && self.exclude.is_empty() && self.labels.is_empty()
     }
 
-    /// The table is meant.
-    pub(crate) fn names(&self, table: &str) -> bool {
-        (self.tables.is_empty() || is_named(&self.tables, table)) && !is_named(&self.exclude, table)
+    /// The table is meant: by its own name, or by that of the table that it is a part of.
+    pub(crate) fn names(&self, table: &str, part_of: Option<&str>) -> bool {
+        let is_in = |names: &[String]| is_named(names, table) || part_of.is_some_and(|root| is_named(names, root));
+        (self.tables.is_empty() || is_in(&self.tables)) && !is_in(&self.exclude)
     }
 
     /// The table, by all its labels, is meant.
@@ -248,9 +249,15 @@ mod tests {
     #[test]
     fn a_request_names_what_it_includes_and_does_not_exclude() {
         let mut request = Request { exclude: vec!["*.log".into()], ..Request::new(Kind::Backfill) };
-        assert!(request.names("a.b") && !request.names("a.log"));
+        let names = |request: &Request, table: &str| request.names(table, None);
+        assert!(names(&request, "a.b") && !names(&request, "a.log"));
+        assert!(!request.names("a.log_1", Some("a.log")) && request.names("a.b_1", Some("a.b")));
         request.tables = vec!["a.*".into(), "c.d".into()];
-        assert!(request.names("a.b") && request.names("c.d") && !request.names("a.log") && !request.names("c.e"));
+        assert!(
+            names(&request, "a.b") && names(&request, "c.d") && !names(&request, "a.log") && !names(&request, "c.e")
+        );
+        assert!(request.names("x.part", Some("c.d")) && request.names("c.d", Some("x.root")));
+        assert!(!request.names("x.part", Some("x.root")) && !request.names("a.part", Some("a.log")));
         request.labels = vec![7];
         assert!(request.labels(&[TableId(3), TableId(7)]) && !request.labels(&[TableId(3)]));
         assert_eq!(request.unknown(["a.b"].into_iter()), Some("c.d"));

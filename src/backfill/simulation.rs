@@ -254,6 +254,7 @@ impl Copier for Hands {
         Ok(vec![Surveyed {
             table: TABLE,
             name: "public.t".into(),
+            part_of: None,
             labels: vec![TABLE],
             rows: 1,
             bytes: 1,

@@ -62,6 +62,8 @@ pub struct Surveyed {
     pub table: TableId,
     /// Its qualified name.
     pub name: String,
+    /// The name of the table that it is a part of, where its rows are nevertheless its own.
+    pub part_of: Option<String>,
     /// Labels under which its rows may be marked dirty: its own and its partitions'.
     pub labels: Vec<TableId>,
     /// Rows, as the primary's statistics guess.
@@ -76,7 +78,7 @@ pub struct Surveyed {
     pub occupied: bool,
     /// Why it cannot be walked over.
     pub refused: Option<String>,
-    /// Columns whose values are copied, and cannot be compared.
+    /// Columns that both sides have, and whose values cannot be compared.
     pub not_compared: Vec<String>,
 }
 

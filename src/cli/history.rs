@@ -199,7 +199,7 @@ pub(super) struct Repair {
 
 #[derive(Debug, Args)]
 struct Walk {
-    /// Only this table, with its schema; `*` stands for any letters. May be given more than once.
+    /// Only this table, with its schema and its partitions; `*` stands for any letters. May be given more than once.
     #[arg(long = "table", value_name = "TABLE")]
     tables: Vec<String>,
     /// Not this table, as above.

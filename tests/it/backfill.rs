@@ -214,6 +214,91 @@ async fn tables_that_the_target_lacks_are_made_there_as_asked() {
     assert!(there.iter().any(|one| one.starts_with("logs_t_fkey")), "{there:#?}");
 }
 
+/// What a dry run of a switch finds by these names: their objects.
+async fn found(stage: &Stage, names: &[&str]) -> Vec<String> {
+    stage.tandem.caught_up().await;
+    stage.steady().await;
+    let looked = stage.ask_switch(&json!({ "to": "target", "dry_run": true })).await;
+    let found = looked["findings"].as_array().expect("a list").iter();
+    let named = found.filter(|one| names.iter().any(|name| one["name"] == *name));
+    named.map(|one| one["object"].as_str().expect("text").to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_partitioned_table_s_name_means_its_partitions_wherever_it_is_named() {
+    let more = "[mirror]\ninclude = [\"public.parts\", \"public.events\", \"public.audit\"]\nexclude = [\"public.audit\", \"*.parts_a\"]\n";
+    let stage = stage(more).await;
+    let here = "CREATE TABLE events (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+        CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM (0) TO (100) PARTITION BY RANGE (id);
+        CREATE TABLE events_11 PARTITION OF events_1 DEFAULT; CREATE TABLE events_2 PARTITION OF events DEFAULT;
+        CREATE INDEX ON events (v); INSERT INTO events SELECT i, 'v' || i FROM generate_series(1, 300) i;
+        CREATE TABLE audit (v int) PARTITION BY RANGE (v); CREATE TABLE audit_1 PARTITION OF audit DEFAULT; INSERT INTO audit VALUES (1)";
+    sql(&stage.origin.url("postgres"), here).await;
+    let report = walk(&stage, "backfill", json!({ "provision": true, "tables": ["public.events"] })).await;
+    assert_eq!(
+        (&report["state"], &report["why"]),
+        (&json!("Done"), &Value::Null),
+        "{report:#}\n{}",
+        stage.tandem.log()
+    );
+    stage.assert_equal(&["events"]).await;
+    // What was never copied is known by each partition, also where a pattern looks like its own name.
+    let history = ["history_unknown", "history_unverified"];
+    let parts = ["public.parts_a", "public.parts_b"].map(str::to_owned);
+    assert_eq!(found(&stage, &history).await, parts, "{}", stage.tandem.log());
+    sql(&stage.target.url("postgres"), "DROP TABLE parts_a").await;
+    assert_eq!(found(&stage, &["table_missing", "table_without_key"]).await, Vec::<String>::new());
+    let report = walk(&stage, "backfill", json!({ "provision": true })).await;
+    assert_eq!(
+        (&report["state"], &report["why"]),
+        (&json!("Done"), &Value::Null),
+        "{report:#}\n{}",
+        stage.tandem.log()
+    );
+    assert_eq!(found(&stage, &history).await, Vec::<String>::new());
+    stage.assert_equal(&["parts", "events"]).await;
+    let there = "SELECT to_regclass('audit') IS NULL AND to_regclass('audit_1') IS NULL";
+    assert_eq!(rows(&stage.target.url("postgres"), there).await, ["t"]);
+}
+
+#[tokio::test]
+async fn a_partitioned_table_whose_partitions_alone_have_keys_is_walked_over_by_them() {
+    let schema = "CREATE TABLE log (id int, day int) PARTITION BY RANGE (day); CREATE TABLE none (id int) PARTITION BY RANGE (id);
+        CREATE TABLE log_1 PARTITION OF log (PRIMARY KEY (id)) FOR VALUES FROM (0) TO (10);
+        CREATE TABLE log_2 PARTITION OF log FOR VALUES FROM (10) TO (20) PARTITION BY RANGE (id);
+        CREATE TABLE log_21 PARTITION OF log_2 (PRIMARY KEY (id, day)) DEFAULT; CREATE TABLE other (id int PRIMARY KEY)";
+    let stage = Stage::new(schema, "", &[]).await;
+    sql(&stage.origin.url("postgres"), "INSERT INTO log SELECT i, i % 20 FROM generate_series(1, 2000) i").await;
+    for request in [json!({ "tables": ["public.log"] }), json!({})] {
+        let report = walk(&stage, "backfill", request).await;
+        assert_eq!(
+            (&report["state"], &report["why"]),
+            (&json!("Done"), &Value::Null),
+            "{report:#}\n{}",
+            stage.tandem.log()
+        );
+        assert_eq!(counts(&report), [2_000, 2_000, 0, 0, 0, 0], "{report:#}");
+    }
+    stage.assert_equal(&["log"]).await;
+    sql(&stage.target.url("postgres"), "UPDATE log SET id = -1 WHERE id = 7; DELETE FROM log WHERE id = 15").await;
+    let found = walk(&stage, "verify", json!({ "exclude": ["public.log"] })).await;
+    assert_eq!(counts(&found), [0; 6], "{found:#}");
+    for (table, differ) in [("public.log_1", [1, 1, 0, 0]), ("public.log", [2, 1, 0, 0])] {
+        let found = walk(&stage, "verify", json!({ "tables": [table] })).await;
+        assert_eq!(counts(&found)[2..], differ, "{table}: {found:#}");
+    }
+    let report = walk(&stage, "repair", json!({ "tables": ["public.log"] })).await;
+    assert_eq!(report["state"], "Done", "{report:#}\n{}", stage.tandem.log());
+    stage.assert_equal(&["log"]).await;
+    // A partition without one is named itself.
+    for side in [&stage.origin, &stage.target] {
+        sql(&side.url("postgres"), "CREATE TABLE log_3 PARTITION OF log DEFAULT").await;
+    }
+    let report = walk(&stage, "verify", json!({ "tables": ["public.log"] })).await;
+    let why = report["why"].as_str().unwrap_or_default();
+    assert!(report["state"] == "Failed" && why.contains("public.log_3") && why.contains("no usable key"), "{report:#}");
+}
+
 /// Types whose binary form holds oids go as text; their keys and digests do not.
 #[tokio::test]
 async fn equal_tables_that_are_not_copied_in_binary_are_found_equal_row_by_row() {

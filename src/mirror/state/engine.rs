@@ -1234,6 +1234,7 @@ mod tests {
             Ok(vec![Surveyed {
                 table: TableId(1),
                 name: "public.t".into(),
+                part_of: None,
                 labels: vec![TableId(1)],
                 rows: 9,
                 bytes: 9,

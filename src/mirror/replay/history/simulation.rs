@@ -293,6 +293,7 @@ impl Walker for Hands {
         let one = |(table, name): (TableId, &str)| Surveyed {
             table,
             name: name.to_owned(),
+            part_of: None,
             labels: vec![table],
             rows: KEYS,
             bytes: KEYS,

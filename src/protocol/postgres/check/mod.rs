@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::record::Side;
 
 use super::client::{Client, Error, ServerConfig};
-use super::scope::{Scope, filter};
+use super::scope::{self, Scope, filter};
 use super::setup::server_config;
 pub(super) use facts::{Facts, read};
 
@@ -45,8 +45,8 @@ pub async fn check(config: &Config) -> Report {
         let outside = scope.acting_from_outside(&origin.catalog).into_iter();
         let outside = outside.map(|(child, parent)| format!("{child} (with {parent})"));
         report.findings.extend(outside.map(|object| on(Side::Origin, rules::FOREIGN_KEY_FROM_OUTSIDE, object)));
-        let names: Vec<String> = origin.catalog.relations.values().map(|one| one.shown()).collect();
-        report.findings.retain(|finding| !scope.leaves_out(&finding.object, names.iter().map(String::as_str)));
+        let names = scope::names(&origin.catalog);
+        report.findings.retain(|finding| !scope.leaves_out(&finding.object, &names));
         match flaws(&source, &scope, origin).await {
             Ok(flaws) => report.findings.extend(flaws),
             Err(error) => report.unreachable.push(format!("{}: {error}", Side::Origin)),

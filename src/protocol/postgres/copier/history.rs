@@ -23,6 +23,7 @@ use crate::mirror::state::copier::Error;
 use crate::protocol::postgres::catalog::{Catalog, Kind, Relation};
 use crate::protocol::postgres::client::{self, Client, DataRow, DbError, Format, Param, SEND_BYTES, ServerConfig};
 use crate::protocol::postgres::key::{self, Returned};
+use crate::protocol::postgres::scope::topmost;
 use crate::protocol::postgres::wire::{self, back, front};
 use crate::record::TableId;
 
@@ -119,17 +120,23 @@ pub(super) async fn survey(link: &mut Link) -> Result<Vec<Surveyed>, Trouble> {
     link.history.pairs.clear();
     let (mut found, mut met) = (Vec::new(), Met::new());
     for (name, id) in ids {
+        let told = Told::of(&link.schema.primary, id);
+        if told == Told::Nowhere {
+            continue;
+        }
         match link.schema.home(id) {
             // Copied whole, by payments.
             Home::Pair(pair, _) if pair.key.is_empty() => (),
             Home::Pair(pair, _) if pair.id == id => {
                 let one = look(link, &pair, name, (&here, &there), &mut met).await?;
                 link.history.pairs.insert(id, pair);
-                found.push(one);
+                found.push(Surveyed { part_of: told.part_of(), ..one });
             }
             // Its rows are its root's.
             Home::Pair(..) | Home::Nowhere => (),
-            Home::Refused(_, why) if is_home(&link.schema.primary, id) => found.push(refused(id, name, why)),
+            Home::Refused(_, why) if told != Told::AtRoot => {
+                found.push(Surveyed { part_of: told.part_of(), ..refused(id, name, why) });
+            }
             Home::Refused(..) => (),
         }
     }
@@ -142,16 +149,45 @@ fn walkable(relation: &Relation) -> bool {
     matches!(relation.kind, Kind::Table | Kind::Partitioned) && relation.schema != "tandem"
 }
 
-/// No partition: what is said of its root is said of it.
-fn is_home(catalog: &Catalog, id: TableId) -> bool {
-    let partitioned = |oid: &u32| catalog.relations.get(oid).is_some_and(|of| of.kind == Kind::Partitioned);
-    catalog.relation(id).is_some_and(|relation| !relation.parents.iter().any(partitioned))
+/// By which name a table is told of.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    /// Its own.
+    Itself,
+    /// It is a partition: what is said of its root is said of it.
+    AtRoot,
+    /// Its root, which is called so, has no key, so each partition is walked over by its own.
+    Apart(String),
+    /// It is such a root, or between it and those that hold its rows: they are told of instead.
+    Nowhere,
+}
+
+impl Told {
+    fn of(catalog: &Catalog, id: TableId) -> Told {
+        let Some(relation) = catalog.relation(id) else { return Told::Nowhere };
+        let root = topmost(catalog, relation);
+        let by_leaves = root.kind == Kind::Partitioned && root.key.is_none();
+        match relation.kind {
+            Kind::Partitioned if by_leaves => Told::Nowhere,
+            _ if by_leaves => Told::Apart(root.shown()),
+            _ if root.oid == relation.oid => Told::Itself,
+            _ => Told::AtRoot,
+        }
+    }
+
+    fn part_of(self) -> Option<String> {
+        match self {
+            Told::Apart(root) => Some(root),
+            _ => None,
+        }
+    }
 }
 
 fn refused(table: TableId, name: String, why: String) -> Surveyed {
     Surveyed {
         table,
         name,
+        part_of: None,
         labels: vec![table],
         rows: 0,
         bytes: 0,
@@ -186,6 +222,7 @@ async fn look(
     let one = Surveyed {
         table: pair.id,
         name,
+        part_of: None,
         labels: labels.into_iter().collect(),
         rows: from.iter().map(|leaf| leaf.rows.max(0.0) as u64).sum(),
         bytes: from.iter().filter_map(|leaf| here.get(&leaf.oid)).map(|file| file.bytes).sum(),

@@ -19,7 +19,7 @@ use crate::backfill::Request;
 use crate::backfill::work::Stage;
 use crate::mirror::state::copier::Error;
 use crate::protocol::postgres::catalog::{Catalog, load};
-use crate::protocol::postgres::client::{self, Client, ServerConfig};
+use crate::protocol::postgres::client::{self, Client, DataRow, ServerConfig};
 use crate::protocol::postgres::scope::{Scope, topmost};
 
 use super::link::{self, Link, SETTINGS, on_primary, on_secondary};
@@ -29,23 +29,24 @@ const LOOK: Duration = Duration::from_millis(5);
 /// What is built waits for transactions that are under way; payments are short ones.
 const LOCK_TIMEOUT: &str = "SET lock_timeout = '60s'";
 
-/// A list: names of objects, the table that each belongs to (or nothing), and the statement that makes it.
+/// A list: names of objects, the table that each belongs to and what that is a part of, in the end (or nothing), and the
+/// statement that makes it.
 struct List(&'static str);
 
 /// In this order.
 const TABLES: &[List] = &[
     List(
-        "SELECT pg_catalog.quote_ident(n.nspname), '', 'CREATE SCHEMA ' || pg_catalog.quote_ident(n.nspname) \
+        "SELECT pg_catalog.quote_ident(n.nspname), '', '', 'CREATE SCHEMA ' || pg_catalog.quote_ident(n.nspname) \
          FROM pg_catalog.pg_namespace n WHERE (n.oid >= 16384 OR n.nspname = 'public') AND n.nspname !~ '^pg_' \
          AND n.nspname <> 'tandem' AND {MEMBER:pg_namespace:n.oid} ORDER BY n.oid",
     ),
     List(
-        "SELECT DISTINCT pg_catalog.quote_ident(s.name), '', 'CREATE SCHEMA ' || pg_catalog.quote_ident(s.name) \
+        "SELECT DISTINCT pg_catalog.quote_ident(s.name), '', '', 'CREATE SCHEMA ' || pg_catalog.quote_ident(s.name) \
          FROM (SELECT m.schema AS name FROM mapped m UNION SELECT n.nspname FROM pg_catalog.pg_namespace n, side \
            WHERE side.every) s",
     ),
     List(
-        "SELECT {NAME:t.typname}, '', CASE t.typtype \
+        "SELECT {NAME:t.typname}, '', '', CASE t.typtype \
            WHEN 'e' THEN 'CREATE TYPE ' || {NAME:t.typname} || ' AS ENUM (' || (SELECT pg_catalog.string_agg( \
              pg_catalog.quote_literal(e.enumlabel), ', ' ORDER BY e.enumsortorder) FROM pg_catalog.pg_enum e \
              WHERE e.enumtypid = t.oid) || ')' \
@@ -65,7 +66,7 @@ const TABLES: &[List] = &[
          AND coalesce(c.relkind, 'c') = 'c' AND {THEIRS:t.oid} AND {MEMBER:pg_type:t.oid} ORDER BY t.oid",
     ),
     List(
-        "SELECT {NAME:c.relname}, '', 'CREATE SEQUENCE ' || {NAME:c.relname} || ' AS ' || \
+        "SELECT {NAME:c.relname}, '', '', 'CREATE SEQUENCE ' || {NAME:c.relname} || ' AS ' || \
            pg_catalog.format_type(s.seqtypid, NULL) || {SEQUENCE} \
          FROM pg_catalog.pg_sequence s JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid \
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relpersistence <> 't' AND {THEIRS:c.oid} \
@@ -75,7 +76,7 @@ const TABLES: &[List] = &[
     ),
     // A partition's identity is its root's, from 17 on by itself.
     List(
-        "SELECT {RELATION:c}, pg_catalog.concat(n.nspname, '.', c.relname), \
+        "SELECT {RELATION:c}, {OF:c}, \
            'CREATE ' || CASE c.relpersistence WHEN 'u' THEN 'UNLOGGED ' ELSE '' END || 'TABLE ' || {RELATION:c} || \
            ' (' || pg_catalog.concat_ws(', ', (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname) || ' ' || \
              pg_catalog.format_type(a.atttypid, a.atttypmod) || {COLLATE:a.attcollation:a.atttypid} || \
@@ -105,7 +106,7 @@ const TABLES: &[List] = &[
          ORDER BY c.oid",
     ),
     List(
-        "SELECT {NAME:c.relname} || ' of ' || {TABLE:t}, pg_catalog.concat(tn.nspname, '.', t.relname), \
+        "SELECT {NAME:c.relname} || ' of ' || {TABLE:t}, {OF:t}, \
            'ALTER SEQUENCE ' || {NAME:c.relname} || ' OWNED BY ' || {TABLE:t} || '.' || pg_catalog.quote_ident(a.attname) \
          FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_class c ON c.oid = d.objid AND c.relkind = 'S' \
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_class t ON t.oid = d.refobjid \
@@ -115,7 +116,7 @@ const TABLES: &[List] = &[
          AND coalesce((SELECT m.schema FROM mapped m WHERE m.oid = t.oid), tn.nspname) = n.nspname",
     ),
     List(
-        "SELECT {RELATION:c} || ' in ' || {TABLE:t}, pg_catalog.concat(n.nspname, '.', c.relname), \
+        "SELECT {RELATION:c} || ' in ' || {TABLE:t}, {OF:c}, \
            CASE WHEN c.relispartition THEN 'ALTER TABLE ' || {TABLE:t} || ' ATTACH PARTITION ' || {RELATION:c} || \
              ' ' || pg_catalog.pg_get_expr(c.relpartbound, c.oid) \
            ELSE 'ALTER TABLE ' || {RELATION:c} || ' INHERIT ' || {TABLE:t} END \
@@ -125,16 +126,16 @@ const TABLES: &[List] = &[
     ),
     List("{CONSTRAINTS} AND (o.contype = 'p' OR o.contype = 'u' AND {KEYED:t}) ORDER BY o.oid"),
     List(
-        "SELECT {INDEX:c}, pg_catalog.concat(tn.nspname, '.', t.relname), {DEFINITION:c} {INDEXES} \
+        "SELECT {INDEX:c}, {OF:t}, {DEFINITION:c} {INDEXES} \
          AND i.indisunique AND {KEYED:t}",
     ),
     // Definitions speak of columns by the names that they have here. So where some shall have another one, everything is
     // made before they get it.
     List("{CONSTRAINTS} AND o.contype IN ('u', 'x') AND {RENAMED:t} ORDER BY o.oid"),
-    List("SELECT {INDEX:c}, pg_catalog.concat(tn.nspname, '.', t.relname), {DEFINITION:c} {INDEXES} AND {RENAMED:t}"),
+    List("SELECT {INDEX:c}, {OF:t}, {DEFINITION:c} {INDEXES} AND {RENAMED:t}"),
     List(
         "SELECT {TABLE:t} || '.' || pg_catalog.quote_ident(coalesce(r.name, a.attname)), \
-           pg_catalog.concat(tn.nspname, '.', t.relname), 'ALTER TABLE ' || {TABLE:t} || ' RENAME COLUMN ' || \
+           {OF:t}, 'ALTER TABLE ' || {TABLE:t} || ' RENAME COLUMN ' || \
            pg_catalog.quote_ident(a.attname) || ' TO ' || pg_catalog.quote_ident(r.name) \
          FROM side, pg_catalog.pg_class t JOIN pg_catalog.pg_namespace tn ON tn.oid = t.relnamespace \
          JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped \
@@ -153,14 +154,14 @@ const REST: &[List] = &[
     ),
     // The same of domains.
     List(
-        "SELECT pg_catalog.quote_ident(o.conname) || ' on ' || {NAME:t.typname}, '', 'ALTER DOMAIN ' || {NAME:t.typname} || \
+        "SELECT pg_catalog.quote_ident(o.conname) || ' on ' || {NAME:t.typname}, '', '', 'ALTER DOMAIN ' || {NAME:t.typname} || \
            ' ADD CONSTRAINT ' || pg_catalog.quote_ident(o.conname) || ' ' || pg_catalog.pg_get_constraintdef(o.oid) \
          FROM pg_catalog.pg_constraint o JOIN pg_catalog.pg_type t ON t.oid = o.contypid \
          JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace WHERE o.contype = 'c' AND {THEIRS:t.oid} \
          AND {MEMBER:pg_type:t.oid} AND ((SELECT every FROM side) OR NOT o.convalidated) ORDER BY o.oid",
     ),
     List(
-        "SELECT {INDEX:c}, pg_catalog.concat(tn.nspname, '.', t.relname), CASE t.relkind WHEN 'p' THEN {DEFINITION:c} \
+        "SELECT {INDEX:c}, {OF:t}, CASE t.relkind WHEN 'p' THEN {DEFINITION:c} \
            ELSE pg_catalog.regexp_replace({DEFINITION:c}, '^CREATE (UNIQUE )?INDEX ', \
              'CREATE \\1INDEX CONCURRENTLY ') END {INDEXES}",
     ),
@@ -169,7 +170,7 @@ const REST: &[List] = &[
            {FOREIGN} ORDER BY o.oid",
     ),
     List(
-        "SELECT pg_catalog.quote_ident(o.conname) || ' valid on ' || {TABLE:t}, pg_catalog.concat(n.nspname, '.', t.relname), \
+        "SELECT pg_catalog.quote_ident(o.conname) || ' valid on ' || {TABLE:t}, {OF:t}, \
            'ALTER TABLE ' || {TABLE:t} || ' VALIDATE CONSTRAINT ' || pg_catalog.quote_ident(o.conname) \
            {FOREIGN} AND {PLAIN} AND o.convalidated ORDER BY o.oid",
     ),
@@ -186,7 +187,7 @@ const WORDS: &[(&str, &str)] = &[
     // Without what the constraint says.
     (
         "{ADDED}",
-        "SELECT pg_catalog.quote_ident(o.conname) || ' on ' || {TABLE:t}, pg_catalog.concat(n.nspname, '.', t.relname), \
+        "SELECT pg_catalog.quote_ident(o.conname) || ' on ' || {TABLE:t}, {OF:t}, \
            'ALTER TABLE ' || {TABLE:t} || ' ADD CONSTRAINT ' || pg_catalog.quote_ident(o.conname) || ' '",
     ),
     (
@@ -241,7 +242,7 @@ const WORDS: &[(&str, &str)] = &[
     ("{RELATION:c}", "{CALLED:c:n}"),
 ];
 
-/// What takes a word: `{NAME:c.relname}`, `{THEIRS:c.oid}`, `{MEMBER:pg_class:c.oid}`, `{CALLED:t:tn}`,
+/// What takes a word: `{NAME:c.relname}`, `{OF:c}`, `{THEIRS:c.oid}`, `{MEMBER:pg_class:c.oid}`, `{CALLED:t:tn}`,
 /// `{COLLATE:a.attcollation:a.atttypid}`, `{COLUMNS:conrelid:conkey}`.
 fn sql(list: &List, names: &str) -> String {
     let mut sql = list.0.to_owned();
@@ -252,6 +253,17 @@ fn sql(list: &List, names: &str) -> String {
         let Some((word, after)) = rest.split_once('}') else { break };
         let meaning = match word.split(':').collect::<Vec<_>>()[..] {
             ["NAME", name] => format!("pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident({name})"),
+            // By their names here: the table, and the root of its partitions, by which they go.
+            ["OF", table] => {
+                let name = |of: &str, oid: &str| {
+                    format!(
+                        "(SELECT pg_catalog.concat({of}n.nspname, '.', {of}.relname) FROM pg_catalog.pg_class {of} \
+                         JOIN pg_catalog.pg_namespace {of}n ON {of}n.oid = {of}.relnamespace WHERE {of}.oid = {oid})"
+                    )
+                };
+                let root = format!("coalesce(pg_catalog.pg_partition_root({table}.oid), {table}.oid)");
+                format!("{}, {}", name("own", &format!("{table}.oid")), name("root", &root))
+            }
             ["THEIRS", oid] => {
                 format!("{oid} >= 16384 AND n.nspname NOT IN ('tandem', 'information_schema') AND n.nspname !~ '^pg_'")
             }
@@ -330,22 +342,30 @@ struct Lacking {
     sql: String,
 }
 
-async fn rows(conn: &mut Client, list: &List, names: &str) -> Result<Vec<(String, String, String)>, client::Error> {
-    let rows = conn.simple(&sql(list, names)).await?;
-    // What a side is only asked for because it has it needs no statement.
-    rows.iter().map(|row| Ok((row.string(0)?, row.string(1)?, row.text(2)?.unwrap_or_default().to_owned()))).collect()
+/// An object of a list.
+struct Listed {
+    name: String,
+    table: String,
+    root: String,
+    sql: String,
+}
+
+async fn listed(conn: &mut Client, list: &List, names: &str) -> Result<Vec<Listed>, client::Error> {
+    let listed = |row: &DataRow| {
+        // What a side is only asked for because it has it needs no statement.
+        let sql = row.text(3)?.unwrap_or_default().to_owned();
+        Ok(Listed { name: row.string(0)?, table: row.string(1)?, root: row.string(2)?, sql })
+    };
+    conn.simple(&sql(list, names)).await?.iter().map(listed).collect()
 }
 
 /// What of the list only the primary has, of tables that are asked for.
 async fn lacking(list: &List, link: &mut Link, asked: &Asked<'_>) -> Result<Vec<Lacking>, Error> {
-    let there = rows(&mut link.secondary, list, &names(&asked.scope, None)).await.map_err(on_secondary)?;
-    let there: BTreeSet<String> = there.into_iter().map(|(name, ..)| name).collect();
-    let here = rows(&mut link.primary, list, &asked.names).await.map_err(on_primary)?;
-    let is_asked = |(name, table, _): &(String, String, String)| {
-        let meant = table.is_empty() || asked.request.names(table) && !asked.scope.excludes(table);
-        meant && !there.contains(name)
-    };
-    Ok(here.into_iter().filter(is_asked).map(|(name, _, sql)| Lacking { name, sql }).collect())
+    let there = listed(&mut link.secondary, list, &names(&asked.scope, None)).await.map_err(on_secondary)?;
+    let there: BTreeSet<String> = there.into_iter().map(|one| one.name).collect();
+    let here = listed(&mut link.primary, list, &asked.names).await.map_err(on_primary)?;
+    let is_asked = |one: &Listed| (one.table.is_empty() || asked.means(one)) && !there.contains(&one.name);
+    Ok(here.into_iter().filter(is_asked).map(|one| Lacking { name: one.name, sql: one.sql }).collect())
 }
 
 /// What is asked for.
@@ -365,6 +385,12 @@ impl Asked<'_> {
         };
         let names = names(&scope, Some(&catalog));
         Ok(Asked { request, scope, names })
+    }
+
+    /// A partition is needed wherever its root is.
+    fn means(&self, one: &Listed) -> bool {
+        let is_named = self.request.names(&one.root, None) || self.request.names(&one.table, Some(&one.root));
+        is_named && !self.scope.excludes(&one.root)
     }
 }
 

@@ -82,13 +82,22 @@ impl Scope {
         is_named(&self.exclude, name) || !self.include.is_empty() && !is_named(&self.include, name)
     }
 
-    /// What a finding speaks of is part of a table that is none of ours. `tables` are the qualified names of all.
-    pub fn leaves_out<'a>(&self, object: &str, mut tables: impl Iterator<Item = &'a str>) -> bool {
+    /// The primary's table is none of ours: a partition goes by its root's name.
+    pub fn excludes_table(&self, primary: &Catalog, table: &Arc<Relation>) -> bool {
+        self.excludes(&topmost(primary, table).shown())
+    }
+
+    /// What a finding speaks of is part of a table that is none of ours. `tables` are all ([`names`]).
+    pub fn leaves_out(&self, object: &str, tables: &[Named]) -> bool {
         let is_of = |name: &str| {
             let rest = object.strip_prefix(name);
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', ' ', ':']))
         };
-        is_named(&self.exclude, object) || tables.any(|name| is_of(name) && self.excludes(name))
+        let mut of = tables.iter().filter(|table| is_of(&table.own)).peekable();
+        match of.peek() {
+            None => is_named(&self.exclude, object),
+            Some(_) => of.any(|table| self.excludes(&table.root)),
+        }
     }
 
     /// What the secondary calls the primary's table; `None`: nothing there can be it.
@@ -285,6 +294,19 @@ fn of_table(map: &map::Map, catalog: &Catalog, table: &Arc<Relation>) -> Vec<Str
     }
     found.dedup();
     found
+}
+
+/// A table's qualified name, and that of the table that it is a part of, in the end, or itself.
+#[derive(Debug)]
+pub struct Named {
+    own: String,
+    root: String,
+}
+
+/// All tables of the primary.
+pub fn names(primary: &Catalog) -> Vec<Named> {
+    let named = |one: &Arc<Relation>| Named { own: one.shown(), root: topmost(primary, one).shown() };
+    primary.relations.values().map(named).collect()
 }
 
 /// Tables that are no partition of another.

@@ -69,7 +69,10 @@ fn what_is_included_and_not_excluded_is_ours_on_both_sides() {
     let ours = |scope: &Scope, names: &[&str]| names.iter().map(|name| !scope.excludes(name)).collect::<Vec<_>>();
     assert_eq!(ours(&scope, &["app.users", "app.logs", "public.a"]), [true, false, false]);
     assert_eq!(ours(&scope.from(Side::Target), &["new.accounts", "app.t", "app.logs"]), [true, true, false]);
-    let tables = || ["app.users", "app.logs", "public.a"].into_iter();
+    let named = |own: &str, root: &str| Named { own: own.to_owned(), root: root.to_owned() };
+    let mut tables: Vec<_> = ["app.users", "app.logs", "public.a"].map(|name| named(name, name)).into();
+    // Patterns are of roots: what they say of a partition's name says nothing.
+    tables.extend([named("app.logs_1", "app.users"), named("public.a_1", "app.users"), named("app.u_1", "app.logs")]);
     for (object, left_out) in [
         ("app.users.mail", false),
         ("public.a", true),
@@ -78,8 +81,11 @@ fn what_is_included_and_not_excluded_is_ours_on_both_sides() {
         ("public.ab", false),
         ("role app", false),
         ("app.logs_seq", true),
+        ("app.logs_1", false),
+        ("public.a_1.id", false),
+        ("app.u_1 (fk)", true),
     ] {
-        assert_eq!(scope.leaves_out(object, tables()), left_out, "{object}");
+        assert_eq!(scope.leaves_out(object, &tables), left_out, "{object}");
     }
 }
 

@@ -2,15 +2,15 @@
 //! is named with its schema, the cost is told, and what the order of rows may decide. Kept by shape, side, and who asked with which settings, for a while.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::protocol::postgres::analysis::is_unsteady;
-use crate::protocol::postgres::catalog::{Catalog, Kind};
-use crate::protocol::postgres::scope::Scope;
+use crate::protocol::postgres::catalog::{Catalog, Kind, Relation};
+use crate::protocol::postgres::scope::{Scope, topmost};
 use crate::record::TableId;
 use crate::shadow::Skip;
 
@@ -97,11 +97,13 @@ fn look(node: &Value, catalog: &Catalog, scope: &Scope) -> Result<(), Skip> {
 
 /// A table of the catalog of the primary, which has no temporary ones, no sequences and none of the server's own.
 fn is_mirrored(schema: &str, name: &str, catalog: &Catalog, scope: &Scope) -> Result<(), Skip> {
-    let known = catalog.relation(TableId::of(schema, name));
-    let rows = known.is_some_and(|relation| matches!(relation.kind, Kind::Table | Kind::Partitioned));
-    let name = format!("{schema}.{name}");
-    let alike = !scope.excludes(&name) && scope.is_alike(&name);
-    if rows && alike { Ok(()) } else { Err(Skip::NotMirrored) }
+    let is_mirrored = |relation: &Arc<Relation>| {
+        // What is said of the rows of a partition is said of its root.
+        let (name, root) = (relation.shown(), topmost(catalog, relation).shown());
+        let rows = matches!(relation.kind, Kind::Table | Kind::Partitioned);
+        rows && !scope.excludes(&root) && scope.is_alike(&root) && scope.is_alike(&name)
+    };
+    if catalog.relation(TableId::of(schema, name)).is_some_and(is_mirrored) { Ok(()) } else { Err(Skip::NotMirrored) }
 }
 
 #[cfg(test)]
@@ -111,7 +113,7 @@ mod tests {
 
     fn of(plan: &str) -> Result<(), Skip> {
         let mut scope = Scope::default();
-        scope.exclude.push("a.*".to_owned());
+        scope.exclude.extend(["a.*", "*.part_1"].map(str::to_owned));
         check(plan, &catalog(), (&scope, 1000)).map(drop)
     }
 
@@ -128,6 +130,7 @@ mod tests {
         assert_eq!(of(&scan("public", "acc_id_seq", "")), Err(Skip::NotMirrored));
         assert_eq!(of(&scan("pg_catalog", "pg_class", "")), Err(Skip::NotMirrored));
         assert_eq!(of(&scan("a", "twin", "")), Err(Skip::NotMirrored));
+        assert_eq!(of(&scan("public", "part_1", "")), Ok(()), "patterns are of roots");
         assert_eq!(of(&scan("public", "remote", "")), Err(Skip::NotMirrored));
         assert_eq!(of("[{\"Plan\": {\"Total Cost\": 1000.5}}]"), Err(Skip::Expensive));
         assert_eq!(of("nothing"), Err(Skip::Unsupported));

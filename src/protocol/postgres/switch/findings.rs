@@ -11,7 +11,7 @@ use crate::check::{Finding, Report, Rule};
 use crate::protocol::postgres::catalog::{Catalog, Column};
 use crate::protocol::postgres::check;
 use crate::protocol::postgres::client::ServerConfig;
-use crate::protocol::postgres::scope::{Rows, Scope, roots};
+use crate::protocol::postgres::scope::{self, Rows, Scope, roots};
 use crate::record::Side;
 
 use super::facts::{self, Facts};
@@ -57,6 +57,8 @@ pub async fn find(question: Question<'_>) -> Report {
             question.scope.translate(&mut new.schema.catalog);
             sequences::translate(&mut new.switch.sequences, question.scope);
             report.findings = compare(question, &old, &new, read_only);
+            let names = scope::names(&old.schema.catalog);
+            report.findings.retain(|one| !question.scope.leaves_out(&one.object, &names));
         }
         (old, new, read_only) => {
             let (from, to) = (question.from, question.from.other());

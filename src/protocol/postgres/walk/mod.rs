@@ -287,7 +287,7 @@ impl Walk {
         let unseen = |table: &&Arc<Relation>| !handle.desk().has_seen(table.id);
         let mirrored = catalog.tables().filter(|table| table.key.is_some() && is_theirs(table));
         let scope = self.scope();
-        let mirrored = mirrored.filter(|table| !scope.excludes(&table.shown()));
+        let mirrored = mirrored.filter(|table| !scope.excludes_table(&catalog, table));
         let tables: Vec<_> = mirrored.filter(unseen).collect();
         let has_rows = |(n, table): (usize, &&Arc<Relation>)| {
             format!("SELECT {n} WHERE EXISTS (SELECT FROM ONLY {})", table.sql())
@@ -309,7 +309,7 @@ impl Walk {
     /// Tables that are copied whole while clients are held.
     fn copied_held<'c>(&'c self, catalog: &'c Catalog) -> impl Iterator<Item = TableId> + 'c {
         let (scope, tables) = (self.scope(), catalog.tables().filter(|table| table.key.is_none() && is_theirs(table)));
-        tables.filter(move |table| scope.keyless && !scope.excludes(&table.shown())).map(|table| table.id)
+        tables.filter(move |table| scope.keyless && !scope.excludes_table(catalog, table)).map(|table| table.id)
     }
 
     async fn server_findings(&self, from: Side, max_hold: Duration) -> Result<Vec<Finding>, Error> {
@@ -327,16 +327,12 @@ impl Walk {
         let report = findings::find(question).await;
         let differ = report.findings.iter().any(|finding| finding.rule.name == "type_oid_differs");
         self.shared.sessions.types_differ.store(differ, Ordering::Relaxed);
-        let catalog = self.shared.catalog.now();
-        let names: Vec<String> = catalog.relations.values().map(|one| one.shown()).collect();
-        let is_left_out = |one: &Finding| scope.leaves_out(&one.object, names.iter().map(String::as_str));
-        let ours = |found: Vec<Finding>| found.into_iter().filter(|one| !is_left_out(one));
         let copied = |found: Finding| match scope.keyless && found.rule == switch::TABLE_WITHOUT_KEY {
             true => Finding { rule: rules::TABLE_COPIED_HELD, ..found },
             false => found,
         };
         match report.unreachable.into_iter().next() {
-            None => Ok(ours(report.findings).map(copied).collect()),
+            None => Ok(report.findings.into_iter().map(copied).collect()),
             Some(why) => Err(Error::Refused(why)),
         }
     }
@@ -631,7 +627,7 @@ impl Steps for Walk {
         let keys = keys.map_err(|error| Error::Refused(error.to_string()))?;
         let catalog = self.shared.catalog.now();
         let scope = self.scope();
-        let is_ours = |table| !catalog.relation(table).is_some_and(|of| scope.excludes(&of.shown()));
+        let is_ours = |table| !catalog.relation(table).is_some_and(|of| scope.excludes_table(&catalog, of));
         let keys: BTreeSet<_> = keys.into_iter().filter(|(table, _)| is_ours(*table)).collect();
         let ahead = self.ahead()?;
         let dirty = ahead.known.dirty.clone();

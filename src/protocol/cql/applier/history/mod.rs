@@ -196,6 +196,7 @@ async fn look(sides: &Sides, table: &Table, other: Option<&Table>, sizes: &Sizes
         refused,
         not_compared: Vec::new(),
         name,
+        part_of: None,
     })
 }
 

@@ -47,7 +47,7 @@ pub(super) async fn provision(sides: &Sides, request: &Request, stage: Stage) ->
     let here = load(&sides.to_primary).await.map_err(of_primary)?;
     let there = load(&sides.to_secondary).await.map_err(of_secondary)?;
     let replication = request.replication.as_deref();
-    let missing = here.lacking(&there, |name| request.names(name), stage, replication);
+    let missing = here.lacking(&there, |name| request.names(name, None), stage, replication);
     if missing.is_empty() {
         return Ok(Provisioned::default());
     }
