@@ -68,7 +68,7 @@ const ORIGIN: &str = "
     CREATE FOREIGN DATA WRAPPER nobody; CREATE SERVER nowhere FOREIGN DATA WRAPPER nobody;
     CREATE FOREIGN TABLE far (id int) SERVER nowhere;
     CREATE TABLE gone (id int PRIMARY KEY); CREATE TABLE shown (id int PRIMARY KEY);
-    CREATE TABLE shape (id int PRIMARY KEY, a int, b text, c int, missing int);
+    CREATE TABLE shape (id int PRIMARY KEY, a int, b text, c int, missing int, sum int);
     CREATE COLLATION same (locale = 'C'); CREATE COLLATION other (locale = 'C');
     CREATE TABLE sorts (id int PRIMARY KEY, a text COLLATE \"C\", b text COLLATE same, c name);
     CREATE TABLE part (id int PRIMARY KEY) PARTITION BY RANGE (id);
@@ -83,7 +83,7 @@ const TARGET: &str = "
     CREATE TABLE late (id int PRIMARY KEY); CREATE TABLE fast (id int PRIMARY KEY);
     CREATE TABLE secret (id int PRIMARY KEY); CREATE TABLE fired (id int PRIMARY KEY);
     CREATE TABLE ruled (id int PRIMARY KEY); CREATE VIEW shown AS SELECT 1 AS id;
-    CREATE TABLE shape (id int PRIMARY KEY, b text, a bigint, c int NOT NULL, extra int NOT NULL);
+    CREATE TABLE shape (id int PRIMARY KEY, b text, a bigint, c int NOT NULL, extra int NOT NULL, sum int GENERATED ALWAYS AS (c) STORED);
     CREATE COLLATION same (locale = 'C'); CREATE COLLATION other (locale = 'POSIX');
     CREATE TABLE sorts (id int PRIMARY KEY, a text, b text COLLATE same, c name);
     CREATE TABLE part (id int PRIMARY KEY) PARTITION BY RANGE (id);
@@ -114,6 +114,7 @@ async fn every_planted_problem_is_found_by_name_and_can_be_ignored() {
     let expected = [
         ("collation_differs", "public.other"),
         ("column_collation_differs", "public.sorts.a: pg_catalog.C -> the database's"),
+        ("column_computed", "public.shape.sum"),
         ("column_missing", "public.shape.missing"),
         ("column_order_differs", "public.shape"),
         ("column_type_differs", "public.shape.a"),

@@ -26,6 +26,7 @@ crate::check::rules! {
     COLUMN_UNKNOWN: Error "column_unknown" "the target has a column that is NOT NULL without a default and that the origin has not: rows are refused";
     COLUMN_TYPE_DIFFERS: Warning "column_type_differs" "values are copied as text and may be refused or rounded: use the same type";
     COLUMN_COLLATION_DIFFERS: Warning "column_collation_differs" "the column sorts and compares by another collation on the target: ORDER BY, ranges and unique indexes of it answer differently after the switch; ALTER COLUMN .. TYPE .. COLLATE";
+    COLUMN_COMPUTED: Error "column_computed" "the target computes what the origin stores (GENERATED ALWAYS AS): its values are not copied, and after the switch clients may not write them; make it a plain column there";
     COLUMN_ORDER_DIFFERS: Warning "column_order_differs" "SELECT * and INSERT without a column list mean something else after the switch: create the table in the origin's order";
     NOT_NULL_DIFFERS: Warning "not_null_differs" "the target refuses rows that the origin takes: drop NOT NULL there, or set it on the origin";
 

@@ -80,6 +80,9 @@ fn columns(here: &Relation, there: &Relation, found: &mut Vec<Finding>) {
                 if (&column.type_sql, column.typmod) != (&other.type_sql, other.typmod) {
                     tell(rules::COLUMN_TYPE_DIFFERS, column);
                 }
+                if other.generated && !column.generated {
+                    tell(rules::COLUMN_COMPUTED, column);
+                }
                 if other.not_null && !column.not_null {
                     tell(rules::NOT_NULL_DIFFERS, column);
                 }

@@ -315,16 +315,22 @@ impl Pair {
         format!("pg_catalog.sha256(pg_catalog.convert_to(ROW({columns})::pg_catalog.text, 'UTF8'))")
     }
 
-    /// Columns whose values can be compared, and as what.
-    fn compared(&self) -> impl Iterator<Item = (&Column, Common)> {
-        let common = |one| Some((one, Common::of(one, find(&self.secondary, &one.name)?)?));
-        self.columns.iter().filter_map(|name| find(&self.primary, name)).filter_map(common)
+    /// Columns that both sides have, and as what their values can be compared. Also those that a side computes itself: what
+    /// is not copied is not equal for that.
+    fn shared(&self) -> impl Iterator<Item = (&Column, Option<Common>)> {
+        let both = self.primary.columns.iter().filter_map(|here| Some((here, find(&self.secondary, &here.name)?)));
+        both.map(|(here, there)| (here, Common::of(here, there)))
     }
 
-    /// Columns that are copied, and whose values cannot be compared: their types are too different. By name.
+    /// Those whose values can be.
+    fn compared(&self) -> impl Iterator<Item = (&Column, Common)> {
+        self.shared().filter_map(|(column, common)| Some((column, common?)))
+    }
+
+    /// Those whose values cannot be: their types are too different. By name.
     pub(super) fn not_compared(&self) -> Vec<String> {
-        let is_compared = |name: &&String| self.compared().any(|(column, _)| column.name == **name);
-        self.columns.iter().filter(|name| !is_compared(name)).cloned().collect()
+        let not = self.shared().filter(|(_, common)| common.is_none());
+        not.map(|(column, _)| column.name.clone()).collect()
     }
 
     /// A value of `t` as it is compared.
@@ -887,4 +893,55 @@ pub(in crate::protocol::postgres) async fn operator_schemas(conn: &mut Client) -
     let sql = "SELECT DISTINCT pg_catalog.quote_ident(n.nspname) FROM pg_catalog.pg_operator o \
         JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace WHERE o.oprname = '=' AND n.nspname <> 'pg_catalog'";
     conn.simple(sql).await?.iter().map(|row| row.string(0)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::postgres::analysis::schema::catalog;
+
+    /// The hand-built `public.acc (id, bal, note)` on both sides, the secondary's as it is changed.
+    fn acc(change: impl Fn(&mut Vec<Column>)) -> Arc<Pair> {
+        let (id, mut secondary) = (TableId::of("public", "acc"), catalog());
+        let table = secondary.relations.get_mut(&secondary.by_id[&id]).expect("known");
+        change(&mut Arc::make_mut(table).columns);
+        let known: HashSet<u32> = secondary.relations.keys().copied().collect();
+        let mut schema =
+            Schema { primary: catalog(), secondary, readable: known.clone(), writable: known, ..Schema::new() };
+        match schema.home(id) {
+            Home::Pair(pair, _) => pair,
+            Home::Nowhere => panic!("it is there"),
+            Home::Refused(_, why) => panic!("{why}"),
+        }
+    }
+
+    #[test]
+    fn what_the_secondary_computes_is_not_copied_and_compared_all_the_same() {
+        let compared = |pair: &Pair| pair.compared().map(|(column, _)| column.name.clone()).collect::<Vec<_>>();
+        let plain = acc(|_| ());
+        assert_eq!(
+            (plain.columns(), compared(&plain)),
+            (&["id", "bal", "note"].map(String::from)[..], plain.columns.clone())
+        );
+        let computed = acc(|columns| columns[1].generated = true);
+        assert_eq!(
+            (computed.columns(), compared(&computed)),
+            (&["id", "note"].map(String::from)[..], plain.columns.clone())
+        );
+        assert!(computed.digest(At::Secondary).contains("bal") && computed.not_compared().is_empty());
+        let other = acc(|columns| {
+            columns[1] = Column {
+                generated: true,
+                type_sql: "pg_catalog.uuid".to_owned(),
+                base_oid: oid::UUID,
+                ..columns[1].clone()
+            };
+        });
+        assert_eq!(
+            (compared(&other), other.not_compared()),
+            (vec!["id".to_owned(), "note".to_owned()], vec!["bal".to_owned()])
+        );
+        let lacking = acc(|columns| columns.swap(0, 2));
+        assert_eq!((lacking.columns()[0].as_str(), compared(&lacking)[0].as_str()), ("note", "id"));
+    }
 }
