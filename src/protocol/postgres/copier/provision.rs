@@ -47,22 +47,37 @@ const TABLES: &[List] = &[
     ),
     List(
         "SELECT {NAME:t.typname}, '', '', CASE t.typtype \
-           WHEN 'e' THEN 'CREATE TYPE ' || {NAME:t.typname} || ' AS ENUM (' || (SELECT pg_catalog.string_agg( \
+           WHEN 'e' THEN 'CREATE TYPE ' || {NAME:t.typname} || ' AS ENUM (' || coalesce((SELECT pg_catalog.string_agg( \
              pg_catalog.quote_literal(e.enumlabel), ', ' ORDER BY e.enumsortorder) FROM pg_catalog.pg_enum e \
-             WHERE e.enumtypid = t.oid) || ')' \
+             WHERE e.enumtypid = t.oid), '') || ')' \
+           WHEN 'r' THEN 'CREATE TYPE ' || {NAME:t.typname} || ' AS RANGE (' || (SELECT pg_catalog.concat_ws(', ', \
+               'SUBTYPE = ' || pg_catalog.format_type(g.rngsubtype, NULL), \
+               'SUBTYPE_OPCLASS = ' || (SELECT pg_catalog.quote_ident(kn.nspname) || '.' || pg_catalog.quote_ident(k.opcname) \
+                 FROM pg_catalog.pg_opclass k JOIN pg_catalog.pg_namespace kn ON kn.oid = k.opcnamespace \
+                 WHERE k.oid = g.rngsubopc AND NOT k.opcdefault), \
+               'COLLATION = ' || (SELECT pg_catalog.quote_ident(ln.nspname) || '.' || pg_catalog.quote_ident(l.collname) \
+                 FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace ln ON ln.oid = l.collnamespace \
+                 JOIN pg_catalog.pg_type y ON y.oid = g.rngsubtype WHERE l.oid = g.rngcollation AND l.oid <> y.typcollation), \
+               CASE WHEN g.rngcanonical::pg_catalog.oid <> 0 THEN 'CANONICAL = ' || g.rngcanonical::pg_catalog.text END, \
+               CASE WHEN g.rngsubdiff::pg_catalog.oid <> 0 THEN 'SUBTYPE_DIFF = ' || g.rngsubdiff::pg_catalog.text END, \
+               'MULTIRANGE_TYPE_NAME = ' || (SELECT pg_catalog.quote_ident(mn.nspname) || '.' || pg_catalog.quote_ident(m.typname) \
+                 FROM pg_catalog.pg_type m JOIN pg_catalog.pg_namespace mn ON mn.oid = m.typnamespace \
+                 WHERE m.oid = g.rngmultitypid)) \
+             FROM pg_catalog.pg_range g WHERE g.rngtypid = t.oid) || ')' \
            WHEN 'd' THEN 'CREATE DOMAIN ' || {NAME:t.typname} || ' AS ' || \
              pg_catalog.format_type(t.typbasetype, t.typtypmod) || {COLLATE:t.typcollation:t.typbasetype} || \
-             coalesce(' DEFAULT ' || t.typdefault, '') || \
+             coalesce(' DEFAULT ' || \
+               pg_catalog.pg_get_expr(t.typdefaultbin, 'pg_catalog.pg_type'::pg_catalog.regclass), '') || \
              CASE WHEN t.typnotnull THEN ' NOT NULL' ELSE '' END || coalesce((SELECT pg_catalog.string_agg( \
              ' CONSTRAINT ' || pg_catalog.quote_ident(o.conname) || ' ' || pg_catalog.pg_get_constraintdef(o.oid), '' \
              ORDER BY o.oid) FROM pg_catalog.pg_constraint o WHERE o.contypid = t.oid AND o.contype = 'c' AND o.convalidated), '') \
-           ELSE 'CREATE TYPE ' || {NAME:t.typname} || ' AS (' || (SELECT pg_catalog.string_agg( \
+           ELSE 'CREATE TYPE ' || {NAME:t.typname} || ' AS (' || coalesce((SELECT pg_catalog.string_agg( \
              pg_catalog.quote_ident(a.attname) || ' ' || pg_catalog.format_type(a.atttypid, a.atttypmod) || \
              {COLLATE:a.attcollation:a.atttypid}, ', ' \
              ORDER BY a.attnum) FROM pg_catalog.pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 \
-             AND NOT a.attisdropped) || ')' END \
+             AND NOT a.attisdropped), '') || ')' END \
          FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace \
-         LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid WHERE t.typtype IN ('e', 'd', 'c') \
+         LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid WHERE t.typtype IN ('e', 'd', 'c', 'r') \
          AND coalesce(c.relkind, 'c') = 'c' AND {THEIRS:t.oid} AND {MEMBER:pg_type:t.oid} ORDER BY t.oid",
     ),
     List(
@@ -74,7 +89,8 @@ const TABLES: &[List] = &[
            WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.deptype = 'i') \
          ORDER BY c.oid",
     ),
-    // A partition's identity is its root's, from 17 on by itself.
+    // A partition's identity is its root's, from 17 on by itself. What others hand down to a table it gets from them, or it
+    // would keep it when they lose it; where they are not there, it is made alone.
     List(
         "SELECT {RELATION:c}, {OF:c}, \
            'CREATE ' || CASE c.relpersistence WHEN 'u' THEN 'UNLOGGED ' ELSE '' END || 'TABLE ' || {RELATION:c} || \
@@ -82,28 +98,27 @@ const TABLES: &[List] = &[
              pg_catalog.format_type(a.atttypid, a.atttypmod) || {COLLATE:a.attcollation:a.atttypid} || \
              CASE WHEN a.attgenerated <> '' THEN ' GENERATED ALWAYS AS (' || \
                  pg_catalog.pg_get_expr(f.adbin, f.adrelid) || CASE a.attgenerated WHEN 's' THEN ') STORED' ELSE ')' END \
-               WHEN a.attidentity <> '' AND NOT c.relispartition THEN ' GENERATED ' || \
-                 CASE a.attidentity WHEN 'a' THEN 'ALWAYS' ELSE 'BY DEFAULT' END || ' AS IDENTITY' || \
-                 coalesce((SELECT ' (SEQUENCE NAME ' || pg_catalog.quote_ident(coalesce( \
-                   (SELECT m.schema FROM mapped m WHERE m.oid = c.oid), sn.nspname)) || '.' || \
-                   pg_catalog.quote_ident(sc.relname) || {SEQUENCE} || ')' FROM pg_catalog.pg_depend d \
-                   JOIN pg_catalog.pg_sequence s ON s.seqrelid = d.objid JOIN pg_catalog.pg_class sc ON sc.oid = d.objid \
-                   JOIN pg_catalog.pg_namespace sn ON sn.oid = sc.relnamespace \
-                   WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = c.oid \
-                   AND d.refobjsubid = a.attnum AND d.deptype = 'i'), '') \
+               WHEN a.attidentity <> '' AND NOT c.relispartition THEN {IDENTITY} \
                WHEN f.adbin IS NOT NULL THEN ' DEFAULT ' || pg_catalog.pg_get_expr(f.adbin, f.adrelid) ELSE '' END || \
-             CASE WHEN a.attnotnull AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint o WHERE o.conrelid = c.oid \
-               AND o.contype = 'n' AND NOT o.convalidated AND o.conkey = ARRAY[a.attnum]) THEN ' NOT NULL' ELSE '' END, \
-             ', ' ORDER BY a.attnum) \
-             FROM pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_attrdef f ON f.adrelid = c.oid AND f.adnum = a.attnum \
-             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), \
+             CASE WHEN {NOTNULL} THEN ' NOT NULL' ELSE '' END, ', ' ORDER BY a.attnum) \
+             {COLUMN:c} AND (v.alone OR a.attislocal)), \
            (SELECT pg_catalog.string_agg('CONSTRAINT ' || pg_catalog.quote_ident(o.conname) || ' ' || \
              pg_catalog.pg_get_constraintdef(o.oid), ', ' ORDER BY o.oid) FROM pg_catalog.pg_constraint o \
-             WHERE o.conrelid = c.oid AND o.contype = 'c' AND o.convalidated)) || ')' || \
-           CASE c.relkind WHEN 'p' THEN ' PARTITION BY ' || pg_catalog.pg_get_partkeydef(c.oid) ELSE '' END \
+             WHERE o.conrelid = c.oid AND o.contype = 'c' AND o.convalidated AND (v.alone OR o.conislocal))) || ')' || \
+           CASE c.relkind WHEN 'p' THEN ' PARTITION BY ' || pg_catalog.pg_get_partkeydef(c.oid) ELSE '' END || \
+           CASE WHEN v.alone THEN '' ELSE ' INHERITS (' || (SELECT pg_catalog.string_agg({TABLE:t}, ', ' ORDER BY i.inhseqno) \
+               FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class t ON t.oid = i.inhparent \
+               JOIN pg_catalog.pg_namespace tn ON tn.oid = t.relnamespace WHERE i.inhrelid = c.oid) || ')' || \
+             coalesce((SELECT pg_catalog.string_agg(CASE WHEN {NOTNULL} AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits i \
+                 JOIN pg_catalog.pg_attribute p ON p.attrelid = i.inhparent AND p.attname = a.attname AND p.attnotnull \
+                 WHERE i.inhrelid = c.oid) THEN w.alter || 'SET NOT NULL' ELSE '' END || \
+               CASE WHEN a.attidentity <> '' THEN w.alter || 'DROP DEFAULT' || w.alter || 'ADD' || {IDENTITY} \
+                 ELSE w.alter || coalesce('SET DEFAULT ' || pg_catalog.pg_get_expr(f.adbin, f.adrelid), 'DROP DEFAULT') END, \
+               '' ORDER BY a.attnum) {COLUMN:c} AND NOT a.attislocal AND a.attgenerated = ''), '') END \
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         CROSS JOIN (VALUES (false), (true)) v (alone) \
          WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND {THEIRS:c.oid} AND {MEMBER:pg_class:c.oid} \
-         ORDER BY c.oid",
+         AND (v.alone OR {HEIR:c}) ORDER BY {DEPTH:c}, c.oid, v.alone",
     ),
     List(
         "SELECT {NAME:c.relname} || ' of ' || {TABLE:t}, {OF:t}, \
@@ -232,6 +247,45 @@ const WORDS: &[(&str, &str)] = &[
     ),
     ("{RENAMED:t}", "((SELECT every FROM side) OR EXISTS (SELECT FROM renamed r WHERE r.oid = t.oid))"),
     ("{PLAIN}", "(t.relkind = 'r' AND p.relkind = 'r')"),
+    // Its columns, each with how it is altered.
+    (
+        "{COLUMN:c}",
+        "FROM pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_attrdef f ON f.adrelid = c.oid AND f.adnum = a.attnum \
+         CROSS JOIN LATERAL (SELECT '; ALTER TABLE ONLY ' || {RELATION:c} || ' ALTER COLUMN ' || \
+           pg_catalog.quote_ident(a.attname) || ' ' AS alter) w \
+         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped",
+    ),
+    (
+        "{NOTNULL}",
+        "a.attnotnull AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint o WHERE o.conrelid = c.oid \
+           AND o.contype = 'n' AND NOT o.convalidated AND o.conkey = ARRAY[a.attnum])",
+    ),
+    (
+        "{IDENTITY}",
+        "' GENERATED ' || CASE a.attidentity WHEN 'a' THEN 'ALWAYS' ELSE 'BY DEFAULT' END || ' AS IDENTITY' || \
+           coalesce((SELECT ' (SEQUENCE NAME ' || pg_catalog.quote_ident(coalesce( \
+             (SELECT m.schema FROM mapped m WHERE m.oid = c.oid), sn.nspname)) || '.' || \
+             pg_catalog.quote_ident(sc.relname) || {SEQUENCE} || ')' FROM pg_catalog.pg_depend d \
+             JOIN pg_catalog.pg_sequence s ON s.seqrelid = d.objid JOIN pg_catalog.pg_class sc ON sc.oid = d.objid \
+             JOIN pg_catalog.pg_namespace sn ON sn.oid = sc.relnamespace \
+             WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = c.oid \
+             AND d.refobjsubid = a.attnum AND d.deptype = 'i'), '')",
+    ),
+    // It has something that is not its own.
+    (
+        "{HEIR:c}",
+        "(NOT c.relispartition AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid) \
+         AND (EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 \
+             AND NOT a.attisdropped AND NOT a.attislocal) \
+           OR EXISTS (SELECT FROM pg_catalog.pg_constraint o WHERE o.conrelid = c.oid AND o.contype = 'c' \
+             AND NOT o.conislocal)))",
+    ),
+    // What is above comes first.
+    (
+        "{DEPTH:c}",
+        "(WITH RECURSIVE above (oid, depth) AS (SELECT c.oid, 0 UNION SELECT i.inhparent, above.depth + 1 \
+           FROM above JOIN pg_catalog.pg_inherits i ON i.inhrelid = above.oid) SELECT pg_catalog.max(depth) FROM above)",
+    ),
     (
         "{SEQUENCE}",
         "' INCREMENT BY ' || s.seqincrement || ' MINVALUE ' || s.seqmin || ' MAXVALUE ' || s.seqmax || \
@@ -339,7 +393,8 @@ fn literal(text: &str) -> String {
 /// An object that the secondary lacks.
 struct Lacking {
     name: String,
-    sql: String,
+    /// How it is made, in one of several ways: the next one where what one speaks of is not there.
+    ways: Vec<String>,
 }
 
 /// An object of a list.
@@ -365,7 +420,14 @@ async fn lacking(list: &List, link: &mut Link, asked: &Asked<'_>) -> Result<Vec<
     let there: BTreeSet<String> = there.into_iter().map(|one| one.name).collect();
     let here = listed(&mut link.primary, list, &asked.names).await.map_err(on_primary)?;
     let is_asked = |one: &Listed| (one.table.is_empty() || asked.means(one)) && !there.contains(&one.name);
-    Ok(here.into_iter().filter(is_asked).map(|one| Lacking { name: one.name, sql: one.sql }).collect())
+    let mut lacking: Vec<Lacking> = Vec::new();
+    for Listed { name, sql, .. } in here.into_iter().filter(is_asked) {
+        match lacking.last_mut() {
+            Some(last) if last.name == name => last.ways.push(sql),
+            _ => lacking.push(Lacking { name, ways: vec![sql] }),
+        }
+    }
+    Ok(lacking)
 }
 
 /// What is asked for.
@@ -403,19 +465,32 @@ struct Unmade {
 
 /// Make it; why not, if the server refuses.
 async fn make(conn: &mut Client, lacking: &Lacking) -> Result<Option<Unmade>, client::Error> {
-    let Lacking { name, sql } = lacking;
-    match conn.simple(sql).await {
-        Ok(_) => {
-            tracing::info!(name, "made on the secondary");
-            Ok(None)
+    let Lacking { name, ways } = lacking;
+    let mut refused = None;
+    for sql in ways {
+        match conn.simple(sql).await {
+            Ok(_) => {
+                tracing::info!(name, "made on the secondary");
+                return Ok(None);
+            }
+            Err(client::Error::Db(error)) => {
+                let is_absent = ABSENT.contains(&error.code.as_str());
+                refused = Some(error);
+                if !is_absent {
+                    break;
+                }
+            }
+            Err(error) => return Err(error),
         }
-        Err(client::Error::Db(error)) => {
-            tracing::warn!(name, %error, "the secondary refuses to make this");
-            Ok(Some(Unmade { is_locked: error.code == "55P03", text: format!("{name}: {error}") }))
-        }
-        Err(error) => Err(error),
     }
+    Ok(refused.map(|error| {
+        tracing::warn!(name, %error, "the secondary refuses to make this");
+        Unmade { is_locked: error.code == "55P03", text: format!("{name}: {error}") }
+    }))
 }
+
+/// There is no such table, or no such schema.
+const ABSENT: &[&str] = &["42P01", "3F000"];
 
 /// What is being built, beside the mirror. Names of what could not be.
 pub(super) type Building = Pin<Box<dyn Future<Output = Result<Vec<String>, client::Error>> + Send>>;
@@ -493,7 +568,7 @@ const TRIES: u32 = 5;
 
 /// An index that an earlier build left unfinished has its name, and serves nobody. One that is being built is left alone.
 async fn clear(conn: &mut Client, lacking: &Lacking) -> Result<(), client::Error> {
-    if !lacking.sql.contains(" INDEX CONCURRENTLY ") {
+    if !lacking.ways.iter().any(|sql| sql.contains(" INDEX CONCURRENTLY ")) {
         return Ok(());
     }
     let name = &lacking.name;
