@@ -88,6 +88,7 @@ const TARGET: &str = "
     CREATE TABLE sorts (id int PRIMARY KEY, a text, b text COLLATE same, c name);
     CREATE TABLE part (id int PRIMARY KEY) PARTITION BY RANGE (id);
     CREATE TABLE part_all PARTITION OF part DEFAULT;
+    CREATE TABLE strange (id int PRIMARY KEY); ALTER TABLE strange ENABLE ROW LEVEL SECURITY;
     CREATE ROLE mirror LOGIN;";
 
 #[tokio::test]
@@ -132,6 +133,7 @@ async fn every_planted_problem_is_found_by_name_and_can_be_ignored() {
         ("may_not_create", "postgres"),
         ("may_not_read", "public.fired"),
         ("may_not_see_stats", "postgres"),
+        ("may_not_write", "public.part_all"),
         ("may_not_write", "public.shape"),
         ("not_a_table", "public.shown"),
         ("not_null_differs", "public.shape.c"),
@@ -164,6 +166,7 @@ async fn every_planted_problem_is_found_by_name_and_can_be_ignored() {
     for alike in ["public.mood:", "public.alike:", "public.same", "public.sorts.b", "public.sorts.c"] {
         assert!(!findings.iter().any(|(_, object)| object.starts_with(alike)), "{alike} in {findings:#?}");
     }
+    assert!(!findings.iter().any(|(_, object)| object == "public.strange"), "only the target has it: {findings:#?}");
 
     let names: BTreeSet<String> = findings.into_iter().map(|(name, _)| name).collect();
     for name in &names {

@@ -580,7 +580,7 @@ const OLD: &str = "
     CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
     CREATE TABLE keyless (v int); CREATE TABLE gone (id int PRIMARY KEY);
     CREATE TABLE t (id int PRIMARY KEY, a int UNIQUE, b int CHECK (b > 0), c int CONSTRAINT short CHECK (c > 0));
-    CREATE INDEX slow ON t (b); CREATE TABLE child (id int PRIMARY KEY, t int REFERENCES t);
+    CREATE INDEX slow ON t (b); CREATE TABLE child (id int PRIMARY KEY, t int REFERENCES t, u int REFERENCES t ON DELETE CASCADE, w int CONSTRAINT one REFERENCES t);
     CREATE TABLE fired (id int PRIMARY KEY);
     CREATE TRIGGER here BEFORE INSERT ON fired FOR EACH ROW EXECUTE FUNCTION f();
     CREATE TRIGGER odd BEFORE INSERT ON fired FOR EACH ROW EXECUTE FUNCTION f();
@@ -598,7 +598,7 @@ const NEW: &str = "
     CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
     CREATE TABLE keyless (v int);
     CREATE TABLE t (id int PRIMARY KEY, a int, b int, c int); ALTER TABLE t ADD CONSTRAINT short CHECK (c > 0) NOT VALID;
-    CREATE TABLE child (id int PRIMARY KEY, t int REFERENCES t); ALTER TABLE child DISABLE TRIGGER ALL;
+    CREATE TABLE child (id int PRIMARY KEY, t int REFERENCES t, u int REFERENCES t, w int CONSTRAINT other REFERENCES t); ALTER TABLE child DISABLE TRIGGER ALL;
     CREATE TABLE fired (id int PRIMARY KEY);
     CREATE TRIGGER odd BEFORE INSERT ON fired FOR EACH ROW EXECUTE FUNCTION f(); ALTER TABLE fired ENABLE ALWAYS TRIGGER odd;
     CREATE TRIGGER twice BEFORE INSERT ON fired FOR EACH ROW EXECUTE FUNCTION f(); ALTER TABLE fired ENABLE ALWAYS TRIGGER twice;
@@ -641,6 +641,7 @@ async fn every_planted_obstacle_to_a_switch_is_found_by_name() {
         ("constraint_missing", "public.t (t_b_check)"),
         ("constraint_not_valid", "public.t (short)"),
         ("domain_differs", "public.above: () -> (NOT NULL)"),
+        ("foreign_key_differs", "public.child (child_u_fkey)"),
         ("foreign_key_off", "public.child (child_t_fkey)"),
         ("function_missing", "public.gone(integer,public.mood)"),
         ("index_invalid", "public.half"),
@@ -676,7 +677,9 @@ async fn every_planted_obstacle_to_a_switch_is_found_by_name() {
     for (name, object) in expected {
         assert!(found.contains(&(name, object.to_owned())), "{name} {object} in {found:#?}");
     }
-    for (name, objects) in [("column_default_differs", 3), ("policy_differs", 4), ("row_security_differs", 1)] {
+    for (name, objects) in
+        [("column_default_differs", 3), ("foreign_key_differs", 1), ("policy_differs", 4), ("row_security_differs", 1)]
+    {
         assert_eq!(found.iter().filter(|(other, _)| *other == name).count(), objects, "{name} in {found:#?}");
     }
     let like = |name, parts: &[&str]| {

@@ -16,12 +16,15 @@ mod types;
 
 pub use rules::RULES;
 
+use std::sync::Arc;
+
 use crate::check::{Finding, Report, Rule};
 use crate::config::Config;
 use crate::record::Side;
 
+use super::catalog::Relation;
 use super::client::{Client, Error, ServerConfig};
-use super::scope::{self, Scope, filter};
+use super::scope::{self, Scope, filter, topmost};
 use super::setup::server_config;
 pub(super) use facts::{Facts, read};
 
@@ -40,6 +43,21 @@ pub async fn check(config: &Config) -> Report {
     if let (Ok(origin), Ok(target)) = (&origin, &mut target) {
         scope.translate(&mut target.catalog);
         together(&scope, origin, target, &mut report.findings);
+    }
+    if let Ok(origin) = &origin {
+        rights::check(Side::Origin, origin, |_| true, &mut report.findings);
+    }
+    if let Ok(target) = &target {
+        // What only the target has is nobody's; a partition that only the target has is its root's.
+        let mirrored = |table: &Arc<Relation>| match &origin {
+            Ok(origin) if origin.is_known() => {
+                let root = topmost(&target.catalog, table);
+                let is_known = |table: &Relation| origin.catalog.relation(table.id).is_some();
+                (is_known(table) || is_known(&root)) && !scope.excludes(&root.shown())
+            }
+            _ => true,
+        };
+        rights::check(Side::Target, target, mirrored, &mut report.findings);
     }
     if let Ok(origin) = &origin {
         let outside = scope.acting_from_outside(&origin.catalog).into_iter();
@@ -74,7 +92,6 @@ fn alone(side: Side, facts: &Facts, found: &mut Vec<Finding>) {
     if side == Side::Origin {
         tables::origin(facts, found);
     }
-    rights::check(side, facts, found);
 }
 
 /// What a switch minds as well: what is hard to mirror on `from`, and what both sides' schemas have not in common. In

@@ -20,6 +20,8 @@ pub(super) struct Index {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Constraint {
     pub(super) definition: String,
+    /// The table that a foreign key refers to.
+    pub(super) parent: Option<String>,
     /// Checked for all rows, and enforced.
     pub(super) valid: bool,
 }
@@ -85,7 +87,9 @@ const INVALID: &str = "SELECT pg_catalog.concat(n.nspname, '.', i.relname) \
 /// Keys are looked at as indexes. `conenforced` came with 18, so it is asked as JSON.
 const CONSTRAINTS: &str = "SELECT pg_catalog.concat(n.nspname, '.', c.relname), o.conname, \
     pg_catalog.regexp_replace(pg_catalog.pg_get_constraintdef(o.oid), '( NOT VALID| NOT ENFORCED)+$', ''), \
-    o.convalidated AND coalesce(pg_catalog.to_jsonb(o) ->> 'conenforced', 'true') = 'true' \
+    o.convalidated AND coalesce(pg_catalog.to_jsonb(o) ->> 'conenforced', 'true') = 'true', \
+    (SELECT pg_catalog.concat(pn.nspname, '.', p.relname) FROM pg_catalog.pg_class p \
+      JOIN pg_catalog.pg_namespace pn ON pn.oid = p.relnamespace WHERE o.contype = 'f' AND p.oid = o.confrelid) \
     FROM pg_catalog.pg_constraint o JOIN pg_catalog.pg_class c ON c.oid = o.conrelid \
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
     WHERE o.contype IN ('c', 'f', 'x') AND o.conparentid = 0 AND c.relkind IN ('r', 'p') \
@@ -172,7 +176,8 @@ async fn indexes(conn: &mut Client) -> Result<BTreeMap<String, Index>, Error> {
 async fn constraints(conn: &mut Client) -> Result<BTreeMap<(String, String), Constraint>, Error> {
     let rows = conn.simple(&CONSTRAINTS.replace("{OURS}", OURS)).await?;
     let constraint = |row: &DataRow| {
-        let constraint = Constraint { definition: row.string(2)?, valid: row.bool(3)? };
+        let (parent, valid) = (row.text(4)?.map(str::to_owned), row.bool(3)?);
+        let constraint = Constraint { definition: row.string(2)?, parent, valid };
         Ok(((row.string(0)?, row.string(1)?), constraint))
     };
     rows.iter().map(constraint).collect()

@@ -186,6 +186,12 @@ fn enforced(old: &Facts, new: &Facts, there: &HashSet<&String>, found: &mut Foun
         match same(new, table, name, constraint) {
             None => found.on_new(rules::CONSTRAINT_MISSING, [object]),
             Some(there) if constraint.valid && !there.valid => found.on_new(rules::CONSTRAINT_NOT_VALID, [object]),
+            // Each version has its own words for an expression, but not for a foreign key.
+            Some(other)
+                if other.definition != constraint.definition && constraint.parent.as_ref().is_some_and(there) =>
+            {
+                found.on_new(rules::FOREIGN_KEY_DIFFERS, [object]);
+            }
             Some(_) => (),
         }
     }
@@ -283,14 +289,15 @@ fn called(old: &Facts, new: &Facts, found: &mut Found) {
     found.on_new(rules::FUNCTION_MISSING, old.functions.difference(&new.functions));
 }
 
-/// By name, or else one that says the same.
+/// By name, or one that says the same.
 fn same<'a>(side: &'a Facts, table: &str, name: &str, constraint: &facts::Constraint) -> Option<&'a facts::Constraint> {
+    let says = |there: &&facts::Constraint| there.definition == constraint.definition;
     let named = side.constraints.get(&(table.to_owned(), name.to_owned()));
     let alike = || {
-        let mut all = side.constraints.iter();
-        all.find(|((other, _), there)| other == table && there.definition == constraint.definition)
+        let mut of_table = side.constraints.iter().filter(|((other, _), _)| other == table).map(|(_, there)| there);
+        of_table.find(says)
     };
-    named.or_else(|| alike().map(|(_, there)| there))
+    named.filter(says).or_else(alike).or(named)
 }
 
 fn switched_triggers(old: &Facts, new: &Facts, there: &HashSet<&String>, found: &mut Found) {

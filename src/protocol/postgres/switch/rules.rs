@@ -28,6 +28,7 @@ crate::check::rules! {
     INDEX_INVALID: Error "index_invalid" "the index on the new primary was not built to its end: REINDEX or drop it";
     CONSTRAINT_MISSING: Warning "constraint_missing" "the new primary does not check this";
     CONSTRAINT_NOT_VALID: Warning "constraint_not_valid" "the new primary has not checked it for the rows that are there, or does not enforce it: ALTER TABLE .. VALIDATE CONSTRAINT";
+    FOREIGN_KEY_DIFFERS: Warning "foreign_key_differs" "the foreign key of this name refers to something else on the new primary, or does something else when a row goes or changes: make it anew as it is on the old one";
     FOREIGN_KEY_OFF: Error "foreign_key_off" "the foreign key's own triggers are disabled on the new primary: ALTER TABLE .. ENABLE TRIGGER ALL, on both of its tables";
 
     ROW_SECURITY_DIFFERS: Error "row_security_differs" "row security is on, or forced, on one side only: clients see rows that they must not see after the switch, or none: ALTER TABLE .. ENABLE or FORCE ROW LEVEL SECURITY";
