@@ -12,6 +12,8 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::check::Finding;
 use crate::protocol::postgres::client::{self, Client, DataRow, Format, Param};
 use crate::protocol::postgres::scope::Scope;
@@ -20,7 +22,7 @@ use crate::record::Side;
 use super::{Error, array, rules};
 
 /// Where a sequence stands. In the order of an ascending one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Position {
     /// The last value.
     pub last: i64,
@@ -29,7 +31,7 @@ pub struct Position {
 }
 
 /// One sequence of one side.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sequence {
     oid: u32,
     /// `schema.name`, for people.
@@ -43,6 +45,19 @@ pub struct Sequence {
     may_set: bool,
     /// `None`: our role may not see it.
     pub position: Option<Position>,
+}
+
+impl Sequence {
+    /// As far on as it will be when it was asked for so many times as many numbers as since `then`.
+    pub fn ahead(&self, then: Option<&Sequence>, times: i64) -> Sequence {
+        let (Some(now), Some(then)) = (self.position, then.and_then(|then| then.position)) else { return self.clone() };
+        let given = now.last.saturating_sub(then.last);
+        if self.cycle || given.signum() != self.increment.signum() {
+            return self.clone();
+        }
+        let last = now.last.saturating_add(given.saturating_mul(times)).clamp(self.min, self.max);
+        Sequence { position: Some(Position { last, called: true }), ..self.clone() }
+    }
 }
 
 /// Every sequence that is not the system's or tandem's own.
@@ -279,24 +294,39 @@ pub async fn advance(conn: &mut Client, plan: &Plan) -> Result<usize, Error> {
 /// Numbers that nobody asked the lost primary for, most likely.
 const LEAP: i64 = 1_000;
 
-/// Each sequence, and a column that takes its numbers, if one is known: it owns the sequence, or its default calls it.
+/// Each sequence, and a question for the columns that take its numbers, if some are known: one owns the sequence, or its default
+/// calls it.
 const USERS: &str = "SELECT s.seqrelid, s.seqincrement, \
-    (SELECT pg_catalog.format('SELECT %s(%I)::pg_catalog.int8 FROM %I.%I', \
-        CASE WHEN s.seqincrement > 0 THEN 'max' ELSE 'min' END, a.attname, n.nspname, c.relname) \
+    (SELECT pg_catalog.string_agg(DISTINCT pg_catalog.format('SELECT %s(%I)::pg_catalog.int8 FROM %I.%I', \
+        CASE WHEN s.seqincrement > 0 THEN 'max' ELSE 'min' END, a.attname, n.nspname, c.relname), ' UNION ALL ') \
      FROM (SELECT d.refobjid AS rel, d.refobjsubid AS col FROM pg_catalog.pg_depend d \
            WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = s.seqrelid \
              AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjsubid > 0 \
            UNION ALL SELECT f.adrelid, f.adnum FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_attrdef f ON f.oid = d.objid \
            WHERE d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.refobjid = s.seqrelid \
              AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass) u \
-     JOIN pg_catalog.pg_class c ON c.oid = u.rel JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+     JOIN pg_catalog.pg_class c ON c.oid = u.rel AND c.relkind IN ('r', 'p') JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
      JOIN pg_catalog.pg_attribute a ON a.attrelid = u.rel AND a.attnum = u.col \
-       AND a.atttypid = ANY ('{int2,int4,int8,numeric}'::pg_catalog.regtype[]) LIMIT 1) \
+       AND a.atttypid = ANY ('{int2,int4,int8,numeric}'::pg_catalog.regtype[])) \
     FROM pg_catalog.pg_sequence s JOIN pg_catalog.pg_class k ON k.oid = s.seqrelid \
     JOIN pg_catalog.pg_namespace m ON m.oid = k.relnamespace WHERE m.nspname <> 'tandem' AND k.relpersistence <> 't'";
 
-/// The other side is gone, and with it the positions of its sequences: go on well behind the numbers that rows here have.
-/// How many were set. Rows that were lost may have had later ones.
+/// Sequences of `to` that nothing tells of: no column takes their numbers, and they meet none of these, which are of `from`.
+pub async fn untold(conn: &mut Client, from: &[Sequence], to: &[Sequence]) -> Result<Vec<String>, client::Error> {
+    let mut told = Vec::new();
+    for row in conn.simple(USERS).await? {
+        if row.text(2)?.is_some() {
+            told.push(row.parse(0)?);
+        }
+    }
+    let meet = Meet { here: by_owner(from), there: by_owner(to), names: by_name(to) };
+    let met = |here: &Sequence| meet.counterpart(here).ok().filter(|_| here.position.is_some());
+    told.extend(from.iter().filter_map(met).map(|there| there.oid));
+    Ok(to.iter().filter(|one| !told.contains(&one.oid)).map(|one| one.name.clone()).collect())
+}
+
+/// The other side is gone, and with it the positions of its sequences: go on well behind where they stand here, and the numbers
+/// that rows here have. How many were set. Rows that were lost may have had later ones.
 ///
 /// # Errors
 /// A privilege is missing.
@@ -305,6 +335,8 @@ pub async fn leap(conn: &mut Client) -> Result<usize, Error> {
     for row in &rows {
         let (oid, increment): (u32, i64) = (row.parse(0)?, row.parse(1)?);
         let used = row.text(2)?.unwrap_or("SELECT NULL::pg_catalog.int8");
+        let most = if increment > 0 { "max" } else { "min" };
+        let used = format!("SELECT pg_catalog.{most}(u.used) FROM ({used}) u (used)");
         let (further, bound) = if increment > 0 { ("greatest", "least") } else { ("least", "greatest") };
         let limit = if increment > 0 { "seqmax" } else { "seqmin" };
         conn.simple(&format!(
@@ -409,5 +441,17 @@ mod tests {
         assert_eq!(planned(up(7), Sequence { may_set: false, ..up(7) }), Ok(None));
         assert_eq!(planned(up(7), Sequence { max: 6, ..up(5) }), Err(Obstacle::Differs));
         assert_eq!(planned(up(7), Sequence { increment: -1, ..up(5) }), Err(Obstacle::Differs));
+    }
+
+    #[test]
+    fn what_is_kept_of_a_sequence_is_ahead_by_its_pace_and_within_its_limits() {
+        let at = |increment, last| sequence("s", increment, last, true);
+        let last = |one: Sequence| one.position.expect("it has one").last;
+        assert_eq!(last(at(1, 50).ahead(None, 3)), 50);
+        assert_eq!(last(at(1, 50).ahead(Some(&at(1, 40)), 3)), 80);
+        assert_eq!(last(at(-1, -50).ahead(Some(&at(-1, -40)), 3)), -80);
+        assert_eq!(last(at(1, 50).ahead(Some(&at(1, 60)), 3)), 50, "it was set back");
+        assert_eq!(last(Sequence { max: 60, ..at(1, 50) }.ahead(Some(&at(1, 40)), 3)), 60);
+        assert_eq!(last(Sequence { cycle: true, ..at(1, 50) }.ahead(Some(&at(1, 40)), 3)), 50);
     }
 }

@@ -11,6 +11,7 @@
 //! | settle | whoever is idle moves | the old primary refuses writes | |
 
 mod lost;
+mod numbers;
 pub mod rules;
 mod sessions;
 
@@ -45,8 +46,10 @@ use super::scope::Scope;
 use super::setup::Setup;
 use super::shared::Shared;
 use super::switch::newest::Comparison;
+use super::switch::sequences::Sequence;
 use super::switch::{self, Bounds, barrier, findings, reverse, sequences, strangers, triggers};
 use super::{bypass, servers::Servers};
+use numbers::Numbers;
 
 /// How long sessions have to get ready. They log in, sixteen at once.
 const SESSIONS_READY: Duration = Duration::from_secs(20);
@@ -88,6 +91,7 @@ pub struct Walk {
     /// Triggers may not be what they are while the primary is the primary.
     touched: bool,
     lost: lost::List,
+    numbers: Numbers,
     /// Triggers of the old primary that the flip silences; the mirror back waits for it.
     silenced: Option<triggers::Held>,
     /// Nothing on the secondary acts on what the mirror writes. Until that is known of an old primary, the mirror is paused.
@@ -163,6 +167,7 @@ impl Walk {
             given_up: None,
             touched: true,
             lost: lost::List::in_dir(&config.journal.dir),
+            numbers: Numbers::in_dir(&config.journal.dir),
             silenced: None,
             quiet: control.epoch == 1,
             followers: None,
@@ -196,8 +201,12 @@ impl Walk {
         let follow = move || shared.catalog.clone().run(primary, of.clone(), ends.clone());
         self.tasks.spawn(keep::kept("following the primary's schema", follow, stop.clone()));
         let (shared, ends) = (self.shared.clone(), stop.clone());
+        let (asks, of, until) = (shared.clone(), server.clone(), stop.clone());
         let watch = move || bypass::run(shared.clone(), primary, server.clone(), ends.clone());
         self.tasks.spawn(keep::kept("looking for who writes past tandem", watch, stop.clone()));
+        let numbers = self.numbers.clone();
+        let ask = move || numbers.clone().run(asks.clone(), primary, of.clone(), until.clone());
+        self.tasks.spawn(keep::kept("keeping where sequences stand", ask, stop.clone()));
         self.followers = Some(stop);
     }
 
@@ -383,7 +392,10 @@ impl Walk {
         barrier::lift(&mut conn).await.map_err(|error| error.on(to))?;
         let catalog = load(&mut conn).await.map_err(|error| switch::Error::from(error).on(to))?;
         let owed = self.mirror.handle().owed().await.map_err(|error| Error::Refused(error.to_string()))?;
-        let found = lost::findings(&owed, lose, |table| name_of(&catalog, table));
+        let mut found = lost::findings(&owed, lose, |table| name_of(&catalog, table));
+        let (here, there) = self.known_sequences(&mut conn, to).await?;
+        let untold = sequences::untold(&mut conn, &here, &there).await;
+        found.extend(numbers::unknown(untold.map_err(|error| switch::Error::from(error).on(to))?, to));
         self.given_up = Some(GivenUp { to: conn, catalog, lose, bounds });
         Ok(found)
     }
@@ -413,9 +425,27 @@ impl Walk {
         Ok(end)
     }
 
+    /// Sequences of the old primary as they were when it answered last, and those of `to`.
+    async fn known_sequences(&self, conn: &mut Client, to: Side) -> Result<(Vec<Sequence>, Vec<Sequence>), Error> {
+        let here = self.numbers.of(to.other()).map_err(|error| Error::Refused(error.to_string()))?;
+        let mut there = sequences::read(conn).await.map_err(|error| switch::Error::from(error).on(to))?;
+        sequences::translate(&mut there, &self.scope.from(to.other()));
+        Ok((here, there))
+    }
+
     async fn ready_without(&mut self, to: Side) -> Result<(), Error> {
-        let Some(given_up) = &mut self.given_up else { return Err(Error::Refused("nothing was prepared".into())) };
+        let Some(mut given_up) = self.given_up.take() else {
+            return Err(Error::Refused("nothing was prepared".into()));
+        };
+        let ready = self.ready_on(&mut given_up, to).await;
+        self.given_up = Some(given_up);
+        ready
+    }
+
+    async fn ready_on(&mut self, given_up: &mut GivenUp, to: Side) -> Result<(), Error> {
         let on_to = |error: switch::Error| error.on(to);
+        let (here, there) = self.known_sequences(&mut given_up.to, to).await?;
+        sequences::advance(&mut given_up.to, &sequences::plan(&here, &there)).await.map_err(on_to)?;
         sequences::leap(&mut given_up.to).await.map_err(on_to)?;
         let calm = triggers::may_be_replica(&mut given_up.to).await.map_err(|error| on_to(error.into()))?;
         self.touched = true;
