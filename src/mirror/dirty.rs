@@ -129,6 +129,19 @@ impl Dirty {
         })
     }
 
+    /// A table got another label: it is as dirty under that one. What the old one names now, if anything, stays dirty too:
+    /// nobody knows which of both a mark meant. Durable with the next [`Dirty::saved`].
+    pub(crate) fn note_renamed(&self, from: TableId, to: TableId, is_gone: bool) {
+        self.ledger.change(|book| {
+            let Some(kept) = book.tables.get(&from.0).cloned() else { return (false, ()) };
+            book.tables.entry(to.0).or_insert_with(|| Kept { reasons: BTreeMap::new(), ..kept.clone() }).add(kept);
+            if is_gone {
+                book.tables.remove(&from.0);
+            }
+            (true, ())
+        });
+    }
+
     /// An operator says that the table is well. Marks by records below `at` are not believed again. False: was not dirty.
     pub async fn clear(&self, table: TableId, at: Lsn) -> Result<bool, Error> {
         let was = self.ledger.change(|book| {
@@ -167,6 +180,13 @@ impl Book {
 }
 
 impl Kept {
+    fn add(&mut self, other: Kept) {
+        other.reasons.into_iter().for_each(|(reason, count)| *self.reasons.entry(reason).or_insert(0) += count);
+        self.first_unix = self.first_unix.min(other.first_unix);
+        self.last_unix = self.last_unix.max(other.last_unix);
+        self.last_lsn = self.last_lsn.max(other.last_lsn);
+    }
+
     fn show(&self, table: TableId) -> DirtyTable {
         let reasons = self.reasons.iter().filter_map(|(&byte, &count)| Some((Reason::from_u8(byte)?, count)));
         DirtyTable {
@@ -210,6 +230,24 @@ mod tests {
         assert!(!dirty.repaired(T, Lsn(5)).await.expect("saved"));
         assert!(dirty.repaired(T, Lsn(6)).await.expect("saved"));
         assert!(dirty.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_mark_follows_a_table_to_its_new_name() {
+        let file = Durable::in_memory("dirty");
+        let dirty = reopened(&file);
+        let (swapped, old) = (TableId(8), TableId(9));
+        dirty.mark(T, Reason::Uncaptured, Lsn(5)).await.expect("saved");
+        dirty.mark(swapped, Reason::Counts, Lsn(6)).await.expect("saved");
+        dirty.note_renamed(T, old, false);
+        dirty.note_renamed(swapped, T, true);
+        dirty.saved().await.expect("saved");
+        let dirty = reopened(&file);
+        let reasons = |table| dirty.get(table).map(|dirty| dirty.reasons);
+        assert_eq!(reasons(old), Some(vec![(Reason::Uncaptured, 1)]));
+        assert_eq!(reasons(T), Some(vec![(Reason::Uncaptured, 1), (Reason::Counts, 1)]));
+        assert_eq!(reasons(swapped), None);
+        assert!(!dirty.repaired(T, Lsn(6)).await.expect("saved"), "its last mark lies there");
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ use crate::record::TableId;
 
 use super::dirty::unix_now;
 use super::durable::{Durable, Error, Ledger};
-use super::state::copier::{Owed, Paid, Refused};
+use super::state::copier::{Owed, Paid, Refused, Renamed};
 
 /// The parked keys; cheap to clone, clones share one ledger.
 #[derive(Clone)]
@@ -210,8 +210,9 @@ impl Parked {
             let says = |id: &Id| is_settled(id) || covers(owed, id);
             entries.0.retain(|id, _| !says(id) || refused.iter().any(|refused| is(refused, id)));
             let left = entries.0.len() < before;
+            let renamed = paid.renamed.iter().filter(|renamed| entries.renamed(renamed)).count() > 0;
             let dirty = refused.iter().filter_map(|refused| entries.park(refused, !exact, self.max)).collect();
-            (left || !refused.is_empty(), dirty)
+            (left || renamed || !refused.is_empty(), dirty)
         });
         self.ledger.saved().await.map(|()| dirty)
     }
@@ -242,6 +243,18 @@ impl From<Entries> for Vec<Entry> {
 }
 
 impl Entries {
+    /// A table got another name, and what is refused of it with it. False: that is nothing.
+    fn renamed(&mut self, renamed: &Renamed) -> bool {
+        let its: Vec<Entry> =
+            self.0.extract_if(.., |(table, _), _| *table == renamed.from.0).map(|(_, it)| it).collect();
+        let any = !its.is_empty();
+        for mut entry in its {
+            (entry.table, entry.name) = (renamed.to.0, renamed.name.clone());
+            self.0.entry((entry.table, entry.key.clone())).or_insert(entry);
+        }
+        any
+    }
+
     fn park(&mut self, refused: &Refused, provisional: bool, max: usize) -> Option<TableId> {
         let id = (refused.table.0, refused.key.clone());
         let now = unix_now();

@@ -387,3 +387,63 @@ async fn a_refused_change_of_a_table_is_listed_until_it_is_made_though_its_rows_
     until_refused(&stage.tandem, &[]).await;
     stage.assert_equal(&["t"]).await;
 }
+
+/// Which tables are dirty, by name.
+async fn dirty(tandem: &Tandem) -> Vec<String> {
+    let listed = tandem.client().get("/v1/dirty").await.expect("it answers");
+    listed.as_array().expect("a list").iter().map(|one| one["table"].as_str().expect("a name").to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_owed_to_a_table_follows_it_to_its_new_name() {
+    let schema =
+        "CREATE SCHEMA s; CREATE TABLE other (id int PRIMARY KEY); CREATE TABLE acc (id int PRIMARY KEY, v int);
+        INSERT INTO acc SELECT i, 0 FROM generate_series(1, 9) i; CREATE TABLE acc_new (id int PRIMARY KEY, v int);
+        CREATE TABLE told (id int PRIMARY KEY, v int); INSERT INTO told VALUES (1, 0)";
+    let stage = Stage::new(schema, "[mirror]\nself_repair = false", &[]).await;
+    let client = connect(&stage.url()).await;
+    let run = async |script: &[&str]| {
+        for statement in script {
+            client.batch_execute(statement).await.expect(statement);
+        }
+    };
+    run(&["BEGIN", "UPDATE acc SET v = 1 WHERE id = 1", "ALTER TABLE acc RENAME TO acc2", "COMMIT"]).await;
+    stage.assert_equal(&["acc2"]).await;
+    run(&["BEGIN; UPDATE acc2 SET v = 2 WHERE id = 2; ALTER TABLE acc2 SET SCHEMA s; COMMIT"]).await;
+    stage.assert_equal(&["s.acc2"]).await;
+    run(&["BEGIN; UPDATE s.acc2 SET v = 3 WHERE id > 7; ALTER SCHEMA s RENAME TO z; ALTER TABLE z.acc2 SET SCHEMA public; COMMIT"])
+        .await;
+    stage.assert_equal(&["acc2"]).await;
+    // The target is behind, and two tables swap their names.
+    let locker = connect(&stage.target.url("postgres")).await;
+    locker.batch_execute("BEGIN; LOCK TABLE acc2 IN ACCESS EXCLUSIVE MODE").await.expect("locked");
+    run(&[
+        "UPDATE acc2 SET v = 4 WHERE id = 4",
+        "INSERT INTO acc_new SELECT id, -v FROM acc2",
+        "BEGIN",
+        "ALTER TABLE acc2 RENAME TO acc_old",
+        "ALTER TABLE acc_new RENAME TO acc2",
+        "COMMIT",
+        "UPDATE acc2 SET v = 5 WHERE id = 5",
+        "UPDATE acc_old SET v = 6 WHERE id = 6",
+    ])
+    .await;
+    locker.batch_execute("COMMIT").await.expect("let go");
+    stage.assert_equal(&["acc2", "acc_old"]).await;
+    // What is only known to be dirty is so under the new name.
+    run(&["DO $$ BEGIN UPDATE told SET v = 1; END $$"]).await;
+    stage.tandem.caught_up().await;
+    assert_eq!(dirty(&stage.tandem).await, ["public.told"]);
+    run(&["ALTER TABLE told RENAME TO known"]).await;
+    stage.write_arrives(1).await;
+    assert_eq!(dirty(&stage.tandem).await, ["public.known"]);
+    stage.tandem.repair_all().await;
+    stage.assert_equal(&["known"]).await;
+    run(&["BEGIN", "ALTER TABLE known RENAME TO told", "UPDATE told SET v = 2", "COMMIT"]).await;
+    stage.write_arrives(2).await;
+    if !dirty(&stage.tandem).await.is_empty() {
+        assert_eq!(dirty(&stage.tandem).await, ["public.told"]);
+        stage.tandem.repair_all().await;
+    }
+    stage.assert_equal(&["told"]).await;
+}

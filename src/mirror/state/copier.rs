@@ -83,6 +83,39 @@ pub struct Paid {
     pub large: Vec<Large>,
     /// Tables that somebody has locked, and what cannot be paid without them: nothing of them was paid, all else is exact.
     pub waiting: Vec<Waiting>,
+    /// Tables that got other names by the schema changes that were repeated, in their order.
+    pub renamed: Vec<Renamed>,
+}
+
+/// A table got another name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renamed {
+    /// The label that it had.
+    pub from: TableId,
+    /// The label that it has.
+    pub to: TableId,
+    /// Its qualified name, for people.
+    pub name: String,
+    /// No table has the old one now.
+    pub is_gone: bool,
+}
+
+impl Paid {
+    /// The labels that a table may have by now, which had this one; itself first.
+    pub fn names(&self, table: TableId) -> Vec<TableId> {
+        names(table, self.renamed.iter().map(|one| (one.from, one.to)))
+    }
+}
+
+/// The labels that a table may have after these changes of labels, in their order, whenever it had this one; itself first.
+pub fn names(table: TableId, renamed: impl Iterator<Item = (TableId, TableId)>) -> Vec<TableId> {
+    let mut names = vec![table];
+    for (from, to) in renamed {
+        if names.contains(&from) && !names.contains(&to) {
+            names.push(to);
+        }
+    }
+    names
 }
 
 /// A table that no payment takes for now.

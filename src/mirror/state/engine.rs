@@ -896,6 +896,7 @@ impl<C: Copier> Engine<C> {
         took: Duration,
     ) -> Result<(), Error> {
         let now = Instant::now();
+        self.follow_renamed(paid).await?;
         self.record_refused(cut, paid, exact).await?;
         self.book.settle();
         self.record_repairs(cut, paid).await?;
@@ -911,6 +912,21 @@ impl<C: Copier> Engine<C> {
         self.next_payment = now + took.clamp(self.config.pause_min, self.config.pause_max);
         self.report(paid, exact, took);
         self.trim(now).await
+    }
+
+    /// What is said of tables by names that they had is said of those that they have. What is refused follows in
+    /// [`Parked::paid`].
+    async fn follow_renamed(&mut self, paid: &Paid) -> Result<(), Error> {
+        if paid.renamed.is_empty() {
+            return Ok(());
+        }
+        self.ledger.renamed(&paid.renamed);
+        for renamed in &paid.renamed {
+            debug!(table = renamed.name, "a table got another name");
+            self.dirty.note_renamed(renamed.from, renamed.to, renamed.is_gone);
+        }
+        self.dirty.saved().await?;
+        Ok(())
     }
 
     async fn record_refused(&mut self, cut: &Cut, paid: &Paid, exact: bool) -> Result<(), Error> {
@@ -963,11 +979,13 @@ impl<C: Copier> Engine<C> {
     async fn record_repairs(&mut self, cut: &Cut, paid: &Paid) -> Result<(), Error> {
         let whole = |table: &&TableId| {
             !paid.refused.iter().any(|refused| refused.key.is_none() && refused.table == **table)
-                && !paid.large.iter().any(|large| large.owed.contains(table))
+                && !paid.large.iter().any(|large| large.table == **table || large.owed.contains(table))
         };
-        for &table in cut.owed().tables.iter().filter(whole) {
-            if !self.ledger.may_dirty(table) && self.dirty.repaired(table, cut.upto).await? {
-                info!(table = table.0, "table repaired");
+        for &owed in cut.owed().tables.iter().filter(|table| !self.ledger.may_dirty(**table)) {
+            for table in paid.names(owed).iter().filter(whole) {
+                if !self.ledger.may_dirty(*table) && self.dirty.repaired(*table, cut.upto).await? {
+                    info!(table = table.0, "table repaired");
+                }
             }
         }
         Ok(())

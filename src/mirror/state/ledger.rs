@@ -35,7 +35,7 @@ use tokio::time::Instant;
 use crate::journal::{Entry, Lsn, Outcome};
 use crate::record::{Backend, Item, Malformed, Reason, Record, TableId};
 
-use super::copier::{Gone, Owed};
+use super::copier::{Gone, Owed, Renamed};
 use super::keys::{Key, Keys};
 
 /// What is owed, and how far the journal was read.
@@ -448,6 +448,14 @@ impl Ledger {
         whole
     }
 
+    /// Tables got other names: what is owed under the old ones is owed under both.
+    pub fn renamed(&mut self, renamed: &[Renamed]) {
+        for Renamed { from, to, .. } in renamed {
+            self.ended.renamed(*from, *to);
+            self.aside.renamed(*from, *to);
+        }
+    }
+
     /// Something waits for a lock.
     pub fn has_aside(&self) -> bool {
         self.aside.oldest.is_some()
@@ -531,6 +539,18 @@ impl Owing {
             self.owed.lost.insert(table);
         }
         self.table(table);
+    }
+
+    fn renamed(&mut self, from: TableId, to: TableId) {
+        for (key, moved) in self.owed.keys.get(&from).cloned().unwrap_or_default() {
+            self.key(to, &key, moved);
+        }
+        if self.owed.tables.contains(&from) {
+            self.table(to);
+        }
+        if self.owed.lost.contains(&from) {
+            self.owed.lost.insert(to);
+        }
     }
 
     fn count(&mut self, lsn: Lsn, seen: Instant) {
@@ -808,6 +828,26 @@ mod tests {
         assert_eq!(script.ledger.paid(), unit);
         assert_eq!(script.ledger.keys(), 1);
         assert_eq!(keys(&script.ledger.freeze()), [(b"a".to_vec(), true)]);
+    }
+
+    #[test]
+    fn what_waits_for_a_payment_is_owed_under_a_new_name_too() {
+        let mut script = Script::new();
+        let (old, new) = (TableId::of("public", "old"), TableId::of("public", "new"));
+        let unit = script.unit(|buf| {
+            buf.key(old, b"a", true);
+            buf.key(new, b"a", false);
+            buf.table(old);
+        });
+        script.ends(unit, Outcome::Committed);
+        let aside = script.ledger.freeze();
+        assert!(script.ledger.set_aside(aside, 100).is_empty());
+        let renamed = Renamed { from: old, to: new, name: "new".into(), is_gone: true };
+        script.ledger.renamed(&[renamed]);
+        assert_eq!(script.ledger.keys(), 2);
+        let cut = script.ledger.freeze();
+        assert!(cut.owed().keys[&new][&b"a"[..]]);
+        assert_eq!(cut.owed().tables, [old, new]);
     }
 
     #[test]

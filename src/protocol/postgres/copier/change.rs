@@ -168,6 +168,13 @@ pub(super) fn only_alters(sql: &str) -> bool {
     !alter.cmds.iter().any(drops)
 }
 
+/// It may change the key of a table.
+pub(super) fn may_change_keys(sql: &str) -> bool {
+    let Ok(parsed) = pg_query::parse(sql, 0) else { return true };
+    let node = parsed.protobuf.stmts.first().and_then(|one| one.stmt.as_ref()?.node.as_ref());
+    matches!(node, Some(NodeEnum::AlterTableStmt(_)))
+}
+
 /// A value of an enum that is added, or gets another name.
 pub(super) struct Labeled {
     /// The enum, as the statement has it.

@@ -15,6 +15,7 @@ use super::contact::Contacts;
 use super::history::History;
 use super::locks::Locks;
 use super::pay::Repeated;
+use super::renames::Renames;
 use super::schema::{Schema, operator_schemas};
 
 /// First half of our advisory locks: `tand` in ASCII.
@@ -67,6 +68,7 @@ pub(super) struct Link {
     pub(super) options: Options,
     pub(super) history: History,
     pub(super) contacts: Contacts,
+    pub(super) renames: Renames,
 }
 
 impl Link {
@@ -169,6 +171,7 @@ pub(super) async fn open(primary: &ServerConfig, secondary: &ServerConfig, optio
         options: options.clone(),
         history: History::default(),
         contacts,
+        renames: Renames::default(),
     })
 }
 

@@ -22,6 +22,7 @@ mod locks;
 mod pay;
 mod piece;
 mod provision;
+mod renames;
 pub(super) mod schema;
 mod whole;
 
@@ -44,6 +45,7 @@ pub use link::{APPLICATION_NAME, LOCK_APPLIER, LOCK_CLASS, LOCK_WRITERS};
 use link::{Link, Poison, on_primary, on_secondary};
 pub(super) use link::{SETTINGS, STORE, STORE_IS_THERE};
 use pay::Trouble;
+use renames::Renames;
 
 /// How to pay.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +96,8 @@ pub struct PgCopier {
     secondary: ServerConfig,
     options: Options,
     link: Option<Link>,
+    /// What the last link knew of them.
+    renames: Renames,
     /// What is being built on the secondary, beside the mirror. A lock in name only: a future is no `Sync`.
     building: Mutex<Option<provision::Building>>,
 }
@@ -101,7 +105,7 @@ pub struct PgCopier {
 impl PgCopier {
     /// Nothing is connected until [`Copier::open`].
     pub fn new(primary: ServerConfig, secondary: ServerConfig, options: Options) -> PgCopier {
-        PgCopier { primary, secondary, options, link: None, building: Mutex::default() }
+        PgCopier { primary, secondary, options, link: None, renames: Renames::default(), building: Mutex::default() }
     }
 
     fn link(&mut self) -> Result<&mut Link, Error> {
@@ -117,9 +121,15 @@ impl PgCopier {
     /// After an error that leaves a connection in no known state, only an open helps.
     fn lose<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
         if result.is_err() {
-            self.link = None;
+            self.unlink();
         }
         result
+    }
+
+    fn unlink(&mut self) {
+        if let Some(link) = self.link.take() {
+            self.renames = link.renames;
+        }
     }
 
     async fn ask_gone(&mut self, backends: &[Backend], prepared: &[Box<[u8]>]) -> Result<Gone, Error> {
@@ -300,8 +310,9 @@ impl Link {
 
 impl Copier for PgCopier {
     async fn open(&mut self) -> Result<Standing, Error> {
-        self.link = None;
-        let link = link::open(&self.primary, &self.secondary, &self.options).await?;
+        self.unlink();
+        let mut link = link::open(&self.primary, &self.secondary, &self.options).await?;
+        link.renames = std::mem::take(&mut self.renames);
         let standing = Standing { life: link.life, payments: link.payments };
         self.link = Some(link);
         Ok(standing)

@@ -36,6 +36,7 @@ use super::debt::{Arrays, BATCH_BYTES, Debt, Debts, batches, fits, refused_key, 
 use super::link::{Link, Poison, beside, on_primary, on_secondary};
 use super::locks;
 use super::piece;
+use super::renames::{Meant, meant};
 use super::schema::{At, Home, Pair, Schema, tree};
 use super::whole::{self, Stretch};
 
@@ -171,6 +172,7 @@ pub(super) async fn pay(link: &mut Link, owed: &Owed, options: &Options) -> Resu
             Err(trouble) => return Err(trouble),
         }
     }
+    payment.paid.renamed = payment.link.renames.tell(&payment.link.schema);
     Ok(payment.paid)
 }
 
@@ -278,6 +280,7 @@ impl<'p> Payment<'p> {
         if self.link.schema_stale || !self.owed.ddl.is_empty() || self.owes_by_other_keys() {
             self.load().await?;
         }
+        self.link.renames.learn(&self.owed.ddl, &self.link.schema);
         self.gather();
         refused.into_iter().for_each(|refused| self.refuse_change(refused));
         self.leave_out_locked().await
@@ -389,7 +392,7 @@ impl<'p> Payment<'p> {
             };
             let (unfit, layout) = (self.link.unfit.contains(&pair.id), schema.layout(table));
             let debt = debts.entry(pair.id).or_insert_with(|| Debt::new(Arc::new(pair)));
-            owe_keys(debt, keys, places.as_deref(), layout.filter(|_| !unfit));
+            owe_keys(debt, keys, places.as_deref(), layout.filter(|_| !unfit), &|_| false);
         }
         for table in self.owed.tables.iter().filter(|table| homes.contains(table)) {
             let Some((pair, _)) = schema.cleared(*table).filter(|(pair, _)| pair.id == *table) else { continue };
@@ -474,23 +477,44 @@ impl<'p> Payment<'p> {
     }
 
     fn gather(&mut self) {
-        for (&table, keys) in &self.owed.keys {
-            let Some((pair, places)) = self.home(table) else { continue };
-            let (unfit, layout) = (self.link.unfit.contains(&pair.id), self.link.schema.layout(table));
-            let debt = self.debts.entry(pair.id).or_insert_with(|| Debt::new(pair));
-            owe_keys(debt, keys, places.as_deref(), layout.filter(|_| !unfit));
+        let owed = self.owed;
+        let says = |body: &[u8]| schema_change::decode(body).is_none_or(|(_, sql)| change::may_change_keys(sql));
+        let as_captured = !owed.ddl.iter().any(|(_, body)| says(body));
+        for (&table, keys) in &owed.keys {
+            let homes: Vec<_> = self.names(table).into_iter().filter_map(|name| self.home(name)).collect();
+            // Of several tables that may be meant by a name it is the one whose key it is.
+            let fits_one = |key: &Key| {
+                let fits = |Meant { name, pair, .. }: &Meant| {
+                    let layout = self.link.schema.layout(*name);
+                    layout.is_some() && fits(layout, pair.key.len(), key)
+                };
+                as_captured && homes.iter().any(fits)
+            };
+            for Meant { name, pair, places } in &homes {
+                let (unfit, layout) = (self.link.unfit.contains(&pair.id), self.link.schema.layout(*name));
+                let debt = self.debts.entry(pair.id).or_insert_with(|| Debt::new(pair.clone()));
+                let is_others = |key: &Key| !unfit && homes.len() > 1 && fits_one(key);
+                owe_keys(debt, keys, places.as_deref(), layout.filter(|_| !unfit), &is_others);
+            }
         }
-        for &table in &self.owed.tables {
-            let Some((pair, _)) = self.home(table) else { continue };
-            let part = self.link.schema.primary.relation(table).filter(|part| part.id != pair.id);
-            let debt = self.debts.entry(pair.id).or_insert_with(|| Debt::new(pair.clone()));
-            debt.lost |= self.owed.lost.contains(&table);
-            match part {
-                Some(part) => self.parts.entry(pair.id).or_default().push(part.clone()),
-                None => debt.whole = true,
+        for &table in &owed.tables {
+            for name in self.names(table) {
+                let Some(Meant { pair, .. }) = self.home(name) else { continue };
+                let part = self.link.schema.primary.relation(name).filter(|part| part.id != pair.id);
+                let debt = self.debts.entry(pair.id).or_insert_with(|| Debt::new(pair.clone()));
+                debt.lost |= owed.lost.contains(&table);
+                match part {
+                    Some(part) => self.parts.entry(pair.id).or_default().push(part.clone()),
+                    None => debt.whole = true,
+                }
             }
         }
         self.refuse_poisoned();
+    }
+
+    /// The names under which a table that is owed under this one may be paid.
+    fn names(&self, table: TableId) -> Vec<TableId> {
+        self.link.renames.names(table)
     }
 
     /// A table that could not be read is refused when it is owed. Owed whole, by a repair or an operator who has done
@@ -517,14 +541,16 @@ impl<'p> Payment<'p> {
         let apart = apart(self.link, &mut self.debts);
         let mut waiting: BTreeMap<TableId, Waiting> = BTreeMap::new();
         for &owed in self.owed.keys.keys().chain(&self.owed.tables) {
-            let Home::Pair(pair, _) = self.link.schema.home(owed) else { continue };
-            if !apart.contains(&pair.id) || self.is_refused(pair.id) {
-                continue;
-            }
-            let fresh = || Waiting { name: pair.primary.sql(), why: self.link.locks.why(pair.id), owed: Vec::new() };
-            let names = &mut waiting.entry(pair.id).or_insert_with(fresh).owed;
-            if !names.contains(&owed) {
-                names.push(owed);
+            for Meant { pair, .. } in meant(self.link, owed) {
+                if !apart.contains(&pair.id) || self.is_refused(pair.id) {
+                    continue;
+                }
+                let fresh =
+                    || Waiting { name: pair.primary.sql(), why: self.link.locks.why(pair.id), owed: Vec::new() };
+                let names = &mut waiting.entry(pair.id).or_insert_with(fresh).owed;
+                if !names.contains(&owed) {
+                    names.push(owed);
+                }
             }
         }
         self.debts.retain(|id, _| !apart.contains(id));
@@ -536,16 +562,18 @@ impl<'p> Payment<'p> {
 
     /// What a dropped or detached partition held is gone on the secondary too, or all of its table is owed.
     async fn owe_what_left(&mut self) -> Result<(), Trouble> {
-        for (table, known) in std::mem::take(&mut self.parted) {
-            let Home::Pair(pair, _) = self.link.schema.home(table) else { continue };
-            let is_left_out = self.is_refused(table) || self.link.poisoned.contains_key(&table);
-            if !pair.footprint.partitioned || pair.id != table || is_left_out {
+        let parted = std::mem::take(&mut self.parted).into_iter();
+        let parted: Vec<_> =
+            parted.flat_map(|(table, known)| meant(self.link, table).into_iter().map(move |it| (it, known))).collect();
+        for (Meant { name, pair, .. }, known) in parted {
+            let is_left_out = self.is_refused(name) || self.link.poisoned.contains_key(&name);
+            if !pair.footprint.partitioned || pair.id != name || is_left_out {
                 continue;
             }
-            if self.apart.contains(&table) {
+            if self.apart.contains(&name) {
                 // Nothing can be asked about it now, and the change is not repeated again.
                 let why = "a partition left it while somebody had locked it".to_owned();
-                self.paid.large.push(Large { table, name: pair.primary.sql(), why, owed: Vec::new() });
+                self.paid.large.push(Large { table: name, name: pair.primary.sql(), why, owed: Vec::new() });
                 continue;
             }
             self.owe_parked(&pair);
@@ -597,8 +625,7 @@ impl<'p> Payment<'p> {
             let debt = self.debts.get_mut(&table).expect("found above");
             debt.whole = false;
             let name = debt.pair.primary.sql();
-            let is_its =
-                |owed: &&TableId| matches!(self.link.schema.home(**owed), Home::Pair(home, _) if home.id == table);
+            let is_its = |owed: &&TableId| meant(self.link, **owed).iter().any(|meant| meant.pair.id == table);
             let owed = self.owed.tables.iter().filter(is_its).copied().collect();
             let why = format!("all of its rows are owed; the table has {} MiB", bytes >> 20);
             self.paid.large.push(Large { table, name, why, owed });
@@ -621,9 +648,9 @@ impl<'p> Payment<'p> {
     }
 
     /// Where a table is paid; one that cannot be paid is refused.
-    fn home(&mut self, table: TableId) -> Option<(Arc<Pair>, Option<Vec<usize>>)> {
+    fn home(&mut self, table: TableId) -> Option<Meant> {
         match self.link.schema.home(table) {
-            Home::Pair(pair, places) => return Some((pair, places)),
+            Home::Pair(pair, places) => return Some(Meant { name: table, pair, places }),
             Home::Nowhere => (),
             Home::Refused(name, why) => self.paid.refused.push(refused_table(table, name, why)),
         }
@@ -983,13 +1010,20 @@ async fn bytes_to_walk(link: &mut Link, pair: &Pair) -> Result<u64, Trouble> {
 }
 
 /// Owe keys that were captured under the layout that the table has now, if it is given; of others nobody knows which rows they
-/// meant.
-fn owe_keys<'k>(debt: &mut Debt<'k>, keys: &'k Keys, places: Option<&[usize]>, layout: Option<Layout>) {
+/// meant, unless they are another table's.
+fn owe_keys<'k>(
+    debt: &mut Debt<'k>,
+    keys: &'k Keys,
+    places: Option<&[usize]>,
+    layout: Option<Layout>,
+    is_others: &dyn Fn(&Key) -> bool,
+) {
     let columns = debt.pair.key.len();
     let is_known = |key: &Key| layout.is_some() && fits(layout, columns, key);
     match places {
         None if keys.keys().all(is_known) => debt.owe_all(keys),
         places => keys.iter().for_each(|(key, &flagged)| match places {
+            _ if !is_known(key) && is_others(key) => {}
             _ if !is_known(key) => {
                 debt.whole = true;
                 debt.lost |= flagged;

@@ -67,7 +67,7 @@ use super::wire::WireError;
 
 use counting::{Ahead, Counting};
 use expect::Expect;
-pub(in crate::protocol::postgres) use path::first as first_schema;
+pub(in crate::protocol::postgres) use path::{first as first_schema, schemas};
 use pieces::Pieces;
 use savepoints::{Changes, Stretch};
 use statements::{Prepared, Statements};

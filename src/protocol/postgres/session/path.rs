@@ -111,30 +111,37 @@ pub(super) fn may_move_path(action: &Action) -> bool {
 
 /// The schema in which an unqualified new name is created.
 pub(in crate::protocol::postgres) fn first(path: &str) -> String {
-    match path.strip_prefix('"') {
-        Some(quoted) => {
-            let mut name = String::new();
-            let mut rest = quoted.chars().peekable();
-            while let Some(char) = rest.next() {
-                if char == '"' && rest.next_if_eq(&'"').is_none() {
-                    break;
-                }
-                name.push(char);
-            }
-            name
+    schemas(path).into_iter().next().unwrap_or_default()
+}
+
+/// The schemas of a path, as they are called.
+pub(in crate::protocol::postgres) fn schemas(path: &str) -> Vec<String> {
+    let (mut schemas, mut name, mut is_quoted) = (Vec::new(), String::new(), false);
+    let mut rest = path.chars().peekable();
+    while let Some(char) = rest.next() {
+        match char {
+            '"' if is_quoted && rest.next_if_eq(&'"').is_some() => name.push('"'),
+            '"' => is_quoted = !is_quoted,
+            ',' if !is_quoted => schemas.push(std::mem::take(&mut name)),
+            ' ' if !is_quoted => {}
+            char => name.push(char),
         }
-        None => path.split(',').next().unwrap_or_default().to_owned(),
     }
+    schemas.push(name);
+    schemas.retain(|schema| !schema.is_empty());
+    schemas
 }
 
 #[cfg(test)]
 mod tests {
-    use super::first;
+    use super::{first, schemas};
 
     #[test]
     fn a_new_name_is_created_in_the_first_schema() {
         for (path, schema) in [("one, public", "one"), ("\"a, \"\"b\", c", "a, \"b"), ("public", "public"), ("", "")] {
             assert_eq!(first(path), schema);
         }
+        assert_eq!(schemas("\"a, \"\"b\", c, d"), ["a, \"b", "c", "d"]);
+        assert!(schemas("").is_empty());
     }
 }
