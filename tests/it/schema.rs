@@ -447,3 +447,53 @@ async fn what_is_owed_to_a_table_follows_it_to_its_new_name() {
     }
     stage.assert_equal(&["told"]).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_happens_to_a_temporary_table_is_its_sessions_alone() {
+    let schema = "CREATE TABLE other (id int PRIMARY KEY); CREATE TABLE orders (id int PRIMARY KEY, v int);
+        INSERT INTO orders VALUES (1, 1), (2, 2); CREATE TABLE gone (id int PRIMARY KEY); CREATE TABLE mixed (id int PRIMARY KEY);
+        CREATE FUNCTION make() RETURNS void LANGUAGE plpgsql AS $$ BEGIN CREATE TEMP TABLE orders (id int, v int); END $$;
+        CREATE FUNCTION nop() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$";
+    let stage = Stage::new(schema, "[mirror]\nself_repair = false", &[]).await;
+    let client = connect(&stage.url()).await;
+    let own = "CREATE TEMP TABLE orders AS SELECT * FROM public.orders WHERE id = 1";
+    for statement in [
+        own,
+        "CREATE INDEX orders_v ON orders (v)",
+        "CREATE TRIGGER nop AFTER UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION nop()",
+        "COMMENT ON COLUMN orders.v IS 'mine'",
+        "ALTER TABLE orders ADD COLUMN x int",
+        "ALTER TABLE orders DROP COLUMN v",
+        "DROP TABLE orders",
+        &format!("{own}; DROP TABLE orders"),
+        "BEGIN",
+        "CREATE TEMP TABLE stage (id int) ON COMMIT DROP",
+        "ALTER TABLE stage ADD COLUMN v int",
+        "SELECT make()",
+        "DROP TABLE orders",
+        "COMMIT",
+        "SELECT make(); DROP TABLE orders",
+        "INSERT INTO orders VALUES (3, 3)",
+        "DROP TABLE gone",
+    ] {
+        client.batch_execute(statement).await.expect(statement);
+    }
+    // The same by the extended protocol.
+    for statement in
+        [own, "ALTER TABLE orders RENAME TO mine", "DROP TABLE mine", "CREATE INDEX everybodys ON orders (v)"]
+    {
+        client.execute(statement, &[]).await.expect(statement);
+    }
+    stage.assert_equal(&["orders"]).await;
+    let (origin, target) = (stage.origin.url("postgres"), stage.target.url("postgres"));
+    assert_eq!(rows(&target, TABLES).await, rows(&origin, TABLES).await, "{}", stage.tandem.log());
+    let indexes = "SELECT indexname FROM pg_indexes WHERE tablename = 'orders' ORDER BY 1";
+    assert_eq!(rows(&target, indexes).await, ["everybodys", "orders_pkey"]);
+    assert_eq!(rows(&target, "SELECT count(*) FROM pg_trigger WHERE tgname = 'nop'").await, ["0"]);
+    // Nobody repeats what is of both.
+    client.batch_execute("CREATE TEMP TABLE mine (id int)").await.expect("made");
+    client.batch_execute("DROP TABLE mine, mixed").await.expect("dropped");
+    stage.write_arrives(1).await;
+    assert_eq!(dirty(&stage.tandem).await.len(), 1, "{}", stage.tandem.log());
+    assert_eq!(rows(&target, "SELECT count(*) FROM mixed").await, ["0"]);
+}

@@ -509,6 +509,10 @@ pub struct Ddl {
     pub fills: Option<(Option<String>, String)>,
     /// It concerns only temporary objects.
     pub temporary: bool,
+    /// Names without a schema of tables, and of what is like them, that must be there: in a session some may be temporary ones.
+    pub bare: Vec<String>,
+    /// It names others with their schema.
+    pub has_qualified: bool,
     /// It commits by itself (CREATE INDEX CONCURRENTLY, ..).
     pub commits: bool,
     /// What later statements may run because of it.

@@ -298,6 +298,39 @@ fn texts_of_one_shape_have_one_plan() {
     }
 }
 
+#[test]
+fn what_a_schema_change_finds_by_a_bare_name_is_known() {
+    let catalog = catalog();
+    for (sql, bare, has_qualified) in [
+        ("drop table a, \"B\", s.c", &["a", "B"][..], true),
+        ("drop trigger t on a", &["a"], false),
+        ("drop function f(int)", &[], false),
+        ("alter table a add column b int", &["a"], false),
+        ("alter table s.p attach partition a for values in (1)", &["a"], true),
+        ("alter table a rename b to c", &["a"], false),
+        ("alter table a set schema s", &["a"], false),
+        ("alter schema a rename to b", &[], false),
+        ("create index on a (b)", &["a"], false),
+        ("create trigger t after insert on a for each row execute function f()", &["a"], false),
+        ("comment on column a.b is 'c'", &["a"], false),
+        ("comment on table s.a is 'c'", &[], true),
+        ("grant select on a, s.b to c", &["a"], true),
+        ("create table a (b int)", &[], false),
+    ] {
+        let mut tokens = Tokens::default();
+        tokens.lex(sql.as_bytes(), Dialect::default());
+        let script = analyze(sql.as_bytes(), &tokens, &catalog);
+        let Some(Action::Ddl(ddl)) = script.statements.first().map(|statement| &statement.action) else {
+            panic!("{sql} is a schema change");
+        };
+        assert_eq!(
+            (&ddl.bare[..], ddl.has_qualified),
+            (&bare.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()[..], has_qualified),
+            "{sql}"
+        );
+    }
+}
+
 proptest::proptest! {
     /// The fuzz target of the same name, on texts that look like SQL.
     #[test]

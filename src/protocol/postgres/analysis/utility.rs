@@ -275,7 +275,11 @@ impl Scope<'_> {
         let action = self.changed(node);
         let code = self.code(node);
         match action {
-            Action::Ddl(ddl) => Action::Ddl(Ddl { code, ..ddl }),
+            Action::Ddl(ddl) => {
+                let (bare, qualified): (Vec<_>, Vec<_>) = meant(node).into_iter().partition(|name| name.len() == 1);
+                let bare = bare.into_iter().flatten().map(str::to_owned).collect();
+                Action::Ddl(Ddl { code, bare, has_qualified: !qualified.is_empty(), ..ddl })
+            }
             Action::Session if code == Code::Lasting => {
                 Action::Ddl(Ddl { temporary: true, code, ..tagged("CREATE TEMP VIEW") })
             }
@@ -525,8 +529,10 @@ impl Scope<'_> {
             _ => Vec::new(),
         };
         let commits = drop.concurrent;
+        // Repeated, it would be refused for the name that nobody else has, and taken for done.
+        let mirrorable = !drop.objects.iter().map(parts).any(|name| matches!(name.as_slice(), ["pg_temp", _]));
         let parted = if drops_tables(drop) { labels(&self.left(&tables)) } else { Vec::new() };
-        Action::Ddl(Ddl { tables: labels(&tables), parted, mirrorable: true, commits, ..tagged("DROP") })
+        Action::Ddl(Ddl { tables: labels(&tables), parted, mirrorable, commits, ..tagged("DROP") })
     }
 
     /// What these are partitions of, and stays.
@@ -568,6 +574,53 @@ fn is_temporary(name: &RangeVar) -> bool {
 fn range_var(node: &Node) -> Option<&RangeVar> {
     match node.node.as_ref()? {
         NodeEnum::RangeVar(name) => Some(name),
+        _ => None,
+    }
+}
+
+/// Tables, and what is like them, that a schema change finds by name: schema, if it is said, and name.
+fn meant(node: &NodeEnum) -> Vec<Vec<&str>> {
+    use NodeEnum as N;
+    match node {
+        N::AlterTableStmt(alter) => {
+            let others = alter.cmds.iter().filter_map(command).filter_map(partition);
+            alter.relation.iter().chain(others).map(name_of).collect()
+        }
+        N::RenameStmt(rename) => rename.relation.iter().map(name_of).collect(),
+        N::AlterObjectSchemaStmt(alter) => alter.relation.iter().map(name_of).collect(),
+        N::AlterObjectDependsStmt(alter) => alter.relation.iter().map(name_of).collect(),
+        N::IndexStmt(index) => index.relation.iter().map(name_of).collect(),
+        N::CreateTrigStmt(trigger) => trigger.relation.iter().map(name_of).collect(),
+        N::RuleStmt(rule) => rule.relation.iter().map(name_of).collect(),
+        N::CreatePolicyStmt(policy) => policy.table.iter().map(name_of).collect(),
+        N::AlterPolicyStmt(policy) => policy.table.iter().map(name_of).collect(),
+        N::AlterSeqStmt(alter) => alter.sequence.iter().map(name_of).collect(),
+        N::CreateStatsStmt(create) => create.relations.iter().filter_map(range_var).map(name_of).collect(),
+        N::GrantStmt(grant) => grant.objects.iter().filter_map(range_var).map(name_of).collect(),
+        N::DropStmt(drop) => {
+            drop.objects.iter().filter_map(|object| object_of(drop.remove_type, parts(object))).collect()
+        }
+        N::CommentStmt(comment) => {
+            let object = comment.object.as_deref().map(parts);
+            object.and_then(|object| object_of(comment.objtype, object)).into_iter().collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn name_of(name: &RangeVar) -> Vec<&str> {
+    [&*name.schemaname, &*name.relname].into_iter().filter(|part| !part.is_empty()).collect()
+}
+
+/// The table that an object of this kind is, or is of.
+fn object_of(kind: i32, mut name: Vec<&str>) -> Option<Vec<&str>> {
+    use ObjectType as O;
+    match ObjectType::try_from(kind).ok()? {
+        O::ObjectTable | O::ObjectView | O::ObjectSequence | O::ObjectIndex => Some(name),
+        O::ObjectColumn | O::ObjectTabconstraint | O::ObjectTrigger | O::ObjectRule | O::ObjectPolicy => {
+            name.pop();
+            Some(name)
+        }
         _ => None,
     }
 }

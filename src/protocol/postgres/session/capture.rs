@@ -21,6 +21,7 @@ use crate::record::{Reason, RecordBuf, TableId};
 
 use super::counting::{counts, runs_user_code};
 use super::expect::{Effect, Expect};
+use super::names::Whose;
 use super::statements::{Prepared, SqlPrepared};
 use super::{Fault, Session, Wait};
 
@@ -192,6 +193,7 @@ impl Session {
             Action::Counted(counted) => {
                 self.counted(Some(counted));
                 self.path_unknown();
+                self.temporary_may_differ();
                 if matches!(counted.why.as_str(), "DO" | "CALL") {
                     self.names_may_differ();
                 }
@@ -200,9 +202,10 @@ impl Session {
                 self.counted(Some(counted));
                 self.path_may_differ();
             }
-            Action::Ddl(ddl) if !ddl.temporary => {
+            Action::Ddl(ddl) if !ddl.temporary && self.whose(ddl) != Whose::Sessions => {
                 self.path_aged = true;
-                if let (true, Some(path)) = (self.shared.policy.mirror_ddl() && ddl.mirrorable, &self.path) {
+                let repeats = ddl.mirrorable && self.whose(ddl) == Whose::Everybodys;
+                if let (true, Some(path)) = (self.shared.policy.mirror_ddl() && repeats, &self.path) {
                     let table = ddl.parted.first().or(ddl.tables.first()).copied().unwrap_or(TableId::NONE);
                     self.changes.push(table, schema_change::encode(path, &self.settings, text));
                     ddl.parted.iter().skip(1).for_each(|&table| self.keys.dirty(table, Reason::Ddl));

@@ -153,7 +153,10 @@ impl Session {
         }
         let statements = &script.statements;
         let asks = |session: &mut Session, out: &mut Out<'_>| {
-            session.ask_path(statements, out) || session.ask_names(&script, out) || session.ask_ahead(&script, out)
+            session.ask_path(statements, out)
+                || session.ask_names(&script, out)
+                || session.ask_temporary(statements, out)
+                || session.ask_ahead(&script, out)
         };
         if !self.is_captured && asks(self, out) {
             return Ok(false);
@@ -489,7 +492,8 @@ impl Session {
             return Ok(self.forward(whole, out, Expect::Execute { view: View::Plain, effect: Effect::None }));
         };
         if !self.is_captured {
-            if self.ask_path(&prepared.script.statements, out) {
+            let statements = &prepared.script.statements;
+            if self.ask_path(statements, out) || self.ask_temporary(statements, out) {
                 return Ok(false);
             }
             self.capture_run(&prepared, statement);

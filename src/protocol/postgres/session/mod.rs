@@ -244,6 +244,8 @@ pub struct Session {
     names: Option<names::Names>,
     /// Names may have meant something of the session's own.
     odd_names: bool,
+    /// It may have temporary tables.
+    may_have_temporary: bool,
     /// A cursor of the open transaction may write when it is read: it was declared over what writes, or code of the user's
     /// may have opened it.
     hot_cursor: bool,
@@ -324,6 +326,7 @@ impl Session {
             is_captured: false,
             names: None,
             odd_names: false,
+            may_have_temporary: false,
             hot_cursor: false,
             made: Made::default(),
             uncaptured: false,

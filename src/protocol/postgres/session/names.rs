@@ -5,13 +5,16 @@
 //!
 //! The server is asked by a hidden query before the first statement that could meet this, and again after whatever may
 //! have changed the answer. Such a statement goes as it came, and what it wrote is counted.
+//!
+//! A schema change of a temporary table is nobody's business but the session's: repeated on the secondary, it would change, or
+//! drop, the table that has this name for everybody.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use crate::protocol::postgres::catalog::{Catalog, Relation};
-use crate::protocol::postgres::plan::{Action, Counted, Evident, Script, Statement};
+use crate::protocol::postgres::plan::{Action, Counted, Ddl, Evident, Script, Statement};
 use crate::protocol::postgres::wire::{Fields, WireError, back};
 use crate::record::TableId;
 
@@ -28,10 +31,22 @@ pub(super) struct Names {
     epoch: u64,
     /// Asked inside a transaction, whose end may undo it.
     scoped: bool,
+    /// Something ran since that may have made a temporary table.
+    aged: bool,
     /// Tables that its role may not read.
     closed: HashSet<TableId>,
-    /// Names of its temporary tables.
+    /// Names of its temporary tables, and of what is like a table.
     temporary: HashSet<String>,
+}
+
+/// Whose table a schema change is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    Everybodys,
+    /// A temporary one of the session.
+    Sessions,
+    /// Of both, or nobody knows.
+    Unknown,
 }
 
 impl Session {
@@ -42,6 +57,24 @@ impl Session {
         if fresh || !script.statements.iter().any(|statement| self.is_doubtful(statement)) {
             return false;
         }
+        self.ask_names_now(&catalog, out)
+    }
+
+    /// The same before a schema change that may be of a temporary table.
+    pub(super) fn ask_temporary(&mut self, statements: &[Statement], out: &mut Out<'_>) -> bool {
+        let is_doubtful = |statement: &Statement| match &statement.action {
+            Action::Ddl(ddl) => !ddl.temporary && !ddl.bare.is_empty(),
+            _ => false,
+        };
+        let catalog = self.shared.catalog.now().clone();
+        let fresh = self.names.as_ref().is_some_and(|names| names.epoch == catalog.epoch && !names.aged);
+        if fresh || !self.may_have_temporary || !statements.iter().any(is_doubtful) {
+            return false;
+        }
+        self.ask_names_now(&catalog, out)
+    }
+
+    fn ask_names_now(&mut self, catalog: &Catalog, out: &mut Out<'_>) -> bool {
         if !self.can_ask_first() {
             let pipelined = !self.skipping && self.status != b'E';
             if pipelined {
@@ -51,8 +84,21 @@ impl Session {
         }
         let scoped = self.in_block || self.open_started;
         self.names = Some(Names { epoch: catalog.epoch, scoped, ..Names::default() });
-        self.ask_first(NAME, query(&catalog, self.client_utf8).as_bytes(), View::Names, out);
+        self.ask_first(NAME, query(catalog, self.client_utf8).as_bytes(), View::Names, out);
         true
+    }
+
+    /// Whose table a schema change is of.
+    pub(super) fn whose(&self, ddl: &Ddl) -> Whose {
+        if ddl.bare.is_empty() || !self.may_have_temporary {
+            return Whose::Everybodys;
+        }
+        let Some(names) = self.names.as_ref().filter(|names| !names.aged) else { return Whose::Unknown };
+        match ddl.bare.iter().filter(|name| names.temporary.contains(*name)).count() {
+            0 => Whose::Everybodys,
+            all if all == ddl.bare.len() && !ddl.has_qualified => Whose::Sessions,
+            _ => Whose::Unknown,
+        }
     }
 
     /// A row of the answer.
@@ -74,6 +120,15 @@ impl Session {
     pub(super) fn names_may_differ(&mut self) {
         self.names = None;
         self.odd_names = true;
+        self.may_have_temporary = true;
+    }
+
+    /// The user's code ran, and may have made a temporary table.
+    pub(super) fn temporary_may_differ(&mut self) {
+        self.may_have_temporary = true;
+        if let Some(names) = &mut self.names {
+            names.aged = true;
+        }
     }
 
     /// A transaction ended.
@@ -184,7 +239,7 @@ fn family(table: TableId, catalog: &Catalog) -> impl Iterator<Item = (TableId, &
 fn query(catalog: &Catalog, utf8: bool) -> String {
     let mut sql = String::from(
         "SELECT 't', c.relname::pg_catalog.text FROM pg_catalog.pg_class AS c \
-         WHERE c.relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() AND c.relkind IN ('r', 'p', 'v')",
+         WHERE c.relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() AND c.relkind IN ('r', 'p', 'v', 'S', 'i', 'I')",
     );
     let sendable = |relation: &&Arc<Relation>| utf8 || relation.schema.is_ascii() && relation.name.is_ascii();
     let blind = catalog.relations.values().filter(|relation| relation.hazards.blind).filter(sendable);

@@ -125,7 +125,8 @@ impl Session {
         let Some(pieces) = &self.pieces else { return Ok(false) };
         let (text, script, range) = (pieces.text.clone(), pieces.script.clone(), pieces.ranges[at].clone());
         let Some(statement) = script.statements.get(at) else { return Ok(false) };
-        if self.ask_path(std::slice::from_ref(statement), out) {
+        let alone = std::slice::from_ref(statement);
+        if self.ask_path(alone, out) || self.ask_temporary(alone, out) {
             return Ok(true);
         }
         let commits = could_commit(&statement.action);

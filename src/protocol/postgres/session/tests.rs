@@ -426,6 +426,36 @@ async fn a_path_is_asked_for_again_behind_what_may_have_changed_it() {
 }
 
 #[tokio::test]
+async fn a_schema_change_of_a_temporary_table_is_not_repeated() {
+    for (text, repeated, dirty) in [
+        ("drop table acc", &[][..], &[][..]),
+        ("create index on acc (bal)", &[], &[]),
+        ("drop table pair", &["pair"], &[]),
+        ("drop table public.acc", &["acc"], &[]),
+        ("drop table acc, pair", &[], &["acc dirty", "pair dirty"]),
+    ] {
+        let mut peers = Peers::new();
+        peers.query("create temp table acc (id int)");
+        peers.server("CCREATE_TABLE ZI");
+        peers.session.path = Some("public".to_owned());
+        if !text.contains("public") {
+            assert_eq!(peers.query(text), "CPBECS", "{text}: it is asked what is temporary");
+            peers.server("3 1 2");
+            peers.row(&["t", "acc"]);
+            peers.server("CSELECT_1 3 ZI");
+            assert_eq!(kinds(&mut peers.to_server), "Q", "{text}");
+        } else {
+            assert_eq!(peers.query(text), "Q", "{text}");
+        }
+        peers.server("CDROP_TABLE ZI");
+        assert_eq!(peers.repeated(), repeated, "{text}");
+        let journaled = peers.journaled();
+        let marks: Vec<&str> = journaled.iter().map(String::as_str).filter(|item| item.ends_with("dirty")).collect();
+        assert_eq!(marks, dirty, "{text}");
+    }
+}
+
+#[tokio::test]
 async fn a_schema_change_behind_a_path_of_the_same_query_is_repeated_under_it() {
     for set in [
         "set search_path = x",
