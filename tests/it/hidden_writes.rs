@@ -497,3 +497,38 @@ async fn what_a_deferred_trigger_writes_in_the_commit_may_be_anywhere() {
         stage.assert_equal(&["audit", "ledger", "late"]).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_that_hidden_code_changed_is_known_at_once() {
+    let schema = format!(
+        "{SCHEMA} CREATE TABLE t (old_id int, id int PRIMARY KEY, v int);
+        CREATE FUNCTION watches() RETURNS void LANGUAGE plpgsql AS
+            $$ BEGIN CREATE TRIGGER watch AFTER INSERT ON calm FOR EACH ROW EXECUTE FUNCTION log(); END $$"
+    );
+    let stage = Stage::new(&schema, "[mirror]\nself_repair = false", &[]).await;
+    let tandem = &stage.tandem;
+    let client = connect(&tandem.url("postgres")).await;
+    client.batch_execute("INSERT INTO acc VALUES (1, 1)").await.expect("a row");
+    let watch = "DO $$ BEGIN CREATE TRIGGER watch AFTER UPDATE ON acc FOR EACH ROW EXECUTE FUNCTION log(); END $$";
+    for script in [
+        &[watch, "UPDATE acc SET v = 2 WHERE id = 1"][..],
+        &[
+            "DO $$ BEGIN DROP TRIGGER watch ON acc; END $$",
+            "BEGIN",
+            watch,
+            "COMMIT",
+            "UPDATE acc SET v = 3 WHERE id = 1",
+        ],
+        &["SELECT watches()", "INSERT INTO calm VALUES (1)"],
+    ] {
+        for statement in script {
+            client.batch_execute(statement).await.expect(statement);
+        }
+        assert_eq!(dirty_after(tandem, &[]).await, ["public.audit"], "{script:?}");
+        clear(tandem).await;
+    }
+    client.execute("DO $$ BEGIN ALTER TABLE t DROP COLUMN old_id; END $$", &[]).await.expect("dropped");
+    client.batch_execute("INSERT INTO t VALUES (5, 9)").await.expect("inserted");
+    assert_eq!(dirty_after(tandem, &[]).await, Vec::<String>::new());
+    assert_eq!(rows(&stage.target.url("postgres"), "SELECT id, v FROM t").await, ["5|9"]);
+}

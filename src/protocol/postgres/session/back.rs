@@ -6,6 +6,7 @@ use crate::protocol::postgres::lexer::Encoding;
 use crate::protocol::postgres::plan::{Action, Script, Statement};
 use crate::protocol::postgres::wire::{Fields, HEADER, Header, WireError, back, bare, message};
 
+use super::counting::counts;
 use super::expect::{Effect, Expect, View};
 use super::savepoints::Stretch;
 use super::statements::Undo;
@@ -512,7 +513,7 @@ impl Session {
         effect_of(action, text, self.tickets.mark(), self.changes.stretch())
     }
 
-    fn front_group(&mut self) -> &mut super::Group {
+    pub(super) fn front_group(&mut self) -> &mut super::Group {
         match self.groups.front_mut() {
             Some(group) => group,
             None => &mut self.open_group,
@@ -565,7 +566,13 @@ fn effect_of_query(
     };
     let last = at + 1 == script.statements.len();
     let cuts = savepoints(&script.statements[..=at]);
-    effect_of(&statement.action, text, if last { upto } else { from }, stretch.later(cuts))
+    // Nobody counts it, so nobody knows whether it changed the schema.
+    let uncounted = counts(&statement.action) || matches!(statement.action, Action::Opaque(_));
+    match effect_of(&statement.action, text, if last { upto } else { from }, stretch.later(cuts)) {
+        Effect::None if uncounted => Effect::Schema,
+        Effect::Commits { upto, .. } if uncounted => Effect::Commits { schema: true, upto },
+        effect => effect,
+    }
 }
 
 /// Does it commit outside a transaction block, perhaps more than once?

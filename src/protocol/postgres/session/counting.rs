@@ -6,6 +6,9 @@
 //! forgotten: it gives its table another file, or leaves less counted than there was. The query runs under names of its
 //! own in the extended protocol, so the client's unnamed statement and portal are left alone.
 //!
+//! In the same way it counts what was written to its own catalogs: a trigger that a DO block makes is known before the
+//! client learns that it is there.
+//!
 //! CALL and DO outside a transaction may end it on their way. Before they run, a record says that every table is dirty;
 //! when the counts are there, a record that says which ones takes its place, and the first is ended as aborted. Nothing
 //! can go right ahead of them, in what would be their transaction: their counts are not compared with earlier ones (a
@@ -29,6 +32,16 @@ use super::{Out, Session};
 
 /// Statement and portal of the hidden query.
 const NAME: &[u8] = b"tandem counts";
+
+/// The oid under which it is counted what was written to the server's own catalogs.
+const CATALOGS: u32 = 0;
+
+/// Catalogs of the server in which every row that is written is a schema that other writes must be captured by.
+const OF_CODE: [&str; 3] = ["pg_trigger", "pg_rewrite", "pg_proc"];
+
+/// Catalogs in which only rows that change are: new ones may be of a temporary table, which functions make all the time, and a
+/// new table that is none is looked for when it is named.
+const OF_TABLES: [&str; 2] = ["pg_class", "pg_attribute"];
 
 /// What the server says of a table.
 #[derive(Clone, Copy, Debug)]
@@ -181,6 +194,9 @@ impl Session {
     /// All counts of a statement are there: say which tables are dirty.
     pub(super) fn count_done(&mut self) {
         let Some(counting) = self.counting.pop_front() else { return };
+        if counting.of(&counting.after, CATALOGS).rows > counting.of(&counting.before, CATALOGS).rows {
+            self.front_group().schema = true;
+        }
         let (tables, emptied) = counting.dirty();
         for table in tables {
             self.keys.dirty(table, Reason::Uncaptured);
@@ -287,6 +303,19 @@ fn query(catalog: &Catalog) -> String {
          COALESCE(pg_catalog.pg_relation_filenode(o), '0'::pg_catalog.oid) AS f \
          FROM ROWS FROM (pg_catalog.unnest('{{{oids}}}'::pg_catalog.oid[]), \
          pg_catalog.unnest('{{{files}}}'::pg_catalog.oid[])) AS u (o, k)) AS t \
-         WHERE t.n OPERATOR(pg_catalog.>) 0 OR t.f OPERATOR(pg_catalog.<>) t.k"
+         WHERE t.n OPERATOR(pg_catalog.>) 0 OR t.f OPERATOR(pg_catalog.<>) t.k \
+         UNION ALL SELECT '{CATALOGS}', s.n::pg_catalog.text, '0' FROM (SELECT {} AS n) AS s \
+         WHERE s.n OPERATOR(pg_catalog.>) 0",
+        catalog_rows()
     )
+}
+
+/// How many rows of the server's catalogs this transaction wrote that count.
+fn catalog_rows() -> String {
+    let of_code = OF_CODE.iter().flat_map(|name| ["inserted", "updated", "deleted"].map(|how| (how, *name)));
+    let all = of_code.chain(OF_TABLES.map(|name| ("updated", name)));
+    let rows = all.map(|(how, name)| {
+        format!("pg_catalog.pg_stat_get_xact_tuples_{how}('pg_catalog.{name}'::pg_catalog.regclass)")
+    });
+    rows.collect::<Vec<_>>().join(" OPERATOR(pg_catalog.+) ")
 }
