@@ -513,7 +513,7 @@ struct Type {
     attributes: Vec<u32>,
     /// Send and receive functions exist and are PostgreSQL's own.
     portable: bool,
-    /// Reading a value of it may run a user function.
+    /// Reading a value of it may run a user function, or a default of its own does.
     hot: bool,
     /// A domain with a default.
     fills: bool,
@@ -532,6 +532,7 @@ async fn types(conn: &mut Client) -> Result<Types, Error> {
           AND t.typname !~ '^reg', \
         t.typinput IN (SELECT oid FROM hot) OR EXISTS (SELECT FROM pg_catalog.pg_cast k \
           WHERE (k.casttarget = t.oid OR k.castsource = t.oid) AND k.castfunc IN (SELECT oid FROM hot)) \
+        OR EXISTS (SELECT FROM ({CALLS}) d WHERE d.class = 'pg_type' AND d.objid = t.oid) \
         OR EXISTS (SELECT FROM pg_catalog.pg_constraint o JOIN ({CALLS}) d ON d.class = 'pg_constraint' \
           AND d.objid = o.oid WHERE o.contypid = t.oid), \
         t.typtype = 'd' AND t.typdefault IS NOT NULL \
@@ -769,12 +770,13 @@ mod tests {
                  CREATE VIEW v3 AS SELECT a FROM plain; CREATE TABLE ruled (a int); CREATE RULE r AS ON INSERT TO ruled DO ALSO NOTIFY x; \
                  CREATE TABLE part (a int) PARTITION BY LIST (a); CREATE TABLE leaf PARTITION OF part (CHECK (f() = 1)) FOR VALUES IN (1); \
                  CREATE TABLE rls (a int); ALTER TABLE rls ENABLE ROW LEVEL SECURITY; \
-                 CREATE DOMAIN dom AS int CHECK (VALUE > f()); CREATE TABLE domt (a dom[]); CREATE OPERATOR ### (FUNCTION = int4pl, LEFTARG = int, RIGHTARG = int)",
+                 CREATE DOMAIN dom AS int CHECK (VALUE > f()); CREATE TABLE domt (a dom[]); \
+                 CREATE DOMAIN filled AS int DEFAULT f(); CREATE TABLE fillt (a int PRIMARY KEY, v filled); CREATE OPERATOR ### (FUNCTION = int4pl, LEFTARG = int, RIGHTARG = int)",
             )
             .await;
             let hazards = |name: &str| table(&catalog, name).hazards;
             assert_eq!(hazards("plain"), Hazards::default());
-            for name in ["dflt", "chk", "v1", "v2", "part", "leaf", "domt"] {
+            for name in ["dflt", "chk", "v1", "v2", "part", "leaf", "domt", "fillt"] {
                 assert!(hazards(name).user_functions, "{name}");
             }
             assert!(!hazards("v3").user_functions && hazards("v3").updatable_view);
