@@ -532,3 +532,36 @@ async fn a_schema_that_hidden_code_changed_is_known_at_once() {
     assert_eq!(dirty_after(tandem, &[]).await, Vec::<String>::new());
     assert_eq!(rows(&stage.target.url("postgres"), "SELECT id, v FROM t").await, ["5|9"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_schema_change_calls_is_counted_and_mended() {
+    let schema = "CREATE TABLE cats (id serial PRIMARY KEY, name text);
+        CREATE TABLE items (id int PRIMARY KEY, cat text); CREATE TABLE filled (id int PRIMARY KEY);
+        CREATE FUNCTION category(called text) RETURNS int LANGUAGE plpgsql AS $$ DECLARE found int; BEGIN
+            SELECT id INTO found FROM public.cats WHERE name = called;
+            IF found IS NULL THEN INSERT INTO public.cats (name) VALUES (called) RETURNING id INTO found; END IF;
+            RETURN found; END $$;
+        CREATE DOMAIN fresh AS int DEFAULT category('fresh');";
+    let stage = Stage::new(schema, "[mirror]\nself_repair = false", &[]).await;
+    let tandem = &stage.tandem;
+    // What is there now has other numbers on the target.
+    sql(&stage.target.url("postgres"), "SELECT setval('cats_id_seq', 70)").await;
+    let fill = "INSERT INTO items VALUES (1, 'a'), (2, 'b'), (3, 'a')";
+    let types = "ALTER TABLE items ALTER COLUMN cat TYPE int USING category(cat)";
+    let checks = "ALTER TABLE items ADD CONSTRAINT known CHECK (category('c') > 0)";
+    for (script, is_dirty) in [
+        (&[fill, types][..], true),
+        (&[checks], true),
+        (&["ALTER TABLE items ADD COLUMN note text"], false),
+        (&["CREATE MATERIALIZED VIEW m AS SELECT category('d')"], true),
+        (&["DELETE FROM cats WHERE name = 'd'", "REFRESH MATERIALIZED VIEW m"], true),
+        (&["ALTER TABLE filled ADD COLUMN f fresh"], false),
+        (&["INSERT INTO filled VALUES (1)"], true),
+    ] {
+        let dirty = dirty_after(tandem, script).await;
+        assert_eq!(dirty, if is_dirty { &["public.cats"][..] } else { &[] }, "{script:?}\n{}", tandem.log());
+        tandem.repair_all().await;
+        stage.assert_equal(&["cats", "items"]).await;
+    }
+    stage.assert_equal(&["filled"]).await;
+}

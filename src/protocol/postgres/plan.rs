@@ -519,6 +519,6 @@ pub struct Ddl {
     pub code: Code,
     /// It makes a schema, which a path may have named before.
     pub makes_schema: bool,
-    /// The query that fills the new table may write: hidden writes must be counted as well.
+    /// What it runs over rows, or the query that fills the new table, may write: hidden writes must be counted as well.
     pub counted: Option<Counted>,
 }

@@ -241,7 +241,9 @@ impl Scope<'_> {
     fn create_as(&mut self, create: &CreateTableAsStmt) -> Action {
         let Some(into) = create.into.as_ref() else { return opaque("CREATE TABLE AS") };
         if create.objtype == ObjectType::ObjectMatview as i32 {
-            return Action::Ddl(Ddl { mirrorable: true, ..tagged("CREATE MATERIALIZED VIEW") });
+            let counted = Reach::of(self).why().filter(|_| create.into.as_ref().is_some_and(|into| !into.skip_data));
+            let counted = counted.map(Counted::because);
+            return Action::Ddl(Ddl { mirrorable: true, counted, ..tagged("CREATE MATERIALIZED VIEW") });
         }
         let (reach, writes) = match create.query.as_deref().and_then(|query| query.node.as_ref()) {
             Some(NodeEnum::ExecuteStmt(_)) => (Reach::User("CREATE TABLE AS EXECUTE".to_owned()), false),
@@ -360,7 +362,13 @@ impl Scope<'_> {
             N::AlterPolicyStmt(policy) => mirrored("ALTER POLICY", on(policy.table.as_ref())),
             N::ViewStmt(view) if view.view.as_ref().is_some_and(is_temporary) => Action::Session,
             N::ViewStmt(_) => plain("CREATE VIEW"),
-            N::RefreshMatViewStmt(_) => plain("REFRESH MATERIALIZED VIEW"),
+            N::RefreshMatViewStmt(refresh) => {
+                let views = on(refresh.relation.as_ref());
+                let calls = views.iter().find(|view| view.hazards.user_functions).filter(|_| !refresh.skip_data);
+                let why = calls.map(|view| format!("a function that {}.{} calls", view.schema, view.name));
+                let counted = why.map(Counted::because);
+                Action::Ddl(Ddl { mirrorable: true, counted, ..tagged("REFRESH MATERIALIZED VIEW") })
+            }
             N::CreateSeqStmt(create) if create.sequence.as_ref().is_some_and(is_temporary) => Action::Session,
             N::CreateSeqStmt(_) => plain("CREATE SEQUENCE"),
             N::AlterSeqStmt(_) => plain("ALTER SEQUENCE"),
@@ -440,7 +448,7 @@ impl Scope<'_> {
             return Action::Session;
         }
         let mut tables = self.concerned(name);
-        let user = Reach::named(self).why().is_some();
+        let user = Reach::named(self).why();
         let commands: Vec<_> = alter.cmds.iter().filter_map(command).collect();
         // PostgreSQL takes it alone.
         if let ([command], 1) = (&commands[..], alter.cmds.len())
@@ -451,13 +459,22 @@ impl Scope<'_> {
         for other in commands.iter().filter_map(|command| partition(command)) {
             tables.extend(self.concerned(other));
         }
-        let rewrites = commands.iter().any(|command| self.rewrites(command, user));
+        let rewrites = commands.iter().any(|command| self.rewrites(command, user.is_some()));
+        let named = user.filter(|_| commands.iter().any(|command| evaluates(command)));
+        let counted = named.or_else(|| {
+            let calls = tables.iter().find(|table| table.hazards.user_functions)?;
+            let runs = commands.iter().any(|command| evaluates_anew(command));
+            runs.then(|| format!("a function that a constraint or column of {}.{} calls", calls.schema, calls.name))
+        });
         let ids = labels(&tables);
         Action::Ddl(Ddl {
             rewritten: if rewrites { ids.clone() } else { Vec::new() },
             tables: ids,
             mirrorable: commands.len() == alter.cmds.len() && !commands.iter().any(|command| stays(command)),
             commits: commands.iter().any(|command| detaches_concurrently(command)),
+            // It is repeated all the same: what it calls may write on both sides then, and not the same, but those tables are
+            // counted, and mended behind it. Without it no row of its own table would arrive.
+            counted: counted.map(Counted::because),
             ..tagged("ALTER TABLE")
         })
     }
@@ -662,6 +679,18 @@ fn command(node: &Node) -> Option<&AlterTableCmd> {
 
 fn kind(command: &AlterTableCmd) -> AlterTableType {
     AlterTableType::try_from(command.subtype).unwrap_or(AlterTableType::Undefined)
+}
+
+/// Runs what it says itself over rows that are there.
+fn evaluates(command: &AlterTableCmd) -> bool {
+    use AlterTableType as A;
+    matches!(kind(command), A::AtAddColumn | A::AtAddConstraint) || evaluates_anew(command)
+}
+
+/// Runs what the table says over rows that are there: constraints, generated columns, indexes.
+fn evaluates_anew(command: &AlterTableCmd) -> bool {
+    use AlterTableType as A;
+    matches!(kind(command), A::AtAlterColumnType | A::AtValidateConstraint | A::AtSetExpression)
 }
 
 fn drops_tables(drop: &DropStmt) -> bool {

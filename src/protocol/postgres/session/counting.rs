@@ -71,7 +71,7 @@ pub(super) struct Counting {
     after: Counts,
     /// Tables whose keys the statement itself names.
     own: HashSet<TableId>,
-    /// It empties those itself.
+    /// It empties those itself, or gives them other files.
     empties: bool,
     /// Rows that its command tag claims.
     rows: u64,
@@ -109,6 +109,7 @@ fn own(action: &Action) -> HashSet<TableId> {
         Action::Evident(evident) => evident.keys.iter().flat_map(|key| &key.tables).map(|table| table.id).collect(),
         Action::Asked(asked) => asked.tables.iter().copied().collect(),
         Action::Truncate(truncate) => truncate.tables.iter().copied().collect(),
+        Action::Ddl(ddl) => ddl.rewritten.iter().copied().collect(),
         _ => HashSet::new(),
     }
 }
@@ -120,7 +121,7 @@ impl Session {
             return;
         }
         let own = own(&statement.action);
-        let empties = matches!(statement.action, Action::Truncate(_));
+        let empties = matches!(statement.action, Action::Truncate(_) | Action::Ddl(_));
         let mark = provisional.then(|| self.tickets.mark());
         let (catalog, before) = match self.ahead.take().filter(|_| provisional) {
             Some(ahead) => (ahead.catalog.clone(), ahead.files()),
