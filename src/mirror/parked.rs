@@ -207,7 +207,9 @@ impl Parked {
         let is_settled = |(table, key): &Id| key.as_ref().is_some_and(|key| settled.contains(&(*table, &key[..])));
         let dirty = self.ledger.change(|entries| {
             let before = entries.0.len();
-            let says = |id: &Id| is_settled(id) || covers(owed, id);
+            let renamed = |id: &Id| paid.names(TableId(id.0)).iter().any(|name| covers(owed, &(name.0, id.1.clone())));
+            let covers = |id: &Id| if paid.renamed.is_empty() { covers(owed, id) } else { renamed(id) };
+            let says = |id: &Id| is_settled(id) || covers(id);
             entries.0.retain(|id, _| !says(id) || refused.iter().any(|refused| is(refused, id)));
             let left = entries.0.len() < before;
             let renamed = paid.renamed.iter().filter(|renamed| entries.renamed(renamed)).count() > 0;
@@ -395,6 +397,22 @@ mod tests {
         assert_eq!(parked.len(), 1, "refused again");
         parked.paid(&Owed::default(), &settled, true).await.expect("saved");
         assert!(parked.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_of_a_table_follows_it_to_its_new_name() {
+        let file = Durable::in_memory("parked");
+        let parked = open(&file, 9);
+        parked.paid(&owing(b"k"), &paid(&[refused(b"k"), refused(b"l")]), true).await.expect("saved");
+        let to = TableId(4);
+        let renamed = vec![Renamed { from: T, to, name: "public.old".into(), is_gone: false }];
+        // Another table has its name now, and a row of that is refused.
+        let swapped = Paid { renamed, ..paid(&[refused(b"m")]) };
+        let l = Owed { keys: HashMap::from([(to, Keys::from_iter([(b"l"[..].into(), false)]))]), ..Owed::default() };
+        parked.paid(&l, &swapped, true).await.expect("saved");
+        let left: Vec<_> = open(&file, 9).list().into_iter().map(|one| (one.table(), one.name, one.key)).collect();
+        let own = (T, "public.acc".to_owned(), Some(b"m"[..].into()));
+        assert_eq!(left, [own, (to, "public.old".to_owned(), Some(b"k"[..].into()))], "the other is paid");
     }
 
     #[tokio::test]
