@@ -635,7 +635,14 @@ fn heed_file_limit(connections: &mut usize) {
     let Some(files) = raise_file_limit() else {
         return tracing::warn!("the limit of open files cannot be raised; `limits.connections` may be out of reach");
     };
-    let room = room_for_clients(files);
+    let (room, movable) = room_for_clients(files);
+    if *connections > movable {
+        tracing::warn!(
+            files,
+            clients = movable,
+            "with more clients than this a switch is refused: it opens a third file for each, and the limit of open files (ulimit -n) is too low for that"
+        );
+    }
     if *connections > room {
         tracing::warn!(
             files,
@@ -647,10 +654,12 @@ fn heed_file_limit(connections: &mut usize) {
     }
 }
 
-/// A client takes two files: its own, and its server's.
-fn room_for_clients(files: u64) -> usize {
+/// A client takes two files, its own and its server's; amid a switch a third one, to the server where it goes. So many can be
+/// served, and so many switched.
+fn room_for_clients(files: u64) -> (usize, usize) {
     let left = files - OWN_FILES.min(files / 2);
-    usize::try_from(left / 2).unwrap_or(usize::MAX)
+    let of = |each| usize::try_from(left / each).unwrap_or(usize::MAX);
+    (of(2), of(3))
 }
 
 /// The soft limit is a default of shells; the hard one is what the administrator means. `None`: it stays as it is.
@@ -672,7 +681,7 @@ mod tests {
 
     #[test]
     fn clients_leave_files_for_the_journal_and_the_admin_api() {
-        for (files, clients) in [(20_000, 9_872), (1_024, 384), (100, 25), (0, 0)] {
+        for (files, clients) in [(20_000, (9_872, 6_581)), (1_024, (384, 256)), (100, (25, 16)), (0, (0, 0))] {
             assert_eq!(room_for_clients(files), clients, "{files}");
         }
     }

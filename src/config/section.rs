@@ -291,7 +291,7 @@ sections! {
 
     /// Bounds. Everything from outside has one.
     one "limits" Limits {
-        /// Clients at once.
+        /// Clients at once; fewer where the limit of open files (ulimit -n) leaves room for fewer: each takes two, and a third amid a switch.
         connections: usize = Is("10000");
         /// Largest message from a client or a server; larger ones end the connection. PostgreSQL's own limit is 1GB.
         message_bytes: Size = Is("1GB");

@@ -245,10 +245,14 @@ impl From<Entries> for Vec<Entry> {
 }
 
 impl Entries {
-    /// A table got another name, and what is refused of it with it. False: that is nothing.
+    /// A table got another name, and what is refused of it with it; where another table has the old one, nobody knows whose it
+    /// was, and it is listed of both. False: that is nothing.
     fn renamed(&mut self, renamed: &Renamed) -> bool {
-        let its: Vec<Entry> =
-            self.0.extract_if(.., |(table, _), _| *table == renamed.from.0).map(|(_, it)| it).collect();
+        let is_its = |table: u64| table == renamed.from.0;
+        let its: Vec<Entry> = match renamed.is_gone {
+            true => self.0.extract_if(.., |(table, _), _| is_its(*table)).map(|(_, it)| it).collect(),
+            false => self.0.iter().filter(|((table, _), _)| is_its(*table)).map(|(_, it)| it.clone()).collect(),
+        };
         let any = !its.is_empty();
         for mut entry in its {
             (entry.table, entry.name) = (renamed.to.0, renamed.name.clone());
@@ -411,8 +415,9 @@ mod tests {
         let l = Owed { keys: HashMap::from([(to, Keys::from_iter([(b"l"[..].into(), false)]))]), ..Owed::default() };
         parked.paid(&l, &swapped, true).await.expect("saved");
         let left: Vec<_> = open(&file, 9).list().into_iter().map(|one| (one.table(), one.name, one.key)).collect();
-        let own = (T, "public.acc".to_owned(), Some(b"m"[..].into()));
-        assert_eq!(left, [own, (to, "public.old".to_owned(), Some(b"k"[..].into()))], "the other is paid");
+        let own = |key: &[u8]| (T, "public.acc".to_owned(), Some(key.into()));
+        let old = (to, "public.old".to_owned(), Some(b"k"[..].into()));
+        assert_eq!(left, [own(b"k"), own(b"m"), old], "nobody knows whose k was; l is paid");
     }
 
     #[tokio::test]

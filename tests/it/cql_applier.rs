@@ -506,6 +506,15 @@ async fn a_refused_change_of_what_is_no_table_is_done_only_if_it_is_there_and_ho
             let applied = pass(&rig, text).await;
             assert!(matches!(applied, Applied::Listed(_)), "{text}: {applied:?}");
         }
+        // One that was given up, and is done late, takes nothing that was made anew since.
+        rig.define("CREATE TYPE again (x int)").await;
+        let body = rig.body("DROP TYPE again", &[], micros(), seconds());
+        let late = |job: Job| Job { late: true, ..job };
+        assert_eq!(rig.job(|record| record.ddl(TableId::NONE, &body), late).await, Applied::Done);
+        let again = format!(
+            "SELECT type_name FROM system_schema.types WHERE keyspace_name = '{keyspace}' AND type_name = 'again'"
+        );
+        assert_eq!(rig.equal(&again), ["again"]);
         // Its datacenter has another name there.
         let made = format!("{keyspace}_elsewhere");
         rig.primary.define(&format!(

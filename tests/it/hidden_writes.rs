@@ -185,12 +185,20 @@ async fn what_is_written_by_way_of_temporary_and_foreign_tables_is_counted() {
         assert_eq!(dirty_after(tandem, &[]).await, [dirty], "{statements}");
         clear(tandem).await;
     }
-    // In one text, and by parameters.
+    // By parameters, also where it was prepared before, or under an older schema; and by SQL's EXECUTE, where nobody counts.
     let client = connect(&tandem.url("postgres")).await;
+    let update = client.prepare("UPDATE acc SET v = $1 WHERE id = $2").await.expect("prepared");
+    client.batch_execute("PREPARE p AS UPDATE acc SET v = 5 WHERE id = 1").await.expect("prepared");
     client.batch_execute("CREATE TEMP VIEW acc AS SELECT * FROM archive.older").await.expect("made");
-    let updated = client.execute("UPDATE acc SET v = $1 WHERE id = $2", &[&3, &1]).await.expect("written");
-    assert_eq!(updated, 1);
-    assert_eq!(dirty_after(tandem, &[]).await, ["archive.older"]);
+    for v in [3, 4] {
+        assert_eq!(client.execute(&update, &[&v, &1]).await.expect("written"), 1);
+        assert_eq!(dirty_after(tandem, &[]).await, ["archive.older"]);
+        clear(tandem).await;
+        rows(&tandem.url("postgres"), &format!("ALTER TABLE calm ADD COLUMN v{v} int")).await;
+        tandem.caught_up().await;
+    }
+    client.batch_execute("EXECUTE p").await.expect("written");
+    assert!(dirty_after(tandem, &[]).await.contains(&"archive.older".to_owned()));
     clear(tandem).await;
     client.batch_execute("INSERT INTO far VALUES (1)").await.expect("it is far");
     assert_eq!(dirty_after(tandem, &[]).await, ["public.audit"]);

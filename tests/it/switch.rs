@@ -402,11 +402,12 @@ async fn a_primary_that_is_gone_for_good_is_given_up() {
     client.batch_execute("INSERT INTO acc (bal) VALUES (1), (2)").await.expect("written");
     client.batch_execute("INSERT INTO few VALUES (7); INSERT INTO many VALUES (70000)").await.expect("written");
     client.batch_execute("SELECT setval('loose', 5000), setval('late', -5000)").await.expect("numbers are given out");
-    let kept = stage.tandem.dir().join("tandem-data/sequences");
-    // Ahead by the pace, where it was seen before.
-    let is_ahead = |text: &String| ["5000", "19997"].iter().any(|last| text.contains(&format!("\"last\":{last},")));
-    let is_kept = async || std::fs::read_to_string(&kept).ok().filter(is_ahead);
-    until(is_kept).await.unwrap_or_else(|| panic!("never kept\n{}", stage.tandem.log()));
+    // It asks for them again.
+    let asked = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%seqincrement%' AND state = 'idle' \
+        AND query_start > (SELECT clock_timestamp() - interval '1 s')";
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let is_seen = until(async || (rows(&stage.origin.url("postgres"), asked).await == ["1"]).then_some(()));
+    is_seen.await.unwrap_or_else(|| panic!("never seen\n{}", stage.tandem.log()));
     stage.tandem.settled().await;
     stage.target.stop(Stop::Kill).expect("it dies");
     client.batch_execute("UPDATE acc SET bal = 9 WHERE id = 1").await.expect("written on the origin only");

@@ -349,7 +349,13 @@ impl Core {
             match item {
                 Item::Dirty(table, reason) => self.dirty.note(table, reason, waiting.ended()),
                 Item::Ddl(..) if !self.window.keeps(Rule::BarriersOnce) => continue,
-                Item::Ddl(..) => self.book.settle(lsn),
+                Item::Ddl(table, _) => {
+                    self.book.settle(lsn);
+                    // Nobody knows when the primary did it: what was written down behind it may have been there before.
+                    if waiting.certainty() == Certainty::Unknown && table != TableId::NONE {
+                        self.dirty.note(table, Reason::Ddl, waiting.ended());
+                    }
+                }
                 Item::Table(table) if self.dirty.note_repaired(table, lsn) => info!(table = table.0, "table repaired"),
                 Item::Key { .. }
                 | Item::Table(_)

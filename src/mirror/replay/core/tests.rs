@@ -316,6 +316,20 @@ async fn a_refused_barrier_that_nothing_needs_is_listed_and_holds_nothing_up() {
 }
 
 #[tokio::test]
+async fn a_barrier_in_doubt_leaves_its_table_dirty_for_writes_may_have_come_before_it() {
+    for (of, dirty) in [(T, vec![(T, Reason::Ddl)]), (TableId::NONE, vec![])] {
+        let mut rig = Rig::new(Config::default());
+        let barrier = rig.open(|r| r.ddl(of, b"TRUNCATE"));
+        rig.append(|lsn| Entry::Dropped { lsn, of: barrier });
+        let behind = rig.committed(|r| r.write(T, Lane::ANY, b"a"));
+        assert_eq!(rig.lsns(), [barrier]);
+        rig.came_back(barrier, Applied::Done);
+        assert_eq!(rig.lsns(), [behind]);
+        assert_eq!(rig.dirty(), dirty);
+    }
+}
+
+#[tokio::test]
 async fn a_held_barrier_that_an_operator_discards_is_given_up_and_its_table_is_dirty() {
     let mut rig = Rig::new(Config::default());
     let barrier = rig.committed(|r| r.ddl(T, b"ALTER"));

@@ -57,6 +57,9 @@ pub(super) async fn pass(sides: &Sides, job: &Job, table: TableId, body: &[u8]) 
             return Ok(());
         }
     }
+    if job.late && is_back(sides, &statement.parsed.body, (table, keyspace)).await? {
+        return Ok(());
+    }
     let text = match &statement.parsed.body {
         Body::Schema(Schema { drop: Some(drop), name: Some(name), .. }) => {
             let at = dropped_at(sides, name, keyspace, drop).await?;
@@ -81,9 +84,20 @@ pub(super) async fn pass(sides: &Sides, job: &Job, table: TableId, body: &[u8]) 
 /// Nothing behind it waits for what is no table.
 fn listed(body: &Body, trouble: Trouble) -> Trouble {
     match (body, trouble) {
+        (Body::Schema(Schema { action: Action::Drop, object: Object::Keyspace, .. }), trouble) => trouble,
         (Body::Schema(schema), Trouble::Reject(why)) if schema.object != Object::Table => Trouble::Listed(why),
         (_, trouble) => trouble,
     }
+}
+
+/// Whether what a change drops is there again on the primary. Done late, it would take the newer one of that name.
+async fn is_back(sides: &Sides, body: &Body, (table, keyspace): (TableId, Option<&str>)) -> Result<bool, Trouble> {
+    let Body::Schema(schema @ Schema { action: Action::Drop, .. }) = body else { return Ok(false) };
+    if schema.object == Object::Table {
+        return Ok(shown(&sides.primary).await?.iter().any(|one| one.label == table));
+    }
+    let there = objects::has(&sides.to_primary, schema, keyspace).await;
+    Ok(there.map_err(|error| Trouble::of_primary(&error))? == Some(true))
 }
 
 /// How the secondary has to be told to make a keyspace that it refused, where only the name of its datacenter is another one.
@@ -318,4 +332,27 @@ async fn dropped_at(
         newest = newest.max(millis.map(|millis| millis.saturating_mul(1_000)));
     }
     Ok(newest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::cql::text::parse::parse;
+
+    #[test]
+    fn only_what_takes_no_rows_with_it_holds_nothing_up() {
+        for (text, is_listed) in [
+            ("CREATE TYPE k.u (a int)", true),
+            ("DROP INDEX k.i", true),
+            ("ALTER KEYSPACE k WITH durable_writes = true", true),
+            ("DROP KEYSPACE k", false),
+            ("ALTER TABLE k.t ADD a int", false),
+            ("TRUNCATE k.t", false),
+        ] {
+            let refused = listed(&parse(text.as_bytes()).body, Trouble::Reject(String::new()));
+            assert_eq!(refused == Trouble::Listed(String::new()), is_listed, "{text}");
+            let lost = Trouble::Lost(String::new());
+            assert_eq!(listed(&parse(text.as_bytes()).body, lost.clone()), lost, "{text}");
+        }
+    }
 }

@@ -202,7 +202,15 @@ impl Applier {
     async fn write(&self, there: &There, job: &Job, body: &[u8]) -> Result<(), Trouble> {
         let write = Write::parse(body).map_err(|error| Trouble::Reject(error.to_string()))?;
         let taken = self.texts.take_apart(&write);
-        let written = written(&there.primary, &write, &taken, (is_doubtful(job), &*self.copied));
+        let mut written = written(&there.primary, &write, &taken, (is_doubtful(job), &*self.copied));
+        if is_untried(job, &write) && written.len() < modifications(&taken).count() {
+            // The schema at hand may be older than the table; one that is gone has nothing to be looked for.
+            there.primary.refresh().await;
+            written = self::written(&there.primary, &write, &taken, (true, &*self.copied));
+            for label in strange(&there.primary, &write, &taken) {
+                gone(&there.primary, label).await?;
+            }
+        }
         let parameters = write.batch.parameters;
         let occasion = Occasion::of(job, parameters.timestamp, Look::at_write(parameters.consistency));
         if must_go_by_state(job, &write, &written) {
@@ -298,13 +306,33 @@ fn is_doubtful(job: &Job) -> bool {
     job.late || job.certainty == Certainty::Unknown
 }
 
+/// In doubt, of a client that may have no right to it.
+fn is_untried(job: &Job, write: &Write<'_>) -> bool {
+    write.is_untried && job.certainty == Certainty::Unknown
+}
+
+fn modifications<'t>(taken: &'t [Taken<'_>]) -> impl Iterator<Item = &'t Modification> {
+    taken.iter().flat_map(|statement| statement.parsed.modifications())
+}
+
+/// Tables that it writes to and that the primary's schema, as far as it is at hand, lacks.
+fn strange(primary: &Cluster, write: &Write<'_>, taken: &[Taken<'_>]) -> Vec<TableId> {
+    let tables = primary.tables();
+    let lacks = |modification: &Modification| {
+        let name = &modification.table;
+        let keyspace = name.keyspace_or(write.batch.parameters.keyspace)?;
+        tables.table(keyspace, &name.name).is_none().then(|| TableId::of(keyspace, &name.name))
+    };
+    modifications(taken).filter_map(lacks).collect()
+}
+
 /// Whether a write in doubt may not be done again: its client may have no right to it; or it is too long ago, so that it may
 /// meet what was purged (CQL-CORNERS C9); or it would double a list, on the primary too (C2).
 fn must_go_by_state(job: &Job, write: &Write<'_>, written: &[Written]) -> bool {
     let age = write.batch.parameters.now_in_seconds.map_or(0, |then| now_micros() / 1_000_000 - i64::from(then));
     let grace = |written: &Written| i64::from(written.table.gc_grace_seconds).min(REPEATABLE);
-    let is_untried = write.is_untried && job.certainty == Certainty::Unknown;
-    is_untried || is_doubtful(job) && written.iter().any(|written| written.has_lists || age >= grace(written))
+    is_untried(job, write)
+        || is_doubtful(job) && written.iter().any(|written| written.has_lists || age >= grace(written))
 }
 
 /// What each modification writes to, as far as tables are known. Its places are only told where somebody may need them.

@@ -2,13 +2,13 @@
 //!
 //! No row that comes later needs them by itself: a table that does (of a type, in a keyspace) is made by a change of its own,
 //! which is refused until they are there and holds that table alone. So what the secondary refuses of these is listed,
-//! and everything else goes on.
+//! and everything else goes on. A keyspace that is dropped takes rows with it: that is waited for.
 //!
 //! Whether a refusal means that the change was done before is told by the server's words: both versions have one error code for
 //! all that is wrong with a statement.
 
 use crate::protocol::cql::client::{Client, Error};
-use crate::protocol::cql::text::statement::{Action, Name, Schema};
+use crate::protocol::cql::text::statement::{Action, Name, Object, Schema};
 use crate::protocol::cql::wire::response::code;
 
 use super::history::{Definitions, load};
@@ -31,7 +31,9 @@ pub(super) fn is_done_already(action: Action, error: &Error) -> bool {
 /// Whether a cluster has what is made or dropped. `None`: that does not show.
 pub(super) async fn has(client: &Client, schema: &Schema, keyspace: Option<&str>) -> Result<Option<bool>, Error> {
     let Some(name) = &schema.name else { return Ok(None) };
-    let Some(keyspace) = name.keyspace_or(keyspace) else { return Ok(None) };
+    // An index is where its table is, and its name says nothing of that.
+    let at = if schema.object == Object::Index { schema.table.as_ref().unwrap_or(name) } else { name };
+    let Some(keyspace) = at.keyspace_or(keyspace) else { return Ok(None) };
     Ok(load(client).await?.has(schema.object, keyspace, &name.name))
 }
 

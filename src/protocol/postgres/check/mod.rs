@@ -16,13 +16,14 @@ mod types;
 
 pub use rules::RULES;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::check::{Finding, Report, Rule};
 use crate::config::Config;
 use crate::record::Side;
 
-use super::catalog::Relation;
+use super::catalog::{Kind, Relation};
 use super::client::{Client, Error, ServerConfig};
 use super::scope::{self, Scope, filter, topmost};
 use super::setup::server_config;
@@ -107,7 +108,11 @@ fn together(scope: &Scope, origin: &Facts, target: &Facts, found: &mut Vec<Findi
     server::together(origin, target, found);
     tables::together(origin, target, found);
     objects::together(origin, target, found);
-    privileges::together(&origin.privileges, &target.privileges, |table| scope.excludes(table), found);
+    let tables = origin.catalog.relations.values().filter(|one| matches!(one.kind, Kind::Table | Kind::Partitioned));
+    let tables: HashMap<String, &Arc<Relation>> = tables.map(|one| (one.shown(), one)).collect();
+    // A view is nobody's to exclude.
+    let left_out = |name: &str| tables.get(name).is_some_and(|table| scope.excludes_table(&origin.catalog, table));
+    privileges::together(&origin.privileges, &target.privileges, left_out, found);
 }
 
 /// A finding on one side.

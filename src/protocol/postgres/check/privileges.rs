@@ -72,7 +72,7 @@ struct Role {
     has: Vec<String>,
 }
 
-// The names of databases differ, so ours has none. Only the `pg_` roles of which somebody is a member matter.
+// The names of databases differ, so ours has none. Partitions need no right of their own. Only the `pg_` roles of which somebody is a member matter.
 const OBJECTS: &str = "SELECT o.kind, o.name, o.of, coalesce(r.rolname, ''), \
     pg_catalog.string_agg(DISTINCT x.privilege_type, ',') FROM ( \
       SELECT 'd', '', '', coalesce(d.datacl, pg_catalog.acldefault('d', d.datdba)) \
@@ -83,12 +83,12 @@ const OBJECTS: &str = "SELECT o.kind, o.name, o.of, coalesce(r.rolname, ''), \
           coalesce(c.relacl, pg_catalog.acldefault(k.kind::\"char\", c.relowner)) \
         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace, \
         LATERAL (SELECT CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END) k (kind) \
-        WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND c.relpersistence <> 't' AND {OURS} \
+        WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND c.relpersistence <> 't' AND NOT c.relispartition AND {OURS} \
       UNION ALL SELECT 'c', pg_catalog.concat(n.nspname, '.', c.relname, '.', a.attname), \
           pg_catalog.concat(n.nspname, '.', c.relname), a.attacl \
         FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-        WHERE a.attacl IS NOT NULL AND NOT a.attisdropped AND c.relpersistence <> 't' AND {OURS} \
+        WHERE a.attacl IS NOT NULL AND NOT a.attisdropped AND c.relpersistence <> 't' AND NOT c.relispartition AND {OURS} \
       UNION ALL SELECT 'f', p.oid::pg_catalog.regprocedure::pg_catalog.text, '', \
           coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner)) \
         FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE {OURS} \

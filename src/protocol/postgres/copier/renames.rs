@@ -98,11 +98,15 @@ fn edges(changes: &[Change], tables: &[(&str, &str)]) -> Vec<(TableId, TableId)>
     known.extend(changes.iter().flat_map(Change::tables));
     let mut leads: HashSet<TableId> = tables.iter().map(|(schema, name)| TableId::of(schema, name)).collect();
     let mut edges = Vec::new();
-    for (from, to) in changes.iter().rev().flat_map(|change| change.edges(&known)) {
-        if leads.contains(&to) {
-            leads.insert(from);
-            edges.push((from, to));
+    let there = leads.clone();
+    for change in changes.iter().rev() {
+        let mut of: Vec<_> = change.edges(&known).into_iter().filter(|(_, to)| leads.contains(to)).collect();
+        // One table was meant, of the first schema that had it: one that is still there was not, unless another took its name.
+        if !matches!(change, Change::Schema { .. }) && of.iter().any(|(from, _)| !there.contains(from)) {
+            of.retain(|(from, _)| !there.contains(from));
         }
+        leads.extend(of.iter().map(|(from, _)| *from));
+        edges.extend(of);
     }
     edges.reverse();
     edges
@@ -221,6 +225,16 @@ mod tests {
         assert_eq!(follow("acc"), [of("acc"), of("acc_old")]);
         assert_eq!(follow("acc_new"), [of("acc_new"), of("acc")]);
         assert_eq!(follow("other"), [of("other")]);
+    }
+
+    #[test]
+    fn of_two_tables_that_a_bare_name_may_mean_it_is_the_one_that_is_gone() {
+        let moved = [change("ALTER TABLE t SET SCHEMA archive")];
+        let public = TableId::of("public", "t");
+        let found = edges(&moved, &[("archive", "t"), ("public", "t")]);
+        assert_eq!(found, [(of("t"), TableId::of("archive", "t"))]);
+        let found = edges(&moved, &[("archive", "t"), ("public", "t"), ("app", "t")]);
+        assert_eq!(found.len(), 2, "nobody knows: {found:?} {public:?}");
     }
 
     #[test]

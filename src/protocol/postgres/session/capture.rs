@@ -221,7 +221,8 @@ impl Session {
                     if let (Some((None, name)), Some(path)) = (&ddl.fills, &self.path) {
                         self.keys.dirty(TableId::of(&super::path::first(path), name), Reason::Ddl);
                     }
-                    let lost = tables.is_empty() && ddl.mirrorable && !ddl.commits && self.path.is_none();
+                    let unsaid = self.path.is_none() || self.whose(ddl) == Whose::Unknown;
+                    let lost = tables.is_empty() && ddl.mirrorable && !ddl.commits && unsaid;
                     if lost && self.shared.policy.mirror_ddl() {
                         self.unknown_write("a schema change under a search_path that tandem does not know");
                     }
@@ -371,6 +372,10 @@ impl Session {
                     self.dirty_evident(evident);
                 }
                 self.counted(evident.counted.as_ref());
+                // Its rows are those of a temporary table, or of what a temporary view is of.
+                if self.hides(evident.keys.iter().flat_map(|key| &key.tables).map(|table| table.id)) {
+                    self.dirty_any();
+                }
             }
             other => self.capture_other(&other.clone(), &prepared_text),
         }

@@ -39,8 +39,8 @@ const CATALOGS: u32 = 0;
 /// Catalogs of the server in which every row that is written is a schema that other writes must be captured by.
 const OF_CODE: [&str; 3] = ["pg_trigger", "pg_rewrite", "pg_proc"];
 
-/// Catalogs in which only rows that change are: new ones may be of a temporary table, which functions make all the time, and a
-/// new table that is none is looked for when it is named.
+/// Catalogs in which only rows that change are, and only where one of them is of no temporary table, which functions make and
+/// empty all the time. A new table is looked for when it is named.
 const OF_TABLES: [&str; 2] = ["pg_class", "pg_attribute"];
 
 /// What the server says of a table.
@@ -313,10 +313,26 @@ fn query(catalog: &Catalog) -> String {
 
 /// How many rows of the server's catalogs this transaction wrote that count.
 fn catalog_rows() -> String {
-    let of_code = OF_CODE.iter().flat_map(|name| ["inserted", "updated", "deleted"].map(|how| (how, *name)));
-    let all = of_code.chain(OF_TABLES.map(|name| ("updated", name)));
-    let rows = all.map(|(how, name)| {
+    let rows = |how: &str, name: &str| {
         format!("pg_catalog.pg_stat_get_xact_tuples_{how}('pg_catalog.{name}'::pg_catalog.regclass)")
-    });
-    rows.collect::<Vec<_>>().join(" OPERATOR(pg_catalog.+) ")
+    };
+    let sum = |all: Vec<String>| all.join(" OPERATOR(pg_catalog.+) ");
+    let of_code = OF_CODE.iter().flat_map(|name| ["inserted", "updated", "deleted"].map(|how| rows(how, name)));
+    let of_tables = sum(OF_TABLES.map(|name| rows("updated", name)).to_vec());
+    // Of this transaction, or of a later one: its own subtransactions are.
+    let is_young = |row: &str| {
+        format!(
+            "pg_catalog.age({row}.xmin) OPERATOR(pg_catalog.<=) \
+             pg_catalog.age(pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.xid)"
+        )
+    };
+    let of_class = is_young("c");
+    let of_column = is_young("a");
+    format!(
+        "{} OPERATOR(pg_catalog.+) CASE WHEN ({of_tables}) OPERATOR(pg_catalog.>) 0 AND EXISTS (SELECT \
+         FROM pg_catalog.pg_class AS c WHERE c.relpersistence OPERATOR(pg_catalog.<>) 't' AND ({of_class} \
+         OR EXISTS (SELECT FROM pg_catalog.pg_attribute AS a WHERE a.attrelid OPERATOR(pg_catalog.=) c.oid \
+         AND {of_column}))) THEN {of_tables} ELSE 0 END",
+        sum(of_code.collect())
+    )
 }

@@ -336,6 +336,10 @@ impl Session {
             return Ok(self.forward(whole, out, Expect::Bind { shown: true, undo }));
         };
         let Some(prepared) = self.replanned(name, prepared)? else { return Ok(false) };
+        if self.ask_names_again(&prepared.script, out) {
+            return Ok(false);
+        }
+        let prepared = Prepared { script: self.heeded(&prepared.script), ..prepared };
         if self.ask_path(&prepared.script.statements, out) || self.ask_ahead(&prepared.script, out) {
             return Ok(false);
         }

@@ -52,12 +52,18 @@ pub(super) enum Whose {
 impl Session {
     /// `true`: the server was asked, or something must be waited for; the message comes again.
     pub(super) fn ask_names(&mut self, script: &Script, out: &mut Out<'_>) -> bool {
-        let catalog = self.shared.catalog.now().clone();
-        let fresh = self.names.as_ref().is_some_and(|names| names.epoch == catalog.epoch);
-        if fresh || !script.statements.iter().any(|statement| self.is_doubtful(statement)) {
+        if !script.statements.iter().any(|statement| self.is_doubtful(statement)) {
             return false;
         }
-        self.ask_names_now(&catalog, out)
+        let catalog = self.shared.catalog.now().clone();
+        let fresh = self.names.as_ref().is_some_and(|names| names.epoch == catalog.epoch);
+        !fresh && self.ask_names_now(&catalog, out)
+    }
+
+    /// The same before a prepared statement runs once more: a temporary name may be there since it was prepared.
+    pub(super) fn ask_names_again(&mut self, script: &Script, out: &mut Out<'_>) -> bool {
+        let is_evident = |statement: &Statement| matches!(statement.action, Action::Evident(_));
+        self.odd_names && script.statements.iter().any(is_evident) && self.ask_names(script, out)
     }
 
     /// The same before a schema change that may be of a temporary table.
@@ -66,12 +72,12 @@ impl Session {
             Action::Ddl(ddl) => !ddl.temporary && !ddl.bare.is_empty(),
             _ => false,
         };
-        let catalog = self.shared.catalog.now().clone();
-        let fresh = self.names.as_ref().is_some_and(|names| names.epoch == catalog.epoch && !names.aged);
-        if fresh || !self.may_have_temporary || !statements.iter().any(is_doubtful) {
+        if !self.may_have_temporary || !statements.iter().any(is_doubtful) {
             return false;
         }
-        self.ask_names_now(&catalog, out)
+        let catalog = self.shared.catalog.now().clone();
+        let fresh = self.names.as_ref().is_some_and(|names| names.epoch == catalog.epoch && !names.aged);
+        !fresh && self.ask_names_now(&catalog, out)
     }
 
     fn ask_names_now(&mut self, catalog: &Catalog, out: &mut Out<'_>) -> bool {
@@ -151,15 +157,13 @@ impl Session {
                 let known = counted(asked.counted.as_ref(), "a table that the client may not read");
                 Statement { action: Action::Counted(known), ..statement.clone() }
             }
-            Action::Evident(evident) if fails(statement) => {
-                let counted = match self.is_hidden(statement, &script) {
-                    // Its keys are owed, for it may write them all the same.
-                    true => Some(counted(evident.counted.as_ref(), "a temporary table or view bears the name")),
-                    false => evident.counted.clone(),
-                };
-                let action = Action::Evident(Evident { fallback: None, counted, ..evident.clone() });
-                Statement { action, ..statement.clone() }
-            }
+            Action::Evident(evident) if fails(statement) => match self.is_hidden(statement, &script) {
+                true => hidden(evident, statement),
+                false => {
+                    let action = Action::Evident(Evident { fallback: None, ..evident.clone() });
+                    Statement { action, ..statement.clone() }
+                }
+            },
             Action::Fetch if fetches(statement) => {
                 let why = "FETCH from a cursor that may write".to_owned();
                 Statement { action: Action::Counted(Counted::because(why)), ..statement.clone() }
@@ -169,9 +173,22 @@ impl Session {
         Arc::new(Script { statements: script.statements.iter().map(plain).collect(), ..(*script).clone() })
     }
 
+    /// A prepared script as it is in this session now, where a temporary table or view has come to bear a name in it.
+    pub(super) fn heeded(&self, script: &Arc<Script>) -> Arc<Script> {
+        let is_hidden = |statement: &Statement| self.is_hidden(statement, script);
+        if !self.odd_names || !script.statements.iter().any(is_hidden) {
+            return script.clone();
+        }
+        let heeded = |statement: &Statement| match &statement.action {
+            Action::Evident(evident) if is_hidden(statement) => hidden(evident, statement),
+            _ => statement.clone(),
+        };
+        Arc::new(Script { statements: script.statements.iter().map(heeded).collect(), ..(**script).clone() })
+    }
+
     fn is_doubtful(&self, statement: &Statement) -> bool {
-        let evident = self.odd_names && matches!(statement.action, Action::Evident(_));
-        evident || asked_of(statement).is_some_and(|asked| asked.rights || self.odd_names)
+        let named = self.odd_names && matches!(statement.action, Action::Evident(_) | Action::Execute { .. });
+        named || asked_of(statement).is_some_and(|asked| asked.rights || self.odd_names)
     }
 
     /// What was answered, unless something in the same text may change it.
@@ -186,12 +203,28 @@ impl Session {
         self.is_hidden(statement, script) || self.known_names(script).is_none_or(is_closed)
     }
 
-    /// A temporary table or view bears the name of what it writes.
+    /// A temporary table or view bears the name of what it writes, or may: the same text makes one.
     fn is_hidden(&self, statement: &Statement, script: &Script) -> bool {
-        let catalog = self.shared.catalog.now();
-        let is_hidden = |names: &Names| tables_of(statement).any(|table| names.is_hidden(table, &catalog));
-        self.known_names(script).is_none_or(is_hidden)
+        let makes = |action: &Action| match action {
+            Action::Ddl(ddl) => ddl.temporary,
+            action => matches!(action, Action::Opaque(_)),
+        };
+        script.statements.iter().any(|one| makes(&one.action)) || self.hides(tables_of(statement))
     }
+
+    /// As far as is known.
+    pub(super) fn hides(&self, mut tables: impl Iterator<Item = TableId>) -> bool {
+        let Some(names) = self.names.as_ref().filter(|names| !names.temporary.is_empty()) else { return false };
+        let catalog = self.shared.catalog.now();
+        tables.any(|table| names.is_hidden(table, &catalog))
+    }
+}
+
+/// Its keys are owed, for it may write them all the same; what it writes instead, the server counts.
+fn hidden(evident: &Evident, statement: &Statement) -> Statement {
+    let counted = counted(evident.counted.as_ref(), "a temporary table or view bears the name");
+    let action = Action::Evident(Evident { fallback: None, counted: Some(counted), ..evident.clone() });
+    Statement { action, ..statement.clone() }
 }
 
 impl Names {
@@ -239,7 +272,8 @@ fn family(table: TableId, catalog: &Catalog) -> impl Iterator<Item = (TableId, &
 fn query(catalog: &Catalog, utf8: bool) -> String {
     let mut sql = String::from(
         "SELECT 't', c.relname::pg_catalog.text FROM pg_catalog.pg_class AS c \
-         WHERE c.relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() AND c.relkind IN ('r', 'p', 'v', 'S', 'i', 'I')",
+         WHERE c.relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() AND c.relkind IN ('r', 'p', 'v', 'S', 'i', 'I') \
+         AND pg_catalog.pg_table_is_visible(c.oid)",
     );
     let sendable = |relation: &&Arc<Relation>| utf8 || relation.schema.is_ascii() && relation.name.is_ascii();
     let blind = catalog.relations.values().filter(|relation| relation.hazards.blind).filter(sendable);

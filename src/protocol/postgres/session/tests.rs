@@ -1527,13 +1527,65 @@ async fn what_a_transaction_made_is_counted_until_it_ends() {
         peers.server("3 1 2 CSELECT_0 3 1 2 T CSELECT_1 3 1 2 CSELECT_0 3");
         peers.server("3 3 ZT");
         kinds(&mut peers.to_server);
-        let prepared = peers.client(|out| {
+        let mut prepared = peers.client(|out| {
             bind(out, "", "u", &["7"]);
             wire::execute(out, b"", 0);
             wire::bare(out, front::SYNC);
         });
+        if made.starts_with("do") {
+            assert_eq!(prepared, "CPBECS", "what is temporary by now");
+            peers.server("3 1 2 CSELECT_0 3 ZT");
+            prepared = kinds(&mut peers.to_server);
+        }
         assert!(prepared.starts_with("BCPBECECPBEC"), "{made}: {prepared}");
     }
+}
+
+#[test]
+fn a_statement_that_was_prepared_before_a_temporary_name_hid_its_table_is_counted() {
+    let mut peers = Peers::new();
+    peers.client(|out| wire::parse(out, b"u", b"update acc set bal = 1 where id = $1", &[]));
+    peers.server("1");
+    let execute = |peers: &mut Peers| {
+        peers.client(|out| {
+            bind(out, "", "u", &["7"]);
+            wire::execute(out, b"", 0);
+            wire::bare(out, front::SYNC);
+        })
+    };
+    assert_eq!(execute(&mut peers), "BES");
+    peers.server("2 CUPDATE_1 ZI");
+    peers.query("create temp view acc as select 1");
+    peers.server("CCREATE_VIEW ZI");
+    for name in [&["t", "acc"][..], &["t", "other"]] {
+        assert_eq!(execute(&mut peers), "CPBECS", "it is asked what is temporary");
+        peers.server("3 1 2");
+        peers.row(name);
+        peers.server("CSELECT_1 3 ZI");
+        let sent = kinds(&mut peers.to_server);
+        if name[1] == "other" {
+            assert_eq!(sent, "BES");
+            return;
+        }
+        assert!(sent.starts_with("BCPBECECPBEC"), "{sent}");
+        peers.server("2 3 1 2 CSELECT_0 3 CUPDATE_1 3 1 2 CSELECT_0 3");
+        kinds(&mut peers.to_server);
+        peers.server("ZI");
+        peers.session.names_may_differ();
+    }
+}
+
+#[test]
+fn a_setting_in_the_same_text_makes_nothing_dirty() {
+    let mut peers = Peers::new();
+    for _ in 0..2 {
+        let sent = peers.query("set local role x; update acc set bal = 1 where id = 7");
+        if sent == "CPBECS" {
+            peers.server("3 1 2 CSELECT_0 3 ZI");
+        }
+        peers.server("CSET CUPDATE_1 ZI");
+    }
+    assert!(peers.has("acc ") && !peers.has("pair dirty"), "{:?}", peers.journaled());
 }
 
 #[tokio::test]

@@ -10,9 +10,10 @@
 //! they are called; any other meets the one of its name. Where a column owns several, names come first, and what is left
 //! on both sides meets only if it is one each: guessing could leave the one that is in use behind.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::check::Finding;
 use crate::protocol::postgres::client::{self, Client, DataRow, Format, Param};
@@ -22,7 +23,7 @@ use crate::record::Side;
 use super::{Error, array, rules};
 
 /// Where a sequence stands. In the order of an ascending one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
     /// The last value.
     pub last: i64,
@@ -31,7 +32,7 @@ pub struct Position {
 }
 
 /// One sequence of one side.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sequence {
     oid: u32,
     /// `schema.name`, for people.
@@ -293,6 +294,10 @@ pub async fn advance(conn: &mut Client, plan: &Plan) -> Result<usize, Error> {
 
 /// Numbers that nobody asked the lost primary for, most likely.
 const LEAP: i64 = 1_000;
+/// How long, of all that clients are held, rows may be asked for numbers that are known otherwise.
+const LEAP_PATIENCE: Duration = Duration::from_secs(1);
+/// A statement took too long (documentation, "PostgreSQL Error Codes").
+const QUERY_CANCELED: &str = "57014";
 
 /// Each sequence, and a question for the columns that take its numbers, if some are known: one owns the sequence, or its default
 /// calls it.
@@ -311,27 +316,32 @@ const USERS: &str = "SELECT s.seqrelid, s.seqincrement, \
     FROM pg_catalog.pg_sequence s JOIN pg_catalog.pg_class k ON k.oid = s.seqrelid \
     JOIN pg_catalog.pg_namespace m ON m.oid = k.relnamespace WHERE m.nspname <> 'tandem' AND k.relpersistence <> 't'";
 
-/// Sequences of `to` that nothing tells of: no column takes their numbers, and they meet none of these, which are of `from`.
-pub async fn untold(conn: &mut Client, from: &[Sequence], to: &[Sequence]) -> Result<Vec<String>, client::Error> {
-    let mut told = Vec::new();
-    for row in conn.simple(USERS).await? {
-        if row.text(2)?.is_some() {
-            told.push(row.parse(0)?);
-        }
-    }
+/// Sequences of `to`, by oid, that meet one of these, which are of `from` and whose position is known.
+pub fn met(from: &[Sequence], to: &[Sequence]) -> HashSet<u32> {
     let meet = Meet { here: by_owner(from), there: by_owner(to), names: by_name(to) };
     let met = |here: &Sequence| meet.counterpart(here).ok().filter(|_| here.position.is_some());
-    told.extend(from.iter().filter_map(met).map(|there| there.oid));
+    from.iter().filter_map(met).map(|there| there.oid).collect()
+}
+
+/// Sequences of `to` that nothing tells of: no column takes their numbers, and they are not among these.
+pub async fn untold(conn: &mut Client, met: &HashSet<u32>, to: &[Sequence]) -> Result<Vec<String>, client::Error> {
+    let mut told = met.clone();
+    for row in conn.simple(USERS).await? {
+        if row.text(2)?.is_some() {
+            told.insert(row.parse(0)?);
+        }
+    }
     Ok(to.iter().filter(|one| !told.contains(&one.oid)).map(|one| one.name.clone()).collect())
 }
 
 /// The other side is gone, and with it the positions of its sequences: go on well behind where they stand here, and the numbers
-/// that rows here have. How many were set. Rows that were lost may have had later ones.
+/// that rows here have. How many were set. Rows that were lost may have had later ones. Clients are held meanwhile: of those that
+/// were `met`, and so brought to where the other side was seen, rows are asked for [`LEAP_PATIENCE`] at most.
 ///
 /// # Errors
 /// A privilege is missing.
-pub async fn leap(conn: &mut Client) -> Result<usize, Error> {
-    let rows = conn.simple(USERS).await?;
+pub async fn leap(conn: &mut Client, met: &HashSet<u32>) -> Result<usize, Error> {
+    let (rows, began) = (conn.simple(USERS).await?, Instant::now());
     for row in &rows {
         let (oid, increment): (u32, i64) = (row.parse(0)?, row.parse(1)?);
         let used = row.text(2)?.unwrap_or("SELECT NULL::pg_catalog.int8");
@@ -339,14 +349,39 @@ pub async fn leap(conn: &mut Client) -> Result<usize, Error> {
         let used = format!("SELECT pg_catalog.{most}(u.used) FROM ({used}) u (used)");
         let (further, bound) = if increment > 0 { ("greatest", "least") } else { ("least", "greatest") };
         let limit = if increment > 0 { "seqmax" } else { "seqmin" };
-        conn.simple(&format!(
-            "SELECT pg_catalog.setval({oid}::pg_catalog.oid::pg_catalog.regclass, {bound}(s.{limit}, {further}(\
-             coalesce(pg_catalog.pg_sequence_last_value({oid}::pg_catalog.oid::pg_catalog.regclass), s.seqstart), ({used})) \
-             + {LEAP} * s.seqincrement), true) FROM pg_catalog.pg_sequence s WHERE s.seqrelid = {oid}"
-        ))
-        .await?;
+        let leap = |used: &str| {
+            format!(
+                "SELECT pg_catalog.setval({oid}::pg_catalog.oid::pg_catalog.regclass, {bound}(s.{limit}, {further}(\
+                 coalesce(pg_catalog.pg_sequence_last_value({oid}::pg_catalog.oid::pg_catalog.regclass), s.seqstart), ({used})) \
+                 + {LEAP} * s.seqincrement), true) FROM pg_catalog.pg_sequence s WHERE s.seqrelid = {oid}"
+            )
+        };
+        let is_set = match met.contains(&oid) {
+            true => in_time(conn, &leap(&used), LEAP_PATIENCE.saturating_sub(began.elapsed())).await?,
+            false => conn.simple(&leap(&used)).await.map(|_| true)?,
+        };
+        if !is_set {
+            conn.simple(&leap("NULL::pg_catalog.int8")).await?;
+        }
     }
     Ok(rows.len())
+}
+
+/// `false`: that would take too long. What is the greatest number in rows is one look into an index, or all rows of a table that
+/// has none.
+async fn in_time(conn: &mut Client, sql: &str, left: Duration) -> Result<bool, client::Error> {
+    let left = left.as_millis();
+    if left == 0 {
+        return Ok(false);
+    }
+    match conn.simple(&format!("BEGIN; SET LOCAL statement_timeout = {left}; {sql}; COMMIT")).await {
+        Ok(_) => Ok(true),
+        Err(client::Error::Db(error)) if error.code == QUERY_CANCELED => {
+            conn.simple("ROLLBACK").await?;
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]

@@ -167,7 +167,7 @@ impl Walk {
             given_up: None,
             touched: true,
             lost: lost::List::in_dir(&config.journal.dir),
-            numbers: Numbers::in_dir(&config.journal.dir),
+            numbers: Numbers::default(),
             silenced: None,
             quiet: control.epoch == 1,
             followers: None,
@@ -394,7 +394,7 @@ impl Walk {
         let owed = self.mirror.handle().owed().await.map_err(|error| Error::Refused(error.to_string()))?;
         let mut found = lost::findings(&owed, lose, |table| name_of(&catalog, table));
         let (here, there) = self.known_sequences(&mut conn, to).await?;
-        let untold = sequences::untold(&mut conn, &here, &there).await;
+        let untold = sequences::untold(&mut conn, &sequences::met(&here, &there), &there).await;
         found.extend(numbers::unknown(untold.map_err(|error| switch::Error::from(error).on(to))?, to));
         self.given_up = Some(GivenUp { to: conn, catalog, lose, bounds });
         Ok(found)
@@ -427,7 +427,7 @@ impl Walk {
 
     /// Sequences of the old primary as they were when it answered last, and those of `to`.
     async fn known_sequences(&self, conn: &mut Client, to: Side) -> Result<(Vec<Sequence>, Vec<Sequence>), Error> {
-        let here = self.numbers.of(to.other()).map_err(|error| Error::Refused(error.to_string()))?;
+        let here = self.numbers.of(to.other());
         let mut there = sequences::read(conn).await.map_err(|error| switch::Error::from(error).on(to))?;
         sequences::translate(&mut there, &self.scope.from(to.other()));
         Ok((here, there))
@@ -446,7 +446,7 @@ impl Walk {
         let on_to = |error: switch::Error| error.on(to);
         let (here, there) = self.known_sequences(&mut given_up.to, to).await?;
         sequences::advance(&mut given_up.to, &sequences::plan(&here, &there)).await.map_err(on_to)?;
-        sequences::leap(&mut given_up.to).await.map_err(on_to)?;
+        sequences::leap(&mut given_up.to, &sequences::met(&here, &there)).await.map_err(on_to)?;
         let calm = triggers::may_be_replica(&mut given_up.to).await.map_err(|error| on_to(error.into()))?;
         self.touched = true;
         if triggers::wake(&mut given_up.to, calm, &[], given_up.bounds).await.map_err(on_to)? > 0 {

@@ -4,16 +4,14 @@
 //! sequence that applications ask by its name (Hibernate's, an invoice number's) would begin again. What is kept is ahead of what
 //! was seen, by what is given out until the next look and some more.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::check::Finding;
-use crate::mirror::durable::{Durable, Error};
 use crate::protocol::postgres::client::{self, Client, ServerConfig};
 use crate::protocol::postgres::shared::Shared;
 use crate::protocol::postgres::switch::sequences::{self, Sequence};
@@ -28,28 +26,20 @@ const LOOK: Duration = Duration::from_secs(10);
 /// What is given out between two looks is allowed for so often.
 const AHEAD: i64 = 3;
 
-/// What is kept, in the data directory as `sequences`.
-#[derive(Clone)]
-pub(super) struct Numbers(Durable);
+/// What is kept, in memory: a tandem that starts without its primary ends.
+#[derive(Clone, Default)]
+pub(super) struct Numbers(Arc<Mutex<Option<Seen>>>);
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Page {
+struct Seen {
     side: Side,
     sequences: Vec<Sequence>,
 }
 
 impl Numbers {
-    pub(super) fn in_dir(dir: &Path) -> Numbers {
-        Numbers(Durable::in_dir(dir, "sequences"))
-    }
-
     /// Of this side; nothing if it was never asked.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub(super) fn of(&self, side: Side) -> Result<Vec<Sequence>, Error> {
-        let page: Option<Page> = self.0.load()?;
-        Ok(page.filter(|page| page.side == side).map(|page| page.sequences).unwrap_or_default())
+    pub(super) fn of(&self, side: Side) -> Vec<Sequence> {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.as_ref().filter(|seen| seen.side == side).map(|seen| seen.sequences.clone()).unwrap_or_default()
     }
 
     /// Ask until stopped.
@@ -59,10 +49,8 @@ impl Numbers {
             loop {
                 match timeout(LOOK, look(&shared, side, &server, &mut conn)).await {
                     Ok(Ok(now)) => {
-                        if now != before {
-                            self.keep(side, &before, &now).await;
-                            before = now;
-                        }
+                        self.keep(side, &before, &now);
+                        before = now;
                     }
                     why => {
                         tracing::debug!(?why, "the primary's sequences cannot be read");
@@ -75,12 +63,11 @@ impl Numbers {
         stop.run_until_cancelled(asking).await;
     }
 
-    async fn keep(&self, side: Side, before: &[Sequence], now: &[Sequence]) {
-        let then = |sequence: &Sequence| before.iter().find(|then| then.name == sequence.name).cloned();
-        let sequences = now.iter().map(|sequence| sequence.ahead(then(sequence).as_ref(), AHEAD)).collect();
-        if let Err(error) = self.0.save_aside(&Page { side, sequences }).await {
-            tracing::warn!(%error, "where sequences stand cannot be kept");
-        }
+    fn keep(&self, side: Side, before: &[Sequence], now: &[Sequence]) {
+        let before: HashMap<&str, &Sequence> = before.iter().map(|then| (then.name.as_str(), then)).collect();
+        let ahead = |now: &Sequence| now.ahead(before.get(now.name.as_str()).copied(), AHEAD);
+        let seen = Seen { side, sequences: now.iter().map(ahead).collect() };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
     }
 }
 

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::mirror::replay::{Certainty, Job};
 use crate::protocol::cql::client::{Answer, Client, Error, Member, MemberText};
+use crate::protocol::cql::cluster::Cluster;
 use crate::protocol::cql::look::Look;
 use crate::protocol::cql::place::{Extent, Place};
 use crate::protocol::cql::stamps::now_micros;
@@ -268,7 +269,7 @@ impl<'s> Settler<'s> {
             let page = match client.execute(&prepared, &Parameters { consistency, ..parameters }).await {
                 // Those that are there show what there is to be had.
                 Err(error) if look.is_some() && are_away(&error) => {
-                    self.sides.primary.replicas_are_away();
+                    self.cluster_of(client).replicas_are_away();
                     client.execute(&prepared, &parameters).await?
                 }
                 page => page?,
@@ -277,11 +278,21 @@ impl<'s> Settler<'s> {
         }
     }
 
-    /// How the primary is read, if it is read harder than others are.
+    /// How a side is read, if it is read harder than others are. An increment of our own that was not answered may be on few of
+    /// the secondary's replicas: what they do not show would be added twice.
     fn look(&self, client: &Client) -> Option<Look> {
-        let Sides { primary, to_primary, .. } = self.sides;
-        let is_wanted = std::ptr::eq(client, to_primary) && self.occasion.look > Look::default();
-        (is_wanted && primary.has_all_replicas()).then_some(self.occasion.look)
+        let Occasion { look, is_again, is_doubtful, .. } = self.occasion;
+        let look = match std::ptr::eq(client, &self.sides.to_primary) {
+            true => look,
+            false if self.table.shape.has_counters() && (is_again || is_doubtful) => Look::All,
+            false => Look::default(),
+        };
+        (look > Look::default() && self.cluster_of(client).has_all_replicas()).then_some(look)
+    }
+
+    fn cluster_of(&self, client: &Client) -> &Cluster {
+        let Sides { primary, secondary, to_primary, .. } = self.sides;
+        if std::ptr::eq(client, to_primary) { primary } else { secondary }
     }
 
     fn statements(&self, place: &Place, ours: &Side, theirs: &Side, moment: Moment) -> Result<Vec<Statement>, Trouble> {
