@@ -15,6 +15,9 @@ use super::until;
 /// The program under test.
 pub(crate) const TANDEM: &str = env!("CARGO_BIN_EXE_tandem");
 
+/// What tables and types of other tests may be found to lack, where nodes are shared.
+const OF_OTHERS: [&str; 4] = ["schema_differs", "index_missing", "type_differs", "clustering_order_differs"];
+
 /// A running `tandem run`; dropped, it is killed.
 pub(crate) struct Tandem {
     child: Option<Child>,
@@ -158,7 +161,8 @@ impl Tandem {
         let mut last = String::new();
         let switched = until(async || {
             let mut command = tokio::process::Command::new(TANDEM);
-            command.args(["switch", side, "--yes", "--ignore", "schema_differs", "--admin", &self.admin]);
+            command.args(["switch", side, "--yes", "--admin", &self.admin]);
+            command.args(OF_OTHERS.iter().flat_map(|name| ["--ignore", name]));
             let output = command.env_remove("TANDEM_PG_BIN").output().await.expect("the binary runs");
             last = String::from_utf8_lossy(&output.stdout).into_owned();
             output.status.success().then_some(())

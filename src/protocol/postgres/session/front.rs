@@ -335,11 +335,13 @@ impl Session {
             let undo = self.statements.put_portal(portal, Portal { statement: None, binary: false, asked: false });
             return Ok(self.forward(whole, out, Expect::Bind { shown: true, undo }));
         };
-        let Some(prepared) = self.replanned(name, prepared)? else { return Ok(false) };
+        let Some(mut prepared) = self.replanned(name, prepared)? else { return Ok(false) };
         if self.ask_names_again(&prepared.script, out) {
             return Ok(false);
         }
-        let prepared = Prepared { script: self.heeded(&prepared.script), ..prepared };
+        if let Some(script) = self.heeded(&prepared.script) {
+            prepared.script = script;
+        }
         if self.ask_path(&prepared.script.statements, out) || self.ask_ahead(&prepared.script, out) {
             return Ok(false);
         }

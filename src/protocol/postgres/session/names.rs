@@ -173,17 +173,18 @@ impl Session {
         Arc::new(Script { statements: script.statements.iter().map(plain).collect(), ..(*script).clone() })
     }
 
-    /// A prepared script as it is in this session now, where a temporary table or view has come to bear a name in it.
-    pub(super) fn heeded(&self, script: &Arc<Script>) -> Arc<Script> {
+    /// A prepared script as it is in this session now, where a temporary table or view has come to bear a name in it. `None`: as it
+    /// was.
+    pub(super) fn heeded(&self, script: &Script) -> Option<Arc<Script>> {
         let is_hidden = |statement: &Statement| self.is_hidden(statement, script);
         if !self.odd_names || !script.statements.iter().any(is_hidden) {
-            return script.clone();
+            return None;
         }
         let heeded = |statement: &Statement| match &statement.action {
             Action::Evident(evident) if is_hidden(statement) => hidden(evident, statement),
             _ => statement.clone(),
         };
-        Arc::new(Script { statements: script.statements.iter().map(heeded).collect(), ..(**script).clone() })
+        Some(Arc::new(Script { statements: script.statements.iter().map(heeded).collect(), ..script.clone() }))
     }
 
     fn is_doubtful(&self, statement: &Statement) -> bool {
