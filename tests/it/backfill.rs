@@ -290,12 +290,7 @@ async fn types_are_made_as_they_are_whatever_their_database_is_set_to() {
         INSERT INTO typed SELECT i, 'so', '05/06/2021', span(i, i + 1), \"Words\"('a', 'b'), '{}' FROM generate_series(1, 100) i";
     sql(&stage.origin.url("postgres"), here).await;
     let report = walk(&stage, "backfill", json!({ "provision": true, "tables": ["public.typed"] })).await;
-    assert_eq!(
-        (&report["state"], &report["why"]),
-        (&json!("Done"), &Value::Null),
-        "{report:#}\n{}",
-        stage.tandem.log()
-    );
+    assert_done(&report, &stage);
     sql(&stage.origin.url("postgres"), "ALTER DATABASE postgres RESET DateStyle").await;
     stage.assert_equal(&["typed"]).await;
     let types = "SET search_path = ''; SET DateStyle = 'ISO, YMD'; SELECT t.typname || ' ' || concat_ws(' ', t.typtype,
@@ -305,6 +300,12 @@ async fn types_are_made_as_they_are_whatever_their_database_is_set_to() {
     let there = rows(&stage.target.url("postgres"), types).await;
     assert_eq!(there, rows(&stage.origin.url("postgres"), types).await, "{}", stage.tandem.log());
     assert!(there.iter().any(|one| one == "since d '2020-04-03'::date"), "{there:#?}");
+}
+
+/// It ended well, with nothing left out.
+fn assert_done(report: &Value, stage: &Stage) {
+    let ended = (&report["state"], &report["why"]);
+    assert_eq!(ended, (&json!("Done"), &Value::Null), "{report:#}\n{}", stage.tandem.log());
 }
 
 /// What a dry run of a switch finds by these names: their objects.
@@ -328,12 +329,7 @@ async fn a_partitioned_table_s_name_means_its_partitions_wherever_it_is_named() 
         CREATE TABLE audit (v int) PARTITION BY RANGE (v); CREATE TABLE audit_1 PARTITION OF audit DEFAULT; INSERT INTO audit VALUES (1)";
     sql(&stage.origin.url("postgres"), here).await;
     let report = walk(&stage, "backfill", json!({ "provision": true, "tables": ["public.events"] })).await;
-    assert_eq!(
-        (&report["state"], &report["why"]),
-        (&json!("Done"), &Value::Null),
-        "{report:#}\n{}",
-        stage.tandem.log()
-    );
+    assert_done(&report, &stage);
     stage.assert_equal(&["events"]).await;
     // What was never copied is known by each partition, also where a pattern looks like its own name.
     let history = ["history_unknown", "history_unverified"];
@@ -342,12 +338,7 @@ async fn a_partitioned_table_s_name_means_its_partitions_wherever_it_is_named() 
     sql(&stage.target.url("postgres"), "DROP TABLE parts_a").await;
     assert_eq!(found(&stage, &["table_missing", "table_without_key"]).await, Vec::<String>::new());
     let report = walk(&stage, "backfill", json!({ "provision": true })).await;
-    assert_eq!(
-        (&report["state"], &report["why"]),
-        (&json!("Done"), &Value::Null),
-        "{report:#}\n{}",
-        stage.tandem.log()
-    );
+    assert_done(&report, &stage);
     assert_eq!(found(&stage, &history).await, Vec::<String>::new());
     stage.assert_equal(&["parts", "events"]).await;
     let there = "SELECT to_regclass('audit') IS NULL AND to_regclass('audit_1') IS NULL";
@@ -364,12 +355,7 @@ async fn a_partitioned_table_whose_partitions_alone_have_keys_is_walked_over_by_
     sql(&stage.origin.url("postgres"), "INSERT INTO log SELECT i, i % 20 FROM generate_series(1, 2000) i").await;
     for request in [json!({ "tables": ["public.log"] }), json!({})] {
         let report = walk(&stage, "backfill", request).await;
-        assert_eq!(
-            (&report["state"], &report["why"]),
-            (&json!("Done"), &Value::Null),
-            "{report:#}\n{}",
-            stage.tandem.log()
-        );
+        assert_done(&report, &stage);
         assert_eq!(counts(&report), [2_000, 2_000, 0, 0, 0, 0], "{report:#}");
     }
     stage.assert_equal(&["log"]).await;

@@ -1222,7 +1222,12 @@ mod tests {
         not_compared: Vec<String>,
         /// Each payment meets another schema.
         moves: bool,
+        /// Payments meet a lock of the table.
+        held: Arc<AtomicBool>,
+        seen: Arc<std::sync::Mutex<Seen>>,
     }
+
+    const TABLE: TableId = TableId(1);
 
     impl Copier for Pays {
         async fn open(&mut self) -> Result<Standing, copier::Error> {
@@ -1239,8 +1244,23 @@ mod tests {
             Ok(Snapshot { written: 0, flushed: 0 })
         }
 
-        async fn pay<'a>(&'a mut self, _: &'a Owed, _: bool) -> Result<Paid, copier::Error> {
-            if self.moves { Err(copier::Error::Stale("a table was moved".into())) } else { Ok(Paid::default()) }
+        async fn pay<'a>(&'a mut self, owed: &'a Owed, _: bool) -> Result<Paid, copier::Error> {
+            if self.moves {
+                return Err(copier::Error::Stale("a table was moved".into()));
+            }
+            let mut seen = self.seen.lock().expect("no panic");
+            seen.keys = seen.keys.max(owed.keys.values().map(HashMap::len).sum());
+            let is_other = |table: &&TableId| **table != TABLE;
+            seen.others += owed.keys.keys().filter(is_other).map(|table| owed.keys[table].len()).sum::<usize>();
+            let mut paid = Paid::default();
+            let is_owed = owed.keys.contains_key(&TABLE) || owed.tables.contains(&TABLE);
+            if is_owed && self.held.load(Ordering::Relaxed) {
+                let (name, why) = ("t".to_owned(), "waits for a lock".to_owned());
+                paid.waiting.push(Waiting { name, why, owed: vec![TABLE] });
+            } else if owed.tables.contains(&TABLE) {
+                seen.whole = Some(owed.lost.contains(&TABLE));
+            }
+            Ok(paid)
         }
 
         async fn survey(&mut self) -> Result<Vec<Surveyed>, copier::Error> {
@@ -1277,13 +1297,6 @@ mod tests {
         }
     }
 
-    /// Pays everything but one table, which is locked.
-    #[derive(Default)]
-    struct Waits {
-        locked: Arc<AtomicBool>,
-        seen: Arc<std::sync::Mutex<Seen>>,
-    }
-
     #[derive(Default)]
     struct Seen {
         /// Most keys in a payment.
@@ -1294,46 +1307,10 @@ mod tests {
         whole: Option<bool>,
     }
 
-    const LOCKED: TableId = TableId(1);
-
-    impl Copier for Waits {
-        async fn open(&mut self) -> Result<Standing, copier::Error> {
-            Ok(Standing { life: 1, payments: 0 })
-        }
-
-        async fn gone<'a>(&'a mut self, _: &'a [Backend], _: &'a [Box<[u8]>]) -> Result<Gone, copier::Error> {
-            Ok(Gone::default())
-        }
-
-        async fn snapshot(&mut self) -> Result<Snapshot, copier::Error> {
-            Ok(Snapshot { written: 0, flushed: 0 })
-        }
-
-        async fn pay<'a>(&'a mut self, owed: &'a Owed, _: bool) -> Result<Paid, copier::Error> {
-            let mut seen = self.seen.lock().expect("no panic");
-            seen.keys = seen.keys.max(owed.keys.values().map(HashMap::len).sum());
-            let is_other = |table: &&TableId| **table != LOCKED;
-            seen.others += owed.keys.keys().filter(is_other).map(|table| owed.keys[table].len()).sum::<usize>();
-            let mut paid = Paid::default();
-            let is_owed = owed.keys.contains_key(&LOCKED) || owed.tables.contains(&LOCKED);
-            if is_owed && self.locked.load(Ordering::Relaxed) {
-                let (name, why) = ("t".to_owned(), "waits for a lock".to_owned());
-                paid.waiting.push(Waiting { name, why, owed: vec![LOCKED] });
-            } else if owed.tables.contains(&LOCKED) {
-                seen.whole = Some(owed.lost.contains(&LOCKED));
-            }
-            Ok(paid)
-        }
-
-        async fn release(&mut self) -> Result<(), copier::Error> {
-            Ok(())
-        }
-    }
-
     #[tokio::test(start_paused = true)]
     async fn what_a_locked_table_owes_is_bounded_and_others_are_paid_promise_12() {
-        let (journal, copier) = (Journal::in_memory(), Waits::default());
-        let (locked, seen) = (copier.locked.clone(), copier.seen.clone());
+        let (journal, copier) = (Journal::in_memory(), Pays::default());
+        let (locked, seen) = (copier.held.clone(), copier.seen.clone());
         locked.store(true, Ordering::Relaxed);
         let config = Config { owed_keys_max: 100, read_bytes: 1 << 10, ..Config::default() };
         let (engine, handle) = Engine::new(config, journal.clone(), copier, Paths::in_memory()).expect("files load");
@@ -1341,7 +1318,7 @@ mod tests {
         let running = tokio::spawn(engine.run(stop.clone()));
         for batch in 0..1000_u32 {
             let mut record = RecordBuf::default();
-            (0..10).for_each(|key| record.key(LOCKED, &(batch * 10 + key).to_be_bytes(), batch == 0));
+            (0..10).for_each(|key| record.key(TABLE, &(batch * 10 + key).to_be_bytes(), batch == 0));
             record.key(TableId(2), &batch.to_be_bytes(), false);
             owe(&journal, &mut record).expect("there is room");
         }

@@ -120,10 +120,7 @@ async fn counts(
     server: &ServerConfig,
     client: &mut Option<Client>,
 ) -> Result<HashMap<u32, Count>, Error> {
-    if client.is_none() {
-        *client = Some(Client::connect(&shared.catalog.primary_first(side, server)).await?);
-    }
-    let Some(conn) = client else { return Ok(HashMap::new()) };
+    let conn = shared.catalog.connected(side, server, client).await?;
     let count = |row: &DataRow| Ok((row.parse(0)?, Count { inserted: row.parse(1)?, changed: row.parse(2)? }));
     conn.simple(COUNTS).await?.iter().map(count).collect()
 }

@@ -23,7 +23,7 @@ use crate::telemetry::Line;
 
 use super::cache::PlanCache;
 use super::catalog::{Catalog, load};
-use super::client::{Client, Endpoint, ServerConfig};
+use super::client::{self, Client, Endpoint, ServerConfig};
 use super::moving::sessions::Sessions;
 use super::plan::{Action, Ddl};
 use super::shadow::{Asked, Backends};
@@ -213,6 +213,22 @@ impl Schema {
                 Cow::Owned(server.preferring(host))
             }
             _ => Cow::Borrowed(server),
+        }
+    }
+
+    /// A connection of one's own to that host: the one that is kept, or a new one, which is kept then.
+    ///
+    /// # Errors
+    /// It cannot be reached.
+    pub async fn connected<'c>(
+        &self,
+        side: Side,
+        server: &ServerConfig,
+        kept: &'c mut Option<Client>,
+    ) -> Result<&'c mut Client, client::Error> {
+        match kept {
+            Some(kept) => Ok(kept),
+            None => Ok(kept.insert(Client::connect(&self.primary_first(side, server)).await?)),
         }
     }
 

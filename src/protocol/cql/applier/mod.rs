@@ -203,7 +203,7 @@ impl Applier {
         let write = Write::parse(body).map_err(|error| Trouble::Reject(error.to_string()))?;
         let taken = self.texts.take_apart(&write);
         let mut written = written(&there.primary, &write, &taken, (is_doubtful(job), &*self.copied));
-        if is_untried(job, &write) && written.len() < modifications(&taken).count() {
+        if is_untried(job, &write) && !strange(&there.primary, &write, &taken).is_empty() {
             // The schema at hand may be older than the table; one that is gone has nothing to be looked for.
             there.primary.refresh().await;
             written = self::written(&there.primary, &write, &taken, (true, &*self.copied));
@@ -311,10 +311,6 @@ fn is_untried(job: &Job, write: &Write<'_>) -> bool {
     write.is_untried && job.certainty == Certainty::Unknown
 }
 
-fn modifications<'t>(taken: &'t [Taken<'_>]) -> impl Iterator<Item = &'t Modification> {
-    taken.iter().flat_map(|statement| statement.parsed.modifications())
-}
-
 /// Tables that it writes to and that the primary's schema, as far as it is at hand, lacks.
 fn strange(primary: &Cluster, write: &Write<'_>, taken: &[Taken<'_>]) -> Vec<TableId> {
     let tables = primary.tables();
@@ -323,7 +319,7 @@ fn strange(primary: &Cluster, write: &Write<'_>, taken: &[Taken<'_>]) -> Vec<Tab
         let keyspace = name.keyspace_or(write.batch.parameters.keyspace)?;
         tables.table(keyspace, &name.name).is_none().then(|| TableId::of(keyspace, &name.name))
     };
-    modifications(taken).filter_map(lacks).collect()
+    taken.iter().flat_map(|statement| statement.parsed.modifications()).filter_map(lacks).collect()
 }
 
 /// Whether a write in doubt may not be done again: its client may have no right to it; or it is too long ago, so that it may

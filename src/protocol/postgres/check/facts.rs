@@ -75,6 +75,10 @@ impl Facts {
     }
 }
 
+/// Neither the system's schemas nor tandem's own: for a row of `pg_namespace n`.
+pub(in crate::protocol::postgres) const OURS: &str =
+    "n.nspname NOT IN ('information_schema', 'tandem') AND n.nspname !~ '^pg_'";
+
 const SERVER: &str = "SELECT pg_catalog.current_setting('server_version_num'), pg_catalog.current_database(), \
     pg_catalog.pg_postmaster_start_time(), (SELECT system_identifier FROM pg_catalog.pg_control_system()), \
     pg_catalog.pg_backend_pid()";

@@ -27,7 +27,7 @@ use super::catalog::{Kind, Relation};
 use super::client::{Client, Error, ServerConfig};
 use super::scope::{self, Scope, filter, topmost};
 use super::setup::server_config;
-pub(super) use facts::{Facts, read};
+pub(super) use facts::{Facts, OURS, read};
 
 /// Look at both sides. One that cannot be reached is told, and the other looked at all the same.
 pub async fn check(config: &Config) -> Report {

@@ -11,6 +11,7 @@ use crate::check::Finding;
 use crate::protocol::postgres::client::{Client, DataRow, Error};
 use crate::record::Side;
 
+use super::facts::OURS;
 use super::{on, rules};
 
 /// Of one side.
@@ -96,9 +97,6 @@ const OBJECTS: &str = "SELECT o.kind, o.name, o.of, coalesce(r.rolname, ''), \
           AND x.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass)) o (kind, name, of, acl) \
     LEFT JOIN LATERAL pg_catalog.aclexplode(o.acl) x ON true LEFT JOIN pg_catalog.pg_roles r ON r.oid = x.grantee \
     GROUP BY 1, 2, 3, 4";
-
-/// The system's schemas, and tandem's own, are nobody's to use: for a row of `pg_namespace n`.
-const OURS: &str = "n.nspname NOT IN ('information_schema', 'tandem') AND n.nspname !~ '^pg_'";
 
 // Tandem's own role needs other rights on each side, and they are looked at by themselves. A role that somebody may set
 // and does not inherit from is a client's as well.

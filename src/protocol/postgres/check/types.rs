@@ -10,6 +10,7 @@ use crate::check::{Finding, Rule};
 use crate::protocol::postgres::client::{Client, DataRow, Error};
 use crate::record::Side;
 
+use super::facts::OURS;
 use super::{on, rules};
 
 /// By qualified name.
@@ -57,11 +58,11 @@ const TYPES: &str = "SELECT pg_catalog.concat(n.nspname, '.', t.typname), t.oid,
     JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid \
     WHERE t.oid >= 16384 AND t.typtype <> 'p' AND coalesce(c.relkind, 'c') = 'c' \
     AND NOT EXISTS (SELECT FROM pg_catalog.pg_type e WHERE e.typarray = t.oid) \
-    AND n.nspname NOT IN ('information_schema', 'tandem') AND n.nspname !~ '^pg_'";
+    AND {OURS}";
 
 /// Ask a side, with an empty search path.
 pub(super) async fn read(conn: &mut Client) -> Result<Types, Error> {
-    conn.simple(TYPES).await?.iter().map(|row| Ok((row.string(0)?, of(row)?))).collect()
+    conn.simple(&TYPES.replace("{OURS}", OURS)).await?.iter().map(|row| Ok((row.string(0)?, of(row)?))).collect()
 }
 
 fn of(row: &DataRow) -> Result<Type, Error> {

@@ -204,7 +204,8 @@ impl Session {
             }
             Action::Ddl(ddl) if !ddl.temporary && self.whose(ddl) != Whose::Sessions => {
                 self.path_aged = true;
-                let repeats = ddl.mirrorable && self.whose(ddl) == Whose::Everybodys;
+                let is_known = self.whose(ddl) == Whose::Everybodys;
+                let repeats = ddl.mirrorable && is_known;
                 if let (true, Some(path)) = (self.shared.policy.mirror_ddl() && repeats, &self.path) {
                     let table = ddl.parted.first().or(ddl.tables.first()).copied().unwrap_or(TableId::NONE);
                     self.changes.push(table, schema_change::encode(path, &self.settings, text));
@@ -221,7 +222,7 @@ impl Session {
                     if let (Some((None, name)), Some(path)) = (&ddl.fills, &self.path) {
                         self.keys.dirty(TableId::of(&super::path::first(path), name), Reason::Ddl);
                     }
-                    let unsaid = self.path.is_none() || self.whose(ddl) == Whose::Unknown;
+                    let unsaid = self.path.is_none() || !is_known;
                     let lost = tables.is_empty() && ddl.mirrorable && !ddl.commits && unsaid;
                     if lost && self.shared.policy.mirror_ddl() {
                         self.unknown_write("a schema change under a search_path that tandem does not know");

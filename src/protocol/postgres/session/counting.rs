@@ -326,8 +326,7 @@ fn catalog_rows() -> String {
              pg_catalog.age(pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.xid)"
         )
     };
-    let of_class = is_young("c");
-    let of_column = is_young("a");
+    let (of_class, of_column) = (is_young("c"), is_young("a"));
     format!(
         "{} OPERATOR(pg_catalog.+) CASE WHEN ({of_tables}) OPERATOR(pg_catalog.>) 0 AND EXISTS (SELECT \
          FROM pg_catalog.pg_class AS c WHERE c.relpersistence OPERATOR(pg_catalog.<>) 't' AND ({of_class} \

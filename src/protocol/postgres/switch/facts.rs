@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use crate::protocol::postgres::check::OURS;
 use crate::protocol::postgres::client::{Client, DataRow, Error, ServerConfig, TargetSession};
 
 use super::barrier::{self, Standing};
@@ -61,9 +62,6 @@ pub(super) struct Facts {
     pub(super) may_signal: bool,
     pub(super) replica: bool,
 }
-
-/// The system's schemas, and tandem's own, hold nothing that is switched: for a row of `pg_namespace n`.
-const OURS: &str = "n.nspname NOT IN ('information_schema', 'tandem') AND n.nspname !~ '^pg_'";
 
 const TABLES: &str = "SELECT pg_catalog.concat(n.nspname, '.', c.relname) FROM pg_catalog.pg_class c \
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \

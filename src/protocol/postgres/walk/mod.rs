@@ -46,7 +46,6 @@ use super::scope::Scope;
 use super::setup::Setup;
 use super::shared::Shared;
 use super::switch::newest::Comparison;
-use super::switch::sequences::Sequence;
 use super::switch::{self, Bounds, barrier, findings, reverse, sequences, strangers, triggers};
 use super::{bypass, servers::Servers};
 use numbers::Numbers;
@@ -393,9 +392,9 @@ impl Walk {
         let catalog = load(&mut conn).await.map_err(|error| switch::Error::from(error).on(to))?;
         let owed = self.mirror.handle().owed().await.map_err(|error| Error::Refused(error.to_string()))?;
         let mut found = lost::findings(&owed, lose, |table| name_of(&catalog, table));
-        let (here, there) = self.known_sequences(&mut conn, to).await?;
-        let untold = sequences::untold(&mut conn, &sequences::met(&here, &there), &there).await;
-        found.extend(numbers::unknown(untold.map_err(|error| switch::Error::from(error).on(to))?, to));
+        let (here, scope) = (self.numbers.of(to.other()), self.scope.from(to.other()));
+        let unknown = numbers::unknown(&mut conn, &scope, &here, to).await;
+        found.extend(unknown.map_err(|error| switch::Error::from(error).on(to))?);
         self.given_up = Some(GivenUp { to: conn, catalog, lose, bounds });
         Ok(found)
     }
@@ -425,26 +424,11 @@ impl Walk {
         Ok(end)
     }
 
-    /// Sequences of the old primary as they were when it answered last, and those of `to`.
-    async fn known_sequences(&self, conn: &mut Client, to: Side) -> Result<(Vec<Sequence>, Vec<Sequence>), Error> {
-        let here = self.numbers.of(to.other());
-        let mut there = sequences::read(conn).await.map_err(|error| switch::Error::from(error).on(to))?;
-        sequences::translate(&mut there, &self.scope.from(to.other()));
-        Ok((here, there))
-    }
-
     async fn ready_without(&mut self, to: Side) -> Result<(), Error> {
-        let Some(mut given_up) = self.given_up.take() else {
-            return Err(Error::Refused("nothing was prepared".into()));
-        };
-        let ready = self.ready_on(&mut given_up, to).await;
-        self.given_up = Some(given_up);
-        ready
-    }
-
-    async fn ready_on(&mut self, given_up: &mut GivenUp, to: Side) -> Result<(), Error> {
+        let (here, scope) = (self.numbers.of(to.other()), self.scope.from(to.other()));
+        let Some(given_up) = &mut self.given_up else { return Err(Error::Refused("nothing was prepared".into())) };
         let on_to = |error: switch::Error| error.on(to);
-        let (here, there) = self.known_sequences(&mut given_up.to, to).await?;
+        let there = numbers::there(&mut given_up.to, &scope).await.map_err(|error| on_to(error.into()))?;
         sequences::advance(&mut given_up.to, &sequences::plan(&here, &there)).await.map_err(on_to)?;
         sequences::leap(&mut given_up.to, &sequences::met(&here, &there)).await.map_err(on_to)?;
         let calm = triggers::may_be_replica(&mut given_up.to).await.map_err(|error| on_to(error.into()))?;

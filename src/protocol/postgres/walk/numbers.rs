@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::check::Finding;
 use crate::protocol::postgres::client::{self, Client, ServerConfig};
+use crate::protocol::postgres::scope::Scope;
 use crate::protocol::postgres::shared::Shared;
 use crate::protocol::postgres::switch::sequences::{self, Sequence};
 use crate::record::Side;
@@ -77,16 +78,24 @@ async fn look(
     server: &ServerConfig,
     conn: &mut Option<Client>,
 ) -> Result<Vec<Sequence>, client::Error> {
-    if conn.is_none() {
-        *conn = Some(Client::connect(&shared.catalog.primary_first(side, server)).await?);
-    }
-    match conn {
-        Some(conn) => sequences::read(conn).await,
-        None => Ok(Vec::new()),
-    }
+    sequences::read(shared.catalog.connected(side, server, conn).await?).await
 }
 
-/// Sequences of which neither rows nor what is kept tell anything.
-pub(super) fn unknown(names: Vec<String>, side: Side) -> impl Iterator<Item = Finding> {
-    names.into_iter().map(move |object| Finding { rule: rules::SEQUENCE_UNKNOWN, side: Some(side), object })
+/// Those of the side that takes over, in the words of the one that is gone.
+pub(super) async fn there(conn: &mut Client, scope: &Scope) -> Result<Vec<Sequence>, client::Error> {
+    let mut there = sequences::read(conn).await?;
+    sequences::translate(&mut there, scope);
+    Ok(there)
+}
+
+/// Sequences of which neither rows nor what was seen of `here` tell anything.
+pub(super) async fn unknown(
+    conn: &mut Client,
+    scope: &Scope,
+    here: &[Sequence],
+    side: Side,
+) -> Result<impl Iterator<Item = Finding> + use<>, client::Error> {
+    let there = there(conn, scope).await?;
+    let untold = sequences::untold(conn, &sequences::met(here, &there), &there).await?;
+    Ok(untold.into_iter().map(move |object| Finding { rule: rules::SEQUENCE_UNKNOWN, side: Some(side), object }))
 }
