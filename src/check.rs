@@ -95,7 +95,7 @@ pub(crate) use rules;
 
 rules! {
     JOURNAL_DIRECTORY: Error "journal_directory" "journal.dir cannot be written by this user: change its owner, or the key";
-    JOURNAL_IN_USE: Warning "journal_in_use" "another process holds journal.dir: give each tandem its own";
+    JOURNAL_IN_USE: Note "journal_in_use" "a tandem holds journal.dir: it runs, or still drains. Two migrations need two directories; one migration keeps its own";
     DISK_SPACE: Warning "disk_space" "the disk of journal.dir has less room than journal.size_limit: make room, or lower it";
 }
 

@@ -456,6 +456,11 @@ fn open_journal(config: &Config) -> Result<(Journal, Recovered), Error> {
         on_sync: Some(Arc::new(move |sample: journal::SyncSample| seconds.record(sample.took.as_secs_f64()))),
         ..own
     };
+    if config.journal.dir.is_relative() {
+        let here = std::env::current_dir().map(|dir| dir.display().to_string()).unwrap_or_default();
+        let then = "started from another folder, tandem would find none there, and send clients to the origin: give it a full path";
+        tracing::warn!(dir = %config.journal.dir.display(), here, "journal.dir is relative; {then}");
+    }
     let opened = Journal::open(&config.journal.dir, options).map_err(|error| Error::Setup(error.to_string()))?;
     let recovered = &opened.1;
     tracing::info!(last = ?recovered.last, trimmed = recovered.trimmed.0, appended = recovered.appended.0, "journal open");
@@ -467,7 +472,8 @@ fn pass_by(dir: &Path) -> Result<Option<Passed>, Error> {
     journal::pass_by(dir).or_else(|error| match error {
         OpenError::Locked(_) | OpenError::Newer { .. } => Err(Error::Setup(error.to_string())),
         error => {
-            let then = "before the mirror is turned on again, move the directory away and copy all history";
+            let then = "before the mirror is turned on again, move the directory away and copy all history; if the target \
+                        answers clients by then, exchange [origin] and [target] first";
             tracing::error!(%error, "the journal cannot be told that writes pass it by: {then}");
             Ok(None)
         }
@@ -561,7 +567,9 @@ impl From<postgres::SetupError> for Error {
     fn from(error: postgres::SetupError) -> Error {
         match error {
             postgres::SetupError::Primary(..) => Error::Unreachable(error.to_string()),
-            postgres::SetupError::Tables(..) | postgres::SetupError::Tls(_) => Error::Setup(error.to_string()),
+            postgres::SetupError::Tables(..) | postgres::SetupError::Closed(..) | postgres::SetupError::Tls(_) => {
+                Error::Setup(error.to_string())
+            }
         }
     }
 }

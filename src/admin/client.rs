@@ -30,7 +30,9 @@ pub enum Error {
     #[error("the token has characters that a header cannot carry")]
     Token,
     /// Nobody answers.
-    #[error("no tandem answers at {at}: {why}")]
+    #[error(
+        "no tandem answers at {at}: {why}. If it listens elsewhere (admin.address of its proxy.toml): --admin URL, or TANDEM_ADMIN"
+    )]
     Unreachable {
         /// Where.
         at: String,

@@ -23,7 +23,11 @@ fn present(headers: &HeaderMap, token: &Secret) -> Result<(), Refused> {
     if given.is_some_and(|given| same(given, token.reveal().as_bytes())) {
         return Ok(());
     }
-    Err(Refused(StatusCode::UNAUTHORIZED, "this needs the header `Authorization: Bearer TOKEN`".to_owned()))
+    let why = match given {
+        Some(_) => "this is not the token of admin.token_file",
+        None => "a token is needed: --token-file FILE or TANDEM_TOKEN (HTTP: the header `Authorization: Bearer TOKEN`)",
+    };
+    Err(Refused(StatusCode::UNAUTHORIZED, why.to_owned()))
 }
 
 /// A page of another site says so in `Origin`. One whose name was made to lead here (DNS rebinding) is its own origin, and

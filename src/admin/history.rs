@@ -73,10 +73,18 @@ pub(super) fn kind(path: &str) -> Option<Kind> {
     [Kind::Backfill, Kind::Verify, Kind::Repair].into_iter().find(|kind| kind.as_str() == name)
 }
 
-/// The last walk of this kind, under way or over.
-pub(super) fn report(state: &State, kind: Kind) -> Result<Report, Refused> {
-    let none = || Refused(StatusCode::NOT_FOUND, format!("no {} was asked for yet", kind.as_str()));
-    desk(state)?.report(kind).ok_or_else(none)
+/// The walk of this kind that is under way, or the last one; with `number=` that one.
+pub(super) fn report(state: &State, kind: Kind, query: Option<&str>) -> Result<Report, Refused> {
+    let (desk, name) = (desk(state)?, kind.as_str());
+    let none = |why| Refused(StatusCode::NOT_FOUND, why);
+    let Some(query) = query else {
+        return desk.report(kind).ok_or_else(|| none(format!("no {name} was asked for yet")));
+    };
+    let number = query.strip_prefix("number=").and_then(|number| number.parse().ok());
+    let refused = || Refused(StatusCode::BAD_REQUEST, "the query must be number=NUMBER, or none at all".to_owned());
+    let number = number.ok_or_else(refused)?;
+    let gone = || none(format!("{name} {number} is not known any more: another one was asked for"));
+    desk.report_numbered(kind, number).ok_or_else(gone)
 }
 
 /// Do what is asked.
@@ -127,7 +135,7 @@ pub(super) async fn act(state: &State, kind: Kind, asked: Asked) -> Result<Repor
         Asked::Resume => desk.resume(kind).await.map_err(conflict)?,
         Asked::Cancel => desk.cancel(kind).await.map_err(conflict)?,
     }
-    report(state, kind)
+    report(state, kind, None)
 }
 
 /// Labels of the tables that are dirty.
@@ -138,7 +146,7 @@ fn dirty(state: &State) -> Result<Vec<u64>, Refused> {
 
 /// Names of the tables that the last comparison found to differ.
 fn differing(state: &State) -> Result<Vec<String>, Refused> {
-    let tables = report(state, Kind::Verify)?.tables.into_iter();
+    let tables = report(state, Kind::Verify, None)?.tables.into_iter();
     some(
         tables.filter(|table| table.counts.differing() > 0).map(|table| table.table).collect(),
         "the last verify found no rows that differ",

@@ -120,7 +120,7 @@ where
         (_, "/v1/settings") => Ok(json(&state.live.get().texts())),
         (method, path) if let Some(kind) = history::kind(path) => match *method {
             Method::POST => Ok(json(&history::act(state, kind, parse(&body(request).await?)?).await?)),
-            _ => Ok(json(&history::report(state, kind)?)),
+            _ => Ok(json(&history::report(state, kind, request.uri().query())?)),
         },
         _ => Err(Refused(StatusCode::NOT_FOUND, format!("there is no {path}"))),
     }

@@ -151,7 +151,11 @@ pub struct TableReport {
 /// What the file holds.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Page {
+    /// What people asked for: the last of each kind.
     jobs: BTreeMap<Kind, Job>,
+    /// The last that nobody asked for: it takes nobody's report away.
+    #[serde(default)]
+    mending: Option<Job>,
     /// What is done again and again.
     #[serde(default)]
     standing: BTreeMap<Kind, Standing>,
@@ -355,6 +359,7 @@ impl Desk {
     pub fn open(file: Durable, lines: Lines, options: Options) -> Result<Desk, durable::Error> {
         let mut page: Page = file.load()?.unwrap_or_default();
         page.jobs = page.jobs.into_iter().map(|(kind, job)| (kind, job.resumed())).collect();
+        page.mending = page.mending.map(Job::resumed);
         let lent_until = page.lends_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
         let memory = Memory {
             page,
@@ -495,7 +500,7 @@ impl Desk {
     async fn act(&self, kind: Kind, change: impl FnOnce(&mut Job)) -> Result<(), Refused> {
         {
             let mut memory = self.lock();
-            let job = memory.page.jobs.get_mut(&kind).filter(|job| !job.state.is_over());
+            let job = memory.page.current_mut().filter(|job| job.request.kind == kind);
             let job = job.ok_or(Refused::Idle(kind.as_str()))?;
             change(job);
             if job.state.is_over() {
@@ -509,11 +514,21 @@ impl Desk {
         Ok(())
     }
 
-    /// The last job of this kind, under way or over.
+    /// The job of this kind that is under way, or the last that was asked for.
     pub fn report(&self, kind: Kind) -> Option<Report> {
+        self.report_of(|page| page.shown(kind))
+    }
+
+    /// The job of this number, if it is still known.
+    pub fn report_numbered(&self, kind: Kind, number: u64) -> Option<Report> {
+        self.report_of(|page| page.all().find(|job| job.request.kind == kind && job.number == number))
+    }
+
+    fn report_of(&self, which: impl for<'p> Fn(&'p Page) -> Option<&'p Job>) -> Option<Report> {
         let mut memory = self.lock();
         let memory = &mut *memory;
-        let job = memory.page.jobs.get(&kind)?;
+        let job = which(&memory.page)?;
+        let kind = job.request.kind;
         let mut report = report(job);
         report.workers = self.shared.crew.report();
         report.not_listed = memory.page.not_listed;
@@ -605,7 +620,7 @@ impl Desk {
         if before != Some(primary) {
             memory.unsaved = true;
             memory.page.copied.clear();
-            memory.page.trust.forget();
+            memory.page.forget();
             memory.page.landed = 0;
             memory.page.standing.remove(&Kind::Backfill);
             memory.page.mends.clear();
@@ -613,6 +628,7 @@ impl Desk {
                 job.fail("the primary was switched while it was under way: ask for it again", unix_now());
                 tell(job);
             }
+            memory.page.ordered();
         }
     }
 
@@ -818,7 +834,7 @@ impl Desk {
     /// What is written for the job of that number, if it is known still, is written at this time.
     fn timestamp_of(&self, number: u64) -> Option<i64> {
         let memory = self.lock();
-        memory.page.jobs.values().find(|job| job.number == number).and_then(|job| job.request.timestamp)
+        memory.page.all().find(|job| job.number == number).and_then(|job| job.request.timestamp)
     }
 
     fn debt(&self, table: TableId, keys: &[Box<[u8]>], allowed: Option<i64>) -> RecordBuf {
@@ -957,12 +973,30 @@ pub enum Error {
 }
 
 impl Page {
+    fn all(&self) -> impl Iterator<Item = &Job> {
+        self.jobs.values().chain(&self.mending)
+    }
+
     fn current(&self) -> Option<&Job> {
-        self.jobs.values().find(|job| !job.state.is_over())
+        self.all().find(|job| !job.state.is_over())
     }
 
     fn current_mut(&mut self) -> Option<&mut Job> {
-        self.jobs.values_mut().find(|job| !job.state.is_over())
+        self.jobs.values_mut().chain(&mut self.mending).find(|job| !job.state.is_over())
+    }
+
+    /// What is said of this kind: what is under way, else what was asked for, else what was mended.
+    fn shown(&self, kind: Kind) -> Option<&Job> {
+        let of_kind = || self.all().filter(|job| job.request.kind == kind);
+        of_kind().find(|job| !job.state.is_over()).or_else(|| of_kind().next())
+    }
+
+    /// The other side is written now. What was not known to be equal there is not known to be when it is the secondary again.
+    fn forget(&mut self) {
+        for table in self.trust.forget() {
+            let labels: Vec<TableId> = self.all().flat_map(|job| job.labels(table)).collect();
+            labels.into_iter().chain([table]).for_each(|label| _ = self.seen.remove(&label.0));
+        }
     }
 
     /// Rows of the table were copied.
@@ -1078,7 +1112,7 @@ impl Memory {
         self.page.number += 1;
         let (number, tables) = (self.page.number, labels.len());
         tracing::info!(number, tables, "history: dirty tables are compared and mended");
-        self.page.jobs.insert(Kind::Repair, Job::mending(number, labels, unix_now()));
+        self.page.mending = Some(Job::mending(number, labels, unix_now()));
         self.unsaved = true;
         true
     }
@@ -1399,12 +1433,41 @@ mod tests {
         // A target that fell back behind the chunks that were copied is noticed still.
         assert_eq!(desk.stand(6), [TableId(1)]);
 
-        // Switched, all of it is of the past.
+        // Switched, all of it is of the past. What was not known to be equal is not known to be after the way back.
+        assert!(desk.has_seen(TableId(1)));
         desk.turns();
         desk.serves(Side::Target);
         assert_eq!((desk.doubts(), desk.stand(0)), (Doubts::default(), Vec::new()));
         let verify = desk.report(Kind::Verify).expect("asked for");
         assert_eq!((verify.state, desk.is_busy()), (State::Failed, false));
+        assert!(!desk.has_seen(TableId(1)));
+    }
+
+    #[tokio::test]
+    async fn what_nobody_asked_for_takes_nobodys_report_away() {
+        let desk = Desk::in_memory();
+        desk.mend([TableId(1)]);
+        assert_eq!(desk.errand(Instant::now(), Duration::ZERO), Ok(Errand::Survey));
+        assert_eq!(desk.report(Kind::Repair).map(|report| report.number), Some(1), "it is shown");
+        let asked = desk.start(Request::new(Kind::Repair)).await.expect("the other steps aside");
+        assert_eq!(desk.report(Kind::Repair).map(|report| report.number), Some(asked));
+        desk.cancel(Kind::Repair).await.expect("it is under way");
+        assert_eq!(desk.report(Kind::Repair).map(|report| report.state), Some(State::Cancelled));
+        // What stepped aside begins again: it is what is under way, and what was asked for has its end all the same.
+        assert_eq!(desk.errand(Instant::now(), Duration::ZERO), Ok(Errand::Survey));
+        assert_eq!(desk.report(Kind::Repair).map(|report| report.number), Some(asked + 1));
+        assert!(desk.report_numbered(Kind::Repair, asked).is_some_and(|report| report.state.is_over()));
+        assert_eq!(desk.report_numbered(Kind::Verify, asked), None);
+    }
+
+    #[tokio::test]
+    async fn what_is_done_again_and_again_has_its_next_time_behind_a_switch() {
+        let desk = Desk::in_memory();
+        desk.serves(Side::Origin);
+        let request = Request { every_seconds: Some(60), ..Request::new(Kind::Verify) };
+        desk.start(request).await.expect("nothing is under way");
+        desk.serves(Side::Target);
+        assert!(desk.report(Kind::Verify).is_some_and(|report| report.next_unix.is_some()));
     }
 
     #[tokio::test]

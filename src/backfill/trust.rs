@@ -48,9 +48,10 @@ impl Trust {
         }
     }
 
-    /// The side that was written is no longer written.
-    pub(super) fn forget(&mut self) {
-        self.0.clear();
+    /// The side that was written is no longer written. Those of which something spoke against a switch.
+    pub(super) fn forget(&mut self) -> Vec<TableId> {
+        let of = std::mem::take(&mut self.0).into_iter();
+        of.filter(|(_, of)| of.unverified || of.differing > 0).map(|(table, _)| TableId(table)).collect()
     }
 
     /// What speaks against a switch now. What the job that is under way has found so far counts as well.

@@ -316,13 +316,13 @@ async fn start(kind: Kind, walk: &Walk, more: &Value, output: &Output) -> Result
         output.print(&json(&begun), |_| format!("{} {} was asked for", kind.as_str(), begun.number));
         return Ok(());
     }
-    finish(kind, &client, output, State::Done).await
+    finish(kind, Some(begun.number), &client, output, State::Done).await
 }
 
 async fn do_it(kind: Kind, act: Act, output: &Output) -> Result<(), Failure> {
     let action = match act {
-        Act::Status { watch: true, admin } => return finish(kind, &admin.client()?, output, State::Done).await,
-        Act::Wait { state, admin } => return finish(kind, &admin.client()?, output, state).await,
+        Act::Status { watch: true, admin } => return finish(kind, None, &admin.client()?, output, State::Done).await,
+        Act::Wait { state, admin } => return finish(kind, None, &admin.client()?, output, state).await,
         Act::Status { watch: false, admin } => {
             let report = parse(admin.client()?.get(&path(kind)).await?)?;
             output.print(&json(&report), |_| standing(&report));
@@ -349,11 +349,19 @@ async fn do_it(kind: Kind, act: Act, output: &Output) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Watch it until it is there or over. Ctrl-C ends this command only.
-async fn finish(kind: Kind, client: &Client, output: &Output, wanted: State) -> Result<(), Failure> {
+/// Watch the one of this number, or what there is, until it is there or over: another one that takes its turn behind it is not
+/// what was waited for. Ctrl-C ends this command only.
+async fn finish(
+    kind: Kind,
+    mut number: Option<u64>,
+    client: &Client,
+    output: &Output,
+    wanted: State,
+) -> Result<(), Failure> {
     let mut before = None;
     let report = loop {
-        let report = look(kind, client).await?;
+        let report = look(kind, number, client).await?;
+        number = Some(report.number);
         if before.replace(report.state) != Some(report.state) {
             output.tell(&format!("{:<12} {}", word(report.state), about(report.state)));
         }
@@ -369,10 +377,11 @@ async fn finish(kind: Kind, client: &Client, output: &Output, wanted: State) -> 
 }
 
 /// A tandem that does not answer gets some time to come back: the walk goes on then.
-async fn look(kind: Kind, client: &Client) -> Result<Report, Failure> {
+async fn look(kind: Kind, number: Option<u64>, client: &Client) -> Result<Report, Failure> {
     let deadline = Instant::now() + PATIENCE;
+    let path = number.map_or_else(|| path(kind), |number| format!("{}?number={number}", path(kind)));
     loop {
-        match client.get(&path(kind)).await {
+        match client.get(&path).await {
             Err(client::Error::Unreachable { .. }) if Instant::now() < deadline => sleep(LOOK).await,
             answer => return parse(answer?),
         }

@@ -185,6 +185,11 @@ impl Asked<'_> {
             true => {
                 format!("{}: {count} asked for{gone}; `tandem repair status` shows the walk over them", self.action)
             }
+            false if self.action == "discard" => {
+                format!(
+                    "discard: {count} forgotten{gone}; those rows differ from now on: `tandem repair --table TABLE` when nothing refuses them any more"
+                )
+            }
             false => {
                 format!("{}: {count} done{gone}; `tandem status` shows when the mirror has caught up", self.action)
             }

@@ -300,6 +300,10 @@ fn standing(report: &Report) -> String {
     let _ = writeln!(out, "{:<10} {}{to}: {}", "phase", report.phase.as_str(), about(report.phase));
     if let Some(ended) = &report.last {
         let _ = write!(out, "\nthe last switch:\n{}", result(ended));
+        // Who asked for it may have been told, and their terminal be gone.
+        if let Some(why) = &ended.why {
+            let _ = writeln!(out, "why: {why}");
+        }
     }
     out
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use arc_swap::ArcSwap;
 
 use super::Config;
+use super::section::SHAPES;
 use super::source::nearest;
 use super::value::{OnDdl, OnFull, OnUncaptured, Patterns, Setting, Share};
 
@@ -25,12 +26,24 @@ struct Shared {
 /// A change that was refused; nothing was changed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Refused {
-    /// No such key, or not one that a running tandem changes.
+    /// No such key.
     #[error("`{0}` cannot be changed while tandem runs; did you mean `{1}`?")]
     Unknown(String, &'static str),
+    /// Not one that a running tandem changes.
+    #[error(
+        "`{0}` is read at the start: change it in proxy.toml and restart tandem, which drops its clients. `tandem set` lists what \
+         can be changed now"
+    )]
+    AtStart(String),
     /// Not a value of this key.
     #[error("`{0}` must be {1}")]
     Value(&'static str, &'static str),
+}
+
+/// A key of proxy.toml.
+fn is_known(name: &str) -> bool {
+    let Some((section, key)) = name.split_once('.') else { return false };
+    SHAPES.iter().any(|&(of, _, _, keys)| of == section && keys.iter().any(|known| known.name == key))
 }
 
 macro_rules! settings {
@@ -52,6 +65,7 @@ macro_rules! settings {
                         const NAME: &str = concat!(stringify!($section), ".", stringify!($key));
                         self.$key = <$type>::from_text(text).ok_or(Refused::Value(NAME, <$type>::EXPECTS))?;
                     })+
+                    other if is_known(other) => return Err(Refused::AtStart(other.to_owned())),
                     other => {
                         let near = nearest(other, Settings::NAMES.iter().copied()).expect("there are settings");
                         return Err(Refused::Unknown(other.to_owned(), near));
@@ -143,6 +157,12 @@ mod tests {
         live.change([("mirror.ddl", "refuse")].into_iter()).expect("allowed");
         assert_eq!(other.get().ddl, OnDdl::Refuse);
         assert_eq!(other.get().texts()["mirror.ddl"], "refuse");
+    }
+
+    #[test]
+    fn a_key_that_needs_a_restart_is_not_taken_for_a_slip_of_the_pen() {
+        let refused = live().change([("cutover.max_lag", "5s")].into_iter()).expect_err("read at the start");
+        assert_eq!(refused, Refused::AtStart("cutover.max_lag".to_owned()));
     }
 
     #[test]

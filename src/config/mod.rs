@@ -103,7 +103,10 @@ impl Config {
     /// Read `path`, overlay the environment, check everything.
     pub fn load(path: &Path) -> Result<Config, Error> {
         let text = std::fs::read_to_string(path).map_err(|error| {
-            Error::new(&Place::File(path.display().to_string()), format!("cannot be read: {error}"))
+            Error::new(
+                &Place::File(path.display().to_string()),
+                format!("cannot be read: {error}; --config FILE names another"),
+            )
         })?;
         // What is no text is not ours.
         let texts = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
@@ -192,7 +195,7 @@ fn listen_tls(listen: section::Listen, values: &Values) -> Result<Option<ListenT
 /// What the wire has no use for is refused, so that nobody believes in it.
 fn of_postgres(values: &Values, wire: Wire, keys: &[&'static str]) -> Result<(), Error> {
     let Some(key) = values.written(keys).filter(|_| wire != Wire::Postgres) else { return Ok(()) };
-    Err(Error::new(values.place(key), format!("`{key}` is for PostgreSQL: with {wire} it says nothing")))
+    Err(Error::new(values.place(key), format!("`{key}` is for PostgreSQL: with {wire} it says nothing; remove it")))
 }
 
 fn mirror(values: &Values, wire: Wire) -> Result<Mirror, Error> {

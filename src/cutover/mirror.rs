@@ -14,9 +14,9 @@ crate::check::rules! {
     JOURNAL_BROKEN: Error "journal_broken" "the journal failed and takes nothing more, so nothing would be mirrored back: restart tandem first, on a disk that works, and wait until what is dirty is repaired";
     JOURNAL_FULL: Error "journal_full" "the journal has no room, so nothing would be mirrored back: make room on its disk, or wait until the mirror has caught up; `journal.size_limit` may be raised, restart tandem first";
     MIRROR_BEHIND: Error "mirror_behind" "the secondary is further behind than cutover.max_lag: wait until it has caught up, or raise the limit; clients would be held for as long as it takes";
-    ROWS_PARKED: Error "rows_parked" "the secondary refuses these rows and lacks them: `tandem parked list`, then retry or discard";
-    SCHEMA_REFUSED: Warning "schema_refused" "the secondary refused to make this, or to change it, and clients will miss it: `tandem parked list` says why; make it there, or retry or discard it";
-    TABLES_DIRTY: Error "tables_dirty" "these tables are known to differ, or not known to agree: `tandem dirty repair`, and wait";
+    ROWS_PARKED: Error "rows_parked" "the secondary refuses these rows and lacks them: `tandem parked list` says why; mend that, then `tandem parked retry all`. Discarding only hides them: the rows stay missing after the switch";
+    SCHEMA_REFUSED: Warning "schema_refused" "the secondary refused to make this, or to change it, and clients will miss it: `tandem parked list` says why; make it there, then retry it; discard only what no client needs";
+    TABLES_DIRTY: Error "tables_dirty" "these tables are known to differ, or not known to agree: `tandem dirty list` says why; wait (mirror.self_repair), or `tandem repair --of dirty`";
     HISTORY_UNDER_WAY: Error "history_under_way" "history is being copied: the new primary would lack what is not there yet: wait for `tandem backfill wait`, or cancel it";
     HISTORY_UNVERIFIED: Warning "history_unverified" "the history of these tables was copied and not compared since: `tandem verify`";
     HISTORY_UNKNOWN: Warning "history_unknown" "these tables were neither copied nor compared: the target may lack rows that were there before tandem: `tandem verify`, of this table with --table";

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::mirror::durable::Durable;
+use crate::mirror::durable::{self, Durable};
 use crate::record::Side;
 
 use super::gate::Route;
@@ -235,8 +235,21 @@ impl Store for InFile {
 }
 
 fn read(file: &Durable) -> Result<Stored, Error> {
-    let stored = file.load().map_err(|error| Error::Unreadable(error.to_string()))?;
+    let stored = file.load().map_err(|error| match error {
+        durable::Error::Damaged { path, why } => Error::Unreadable(damaged(&path, &why)),
+        error => Error::Unreadable(error.to_string()),
+    })?;
     Ok(stored.unwrap_or_default())
+}
+
+/// Without it clients are sent to the origin, which may have been left long ago.
+fn damaged(path: &Path, why: &str) -> String {
+    format!(
+        "{} is damaged ({why}). It says which side answers clients: without it, that is the origin. The log of the last start \
+         says which side was primary. If it was the target, exchange [origin] and [target] in proxy.toml; then begin with an \
+         empty journal.dir, and verify and repair every table",
+        path.display()
+    )
 }
 
 fn swap(file: &Durable, expected: Revision, control: Control) -> Result<Revision, Error> {
@@ -343,7 +356,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         std::fs::write(dir.path().join(FILE), b"half").expect("written");
         let recovered = Known::recover(InFile::in_dir(dir.path())).await;
-        assert!(matches!(recovered.map(|known| known.control()), Err(Error::Unreadable(_))));
+        let Err(Error::Unreadable(why)) = recovered.map(|known| known.control()) else { panic!("it was read") };
+        assert!(why.contains("exchange [origin] and [target]"), "who removes it is sent to the origin: {why}");
     }
 
     /// What becomes of the next replacement.

@@ -73,7 +73,10 @@ impl Default for Options {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it.
-    #[error("journal directory {0} is in use by another process: give each tandem its own")]
+    #[error(
+        "journal directory {0} is in use: a tandem runs with it, or still drains (limits.drain_timeout). Wait for its end, or end it; \
+         another directory would be another migration, in which the origin answers clients"
+    )]
     Locked(String),
     /// Written by a newer tandem.
     #[error("journal in {place} has version {found}, this tandem reads up to {known}: start the newer tandem")]
@@ -87,8 +90,9 @@ pub enum OpenError {
     },
     /// Bytes that were synced are gone or changed.
     #[error(
-        "journal in {place} is damaged: {what}. Restore the directory, or move it away and verify every table: \
-         writes that were acknowledged may be missing from it"
+        "journal in {place} is damaged: {what}. Writes that were acknowledged may be missing from it: begin with an empty \
+         directory, then verify and repair every table. An empty one sends clients to the origin: if a switch was ever made, \
+         the log of the last start says which side is primary, and where it is the target, exchange [origin] and [target]"
     )]
     Damaged {
         /// The directory.

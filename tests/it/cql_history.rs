@@ -20,7 +20,7 @@ use crate::support::cassandra::{make_keyspace, pair, pair_with};
 use crate::support::cql::Cql;
 use crate::support::cql_load::{Load, SCHEMA, difference, missing};
 use crate::support::history::counts;
-use crate::support::tandem::Tandem;
+use crate::support::tandem::{Tandem, cli};
 
 /// Beside the tables of the load: every type, static columns, rows that are nothing but their key, a vector where there
 /// is one.
@@ -162,6 +162,31 @@ async fn history_of_every_type_is_copied_under_load_and_both_sides_are_equal() {
     let [read, equal, rest @ ..] = counts(&verified);
     assert!(read == equal && read > 2_000 && rest == [0; 4], "{verified:#}");
     tandem.nothing_set_aside().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_was_neither_copied_nor_compared_is_named_before_a_switch() {
+    // Of many that other tests left on these nodes the first are named.
+    let keyspace = "aaa_never_copied";
+    let nodes = pair_with(keyspace);
+    for node in nodes {
+        for name in ["filled", "empty"] {
+            Cql::of(node, keyspace).define(&format!("CREATE TABLE {name} (k int PRIMARY KEY)"));
+        }
+    }
+    Cql::of(nodes[0], keyspace).run("INSERT INTO filled (k) VALUES (1)");
+    let tandem = Tandem::start_cql(nodes[0].address(), nodes[1].address(), "").await;
+    let unknown = || {
+        let output = cli(&["switch", "target", "--dry-run", "--json", "--admin", &tandem.admin]);
+        let shown: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let all = shown["findings"].as_array().unwrap_or_else(|| panic!("{shown:#}"));
+        let of_rule = all.iter().filter(|one| one["name"] == "history_unknown");
+        let objects = of_rule.map(|one| one["object"].as_str().expect("a name").to_owned());
+        objects.filter(|object| object.starts_with(keyspace)).collect::<Vec<_>>()
+    };
+    assert_eq!(unknown(), [format!("{keyspace}.filled")]);
+    walk(&tandem, "backfill", &json!({ "tables": [format!("{keyspace}.*")] })).await;
+    assert_eq!(unknown(), [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

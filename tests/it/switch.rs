@@ -51,6 +51,28 @@ async fn a_session_keeps_what_it_has_and_numbers_go_on() {
     assert_eq!(rows(&stage.origin.url("postgres"), "SELECT max(id) FROM acc").await, ["5"]);
 }
 
+#[tokio::test]
+async fn a_tandem_that_lost_its_directory_does_not_send_clients_to_the_side_that_was_left() {
+    let mut stage = Stage::new(SCHEMA, "", &[]).await;
+    connect(&stage.url()).await.batch_execute("INSERT INTO acc (bal) VALUES (1)").await.expect("written");
+    assert_eq!(stage.switch("target").await["end"], "switched");
+    stage.steady().await;
+    assert_eq!(stage.tandem.terminate(), Some(0));
+    let (dir, kept) = (stage.tandem.dir().join("tandem-data"), stage.tandem.dir().join("kept"));
+    std::fs::rename(&dir, &kept).expect("moved");
+    stage.tandem.spawn();
+    assert_eq!(stage.tandem.ended(), Some(2), "{}", stage.tandem.log());
+    let log = stage.tandem.log();
+    assert!(log.contains("the origin refuses writes") && log.contains("exchange [origin] and [target]"), "{log}");
+    // With the directory of the switch it goes on.
+    std::fs::remove_dir_all(&dir).ok();
+    std::fs::rename(&kept, &dir).expect("moved back");
+    stage.tandem.launch().await;
+    connect(&stage.url()).await.batch_execute("INSERT INTO acc (bal) VALUES (2)").await.expect("written");
+    stage.steady().await;
+    stage.assert_equal(&["acc"]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_load_is_switched_there_and_back_without_a_loss() {
     let stage = Stage::of_load().await;

@@ -32,7 +32,7 @@ use super::wire::response::{ErrorKind, Response, ServerError};
 const TLS_HANDSHAKE: u8 = 0x16;
 /// Between two attempts to reach a server for a client that is there.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How often a server is looked for in vain before the client is let go: it may find another proxy.
+/// How long a server is looked for before the client is let go: it may find another proxy.
 const REACH_FOR: Duration = Duration::from_secs(30);
 
 /// For how many nodes that hang a new client waits, one after the other, before it is told.

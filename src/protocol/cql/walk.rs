@@ -14,6 +14,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{StreamExt, stream};
 use tokio::time::{sleep, timeout};
 
 use crate::check::{Finding, Rule};
@@ -27,14 +28,14 @@ use crate::mirror::replay::ByReplay;
 use crate::mirror::{Turning, durable};
 use crate::record::{Side, TableId};
 
-use super::applier::Applier;
+use super::applier::{Applier, occupied};
 use super::cluster::{Cluster, Lack};
 use super::rules;
 use super::serve::Logins;
 use super::session::shared::Shared;
 use super::setup::{Setup, Sides};
 use super::stamps::now_micros;
-use super::tables::{Tables, is_own};
+use super::tables::{Table, Tables, is_own};
 use super::warm;
 
 /// How long a mirror that connects is waited for.
@@ -44,6 +45,8 @@ const AHEAD_OPEN: Duration = Duration::from_secs(3);
 const AHEAD_LOOK: Duration = Duration::from_millis(20);
 /// A clock may be behind the newest stamp by this: the next conditional statement waits so long, once.
 const CLOCK_MICROS: i64 = 500_000;
+/// Tables that are asked at the same time whether they have rows.
+const LOOKED_AT_ONCE: usize = 16;
 /// More are counted, not named.
 const NAMED_MAX: usize = 20;
 
@@ -113,6 +116,10 @@ impl Walk {
         let cluster = self.cluster(to)?;
         found.extend(differences(&self.shared.side(from).tables(), &cluster.tables(), to));
         found.extend(self.lacking(from, to).await?);
+        // What the origin lacks of the target's rows, the mirror back brought it.
+        if to == Side::Target {
+            found.extend(self.unknown_history().await?);
+        }
         let behind = self.shared.stamps.last() - now_micros() + cluster.behind();
         if behind > CLOCK_MICROS {
             let object = format!("{:.1} s", behind as f64 / 1e6);
@@ -134,6 +141,26 @@ impl Walk {
 impl Walk {
     fn cluster(&self, side: Side) -> Result<Arc<Cluster>, Error> {
         self.sides.get(side).ok_or_else(|| Error::Side { side, why: self.sides.why_away(side) })
+    }
+
+    /// Tables that have rows of which nobody knows whether the target has them.
+    async fn unknown_history(&self) -> Result<Vec<Finding>, Error> {
+        let (cluster, desk) = (self.cluster(Side::Origin)?, self.mirror.handle().desk());
+        let client = cluster.client().await;
+        let client = client.map_err(|error| Error::Side { side: Side::Origin, why: error.to_string() })?;
+        let tables = cluster.tables();
+        let is_unseen = |table: &&Arc<Table>| !is_own(&table.shape.keyspace) && !desk.has_seen(table.label);
+        let unseen: Vec<Arc<Table>> = tables.iter().filter(is_unseen).cloned().collect();
+        let looked = stream::iter(unseen).map(|table| {
+            let client = &client;
+            async move {
+                // Of one that cannot be read nobody knows anything either.
+                let filled = occupied(client, &table).await.unwrap_or(true);
+                filled.then(|| format!("{}.{}", table.shape.keyspace, table.shape.name))
+            }
+        });
+        let filled: Vec<Option<String>> = looked.buffer_unordered(LOOKED_AT_ONCE).collect().await;
+        Ok(mirror::unknown(filled.into_iter().flatten().collect()))
     }
 
     /// What clients have here and would not have there, beside tables and columns.

@@ -26,6 +26,7 @@ use super::serve::{Cancels, Front};
 use super::servers::Servers;
 use super::shadow::{Asked, Backends, Repeater};
 use super::shared::{Policy, Schema, Shared};
+use super::switch::barrier;
 
 /// What all listeners of the process serve with.
 pub struct Setup {
@@ -48,6 +49,14 @@ pub enum Error {
     /// What `[[tables]]` says is not so: of this table, and why.
     #[error("[[tables]] {0}: {1}")]
     Tables(String, String),
+    /// A switch closed it to writes, and the control state knows nothing of that switch.
+    #[error(
+        "the {0} refuses writes: a switch of tandem made the other side answer, and {1} knows of no such switch. Is it the \
+         journal.dir of that tandem? If that is lost, exchange [origin] and [target] in proxy.toml, begin with an empty \
+         directory, and verify every table. If the {0} shall answer again all the same, then there: SET \
+         default_transaction_read_only = off; DELETE FROM tandem.barrier; ALTER DATABASE .. RESET default_transaction_read_only"
+    )]
+    Closed(Side, String),
     /// A certificate or key cannot be used.
     #[error("[[listen]] TLS: {0}")]
     Tls(String),
@@ -153,6 +162,10 @@ pub fn copier(config: &Config, primary: Side) -> PgCopier {
 async fn load_catalog(primary: Side, servers: &Servers, config: &Config) -> Result<Catalog, Error> {
     let told = |error: &dyn std::fmt::Display| Error::Primary(primary, error.to_string());
     let mut client = Client::connect(servers.of(primary)).await.map_err(|error| told(&error))?;
+    // Who starts with another directory than that of the switch would send clients to where nothing was written since.
+    if barrier::look(&mut client).await.is_ok_and(|standing| standing.is_up()) {
+        return Err(Error::Closed(primary, config.journal.dir.display().to_string()));
+    }
     let mut catalog = load(&mut client).await.map_err(|error| told(&error))?;
     // A name that is spelt wrong must not have a table copied whole that was to be copied in part.
     let scope = Scope::of(config, primary);

@@ -37,6 +37,7 @@ use super::write::Write;
 use history::beside::Beside;
 pub use history::lent::Hands;
 pub(super) use history::lent::sees;
+pub(super) use history::occupied;
 pub use quiet::Quiet;
 use quiet::linger;
 use replay::{Taken, Texts};

@@ -216,11 +216,11 @@ fn hindrance(sides: &Sides, table: &Table, other: Option<&Table>) -> Option<Stri
     strange.map(|side| format!("only the Murmur3 partitioner is walked over, not {}", side.facts().partitioner))
 }
 
-/// Whether the secondary has rows of it, or had some lately.
-pub(super) async fn occupied(to_secondary: &Client, table: &Table) -> Result<bool, client::Error> {
+/// Whether this side has rows of it, or had some lately.
+pub(in super::super) async fn occupied(client: &Client, table: &Table) -> Result<bool, client::Error> {
     let names = Names::of(&table.shape);
     let text = format!("SELECT {} FROM {} LIMIT 1", names.partition.join(", "), names.table);
-    match to_secondary.query(&text, &Parameters::new(LEVEL)).await {
+    match client.query(&text, &Parameters::new(LEVEL)).await {
         Ok(answer) => Ok(answer.row()?.is_some()),
         // So many deleted rows that it does not look further, or too slow for it: there was something.
         Err(error) if error.code() == Some(code::READ_FAILURE) => Ok(true),
