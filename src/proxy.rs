@@ -463,7 +463,8 @@ fn open_journal(config: &Config) -> Result<(Journal, Recovered), Error> {
     }
     let opened = Journal::open(&config.journal.dir, options).map_err(|error| Error::Setup(error.to_string()))?;
     let recovered = &opened.1;
-    tracing::info!(last = ?recovered.last, trimmed = recovered.trimmed.0, appended = recovered.appended.0, "journal open");
+    let (trimmed, appended, from_ring) = (recovered.trimmed.0, recovered.appended.0, recovered.from_ring);
+    tracing::info!(last = ?recovered.last, trimmed, appended, from_ring, "journal open");
     Ok(opened)
 }
 

@@ -14,7 +14,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex};
@@ -85,10 +84,6 @@ pub struct Recovered {
     pub appended: Lsn,
     /// Bytes of entries that were only in the ring.
     pub from_ring: u64,
-    /// Bytes known to have been appended and not found; more may be missing, see `gap`.
-    pub torn_bytes: u64,
-    /// Positions that may have been handed out and lead nowhere; empty unless `last` is [`Last::Lost`].
-    pub gap: Range<Lsn>,
     /// What was being written when something was lost, by label: dirty since then (promise 3). Told again at every open
     /// until [`super::Journal::confirm_loss`]. All of them, where that they are dirty could not be written down, or writes
     /// went [past the journal](pass_by). Act on this, not on `last`: the open that noticed may itself have been cut
@@ -207,12 +202,11 @@ pub(super) fn open(
     if last != Last::Clean || from_ring > 0 {
         recovery.settle(&mut tail, rest)?;
     }
-    let mut gap = Lsn(end)..Lsn(end);
     if last == Last::Lost {
+        // Positions up to there may have been handed out, and lead nowhere.
         let old_ring = tail.ring.max(ring.as_ref().map_or(0, Ring::size));
         let full = tail.segment.base + tail.segment.capacity;
-        gap.end = Lsn(full.max(promised) + old_ring);
-        recovery.jump(&mut tail, gap.end.0)?;
+        recovery.jump(&mut tail, full.max(promised) + old_ring)?;
     }
     let appended = tail.end();
     recovery.settle_control(last, left.is_some_and(|left| left.unmarked), appended)?;
@@ -226,8 +220,6 @@ pub(super) fn open(
         trimmed: Lsn(recovery.control.trimmed),
         appended: Lsn(appended),
         from_ring,
-        torn_bytes: promised.saturating_sub(end),
-        gap,
         active: recovery.control.lost.clone(),
     };
     Ok((recovery.finish(storage.clone(), options.clone(), drive, ring, tail, seed), recovered))

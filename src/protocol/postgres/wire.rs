@@ -8,8 +8,6 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 /// Protocol 3.0.
 pub const VERSION_3_0: i32 = 3 << 16;
-/// Protocol 3.2, since PostgreSQL 18: longer cancel keys.
-pub const VERSION_3_2: i32 = 3 << 16 | 2;
 /// First message: cancel a request of another connection.
 pub const CANCEL_REQUEST: i32 = 1234 << 16 | 5678;
 /// First message: may we speak TLS?
@@ -52,7 +50,6 @@ pub mod back {
     pub const DATA_ROW: u8 = b'D';
     pub const EMPTY_QUERY_RESPONSE: u8 = b'I';
     pub const ERROR_RESPONSE: u8 = b'E';
-    pub const FUNCTION_CALL_RESPONSE: u8 = b'V';
     pub const NEGOTIATE_PROTOCOL_VERSION: u8 = b'v';
     pub const NO_DATA: u8 = b'n';
     pub const NOTICE_RESPONSE: u8 = b'N';

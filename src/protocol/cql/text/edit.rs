@@ -1,6 +1,6 @@
 //! Changing a text in places, everything else byte for byte as the client wrote it.
 
-use super::statement::{ColumnDrop, Modification, Statement};
+use super::statement::{ColumnDrop, Statement};
 use super::token::Span;
 
 /// One change: what is in `span` gives way to `text`. An empty span inserts.
@@ -33,16 +33,6 @@ pub fn drop_at(drop: &ColumnDrop, micros: i64) -> Edit {
         Some(span) => Edit { span, text: format!("USING TIMESTAMP {micros}") },
         None => Edit { span: at(drop.using_at), text: format!(" USING TIMESTAMP {micros}") },
     }
-}
-
-/// A column drop without a time of its own; `None` if it has none.
-pub fn drop_now(drop: &ColumnDrop) -> Option<Edit> {
-    Some(Edit { span: drop.using?, text: String::new() })
-}
-
-/// A modification without its `USING`; `None` if it has none. Markers in it go with it.
-pub fn without_using(modification: &Modification) -> Option<Edit> {
-    Some(Edit { span: modification.using.span?, text: String::new() })
 }
 
 /// The tables that modifications name without a keyspace, with this one: for a statement that goes elsewhere than where it
@@ -80,14 +70,6 @@ mod tests {
             let edited = apply(text.as_bytes(), vec![drop_at(&dropped(text), 7)]);
             assert_eq!(String::from_utf8(edited).unwrap(), expected);
         }
-    }
-
-    #[test]
-    fn a_drop_loses_its_time() {
-        let text = "ALTER TABLE t DROP c USING TIMESTAMP 5;";
-        let edited = apply(text.as_bytes(), drop_now(&dropped(text)).into_iter().collect());
-        assert_eq!(edited, b"ALTER TABLE t DROP c ;");
-        assert_eq!(drop_now(&dropped("ALTER TABLE t DROP c")), None);
     }
 
     #[test]

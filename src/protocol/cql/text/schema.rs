@@ -241,8 +241,6 @@ pub struct Effect<'s> {
     pub lists: Vec<(&'s str, ListWrite)>,
     /// Whether Paxos decides it. In a batch, one such statement makes the whole batch conditional.
     pub conditional: bool,
-    /// A column that the table's description lacks: it is stale, or the server will refuse the statement.
-    pub stranger: Option<&'s str>,
 }
 
 impl<'s> Effect<'s> {
@@ -259,7 +257,6 @@ impl<'s> Effect<'s> {
             counters: table.has_counters(),
             lists: lists(modification, table),
             conditional: modification.condition.is_some(),
-            stranger: stranger(modification, table),
         }
     }
 
@@ -379,16 +376,6 @@ fn list_write(operation: &Operation) -> Option<ListWrite> {
         Operation::Set(_) => Some(ListWrite::Overwrite),
         _ => Some(ListWrite::Change),
     }
-}
-
-fn stranger<'s>(modification: &'s Modification, table: &Table) -> Option<&'s str> {
-    let assigned = modification.assignments.iter().map(|assignment| assignment.column.as_str());
-    let restricted = modification.relations.iter().flat_map(|relation| match &relation.left {
-        Restricted::Column(name) | Restricted::Element(name, _) | Restricted::Field(name, _) => vec![name.as_str()],
-        Restricted::Columns(names) | Restricted::Token(names) => names.iter().map(String::as_str).collect(),
-        Restricted::Index(_) => Vec::new(),
-    });
-    assigned.chain(restricted).find(|name| table.column(name).is_none())
 }
 
 /// The markers that make the partition key, as a `PREPARED` answer's `pk_indexes` lists them: one per column in the

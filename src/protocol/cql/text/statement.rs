@@ -121,11 +121,6 @@ impl Statement {
         self.modifications().iter().any(|modification| modification.condition.is_some())
     }
 
-    /// Whether it has markers that are bound by name.
-    pub fn has_named_markers(&self) -> bool {
-        self.markers.iter().any(|marker| marker.name.is_some())
-    }
-
     /// `USING` of the statement, or of the batch as a whole.
     pub fn using(&self) -> Option<&Using> {
         match &self.body {

@@ -1,9 +1,7 @@
 //! Calls that each server would answer differently, evaluated once for both (CQL-CORNERS H8).
 //!
-//! Only the call itself is replaced; what is around it (`toTimestamp(now()) + 1h`) is deterministic and stays. In a
-//! text the call becomes a literal with a type hint. In a text that is prepared it becomes one more bind marker, so
-//! that one prepared statement serves every execution. Servers refuse markers inside list, set and map literals (tried
-//! on 4.1 and 5.0): such a statement is sent as text with literals at each execution.
+//! Only the call itself is replaced; what is around it (`toTimestamp(now()) + 1h`) is deterministic and stays. The call
+//! becomes a literal with a type hint; a statement that was prepared is sent as a text then.
 //!
 //! Names differ too: 5.0 dropped `dateOf` and `unixTimestampOf`, 4.1 lacks `to_timestamp` and its kin. A call is
 //! translated for the side that lacks its name.
@@ -11,10 +9,10 @@
 //! A server evaluates a call anew for each row that one statement writes (`WHERE k IN (1, 2)`); here all rows get the
 //! one value.
 
-use super::edit::{self, Edit};
-use super::expr::{Expr, Function, Value};
+use super::edit::Edit;
+use super::expr::Function;
 use super::generate::{Fresh, Generated};
-use super::statement::{Body, Call, Operand, Operation, Restricted, Statement};
+use super::statement::{Call, Statement};
 use super::token::Span;
 
 /// What a server calls its functions.
@@ -147,18 +145,8 @@ pub fn doubtful_calls(statement: &Statement) -> impl Iterator<Item = &Call> {
     statement.calls.iter().filter(|call| nature(call) == Nature::Doubtful)
 }
 
-/// Whether a statement as it is means the same on a server of this dialect.
-pub fn is_portable(statement: &Statement, dialect: Dialect) -> bool {
-    volatile_calls(statement).next().is_none() && translations(statement, dialect).is_empty()
-}
-
-/// The text for a server of this dialect, with literals in place of volatile calls: `values` are for
+/// What makes a text one for a server of this dialect, with literals in place of volatile calls: `values` are for
 /// [`volatile_calls`] in order, and the same for both sides. Bind markers keep their numbers.
-pub fn with_literals(text: &[u8], statement: &Statement, dialect: Dialect, values: &[Generated]) -> Vec<u8> {
-    edit::apply(text, literals(statement, dialect, values))
-}
-
-/// What [`with_literals`] changes.
 pub fn literals(statement: &Statement, dialect: Dialect, values: &[Generated]) -> Vec<Edit> {
     let literals =
         volatile_calls(statement).zip(values).map(|((call, _), value)| Edit { span: call.span, text: value.literal() });
@@ -169,139 +157,6 @@ pub fn literals(statement: &Statement, dialect: Dialect, values: &[Generated]) -
 fn remaining_translations(statement: &Statement, dialect: Dialect) -> impl Iterator<Item = Edit> {
     let replaced: Vec<Span> = volatile_calls(statement).map(|(call, _)| call.name_span).collect();
     translations(statement, dialect).into_iter().filter(move |edit| !replaced.contains(&edit.span))
-}
-
-/// How a statement is prepared on a server of some dialect.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Prepared {
-    /// As it is, values as they come.
-    Same,
-    /// Another text, and values in another order.
-    Rewritten(Rewritten),
-    /// Not at all: each execution is a QUERY of [`with_literals`] with the client's values.
-    AsText,
-}
-
-/// A text to prepare in place of a client's.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rewritten {
-    /// The text.
-    pub text: Vec<u8>,
-    /// What is bound to each of its markers in order.
-    pub slots: Vec<Slot>,
-}
-
-/// What is bound to a marker of a rewritten text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Slot {
-    /// The client's value of this number; by name, the client's names stay valid.
-    Given(usize),
-    /// A value made up at each execution.
-    Fresh(Fresh, FreshName),
-}
-
-/// The name of a marker that was added, for values that are bound by name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FreshName(pub String);
-
-impl Rewritten {
-    /// The values in the order of the rewritten text: the client's `given` ones and what `make` makes. A value that
-    /// the client left out is left out again, for the server to complain about.
-    pub fn arrange<V: Clone>(&self, given: &[V], mut make: impl FnMut(Fresh) -> V) -> Vec<V> {
-        let value = |slot: &Slot| match slot {
-            Slot::Given(number) => given.get(*number).cloned(),
-            Slot::Fresh(kind, _) => Some(make(*kind)),
-        };
-        self.slots.iter().filter_map(value).collect()
-    }
-
-    /// The values to add, with their names, to those that a client bound by name.
-    pub fn additions(&self) -> impl Iterator<Item = (&str, Fresh)> {
-        self.slots.iter().filter_map(|slot| match slot {
-            Slot::Fresh(kind, FreshName(name)) => Some((name.as_str(), *kind)),
-            Slot::Given(_) => None,
-        })
-    }
-}
-
-/// How to prepare a statement on a server of this dialect so that volatile calls are evaluated by the proxy.
-pub fn prepared(text: &[u8], statement: &Statement, dialect: Dialect) -> Prepared {
-    if is_portable(statement, dialect) {
-        return Prepared::Same;
-    }
-    let calls: Vec<(&Call, Fresh)> = volatile_calls(statement).collect();
-    if calls.iter().any(|(call, _)| is_in_collection(statement, call.span)) {
-        return Prepared::AsText;
-    }
-    let added = calls.iter().zip(free_names(statement));
-    let markers: Vec<(Edit, Slot)> = added.map(|((call, kind), name)| marker(call, *kind, name)).collect();
-    let mut slots: Vec<(usize, Slot)> =
-        statement.markers.iter().enumerate().map(|(number, marker)| (marker.span.start, Slot::Given(number))).collect();
-    slots.extend(markers.iter().map(|(edit, slot)| (edit.span.start, slot.clone())));
-    slots.sort_by_key(|(place, _)| *place);
-    let edits = remaining_translations(statement, dialect).chain(markers.into_iter().map(|(edit, _)| edit));
-    Prepared::Rewritten(Rewritten {
-        text: edit::apply(text, edits.collect()),
-        slots: slots.into_iter().map(|(_, slot)| slot).collect(),
-    })
-}
-
-fn marker(call: &Call, kind: Fresh, name: String) -> (Edit, Slot) {
-    let edit = Edit { span: call.span, text: format!("({}):{name}", kind.cql_type()) };
-    (edit, Slot::Fresh(kind, FreshName(name)))
-}
-
-/// Names for markers that the statement does not use yet.
-fn free_names(statement: &Statement) -> impl Iterator<Item = String> {
-    let taken = |name: &str| statement.markers.iter().any(|marker| marker.name.as_deref() == Some(name));
-    (0..).map(|number| format!("tandem_{number}")).filter(move |name| !taken(name))
-}
-
-/// Whether a place is inside a list, set or map literal of a value that is written or compared with.
-fn is_in_collection(statement: &Statement, place: Span) -> bool {
-    let mut found = false;
-    let mut look = |expr: &Expr| {
-        let literal = matches!(expr.value, Value::List(_) | Value::Set(_) | Value::Map(_));
-        found |= literal && expr.span.start < place.start && place.end < expr.span.end;
-    };
-    if !matches!(statement.body, Body::Select(_)) {
-        values(statement).into_iter().for_each(|value| value.walk(&mut look));
-    }
-    found
-}
-
-/// All values of a statement's modifications.
-fn values(statement: &Statement) -> Vec<&Expr> {
-    let mut all = Vec::new();
-    for modification in statement.modifications() {
-        for assignment in &modification.assignments {
-            match &assignment.operation {
-                Operation::SetElement(at, value) => all.extend([at, value]),
-                Operation::Set(value)
-                | Operation::Add(value)
-                | Operation::Prepend(value)
-                | Operation::Subtract(value)
-                | Operation::SetField(_, value)
-                | Operation::DeleteElement(value) => all.push(value),
-                Operation::Delete | Operation::DeleteField(_) => {}
-            }
-        }
-        let conditions = match &modification.condition {
-            Some(super::statement::Condition::Columns(conditions)) => conditions.as_slice(),
-            _ => &[],
-        };
-        for relation in modification.relations.iter().chain(conditions) {
-            if let Restricted::Element(_, at) = &relation.left {
-                all.push(at);
-            }
-            match &relation.right {
-                Operand::One(value) => all.push(value),
-                Operand::Many(values) => all.extend(values),
-                Operand::Nothing => {}
-            }
-        }
-    }
-    all
 }
 
 #[cfg(test)]

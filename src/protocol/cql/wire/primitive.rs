@@ -274,11 +274,6 @@ impl Consistency {
     pub fn code(self) -> u16 {
         self as u16
     }
-
-    /// Asks Paxos.
-    pub fn is_serial(self) -> bool {
-        matches!(self, Consistency::Serial | Consistency::LocalSerial)
-    }
 }
 
 impl fmt::Display for Consistency {

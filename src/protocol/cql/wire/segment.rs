@@ -155,11 +155,6 @@ impl Reader {
         Reader { form, from, limit, large: BytesMut::new(), missing: 0, passing: false }
     }
 
-    /// A large frame is under way.
-    pub fn is_amid(&self) -> bool {
-        self.missing > 0
-    }
-
     /// Bytes that the segment at the start of `input` has, once its header is there.
     pub fn size(&self, input: &[u8]) -> Result<Option<usize>, Error> {
         Ok(Head::peek(input, self.form)?.map(|head| self.form.header() + head.len + TRAILER))

@@ -618,7 +618,7 @@ impl Client {
     }
 
     /// As [`Client::put_statement`], of a statement that stays prepared: for those that are put again and again with
-    /// the same types of parameters. After an error, or [`Client::forget_prepared`], each is parsed anew.
+    /// the same types of parameters. After an error each is parsed anew.
     pub fn put_prepared(&mut self, sql: &str, params: &[Param<'_>], results: Format) {
         let choice = self.prepared.choose(sql);
         for name in &choice.close {
@@ -630,11 +630,6 @@ impl Client {
         }
         self.put_bind(&choice.name, params, results);
         self.put_execute();
-    }
-
-    /// What was prepared may have been for another schema: parse it anew.
-    pub fn forget_prepared(&mut self) {
-        self.prepared.doubtful = true;
     }
 
     /// Put a Sync: the server answers it with ReadyForQuery.
@@ -654,11 +649,6 @@ impl Client {
     pub fn put_unwaited(&mut self, sql: &str) {
         self.put_query(sql);
         self.unwaited.push_back(self.ready_put);
-    }
-
-    /// Put a Flush: the server sends what it has, without ending the implicit transaction.
-    pub fn put_flush(&mut self) {
-        wire::bare(&mut self.out, front::FLUSH);
     }
 
     /// Put one CopyData.

@@ -67,7 +67,6 @@ fn effect(text: &str, table: &Table) -> String {
     out.extend(effect.is_pinned().then_some(" pinned"));
     out.extend(effect.statics.then_some(" statics"));
     out.extend(effect.conditional.then_some(" conditional"));
-    out.extend(effect.stranger.map(|name| format!(" stranger {name}")));
     out
 }
 
@@ -88,7 +87,7 @@ fn the_key_of_a_write_is_found() {
         ("UPDATE t SET v='x' WHERE p=1 AND q='a' AND (c,d) IN ((1,2))", "[1,'a'|several,several] Cells Replay pinned"),
         (
             "UPDATE t SET z='x' WHERE p=1 AND q='a' AND c=1 AND d=1 IF EXISTS",
-            "[1,'a'|1,1] Cells Replay pinned conditional stranger z",
+            "[1,'a'|1,1] Cells Replay pinned conditional",
         ),
     ] {
         assert_eq!(effect(text, &wide()), expected, "{text}");

@@ -1,6 +1,8 @@
 //! Texts before and after; servers' acceptance of the latter is tried in `tests/it`.
 
+use super::super::edit;
 use super::super::parse::parse;
+use super::super::statement::Body;
 use super::*;
 
 const OLD: Dialect = Dialect { snake_case: false, date_of: true };
@@ -91,7 +93,8 @@ fn literals_take_the_place_of_calls() {
     let text = "INSERT INTO t (a,b,c,d) VALUES (?, dateOf(NOW()), current_date() , uuid())";
     let statement = parse(text.as_bytes());
     let values = [Generated::TimeUuid([0x11; 16]), Generated::Date(2_147_504_426), Generated::Uuid([0x44; 16])];
-    let rewritten = |dialect| String::from_utf8(with_literals(text.as_bytes(), &statement, dialect, &values)).unwrap();
+    let rewritten =
+        |dialect| String::from_utf8(edit::apply(text.as_bytes(), literals(&statement, dialect, &values))).unwrap();
     let timeuuid = "(timeuuid)11111111-1111-1111-1111-111111111111";
     let uuid = "(uuid)44444444-4444-4444-4444-444444444444";
     assert_eq!(
@@ -102,49 +105,6 @@ fn literals_take_the_place_of_calls() {
         rewritten(NEW),
         format!("INSERT INTO t (a,b,c,d) VALUES (?, toTimestamp({timeuuid}), (date)2147504426 , {uuid})")
     );
-}
-
-fn rewritten(text: &str, dialect: Dialect) -> Rewritten {
-    match prepared(text.as_bytes(), &parse(text.as_bytes()), dialect) {
-        Prepared::Rewritten(rewritten) => rewritten,
-        other => panic!("{text}: {other:?}"),
-    }
-}
-
-#[test]
-fn prepared_calls_become_markers_and_values_change_places() {
-    let text = "INSERT INTO t (a,b,c,d) VALUES (?, toTimestamp(now()), :x, {f: uuid()}) USING TTL ?";
-    let Rewritten { text: new, slots } = rewritten(text, OLD);
-    assert_eq!(
-        String::from_utf8(new).unwrap(),
-        "INSERT INTO t (a,b,c,d) VALUES (?, toTimestamp((timeuuid):tandem_0), :x, {f: (uuid):tandem_1}) USING TTL ?"
-    );
-    let fresh = |kind, number| Slot::Fresh(kind, FreshName(format!("tandem_{number}")));
-    assert_eq!(
-        slots,
-        [Slot::Given(0), fresh(Fresh::TimeUuid, 0), Slot::Given(1), fresh(Fresh::Uuid, 1), Slot::Given(2)]
-    );
-}
-
-#[test]
-fn values_are_arranged_by_place_or_added_by_name() {
-    let rewritten = rewritten("UPDATE t SET a=now(), b=:tandem_0 WHERE k=:k", OLD);
-    assert_eq!(rewritten.arrange(&["b", "k"], |_| "fresh"), ["fresh", "b", "k"]);
-    assert_eq!(rewritten.arrange(&["b"], |_| "fresh"), ["fresh", "b"]);
-    assert_eq!(rewritten.additions().collect::<Vec<_>>(), [("tandem_1", Fresh::TimeUuid)]);
-    let again = parse(&rewritten.text);
-    let names: Vec<_> = again.markers.iter().map(|marker| marker.name.as_deref().unwrap()).collect();
-    assert_eq!(names, ["tandem_1", "tandem_0", "k"]);
-}
-
-#[test]
-fn calls_in_collections_cannot_be_prepared() {
-    let prepare = |text: &str| prepared(text.as_bytes(), &parse(text.as_bytes()), NEW);
-    assert_eq!(prepare("UPDATE t SET l = l + [now()] WHERE k=?"), Prepared::AsText);
-    assert_eq!(prepare("INSERT INTO t (a) VALUES ({?: (now(), 1)})"), Prepared::AsText);
-    assert_eq!(prepare("UPDATE t SET a=1 WHERE k=1 IF l = [now()]"), Prepared::AsText);
-    assert!(matches!(prepare("UPDATE t SET m[now()] = ? WHERE k=?"), Prepared::Rewritten(_)));
-    assert_eq!(prepare("UPDATE t SET l = [?] WHERE k=?"), Prepared::Same);
 }
 
 #[test]
