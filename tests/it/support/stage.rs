@@ -1,6 +1,6 @@
 //! Two servers and tandem between them, the same schema on both sides.
 
-use ::tandem::sandbox::{Options, Postgres, binaries};
+use ::tandem::sandbox::{Installation, Options, Postgres, binaries};
 
 use serde_json::{Value, json};
 
@@ -24,9 +24,19 @@ impl Stage {
     /// With a schema, more lines for proxy.toml, and settings of the origin.
     pub(crate) async fn new(schema: &str, more: &str, origin_config: &[&str]) -> Stage {
         let (old, new) = binaries::oldest_and_newest().expect("PostgreSQL is installed");
+        Stage::between([&old, &new], schema, more, origin_config).await
+    }
+
+    /// The same, of these versions.
+    pub(crate) async fn between(
+        [origin, target]: [&Installation; 2],
+        schema: &str,
+        more: &str,
+        origin_config: &[&str],
+    ) -> Stage {
         let config = origin_config.iter().map(|line| (*line).to_owned()).collect();
-        let origin = server_with("origin", &old, &Options { config, ..Options::default() });
-        let target = server_with("target", &new, &Options::default());
+        let origin = server_with("origin", origin, &Options { config, ..Options::default() });
+        let target = server_with("target", target, &Options::default());
         for server in [&origin, &target] {
             sql(&server.url("postgres"), schema).await;
         }

@@ -7,7 +7,10 @@ use pg_query::protobuf::{RangeVar, ReturningClause, ReturningOptionKind};
 
 use super::super::catalog::{Relation, quote};
 use super::super::key::Form;
+use super::super::lexer::Kind;
 use super::super::plan::Asked;
+use super::Scope;
+use super::reach::name_of;
 use super::target::{labels, same_key};
 
 /// Names for the two rows that no client would choose.
@@ -29,7 +32,7 @@ pub(super) struct Question<'a> {
 impl Question<'_> {
     /// One suffix that serves every table that could hold the rows; `None`: it would change what the statement does,
     /// or the tables' keys differ.
-    pub(super) fn suffix(&self, holders: &[Arc<Relation>]) -> Option<Asked> {
+    pub(super) fn suffix(&self, scope: &Scope<'_>, holders: &[Arc<Relation>]) -> Option<Asked> {
         let first = holders.first()?;
         let key = first.key.as_ref()?;
         let alike = holders.iter().all(|holder| same_key(first, holder) && !forbids(holder));
@@ -37,7 +40,7 @@ impl Question<'_> {
             return None;
         }
         let shown = self.returning.is_some_and(|clause| !clause.exprs.is_empty());
-        let (with, rows) = self.rows(shown);
+        let (with, rows) = self.rows(scope, shown)?;
         let columns = rows.iter().flat_map(|row| list(first, row)).collect::<Vec<_>>().join(", ");
         let suffix = if shown { format!(", {columns}") } else { format!(" RETURNING {with}{columns}") };
         Some(Asked {
@@ -53,26 +56,43 @@ impl Question<'_> {
         })
     }
 
-    /// The names by which the row (or the old and the new one) is called, and what declares them.
-    fn rows(&self, shown: bool) -> (String, Vec<String>) {
+    /// The names by which the row (or the old and the new one) is called, and what declares them; `None`: the names that
+    /// the client's own RETURNING leaves to us may mean something else.
+    fn rows(&self, scope: &Scope<'_>, shown: bool) -> Option<(String, Vec<String>)> {
         if !self.rekeys {
             let alias = self.name.alias.as_ref().map_or(&self.name.relname, |alias| &alias.aliasname);
-            return (String::new(), vec![quote(alias)]);
+            return Some((String::new(), vec![quote(alias)]));
         }
         if !shown {
             let with = format!("WITH (OLD AS {}, NEW AS {}) ", quote(OLD), quote(NEW));
-            return (with, vec![quote(OLD), quote(NEW)]);
+            return Some((with, vec![quote(OLD), quote(NEW)]));
         }
-        let named = |kind, default: &str| self.option(kind).map_or(default.to_owned(), quote);
-        let old = named(ReturningOptionKind::ReturningOptionOld, "old");
-        let new = named(ReturningOptionKind::ReturningOptionNew, "new");
-        (String::new(), vec![old, new])
+        // What the statement itself calls so hides the row ("unless masked", `transformReturningClause`).
+        let named = |kind, default: &str| match self.option(kind) {
+            Some(name) => Some(quote(name)),
+            None => (!scope.may_call_something(default)).then(|| default.to_owned()),
+        };
+        let old = named(ReturningOptionKind::ReturningOptionOld, "old")?;
+        let new = named(ReturningOptionKind::ReturningOptionNew, "new")?;
+        Some((String::new(), vec![old, new]))
     }
 
     fn option(&self, kind: ReturningOptionKind) -> Option<&str> {
         self.returning?.options.iter().find_map(|node| match node.node.as_ref() {
             Some(NodeEnum::ReturningOption(option)) if option.option == kind as i32 => Some(option.value.as_str()),
             _ => None,
+        })
+    }
+}
+
+impl Scope<'_> {
+    /// The statement at hand has the word elsewhere than right before a column of it: there it may be the name of a table
+    /// or an alias.
+    fn may_call_something(&self, word: &str) -> bool {
+        self.span.clone().filter(|&at| !self.is_op(at + 1, b".")).any(|at| {
+            let token = self.tokens.get(at);
+            let name = token.filter(|token| matches!(token.kind, Kind::Ident | Kind::Quoted | Kind::UnicodeQuoted));
+            name.is_some_and(|token| name_of(&token, self.text).is_none_or(|name| name == word))
         })
     }
 }

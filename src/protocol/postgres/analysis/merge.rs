@@ -58,7 +58,7 @@ impl Scope<'_> {
         let moved = deletes || rekeys || referenced;
         let question = Question { name, returning: merge.returning_clause.as_ref(), rekeys, moved };
         let can = self.catalog.version >= 170_000 && (!rekeys || self.returns_old()) && named.behind.is_empty();
-        let mut outcome = match can.then(|| question.suffix(&all)).flatten() {
+        let mut outcome = match can.then(|| question.suffix(self, &all)).flatten() {
             Some(asked) => Outcome::asked(asked),
             None => Outcome::dirty(labels(&all), "MERGE whose rows cannot be asked for"),
         };

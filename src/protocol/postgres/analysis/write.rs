@@ -358,7 +358,7 @@ impl Scope<'_> {
             Question { name: write.name, returning: write.returning, rekeys: rekeys && self.returns_old(), moved };
         // A view of that name has no tableoid. Before 18 only UPDATE finds old keys elsewhere.
         let answers = named.behind.is_empty() && !named.is_view() && (!rekeys || self.returns_old() || !write.inserts);
-        let ask = answers.then(|| question.suffix(&all)).flatten();
+        let ask = answers.then(|| question.suffix(self, &all)).flatten();
         if unknown.is_empty() {
             // A fallback that cannot tell old keys is none.
             outcome.ask = ask.filter(|_| !rekeys || self.returns_old());
