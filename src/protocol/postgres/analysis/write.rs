@@ -201,6 +201,10 @@ impl Scope<'_> {
             .iter()
             .map(|list| {
                 let Some(NodeEnum::List(list)) = list.node.as_ref() else { return None };
+                // It becomes columns of its own, and what stands behind it moves on.
+                if list.items.iter().any(is_whole_row) {
+                    return None;
+                }
                 let row = names.iter().zip(&list.items).filter_map(|(name, node)| Some(((*name)?, node)));
                 let row = row.filter(|(name, _)| keys.iter().any(|key| key == name));
                 row.map(|(name, node)| Some((name.to_owned(), self.operand(node)?))).collect()
@@ -483,6 +487,16 @@ fn values(insert: &InsertStmt) -> Option<&SelectStmt> {
         NodeEnum::SelectStmt(select) if !select.values_lists.is_empty() => Some(select),
         _ => None,
     }
+}
+
+/// `(row).*`
+fn is_whole_row(node: &Node) -> bool {
+    let path = match node.node.as_ref() {
+        Some(NodeEnum::AIndirection(part)) => &part.indirection,
+        Some(NodeEnum::ColumnRef(reference)) => &reference.fields,
+        _ => return false,
+    };
+    path.last().is_some_and(|last| matches!(last.node, Some(NodeEnum::AStar(_))))
 }
 
 /// The columns that a SET list assigns.
