@@ -3,7 +3,7 @@
 
 use tandem::sandbox::{Options, binaries};
 
-use crate::support::{connect, rows, server_with, sql, stage::Stage, tandem::Tandem};
+use crate::support::{connect, newest, rows, server_with, sql, stage::Stage, tandem::Tandem};
 
 const SCHEMA: &str = "
     CREATE TABLE acc (id int PRIMARY KEY, v int);
@@ -378,6 +378,47 @@ async fn clear(tandem: &Tandem) {
         let action = serde_json::json!({"action": "clear", "table": table["id"]});
         tandem.client().post("/v1/dirty", &action).await.expect("it was dirty");
     }
+}
+
+/// A name that hides the rows that a hidden RETURNING asks for, or a row that becomes several values.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_arrive_whatever_a_statement_calls_its_tables_and_values() {
+    let schema = "CREATE TABLE acc (id int PRIMARY KEY, bal int); CREATE TABLE map (id int PRIMARY KEY, to_id int);
+        CREATE TABLE messages (id int PRIMARY KEY, body text, words tsvector);
+        CREATE TRIGGER words BEFORE INSERT OR UPDATE ON messages
+            FOR EACH ROW EXECUTE FUNCTION tsvector_update_trigger(words, 'pg_catalog.english', body);
+        CREATE TYPE xy AS (x int, id int); CREATE TABLE points (x int, id int PRIMARY KEY, y int);";
+    let stage = Stage::between([&newest(), &newest()], schema, "", &[]).await;
+    let tables = &["acc", "messages", "points"];
+    let client = connect(&stage.url()).await;
+    client.batch_execute("INSERT INTO acc VALUES (5, 1), (6, 1); INSERT INTO map VALUES (6, 60)").await.expect("rows");
+    client.batch_execute("INSERT INTO messages VALUES (1, 'a cat')").await.expect("a row");
+    stage.assert_equal(tables).await;
+    for statement in [
+        "UPDATE acc AS old SET id = old.id + 1000 WHERE old.id = 5 RETURNING bal",
+        "UPDATE acc SET id = new.to_id FROM map AS new WHERE acc.id = new.id RETURNING acc.id",
+        "UPDATE messages SET body = new.body FROM (VALUES (1, 'a dog')) AS new (id, body) WHERE messages.id = new.id
+            RETURNING messages.id",
+        "UPDATE acc SET id = id + 1 WHERE bal = 1 RETURNING id",
+        "INSERT INTO points VALUES (('(1,2)'::xy).*, 7) RETURNING id",
+    ] {
+        assert!(!client.query(statement, &[]).await.expect(statement).is_empty());
+        stage.assert_equal(tables).await;
+    }
+    assert_eq!(rows(&stage.target.url("postgres"), "SELECT id FROM points").await, ["2"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_select_whose_with_writes_does_not_claim_what_a_trigger_wrote() {
+    let schema = "CREATE TABLE tree (id int PRIMARY KEY, v int, up int);
+        INSERT INTO tree VALUES (2, 0, NULL), (5, 0, 2);
+        CREATE FUNCTION grow() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN UPDATE tree SET v = v + 1 WHERE id = NEW.up; RETURN NULL; END $$;
+        CREATE TRIGGER grow AFTER UPDATE ON tree FOR EACH ROW EXECUTE FUNCTION grow();";
+    let stage = Stage::new(schema, "[mirror]\nself_repair = false", &[]).await;
+    let statement =
+        "WITH u AS (UPDATE tree SET v = 1 WHERE id = 5 RETURNING id) SELECT id FROM tree WHERE id IN (5, 2)";
+    assert_eq!(dirty_after(&stage.tandem, &[statement]).await, ["public.tree"]);
 }
 
 /// Tables that refer to each other, and triggers that write to them.

@@ -186,9 +186,8 @@ impl Session {
 
     /// The statement's own command tag.
     pub(super) fn counted_tag(&mut self, tag: &[u8]) {
-        let rows = tag.rsplit(|&byte| byte == b' ').next().and_then(|text| std::str::from_utf8(text).ok());
         if let Some(counting) = self.counting.front_mut() {
-            counting.rows = rows.and_then(|text| text.trim_end_matches('\0').parse().ok()).unwrap_or(0);
+            counting.rows = rows_claimed(tag).unwrap_or(0);
         }
     }
 
@@ -269,6 +268,13 @@ impl Counting {
     }
 }
 
+/// Rows that a statement with this tag says it wrote. That of a SELECT counts what it shows, whatever its WITH wrote.
+fn rows_claimed(tag: &[u8]) -> Option<u64> {
+    let mut words = std::str::from_utf8(tag).ok()?.trim_end_matches('\0').split(' ');
+    let writes = matches!(words.next(), Some("INSERT" | "UPDATE" | "DELETE" | "MERGE"));
+    words.next_back()?.parse().ok().filter(|_| writes)
+}
+
 fn file_of(catalog: &Catalog, oid: u32) -> u32 {
     catalog.files.get(&oid).copied().unwrap_or(0)
 }
@@ -334,4 +340,26 @@ fn catalog_rows() -> String {
          AND {of_column}))) THEN {of_tables} ELSE 0 END",
         sum(of_code.collect())
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rows_claimed;
+
+    #[test]
+    fn only_a_write_says_how_many_rows_it_wrote() {
+        for (tag, rows) in [
+            ("INSERT 0 5", Some(5)),
+            ("UPDATE 2", Some(2)),
+            ("DELETE 0", Some(0)),
+            ("MERGE 7", Some(7)),
+            ("SELECT 2", None),
+            ("FETCH 2", None),
+            ("CREATE TABLE", None),
+            ("UPDATE", None),
+            ("", None),
+        ] {
+            assert_eq!(rows_claimed(format!("{tag}\0").as_bytes()), rows, "{tag}");
+        }
+    }
 }
