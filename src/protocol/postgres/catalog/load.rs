@@ -233,12 +233,14 @@ fn column(row: &DataRow, types: &Types) -> Result<Column, Error> {
 }
 
 // Indexes come best first: the primary key, the replica identity, then by width and name, so that every load and
-// every process chooses the same one.
+// every process chooses the same one. A NOT NULL that is NOT VALID (18) leaves NULLs among the rows that were there.
 async fn keys(conn: &mut Client, relations: &mut HashMap<u32, Relation>) -> Result<(), Error> {
     let sql = "SELECT c.oid, x.relname, i.indkey, i.indnkeyatts FROM {RELATIONS} \
         JOIN pg_catalog.pg_index i ON i.indrelid = c.oid JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid \
         WHERE i.indisunique AND i.indisvalid AND i.indisready AND i.indislive AND i.indimmediate \
         AND NOT i.indisexclusion AND i.indpred IS NULL AND i.indexprs IS NULL \
+        AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint o WHERE o.conrelid = c.oid AND o.contype = 'n' \
+          AND NOT o.convalidated AND o.conkey[1] = ANY ((i.indkey::pg_catalog.int2[])[0:i.indnkeyatts - 1])) \
         ORDER BY c.oid, i.indisprimary DESC, i.indisreplident DESC, i.indnkeyatts, x.relname";
     for row in ask(conn, sql).await? {
         let Some(relation) = relations.get_mut(&row.parse(0)?) else { continue };
@@ -746,6 +748,26 @@ mod tests {
             let one = table(&catalog, "one");
             assert_eq!(one.key_columns().map(|column| column.name.as_str()).collect::<Vec<_>>(), ["b", "a"]);
             assert_eq!(table(&catalog, "ident").key.as_ref().expect("a key").name, "ident_i");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_column_that_may_hold_nulls_from_before_its_not_null_is_no_key() {
+        for server in Server::all() {
+            let schema = "CREATE TABLE t (k int UNIQUE, j int NOT NULL UNIQUE); INSERT INTO t VALUES (NULL, 1); \
+                CREATE TABLE only_k (k int UNIQUE, v int); INSERT INTO only_k VALUES (NULL, 1)";
+            let catalog = loaded(&server, schema).await;
+            assert!(table(&catalog, "t").key.is_some() && table(&catalog, "only_k").key.is_none());
+            if catalog.version < 180_000 {
+                continue;
+            }
+            let late = "ALTER TABLE t ADD NOT NULL k NOT VALID; ALTER TABLE only_k ADD NOT NULL k NOT VALID";
+            let catalog = loaded(&server, late).await;
+            let key = table(&catalog, "t").key_columns().map(|column| column.name.as_str()).collect::<Vec<_>>();
+            assert_eq!(key, ["j"]);
+            assert!(table(&catalog, "only_k").key.is_none());
+            let proven = "DELETE FROM only_k; ALTER TABLE only_k VALIDATE CONSTRAINT only_k_k_not_null";
+            assert!(table(&loaded(&server, proven).await, "only_k").key.is_some());
         }
     }
 
