@@ -63,6 +63,8 @@ const ORIGIN: &str = "
     CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
     CREATE TABLE fired (id int PRIMARY KEY);
     CREATE TRIGGER t AFTER INSERT ON fired FOR EACH ROW EXECUTE FUNCTION nothing();
+    CREATE FUNCTION notes() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO keyless VALUES (1); END';
+    CREATE EVENT TRIGGER noted ON sql_drop EXECUTE FUNCTION notes();
     CREATE TABLE ruled (id int PRIMARY KEY); CREATE RULE r AS ON DELETE TO ruled DO INSTEAD NOTHING;
     CREATE MATERIALIZED VIEW seen AS SELECT 1 AS one;
     CREATE FOREIGN DATA WRAPPER nobody; CREATE SERVER nowhere FOREIGN DATA WRAPPER nobody;
@@ -121,6 +123,7 @@ async fn every_planted_problem_is_found_by_name_and_can_be_ignored() {
         ("column_type_differs", "public.shape.a"),
         ("column_unknown", "public.shape.extra"),
         ("deferrable_key", "public.late (late_pkey)"),
+        ("event_trigger", "noted"),
         ("extension_missing", "citext"),
         ("collation_missing", "public.odd"),
         ("domain_differs", "public.above: () -> (CHECK ((VALUE > 0)))"),

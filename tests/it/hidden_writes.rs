@@ -380,6 +380,53 @@ async fn clear(tandem: &Tandem) {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_event_triggers_write_behind_schema_changes_is_counted() {
+    let schema =
+        "CREATE TABLE acc (id int PRIMARY KEY, v int); CREATE TABLE ddl_audit (id serial PRIMARY KEY, tag text);
+        CREATE TABLE junk (id int PRIMARY KEY); INSERT INTO junk VALUES (1);";
+    let (old, new) = binaries::oldest_and_newest().expect("PostgreSQL is installed");
+    for origin in [old, new] {
+        let stage = Stage::between([&origin, &newest()], schema, "[mirror]\nself_repair = false", &[]).await;
+        let tandem = &stage.tandem;
+        let client = connect(&stage.url()).await;
+        for statement in [
+            "CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql AS
+                $$ BEGIN INSERT INTO public.ddl_audit (tag) VALUES (tg_tag); END $$",
+            "CREATE EVENT TRIGGER note ON ddl_command_end EXECUTE FUNCTION note()",
+            "CREATE EVENT TRIGGER note_drops ON sql_drop WHEN TAG IN ('DROP TABLE') EXECUTE FUNCTION note()",
+        ] {
+            client.batch_execute(statement).await.expect(statement);
+        }
+        assert_eq!(dirty_after(tandem, &[]).await, Vec::<String>::new());
+        for script in [
+            &["ALTER TABLE acc ADD COLUMN x int"][..],
+            &["BEGIN", "ALTER TABLE acc ADD COLUMN y int", "INSERT INTO acc (id) VALUES (1)", "COMMIT"],
+            &["CREATE TEMP TABLE mine (id int)"],
+            &["SELECT 1 AS one INTO TEMP other"],
+            &["COMMENT ON TABLE acc IS 'accounts'"],
+            &["DROP TABLE junk"],
+        ] {
+            for statement in script {
+                client.batch_execute(statement).await.expect(statement);
+            }
+            assert_eq!(dirty_after(tandem, &[]).await, ["public.ddl_audit"], "{script:?}\n{}", tandem.log());
+            tandem.repair_all().await;
+            stage.assert_equal(&["acc", "ddl_audit"]).await;
+        }
+        // It commits by itself, and is not repeated: its table is noted.
+        let index = "CREATE INDEX CONCURRENTLY ON acc (v)";
+        assert_eq!(dirty_after(tandem, &[index]).await, ["public.acc", "public.ddl_audit"]);
+        tandem.repair_all().await;
+        let plain = ["BEGIN", "ALTER TABLE acc ADD COLUMN z int", "ROLLBACK", "INSERT INTO acc (id) VALUES (2)"];
+        for statement in plain {
+            client.batch_execute(statement).await.expect(statement);
+        }
+        assert_eq!(dirty_after(tandem, &[]).await, Vec::<String>::new());
+        stage.assert_equal(&["acc", "ddl_audit"]).await;
+    }
+}
+
 /// A name that hides the rows that a hidden RETURNING asks for, or a row that becomes several values.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_arrive_whatever_a_statement_calls_its_tables_and_values() {

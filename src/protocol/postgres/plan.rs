@@ -444,6 +444,8 @@ pub enum Code {
     Function,
     /// What runs behind writes to its tables, and may change which rows they concern.
     Behind,
+    /// An event trigger: it runs behind schema changes.
+    Watching,
 }
 
 /// What runs in a session of which the catalog does not know: its transaction made it, or may have.
@@ -452,6 +454,7 @@ pub struct Made {
     any: bool,
     lasting: bool,
     functions: bool,
+    watching: bool,
     behind: HashSet<TableId>,
 }
 
@@ -463,6 +466,7 @@ impl Made {
                 self.any |= ddl.code != Code::None;
                 self.lasting |= ddl.code == Code::Lasting;
                 self.functions |= ddl.code == Code::Function;
+                self.watching |= ddl.code == Code::Watching;
                 if ddl.code == Code::Behind {
                     self.behind.extend(&ddl.tables);
                 }
@@ -482,6 +486,11 @@ impl Made {
     /// A write to the table may concern other rows than the catalog says.
     pub fn alters(&self, table: &Relation) -> bool {
         self.behind.contains(&table.id) || self.functions && table.hazards.triggers
+    }
+
+    /// An event trigger may run behind a schema change.
+    pub fn watches(&self) -> bool {
+        self.watching
     }
 
     /// The catalog knows what the transaction made, or it is rolled back.
@@ -507,6 +516,8 @@ pub struct Ddl {
     /// Schema (where it is written) and name of a table that it creates: owed whole, for what it was filled with and what
     /// the same transaction writes into it before any catalog knows it.
     pub fills: Option<(Option<String>, String)>,
+    /// Some of the tables concerned may be gone behind it.
+    pub drops: bool,
     /// It concerns only temporary objects.
     pub temporary: bool,
     /// Names without a schema of tables, and of what is like them, that must be there: in a session some may be temporary ones.

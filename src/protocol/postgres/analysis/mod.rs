@@ -187,7 +187,7 @@ impl Scope<'_> {
     fn select(&mut self, select: &SelectStmt) -> Action {
         let inner = self.with_writes(select.with_clause.as_ref());
         if let Some(into) = leftmost(select).into_clause.as_ref() {
-            return self.filled("SELECT INTO", into, Reach::named(self), inner.is_some());
+            return self.under_watch(self.filled("SELECT INTO", into, Reach::named(self), inner.is_some()));
         }
         let reach = Reach::of(self);
         if let Some(inner) = inner {

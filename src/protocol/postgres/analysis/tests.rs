@@ -165,6 +165,46 @@ fn a_server_of_18_is_asked_for_old_and_new_keys() {
 }
 
 #[test]
+fn event_triggers_are_counted_behind_every_schema_change_that_they_fire_for() {
+    let event_triggers = [("noted", "ddl_command_end"), ("seen", "login")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+    let mut watched = Catalog { event_triggers: event_triggers.into(), ..catalog() };
+    let counted = "counted<event trigger noted>";
+    for text in [
+        "alter table acc add column x int",
+        "drop table acc",
+        "comment on table acc is 'x'",
+        "grant select on acc to public",
+        "create table fresh (id int primary key)",
+        "create table fresh as select 1",
+        "select 1 as one into fresh",
+        "create temp table mine (id int)",
+        "create temp view mine as select 1",
+        "drop table pg_temp.mine",
+        "create index concurrently on acc (bal)",
+        "refresh materialized view v",
+    ] {
+        let plan = plan_on(&watched, text);
+        assert!(plan.starts_with("ddl") && plan.ends_with(counted), "{text}: {plan}");
+    }
+    for text in ["create role r", "create event trigger e on sql_drop execute function f()", "create database d"] {
+        let plan = plan_on(&watched, text);
+        assert!(plan.starts_with("ddl") && !plan.contains("counted"), "{text}: {plan}");
+    }
+    assert_eq!(plan_on(&watched, "insert into acc (id) values (1)"), "evident acc(1) ?");
+    assert_eq!(plan_on(&watched, "reindex table acc"), "commits");
+    watched.version = 170_000;
+    assert_eq!(plan_on(&watched, "reindex table acc"), "opaque counted<REINDEX>");
+    watched.event_triggers.remove("noted");
+    for unwatched in [&watched, &catalog()] {
+        let plan = plan_on(unwatched, "alter table acc add column x int");
+        assert!(!plan.contains("counted"), "{plan}");
+    }
+    let made = "create event trigger e on ddl_command_end execute function f(); alter table acc add column x int";
+    let plan = plan_on(&catalog(), made);
+    assert!(plan.ends_with("counted<an event trigger of the same transaction>"), "{plan}");
+}
+
+#[test]
 fn depth_does_not_end_the_process() {
     let catalog = catalog();
     for (open, middle, close, count) in [

@@ -65,6 +65,8 @@ impl Scope<'_> {
             N::VacuumStmt(vacuum) if vacuum.is_vacuumcmd => Action::Commits,
             N::VacuumStmt(_) => Action::Pass,
             N::ClusterStmt(_) => Action::Commits,
+            // Event triggers fire for it from 17 on.
+            N::ReindexStmt(_) if self.catalog.version >= 170_000 && self.watched().is_some() => opaque("REINDEX"),
             N::ReindexStmt(_) => Action::Commits,
 
             other => self.schema_change(other),
@@ -276,7 +278,7 @@ impl Scope<'_> {
     fn schema_change(&mut self, node: &NodeEnum) -> Action {
         let action = self.changed(node);
         let code = self.code(node);
-        match action {
+        match if is_shared(node) { action } else { self.under_watch(action) } {
             Action::Ddl(ddl) => {
                 let (bare, qualified): (Vec<_>, Vec<_>) = meant(node).into_iter().partition(|name| name.len() == 1);
                 let bare = bare.into_iter().flatten().map(str::to_owned).collect();
@@ -289,12 +291,32 @@ impl Scope<'_> {
         }
     }
 
+    /// A schema change, and what event triggers may write behind it, whatever it is of.
+    pub(super) fn under_watch(&self, action: Action) -> Action {
+        let Some(why) = self.watched() else { return action };
+        let counted = Some(Counted::because(why));
+        match action {
+            Action::Ddl(ddl) => Action::Ddl(Ddl { counted: ddl.counted.or(counted), ..ddl }),
+            Action::Session => {
+                Action::Ddl(Ddl { temporary: true, counted, ..tagged("a schema change of temporary objects") })
+            }
+            other => other,
+        }
+    }
+
+    /// Why hidden writes must be counted behind any schema change.
+    fn watched(&self) -> Option<String> {
+        let known = self.catalog.schema_trigger().map(|name| format!("event trigger {name}"));
+        known.or_else(|| self.made.watches().then(|| "an event trigger of the same transaction".to_owned()))
+    }
+
     /// What later statements may run because of it. What they name is looked up by name in every schema.
     fn code(&self, node: &NodeEnum) -> Code {
         use NodeEnum as N;
         match node {
             N::CreateFunctionStmt(_) | N::AlterFunctionStmt(_) => Code::Function,
             N::CreateTrigStmt(_) | N::RuleStmt(_) | N::CreatePolicyStmt(_) | N::AlterPolicyStmt(_) => Code::Behind,
+            N::CreateEventTrigStmt(_) | N::AlterEventTrigStmt(_) => Code::Watching,
             N::ViewStmt(view) if view.view.as_ref().is_some_and(is_temporary) => {
                 if Reach::of(self).why().is_some() {
                     Code::Lasting
@@ -549,7 +571,8 @@ impl Scope<'_> {
         // Repeated, it would be refused for the name that nobody else has, and taken for done.
         let mirrorable = !drop.objects.iter().map(parts).any(|name| matches!(name.as_slice(), ["pg_temp", _]));
         let parted = if drops_tables(drop) { labels(&self.left(&tables)) } else { Vec::new() };
-        Action::Ddl(Ddl { tables: labels(&tables), parted, mirrorable, commits, ..tagged("DROP") })
+        let drops = drops_tables(drop);
+        Action::Ddl(Ddl { tables: labels(&tables), parted, mirrorable, drops, commits, ..tagged("DROP") })
     }
 
     /// What these are partitions of, and stays.
@@ -648,6 +671,30 @@ fn parts(node: &Node) -> Vec<&str> {
         Some(NodeEnum::List(list)) => list.items.iter().filter_map(string).collect(),
         _ => Vec::new(),
     }
+}
+
+/// Of the cluster, or an event trigger itself: for these none fires (`EventTriggerSupportsObjectType` of its source).
+fn is_shared(node: &NodeEnum) -> bool {
+    use NodeEnum as N;
+    matches!(
+        node,
+        N::CreateEventTrigStmt(_)
+            | N::AlterEventTrigStmt(_)
+            | N::CreateRoleStmt(_)
+            | N::AlterRoleStmt(_)
+            | N::AlterRoleSetStmt(_)
+            | N::DropRoleStmt(_)
+            | N::GrantRoleStmt(_)
+            | N::CreatedbStmt(_)
+            | N::DropdbStmt(_)
+            | N::AlterDatabaseStmt(_)
+            | N::AlterDatabaseSetStmt(_)
+            | N::AlterDatabaseRefreshCollStmt(_)
+            | N::CreateTableSpaceStmt(_)
+            | N::DropTableSpaceStmt(_)
+            | N::AlterTableSpaceOptionsStmt(_)
+            | N::AlterSystemStmt(_)
+    )
 }
 
 /// Does PostgreSQL take it as meant only inside a transaction block, also one that a Query of several statements is?

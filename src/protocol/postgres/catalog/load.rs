@@ -3,7 +3,7 @@
 //! Object ids below 16384 (`FirstNormalObjectId`, `access/transam.h`) belong to PostgreSQL itself; everything from
 //! there on was made by somebody and is looked at with suspicion: a function of theirs may write.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::protocol::postgres::client::{Client, DataRow, Error};
@@ -62,6 +62,7 @@ async fn read(conn: &mut Client) -> Result<Catalog, LoadError> {
     catalog.user_types =
         types.0.values().filter(|ty| ty.oid >= FIRST_NORMAL_OID && ty.hot).map(|ty| ty.name.clone()).collect();
     hazards(conn, &types, &catalog, &mut relations).await?;
+    catalog.event_triggers = event_triggers(conn, &catalog, &relations).await?;
     let mut catalog = index(catalog, relations)?;
     catalog.plain_types = types.plain(&catalog);
     catalog.timed_types = types.timed();
@@ -91,13 +92,16 @@ const SERVER: &str = "SELECT pg_catalog.current_setting('server_version_num'), \
 /// PostGIS, citext, ..); the ones that are known to write are named here.
 const HOT: &str = "hot AS (SELECT p.oid FROM pg_catalog.pg_proc p WHERE p.oid >= 16384 \
     AND p.prorettype NOT IN ('pg_catalog.trigger'::pg_catalog.regtype, 'pg_catalog.event_trigger'::pg_catalog.regtype) \
-    AND NOT (p.prolang = (SELECT oid FROM pg_catalog.pg_language WHERE lanname = 'c') AND EXISTS ( \
+    AND NOT ({COMPUTES}))";
+
+/// A C function of an extension that is not known to write, for a row of `pg_proc p`.
+const COMPUTES: &str = "p.prolang = (SELECT oid FROM pg_catalog.pg_language WHERE lanname = 'c') AND EXISTS ( \
       SELECT FROM pg_catalog.pg_depend m JOIN pg_catalog.pg_extension e ON e.oid = m.refobjid \
       WHERE m.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND m.objid = p.oid AND m.deptype = 'e' \
       AND m.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass \
       AND e.extname NOT IN ('dblink', 'postgres_fdw', 'file_fdw', 'pg_background', 'pg_cron', 'pg_partman', \
         'pg_repack', 'pg_squeeze', 'pglogical', 'adminpack', 'lo', 'http', 'pg_net', 'citus', 'timescaledb', \
-        'pgagent', 'pg_surgery', 'spi', 'refint', 'autoinc', 'insert_username', 'moddatetime', 'tablefunc', 'xml2'))))";
+        'pgagent', 'pg_surgery', 'spi', 'refint', 'autoinc', 'insert_username', 'moddatetime', 'tablefunc', 'xml2'))";
 
 const FUNCTIONS: &str = "WITH {HOT} SELECT DISTINCT proname FROM pg_catalog.pg_proc JOIN hot USING (oid)";
 
@@ -136,7 +140,8 @@ async fn unsteady(conn: &mut Client) -> Result<HashSet<String>, Error> {
 }
 
 async fn ask(conn: &mut Client, sql: &str) -> Result<Vec<DataRow>, Error> {
-    conn.simple(&sql.replace("{HOT}", HOT).replace("{RELATIONS}", RELATIONS)).await
+    let sql = sql.replace("{HOT}", HOT).replace("{COMPUTES}", COMPUTES);
+    conn.simple(&sql.replace("{RELATIONS}", RELATIONS)).await
 }
 
 async fn names(conn: &mut Client, sql: &str) -> Result<HashSet<String>, Error> {
@@ -351,6 +356,25 @@ async fn triggers_and_rules(
         relations.entry(row.parse(0)?).and_modify(|relation| relation.hazards.rules = true);
     }
     Ok(())
+}
+
+/// See [`Catalog::event_triggers`].
+async fn event_triggers(
+    conn: &mut Client,
+    catalog: &Catalog,
+    relations: &HashMap<u32, Relation>,
+) -> Result<BTreeMap<String, String>, Error> {
+    let sql = "SELECT e.evtname, e.evtevent, CASE l.lanname WHEN 'plpgsql' THEN p.prosrc END \
+        FROM pg_catalog.pg_event_trigger e JOIN pg_catalog.pg_proc p ON p.oid = e.evtfoid \
+        JOIN pg_catalog.pg_language l ON l.oid = p.prolang WHERE e.evtenabled IN ('O', 'A') AND NOT ({COMPUTES})";
+    let reads = relations.values().any(reading_calls);
+    let mut found = BTreeMap::new();
+    for row in ask(conn, sql).await? {
+        if !row.text(2)?.is_some_and(|source| is_calm(source, catalog, reads)) {
+            found.insert(row.string(0)?, row.string(1)?);
+        }
+    }
+    Ok(found)
 }
 
 /// A table's defaults and checks do not run when it is read; its policies do.
@@ -847,6 +871,36 @@ mod tests {
             let fires = |name: &str| table(&catalog, name).hazards.fires;
             assert_eq!(fires("t"), Events::ALL, "a view that calls could be read");
             assert_eq!(fires("w"), Events::UPDATE, "its condition calls");
+        }
+    }
+
+    #[tokio::test]
+    async fn event_triggers_that_may_write_are_seen() {
+        for server in Server::all() {
+            let body = |source: &str| format!("RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN {source} END'");
+            let (writes, tells) = (body("INSERT INTO log VALUES (tg_tag);"), body("NOTIFY news;"));
+            let catalog = loaded(
+                &server,
+                &format!(
+                    "CREATE TABLE log (tag text); CREATE FUNCTION writes() {writes}; CREATE FUNCTION tells() {tells}; \
+                     CREATE EVENT TRIGGER tells ON ddl_command_end EXECUTE FUNCTION tells(); \
+                     CREATE EVENT TRIGGER off ON sql_drop EXECUTE FUNCTION writes(); ALTER EVENT TRIGGER off DISABLE"
+                ),
+            )
+            .await;
+            assert_eq!(catalog.schema_trigger(), None);
+            let catalog = loaded(
+                &server,
+                "CREATE EVENT TRIGGER notes ON ddl_command_end WHEN TAG IN ('DROP VIEW') EXECUTE FUNCTION writes()",
+            )
+            .await;
+            assert_eq!((catalog.schema_trigger(), catalog.login_triggers().count()), (Some("notes"), 0));
+            if catalog.version < 170_000 {
+                continue;
+            }
+            let login = "DROP EVENT TRIGGER notes; CREATE EVENT TRIGGER seen ON login EXECUTE FUNCTION writes()";
+            let catalog = loaded(&server, login).await;
+            assert_eq!((catalog.schema_trigger(), catalog.login_triggers().next()), (None, Some("seen")));
         }
     }
 

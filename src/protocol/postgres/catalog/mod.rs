@@ -5,7 +5,7 @@
 mod load;
 pub mod routine;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
 pub(in crate::protocol::postgres) use load::FIRST_NORMAL_OID;
@@ -47,6 +47,8 @@ pub struct Catalog {
     pub unsteady: HashSet<String>,
     /// Foreign keys.
     pub foreign_keys: Vec<Arc<ForeignKey>>,
+    /// Event triggers that fire in clients' sessions and may write: by name, the event of each.
+    pub event_triggers: BTreeMap<String, String>,
     /// The files of tables by oid, as they were when this was loaded: TRUNCATE gives them others.
     pub files: HashMap<u32, u32>,
     /// The statement that counts what a transaction wrote to each table, from the first session that needed it.
@@ -54,6 +56,9 @@ pub struct Catalog {
     /// The server's encoding is UTF8.
     pub utf8: bool,
 }
+
+/// The event of `pg_event_trigger` that is no schema change (17 and later).
+const LOGIN: &str = "login";
 
 /// What a relation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -332,6 +337,16 @@ impl Catalog {
         all
     }
 
+    /// The event trigger that fires where a schema changes, if there is one.
+    pub fn schema_trigger(&self) -> Option<&str> {
+        self.event_triggers.iter().find(|(_, event)| *event != LOGIN).map(|(name, _)| name.as_str())
+    }
+
+    /// Event triggers that fire where a client logs in.
+    pub fn login_triggers(&self) -> impl Iterator<Item = &str> {
+        self.event_triggers.iter().filter(|(_, event)| *event == LOGIN).map(|(name, _)| name.as_str())
+    }
+
     /// Every table that holds rows of its own, in no order.
     pub fn tables(&self) -> impl Iterator<Item = &Arc<Relation>> {
         self.relations.values().filter(|relation| relation.kind == Kind::Table)
@@ -350,7 +365,7 @@ impl Catalog {
         };
         self.changed = self.relations.values().map(of).collect();
         let tables = self.relations.len() != before.relations.len() || self.changed.values().any(|&at| at == next);
-        let others = self.code() != before.code();
+        let others = self.code() != before.code() || self.event_triggers != before.event_triggers;
         self.epoch = before.epoch + u64::from(tables || others);
     }
 

@@ -15,6 +15,8 @@ crate::check::rules! {
     DEFERRABLE_KEY: Warning "deferrable_key" "a deferrable constraint cannot serve as the mirror's key: where the table has no other, add one that is not";
     TRIGGERS: Warning "triggers" "what a trigger writes to other tables is not captured but counted: those tables become dirty and are repaired";
     RULES_ON_TABLE: Warning "rules" "statements that a rule rewrites are not captured but counted: replace rules by triggers or functions";
+    EVENT_TRIGGER: Warning "event_trigger" "what it writes where a schema changes is not captured but counted: those tables become dirty and are repaired";
+    LOGIN_TRIGGER: Warning "login_trigger" "what it writes when a client logs in is neither captured nor counted: exclude those tables, or write nothing there that matters on the other side";
     ROW_SECURITY: Warning "row_security" "keys of a table with row security are never asked for: statements that do not name them make it dirty";
     UNLOGGED_TABLE: Warning "unlogged_table" "its rows are lost when the origin crashes, and it is dirty then: SET LOGGED if they matter";
     FOREIGN_TABLE: Warning "foreign_table" "not mirrored: its rows are elsewhere; the target needs a foreign table of its own";

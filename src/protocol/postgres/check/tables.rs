@@ -18,6 +18,9 @@ pub(super) fn origin(facts: &Facts, found: &mut Vec<Finding>) {
         let broken = hard(relation).into_iter().filter(|(hard, _)| *hard);
         found.extend(broken.map(|(_, rule)| on(Side::Origin, rule, name(relation))));
     }
+    let catalog = &facts.catalog;
+    found.extend(catalog.schema_trigger().map(|name| on(Side::Origin, rules::EVENT_TRIGGER, name)));
+    found.extend(catalog.login_triggers().map(|name| on(Side::Origin, rules::LOGIN_TRIGGER, name)));
     found.extend(facts.deferrable.iter().map(|key| on(Side::Origin, rules::DEFERRABLE_KEY, key)));
 }
 

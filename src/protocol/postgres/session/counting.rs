@@ -37,7 +37,7 @@ const NAME: &[u8] = b"tandem counts";
 const CATALOGS: u32 = 0;
 
 /// Catalogs of the server in which every row that is written is a schema that other writes must be captured by.
-const OF_CODE: [&str; 3] = ["pg_trigger", "pg_rewrite", "pg_proc"];
+const OF_CODE: [&str; 4] = ["pg_trigger", "pg_rewrite", "pg_proc", "pg_event_trigger"];
 
 /// Catalogs in which only rows that change are, and only where one of them is of no temporary table, which functions make and
 /// empty all the time. A new table is looked for when it is named.
@@ -109,7 +109,10 @@ fn own(action: &Action) -> HashSet<TableId> {
         Action::Evident(evident) => evident.keys.iter().flat_map(|key| &key.tables).map(|table| table.id).collect(),
         Action::Asked(asked) => asked.tables.iter().copied().collect(),
         Action::Truncate(truncate) => truncate.tables.iter().copied().collect(),
-        Action::Ddl(ddl) => ddl.rewritten.iter().copied().collect(),
+        // A table that it drops has no file any more.
+        Action::Ddl(ddl) => {
+            ddl.rewritten.iter().chain(ddl.drops.then_some(&ddl.tables).into_iter().flatten()).copied().collect()
+        }
         _ => HashSet::new(),
     }
 }
