@@ -554,6 +554,11 @@ async fn what_foreign_keys_do_is_exact_beside_triggers_that_write_nothing_else()
         CREATE FUNCTION log() RETURNS trigger LANGUAGE plpgsql AS
             $$ BEGIN INSERT INTO log (team) VALUES (NEW.id); RETURN NULL; END $$;
         CREATE TRIGGER log AFTER INSERT ON team FOR EACH ROW EXECUTE FUNCTION log();
+        CREATE TABLE stock (id int PRIMARY KEY, code int, UNIQUE (id, code)) PARTITION BY LIST (id);
+        CREATE TABLE stock_1 PARTITION OF stock FOR VALUES IN (1, 2);
+        CREATE TABLE bin (id int PRIMARY KEY, stock int, code int,
+            FOREIGN KEY (stock, code) REFERENCES stock (id, code) ON UPDATE CASCADE);
+        INSERT INTO stock VALUES (1, 1), (2, 2); INSERT INTO bin VALUES (1, 1, 1), (2, 2, 2);
         INSERT INTO team SELECT n, 1 FROM generate_series(1, 4) n;
         INSERT INTO member SELECT n, n FROM generate_series(1, 4) n;
         INSERT INTO badge SELECT n, n FROM generate_series(1, 4) n;";
@@ -562,9 +567,12 @@ async fn what_foreign_keys_do_is_exact_beside_triggers_that_write_nothing_else()
         "UPDATE team SET v = 2 WHERE id = 1",
         "DELETE FROM team WHERE id = 1",
         "DELETE FROM team WHERE v = 1 AND id < 4",
+        "UPDATE stock_1 SET code = 7 WHERE id = 1",
+        "UPDATE stock SET code = 8 WHERE id = 2",
     ];
     assert!(dirty_after(&stage.tandem, &statements).await.is_empty());
-    stage.assert_equal(&["team", "member", "badge", "log"]).await;
+    stage.assert_equal(&["team", "member", "badge", "log", "stock", "bin"]).await;
+    assert_eq!(rows(&stage.target.url("postgres"), "SELECT code FROM bin ORDER BY id").await, ["7", "8"]);
     assert_eq!(rows(&stage.target.url("postgres"), "SELECT count(*), count(team) FROM member").await, ["4|1"]);
     assert_eq!(dirty_after(&stage.tandem, &["INSERT INTO team VALUES (9, 1)"]).await, ["public.log"]);
 }

@@ -10,7 +10,7 @@ use super::Scope;
 use super::ask::Question;
 use super::reach::MADE;
 use super::target::{Named, TEMPORARY, Target, holders, labels};
-use super::write::{Outcome, assigned, assigns, assigns_key};
+use super::write::{Outcome, assigned, assigns_key, assigns_referenced};
 
 impl Scope<'_> {
     pub(super) fn merge(&mut self, merge: &MergeStmt) -> Outcome {
@@ -48,14 +48,8 @@ impl Scope<'_> {
         let moves = |table: &Arc<Relation>| table.kind == Kind::Partitioned && table.key.is_none() && !set.is_empty();
         let rekeys = named.tables.iter().any(moves)
             || all.iter().any(|table| table.key.is_none() || table.hazards.before_update || assigns_key(&set, table));
-        let referenced = self.catalog.foreign_keys.iter().any(|reference| {
-            let parents = all.iter().chain(&named.tables).filter(|part| part.oid == reference.parent);
-            parents.into_iter().any(|parent| {
-                let mut columns = reference.parent_columns.iter().filter_map(|&at| parent.columns.get(at));
-                columns.any(|column| assigns(&set, column))
-            })
-        });
-        let moved = deletes || rekeys || referenced;
+        let referenced = |tables: &[Arc<Relation>]| assigns_referenced(self.catalog, &set, tables);
+        let moved = deletes || rekeys || referenced(&all) || referenced(&named.tables);
         let question = Question { name, returning: merge.returning_clause.as_ref(), rekeys, moved };
         let can = self.catalog.version >= 170_000 && (!rekeys || self.returns_old()) && named.behind.is_empty();
         let mut outcome = match can.then(|| question.suffix(self, &all)).flatten() {

@@ -151,6 +151,18 @@ pub(super) fn with_children(catalog: &Catalog, relation: &Arc<Relation>) -> Vec<
     all
 }
 
+/// The table, and what it is a partition of: what refers to that refers to it.
+pub(super) fn with_roots(catalog: &Catalog, table: &Arc<Relation>) -> Vec<Arc<Relation>> {
+    let mut all = vec![table.clone()];
+    let mut at = 0;
+    while let Some(part) = all.get(at).cloned() {
+        let parents = part.parents.iter().filter_map(|oid| catalog.relations.get(oid));
+        all.extend(parents.filter(|one| one.kind == Kind::Partitioned).cloned());
+        at += 1;
+    }
+    all
+}
+
 /// The tables that hold the rows of a target: a partitioned table's leaves; an inheritance parent and, unless ONLY
 /// was said (or rows are inserted), its children.
 pub(super) fn holders(catalog: &Catalog, relation: &Arc<Relation>, below: bool) -> Vec<Arc<Relation>> {

@@ -272,6 +272,22 @@ fn what_refers_to_a_partitioned_table_is_emptied_with_its_partitions() {
 }
 
 #[test]
+fn what_refers_to_a_partitioned_table_is_looked_at_with_its_partitions() {
+    let mut catalog = Catalog { version: 170_000, ..catalog() };
+    let reference = Arc::make_mut(&mut catalog.foreign_keys[0]);
+    (reference.parent, reference.parent_columns) = (10, vec![2]);
+    for table in ["part", "part_1"] {
+        let plan = plan_on(&catalog, &format!("update {table} set v = 'x' where id = 1 and day = 2"));
+        assert!(plan.contains("(1,2)!"), "{plan}");
+        let merge = format!("merge into {table} t using pair on t.id = pair.a when matched then update set v = 'x'");
+        let plan = plan_on(&catalog, &merge);
+        assert!(plan.ends_with(" moved"), "{plan}");
+    }
+    let plan = plan_on(&catalog, "update part_1 set v = 'x' where id = 1 and day = 2");
+    assert_eq!(plan, "evident part_1(1,2)! ?");
+}
+
+#[test]
 fn a_text_full_of_parameters_is_read_once() {
     use std::fmt::Write as _;
     let mut text = String::from("insert into acc (id, bal) values ($1, $2)");

@@ -12,14 +12,14 @@ use pg_query::protobuf::{
     TransactionStmt, TransactionStmtKind as T, TruncateStmt, TypeName, VariableSetKind, VariableSetStmt,
 };
 
-use super::super::catalog::{Kind, Relation, routine};
+use super::super::catalog::{ForeignKey, Relation, routine};
 use super::super::plan::{Action, Code, Counted, Ddl, Savepoint, SavepointVerb, Statement, Truncate};
 use super::super::schema_change::is_setting;
 use super::super::scope::topmost;
 use super::Scope;
 use super::operand::string;
 use super::reach::{MADE, Reach};
-use super::target::{Target, labels, named, with_children};
+use super::target::{Target, labels, named, with_children, with_roots};
 use crate::record::TableId;
 
 /// Settings by which names, rights or triggers change for the session.
@@ -217,27 +217,15 @@ impl Scope<'_> {
         let mut at = 0;
         while let Some(part) = tables.get(at).cloned() {
             // What refers to a partitioned table refers to each of its partitions.
-            let parents = self.roots(&part);
-            let children = self.catalog.foreign_keys.iter().filter(|reference| parents.contains(&reference.parent));
+            let parents = with_roots(self.catalog, &part);
+            let refers = |reference: &&Arc<ForeignKey>| parents.iter().any(|one| one.oid == reference.parent);
+            let children = self.catalog.foreign_keys.iter().filter(refers);
             for child in children.filter_map(|reference| self.catalog.relations.get(&reference.child)) {
                 let below = with_children(self.catalog, child);
                 tables.extend(below.into_iter().filter(|part| seen.insert(part.oid)));
             }
             at += 1;
         }
-    }
-
-    /// The table, and what it is a partition of.
-    fn roots(&self, table: &Relation) -> Vec<u32> {
-        let mut all = vec![table.oid];
-        let mut at = 0;
-        while let Some(relation) = all.get(at).and_then(|oid| self.catalog.relations.get(oid)) {
-            let parents = relation.parents.iter().filter_map(|oid| self.catalog.relations.get(oid));
-            let more: Vec<u32> = parents.filter(|one| one.kind == Kind::Partitioned).map(|one| one.oid).collect();
-            all.extend(more);
-            at += 1;
-        }
-        all
     }
 
     fn create_as(&mut self, create: &CreateTableAsStmt) -> Action {

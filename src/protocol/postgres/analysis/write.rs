@@ -14,7 +14,7 @@ use super::super::plan::{Action, Asked, Counted, Evident, EvidentKey, Operand};
 use super::ask::Question;
 use super::operand::string;
 use super::reach::{MADE, Reach};
-use super::target::{Named, TEMPORARY, Target, holders, key_names, labels, same_key, with_children};
+use super::target::{Named, TEMPORARY, Target, holders, key_names, labels, same_key, with_children, with_roots};
 use super::{Scope, evident};
 use crate::record::TableId;
 
@@ -287,12 +287,7 @@ impl Scope<'_> {
     fn assigns_referenced(&self, write: &Write<'_>, table: &Arc<Relation>) -> bool {
         let mut all = holders(self.catalog, table, write.below);
         all.push(table.clone());
-        self.catalog.foreign_keys.iter().any(|reference| {
-            all.iter().filter(|part| part.oid == reference.parent).any(|parent| {
-                let mut columns = reference.parent_columns.iter().filter_map(|&at| parent.columns.get(at));
-                columns.any(|column| assigns(&write.assigned, column))
-            })
-        })
+        assigns_referenced(self.catalog, &write.assigned, &all)
     }
 
     /// The heart of it: for each table that the name could mean, the rows that the text names, else what the server
@@ -512,6 +507,17 @@ pub(super) fn assigned(list: &[Node]) -> Vec<&str> {
 /// An UPDATE that sets these may give the column another value: a generated one is computed from any others.
 pub(super) fn assigns(set: &[&str], column: &Column) -> bool {
     set.contains(&column.name.as_str()) || column.generated && !set.is_empty()
+}
+
+/// Is one of them a column of these tables that others refer to?
+pub(super) fn assigns_referenced(catalog: &Catalog, set: &[&str], tables: &[Arc<Relation>]) -> bool {
+    let all: Vec<_> = tables.iter().flat_map(|table| with_roots(catalog, table)).collect();
+    catalog.foreign_keys.iter().any(|reference| {
+        all.iter().filter(|part| part.oid == reference.parent).any(|parent| {
+            let mut columns = reference.parent_columns.iter().filter_map(|&at| parent.columns.get(at));
+            columns.any(|column| assigns(set, column))
+        })
+    })
 }
 
 pub(super) fn assigns_key(set: &[&str], table: &Relation) -> bool {
