@@ -272,6 +272,16 @@ fn what_refers_to_a_partitioned_table_is_emptied_with_its_partitions() {
 }
 
 #[test]
+fn a_unique_index_by_another_collation_may_conflict_with_another_key() {
+    let mut catalog = catalog();
+    let upsert = "insert into acc (id, bal) values (1, 2) on conflict (id) do update set bal = 3";
+    assert_eq!(plan_on(&catalog, upsert), "evident acc(1) ?");
+    change(&mut catalog, 1, |acc| acc.hazards.loose = true);
+    assert!(plan_on(&catalog, upsert).starts_with("asked"), "{}", plan_on(&catalog, upsert));
+    assert_eq!(plan_on(&catalog, "insert into acc (id) values (1) on conflict do nothing"), "evident acc(1) ?");
+}
+
+#[test]
 fn what_refers_to_a_partitioned_table_is_looked_at_with_its_partitions() {
     let mut catalog = Catalog { version: 170_000, ..catalog() };
     let reference = Arc::make_mut(&mut catalog.foreign_keys[0]);

@@ -532,7 +532,8 @@ fn plain_target(node: &Node) -> Option<&str> {
     }
 }
 
-/// ON CONFLICT (key) DO UPDATE that leaves the key alone: the row that is there has the key that was given.
+/// ON CONFLICT (key) DO UPDATE that leaves the key alone: the row that is there has the key that was given. Columns
+/// alone mean every unique index over them, whatever it compares by.
 fn conflicts_on_key(clause: &OnConflictClause, table: &Relation) -> bool {
     let keys = key_names(table);
     let Some(infer) = clause.infer.as_deref() else { return false };
@@ -551,7 +552,7 @@ fn conflicts_on_key(clause: &OnConflictClause, table: &Relation) -> bool {
     wanted.sort_unstable();
     let by_columns = infer.conname.is_empty() && columns == wanted && infer.where_clause.is_none();
     let kept = !assigns_key(&assigned(&clause.target_list), table);
-    (by_name || by_columns) && kept && !table.hazards.before_update
+    (by_name || by_columns) && kept && !table.hazards.before_update && !table.hazards.loose
 }
 
 /// Looks for pins of one table's key in a WHERE.

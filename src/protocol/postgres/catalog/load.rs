@@ -240,7 +240,11 @@ fn column(row: &DataRow, types: &Types) -> Result<Column, Error> {
 // Indexes come best first: the primary key, the replica identity, then by width and name, so that every load and
 // every process chooses the same one. A NOT NULL that is NOT VALID (18) leaves NULLs among the rows that were there.
 async fn keys(conn: &mut Client, relations: &mut HashMap<u32, Relation>) -> Result<(), Error> {
-    let sql = "SELECT c.oid, x.relname, i.indkey, i.indnkeyatts FROM {RELATIONS} \
+    // An index may compare by another collation than its column, or by an operator class of somebody's.
+    let sql = "SELECT c.oid, x.relname, i.indkey, i.indnkeyatts, EXISTS (SELECT FROM pg_catalog.pg_collation l \
+          WHERE l.oid = ANY (i.indcollation) AND NOT l.collisdeterministic) \
+        OR EXISTS (SELECT FROM pg_catalog.pg_opclass o \
+          WHERE o.oid = ANY (i.indclass) AND o.oid >= 16384 AND NOT o.opcdefault) FROM {RELATIONS} \
         JOIN pg_catalog.pg_index i ON i.indrelid = c.oid JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid \
         WHERE i.indisunique AND i.indisvalid AND i.indisready AND i.indislive AND i.indimmediate \
         AND NOT i.indisexclusion AND i.indpred IS NULL AND i.indexprs IS NULL \
@@ -249,6 +253,7 @@ async fn keys(conn: &mut Client, relations: &mut HashMap<u32, Relation>) -> Resu
         ORDER BY c.oid, i.indisprimary DESC, i.indisreplident DESC, i.indnkeyatts, x.relname";
     for row in ask(conn, sql).await? {
         let Some(relation) = relations.get_mut(&row.parse(0)?) else { continue };
+        relation.hazards.loose |= row.bool(4)?;
         if relation.key.is_some() {
             continue;
         }
@@ -749,7 +754,10 @@ mod tests {
                 Err(error) if error.code() == Some("0A000") => continue,
                 other => other.expect("a collation"),
             };
-            let catalog = loaded(&server, "CREATE TABLE t (a text COLLATE ci, b text)").await;
+            let sql = "CREATE TABLE t (a text COLLATE ci, b text); CREATE TABLE u (a text PRIMARY KEY, b text UNIQUE); \
+                CREATE TABLE loose (a text PRIMARY KEY); CREATE UNIQUE INDEX ON loose (a COLLATE ci)";
+            let catalog = loaded(&server, sql).await;
+            assert!(!table(&catalog, "u").hazards.loose && table(&catalog, "loose").hazards.loose);
             let t = table(&catalog, "t");
             assert!(!t.columns[0].deterministic && t.columns[1].deterministic);
             assert_eq!((&*t.columns[0].collation, &*t.columns[1].collation), ("public.ci", ""));

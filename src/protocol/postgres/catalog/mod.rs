@@ -234,6 +234,8 @@ pub struct Hazards {
     pub user_functions: bool,
     /// Somebody may write it, or what it is a partition of, who may not read it.
     pub blind: bool,
+    /// A unique index takes for equal what the type's own equality tells apart: ON CONFLICT may mean a row with another key.
+    pub loose: bool,
     /// A view that PostgreSQL updates by itself.
     pub updatable_view: bool,
 }
