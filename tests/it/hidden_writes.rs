@@ -434,14 +434,19 @@ async fn rows_arrive_whatever_a_statement_calls_its_tables_and_values() {
         CREATE TABLE messages (id int PRIMARY KEY, body text, words tsvector);
         CREATE TRIGGER words BEFORE INSERT OR UPDATE ON messages
             FOR EACH ROW EXECUTE FUNCTION tsvector_update_trigger(words, 'pg_catalog.english', body);
+        CREATE SCHEMA a; CREATE SCHEMA b; CREATE TABLE a.twin (id int PRIMARY KEY, v int);
+        CREATE TABLE b.twin (id int PRIMARY KEY, v int);
         CREATE TYPE xy AS (x int, id int); CREATE TABLE points (x int, id int PRIMARY KEY, y int);";
     let stage = Stage::between([&newest(), &newest()], schema, "", &[]).await;
-    let tables = &["acc", "messages", "points"];
+    let tables = &["acc", "messages", "points", "a.twin", "b.twin"];
     let client = connect(&stage.url()).await;
     client.batch_execute("INSERT INTO acc VALUES (5, 1), (6, 1); INSERT INTO map VALUES (6, 60)").await.expect("rows");
     client.batch_execute("INSERT INTO messages VALUES (1, 'a cat')").await.expect("a row");
+    client.batch_execute("INSERT INTO a.twin VALUES (1, 1); INSERT INTO b.twin VALUES (1, 2)").await.expect("twins");
     stage.assert_equal(tables).await;
     for statement in [
+        "UPDATE a.twin SET v = b.twin.v FROM b.twin WHERE a.twin.v < b.twin.v RETURNING b.twin.v",
+        "DELETE FROM a.twin USING b.twin WHERE a.twin.v = b.twin.v RETURNING b.twin.v",
         "UPDATE acc AS old SET id = old.id + 1000 WHERE old.id = 5 RETURNING bal",
         "UPDATE acc SET id = new.to_id FROM map AS new WHERE acc.id = new.id RETURNING acc.id",
         "UPDATE messages SET body = new.body FROM (VALUES (1, 'a dog')) AS new (id, body) WHERE messages.id = new.id

@@ -60,8 +60,7 @@ impl Question<'_> {
     /// the client's own RETURNING leaves to us may mean something else.
     fn rows(&self, scope: &Scope<'_>, shown: bool) -> Option<(String, Vec<String>)> {
         if !self.rekeys {
-            let alias = self.name.alias.as_ref().map_or(&self.name.relname, |alias| &alias.aliasname);
-            return Some((String::new(), vec![quote(alias)]));
+            return Some((String::new(), vec![self.target()]));
         }
         if !shown {
             let with = format!("WITH (OLD AS {}, NEW AS {}) ", quote(OLD), quote(NEW));
@@ -75,6 +74,16 @@ impl Question<'_> {
         let old = named(ReturningOptionKind::ReturningOptionOld, "old")?;
         let new = named(ReturningOptionKind::ReturningOptionNew, "new")?;
         Some((String::new(), vec![old, new]))
+    }
+
+    /// The target as the statement calls it: a table of another schema that is called so too may stand beside it.
+    fn target(&self) -> String {
+        let RangeVar { schemaname, relname, alias, .. } = self.name;
+        match alias {
+            Some(alias) => quote(&alias.aliasname),
+            None if schemaname.is_empty() => quote(relname),
+            None => format!("{}.{}", quote(schemaname), quote(relname)),
+        }
     }
 
     fn option(&self, kind: ReturningOptionKind) -> Option<&str> {
