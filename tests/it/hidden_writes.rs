@@ -455,6 +455,7 @@ async fn rows_arrive_whatever_a_statement_calls_its_tables_and_values() {
         "INSERT INTO points VALUES (('(1,2)'::xy).*, 7) RETURNING id",
     ] {
         assert!(!client.query(statement, &[]).await.expect(statement).is_empty());
+        stage.tandem.repair_all().await;
         stage.assert_equal(tables).await;
     }
     assert_eq!(rows(&stage.target.url("postgres"), "SELECT id FROM points").await, ["2"]);
