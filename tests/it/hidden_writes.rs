@@ -462,6 +462,27 @@ async fn rows_arrive_whatever_a_statement_calls_its_tables_and_values() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_a_conflict_meets_by_another_collation_arrives() {
+    let stage = Stage::new("CREATE TABLE words (k text PRIMARY KEY, v int)", "", &[]).await;
+    let origin = connect(&stage.origin.url("postgres")).await;
+    let icu = "CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false)";
+    match origin.batch_execute(icu).await {
+        // A server that was built without ICU has no such collations.
+        Err(error) if error.code().is_some_and(|code| code.code() == "0A000") => return,
+        other => other.expect("a collation"),
+    }
+    let client = connect(&stage.url()).await;
+    origin.batch_execute("CREATE UNIQUE INDEX ON words (k COLLATE loose)").await.expect("an index");
+    client.batch_execute("CREATE TABLE noted (id int PRIMARY KEY)").await.expect("the catalog is read anew");
+    client.batch_execute("INSERT INTO words VALUES ('ABC', 1)").await.expect("a row");
+    stage.assert_equal(&["words"]).await;
+    let upsert = "INSERT INTO words VALUES ('abc', 2) ON CONFLICT (k) DO UPDATE SET v = excluded.v";
+    client.batch_execute(upsert).await.expect("it meets the row");
+    stage.assert_equal(&["words"]).await;
+    assert_eq!(rows(&stage.target.url("postgres"), "SELECT k, v FROM words").await, ["ABC|2"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_select_whose_with_writes_does_not_claim_what_a_trigger_wrote() {
     let schema = "CREATE TABLE tree (id int PRIMARY KEY, v int, up int);
         INSERT INTO tree VALUES (2, 0, NULL), (5, 0, 2);
