@@ -239,6 +239,10 @@ pub struct Engine<C> {
     stale: u32,
     /// How many snapshots in a row met a schema change that is ending, or that takes long.
     doubted: u32,
+    /// The last payment left something out until a schema change has ended.
+    put_off: bool,
+    /// Where reading stood when it was looked ahead, and how far.
+    scouted: Option<(Lsn, Lsn)>,
     meters: Meters,
 }
 
@@ -337,6 +341,8 @@ impl<C: Copier> Engine<C> {
             last_contact: now,
             stale: 0,
             doubted: 0,
+            put_off: false,
+            scouted: None,
             meters: Meters::new(),
             config,
             journal: handle.journal.clone(),
@@ -613,6 +619,7 @@ impl<C: Copier> Engine<C> {
         }
         if let Some(from) = from {
             self.ledger.rewind(from);
+            self.scouted = None;
         }
         let at = self.journal.appended();
         marks.into_iter().for_each(|(table, reason)| self.ledger.mark(Mark { table, reason, at }));
@@ -629,13 +636,36 @@ impl<C: Copier> Engine<C> {
         let since = now - lost_after;
         let (backends, prepared) = self.ledger.lost(since);
         let gone = self.copier.gone(&backends, &prepared).await?;
-        // An outcome that was written meanwhile says more than the proof.
+        // An outcome that was written meanwhile says more than the proof, and so does the record that makes a part more than a
+        // part, or names what it became. What is not read yet may hold them: behind a backlog the proof is asked for again.
+        let written = self.journal.appended();
         self.advance(self.config.owed_keys_max).await?;
-        let ended = self.ledger.gone(&gone, since);
-        debug!(asked = backends.len(), ended, "units without an outcome");
+        if self.ledger.next() >= written || self.scout(written).await? {
+            let ended = self.ledger.gone(&gone, since);
+            debug!(asked = backends.len(), ended, "units without an outcome");
+        }
         self.next_gone = Instant::now() + lost_after;
         self.last_contact = Instant::now();
         self.note_marks().await
+    }
+
+    /// What fills the memory cannot be paid before a schema change has ended, and that it did may be said only behind it: look
+    /// ahead for what is said of open units. True: as far as this.
+    async fn scout(&mut self, written: Lsn) -> Result<bool, Error> {
+        if !self.put_off || !self.ledger.schema_in_doubt() {
+            return Ok(false);
+        }
+        let here = self.ledger.next();
+        let (_, mut at) = self.scouted.filter(|(from, _)| *from == here).unwrap_or((here, here));
+        let journal = self.journal.clone();
+        while at < written {
+            let (entries, next) = self.beside(journal.read(at, self.config.read_bytes)).await??;
+            let scouted = entries.into_iter().try_for_each(|entry| self.ledger.scout(entry));
+            scouted.map_err(|why| Error::Malformed { at, why })?;
+            at = next;
+            self.scouted = Some((here, at));
+        }
+        Ok(true)
     }
 
     /// One payment. Whatever goes wrong, its cut is owed again.
@@ -711,9 +741,7 @@ impl<C: Copier> Engine<C> {
         let mut lend = alike && self.may_lend();
         cut.tell_parked(self.parked.keys());
         let mut paid = self.copier.pay(cut.owed(), lend || walk).await?;
-        if in_doubt {
-            self.put_off(cut, &mut paid);
-        }
+        self.put_off = in_doubt && self.put_off(cut, &mut paid);
         if self.set_aside(cut, &paid) {
             if walk || lend {
                 self.copier.release().await?;
@@ -826,14 +854,15 @@ impl<C: Copier> Engine<C> {
     }
 
     /// A table that is refused while a schema change is ending may differ only until that arrives: what it owes stays
-    /// owed.
-    fn put_off(&mut self, cut: &mut Cut, paid: &mut Paid) {
+    /// owed. Is there any?
+    fn put_off(&mut self, cut: &mut Cut, paid: &mut Paid) -> bool {
         let whole = paid.refused.extract_if(.., |refused| refused.key.is_none());
         let tables: HashSet<TableId> = whole.map(|refused| refused.table).collect();
         if !tables.is_empty() {
             debug!(tables = tables.len(), "owed until the schema change that is ending has arrived");
             self.ledger.restore(cut.split(&tables));
         }
+        !tables.is_empty()
     }
 
     /// What waits for a lock stays owed. Is there any?
@@ -1224,6 +1253,10 @@ mod tests {
         moves: bool,
         /// Payments meet a lock of the table.
         held: Arc<AtomicBool>,
+        /// The secondary is away.
+        away: Arc<AtomicBool>,
+        /// Whoever is asked about is gone.
+        all_gone: bool,
         seen: Arc<std::sync::Mutex<Seen>>,
     }
 
@@ -1231,11 +1264,15 @@ mod tests {
 
     impl Copier for Pays {
         async fn open(&mut self) -> Result<Standing, copier::Error> {
+            if self.away.load(Ordering::Relaxed) {
+                return Err(copier::Error::Secondary("away".into()));
+            }
             Ok(Standing { life: 1, payments: 0 })
         }
 
-        async fn gone<'a>(&'a mut self, _: &'a [Backend], _: &'a [Box<[u8]>]) -> Result<Gone, copier::Error> {
-            Ok(Gone::default())
+        async fn gone<'a>(&'a mut self, asked: &'a [Backend], _: &'a [Box<[u8]>]) -> Result<Gone, copier::Error> {
+            let backends = if self.all_gone { asked.to_vec() } else { Vec::new() };
+            Ok(Gone { backends, ..Gone::default() })
         }
 
         async fn snapshot(&mut self) -> Result<Snapshot, copier::Error> {
@@ -1249,6 +1286,8 @@ mod tests {
                 return Err(copier::Error::Stale("a table was moved".into()));
             }
             let mut seen = self.seen.lock().expect("no panic");
+            seen.paid.extend(owed.keys.values().flat_map(HashMap::keys).map(|key| key.to_vec()));
+            seen.changes.extend(owed.ddl.iter().map(|(_, body)| body.to_vec()));
             seen.keys = seen.keys.max(owed.keys.values().map(HashMap::len).sum());
             let is_other = |table: &&TableId| **table != TABLE;
             seen.others += owed.keys.keys().filter(is_other).map(|table| owed.keys[table].len()).sum::<usize>();
@@ -1305,6 +1344,48 @@ mod tests {
         others: usize,
         /// The locked one was paid whole, and whether as one that lost rows.
         whole: Option<bool>,
+        /// Every key that was paid.
+        paid: HashSet<Vec<u8>>,
+        /// Schema changes that were repeated.
+        changes: Vec<Vec<u8>>,
+    }
+
+    /// Behind a backlog that fills the memory lies how the units before it ended; their backend is gone long since.
+    #[tokio::test(start_paused = true)]
+    async fn a_unit_whose_end_was_not_read_yet_is_not_over_because_its_backend_is_promise_3() {
+        let me = Backend { id: 5, life: 1 };
+        let (journal, copier) = (Journal::in_memory(), Pays { all_gone: true, ..Pays::default() });
+        let (away, seen) = (copier.away.clone(), copier.seen.clone());
+        away.store(true, Ordering::Relaxed);
+        let config = Config { owed_keys_max: 10, read_bytes: 100, ..Config::default() };
+        let (mut part, mut change, mut last) = (RecordBuf::default(), RecordBuf::default(), RecordBuf::default());
+        part.key(TABLE, b"of a large unit", false);
+        change.ddl(TABLE, b"ALTER ..");
+        last.key(TABLE, b"its last", false);
+        let part = journal.begin(part.finish_part(me)).expect("there is room");
+        let change = journal.begin(change.finish(Backend { id: 6, life: 1 })).expect("there is room");
+        for key in 0..100_u32 {
+            let mut record = RecordBuf::default();
+            record.key(TableId(2), &key.to_be_bytes(), false);
+            owe(&journal, &mut record).expect("there is room");
+        }
+        let last = journal.begin(last.finish(me)).expect("there is room");
+        [part, change, last].into_iter().for_each(|unit| unit.end(journal::Outcome::Committed));
+        let (engine, handle) = Engine::new(config, journal.clone(), copier, Paths::in_memory()).expect("files load");
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(engine.run(stop.clone()));
+        sleep(Duration::from_secs(2)).await;
+        assert!(handle.status().lag_keys >= 10, "{:?}", handle.status());
+        away.store(false, Ordering::Relaxed);
+        handle.settle(journal.appended()).await.expect("it runs");
+        {
+            let seen = seen.lock().expect("no panic");
+            assert!(seen.paid.contains(&b"its last"[..]) && seen.paid.contains(&b"of a large unit"[..]));
+            assert_eq!(seen.changes, [b"ALTER ..".to_vec()]);
+        }
+        assert!(handle.dirty().is_empty(), "{:?}", handle.dirty().list());
+        stop.cancel();
+        running.await.expect("ends");
     }
 
     #[tokio::test(start_paused = true)]

@@ -221,6 +221,25 @@ impl Ledger {
         self.open.range_mut(from..).filter_map(|(_, unit)| unit.record.as_mut()).for_each(Record::detach);
     }
 
+    /// An entry ahead of where reading stands: what it says of open units, and nothing else. It is read again in its turn, which
+    /// says nothing new of them.
+    pub fn scout(&mut self, entry: Entry) -> Result<(), Malformed> {
+        match entry {
+            Entry::Record { payload, .. } => {
+                let record = Record::parse(payload)?;
+                let name = |item| if let Item::Prepared(name) = item { Some(name.into()) } else { None };
+                let names: Vec<Box<[u8]>> = record.items().filter_map(name).collect();
+                self.prepare_earlier(record.backend, &names);
+                if !record.part {
+                    self.close(record.backend);
+                }
+            }
+            Entry::Outcome { lsn, of, outcome } => self.outcome(lsn, of, outcome),
+            Entry::Dropped { .. } => {}
+        }
+        Ok(())
+    }
+
     fn record(&mut self, lsn: Lsn, payload: Bytes, now: Instant) -> Result<(), Malformed> {
         let record = Record::parse(payload)?;
         let (backend, part) = (record.backend, record.part);
@@ -379,7 +398,8 @@ impl Ledger {
     /// The answer: units read before `since` whose executors are proven gone have ended. A two-phase transaction ends
     /// with its name; unless its PREPARE was answered before [`Ledger::lost`] the backend must be gone too, or the name
     /// may have appeared after the question. Units read later are not concerned: they may run on a backend that got a
-    /// dead one's number. Returns how many ended.
+    /// dead one's number. Everything that was written before the answer has been read, or scouted: nothing behind it says how
+    /// they ended. Returns how many ended.
     pub fn gone(&mut self, gone: &Gone, since: Instant) -> usize {
         let backends: HashSet<_> = gone.backends.iter().collect();
         let names: HashSet<_> = gone.prepared.iter().collect();

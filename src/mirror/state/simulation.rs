@@ -84,6 +84,8 @@ struct World {
     /// Payments of the secondary, each as the state after it.
     payments: Vec<(Rows, Instant)>,
     secondary_life: u64,
+    /// The secondary is away until then, and the journal grows meanwhile.
+    away: Instant,
     /// Process of the proxy: sessions of an earlier one say nothing any more.
     process: u64,
     faults: bool,
@@ -111,6 +113,7 @@ impl World {
             next: 1,
             payments: vec![(Rows::default(), Instant::now())],
             secondary_life: 1,
+            away: Instant::now(),
             process: 1,
             faults: true,
             strict: true,
@@ -122,6 +125,10 @@ impl World {
     /// 0..n.
     fn roll(&mut self, n: u64) -> u64 {
         self.dice.below(n)
+    }
+
+    fn is_away(&self) -> bool {
+        Instant::now() < self.away
     }
 
     fn fails(&mut self, percent: u64) -> bool {
@@ -208,7 +215,7 @@ impl Hands {
     fn check(&mut self) -> Result<(), Error> {
         let opened = self.opened.expect("open comes first, also after an error");
         let mut world = world(&self.shared);
-        let broken = opened != (world.life, world.secondary_life) || world.fails(3);
+        let broken = opened != (world.life, world.secondary_life) || world.is_away() || world.fails(3);
         if broken {
             self.opened = None;
             self.snapshot = None;
@@ -222,6 +229,9 @@ impl Copier for Hands {
     async fn open(&mut self) -> Result<Standing, Error> {
         self.delay().await;
         let mut world = world(&self.shared);
+        if world.is_away() {
+            return Err(Error::Secondary("connection refused".into()));
+        }
         if world.fails(10) {
             return Err(Error::Fenced("somebody".into()));
         }
@@ -399,6 +409,9 @@ impl Session {
             2 | 3 => self.answer(tickets, Outcome::Aborted, process).await,
             _ => self.commit(tickets, &writes, process).await,
         }
+        if world(&self.shared).roll(4) == 0 {
+            self.leave();
+        }
     }
 
     /// Some units are large: what they leave comes in parts. `None`: one of the processes ended meanwhile, and with it
@@ -428,7 +441,9 @@ impl Session {
         let mut writes = Writes::default();
         let mut record = RecordBuf::default();
         for _ in 0..=world.roll(2) {
-            let key = world.roll(KEYS).to_le_bytes().to_vec();
+            // Nobody else writes a fresh one: if it is forgotten, nothing covers that up.
+            let key = if world.roll(4) == 0 { world.fresh() + KEYS } else { world.roll(KEYS) };
+            let key = key.to_le_bytes().to_vec();
             let value = (world.roll(4) > 0).then(|| world.fresh());
             record.key(NAMED, &key, value.is_none());
             writes.rows.push((NAMED, key, value));
@@ -566,11 +581,15 @@ async fn simulate(seed: u64, bend: Bend) -> u64 {
     let crashes = world(&shared).roll(8);
     for _ in 0..crashes {
         let ms = world(&shared).roll(600);
-        let what = world(&shared).roll(3);
+        let what = world(&shared).roll(4);
         sleep(Duration::from_millis(ms)).await;
         match what {
             0 => world(&shared).crash_primary(),
             1 => world(&shared).crash_secondary(),
+            2 => {
+                let mut world = world(&shared);
+                world.away = Instant::now() + Duration::from_millis(world.roll(2000));
+            }
             _ => {
                 proxy.kill().await;
                 handle = proxy.start();
