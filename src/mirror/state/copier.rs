@@ -23,6 +23,8 @@ pub struct Owed {
     pub lost: HashSet<TableId>,
     /// Schema changes to repeat first, in order, as the wire encoded them.
     pub ddl: Vec<(TableId, Box<[u8]>)>,
+    /// Schema changes of no table of which nobody knows whether they happened: never repeated, but refused, so that they are listed.
+    pub doubted: Vec<Box<[u8]>>,
     /// Keys that are parked, by the table that they were refused of: owed under another name, or with their table, they may
     /// be well again, which only the wire can tell.
     pub parked: Vec<(TableId, Box<[u8]>)>,

@@ -595,8 +595,13 @@ impl<C: Copier> Engine<C> {
         let mut from = None;
         let mut marks = Vec::new();
         if before.as_ref().is_some_and(|before| before.life != standing.life) {
-            let (oldest, schemas) = self.retention.lost_by_primary();
+            let (oldest, mut schemas) = self.retention.lost_by_primary();
             from = oldest;
+            if schemas.extract_if(.., |table| *table == TableId::NONE).count() > 0 {
+                error!(
+                    "the primary may have lost schema changes of no table that the secondary has: compare both schemas"
+                );
+            }
             marks.extend(schemas.into_iter().map(|table| (table, Reason::Ddl)));
             info!(owed_from = ?oldest, "the primary began another life: what it may have lost is owed again");
         }
@@ -1010,7 +1015,8 @@ impl<C: Copier> Engine<C> {
             !paid.refused.iter().any(|refused| refused.key.is_none() && refused.table == **table)
                 && !paid.large.iter().any(|large| large.table == **table || large.owed.contains(table))
         };
-        for &owed in cut.owed().tables.iter().filter(|table| !self.ledger.may_dirty(**table)) {
+        let is_table = |table: &&TableId| **table != TableId::NONE;
+        for &owed in cut.owed().tables.iter().filter(is_table).filter(|table| !self.ledger.may_dirty(**table)) {
             for table in paid.names(owed).iter().filter(whole) {
                 if !self.ledger.may_dirty(*table) && self.dirty.repaired(*table, cut.upto).await? {
                     info!(table = table.0, "table repaired");
@@ -1049,13 +1055,17 @@ impl<C: Copier> Engine<C> {
     /// A table is dirty that no open unit keeps so. The first repair is not waited for, only the next ones are: a table
     /// that is dirtied all the time is copied once in `repair_every`.
     fn repairable(&self) -> bool {
-        let settled = |table| !self.ledger.may_dirty(table);
-        self.config.self_repair && self.dirty.list().iter().any(|dirty| settled(dirty.table))
+        self.config.self_repair && self.dirty_tables().any(|table| !self.ledger.may_dirty(table))
+    }
+
+    /// Those that a payment can make equal: what is said of none is for an operator.
+    fn dirty_tables(&self) -> impl Iterator<Item = TableId> {
+        self.dirty.list().into_iter().map(|dirty| dirty.table).filter(|table| *table != TableId::NONE)
     }
 
     /// A full journal is tried again with the next turn.
     async fn repair(&mut self) -> Result<(), Error> {
-        let dirty: Vec<TableId> = self.dirty.list().into_iter().map(|dirty| dirty.table).collect();
+        let dirty: Vec<TableId> = self.dirty_tables().collect();
         if !self.measure(&dirty).await? {
             return Ok(());
         }
@@ -1193,7 +1203,7 @@ mod tests {
     use super::*;
     use crate::backfill::work::{Extent, Landed, Outcome, Surveyed};
     use crate::backfill::{Kind, Request, State};
-    use crate::mirror::state::copier::{Gone, Owed};
+    use crate::mirror::state::copier::{Gone, Owed, Refused};
     use crate::record::Backend;
 
     /// Counts how often it was let speak.
@@ -1288,10 +1298,18 @@ mod tests {
             let mut seen = self.seen.lock().expect("no panic");
             seen.paid.extend(owed.keys.values().flat_map(HashMap::keys).map(|key| key.to_vec()));
             seen.changes.extend(owed.ddl.iter().map(|(_, body)| body.to_vec()));
+            let in_doubt = |body: &Box<[u8]>| Refused {
+                table: TableId::NONE,
+                name: "view v".into(),
+                key: Some(body.clone()),
+                shown: String::new(),
+                why: "nobody knows".into(),
+            };
+            let refused = owed.doubted.iter().map(in_doubt).collect();
             seen.keys = seen.keys.max(owed.keys.values().map(HashMap::len).sum());
             let is_other = |table: &&TableId| **table != TABLE;
             seen.others += owed.keys.keys().filter(is_other).map(|table| owed.keys[table].len()).sum::<usize>();
-            let mut paid = Paid::default();
+            let mut paid = Paid { refused, ..Paid::default() };
             let is_owed = owed.keys.contains_key(&TABLE) || owed.tables.contains(&TABLE);
             if is_owed && self.held.load(Ordering::Relaxed) {
                 let (name, why) = ("t".to_owned(), "waits for a lock".to_owned());
@@ -1415,6 +1433,33 @@ mod tests {
         sleep(Duration::from_secs(10)).await;
         assert_eq!(seen.lock().expect("no panic").whole, Some(true), "rows of it may have been deleted");
         assert_eq!(handle.status().lag_records, 0);
+        stop.cancel();
+        running.await.expect("ends");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_schema_change_of_no_table_in_doubt_is_listed_until_somebody_decides_promise_6() {
+        let (journal, copier) = (Journal::in_memory(), Pays { all_gone: true, ..Pays::default() });
+        let seen = copier.seen.clone();
+        let config = Config { self_repair: true, ..Config::default() };
+        let (engine, handle) = Engine::new(config, journal.clone(), copier, Paths::in_memory()).expect("files load");
+        let mut record = RecordBuf::default();
+        record.ddl(TableId::NONE, b"CREATE VIEW v ..");
+        drop(journal.begin(record.finish(Backend { id: 5, life: 1 })).expect("there is room"));
+        // One that was parked when there was no more room.
+        handle.dirty().note(TableId::NONE, Reason::Refused, Lsn(0));
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(engine.run(stop.clone()));
+        sleep(Duration::from_secs(120)).await;
+        let parked: Vec<_> = handle.parked().list().iter().map(|it| it.change().map(<[u8]>::to_vec)).collect();
+        assert_eq!(parked, [Some(b"CREATE VIEW v ..".to_vec())]);
+        let dirty: Vec<_> = handle.dirty().list().into_iter().map(|it| (it.table, it.reasons)).collect();
+        assert_eq!(dirty, [(TableId::NONE, vec![(Reason::Refused, 1)])]);
+        assert_eq!(handle.status().lag_records, 0);
+        handle.retry_parked(&handle.parked().list()[0].id()).expect("there is room");
+        handle.settle(journal.appended()).await.expect("it runs");
+        assert!(handle.parked().is_empty());
+        assert_eq!(seen.lock().expect("no panic").changes, [b"CREATE VIEW v ..".to_vec()]);
         stop.cancel();
         running.await.expect("ends");
     }

@@ -25,7 +25,8 @@
 //! the order of their records, which is the order of the locks that they held, when the journal says *committed*. One
 //! whose unit was proven over without an answer has an unknown outcome and is neither repeated nor forgotten: its table
 //! is marked dirty with reason `ddl`. If it aborted, the next payment of the whole table clears that; if it committed,
-//! the copier finds other columns and refuses the table until somebody repeats the change there.
+//! the copier finds other columns and refuses the table until somebody repeats the change there. One of no table is parked: no
+//! payment would show what became of it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
@@ -382,6 +383,7 @@ impl Ledger {
             Some(Outcome::Aborted) => {}
             _ if self.repeated.contains(&lsn) => {}
             Some(Outcome::Committed) => self.ended.ddl.entry(lsn).or_default().push((table, body.into())),
+            None if table == TableId::NONE => self.ended.doubt(body.into()),
             None => self.marks.push_back(Mark { table, reason: Reason::Ddl, at }),
         }
     }
@@ -545,6 +547,12 @@ impl Owing {
         }
     }
 
+    fn doubt(&mut self, change: Box<[u8]>) {
+        if !self.owed.doubted.contains(&change) {
+            self.owed.doubted.push(change);
+        }
+    }
+
     fn table(&mut self, table: TableId) {
         if !self.owed.tables.contains(&table) {
             self.owed.tables.push(table);
@@ -597,6 +605,7 @@ impl Owing {
             }
         }
         newer.owed.tables.into_iter().for_each(|table| self.table(table));
+        newer.owed.doubted.into_iter().for_each(|change| self.doubt(change));
         self.owed.lost.extend(newer.owed.lost);
         self.owed.ddl.clear();
         self.owed.parked.clear();

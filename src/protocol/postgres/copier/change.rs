@@ -135,6 +135,10 @@ fn string(node: &Node) -> Option<&str> {
     }
 }
 
+/// Why a change is listed that nobody refused.
+pub(super) const IN_DOUBT: &str =
+    "nobody knows whether it happened on the primary: look there, then retry or discard it";
+
 /// A change that the secondary refuses, of this table if of any. Its text may hold values: that is shown on request alone.
 pub(super) fn refused(table: Option<&str>, body: &[u8], why: String) -> Refused {
     let (path, sql) = schema_change::decode(body).map(|(manner, sql)| (manner.path, sql)).unwrap_or_default();

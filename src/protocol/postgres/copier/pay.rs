@@ -283,6 +283,8 @@ impl<'p> Payment<'p> {
         self.link.renames.learn(&self.owed.ddl, &self.link.schema);
         self.gather();
         refused.into_iter().for_each(|refused| self.refuse_change(refused));
+        let doubted = self.owed.doubted.iter().map(|body| change::refused(None, body, change::IN_DOUBT.to_owned()));
+        self.paid.refused.extend(doubted);
         self.leave_out_locked().await
     }
 
