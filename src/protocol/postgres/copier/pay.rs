@@ -103,7 +103,9 @@ impl Trouble {
             client::Error::Db(error) => match error.code.as_str() {
                 LOCKED => Trouble::Locked(At::Secondary, vec![table], error.to_string()),
                 "42P01" | "42703" => Trouble::Missing(table, error),
-                code if about_the_statement(code) => Trouble::Table(table, error),
+                // Its file or an index of it is damaged there, or the server that a foreign table of its triggers is on is away.
+                "XX001" | "XX002" | "58P01" | "58030" => Trouble::Table(table, error),
+                code if about_the_statement(code) || code.starts_with("HV") => Trouble::Table(table, error),
                 _ => Trouble::Secondary(client::Error::Db(error)),
             },
             error => Trouble::Secondary(error),
@@ -1429,6 +1431,20 @@ impl Unique {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_damaged_of_one_table_is_that_table_s_alone() {
+        let trouble = |code: &str| {
+            let error = DbError { code: code.into(), ..DbError::default() };
+            Trouble::writing(TableId(1), client::Error::Db(Box::new(error)))
+        };
+        for code in ["XX001", "XX002", "58P01", "58030", "HV00N", "23505"] {
+            assert!(matches!(trouble(code), Trouble::Table(TableId(1), _)), "{code}");
+        }
+        for code in ["53100", "57P01", "XX000", "58000", "40001"] {
+            assert!(matches!(trouble(code), Trouble::Secondary(_)), "{code}");
+        }
+    }
 
     #[test]
     fn schema_changes_are_repeated_without_concurrently() {
