@@ -29,7 +29,7 @@ use super::gate::Gate;
 pub use super::phase::Refused;
 use super::phase::{Effect, Event, Machine, Stage, Turn, Work};
 use super::report::{End, Ended, Finding, Phase, Report, Request};
-use super::steps::{self, Compared, Steps};
+use super::steps::{self, Compared, Force, Steps};
 use super::store::{self, Known, Store};
 
 /// What the configuration says (`[cutover]`).
@@ -252,7 +252,9 @@ impl<S: Store, T: Steps> Controller<S, T> {
         let machine = self.desk.machine;
         let (pause, until) = (self.desk.pause, self.desk.until());
         let request = self.desk.walk.as_ref().map(|walk| &walk.request);
-        let force = request.and_then(|request| Some((request.force?, request.dry_run)));
+        let force = request.and_then(|request| {
+            Some(Force { lose: request.force?, look: request.dry_run, ignored: request.ignore.clone() })
+        });
         let max_hold = self.desk.walk.as_ref().map_or(self.desk.defaults.max_hold, |walk| walk.max_hold);
         let (steps, known, gate) = (&mut self.steps, &mut self.known, &self.gate);
         let work = async {
@@ -328,7 +330,7 @@ impl<S: Store, T: Steps> Controller<S, T> {
 /// The stage's work. An error of a side is an answer like others.
 async fn work<S: Store, T: Steps>(
     machine: Machine,
-    (force, max_hold): (Option<(u64, bool)>, Duration),
+    (force, max_hold): (Option<Force>, Duration),
     steps: &mut T,
     known: &mut Known<S>,
     gate: &Gate,
@@ -342,7 +344,7 @@ async fn work<S: Store, T: Steps>(
         }
         Work::Prepare(to) => Done::Prepared(match force {
             None => steps.prepare(to, max_hold).await,
-            Some((lose, look)) => steps.give_up(to, lose, look).await,
+            Some(force) => steps.give_up(to, &force).await,
         }),
         Work::Relax => {
             let relaxed = timeout(ATTEMPT, steps.relax()).await;

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use crate::check::Finding;
+use crate::check::{Finding, Severity};
 use crate::journal::Lsn;
 use crate::record::Side;
 
@@ -23,6 +23,28 @@ pub enum Error {
     /// What must hold does not: rows differ, something is dirty, ..
     #[error("{0}")]
     Refused(String),
+}
+
+/// A primary is given up without being asked.
+#[derive(Clone, Debug)]
+pub struct Force {
+    /// So many keys may be lost.
+    pub lose: u64,
+    /// Only look: `relax` follows.
+    pub look: bool,
+    /// Findings that do not refuse.
+    pub ignored: Vec<String>,
+}
+
+impl Force {
+    /// The walk goes on with these.
+    pub fn goes_on(&self, found: &[Finding]) -> bool {
+        let refuses = |finding: &Finding| {
+            let is_ignored = self.ignored.iter().any(|name| name == finding.rule.name);
+            finding.rule.severity == Severity::Error && !is_ignored
+        };
+        !self.look && !found.iter().any(refuses)
+    }
 }
 
 /// What the newest rows showed.
@@ -49,11 +71,10 @@ pub trait Steps: Send {
     fn prepare(&mut self, to: Side, max_hold: Duration) -> impl Future<Output = Vec<Finding>> + Send;
 
     /// As `prepare`, where `from` is gone for good: nothing is asked of it. Sessions that wait for its answer are ended. The
-    /// last values of the keys that are owed are lost with it: they are kept as a list, and more than `lose` of them are a
-    /// finding of severity error. The steps that follow do without `from` too, until `flip` or `undo`. `look`: only look,
-    /// `relax` follows.
-    fn give_up(&mut self, to: Side, lose: u64, look: bool) -> impl Future<Output = Vec<Finding>> + Send {
-        let _ = (lose, look);
+    /// last values of the keys that are owed are lost with it: they are kept as a list, and more than may be lost are a
+    /// finding of severity error. The steps that follow do without `from` too, until `flip` or `undo`.
+    fn give_up(&mut self, to: Side, force: &Force) -> impl Future<Output = Vec<Finding>> + Send {
+        let _ = force;
         self.prepare(to, Duration::MAX)
     }
 
@@ -88,4 +109,21 @@ pub trait Steps: Send {
     /// The walk towards the other side ended before its flip, perhaps in an earlier process: what it did there is undone,
     /// and the mirror runs as before. Repeated until it is done: doing it twice is harmless.
     fn undo(&mut self, primary: Side) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cutover::mirror::{HISTORY_UNKNOWN, TABLES_DIRTY};
+
+    #[test]
+    fn a_primary_is_given_up_with_findings_that_are_warnings_or_ignored() {
+        let found = [TABLES_DIRTY, HISTORY_UNKNOWN].map(|rule| Finding { rule, side: None, object: String::new() });
+        let goes_on = |look, ignored: &[&str], found: &[Finding]| {
+            let ignored = ignored.iter().map(|&name| name.to_owned()).collect();
+            Force { lose: 0, look, ignored }.goes_on(found)
+        };
+        assert!(goes_on(false, &[], &found[1..]) && goes_on(false, &["tables_dirty"], &found));
+        assert!(!goes_on(false, &[], &found) && !goes_on(true, &["tables_dirty"], &found));
+    }
 }

@@ -441,7 +441,7 @@ async fn a_primary_that_is_gone_for_good_is_given_up() {
     let look = stage.ask_switch(&serde_json::json!({"to": "target", "dry_run": true, "force": 0})).await;
     assert_eq!(look["end"], "refused", "{look:#}");
     let names: Vec<_> = look["findings"].as_array().expect("a list").iter().map(|one| one["name"].clone()).collect();
-    assert_eq!(names, ["keys_lost", "more_keys_lost"], "{look:#}");
+    assert_eq!(names, ["keys_lost", "more_keys_lost", "history_lost", "history_lost", "history_lost"], "{look:#}");
     let ended = stage.ask_switch(&serde_json::json!({"to": "target", "force": 1})).await;
     assert_eq!(ended["end"], "switched", "{ended:#}\n{}", stage.tandem.log());
     waits.await.expect("ends").expect_err("nobody answers it");
@@ -485,6 +485,26 @@ async fn who_hung_up_while_it_waited_for_a_primary_that_is_gone_for_good_is_in_n
     stage.origin.freeze();
     drop(waiting);
     given_up(&stage, &serde_json::json!({"to": "target", "force": 0, "max_hold_ms": 15_000})).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_primary_that_is_gone_for_good_is_let_go_although_a_finding_had_to_be_ignored() {
+    let stage = Stage::new(SCHEMA, "", &[]).await;
+    sql(&stage.target.url("postgres"), "CREATE SEQUENCE stray").await;
+    stage.tandem.settled().await;
+    let waiting = connect(&stage.url()).await;
+    let waits = tokio::spawn(async move { waiting.batch_execute("SELECT pg_sleep(600)").await });
+    let runs = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)' AND state = 'active'";
+    until(async || (rows(&stage.origin.url("postgres"), runs).await == ["1"]).then_some(())).await.expect("it runs");
+    stage.origin.freeze();
+    let refused = stage.ask_switch(&serde_json::json!({"to": "target", "force": 0})).await;
+    assert_eq!(refused["end"], "refused", "{refused:#}");
+    let ignoring = serde_json::json!({"to": "target", "force": 0, "ignore": ["sequence_unknown"]});
+    let ended = stage.ask_switch(&ignoring).await;
+    assert_eq!(ended["end"], "switched", "{ended:#}\n{}", stage.tandem.log());
+    waits.await.expect("ends").expect_err("nobody answers it");
+    stage.origin.thaw();
+    stage.steady().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -132,6 +132,25 @@ async fn what_keeps_a_sequence_from_being_set_is_found_by_name() {
     assert_eq!(sequences::advance(&mut to, &plan).await.expect("nothing to do"), 0);
 }
 
+/// Where the old primary is gone for good: what tandem's role may not set, or ask the rows of, is in nobody's way.
+#[tokio::test]
+async fn numbers_leap_where_the_role_may_set_them_and_others_stay() {
+    let (_, target) = pair();
+    sql(
+        &target.url("postgres"),
+        "CREATE ROLE plain LOGIN; CREATE SEQUENCE alien; CREATE SEQUENCE free; CREATE TABLE dark (id serial); \
+         CREATE TABLE t (id serial); INSERT INTO t SELECT FROM generate_series(1, 7); SELECT setval('t_id_seq', 1); \
+         GRANT SELECT, UPDATE ON free, dark_id_seq, t_id_seq TO plain; GRANT SELECT ON t TO plain",
+    )
+    .await;
+    let mut to = hand_of(&target, "plain").await;
+    let read = sequences::read(&mut to).await.expect("read");
+    assert_eq!(sequences::forbidden(&read).collect::<Vec<_>>(), ["public.alien"]);
+    assert_eq!(sequences::leap(&mut to, &read, &HashSet::new()).await.expect("leapt"), 3);
+    let next = "SELECT nextval('alien'), nextval('free'), nextval('dark_id_seq'), nextval('t_id_seq')";
+    assert_eq!(asked(&target, next).await, ["1|1002|1002|1008"]);
+}
+
 const TRIGGERS: &str = "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
     CREATE TABLE plain (id int PRIMARY KEY);
     CREATE TABLE t (id int PRIMARY KEY REFERENCES plain) ;

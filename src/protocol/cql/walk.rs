@@ -21,7 +21,7 @@ use crate::check::{Finding, Rule};
 use crate::config::{Config, Cutover};
 use crate::cutover::gate::Route;
 use crate::cutover::mirror::{self, Known};
-use crate::cutover::steps::{Compared, Error, Steps};
+use crate::cutover::steps::{Compared, Error, Force, Steps};
 use crate::cutover::store::Control;
 use crate::journal::{Journal, Lsn};
 use crate::mirror::replay::ByReplay;
@@ -230,7 +230,7 @@ impl Steps for Walk {
         }
     }
 
-    async fn give_up(&mut self, to: Side, _: u64, _: bool) -> Vec<Finding> {
+    async fn give_up(&mut self, to: Side, _: &Force) -> Vec<Finding> {
         vec![Finding { rule: rules::FORCE_IMPOSSIBLE, side: Some(to.other()), object: "the old primary".to_owned() }]
     }
 

@@ -36,7 +36,7 @@ pub mod strangers;
 pub mod triggers;
 
 pub use rules::RULES;
-pub(super) use rules::TABLE_WITHOUT_KEY;
+pub(super) use rules::{MAY_NOT_SET_SEQUENCE, TABLE_WITHOUT_KEY};
 
 use std::time::Duration;
 

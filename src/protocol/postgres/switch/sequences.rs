@@ -296,8 +296,8 @@ pub async fn advance(conn: &mut Client, plan: &Plan) -> Result<usize, Error> {
 const LEAP: i64 = 1_000;
 /// How long, of all that clients are held, rows may be asked for numbers that are known otherwise.
 const LEAP_PATIENCE: Duration = Duration::from_secs(1);
-/// A statement took too long (documentation, "PostgreSQL Error Codes").
-const QUERY_CANCELED: &str = "57014";
+/// And for those of which nothing else tells.
+const ROWS_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Each sequence, and a question for the columns that take its numbers, if some are known: one owns the sequence, or its default
 /// calls it.
@@ -334,17 +334,28 @@ pub async fn untold(conn: &mut Client, met: &HashSet<u32>, to: &[Sequence]) -> R
     Ok(to.iter().filter(|one| !told.contains(&one.oid)).map(|one| one.name.clone()).collect())
 }
 
+/// Sequences of `to` that our role may not set.
+pub fn forbidden(to: &[Sequence]) -> impl Iterator<Item = &str> {
+    to.iter().filter(|one| !one.may_set).map(|one| one.name.as_str())
+}
+
 /// The other side is gone, and with it the positions of its sequences: go on well behind where they stand here, and the numbers
-/// that rows here have. How many were set. Rows that were lost may have had later ones. Clients are held meanwhile: of those that
-/// were `met`, and so brought to where the other side was seen, rows are asked for [`LEAP_PATIENCE`] at most.
+/// that rows here have. How many were set: one that our role may not set, or that refuses, is in nobody's way. Rows that were
+/// lost may have had later numbers. Clients are held meanwhile: of those that were `met`, and so brought to where the other side
+/// was seen, rows are asked for [`LEAP_PATIENCE`] at most, of all others for [`ROWS_PATIENCE`].
 ///
 /// # Errors
-/// A privilege is missing.
-pub async fn leap(conn: &mut Client, met: &HashSet<u32>) -> Result<usize, Error> {
-    let (rows, began) = (conn.simple(USERS).await?, Instant::now());
+/// The connection is gone.
+pub async fn leap(conn: &mut Client, to: &[Sequence], met: &HashSet<u32>) -> Result<usize, Error> {
+    let may_set: HashMap<u32, &str> =
+        to.iter().filter(|one| one.may_set).map(|one| (one.oid, one.name.as_str())).collect();
+    let (rows, mut set) = (conn.simple(USERS).await?, 0);
+    let (mut of_met, mut of_others) = (LEAP_PATIENCE, ROWS_PATIENCE);
     for row in &rows {
         let (oid, increment): (u32, i64) = (row.parse(0)?, row.parse(1)?);
-        let used = row.text(2)?.unwrap_or("SELECT NULL::pg_catalog.int8");
+        let Some(&sequence) = may_set.get(&oid) else { continue };
+        let (users, is_met) = (row.text(2)?, met.contains(&oid));
+        let used = users.unwrap_or("SELECT NULL::pg_catalog.int8");
         let most = if increment > 0 { "max" } else { "min" };
         let used = format!("SELECT pg_catalog.{most}(u.used) FROM ({used}) u (used)");
         let (further, bound) = if increment > 0 { ("greatest", "least") } else { ("least", "greatest") };
@@ -356,30 +367,33 @@ pub async fn leap(conn: &mut Client, met: &HashSet<u32>) -> Result<usize, Error>
                  + {LEAP} * s.seqincrement), true) FROM pg_catalog.pg_sequence s WHERE s.seqrelid = {oid}"
             )
         };
-        let is_set = match met.contains(&oid) {
-            true => in_time(conn, &leap(&used), LEAP_PATIENCE.saturating_sub(began.elapsed())).await?,
-            false => conn.simple(&leap(&used)).await.map(|_| true)?,
-        };
-        if !is_set {
-            conn.simple(&leap("NULL::pg_catalog.int8")).await?;
+        let (left, began) = (if is_met { &mut of_met } else { &mut of_others }, Instant::now());
+        let mut done = in_time(conn, &leap(&used), *left).await?;
+        *left = left.saturating_sub(began.elapsed());
+        if let Err(why) = &done {
+            if !is_met && users.is_some() {
+                tracing::error!(sequence, why, "its rows do not tell their numbers: setval() it above them");
+            }
+            done = in_time(conn, &leap("NULL::pg_catalog.int8"), LEAP_PATIENCE).await?;
+        }
+        match done {
+            Ok(()) => set += 1,
+            Err(why) => tracing::error!(sequence, why, "it stays where it stands: setval() it"),
         }
     }
-    Ok(rows.len())
+    Ok(set)
 }
 
-/// `false`: that would take too long. What is the greatest number in rows is one look into an index, or all rows of a table that
-/// has none.
-async fn in_time(conn: &mut Client, sql: &str, left: Duration) -> Result<bool, client::Error> {
+/// Why it is not done: that would take too long, or a privilege is missing. What is the greatest number in rows is one look into an
+/// index, or all rows of a table that has none.
+async fn in_time(conn: &mut Client, sql: &str, left: Duration) -> Result<Result<(), String>, client::Error> {
     let left = left.as_millis();
     if left == 0 {
-        return Ok(false);
+        return Ok(Err("no time is left to ask".to_owned()));
     }
     match conn.simple(&format!("BEGIN; SET LOCAL statement_timeout = {left}; {sql}; COMMIT")).await {
-        Ok(_) => Ok(true),
-        Err(client::Error::Db(error)) if error.code == QUERY_CANCELED => {
-            conn.simple("ROLLBACK").await?;
-            Ok(false)
-        }
+        Ok(_) => Ok(Ok(())),
+        Err(client::Error::Db(error)) => conn.simple("ROLLBACK").await.map(|_| Err(error.to_string())),
         Err(error) => Err(error),
     }
 }

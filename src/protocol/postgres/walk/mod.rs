@@ -24,11 +24,11 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::check::{self, Finding};
+use crate::check::Finding;
 use crate::config::{Config, Cutover, Immovable, OldPrimary, Strangers};
 use crate::cutover::gate::Route;
 use crate::cutover::mirror::{self, Known};
-use crate::cutover::steps::{Compared, Error, Steps};
+use crate::cutover::steps::{Compared, Error, Force, Steps};
 use crate::cutover::store::Control;
 use crate::journal::{Journal, Lsn};
 use crate::mirror::Turning;
@@ -392,11 +392,25 @@ impl Walk {
         let catalog = load(&mut conn).await.map_err(|error| switch::Error::from(error).on(to))?;
         let owed = self.mirror.handle().owed().await.map_err(|error| Error::Refused(error.to_string()))?;
         let mut found = lost::findings(&owed, lose, |table| name_of(&catalog, table));
+        found.extend(lost::besides(self.mirror.handle(), self.unseen(to), |table| name_of(&catalog, table)));
         let (here, scope) = (self.numbers.of(to.other()), self.scope.from(to.other()));
-        let unknown = numbers::unknown(&mut conn, &scope, &here, to).await;
-        found.extend(unknown.map_err(|error| switch::Error::from(error).on(to))?);
+        let numbers = numbers::findings(&mut conn, &scope, &here, to).await;
+        found.extend(numbers.map_err(|error| switch::Error::from(error).on(to))?);
         self.given_up = Some(GivenUp { to: conn, catalog, lose, bounds });
         Ok(found)
+    }
+
+    /// Tables whose history was neither copied nor compared. Nobody can ask any more whether they had rows before tandem.
+    fn unseen(&self, to: Side) -> Vec<String> {
+        // What the origin lacks of the target's rows, the mirror back brought it.
+        if to == Side::Origin {
+            return Vec::new();
+        }
+        let (catalog, scope, desk) = (self.shared.catalog.now(), self.scope(), self.mirror.handle().desk());
+        let is_mirrored =
+            |table: &&Arc<Relation>| table.key.is_some() && is_theirs(table) && !scope.excludes_table(&catalog, table);
+        let unseen = catalog.tables().filter(is_mirrored).filter(|table| !desk.has_seen(table.id));
+        unseen.map(|table| table.shown()).collect()
     }
 
     /// The mirror ends with what it has paid; what is owed is written down, and its tables are dirty.
@@ -430,7 +444,7 @@ impl Walk {
         let on_to = |error: switch::Error| error.on(to);
         let there = numbers::there(&mut given_up.to, &scope).await.map_err(|error| on_to(error.into()))?;
         sequences::advance(&mut given_up.to, &sequences::plan(&here, &there)).await.map_err(on_to)?;
-        sequences::leap(&mut given_up.to, &sequences::met(&here, &there)).await.map_err(on_to)?;
+        sequences::leap(&mut given_up.to, &there, &sequences::met(&here, &there)).await.map_err(on_to)?;
         let calm = triggers::may_be_replica(&mut given_up.to).await.map_err(|error| on_to(error.into()))?;
         self.touched = true;
         if triggers::wake(&mut given_up.to, calm, &[], given_up.bounds).await.map_err(on_to)? > 0 {
@@ -570,13 +584,12 @@ impl Steps for Walk {
         }
     }
 
-    async fn give_up(&mut self, to: Side, lose: u64, look: bool) -> Vec<Finding> {
-        let found = match self.look_without(to, lose).await {
+    async fn give_up(&mut self, to: Side, force: &Force) -> Vec<Finding> {
+        let found = match self.look_without(to, force.lose).await {
             Ok(found) => found,
             Err(error) => return vec![Finding { rule: mirror::SIDE_FAILED, side: None, object: error.to_string() }],
         };
-        let refused = found.iter().any(|finding| finding.rule.severity == check::Severity::Error);
-        if !look && !refused {
+        if force.goes_on(&found) {
             self.shared.sessions.call(Call::GiveUp(to));
         }
         found

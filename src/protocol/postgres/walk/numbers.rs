@@ -15,7 +15,10 @@ use crate::check::Finding;
 use crate::protocol::postgres::client::{self, Client, ServerConfig};
 use crate::protocol::postgres::scope::Scope;
 use crate::protocol::postgres::shared::Shared;
-use crate::protocol::postgres::switch::sequences::{self, Sequence};
+use crate::protocol::postgres::switch::{
+    self,
+    sequences::{self, Sequence},
+};
 use crate::record::Side;
 
 use super::rules;
@@ -88,14 +91,17 @@ pub(super) async fn there(conn: &mut Client, scope: &Scope) -> Result<Vec<Sequen
     Ok(there)
 }
 
-/// Sequences of which neither rows nor what was seen of `here` tell anything.
-pub(super) async fn unknown(
+/// Sequences of which neither rows nor what was seen of `here` tell anything, and those that stay where they stand.
+pub(super) async fn findings(
     conn: &mut Client,
     scope: &Scope,
     here: &[Sequence],
     side: Side,
-) -> Result<impl Iterator<Item = Finding> + use<>, client::Error> {
+) -> Result<Vec<Finding>, client::Error> {
     let there = there(conn, scope).await?;
     let untold = sequences::untold(conn, &sequences::met(here, &there), &there).await?;
-    Ok(untold.into_iter().map(move |object| Finding { rule: rules::SEQUENCE_UNKNOWN, side: Some(side), object }))
+    let found = |rule| move |object| Finding { rule, side: Some(side), object };
+    let unknown = untold.into_iter().map(found(rules::SEQUENCE_UNKNOWN));
+    let forbidden = sequences::forbidden(&there).map(str::to_owned).map(found(switch::MAY_NOT_SET_SEQUENCE));
+    Ok(unknown.chain(forbidden).collect())
 }
