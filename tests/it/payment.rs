@@ -776,6 +776,18 @@ async fn a_value_of_an_enum_that_got_another_name_has_it_there_and_may_come_twic
 }
 
 #[tokio::test]
+async fn a_change_of_no_table_in_doubt_is_listed_and_not_repeated_promise_6() {
+    let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY)").await;
+    let (_, change) = ddl("", "CREATE VIEW v AS SELECT 1");
+    let paid = world.pay(&Owed { doubted: vec![change.clone()], ..Owed::default() }).await;
+    let [refused] = &paid.refused[..] else { panic!("one is listed: {:?}", paid.refused) };
+    assert_eq!((refused.name.as_str(), refused.key.as_ref()), ("view public.v", Some(&change)));
+    assert!(refused.why.contains("nobody knows"), "{refused:?}");
+    assert_eq!(rows(&world.target.url("postgres"), "SELECT to_regclass('v')").await, ["NULL"]);
+    assert_eq!(world.copier.moot(&[change]).await.expect("asked"), [true], "the primary has none");
+}
+
+#[tokio::test]
 async fn a_constraint_that_only_the_payments_rows_satisfy_is_repeated_behind_them() {
     let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY, v int)").await;
     world.origin("INSERT INTO t VALUES (1, 0)").await;

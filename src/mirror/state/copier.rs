@@ -30,6 +30,13 @@ pub struct Owed {
     pub parked: Vec<(TableId, Box<[u8]>)>,
 }
 
+impl Owed {
+    /// There is nothing to do on the secondary.
+    pub fn is_nothing(&self) -> bool {
+        self.keys.is_empty() && self.tables.is_empty() && self.ddl.is_empty() && self.doubted.is_empty()
+    }
+}
+
 /// What a connect learned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {

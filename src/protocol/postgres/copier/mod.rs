@@ -159,7 +159,7 @@ impl PgCopier {
     async fn pay_at_snapshot(&mut self, owed: &Owed, keep: bool) -> Result<Paid, Error> {
         let options = self.options.clone();
         let link = self.link()?;
-        if owed.keys.is_empty() && owed.tables.is_empty() && owed.ddl.is_empty() {
+        if owed.is_nothing() {
             if keep {
                 link.heartbeat().await?;
             } else {
