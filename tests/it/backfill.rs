@@ -830,6 +830,33 @@ async fn an_index_that_was_never_finished_on_the_target_is_made_anew() {
     assert_eq!(rows(&url, is_valid).await, ["true"]);
 }
 
+/// A transaction on the target holds the first one's index up until it is cancelled.
+#[tokio::test]
+async fn a_backfill_does_not_take_what_is_built_for_one_that_was_cancelled_for_its_own() {
+    let stage = Stage::new("CREATE SCHEMA s", "", &[]).await;
+    let tables = "CREATE TABLE old (id int PRIMARY KEY, n int); CREATE INDEX old_n ON old (n); \
+        CREATE TABLE new (id int PRIMARY KEY, n int); CREATE INDEX new_n ON new (n); INSERT INTO new VALUES (1, 1)";
+    sql(&stage.origin.url("postgres"), tables).await;
+    let (url, client) = (stage.target.url("postgres"), stage.tandem.client());
+    let holder = connect(&url).await;
+    holder.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").await.expect("a snapshot");
+    ask(&stage, "backfill", json!({ "provision": true, "tables": ["public.old"] })).await;
+    let building = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%INDEX CONCURRENTLY%old_n%' AND pid <> pg_backend_pid() \
+        AND state = 'active'";
+    until(async || (rows(&url, building).await == ["1"]).then_some(())).await.expect("it is being built");
+    client.post("/v1/backfill", &json!({ "action": "cancel" })).await.expect("under way");
+    ask(&stage, "backfill", json!({ "provision": true, "tables": ["public.new"] })).await;
+    let is_made = until(async || (rows(&url, "SELECT to_regclass('new')").await == ["new"]).then_some(()));
+    is_made.await.unwrap_or_else(|| panic!("never made\n{}", stage.tandem.log()));
+    holder.batch_execute("COMMIT").await.expect("over");
+    let report = ended(&stage, "backfill").await;
+    assert_eq!((&report["state"], &report["rows"]), (&json!("Done"), &json!(1)), "{report:#}\n{}", stage.tandem.log());
+    let made = "SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid \
+        WHERE c.relname IN ('old_n', 'new_n') AND i.indisvalid";
+    assert_eq!(rows(&url, made).await, ["new_n"]);
+    assert_eq!(rows(&url, building).await, ["0"]);
+}
+
 /// What a switch would find of history, by name and object.
 async fn doubts(stage: &Stage) -> Vec<(String, String)> {
     stage.tandem.caught_up().await;

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -19,7 +20,7 @@ use crate::backfill::Request;
 use crate::backfill::work::Stage;
 use crate::mirror::state::copier::Error;
 use crate::protocol::postgres::catalog::{Catalog, load};
-use crate::protocol::postgres::client::{self, Client, DataRow, ServerConfig};
+use crate::protocol::postgres::client::{self, CancelToken, Client, DataRow, ServerConfig};
 use crate::protocol::postgres::scope::{Scope, topmost};
 
 use super::link::{self, Link, SETTINGS, on_primary, on_secondary};
@@ -492,8 +493,27 @@ async fn make(conn: &mut Client, lacking: &Lacking) -> Result<Option<Unmade>, cl
 /// There is no such table, or no such schema.
 const ABSENT: &[&str] = &["42P01", "3F000"];
 
-/// What is being built, beside the mirror. Names of what could not be.
-pub(super) type Building = Pin<Box<dyn Future<Output = Result<Vec<String>, client::Error>> + Send>>;
+/// What is being built, beside the mirror.
+pub(super) struct Building {
+    /// For whom. The one who asks now may be another one: what this one waited for was cancelled.
+    request: Request,
+    stage: Stage,
+    /// Names of what could not be.
+    work: Pin<Box<dyn Future<Output = Result<Vec<String>, client::Error>> + Send>>,
+    /// Its connection, once it has one.
+    conn: Arc<OnceLock<CancelToken>>,
+}
+
+impl Building {
+    /// Nobody waits for it any more. The server would go on with what it is told last, and hold on to its name.
+    async fn abandon(self) {
+        drop(self.work);
+        let Some(conn) = self.conn.get() else { return };
+        if let Err(error) = conn.cancel().await {
+            tracing::warn!(%error, "what is built on the secondary for a backfill that was cancelled could not be stopped");
+        }
+    }
+}
 
 /// Make what is lacking of this stage. `None`: it is being built, ask again.
 pub(super) async fn provision(
@@ -502,8 +522,12 @@ pub(super) async fn provision(
     secondary: &ServerConfig,
     (request, stage): (&Request, Stage),
 ) -> Result<Option<Vec<String>>, Error> {
-    if let Some(built) = building {
-        let Ok(built) = timeout(LOOK, built.as_mut()).await else { return Ok(None) };
+    if let Some(others) = building.take_if(|building| (&building.request, building.stage) != (request, stage)) {
+        link.schema_stale = true;
+        others.abandon().await;
+    }
+    if let Some(ours) = building {
+        let Ok(built) = timeout(LOOK, ours.work.as_mut()).await else { return Ok(None) };
         *building = None;
         link.schema_stale = true;
         return built.map(Some).map_err(on_secondary);
@@ -517,7 +541,9 @@ pub(super) async fn provision(
                 lists.push(lacking(list, link, &asked).await?);
             }
             let all = lists.into_iter().flatten().collect();
-            *building = Some(build(secondary.clone(), link.path(), all).boxed());
+            let conn = Arc::default();
+            let work = build(secondary.clone(), link.path(), all, Arc::clone(&conn)).boxed();
+            *building = Some(Building { request: request.clone(), stage, work, conn });
             Ok(None)
         }
     }
@@ -536,12 +562,18 @@ async fn tables(link: &mut Link, asked: &Asked<'_>) -> Result<Vec<String>, Error
 }
 
 /// One after the other, on a connection of its own. It writes no rows, so a successor of the mirror need not wait for it.
-async fn build(secondary: ServerConfig, path: String, all: Vec<Lacking>) -> Result<Vec<String>, client::Error> {
+async fn build(
+    secondary: ServerConfig,
+    path: String,
+    all: Vec<Lacking>,
+    connected: Arc<OnceLock<CancelToken>>,
+) -> Result<Vec<String>, client::Error> {
     let mut refused = Vec::new();
     if all.is_empty() {
         return Ok(refused);
     }
     let mut conn = link::connect(&secondary).await?;
+    let _ = connected.set(conn.cancel_token());
     conn.simple(SETTINGS).await?;
     conn.simple(LOCK_TIMEOUT).await?;
     // Definitions leave out the schemas that are in the path of who asked for them.
