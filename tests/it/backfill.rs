@@ -830,6 +830,44 @@ async fn an_index_that_was_never_finished_on_the_target_is_made_anew() {
     assert_eq!(rows(&url, is_valid).await, ["true"]);
 }
 
+#[tokio::test]
+async fn chunks_that_turn_out_dense_are_halved_in_each_pass_promise_12() {
+    let schema = "CREATE TABLE t (id int PRIMARY KEY, n int) WITH (autovacuum_enabled = off)";
+    let stage = Stage::new(schema, "[backfill]\nchunk_rows = 300\nworkers = 1\n", &[]).await;
+    // Empty blocks make chunks larger; then come full ones.
+    let rows_here = "INSERT INTO t SELECT i, i FROM generate_series(1, 60000) i; DELETE FROM t WHERE id <= 40000; VACUUM (TRUNCATE off) t";
+    for text in rows_here.split("; ") {
+        sql(&stage.origin.url("postgres"), text).await;
+    }
+    let report = walk(&stage, "backfill", json!({ "tables": ["public.t"] })).await;
+    assert_eq!(
+        (&report["state"], &report["rows"]),
+        (&json!("Done"), &json!(20_000)),
+        "{report:#}\n{}",
+        stage.tandem.log()
+    );
+    stage.assert_equal(&["t"]).await;
+    // No short cut: rows that differ are looked at one by one.
+    sql(
+        &stage.target.url("postgres"),
+        "UPDATE t SET n = -n; INSERT INTO t SELECT -i, i FROM generate_series(1, 5000) i",
+    )
+    .await;
+    let report = walk(&stage, "verify", json!({ "tables": ["public.t"] })).await;
+    let [_, equal, missing, extra, different, skipped] = counts(&report);
+    assert_eq!(
+        [equal, missing, extra, different, skipped],
+        [0, 0, 5_000, 20_000, 0],
+        "{report:#}\n{}",
+        stage.tandem.log()
+    );
+    let text = stage.tandem.metrics().await;
+    for pass in ["copy", "forth", "back"] {
+        let is_dense = |line: &str| line.contains("end=\"dense\"") && line.contains(&format!("pass=\"{pass}\""));
+        assert!(text.lines().any(is_dense), "{pass}\n{text}");
+    }
+}
+
 /// A transaction on the target holds the first one's index up until it is cancelled.
 #[tokio::test]
 async fn a_backfill_does_not_take_what_is_built_for_one_that_was_cancelled_for_its_own() {

@@ -32,7 +32,7 @@ use super::contact::{self, Met};
 use super::copy::{BINARY_END, BINARY_START, put_text};
 use super::debt::{Arrays, BATCH_BYTES, batches};
 use super::link::{self, LOCK_CLASS, LOCK_WRITERS, Link, on_secondary};
-use super::pay::{COUNT, Trouble, about_the_statement, loading, unlocked};
+use super::pay::{COUNT, Trouble, loading, of_the_table, unlocked};
 use super::schema::{At, Home, Pair, STRETCH};
 
 mod alike;
@@ -49,7 +49,13 @@ pub(super) struct Worker {
     primary: Client,
     secondary: Client,
     luck: Luck,
+    /// A chunk with more rows is halved, if it can be.
+    rows_max: u64,
 }
+
+/// Of so many times the rows that a chunk should have. How many it has nobody knows before it is read: behind a stretch of empty
+/// blocks, which make chunks larger and larger, it may be millions.
+const DENSE: u64 = 4;
 
 /// What [`Link`] knows of history.
 #[derive(Default)]
@@ -310,7 +316,7 @@ async fn open(link: &Link, (primary, secondary): (&ServerConfig, &ServerConfig))
     for sql in &settings {
         from.simple(sql).await.map_err(Trouble::Primary)?;
     }
-    Ok(Worker { primary: from, secondary: to, luck: Luck::default() })
+    Ok(Worker { primary: from, secondary: to, luck: Luck::default(), rows_max: u64::MAX })
 }
 
 impl Worker {
@@ -322,6 +328,7 @@ impl Worker {
         clean: &HashSet<TableId>,
     ) -> Result<(), Trouble> {
         let Some(mut next) = desk.take(Instant::now()) else { return Ok(()) };
+        self.rows_max = desk.options().chunk_rows.max(1).saturating_mul(DENSE);
         let begin = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'; {}",
             check::SAVEPOINT
@@ -352,7 +359,8 @@ impl Worker {
             Pass::Back => self.back(chunk, pair).await,
         };
         let done = match done {
-            Ok(landed) => Ok(Outcome::Done(Landed { took: began.elapsed(), ..landed })),
+            Ok(Some(landed)) => Ok(Outcome::Done(Landed { took: began.elapsed(), ..landed })),
+            Ok(None) => Ok(Outcome::Dense),
             Err(Trouble::Table(_, error)) => self.refused(chunk, pair, &error).await,
             Err(trouble) => Err(trouble),
         };
@@ -382,11 +390,21 @@ impl Worker {
         Ok(node.is_some_and(|node| number(oid, node) == chunk.file))
     }
 
-    /// Rows of the primary replace what the secondary has under their keys, in one transaction.
-    async fn copy(&mut self, chunk: &Chunk, pair: &Arc<Pair>, clean: bool) -> Result<Landed, Trouble> {
+    /// The chunk can be halved, and should be if it has so many rows.
+    fn is_dense(&self, chunk: &Chunk, rows: u64) -> bool {
+        rows > self.rows_max && chunk.is_divisible()
+    }
+
+    /// What keeps a read of this chunk from more rows than show that it is dense.
+    fn limit(&self, chunk: &Chunk) -> String {
+        if chunk.is_divisible() { format!(" LIMIT {}", self.rows_max.saturating_add(1)) } else { String::new() }
+    }
+
+    /// Rows of the primary replace what the secondary has under their keys, in one transaction. `None`: it is dense.
+    async fn copy(&mut self, chunk: &Chunk, pair: &Arc<Pair>, clean: bool) -> Result<Option<Landed>, Trouble> {
         let asked = if clean { String::new() } else { format!(", {}", pair.asked("t", At::Primary)) };
         let (columns, part) = (pair.column_list("t.", At::Primary), pair.part(&chunk.name, At::Primary));
-        let sql = format!("SELECT {columns}{asked} FROM {part} t WHERE {STRETCH}");
+        let sql = format!("SELECT {columns}{asked} FROM {part} t WHERE {STRETCH}{}", self.limit(chunk));
         let check = self.put_read(&sql, chunk, pair, pair.format()).await?;
         let mut batch = Batch::new(pair);
         let mut into = Writes::default();
@@ -410,21 +428,25 @@ impl Worker {
         if let Err(trouble) = check.read(&mut self.primary).await {
             return Err(self.undo(&mut into, trouble).await);
         }
+        if self.is_dense(chunk, landed.rows) {
+            return self.roll_back(&mut into).await.map(|()| None);
+        }
         into.put_query(&mut self.secondary, "COMMIT");
         match into.settle(&mut self.secondary, pair.id).await {
-            Ok(()) => Ok(landed),
+            Ok(()) => Ok(Some(landed)),
             Err(trouble) => Err(self.undo(&mut into, trouble).await),
         }
     }
 
-    /// Leave no transaction on the secondary.
     async fn undo(&mut self, into: &mut Writes, trouble: Trouble) -> Trouble {
+        self.roll_back(into).await.err().unwrap_or(trouble)
+    }
+
+    /// Leave no transaction on the secondary.
+    async fn roll_back(&mut self, into: &mut Writes) -> Result<(), Trouble> {
         // What was put is answered, with errors or without.
         let _ = into.settle(&mut self.secondary, TableId::NONE).await;
-        match self.secondary.simple("ROLLBACK").await {
-            Ok(_) => trouble,
-            Err(error) => Trouble::Secondary(error),
-        }
+        self.secondary.simple("ROLLBACK").await.map(drop).map_err(Trouble::Secondary)
     }
 
     /// The secondary refuses rows of this chunk: which ones there are, or that it is no matter of rows.
@@ -457,13 +479,14 @@ impl Worker {
         Ok(check)
     }
 
-    /// Rows of the primary are looked for on the secondary.
-    async fn forth(&mut self, chunk: &Chunk, pair: &Arc<Pair>) -> Result<Landed, Trouble> {
+    /// Rows of the primary are looked for on the secondary. `None`: it is dense.
+    async fn forth(&mut self, chunk: &Chunk, pair: &Arc<Pair>) -> Result<Option<Landed>, Trouble> {
         if let Some(rows) = self.alike(chunk, pair).await? {
-            return Ok(Landed { rows, alike: true, ..Landed::default() });
+            return Ok(Some(Landed { rows, alike: true, ..Landed::default() }));
         }
         let (digest, asked) = (pair.digest(At::Primary), pair.asked("t", At::Primary));
-        let sql = format!("SELECT {digest}, {asked} FROM {} t WHERE {STRETCH}", pair.part(&chunk.name, At::Primary));
+        let (part, limit) = (pair.part(&chunk.name, At::Primary), self.limit(chunk));
+        let sql = format!("SELECT {digest}, {asked} FROM {part} t WHERE {STRETCH}{limit}");
         // What is asked is the same on both sides in binary, also where rows are not: digests and canonical keys.
         let check = self.put_read(&sql, chunk, pair, Format::Binary).await?;
         let mut rows: Vec<Keyed> = Vec::new();
@@ -473,6 +496,9 @@ impl Worker {
         }
         check.read(&mut self.primary).await?;
         let mut landed = Landed { rows: rows.len() as u64, ..Landed::default() };
+        if self.is_dense(chunk, landed.rows) {
+            return Ok(None);
+        }
         for some in rows.chunks(BATCH_ROWS) {
             let keys: Vec<&[u8]> = some.iter().map(|(key, _)| &key[..]).collect();
             let there = self.look_up(At::Secondary, &pair.digest_sql(At::Secondary), pair, &keys, digested).await?;
@@ -485,20 +511,23 @@ impl Worker {
                 landed.differing.push(difference(how, key));
             }
         }
-        Ok(landed)
+        Ok(Some(landed))
     }
 
-    /// Rows of the secondary are looked for on the primary.
-    async fn back(&mut self, chunk: &Chunk, pair: &Arc<Pair>) -> Result<Landed, Trouble> {
+    /// Rows of the secondary are looked for on the primary. `None`: it is dense.
+    async fn back(&mut self, chunk: &Chunk, pair: &Arc<Pair>) -> Result<Option<Landed>, Trouble> {
         if let Some(rows) = self.alike(chunk, pair).await? {
-            return Ok(Landed { rows, alike: true, ..Landed::default() });
+            return Ok(Some(Landed { rows, alike: true, ..Landed::default() }));
         }
         let (asked, part) = (pair.asked("t", At::Secondary), pair.part(&chunk.name, At::Secondary));
-        let sql = format!("SELECT {asked} FROM {part} t WHERE {STRETCH}");
+        let sql = format!("SELECT {asked} FROM {part} t WHERE {STRETCH}{}", self.limit(chunk));
         let [from, to] = stretch(chunk);
         let params = [Param::text(&from), Param::text(&to)];
         let rows = self.secondary.query(&sql, &params, Format::Text).await;
         let rows = rows.map_err(|error| Trouble::reading(At::Secondary, pair.id, error))?;
+        if self.is_dense(chunk, rows.len() as u64) {
+            return Ok(None);
+        }
         let keys = rows.iter().map(|row| key_of_text(pair, row)).collect::<Result<Vec<_>, _>>();
         let keys = keys.map_err(Trouble::Secondary)?;
         let mut landed = Landed { rows: keys.len() as u64, ..Landed::default() };
@@ -508,7 +537,7 @@ impl Worker {
             let extra = some.into_iter().filter(|key| !there.contains_key(*key));
             landed.differing.extend(extra.map(|key| difference(Differs::Extra, key)));
         }
-        Ok(landed)
+        Ok(Some(landed))
     }
 
     /// Rows of one side by key.
@@ -689,7 +718,7 @@ impl Writes {
         }
         match refused {
             None => Ok(()),
-            Some(error) if about_the_statement(&error.code) => Err(Trouble::Table(table, Box::new(error))),
+            Some(error) if of_the_table(&error.code) => Err(Trouble::Table(table, Box::new(error))),
             Some(error) => Err(Trouble::Secondary(error.into())),
         }
     }

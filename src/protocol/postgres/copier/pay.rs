@@ -103,9 +103,7 @@ impl Trouble {
             client::Error::Db(error) => match error.code.as_str() {
                 LOCKED => Trouble::Locked(At::Secondary, vec![table], error.to_string()),
                 "42P01" | "42703" => Trouble::Missing(table, error),
-                // Its file or an index of it is damaged there, or the server that a foreign table of its triggers is on is away.
-                "XX001" | "XX002" | "58P01" | "58030" => Trouble::Table(table, error),
-                code if about_the_statement(code) || code.starts_with("HV") => Trouble::Table(table, error),
+                code if of_the_table(code) => Trouble::Table(table, error),
                 _ => Trouble::Secondary(client::Error::Db(error)),
             },
             error => Trouble::Secondary(error),
@@ -136,6 +134,12 @@ pub(super) fn about_the_statement(code: &str) -> bool {
     let classes = ["0A", "21", "22", "23", "42", "44", "P0", "54", "27", "38", "39", "2F"];
     // A table that a publication holds, without a replica identity, takes no DELETE (`CheckCmdReplicaIdentity`).
     code == "55000" || classes.iter().any(|class| code.starts_with(class))
+}
+
+/// Met while a table of the secondary is written, the SQLSTATE speaks of that table alone: besides the statement and its rows of a
+/// file or an index of it that is damaged, or of a server that a foreign table of its triggers is on.
+pub(super) fn of_the_table(code: &str) -> bool {
+    about_the_statement(code) || ["XX001", "XX002", "58P01", "58030"].contains(&code) || code.starts_with("HV")
 }
 
 pub(super) fn loading(error: LoadError, side: fn(client::Error) -> Trouble) -> Trouble {

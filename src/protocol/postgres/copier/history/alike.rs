@@ -61,6 +61,9 @@ impl Worker {
             return Ok(None);
         }
         let Some((rows, edges)) = self.edges(chunk, pair).await? else { return Ok(Some(0)) };
+        if self.is_dense(chunk, rows) {
+            return Ok(None);
+        }
         let most = (2 * rows + SPARE).to_string();
         let params: Vec<_> = edges.iter().chain([&most]).map(|value| Param::text(value)).collect();
         let what = if chunk.pass == Pass::Back { What::Keys } else { What::Rows };
