@@ -1298,14 +1298,14 @@ mod tests {
             let mut seen = self.seen.lock().expect("no panic");
             seen.paid.extend(owed.keys.values().flat_map(HashMap::keys).map(|key| key.to_vec()));
             seen.changes.extend(owed.ddl.iter().map(|(_, body)| body.to_vec()));
-            let in_doubt = |body: &Box<[u8]>| Refused {
+            let in_doubt = |body: &[u8]| Refused {
                 table: TableId::NONE,
                 name: "view v".into(),
-                key: Some(body.clone()),
+                key: Some(body.into()),
                 shown: String::new(),
                 why: "nobody knows".into(),
             };
-            let refused = owed.doubted.iter().map(in_doubt).collect();
+            let refused = owed.doubted.iter().map(|body| in_doubt(body)).collect();
             seen.keys = seen.keys.max(owed.keys.values().map(HashMap::len).sum());
             let is_other = |table: &&TableId| **table != TABLE;
             seen.others += owed.keys.keys().filter(is_other).map(|table| owed.keys[table].len()).sum::<usize>();
