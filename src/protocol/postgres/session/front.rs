@@ -48,6 +48,7 @@ impl Session {
                 return Ok(at);
             }
             self.reloaded = false;
+            self.is_captured = false;
             self.message = None;
             at += header.size;
         }

@@ -728,6 +728,28 @@ fn a_rollback_that_the_server_skips_takes_nothing_from_before_a_savepoint() {
     assert_saved(peers);
 }
 
+/// What waited for keys and was skipped may not be taken for what comes next.
+#[test]
+fn a_statement_behind_one_that_the_server_skipped_is_captured() {
+    const ASKED: &str = "update acc set bal = 1/0 where bal = 2";
+    let skipped = |skipped: &[&str], answers: &str, status: &str, next: &str| {
+        let mut peers = Peers::new();
+        peers.client(|out| {
+            run_all(out, skipped);
+            wire::bare(out, front::SYNC);
+            wire::query(out, next.as_bytes());
+        });
+        peers.server(answers);
+        peers.server(status);
+        peers
+    };
+    let one = "update acc set bal = 1 where id = 5";
+    let peers = skipped(&["begin", ASKED, "commit"], "1 2 CBEGIN 1 2 E", "ZE", &format!("rollback; {one}"));
+    assert!(peers.has("acc "), "{:?}", peers.journaled());
+    let peers = skipped(&[ASKED, "commit"], "1 2 E", "ZI", one);
+    assert!(peers.has("acc "), "{:?}", peers.journaled());
+}
+
 #[test]
 fn parts_that_nothing_could_close_are_dirty() {
     let marks: Arc<std::sync::Mutex<Vec<TableId>>> = Arc::default();
