@@ -620,7 +620,9 @@ impl Session {
             out.to_server.extend_from_slice(whole);
             return Ok(true);
         }
-        let commits = !self.in_transaction && !self.copying() && !self.undoing;
+        // What is of another group commits, whatever becomes of the COPY.
+        let copies = self.copies.iter().any(|&(group, _)| group == self.boundaries);
+        let commits = !self.in_transaction && !copies && !self.undoing;
         if commits && (!self.asked_answered(out) || !self.append()?) {
             self.hurried = matches!(self.wait, Wait::Keys);
             return Ok(false);

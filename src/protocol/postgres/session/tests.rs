@@ -875,6 +875,21 @@ fn the_stream_of_a_copy_that_was_refused_is_owed_no_answer() {
 }
 
 #[test]
+fn what_is_pipelined_behind_a_copy_is_journaled_should_the_server_refuse_the_copy() {
+    let mut peers = Peers::new();
+    peers.client(|out| {
+        for text in ["copy pair from stdin", "insert into acc values (5, 1, 'x')"] {
+            run(out, text);
+            wire::bare(out, front::SYNC);
+        }
+    });
+    assert!(peers.has("acc "), "{:?}", peers.journaled());
+    assert_eq!(peers.server("1 2 E ZI 1 2 CINSERT_0_1 ZI"), "12EZ12CZ");
+    assert_eq!(peers.outcomes(), "C");
+    assert!(peers.session.is_idle());
+}
+
+#[test]
 fn what_is_left_of_a_copy_that_failed_does_not_keep_the_gate() {
     let mut peers = Peers::new();
     peers.query("copy acc from stdin");
