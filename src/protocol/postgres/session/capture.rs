@@ -161,10 +161,7 @@ impl Session {
                 self.copy_expected(copy);
                 self.counted_blind(copy);
             }
-            Action::PrepareTransaction { .. } => {
-                let name = self.transaction_name(text, statement).unwrap_or_default(); // Else it was refused.
-                self.keys.prepared(&name);
-            }
+            Action::PrepareTransaction { .. } => self.capture_name(text, statement),
             other => {
                 let range = self.range(statement).unwrap_or(0..text.len());
                 self.capture_other(other, &text[range]);
@@ -172,6 +169,12 @@ impl Session {
         }
         self.spill();
         Ok(true)
+    }
+
+    /// The unit may become this two-phase transaction. The text was lexed last.
+    fn capture_name(&mut self, text: &[u8], statement: &Statement) {
+        let name = self.transaction_name(text, statement).unwrap_or_default(); // Else it was refused.
+        self.keys.prepared(&name);
     }
 
     /// Actions whose keys do not depend on values.
@@ -256,7 +259,7 @@ impl Session {
         match &statement.action {
             Action::Pass => return Ok(true),
             // They count in the order in which they run.
-            Action::Ddl(_) | Action::Savepoint(_) => return Ok(true),
+            Action::Ddl(_) | Action::Savepoint(_) | Action::PrepareTransaction { .. } => return Ok(true),
             // Its stream is expected at Execute.
             Action::CopyIn(copy) => self.counted_blind(copy),
             Action::Evident(evident) => {
@@ -302,6 +305,10 @@ impl Session {
                 self.lex(&prepared.text);
                 let range = self.range(statement).unwrap_or(0..prepared.text.len());
                 self.capture_other(action, &prepared.text[range]);
+            }
+            Action::PrepareTransaction { .. } => {
+                self.lex(&prepared.text);
+                self.capture_name(&prepared.text, statement);
             }
             // It may have been asked for since the Bind.
             action if super::path::may_move_path(action) => self.path_unknown(),

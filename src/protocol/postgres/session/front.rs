@@ -503,6 +503,11 @@ impl Session {
             if self.ask_path(statements, out) || self.ask_temporary(statements, out) {
                 return Ok(false);
             }
+            // The name of a two-phase transaction speaks for what lies before it.
+            let names = matches!(statement.action, Action::PrepareTransaction { .. });
+            if names && !self.asked_answered(out) {
+                return Ok(false);
+            }
             self.capture_run(&prepared, statement);
         }
         let goes = self.run(name, whole, (&prepared, statement), &portal, out)?;

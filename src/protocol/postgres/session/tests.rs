@@ -1667,6 +1667,29 @@ fn the_name_of_a_two_phase_transaction_is_read_from_any_literal() {
     assert!(peers.journaled().is_empty(), "it is refused");
 }
 
+/// The rows of a statement that was asked come behind the Bind of what is pipelined after it.
+#[test]
+fn every_record_of_a_pipelined_two_phase_transaction_lies_before_its_name() {
+    let mut peers = Peers::over(rig::changed(|shared| shared.policy.spill_bytes = 100));
+    peers.client(|out| {
+        run_all(out, &["begin", "update acc set bal = 1 where bal = 2", "prepare transaction 'g'"]);
+        wire::bare(out, front::SYNC);
+    });
+    peers.server("1 2 CBEGIN 1 2");
+    let oid = catalog().by_name["acc"][0].to_string();
+    (0..40).for_each(|id| peers.row(&[&oid, &id.to_string()]));
+    peers.server("CUPDATE_40 1 2");
+    let records: Vec<Vec<bool>> = rig::records(&peers.shared.journal)
+        .into_iter()
+        .map(|record| Record::parse(record).expect("a record"))
+        .map(|record| record.items().map(|item| matches!(item, Item::Prepared(_))).collect())
+        .collect();
+    let named = records.iter().rposition(|items| items.contains(&true)).expect("its name");
+    assert!(named > 1 && records.iter().skip(named + 1).all(Vec::is_empty), "{records:?}");
+    peers.server("CPREPARE_TRANSACTION ZI");
+    assert!(peers.session.is_idle());
+}
+
 #[test]
 fn messages_cut_at_every_byte_mean_the_same() {
     let mut peers = Peers::new();
