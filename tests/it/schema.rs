@@ -95,6 +95,22 @@ async fn a_schema_change_that_was_undone_behind_a_savepoint_is_not_repeated() {
     assert_eq!(parked, serde_json::json!([]), "{parked:#}");
 }
 
+/// Its client stays connected, so its server's process never is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_change_of_which_nobody_knows_whether_it_was_committed_makes_its_table_dirty_and_holds_up_no_other() {
+    let schema = "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE other (id int PRIMARY KEY)";
+    let stage = Stage::new(schema, "[mirror]\nself_repair = false", &[]).await;
+    let client = connect(&stage.url()).await;
+    let text = "BEGIN; ALTER TABLE a ADD x int; COMMIT; BEGIN; INSERT INTO other VALUES (9); SELECT 1 / 0";
+    client.batch_execute(text).await.expect_err("a division by zero");
+    client.batch_execute("ROLLBACK").await.expect("rolled back");
+    stage.write_arrives(1).await;
+    stage.tandem.caught_up().await;
+    let dirty = stage.tandem.client().get("/v1/dirty").await.expect("it answers");
+    assert_eq!(dirty[0]["table"], "public.a", "{dirty:#}");
+    drop(client);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_schema_change_means_there_what_the_sessions_settings_made_it_mean() {
     let schema = "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2);

@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::task::{Context, Poll};
 
 use crate::journal::{self, Durable, Outcome, Ticket};
+use crate::record::TableId;
 
 use super::savepoints::Stretch;
 
@@ -31,12 +32,39 @@ struct Held {
     ticket: Ticket,
     durable: Option<Durable>,
     kind: Kind,
-    /// It is of schema changes, and they are of this stretch.
-    changes: Option<Stretch>,
+    /// It is of schema changes.
+    changes: Option<Changed>,
     /// A part of it was committed, ..
     committed: bool,
     /// .. a part of it was rolled back.
     aborted: bool,
+}
+
+/// What a record of schema changes is of.
+#[derive(Default)]
+pub(super) struct Changed {
+    /// All of them are of this one.
+    pub(super) stretch: Stretch,
+    pub(super) tables: Vec<TableId>,
+}
+
+/// Records of schema changes whose transactions are over, and nobody knows which of them were committed.
+#[must_use]
+pub(super) struct Doubtful(Vec<Held>);
+
+impl Doubtful {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn tables(&self) -> impl Iterator<Item = TableId> {
+        self.0.iter().filter_map(|held| held.changes.as_ref()).flat_map(|changed| changed.tables.iter().copied())
+    }
+
+    /// None of them is repeated.
+    pub(super) fn end(self) {
+        self.0.into_iter().for_each(|held| held.ticket.end(Outcome::Aborted));
+    }
 }
 
 #[derive(PartialEq, Eq)]
@@ -77,8 +105,8 @@ impl Tickets {
         Mark(self.first.0 + self.held.len() as u64)
     }
 
-    /// `changes`: a record of schema changes, of this stretch.
-    pub(super) fn push(&mut self, ticket: Ticket, changes: Option<Stretch>) {
+    /// `changes`: a record of schema changes.
+    pub(super) fn push(&mut self, ticket: Ticket, changes: Option<Changed>) {
         self.put(ticket, Kind::Plain, changes);
     }
 
@@ -87,13 +115,14 @@ impl Tickets {
         self.put(ticket, Kind::Provisional, None);
     }
 
-    fn put(&mut self, ticket: Ticket, kind: Kind, changes: Option<Stretch>) {
+    fn put(&mut self, ticket: Ticket, kind: Kind, changes: Option<Changed>) {
         self.held.push_back(Held { ticket, durable: None, kind, changes, committed: false, aborted: false });
     }
 
     /// The schema changes of these stretches were undone.
     pub(super) fn undo(&mut self, undone: &Range<Stretch>) {
-        let is_undone = |held: &&mut Held| held.changes.is_some_and(|stretch| undone.contains(&stretch));
+        let is_undone =
+            |held: &&mut Held| held.changes.as_ref().is_some_and(|changed| undone.contains(&changed.stretch));
         self.held.iter_mut().filter(is_undone).for_each(|held| held.kind = Kind::Void);
     }
 
@@ -148,23 +177,26 @@ impl Tickets {
     }
 
     /// End those below the mark whose fate is known.
-    pub(super) fn end_settled(&mut self, upto: Mark) {
-        self.end(self.settled.min(upto));
+    pub(super) fn end_settled(&mut self, upto: Mark) -> Doubtful {
+        self.end(self.settled.min(upto))
     }
 
     /// End all below the mark. The session is outside any transaction, and the last one of them ended so.
-    pub(super) fn end_all(&mut self, upto: Mark, last: Outcome) {
+    pub(super) fn end_all(&mut self, upto: Mark, last: Outcome) -> Doubtful {
         self.part(upto, last);
-        self.end(upto);
+        self.end(upto)
     }
 
-    fn end(&mut self, upto: Mark) {
+    fn end(&mut self, upto: Mark) -> Doubtful {
+        let mut doubtful = Vec::new();
         for held in self.held.drain(..self.below(upto)) {
             self.first.0 += 1;
-            if let Some(outcome) = held.outcome() {
-                held.ticket.end(outcome);
+            match held.outcome() {
+                Some(outcome) => held.ticket.end(outcome),
+                None => doubtful.push(held),
             }
         }
+        Doubtful(doubtful)
     }
 
     /// Nobody will say how they ended.
@@ -197,8 +229,14 @@ mod tests {
         }
 
         fn push_of(&mut self, changes: Option<Stretch>) -> Mark {
+            let changes = changes.map(|stretch| Changed { stretch, tables: Vec::new() });
             self.tickets.push(self.journal.begin(&BytesMut::from("r")).expect("room"), changes);
             self.tickets.mark()
+        }
+
+        /// Those in doubt are given up, as they are when their server is gone.
+        fn end_all(&mut self, upto: Mark, last: Outcome) {
+            drop(self.tickets.end_all(upto, last));
         }
 
         fn outcomes(&self) -> String {
@@ -214,7 +252,7 @@ mod tests {
         let second = peers.push();
         peers.tickets.settle(second, Outcome::Aborted);
         let last = peers.push();
-        peers.tickets.end_all(last, Outcome::Committed);
+        peers.end_all(last, Outcome::Committed);
         assert_eq!(peers.outcomes(), "CAC");
     }
 
@@ -224,10 +262,10 @@ mod tests {
         let first = peers.push();
         let second = peers.push();
         peers.tickets.settle(first, Outcome::Committed);
-        peers.tickets.end_settled(second);
+        assert!(peers.tickets.end_settled(second).is_empty());
         assert_eq!(peers.outcomes(), "C?");
         assert_eq!(peers.tickets.mark(), second);
-        peers.tickets.end_all(second, Outcome::Aborted);
+        peers.end_all(second, Outcome::Aborted);
         assert_eq!(peers.outcomes(), "CA");
     }
 
@@ -237,7 +275,7 @@ mod tests {
             let mut peers = Peers::new();
             let only = peers.push_of(changes);
             peers.tickets.part(only, Outcome::Committed);
-            peers.tickets.end_all(only, Outcome::Aborted);
+            peers.end_all(only, Outcome::Aborted);
             assert_eq!(peers.outcomes(), outcome);
         }
     }
@@ -250,7 +288,7 @@ mod tests {
         }
         let last = peers.tickets.mark();
         peers.tickets.void(last);
-        peers.tickets.end_all(last, Outcome::Aborted);
+        peers.end_all(last, Outcome::Aborted);
         assert_eq!(peers.outcomes(), "CA");
     }
 
@@ -262,7 +300,7 @@ mod tests {
         }
         let last = peers.push();
         peers.tickets.undo(&(Stretch::of(1)..Stretch::of(3)));
-        peers.tickets.end_all(last, Outcome::Committed);
+        peers.end_all(last, Outcome::Committed);
         assert_eq!(peers.outcomes(), "CAACC");
     }
 
@@ -275,7 +313,7 @@ mod tests {
             peers.push_of(Some(Stretch::default()));
             let upto = peers.push();
             peers.tickets.doubt_changes();
-            peers.tickets.end_all(upto, last);
+            peers.end_all(upto, last);
             assert_eq!(peers.outcomes(), outcomes);
         }
     }
