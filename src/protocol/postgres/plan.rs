@@ -203,7 +203,7 @@ pub enum Action {
     /// DECLARE of a cursor whose query could write: it runs when rows are fetched.
     Cursor(Counted),
     /// FETCH or MOVE.
-    Fetch,
+    Fetch(Fetch),
     /// Writes that nobody names; the labels of tables known to be concerned (may be empty: count).
     Counted(Counted),
     /// A schema change.
@@ -248,6 +248,17 @@ impl Action {
             _ => false,
         }
     }
+}
+
+/// A statement that reads from a cursor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// The cursor's name as PostgreSQL folds it.
+    pub cursor: String,
+    /// MOVE, which returns no rows.
+    pub is_move: bool,
+    /// The cursor may write when it is read, as far as its session knows.
+    pub counted: Option<Counted>,
 }
 
 /// A statement about a savepoint.

@@ -25,7 +25,7 @@ use super::cache::PlanCache;
 use super::catalog::{Catalog, load};
 use super::client::{self, Client, Endpoint, ServerConfig};
 use super::moving::sessions::Sessions;
-use super::plan::{Action, Ddl};
+use super::plan::{Action, Ddl, Fetch};
 use super::shadow::{Asked, Backends};
 use super::wire::{Header, WireError};
 
@@ -98,6 +98,7 @@ impl Policy {
             | Action::Opaque(counted)
             | Action::Cursor(counted)
             | Action::Ddl(Ddl { counted: Some(counted), .. })
+            | Action::Fetch(Fetch { counted: Some(counted), .. })
                 if settings().on_uncaptured == OnUncaptured::Refuse =>
             {
                 Some(counted.why.clone())

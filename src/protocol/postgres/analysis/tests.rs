@@ -30,6 +30,7 @@ impl Describe<'_> {
             }
             Action::Asked(asked) => self.asked(asked),
             Action::Counted(counted) => format!("counted{}", self.counted(Some(counted))),
+            Action::Fetch(_) => "fetch".to_owned(),
             Action::Cursor(counted) => format!("cursor{}", self.counted(Some(counted))),
             Action::Opaque(counted) => format!("opaque{}", self.counted(Some(counted))),
             Action::Truncate(truncate) => {

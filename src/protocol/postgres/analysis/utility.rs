@@ -13,7 +13,7 @@ use pg_query::protobuf::{
 };
 
 use super::super::catalog::{ForeignKey, Relation, routine};
-use super::super::plan::{Action, Code, Counted, Ddl, Savepoint, SavepointVerb, Statement, Truncate};
+use super::super::plan::{Action, Code, Counted, Ddl, Fetch, Savepoint, SavepointVerb, Statement, Truncate};
 use super::super::schema_change::is_setting;
 use super::super::scope::topmost;
 use super::Scope;
@@ -56,7 +56,10 @@ impl Scope<'_> {
             | N::ConstraintsSetStmt(_)
             | N::CheckPointStmt(_) => Action::Pass,
 
-            N::FetchStmt(_) => Action::Fetch,
+            N::FetchStmt(fetch) => {
+                let (cursor, is_move) = (fetch.portalname.clone(), fetch.ismove);
+                Action::Fetch(Fetch { cursor, is_move, counted: None })
+            }
 
             // May write anything, or commit by itself.
             N::CallStmt(call) => self.call(call),

@@ -174,6 +174,7 @@ impl Session {
             View::Ahead => return self.ahead_row(body).map_err(Fault::Server),
             View::Path => return self.path_row(body).map_err(Fault::Server),
             View::Names => return self.names_row(body).map_err(Fault::Server),
+            View::Cursor => return self.cursor_row(body).map_err(Fault::Server),
             _ => {}
         }
         let (Some(asked), View::Asked { binary, script, .. } | View::Rest { binary, script }) = (view.asked(), view)
@@ -241,7 +242,7 @@ impl Session {
                     }
                     return Ok(true);
                 }
-                if matches!(view, View::Ahead | View::Path | View::Names | View::Rest { .. }) {
+                if matches!(view, View::Ahead | View::Path | View::Names | View::Cursor | View::Rest { .. }) {
                     self.asking -= 1;
                     return Ok(true);
                 }
@@ -379,7 +380,13 @@ impl Session {
                     self.tickets.void(*upto);
                 }
                 Expect::Execute {
-                    view: view @ (View::Asked { .. } | View::Rest { .. } | View::Ahead | View::Path | View::Names),
+                    view:
+                        view @ (View::Asked { .. }
+                        | View::Rest { .. }
+                        | View::Ahead
+                        | View::Path
+                        | View::Names
+                        | View::Cursor),
                     ..
                 } => {
                     self.asking -= 1;

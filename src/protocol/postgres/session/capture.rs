@@ -12,7 +12,7 @@ use crate::protocol::postgres::evident::{self, Arguments, NoParams, Param, Param
 use crate::protocol::postgres::key::{self, Returned};
 use crate::protocol::postgres::lexer::Tokens;
 use crate::protocol::postgres::plan::{
-    Action, Asked, CopyIn, Counted, Evident, EvidentKey, SavepointVerb, Script, Statement, Traces,
+    Action, Asked, CopyIn, Counted, Evident, EvidentKey, Fetch, SavepointVerb, Script, Statement, Traces,
 };
 use crate::protocol::postgres::schema_change;
 use crate::protocol::postgres::shared::Shared;
@@ -193,7 +193,7 @@ impl Session {
             Action::Truncate(truncate) => {
                 truncate.tables.iter().for_each(|&table| self.keys.dirty(table, Reason::Ddl));
             }
-            Action::Counted(counted) => {
+            Action::Counted(counted) | Action::Fetch(Fetch { counted: Some(counted), .. }) => {
                 self.counted(Some(counted));
                 self.path_unknown();
                 self.temporary_may_differ();
@@ -336,6 +336,10 @@ impl Session {
             each.collect::<Vec<_>>()
         };
         let mut meant: Vec<_> = self.statements.sql(name).cloned().into_iter().collect();
+        meant.extend(self.statements.get(name.as_bytes()).and_then(|parsed| {
+            let inner = Arc::new(parsed.script.statements.first()?.clone());
+            Some(SqlPrepared { inner, types: parsed.types.to_vec(), text: parsed.text.clone(), serial: 0 })
+        }));
         for expect in &self.expects {
             match expect {
                 Expect::Query { script: Some(script), text, .. } => meant.extend(of_script(script, &|| text.clone())),
@@ -368,6 +372,8 @@ impl Session {
             Action::Prepare { inner: other, types, .. } if other.tokens == inner.tokens => {
                 Some((other.clone(), types.clone()))
             }
+            // By Parse.
+            _ if statement.tokens == inner.tokens => Some((Arc::new(statement.clone()), types.clone())),
             _ => None,
         });
         let (inner, types) = anew.unwrap_or((inner, types));

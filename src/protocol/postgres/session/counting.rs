@@ -87,6 +87,7 @@ pub(super) fn counted(action: &Action) -> Option<&Counted> {
         Action::Asked(asked) => asked.counted.as_ref(),
         Action::Truncate(truncate) => truncate.counted.as_ref(),
         Action::Ddl(ddl) => ddl.counted.as_ref(),
+        Action::Fetch(fetch) => fetch.counted.as_ref(),
         _ => None,
     }
 }

@@ -81,6 +81,8 @@ pub(super) enum View {
     Path,
     /// A hidden query: what a hidden RETURNING would not find or may not read.
     Names,
+    /// A hidden query: which cursor bears a name.
+    Cursor,
     /// Hidden columns at the end are keys. `piece` as above; `binary`: the hidden columns come in binary format.
     Asked { script: Arc<Script>, at: usize, piece: bool, binary: bool, portal: Bytes },
     /// The rows behind the client's row limit: only their keys are of use, nobody sees them.
@@ -100,7 +102,7 @@ impl View {
     /// Rows are not for the client as they come.
     pub(super) fn is_hidden(&self) -> bool {
         let of_keys = matches!(self, View::Asked { .. } | View::Rest { .. });
-        of_keys || matches!(self, View::Count { .. } | View::Ahead | View::Path | View::Names)
+        of_keys || matches!(self, View::Count { .. } | View::Ahead | View::Path | View::Names | View::Cursor)
     }
 
     /// A piece that the simple protocol describes only when it has run.

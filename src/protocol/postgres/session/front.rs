@@ -158,6 +158,7 @@ impl Session {
                 || session.ask_names(&script, out)
                 || session.ask_temporary(statements, out)
                 || session.ask_ahead(&script, out)
+                || session.unask(statements, out)
         };
         if !self.is_captured && asks(self, out) {
             return Ok(false);
@@ -232,7 +233,7 @@ impl Session {
             let action = &statement.action;
             statement.params == 0
                 && !matches!(action, Action::CopyIn(_))
-                && (utf8 || !matches!(action, Action::Asked(_)))
+                && (utf8 || !matches!(action, Action::Asked(_) | Action::Fetch(_)))
         };
         !self.is_doomed(script) && script.statements.iter().all(fits)
     }
@@ -290,7 +291,8 @@ impl Session {
         self.note_declared(&types);
         let Some(script) = self.plan(text)? else { return Ok(false) };
         let statements = &script.statements;
-        if self.ask_path(statements, out) || self.ask_names(&script, out) || self.ask_ahead(&script, out) {
+        let asks = self.ask_path(statements, out) || self.ask_names(&script, out) || self.ask_ahead(&script, out);
+        if asks || self.unask(statements, out) {
             return Ok(false);
         }
         let script = self.askable(script);
@@ -343,7 +345,9 @@ impl Session {
         if let Some(script) = self.heeded(&prepared.script) {
             prepared.script = script;
         }
-        if self.ask_path(&prepared.script.statements, out) || self.ask_ahead(&prepared.script, out) {
+        let statements = &prepared.script.statements;
+        let asks = self.ask_path(statements, out) || self.ask_ahead(&prepared.script, out);
+        if asks || self.unask(statements, out) {
             return Ok(false);
         }
         let params = super::capture::BindParams::read(fields, &prepared.types).map_err(Fault::Client)?;
@@ -364,6 +368,8 @@ impl Session {
         }
         let asked = carries || instead && self.ask_instead(&prepared, out);
         let mut binary = false;
+        // SQL knows it by its name.
+        self.hot_cursor |= asked && !portal.is_empty();
         if asked {
             binary = self.bind_asked(whole, portal, name, &prepared, &params, out);
         } else {
@@ -525,7 +531,7 @@ impl Session {
         out: &mut Out<'_>,
     ) -> Result<bool, Fault> {
         self.shadow_runs(&prepared.text, statement);
-        let counts = counts(&statement.action) || self.hot_cursor && matches!(statement.action, Action::Fetch);
+        let counts = counts(&statement.action) || self.hot_cursor && matches!(statement.action, Action::Fetch(_));
         // A statement of a transaction cannot commit, whatever it is.
         let commits = could_commit(&statement.action);
         if counts && commits && !self.in_transaction {

@@ -34,6 +34,7 @@ mod hidden;
 mod names;
 mod path;
 mod pieces;
+mod reached;
 mod savepoints;
 mod shadow;
 mod statements;

@@ -14,7 +14,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use crate::protocol::postgres::catalog::{Catalog, Relation};
-use crate::protocol::postgres::plan::{Action, Counted, Ddl, Evident, Script, Statement};
+use crate::protocol::postgres::plan::{Action, Counted, Ddl, Evident, Fetch, Script, Statement};
 use crate::protocol::postgres::wire::{Fields, WireError, back};
 use crate::record::TableId;
 
@@ -148,7 +148,7 @@ impl Session {
         let fails = |statement: &Statement| self.is_doubtful(statement) && self.would_fail(statement, &script);
         let opens = |action: &Action| matches!(action, Action::Cursor(_)) || runs_user_code(action);
         let hot = self.hot_cursor || script.statements.iter().any(|one| opens(&one.action));
-        let fetches = |statement: &Statement| hot && matches!(statement.action, Action::Fetch);
+        let fetches = |statement: &Statement| hot && matches!(statement.action, Action::Fetch(_));
         if !script.statements.iter().any(|statement| fails(statement) || fetches(statement)) {
             return script;
         }
@@ -164,9 +164,9 @@ impl Session {
                     Statement { action, ..statement.clone() }
                 }
             },
-            Action::Fetch if fetches(statement) => {
-                let why = "FETCH from a cursor that may write".to_owned();
-                Statement { action: Action::Counted(Counted::because(why)), ..statement.clone() }
+            Action::Fetch(fetch) if hot => {
+                let counted = Some(Counted::because("FETCH from a cursor that may write"));
+                Statement { action: Action::Fetch(Fetch { counted, ..fetch.clone() }), ..statement.clone() }
             }
             _ => statement.clone(),
         };
@@ -296,6 +296,6 @@ fn query(catalog: &Catalog, utf8: bool) -> String {
 }
 
 /// A string that reads the same whatever `standard_conforming_strings` is.
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }

@@ -104,6 +104,7 @@ pub(super) fn may_move_path(action: &Action) -> bool {
     match action {
         Action::Savepoint(savepoint) => savepoint.verb == SavepointVerb::RollbackTo,
         Action::Setting | Action::Counted(_) | Action::Opaque(_) => true,
+        Action::Fetch(fetch) => fetch.counted.is_some(),
         Action::Ddl(ddl) if ddl.makes_schema => true,
         other => other.is_of_session(),
     }

@@ -18,6 +18,7 @@ use crate::protocol::postgres::wire::{self, front};
 use super::counting::counts;
 use super::expect::{Expect, View};
 use super::front::could_commit;
+use super::reached::Cursor;
 use super::{Fault, Out, Session, Wait};
 
 pub(super) struct Pieces {
@@ -25,6 +26,8 @@ pub(super) struct Pieces {
     script: Arc<Script>,
     ranges: Vec<Range<usize>>,
     next: usize,
+    /// The cursor that the next one reads; `None`: ask.
+    pub(super) cursor: Option<Cursor>,
     /// Statements that completed.
     done: usize,
     failed: bool,
@@ -44,6 +47,7 @@ impl Pieces {
             script,
             ranges,
             next: 0,
+            cursor: None,
             done: 0,
             failed: false,
             synced: false,
@@ -126,7 +130,7 @@ impl Session {
         let (text, script, range) = (pieces.text.clone(), pieces.script.clone(), pieces.ranges[at].clone());
         let Some(statement) = script.statements.get(at) else { return Ok(false) };
         let alone = std::slice::from_ref(statement);
-        if self.ask_path(alone, out) || self.ask_temporary(alone, out) {
+        if self.ask_path(alone, out) || self.ask_temporary(alone, out) || self.ask_cursor(&statement.action, out) {
             return Ok(true);
         }
         let commits = could_commit(&statement.action);
@@ -161,16 +165,22 @@ impl Session {
             wire::cstr(b, suffix.as_bytes());
             b.put_u16(0);
         });
-        // Unnamed portal and statement, no parameters, all results as text.
-        wire::message(out.to_server, front::BIND, |b| b.put_bytes(0, 8));
+        // Unnamed portal and statement, no parameters, all results as text, or in binary.
+        let cursor = self.pieces.as_mut().and_then(|pieces| pieces.cursor.take()).unwrap_or_default();
+        wire::message(out.to_server, front::BIND, |b| match cursor.is_binary {
+            false => b.put_bytes(0, 8),
+            true => b.put_slice(&[0, 0, 0, 0, 0, 0, 0, 1, 0, 1]),
+        });
         wire::describe(out.to_server, b'P', b"");
         wire::execute(out.to_server, b"", 0);
-        let view = match asked {
-            Some(_) => View::Asked { script: script.clone(), at, piece: true, binary: false, portal: Bytes::new() },
+        let of_portal = self.portal_read(&statement.action, &cursor).map(|script| (script, 0));
+        let asks = asked.is_some() || of_portal.is_some();
+        let view = match asked.map(|_| (script.clone(), at)).or(of_portal) {
+            Some((script, at)) => View::Asked { script, at, piece: true, binary: false, portal: Bytes::new() },
             None => View::Piece { writes },
         };
         let effect = self.effect(&statement.action, &text);
-        if asked.is_some() && !self.skipping {
+        if asks && !self.skipping {
             self.asking += 1;
         }
         self.expect(Expect::hidden_parse());

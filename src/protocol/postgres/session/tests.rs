@@ -1399,6 +1399,96 @@ fn a_fetch_behind_code_that_may_have_opened_a_cursor_is_counted() {
     assert_ne!(peers.query("begin; select write_it(); fetch all from c; commit"), "Q");
 }
 
+#[test]
+fn a_fetch_that_is_counted_is_answered_in_the_cursors_own_format() {
+    for is_binary in [true, false] {
+        let mut peers = Peers::new();
+        peers.query("begin");
+        peers.server("CBEGIN ZT");
+        peers.query("declare c cursor for select write_it()");
+        peers.server("CDECLARE_CURSOR ZT");
+        assert_eq!(peers.query("fetch all from c"), "CPBECS", "it is asked which cursor it is");
+        peers.server("3 1 2");
+        peers.row(&[if is_binary { "true" } else { "false" }, "declare c .."]);
+        assert_eq!(peers.server("CSELECT_1 3 ZT"), "");
+        let formats = [0, 0, 0, 0, 0, 0, 0, 1, 0, 1];
+        let is_asked = peers.to_server.windows(formats.len()).any(|bytes| bytes == formats);
+        assert_eq!(is_asked, is_binary);
+    }
+}
+
+#[test]
+fn what_was_parsed_is_executed_by_sql_without_our_columns_and_its_table_is_dirty() {
+    let mut peers = Peers::new();
+    peers.client(|out| {
+        wire::parse(out, b"s1", b"update acc set bal = bal + 1 where bal < $1", &[]);
+        wire::bare(out, front::SYNC);
+    });
+    peers.server("1 ZI");
+    assert_eq!(peers.query("execute s1(10)"), "CPS", "as the client wrote it");
+    assert_eq!(peers.server("3 1 ZI"), "");
+    assert_eq!(kinds(&mut peers.to_server), "Q");
+    assert!(peers.has("acc dirty") && !peers.has("pair"), "{:?}", peers.journaled());
+    peers.server("CUPDATE_1 ZI");
+    assert_eq!(peers.query("execute s1(10)"), "Q");
+    peers.server("CUPDATE_1 ZI");
+    // Bound again, it asks.
+    let sent = peers.client(|out| {
+        bind(out, "", "s1", &["10"]);
+        wire::execute(out, b"", 0);
+        wire::bare(out, front::SYNC);
+    });
+    assert_eq!(sent, "CPBEH");
+    peers.server("3 1 2 CUPDATE_0");
+    peers.server("ZI");
+    // Keys that its arguments name are known.
+    let mut peers = Peers::new();
+    peers.client(|out| {
+        wire::parse(out, b"s2", b"update acc set bal = 1 where id = $1", &[]);
+        wire::bare(out, front::SYNC);
+    });
+    peers.server("1 ZI");
+    assert_eq!(peers.query("execute s2(5)"), "Q");
+    assert!(peers.has("acc ") && !peers.has("acc dirty") && !peers.has("pair"), "{:?}", peers.journaled());
+}
+
+#[test]
+fn a_portal_with_our_columns_is_counted_and_read_without_them_by_sql() {
+    let mut peers = Peers::new();
+    peers.query("begin");
+    peers.server("CBEGIN ZT");
+    peers.client(|out| {
+        wire::parse(out, b"", b"update acc set bal = 0 where bal < 10 returning bal", &[]);
+        bind(out, "c1", "", &[]);
+        wire::bare(out, front::SYNC);
+    });
+    peers.server("1 2 ZT");
+    assert_eq!(peers.query("fetch all from c1"), "CPBECS");
+    peers.server("3 1 2");
+    let portal = peers.session.statements.portal(b"c1").and_then(|portal| portal.statement.clone()).expect("bound");
+    let suffix = asked_of(&portal.script.statements[0]).expect("asked").suffix.clone();
+    peers.row(&["false", &format!("update .. returning bal{suffix}")]);
+    peers.server("CSELECT_1 3 ZT");
+    assert_eq!(kinds(&mut peers.to_server), "CPBECPBDECPBECCCS");
+    peers.server("3 1 2 CSELECT_0 3 1 2 n");
+    let oid = catalog().by_name["acc"][0].to_string();
+    peers.row(&["0", &oid, "41"]);
+    assert_eq!(peers.server("CFETCH_1 3 1 2 CSELECT_0 3 3 3 ZT"), "DCZ");
+    peers.query("commit");
+    assert!(peers.has("acc "), "{:?}", peers.journaled());
+    // MOVE tells no rows: it is counted.
+    let mut peers = Peers::new();
+    peers.query("begin");
+    peers.server("CBEGIN ZT");
+    peers.client(|out| {
+        wire::parse(out, b"", b"update acc set bal = 0 where bal < 10 returning bal", &[]);
+        bind(out, "c1", "", &[]);
+        wire::bare(out, front::SYNC);
+    });
+    peers.server("1 2 ZT");
+    assert_eq!(peers.query("move all from c1"), "CPBECPBDECPBECCCS");
+}
+
 /// What PostgreSQL refuses or allows there it must go on refusing or allowing.
 #[test]
 fn a_query_that_is_a_block_to_one_of_its_statements_goes_as_it_is() {
