@@ -88,14 +88,16 @@ const SERVER: &str = "SELECT pg_catalog.current_setting('server_version_num'), \
     pg_catalog.pg_encoding_to_char(encoding) = 'UTF8' FROM pg_catalog.pg_database \
     WHERE datname = pg_catalog.current_database()";
 
-/// Functions that may write: everybody's, except C functions of extensions. Those compute (uuid-ossp, pgcrypto,
-/// PostGIS, citext, ..); the ones that are known to write are named here.
+/// Functions that may write: everybody's, except C functions of extensions, and immutable ones in SQL, which write nothing
+/// themselves. Those compute (uuid-ossp, pgcrypto, PostGIS, citext, ..); the ones that are known to write are named here.
+/// Names count: citext has a `replace` of its own, in SQL, and PostGIS a `st_astext`.
 const HOT: &str = "hot AS (SELECT p.oid FROM pg_catalog.pg_proc p WHERE p.oid >= 16384 \
     AND p.prorettype NOT IN ('pg_catalog.trigger'::pg_catalog.regtype, 'pg_catalog.event_trigger'::pg_catalog.regtype) \
     AND NOT ({COMPUTES}))";
 
-/// A C function of an extension that is not known to write, for a row of `pg_proc p`.
-const COMPUTES: &str = "p.prolang = (SELECT oid FROM pg_catalog.pg_language WHERE lanname = 'c') AND EXISTS ( \
+/// A C function of an extension that is not known to write, or an immutable one in SQL of one, for a row of `pg_proc p`.
+const COMPUTES: &str = "p.prolang IN (SELECT oid FROM pg_catalog.pg_language \
+      WHERE lanname = 'c' OR lanname = 'sql' AND p.provolatile = 'i') AND EXISTS ( \
       SELECT FROM pg_catalog.pg_depend m JOIN pg_catalog.pg_extension e ON e.oid = m.refobjid \
       WHERE m.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND m.objid = p.oid AND m.deptype = 'e' \
       AND m.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass \
@@ -742,6 +744,16 @@ mod tests {
                 assert_eq!(column(name).binary_safe, safe, "{name}");
             }
         }
+    }
+
+    /// Names count: `replace` is everybody's.
+    #[tokio::test]
+    async fn what_extensions_compute_in_sql_is_not_hot() {
+        let sql = "CREATE EXTENSION citext; CREATE FUNCTION mine(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1'; \
+                   CREATE FUNCTION strpos(int, int) RETURNS int LANGUAGE sql AS 'SELECT $1'";
+        let hot = loaded(&Server::any(), sql).await.user_functions;
+        assert!(hot.contains("mine") && hot.contains("strpos"), "{hot:?}");
+        assert!(!hot.contains("replace") && !hot.contains("split_part"), "{hot:?}");
     }
 
     #[tokio::test]
