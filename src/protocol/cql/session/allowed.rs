@@ -4,6 +4,9 @@
 //! by a connection that breaks at the right moment. So the record of a write to a table into which the client was not seen
 //! to write says so, and in doubt it goes by what the primary shows. What is looked for is the right to modify the table,
 //! which Cassandra asks for before it does anything (`IAuthorizer`, `Permission.MODIFY`).
+//!
+//! That holds for who did not say who it is, too: it may be a role that may write nowhere (`anonymous` of `[[users]]`, who
+//! logged in by a token that only the server reads), and where the origin asks nobody, the target may.
 
 use std::collections::HashSet;
 
@@ -18,19 +21,13 @@ pub(super) type Untried = SmallVec<[TableId; 1]>;
 /// Of one client at one primary.
 #[derive(Default)]
 pub(super) struct Allowed {
-    /// Who does not say who it is has the rights of everybody: those of tandem's certificate, or all.
-    is_anonymous: bool,
     tables: HashSet<TableId, RandomState>,
 }
 
 impl Allowed {
-    pub(super) fn new(user: Option<&str>) -> Allowed {
-        Allowed { is_anonymous: user.is_none(), ..Allowed::default() }
-    }
-
     /// Those of them that nobody saw it write to.
     pub(super) fn untried(&self, tables: impl Iterator<Item = TableId>) -> Untried {
-        tables.filter(|table| !self.is_anonymous && !self.tables.contains(table)).collect()
+        tables.filter(|table| !self.tables.contains(table)).collect()
     }
 
     /// The primary took a write to them.
@@ -51,16 +48,11 @@ mod tests {
     #[test]
     fn a_table_is_untried_until_a_write_to_it_was_taken_and_again_on_another_cluster() {
         let tables = || [TableId(1), TableId(2)].into_iter();
-        let mut allowed = Allowed::new(Some("ada"));
+        let mut allowed = Allowed::default();
         assert_eq!(allowed.untried(tables())[..], [TableId(1), TableId(2)]);
         allowed.wrote(allowed.untried([TableId(2)].into_iter()));
         assert_eq!(allowed.untried(tables())[..], [TableId(1)]);
         allowed.forget();
         assert_eq!(allowed.untried(tables())[..], [TableId(1), TableId(2)]);
-    }
-
-    #[test]
-    fn who_does_not_say_who_it_is_is_let_write_what_everybody_is() {
-        assert!(Allowed::new(None).untried([TableId(1)].into_iter()).is_empty());
     }
 }

@@ -137,6 +137,17 @@ impl Known {
         }
     }
 
+    /// It changes or empties what is a server's own, which each cluster has for itself, as it has its roles.
+    pub(super) fn is_of_servers(&self) -> bool {
+        let name = match &self.statement.body {
+            Body::Truncate(name) => Some(name),
+            // An index or a trigger is where its table is.
+            Body::Schema(schema) => schema.table.as_ref().or(schema.name.as_ref()),
+            _ => None,
+        };
+        name.and_then(|name| name.keyspace_or(self.keyspace.as_deref())).is_some_and(is_own)
+    }
+
     /// The keyspace of the tables that it names without one. `None`: it does so of none.
     pub(super) fn home(&self) -> Option<&str> {
         let is_bare = |one: &Modification| one.table.keyspace.is_none();

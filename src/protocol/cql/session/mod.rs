@@ -276,7 +276,7 @@ impl Session {
             framing,
             address,
             client: (Arc::default(), None),
-            allowed: Allowed::new(None),
+            allowed: Allowed::default(),
             side,
             is_homeless: false,
             keyspace: None,
@@ -302,8 +302,7 @@ impl Session {
 
     /// The client has this name, if it said one, and comes from there.
     pub(in crate::protocol::cql) fn of(self, user: Option<&str>, from: IpAddr) -> Session {
-        let allowed = Allowed::new(user);
-        Session { client: (Arc::from(user.unwrap_or(ANONYMOUS)), Some(from)), allowed, ..self }
+        Session { client: (Arc::from(user.unwrap_or(ANONYMOUS)), Some(from)), ..self }
     }
 
     /// Take what the client sent, as far as it may go on now.
@@ -811,6 +810,10 @@ impl Session {
                 Body::Access(access) => {
                     tracing::info!(statement = ?access, side = %self.side, "roles and grants are not mirrored");
                 }
+                _ if known.is_of_servers() => {
+                    let class = known.class;
+                    tracing::info!(?class, side = %self.side, "what is done to the servers' own keyspaces is not mirrored");
+                }
                 _ => {}
             }
         }
@@ -818,7 +821,8 @@ impl Session {
         if classes().any(|class| class == Class::Use) {
             return Ok(self.use_keyspace(frame, pass));
         }
-        if !classes().any(Class::writes) || !self.mirrors(pass.route()) {
+        let is_of_servers = matches!(pieces, [piece] if piece.known.is_of_servers());
+        if !classes().any(Class::writes) || is_of_servers || !self.mirrors(pass.route()) {
             let what = match pieces {
                 _ if classes().any(|class| class.writes() || class == Class::Access) => What::Unmirrored,
                 [Piece { known, .. }] if known.habit() == Some(Habit::Reads) => {
