@@ -28,6 +28,8 @@ pub struct Question {
     pub since: i64,
     /// Nor newer than this.
     pub until: i64,
+    /// By the coordinators' clocks it is above this: the ballots of those before it are not.
+    pub above: i64,
 }
 
 /// Why a ballot is not known.

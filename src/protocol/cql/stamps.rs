@@ -10,11 +10,15 @@
 //! microsecond stamp is ahead of it by up to one: given a stamp right before, half of all conditional updates are answered
 //! `[applied]` and are not there. So a conditional statement waits until the coordinator's clock has passed the newest
 //! stamp of its partition ([`Stamps::newest`]), and its answer raises what that partition gets next ([`Stamps::raise`]).
+//! Two clusters know nothing of each other's ballots, and their clocks may differ by more: after a switch a conditional
+//! statement waits until the coordinator's clock has passed those of the other side too ([`Stamps::floor`]).
 //! Partitions share [`SHARDS`] places; who shares one waits a little too often.
 
 use std::sync::atomic::AtomicI64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::record::Side;
 
 /// Places for the newest stamps of partitions; a power of two.
 const SHARDS: usize = 1024;
@@ -30,7 +34,8 @@ pub struct Stamps {
 #[derive(Default)]
 struct Partition {
     newest: AtomicI64,
-    floor: AtomicI64,
+    /// By side.
+    floors: [AtomicI64; 2],
 }
 
 /// Microseconds since 1970 by the clock of this machine.
@@ -48,7 +53,9 @@ impl Stamps {
 
     /// A stamp for a write to the partitions with these hashes, above what was raised of those that it heeds, as of `now`.
     pub fn next(&self, partitions: impl Iterator<Item = u64>, heeded: impl Iterator<Item = u64>, now: i64) -> i64 {
-        let floor = |partition| self.place(partition).floor.load(Relaxed);
+        let floor = |partition| {
+            [Side::Origin, Side::Target].map(|side| self.floor(side, partition)).into_iter().fold(now, i64::max)
+        };
         let least = heeded.map(floor).fold(now, i64::max);
         let after = |last: i64| Some(least.max(last.saturating_add(STEP)));
         let stamp = self.last.fetch_update(Relaxed, Relaxed, after).map_or(least, |last| least.max(last + STEP));
@@ -61,10 +68,15 @@ impl Stamps {
         self.place(partition).newest.load(Relaxed)
     }
 
-    /// Whatever is given to this partition from now on is above the millisecond of `ballot`.
-    pub fn raise(&self, partition: u64, ballot: i64) {
+    /// Whatever is given to this partition from now on is above the millisecond of `ballot`, which is of this side.
+    pub fn raise(&self, side: Side, partition: u64, ballot: i64) {
         let next = ballot.div_euclid(1_000).saturating_add(1).saturating_mul(1_000);
-        self.place(partition).floor.fetch_max(next, Relaxed);
+        self.place(partition).floors[at(side)].fetch_max(next, Relaxed);
+    }
+
+    /// Above what this side's ballots of this partition are, or of one that it shares its place with; 0: there are none.
+    pub fn floor(&self, side: Side, partition: u64) -> i64 {
+        self.place(partition).floors[at(side)].load(Relaxed)
     }
 
     /// The newest of all: what an heir has to begin above.
@@ -77,6 +89,10 @@ impl Stamps {
         let spread = partition.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         &self.partitions[spread as usize % SHARDS]
     }
+}
+
+fn at(side: Side) -> usize {
+    usize::from(side == Side::Target)
 }
 
 #[cfg(test)]
@@ -104,17 +120,18 @@ mod tests {
     fn a_ballot_raises_what_its_partition_gets_next_above_its_millisecond() {
         let stamps = Stamps::above(0);
         assert_eq!(stamps.newest(7), 0);
-        stamps.raise(7, 5_001);
+        stamps.raise(Side::Origin, 7, 5_001);
         assert_eq!(next(&stamps, &[7], 5_300), 6_000);
         assert_eq!(stamps.newest(7), 6_000);
-        stamps.raise(7, 4_999);
+        stamps.raise(Side::Target, 7, 4_999);
         assert_eq!(next(&stamps, &[7], 5_300), 6_002);
+        assert_eq!([Side::Origin, Side::Target].map(|side| stamps.floor(side, 7)), [6_000, 5_000]);
     }
 
     #[test]
     fn a_write_to_many_partitions_is_above_the_ballots_of_all_and_stands_in_all() {
         let stamps = Stamps::above(0);
-        stamps.raise(8, 5_001);
+        stamps.raise(Side::Origin, 8, 5_001);
         assert_eq!(next(&stamps, &[7, 8], 5_300), 6_000);
         assert_eq!([7, 8].map(|partition| stamps.newest(partition)), [6_000, 6_000]);
     }

@@ -120,7 +120,8 @@ impl Walk {
         if to == Side::Target {
             found.extend(self.unknown_history().await?);
         }
-        let behind = self.shared.stamps.last() - now_micros() + cluster.behind();
+        let (ahead, behind) = (self.cluster(from)?.ahead(), cluster.behind());
+        let behind = clocks_behind(self.shared.stamps.last(), ahead, behind, now_micros());
         if behind > CLOCK_MICROS {
             let object = format!("{:.1} s", behind as f64 / 1e6);
             found.push(Finding { rule: rules::CLOCK_BEHIND, side: Some(to), object });
@@ -196,6 +197,12 @@ impl Walk {
         };
         let _ = timeout(AHEAD_OPEN, opened).await;
     }
+}
+
+/// How far the new primary's clocks may be behind what clients were given, in microseconds: timestamps, and ballots of the old
+/// primary, by its clocks.
+fn clocks_behind(newest: i64, ahead: i64, behind: i64, now: i64) -> i64 {
+    newest.max(now + ahead) - now + behind
 }
 
 /// A finding of each name, as many as are told.
@@ -302,5 +309,19 @@ impl Steps for Walk {
         }
         self.mirror.handle().resume();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_are_behind_timestamps_or_the_old_primarys_clocks() {
+        const NOW: i64 = 1_700_000_000_000_000;
+        assert_eq!(clocks_behind(0, 0, 0, NOW), 0);
+        assert_eq!(clocks_behind(NOW + 3_000_000, 0, 500_000, NOW), 3_500_000);
+        assert!(clocks_behind(0, 2_000_000, 0, NOW) > CLOCK_MICROS, "its conditional writes are two seconds ahead");
+        assert!(clocks_behind(0, 2_000_000, -1_800_000, NOW) < CLOCK_MICROS, "and so are the new one's clocks");
     }
 }

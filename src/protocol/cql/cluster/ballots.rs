@@ -13,7 +13,7 @@ use crate::protocol::cql::wire::primitive::{Consistency, Value};
 use crate::protocol::cql::wire::request::{Bound, Parameters, Values};
 use crate::protocol::cql::wire::response::code;
 
-use super::clock::micros_of;
+use super::clock::{Offset, micros_of};
 use super::hosts::Host;
 use super::{Inner, lock, ring};
 
@@ -43,16 +43,18 @@ struct Bounds {
 /// See [`super::Cluster::ballot`].
 pub(super) async fn read(inner: &Inner, question: &Question) -> Result<i64, Unread> {
     // Without a clock that was measured nothing says which ballot is whose.
-    let bounds = bounds(inner, question).ok_or(Unread::Absent)?;
+    let bounds = bounds(lock(&inner.clocks).values(), question).ok_or(Unread::Absent)?;
     let found = timeout(PATIENCE, look(inner, question, &bounds)).await;
     found.unwrap_or(Err(Unread::Absent))
 }
 
-fn bounds(inner: &Inner, question: &Question) -> Option<Bounds> {
-    let clocks = lock(&inner.clocks);
-    let least = clocks.values().map(|offset| offset.least).min()?;
-    let most = clocks.values().map(|offset| offset.most).max()?;
-    Some(Bounds { least: question.since + least - CUT, most: question.until + most + CUT })
+/// `None`: nothing tells it from those before it.
+fn bounds<'c>(clocks: impl Iterator<Item = &'c Offset> + Clone, question: &Question) -> Option<Bounds> {
+    let least = clocks.clone().map(|offset| offset.least).min()?;
+    let most = clocks.map(|offset| offset.most).max()?;
+    let least = (question.since + least - CUT).max(question.above.saturating_add(1));
+    let most = question.until + most + CUT;
+    (least <= most).then_some(Bounds { least, most })
 }
 
 async fn look(inner: &Inner, question: &Question, bounds: &Bounds) -> Result<i64, Unread> {
@@ -179,6 +181,23 @@ mod tests {
             let one_by_one = usize::from(knows) < NEAR;
             assert!(!one_by_one || asked.len() == usize::from(knows) + 1, "node {knows}: {asked:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_ballot_before_ours_is_not_taken_for_ours_by_a_node_that_missed_our_commit() {
+        let clocks = [Offset { least: -50, most: -40 }, Offset { least: 40, most: 50 }];
+        let (since, until) = (CUT + 150, CUT + 250);
+        let question = |above| Question { table: [0; 16], key: [0_u8; 4][..].into(), since, until, above };
+        let hosts = hosts();
+        let heard = async |above| {
+            let bounds = bounds(clocks.iter(), &question(above))?;
+            let ask = async |host: &Host| Ok(Some(if host.address.port == 0 { 150 } else { 180 }));
+            Some(round(&hosts.iter().collect::<Vec<_>>(), &bounds, ask).await)
+        };
+        assert_eq!(heard(100).await, Some(Round::Said(Ok(150))));
+        assert_eq!(heard(150).await, Some(Round::Said(Ok(180))));
+        assert_eq!(heard(180).await, Some(Round::Silent { all_answered: true }));
+        assert_eq!(heard(i64::MAX).await, None);
     }
 
     #[tokio::test]

@@ -25,7 +25,8 @@ use crate::record::{Backend, Lane, RecordBuf, Side, TableId};
 
 use super::barriers::Writes;
 use super::capture::{put_look, settle};
-use super::shared::{Shared, Turn};
+use super::shared::Shared;
+use super::turns::Turns;
 
 /// What a conditional write leaves if it is applied.
 pub(in crate::protocol::cql) struct Decision {
@@ -50,7 +51,7 @@ pub(in crate::protocol::cql) struct Guards {
     /// A flip.
     pub _pass: Option<Pass>,
     /// The next conditional write of the partition.
-    pub _turns: Vec<Turn>,
+    pub turns: Turns,
     /// Barriers.
     pub _tables: Vec<Writes>,
 }
@@ -68,7 +69,8 @@ pub(in crate::protocol::cql) struct Reading {
 impl Decision {
     /// Read its ballot, now that it was answered by `side`, with an error or without.
     pub(super) fn read(self, shared: &Shared, side: Side, number: u32, (refused, guards): (bool, Guards)) -> Reading {
-        let question = Question { table: self.table, key: self.key.clone(), since: self.since, until: now_micros() };
+        let (until, above) = (now_micros(), guards.turns.above());
+        let question = Question { table: self.table, key: self.key.clone(), since: self.since, until, above };
         let ballot = shared.afterwards.spawn(shared.side(side).ballot(question));
         Reading { decision: self, ballot, number, refused, guards }
     }
@@ -94,9 +96,13 @@ impl Reading {
     pub(super) fn finish(self, shared: &Arc<Shared>, ticket: Ticket) -> oneshot::Receiver<Wait> {
         let (tell, told) = oneshot::channel();
         let shared = shared.clone();
-        let Reading { decision, ballot, number, refused, guards } = self;
+        let Reading { decision, ballot, number, refused, mut guards } = self;
         shared.afterwards.clone().spawn(async move {
-            let (outcome, wait) = match write_down(&shared, &decision, ballot, number).await {
+            let read = ballot.await.unwrap_or(Err(Unread::Absent));
+            if let Ok(ballot) = read {
+                guards.turns.applied(ballot);
+            }
+            let (outcome, wait) = match write_down(&shared, &decision, read, number).await {
                 Ok(wait) => (Some(Outcome::Aborted), wait),
                 Err(why) => {
                     metrics::BALLOTS_UNREAD_TOTAL.counter(&[("reason", why)]).increment(1);
@@ -121,10 +127,9 @@ impl Reading {
 async fn write_down(
     shared: &Shared,
     decision: &Decision,
-    ballot: JoinHandle<Result<i64, Unread>>,
+    read: Result<i64, Unread>,
     number: u32,
 ) -> Result<Option<Wait>, &'static str> {
-    let read = ballot.await.unwrap_or(Err(Unread::Absent));
     let ballot = read.map_err(|why| {
         if why == Unread::Refused && !shared.unread.swap(true, Ordering::Relaxed) {
             tracing::warn!(

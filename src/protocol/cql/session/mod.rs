@@ -24,6 +24,7 @@ pub(in crate::protocol::cql) mod known;
 pub(in crate::protocol::cql) mod policy;
 mod reach;
 pub(in crate::protocol::cql) mod shared;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -66,6 +67,7 @@ use framing::{Framing, Inbound, Next, Outbound, with_scratch};
 use known::{Habit, Known, Recent};
 use reach::Reach;
 use shared::{Applied, Shared, Turn};
+use turns::Turns;
 
 /// Of statements of our own that nobody waits for.
 const QUIET: Consistency = Consistency::LocalQuorum;
@@ -108,7 +110,7 @@ pub(in crate::protocol::cql) struct Writing {
     conditional: Option<Reach>,
     contest: Option<Contest>,
     decision: Option<Decision>,
-    turns: Vec<Turn>,
+    turns: Turns,
     tables: Vec<Writes>,
     /// To which of them nobody saw the client write.
     untried: Untried,
@@ -951,7 +953,7 @@ impl Session {
             conditional,
             contest,
             decision,
-            turns,
+            turns: Turns::begin(turns),
             tables,
             untried,
             _alone,
@@ -993,10 +995,14 @@ impl Session {
                 Err(_) => return Some(Halt::Until(Box::pin(async { Came::Turn(place.lock_owned().await) }))),
             }
         }
+        let stamps = &self.shared.stamps;
         let newest = match reach.is_told() {
-            true => reach.heeded().map(|hash| self.shared.stamps.newest(hash)).max().unwrap_or_default(),
-            false => self.shared.stamps.last(),
+            true => reach.heeded().map(|hash| stamps.newest(hash)).max().unwrap_or_default(),
+            false => stamps.last(),
         };
+        // This side knows nothing of them.
+        let ballots = reach.heeded().map(|hash| stamps.floor(self.side.other(), hash)).max().unwrap_or_default();
+        let newest = newest.max(ballots);
         // A ballot is cut to milliseconds.
         let ahead = newest + self.shared.side(self.side).behind() - now_micros() + 1_001;
         if newest == 0 || ahead <= 0 {
@@ -1212,7 +1218,13 @@ impl Session {
         // The ballot was the coordinator's clock at most.
         let until = || now_micros() + self.shared.side(self.side).ahead();
         for hash in writing.conditional.iter().flat_map(Reach::shown) {
-            self.shared.stamps.raise(hash, until());
+            self.shared.stamps.raise(self.side, hash, until());
+        }
+        match found {
+            Outcome::Absent if refused => writing.turns.refused(),
+            Outcome::Absent => writing.turns.absent(until()),
+            Outcome::Committed => writing.turns.applied(until()),
+            Outcome::Unknown => {}
         }
         match (writing.contest.take(), found) {
             (Some(contest), Outcome::Absent) => contest.absent(),
@@ -1240,7 +1252,7 @@ impl Session {
                 }
             }
             (Some(ticket), Outcome::Committed) => {
-                let guards = Guards { _pass: pass, _turns: writing.turns, _tables: writing.tables };
+                let guards = Guards { _pass: pass, turns: writing.turns, _tables: writing.tables };
                 let read = |decision: Decision| decision.read(&self.shared, self.side, self.number, (refused, guards));
                 let reading = writing.decision.map(read);
                 let answer = BytesMut::from(bytes);

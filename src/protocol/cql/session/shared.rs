@@ -96,11 +96,11 @@ pub(in crate::protocol::cql) struct Shared {
     /// Ballots may not be read: the log said so.
     pub(super) unread: AtomicBool,
     sessions: AtomicU32,
-    turns: Box<[Arc<Mutex<()>>]>,
+    turns: Box<[Arc<Mutex<i64>>]>,
 }
 
-/// The right to run a conditional statement on a partition.
-pub(super) type Turn = OwnedMutexGuard<()>;
+/// The right to run a conditional statement on a partition. In it is what those who had it left ([`super::turns`]).
+pub(super) type Turn = OwnedMutexGuard<i64>;
 
 /// How long an answer waits for the mirror to begin, beside its own patience: it first waits out what a process before this
 /// one may have sent, which takes as long as the secondary works on a write and half a second (`applier/quiet.rs`).
@@ -198,7 +198,7 @@ impl Shared {
     }
 
     /// One of those places.
-    pub(super) fn turn(&self, place: usize) -> Arc<Mutex<()>> {
+    pub(super) fn turn(&self, place: usize) -> Arc<Mutex<i64>> {
         self.turns[place % TURNS].clone()
     }
 }

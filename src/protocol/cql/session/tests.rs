@@ -71,10 +71,11 @@ fn tables() -> Tables {
     )
 }
 
-type Ballots = Arc<Mutex<Vec<oneshot::Sender<Result<i64, Unread>>>>>;
+/// Above what it is wanted, and who wants it.
+type Ballots = Arc<Mutex<Vec<(i64, oneshot::Sender<Result<i64, Unread>>)>>>;
 
-/// A cluster that never changes. It says a ballot when the test does.
-struct Still(Arc<Tables>, Ballots);
+/// A cluster that never changes, whose clocks are ahead by so many microseconds. It says a ballot when the test does.
+struct Still(Arc<Tables>, Ballots, i64);
 
 impl Grounds for Still {
     fn tables(&self) -> Arc<Tables> {
@@ -90,17 +91,17 @@ impl Grounds for Still {
     }
 
     fn behind(&self) -> i64 {
-        0
+        -self.2
     }
 
     fn ahead(&self) -> i64 {
-        0
+        self.2
     }
 
     fn ballot(&self, question: Question) -> BoxFuture<'static, Result<i64, Unread>> {
         assert_eq!((question.table, &question.key[..]), ([7; 16], &[0, 0, 0, 4][..]));
         let (say, said) = oneshot::channel();
-        self.1.lock().expect("no panic").push(say);
+        self.1.lock().expect("no panic").push((question.above, say));
         Box::pin(async move { said.await.unwrap_or(Err(Unread::Absent)) })
     }
 }
@@ -131,14 +132,24 @@ fn live() -> Live {
 }
 
 fn shared(journal: Option<Journal>, ballots: &Ballots, watch: impl FnOnce(&Gate) -> Watch) -> Arc<Shared> {
+    shared_ahead(journal, ballots, watch, 0)
+}
+
+/// The origin's clocks are ahead by so many microseconds.
+fn shared_ahead(
+    journal: Option<Journal>,
+    ballots: &Ballots,
+    watch: impl FnOnce(&Gate) -> Watch,
+    ahead: i64,
+) -> Arc<Shared> {
     let gate = Gate::new(Route { primary: Side::Origin, mirror: journal.is_some(), epoch: 1 });
-    let still = || Box::new(Still(Arc::new(tables()), ballots.clone())) as Box<dyn Grounds>;
+    let still = |ahead| Box::new(Still(Arc::new(tables()), ballots.clone(), ahead)) as Box<dyn Grounds>;
     Arc::new(Shared::new(Parts {
         watch: watch(&gate),
         gate,
         journal,
         sync: None,
-        sides: [still(), still()],
+        sides: [still(ahead), still(0)],
         identity: identity(),
         stamps: Stamps::above(0),
         timeuuids: TimeUuids::new([1; 6], 1),
@@ -187,15 +198,16 @@ impl Rig {
         Rig { shared, session, version, kept: BytesMut::new(), ballots }
     }
 
-    /// The ballot that was asked for last.
-    async fn ballot(&mut self, ballot: Result<i64, Unread>) {
+    /// The ballot that was asked for last. Above what it was wanted.
+    async fn ballot(&mut self, ballot: Result<i64, Unread>) -> i64 {
         tokio::task::yield_now().await;
-        let say = self.ballots.lock().expect("no panic").pop().expect("one was asked for");
+        let (above, say) = self.ballots.lock().expect("no panic").pop().expect("one was asked for");
         say.send(ballot).expect("somebody waits");
         for _ in 0..4 {
             tokio::task::yield_now().await;
         }
         self.wait();
+        above
     }
 
     fn frame(&self, stream: i16, request: &Request<'_>) -> BytesMut {
@@ -792,7 +804,7 @@ async fn clocks_that_are_wrong_are_not_waited_for_until_they_are_right() {
     let mut rig = Rig::new(Version::V4, None);
     let mut reach = Reach::default();
     reach.add(TableId::of("shop", "t"), Some(hash_of([4_i32.to_be_bytes()])));
-    reach.heeded().for_each(|partition| rig.shared.stamps.raise(partition, now_micros() + 3_600_000_000));
+    reach.heeded().for_each(|partition| rig.shared.stamps.raise(Side::Origin, partition, now_micros() + 3_600_000_000));
     rig.query(1, "DELETE FROM t WHERE k = 4");
     assert_eq!(rig.sent().len(), 1);
     rig.query(2, "DELETE FROM t WHERE k = 4 IF EXISTS");
@@ -858,6 +870,59 @@ async fn a_conditional_statement_that_was_applied_becomes_a_plain_one_with_its_b
     let write = "write t: UPDATE t SET v = 'a' WHERE k = 4 ";
     assert_eq!(rig.journal(), [place, write, "Committed", "Aborted", "barrier t: TRUNCATE t"]);
     assert_eq!(rig.stamps(), [Some(1_000)]);
+}
+
+#[tokio::test]
+async fn a_conditional_statement_is_told_from_those_before_it() {
+    let mut rig = Rig::new(Version::V4, None);
+    let delete = "DELETE FROM t WHERE k = 4 IF EXISTS";
+    let began = now_micros();
+    let mut above = Vec::new();
+    for ballot in [Ok(1_000), Err(Unread::Absent), Ok(1_500)] {
+        rig.query(1, delete);
+        rig.void(1);
+        above.push(rig.ballot(ballot).await);
+    }
+    assert_eq!(above[..2], [0, 1_000]);
+    assert!((began..=now_micros()).contains(&above[2]), "the one before it may have had any ballot");
+    rig.query(1, delete);
+    let timeout = ErrorKind::WriteTimeout {
+        consistency: Consistency::LocalQuorum,
+        received: 0,
+        block_for: 2,
+        write_type: WriteType::Cas,
+        contentions: None,
+    };
+    rig.reply(1, &error(timeout));
+    rig.query(1, delete);
+    rig.void(1);
+    assert_eq!(rig.ballot(Err(Unread::Absent)).await, i64::MAX, "the one before it is in doubt");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conditional_statement_is_not_decided_below_what_the_old_primary_decided() {
+    let ballots = Ballots::default();
+    let shared = shared_ahead(Some(Journal::in_memory()), &ballots, |_| Watch::off(), 60_000_000);
+    let mut rig = Rig::with(shared, ballots, Framing { version: Version::V4, compression: None });
+    let delete = "DELETE FROM t WHERE k = 4 IF EXISTS";
+    for _ in 0..2 {
+        rig.query(1, delete);
+        assert_eq!(rig.sent().len(), 1, "the same nodes know their ballots");
+        rig.void(1);
+        rig.ballot(Ok(now_micros() + 60_000_000)).await;
+    }
+    rig.shared.gate.close();
+    rig.shared.gate.open(Route { primary: Side::Target, mirror: true, epoch: 2 });
+    rig.query(1, delete);
+    rig.session.arrive(Side::Target);
+    rig.go_on();
+    assert!(rig.sent().is_empty() && rig.session.is_halted(), "the other nodes' clocks are not there yet");
+    rig.query(2, "DELETE FROM t WHERE k = 5 IF EXISTS");
+    for _ in 0..=CLOCK_WAIT.div_duration_f32(CLOCK_LOOK) as usize {
+        tokio::time::advance(CLOCK_LOOK).await;
+        rig.wait();
+    }
+    assert_eq!(rig.sent().len(), 2, "no longer than clocks are waited for, and only on that partition");
 }
 
 #[tokio::test]
