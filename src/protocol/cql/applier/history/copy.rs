@@ -5,6 +5,7 @@
 //! again; and a chunk that fails ends only when nothing of it can arrive any more. Where a worker writes, that holds for its lease
 //! and what the servers may take behind it (`backfill/crew`).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ use crate::protocol::cql::applier::trouble::Trouble;
 use crate::protocol::cql::client::{self, Client, Member, MemberText, Prepared};
 use crate::protocol::cql::place::{Extent, Place};
 use crate::protocol::cql::tables::Table;
+use crate::protocol::cql::text::schema;
 use crate::protocol::cql::wire::request::{BatchKind, Bound, Parameters, Values};
 use crate::protocol::cql::wire::{self, Version};
 
@@ -57,7 +59,7 @@ pub(super) async fn copy(
     // Whoever copies: until it is over there as well.
     let under_way = beside.copy(table.label, tokens(chunk));
     let terms = Terms::ours();
-    let mut landed = match lent::copy(sides, table, chunk, by, terms.moment).await? {
+    let landed = match lent::copy(sides, table, chunk, by, terms.moment).await? {
         Some(landed) => landed,
         None => copy_rows(sides, table, chunk, &terms).await?,
     };
@@ -67,19 +69,38 @@ pub(super) async fn copy(
     if landed.crowd > 0 && chunk.is_divisible() {
         return Ok(Outcome::Dense);
     }
-    let Some(settled) = under_way.end() else {
-        return Err(Error::Primary("too many rows were settled by state while they were copied".to_owned()));
-    };
-    for place in settled.iter().filter_map(|key| Place::decode(key)) {
-        landed.differing.extend(difference(Differs::Different, &place, &table.shape));
+    // What is not written here brings nothing back.
+    let settled = if goes_by_state(table) { Some(BTreeSet::new()) } else { under_way.end() };
+    Ok(beside_settled(landed, settled, (chunk, &table.shape)))
+}
+
+/// Nothing of the table is written here.
+fn goes_by_state(table: &Table) -> bool {
+    table.shape.has_counters() || table.gc_grace_seconds < GRACE_MIN
+}
+
+/// What came of a chunk of which these places were settled by state meanwhile; `None`: too many to be kept.
+fn beside_settled(
+    mut landed: Landed,
+    settled: Option<BTreeSet<Box<[u8]>>>,
+    (chunk, table): (&Chunk, &schema::Table),
+) -> Outcome {
+    match settled {
+        None if chunk.is_divisible() => return Outcome::Dense,
+        // It is compared when the mirror is through with it.
+        None => landed.crowd += 1,
+        Some(settled) => {
+            let places = settled.iter().filter_map(|key| Place::decode(key));
+            landed.differing.extend(places.filter_map(|place| difference(Differs::Different, &place, table)));
+        }
     }
-    Ok(Outcome::Done(landed))
+    Outcome::Done(landed)
 }
 
 /// What needs both clusters and nothing else. If it fails, nothing of it is under way any more.
 pub(super) async fn copy_rows(sides: &Sides, table: &Table, chunk: &Chunk, terms: &Terms) -> Result<Landed, Error> {
     let shape = shape(table);
-    let by_state = table.shape.has_counters() || table.gc_grace_seconds < GRACE_MIN;
+    let by_state = goes_by_state(table);
     let moment = terms.moment;
     let lines = |moment| Lines::of(&shape, sides.to_primary.clone(), chunk, moment);
     let may_ask = !by_state && sides.to_primary.version() >= Version::V5;
@@ -353,4 +374,37 @@ async fn write_once(client: &Client, batch: &Batch, moment: Moment) -> Result<()
     let member = |(prepared, values)| Member { text: MemberText::Prepared(prepared), values: Values::Given(values) };
     let members: Vec<Member<'_>> = prepared.iter().zip(values.iter().map(Vec::as_slice)).map(member).collect();
     client.batch(BatchKind::Unlogged, &members, &parameters).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backfill::work::{Compares, Pass};
+    use crate::record::TableId;
+
+    #[test]
+    fn a_chunk_of_which_too_much_was_settled_is_done_in_smaller_parts_and_then_compared() {
+        let columns = vec![schema::Column::described("k", "partition_key", 0, "int")];
+        let table = schema::Table::new("shop", "t", columns);
+        let chunk = |to| Chunk {
+            job: 1,
+            pass: Pass::Copy,
+            again: false,
+            begun: false,
+            table: TableId(1),
+            extent: 0,
+            name: "shop.t".to_owned(),
+            file: 1,
+            from: 0,
+            to,
+            compares: Compares::default(),
+        };
+        let became = |settled, to| beside_settled(Landed::default(), settled, (&chunk(to), &table));
+        assert_eq!(became(None, 2), Outcome::Dense);
+        assert_eq!(became(None, 1), Outcome::Done(Landed { crowd: 1, ..Landed::default() }));
+        let place = Place::partition(vec![vec![0, 0, 0, 4]]);
+        let key: Box<[u8]> = place.encode().expect("short").to_vec().into();
+        let Outcome::Done(landed) = became(Some(BTreeSet::from([key.clone()])), 2) else { panic!("it is done") };
+        assert_eq!((landed.crowd, landed.differing.len(), &landed.differing[0].key), (0, 1, &key));
+    }
 }
