@@ -117,7 +117,7 @@ pub(super) async fn act(state: &State, kind: Kind, asked: Asked) -> Result<Repor
                 kind,
                 tables,
                 exclude,
-                labels,
+                labels: Vec::new(),
                 on_conflict,
                 verify,
                 provision,
@@ -129,7 +129,7 @@ pub(super) async fn act(state: &State, kind: Kind, asked: Asked) -> Result<Repor
                 sample_ppm,
                 every_seconds,
             };
-            desk.start(request).await.map_err(conflict)?;
+            desk.start(request.of_dirty(labels)).await.map_err(conflict)?;
         }
         Asked::Pause => desk.pause(kind).await.map_err(conflict)?,
         Asked::Resume => desk.resume(kind).await.map_err(conflict)?,

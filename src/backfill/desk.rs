@@ -557,7 +557,7 @@ impl Desk {
         self.lock().page.current().filter(|job| job.is_copying()).map(|job| job.number)
     }
 
-    /// Whether the table's history was ever copied to the target, or compared with it.
+    /// Whether the table's history was ever copied to the target, or compared with it; of [`TableId::NONE`], that of all tables.
     pub fn has_seen(&self, table: TableId) -> bool {
         self.lock().page.seen.contains(&table.0)
     }
@@ -719,7 +719,7 @@ impl Desk {
         let mut memory = self.lock();
         let copied = memory.page.copied.clone();
         if let Some(job) = memory.page.current_mut() {
-            job.surveyed(found, |table| copied.contains(&table.0), between);
+            job.surveyed(found, |table| copied.contains(&table.0), between, Instant::now());
             if job.state.is_over() {
                 job.ended_unix = Some(unix_now());
                 tell(job);
@@ -1011,6 +1011,7 @@ impl Page {
         self.trust.learn(job);
         let compared: Vec<TableId> = job.verdicts().map(|(table, ..)| table).collect();
         self.seen.extend(compared.into_iter().flat_map(|table| job.labels(table)).map(|label| label.0));
+        self.seen.extend(job.has_seen_all().then_some(TableId::NONE.0));
     }
 
     /// Who asks by name goes first: what was being mended is mended later.
@@ -1241,6 +1242,7 @@ mod tests {
             secondary: extents,
             occupied: false,
             refused: None,
+            unread: None,
             not_compared: Vec::new(),
         }
     }
@@ -1413,6 +1415,7 @@ mod tests {
         let request = Request { verify: false, ..Request::new(Kind::Backfill) };
         desk.start(request).await.expect("nothing is under way");
         desk.surveyed(vec![table()], (Lsn(0), Lsn(0)));
+        assert!(!desk.has_seen(TableId::NONE));
         while desk.is_busy() {
             desk.open_at(Instant::now(), Lsn(0));
             while let Some(chunk) = desk.take(Instant::now()) {
@@ -1420,6 +1423,7 @@ mod tests {
             }
             desk.settle(&journal, journal.appended(), Some(7)).await.expect("memory");
         }
+        assert!(desk.has_seen(TableId::NONE), "it was of all tables");
         desk.start(Request::new(Kind::Verify)).await.expect("nothing is under way");
         desk.mend([TableId(5)]);
         let told = || (desk.doubts(), desk.report(Kind::Backfill), desk.report(Kind::Verify));

@@ -204,6 +204,9 @@ pub(super) struct Walked {
     /// It is not tried before.
     #[serde(skip)]
     aside: Option<Instant>,
+    /// It was never looked at with success.
+    #[serde(default)]
+    is_unseen: bool,
     extents: Vec<Tract>,
     /// Of passes that are over, as the two below.
     copied_rows: u64,
@@ -388,9 +391,7 @@ impl Job {
 
     /// A repair of dirty tables, by their labels.
     pub(super) fn mending(number: u64, labels: Vec<u64>, now_unix: u64) -> Job {
-        // What no table could be named for may be in any.
-        let labels = if labels.contains(&TableId::NONE.0) { Vec::new() } else { labels };
-        Job { background: true, ..Job::new(number, Request { labels, ..Request::new(Kind::Repair) }, now_unix) }
+        Job { background: true, ..Job::new(number, Request::new(Kind::Repair).of_dirty(labels), now_unix) }
     }
 
     /// What it was to mend, if it is [`Job::mending`].
@@ -467,19 +468,33 @@ impl Job {
 
     /// What both sides have. The first survey of a job says which tables it is about; later ones only where they lie now.
     /// It began when the journal ended at the first position, and was over at the second. `copied`: of which history was copied.
-    pub(super) fn surveyed(&mut self, found: Vec<Surveyed>, copied: impl Fn(TableId) -> bool, (began, at): (Lsn, Lsn)) {
+    pub(super) fn surveyed(
+        &mut self,
+        found: Vec<Surveyed>,
+        copied: impl Fn(TableId) -> bool,
+        (began, at): (Lsn, Lsn),
+        now: Instant,
+    ) {
         if self.state.is_over() {
             return;
         }
+        let copied = |one: &Surveyed| one.labels.iter().any(|label| copied(*label));
         if self.tables.is_empty() {
             self.choose(&found, copied);
         }
+        let heeds_strangers = self.heeds_strangers();
         let sample = self.request.sample_ppm.map(|ppm| Sample { ppm, seed: self.number });
         for walked in &mut self.tables {
             let first = walked.extents.is_empty();
             match found.iter().find(|one| one.table == walked.table) {
                 Some(Surveyed { refused: Some(why), .. }) => walked.doubt(why, at),
-                Some(one) => walked.look(one, self.pass, sample),
+                Some(Surveyed { unread: Some(why), .. }) => walked.unseen(why, at, now),
+                Some(one) => {
+                    if std::mem::take(&mut walked.is_unseen) && heeds_strangers && one.occupied && !copied(one) {
+                        walked.refused.get_or_insert_with(|| STRANGERS.to_owned());
+                    }
+                    walked.look(one, self.pass, sample);
+                }
                 None => walked.doubt("the table is gone", at),
             }
             // Later surveys do not move what is walked over: what was added to the table meanwhile is not looked at.
@@ -492,7 +507,12 @@ impl Job {
         }
     }
 
-    fn choose(&mut self, found: &[Surveyed], copied: impl Fn(TableId) -> bool) {
+    /// Rows of others are left alone, and their tables with them.
+    fn heeds_strangers(&self) -> bool {
+        self.request.kind == Kind::Backfill && self.request.on_conflict == Conflict::Error
+    }
+
+    fn choose(&mut self, found: &[Surveyed], copied: impl Fn(&Surveyed) -> bool) {
         let is_chosen =
             |one: &&Surveyed| self.request.names(&one.name, one.part_of.as_deref()) && self.request.labels(&one.labels);
         let chosen = found.iter().filter(is_chosen);
@@ -502,17 +522,13 @@ impl Job {
             self.why = Some(format!("there is no table {name}; names are qualified, as public.accounts or public.*"));
             return;
         }
-        let strangers = self.request.kind == Kind::Backfill && self.request.on_conflict == Conflict::Error;
-        let look = |one: &Surveyed| {
-            let mut walked = Walked::new(one);
-            let is_copied = one.labels.iter().any(|label| copied(*label));
-            walked.kept = self.round > 0 && is_copied;
-            if strangers && one.occupied && !is_copied {
-                walked.refused.get_or_insert_with(|| STRANGERS.to_owned());
-            }
-            walked
-        };
-        self.tables = chosen.map(look).collect();
+        let walked = |one: &Surveyed| Walked { kept: self.round > 0 && copied(one), ..Walked::new(one) };
+        self.tables = chosen.map(walked).collect();
+        // Who asked for some, and gets none, is not to be told that all is well.
+        if self.tables.is_empty() && !self.request.labels.is_empty() && !self.background {
+            self.state = State::Failed;
+            self.why = Some("none of the tables that it was asked for is there any more".to_owned());
+        }
     }
 
     /// The next chunk; `paid` is everything that is on the secondary.
@@ -588,17 +604,11 @@ impl Job {
             return;
         }
         let Some(table) = self.of(chunk) else { return };
-        table.unreadable += 1;
         table.unread = Some((chunk.extent, chunk.from));
-        if table.unreadable >= if lasts { UNREADABLE } else { UNREADABLE_NOW } {
-            return self.refuse(chunk.table, why);
+        table.unreadable(why, lasts, now);
+        if table.refused.is_none() {
+            self.survey_again();
         }
-        tracing::warn!(table = table.name, why, "history: a table cannot be read");
-        if !lasts {
-            let pause = UNREADABLE_PAUSES.0 * 2_u32.saturating_pow(u32::from(table.unreadable) - 1);
-            table.aside = Some(now + pause.min(UNREADABLE_PAUSES.1));
-        }
-        self.survey_again();
     }
 
     /// What was set aside until now may be taken.
@@ -624,10 +634,7 @@ impl Job {
 
     /// Leave a table out.
     pub(super) fn refuse(&mut self, table: TableId, why: String) {
-        if let Some(walked) = self.tables.iter_mut().find(|walked| walked.table == table) {
-            tracing::warn!(table = walked.name, why, "history: a table is left out");
-            walked.refused = Some(why);
-        }
+        self.tables.iter_mut().filter(|walked| walked.table == table).for_each(|walked| walked.refuse(why.clone()));
     }
 
     /// Look where everything lies now.
@@ -781,6 +788,12 @@ impl Job {
         compared.map(|table| (table.table, &*table.name, table.counts().differing()))
     }
 
+    /// It copied or compared all tables that there were, and left none out.
+    pub(super) fn has_seen_all(&self) -> bool {
+        let looked = self.request.kind == Kind::Backfill || self.request.is_whole();
+        self.state == State::Done && looked && self.request.is_of_all()
+    }
+
     /// Tables of which rows are known to differ.
     pub(super) fn found(&self) -> impl Iterator<Item = (TableId, &str, u64)> {
         let differing = self.tables.iter().map(|table| (table.table, &*table.name, table.counts().differing()));
@@ -835,6 +848,7 @@ impl Walked {
             unreadable: 0,
             unread: None,
             aside: None,
+            is_unseen: true,
             extents: Vec::new(),
             copied_rows: 0,
             copied_bytes: 0,
@@ -857,6 +871,9 @@ impl Walked {
         self.labels = found.labels.clone();
         self.not_compared = found.not_compared.clone();
         self.doubt = None;
+        if self.unread.is_none() {
+            self.unreadable = 0;
+        }
         if self.step == 0 {
             self.step = FIRST_STEP;
         }
@@ -876,9 +893,37 @@ impl Walked {
         self.refused = self.doubt.take_if(|doubt| doubt.seen >= DOUBTED).map(|doubt| doubt.why);
     }
 
-    /// What is in doubt can be told now, if so much is paid.
+    /// It could not be looked at: that counts once behind each pause, and it is looked at again then.
+    fn unseen(&mut self, why: &str, at: Lsn, now: Instant) {
+        if self.refused.is_some() || self.aside.is_some() {
+            return;
+        }
+        self.unreadable(why.to_owned(), false, now);
+        self.doubt = Some(Doubt { why: why.to_owned(), until: at.0, is_ripe: false, seen: 0 });
+    }
+
+    /// It cannot be read: once too often, or it is left alone for a while, unless that `lasts`.
+    fn unreadable(&mut self, why: String, lasts: bool, now: Instant) {
+        self.unreadable += 1;
+        if self.unreadable >= if lasts { UNREADABLE } else { UNREADABLE_NOW } {
+            return self.refuse(why);
+        }
+        tracing::warn!(table = self.name, why, "history: a table cannot be read");
+        if !lasts {
+            let pause = UNREADABLE_PAUSES.0 * 2_u32.saturating_pow(u32::from(self.unreadable) - 1);
+            self.aside = Some(now + pause.min(UNREADABLE_PAUSES.1));
+        }
+    }
+
+    fn refuse(&mut self, why: String) {
+        tracing::warn!(table = self.name, why, "history: a table is left out");
+        self.refused = Some(why);
+    }
+
+    /// What is in doubt can be told now, if so much is paid, and it was left alone for long enough.
     fn ripen(&mut self, paid: Lsn) -> bool {
-        let doubt = self.doubt.as_mut().filter(|doubt| self.refused.is_none() && doubt.until <= paid.0);
+        let is_tried = self.refused.is_none() && self.aside.is_none();
+        let doubt = self.doubt.as_mut().filter(|doubt| is_tried && doubt.until <= paid.0);
         doubt.map(|doubt| doubt.is_ripe = true).is_some()
     }
 
@@ -1086,6 +1131,7 @@ mod tests {
             secondary: extents,
             occupied: true,
             refused: None,
+            unread: None,
             not_compared: Vec::new(),
         }
     }
@@ -1100,7 +1146,7 @@ mod tests {
 
     fn begun(kind: Kind, table: Surveyed) -> Job {
         let mut job = Job::new(1, Request::new(kind), 0);
-        job.surveyed(vec![table], |_| true, (Lsn(0), Lsn(0)));
+        job.surveyed(vec![table], |_| true, (Lsn(0), Lsn(0)), Instant::now());
         job.reserve();
         job
     }
@@ -1114,7 +1160,7 @@ mod tests {
             }
             job.advance(Lsn(9), &Lsn(9).into(), 0);
             if job.wants() == Wants::Survey {
-                job.surveyed(vec![table.clone()], |_| true, (Lsn(9), Lsn(9)));
+                job.surveyed(vec![table.clone()], |_| true, (Lsn(9), Lsn(9)), Instant::now());
                 job.reserve();
             }
         }
@@ -1126,7 +1172,7 @@ mod tests {
         let chunk = job.take(&Lsn(0).into()).expect("there is one");
         job.landed(&chunk, &Landed { rows: 64, ..Landed::default() }, sizes());
         job.survey_again();
-        job.surveyed(vec![refused("no column n")], |_| true, (Lsn(5), Lsn(5)));
+        job.surveyed(vec![refused("no column n")], |_| true, (Lsn(5), Lsn(5)), Instant::now());
         assert_eq!(
             (job.take(&Lsn(4).into()), job.advance(Lsn(6), &Lsn(4).into(), 0)),
             (None, false),
@@ -1134,9 +1180,9 @@ mod tests {
         );
         assert!(job.advance(Lsn(6), &Lsn(5).into(), 0) && job.wants() == Wants::Survey);
         // Another change came behind the first.
-        job.surveyed(vec![refused("no column m")], |_| true, (Lsn(7), Lsn(7)));
+        job.surveyed(vec![refused("no column m")], |_| true, (Lsn(7), Lsn(7)), Instant::now());
         assert!(!job.advance(Lsn(8), &Lsn(6).into(), 0) && job.advance(Lsn(8), &Lsn(7).into(), 0));
-        job.surveyed(vec![table(1, 200)], |_| true, (Lsn(8), Lsn(8)));
+        job.surveyed(vec![table(1, 200)], |_| true, (Lsn(8), Lsn(8)), Instant::now());
         walked(&mut job, &table(1, 200));
         assert_eq!((job.state, job.tables[0].copied().rows), (State::Done, 200), "{:?}", job.why);
     }
@@ -1145,7 +1191,7 @@ mod tests {
     fn what_a_table_grew_by_since_the_first_look_is_not_called_equal() {
         let mut job = begun(Kind::Verify, table(1, 10));
         job.survey_again();
-        job.surveyed(vec![table(1, 20)], |_| true, (Lsn(7), Lsn(8)));
+        job.surveyed(vec![table(1, 20)], |_| true, (Lsn(7), Lsn(8)), Instant::now());
         walked(&mut job, &table(1, 20));
         assert_eq!((job.state, job.tables[0].counts().read), (State::Done, 10));
         assert_eq!(job.clean().next(), Some((TableId(1), Lsn(0))), "marks of before the first look alone");
@@ -1157,14 +1203,62 @@ mod tests {
             let mut job = begun(Kind::Backfill, table(1, 2));
             job.survey_again();
             for at in 5..5 + u64::from(DOUBTED) - 1 {
-                job.surveyed(gone.clone(), |_| true, (Lsn(at), Lsn(at)));
+                job.surveyed(gone.clone(), |_| true, (Lsn(at), Lsn(at)), Instant::now());
                 assert!(!job.advance(Lsn(at), &Lsn(at - 1).into(), 0) && job.advance(Lsn(at), &Lsn(at).into(), 0));
             }
-            job.surveyed(gone, |_| true, (Lsn(9), Lsn(9)));
+            job.surveyed(gone, |_| true, (Lsn(9), Lsn(9)), Instant::now());
             walked(&mut job, &refused("no key"));
             assert_eq!(job.state, State::Failed);
             assert!(job.why.is_some_and(|why| why.contains("left out")));
         }
+    }
+
+    #[test]
+    fn a_table_that_could_not_be_looked_at_is_looked_at_again_behind_a_pause() {
+        let unread = || Surveyed { unread: Some("replicas are away".to_owned()), occupied: false, ..table(1, 2) };
+        let mut now = Instant::now();
+        let mut job = begun(Kind::Backfill, unread());
+        let survey = |job: &mut Job, found: Surveyed, now| {
+            job.surveyed(vec![found], |_| false, (Lsn(5), Lsn(5)), now);
+            job.reserve();
+        };
+        // Other tables have everything surveyed, and all is paid: it counts for nothing before its pause is over.
+        for _ in 0..10 {
+            assert_eq!((job.take(&Lsn(9).into()), job.advance(Lsn(9), &Lsn(9).into(), 0)), (None, false));
+            job.wake(now);
+            job.survey_again();
+            survey(&mut job, unread(), now);
+        }
+        let mut looks = 1;
+        while job.tables[0].refused.is_none() && looks < 100 {
+            now += UNREADABLE_PAUSES.1;
+            job.wake(now);
+            assert!(job.advance(Lsn(9), &Lsn(9).into(), 0) && job.wants() == Wants::Survey, "{looks}");
+            survey(&mut job, unread(), now);
+            looks += 1;
+        }
+        assert_eq!(looks, UNREADABLE_NOW);
+    }
+
+    #[test]
+    fn whose_rows_a_table_has_is_asked_when_it_can_be_looked_at() {
+        for (first, occupied) in [(None, true), (Some("replicas are away".to_owned()), true), (None, false)] {
+            let unread = Surveyed { unread: first.clone(), occupied: first.is_none() && occupied, ..table(1, 2) };
+            let mut job = Job::new(1, Request::new(Kind::Backfill), 0);
+            for found in [unread, Surveyed { occupied, ..table(1, 2) }] {
+                job.surveyed(vec![found], |_| false, (Lsn(5), Lsn(5)), Instant::now());
+            }
+            assert_eq!(job.tables[0].refused.as_deref(), occupied.then_some(STRANGERS), "{first:?}");
+        }
+    }
+
+    #[test]
+    fn a_job_of_tables_that_are_gone_does_not_say_that_all_is_well() {
+        let request = Request { labels: vec![7], ..Request::new(Kind::Repair) };
+        let mut job = Job::new(1, request, 0);
+        job.surveyed(vec![table(1, 2)], |_| true, (Lsn(0), Lsn(0)), Instant::now());
+        assert_eq!(job.state, State::Failed);
+        assert!(job.why.is_some_and(|why| why.contains("any more")));
     }
 
     #[test]

@@ -131,6 +131,12 @@ impl Request {
         }
     }
 
+    /// Of the tables that are marked so. What no table could be named for may be in any.
+    pub(crate) fn of_dirty(self, labels: Vec<u64>) -> Request {
+        let labels = if labels.contains(&TableId::NONE.0) { Vec::new() } else { labels };
+        Request { labels, ..self }
+    }
+
     /// It needs cells that say when they were written.
     pub(super) fn needs_times(&self) -> Option<&'static str> {
         match self {
@@ -258,7 +264,9 @@ mod tests {
         );
         assert!(request.names("x.part", Some("c.d")) && request.names("c.d", Some("x.root")));
         assert!(!request.names("x.part", Some("x.root")) && !request.names("a.part", Some("a.log")));
-        request.labels = vec![7];
+        let all = request.clone().of_dirty(vec![7, TableId::NONE.0]);
+        assert!(all.labels(&[TableId(3)]), "any table may differ");
+        request = request.of_dirty(vec![7]);
         assert!(request.labels(&[TableId(3), TableId(7)]) && !request.labels(&[TableId(3)]));
         assert_eq!(request.unknown(["a.b"].into_iter()), Some("c.d"));
     }

@@ -262,6 +262,7 @@ impl Copier for Hands {
             secondary: extent(0),
             occupied: !world.secondary().is_empty(),
             refused: None,
+            unread: None,
             not_compared: Vec::new(),
         }])
     }

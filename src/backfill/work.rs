@@ -78,6 +78,8 @@ pub struct Surveyed {
     pub occupied: bool,
     /// Why it cannot be walked over.
     pub refused: Option<String>,
+    /// Why it could not be looked at: a side is short of something, and may answer later.
+    pub unread: Option<String>,
     /// Columns that both sides have, and whose values cannot be compared.
     pub not_compared: Vec<String>,
 }

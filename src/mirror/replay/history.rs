@@ -293,7 +293,8 @@ impl<W: Walker> History<W> {
         let end = || behind_marks(&self.handle.journal, &self.handle.dirty);
         let began = end();
         let mut found = self.walker.survey().await?;
-        found.iter_mut().filter(|one| one.refused.is_none()).for_each(|one| self.meet(one));
+        let is_seen = |one: &&mut Surveyed| one.refused.is_none() && one.unread.is_none();
+        found.iter_mut().filter(is_seen).for_each(|one| self.meet(one));
         // Before anything is copied.
         self.book.saved().await.map_err(desk::Error::from)?;
         self.handle.desk.surveyed(found, (began, end()));

@@ -1337,6 +1337,7 @@ mod tests {
                 secondary: extents,
                 occupied: true,
                 refused: None,
+                unread: None,
                 not_compared: self.not_compared.clone(),
             }])
         }

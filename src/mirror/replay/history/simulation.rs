@@ -301,6 +301,7 @@ impl Walker for Hands {
             secondary: Vec::new(),
             occupied,
             refused: None,
+            unread: None,
             not_compared: Vec::new(),
         };
         // It comes first: what is behind it waits for it, if anything does.
@@ -671,10 +672,14 @@ fn plant(shared: &Shared) -> u64 {
     key
 }
 
-/// A table that is dirty is walked over by itself, and any table may be by asking; who asks for something else goes first.
+/// A table that is dirty is walked over by itself, and so are all if any may be; who asks for something else goes first.
 async fn mended_without_being_asked(shared: &Shared, process: &Process) {
     plant(shared);
     process.handle.mark_dirty(&[TABLE], Reason::Uncaptured).expect("memory takes it");
+    process.clean().await;
+    equal(shared);
+    plant(shared);
+    process.handle.mark_dirty(&[TableId::NONE], Reason::Uncaptured).expect("memory takes it");
     process.clean().await;
     equal(shared);
     plant(shared);

@@ -201,6 +201,7 @@ fn refused(table: TableId, name: String, why: String) -> Surveyed {
         secondary: Vec::new(),
         occupied: false,
         refused: Some(why),
+        unread: None,
         not_compared: Vec::new(),
     }
 }
@@ -236,6 +237,7 @@ async fn look(
         secondary: extents(&to, there),
         occupied: false,
         refused: why,
+        unread: None,
         not_compared: pair.not_compared(),
     };
     // A file without blocks holds nothing; one with blocks may.

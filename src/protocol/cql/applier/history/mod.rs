@@ -173,14 +173,16 @@ fn number(here: &Table, there: &Table) -> u64 {
 async fn look(sides: &Sides, table: &Table, other: Option<&Table>, sizes: &Sizes) -> Result<Surveyed, Error> {
     let name = format!("{}.{}", table.shape.keyspace, table.shape.name);
     let (rows, bytes) = sizes.get(&name).copied().unwrap_or_default();
-    let mut refused = hindrance(sides, table, other);
+    let refused = hindrance(sides, table, other);
     let file = other.map_or(0, |other| number(table, other));
-    let mut is_occupied = false;
+    let (mut is_occupied, mut unread) = (false, None);
     if refused.is_none() {
         match occupied(&sides.to_secondary, table).await {
             Ok(found) => is_occupied = found,
-            // A keyspace whose replicas are away is no reason to leave all others alone.
-            Err(error) if error.code() == Some(code::UNAVAILABLE) => refused = Some(format!("the target: {error}")),
+            // A keyspace whose replicas are away, or slow, is no reason to leave all others alone.
+            Err(error) if matches!(error.code(), Some(code::UNAVAILABLE | code::READ_TIMEOUT)) => {
+                unread = Some(format!("the target: {error}"));
+            }
             Err(error) => return Err(of_secondary(error)),
         }
     }
@@ -194,6 +196,7 @@ async fn look(sides: &Sides, table: &Table, other: Option<&Table>, sizes: &Sizes
         secondary: Vec::new(),
         occupied: is_occupied,
         refused,
+        unread,
         not_compared: Vec::new(),
         name,
         part_of: None,
