@@ -2,7 +2,9 @@
 //!
 //! Reads go into a buffer of the thread; what a connection keeps is what a peer did not take at once, and a frame that is
 //! not all there or has to wait. Nothing is read from one side while the other has not taken what came before, so memory
-//! is bounded by a read and a frame in each direction.
+//! is bounded by a read and a frame in each direction. Where others wait for what the server has done for a client that
+//! takes nothing, they are not made to wait for the client: its server is read further, to a larger bound, and beyond that
+//! the client has hung up.
 
 pub(super) mod ahead;
 
@@ -32,6 +34,10 @@ use super::startup::Luggage;
 const READ_BYTES: usize = 64 * 1024;
 /// More than this is not read ahead of a peer that does not take it.
 const BACKLOG_BYTES: usize = 256 * 1024;
+/// The same where others wait for what is on its way.
+const AWAITED_BYTES: usize = 8 << 20;
+/// How long a client may take nothing while they do.
+const STALL: Duration = Duration::from_secs(2);
 /// How often requests without an answer are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -93,6 +99,28 @@ pub(super) struct Relay<C, S, B> {
     client_gone: bool,
     /// What was written and not flushed yet: TLS keeps some.
     unflushed: (bool, bool),
+    stall: Stall,
+}
+
+/// Whether the client takes what is there for it.
+#[derive(Default)]
+struct Stall {
+    /// It took something since the last look.
+    took: bool,
+    /// It has taken nothing since then.
+    since: Option<Instant>,
+    /// That is too long for those who wait: the server is read all the same.
+    is_too_long: bool,
+}
+
+impl Stall {
+    /// `is_full`: there is no room for more to it.
+    fn look(&mut self, now: Instant, is_full: bool, is_awaited: impl FnOnce() -> bool) {
+        let goes_on = std::mem::take(&mut self.took) || !is_full;
+        self.since = if goes_on { None } else { self.since.or(Some(now)) };
+        let is_long = self.since.is_some_and(|since| now.saturating_duration_since(since) >= STALL);
+        self.is_too_long = is_long && is_awaited();
+    }
 }
 
 impl<C, S, B> Relay<C, S, B>
@@ -124,6 +152,7 @@ where
             client_ended: false,
             client_gone: false,
             unflushed: (false, false),
+            stall: Stall::default(),
         }
     }
 
@@ -200,6 +229,8 @@ where
             if self.session.sweep(now, is_left) {
                 self.lose_server();
             }
+            let is_full = self.full().0;
+            self.stall.look(now, is_full, || self.session.holds_others_up());
             self.sweep.as_mut().reset(now + SWEEP);
         }
         looked
@@ -258,8 +289,13 @@ where
     }
 
     fn read_server(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        if self.full().0 {
+        if self.full().0 && !(self.stall.is_too_long && self.session.holds_others_up()) {
             return Ok(false);
+        }
+        if self.session.to_client.len() >= AWAITED_BYTES {
+            tracing::warn!("a client is hung up on: it takes no answers while others wait for its requests to end");
+            self.lose_client();
+            return Ok(true);
         }
         let Some(server) = &mut self.server else { return Ok(false) };
         match fill(server, &mut self.from_server, cx, |input| self.session.server_sent(input)) {
@@ -303,7 +339,8 @@ where
             }
             Ok(None) => Ok(moved),
             Err(End::Io(error)) => {
-                self.lose_client(&error);
+                tracing::debug!(%error, "a client's connection broke");
+                self.lose_client();
                 Ok(true)
             }
             Err(end) => Err(end),
@@ -322,16 +359,21 @@ where
     fn write_client(&mut self, cx: &mut Context<'_>) {
         let out = self.session.to_client.ready();
         if self.client_gone {
-            out.clear();
-        } else if let Err(error) = drain(&mut self.client, out, &mut self.unflushed.0, cx) {
-            self.lose_client(&error);
-            cx.waker().wake_by_ref();
+            return out.clear();
+        }
+        let before = out.len();
+        match drain(&mut self.client, out, &mut self.unflushed.0, cx) {
+            Ok(()) => self.stall.took |= out.len() < before,
+            Err(error) => {
+                tracing::debug!(%error, "a client's connection broke");
+                self.lose_client();
+                cx.waker().wake_by_ref();
+            }
         }
     }
 
     /// What it asked for and was not sent is not sent any more.
-    fn lose_client(&mut self, error: &io::Error) {
-        tracing::debug!(%error, "a client's connection broke");
+    fn lose_client(&mut self) {
         (self.client_ended, self.client_gone) = (true, true);
         self.from_client.clear();
         self.session.to_client.ready().clear();

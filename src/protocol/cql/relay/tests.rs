@@ -334,6 +334,45 @@ async fn what_a_client_asks_while_it_does_not_read_is_asked_when_it_does() {
     assert!(asked.ends_with(&read(2)));
 }
 
+/// A client that asks this often and takes nothing, while the gate is closed for a switch, and its server.
+async fn deaf(requests: i16, bytes: usize) -> (DuplexStream, DuplexStream) {
+    let (session, gate) = gated(V4);
+    let (mut client, mut server) = around(4 << 10, &CancellationToken::new(), session, Nowhere);
+    for stream in 0..requests {
+        client.write_all(&read(stream)).await.expect("it reads");
+        server.read_exact(&mut read(stream)).await.expect("it is asked");
+    }
+    let serving = tokio::spawn(async move {
+        for stream in 0..requests {
+            server.write_all(&answer(stream, bytes)).await.expect("it reads");
+        }
+        server
+    });
+    sleep(10 * SWEEP).await;
+    assert!(gate.inside() > 0, "nobody waits: it may take its time");
+    gate.close();
+    timeout(STALL + 2 * SWEEP, gate.drained()).await.expect("the switch waits for no client that takes nothing");
+    (client, serving.await.expect("no panic"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_what_is_under_way_waits_for_no_client_that_takes_nothing_promise_9() {
+    let (mut client, _server) = deaf(8, 2 * BACKLOG_BYTES).await;
+    let mut told = answer(0, 2 * BACKLOG_BYTES);
+    for stream in 0..8 {
+        timeout(LONG, client.read_exact(&mut told)).await.expect("in bounded time").expect("an answer");
+        assert!(told == answer(stream, 2 * BACKLOG_BYTES), "nothing is lost");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_nothing_of_very_much_is_hung_up_on_where_others_wait() {
+    let (mut client, _server) = deaf(40, 2 * BACKLOG_BYTES).await;
+    let mut told = Vec::new();
+    timeout(LONG, client.read_to_end(&mut told)).await.expect("in bounded time").expect("the end");
+    assert!(told.len() < 40 * 2 * BACKLOG_BYTES);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_client_that_never_rests_is_answered_what_was_read_and_no_more_when_tandem_stops() {
     let stop = CancellationToken::new();

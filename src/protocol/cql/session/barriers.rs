@@ -87,6 +87,13 @@ impl Barrier {
     }
 }
 
+impl Writes {
+    /// Somebody waits for it to end.
+    pub(super) fn are_awaited(&self) -> bool {
+        self.0.closed.load(SeqCst)
+    }
+}
+
 impl Drop for Writes {
     fn drop(&mut self) {
         self.0.writes.fetch_sub(1, SeqCst);
@@ -113,8 +120,9 @@ mod tests {
         let barriers = Barriers::default();
         let barrier = barriers.of(TableId(1));
         let write = barrier.write().expect("open");
+        assert!(!write.are_awaited());
         let mut alone = Box::pin(barrier.clone().alone());
-        assert!(alone.as_mut().now_or_never().is_none());
+        assert!(alone.as_mut().now_or_never().is_none() && write.are_awaited());
         assert!(barriers.of(TableId(1)).write().is_none());
         assert!(barriers.of(TableId(2)).write().is_some(), "another table is not concerned");
         drop(write);

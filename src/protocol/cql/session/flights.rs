@@ -105,6 +105,11 @@ impl Flights {
         Some(flight)
     }
 
+    /// The answer of one of them means such a thing.
+    pub(super) fn any(&self, mut is_such: impl FnMut(&What) -> bool) -> bool {
+        self.by_id.values().any(|one| is_such(&one.what))
+    }
+
     /// One of them was sent before this.
     pub(super) fn any_before(&self, before: Instant) -> bool {
         self.by_id.values().any(|one| one.since < before)

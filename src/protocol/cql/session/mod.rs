@@ -114,11 +114,17 @@ pub(in crate::protocol::cql) struct Writing {
     tables: Vec<Writes>,
     /// To which of them nobody saw the client write.
     untried: Untried,
-    _alone: Option<Alone>,
+    alone: Option<Alone>,
     /// The schema is another one afterwards.
     is_barrier: bool,
     /// What it writes to, if the journal did not take it.
     _unwritten: Option<Unwritten>,
+}
+
+impl Writing {
+    fn is_awaited(&self) -> bool {
+        self.alone.is_some() || self.turns.are_awaited() || self.tables.iter().any(Writes::are_awaited)
+    }
 }
 
 /// Why the client's next frame waits.
@@ -504,6 +510,13 @@ impl Session {
     /// Requests are on their way.
     pub(super) fn waits_for_server(&self) -> bool {
         !self.flights.is_empty()
+    }
+
+    /// Others wait for what the server does for this client: a flip, the next conditional write of a partition, a barrier, or
+    /// writes behind one.
+    pub(super) fn holds_others_up(&self) -> bool {
+        let is_awaited = |what: &What| matches!(what, What::Write(writing) if writing.is_awaited());
+        !self.flights.is_empty() && self.slot.is_closed() || self.flights.any(is_awaited)
     }
 
     /// Answer what the server did not answer in time. True: the server is given up; one that is known to be down, while others
@@ -945,7 +958,7 @@ impl Session {
             }
         };
         let Captured { kind, instead, conditional, decision, untried, is_barrier, .. } = captured;
-        let Has { turns, alone: _alone, .. } = std::mem::take(&mut self.has);
+        let Has { turns, alone, .. } = std::mem::take(&mut self.has);
         let writing = Writing {
             ticket,
             kind,
@@ -956,7 +969,7 @@ impl Session {
             turns: Turns::begin(turns),
             tables,
             untried,
-            _alone,
+            alone,
             is_barrier,
             _unwritten,
         };

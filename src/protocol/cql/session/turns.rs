@@ -9,6 +9,8 @@
 //! Partitions that share a place share what was left there. Where clocks differ, a ballot may be below that of another
 //! partition: then it is not found, and its write goes by state.
 
+use std::sync::Arc;
+
 use super::shared::Turn;
 
 /// In the place of a bound: one is in doubt.
@@ -35,6 +37,12 @@ impl Turns {
         self.above
     }
 
+    /// Somebody waits for it to end.
+    pub(super) fn are_awaited(&self) -> bool {
+        // One is kept with all the places, one by whoever has the turn, and one by each that waits.
+        self.held.iter().any(|turn| Arc::strong_count(Turn::mutex(turn)) > 2)
+    }
+
     /// It was refused.
     pub(super) fn refused(&mut self) {
         self.leave(self.above);
@@ -57,8 +65,6 @@ impl Turns {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tokio::sync::Mutex;
 
     use super::*;
@@ -72,6 +78,17 @@ mod tests {
         of(&mut turns);
         drop(turns);
         Turns::begin(vec![turn()]).above()
+    }
+
+    #[test]
+    fn who_has_a_turn_knows_whether_others_wait_for_it() {
+        let place = Arc::new(Mutex::new(0));
+        let turns = Turns::begin(vec![place.clone().try_lock_owned().expect("nobody has it")]);
+        assert!(!turns.are_awaited());
+        let next = place.clone().lock_owned();
+        assert!(turns.are_awaited());
+        drop(next);
+        assert!(!turns.are_awaited());
     }
 
     #[test]
