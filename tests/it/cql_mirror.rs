@@ -229,6 +229,23 @@ async fn a_schema_change_is_made_on_both_sides_and_what_follows_it_too() {
     assert_eq!(old.len(), 2);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_emptied_of_the_servers_own_keyspaces_stays_on_the_target() {
+    let (nodes, tandem) = stage("own").await;
+    let repair =
+        "INSERT INTO system_distributed.parent_repair_history (parent_id, keyspace_name) VALUES (now(), 'own')";
+    nodes.iter().for_each(|node| drop(Cql::of(node, "own").run(repair)));
+    let mut cql = through(&tandem, "own", 5, false);
+    cql.define("ALTER KEYSPACE system_distributed WITH durable_writes = true");
+    cql.define("TRUNCATE system_distributed.parent_repair_history");
+    tandem.settled().await;
+    let all = "SELECT keyspace_name FROM system_distributed.parent_repair_history WHERE keyspace_name = 'own' ALLOW FILTERING";
+    let [old, new] = nodes.map(|node| Cql::of(node, "own").rows(all).len());
+    assert_eq!((old, new > 0), (0, true), "{}", tandem.log());
+    let noted = tandem.log().lines().filter(|line| line.contains("own keyspaces is not mirrored")).count();
+    assert_eq!(noted, 2, "{}", tandem.log());
+}
+
 /// What the pulse of a side says.
 fn answers(status: &serde_json::Value, side: &str) -> bool {
     status["sides"][side]["answers"] == true
