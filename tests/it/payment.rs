@@ -9,7 +9,7 @@ use tandem::protocol::postgres::client::{Client, ServerConfig};
 use tandem::protocol::postgres::copier::{Options, PgCopier};
 use tandem::protocol::postgres::key;
 use tandem::record::{Backend, TableId, put_varint};
-use tandem::sandbox::{Options as SandboxOptions, Postgres, binaries};
+use tandem::sandbox::{Options as SandboxOptions, Postgres, Stop, binaries};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -773,6 +773,28 @@ async fn a_value_of_an_enum_that_got_another_name_has_it_there_and_may_come_twic
     assert_eq!(world.copier.moot(&changes).await.expect("asked"), [false]);
     world.target("ALTER TYPE mood RENAME VALUE 'd' TO 'c'").await;
     assert_eq!(world.copier.moot(&changes).await.expect("asked"), [true], "made by hand");
+}
+
+#[tokio::test]
+async fn a_damaged_page_on_the_target_is_its_table_s_alone_promise_7() {
+    let mut world =
+        World::new("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY); CHECKPOINT").await;
+    world.origin("INSERT INTO t VALUES (1); INSERT INTO u VALUES (1)").await;
+    world.pay(&owed("t", [1])).await;
+    world.target("CHECKPOINT").await;
+    let path = rows(&world.target.url("postgres"), "SELECT pg_relation_filepath('t')").await;
+    world.target.stop(Stop::Fast).expect("it stops");
+    let file = world.target.data().join(&path[0]);
+    let len = std::fs::metadata(&file).expect("it has a block").len();
+    std::fs::write(&file, vec![0xa5; usize::try_from(len).expect("small")]).expect("damaged");
+    world.target.start().expect("it starts");
+    world.reopen(Options::default()).await;
+    let mut both = owed("t", [1]);
+    owe(&mut both, "u", false, [1]);
+    let paid = world.pay(&both).await;
+    let [refused] = &paid.refused[..] else { panic!("one is refused: {:?}", paid.refused) };
+    assert!(refused.table == table("t") && refused.key.is_none() && refused.why.contains("XX001"), "{refused:?}");
+    world.assert_same("u").await;
 }
 
 #[tokio::test]
