@@ -62,11 +62,11 @@ pub struct Finding {
 pub const NAMED_MAX: usize = 20;
 
 /// A finding of this rule for each object, and one for those that are too many to be named.
-pub fn each(rule: &'static Rule, mut objects: Vec<String>) -> impl Iterator<Item = Finding> {
+pub fn each(rule: &'static Rule, side: Option<Side>, mut objects: Vec<String>) -> impl Iterator<Item = Finding> {
     let more = objects.len().saturating_sub(NAMED_MAX);
     objects.truncate(NAMED_MAX);
-    objects.extend((more > 0).then(|| format!("{more} more")));
-    objects.into_iter().map(move |object| Finding { rule, side: None, object })
+    objects.extend((more > 0).then(|| format!("and {more} more")));
+    objects.into_iter().map(move |object| Finding { rule, side, object })
 }
 
 /// All that was found.

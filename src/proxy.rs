@@ -195,6 +195,7 @@ impl Assembly {
 
     /// Open the journal, start the mirror, learn the primary's schema: all that must be there before the first client.
     async fn mirror(&mut self) -> Result<Mirror, Error> {
+        heed_folder(&self.config.journal.dir);
         let recovered = match self.config.mirror.mode {
             Mode::Off => {
                 self.passed = pass_by(&self.config.journal.dir)?;
@@ -439,6 +440,15 @@ fn in_control(error: store::Error) -> Error {
     Error::Setup(error.to_string())
 }
 
+/// It says which side answers, and is looked for where tandem is started.
+fn heed_folder(dir: &Path) {
+    if dir.is_relative() {
+        let here = std::env::current_dir().map(|dir| dir.display().to_string()).unwrap_or_default();
+        let then = "started from another folder, tandem would find none there, and send clients to the origin: give it a full path";
+        tracing::warn!(dir = %dir.display(), here, "journal.dir is relative; {then}");
+    }
+}
+
 fn open_journal(config: &Config) -> Result<(Journal, Recovered), Error> {
     let durability = match config.journal.durability {
         config::Durability::Memory => journal::Durability::Memory,
@@ -456,11 +466,6 @@ fn open_journal(config: &Config) -> Result<(Journal, Recovered), Error> {
         on_sync: Some(Arc::new(move |sample: journal::SyncSample| seconds.record(sample.took.as_secs_f64()))),
         ..own
     };
-    if config.journal.dir.is_relative() {
-        let here = std::env::current_dir().map(|dir| dir.display().to_string()).unwrap_or_default();
-        let then = "started from another folder, tandem would find none there, and send clients to the origin: give it a full path";
-        tracing::warn!(dir = %config.journal.dir.display(), here, "journal.dir is relative; {then}");
-    }
     let opened = Journal::open(&config.journal.dir, options).map_err(|error| Error::Setup(error.to_string()))?;
     let recovered = &opened.1;
     let (trimmed, appended, from_ring) = (recovered.trimmed.0, recovered.appended.0, recovered.from_ring);

@@ -985,25 +985,25 @@ impl Page {
         self.jobs.values_mut().chain(&mut self.mending).find(|job| !job.state.is_over())
     }
 
-    /// What is said of this kind: what is under way, else what was asked for, else what was mended.
+    /// What is said of this kind: what is under way, else what came last.
     fn shown(&self, kind: Kind) -> Option<&Job> {
         let of_kind = || self.all().filter(|job| job.request.kind == kind);
-        of_kind().find(|job| !job.state.is_over()).or_else(|| of_kind().next())
+        of_kind().find(|job| !job.state.is_over()).or_else(|| of_kind().max_by_key(|job| job.number))
     }
 
     /// The other side is written now. What was not known to be equal there is not known to be when it is the secondary again.
     fn forget(&mut self) {
-        for table in self.trust.forget() {
-            let labels: Vec<TableId> = self.all().flat_map(|job| job.labels(table)).collect();
-            labels.into_iter().chain([table]).for_each(|label| _ = self.seen.remove(&label.0));
+        if let Some(job) = self.current().cloned() {
+            self.trust.learn(&job);
         }
+        self.trust.forget().iter().for_each(|label| _ = self.seen.remove(label));
     }
 
     /// Rows of the table were copied.
     fn came(&mut self, table: TableId, name: &str, labels: Vec<u64>) {
         self.seen.extend(labels.iter().copied());
+        self.trust.copied(table, name, &labels);
         self.copied.extend(labels);
-        self.trust.copied(table, name);
     }
 
     /// The job is over, or will go no further.

@@ -527,7 +527,13 @@ impl Job {
         // Who asked for some, and gets none, is not to be told that all is well.
         if self.tables.is_empty() && !self.request.labels.is_empty() && !self.background {
             self.state = State::Failed;
-            self.why = Some("none of the tables that it was asked for is there any more".to_owned());
+            let named = !self.request.tables.is_empty() || !self.request.exclude.is_empty();
+            let why = if named {
+                "none of the tables that were named may differ"
+            } else {
+                "none of these tables is there any more"
+            };
+            self.why = Some(why.to_owned());
         }
     }
 
@@ -895,10 +901,13 @@ impl Walked {
 
     /// It could not be looked at: that counts once behind each pause, and it is looked at again then.
     fn unseen(&mut self, why: &str, at: Lsn, now: Instant) {
-        if self.refused.is_some() || self.aside.is_some() {
+        if self.refused.is_some() {
             return;
         }
-        self.unreadable(why.to_owned(), false, now);
+        if self.aside.is_none() {
+            self.unreadable(why.to_owned(), false, now);
+        }
+        // Without it a pass would be over that has not looked at it.
         self.doubt = Some(Doubt { why: why.to_owned(), until: at.0, is_ripe: false, seen: 0 });
     }
 
@@ -1238,6 +1247,12 @@ mod tests {
             looks += 1;
         }
         assert_eq!(looks, UNREADABLE_NOW);
+        // Found well behind a pause that is not over, and then not again: no pass ends without it.
+        let mut job = begun(Kind::Verify, unread());
+        survey(&mut job, table(1, 2), now);
+        assert!(job.tables[0].doubt.is_none() && job.tables[0].aside.is_some());
+        survey(&mut job, unread(), now);
+        assert!(job.tables[0].doubt.is_some());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::is_like;
 use crate::record::TableId;
 
 /// What is asked for.
@@ -211,46 +212,19 @@ impl Request {
 
     /// A name that stands for none of these tables.
     pub(super) fn unknown<'a>(&self, tables: impl Iterator<Item = &'a str> + Clone) -> Option<&str> {
-        let unknown = |pattern: &&String| !tables.clone().any(|table| matches(pattern, table));
+        let unknown = |pattern: &&String| !tables.clone().any(|table| is_like(pattern, table));
         self.tables.iter().find(unknown).map(String::as_str)
     }
 }
 
 /// Whether one of the patterns, in which each `*` stands for any letters, stands for the qualified name.
 pub fn is_named(patterns: &[String], table: &str) -> bool {
-    patterns.iter().any(|pattern| matches(pattern, table))
-}
-
-/// Whether a name is what a pattern says, in which each `*` stands for any letters.
-fn matches(pattern: &str, name: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == name,
-        Some((start, rest)) => name.strip_prefix(start).is_some_and(|left| {
-            left.char_indices().map(|(at, _)| at).chain([left.len()]).any(|at| matches(rest, &left[at..]))
-        }),
-    }
+    patterns.iter().any(|pattern| is_like(pattern, table))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn stars_stand_for_any_letters() {
-        let cases = [
-            ("public.a", "public.a", true),
-            ("public.a", "public.ab", false),
-            ("public.*", "public.a", true),
-            ("public.*", "other.public.a", false),
-            ("*.audit_*", "app.audit_log", true),
-            ("*.audit_*", "app.audits", false),
-            ("*", "a.b", true),
-            ("*ä*", "öäü", true),
-        ];
-        for (pattern, name, meant) in cases {
-            assert_eq!(matches(pattern, name), meant, "{pattern} {name}");
-        }
-    }
 
     #[test]
     fn a_request_names_what_it_includes_and_does_not_exclude() {

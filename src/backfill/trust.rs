@@ -1,7 +1,7 @@
 //! How the history of each table stands, for whoever is about to rely on it: copied and not compared since, or compared
 //! and found to differ.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -27,12 +27,17 @@ struct Table {
     name: String,
     unverified: bool,
     differing: u64,
+    /// Of its parts, too.
+    #[serde(default)]
+    labels: BTreeSet<u64>,
 }
 
 impl Trust {
     /// Rows of the table were copied.
-    pub(super) fn copied(&mut self, table: TableId, name: &str) {
-        self.of(table, name).unverified = true;
+    pub(super) fn copied(&mut self, table: TableId, name: &str, labels: &[u64]) {
+        let known = self.of(table, name);
+        known.unverified = true;
+        known.labels.extend(labels);
     }
 
     /// The job is over, or will go no further.
@@ -41,17 +46,20 @@ impl Trust {
             let known = self.of(table, name);
             // Of columns that were not compared nobody knows more than before.
             let unverified = known.unverified && job.is_partial(table);
-            *known = Table { name: name.to_owned(), unverified, differing };
+            (known.name, known.unverified, known.differing) = (name.to_owned(), unverified, differing);
+            known.labels.extend(job.labels(table).map(|label| label.0));
         }
         for (table, name, differing) in job.found() {
-            self.of(table, name).differing = differing;
+            let known = self.of(table, name);
+            known.differing = differing;
+            known.labels.extend(job.labels(table).map(|label| label.0));
         }
     }
 
-    /// The side that was written is no longer written. Those of which something spoke against a switch.
-    pub(super) fn forget(&mut self) -> Vec<TableId> {
-        let of = std::mem::take(&mut self.0).into_iter();
-        of.filter(|(_, of)| of.unverified || of.differing > 0).map(|(table, _)| TableId(table)).collect()
+    /// The side that was written is no longer written. Labels of those of which something spoke against a switch.
+    pub(super) fn forget(&mut self) -> Vec<u64> {
+        let doubtful = std::mem::take(&mut self.0).into_iter().filter(|(_, of)| of.unverified || of.differing > 0);
+        doubtful.flat_map(|(table, of)| of.labels.into_iter().chain([table])).collect()
     }
 
     /// What speaks against a switch now. What the job that is under way has found so far counts as well.
@@ -66,7 +74,7 @@ impl Trust {
     }
 
     fn of(&mut self, table: TableId, name: &str) -> &mut Table {
-        let new = || Table { name: name.to_owned(), unverified: false, differing: 0 };
+        let new = || Table { name: name.to_owned(), unverified: false, differing: 0, labels: BTreeSet::new() };
         self.0.entry(table.0).or_insert_with(new)
     }
 }

@@ -9,6 +9,8 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::record::Side;
+
 pub mod live;
 pub mod section;
 pub mod server;
@@ -19,6 +21,7 @@ pub use live::Live;
 pub use section::{Backfill, Cutover, Journal, Limits, Log, Mirror, Runtime, Shadow, TableMap};
 pub use server::Server;
 pub use source::Error;
+pub(crate) use value::is_like;
 pub use value::{Consistency, Immovable, OldPrimary, Pages, Patterns, Renames, Share, Strangers, TypeOids};
 pub use value::{Durability, Host, Keyless, LogFormat, Mode, OnDdl, OnFull, OnUncaptured, Secret, Size, SslMode, Wire};
 
@@ -100,6 +103,14 @@ pub struct Admin {
 }
 
 impl Config {
+    /// What is said of a side.
+    pub fn server(&self, side: Side) -> &Server {
+        match side {
+            Side::Origin => &self.origin,
+            Side::Target => &self.target,
+        }
+    }
+
     /// Read `path`, overlay the environment, check everything.
     pub fn load(path: &Path) -> Result<Config, Error> {
         let text = std::fs::read_to_string(path).map_err(|error| {

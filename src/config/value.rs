@@ -207,8 +207,9 @@ impl fmt::Display for Patterns {
     }
 }
 
-/// Each `*` takes as little as it can; no way back is needed for any but the last one.
-fn is_like(pattern: &str, name: &str) -> bool {
+/// Whether a name is what a pattern says, in which each `*` stands for any letters. Each takes as little as it can; no way back
+/// is needed for any but the last one.
+pub(crate) fn is_like(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();
     let Some(mut rest) = name.strip_prefix(first) else { return false };
@@ -513,6 +514,25 @@ words! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stars_stand_for_any_letters() {
+        let cases = [
+            ("public.a", "public.a", true),
+            ("public.a", "public.ab", false),
+            ("public.*", "public.a", true),
+            ("public.*", "other.public.a", false),
+            ("*.audit_*", "app.audit_log", true),
+            ("*.audit_*", "app.audits", false),
+            ("*", "a.b", true),
+            ("*ä*", "öäü", true),
+            ("a*a", "a", false),
+            ("a*b*c", "abcbc", true),
+        ];
+        for (pattern, name, meant) in cases {
+            assert_eq!(is_like(pattern, name), meant, "{pattern} {name}");
+        }
+    }
 
     #[test]
     fn durations_have_units() {

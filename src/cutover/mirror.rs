@@ -64,7 +64,7 @@ fn found_of_journal(handle: &Handle) -> Option<(&'static Rule, String)> {
 /// Tables of which nobody knows whether the target has what was there before the mirror.
 pub fn unknown(mut names: Vec<String>) -> Vec<Finding> {
     names.sort_unstable();
-    check::each(HISTORY_UNKNOWN, names).collect()
+    check::each(HISTORY_UNKNOWN, None, names).collect()
 }
 
 /// What a switch is prepared with, as it is found: whatever comes to it until clients are held and all is paid ends the walk.

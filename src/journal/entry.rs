@@ -24,6 +24,7 @@ const RECORD: u8 = 1;
 const COMMITTED: u8 = 2;
 const ABORTED: u8 = 3;
 const DROPPED: u8 = 4;
+const UNKNOWN: u8 = 5;
 
 /// What an entry's header says once the whole entry verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +60,7 @@ impl Draft {
         let kind = match outcome {
             Outcome::Committed => COMMITTED,
             Outcome::Aborted => ABORTED,
+            Outcome::Unknown => UNKNOWN,
         };
         Draft::new(seed, kind, &unit(of))
     }
@@ -98,7 +100,7 @@ pub(super) fn decode(seed: u32, lsn: u64, bytes: &[u8]) -> Result<(Kind, usize),
     let header = bytes.first_chunk::<HEADER>().ok_or(Stop::Short(HEADER))?;
     let (at, word, stored) = fields(header);
     let len = HEADER + (word >> 8) as usize;
-    if at != lsn || !matches!(word as u8, RECORD | COMMITTED | ABORTED | DROPPED) {
+    if at != lsn || !matches!(word as u8, RECORD | COMMITTED | ABORTED | DROPPED | UNKNOWN) {
         return Err(Stop::Invalid);
     }
     let payload = bytes.get(HEADER..len).ok_or(Stop::Short(len))?;
@@ -116,6 +118,7 @@ fn kind(kind: u8, payload: &[u8]) -> Result<Kind, Stop> {
     Ok(match kind {
         COMMITTED => Kind::Outcome { of, outcome: Outcome::Committed },
         ABORTED => Kind::Outcome { of, outcome: Outcome::Aborted },
+        UNKNOWN => Kind::Outcome { of, outcome: Outcome::Unknown },
         _ => Kind::Dropped { of },
     })
 }

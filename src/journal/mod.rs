@@ -63,6 +63,8 @@ pub enum Outcome {
     Committed,
     /// The primary refused it or rolled it back.
     Aborted,
+    /// It is over, and nobody will know how: whoever ran it lives on, so no proof that it is gone will come.
+    Unknown,
 }
 
 /// What the journal holds, in order.

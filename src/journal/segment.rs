@@ -19,7 +19,7 @@ pub(super) const PAGE: u64 = 4096;
 /// The part of the header page that is used.
 pub(super) const SECTOR: usize = 512;
 /// What this tandem writes, and the newest it reads; one number for all files of a journal.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"tndm-seg");
 const NONE: u64 = u64::MAX;

@@ -26,7 +26,7 @@ impl Board {
         let nothing = self.is_on() && shapes.iter().all(|shape| shape.compared() == 0);
         let unproven = nothing.then(|| self.unproven()).into_iter().collect();
         let found = [(SHADOW_MISMATCH, self.differing()), (SHADOW_SLOWER, slower), (SHADOW_UNPROVEN, unproven)];
-        found.into_iter().flat_map(|(rule, objects)| check::each(rule, objects)).collect()
+        found.into_iter().flat_map(|(rule, objects)| check::each(rule, None, objects)).collect()
     }
 
     /// Why nothing was compared.

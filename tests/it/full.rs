@@ -69,7 +69,7 @@ async fn a_time_without_the_mirror_leaves_no_table_trusted_and_its_journal_to_no
     let mut other = Command::new(TANDEM);
     let other = other.args(["run", "--config", "other.toml"]).current_dir(tandem.dir()).output().expect("it runs");
     let said = String::from_utf8_lossy(&other.stderr);
-    assert!(!other.status.success() && said.contains("in use by another process"), "{said}");
+    assert!(!other.status.success() && said.contains("is in use: a tandem runs with it"), "{said}");
     assert_eq!(tandem.terminate(), Some(0), "{}", tandem.log());
     mode("off", "async");
     tandem.launch().await;

@@ -249,7 +249,7 @@ impl Window {
             Entry::Outcome { lsn, of, outcome: Outcome::Committed } => self.fate(of, Certainty::Committed, lsn),
             // Said twice, where the journal was scouted: the second time it is gone.
             Entry::Outcome { of, outcome: Outcome::Aborted, .. } => self.done(of),
-            Entry::Dropped { lsn, of } => self.doubt(of, lsn),
+            Entry::Outcome { lsn, of, outcome: Outcome::Unknown } | Entry::Dropped { lsn, of } => self.doubt(of, lsn),
         }
     }
 

@@ -347,7 +347,8 @@ impl Ledger {
         // Unknown: settled before, by a proof or by a payment, and read again.
         let Some(mut unit) = self.open.remove(&of) else { return };
         match (&mut unit.prepared, outcome) {
-            (Some(prepared), Outcome::Committed) => {
+            // Its name says the rest: that it is not there, too.
+            (Some(prepared), Outcome::Committed | Outcome::Unknown) => {
                 prepared.sure = Some(at);
                 self.open.insert(of, unit);
             }
@@ -358,7 +359,7 @@ impl Ledger {
     /// The unit can no longer change anything. `outcome: None`: nobody said how it ended.
     fn end(&mut self, at: Lsn, lsn: Lsn, unit: Unit, outcome: Option<Outcome>) {
         self.forget_part(lsn, &unit);
-        if unit.part && outcome != Some(Outcome::Committed) {
+        if unit.part && !matches!(outcome, Some(Outcome::Committed | Outcome::Unknown)) {
             // Whatever ended it, it cannot have been a COMMIT.
             return;
         }
@@ -383,8 +384,8 @@ impl Ledger {
             Some(Outcome::Aborted) => {}
             _ if self.repeated.contains(&lsn) => {}
             Some(Outcome::Committed) => self.ended.ddl.entry(lsn).or_default().push((table, body.into())),
-            None if table == TableId::NONE => self.ended.doubt(body.into()),
-            None => self.marks.push_back(Mark { table, reason: Reason::Ddl, at }),
+            None | Some(Outcome::Unknown) if table == TableId::NONE => self.ended.doubt(body.into()),
+            None | Some(Outcome::Unknown) => self.marks.push_back(Mark { table, reason: Reason::Ddl, at }),
         }
     }
 

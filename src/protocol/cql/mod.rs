@@ -12,6 +12,7 @@ pub mod ballot;
 pub mod check;
 pub mod client;
 pub mod cluster;
+pub mod definitions;
 mod link;
 mod look;
 pub mod outcome;

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backfill::{Desk, crew};
-use crate::config::{self, Config, ListenTls, Live};
+use crate::config::{Config, ListenTls, Live};
 use crate::cutover::gate::Gate;
 use crate::journal::Journal;
 use crate::mirror::Waits;
@@ -122,6 +122,10 @@ impl Grounds for Ground {
 
     fn dialect(&self) -> Dialect {
         self.0.get(self.1).map_or(Dialect::of_release(""), |cluster| cluster.dialect())
+    }
+
+    fn asks_who(&self) -> bool {
+        self.0.get(self.1).is_none_or(|cluster| cluster.asks_who())
     }
 
     fn behind(&self) -> i64 {
@@ -289,15 +293,8 @@ pub fn appliers(sides: &Sides, desk: &Desk) -> Box<dyn Fn(Side) -> Applier + Sen
     })
 }
 
-fn server(config: &Config, side: Side) -> &config::Server {
-    match side {
-        Side::Origin => &config.origin,
-        Side::Target => &config.target,
-    }
-}
-
 async fn reach(config: &Config, side: Side) -> Result<Cluster, client::Error> {
-    Cluster::connect(server(config, side), side, &config.limits).await
+    Cluster::connect(config.server(side), side, &config.limits).await
 }
 
 async fn keep_reaching(config: Config, sides: Sides, side: Side) {

@@ -17,7 +17,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use tokio::time::{sleep, timeout};
 
-use crate::check::{Finding, Rule};
+use crate::check::{self, Finding};
 use crate::config::{Config, Cutover};
 use crate::cutover::gate::Route;
 use crate::cutover::mirror::{self, Known};
@@ -29,7 +29,8 @@ use crate::mirror::{Turning, durable};
 use crate::record::{Side, TableId};
 
 use super::applier::{Applier, occupied};
-use super::cluster::{Cluster, Lack};
+use super::cluster::Cluster;
+use super::definitions::Lack;
 use super::rules;
 use super::serve::Logins;
 use super::session::shared::Shared;
@@ -47,8 +48,6 @@ const AHEAD_LOOK: Duration = Duration::from_millis(20);
 const CLOCK_MICROS: i64 = 500_000;
 /// Tables that are asked at the same time whether they have rows.
 const LOOKED_AT_ONCE: usize = 16;
-/// More are counted, not named.
-const NAMED_MAX: usize = 20;
 
 /// The wire's hands at a switch.
 pub struct Walk {
@@ -179,7 +178,7 @@ impl Walk {
         ];
         let found = rules.into_iter().flat_map(|(lack, rule)| {
             let names = lacking.iter().filter(|(of, _)| *of == lack).map(|(_, name)| name.clone());
-            named(rule, names.collect(), to)
+            check::each(rule, Some(to), names.collect())
         });
         Ok(found.collect())
     }
@@ -205,17 +204,6 @@ fn clocks_behind(newest: i64, ahead: i64, behind: i64, now: i64) -> i64 {
     newest.max(now + ahead) - now + behind
 }
 
-/// A finding of each name, as many as are told.
-fn named(rule: &'static Rule, names: Vec<String>, to: Side) -> Vec<Finding> {
-    let more = names.len().saturating_sub(NAMED_MAX);
-    let finding = |object| Finding { rule, side: Some(to), object };
-    let mut found: Vec<Finding> = names.into_iter().take(NAMED_MAX).map(finding).collect();
-    if more > 0 {
-        found.push(finding(format!("and {more} more")));
-    }
-    found
-}
-
 /// Tables of one side that are not the same on the other.
 fn differences(here: &Tables, there: &Tables, to: Side) -> Vec<Finding> {
     let mut names: Vec<String> = Vec::new();
@@ -226,7 +214,7 @@ fn differences(here: &Tables, there: &Tables, to: Side) -> Vec<Finding> {
         }
     }
     names.sort_unstable();
-    named(rules::SCHEMA_DIFFERS, names, to)
+    check::each(rules::SCHEMA_DIFFERS, Some(to), names).collect()
 }
 
 impl Steps for Walk {

@@ -89,7 +89,7 @@ pub(crate) fn records(journal: &Journal) -> Vec<bytes::Bytes> {
     records.collect()
 }
 
-/// The outcomes of the records, in order: C, A, or ? where there is none.
+/// The outcomes of the records, in order: C, A, U (unknown), or ? where there is none.
 #[cfg(test)]
 pub(crate) fn outcomes(journal: &Journal) -> String {
     let mut found: Vec<(Lsn, char)> = Vec::new();
@@ -97,7 +97,11 @@ pub(crate) fn outcomes(journal: &Journal) -> String {
         match entry {
             Entry::Record { lsn, .. } => found.push((lsn, '?')),
             Entry::Outcome { of, outcome, .. } => {
-                let letter = if outcome == Outcome::Committed { 'C' } else { 'A' };
+                let letter = match outcome {
+                    Outcome::Committed => 'C',
+                    Outcome::Aborted => 'A',
+                    Outcome::Unknown => 'U',
+                };
                 found.iter_mut().filter(|(lsn, _)| *lsn == of).for_each(|(_, known)| *known = letter);
             }
             Entry::Dropped { .. } => {}

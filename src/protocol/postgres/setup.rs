@@ -72,9 +72,17 @@ impl Setup {
         (lost, shadow): (Lose, Handle<Asked>),
     ) -> Result<Setup, Error> {
         let servers = Arc::new(Servers::new(config));
+        let primary = gate.route().primary;
         let catalog = match &journal {
-            Some(_) => load_catalog(gate.route().primary, &servers, config).await?,
-            None => Catalog::default(),
+            Some(_) => load_catalog(primary, &servers, config).await?,
+            None => {
+                // One that is away is no reason not to serve: clients are told so one by one.
+                if let Ok(mut client) = Client::connect(servers.of(primary)).await {
+                    open_to_writes(&mut client, primary, config).await?;
+                    client.close().await;
+                }
+                Catalog::default()
+            }
         };
         let shared = Shared {
             gate,
@@ -162,10 +170,7 @@ pub fn copier(config: &Config, primary: Side) -> PgCopier {
 async fn load_catalog(primary: Side, servers: &Servers, config: &Config) -> Result<Catalog, Error> {
     let told = |error: &dyn std::fmt::Display| Error::Primary(primary, error.to_string());
     let mut client = Client::connect(servers.of(primary)).await.map_err(|error| told(&error))?;
-    // Who starts with another directory than that of the switch would send clients to where nothing was written since.
-    if barrier::look(&mut client).await.is_ok_and(|standing| standing.is_up()) {
-        return Err(Error::Closed(primary, config.journal.dir.display().to_string()));
-    }
+    open_to_writes(&mut client, primary, config).await?;
     let mut catalog = load(&mut client).await.map_err(|error| told(&error))?;
     // A name that is spelt wrong must not have a table copied whole that was to be copied in part.
     let scope = Scope::of(config, primary);
@@ -179,6 +184,15 @@ async fn load_catalog(primary: Side, servers: &Servers, config: &Config) -> Resu
     }
     catalog.epoch = 1;
     Ok(catalog)
+}
+
+/// Who starts with another directory than that of the switch would send clients to where nothing was written since.
+async fn open_to_writes(client: &mut Client, primary: Side, config: &Config) -> Result<(), Error> {
+    match barrier::look(client).await {
+        Ok(standing) if standing.is_up() => Err(Error::Closed(primary, config.journal.dir.display().to_string())),
+        // Without the right to see it, nothing is known.
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 fn policy(config: &Config, live: Live) -> Policy {

@@ -18,6 +18,7 @@ use crate::mirror::replay::{Certainty, Job};
 use crate::protocol::cql::client::{Answer, Error};
 use crate::protocol::cql::cluster::Cluster;
 use crate::protocol::cql::cluster::clock::micros_of;
+use crate::protocol::cql::definitions::{Definitions, load};
 use crate::protocol::cql::stamps::now_micros;
 use crate::protocol::cql::tables::{Table, Tables};
 use crate::protocol::cql::text::edit::{self, drop_at};
@@ -30,7 +31,6 @@ use crate::protocol::cql::write::Write;
 use crate::record::TableId;
 
 use super::Sides;
-use super::history::{Definitions, load};
 use super::objects;
 use super::quiet::linger;
 use super::replay::Texts;

@@ -8,10 +8,9 @@
 //! all that is wrong with a statement.
 
 use crate::protocol::cql::client::{Client, Error};
+use crate::protocol::cql::definitions::{Definitions, load};
 use crate::protocol::cql::text::statement::{Action, Name, Object, Schema};
 use crate::protocol::cql::wire::response::code;
-
-use super::history::{Definitions, load};
 
 /// Whether the refusal says that it was done before. (Source: the statements of Cassandra's package
 /// `org.apache.cassandra.cql3.statements.schema`, of 4.1 and 5.0.)

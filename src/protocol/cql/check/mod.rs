@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 
 use super::client::Error;
-use super::cluster::{Cluster, Lack};
+use super::cluster::Cluster;
+use super::definitions::Lack;
 use super::tables::{Table, Tables, is_own};
 use super::text::schema::Cells;
 use super::topology::{Facts, Supported};
@@ -41,7 +42,7 @@ pub async fn check(config: &Config) -> Report {
     for (side, reached) in [(Side::Origin, &origin), (Side::Target, &target)] {
         match reached {
             Ok(cluster) => alone(side, cluster, &mut report.findings).await,
-            Err(error) => report.unreachable.push(told(side, error, server(config, side))),
+            Err(error) => report.unreachable.push(told(side, error, config.server(side))),
         }
     }
     if let (Ok(origin), Ok(target)) = (&origin, &target) {
@@ -53,13 +54,6 @@ pub async fn check(config: &Config) -> Report {
         }
     }
     report
-}
-
-fn server(config: &Config, side: Side) -> &config::Server {
-    match side {
-        Side::Origin => &config.origin,
-        Side::Target => &config.target,
-    }
 }
 
 fn told(side: Side, error: &Error, server: &config::Server) -> String {

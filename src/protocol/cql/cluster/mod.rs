@@ -11,7 +11,6 @@
 mod ballots;
 pub(super) mod clock;
 mod control;
-mod definitions;
 pub(in crate::protocol::cql) mod fields;
 mod hosts;
 mod ring;
@@ -42,15 +41,16 @@ use crate::record::Side;
 
 use super::ballot::{Question, Unread};
 use super::client::{self, Address, Client, Error, Settings};
+use super::definitions::{Definitions, load};
 use super::session::shared::Grounds;
 use super::stamps::now_micros;
 use super::tables::Tables;
 use super::text::volatile::Dialect;
 use super::topology::Facts;
 pub use clock::Offset;
-pub use definitions::{Definitions, Lack};
 pub use hosts::Host;
 pub use ring::token;
+pub(in crate::protocol::cql) use schema::each;
 use shunned::Shunned;
 pub use timeouts::Timeouts;
 
@@ -337,7 +337,7 @@ impl Cluster {
     /// # Errors
     /// No node can be asked.
     pub async fn definitions(&self) -> Result<Definitions, Error> {
-        definitions::load(&self.client().await?).await
+        load(&self.client().await?).await
     }
 
     /// Wait until all nodes that are up have one schema, for as long as drivers wait.
@@ -371,6 +371,10 @@ impl Grounds for Arc<Cluster> {
 
     fn dialect(&self) -> Dialect {
         Cluster::dialect(self)
+    }
+
+    fn asks_who(&self) -> bool {
+        self.facts().authenticator.is_some()
     }
 
     fn behind(&self) -> i64 {

@@ -63,6 +63,16 @@ mod tests {
     use super::*;
     use crate::protocol::cql::client::Address;
 
+    /// As servers say: `SELECT token(k)`.
+    #[test]
+    fn tokens_are_those_of_servers() {
+        assert_eq!(token(b"123"), -7_468_325_962_851_647_638);
+        assert_eq!(token(&b"\x00\xff\x10\xfa\x99".repeat(10)), 5_837_342_703_291_459_765);
+        assert_eq!(token(&b"\xfe".repeat(8)), -8_927_430_733_708_461_935);
+        assert_eq!(token(&b"\x10".repeat(8)), 1_446_172_840_243_228_796);
+        assert_eq!(token(b"9223372036854775807"), 7_162_290_910_810_015_547);
+    }
+
     #[test]
     fn the_ring_is_walked_from_the_token_on() {
         let host = |name: &str, tokens: &[i64]| Host {

@@ -65,7 +65,11 @@ async fn look(client: &Client) -> Result<Vec<Table>, Error> {
 }
 
 /// Every row of the answer.
-pub(super) async fn each(client: &Client, text: &str, mut row: impl FnMut(&Fields<'_, '_>)) -> Result<(), Error> {
+pub(in crate::protocol::cql) async fn each(
+    client: &Client,
+    text: &str,
+    mut row: impl FnMut(&Fields<'_, '_>),
+) -> Result<(), Error> {
     for page in client.pages(text, &Parameters { page_size: Some(PAGE), ..one() }).await? {
         Named::of(&page)?.iter().try_for_each(|fields| fields.map(|fields| row(&fields)))?;
     }

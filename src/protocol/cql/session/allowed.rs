@@ -6,7 +6,8 @@
 //! which Cassandra asks for before it does anything (`IAuthorizer`, `Permission.MODIFY`).
 //!
 //! That holds for who did not say who it is, too: it may be a role that may write nowhere (`anonymous` of `[[users]]`, who
-//! logged in by a token that only the server reads), and where the origin asks nobody, the target may.
+//! logged in by a token that only the server reads). Where the primary asks nobody, everybody may what we may: their writes in
+//! doubt are done again, since one that is only looked for may come later (the batchlog, hints).
 
 use std::collections::HashSet;
 

@@ -123,8 +123,8 @@ pub(super) struct Ground<'a> {
     pub dialect: Dialect,
     /// Conditional writes.
     pub contests: &'a Contests,
-    /// Where the client was seen to write.
-    pub allowed: &'a Allowed,
+    /// Where the client was seen to write, if it may matter who it is.
+    pub allowed: Option<&'a Allowed>,
     /// Tables that are not there are taken as they are named: the schema was just looked at.
     pub is_fresh: bool,
 }
@@ -171,7 +171,8 @@ impl Ground<'_> {
         }
         let mut record = RecordBuf::default();
         let mut decision = None;
-        let untried = self.allowed.untried(sorted.found.iter().map(|found| found.table));
+        let tables = sorted.found.iter().map(|found| found.table);
+        let untried = self.allowed.map_or_else(Untried::new, |allowed| allowed.untried(tables));
         if sorted.mirrored {
             let is_untried = !untried.is_empty();
             let whole = Whole { request, pieces, executed: &executed, parameters, stamp, is_untried };
@@ -443,7 +444,7 @@ fn table_of(schema: &crate::protocol::cql::text::statement::Schema) -> Option<&N
 /// Random bits.
 pub(in crate::protocol::cql) fn random() -> [u8; 16] {
     use std::hash::BuildHasher;
-    // Keyed by the system's randomness at each call: two halves of 64 bits.
+    // A hasher has a key of the system's randomness, each another one: two halves of 64 bits.
     let half = || std::collections::hash_map::RandomState::new().hash_one(0_u8).to_le_bytes();
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&half());

@@ -854,14 +854,15 @@ impl Session {
             self.refuse_by(setting, frame.header.stream);
             return Ok(Next::More);
         }
-        let tables = self.shared.side(self.side).tables();
+        let side = self.shared.side(self.side);
+        let tables = side.tables();
         let ground = Ground {
             tables: &tables,
             stamps: &self.shared.stamps,
             timeuuids: &self.shared.timeuuids,
-            dialect: self.shared.side(self.side).dialect(),
+            dialect: side.dialect(),
             contests: &self.shared.contests,
-            allowed: &self.allowed,
+            allowed: side.asks_who().then_some(&self.allowed),
             is_fresh: self.has.schema,
         };
         match ground.capture(envelope, request, pieces) {

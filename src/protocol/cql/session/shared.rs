@@ -43,6 +43,9 @@ pub(in crate::protocol::cql) trait Grounds: Send + Sync {
     /// What it calls its functions.
     fn dialect(&self) -> Dialect;
 
+    /// It asks clients who they are; where it does not, all of them have the rights that we have.
+    fn asks_who(&self) -> bool;
+
     /// How far the clocks of its coordinators may be behind this machine's, in microseconds; negative: they are ahead.
     fn behind(&self) -> i64;
 

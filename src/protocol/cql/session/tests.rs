@@ -74,8 +74,9 @@ fn tables() -> Tables {
 /// Above what it is wanted, and who wants it.
 type Ballots = Arc<Mutex<Vec<(i64, oneshot::Sender<Result<i64, Unread>>)>>>;
 
-/// A cluster that never changes, whose clocks are ahead by so many microseconds. It says a ballot when the test does.
-struct Still(Arc<Tables>, Ballots, i64);
+/// A cluster that never changes, whose clocks are ahead by so many microseconds, and which asks who clients are, or does not. It
+/// says a ballot when the test does.
+struct Still(Arc<Tables>, Ballots, i64, bool);
 
 impl Grounds for Still {
     fn tables(&self) -> Arc<Tables> {
@@ -88,6 +89,10 @@ impl Grounds for Still {
 
     fn dialect(&self) -> Dialect {
         Dialect::of_release("4.1.9")
+    }
+
+    fn asks_who(&self) -> bool {
+        self.3
     }
 
     fn behind(&self) -> i64 {
@@ -143,13 +148,13 @@ fn shared_ahead(
     ahead: i64,
 ) -> Arc<Shared> {
     let gate = Gate::new(Route { primary: Side::Origin, mirror: journal.is_some(), epoch: 1 });
-    let still = |ahead| Box::new(Still(Arc::new(tables()), ballots.clone(), ahead)) as Box<dyn Grounds>;
+    let still = |ahead, asks| Box::new(Still(Arc::new(tables()), ballots.clone(), ahead, asks)) as Box<dyn Grounds>;
     Arc::new(Shared::new(Parts {
         watch: watch(&gate),
         gate,
         journal,
         sync: None,
-        sides: [still(ahead), still(0)],
+        sides: [still(ahead, true), still(0, false)],
         identity: identity(),
         stamps: Stamps::above(0),
         timeuuids: TimeUuids::new([1; 6], 1),
@@ -1362,4 +1367,14 @@ async fn a_record_says_whether_its_client_was_seen_to_write_to_its_tables() {
     let taken = StatementText::Text(text.as_bytes());
     rig.batch(2, BatchKind::Logged, &[taken, StatementText::Text(b"INSERT INTO wide (k, c, v) VALUES (1, 1, 1)")]);
     assert_eq!(rig.writes(|write| write.is_untried), [true, true, false, true], "{:?}", rig.journal());
+}
+
+#[tokio::test]
+async fn where_nobody_is_asked_who_they_are_everybody_may_write() {
+    let mut rig = Rig::new(Version::V5, None);
+    rig.shared.gate.close();
+    rig.shared.gate.open(Route { primary: Side::Target, mirror: true, epoch: 2 });
+    rig.session.arrive(Side::Target);
+    rig.query(1, "INSERT INTO t (k, v) VALUES (1, 1)");
+    assert_eq!(rig.writes(|write| write.is_untried), [false], "{:?}", rig.journal());
 }

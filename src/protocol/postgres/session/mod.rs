@@ -57,7 +57,7 @@ use bytes::{Bytes, BytesMut};
 use crate::cutover::gate::{Pass, Slot};
 use crate::journal::{self, Announcer, Outcome};
 use crate::mirror::unwritten::Unwritten;
-use crate::record::{Backend, Item, Reason, RecordBuf, Side, TableId};
+use crate::record::{Backend, Item, RecordBuf, Side, TableId};
 
 use super::copy_stream::CopyStream;
 use super::lexer::{Dialect, Tokens};
@@ -72,7 +72,7 @@ pub(in crate::protocol::postgres) use path::{first as first_schema, schemas};
 use pieces::Pieces;
 use savepoints::{Changes, Stretch};
 use statements::{Prepared, Statements};
-use tickets::{Changed, Doubtful, Mark, Tickets};
+use tickets::{Mark, Tickets};
 
 /// Of one record, in bytes: well below what the journal takes.
 const RECORD_MAX: usize = 512 << 10;
@@ -541,8 +541,7 @@ impl Session {
         match self.shared.journal.begin(bytes) {
             Ok(ticket) => {
                 self.shared.stays_full(false);
-                let changed = changes.map(|stretch| Changed { stretch, tables: record.tables().collect() });
-                self.tickets.push(ticket, changed);
+                self.tickets.push(ticket, changes);
                 match share {
                     Share::Part => {
                         let parts = &mut self.parts;
@@ -666,8 +665,7 @@ impl Session {
     fn unit_over(&mut self, group: &Group) {
         // What nothing else decided was committed at the end of the group, or rolled back by its error.
         let last = if group.failed { Outcome::Aborted } else { Outcome::Committed };
-        let doubtful = self.tickets.end_all(group.upto, last);
-        self.end_doubtful(doubtful);
+        self.tickets.end_all(group.upto, last);
         self.changes.transaction_over();
         self.unwritten_over(group.upto);
         self.hot_cursor &= !self.nothing_in_flight();
@@ -692,29 +690,12 @@ impl Session {
 
     /// COMMIT AND CHAIN ended a unit, and nothing ran in the next: it passes the gate when it begins.
     fn chained_over(&mut self, group: &Group) {
-        let doubtful = self.tickets.end_settled(group.upto);
-        self.end_doubtful(doubtful);
+        self.tickets.end_settled(group.upto);
         self.unwritten_over(group.upto);
         self.names_end();
         if self.chained && self.nothing_in_flight() && self.keys.is_empty() && self.changes.is_empty() {
             self.pass = None;
         }
-    }
-
-    /// Schema changes that may have been committed make their tables dirty, and are not repeated. Without an outcome they would
-    /// wait for the end of the server's process, which lives on, and every payment with them.
-    fn end_doubtful(&mut self, doubtful: Doubtful) {
-        if doubtful.is_empty() {
-            return;
-        }
-        let mut dirty = RecordBuf::default();
-        doubtful.tables().for_each(|table| dirty.dirty(table, Reason::Ddl));
-        // First: whoever finds them rolled back finds this, too.
-        match self.shared.journal.begin(dirty.finish(self.backend)) {
-            Ok(ticket) => ticket.end(Outcome::Committed),
-            Err(error) => drop(self.shared.lose(&dirty, &error)),
-        }
-        doubtful.end();
     }
 
     fn nothing_in_flight(&self) -> bool {

@@ -1162,7 +1162,7 @@ async fn an_answer_that_proves_a_rollback_leaves_no_dirty_mark() {
         (format!("{mark}; commit"), "CBEGIN CCREATE_TABLE CINSERT_0_1 CCOMMIT ZI", "CC"),
         (format!("{mark}; commit"), "CBEGIN CCREATE_TABLE CINSERT_0_1 E ZI", "AA"),
         // The schema change and the mark have records of their own.
-        (format!("{mark}; commit; select 1"), "CBEGIN CCREATE_TABLE CINSERT_0_1 CCOMMIT E ZI", "ACC"),
+        (format!("{mark}; commit; select 1"), "CBEGIN CCREATE_TABLE CINSERT_0_1 CCOMMIT E ZI", "UC"),
         (format!("{mark}; rollback; select 1"), "CBEGIN CCREATE_TABLE CINSERT_0_1 CROLLBACK E ZI", "AA"),
         ("insert into keyless values (1); select 1/0".to_owned(), "CINSERT_0_1 E ZI", "A"),
         (
@@ -1181,14 +1181,14 @@ async fn an_answer_that_proves_a_rollback_leaves_no_dirty_mark() {
 
 /// Without an outcome it would hold up every payment for as long as its client stays.
 #[tokio::test]
-async fn a_schema_change_in_doubt_makes_its_table_dirty_and_is_not_repeated() {
+async fn a_schema_change_in_doubt_is_said_to_be_so_while_its_client_stays() {
     let change = "begin; alter table acc add column x int; commit";
     let mut peers = Peers::new();
     for (text, answers, outcomes) in [
-        (format!("{change}; select 1/0"), "CBEGIN CALTER_TABLE CCOMMIT E ZI", "AC"),
+        (format!("{change}; select 1/0"), "CBEGIN CALTER_TABLE CCOMMIT E ZI", "U"),
         // In a transaction that goes on.
-        (format!("{change} and chain; select 1"), "CBEGIN CALTER_TABLE CCOMMIT CSELECT_1 ZT", "AC?"),
-        ("rollback; select 1/0".to_owned(), "CROLLBACK E ZI", "ACAC"),
+        (format!("{change} and chain; select 1"), "CBEGIN CALTER_TABLE CCOMMIT CSELECT_1 ZT", "U?"),
+        ("rollback; select 1/0".to_owned(), "CROLLBACK E ZI", "UU"),
     ] {
         (peers.session.path, peers.session.path_aged) = (Some("public".to_owned()), false);
         (peers.session.learning, peers.session.schema_stale) = (None, false); // No catalog comes.
@@ -1196,8 +1196,6 @@ async fn a_schema_change_in_doubt_makes_its_table_dirty_and_is_not_repeated() {
         peers.server(answers);
         assert_eq!(peers.outcomes(), outcomes, "{text}");
     }
-    assert!(peers.has("acc dirty"), "{:?}", peers.journaled());
-    assert!(peers.repeated().is_empty());
 }
 
 /// The tables of the schema changes that are to be repeated, after these queries, each with its answers.

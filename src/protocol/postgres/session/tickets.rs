@@ -10,7 +10,6 @@ use std::ops::Range;
 use std::task::{Context, Poll};
 
 use crate::journal::{self, Durable, Outcome, Ticket};
-use crate::record::TableId;
 
 use super::savepoints::Stretch;
 
@@ -32,39 +31,12 @@ struct Held {
     ticket: Ticket,
     durable: Option<Durable>,
     kind: Kind,
-    /// It is of schema changes.
-    changes: Option<Changed>,
+    /// It is of schema changes, and they are of this stretch.
+    changes: Option<Stretch>,
     /// A part of it was committed, ..
     committed: bool,
     /// .. a part of it was rolled back.
     aborted: bool,
-}
-
-/// What a record of schema changes is of.
-#[derive(Default)]
-pub(super) struct Changed {
-    /// All of them are of this one.
-    pub(super) stretch: Stretch,
-    pub(super) tables: Vec<TableId>,
-}
-
-/// Records of schema changes whose transactions are over, and nobody knows which of them were committed.
-#[must_use]
-pub(super) struct Doubtful(Vec<Held>);
-
-impl Doubtful {
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub(super) fn tables(&self) -> impl Iterator<Item = TableId> {
-        self.0.iter().filter_map(|held| held.changes.as_ref()).flat_map(|changed| changed.tables.iter().copied())
-    }
-
-    /// None of them is repeated.
-    pub(super) fn end(self) {
-        self.0.into_iter().for_each(|held| held.ticket.end(Outcome::Aborted));
-    }
 }
 
 #[derive(PartialEq, Eq)]
@@ -80,21 +52,19 @@ enum Kind {
 
 impl Held {
     fn add(&mut self, outcome: Outcome) {
-        match outcome {
-            Outcome::Committed => self.committed = true,
-            Outcome::Aborted => self.aborted = true,
-        }
+        self.committed |= outcome != Outcome::Aborted;
+        self.aborted |= outcome != Outcome::Committed;
     }
 
-    /// `None`: nobody knows. Keys are owed either way; only a schema change is not the same committed and rolled back.
-    fn outcome(&self) -> Option<Outcome> {
+    /// Keys are owed either way; only a schema change is not the same committed and rolled back.
+    fn outcome(&self) -> Outcome {
         match (&self.kind, self.committed, self.aborted) {
-            (Kind::Doubtful, true, _) => None,
-            (Kind::Void | Kind::Doubtful, ..) => Some(Outcome::Aborted),
-            (Kind::Provisional, ..) => Some(Outcome::Committed),
-            (Kind::Plain, true, true) if self.changes.is_some() => None,
-            (Kind::Plain, true, _) => Some(Outcome::Committed),
-            (Kind::Plain, false, _) => Some(Outcome::Aborted),
+            (Kind::Doubtful, true, _) => Outcome::Unknown,
+            (Kind::Void | Kind::Doubtful, ..) => Outcome::Aborted,
+            (Kind::Provisional, ..) => Outcome::Committed,
+            (Kind::Plain, true, true) if self.changes.is_some() => Outcome::Unknown,
+            (Kind::Plain, true, _) => Outcome::Committed,
+            (Kind::Plain, false, _) => Outcome::Aborted,
         }
     }
 }
@@ -105,8 +75,8 @@ impl Tickets {
         Mark(self.first.0 + self.held.len() as u64)
     }
 
-    /// `changes`: a record of schema changes.
-    pub(super) fn push(&mut self, ticket: Ticket, changes: Option<Changed>) {
+    /// `changes`: a record of schema changes, of this stretch.
+    pub(super) fn push(&mut self, ticket: Ticket, changes: Option<Stretch>) {
         self.put(ticket, Kind::Plain, changes);
     }
 
@@ -115,14 +85,13 @@ impl Tickets {
         self.put(ticket, Kind::Provisional, None);
     }
 
-    fn put(&mut self, ticket: Ticket, kind: Kind, changes: Option<Changed>) {
+    fn put(&mut self, ticket: Ticket, kind: Kind, changes: Option<Stretch>) {
         self.held.push_back(Held { ticket, durable: None, kind, changes, committed: false, aborted: false });
     }
 
     /// The schema changes of these stretches were undone.
     pub(super) fn undo(&mut self, undone: &Range<Stretch>) {
-        let is_undone =
-            |held: &&mut Held| held.changes.as_ref().is_some_and(|changed| undone.contains(&changed.stretch));
+        let is_undone = |held: &&mut Held| held.changes.is_some_and(|stretch| undone.contains(&stretch));
         self.held.iter_mut().filter(is_undone).for_each(|held| held.kind = Kind::Void);
     }
 
@@ -177,26 +146,22 @@ impl Tickets {
     }
 
     /// End those below the mark whose fate is known.
-    pub(super) fn end_settled(&mut self, upto: Mark) -> Doubtful {
-        self.end(self.settled.min(upto))
+    pub(super) fn end_settled(&mut self, upto: Mark) {
+        self.end(self.settled.min(upto));
     }
 
     /// End all below the mark. The session is outside any transaction, and the last one of them ended so.
-    pub(super) fn end_all(&mut self, upto: Mark, last: Outcome) -> Doubtful {
+    pub(super) fn end_all(&mut self, upto: Mark, last: Outcome) {
         self.part(upto, last);
-        self.end(upto)
+        self.end(upto);
     }
 
-    fn end(&mut self, upto: Mark) -> Doubtful {
-        let mut doubtful = Vec::new();
+    fn end(&mut self, upto: Mark) {
         for held in self.held.drain(..self.below(upto)) {
             self.first.0 += 1;
-            match held.outcome() {
-                Some(outcome) => held.ticket.end(outcome),
-                None => doubtful.push(held),
-            }
+            let outcome = held.outcome();
+            held.ticket.end(outcome);
         }
-        Doubtful(doubtful)
     }
 
     /// Nobody will say how they ended.
@@ -229,14 +194,8 @@ mod tests {
         }
 
         fn push_of(&mut self, changes: Option<Stretch>) -> Mark {
-            let changes = changes.map(|stretch| Changed { stretch, tables: Vec::new() });
             self.tickets.push(self.journal.begin(&BytesMut::from("r")).expect("room"), changes);
             self.tickets.mark()
-        }
-
-        /// Those in doubt are given up, as they are when their server is gone.
-        fn end_all(&mut self, upto: Mark, last: Outcome) {
-            drop(self.tickets.end_all(upto, last));
         }
 
         fn outcomes(&self) -> String {
@@ -252,7 +211,7 @@ mod tests {
         let second = peers.push();
         peers.tickets.settle(second, Outcome::Aborted);
         let last = peers.push();
-        peers.end_all(last, Outcome::Committed);
+        peers.tickets.end_all(last, Outcome::Committed);
         assert_eq!(peers.outcomes(), "CAC");
     }
 
@@ -262,20 +221,20 @@ mod tests {
         let first = peers.push();
         let second = peers.push();
         peers.tickets.settle(first, Outcome::Committed);
-        assert!(peers.tickets.end_settled(second).is_empty());
+        peers.tickets.end_settled(second);
         assert_eq!(peers.outcomes(), "C?");
         assert_eq!(peers.tickets.mark(), second);
-        peers.end_all(second, Outcome::Aborted);
+        peers.tickets.end_all(second, Outcome::Aborted);
         assert_eq!(peers.outcomes(), "CA");
     }
 
     #[test]
     fn a_record_of_two_transactions_is_committed_if_a_part_is_and_in_doubt_with_a_schema_change() {
-        for (changes, outcome) in [(None, "C"), (Some(Stretch::default()), "?")] {
+        for (changes, outcome) in [(None, "C"), (Some(Stretch::default()), "U")] {
             let mut peers = Peers::new();
             let only = peers.push_of(changes);
             peers.tickets.part(only, Outcome::Committed);
-            peers.end_all(only, Outcome::Aborted);
+            peers.tickets.end_all(only, Outcome::Aborted);
             assert_eq!(peers.outcomes(), outcome);
         }
     }
@@ -288,7 +247,7 @@ mod tests {
         }
         let last = peers.tickets.mark();
         peers.tickets.void(last);
-        peers.end_all(last, Outcome::Aborted);
+        peers.tickets.end_all(last, Outcome::Aborted);
         assert_eq!(peers.outcomes(), "CA");
     }
 
@@ -300,20 +259,20 @@ mod tests {
         }
         let last = peers.push();
         peers.tickets.undo(&(Stretch::of(1)..Stretch::of(3)));
-        peers.end_all(last, Outcome::Committed);
+        peers.tickets.end_all(last, Outcome::Committed);
         assert_eq!(peers.outcomes(), "CAACC");
     }
 
     #[test]
     fn schema_changes_that_may_have_been_undone_are_in_doubt_only_if_committed() {
-        for (last, outcomes) in [(Outcome::Committed, "C?C"), (Outcome::Aborted, "CAA")] {
+        for (last, outcomes) in [(Outcome::Committed, "CUC"), (Outcome::Aborted, "CAA")] {
             let mut peers = Peers::new();
             let first = peers.push_of(Some(Stretch::default()));
             peers.tickets.settle(first, Outcome::Committed);
             peers.push_of(Some(Stretch::default()));
             let upto = peers.push();
             peers.tickets.doubt_changes();
-            peers.end_all(upto, last);
+            peers.tickets.end_all(upto, last);
             assert_eq!(peers.outcomes(), outcomes);
         }
     }

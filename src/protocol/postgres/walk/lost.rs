@@ -97,9 +97,9 @@ pub(super) fn besides(handle: &Handle, unseen: Vec<String>, name: impl Fn(TableI
     let mut history: Vec<String> = copying.into_iter().chain(unverified).chain(differing).chain(unseen).collect();
     history.sort_unstable();
     let parked = parked.into_iter().map(told).collect();
-    let found = check::each(rules::PARKED_LOST, parked).chain(check::each(rules::DIRTY_LOST, dirty));
-    let found = found.chain(check::each(mirror::SCHEMA_REFUSED, changes));
-    found.chain(check::each(rules::HISTORY_LOST, history)).collect()
+    let found = check::each(rules::PARKED_LOST, None, parked).chain(check::each(rules::DIRTY_LOST, None, dirty));
+    let found = found.chain(check::each(mirror::SCHEMA_REFUSED, None, changes));
+    found.chain(check::each(rules::HISTORY_LOST, None, history)).collect()
 }
 
 fn told((name, (keys, whole)): (String, (usize, bool))) -> String {

@@ -3,12 +3,9 @@
 use std::sync::Arc;
 
 use super::rules;
-use crate::check::{self, Finding};
+use crate::check::{self, Finding, NAMED_MAX};
 use crate::config::Immovable;
 use crate::protocol::postgres::moving::sessions::Card;
-
-/// More sessions are counted, not named.
-const NAMED_MAX: usize = 20;
 
 /// Of all sessions that are here, those that were `called` with this number have answered by now. Of whoever came since it is only
 /// known what it cannot do: it connects when it moves, as those do that come when everything is prepared.

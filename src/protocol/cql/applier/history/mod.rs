@@ -19,8 +19,8 @@
 pub(super) mod beside;
 mod compare;
 mod copy;
-mod definition;
 pub(super) mod lent;
+mod making;
 mod provision;
 mod ring;
 mod scan;
@@ -51,8 +51,6 @@ use super::state::diff::Moment;
 use super::state::statement::Names;
 use super::trouble::Trouble;
 use super::{Applier, Sides};
-pub(super) use definition::Definitions;
-pub(super) use provision::load;
 use scan::Shape;
 
 /// Seconds for which a table must remember deletes to be copied: far longer than a chunk is under way.

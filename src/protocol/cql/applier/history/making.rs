@@ -1,77 +1,17 @@
-//! What a cluster's schema is made of, and the statements that make what another one lacks. Pure.
+//! The statements that make what another cluster's schema lacks. Pure.
 //!
 //! The statements are built from `system_schema`, not asked for by DESCRIBE: every version has the former, and what one
 //! version writes of an option the other may not know.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::backfill::work::Stage;
 use crate::protocol::cql::applier::state::rows::quoted;
+use crate::protocol::cql::definitions::{Defined, Definitions, Index, Keyspace, Map, Name, View, literal, map};
 use crate::protocol::cql::text::schema::{Role, Table};
-use crate::protocol::cql::text::statement::Object;
-
-/// A keyspace and a name in it.
-pub(super) type Name = (String, String);
 
 /// What people are told that a view is.
 pub(super) const VIEW: &str = "materialized view";
-
-/// A map as `system_schema` has it, of texts.
-pub(super) type Map = Vec<(String, String)>;
-
-/// What is in `system_schema`, as far as it is made.
-#[derive(Clone, Debug, Default)]
-pub(in crate::protocol::cql::applier) struct Definitions {
-    pub(super) keyspaces: BTreeMap<String, Keyspace>,
-    /// Names and types of their fields.
-    pub(super) types: BTreeMap<Name, Map>,
-    pub(super) tables: BTreeMap<Name, Defined>,
-    /// By table and name.
-    pub(super) indexes: BTreeMap<(Name, String), Index>,
-    /// Materialized views.
-    pub(super) views: BTreeMap<Name, View>,
-    /// Columns of `system_schema.tables`: options of other names are not known there.
-    pub(super) options: BTreeSet<String>,
-    pub(super) datacenters: BTreeSet<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Keyspace {
-    pub(super) replication: Map,
-    pub(super) durable: bool,
-}
-
-/// A table.
-#[derive(Clone, Debug)]
-pub(super) struct Defined {
-    pub(super) shape: Table,
-    /// Clustering columns whose order is turned round.
-    pub(super) descending: BTreeSet<String>,
-    /// Options with their values, as a statement has them.
-    pub(super) options: Vec<(String, String)>,
-    /// Of the old storage format, which no statement makes any more.
-    pub(super) is_compact: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Index {
-    pub(super) kind: String,
-    /// `target` and `class_name` among it.
-    pub(super) options: Map,
-}
-
-/// A materialized view.
-#[derive(Clone, Debug)]
-pub(super) struct View {
-    /// Its columns and key; options without a time to live, which no view may be given.
-    pub(super) defined: Defined,
-    /// Of the same keyspace.
-    pub(super) base: String,
-    /// As the server wrote it down, names quoted where that is needed.
-    pub(super) condition: String,
-    /// It was made with `*`.
-    pub(super) has_all_columns: bool,
-}
 
 /// Something to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,38 +25,13 @@ pub(super) struct Missing {
 }
 
 impl Definitions {
-    /// Whether it is there. `None`: that does not show. Of a function it does not show whether it was replaced, nor which of those
-    /// with its name it is.
-    pub(in crate::protocol::cql::applier) fn has(&self, object: Object, keyspace: &str, name: &str) -> Option<bool> {
-        let key = (keyspace.to_owned(), name.to_owned());
-        match object {
-            Object::Keyspace => Some(self.keyspaces.contains_key(keyspace)),
-            Object::Type => Some(self.types.contains_key(&key)),
-            Object::View => Some(self.views.contains_key(&key)),
-            Object::Index => Some(self.indexes.keys().any(|(table, index)| table.0 == key.0 && *index == key.1)),
-            Object::Table | Object::Function | Object::Aggregate | Object::Trigger => None,
-        }
-    }
-
-    /// Names and types of a type's fields, in order.
-    pub(in crate::protocol::cql::applier) fn fields(&self, keyspace: &str, name: &str) -> Option<&[(String, String)]> {
-        self.types.get(&(keyspace.to_owned(), name.to_owned())).map(Vec::as_slice)
-    }
-
     /// The statement that makes this keyspace there, if it can be told how.
     pub(in crate::protocol::cql::applier) fn keyspace_there(&self, name: &str, there: &Definitions) -> Option<String> {
         self.keyspaces.get(name)?.missing(name, there, None).text.ok()
     }
 
-    /// With one type.
-    #[cfg(test)]
-    pub(in crate::protocol::cql::applier) fn of_type(keyspace: &str, name: &str, fields: Map) -> Definitions {
-        let types = BTreeMap::from([((keyspace.to_owned(), name.to_owned()), fields)]);
-        Definitions { types, ..Definitions::default() }
-    }
-
     /// What `there` lacks of this, of the tables that are meant, in the order in which it can be made.
-    pub(super) fn lacking(
+    pub(super) fn unmade(
         &self,
         there: &Definitions,
         meant: impl Fn(&str) -> bool,
@@ -313,20 +228,10 @@ impl Index {
     }
 }
 
-/// A text as a statement has it.
-pub(super) fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
-}
-
-/// A map of texts as a statement has it.
-pub(super) fn map(entries: &Map) -> String {
-    let entries: Vec<String> =
-        entries.iter().map(|(key, value)| format!("{}: {}", literal(key), literal(value))).collect();
-    format!("{{{}}}", entries.join(", "))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::protocol::cql::text::schema::Column;
 
@@ -414,7 +319,7 @@ mod tests {
              \"v\" map<int, frozen<outer>>, PRIMARY KEY ((\"k\", \"Bucket\"), \"at\")) WITH CLUSTERING ORDER BY (\"at\" DESC) \
              AND comment = 'it''s' AND gc_grace_seconds = 60",
         ];
-        assert_eq!(texts(here().lacking(&there, |_| true, Stage::Tables, None)), expected);
+        assert_eq!(texts(here().unmade(&there, |_| true, Stage::Tables, None)), expected);
         let expected = [
             "CREATE INDEX IF NOT EXISTS \"i\" ON \"ks\".\"t\" (values(v))",
             "CREATE CUSTOM INDEX IF NOT EXISTS \"j\" ON \"ks\".\"t\" (name) USING 'StorageAttachedIndex' WITH OPTIONS = \
@@ -426,14 +331,14 @@ mod tests {
              WHERE \"Bucket\" IS NOT NULL AND k IS NOT NULL AND at IS NOT NULL PRIMARY KEY ((\"Bucket\"), \"k\", \"at\") \
              WITH CLUSTERING ORDER BY (\"k\" DESC, \"at\" ASC) AND comment = ''",
         ];
-        assert_eq!(texts(here().lacking(&there, |_| true, Stage::Rest, None)), expected);
+        assert_eq!(texts(here().unmade(&there, |_| true, Stage::Rest, None)), expected);
     }
 
     #[test]
     fn what_is_there_or_not_meant_is_left_alone() {
         for stage in [Stage::Tables, Stage::Rest] {
-            assert_eq!(here().lacking(&here(), |_| true, stage, None), []);
-            assert_eq!(here().lacking(&Definitions::default(), |name| name != "ks.t", stage, None), []);
+            assert_eq!(here().unmade(&here(), |_| true, stage, None), []);
+            assert_eq!(here().unmade(&Definitions::default(), |name| name != "ks.t", stage, None), []);
         }
     }
 
@@ -441,7 +346,7 @@ mod tests {
     fn where_replicas_go_is_never_guessed() {
         let there = |datacenters| Definitions { datacenters: names(datacenters), ..Definitions::default() };
         let made =
-            |here: &Definitions, there, given| texts(here.lacking(&there, |_| true, Stage::Tables, given))[0].clone();
+            |here: &Definitions, there, given| texts(here.unmade(&there, |_| true, Stage::Tables, given))[0].clone();
         assert!(made(&here(), there(&["east", "west"]), None).contains("'east': '3'"));
         let refused = made(&here(), there(&["west", "north"]), None);
         assert!(refused.starts_with("-- ") && refused.contains("backfill.replication"), "{refused}");
@@ -457,9 +362,9 @@ mod tests {
     fn what_no_statement_makes_is_named() {
         let mut old = here();
         old.tables.values_mut().for_each(|table| table.is_compact = true);
-        let missing = old.lacking(&here(), |_| true, Stage::Tables, None);
+        let missing = old.unmade(&here(), |_| true, Stage::Tables, None);
         assert_eq!(missing, []);
-        let missing = old.lacking(&Definitions::default(), |_| true, Stage::Tables, Some("{}")).pop().expect("a table");
+        let missing = old.unmade(&Definitions::default(), |_| true, Stage::Tables, Some("{}")).pop().expect("a table");
         assert!(missing.what == "table ks.t" && missing.text.is_err_and(|why| why.contains("COMPACT STORAGE")));
     }
 }
