@@ -996,7 +996,11 @@ impl Page {
         if let Some(job) = self.current().cloned() {
             self.trust.learn(&job);
         }
-        self.trust.forget().iter().for_each(|label| _ = self.seen.remove(label));
+        for (table, mut labels) in self.trust.forget() {
+            // An older page names no parts.
+            labels.extend(self.all().flat_map(|job| job.labels(table)).map(|label| label.0).chain([table.0]));
+            labels.iter().for_each(|label| _ = self.seen.remove(label));
+        }
     }
 
     /// Rows of the table were copied.

@@ -56,10 +56,10 @@ impl Trust {
         }
     }
 
-    /// The side that was written is no longer written. Labels of those of which something spoke against a switch.
-    pub(super) fn forget(&mut self) -> Vec<u64> {
+    /// The side that was written is no longer written. Those of which something spoke against a switch, with labels of parts.
+    pub(super) fn forget(&mut self) -> Vec<(TableId, BTreeSet<u64>)> {
         let doubtful = std::mem::take(&mut self.0).into_iter().filter(|(_, of)| of.unverified || of.differing > 0);
-        doubtful.flat_map(|(table, of)| of.labels.into_iter().chain([table])).collect()
+        doubtful.map(|(table, of)| (TableId(table), of.labels)).collect()
     }
 
     /// What speaks against a switch now. What the job that is under way has found so far counts as well.

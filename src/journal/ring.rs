@@ -87,7 +87,7 @@ impl Ring {
     pub(super) fn reset(&self, id: u64, boot: u128, appended: u64) {
         self.publish(appended);
         self.unmarked(false);
-        let header = fixed(id, self.size, boot);
+        let header = fixed(VERSION, id, self.size, boot);
         // SAFETY: the header page is inside the map, and no other thread knows this ring yet.
         unsafe { std::ptr::copy_nonoverlapping(header.as_ptr(), self.map.as_mut_ptr(), FIXED) };
     }
@@ -96,7 +96,8 @@ impl Ring {
     pub(super) fn left(&self, id: u64) -> Option<Left> {
         let header = self.fixed();
         let boot = u128::from(u64_at(&header, 32)) | u128::from(u64_at(&header, 40)) << 64;
-        let whole = header == fixed(id, self.size, boot);
+        let version = u32_at(&header, 8);
+        let whole = version <= VERSION && header == fixed(version, id, self.size, boot);
         let unmarked = self.at(UNMARKED).load(Ordering::Acquire) != 0;
         whole.then(|| Left { boot, appended: self.at(APPENDED).load(Ordering::Acquire), unmarked })
     }
@@ -128,10 +129,10 @@ impl Ring {
     }
 }
 
-fn fixed(id: u64, size: u64, boot: u128) -> [u8; FIXED] {
+fn fixed(version: u32, id: u64, size: u64, boot: u128) -> [u8; FIXED] {
     let mut out = [0; FIXED];
     out[..8].copy_from_slice(&MAGIC.to_le_bytes());
-    out[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    out[8..12].copy_from_slice(&version.to_le_bytes());
     out[16..24].copy_from_slice(&id.to_le_bytes());
     out[24..32].copy_from_slice(&size.to_le_bytes());
     out[32..].copy_from_slice(&boot.to_le_bytes());

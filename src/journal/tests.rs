@@ -229,6 +229,38 @@ fn a_killed_process_loses_nothing_that_was_written() {
     assert_eq!(read_all(&journal), vec![Entry::Record { lsn, payload: Bytes::from_static(b"only in the ring") }]);
 }
 
+/// The header of so many bytes at this place, as the first version wrote it.
+fn older(bytes: &mut [u8], at: usize, len: usize) {
+    let header = &mut bytes[at..at + len];
+    header[8..16].copy_from_slice(&1_u64.to_le_bytes());
+    let crc = crc32fast::hash(header);
+    header[12..16].copy_from_slice(&crc.to_le_bytes());
+}
+
+#[test]
+fn what_an_older_version_left_when_it_was_killed_is_all_there() {
+    let disk = MemoryDisk::default();
+    let (journal, _) = open(&disk);
+    let ticket = journal.begin(b"only in the ring").expect("room");
+    let lsn = ticket.lsn();
+    let (control, segment, ring) = (72, segment::SECTOR, 48);
+    for (name, len) in [("control", control), ("00000001.segment", segment), ("ring", ring)] {
+        let is_there = disk.tamper(name, |bytes| {
+            let slots = if name == "control" { vec![0, 32 << 10] } else { vec![0] };
+            slots
+                .into_iter()
+                .filter(|at| bytes[at + 8] != 0)
+                .collect::<Vec<_>>()
+                .into_iter()
+                .for_each(|at| older(bytes, at, len));
+        });
+        assert!(is_there, "{name}");
+    }
+    let (journal, recovered) = open(&disk);
+    assert_eq!((recovered.last, recovered.from_ring), (Last::Killed, 32));
+    assert_eq!(read_all(&journal), vec![Entry::Record { lsn, payload: Bytes::from_static(b"only in the ring") }]);
+}
+
 #[test]
 fn a_segment_torn_at_any_byte_keeps_the_entries_before_the_tear() {
     let disk = MemoryDisk::default();

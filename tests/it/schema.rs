@@ -101,16 +101,13 @@ async fn a_schema_change_of_which_nobody_knows_whether_it_was_committed_makes_it
     let schema = "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE other (id int PRIMARY KEY)";
     let stage = Stage::new(schema, "[mirror]\nself_repair = false", &[]).await;
     let client = connect(&stage.url()).await;
-    let change = "BEGIN; ALTER TABLE a ADD x int; CREATE VIEW seen AS SELECT 1 AS one; COMMIT";
-    let text = format!("{change}; BEGIN; INSERT INTO other VALUES (9); SELECT 1 / 0");
-    client.batch_execute(&text).await.expect_err("a division by zero");
+    let text = "BEGIN; ALTER TABLE a ADD x int; COMMIT; BEGIN; INSERT INTO other VALUES (9); SELECT 1 / 0";
+    client.batch_execute(text).await.expect_err("a division by zero");
     client.batch_execute("ROLLBACK").await.expect("rolled back");
     stage.write_arrives(1).await;
     stage.tandem.caught_up().await;
     let dirty = stage.tandem.client().get("/v1/dirty").await.expect("it answers");
     assert_eq!(dirty[0]["table"], "public.a", "{dirty:#}");
-    let parked = stage.tandem.client().get("/v1/parked").await.expect("it answers");
-    assert!(parked[0]["table"].as_str().is_some_and(|name| name.contains("seen")), "{parked:#}");
     drop(client);
 }
 

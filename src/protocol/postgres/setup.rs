@@ -76,11 +76,14 @@ impl Setup {
         let catalog = match &journal {
             Some(_) => load_catalog(primary, &servers, config).await?,
             None => {
-                // One that is away is no reason not to serve: clients are told so one by one.
-                if let Ok(mut client) = Client::connect(servers.of(primary)).await {
-                    open_to_writes(&mut client, primary, config).await?;
-                    client.close().await;
-                }
+                // One that is away, or hangs, is no reason not to serve: clients are told so one by one.
+                let look = async {
+                    match Client::connect(servers.of(primary)).await {
+                        Ok(mut client) => open_to_writes(&mut client, primary, config).await,
+                        Err(_) => Ok(()),
+                    }
+                };
+                tokio::time::timeout(config.limits.connect_timeout, look).await.unwrap_or(Ok(()))?;
                 Catalog::default()
             }
         };

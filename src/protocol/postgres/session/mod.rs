@@ -523,8 +523,8 @@ impl Session {
 
     /// Write the schema changes, each stretch of them apart. `false`: wait first.
     fn append_changes(&mut self) -> bool {
-        while let Some((mut record, count, stretch)) = self.changes.first(RECORD_MAX) {
-            if !self.announce(record.tables()) || !self.write_down(&mut record, Some(stretch), Share::Last) {
+        while let Some((mut record, count, of)) = self.changes.first(RECORD_MAX) {
+            if !self.announce(record.tables()) || !self.write_down(&mut record, Some(of), Share::Last) {
                 return false;
             }
             self.changes.drop_first(count);
@@ -533,7 +533,7 @@ impl Session {
     }
 
     /// Put a record into the journal; one that the journal does not take makes its tables dirty. `false`: wait first.
-    fn write_down(&mut self, record: &mut RecordBuf, changes: Option<Stretch>, share: Share) -> bool {
+    fn write_down(&mut self, record: &mut RecordBuf, changes: Option<(Stretch, bool)>, share: Share) -> bool {
         let bytes = match share {
             Share::Part => record.finish_part(self.backend),
             Share::Last => record.finish(self.backend),

@@ -23,6 +23,8 @@ struct Change {
     stretch: Stretch,
     table: TableId,
     body: Vec<u8>,
+    /// Nobody knows whether it was undone.
+    doubtful: bool,
 }
 
 /// Schema changes of the open unit.
@@ -53,7 +55,7 @@ impl Changes {
     }
 
     pub(super) fn push(&mut self, table: TableId, body: Vec<u8>) {
-        self.pending.push_back(Change { stretch: self.now, table, body });
+        self.pending.push_back(Change { stretch: self.now, table, body, doubtful: false });
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -74,18 +76,20 @@ impl Changes {
         self.pending.clear();
     }
 
-    /// The oldest that are of one stretch, as a record of so many bytes at most or of one change; how many they are.
-    pub(super) fn first(&self, bytes_max: usize) -> Option<(RecordBuf, usize, Stretch)> {
-        let stretch = self.pending.front()?.stretch;
+    /// The oldest that are of one stretch, as a record of so many bytes at most or of one change; how many they are, and whether
+    /// they are in doubt.
+    pub(super) fn first(&self, bytes_max: usize) -> Option<(RecordBuf, usize, (Stretch, bool))> {
+        let first = self.pending.front()?;
+        let of = (first.stretch, first.doubtful);
         let (mut record, mut count) = (RecordBuf::default(), 0);
-        for change in self.pending.iter().take_while(|change| change.stretch == stretch) {
+        for change in self.pending.iter().take_while(|change| (change.stretch, change.doubtful) == of) {
             if count > 0 && record.bytes() + change.body.len() > bytes_max {
                 break;
             }
             record.ddl(change.table, &change.body);
             count += 1;
         }
-        Some((record, count, stretch))
+        Some((record, count, of))
     }
 
     /// So many of the oldest are in the journal, or lost.
@@ -147,11 +151,17 @@ impl Session {
         self.tickets.undo(&undone);
     }
 
-    /// Nobody knows which changes of the transaction were undone: their tables are dirty.
+    /// Nobody knows which changes of the transaction were undone: their tables are dirty. What is of no table has none, and is kept
+    /// to be told as what it is.
     fn doubt_changes(&mut self) {
-        for change in std::mem::take(&mut self.changes.pending) {
-            self.keys.dirty(change.table, Reason::Ddl);
-        }
+        let keys = &mut self.keys;
+        self.changes.pending.retain_mut(|change| {
+            change.doubtful = change.table == TableId::NONE;
+            if !change.doubtful {
+                keys.dirty(change.table, Reason::Ddl);
+            }
+            change.doubtful
+        });
         self.tickets.doubt_changes();
     }
 }

@@ -1198,6 +1198,27 @@ async fn a_schema_change_in_doubt_is_said_to_be_so_while_its_client_stays() {
     }
 }
 
+/// It has no table that could be dirty.
+#[tokio::test]
+async fn a_schema_change_of_no_table_that_may_have_been_undone_is_told_as_what_it_is() {
+    for (end, answer, outcomes) in [("commit", "CCOMMIT ZI", "U"), ("rollback", "CROLLBACK ZI", "A")] {
+        let mut peers = Peers::new();
+        (peers.session.path, peers.session.path_aged) = (Some("public".to_owned()), false);
+        peers.query("begin");
+        peers.server("CBEGIN ZT");
+        assert_eq!(peers.query("create type mood as enum ('glad')"), "Q");
+        peers.server("CCREATE_TYPE ZT");
+        // Of a savepoint that nobody here has read.
+        (peers.session.learning, peers.session.schema_stale) = (None, false); // No catalog comes.
+        assert_eq!(peers.query("rollback to unread"), "Q");
+        peers.server("CROLLBACK ZT");
+        assert_eq!(peers.query(end), "Q");
+        peers.server(answer);
+        assert_eq!(peers.outcomes(), outcomes, "{end}: {:?}", peers.journaled());
+        assert!(!peers.has("dirty"), "{:?}", peers.journaled());
+    }
+}
+
 /// The tables of the schema changes that are to be repeated, after these queries, each with its answers.
 fn repeated(script: &[(&str, &str)]) -> Vec<String> {
     let mut peers = Peers::new();
@@ -1452,15 +1473,19 @@ fn what_was_parsed_is_executed_by_sql_without_our_columns_and_its_table_is_dirty
 
 #[test]
 fn a_portal_with_our_columns_is_counted_and_read_without_them_by_sql() {
-    let mut peers = Peers::new();
-    peers.query("begin");
-    peers.server("CBEGIN ZT");
-    peers.client(|out| {
-        wire::parse(out, b"", b"update acc set bal = 0 where bal < 10 returning bal", &[]);
-        bind(out, "c1", "", &[]);
-        wire::bare(out, front::SYNC);
-    });
-    peers.server("1 2 ZT");
+    let bound = || {
+        let mut peers = Peers::new();
+        peers.query("begin");
+        peers.server("CBEGIN ZT");
+        peers.client(|out| {
+            wire::parse(out, b"", b"update acc set bal = 0 where bal < 10 returning bal", &[]);
+            bind(out, "c1", "", &[]);
+            wire::bare(out, front::SYNC);
+        });
+        peers.server("1 2 ZT");
+        peers
+    };
+    let mut peers = bound();
     assert_eq!(peers.query("fetch all from c1"), "CPBECS");
     peers.server("3 1 2");
     let portal = peers.session.statements.portal(b"c1").and_then(|portal| portal.statement.clone()).expect("bound");
@@ -1475,15 +1500,7 @@ fn a_portal_with_our_columns_is_counted_and_read_without_them_by_sql() {
     peers.query("commit");
     assert!(peers.has("acc "), "{:?}", peers.journaled());
     // MOVE tells no rows: it is counted.
-    let mut peers = Peers::new();
-    peers.query("begin");
-    peers.server("CBEGIN ZT");
-    peers.client(|out| {
-        wire::parse(out, b"", b"update acc set bal = 0 where bal < 10 returning bal", &[]);
-        bind(out, "c1", "", &[]);
-        wire::bare(out, front::SYNC);
-    });
-    peers.server("1 2 ZT");
+    let mut peers = bound();
     assert_eq!(peers.query("move all from c1"), "CPBECPBDECPBECCCS");
 }
 

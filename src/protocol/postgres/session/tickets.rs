@@ -75,9 +75,10 @@ impl Tickets {
         Mark(self.first.0 + self.held.len() as u64)
     }
 
-    /// `changes`: a record of schema changes, of this stretch.
-    pub(super) fn push(&mut self, ticket: Ticket, changes: Option<Stretch>) {
-        self.put(ticket, Kind::Plain, changes);
+    /// `changes`: a record of schema changes, of this stretch, and whether nobody knows if they were undone.
+    pub(super) fn push(&mut self, ticket: Ticket, changes: Option<(Stretch, bool)>) {
+        let kind = if changes.is_some_and(|(_, doubtful)| doubtful) { Kind::Doubtful } else { Kind::Plain };
+        self.put(ticket, kind, changes.map(|(stretch, _)| stretch));
     }
 
     /// A record that stands for a statement which may commit before it says what it did.
@@ -194,7 +195,8 @@ mod tests {
         }
 
         fn push_of(&mut self, changes: Option<Stretch>) -> Mark {
-            self.tickets.push(self.journal.begin(&BytesMut::from("r")).expect("room"), changes);
+            self.tickets
+                .push(self.journal.begin(&BytesMut::from("r")).expect("room"), changes.map(|stretch| (stretch, false)));
             self.tickets.mark()
         }
 
