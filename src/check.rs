@@ -58,6 +58,13 @@ pub struct Finding {
     pub object: String,
 }
 
+impl Finding {
+    /// It is an error, and nobody has decided to go on with it: by name.
+    pub fn refuses(&self, ignored: &[String]) -> bool {
+        self.rule.severity == Severity::Error && !ignored.iter().any(|name| name == self.rule.name)
+    }
+}
+
 /// More objects of one rule are counted, not named.
 pub const NAMED_MAX: usize = 20;
 

@@ -47,6 +47,11 @@ impl Side {
         }
     }
 
+    /// Its place where both have one: the origin's is the first.
+    pub fn index(self) -> usize {
+        usize::from(self == Side::Target)
+    }
+
     /// The other cluster.
     pub fn other(self) -> Side {
         match self {

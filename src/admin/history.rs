@@ -4,7 +4,7 @@ use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::State;
-use super::routes::Refused;
+use super::routes::{Refused, number};
 use crate::backfill::{self, Compare, Conflict, Desk, Kind, Report, Request};
 
 /// Most differences of one answer.
@@ -80,9 +80,7 @@ pub(super) fn report(state: &State, kind: Kind, query: Option<&str>) -> Result<R
     let Some(query) = query else {
         return desk.report(kind).ok_or_else(|| none(format!("no {name} was asked for yet")));
     };
-    let number = query.strip_prefix("number=").and_then(|number| number.parse().ok());
-    let refused = || Refused(StatusCode::BAD_REQUEST, "the query must be number=NUMBER, or none at all".to_owned());
-    let number = number.ok_or_else(refused)?;
+    let number = number(query, "number")?;
     let gone = || none(format!("{name} {number} is not known any more: another one was asked for"));
     desk.report_numbered(kind, number).ok_or_else(gone)
 }

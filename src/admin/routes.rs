@@ -147,6 +147,13 @@ where
     Ok(collected.await.map_err(|_| late())?.map_err(broken)?.to_bytes())
 }
 
+/// The query is this number and nothing else: whoever mistypes means one thing, and must not get all.
+pub(super) fn number(query: &str, name: &str) -> Result<u64, Refused> {
+    let number = query.strip_prefix(name).and_then(|rest| rest.strip_prefix('=')?.parse().ok());
+    let refused = || Refused(StatusCode::BAD_REQUEST, format!("the query must be {name}=NUMBER, or none at all"));
+    number.ok_or_else(refused)
+}
+
 /// Row values are shown only to who asks for them by name (promise 13).
 fn has_values<B>(request: &Request<B>) -> bool {
     request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair == "values=true"))

@@ -4,7 +4,7 @@ use hyper::StatusCode;
 use serde::Serialize;
 
 use super::State;
-use super::routes::Refused;
+use super::routes::{Refused, number};
 use crate::shadow::{Board, Mismatch, Report};
 
 /// Differences that were forgotten.
@@ -26,7 +26,7 @@ pub(super) fn clear(state: &State, query: Option<&str>) -> Result<Cleared, Refus
     let board = board(state)?;
     let id = match query {
         None | Some("") => None,
-        Some(query) => Some(number(query)?),
+        Some(query) => Some(number(query, "id")?),
     };
     let cleared = board.mismatches().clear(id);
     if let Some(id) = id.filter(|_| cleared == 0) {
@@ -34,12 +34,6 @@ pub(super) fn clear(state: &State, query: Option<&str>) -> Result<Cleared, Refus
     }
     tracing::warn!(cleared, "differences that shadow reads found were cleared by the admin API");
     Ok(Cleared { cleared })
-}
-
-/// Exactly one number: whoever mistypes must not clear all.
-fn number(query: &str) -> Result<u64, Refused> {
-    let id = query.strip_prefix("id=").and_then(|id| id.parse().ok());
-    id.ok_or_else(|| Refused(StatusCode::BAD_REQUEST, "the query must be id=NUMBER, or none at all".to_owned()))
 }
 
 fn board(state: &State) -> Result<&Board, Refused> {

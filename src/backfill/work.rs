@@ -163,6 +163,26 @@ pub struct Chunk {
     pub compares: Compares,
 }
 
+#[cfg(test)]
+impl Chunk {
+    /// The first units of a table's only part.
+    pub(crate) fn of(pass: Pass, to: u64) -> Chunk {
+        Chunk {
+            job: 1,
+            pass,
+            again: false,
+            begun: false,
+            table: TableId(1),
+            extent: 0,
+            name: "k.t".to_owned(),
+            file: 1,
+            from: 0,
+            to,
+            compares: Compares::default(),
+        }
+    }
+}
+
 impl Chunk {
     /// It may be done in smaller parts.
     pub fn is_divisible(&self) -> bool {

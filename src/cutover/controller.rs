@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::check::{self, Severity};
+use crate::check;
 use crate::mirror::backoff::Backoff;
 use crate::record::Side;
 
@@ -491,9 +491,8 @@ impl Desk {
             findings.extend(self.beside.iter().flat_map(|look| look()));
         }
         walk.ended.findings = findings.iter().map(Finding::from).collect();
-        let ignored = |finding: &&check::Finding| walk.request.ignore.iter().any(|name| name == finding.rule.name);
-        let errors = findings.iter().filter(|finding| finding.rule.severity == Severity::Error);
-        let mut names: Vec<&str> = errors.filter(|f| !ignored(f)).map(|finding| finding.rule.name).collect();
+        let refusing = findings.iter().filter(|finding| finding.refuses(&walk.request.ignore));
+        let mut names: Vec<&str> = refusing.map(|finding| finding.rule.name).collect();
         names.sort_unstable();
         names.dedup();
         if !names.is_empty() {

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use crate::check::{Finding, Severity};
+use crate::check::Finding;
 use crate::journal::Lsn;
 use crate::record::Side;
 
@@ -39,11 +39,7 @@ pub struct Force {
 impl Force {
     /// The walk goes on with these.
     pub fn goes_on(&self, found: &[Finding]) -> bool {
-        let refuses = |finding: &Finding| {
-            let is_ignored = self.ignored.iter().any(|name| name == finding.rule.name);
-            finding.rule.severity == Severity::Error && !is_ignored
-        };
-        !self.look && !found.iter().any(refuses)
+        !self.look && !found.iter().any(|finding| finding.refuses(&self.ignored))
     }
 }
 

@@ -114,7 +114,7 @@ impl Shape {
                 let labels = [("wire", self.wire), ("side", side.as_str())];
                 metrics::SHADOW_READ_SECONDS.histogram_of(&self.label, &labels)
             };
-            self.series.times[usize::from(side == Side::Target)].get_or_init(find).record(took.as_secs_f64());
+            self.series.times[side.index()].get_or_init(find).record(took.as_secs_f64());
         }
     }
 

@@ -4,8 +4,8 @@ use tokio::time::advance;
 
 use super::message::{Copied, Doing, Seen};
 use super::*;
-use crate::backfill::work::{Chunk, Compares, Pass};
-use crate::record::{Side, TableId};
+use crate::backfill::work::{Chunk, Pass};
+use crate::record::Side;
 
 const LINGER: Duration = Duration::from_secs(3);
 const TICK: Duration = Duration::from_millis(1);
@@ -27,19 +27,7 @@ fn comes(crew: &Crew, name: &str) -> u64 {
 }
 
 fn task() -> Task {
-    let chunk = Chunk {
-        job: 1,
-        pass: Pass::Copy,
-        again: false,
-        begun: false,
-        table: TableId(1),
-        extent: 0,
-        name: "k.t".to_owned(),
-        file: 1,
-        from: 0,
-        to: 8,
-        compares: Compares::default(),
-    };
+    let chunk = Chunk::of(Pass::Copy, 8);
     Task { doing: Doing::Copy, primary: Side::Origin, chunk, read: 1, schema: 1 }
 }
 

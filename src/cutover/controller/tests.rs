@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::check::Rule;
+use crate::check::{Rule, Severity};
 use crate::cutover::gate::Route;
 use crate::cutover::store::{Control, InMemory, Revision};
 use crate::journal::Lsn;

@@ -93,7 +93,7 @@ impl Sides {
     }
 
     fn place(&self, side: Side) -> &Place {
-        &self.0[usize::from(side == Side::Target)]
+        &self.0[side.index()]
     }
 
     fn set(&self, side: Side, cluster: Cluster) {

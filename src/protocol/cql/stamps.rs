@@ -71,12 +71,12 @@ impl Stamps {
     /// Whatever is given to this partition from now on is above the millisecond of `ballot`, which is of this side.
     pub fn raise(&self, side: Side, partition: u64, ballot: i64) {
         let next = ballot.div_euclid(1_000).saturating_add(1).saturating_mul(1_000);
-        self.place(partition).floors[at(side)].fetch_max(next, Relaxed);
+        self.place(partition).floors[side.index()].fetch_max(next, Relaxed);
     }
 
     /// Above what this side's ballots of this partition are, or of one that it shares its place with; 0: there are none.
     pub fn floor(&self, side: Side, partition: u64) -> i64 {
-        self.place(partition).floors[at(side)].load(Relaxed)
+        self.place(partition).floors[side.index()].load(Relaxed)
     }
 
     /// The newest of all: what an heir has to begin above.
@@ -89,10 +89,6 @@ impl Stamps {
         let spread = partition.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         &self.partitions[spread as usize % SHARDS]
     }
-}
-
-fn at(side: Side) -> usize {
-    usize::from(side == Side::Target)
 }
 
 #[cfg(test)]

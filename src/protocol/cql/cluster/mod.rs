@@ -50,7 +50,7 @@ use super::topology::Facts;
 pub use clock::Offset;
 pub use hosts::Host;
 pub use ring::token;
-pub(in crate::protocol::cql) use schema::each;
+pub(in crate::protocol::cql) use schema::{column, each};
 use shunned::Shunned;
 pub use timeouts::Timeouts;
 

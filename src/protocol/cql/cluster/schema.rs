@@ -81,7 +81,8 @@ fn name(row: &Fields<'_, '_>) -> Option<(String, String)> {
     Some((keyspace.to_owned(), row.text("table_name")?.to_owned()))
 }
 
-fn column(row: &Fields<'_, '_>) -> Option<Column> {
+/// A row of `system_schema.columns`.
+pub(in crate::protocol::cql) fn column(row: &Fields<'_, '_>) -> Option<Column> {
     let position = row.int("position").unwrap_or_default();
     Some(Column::described(row.text("column_name")?, row.text("kind")?, position, row.text("type")?))
 }

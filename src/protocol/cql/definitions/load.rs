@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::protocol::cql::client::{Client, Error};
-use crate::protocol::cql::cluster::each;
 use crate::protocol::cql::cluster::fields::Fields;
+use crate::protocol::cql::cluster::{column, each};
 use crate::protocol::cql::tables::is_own;
 use crate::protocol::cql::text::schema::{Column, Table};
 
@@ -42,11 +42,9 @@ pub(in crate::protocol::cql) async fn load(client: &Client) -> Result<Definition
     let mut columns: BTreeMap<Name, Vec<Column>> = BTreeMap::new();
     let mut turned: BTreeMap<Name, BTreeSet<String>> = BTreeMap::new();
     theirs(client, "SELECT * FROM system_schema.columns", |row, keyspace| {
-        let (table, name) = ((keyspace, text(row, "table_name")), text(row, "column_name"));
-        let position = row.int("position").unwrap_or_default();
-        let column = Column::described(&name, &text(row, "kind"), position, &text(row, "type"));
+        let (table, Some(column)) = ((keyspace, text(row, "table_name")), column(row)) else { return };
         if row.text("clustering_order") == Some("desc") {
-            turned.entry(table.clone()).or_default().insert(name);
+            turned.entry(table.clone()).or_default().insert(column.name.clone());
         }
         columns.entry(table).or_default().push(column);
     })

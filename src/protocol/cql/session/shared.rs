@@ -187,7 +187,7 @@ impl Shared {
 
     /// What this side is.
     pub(in crate::protocol::cql) fn side(&self, side: Side) -> &dyn Grounds {
-        &*self.sides[usize::from(side == Side::Target)]
+        &*self.sides[side.index()]
     }
 
     /// Where conditional statements on these partitions wait for others: each place once, and in an order that is the same

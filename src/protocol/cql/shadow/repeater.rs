@@ -156,7 +156,7 @@ impl Repeater {
     }
 
     fn line(&self, side: Side) -> &Line {
-        &self.lines[usize::from(side == Side::Target)]
+        &self.lines[side.index()]
     }
 }
 

@@ -289,14 +289,18 @@ impl Walk {
         found
     }
 
+    /// Mirrored tables whose history was neither copied nor compared.
+    fn unseen<'c>(&self, catalog: &'c Catalog) -> Vec<&'c Arc<Relation>> {
+        let (scope, desk) = (self.scope(), self.mirror.handle().desk());
+        let mirrored = catalog.tables().filter(|table| table.key.is_some() && is_theirs(table));
+        let mirrored = mirrored.filter(|table| !scope.excludes_table(catalog, table));
+        mirrored.filter(|table| !desk.has_seen(table.id)).collect()
+    }
+
     /// Tables that have rows of which nobody knows whether the target has them.
     async fn unknown_history(&mut self) -> Result<Vec<Finding>, Error> {
-        let (catalog, handle) = (self.shared.catalog.now(), self.mirror.handle().clone());
-        let unseen = |table: &&Arc<Relation>| !handle.desk().has_seen(table.id);
-        let mirrored = catalog.tables().filter(|table| table.key.is_some() && is_theirs(table));
-        let scope = self.scope();
-        let mirrored = mirrored.filter(|table| !scope.excludes_table(&catalog, table));
-        let tables: Vec<_> = mirrored.filter(unseen).collect();
+        let catalog = self.shared.catalog.now();
+        let tables = self.unseen(&catalog);
         let has_rows = |(n, table): (usize, &&Arc<Relation>)| {
             format!("SELECT {n} WHERE EXISTS (SELECT FROM ONLY {})", table.sql())
         };
@@ -392,25 +396,16 @@ impl Walk {
         let catalog = load(&mut conn).await.map_err(|error| switch::Error::from(error).on(to))?;
         let owed = self.mirror.handle().owed().await.map_err(|error| Error::Refused(error.to_string()))?;
         let mut found = lost::findings(&owed, lose, |table| name_of(&catalog, table));
-        found.extend(lost::besides(self.mirror.handle(), self.unseen(to), |table| name_of(&catalog, table)));
+        // Nobody can ask any more whether they had rows before tandem. What the origin lacks of the target's, the mirror back brought it.
+        let primarys = self.shared.catalog.now();
+        let unseen = if to == Side::Target { self.unseen(&primarys) } else { Vec::new() };
+        let unseen = unseen.into_iter().map(|table| table.shown()).collect();
+        found.extend(lost::besides(self.mirror.handle(), unseen, |table| name_of(&catalog, table)));
         let (here, scope) = (self.numbers.of(to.other()), self.scope.from(to.other()));
         let numbers = numbers::findings(&mut conn, &scope, &here, to).await;
         found.extend(numbers.map_err(|error| switch::Error::from(error).on(to))?);
         self.given_up = Some(GivenUp { to: conn, catalog, lose, bounds });
         Ok(found)
-    }
-
-    /// Tables whose history was neither copied nor compared. Nobody can ask any more whether they had rows before tandem.
-    fn unseen(&self, to: Side) -> Vec<String> {
-        // What the origin lacks of the target's rows, the mirror back brought it.
-        if to == Side::Origin {
-            return Vec::new();
-        }
-        let (catalog, scope, desk) = (self.shared.catalog.now(), self.scope(), self.mirror.handle().desk());
-        let is_mirrored =
-            |table: &&Arc<Relation>| table.key.is_some() && is_theirs(table) && !scope.excludes_table(&catalog, table);
-        let unseen = catalog.tables().filter(is_mirrored).filter(|table| !desk.has_seen(table.id));
-        unseen.map(|table| table.shown()).collect()
     }
 
     /// The mirror ends with what it has paid; what is owed is written down, and its tables are dirty.

@@ -70,12 +70,12 @@ pub(super) async fn copy(
         return Ok(Outcome::Dense);
     }
     // What is not written here brings nothing back.
-    let settled = if goes_by_state(table) { Some(BTreeSet::new()) } else { under_way.end() };
+    let settled = if is_left_to_mirror(table) { Some(BTreeSet::new()) } else { under_way.end() };
     Ok(beside_settled(landed, settled, (chunk, &table.shape)))
 }
 
-/// Nothing of the table is written here.
-fn goes_by_state(table: &Table) -> bool {
+/// Nothing of the table is written here: all of its rows are left to the mirror.
+pub(super) fn is_left_to_mirror(table: &Table) -> bool {
     table.shape.has_counters() || table.gc_grace_seconds < GRACE_MIN
 }
 
@@ -100,7 +100,7 @@ fn beside_settled(
 /// What needs both clusters and nothing else. If it fails, nothing of it is under way any more.
 pub(super) async fn copy_rows(sides: &Sides, table: &Table, chunk: &Chunk, terms: &Terms) -> Result<Landed, Error> {
     let shape = shape(table);
-    let by_state = goes_by_state(table);
+    let by_state = is_left_to_mirror(table);
     let moment = terms.moment;
     let lines = |moment| Lines::of(&shape, sides.to_primary.clone(), chunk, moment);
     let may_ask = !by_state && sides.to_primary.version() >= Version::V5;
@@ -379,27 +379,13 @@ async fn write_once(client: &Client, batch: &Batch, moment: Moment) -> Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backfill::work::{Compares, Pass};
-    use crate::record::TableId;
+    use crate::backfill::work::Pass;
 
     #[test]
     fn a_chunk_of_which_too_much_was_settled_is_done_in_smaller_parts_and_then_compared() {
         let columns = vec![schema::Column::described("k", "partition_key", 0, "int")];
         let table = schema::Table::new("shop", "t", columns);
-        let chunk = |to| Chunk {
-            job: 1,
-            pass: Pass::Copy,
-            again: false,
-            begun: false,
-            table: TableId(1),
-            extent: 0,
-            name: "shop.t".to_owned(),
-            file: 1,
-            from: 0,
-            to,
-            compares: Compares::default(),
-        };
-        let became = |settled, to| beside_settled(Landed::default(), settled, (&chunk(to), &table));
+        let became = |settled, to| beside_settled(Landed::default(), settled, (&Chunk::of(Pass::Copy, to), &table));
         assert_eq!(became(None, 2), Outcome::Dense);
         assert_eq!(became(None, 1), Outcome::Done(Landed { crowd: 1, ..Landed::default() }));
         let place = Place::partition(vec![vec![0, 0, 0, 4]]);

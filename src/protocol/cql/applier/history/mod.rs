@@ -158,7 +158,7 @@ const NO_NEWER: &str =
 /// Rows of it, or all, are copied by the mirror, as they are on the primary.
 fn goes_by_state(table: &Table) -> bool {
     let lists = table.shape.columns().iter().any(|column| column.cells == schema::Cells::List);
-    lists || table.shape.has_counters() || table.gc_grace_seconds < GRACE_MIN
+    lists || copy::is_left_to_mirror(table)
 }
 
 /// Another one when either table was made anew.

@@ -141,24 +141,10 @@ fn sum(row: Option<&DataRow>) -> Result<(u64, Option<String>), client::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backfill::work::Compares;
 
     #[test]
     fn what_is_in_vain_is_tried_ever_more_rarely_until_it_is_not() {
-        let name = String::new();
-        let chunk = Chunk {
-            job: 1,
-            pass: Pass::Forth,
-            again: false,
-            begun: false,
-            table: TableId(1),
-            extent: 0,
-            name,
-            file: 0,
-            from: 0,
-            to: 1,
-            compares: Compares::default(),
-        };
+        let chunk = Chunk::of(Pass::Forth, 1);
         let mut luck = Luck::default();
         let mut tried = Vec::new();
         for n in 0..20 {
