@@ -960,6 +960,8 @@ impl Session {
         };
         let Captured { kind, instead, conditional, decision, untried, is_barrier, .. } = captured;
         let Has { turns, alone, .. } = std::mem::take(&mut self.has);
+        let begun = |reach: &Reach| Turns::begin(turns, reach.own().collect(), self.shared.before(self.side));
+        let turns = conditional.as_ref().map(begun).unwrap_or_default();
         let writing = Writing {
             ticket,
             kind,
@@ -967,7 +969,7 @@ impl Session {
             conditional,
             contest,
             decision,
-            turns: Turns::begin(turns),
+            turns,
             tables,
             untried,
             alone,

@@ -16,7 +16,7 @@ use crate::mirror::unwritten::Lose;
 use crate::protocol::cql::ballot::{Question, Unread};
 use crate::protocol::cql::relay::ahead::Destination;
 use crate::protocol::cql::shadow::Watch;
-use crate::protocol::cql::stamps::Stamps;
+use crate::protocol::cql::stamps::{Stamps, now_micros};
 use crate::protocol::cql::tables::Tables;
 use crate::protocol::cql::text::generate::TimeUuids;
 use crate::protocol::cql::text::volatile::Dialect;
@@ -28,6 +28,7 @@ use super::barriers::Barriers;
 use super::contests::Contests;
 use super::known::Statements;
 use super::policy::Policy;
+use super::turns::Left;
 
 /// Places where conditional statements of a partition wait for each other.
 const TURNS: usize = 1024;
@@ -99,11 +100,13 @@ pub(in crate::protocol::cql) struct Shared {
     /// Ballots may not be read: the log said so.
     pub(super) unread: AtomicBool,
     sessions: AtomicU32,
-    turns: Box<[Arc<Mutex<i64>>]>,
+    turns: Box<[Arc<Mutex<Left>>]>,
+    /// Microseconds since 1970.
+    begun: i64,
 }
 
 /// The right to run a conditional statement on a partition. In it is what those who had it left ([`super::turns`]).
-pub(super) type Turn = OwnedMutexGuard<i64>;
+pub(super) type Turn = OwnedMutexGuard<Left>;
 
 /// How long an answer waits for the mirror to begin, beside its own patience: it first waits out what a process before this
 /// one may have sent, which takes as long as the secondary works on a write and half a second (`applier/quiet.rs`).
@@ -177,6 +180,7 @@ impl Shared {
             unread: AtomicBool::new(false),
             sessions: AtomicU32::new(1),
             turns: (0..TURNS).map(|_| Arc::default()).collect(),
+            begun: now_micros(),
         }
     }
 
@@ -200,8 +204,13 @@ impl Shared {
         if places.is_empty() { vec![0] } else { places }
     }
 
+    /// Not below what `side` decided before this process began, in microseconds.
+    pub(super) fn before(&self, side: Side) -> i64 {
+        self.begun.saturating_add(self.side(side).ahead())
+    }
+
     /// One of those places.
-    pub(super) fn turn(&self, place: usize) -> Arc<Mutex<i64>> {
+    pub(super) fn turn(&self, place: usize) -> Arc<Mutex<Left>> {
         self.turns[place % TURNS].clone()
     }
 }
