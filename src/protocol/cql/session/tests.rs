@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
 use super::policy::Policy;
+use super::writes::{CLOCK_LOOK, CLOCK_WAIT, FULL_WAIT};
 use super::*;
 use crate::config::{Config, Live};
 use crate::cutover::gate::{Gate, Route};
@@ -16,7 +18,7 @@ use crate::journal::{Entry, Journal, Lsn};
 use crate::protocol::cql::ballot::{Question, Unread};
 use crate::protocol::cql::place::{Place, hash_of};
 use crate::protocol::cql::shadow::Watch;
-use crate::protocol::cql::stamps::Stamps;
+use crate::protocol::cql::stamps::{Stamps, now_micros};
 use crate::protocol::cql::tables::{Table, Tables};
 use crate::protocol::cql::text::generate::TimeUuids;
 use crate::protocol::cql::text::schema::{self, Column};
@@ -25,10 +27,13 @@ use crate::protocol::cql::topology::{Facts, Identity, Supported};
 use crate::protocol::cql::wire::compress::Compression;
 use crate::protocol::cql::wire::frame::Frames;
 use crate::protocol::cql::wire::primitive::{Reader, Value, put_short_bytes, put_string_list};
-use crate::protocol::cql::wire::request::{Batch, BatchKind, Bound, Execute, Parameters, Prepare, Query};
-use crate::protocol::cql::wire::response::put_metadata;
+use crate::protocol::cql::wire::request::{
+    self, Batch, BatchKind, Bound, Execute, Parameters, Prepare, Query, Request, StatementText, Values,
+};
+use crate::protocol::cql::wire::response::{self, ErrorKind, Response, ServerError, WriteType, put_metadata};
+use crate::protocol::cql::wire::{Envelope, Opcode, Version};
 use crate::protocol::cql::write::Write;
-use crate::record::{Item, Order, Record};
+use crate::record::{Item, Order, Record, TableId};
 use shared::{Grounds, Parts};
 
 mod shadowed;
