@@ -16,7 +16,7 @@ use crate::protocol::postgres::session::first_schema;
 use crate::record::TableId;
 
 use super::link::{Link, on_primary, on_secondary};
-use super::pay::read_under;
+use super::repeat::read_under;
 
 /// What is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

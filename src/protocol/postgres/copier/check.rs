@@ -16,8 +16,8 @@ use std::sync::{Arc, LazyLock};
 
 use crate::protocol::postgres::client::{self, Client, DataRow, Format, Param};
 
-use super::pay::Trouble;
 use super::schema::{PRINT, Pair};
+use super::trouble::Trouble;
 
 /// A question that was put, and what it must be answered.
 pub(super) struct Check {

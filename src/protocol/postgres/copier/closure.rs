@@ -18,8 +18,8 @@ use crate::record::TableId;
 use super::check;
 use super::debt::{Arrays, BATCH_BYTES, Debt, Debts, batches};
 use super::link::{Link, beside};
-use super::pay::Trouble;
 use super::schema::{At, Home, Pair, Schema};
+use super::trouble::Trouble;
 
 /// A foreign key as both sides may have it.
 #[derive(PartialEq, Eq)]

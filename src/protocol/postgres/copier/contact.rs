@@ -15,8 +15,8 @@ use crate::protocol::postgres::client::{self, Client, Format, Param};
 
 use super::debt::Debts;
 use super::link::{Link, beside, on_primary, on_secondary};
-use super::pay::Trouble;
 use super::schema::{At, Pair};
+use super::trouble::Trouble;
 
 /// Tables that were met.
 pub(super) struct Contacts {

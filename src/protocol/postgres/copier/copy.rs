@@ -12,8 +12,8 @@ use crate::record::TableId;
 use super::check::{self, Check};
 use super::debt::Arrays;
 use super::link::Link;
-use super::pay::Trouble;
 use super::schema::Pair;
+use super::trouble::Trouble;
 use super::whole::Stretch;
 
 /// How many bytes of requests a flight has, if it is not one large request: two flights are less than any socket

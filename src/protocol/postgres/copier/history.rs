@@ -32,8 +32,9 @@ use super::contact::{self, Met};
 use super::copy::{BINARY_END, BINARY_START, put_text};
 use super::debt::{Arrays, BATCH_BYTES, batches};
 use super::link::{self, LOCK_CLASS, LOCK_WRITERS, Link, on_secondary};
-use super::pay::{COUNT, Trouble, loading, of_the_table, unlocked};
+use super::pay::COUNT;
 use super::schema::{At, Home, Pair, STRETCH};
+use super::trouble::{Trouble, loading, of_the_table, unlocked};
 
 mod alike;
 

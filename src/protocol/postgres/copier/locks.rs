@@ -14,8 +14,8 @@ use crate::record::TableId;
 
 use super::debt::Debts;
 use super::link::{Link, beside};
-use super::pay::{LOCKED, Trouble};
 use super::schema::{At, Home};
+use super::trouble::{LOCKED, Trouble};
 
 /// The first and the longest time between two looks.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));

@@ -17,13 +17,18 @@ pub(super) mod debt;
 mod hang;
 mod hashes;
 mod history;
+mod isolation;
 mod link;
 mod locks;
 mod pay;
 mod piece;
 mod provision;
 mod renames;
+mod repeat;
+mod rows;
 pub(super) mod schema;
+mod steps;
+mod trouble;
 mod whole;
 
 use std::collections::HashSet;
@@ -44,8 +49,8 @@ use hang::{Watch, unless_it_hangs};
 pub use link::{APPLICATION_NAME, LOCK_APPLIER, LOCK_CLASS, LOCK_WRITERS};
 use link::{Link, Poison, on_primary, on_secondary};
 pub(super) use link::{SETTINGS, STORE, STORE_IS_THERE};
-use pay::Trouble;
 use renames::Renames;
+use trouble::Trouble;
 
 /// How to pay.
 #[derive(Clone, Debug, PartialEq, Eq)]

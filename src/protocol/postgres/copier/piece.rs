@@ -21,8 +21,8 @@ use crate::record::TableId;
 
 use super::check;
 use super::link::{Link, beside};
-use super::pay::{LOCKED, Trouble};
 use super::schema::{At, Pair, find, tree};
+use super::trouble::{LOCKED, Trouble};
 
 /// One partition, of which every row is owed.
 pub(super) struct Piece {

@@ -16,8 +16,8 @@ use super::check;
 use super::closure::read_keys;
 use super::debt::Debts;
 use super::link::{Link, beside};
-use super::pay::Trouble;
 use super::schema::Pair;
+use super::trouble::Trouble;
 
 /// Blocks of one stretch, 1 MiB of 8 KiB blocks.
 const BLOCKS: u64 = 128;

@@ -17,8 +17,8 @@ use crate::protocol::postgres::client::{self, Client, DataRow, Format, Param};
 use crate::record::TableId;
 
 use super::super::check;
-use super::super::pay::Trouble;
 use super::super::schema::{At, Pair, What};
+use super::super::trouble::Trouble;
 use super::{STRETCH, Worker, stretch};
 
 /// Most chunks that are looked at row by row before the short cut is tried again.
