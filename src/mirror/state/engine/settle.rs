@@ -1,0 +1,165 @@
+//! What a payment that is on the secondary leaves behind: in the ledgers, in the book, and owed once more.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use crate::mirror::handle::owe;
+use crate::mirror::parked;
+use crate::record::{Reason, RecordBuf, TableId};
+
+use super::super::copier::{Copier, Paid, Snapshot};
+use super::super::ledger::Cut;
+use super::super::retention::Payment;
+use super::{Engine, Error};
+
+impl<C: Copier> Engine<C> {
+    /// The payment is on the secondary.
+    pub(super) async fn settled(
+        &mut self,
+        cut: &Cut,
+        snapshot: &Snapshot,
+        paid: &Paid,
+        exact: bool,
+        took: Duration,
+    ) -> Result<(), Error> {
+        let now = Instant::now();
+        self.follow_renamed(paid).await?;
+        self.record_refused(cut, paid, exact).await?;
+        self.book.settle();
+        self.record_repairs(cut, paid).await?;
+        self.forget_made(now).await?;
+        self.book.note(None, paid.tables.iter().copied());
+        self.keep(cut, snapshot, paid.payments, now);
+        if exact {
+            self.owe_provisional()?;
+        }
+        self.stale = 0;
+        self.backoff.reset();
+        self.last_contact = now;
+        self.next_payment = now + took.clamp(self.config.pause_min, self.config.pause_max);
+        self.report(paid, exact, took);
+        self.trim(now).await
+    }
+
+    /// What is said of tables by names that they had is said of those that they have. What is refused follows in
+    /// [`Parked::paid`].
+    async fn follow_renamed(&mut self, paid: &Paid) -> Result<(), Error> {
+        if paid.renamed.is_empty() {
+            return Ok(());
+        }
+        self.ledger.renamed(&paid.renamed);
+        for renamed in &paid.renamed {
+            debug!(table = renamed.name, "a table got another name");
+            self.dirty.note_renamed(renamed.from, renamed.to, renamed.is_gone);
+        }
+        self.dirty.saved().await?;
+        Ok(())
+    }
+
+    async fn record_refused(&mut self, cut: &Cut, paid: &Paid, exact: bool) -> Result<(), Error> {
+        for refused in &paid.refused {
+            warn!(
+                table = refused.name,
+                whole = refused.key.is_none(),
+                why = refused.why,
+                "the secondary refuses: parked"
+            );
+        }
+        let here = self.journal.appended();
+        for table in self.parked.paid(cut.owed(), paid, exact).await? {
+            self.dirty.mark(table, Reason::Refused, here).await?;
+        }
+        for large in &paid.large {
+            warn!(table = large.name, why = large.why, "too large for one payment: dirty");
+            self.dirty.mark(large.table, Reason::Large, here).await?;
+            // What is taken for small would be owed whole again: it is measured anew.
+            self.large.0.retain(|table, _| *table != large.table && !large.owed.contains(table));
+        }
+        // Whoever owed them, an operator too, relies on their being made equal.
+        if !paid.large.is_empty() {
+            self.desk.mend(paid.large.iter().map(|large| large.table));
+        }
+        Ok(())
+    }
+
+    /// Schema changes that were refused are listed no longer when what they make is there, whoever made it.
+    async fn forget_made(&mut self, now: Instant) -> Result<(), Error> {
+        if now < self.next_look || self.parked.is_empty() {
+            return Ok(());
+        }
+        self.next_look = now + self.config.heartbeat;
+        let entries: Vec<parked::Entry> =
+            self.parked.list().into_iter().filter(|entry| entry.change().is_some()).collect();
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let changes: Vec<Box<[u8]>> = entries.iter().filter_map(|entry| Some(entry.change()?.into())).collect();
+        let moot = self.copier.moot(&changes).await?;
+        for (entry, _) in entries.iter().zip(moot).filter(|(_, moot)| *moot) {
+            info!(object = entry.name, "what the secondary refused to make is there, or is no longer wanted");
+            self.parked.discard(&entry.id()).await?;
+        }
+        Ok(())
+    }
+
+    /// Tables copied whole are clean, unless they were marked after the cut or an open unit may still change them.
+    async fn record_repairs(&mut self, cut: &Cut, paid: &Paid) -> Result<(), Error> {
+        let whole = |table: &&TableId| {
+            !paid.refused.iter().any(|refused| refused.key.is_none() && refused.table == **table)
+                && !paid.large.iter().any(|large| large.table == **table || large.owed.contains(table))
+        };
+        let is_table = |table: &&TableId| **table != TableId::NONE;
+        for &owed in cut.owed().tables.iter().filter(is_table).filter(|table| !self.ledger.may_dirty(**table)) {
+            for table in paid.names(owed).iter().filter(whole) {
+                if !self.ledger.may_dirty(*table) && self.dirty.repaired(*table, cut.upto).await? {
+                    info!(table = table.0, "table repaired");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Keep the payment owable, and let go of those that nobody can lose any more.
+    fn keep(&mut self, cut: &Cut, snapshot: &Snapshot, number: u64, now: Instant) {
+        if let Some(standing) = &mut self.standing {
+            standing.payments = number;
+        }
+        if let Some(oldest) = cut.oldest() {
+            let ddl = cut.ddl_tables();
+            self.retention.push(Payment { number, written: snapshot.written, oldest, at: now, ddl });
+        }
+        self.retention.flushed(snapshot.flushed);
+        let floor = self.retention.release(self.config.retention, now);
+        self.book.note(floor, self.ledger.take_tables());
+    }
+
+    /// What inexact payments parked is tried once more, now that nothing unpaid can be in its way.
+    fn owe_provisional(&mut self) -> Result<(), Error> {
+        for entry in self.parked.take_provisional() {
+            let mut record = RecordBuf::default();
+            if let Some(key) = &entry.key {
+                record.key(entry.table(), key, true);
+                owe(&self.journal, &mut record)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Give up the part of the journal that nobody needs; at most once a second, because the book is synced first.
+    pub(super) async fn trim(&mut self, now: Instant) -> Result<(), Error> {
+        let needed = self.retention.oldest().map_or(self.ledger.paid(), |oldest| oldest.min(self.ledger.paid()));
+        let kept = self.on_trial.load(Ordering::Relaxed);
+        if kept || now < self.next_trim || needed <= self.journal.trimmed() {
+            return Ok(());
+        }
+        self.next_trim = now + Duration::from_secs(1);
+        let forgotten = self.journal.forgotten();
+        self.book.trim(forgotten).await?;
+        self.dirty.trimmed(forgotten);
+        self.journal.trim(needed);
+        Ok(())
+    }
+}

@@ -1,0 +1,372 @@
+//! What the loop does while it is paused, while something is locked, and while a schema change takes long.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::super::copier::Waiting;
+use super::*;
+use crate::backfill::work::{Extent, Landed, Outcome, Surveyed};
+use crate::backfill::{Kind, Request, State};
+use crate::mirror::handle::owe;
+use crate::mirror::state::copier::{Gone, Owed, Refused};
+use crate::record::{Backend, RecordBuf};
+
+/// Counts how often it was let speak.
+struct Counts(Arc<AtomicU64>);
+
+impl Copier for Counts {
+    async fn open(&mut self) -> Result<Standing, copier::Error> {
+        Ok(Standing { life: 1, payments: 0 })
+    }
+
+    async fn gone<'a>(&'a mut self, _: &'a [Backend], _: &'a [Box<[u8]>]) -> Result<Gone, copier::Error> {
+        Ok(Gone::default())
+    }
+
+    async fn snapshot(&mut self) -> Result<Snapshot, copier::Error> {
+        Ok(Snapshot { written: 0, flushed: 0 })
+    }
+
+    async fn pay<'a>(&'a mut self, _: &'a Owed, _: bool) -> Result<Paid, copier::Error> {
+        panic!("it pays nothing while it is paused");
+    }
+
+    async fn release(&mut self) -> Result<(), copier::Error> {
+        Ok(())
+    }
+
+    async fn beat(&mut self) -> Result<(), copier::Error> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_engine_keeps_its_connections() {
+    let (beats, config) = (Arc::new(AtomicU64::new(0)), Config::default());
+    let heartbeat = config.heartbeat;
+    let made = Engine::new(config, Journal::in_memory(), Counts(beats.clone()), Paths::in_memory());
+    let (engine, handle) = made.expect("files load");
+    handle.pause();
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(engine.run(stop.clone()));
+    sleep(heartbeat * 6 + heartbeat / 2).await;
+    assert_eq!(beats.load(Ordering::Relaxed), 6);
+    stop.cancel();
+    running.await.expect("ends");
+}
+
+/// Pays everything at once, and has one table to walk over.
+#[derive(Default)]
+struct Pays {
+    snapshots: Arc<AtomicU64>,
+    walks: Arc<AtomicU64>,
+    locked: bool,
+    /// Columns of the table that cannot be compared.
+    not_compared: Vec<String>,
+    /// Each payment meets another schema.
+    moves: bool,
+    /// Payments meet a lock of the table.
+    held: Arc<AtomicBool>,
+    /// The secondary is away.
+    away: Arc<AtomicBool>,
+    /// Whoever is asked about is gone.
+    all_gone: bool,
+    seen: Arc<std::sync::Mutex<Seen>>,
+}
+
+const TABLE: TableId = TableId(1);
+
+impl Copier for Pays {
+    async fn open(&mut self) -> Result<Standing, copier::Error> {
+        if self.away.load(Ordering::Relaxed) {
+            return Err(copier::Error::Secondary("away".into()));
+        }
+        Ok(Standing { life: 1, payments: 0 })
+    }
+
+    async fn gone<'a>(&'a mut self, asked: &'a [Backend], _: &'a [Box<[u8]>]) -> Result<Gone, copier::Error> {
+        let backends = if self.all_gone { asked.to_vec() } else { Vec::new() };
+        Ok(Gone { backends, ..Gone::default() })
+    }
+
+    async fn snapshot(&mut self) -> Result<Snapshot, copier::Error> {
+        self.snapshots.fetch_add(1, Ordering::Relaxed);
+        sleep(Duration::from_micros(50)).await;
+        Ok(Snapshot { written: 0, flushed: 0 })
+    }
+
+    async fn pay<'a>(&'a mut self, owed: &'a Owed, _: bool) -> Result<Paid, copier::Error> {
+        if self.moves {
+            return Err(copier::Error::Stale("a table was moved".into()));
+        }
+        let mut seen = self.seen.lock().expect("no panic");
+        seen.paid.extend(owed.keys.values().flat_map(HashMap::keys).map(|key| key.to_vec()));
+        seen.changes.extend(owed.ddl.iter().map(|(_, body)| body.to_vec()));
+        let in_doubt = |body: &[u8]| Refused {
+            table: TableId::NONE,
+            name: "view v".into(),
+            key: Some(body.into()),
+            shown: String::new(),
+            why: "nobody knows".into(),
+        };
+        let refused = owed.doubted.iter().map(|body| in_doubt(body)).collect();
+        seen.keys = seen.keys.max(owed.keys.values().map(HashMap::len).sum());
+        let is_other = |table: &&TableId| **table != TABLE;
+        seen.others += owed.keys.keys().filter(is_other).map(|table| owed.keys[table].len()).sum::<usize>();
+        let mut paid = Paid { refused, ..Paid::default() };
+        let is_owed = owed.keys.contains_key(&TABLE) || owed.tables.contains(&TABLE);
+        if is_owed && self.held.load(Ordering::Relaxed) {
+            let (name, why) = ("t".to_owned(), "waits for a lock".to_owned());
+            paid.waiting.push(Waiting { name, why, owed: vec![TABLE] });
+        } else if owed.tables.contains(&TABLE) {
+            seen.whole = Some(owed.lost.contains(&TABLE));
+        }
+        Ok(paid)
+    }
+
+    async fn survey(&mut self) -> Result<Vec<Surveyed>, copier::Error> {
+        if self.locked {
+            sleep(Duration::from_secs(2)).await;
+            return Err(copier::Error::Stale("55P03 canceling statement due to lock timeout".into()));
+        }
+        let extents = vec![Extent { name: "t".into(), file: 1, units: 9 }];
+        Ok(vec![Surveyed {
+            table: TableId(1),
+            name: "public.t".into(),
+            part_of: None,
+            labels: vec![TableId(1)],
+            rows: 9,
+            bytes: 9,
+            primary: extents.clone(),
+            secondary: extents,
+            occupied: true,
+            refused: None,
+            unread: None,
+            not_compared: self.not_compared.clone(),
+        }])
+    }
+
+    async fn walk<'a>(&'a mut self, desk: &'a Desk) -> Result<u64, copier::Error> {
+        self.walks.fetch_add(1, Ordering::Relaxed);
+        while let Some(chunk) = desk.take(Instant::now()) {
+            desk.put(chunk, Outcome::Done(Landed { rows: 1, ..Landed::default() }));
+        }
+        Ok(0)
+    }
+
+    async fn release(&mut self) -> Result<(), copier::Error> {
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Seen {
+    /// Most keys in a payment.
+    keys: usize,
+    /// Keys of other tables that were paid.
+    others: usize,
+    /// The locked one was paid whole, and whether as one that lost rows.
+    whole: Option<bool>,
+    /// Every key that was paid.
+    paid: HashSet<Vec<u8>>,
+    /// Schema changes that were repeated.
+    changes: Vec<Vec<u8>>,
+}
+
+/// Behind a backlog that fills the memory lies how the units before it ended; their backend is gone long since.
+#[tokio::test(start_paused = true)]
+async fn a_unit_whose_end_was_not_read_yet_is_not_over_because_its_backend_is_promise_3() {
+    let me = Backend { id: 5, life: 1 };
+    let (journal, copier) = (Journal::in_memory(), Pays { all_gone: true, ..Pays::default() });
+    let (away, seen) = (copier.away.clone(), copier.seen.clone());
+    away.store(true, Ordering::Relaxed);
+    let config = Config { owed_keys_max: 10, read_bytes: 100, ..Config::default() };
+    let (mut part, mut change, mut last) = (RecordBuf::default(), RecordBuf::default(), RecordBuf::default());
+    part.key(TABLE, b"of a large unit", false);
+    change.ddl(TABLE, b"ALTER ..");
+    last.key(TABLE, b"its last", false);
+    let part = journal.begin(part.finish_part(me)).expect("there is room");
+    let change = journal.begin(change.finish(Backend { id: 6, life: 1 })).expect("there is room");
+    for key in 0..100_u32 {
+        let mut record = RecordBuf::default();
+        record.key(TableId(2), &key.to_be_bytes(), false);
+        owe(&journal, &mut record).expect("there is room");
+    }
+    let last = journal.begin(last.finish(me)).expect("there is room");
+    [part, change, last].into_iter().for_each(|unit| unit.end(journal::Outcome::Committed));
+    let (engine, handle) = Engine::new(config, journal.clone(), copier, Paths::in_memory()).expect("files load");
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(engine.run(stop.clone()));
+    sleep(Duration::from_secs(2)).await;
+    assert!(handle.status().lag_keys >= 10, "{:?}", handle.status());
+    away.store(false, Ordering::Relaxed);
+    handle.settle(journal.appended()).await.expect("it runs");
+    {
+        let seen = seen.lock().expect("no panic");
+        assert!(seen.paid.contains(&b"its last"[..]) && seen.paid.contains(&b"of a large unit"[..]));
+        assert_eq!(seen.changes, [b"ALTER ..".to_vec()]);
+    }
+    assert!(handle.dirty().is_empty(), "{:?}", handle.dirty().list());
+    stop.cancel();
+    running.await.expect("ends");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_locked_table_owes_is_bounded_and_others_are_paid_promise_12() {
+    let (journal, copier) = (Journal::in_memory(), Pays::default());
+    let (locked, seen) = (copier.held.clone(), copier.seen.clone());
+    locked.store(true, Ordering::Relaxed);
+    let config = Config { owed_keys_max: 100, read_bytes: 1 << 10, ..Config::default() };
+    let (engine, handle) = Engine::new(config, journal.clone(), copier, Paths::in_memory()).expect("files load");
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(engine.run(stop.clone()));
+    for batch in 0..1000_u32 {
+        let mut record = RecordBuf::default();
+        (0..10).for_each(|key| record.key(TABLE, &(batch * 10 + key).to_be_bytes(), batch == 0));
+        record.key(TableId(2), &batch.to_be_bytes(), false);
+        owe(&journal, &mut record).expect("there is room");
+    }
+    sleep(Duration::from_secs(60)).await;
+    {
+        let seen = seen.lock().expect("no panic");
+        assert!(seen.keys < 500, "{} keys in a payment", seen.keys);
+        assert!(seen.others >= 1000, "{} keys of another table were paid", seen.others);
+        assert_eq!(seen.whole, None);
+    }
+    assert!(handle.status().lag_keys <= 25, "{}", handle.status().lag_keys);
+    locked.store(false, Ordering::Relaxed);
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(seen.lock().expect("no panic").whole, Some(true), "rows of it may have been deleted");
+    assert_eq!(handle.status().lag_records, 0);
+    stop.cancel();
+    running.await.expect("ends");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_schema_change_of_no_table_in_doubt_is_listed_until_somebody_decides_promise_6() {
+    let (journal, copier) = (Journal::in_memory(), Pays { all_gone: true, ..Pays::default() });
+    let seen = copier.seen.clone();
+    let config = Config { self_repair: true, ..Config::default() };
+    let (engine, handle) = Engine::new(config, journal.clone(), copier, Paths::in_memory()).expect("files load");
+    let mut record = RecordBuf::default();
+    record.ddl(TableId::NONE, b"CREATE VIEW v ..");
+    drop(journal.begin(record.finish(Backend { id: 5, life: 1 })).expect("there is room"));
+    // One that was parked when there was no more room.
+    handle.dirty().note(TableId::NONE, Reason::Refused, Lsn(0));
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(engine.run(stop.clone()));
+    sleep(Duration::from_secs(120)).await;
+    let parked: Vec<_> = handle.parked().list().iter().map(|it| it.change().map(<[u8]>::to_vec)).collect();
+    assert_eq!(parked, [Some(b"CREATE VIEW v ..".to_vec())]);
+    let dirty: Vec<_> = handle.dirty().list().into_iter().map(|it| (it.table, it.reasons)).collect();
+    assert_eq!(dirty, [(TableId::NONE, vec![(Reason::Refused, 1)])]);
+    assert_eq!(handle.status().lag_records, 0);
+    handle.retry_parked(&handle.parked().list()[0].id()).expect("there is room");
+    handle.settle(journal.appended()).await.expect("it runs");
+    assert!(handle.parked().is_empty());
+    assert_eq!(seen.lock().expect("no panic").changes, [b"CREATE VIEW v ..".to_vec()]);
+    stop.cancel();
+    running.await.expect("ends");
+}
+
+fn verify(handle: &Handle) -> backfill::Report {
+    handle.desk().report(Kind::Verify).expect("asked for")
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_schema_change_takes_long_history_waits_says_why_and_takes_no_snapshots() {
+    let (journal, copier) = (Journal::in_memory(), Pays::default());
+    let (snapshots, walks) = (copier.snapshots.clone(), copier.walks.clone());
+    let made = Engine::new(Config::default(), journal.clone(), copier, Paths::in_memory());
+    let (engine, handle) = made.expect("files load");
+    let mut record = RecordBuf::default();
+    record.ddl(TableId(7), b"CREATE INDEX CONCURRENTLY ..");
+    let change = journal.begin(record.finish(Backend { id: 5, life: 1 })).expect("there is room");
+    handle.desk().start(Request::new(Kind::Verify)).await.expect("nothing is under way");
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(engine.run(stop.clone()));
+    let seconds = 600;
+    for _ in 0..seconds {
+        sleep(Duration::from_secs(1)).await;
+        // Clients go on writing other tables.
+        owe(&journal, &mut written()).expect("there is room");
+    }
+    let why = verify(&handle).why.expect("it waits");
+    assert!(why.contains("a schema change is under way"), "{why}");
+    assert_eq!(walks.load(Ordering::Relaxed), 0);
+    let taken = snapshots.load(Ordering::Relaxed);
+    assert!((seconds..2 * seconds).contains(&taken), "{taken} snapshots for {seconds} payments");
+    change.end(journal::Outcome::Aborted);
+    let mut waited = 0;
+    while verify(&handle).state != State::Done {
+        sleep(Duration::from_secs(1)).await;
+        waited += 1;
+        assert!(waited < 60, "{:?}", verify(&handle));
+    }
+    stop.cancel();
+    running.await.expect("ends");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_table_is_locked_surveys_leave_the_time_to_payments_and_say_why() {
+    let (journal, copier) = (Journal::in_memory(), Pays { locked: true, ..Pays::default() });
+    let snapshots = copier.snapshots.clone();
+    let made = Engine::new(Config::default(), journal.clone(), copier, Paths::in_memory());
+    let (engine, handle) = made.expect("files load");
+    handle.desk().start(Request::new(Kind::Verify)).await.expect("nothing is under way");
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(engine.run(stop.clone()));
+    sleep(Duration::from_secs(3)).await;
+    for _ in 0..10 {
+        let before = snapshots.load(Ordering::Relaxed);
+        owe(&journal, &mut written()).expect("there is room");
+        handle.settle(journal.appended()).await.expect("it runs");
+        assert!(snapshots.load(Ordering::Relaxed) > before);
+    }
+    let why = verify(&handle).why.expect("it waits");
+    assert!(why.contains("a table is locked") && why.contains("55P03"), "{why}");
+    stop.cancel();
+    running.await.expect("ends");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_schema_that_never_holds_still_is_shown() {
+    let (journal, copier) = (Journal::in_memory(), Pays { moves: true, ..Pays::default() });
+    let made = Engine::new(Config::default(), journal.clone(), copier, Paths::in_memory());
+    let (engine, handle) = made.expect("files load");
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(engine.run(stop.clone()));
+    owe(&journal, &mut written()).expect("there is room");
+    let mut status = handle.watch();
+    let shown = status.wait_for(|status| status.error.is_some());
+    let shown = tokio::time::timeout(Duration::from_secs(60), shown).await.expect("shown").expect("it runs").clone();
+    assert_eq!(shown.error.as_deref(), Some("a table was moved"));
+    stop.cancel();
+    running.await.expect("ends");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dirty_table_that_cannot_be_compared_is_paid_whole_however_large() {
+    for not_compared in [vec!["at".to_owned()], Vec::new()] {
+        let walks = Arc::new(AtomicU64::new(0));
+        let copier = Pays { walks: walks.clone(), not_compared: not_compared.clone(), ..Pays::default() };
+        let config = Config { self_repair: true, whole_bytes_max: 1, ..Config::default() };
+        let journal = Journal::in_memory();
+        let (engine, handle) = Engine::new(config, journal, copier, Paths::in_memory()).expect("files load");
+        handle.dirty().note(TableId(1), Reason::Uncaptured, Lsn(0));
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(engine.run(stop.clone()));
+        sleep(Duration::from_secs(60)).await;
+        assert!(handle.dirty().is_empty(), "{not_compared:?}: {:?}", handle.dirty().list());
+        assert_eq!(walks.load(Ordering::Relaxed) > 0, not_compared.is_empty(), "what can be compared is walked over");
+        stop.cancel();
+        running.await.expect("ends");
+    }
+}
+
+fn written() -> RecordBuf {
+    let mut record = RecordBuf::default();
+    record.key(TableId(2), b"k", false);
+    record
+}
