@@ -39,6 +39,7 @@ use crate::metrics::{self, Exporter};
 use crate::mirror::Handle;
 use crate::mirror::unwritten::lose;
 use crate::mirror::{replay, state};
+use crate::net::clients::HEARD_BEYOND;
 use crate::net::keep;
 use crate::net::pulse::{self, Ask, Pulses};
 use crate::protocol::{cql, postgres};
@@ -641,7 +642,7 @@ fn setup(what: &'static str) -> impl FnOnce(io::Error) -> Error {
 }
 
 /// What tandem itself has open, at most: without it clients that are many would stop the journal and the admin API first.
-const OWN_FILES: u64 = 256;
+const OWN_FILES: u64 = 256 + HEARD_BEYOND as u64;
 
 /// Take all files that the administrator allows, the hard limit, and no more clients than these are for: one that is too
 /// many is told so.
@@ -695,7 +696,7 @@ mod tests {
 
     #[test]
     fn clients_leave_files_for_the_journal_and_the_admin_api() {
-        for (files, clients) in [(20_000, (9_872, 6_581)), (1_024, (384, 256)), (100, (25, 16)), (0, (0, 0))] {
+        for (files, clients) in [(20_000, (9_840, 6_560)), (1_024, (352, 234)), (100, (25, 16)), (0, (0, 0))] {
             assert_eq!(room_for_clients(files), clients, "{files}");
         }
     }

@@ -21,7 +21,7 @@ impl Output {
 
     /// Print a result: as JSON, or as what `text` makes of it. A reader that went away is no error of ours.
     pub(super) fn print(&self, value: &Value, text: impl FnOnce(&Value) -> String) {
-        let text = if self.json { value.to_string() } else { text(value) };
+        let text = if self.json { value.to_string() } else { shown(&text(value)) };
         let mut out = std::io::stdout().lock();
         let _ = writeln!(out, "{}", text.trim_end());
         let _ = out.flush();
@@ -33,7 +33,7 @@ impl Output {
             return self.print(value, text);
         }
         let mut out = std::io::stdout().lock();
-        let _ = write!(out, "\x1b[H{}\n\x1b[J", text(value).replace('\n', "\x1b[K\n"));
+        let _ = write!(out, "\x1b[H{}\n\x1b[J", shown(&text(value)).replace('\n', "\x1b[K\n"));
         let _ = out.flush();
     }
 
@@ -41,7 +41,7 @@ impl Output {
     pub(super) fn tell(&self, line: &str) {
         if !self.json {
             let clear = if watched() { "\r\x1b[K" } else { "" };
-            let _ = writeln!(std::io::stderr(), "{clear}{line}");
+            let _ = writeln!(std::io::stderr(), "{clear}{}", shown(line));
         }
     }
 
@@ -49,7 +49,7 @@ impl Output {
     pub(super) fn hint(&self, line: &str) {
         if !self.json && watched() {
             let mut out = std::io::stderr().lock();
-            let _ = write!(out, "\r\x1b[K{line}");
+            let _ = write!(out, "\r\x1b[K{}", shown(line));
             let _ = out.flush();
         }
     }
@@ -83,11 +83,27 @@ impl Output {
 
     /// Say why a command failed, on standard error.
     pub(super) fn complain(&self, why: &impl std::fmt::Display) {
-        let _ = writeln!(std::io::stderr(), "tandem: {why}");
+        let _ = writeln!(std::io::stderr(), "tandem: {}", shown(&why.to_string()));
     }
+}
+
+/// Names are whatever clients and servers call themselves and their tables: none may move the cursor over another line.
+fn shown(text: &str) -> String {
+    let is_text = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+    text.chars().map(|c| if is_text(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
 }
 
 /// Somebody watches what is told.
 fn watched() -> bool {
     std::io::stderr().is_terminal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_calls_itself_does_not_move_the_cursor() {
+        assert_eq!(shown("x\x1b[1A\r\u{9b}2K\n\ty"), "x\u{fffd}[1A\u{fffd}\u{fffd}2K\n\ty");
+    }
 }

@@ -36,7 +36,8 @@ switch ends by itself, and they go on as before. Ctrl-C aborts. Their connection
 docs/switch.md walks through the night and says what each finding means.
 
 Exit codes: 0 switched, or a dry run found nothing; 1 refused or aborted, and all is as before, or
-a dry run found warnings that are not ignored; 2 usage; 3 tandem could not be reached.";
+a dry run found warnings that are not ignored; 2 usage; 3 tandem could not be reached, so that
+`tandem switch status` has to tell.";
 
 /// How often a walk is looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -123,14 +124,35 @@ async fn switch(to: Side, walk: Walk, output: &Output) -> Result<(), Failure> {
     };
     // From here on Ctrl-C is ours.
     let interrupts = interrupts();
-    let begun: Report = parse(client.post("/v1/switch", &json(&request)).await?)?;
-    let ended = Watch::new(&client, output, &begun).until_ended(interrupts).await?;
+    let begun: Report = match client.post("/v1/switch", &json(&request)).await {
+        Err(error @ client::Error::Unreachable { .. }) => begun_unheard(&client, &before, to, &error).await?,
+        answer => parse(answer?)?,
+    };
+    let ended = match Watch::new(&client, output, &begun).until_over(interrupts).await? {
+        Over::Ended(ended) => *ended,
+        Over::Flipped(report) => {
+            output.print(&json(&report), |_| flipped(&report));
+            return Ok(());
+        }
+    };
     let reads = if walk.dry_run { shadow::words(&client).await } else { None };
     output.print(&json(&ended), |_| match &reads {
         Some(reads) => format!("{}\n{reads}", result(&ended).trim_end()),
         None => result(&ended),
     });
     verdict(&ended)
+}
+
+/// The walk of a request whose answer was lost on its way, told from outside.
+async fn begun_unheard(client: &Client, before: &Report, to: Side, error: &client::Error) -> Result<Report, Failure> {
+    let report = look(client).await?;
+    let last = report.last.as_ref().filter(|last| last.number == report.number);
+    if report.number > before.number && report.to.or(last.map(|last| last.request.to)) == Some(to) {
+        return Ok(Report { primary: before.primary, epoch: before.epoch, ..report });
+    }
+    Err(Failure::Unreachable(format!(
+        "{error}. Whether the switch began is not known: `tandem switch status` tells, `tandem switch abort` ends it"
+    )))
 }
 
 /// How many keys may be lost with the old primary: what was given, or what somebody types who has seen the list.
@@ -179,12 +201,22 @@ fn interrupts() -> impl Stream<Item = ()> + Unpin {
     })
 }
 
+/// What became of a walk.
+#[derive(Debug)]
+enum Over {
+    Ended(Box<Ended>),
+    /// The process that walked is gone behind its flip: this says its successor.
+    Flipped(Box<Report>),
+}
+
 /// One walk, seen from outside.
 struct Watch<'a> {
     client: &'a Client,
     output: &'a Output,
     /// The walk's number.
     number: u64,
+    /// Who answered clients before it, and since which epoch.
+    before: (Side, u64),
     phase: Phase,
     since: Instant,
     /// It was asked to abort.
@@ -193,40 +225,57 @@ struct Watch<'a> {
 
 impl<'a> Watch<'a> {
     fn new(client: &'a Client, output: &'a Output, begun: &Report) -> Watch<'a> {
-        Watch { client, output, number: begun.number, phase: Phase::Steady, since: Instant::now(), aborted: false }
+        let before = (begun.primary, begun.epoch);
+        Watch {
+            client,
+            output,
+            number: begun.number,
+            before,
+            phase: Phase::Steady,
+            since: Instant::now(),
+            aborted: false,
+        }
     }
 
-    async fn until_ended(mut self, mut interrupts: impl Stream<Item = ()> + Unpin) -> Result<Ended, Failure> {
+    /// Of a walk that nobody lets flip.
+    async fn until_ended(self, interrupts: impl Stream<Item = ()> + Unpin) -> Result<Ended, Failure> {
+        match self.until_over(interrupts).await? {
+            Over::Ended(ended) => Ok(*ended),
+            Over::Flipped(report) => Err(Failure::Refused(flipped(&report))),
+        }
+    }
+
+    async fn until_over(mut self, mut interrupts: impl Stream<Item = ()> + Unpin) -> Result<Over, Failure> {
         loop {
-            let report = self.look().await?;
-            if let Some(ended) = report.last.clone().filter(|ended| ended.number == self.number) {
+            let report = tokio::select! {
+                report = look(self.client) => report?,
+                Some(()) = interrupts.next() => {
+                    self.interrupted().await?;
+                    continue;
+                }
+            };
+            let last = report.last.as_ref().map_or(0, |last| last.number);
+            if let Some(ended) = report.last.clone().filter(|_| last == self.number) {
                 // What follows the end (the old primary is told, or what was done is undone) needs no watching.
                 self.output.hint("");
-                return Ok(ended);
+                return Ok(Over::Ended(Box::new(ended)));
             }
             if report.number < self.number {
-                return Err(restarted(&report));
+                let (primary, epoch) = self.before;
+                let has_flipped = report.primary != primary && report.epoch > epoch;
+                return if has_flipped { Ok(Over::Flipped(Box::new(report))) } else { Err(restarted(&report)) };
+            }
+            if last > self.number {
+                return Err(Failure::Refused(format!(
+                    "another switch was asked for since, and how this one ended is not known any more: {} answers clients \
+                     (epoch {}); see `tandem switch status`",
+                    report.primary, report.epoch
+                )));
             }
             self.show(report.phase);
             tokio::select! {
                 Some(()) = interrupts.next() => self.interrupted().await?,
                 () = sleep(LOOK) => {}
-            }
-        }
-    }
-
-    /// The report; a tandem that does not answer gets some time to come back.
-    async fn look(&self) -> Result<Report, Failure> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match self.client.get("/v1/switch").await {
-                Err(client::Error::Unreachable { .. }) if Instant::now() < deadline => sleep(LOOK).await,
-                Err(error @ client::Error::Unreachable { .. }) => {
-                    return Err(Failure::Unreachable(format!(
-                        "{error}; what the switch made durable decides when tandem starts again: see `tandem switch status`"
-                    )));
-                }
-                answer => return parse(answer?),
             }
         }
     }
@@ -255,7 +304,28 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// The process that walked is gone; its successor has undone or finished the walk.
+/// The report; a tandem that does not answer gets some time to come back.
+async fn look(client: &Client) -> Result<Report, Failure> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match client.get("/v1/switch").await {
+            Err(client::Error::Unreachable { .. }) if Instant::now() < deadline => sleep(LOOK).await,
+            Err(error @ client::Error::Unreachable { .. }) => {
+                return Err(Failure::Unreachable(format!(
+                    "{error}; what the switch made durable decides when tandem starts again: see `tandem switch status`"
+                )));
+            }
+            answer => return parse(answer?),
+        }
+    }
+}
+
+/// The process that walked is gone, and what it made durable is that it switched.
+fn flipped(report: &Report) -> String {
+    format!("switched: {} answers clients (epoch {}); tandem was started again meanwhile", report.primary, report.epoch)
+}
+
+/// The process that walked is gone; its successor has undone the walk.
 fn restarted(report: &Report) -> Failure {
     Failure::Refused(format!(
         "tandem was started again during the switch: {} answers clients now (epoch {}); see `tandem switch status`",
@@ -494,6 +564,42 @@ mod tests {
         let ended = Watch::new(&client, &output, &begun).until_ended(stream::pending()).await;
         let why = ended.expect_err("its end is not known").to_string();
         assert!(why.contains("started again") && why.contains("origin answers clients now (epoch 1)"), "{why}");
+    }
+
+    #[tokio::test]
+    async fn a_tandem_that_was_started_again_behind_its_flip_has_switched() {
+        let (running, _) = run_switch(None).await;
+        let (client, output) = (Client::new(&running.url, None).expect("a URL"), Output::new(true));
+        let begun = Report { number: 5, primary: Side::Target, epoch: 0, ..begun(&client).await };
+        let over = Watch::new(&client, &output, &begun).until_over(stream::pending()).await.expect("it is known");
+        let Over::Flipped(report) = over else { panic!("{over:?}") };
+        assert_eq!((report.primary, report.epoch), (Side::Origin, 1));
+        assert!(flipped(&report).starts_with("switched: origin answers clients (epoch 1)"));
+    }
+
+    #[tokio::test]
+    async fn a_watcher_that_missed_the_end_of_its_walk_leaves_when_another_has_ended() {
+        let (running, pay) = run_switch(None).await;
+        let (client, output) = (Client::new(&running.url, None).expect("a URL"), Output::new(true));
+        let begun = begun(&client).await;
+        pay.notify_one();
+        let watch = Watch { number: 0, ..Watch::new(&client, &output, &begun) };
+        let left = watch.until_over(stream::pending()).await.expect_err("walk 1 ended, not walk 0");
+        assert!(left.to_string().starts_with("another switch was asked for since"), "{left}");
+    }
+
+    #[tokio::test]
+    async fn a_switch_whose_answer_was_lost_is_found_and_one_that_never_came_is_said_to() {
+        let (running, pay) = run_switch(None).await;
+        let client = Client::new(&running.url, None).expect("a URL");
+        let lost = client::Error::Unreachable { at: "here".to_owned(), why: "cut".to_owned() };
+        let before = report(&client).await.expect("it answers");
+        let said = begun_unheard(&client, &before, Side::Target, &lost).await.expect_err("none began");
+        assert!(said.code() == 3 && said.to_string().contains("`tandem switch status` tells"), "{said}");
+        let number = begun(&client).await.number;
+        let found = begun_unheard(&client, &before, Side::Target, &lost).await.expect("it is under way");
+        assert_eq!((found.number, found.primary), (number, before.primary));
+        pay.notify_one();
     }
 
     #[test]

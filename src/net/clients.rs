@@ -57,7 +57,13 @@ pub struct Client<'c> {
     clients: &'c Clients,
     /// It is one too many (`limits.connections`).
     pub is_too_many: bool,
+    /// Nor is there room to hear what it says, and to tell it so.
+    pub is_unheard: bool,
 }
+
+/// Clients beyond those welcome that are heard, and told so. More may say nothing at all, and would take the files that the
+/// process needs itself.
+pub const HEARD_BEYOND: usize = 64;
 
 impl Clients {
     /// None yet, of this wire; at most so many are welcome.
@@ -69,7 +75,11 @@ impl Clients {
     pub fn enter(&self) -> Client<'_> {
         let connected = self.connected.fetch_add(1, Ordering::Relaxed) + 1;
         self.show(connected);
-        Client { clients: self, is_too_many: connected > self.max }
+        let is_unheard = connected > self.max.saturating_add(HEARD_BEYOND);
+        if is_unheard {
+            metrics::CLIENTS_REFUSED_TOTAL.counter(&[("wire", self.wire), ("reason", "limit")]).increment(1);
+        }
+        Client { clients: self, is_too_many: connected > self.max, is_unheard }
     }
 
     fn show(&self, connected: usize) {
@@ -98,6 +108,15 @@ mod tests {
         assert!(!first.is_too_many && clients.enter().is_too_many);
         drop(first);
         assert!(!clients.enter().is_too_many);
+    }
+
+    #[test]
+    fn who_says_nothing_does_not_take_every_file() {
+        let clients = Clients::new("postgres", 1);
+        let here: Vec<Client<'_>> = (0..=HEARD_BEYOND).map(|_| clients.enter()).collect();
+        assert!(here.iter().all(|client| !client.is_unheard) && clients.enter().is_unheard);
+        drop(here);
+        assert!(!clients.enter().is_unheard);
     }
 
     #[tokio::test]

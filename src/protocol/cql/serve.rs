@@ -62,6 +62,9 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>, stop: CancellationT
 
 async fn one(client: TcpStream, front: Arc<Front>, stop: CancellationToken) {
     let here = front.clients.enter();
+    if here.is_unheard {
+        return;
+    }
     let login = timeout(front.logins.patience, login(client, &front, here.is_too_many, stop.clone()));
     // What a login needs is given back before the session begins. At the end nobody has anything to finish in one, and who says
     // nothing is not waited for.
@@ -75,7 +78,7 @@ async fn one(client: TcpStream, front: Arc<Front>, stop: CancellationToken) {
 }
 
 /// Bytes of a frame of a client that has not logged in, and of what it is decompressed to.
-const LOGIN_BYTES_MAX: usize = 1 << 20;
+const LOGIN_BYTES_MAX: usize = 128 << 10;
 
 type LoggedIn = Relay<Socket, Socket, Ties>;
 

@@ -42,7 +42,7 @@ pub struct Front {
     pub tls: Option<Acceptor>,
     /// Clients without TLS are refused.
     pub tls_required: bool,
-    /// For each step of a login: encryption, the first message, authentication (`limits.login_timeout`).
+    /// For each step of a login: until the first message, encryption included, and authentication (`limits.login_timeout`).
     pub login_timeout: Duration,
     /// Clients connected.
     pub clients: Clients,
@@ -75,6 +75,9 @@ type LoggedIn = Relay<Socket, Socket, Ties>;
 
 async fn one(client: TcpStream, front: Arc<Front>, stop: CancellationToken) {
     let here = front.clients.enter();
+    if here.is_unheard {
+        return;
+    }
     let login = login(client, &front, here.is_too_many, stop.clone());
     // What a login needs is ten times what a session holds: it is given back before the session begins. At the end nobody has
     // anything to finish in one, and who says nothing is not waited for.
@@ -94,7 +97,8 @@ async fn login(
     stop: CancellationToken,
 ) -> Result<Option<Box<LoggedIn>>, startup::Error> {
     let address = client.peer_addr().ok().map(|address| address.ip());
-    let Some((mut client, first)) = greet(client, front).await? else { return Ok(None) };
+    let greeted = timeout(front.login_timeout, greet(client, front)).await.map_err(timed_out)??;
+    let Some((mut client, first)) = greeted else { return Ok(None) };
     let elsewhere = elsewhere(&first.packet, &front.servers.of(Side::Origin).database);
     // The databases that are not mirrored stay where they are. For the others the gate says which side answers.
     let side = match elsewhere {
@@ -123,12 +127,10 @@ async fn login(
 async fn greet(client: TcpStream, front: &Arc<Front>) -> Result<Option<(Socket, First)>, startup::Error> {
     client.set_nodelay(true)?;
     let mut head = [0; 1];
-    let direct = timeout(front.login_timeout, client.peek(&mut head)).await.map_err(timed_out)?? == 1
-        && head[0] == TLS_HANDSHAKE
-        && front.tls.is_some();
+    let direct = client.peek(&mut head).await? == 1 && head[0] == TLS_HANDSHAKE && front.tls.is_some();
     let mut client = if direct { encrypt(client, front).await? } else { Socket::Tcp(client) };
     loop {
-        let first = timeout(front.login_timeout, startup::first(&mut client)).await.map_err(timed_out)??;
+        let first = startup::first(&mut client).await?;
         match (first.code, client) {
             (SSL_REQUEST, Socket::Tcp(mut plain)) if front.tls.is_some() => {
                 plain.write_all(b"S").await?;
@@ -158,8 +160,7 @@ async fn greet(client: TcpStream, front: &Arc<Front>) -> Result<Option<(Socket, 
 async fn encrypt(client: TcpStream, front: &Front) -> Result<Socket, startup::Error> {
     // Asked for only where it is configured.
     let Some(acceptor) = &front.tls else { return Ok(Socket::Tcp(client)) };
-    let client = timeout(front.login_timeout, acceptor.accept(client)).await.map_err(timed_out)??;
-    Ok(Socket::Tls(Box::new(client.into())))
+    Ok(Socket::Tls(Box::new(acceptor.accept(client).await?.into())))
 }
 
 /// A connection to the primary, for a client that may have one; others are told why not.

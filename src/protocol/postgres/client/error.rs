@@ -75,8 +75,7 @@ impl Error {
 }
 
 /// An ErrorResponse. `Display` shows severity, SQLSTATE, message and names, never the detail: details hold row values
-/// (promise 13). The message itself may quote a value in class 22 (`invalid input syntax ... "x"`), so there only the
-/// SQLSTATE and the text up to the first quote are shown.
+/// (promise 13). Where the message or the hint may hold one, it is not shown whole, see [`DbError::discreet`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DbError {
     /// `ERROR`, `FATAL`, `PANIC`, never translated.
@@ -97,7 +96,14 @@ pub struct DbError {
     pub column: Option<String>,
     /// The constraint concerned.
     pub constraint: Option<String>,
+    /// The words are of a function of somebody's.
+    pub is_raised: bool,
 }
+
+/// Where the procedural languages report what a function says, by file of the server's source; PL/pgSQL reports much else
+/// in its own, and what it is told to from these functions.
+const RAISING_FILES: &[&str] = &["plpy", "plperl", "pltcl", "plv8", "plr", "pljava", "plrust"];
+const RAISING: &[&str] = &["exec_stmt_raise", "exec_stmt_assert"];
 
 impl DbError {
     /// Read an ErrorResponse or NoticeResponse; fields that are missing or not UTF-8 are left empty or replaced.
@@ -127,24 +133,38 @@ impl DbError {
             b't' => self.table = Some(value),
             b'c' => self.column = Some(value),
             b'n' => self.constraint = Some(value),
+            b'F' => self.is_raised |= RAISING_FILES.iter().any(|file| value.starts_with(file)),
+            b'R' => self.is_raised |= RAISING.contains(&value.as_str()),
             _ => (),
         }
     }
 
-    /// The message without what may be a row value.
+    /// The message without what may be a row value. In class 22 (`invalid input syntax for type integer: "x"`) it ends before
+    /// the first character that may quote one, in whatever language the server speaks. What a function raises says what its
+    /// author liked.
     pub fn discreet(&self) -> &str {
+        if self.is_raised {
+            return "raised by a function, in words that may hold row values: the server's log has them";
+        }
         if self.code.starts_with("22") {
-            let end = self.message.find(['"', '\'']).unwrap_or(self.message.len());
-            return self.message[..end].trim_end_matches([' ', ':']);
+            let quotes = |c: char| !c.is_alphanumeric() && !" ().,-/_".contains(c);
+            let end = self.message.find(quotes).unwrap_or(self.message.len());
+            return self.message[..end].trim_end();
         }
         &self.message
+    }
+
+    /// The hint, where it is the server's own and not about a value.
+    fn advice(&self) -> Option<&str> {
+        let may_quote = self.is_raised || ["22", "P0", "XX"].iter().any(|class| self.code.starts_with(class));
+        self.hint.as_deref().filter(|_| !may_quote)
     }
 }
 
 impl fmt::Display for DbError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}: {}", self.severity, self.code, self.discreet())?;
-        if let Some(hint) = &self.hint {
+        if let Some(hint) = self.advice() {
             write!(f, " (hint: {hint})")?;
         }
         Ok(())
@@ -178,6 +198,23 @@ mod tests {
         let quoted = b"VERROR\0C22P02\0Minvalid input syntax for type integer: \"4711\"\0\0";
         let shown = DbError::parse(quoted).expect("valid").to_string();
         assert_eq!(shown, "ERROR 22P02: invalid input syntax for type integer");
+    }
+
+    #[test]
+    fn nor_does_it_in_another_language_or_in_the_words_of_a_function() {
+        let shown = |body: &[u8]| DbError::parse(body).expect("valid").to_string();
+        let german = "VERROR\0C22P02\0Mungültige Eingabesyntax für Typ integer: »4711«\0\0";
+        assert_eq!(shown(german.as_bytes()), "ERROR 22P02: ungültige Eingabesyntax für Typ integer");
+        let french = "VERROR\0C22003\0Mla valeur « 4711 » est en dehors des limites\0H« 4711 »\0\0";
+        assert_eq!(shown(french.as_bytes()), "ERROR 22003: la valeur");
+        let raised = b"VERROR\0CP0001\0Mbad iban 4711\0Hask 4711\0Fpl_exec.c\0L1\0Rexec_stmt_raise\0\0";
+        assert!(!shown(raised).contains("4711") && shown(raised).starts_with("ERROR P0001: raised by a function"));
+        let python = b"VERROR\0C23514\0Mbad iban 4711\0Fplpy_elog.c\0RPLy_elog_impl\0\0";
+        assert!(!shown(python).contains("4711"));
+        let own = b"VERROR\0C42501\0Mpermission denied for table t\0HGRANT it\0Faclchk.c\0Raclcheck_error\0\0";
+        assert_eq!(shown(own), "ERROR 42501: permission denied for table t (hint: GRANT it)");
+        let geometry = b"VERROR\0CXX000\0Mparse error - invalid geometry\0H\"POINT(4 711)\" <-- parse error\0\0";
+        assert_eq!(shown(geometry), "ERROR XX000: parse error - invalid geometry");
     }
 
     #[test]

@@ -7,12 +7,16 @@ use super::super::token::{self, Kind, Span, Token, unquoted};
 
 /// How deep values may nest. Cassandra's own parser gives up some hundreds of levels down; nobody writes ten.
 const DEPTH_MAX: usize = 64;
+/// How many tokens are understood. What they become takes a hundred bytes each, and a frame may have a hundred million.
+pub(super) const TOKENS_MAX: usize = 1 << 19;
 
 /// Where the parser is in a text, and what it gathered.
 pub(super) struct Cursor<'t> {
     text: &'t [u8],
     /// Without blanks and comments.
     tokens: Vec<Token>,
+    /// There are more.
+    is_cut: bool,
     at: usize,
     depth: usize,
     markers: Vec<Marker>,
@@ -30,8 +34,10 @@ struct Place {
 
 impl<'t> Cursor<'t> {
     pub(super) fn new(text: &'t [u8]) -> Cursor<'t> {
-        let tokens = token::tokens(text).filter(|token| !token.kind.is_trivia()).collect();
-        Cursor { text, tokens, at: 0, depth: 0, markers: Vec::new(), calls: Vec::new() }
+        let mut all = token::tokens(text).filter(|token| !token.kind.is_trivia());
+        let tokens = all.by_ref().take(TOKENS_MAX).collect();
+        let is_cut = all.next().is_some();
+        Cursor { text, tokens, is_cut, at: 0, depth: 0, markers: Vec::new(), calls: Vec::new() }
     }
 
     pub(super) fn finish(mut self, body: Body) -> Statement {
@@ -45,6 +51,11 @@ impl<'t> Cursor<'t> {
 
     fn bytes(&self, ahead: usize) -> &'t [u8] {
         self.peek(ahead).map_or(b"", |token| token.span.of(self.text))
+    }
+
+    /// The text is longer than is understood.
+    pub(super) fn is_cut(&self) -> bool {
+        self.is_cut
     }
 
     pub(super) fn is_at_end(&self) -> bool {

@@ -27,6 +27,9 @@ pub fn parse(text: &[u8]) -> Statement {
 impl Cursor<'_> {
     /// `query: cqlStatement (';')* EOF`.
     fn whole(&mut self) -> Result<Body, Unknown> {
+        if self.is_cut() {
+            return self.stuck("fewer words");
+        }
         let body = self.statement()?;
         while self.take(";") {}
         if self.is_at_end() { Ok(body) } else { self.stuck("the end of the statement") }

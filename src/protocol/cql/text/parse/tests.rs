@@ -4,7 +4,19 @@ use proptest::prelude::*;
 
 use super::super::expr::{Expr, Value};
 use super::super::statement::*;
+use super::cursor::TOKENS_MAX;
 use super::parse;
+
+#[test]
+fn a_text_of_more_tokens_than_are_understood_is_not() {
+    let list = |values: usize| format!("INSERT INTO t (k, v) VALUES (1, [{}])", vec!["1"; values].join(","));
+    let fits = (TOKENS_MAX - "INSERT INTO t ( k , v ) VALUES ( 1 , [ ] )".split(' ').count()) / 2;
+    assert!(matches!(parse(list(fits).as_bytes()).body, Body::Modify(_)));
+    assert_eq!(read(&list(fits + 2)), "unknown at 0: fewer words");
+    // It would be understood as another statement if it were cut there.
+    let several = format!("DELETE FROM t WHERE k = 1 {}", ";".repeat(TOKENS_MAX));
+    assert_eq!(read(&several), "unknown at 0: fewer words");
+}
 
 /// A statement's facts in one line: markers are `?n`, names as they are meant.
 fn read(text: &str) -> String {
