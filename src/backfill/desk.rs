@@ -19,12 +19,14 @@ use crate::mirror::durable::{self, Durable};
 use crate::mirror::handle::owe;
 use crate::record::{Lane, Order, RecordBuf, Side, TableId};
 
+use super::counts::Counts;
 use super::crew::{Crew, LEASE, WorkerReport, millis};
-use super::job::{Counts, Job, Line, Sizes, State, Walked, Wants};
+use super::job::{Job, Line, State, Wants};
 use super::lines::Lines;
 use super::meters;
 use super::request::{Kind, Request};
 use super::trust::{Doubts, Trust};
+use super::walked::{Sizes, Walked};
 use super::work::{Chunk, Outcome, Paid, Pass, Stage, Surveyed};
 
 /// How history is walked over.

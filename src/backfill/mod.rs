@@ -8,6 +8,7 @@
 //! [`Request`] says what is asked for, [`job`] is one walk as a value, [`desk`] where operators, the mirror's engine and the copier's workers meet over it,
 //! [`crew`] where workers in other processes are lent chunks, [`lines`] keeps what was found to differ.
 
+mod counts;
 pub mod crew;
 pub mod desk;
 pub mod job;
@@ -17,10 +18,13 @@ mod request;
 #[cfg(test)]
 mod simulation;
 mod spans;
+mod tract;
 mod trust;
+mod walked;
 pub mod work;
 
+pub use counts::Counts;
 pub use desk::{Desk, Options, Refused, Report};
-pub use job::{Counts, State};
+pub use job::State;
 pub use request::{Compare, Conflict, Kind, Request, is_named};
 pub use trust::Doubts;

@@ -45,7 +45,7 @@ impl<C: Copier> Engine<C> {
     }
 
     /// What is said of tables by names that they had is said of those that they have. What is refused follows in
-    /// [`Parked::paid`].
+    /// [`crate::mirror::parked::Parked::paid`].
     async fn follow_renamed(&mut self, paid: &Paid) -> Result<(), Error> {
         if paid.renamed.is_empty() {
             return Ok(());
