@@ -14,6 +14,7 @@ pub mod desk;
 pub mod job;
 pub mod lines;
 mod meters;
+mod report;
 mod request;
 #[cfg(test)]
 mod simulation;
@@ -24,7 +25,8 @@ mod walked;
 pub mod work;
 
 pub use counts::Counts;
-pub use desk::{Desk, Options, Refused, Report};
+pub use desk::{Desk, Options, Refused};
 pub use job::State;
+pub use report::{Report, TableReport};
 pub use request::{Compare, Conflict, Kind, Request, is_named};
 pub use trust::Doubts;
