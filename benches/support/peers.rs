@@ -9,11 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use tandem::sandbox::{Postgres, Sandbox, free_port};
+use tandem::sandbox::{self, Postgres, Sandbox, free_port};
 use tempfile::TempDir;
 
-/// The binary of this build.
-const TANDEM: &str = env!("CARGO_BIN_EXE_tandem");
 /// Where pgbouncer is.
 const PGBOUNCER: &str = "TANDEM_BENCH_PGBOUNCER";
 /// Where zdm-proxy is.
@@ -27,6 +25,11 @@ const LOOK: Duration = Duration::from_millis(10);
 /// The same for a backfill or a verify.
 const WALK_PATIENCE: Duration = Duration::from_secs(1_800);
 const WALK_LOOK: Duration = Duration::from_millis(15);
+
+/// The binary of this build, without the settings of whoever measures.
+fn program() -> Command {
+    sandbox::tandem(env!("CARGO_BIN_EXE_tandem"))
+}
 
 /// A proxy that runs; dropped, it is killed.
 pub(crate) struct Proxy {
@@ -57,7 +60,7 @@ impl Proxy {
              [target]\nurl = \"{target}\"\n[admin]\naddress = \"127.0.0.1:{admin}\"\n{more}\n"
         );
         std::fs::write(dir.join("proxy.toml"), text)?;
-        let mut command = Command::new(TANDEM);
+        let mut command = program();
         command.arg("run").current_dir(&dir);
         let journal = std::env::var_os(JOURNAL).map(tempfile::tempdir_in).transpose()?;
         command.envs(journal.iter().map(|journal| ("TANDEM_JOURNAL_DIR", journal.path())));
@@ -162,7 +165,7 @@ impl Proxy {
     /// What a command of tandem's answers, whatever its exit code.
     pub(crate) fn ask(&self, command: &[&str]) -> Result<Value> {
         let admin = format!("http://127.0.0.1:{}", self.admin);
-        let output = Command::new(TANDEM).args(command).args(["--json", "--admin", &admin]).output()?;
+        let output = program().args(command).args(["--json", "--admin", &admin]).output()?;
         serde_json::from_slice(&output.stdout).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
     }
 

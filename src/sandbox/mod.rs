@@ -3,6 +3,7 @@
 //!
 //! Everything here blocks: call it from a test or from `spawn_blocking`, not from a task that serves clients.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -182,6 +183,21 @@ fn command(program: &Path) -> Command {
     command.env_clear().env("LANG", "C").env("TZ", "UTC").current_dir("/").stdin(Stdio::null());
     if is_root() {
         command.uid(NOBODY).gid(NOBODY);
+    }
+    command
+}
+
+/// Variables that say where servers are to be had. All others of tandem's are its settings (`TANDEM_ORIGIN_URL`), or say where
+/// one runs (`TANDEM_ADMIN`).
+const OF_SERVERS: [&str; 4] = ["TANDEM_PG_BIN", "TANDEM_CACHE", "TANDEM_CASSANDRA", "TANDEM_JAVA"];
+
+/// This tandem, without the settings that the environment has for another: they overrule its file and its arguments, and
+/// where tandem runs by them, a demo, a test or a benchmark would work on what that one moves.
+pub fn tandem(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    let is_setting = |name: &str| name.starts_with("TANDEM_") && !OF_SERVERS.contains(&name);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_setting(&name.to_string_lossy())) {
+        command.env_remove(name);
     }
     command
 }

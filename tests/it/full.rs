@@ -1,10 +1,8 @@
 //! A journal without room: clients go on, tables are dirty, and it heals by itself (promises 6 and 7).
 
-use std::process::Command;
-
 use ::tandem::sandbox::{Stop, free_port};
 
-use crate::support::tandem::{TANDEM, Tandem};
+use crate::support::tandem::{Tandem, program};
 use crate::support::{connect, pair, rows, sql};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -66,8 +64,7 @@ async fn a_time_without_the_mirror_leaves_no_table_trusted_and_its_journal_to_no
     let admin = tandem.admin.rsplit_once(':').expect("a port").1;
     let text = text.replace(&tandem.port.to_string(), &free_port().to_string());
     std::fs::write(tandem.dir().join("other.toml"), text.replace(admin, &free_port().to_string())).expect("ours");
-    let mut other = Command::new(TANDEM);
-    let other = other.args(["run", "--config", "other.toml"]).current_dir(tandem.dir()).output().expect("it runs");
+    let other = program().args(["run", "--config", "other.toml"]).current_dir(tandem.dir()).output().expect("it runs");
     let said = String::from_utf8_lossy(&other.stderr);
     assert!(!other.status.success() && said.contains("is in use: a tandem runs with it"), "{said}");
     assert_eq!(tandem.terminate(), Some(0), "{}", tandem.log());

@@ -8,7 +8,7 @@ use ::tandem::sandbox::Stop;
 use crate::support::load::Load;
 use crate::support::memory::Memory;
 use crate::support::stage::Stage;
-use crate::support::tandem::{TANDEM, Tandem};
+use crate::support::tandem::{Tandem, program};
 use crate::support::{connect, load, rows, sql};
 
 /// Clients of a round.
@@ -172,9 +172,8 @@ async fn a_journal_in_use_is_refused_in_words() {
     let text =
         text.replace(&stage.tandem.port.to_string(), &ports[0].to_string()).replace(admin, &ports[1].to_string());
     std::fs::write(stage.tandem.dir().join("second.toml"), text).expect("written");
-    let mut command = Command::new(TANDEM);
     let output =
-        command.args(["run", "--config", "second.toml"]).current_dir(stage.tandem.dir()).output().expect("it runs");
+        program().args(["run", "--config", "second.toml"]).current_dir(stage.tandem.dir()).output().expect("it runs");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("tandem-data") && said.contains("use"), "{said}");

@@ -80,6 +80,21 @@ fn only_the_assembly_picks_a_protocol_by_the_wire() {
 }
 
 #[test]
+fn nobody_starts_tandem_with_the_settings_of_whoever_tests_it() {
+    for folder in ["tests", "benches"] {
+        let below = root().join(folder);
+        let names: Vec<PathBuf> = sources(folder)
+            .into_iter()
+            .filter(|path| code(path).contains(concat!("CARGO_BIN_", "EXE")))
+            .map(|path| path.strip_prefix(&below).expect("below it").to_owned())
+            .collect();
+        let [helper] = &names[..] else { panic!("{folder}: one place names the binary, not {names:?}") };
+        let starts = code(&below.join(helper)).matches("sandbox::tandem(env!").count();
+        assert_eq!(starts, 1, "{folder}: {} starts it without them", helper.display());
+    }
+}
+
+#[test]
 fn every_finding_of_a_switch_is_explained_for_the_night() {
     let night = fs::read_to_string(root().join("docs/switch.md")).expect("UTF-8");
     let mut seen = 0;

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -13,7 +13,7 @@ use super::Failure;
 use super::shadow::SAMPLE;
 use crate::admin::client::Client as Admin;
 use crate::config::Wire;
-use crate::sandbox::{Sandbox, free_port};
+use crate::sandbox::{self, Sandbox, free_port};
 
 /// Longest time for it to start.
 const READY: Duration = Duration::from_secs(30);
@@ -76,12 +76,8 @@ impl Tandem {
         let refused = |error: std::io::Error| Failure::Unreachable(format!("tandem does not start: {error}"));
         let log = File::options().create(true).append(true).open(self.log_file()).map_err(refused)?;
         let program = std::env::current_exe().map_err(refused)?;
+        let mut command = sandbox::tandem(program);
         // A group of its own: Ctrl-C ends the demo, and the demo ends tandem.
-        let mut command = Command::new(program);
-        // They overrule the file (`TANDEM_ORIGIN_URL`): where tandem runs by them, the demo would work on what that one moves.
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TANDEM_")) {
-            command.env_remove(name);
-        }
         command.args(["run", "--config"]).arg(self.config_file()).process_group(0).stdin(Stdio::null()).stderr(log);
         let child = command.spawn().map_err(refused)?;
         self.sandbox.remember(child.id())?;

@@ -6,14 +6,16 @@ use std::process::{Child, Command, Output, Stdio};
 
 use ::tandem::admin::client::Client;
 use ::tandem::config::Secret;
-use ::tandem::sandbox::{Sandbox, free_port};
+use ::tandem::sandbox::{self, Sandbox, free_port};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::until;
 
-/// The program under test.
-pub(crate) const TANDEM: &str = env!("CARGO_BIN_EXE_tandem");
+/// The program under test, without the settings of whoever tests it. Nothing else starts it.
+pub(crate) fn program() -> Command {
+    sandbox::tandem(env!("CARGO_BIN_EXE_tandem"))
+}
 
 /// What tables and types of other tests may be found to lack, where nodes are shared.
 const OF_OTHERS: [&str; 4] = ["schema_differs", "index_missing", "type_differs", "clustering_order_differs"];
@@ -82,8 +84,8 @@ impl Tandem {
     /// Start the process, and wait for nothing.
     pub(crate) fn spawn(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(self.dir().join("log")).expect("a log");
-        let mut command = Command::new(TANDEM);
-        command.arg("run").current_dir(self.dir()).env_remove("TANDEM_PG_BIN").stdin(Stdio::null()).stderr(log);
+        let mut command = program();
+        command.arg("run").current_dir(self.dir()).stdin(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().expect("the binary runs"));
     }
 
@@ -160,10 +162,10 @@ impl Tandem {
     pub(crate) async fn switch_to(&self, side: &str) {
         let mut last = String::new();
         let switched = until(async || {
-            let mut command = tokio::process::Command::new(TANDEM);
+            let mut command = tokio::process::Command::from(program());
             command.args(["switch", side, "--yes", "--admin", &self.admin]);
             command.args(OF_OTHERS.iter().flat_map(|name| ["--ignore", name]));
-            let output = command.env_remove("TANDEM_PG_BIN").output().await.expect("the binary runs");
+            let output = command.output().await.expect("the binary runs");
             last = String::from_utf8_lossy(&output.stdout).into_owned();
             output.status.success().then_some(())
         });
@@ -287,7 +289,7 @@ fn is_settled(status: &serde_json::Value) -> bool {
 
 /// Run the command line to its end.
 pub(crate) fn cli(args: &[&str]) -> Output {
-    Command::new(TANDEM).args(args).env_remove("TANDEM_PG_BIN").output().expect("the binary runs")
+    program().args(args).output().expect("the binary runs")
 }
 
 /// A running `tandem backfill worker`, with the files of the tandem that it works for; dropped, it is killed.
@@ -302,7 +304,7 @@ impl Worker {
     pub(crate) fn start(tandem: &Tandem, name: &str, more: &[&str]) -> Worker {
         let folder = tandem.dir().to_owned();
         let file = |kind: &str| std::fs::File::create(folder.join(format!("worker-{name}.{kind}"))).expect("a file");
-        let mut command = Command::new(TANDEM);
+        let mut command = program();
         command.args(["backfill", "worker", "--json", "--admin", &tandem.admin, "--name", name]).args(more);
         command.current_dir(&folder).stdin(Stdio::null()).stdout(file("out")).stderr(file("log"));
         let child = Some(command.spawn().expect("the binary runs"));
