@@ -44,8 +44,10 @@ impl Copied {
 }
 
 /// What comparisons found; these names stay.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Compared {
+    /// How the last of them ended, or the first that did not end well.
+    pub(super) state: State,
     pub(super) equal: u64,
     pub(super) missing: u64,
     pub(super) extra: u64,
@@ -53,9 +55,16 @@ pub(super) struct Compared {
     pub(super) skipped: u64,
 }
 
+impl Default for Compared {
+    fn default() -> Compared {
+        Compared { state: State::Initializing, equal: 0, missing: 0, extra: 0, different: 0, skipped: 0 }
+    }
+}
+
 impl Compared {
     pub(super) fn plus(self, other: Compared) -> Compared {
         Compared {
+            state: if self.state == State::Done { other.state } else { self.state },
             equal: self.equal + other.equal,
             missing: self.missing + other.missing,
             extra: self.extra + other.extra,
@@ -65,7 +74,7 @@ impl Compared {
     }
 
     pub(super) fn is_equal(&self) -> bool {
-        self.equal > 0 && self.missing + self.extra + self.different + self.skipped == 0
+        self.state == State::Done && self.equal > 0 && self.missing + self.extra + self.different + self.skipped == 0
     }
 }
 
@@ -77,7 +86,7 @@ impl Walked {
 
     pub(super) fn verify(&self) -> Compared {
         let Counts { equal, missing, extra, different, skipped, .. } = self.report.counts;
-        Compared { equal, missing, extra, different, skipped }
+        Compared { state: self.report.state, equal, missing, extra, different, skipped }
     }
 
     pub(super) fn told(&self) -> String {
@@ -114,5 +123,21 @@ pub(super) async fn walk(kind: Kind, admin: &Client) -> Result<Walked, Failure> 
             return Err(Failure::Refused(format!("{path} gets no further: {}, {why}", report.state.as_str())));
         }
         sleep(LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sides_are_equal_only_where_every_comparison_came_to_its_end() {
+        let compared = |state| Compared { state, equal: 1, ..Compared::default() };
+        let [done, failed, cancelled] = [State::Done, State::Failed, State::Cancelled].map(compared);
+        assert!(done.is_equal() && done.plus(done).is_equal());
+        for (one, other) in [(done, failed), (failed, done), (done, cancelled), (done, Compared::default())] {
+            assert!(!one.plus(other).is_equal(), "{one:?} {other:?}");
+        }
+        assert_eq!(failed.plus(cancelled).state, State::Failed);
     }
 }

@@ -67,7 +67,7 @@ pub(super) struct Load {
     pub(super) errors: AtomicU64,
     /// What the first of them said.
     pub(super) first_error: OnceLock<String>,
-    /// Connections lost to a kill.
+    /// Connections lost to a kill, or refused while tandem starts.
     pub(super) reconnects: AtomicU64,
     /// Connections lost, or refused, without a kill.
     pub(super) dropped: AtomicU64,
@@ -118,7 +118,8 @@ impl Load {
     }
 
     fn failed(&self, trouble: &Trouble) {
-        if self.around_kill.load(Relaxed) {
+        // A kill takes connections. An error on one that goes on is no part of it.
+        if trouble.dropped && self.around_kill.load(Relaxed) {
             self.reconnects.fetch_add(1, Relaxed);
             return;
         }
@@ -130,4 +131,24 @@ impl Load {
 
 fn no_answer() -> Trouble {
     Trouble { why: "no answer in time".to_owned(), dropped: true }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kill_excuses_lost_connections_and_no_other_error() {
+        let load = Load::default();
+        let seen = |load: &Load| [&load.reconnects, &load.dropped, &load.errors].map(|count| count.load(Relaxed));
+        let trouble = |dropped| Trouble { why: "no".to_owned(), dropped };
+        load.around_kill.store(true, Relaxed);
+        load.failed(&trouble(true));
+        assert_eq!(seen(&load), [1, 0, 0]);
+        load.failed(&trouble(false));
+        assert_eq!(seen(&load), [1, 0, 1]);
+        load.around_kill.store(false, Relaxed);
+        load.failed(&trouble(true));
+        assert_eq!(seen(&load), [1, 1, 2]);
+    }
 }

@@ -42,9 +42,11 @@ pub(super) struct Report {
     pub(super) kills: u64,
     /// Switches of the primary, to the target and back.
     pub(super) switches: u64,
-    /// How long 99 of 100 switches held clients at most.
+    /// Switches that were begun and came to nothing; they were asked for again.
+    pub(super) aborted: u64,
+    /// How long 99 of 100 switches held clients at most, aborted ones among them.
     pub(super) hold_ms_p99: f64,
-    /// How long the longest switch held clients.
+    /// How long the longest of them held clients.
     pub(super) hold_ms_max: f64,
     /// Reads that did not show what the same client had seen acknowledged.
     pub(super) stale_reads: u64,
@@ -75,6 +77,7 @@ impl Report {
             kills: played.kills,
             target_outage_s: (played.outage.as_secs_f64() * 10.0).round() / 10.0,
             switches: played.switches.count(),
+            aborted: played.switches.aborted(),
             hold_ms_p99: played.switches.held_ms(0.99),
             hold_ms_max: played.switches.held_ms(1.0),
             switched: played.switches.failed().is_none(),
@@ -128,7 +131,7 @@ pub(super) fn screen(report: &Value) -> String {
          \n  writes acknowledged   {} in {} s\
          \n  target away           {} s, worst lag {} ms\
          \n  tandem killed         {} times, clients reconnected {} times\
-         \n  switched              {} times, clients held {} ms at most\
+         \n  switched              {} times, {} aborted, clients held {} ms at most\
          \n  reads compared        {}, {} alike, {} false alarms, {} of {} planted found, {} mended\
          \n  stale / dropped       {} / {}\
          \n  errors seen           {}\
@@ -144,6 +147,7 @@ pub(super) fn screen(report: &Value) -> String {
         number("kills"),
         number("reconnects"),
         number("switches"),
+        number("aborted"),
         number("hold_ms_max"),
         number("shadow/compared"),
         number("shadow/matched"),
@@ -181,7 +185,7 @@ mod tests {
             hold_ms_max: 30.0,
             switched: true,
             backfill: Copied { state: State::Done, rows: 60_110, seconds: 1.5 },
-            verify: Compared { equal: 120_000, ..Compared::default() },
+            verify: Compared { state: State::Done, equal: 120_000, ..Compared::default() },
             shadow: Shadowed { compared: 9, matched: 8, planted: 1, found: 1, repaired: 1, ..Shadowed::default() },
             ..Report::default()
         }
@@ -204,8 +208,10 @@ mod tests {
             Report { backfill: Copied { rows: 0, ..report().backfill }, ..report() },
             Report { backfill: Copied { state: State::Failed, ..report().backfill }, ..report() },
             Report { verify: Compared { missing: 1, ..report().verify }, ..report() },
+            Report { verify: Compared { state: State::Failed, ..report().verify }, ..report() },
             Report { verify: Compared::default(), ..report() },
             Report { shadow: Shadowed::default(), ..report() },
+            Report { shadow: Shadowed { matched: 0, ..report().shadow }, ..report() },
         ] {
             assert!(!wrong.judged().ok);
         }
@@ -228,7 +234,7 @@ mod tests {
     fn the_names_of_the_report_stay() {
         let value = serde_json::to_value(report()).expect("JSON");
         let names: Vec<&str> = value.as_object().expect("an object").keys().map(String::as_str).collect();
-        let stay = "backfill client_errors dropped_clients extra hold_ms_max hold_ms_p99 kills lag_ms_max lost \
+        let stay = "aborted backfill client_errors dropped_clients extra hold_ms_max hold_ms_p99 kills lag_ms_max lost \
                     mismatched ok reconnects rows_compared seconds shadow stale_reads switches target_outage_s verify wire \
                     writes_acked";
         assert_eq!(names, stay.split_whitespace().collect::<Vec<_>>());

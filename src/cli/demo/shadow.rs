@@ -46,7 +46,8 @@ impl Shadowed {
 
     pub(super) fn is_well(&self) -> bool {
         let mended = (self.planted, self.found) == (self.found, self.repaired) && self.planted > 0;
-        mended && self.compared > 0 && self.false_alarms == 0
+        // The reads of what was planted are compared too: only those that were alike show that clients' reads were.
+        mended && self.matched > 0 && self.false_alarms == 0
     }
 }
 
@@ -163,7 +164,7 @@ mod tests {
         let well = Shadowed { compared: 9, matched: 8, planted: 1, found: 1, repaired: 1, ..Shadowed::default() };
         assert!(well.is_well());
         for wrong in [
-            Shadowed { compared: 0, ..well },
+            Shadowed { compared: 1, matched: 0, ..well },
             Shadowed { false_alarms: 1, ..well },
             Shadowed { planted: 0, found: 0, repaired: 0, ..well },
             Shadowed { found: 0, repaired: 0, ..well },
