@@ -38,7 +38,7 @@ async fn rounds_of_kills(rounds: u32, more: &str) {
             load.more(UNITS).await;
         }
         let done = load.stop().await;
-        assert_eq!(done.refused, Vec::<String>::new(), "round {round}");
+        assert_eq!((&done.refused, &done.stale), (&Vec::new(), &Vec::new()), "round {round}\n{}", stage.tandem.log());
         told.merge(done.memory);
         stage.assert_equal(load::TABLES).await;
         for (side, server) in [("origin", &stage.origin), ("target", &stage.target)] {
