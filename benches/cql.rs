@@ -4,7 +4,7 @@
 //! ```text
 //! cargo bench --bench cql                                        everything but real Cassandra
 //! cargo bench --bench cql -- forward --seconds 5                 one row, with longer rounds
-//! cargo bench --bench cql -- real                                on Cassandra 4.1 and 5.0: scripts/setup fetches them
+//! cargo bench --bench cql -- real                                on Cassandra 4.1 and 5.0: scripts/setup --cql fetches them
 //! ZDM_PROXY=/usr/local/bin/zdm-proxy cargo bench --bench cql -- latency throughput
 //! TANDEM_BENCH_DIR=/mnt/other cargo bench --bench cql -- latency the journal has a disk of its own
 //! ```

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ::tandem::metrics::{CATALOG, Kind, Metric};
+use ::tandem::sandbox::cache_folder;
 
 /// What assembles the program, or shows it: these may name protocols. All else is the core.
 const ABOVE_PROTOCOLS: &[&str] = &["protocol", "proxy.rs", "cli", "lib.rs", "main.rs"];
@@ -217,17 +217,16 @@ fn every_alarm_says_how_grave_it_is_and_where_it_is_explained() {
 
 #[test]
 fn alarms_do_what_they_are_for() {
-    // Of Debian's package `prometheus`. Where it is not, the shape of the rules is all that is tested (above).
-    let promtool = std::env::var("TANDEM_PROMTOOL").unwrap_or_else(|_| "promtool".to_owned());
+    let named = std::env::var_os("TANDEM_PROMTOOL").map(PathBuf::from);
+    let fetched = Some(cache_folder().join("promtool")).filter(|path| path.exists());
+    let promtool = named.or(fetched).unwrap_or_else(|| "promtool".into());
     for asked in [["check", "rules", "grafana/alerts.yml"], ["test", "rules", "tests/alerts.yml"]] {
-        match Command::new(&promtool).args(asked).current_dir(root()).output() {
-            Ok(output) => {
-                let said = [output.stdout, output.stderr].concat();
-                assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => return,
-            Err(error) => panic!("{promtool}: {error}"),
-        }
+        let output = Command::new(&promtool).args(asked).current_dir(root()).output();
+        let output = output.unwrap_or_else(|error| {
+            panic!("{}: {error}; run: scripts/setup --drivers, or set TANDEM_PROMTOOL", promtool.display())
+        });
+        let said = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
     }
 }
 

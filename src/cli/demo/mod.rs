@@ -47,7 +47,7 @@ Examples:
   tandem demo --keep                          leave the servers' files and tandem's journal behind
 
 It needs PostgreSQL's programs: scripts/setup gets them; TANDEM_PG_BIN names folders that have them.
-With --wire cql it needs Cassandra's jars and Java 17: scripts/setup gets them too; TANDEM_CASSANDRA names a folder that
+With --wire cql it needs Cassandra's jars and Java 17: scripts/setup --cql gets them; TANDEM_CASSANDRA names a folder that
 has a folder of jars for each version, TANDEM_JAVA a program.";
 
 #[derive(Debug, Args)]

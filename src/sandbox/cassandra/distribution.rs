@@ -23,9 +23,10 @@ pub struct Distribution {
     pub java_version: String,
 }
 
-const INSTALL: &str = "scripts/setup, or set TANDEM_CASSANDRA to a folder that has a folder of jars for each version";
+const INSTALL: &str =
+    "scripts/setup --cql, or set TANDEM_CASSANDRA to a folder that has a folder of jars for each version";
 const INSTALL_JAVA: &str =
-    "scripts/setup, or apt-get install openjdk-17-jre-headless, or set TANDEM_JAVA to the java of one";
+    "scripts/setup --cql, or the package openjdk-17-jre-headless, or set TANDEM_JAVA to the java of one";
 
 /// Every Cassandra that can be found, oldest first: `TANDEM_CASSANDRA`, or else the cache folder, has a folder of jars for
 /// each version.

@@ -12,7 +12,7 @@ use super::cql::Cql;
 
 /// The oldest version there is (4.1) and the newest (5.0).
 pub(crate) fn versions() -> (Distribution, Distribution) {
-    oldest_and_newest().expect("Cassandra is installed: scripts/setup")
+    oldest_and_newest().expect("Cassandra is installed: scripts/setup --cql")
 }
 
 /// A cluster that only the caller uses.
