@@ -1,7 +1,7 @@
 //! Everything that is looked for in PostgreSQL, with what to do about it. Names are stable.
 
 crate::check::rules! {
-    VERSION_UNSUPPORTED: Error "version_unsupported" "tandem was tried with PostgreSQL 14 to 18";
+    VERSION_UNSUPPORTED: Error "version_unsupported" "tandem supports PostgreSQL 14 to 18";
     SAME_DATABASE: Error "same_database" "origin and target are one and the same database: correct the configuration";
     SAME_SYSTEM_ID: Warning "same_system_id" "the target is a physical copy of the origin: make sure that it was promoted and no longer follows";
     POOLER: Error "pooler" "a pooler or another proxy is on the way: tandem needs its locks and process ids to be the server's own; connect directly";
