@@ -34,6 +34,7 @@ pub struct Slot<R> {
     tables: SmallVec<[TableId; 4]>,
     answer: BytesMut,
     started: Instant,
+    sent: Lsn,
     primary: Side,
     epoch: u64,
     /// Why it cannot be compared any more; when it is submitted or dropped it is counted so.
@@ -47,6 +48,8 @@ pub(super) struct Job<R> {
     pub(super) read: R,
     pub(super) place: Place,
     pub(super) tables: SmallVec<[TableId; 4]>,
+    /// Everything below was appended when it was forwarded.
+    pub(super) sent: Lsn,
     /// Everything below was appended when the answer ended.
     pub(super) point: Lsn,
     pub(super) submitted: Instant,
@@ -118,6 +121,7 @@ impl<R> Open<R> {
             tables: about.tables.iter().map(|(table, _)| *table).collect(),
             answer: BytesMut::new(),
             started: Instant::now(),
+            sent: shared.journal.appended(),
             primary: route.primary,
             epoch: route.epoch,
             end: None,
@@ -185,6 +189,7 @@ impl<R> Slot<R> {
     /// The read is forwarded only now: it had to wait for something.
     pub fn forwarded(&mut self) {
         self.started = Instant::now();
+        self.sent = self.room.as_ref().map_or(self.sent, |room| room.board.shared().journal.appended());
     }
 
     /// The answer has ended: compare it. At once, when its last byte came from the primary, and before the pass is dropped:
@@ -199,6 +204,7 @@ impl<R> Slot<R> {
             read,
             place: self.place.clone(),
             tables: std::mem::take(&mut self.tables),
+            sent: self.sent,
             point: room.board.shared().journal.appended(),
             submitted,
             primary: self.primary,

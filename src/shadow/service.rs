@@ -64,6 +64,8 @@ pub struct Causal {
     mirror: mirror::Handle,
     primary: Side,
     epoch: u64,
+    /// Everything below was appended when the read was forwarded.
+    sent: Lsn,
 }
 
 struct Work<R: Repeater> {
@@ -136,6 +138,11 @@ impl Causal {
         self.board.shared().journal.appended()
     }
 
+    /// No captured write came since the read was forwarded: nothing but those explains another answer of the primary.
+    pub fn is_quiet(&self) -> bool {
+        self.position() == self.sent
+    }
+
     /// Resolves when the secondary has everything that the primary has shown by now. Cancel safe.
     ///
     /// # Errors
@@ -172,7 +179,8 @@ impl Causal {
 
 impl<R: Repeater> Work<R> {
     fn causal(&self, job: &Job<R::Read>) -> Causal {
-        Causal { board: self.board.clone(), mirror: self.mirror.clone(), primary: job.primary, epoch: job.epoch }
+        let (board, mirror) = (self.board.clone(), self.mirror.clone());
+        Causal { board, mirror, primary: job.primary, epoch: job.epoch, sent: job.sent }
     }
 
     /// The secondary has what the read saw, and a worker is free.

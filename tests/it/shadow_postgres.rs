@@ -614,3 +614,30 @@ async fn a_tenant_is_compared_with_his_own_rows_and_no_others() {
         assert!(!said.contains("secret"), "no value is told unasked: promise 13\n{said}");
     }
 }
+
+/// What says of a tenant who he is, where no statement shows it.
+const SAID: &str = "
+CREATE FUNCTION become(who text) RETURNS text LANGUAGE sql AS $$SELECT set_config('app.tenant', who, false)$$;
+CREATE TABLE visits (id int PRIMARY KEY, tenant text);
+CREATE FUNCTION visited() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM become(NEW.tenant); RETURN NEW; END';
+CREATE TRIGGER visited BEFORE INSERT ON visits FOR EACH ROW EXECUTE FUNCTION visited();
+GRANT INSERT ON visits TO red;";
+
+#[tokio::test]
+async fn what_is_asked_under_other_settings_than_the_clients_is_not_taken_for_alike() {
+    let config = format!("{ALL}[[users]]\nname = \"red\"\n");
+    let stage = Stage::new(&format!("{TENANTS}{SAID}"), &config, &[]).await;
+    let url = format!("postgres://red@127.0.0.1:{}/postgres", stage.tandem.port);
+    sql(&stage.target.url("postgres"), "DELETE FROM bills WHERE tenant = 'red'").await;
+    for (n, told) in ["SELECT become('red')", "INSERT INTO visits VALUES (1, 'red')"].into_iter().enumerate() {
+        let red = connect(&url).await;
+        red.simple_query(told).await.expect("done");
+        stage.steady().await;
+        assert_eq!(red.query("SELECT * FROM bills", &[]).await.expect("answered").len(), 2, "{told}");
+        let skips = until(async || (skipped(&stage).await.get("unsupported") > Some(&(n as u64))).then_some(())).await;
+        assert!(skips.is_some(), "{told}: {:?}\n{}", skipped(&stage).await, stage.tandem.log());
+    }
+    for outcome in ["match", "in_flight"] {
+        assert_eq!(ended(&stage, outcome).await, 0, "{}", stage.tandem.log());
+    }
+}

@@ -110,7 +110,8 @@ pub(crate) fn catalog() -> Catalog {
     b.view(32, "bad_view", &[1]).hazards.user_functions = true;
     b.view(33, "deep_view", &[32]);
     b.table(34, "remote", &["id int4"], &[]).kind = K::Foreign;
-    b.0.user_functions = ["write_it", "balance_of", "PlaceOrder", LONG_NAME].map(str::to_owned).into();
+    b.0.user_functions = ["write_it", "balance_of", "become", "PlaceOrder", LONG_NAME].map(str::to_owned).into();
+    b.0.setters = ["become"].map(str::to_owned).into();
     b.0.calm_procedures = ["note_it"].map(str::to_owned).into();
     b.0.unsteady = [
         "now",

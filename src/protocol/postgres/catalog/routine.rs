@@ -1,5 +1,6 @@
-//! What a PL/pgSQL body cannot do, told from its source: end a transaction (only a procedure or DO block that could must
-//! be expected to have committed something when it fails, and must come first in its own), or change the key of the row that a trigger was called for.
+//! What a body in PL/pgSQL or SQL cannot do, told from its source: end a transaction (only a procedure or DO block that could must
+//! be expected to have committed something when it fails, and must come first in its own), change the key of the row that a trigger was called for,
+//! or set something for its session.
 
 /// Whether PL/pgSQL with this source could end its transaction on its way: it says COMMIT or ROLLBACK itself, or runs
 /// another body by CALL or DO.
@@ -23,6 +24,24 @@ fn of_conflict(rest: &str) -> bool {
         adjoins && (word.eq_ignore_ascii_case("nothing") || word.eq_ignore_ascii_case("update"))
     })
 }
+
+/// Whether code with this source could set something that lasts longer than itself: it says SET or RESET itself, runs what
+/// only its arguments say, or calls what could (`sets`, by name). The SET of an UPDATE is none. A word in a comment or
+/// literal counts as well: the answer errs to the safe side.
+pub fn could_set(source: &str, sets: impl Fn(&str) -> bool) -> bool {
+    source.contains('\\')
+        || source.split(';').any(|statement| {
+            let mut updates = false;
+            words(statement).any(|(word, _)| {
+                let small = word.to_lowercase();
+                updates |= small == "update";
+                SETTING.contains(&&*small) || small == "set" && !updates || sets(word) || sets(&small)
+            })
+        })
+}
+
+/// Words by which something is set, but for SET; that of UESCAPE spells names otherwise.
+const SETTING: &[&str] = &["discard", "execute", "reset", "set_config", "uescape"];
 
 /// Whether a BEFORE trigger with this source leaves these columns of the row as they are: the row is named only to
 /// be returned whole or for one of its other columns. `updated_at` triggers are of that kind. A row that is skipped
@@ -229,7 +248,7 @@ pub fn depends_on_settings(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{BY_SETTINGS, WRITING, could_end, depends_on_settings, is_calm, keeps};
+    use super::{BY_SETTINGS, WRITING, could_end, could_set, depends_on_settings, is_calm, keeps};
 
     #[test]
     fn a_trigger_is_calm_that_names_no_way_to_write() {
@@ -298,6 +317,31 @@ mod tests {
             "BEGIN RETURN (NEW); END",
         ] {
             assert!(!keeps(hot, &["id", "k"]), "{hot}");
+        }
+    }
+
+    #[test]
+    fn only_bodies_that_name_a_way_to_set_something_could() {
+        let sets = |word: &str| word == "become";
+        for calm in [
+            "BEGIN UPDATE t SET v = 1 WHERE id = 2; RETURN 3; END",
+            "BEGIN INSERT INTO t VALUES (1) ON CONFLICT (id) DO UPDATE SET v = 2; END",
+            "SELECT sum(v), current_setting('app.tenant') FROM t",
+            "",
+        ] {
+            assert!(!could_set(calm, sets), "{calm}");
+        }
+        for other in [
+            "BEGIN PERFORM set_config('app.tenant', who, false); END",
+            "BEGIN UPDATE t SET v = 1; SET search_path = b; END",
+            "begin set role other; end",
+            "BEGIN RESET ALL; END",
+            "BEGIN EXECUTE what; END",
+            "SELECT app.\"become\"('red')",
+            "SELECT Become('red')",
+            "SELECT U&\"\\0062ecome\"('red')",
+        ] {
+            assert!(could_set(other, sets), "{other}");
         }
     }
 

@@ -4,19 +4,21 @@
 //! is on its way: then all that comes is its answer. The bytes are copied beside the way that they go; nothing waits for
 //! it, and nothing is changed. One at a time: what a client asks meanwhile is not chosen.
 //!
-//! What the session has set is known by its SET statements. Where a transaction that set something was rolled back, or
-//! where something was set that no statement shows, it is not known any more, and reads are skipped until RESET ALL or
-//! DISCARD ALL; until the latter where it may be the role, which RESET ALL leaves alone.
+//! What the session has set is known by its SET statements. Where a transaction that set something was rolled back, if only
+//! to a savepoint, or where something was set that no statement shows, as a function of the user's may, it is not known any
+//! more, and reads are skipped until RESET ALL or DISCARD ALL; until the latter where it may be the role, which RESET ALL
+//! leaves alone.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::protocol::postgres::catalog::routine;
 use crate::protocol::postgres::evident;
 use crate::protocol::postgres::lexer::{Dialect, Kind, Tokens};
 use crate::protocol::postgres::moving::standby::startup_parameters;
-use crate::protocol::postgres::plan::{Action, Read, Statement, Traces, Unfit, Words};
+use crate::protocol::postgres::plan::{Action, Read, SavepointVerb, Statement, Traces, Unfit, Words};
 use crate::protocol::postgres::shadow::{Asked, Asker, Form};
 use crate::record::TableId;
 use crate::shadow::{About, Skip, Slot};
@@ -64,6 +66,9 @@ const MATTERS: &[&str] = &[
     "xmlbinary",
     "xmloption",
 ];
+
+/// With these a statement begins that writes.
+const WRITES: &[&str] = &["copy", "delete", "insert", "merge", "truncate", "update"];
 
 /// Words that stand for a moment when they are read as a date or time (documentation, "Special Date/Time Inputs").
 const MOMENTS: &[&str] = &["now", "today", "tomorrow", "yesterday"];
@@ -113,10 +118,21 @@ impl Session {
         if matches!(statement.action, Action::Begin) {
             self.shadow.spoilt = self.names_isolation(text, statement);
         } else if statement.read.is_none() {
-            self.shadow.spoilt = true;
+            self.shadow_spoils(statement);
             if sets(statement) {
                 self.shadow_sets(text, statement);
             }
+        }
+    }
+
+    /// What is no read, whatever it sets.
+    fn shadow_spoils(&mut self, statement: &Statement) {
+        self.shadow.spoilt = true;
+        // Which of the settings were made behind the savepoint nobody knows.
+        let goes_back = is_rollback_to(&statement.action) && self.shadow.touched;
+        if goes_back || self.executes_setter(statement) {
+            self.shadow.unknown = true;
+            self.shadow.acted |= !goes_back;
         }
     }
 
@@ -125,8 +141,8 @@ impl Session {
         if matches!(statement.action, Action::Begin) || sets(statement) {
             self.lex(text);
             self.shadow_follows(text, statement);
-        } else {
-            self.shadow.spoilt |= statement.read.is_none();
+        } else if statement.read.is_none() {
+            self.shadow_spoils(statement);
         }
     }
 
@@ -152,10 +168,12 @@ impl Session {
             }
             ("set" | "reset", _) => {}
             _ => {
-                // A function of the user's that sets something is seen by nobody; `set_config` by its name, not by its value.
+                // `set_config` is seen by its name, not by its value; code of the user's by nothing that it sets.
                 if statement.action.is_of_session() {
                     self.shadow.unknown = true;
                     self.shadow.acted |= names_identity(text);
+                } else if self.may_set(first, statement, self.range(statement).map_or(text, |range| &text[range])) {
+                    (self.shadow.unknown, self.shadow.acted) = (true, true);
                 }
                 return;
             }
@@ -189,6 +207,38 @@ impl Session {
         self.shadow.settings.retain(|(other, _)| *other != name);
         self.shadow.touched = true;
         self.shadow.settings.push((name, Bytes::copy_from_slice(&text[range])));
+    }
+
+    /// Whether code of the user's that it runs may set something for the session. `first`: its first word.
+    fn may_set(&self, first: &str, statement: &Statement, text: &[u8]) -> bool {
+        let (counted, opaque) = match &statement.action {
+            Action::Counted(counted) | Action::Cursor(counted) => (counted, false),
+            Action::Opaque(counted) => (counted, true),
+            _ => return false,
+        };
+        let setters = &self.shared.catalog.now().setters;
+        if routine::could_set(&String::from_utf8_lossy(text), |name| setters.contains(name)) {
+            return true;
+        }
+        match &*counted.why {
+            "DO" | "CALL" => false,
+            why if why.starts_with("function ") => false,
+            // What a write's triggers set is not followed.
+            _ if WRITES.contains(&first) => false,
+            // It runs what it does not name.
+            _ => opaque || !setters.is_empty(),
+        }
+    }
+
+    /// An EXECUTE of what may set something, told from what was prepared.
+    fn executes_setter(&self, statement: &Statement) -> bool {
+        let Action::Execute { name, .. } = &statement.action else { return false };
+        let may_set = |inner: &Statement, text: &[u8]| inner.action.is_of_session() || self.may_set("", inner, text);
+        match (self.statements.sql(name), self.statements.get(name.as_bytes())) {
+            (Some(known), _) => may_set(&known.inner, &known.text),
+            (None, Some(known)) => known.script.statements.iter().any(|inner| may_set(inner, &known.text)),
+            (None, None) => true,
+        }
     }
 
     /// The name in `SET a.b`.
@@ -402,6 +452,10 @@ fn is_idle(expect: &Expect) -> bool {
 fn sets(statement: &Statement) -> bool {
     let writes = matches!(statement.action, Action::Evident(_) | Action::Asked(_) | Action::Truncate(_));
     statement.traces.meets(Traces::SETTINGS) && !writes
+}
+
+fn is_rollback_to(action: &Action) -> bool {
+    matches!(action, Action::Savepoint(savepoint) if savepoint.verb == SavepointVerb::RollbackTo)
 }
 
 /// The setting that a word of SQL stands for.
@@ -649,6 +703,42 @@ mod tests {
         chosen.run("discard all", "CDISCARD_ALL ZI");
         chosen.run("select * from acc", "T CSELECT_0 ZI");
         assert_eq!(set(&mut chosen), Some(Vec::new()));
+    }
+
+    #[test]
+    fn what_was_set_is_not_known_behind_a_rollback_to_a_savepoint() {
+        let mut chosen = Chosen::new();
+        for (text, status) in [
+            ("begin", "CBEGIN ZT"),
+            ("savepoint s", "CSAVEPOINT ZT"),
+            ("set search_path = b", "CSET ZT"),
+            ("rollback to s", "CROLLBACK ZT"),
+            ("commit", "CCOMMIT ZI"),
+            ("select * from acc", "T CSELECT_0 ZI"),
+        ] {
+            chosen.run(text, status);
+        }
+        assert_eq!((chosen.queue.taken().len(), chosen.skipped()), (0, [("unsupported", 1)].into()));
+    }
+
+    #[test]
+    fn what_code_of_the_users_may_have_set_is_not_known() {
+        for (text, known) in [
+            ("select become('red')", false),
+            ("select 1 @@@ 2", false),
+            ("select * from bad_view", false),
+            ("do $$ begin perform set_config('app.tenant', 'red', false); end $$", false),
+            ("do $$ begin perform become('red'); end $$", false),
+            ("execute what", false),
+            ("select balance_of(1)", true),
+            ("do $$ begin update acc set bal = 1; end $$", true),
+            ("insert into trig values (1, 2)", true),
+        ] {
+            let mut chosen = Chosen::new();
+            chosen.peers.query(text);
+            let shadow = &chosen.peers.session.shadow;
+            assert_eq!((shadow.unknown, shadow.acted), (!known, !known), "{text}");
+        }
     }
 
     #[test]
