@@ -20,8 +20,9 @@ use super::reading::Field;
 
 /// More rows that differ are not named.
 const NAMED_MAX: usize = 100;
-/// Pairs of rows without keys that are tried.
-const PAIRS_MAX: usize = 1 << 20;
+/// Bytes of rows without keys that are read to find out which is like which: some milliseconds of the thread on which tandem
+/// does everything but carry clients' traffic.
+const TRIED_BYTES_MAX: usize = 4 << 20;
 
 /// An answer, taken apart.
 pub(super) struct Sheet<'a> {
@@ -214,26 +215,29 @@ struct Both<'s, 'a> {
 }
 
 impl<'a> Both<'_, 'a> {
-    /// Columns in which two rows differ.
-    fn differing(&self, ours: Row<'_>, theirs: Row<'_>) -> Vec<usize> {
-        if ours.bytes() == theirs.bytes() {
-            return Vec::new();
-        }
+    /// Columns in which two rows differ: looked at one by one, as far as they are taken.
+    fn differing(&self, ours: Row<'a>, theirs: Row<'a>) -> impl Iterator<Item = usize> {
+        let is_same = ours.bytes() == theirs.bytes();
         let columns = self.kinds.iter().zip(self.terms.fields).enumerate();
-        let cells = columns.zip(ours.iter().zip(theirs.iter()));
-        cells
-            .filter_map(|((at, (kinds, field)), (ours, theirs))| {
-                let ignored = self.terms.ignored.get(at).copied().unwrap_or_default();
-                (!ignored && !alike(field.form, *kinds, ours, theirs)).then_some(at)
-            })
-            .collect()
+        let cells = columns.zip(ours.iter().zip(theirs.iter())).take_while(move |_| !is_same);
+        cells.filter_map(|((at, (kinds, field)), (ours, theirs))| {
+            (!self.is_ignored(at) && !alike(field.form, *kinds, ours, theirs)).then_some(at)
+        })
+    }
+
+    fn are_alike(&self, ours: Row<'a>, theirs: Row<'a>) -> bool {
+        self.differing(ours, theirs).next().is_none()
+    }
+
+    fn is_ignored(&self, at: usize) -> bool {
+        self.terms.ignored.get(at).copied().unwrap_or_default()
     }
 
     /// The primary, asked before and after, shows it alike.
-    fn stays(&self, first: &Deviation<'_>, last: &Deviation<'_>) -> bool {
+    fn stays(&self, first: &Deviation<'a>, last: &Deviation<'a>) -> bool {
         match (first.ours, last.ours) {
             (None, None) => true,
-            (Some(before), Some(after)) => self.differing(before, after).is_empty(),
+            (Some(before), Some(after)) => self.are_alike(before, after),
             _ => false,
         }
     }
@@ -242,7 +246,7 @@ impl<'a> Both<'_, 'a> {
         let (ours, theirs) = (self.ours.rows.len(), self.theirs.rows.len());
         let enough = (ours <= theirs || self.theirs.goes_on) && (theirs <= ours || self.ours.goes_on);
         let mut pairs = self.ours.rows.iter().zip(&self.theirs.rows);
-        enough && pairs.all(|(ours, theirs)| self.differing(*ours, *theirs).is_empty())
+        enough && pairs.all(|(ours, theirs)| self.are_alike(*ours, *theirs))
     }
 
     fn by_key(&self, identity: &[usize]) -> Compared<'a> {
@@ -301,26 +305,45 @@ impl<'a> Both<'_, 'a> {
     }
 
     fn deviation(&self, ours: Option<Row<'a>>, theirs: Option<Row<'a>>) -> Deviation<'a> {
-        let columns = ours.zip(theirs).map(|(ours, theirs)| self.differing(ours, theirs)).unwrap_or_default();
+        let columns = ours.zip(theirs).map(|(ours, theirs)| self.differing(ours, theirs).collect()).unwrap_or_default();
         Deviation { key: Vec::new(), ours, theirs, columns }
     }
 
     /// Rows that have no like on the other side. `None`: there are too many to tell.
     fn unmatched(&self) -> Option<(Vec<Row<'a>>, Vec<Row<'a>>)> {
-        let mut theirs = self.theirs.rows.clone();
+        let (ours, mut theirs) = self.not_to_the_byte();
         let mut left = Vec::new();
         let mut tried = 0;
-        for row in &self.ours.rows {
-            tried += theirs.len();
-            match theirs.iter().position(|other| self.differing(*row, *other).is_empty()) {
+        for row in ours {
+            let like = theirs.iter().position(|other| {
+                tried += row.bytes().len() + other.bytes().len();
+                tried <= TRIED_BYTES_MAX && self.are_alike(row, *other)
+            });
+            match like {
+                _ if tried > TRIED_BYTES_MAX => return None,
                 Some(at) => drop(theirs.swap_remove(at)),
-                None => left.push(*row),
-            }
-            if tried > PAIRS_MAX {
-                return None;
+                None => left.push(row),
             }
         }
         Some((left, theirs))
+    }
+
+    /// Rows that no row of the other side is equal to: to the byte, where they are compared.
+    fn not_to_the_byte(&self) -> (Vec<Row<'a>>, Vec<Row<'a>>) {
+        let cells = |row: &Row<'a>| -> Vec<Option<&'a [u8]>> {
+            row.iter().enumerate().map(|(at, cell)| cell.filter(|_| !self.is_ignored(at))).collect()
+        };
+        let mut places: HashMap<_, Vec<usize>> = HashMap::new();
+        for (at, row) in self.theirs.rows.iter().enumerate() {
+            places.entry(cells(row)).or_default().push(at);
+        }
+        let mut theirs: Vec<Option<Row<'a>>> = self.theirs.rows.iter().copied().map(Some).collect();
+        let is_left = |row: &&Row<'a>| match places.get_mut(&cells(row)).and_then(Vec::pop) {
+            Some(at) => theirs[at].take().is_none(),
+            None => true,
+        };
+        let ours = self.ours.rows.iter().filter(is_left).copied().collect();
+        (ours, theirs.into_iter().flatten().collect())
     }
 }
 

@@ -140,6 +140,18 @@ fn rows_without_keys_are_paired_as_far_as_that_goes() {
 }
 
 #[test]
+fn many_rows_without_keys_are_paired_by_their_bytes_and_the_rest_is_bounded() {
+    let bag = |ignored| Rule { identity: None, is_ordered: false, ignored };
+    let rows = |rows: Vec<i32>| rows.iter().map(|n| format!("{n} {}", n % 7)).collect::<Vec<_>>().join(", ");
+    let (ours, turned) = (rows((0..5_000).collect()), rows((0..5_000).rev().collect()));
+    assert_eq!(compared(&bag(vec![]), &ours, &turned), "alike");
+    assert_eq!(compared(&bag(vec![]), &ours, &rows((1..5_000).rev().collect())), "missing 0");
+    let others = rows((0..5_000).map(|n| n * 10).collect());
+    assert_ne!(compared(&bag(vec![false, true]), &ours, &others), "alike");
+    assert_eq!(compared(&bag(vec![]), &ours, &rows((5_000..10_000).collect())), "undecided");
+}
+
+#[test]
 fn columns_of_another_type_are_named() {
     let bigint = Type::Native(Native::Bigint);
     let ours = message(&COLUMNS, "");
