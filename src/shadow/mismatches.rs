@@ -113,7 +113,7 @@ struct Key {
 enum Rows {
     /// Those with these keys.
     Keyed(u64),
-    /// Nobody can tell: those that this question is about, its values included.
+    /// Nobody can tell: those that this question is about, its values included. Of an error, whatever this user asks for.
     Asked(u64),
     /// It is of the statement, whatever its values are.
     All,
@@ -123,7 +123,7 @@ impl Rows {
     fn of(found: &Difference, question: u64) -> Rows {
         match found.key_hash {
             Some(hash) => Rows::Keyed(hash),
-            None if found.how.is_of_rows() => Rows::Asked(question),
+            None if found.how.is_of_rows() || found.how == How::OtherError => Rows::Asked(question),
             None => Rows::All,
         }
     }
@@ -149,6 +149,8 @@ pub(super) struct At {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Noted {
     pub(super) id: u64,
+    /// Which of all sights this one is: a later one has a higher number.
+    pub(super) sight: u64,
     /// Nobody was told of it, or it was gone.
     pub(super) is_news: bool,
 }
@@ -165,12 +167,13 @@ impl Mismatches {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A difference lasted. `question` is a hash of all that was asked.
+    /// A difference lasted. `question` is a hash of all that was asked; of an error, of who asked.
     pub(super) fn note(&self, (shape, statement): (u64, &Arc<str>), question: u64, found: Difference, at: At) -> Noted {
         self.lock().note((shape, statement), question, bounded(found), at)
     }
 
-    /// Both sides are alike again. False: it was forgotten, or somebody has seen it since this sight: ask again.
+    /// Both sides are alike again, asked what showed it in this sight. False: it was forgotten, or somebody has seen it since: ask
+    /// what he asked.
     pub(super) fn gone(&self, id: u64, sight: u64) -> bool {
         let mut book = self.lock();
         let entry = book.entries.values_mut().find(|entry| entry.id == id && entry.sight == sight);
@@ -191,9 +194,9 @@ impl Mismatches {
         self.lock().entries.values().filter(is_left).count()
     }
 
-    /// Its last sight; `None`: it is not kept, or known to be gone.
-    pub(super) fn last_sight(&self, id: u64) -> Option<u64> {
-        self.lock().entries.values().find(|entry| entry.id == id && !entry.is_gone).map(|entry| entry.sight)
+    /// It is kept, and not known to be gone.
+    pub(super) fn is_open(&self, id: u64) -> bool {
+        self.lock().entries.values().any(|entry| entry.id == id && !entry.is_gone)
     }
 
     /// All of them, those seen last first.
@@ -278,7 +281,7 @@ impl Book {
             }
         }
         self.shrink();
-        Noted { id: entry.id, is_news }
+        Noted { id: entry.id, sight: entry.sight, is_news }
     }
 
     fn shrink(&mut self) {
@@ -324,13 +327,14 @@ mod tests {
         let mismatches = Mismatches::default();
         let first = note(&mismatches, 1, 7);
         assert!(first.is_news);
-        assert_eq!(note(&mismatches, 1, 7), Noted { is_news: false, ..first });
+        let again = note(&mismatches, 1, 7);
+        assert_eq!((again.id, again.is_news), (first.id, false));
         assert_eq!((mismatches.open(1), mismatches.list()[0].count), (1, 2));
-        let sight = mismatches.last_sight(first.id).expect("it is open");
-        assert!(!mismatches.gone(first.id, sight - 1), "it was seen since");
-        assert!(mismatches.gone(first.id, sight) && mismatches.last_sight(first.id).is_none());
+        assert!(!mismatches.gone(first.id, first.sight), "it was seen since");
+        assert!(mismatches.gone(first.id, again.sight) && !mismatches.is_open(first.id));
         assert_eq!(mismatches.open(1), 0);
-        assert_eq!(note(&mismatches, 1, 7), first);
+        let again = note(&mismatches, 1, 7);
+        assert_eq!((again.id, again.is_news), (first.id, true));
         assert!(note(&mismatches, 2, 7).is_news, "another statement shows it");
         assert!(note(&mismatches, 1, 8).is_news, "another key");
     }
@@ -344,6 +348,8 @@ mod tests {
         };
         assert!(asked(1, How::OtherValue) && asked(2, How::OtherValue) && !asked(1, How::OtherValue));
         assert!(asked(1, How::OtherType) && !asked(2, How::OtherType));
+        // Here it is who asked.
+        assert!(asked(1, How::OtherError) && asked(2, How::OtherError));
     }
 
     #[test]

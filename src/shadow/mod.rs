@@ -26,6 +26,7 @@
 
 mod board;
 mod findings;
+mod followed;
 mod histogram;
 mod lines;
 mod mismatches;
@@ -88,6 +89,9 @@ pub trait Repeater: Send + Sync + 'static {
 
     /// A hash of all that was asked: the text, its values, who asked.
     fn question(&self, read: &Self::Read) -> u64;
+
+    /// A hash of who asked.
+    fn asker(&self, read: &Self::Read) -> u64;
 }
 
 /// A read that was repeated.

@@ -15,11 +15,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::followed::{Followed, Place, Witness};
 use super::lines::Lines;
 use super::mismatches::At;
 use super::sampler::Job;
 use super::shapes::End;
-use super::{Board, Difference, Rechecked, Repeated, Repeater, Skip, Verdict};
+use super::{Board, Difference, How, Rechecked, Repeated, Repeater, Skip, Verdict};
 use crate::journal::Lsn;
 use crate::metrics;
 use crate::mirror;
@@ -75,6 +76,7 @@ struct Work<R: Repeater> {
     workers: Arc<Semaphore>,
     followers: Arc<Semaphore>,
     lines: Lines,
+    followed: Followed<R::Read>,
 }
 
 /// What becomes of a read that differs.
@@ -92,6 +94,7 @@ impl<R: Repeater> Service<R> {
             workers: Arc::new(Semaphore::new(board.config().workers)),
             followers: Arc::new(Semaphore::new(FOLLOWED_MAX)),
             lines: Lines::default(),
+            followed: Followed::default(),
             board,
             mirror,
             repeater,
@@ -286,7 +289,11 @@ impl<R: Repeater> Work<R> {
         }
         job.place.shape.ended(End::Mismatch);
         let at = At { primary: job.primary, epoch: job.epoch };
-        let question = self.repeater.question(&job.read);
+        let question = match found.how {
+            // One may be refused what another one is not.
+            How::OtherError => self.repeater.asker(&job.read),
+            _ => self.repeater.question(&job.read),
+        };
         let noted = self.board.mismatches().note((job.place.id, &job.place.text), question, found.clone(), at);
         if noted.is_news {
             self.tell(&job, noted.id, &found);
@@ -295,12 +302,17 @@ impl<R: Repeater> Work<R> {
         if noted.is_news || !found.keys.is_empty() {
             self.mend(&found).await;
         }
+        let witness = Witness { job: Arc::new(job), sight: noted.sight };
+        if self.followed.renew(noted.id, &witness) {
+            return;
+        }
         // One that nobody had time for is followed when it is seen again.
         if let Ok(_follower) = self.followers.clone().try_acquire_owned()
             && let Some(_following) = self.board.mismatches().follow(noted.id)
         {
+            let place = self.followed.begin(noted.id, witness);
             // A switch ends it.
-            let _ = causal.until_switch(self.follow(&job, causal, noted.id)).await;
+            let _ = causal.until_switch(self.follow(noted.id, &place)).await;
         }
     }
 
@@ -330,14 +342,17 @@ impl<R: Repeater> Work<R> {
     }
 
     /// Until both sides are alike, an operator has forgotten it, or for long enough.
-    async fn follow(&self, job: &Job<R::Read>, causal: &Causal, id: u64) {
+    async fn follow(&self, id: u64, place: &Place<'_, R::Read>) {
         let until = Instant::now() + FOLLOWED_FOR;
         let mut pauses = Backoff::new(FOLLOWED_EVERY.0, FOLLOWED_EVERY.1, id);
         while Instant::now() < until {
             sleep(pauses.pause()).await;
             let worker = self.worker().await;
-            let Some(sight) = self.board.mismatches().last_sight(id) else { return };
-            let alike = self.recheck(job, causal).await == Rechecked::InFlight;
+            let Some(Witness { job, sight }) = place.witness() else { return };
+            if !self.board.mismatches().is_open(id) {
+                return;
+            }
+            let alike = self.recheck(&job, &self.causal(&job)).await == Rechecked::InFlight;
             drop(worker);
             if alike && self.board.mismatches().gone(id, sight) {
                 return tracing::info!(id, "a difference is gone");

@@ -33,6 +33,14 @@ pub(super) fn difference() -> Difference {
     }
 }
 
+/// A difference of the statement, whatever its values are.
+fn of_all(how: How) -> Difference {
+    Difference { how, key_hash: None, ..difference() }
+}
+
+/// This question shows another type, however often it is asked.
+const STUBBORN: u32 = 99;
+
 /// A board, with everything chosen.
 pub(super) struct Stage {
     pub(super) board: Board,
@@ -120,8 +128,9 @@ impl Repeater for Scripted {
         }
     }
 
-    async fn recheck(&self, _: &u32, causal: &Causal) -> Rechecked {
+    async fn recheck(&self, read: &u32, causal: &Causal) -> Rechecked {
         match causal.reach().await {
+            Ok(()) if *read == STUBBORN => Rechecked::Persists(of_all(How::OtherType)),
             Ok(()) => next(&self.rechecks),
             Err(why) => Rechecked::Skipped(why),
         }
@@ -129,6 +138,10 @@ impl Repeater for Scripted {
 
     fn question(&self, read: &u32) -> u64 {
         u64::from(*read)
+    }
+
+    fn asker(&self, _: &u32) -> u64 {
+        7
     }
 }
 
@@ -421,17 +434,29 @@ async fn one_question_that_is_alike_again_says_nothing_of_another() {
     assert_eq!(running.stage.board.open_mismatches(), 2);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_one_question_still_shows_another_one_that_is_alike_does_not_end() {
+    let running = Running::new(Scripted::differing([Rechecked::Persists(of_all(How::OtherType)), Rechecked::InFlight]));
+    running.stage.catch_up();
+    for (question, count) in [(1, 1), (STUBBORN, 2)] {
+        running.handle.sample(about).expect("chosen").submit(question);
+        running.until(|total| total.mismatched() == count).await;
+    }
+    tokio::time::sleep(Duration::from_secs(900)).await;
+    let board = &running.stage.board;
+    assert_eq!((board.open_mismatches(), board.mismatches().list().len(), board.queued()), (1, 1, (0, 0)));
+}
+
 #[test]
 fn what_is_shown_while_it_is_asked_again_is_not_gone() {
     let mismatches = Mismatches::default();
     let note = || {
         let at = mismatches::At { primary: Side::Origin, epoch: 1 };
-        mismatches.note((1, &"select".into()), 1, difference(), at).id
+        mismatches.note((1, &"select".into()), 1, difference(), at)
     };
-    let id = note();
-    let sight = mismatches.last_sight(id).expect("open");
+    let first = note();
     note();
-    assert!(!mismatches.gone(id, sight) && mismatches.open(1) == 1);
+    assert!(!mismatches.gone(first.id, first.sight) && mismatches.open(1) == 1);
 }
 
 #[tokio::test(start_paused = true)]

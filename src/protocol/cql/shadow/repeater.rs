@@ -175,6 +175,11 @@ impl shadow::Repeater for Repeater {
     fn question(&self, read: &Read) -> u64 {
         read.question()
     }
+
+    /// tandem asks as itself, whoever asked.
+    fn asker(&self, _: &Read) -> u64 {
+        0
+    }
 }
 
 /// Tokens are in the same order on both.

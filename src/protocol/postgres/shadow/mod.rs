@@ -35,6 +35,7 @@ use crate::mirror::Twins;
 use crate::record::Side;
 use crate::shadow::{self, Causal, Difference, Rechecked, Repeated, Skip, Verdict};
 
+use super::lexer::hash;
 use super::shared::Shared;
 use super::{scope::Scope, servers::Servers};
 
@@ -227,6 +228,10 @@ impl shadow::Repeater for Repeater {
 
     fn question(&self, read: &Asked) -> u64 {
         read.question()
+    }
+
+    fn asker(&self, read: &Asked) -> u64 {
+        hash(read.asker.user.as_bytes())
     }
 }
 
