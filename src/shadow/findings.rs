@@ -6,7 +6,7 @@ use crate::check::{self, Finding};
 crate::check::rules! {
     SHADOW_MISMATCH: Error "shadow_mismatch" "reads are answered differently by the other side, and it lasts: `tandem shadow mismatches` names the rows; `tandem repair`, or find out who writes there";
     SHADOW_SLOWER: Warning "shadow_slower" "the other side takes longer over these reads: look at its indexes, statistics (ANALYZE), caches and size before clients depend on it";
-    SHADOW_UNPROVEN: Warning "shadow_unproven" "reads are sampled and none was compared yet: `tandem shadow status` says why";
+    SHADOW_UNPROVEN: Warning "shadow_unproven" "reads are sampled and none says anything yet: `tandem shadow status` says why";
 }
 
 /// Fewer reads of a shape say nothing of its speed.
@@ -23,7 +23,7 @@ impl Board {
     pub fn findings(&self) -> Vec<Finding> {
         let shapes = self.shapes().list();
         let slower = shapes.iter().filter_map(|shape| slower(shape)).collect();
-        let nothing = self.is_on() && shapes.iter().all(|shape| shape.compared() == 0);
+        let nothing = self.is_on() && shapes.iter().all(|shape| shape.compared() == shape.noise());
         let unproven = nothing.then(|| self.unproven()).into_iter().collect();
         let found = [(SHADOW_MISMATCH, self.differing()), (SHADOW_SLOWER, slower), (SHADOW_UNPROVEN, unproven)];
         found.into_iter().flat_map(|(rule, objects)| check::each(rule, None, objects)).collect()
@@ -32,7 +32,7 @@ impl Board {
     /// Why nothing was compared.
     fn unproven(&self) -> String {
         match Counts::of(&self.shapes().total()) {
-            counts if counts.skipped > 0 => format!("none of {} chosen: {}", counts.skipped, counts.reasons()),
+            counts if counts.in_vain() > 0 => format!("none of {} chosen: {}", counts.in_vain(), counts.reasons()),
             _ => "none came yet".to_owned(),
         }
     }
@@ -84,6 +84,17 @@ mod tests {
         assert_eq!(Report::of(&stage.board).summary.verdict, Answer::Go);
         assert_eq!(Report::of(&Stage::off().board).summary.verdict, Answer::Off);
         assert!(names(&Stage::off().board).is_empty());
+    }
+
+    #[test]
+    fn noise_proves_nothing() {
+        let stage = Stage::new(|_| {});
+        stage.board.shapes().place(&about(), 1).shape.ended(End::Noise);
+        assert_eq!(stage.board.findings()[0].object, "none of 1 chosen: 1 noise");
+        assert_eq!(Report::of(&stage.board).summary.verdict, Answer::Unproven);
+        stage.board.shapes().place(&about(), 1).shape.ended(End::InFlight);
+        assert!(names(&stage.board).is_empty());
+        assert_eq!(Report::of(&stage.board).summary.verdict, Answer::Go);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::cutover::report::Finding;
 pub enum Verdict {
     /// Nothing is sampled, and nothing was.
     Off,
-    /// Sampled, and nothing was compared yet.
+    /// Sampled, and nothing was compared yet, or nothing but noise.
     Unproven,
     /// What was compared is alike.
     Go,
@@ -157,7 +157,7 @@ impl Summary {
     pub fn of(board: &Board) -> Summary {
         let (counts, (queued, queued_bytes)) = (Counts::of(&board.shapes().total()), board.queued());
         let mismatches = board.open_mismatches();
-        let verdict = match (mismatches, counts.compared, board.is_on()) {
+        let verdict = match (mismatches, counts.judged(), board.is_on()) {
             (1.., ..) => Verdict::NoGo,
             (0, 1.., _) => Verdict::Go,
             (0, 0, true) => Verdict::Unproven,
@@ -197,9 +197,22 @@ impl Counts {
         }
     }
 
-    /// Why reads were skipped, the commonest first.
+    /// Compared, and not noise: that speaks neither for the other side nor against it.
+    pub(super) fn judged(&self) -> u64 {
+        self.compared - self.noise
+    }
+
+    /// Chosen, and nothing came of it.
+    pub(super) fn in_vain(&self) -> u64 {
+        self.skipped + self.noise
+    }
+
+    /// Why, the commonest first.
     pub(super) fn reasons(&self) -> String {
-        let mut skips: Vec<_> = self.skips.iter().collect();
+        let (noise, mut skips) = ("noise".to_owned(), self.skips.iter().collect::<Vec<_>>());
+        if self.noise > 0 {
+            skips.push((&noise, &self.noise));
+        }
         skips.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
         skips.iter().map(|(why, count)| format!("{count} {why}")).collect::<Vec<_>>().join(", ")
     }
@@ -237,11 +250,11 @@ impl Report {
     /// Go or no go, in a line for who decides on a switch.
     pub fn words(&self) -> String {
         let (Summary { sample, mismatches, .. }, counts) = (&self.summary, &self.summary.counts);
-        let (compared, skipped) = (counted(counts.compared, "read"), counts.skipped);
+        let (compared, in_vain) = (counted(counts.compared, "read"), counts.in_vain());
         match self.summary.verdict {
             Verdict::Off => "OFF: none is tried there; `tandem set shadow.sample=1%` begins".to_owned(),
-            Verdict::Unproven if skipped == 0 => format!("UNPROVEN: none came yet ({} % are chosen)", sample * 100.0),
-            Verdict::Unproven => format!("UNPROVEN: none of {skipped} chosen was compared: {}", counts.reasons()),
+            Verdict::Unproven if in_vain == 0 => format!("UNPROVEN: none came yet ({} % are chosen)", sample * 100.0),
+            Verdict::Unproven => format!("UNPROVEN: none of {in_vain} chosen says anything: {}", counts.reasons()),
             Verdict::Go => format!("GO: {compared} compared, no difference lasts{}", self.more()),
             Verdict::NoGo => {
                 let lasting = counted(*mismatches as u64, "lasting difference");
@@ -259,7 +272,7 @@ impl Report {
         if counts.noise > 0 {
             more += &format!("; {} noise", counts.noise);
         }
-        let never = self.statements.iter().filter(|shape| shape.counts.compared == 0).count();
+        let never = self.statements.iter().filter(|shape| shape.counts.judged() == 0).count();
         if never > 0 {
             more += &format!("; never compared: {never} of {}", counted(self.statements.len() as u64, "statement"));
         }
@@ -318,17 +331,19 @@ mod tests {
         assert_eq!(words(), "UNPROVEN: none came yet (100 % are chosen)");
         let place = stage.board.shapes().place(&about(), 1);
         [Skip::Behind, Skip::Ties, Skip::Ties].into_iter().for_each(|why| place.shape.skipped(why));
-        assert_eq!(words(), "UNPROVEN: none of 3 chosen was compared: 2 ties, 1 behind");
+        assert_eq!(words(), "UNPROVEN: none of 3 chosen says anything: 2 ties, 1 behind");
+        (0..3).for_each(|_| place.shape.ended(End::Noise));
+        assert_eq!(words(), "UNPROVEN: none of 6 chosen says anything: 3 noise, 2 ties, 1 behind");
         let other = stage.board.shapes().place(&About { shape: "select 1", ..about() }, 1);
         [End::Match, End::Noise].into_iter().for_each(|end| other.shape.ended(end));
         other.shape.timed((Side::Origin, Duration::from_micros(1)), Duration::from_micros(2));
         assert_eq!(
             words(),
-            "GO: 2 reads compared, no difference lasts; p95 0.0 ms here, 0.0 ms there; 1 noise; never compared: 1 of 2 \
+            "GO: 5 reads compared, no difference lasts; p95 0.0 ms here, 0.0 ms there; 4 noise; never compared: 1 of 2 \
              statements"
         );
         let at = At { primary: Side::Origin, epoch: 1 };
         stage.board.mismatches().note((place.id, &place.text), 0, difference(), at);
-        assert_eq!(words(), "NO GO: 1 lasting difference, 2 reads compared: `tandem shadow mismatches` names them");
+        assert_eq!(words(), "NO GO: 1 lasting difference, 5 reads compared: `tandem shadow mismatches` names them");
     }
 }

@@ -11,7 +11,7 @@ const EVERY = 2000;
 const VERDICTS = {
   go: ["Go: what was compared is alike.", "good"],
   no_go: ["No go: differences last.", "bad"],
-  unproven: ["Unproven: reads are sampled, and none was compared yet.", "warn"],
+  unproven: ["Unproven: reads are sampled, and none says anything yet.", "warn"],
   off: ["No reads are sampled any more."],
 };
 
