@@ -26,6 +26,8 @@ const KEPT: usize = 600;
 /// One look. Rates are of the second before it; what is not known is `None`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Sample {
+    /// Counted from the start of the process: clocks may be set back.
+    pub number: u64,
     /// When, in milliseconds since the epoch.
     pub at_ms: u64,
     /// Clients connected.
@@ -72,8 +74,9 @@ impl Samples {
         self.newest.subscribe()
     }
 
-    fn keep(&self, sample: Sample) {
+    fn keep(&self, mut sample: Sample) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        sample.number = kept.back().map_or(0, |last| last.number) + 1;
         kept.push_back(sample.clone());
         if kept.len() > KEPT {
             kept.pop_front();
@@ -126,6 +129,7 @@ fn look(state: &State, last: Option<Counted>, recent: &mut Recent) -> (Sample, C
     let counted = Counted::read(&rendered);
     let rate = |of: fn(&Counted) -> f64| last.map(|last| counted.rate(&last, of));
     let sample = Sample {
+        number: 0,
         at_ms: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64,
         clients: metrics::sum(&rendered, &metrics::CLIENTS, None),
         held: state.gate.held(),
@@ -154,6 +158,7 @@ mod tests {
     fn sample(at_ms: u64) -> Sample {
         let (clients, held, none) = (0.0, 0, None);
         Sample {
+            number: 0,
             at_ms,
             clients,
             held,
@@ -174,6 +179,14 @@ mod tests {
         let all = samples.all();
         assert_eq!((all.len(), all[0].at_ms), (KEPT, 7));
         assert_eq!(samples.watch().borrow().as_ref().map(|newest| newest.at_ms), Some(KEPT as u64 + 6));
+    }
+
+    #[test]
+    fn each_has_the_next_number_whatever_the_clock_says() {
+        let samples = Samples::default();
+        [1_000, 2_000, 500].into_iter().for_each(|at_ms| samples.keep(sample(at_ms)));
+        let all: Vec<_> = samples.all().iter().map(|one| (one.number, one.at_ms)).collect();
+        assert_eq!(all, [(1, 1_000), (2, 2_000), (3, 500)]);
     }
 
     #[test]

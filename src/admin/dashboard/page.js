@@ -34,7 +34,11 @@ const heard = {
 };
 
 function keep(more) {
-  samples.push(...more.filter(({ at_ms }) => at_ms > (samples.at(-1)?.at_ms ?? 0)));
+  for (const one of more.filter(({ number }) => number > (samples.at(-1)?.number ?? 0))) {
+    // The clock was set back: what it said before has no place beside what it says now.
+    if (one.at_ms < samples.at(-1)?.at_ms) samples.splice(0);
+    samples.push(one);
+  }
   samples.splice(0, samples.length - KEPT);
   plots.forEach((plot) => plot.draw(samples));
   ofReads.forEach((plot) => (plot.figure.hidden = !samples.some(({ reads }) => reads)));

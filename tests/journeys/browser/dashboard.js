@@ -113,6 +113,26 @@ async function shadows(browser) {
   page.nothingWrong();
 }
 
+/** tandem's clock is set back by an hour while somebody looks. */
+async function clocks(browser) {
+  const page = await tab(browser);
+  const sample = (number, at_ms, clients) => ({ number, at_ms, clients, held: 0, in_rate: 1000, out_rate: 1000 });
+  const hour = 3_600_000;
+  const events = [
+    ["samples", [sample(1, 5 * hour, 1), sample(2, 5 * hour + 1000, 2)]],
+    ["sample", sample(2, 5 * hour + 1000, 2)],
+    ["sample", sample(3, 4 * hour, 3)],
+    ["sample", sample(4, 4 * hour + 1000, 44)],
+    ["status", await (await page.request.get(`${admin}/v1/status`)).json()],
+  ];
+  const body = events.map(([event, data]) => `event: ${event}\ndata: ${JSON.stringify(data)}\n\n`).join("");
+  await page.route("**/v1/events", (route) => route.fulfill({ contentType: "text/event-stream", body }));
+  await open(page);
+  await until(page, "#clients", "44");
+  await page.locator(".plots figure", { hasText: "Client traffic" }).filter({ hasText: /at most 1.* in 1.0 s/ }).waitFor();
+  page.nothingWrong();
+}
+
 const scenes = {
   /** Loads, lives, fits, and is readable. */
   async looks(browser) {
@@ -152,6 +172,7 @@ const scenes = {
     await picture(page, "phone", { x: 0, y: 0, width: 320, height: 640 });
     page.nothingWrong();
     await shadows(browser);
+    await clocks(browser);
   },
 
   /** Real reads on both sides: compared, timed, skipped with their reasons; a difference comes, and goes when it is mended. */
