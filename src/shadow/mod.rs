@@ -90,6 +90,11 @@ pub trait Repeater: Send + Sync + 'static {
     /// A hash of all that was asked: the text, its values, who asked.
     fn question(&self, read: &Self::Read) -> u64;
 
+    /// The tables whose rows are shown by those that a read names: the marks of the mirror are on these.
+    fn shown_by(&self, tables: &[TableId]) -> Vec<TableId> {
+        tables.to_vec()
+    }
+
     /// A hash of who asked.
     fn asker(&self, read: &Self::Read) -> u64;
 }

@@ -233,7 +233,7 @@ impl<R: Repeater> Work<R> {
     fn is_trusted(&self, tables: &[TableId]) -> Result<(), Skip> {
         let by_others = |(reason, _): &(Reason, u64)| *reason != Reason::Shadow;
         let is_dirty = |table| self.mirror.dirty().get(table).is_some_and(|dirty| dirty.reasons.iter().any(by_others));
-        if tables.iter().any(|table| is_dirty(*table)) {
+        if !self.mirror.dirty().is_empty() && self.repeater.shown_by(tables).into_iter().any(is_dirty) {
             return Err(Skip::Dirty);
         }
         if self.mirror.desk().is_copying() { Err(Skip::Backfill) } else { Ok(()) }

@@ -385,6 +385,27 @@ impl Catalog {
         of.map(|key| &**key).collect()
     }
 
+    /// These, and all whose rows they show: partitions, children, and what views read; and what those are partitions of.
+    pub fn shown_by(&self, tables: &[TableId]) -> Vec<TableId> {
+        let named = tables.iter().filter_map(|table| self.by_id.get(table).copied()).collect();
+        let shown = self.closure(named, |relation| [&relation.children[..], &relation.reads].concat());
+        let is_root = |oid: &u32| self.relations.get(oid).is_some_and(|parent| parent.kind == Kind::Partitioned);
+        let all = self.closure(shown, |relation| relation.parents.iter().copied().filter(is_root).collect());
+        all.iter().filter_map(|oid| Some(self.relations.get(oid)?.id)).collect()
+    }
+
+    /// These relations, what `next` says of them, what it says of that, and so on: each once.
+    fn closure(&self, mut open: Vec<u32>, next: impl Fn(&Relation) -> Vec<u32>) -> Vec<u32> {
+        let (mut seen, mut all) = (HashSet::new(), Vec::new());
+        while let Some(oid) = open.pop() {
+            if let Some(relation) = self.relations.get(&oid).filter(|_| seen.insert(oid)) {
+                open.extend(next(relation));
+                all.push(oid);
+            }
+        }
+        all
+    }
+
     /// Is the table another one than it was in that epoch?
     pub fn changed_since(&self, table: TableId, epoch: u64) -> bool {
         self.epoch != epoch && self.changed.get(&table).is_none_or(|&changed| changed > epoch)
@@ -429,4 +450,29 @@ impl Relation {
 /// Quote an identifier, always.
 pub fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::protocol::postgres::analysis::schema::catalog;
+    use crate::record::TableId;
+
+    #[test]
+    fn what_views_and_roots_show_are_rows_of_the_tables_behind_them() {
+        let catalog = catalog();
+        for (name, expected) in [
+            ("acc", &["acc"][..]),
+            ("part", &["part", "part_1", "part_2"]),
+            ("part_1", &["part", "part_1"]),
+            ("parent", &["child", "parent"]),
+            ("child", &["child"]),
+            ("deep_view", &["acc", "bad_view", "deep_view"]),
+            ("unknown", &[]),
+        ] {
+            let shown = catalog.shown_by(&[TableId::of("public", name)]);
+            let mut names: Vec<_> = shown.iter().filter_map(|id| Some(catalog.relation(*id)?.name.as_str())).collect();
+            names.sort_unstable();
+            assert_eq!(names, expected, "{name}");
+        }
+    }
 }

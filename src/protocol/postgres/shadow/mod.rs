@@ -32,7 +32,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::config;
 use crate::mirror::Twins;
-use crate::record::Side;
+use crate::record::{Side, TableId};
 use crate::shadow::{self, Causal, Difference, Rechecked, Repeated, Skip, Verdict};
 
 use super::lexer::hash;
@@ -228,6 +228,10 @@ impl shadow::Repeater for Repeater {
 
     fn question(&self, read: &Asked) -> u64 {
         read.question()
+    }
+
+    fn shown_by(&self, tables: &[TableId]) -> Vec<TableId> {
+        self.shared.catalog.now().shown_by(tables)
     }
 
     fn asker(&self, read: &Asked) -> u64 {
