@@ -357,14 +357,10 @@ impl Session {
     /// An error ends a simple Query, or everything up to the next Sync.
     fn error(&mut self, whole: &[u8], out: &mut Out<'_>) -> Result<(), Fault> {
         self.failed_behind_a_commit();
-        self.front_group().failed = true;
-        let shift = self.pieces.as_mut().map_or(0, |pieces| pieces.failed());
-        if shift > 0 {
-            let body = shifted(&whole[HEADER..], shift).map_err(Fault::Server)?;
-            message(out.to_client, back::ERROR_RESPONSE, |b| b.extend_from_slice(&body));
-        } else {
-            out.to_client.extend_from_slice(whole);
+        if !self.hidden_failed(whole) {
+            self.show_error(whole, out)?;
         }
+        self.front_group().failed = true;
         self.copies_failed();
         self.suspended.iter_mut().for_each(|one| one.open = false);
         if matches!(self.expects.front(), Some(Expect::Query { .. } | Expect::Function | Expect::Sync { .. }) | None) {
@@ -419,6 +415,17 @@ impl Session {
             self.wait = Wait::Nothing;
         }
         self.skipping = true;
+        Ok(())
+    }
+
+    pub(super) fn show_error(&mut self, whole: &[u8], out: &mut Out<'_>) -> Result<(), Fault> {
+        let shift = self.pieces.as_mut().map_or(0, |pieces| pieces.failed());
+        if shift > 0 {
+            let body = shifted(&whole[HEADER..], shift).map_err(Fault::Server)?;
+            message(out.to_client, back::ERROR_RESPONSE, |b| b.extend_from_slice(&body));
+        } else {
+            out.to_client.extend_from_slice(whole);
+        }
         Ok(())
     }
 

@@ -49,6 +49,7 @@ impl Session {
             }
             self.reloaded = false;
             self.is_captured = false;
+            self.unanswered = false;
             self.message = None;
             at += header.size;
         }
@@ -115,6 +116,13 @@ impl Session {
         if self.skipping && !matches!(kind, front::SYNC | front::COPY_DATA | front::COPY_DONE | front::COPY_FAIL) {
             // The server skips it, so it means nothing.
             out.to_server.extend_from_slice(whole);
+            return Ok(true);
+        }
+        if let Some(error) = self.refused.take() {
+            self.refuse(kind, &error, out);
+            return Ok(true);
+        }
+        if self.discarding && !matches!(kind, front::SYNC | front::TERMINATE) {
             return Ok(true);
         }
         if self.copy_in && !is_of_copy(kind) {
@@ -724,6 +732,7 @@ impl Session {
 
     /// A message that ReadyForQuery answers went out.
     pub(super) fn boundary(&mut self, expect: Expect) {
+        self.discarding = false;
         let open = std::mem::take(&mut self.open_group);
         self.groups.push_back(Group { upto: self.tickets.mark(), ..open });
         self.expects.push_back(expect);

@@ -1,9 +1,13 @@
 //! A query of our own among the client's messages. It runs under a name of its own in the extended protocol, so the
 //! client's unnamed statement and portal are left alone.
+//!
+//! Its error is not the client's, whose statement runs all the same, with the answer unknown. But where it ended the client's
+//! transaction, or somebody cancelled it, it stands for the client's statement, which does not run: nobody is told of a
+//! failure and has his write committed.
 
-use bytes::BufMut;
+use bytes::{BufMut, Bytes};
 
-use crate::protocol::postgres::wire::{self, front};
+use crate::protocol::postgres::wire::{self, Fields, HEADER, back, front};
 
 use super::expect::{Effect, Expect, View};
 use super::{Out, Session, Wait};
@@ -48,5 +52,61 @@ impl Session {
         self.expect(Expect::hidden_bind());
         self.expect(Expect::Execute { view, effect: Effect::None });
         self.expect(Expect::hidden_close());
+    }
+
+    /// An error came. Was it for a query of ours that is a unit of its own? Then the client does not see it, or not now.
+    pub(super) fn hidden_failed(&mut self, whole: &[u8]) -> bool {
+        let is_end = |expect: &&Expect| matches!(expect, Expect::Sync { .. } | Expect::Query { .. } | Expect::Function);
+        if !matches!(self.expects.iter().find(is_end), Some(Expect::Sync { shown: false })) {
+            return false;
+        }
+        let severity = field(whole, b'V').or_else(|| field(whole, b'S')).unwrap_or_default();
+        if matches!(severity, b"FATAL" | b"PANIC") {
+            return false; // The last word of the server.
+        }
+        if !matches!(self.wait, Wait::Answers) {
+            return true; // Nobody waits for it: it closes what is not needed any more.
+        }
+        let is_spared = self
+            .expects
+            .iter()
+            .take_while(|expect| !is_end(expect))
+            .any(|expect| matches!(expect, Expect::Execute { view: View::Path | View::Names | View::Ahead, .. }));
+        let code = field(whole, b'C').unwrap_or_default();
+        if is_spared && self.status == b'I' && code != QUERY_CANCELED {
+            let code = String::from_utf8_lossy(code).into_owned();
+            tracing::warn!(code, "the server did not answer what it was asked ahead of a statement");
+            self.unanswered = true;
+        } else {
+            self.refused = Some(Bytes::copy_from_slice(whole));
+            self.ahead = None;
+        }
+        true
+    }
+
+    /// The error of a query of ours answers the message at hand, which does not run.
+    pub(super) fn refuse(&mut self, kind: u8, error: &[u8], out: &mut Out<'_>) {
+        out.to_client.extend_from_slice(error);
+        if kind == front::QUERY {
+            wire::bare(out.to_server, front::SYNC);
+            self.boundary(Expect::Sync { shown: true });
+        } else {
+            self.discarding = true;
+        }
+    }
+}
+
+/// `ERRCODE_QUERY_CANCELED`: by a client's cancel request, or by `statement_timeout`.
+const QUERY_CANCELED: &[u8] = b"57014";
+
+/// A field of an ErrorResponse.
+fn field(whole: &[u8], of: u8) -> Option<&[u8]> {
+    let mut fields = Fields::new(back::ERROR_RESPONSE, whole.get(HEADER..)?);
+    loop {
+        let kind = fields.u8().ok()?;
+        let value = fields.cstr().ok()?;
+        if kind == of {
+            return Some(value);
+        }
     }
 }

@@ -191,6 +191,12 @@ pub struct Session {
     open_started: bool,
     /// The server skips what comes before the next Sync.
     skipping: bool,
+    /// What the server said to a hidden query that failed in the place of the client's message, until that comes again.
+    refused: Option<Bytes>,
+    /// The client was told so, and what comes before its next Sync means nothing.
+    discarding: bool,
+    /// The server did not answer what was asked ahead of the message at hand, which goes without.
+    unanswered: bool,
     /// Executes with a hidden RETURNING that were not answered.
     asking: usize,
     flushed: bool,
@@ -295,6 +301,9 @@ impl Session {
             open_group: Group::default(),
             open_started: false,
             skipping: false,
+            refused: None,
+            discarding: false,
+            unanswered: false,
             asking: 0,
             flushed: false,
             hurried: false,

@@ -81,6 +81,9 @@ impl Session {
     }
 
     fn ask_names_now(&mut self, catalog: &Catalog, out: &mut Out<'_>) -> bool {
+        if self.unanswered {
+            return false;
+        }
         if !self.can_ask_first() {
             let pipelined = !self.skipping && self.status != b'E';
             if pipelined {
@@ -204,8 +207,11 @@ impl Session {
         self.is_hidden(statement, script) || self.known_names(script).is_none_or(is_closed)
     }
 
-    /// A temporary table or view bears the name of what it writes, or may: the same text makes one.
+    /// A temporary table or view bears the name of what it writes, or may: the same text makes one, or nobody answered.
     fn is_hidden(&self, statement: &Statement, script: &Script) -> bool {
+        if self.unanswered && self.names.is_none() && self.is_doubtful(statement) {
+            return true;
+        }
         let makes = |action: &Action| match action {
             Action::Ddl(ddl) => ddl.temporary,
             action => matches!(action, Action::Opaque(_)),

@@ -31,7 +31,7 @@ impl Session {
     pub(super) fn ask_path(&mut self, statements: &[Statement], out: &mut Out<'_>) -> bool {
         let needed = statements.iter().any(|statement| needs_path(&statement.action));
         let is_known = self.path.is_some() && !self.path_aged;
-        if !needed || is_known || !self.shared.policy.mirror_ddl() {
+        if !needed || is_known || self.unanswered || !self.shared.policy.mirror_ddl() {
             return false;
         }
         if !self.can_ask_first() {

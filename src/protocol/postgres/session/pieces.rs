@@ -129,6 +129,9 @@ impl Session {
         let Some(pieces) = &self.pieces else { return Ok(false) };
         let (text, script, range) = (pieces.text.clone(), pieces.script.clone(), pieces.ranges[at].clone());
         let Some(statement) = script.statements.get(at) else { return Ok(false) };
+        if let Some(error) = self.refused.take() {
+            return self.show_error(&error, out).map(|()| true);
+        }
         let alone = std::slice::from_ref(statement);
         if self.ask_path(alone, out) || self.ask_temporary(alone, out) || self.ask_cursor(&statement.action, out) {
             return Ok(true);
@@ -194,6 +197,7 @@ impl Session {
         if commits {
             self.in_transaction = false;
         }
+        self.unanswered = false;
         if let Some(pieces) = &mut self.pieces {
             pieces.next += 1;
         }

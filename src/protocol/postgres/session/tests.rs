@@ -80,7 +80,10 @@ impl Peers {
             let (kind, body) = answer.split_at(1);
             wire::message(&mut self.from_server, kind.as_bytes()[0], |b| match kind {
                 "C" => wire::cstr(b, body.replace('_', " ").as_bytes()),
-                "E" => b.put_slice(b"SERROR\0C22012\0Mno\0\0"),
+                "E" => {
+                    let code = if body.is_empty() { "22012" } else { body };
+                    b.put_slice(format!("SERROR\0C{code}\0Mno\0\0").as_bytes());
+                }
                 "G" => b.put_slice(&[0, 0, 0]),
                 "t" | "T" => b.put_u16(0),
                 "n" => {}
@@ -1870,4 +1873,82 @@ fn types_of_parameters_that_the_server_tells_are_noticed_for_a_move() {
     };
     assert!(!described(25));
     assert!(described(16_384));
+}
+
+#[test]
+fn a_hidden_query_that_fails_is_not_the_clients_error_and_is_not_asked_for_ever() {
+    let mut peers = Peers::new();
+    assert_eq!(peers.query("create table t (id int)"), "CPBECS");
+    assert_eq!(peers.server("E42501 ZI"), "");
+    assert_eq!(kinds(&mut peers.to_server), "Q");
+    assert!(peers.has("acc dirty"), "nobody knows where it is made: {:?}", peers.journaled());
+
+    let mut peers = Peers::new();
+    assert_eq!(peers.query("call p()"), "CPBECS");
+    assert_eq!(peers.server("E ZI"), "");
+    assert!(kinds(&mut peers.to_server).starts_with("PBDE"));
+
+    // What names mean nobody knows, so all that it writes is counted.
+    let mut peers = Peers::new();
+    peers.query("set search_path = x");
+    peers.server("CSET ZI");
+    assert_eq!(peers.query("insert into acc values (1, 1, '')"), "CPBECS");
+    assert_eq!(peers.server("E ZI"), "");
+    let counted = kinds(&mut peers.to_server);
+    assert!(counted.starts_with("CPBEC") && counted.matches('E').count() == 3, "{counted}");
+}
+
+#[test]
+fn whoever_cancels_a_hidden_query_cancels_the_statement_behind_it() {
+    for text in ["call p()", "create table t (id int)", "begin; create table t (id int); commit"] {
+        let mut peers = Peers::new();
+        assert_eq!(peers.query(text), "CPBECS", "{text}");
+        assert_eq!(peers.server("E57014 ZI"), "E", "{text}");
+        assert_eq!(kinds(&mut peers.to_server), "S", "{text}");
+        assert_eq!(peers.server("ZI"), "Z", "{text}");
+        assert!(peers.session.is_idle() && peers.journaled().is_empty(), "{text}: {:?}", peers.journaled());
+        // The next one is asked for anew.
+        assert_eq!(peers.query(text), "CPBECS", "{text}");
+    }
+    // In the extended protocol nothing counts up to the Sync, as behind any error.
+    let mut peers = Peers::new();
+    let run = |out: &mut BytesMut| {
+        wire::parse(out, b"", b"call p()", &[]);
+        bind(out, "", "", &[]);
+        wire::execute(out, b"", 0);
+        wire::bare(out, front::SYNC);
+    };
+    assert_eq!(peers.client(run), "CPBECS");
+    assert_eq!(peers.server("E57014 ZI"), "E");
+    assert_eq!(kinds(&mut peers.to_server), "S");
+    assert_eq!(peers.server("ZI"), "Z");
+    assert!(peers.session.is_idle());
+}
+
+#[test]
+fn a_hidden_query_that_fails_in_a_transaction_has_failed_it() {
+    let mut peers = Peers::new();
+    peers.query("begin");
+    peers.server("CBEGIN ZT");
+    kinds(&mut peers.to_server);
+    assert_eq!(peers.query("create table t (id int)"), "CPBECS");
+    assert_eq!(peers.server("E42501 ZE"), "E");
+    assert_eq!(kinds(&mut peers.to_server), "S");
+    assert_eq!(peers.server("ZE"), "Z");
+    assert_eq!(peers.query("rollback"), "Q");
+    assert_eq!(peers.server("CROLLBACK ZI"), "CZ");
+    assert!(peers.session.is_idle());
+}
+
+#[test]
+fn a_piece_whose_hidden_query_fails_goes_on_without_or_is_cancelled_with_it() {
+    let text = "set search_path = x; create table t (id int)";
+    let mut peers = Peers::new();
+    assert_eq!(peers.query(text), "CPBECS");
+    assert_eq!(peers.server("E42501 ZI"), "");
+    // Behind the setting it is asked for again, in the Query's own unit.
+    assert_eq!(kinds(&mut peers.to_server), "PBDECPBECH");
+    assert_eq!(peers.server("1 2 n CSET E42501"), "CE");
+    assert_eq!(kinds(&mut peers.to_server), "CCS");
+    assert_eq!(peers.server("ZI"), "Z");
 }
