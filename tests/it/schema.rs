@@ -206,6 +206,30 @@ async fn a_statement_prepared_before_a_schema_change_captures_by_the_new_schema(
     tandem.settled().await; // Nothing is dirty.
 }
 
+/// Drivers that declare no types bind by those that the server described.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_prepared_before_its_columns_got_other_types_goes_on_with_its_own() {
+    let schema = "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 0), (2, 0);
+        CREATE TABLE u (id int PRIMARY KEY, b int NOT NULL UNIQUE, amount float8); INSERT INTO u VALUES (1, 1, 0)";
+    let stage = Stage::new(schema, "[mirror]\nself_repair = false", &[]).await;
+    let client = connect(&stage.url()).await;
+    let by_key = client.prepare("UPDATE t SET v = v + 1 WHERE id = $1").await.expect("prepared");
+    let asked = client.prepare("UPDATE u SET amount = $1 WHERE b = $2").await.expect("prepared");
+    for statement in [
+        "ALTER TABLE t ALTER id TYPE bigint",
+        "ALTER TABLE u DROP CONSTRAINT u_pkey, ADD PRIMARY KEY (b), ALTER amount TYPE bigint",
+    ] {
+        sql(&stage.url(), statement).await;
+    }
+    for _ in 0..2 {
+        assert_eq!(client.execute(&by_key, &[&1_i32]).await.expect("updated"), 1);
+        assert_eq!(client.execute(&asked, &[&8.0_f64, &1_i32]).await.expect("updated"), 1);
+    }
+    let origin = stage.origin.url("postgres");
+    assert_eq!(rows(&origin, "SELECT amount FROM u").await, ["8"], "the client's own value");
+    stage.assert_equal(&["t", "u"]).await;
+}
+
 /// The routine of a table that is partitioned by time. What nobody owes in it tells whether somebody looked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn partitions_come_and_go_and_the_others_are_not_copied() {

@@ -85,6 +85,21 @@ impl Evident {
     }
 }
 
+impl Evident {
+    /// Parameters that stand for key columns, and the types that PostgreSQL infers for them where none are declared.
+    pub fn inferred(&self) -> impl Iterator<Item = (u16, u32)> {
+        self.keys.iter().filter_map(|key| Some((key, key.tables.first()?))).flat_map(|(key, table)| {
+            table.key_columns().zip(&key.columns).filter_map(|(column, operand)| match *operand {
+                Operand::Param { index, cast, .. } if cast != 0 => Some((index, cast)),
+                Operand::Param { index, sole: true, .. } => Some((index, column.base_oid)),
+                Operand::Elements { index, cast, .. } if cast != 0 => Some((index, array::of(cast)?)),
+                Operand::Elements { index, sole: true, .. } => Some((index, array::of(column.base_oid)?)),
+                _ => None,
+            })
+        })
+    }
+}
+
 impl EvidentKey {
     fn read(
         &self,

@@ -25,6 +25,11 @@ const ARRAYS: &[(u32, u32)] = &[
     (2951, oid::UUID),
 ];
 
+/// The array type of an element's.
+pub(super) fn of(element: u32) -> Option<u32> {
+    ARRAYS.iter().find(|(_, of)| *of == element).map(|(array, _)| *array)
+}
+
 /// Every element; none where the array itself is NULL, which equals nothing.
 pub(super) fn elements(array: Param<'_>) -> Result<Vec<Value>, NotEvident> {
     let declared = match array.declared {

@@ -103,7 +103,10 @@ impl Session {
                 _ => return Err(out_of_turn(kind)),
             },
             back::ROW_DESCRIPTION | back::NO_DATA => return self.description(kind, whole, out),
-            back::PARAMETER_DESCRIPTION => self.note_types(kind, body),
+            back::PARAMETER_DESCRIPTION => {
+                self.note_types(kind, body);
+                self.parameters_told(body).map_err(Fault::Server)?;
+            }
             back::DATA_ROW => return self.asked_row(body, out).map(|()| true),
             back::COMMAND_COMPLETE | back::EMPTY_QUERY_RESPONSE | back::PORTAL_SUSPENDED => {
                 return self.complete(kind, whole, out);
@@ -137,7 +140,7 @@ impl Session {
         self.note_types(kind, &whole[HEADER..]);
         let view = match self.expects.front() {
             Some(Expect::Describe { .. }) => match self.expects.pop_front() {
-                Some(Expect::Describe { view }) => view,
+                Some(Expect::Describe { view, .. }) => view,
                 _ => return Err(out_of_turn(kind)),
             },
             Some(Expect::Query { .. }) => View::Plain,
@@ -155,6 +158,15 @@ impl Session {
             _ => self.show_description(&view, whole, out),
         }
         Ok(true)
+    }
+
+    /// A driver that declares no types binds by these.
+    fn parameters_told(&mut self, body: &[u8]) -> Result<(), WireError> {
+        let Some(Expect::Describe { of: Some((name, serial)), .. }) = self.expects.front() else { return Ok(()) };
+        let mut fields = Fields::new(back::PARAMETER_DESCRIPTION, body);
+        let types = (0..fields.u16()?).map(|_| fields.u32()).collect::<Result<Vec<_>, _>>()?;
+        self.statements.told(name, *serial, types.into_iter());
+        Ok(())
     }
 
     fn show_description(&mut self, view: &View, shown: &[u8], out: &mut Out<'_>) {

@@ -270,7 +270,8 @@ impl Session {
                 let read = evident.keys(source, params, &mut self.keys);
                 self.counted(evident.counted.as_ref());
                 if read.is_err() {
-                    if evident.fallback.is_none() || !self.utf8(&prepared.text) || self.skipping {
+                    let is_lost = prepared.is_lost(prepared.script.epoch);
+                    if evident.fallback.is_none() || is_lost || !self.utf8(&prepared.text) || self.skipping {
                         self.dirty_evident(evident);
                         return Ok(true);
                     }
@@ -338,7 +339,7 @@ impl Session {
         let mut meant: Vec<_> = self.statements.sql(name).cloned().into_iter().collect();
         meant.extend(self.statements.get(name.as_bytes()).and_then(|parsed| {
             let inner = Arc::new(parsed.script.statements.first()?.clone());
-            Some(SqlPrepared { inner, types: parsed.types.to_vec(), text: parsed.text.clone(), serial: 0 })
+            Some(SqlPrepared { inner, types: parsed.told.to_vec(), text: parsed.text.clone(), serial: 0 })
         }));
         for expect in &self.expects {
             match expect {
@@ -545,12 +546,12 @@ pub(super) struct BindParams<'a> {
     values: Vec<Option<&'a [u8]>>,
     raw: &'a [u8],
     results: &'a [u8],
-    types: &'a [u32],
+    of: &'a Prepared,
 }
 
 impl<'a> BindParams<'a> {
     /// Reads what follows the names of portal and statement.
-    pub(super) fn read(mut fields: Fields<'a>, types: &'a [u32]) -> Result<BindParams<'a>, WireError> {
+    pub(super) fn read(mut fields: Fields<'a>, of: &'a Prepared) -> Result<BindParams<'a>, WireError> {
         let raw = fields.rest();
         let codes = usize::from(fields.u16()?);
         let formats = fields.take(codes * 2)?;
@@ -562,13 +563,13 @@ impl<'a> BindParams<'a> {
         if !fields.rest().is_empty() {
             return Err(WireError::Malformed(char::from(front::BIND)));
         }
-        Ok(BindParams { formats, values, raw, results, types })
+        Ok(BindParams { formats, values, raw, results, of })
     }
 
     /// Too many or too few for a statement that we know well: the server will say so, in its own words.
-    pub(super) fn are_refused(&self, prepared: &Prepared) -> bool {
-        prepared.script.statements.first().is_some_and(|statement| {
-            let takes = self.types.len().max(usize::from(statement.params));
+    pub(super) fn are_refused(&self) -> bool {
+        self.of.script.statements.first().is_some_and(|statement| {
+            let takes = self.of.types.len().max(usize::from(statement.params));
             matches!(statement.action, Action::Evident(_) | Action::Asked(_)) && self.values.len() != takes
         })
     }
@@ -595,6 +596,6 @@ impl Params for BindParams<'_> {
         let value = *self.values.get(index)?;
         let at = if self.formats.len() == 2 { 0 } else { index * 2 };
         let binary = self.formats.get(at + 1) == Some(&1);
-        Some(Param { declared: self.types.get(index).copied().unwrap_or(0), binary, value })
+        Some(Param { declared: self.of.read_as(index), binary, value })
     }
 }

@@ -20,8 +20,8 @@ pub(super) enum Expect {
     Parse { shown: bool, undo: Undo },
     /// BindComplete.
     Bind { shown: bool, undo: Undo },
-    /// RowDescription or NoData, after ParameterDescription for a statement.
-    Describe { view: View },
+    /// RowDescription or NoData, after ParameterDescription for a statement: which one, by name and serial.
+    Describe { view: View, of: Option<(Bytes, u64)> },
     /// Rows, then CommandComplete, EmptyQueryResponse, PortalSuspended.
     Execute { view: View, effect: Effect },
     /// CloseComplete; the named statement that is gone then.

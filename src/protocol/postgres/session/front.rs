@@ -317,7 +317,10 @@ impl Session {
         let text = Bytes::copy_from_slice(text);
         let asked = asked.then(|| script.clone());
         let serial = self.statements.next_serial();
-        let prepared = Prepared { script, text, types: types.into(), asked, twin: false, serial };
+        let types: Arc<[u32]> = types.into();
+        let (told, parsed) = (types.clone(), script.epoch);
+        let is_inferred = self.groups.is_empty() && !self.carried_schema && !self.open_group.schema;
+        let prepared = Prepared { script, text, types, told, parsed, is_inferred, asked, twin: false, serial };
         if taken {
             self.expect(Expect::Parse { shown: true, undo: Undo::Nothing });
             wire::bare(out.to_server, front::FLUSH);
@@ -358,8 +361,8 @@ impl Session {
         if asks || self.unask(statements, out) {
             return Ok(false);
         }
-        let params = super::capture::BindParams::read(fields, &prepared.types).map_err(Fault::Client)?;
-        if self.refusal(&prepared.text, &prepared.script).is_some() || params.are_refused(&prepared) {
+        let params = super::capture::BindParams::read(fields, &prepared).map_err(Fault::Client)?;
+        if self.refusal(&prepared.text, &prepared.script).is_some() || params.are_refused() {
             let undo =
                 self.statements.put_portal(portal, Portal { statement: Some(prepared), binary: false, asked: false });
             return Ok(self.forward(whole, out, Expect::Bind { shown: true, undo }));
@@ -391,22 +394,26 @@ impl Session {
 
     /// A statement prepared under an older schema is planned anew: a partition, a trigger, another key may be there since.
     /// `None`: wait for the catalog first.
-    fn replanned(&mut self, name: &[u8], prepared: Prepared) -> Result<Option<Prepared>, Fault> {
+    fn replanned(&mut self, name: &[u8], mut prepared: Prepared) -> Result<Option<Prepared>, Fault> {
         let is_fresh = prepared.script.epoch == self.shared.catalog.now().epoch;
         let behind = self.made.any() || prepared.script.behind;
         if is_fresh && !behind || !self.captures() {
             return Ok(Some(prepared));
         }
         let Some(script) = self.plan(&prepared.text)? else { return Ok(None) };
+        prepared.infer(script.epoch);
         let now = script.statements.first().and_then(super::asked_of).map(|asked| asked.suffix.as_str());
         let old = prepared.asked.as_ref().and_then(|script| super::asked_of(script.statements.first()?));
         let twin = match old {
             Some(old) => now != Some(&old.suffix),
             None => self.asks(&script),
         };
-        if twin && (now.is_none() || !self.utf8(&prepared.text)) {
-            if let Some(old) = old.cloned() {
-                self.dirty_asked(&old);
+        // By other types it would be another statement.
+        let is_lost = prepared.is_lost(script.epoch);
+        if twin && (now.is_none() || is_lost || !self.utf8(&prepared.text)) {
+            let new = script.statements.first().and_then(super::asked_of).filter(|_| is_lost);
+            for asked in [old.cloned(), new.cloned()].into_iter().flatten() {
+                self.dirty_asked(&asked);
             }
             if self.made.any() {
                 self.unknown_write("a statement prepared before what its transaction made on its table");
@@ -466,7 +473,7 @@ impl Session {
         let text = &prepared.text;
         wire::close(out.to_server, b'S', TWIN);
         self.expect(Expect::hidden_close());
-        put_spliced(out, TWIN, (&text[..end], suffix, &text[end..]), &prepared.types);
+        put_spliced(out, TWIN, (&text[..end], suffix, &text[end..]), &prepared.told);
         self.expect(Expect::hidden_parse());
         true
     }
@@ -475,16 +482,18 @@ impl Session {
         let mut fields = Fields::new(front::DESCRIBE, &whole[HEADER..]);
         let what = fields.u8().map_err(Fault::Client)?;
         let name = fields.cstr().map_err(Fault::Client)?;
+        let statement = self.statements.get(name).filter(|_| what == b'S');
         let asked = match what {
-            b'S' => self.statements.get(name).and_then(|prepared| prepared.asked.clone()),
+            b'S' => statement.and_then(|prepared| prepared.asked.clone()),
             _ => self
                 .statements
                 .portal(name)
                 .filter(|portal| portal.asked)
                 .and_then(|p| Some(p.statement.as_ref()?.script.clone())),
         };
+        let of = statement.map(|prepared| (Bytes::copy_from_slice(name), prepared.serial));
         let view = asked.map_or(View::Plain, |script| view_asked(&script, false, b""));
-        Ok(self.forward(whole, out, Expect::Describe { view }))
+        Ok(self.forward(whole, out, Expect::Describe { view, of }))
     }
 
     fn execute(&mut self, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {

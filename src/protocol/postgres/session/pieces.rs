@@ -188,7 +188,7 @@ impl Session {
         }
         self.expect(Expect::hidden_parse());
         self.expect(Expect::hidden_bind());
-        self.expect(Expect::Describe { view: view.clone() });
+        self.expect(Expect::Describe { view: view.clone(), of: None });
         self.expect(Expect::Execute { view, effect });
         if counts {
             self.count_after(out);

@@ -43,7 +43,7 @@ impl Session {
             return is_pipelined;
         }
         wire::close(out.to_server, b'S', name.as_bytes());
-        wire::parse(out.to_server, name.as_bytes(), &parsed.text, &parsed.types);
+        wire::parse(out.to_server, name.as_bytes(), &parsed.text, &parsed.told);
         // Who binds it gets one that asks in its place.
         let (twin, serial) = (self.asks(&parsed.script), self.statements.next_serial());
         let undo = self.statements.put(name.as_bytes(), Prepared { asked: None, twin, serial, ..parsed });

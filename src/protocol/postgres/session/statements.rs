@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::protocol::postgres::plan::{Script, Statement};
+use crate::protocol::postgres::key::oid;
+use crate::protocol::postgres::plan::{Action, Script, Statement};
+
+use super::traces::USER_OIDS;
 
 /// A statement that was parsed, by Parse.
 #[derive(Clone, Debug)]
@@ -17,6 +20,13 @@ pub(super) struct Prepared {
     pub(super) text: Bytes,
     /// Parameter types as the client declared them.
     pub(super) types: Arc<[u32]>,
+    /// The same as its server has them, as far as that is known: it keeps what it found when it was parsed, whatever becomes of
+    /// the columns. 0: not known.
+    pub(super) told: Arc<[u32]>,
+    /// The epoch of the catalog under which it was parsed.
+    pub(super) parsed: u64,
+    /// Its server had the columns of that catalog then: no transaction of its own had changed any.
+    pub(super) is_inferred: bool,
     /// The text that the server has carries the RETURNING of this plan, which may be older than `script`.
     pub(super) asked: Option<Arc<Script>>,
     /// The server's text asks for the wrong key, or for none: a statement that asks rightly is bound in its place.
@@ -26,10 +36,84 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
+    /// The server has described its parameters.
+    pub(super) fn is_told(&mut self, described: impl Iterator<Item = u32>) {
+        let declared = |at: usize| self.types.get(at).copied().filter(|&oid| !is_open(oid));
+        self.told = described.enumerate().map(|(at, oid)| declared(at).unwrap_or(oid)).collect();
+    }
+
+    /// It is planned anew in that epoch, in which its columns may have other types: parameters whose types nobody told have those
+    /// that the plan of its Parse says, and so have those of the user's types, which may be domains, and are read as what these
+    /// are made of.
+    pub(super) fn infer(&mut self, epoch: u64) {
+        if self.is_old() || epoch == self.parsed || !self.is_inferred {
+            return;
+        }
+        let Some(Action::Evident(evident)) = self.script.statements.first().map(|statement| &statement.action) else {
+            return;
+        };
+        let mut told = self.told.to_vec();
+        for (index, of) in evident.inferred() {
+            let index = usize::from(index);
+            let is_declared = self.types.get(index).is_some_and(|&oid| !is_open(oid));
+            if told.len() <= index {
+                told.resize(index + 1, 0);
+            }
+            if !is_declared && (is_open(told[index]) || told[index] >= USER_OIDS) {
+                told[index] = of;
+            }
+        }
+        self.told = told.into();
+    }
+
+    /// Its columns may have other types than when it was parsed.
+    pub(super) fn is_old(&self) -> bool {
+        self.script.epoch != self.parsed
+    }
+
+    /// The type by which the value of a parameter is read; 0: the column's own.
+    pub(super) fn read_as(&self, index: usize) -> u32 {
+        let (declared, told) = (&self.types, &self.told);
+        let [declared, told] = [declared, told].map(|types| types.get(index).copied().unwrap_or(0));
+        match told {
+            _ if !is_open(declared) => declared,
+            0 | oid::UNKNOWN | USER_OIDS.. => {
+                if self.is_old() {
+                    UNREAD
+                } else {
+                    0
+                }
+            }
+            told => told,
+        }
+    }
+
+    /// Would the server read its parameters otherwise, were it parsed in that epoch? Nobody knows what types they have.
+    pub(super) fn is_lost(&self, epoch: u64) -> bool {
+        let params = self.script.statements.first().map_or(0, |statement| usize::from(statement.params));
+        let is_known = |at: usize| self.told.get(at).is_some_and(|&oid| !is_open(oid));
+        epoch != self.parsed && !(0..params).all(is_known)
+    }
+
+    /// The types to parse it by on another server, where only built-in ones are the same.
+    pub(super) fn portable(&self) -> Vec<u32> {
+        let declared = |at: usize| self.types.get(at).copied().unwrap_or(0);
+        let told = self.told.iter().enumerate();
+        told.map(|(at, &oid)| if is_open(declared(at)) && oid >= USER_OIDS { 0 } else { oid }).collect()
+    }
+
     /// The text that the server has carries the RETURNING that the plan wants.
     pub(super) fn carries(&self) -> bool {
         self.asked.is_some() && !self.twin
     }
+}
+
+/// No type by which anything is read.
+const UNREAD: u32 = u32::MAX;
+
+/// The server infers it.
+fn is_open(oid: u32) -> bool {
+    matches!(oid, 0 | oid::UNKNOWN)
 }
 
 /// A statement prepared by SQL.
@@ -111,6 +195,14 @@ impl Statements {
     /// Does the server have a statement of this name, by Parse or by PREPARE? They share one name space.
     pub(super) fn is_taken(&self, name: &[u8]) -> bool {
         self.get(name).is_some() || std::str::from_utf8(name).is_ok_and(|name| self.sql.contains_key(name))
+    }
+
+    /// The server has described the parameters of this one, if its name still means it.
+    pub(super) fn told(&mut self, name: &[u8], serial: u64, described: impl Iterator<Item = u32>) {
+        let found = if name.is_empty() { self.unnamed.as_mut() } else { self.named.get_mut(name) };
+        if let Some(statement) = found.filter(|statement| statement.serial == serial) {
+            statement.is_told(described);
+        }
     }
 
     pub(super) fn put(&mut self, name: &[u8], statement: Prepared) -> Undo {

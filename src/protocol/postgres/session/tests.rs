@@ -9,6 +9,7 @@ use bytes::BufMut;
 use super::*;
 use crate::journal::Entry;
 use crate::protocol::postgres::analysis::schema::catalog;
+use crate::protocol::postgres::catalog::Key;
 use crate::protocol::postgres::rig::{self, shared};
 use crate::protocol::postgres::wire::{self, HEADER, Header, front};
 use crate::record::{Item, Record, TableId};
@@ -1951,4 +1952,89 @@ fn a_piece_whose_hidden_query_fails_goes_on_without_or_is_cancelled_with_it() {
     assert_eq!(peers.server("1 2 n CSET E42501"), "CE");
     assert_eq!(kinds(&mut peers.to_server), "CCS");
     assert_eq!(peers.server("ZI"), "Z");
+}
+
+/// The key of `acc` is a bigint from now on.
+fn widen(peers: &Peers) {
+    let mut catalog = catalog();
+    let oid = catalog.by_name["acc"][0];
+    let acc = Arc::make_mut(catalog.relations.get_mut(&oid).expect("it is there"));
+    let id = &mut acc.columns[0];
+    (id.type_oid, id.base_oid, id.type_sql) = (20, 20, "pg_catalog.int8".to_owned());
+    acc.key = Some(Key::new("acc_pkey".to_owned(), vec![0], &acc.columns));
+    peers.shared.catalog.replace(catalog);
+}
+
+/// A Bind of values in binary, executed.
+fn run_binary(out: &mut BytesMut, statement: &str, values: &[&[u8]]) {
+    wire::message(out, front::BIND, |b| {
+        wire::cstr(b, b"");
+        wire::cstr(b, statement.as_bytes());
+        b.put_slice(&[0, 1, 0, 1]);
+        b.put_u16(values.len() as u16);
+        for value in values {
+            b.put_u32(value.len() as u32);
+            b.put_slice(value);
+        }
+        b.put_u16(0);
+    });
+    wire::execute(out, b"", 0);
+    wire::bare(out, front::SYNC);
+}
+
+/// A statement that declares no types, and what a server says of its parameters, if it is asked.
+fn prepared(text: &str, described: Option<&[u32]>) -> Peers {
+    let mut peers = Peers::new();
+    peers.client(|out| {
+        wire::parse(out, b"s", text.as_bytes(), &[]);
+        if described.is_some() {
+            wire::describe(out, b'S', b"s");
+        }
+        wire::bare(out, front::SYNC);
+    });
+    peers.server("1");
+    if let Some(types) = described {
+        wire::message(&mut peers.from_server, wire::back::PARAMETER_DESCRIPTION, |b| {
+            b.put_u16(types.len() as u16);
+            types.iter().for_each(|&oid| b.put_u32(oid));
+        });
+        peers.server("n");
+    }
+    peers.server("ZI");
+    peers
+}
+
+#[test]
+fn values_are_read_by_the_types_that_a_statement_was_parsed_with() {
+    let text = "update acc set bal = bal + 1 where id = $1";
+    for described in [Some(&[23][..]), None] {
+        let mut peers = prepared(text, described);
+        widen(&peers);
+        assert_eq!(peers.client(|out| run_binary(out, "s", &[&5_i32.to_be_bytes()])), "BES", "{described:?}");
+        let key = 5_i64.to_be_bytes().escape_ascii().to_string();
+        let journaled = peers.journaled();
+        assert!(journaled.iter().all(|item| item.ends_with(&key)) && journaled.len() == 1, "{journaled:?}");
+    }
+}
+
+#[test]
+fn a_twin_is_parsed_with_the_types_that_its_statement_has_or_not_at_all() {
+    let text = "update acc set bal = $1 where id = $2";
+    // No integer is so long, so the server is asked.
+    let run = |out: &mut BytesMut| run_binary(out, "s", &[&2.5_f64.to_be_bytes(), &[0; 16]]);
+    let mut peers = prepared(text, Some(&[701, 23]));
+    widen(&peers);
+    run(&mut peers.from_client);
+    peers.turn();
+    let types = [&[0, 2][..], &701_u32.to_be_bytes(), &23_u32.to_be_bytes()].concat();
+    assert!(peers.to_server.windows(types.len()).any(|some| some == types), "{:?}", peers.to_server);
+    assert!(kinds(&mut peers.to_server).starts_with("CPBE"));
+
+    let mut peers = prepared(text, None);
+    widen(&peers);
+    assert_eq!(peers.client(run), "BES");
+    assert!(peers.has("acc dirty"), "{:?}", peers.journaled());
+    // Under the schema that it was parsed with it is the same statement.
+    let mut peers = prepared(text, None);
+    assert!(peers.client(run).starts_with("CPBE"));
 }

@@ -15,7 +15,7 @@ use super::statements::{Prepared, SqlPrepared};
 use super::{Out, Session, Wait};
 
 /// pg_type oids below are the same on every server (FirstNormalObjectId of access/transam.h).
-const USER_OIDS: u32 = 16_384;
+pub(super) const USER_OIDS: u32 = 16_384;
 
 impl Session {
     /// Where its server is, and where it tells what it leaves there. Without this it stays where it is for ever.
@@ -182,14 +182,14 @@ impl Session {
     fn parcel(&mut self, name: Bytes, prepared: &Prepared) -> Parcel {
         let mut message = BytesMut::new();
         let mut none = BytesMut::new();
-        let text = &prepared.text;
+        let (text, types) = (&prepared.text, prepared.portable());
         self.lex(text);
         let out = &mut Out { to_server: &mut message, to_client: &mut none };
         match prepared.asked.as_ref().and_then(|script| self.splice(script)) {
             Some((end, suffix)) => {
-                super::front::put_spliced(out, &name, (&text[..end], suffix, &text[end..]), &prepared.types);
+                super::front::put_spliced(out, &name, (&text[..end], suffix, &text[end..]), &types);
             }
-            None => wire::parse(out.to_server, &name, text, &prepared.types),
+            None => wire::parse(out.to_server, &name, text, &types),
         }
         Parcel { name, serial: prepared.serial, form: Form::Parse(message.freeze()) }
     }
