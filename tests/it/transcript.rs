@@ -28,6 +28,10 @@ pub(crate) const SETUP: &str = "
     CREATE TABLE odd.part1 PARTITION OF odd.part FOR VALUES FROM (0) TO (10);
     CREATE TABLE odd.part2 PARTITION OF odd.part FOR VALUES FROM (10) TO (20);
     CREATE FUNCTION odd.plus(int) RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN $1 + 1; END';
+    CREATE PROCEDURE odd.say(INOUT v int) LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO odd.log (v) VALUES ('said'); RAISE NOTICE 'said %', v;
+        IF v > 1 THEN RAISE EXCEPTION 'too often'; END IF; v := v + 1;
+    END $$;
 ";
 
 /// Every script runs on a fresh connection; `odd` is made anew before each.
@@ -704,6 +708,15 @@ const SCRIPTS: &[&[M]] = &[
         Wait,
         Q("select id, v from odd.acc order by id"),
     ],
+    // What a procedure returns is described behind what it says.
+    &[Q("call odd.say(1)"), Wait, Q("call odd.say(2)"), Wait, Q("select 1; call odd.say(1); select 2")],
+    &[Q("begin; insert into odd.ser (v) values ('x'); call odd.say(2); commit"), Wait, Q("rollback")],
+    &[Q("insert into odd.ser (v) values ('x'); show odd.nothing")],
+    // Comments, and positions behind them.
+    &[Q(
+        "/* \u{e9} */ insert into odd.ser (v) values ('a') -- \u{fc}\n; /* b */ insert into odd.ser (v) values (nope) -- c",
+    )],
+    &[Q("/* a */ insert into odd.ser (v) values ('a') /* b */; -- c\n ;; /* d */ select v from odd.ser -- e")],
     // The server, reading a COPY, takes no Query.
     &[Q("copy odd.par from stdin"), Until(b'G'), Q("select 1")],
     &[Q("copy odd.par from stdin"), Q("insert into odd.ser (v) values ('x')")],

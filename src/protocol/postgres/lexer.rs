@@ -117,6 +117,12 @@ pub enum Reading {
     Unreadable,
 }
 
+#[cfg(test)]
+thread_local! {
+    /// Bytes that were cut into tokens.
+    pub(in crate::protocol::postgres) static LEXED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// The tokens of one text.
 #[derive(Clone, Debug, Default)]
 pub struct Tokens {
@@ -177,6 +183,8 @@ impl Tokens {
 
     /// Cut a text. What was in here is forgotten.
     pub fn lex(&mut self, text: &[u8], dialect: Dialect) {
+        #[cfg(test)]
+        LEXED.with(|lexed| lexed.set(lexed.get() + text.len()));
         self.list.clear();
         self.shape.clear();
         self.ascii = text.is_ascii();

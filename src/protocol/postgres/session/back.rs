@@ -225,6 +225,10 @@ impl Session {
         let mut piece = false;
         match self.expects.front_mut() {
             Some(Expect::Query { script, at, text, from, upto, stretch, .. }) => {
+                let done = script.as_ref().and_then(|script| script.statements.get(*at));
+                if done.is_some_and(|done| matches!(done.action, Action::Savepoint(_))) {
+                    *stretch = stretch.later(1);
+                }
                 let effect = effect_of_query(script.as_deref(), *at, text, (*from, *upto), *stretch);
                 let upto = *upto;
                 *at += 1;
@@ -579,7 +583,7 @@ impl Session {
 }
 
 /// What the completion of a simple Query's `at`-th statement changes. The Query's own records lie between the marks:
-/// only behind its last statement does nothing follow that they could stand for.
+/// only behind its last statement does nothing follow that they could stand for. `stretch` lies behind the statement.
 fn effect_of_query(
     script: Option<&Script>,
     at: usize,
@@ -591,10 +595,9 @@ fn effect_of_query(
         return Effect::None;
     };
     let last = at + 1 == script.statements.len();
-    let cuts = savepoints(&script.statements[..=at]);
     // Nobody counts it, so nobody knows whether it changed the schema.
     let uncounted = counts(&statement.action) || matches!(statement.action, Action::Opaque(_));
-    match effect_of(&statement.action, text, if last { upto } else { from }, stretch.later(cuts)) {
+    match effect_of(&statement.action, text, if last { upto } else { from }, stretch) {
         Effect::None if uncounted => Effect::Schema,
         Effect::Commits { upto, .. } if uncounted => Effect::Commits { schema: true, upto },
         effect => effect,

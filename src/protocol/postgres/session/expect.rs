@@ -31,7 +31,7 @@ pub(super) enum Expect {
     /// ReadyForQuery; hidden when the client did not ask for it.
     Sync { shown: bool },
     /// A simple Query: everything up to and with ReadyForQuery. `at` counts its statements that completed; the text is
-    /// kept where a PREPARE in it may need it. Its own records lie between the marks; it begins in this stretch.
+    /// kept where a PREPARE in it may need it. Its own records lie between the marks; the next statement is in this stretch.
     Query { script: Option<Arc<Script>>, at: usize, text: Bytes, from: Mark, upto: Mark, stretch: Stretch, undo: Undo },
     /// FunctionCallResponse and ReadyForQuery.
     Function,
@@ -70,9 +70,9 @@ impl Expect {
 pub(super) enum View {
     /// As it comes.
     Plain,
-    /// A piece of a simple Query, run by the extended protocol: NoData is not shown. `writes`: it runs to its end before
-    /// it returns a row.
-    Piece { writes: bool },
+    /// A piece of a simple Query, run by the extended protocol: NoData is not shown. `is_late`: it runs to its end
+    /// before it says what its rows are.
+    Piece { is_late: bool },
     /// A hidden query: counts before or after a statement.
     Count { after: bool },
     /// A hidden query: counts in a transaction before the statement's.
@@ -107,7 +107,7 @@ impl View {
 
     /// A piece that the simple protocol describes only when it has run.
     pub(super) fn is_described_late(&self) -> bool {
-        matches!(self, View::Piece { writes: true } | View::Asked { piece: true, .. })
+        matches!(self, View::Piece { is_late: true } | View::Asked { piece: true, .. })
     }
 
     pub(super) fn is_piece(&self) -> bool {

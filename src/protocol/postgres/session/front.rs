@@ -275,14 +275,10 @@ impl Session {
             self.wait = Wait::Answers;
             return Ok(false);
         }
-        let ranges = script
-            .statements
-            .iter()
-            .map(|statement| self.range(statement))
-            .collect::<Option<Vec<_>>>()
-            .unwrap_or_default();
         self.statements.remove_unnamed();
-        self.pieces = Some(Pieces::new(Bytes::copy_from_slice(text), script, ranges));
+        // They were cut for its plan, and nothing else was since.
+        let tokens = std::mem::take(&mut self.tokens);
+        self.pieces = Some(Pieces::new(Bytes::copy_from_slice(text), script, tokens));
         Ok(true)
     }
 

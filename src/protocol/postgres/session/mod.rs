@@ -436,7 +436,7 @@ impl Session {
             Wait::Nothing | Wait::Move(_) | Wait::Keys | Wait::Parse(..) | Wait::Answers | Wait::End => {}
         }
         if self.pieces.is_some() && matches!(self.wait, Wait::Nothing) {
-            moved |= self.run_pieces(out)?;
+            moved |= self.run_pieces(cx, out)?;
         }
         Ok(moved)
     }

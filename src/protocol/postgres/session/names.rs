@@ -148,7 +148,8 @@ impl Session {
     /// The script as it is in this session: with nothing in it that would fail because tandem asks, and a FETCH counted
     /// where it may write.
     pub(super) fn askable(&self, script: Arc<Script>) -> Arc<Script> {
-        let fails = |statement: &Statement| self.is_doubtful(statement) && self.would_fail(statement, &script);
+        let company = Company::of(&script);
+        let fails = |statement: &Statement| self.is_doubtful(statement) && self.would_fail(statement, company);
         let opens = |action: &Action| matches!(action, Action::Cursor(_)) || runs_user_code(action);
         let hot = self.hot_cursor || script.statements.iter().any(|one| opens(&one.action));
         let fetches = |statement: &Statement| hot && matches!(statement.action, Action::Fetch(_));
@@ -160,7 +161,7 @@ impl Session {
                 let known = counted(asked.counted.as_ref(), "a table that the client may not read");
                 Statement { action: Action::Counted(known), ..statement.clone() }
             }
-            Action::Evident(evident) if fails(statement) => match self.is_hidden(statement, &script) {
+            Action::Evident(evident) if fails(statement) => match self.is_hidden(statement, company) {
                 true => hidden(evident, statement),
                 false => {
                     let action = Action::Evident(Evident { fallback: None, ..evident.clone() });
@@ -179,8 +180,12 @@ impl Session {
     /// A prepared script as it is in this session now, where a temporary table or view has come to bear a name in it. `None`: as it
     /// was.
     pub(super) fn heeded(&self, script: &Script) -> Option<Arc<Script>> {
-        let is_hidden = |statement: &Statement| self.is_hidden(statement, script);
-        if !self.odd_names || !script.statements.iter().any(is_hidden) {
+        if !self.odd_names {
+            return None;
+        }
+        let company = Company::of(script);
+        let is_hidden = |statement: &Statement| self.is_hidden(statement, company);
+        if !script.statements.iter().any(is_hidden) {
             return None;
         }
         let heeded = |statement: &Statement| match &statement.action {
@@ -195,28 +200,20 @@ impl Session {
         named || asked_of(statement).is_some_and(|asked| asked.rights || self.odd_names)
     }
 
-    /// What was answered, unless something in the same text may change it.
-    fn known_names(&self, script: &Script) -> Option<&Names> {
-        let changes = |action: &Action| action.is_of_session() || matches!(action, Action::Opaque(_));
-        self.names.as_ref().filter(|_| !script.statements.iter().any(|one| changes(&one.action)))
-    }
-
-    fn would_fail(&self, statement: &Statement, script: &Script) -> bool {
+    /// What was answered is of use unless something in the same text may change it.
+    fn would_fail(&self, statement: &Statement, company: Company) -> bool {
         let catalog = self.shared.catalog.now();
         let is_closed = |names: &Names| tables_of(statement).any(|table| names.is_closed(table, &catalog));
-        self.is_hidden(statement, script) || self.known_names(script).is_none_or(is_closed)
+        let known = self.names.as_ref().filter(|_| !company.changes_names);
+        self.is_hidden(statement, company) || known.is_none_or(is_closed)
     }
 
     /// A temporary table or view bears the name of what it writes, or may: the same text makes one, or nobody answered.
-    fn is_hidden(&self, statement: &Statement, script: &Script) -> bool {
+    fn is_hidden(&self, statement: &Statement, company: Company) -> bool {
         if self.unanswered && self.names.is_none() && self.is_doubtful(statement) {
             return true;
         }
-        let makes = |action: &Action| match action {
-            Action::Ddl(ddl) => ddl.temporary,
-            action => matches!(action, Action::Opaque(_)),
-        };
-        script.statements.iter().any(|one| makes(&one.action)) || self.hides(tables_of(statement))
+        company.makes_temporary || self.hides(tables_of(statement))
     }
 
     /// As far as is known.
@@ -224,6 +221,26 @@ impl Session {
         let Some(names) = self.names.as_ref().filter(|names| !names.temporary.is_empty()) else { return false };
         let catalog = self.shared.catalog.now();
         tables.any(|table| names.is_hidden(table, &catalog))
+    }
+}
+
+/// What a script does to the names in any of its statements.
+#[derive(Clone, Copy)]
+struct Company {
+    /// It may make a temporary table.
+    makes_temporary: bool,
+    /// Names may mean something else behind one of them.
+    changes_names: bool,
+}
+
+impl Company {
+    fn of(script: &Script) -> Company {
+        let any = |is: fn(&Action) -> bool| script.statements.iter().any(|one| is(&one.action));
+        let unread = any(|action| matches!(action, Action::Opaque(_)));
+        Company {
+            makes_temporary: unread || any(|action| matches!(action, Action::Ddl(ddl) if ddl.temporary)),
+            changes_names: unread || any(Action::is_of_session),
+        }
     }
 }
 

@@ -5,13 +5,16 @@
 //! is, and the tables that it writes are dirty.
 //!
 //! The client sees what the simple protocol would have shown: ParseComplete, BindComplete and NoData are hidden, an
-//! error's position is moved to where the client's text has it, the last CommandComplete waits for the commit.
+//! error's position is moved to where the client's text has it, the last CommandComplete waits for the commit. Comments go
+//! with the statement that they stand before, or in.
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::task::Context;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::protocol::postgres::lexer::{Token, Tokens};
 use crate::protocol::postgres::plan::{Action, Script, Statement};
 use crate::protocol::postgres::wire::{self, front};
 
@@ -21,18 +24,25 @@ use super::front::could_commit;
 use super::reached::Cursor;
 use super::{Fault, Out, Session, Wait};
 
+/// Then others have their turn.
+const PIECES_AT_ONCE: usize = 100;
+
 pub(super) struct Pieces {
     text: Bytes,
     script: Arc<Script>,
-    ranges: Vec<Range<usize>>,
+    spans: Vec<Span>,
+    /// Of the text; cut once, for it may have many statements.
+    tokens: Tokens,
     next: usize,
+    /// The next one was captured, and waits for something; `Some(true)`: its keys are asked for.
+    captured: Option<bool>,
     /// The cursor that the next one reads; `None`: ask.
     pub(super) cursor: Option<Cursor>,
     /// Statements that completed.
     done: usize,
     failed: bool,
     synced: bool,
-    /// The RowDescription of a statement that writes, until it has run.
+    /// The RowDescription of a statement that returns nothing before it has run.
     head: BytesMut,
     /// The last CommandComplete, until the commit is known.
     held: BytesMut,
@@ -40,13 +50,36 @@ pub(super) struct Pieces {
     settings: BytesMut,
 }
 
+/// Where a statement stands in its text.
+struct Span {
+    /// With what stands before it, from the semicolon of the one before, and behind it, up to its own.
+    whole: Range<usize>,
+    /// Where its last word ends.
+    end: usize,
+}
+
+impl Span {
+    fn of(statement: &Statement, tokens: &[Token], text: &[u8]) -> Option<Span> {
+        let Range { start, end } = statement.tokens.clone();
+        let before = start.checked_sub(1).and_then(|at| tokens.get(at));
+        let start = before.map_or(0, |semicolon| semicolon.end as usize);
+        let upto = tokens.get(end).map_or(text.len(), |semicolon| semicolon.start as usize);
+        let end = tokens.get(end.checked_sub(1)?)?.end as usize;
+        (start <= end && end <= upto).then_some(Span { whole: start..upto, end })
+    }
+}
+
 impl Pieces {
-    pub(super) fn new(text: Bytes, script: Arc<Script>, ranges: Vec<Range<usize>>) -> Pieces {
+    pub(super) fn new(text: Bytes, script: Arc<Script>, tokens: Tokens) -> Pieces {
+        let spans = script.statements.iter().map(|statement| Span::of(statement, tokens.list(), &text));
+        let spans = spans.collect::<Option<Vec<_>>>().unwrap_or_default();
         Pieces {
             text,
             script,
-            ranges,
+            spans,
+            tokens,
             next: 0,
+            captured: None,
             cursor: None,
             done: 0,
             failed: false,
@@ -61,7 +94,7 @@ impl Pieces {
     pub(super) fn completed(&mut self, whole: &[u8], out: &mut Out<'_>) {
         self.show_head(out);
         self.done += 1;
-        if self.done == self.ranges.len() {
+        if self.done == self.spans.len() {
             self.held.extend_from_slice(whole);
         } else {
             out.to_client.extend_from_slice(whole);
@@ -91,7 +124,7 @@ impl Pieces {
     pub(super) fn failed(&mut self) -> usize {
         self.failed = true;
         self.head.clear();
-        let start = self.ranges.get(self.done).map_or(0, |range| range.start);
+        let start = self.spans.get(self.done).map_or(0, |span| span.whole.start);
         // Positions count characters; bytes that continue one do not count.
         self.text[..start].iter().filter(|&&byte| byte & 0xc0 != 0x80).count()
     }
@@ -110,47 +143,68 @@ impl Pieces {
 }
 
 impl Session {
-    /// Send what can be sent. `true`: something was.
-    pub(super) fn run_pieces(&mut self, out: &mut Out<'_>) -> Result<bool, Fault> {
+    /// Send what can be sent. `true`: something was, and all that can be.
+    pub(super) fn run_pieces(&mut self, cx: &mut Context<'_>, out: &mut Out<'_>) -> Result<bool, Fault> {
+        self.swap_tokens();
+        let moved = self.run_some(cx, out);
+        self.swap_tokens();
+        moved
+    }
+
+    /// What a piece is captured by are the tokens of its Query, not those of what was read last.
+    fn swap_tokens(&mut self) {
+        if let Some(pieces) = &mut self.pieces {
+            std::mem::swap(&mut self.tokens, &mut pieces.tokens);
+        }
+    }
+
+    fn run_some(&mut self, cx: &mut Context<'_>, out: &mut Out<'_>) -> Result<bool, Fault> {
         let mut moved = false;
-        while matches!(self.wait, Wait::Nothing) {
-            let Some(pieces) = &self.pieces else { return Ok(moved) };
-            if pieces.synced {
+        for _ in 0..PIECES_AT_ONCE {
+            let Some(pieces) = self.pieces.as_ref().filter(|pieces| !pieces.synced) else { return Ok(moved) };
+            if !matches!(self.wait, Wait::Nothing) {
                 return Ok(moved);
             }
             let next = pieces.next;
-            let more = next < pieces.ranges.len() && !pieces.failed;
+            let more = next < pieces.spans.len() && !pieces.failed;
             moved |= if more { self.piece(next, out)? } else { self.last_piece(out)? };
         }
-        Ok(moved)
+        cx.waker().wake_by_ref();
+        Ok(false)
     }
 
     fn piece(&mut self, at: usize, out: &mut Out<'_>) -> Result<bool, Fault> {
         let Some(pieces) = &self.pieces else { return Ok(false) };
-        let (text, script, range) = (pieces.text.clone(), pieces.script.clone(), pieces.ranges[at].clone());
+        let (text, script, whole) = (pieces.text.clone(), pieces.script.clone(), pieces.spans[at].whole.clone());
+        let (end, captured) = (pieces.spans[at].end, pieces.captured);
         let Some(statement) = script.statements.get(at) else { return Ok(false) };
         if let Some(error) = self.refused.take() {
             return self.show_error(&error, out).map(|()| true);
         }
         let alone = std::slice::from_ref(statement);
-        if self.ask_path(alone, out) || self.ask_temporary(alone, out) || self.ask_cursor(&statement.action, out) {
+        let asks = |session: &mut Session, out: &mut Out<'_>| {
+            session.ask_path(alone, out)
+                || session.ask_temporary(alone, out)
+                || session.ask_cursor(&statement.action, out)
+        };
+        if captured.is_none() && asks(self, out) {
             return Ok(true);
         }
         let commits = could_commit(&statement.action);
-        self.lex(&text);
-        self.captured_under(script.epoch);
-        let mut asked = super::asked_of(statement).filter(|_| matches!(statement.action, Action::Asked(_)));
-        if asked.is_none() && !self.capture_text(&text, &script, statement)? {
-            asked = super::asked_of(statement);
+        let is_asked = match captured {
+            Some(is_asked) => is_asked,
+            None => self.capture_piece(&text, &script, statement)?,
+        };
+        // If it has to wait it comes again, and what it does is not to be written down twice.
+        if let Some(pieces) = &mut self.pieces {
+            pieces.captured = Some(is_asked);
         }
-        if let Some(asked) = asked {
-            self.capture_also(&text, asked);
-        }
+        let asked = super::asked_of(statement).filter(|_| is_asked);
         if commits && (!self.asked_answered(out) || !self.append()?) {
             return Ok(true);
         }
         let counts = counts(&statement.action);
-        let writes = self.writes(&text, statement);
+        let is_late = self.is_late(&text, statement);
         let provisional = counts && commits && !self.in_transaction;
         if provisional {
             if !self.announce_any() {
@@ -164,8 +218,9 @@ impl Session {
         let suffix = asked.map_or("", |asked| asked.suffix.as_str());
         wire::message(out.to_server, front::PARSE, |b| {
             b.put_u8(0);
-            b.extend_from_slice(&text[range]);
-            wire::cstr(b, suffix.as_bytes());
+            b.extend_from_slice(&text[whole.start..end]);
+            b.extend_from_slice(suffix.as_bytes());
+            wire::cstr(b, &text[end..whole.end]);
             b.put_u16(0);
         });
         // Unnamed portal and statement, no parameters, all results as text, or in binary.
@@ -180,7 +235,7 @@ impl Session {
         let asks = asked.is_some() || of_portal.is_some();
         let view = match asked.map(|_| (script.clone(), at)).or(of_portal) {
             Some((script, at)) => View::Asked { script, at, piece: true, binary: false, portal: Bytes::new() },
-            None => View::Piece { writes },
+            None => View::Piece { is_late },
         };
         let effect = self.effect(&statement.action, &text);
         if asks && !self.skipping {
@@ -200,6 +255,7 @@ impl Session {
         self.unanswered = false;
         if let Some(pieces) = &mut self.pieces {
             pieces.next += 1;
+            pieces.captured = None;
         }
         Ok(true)
     }
@@ -218,15 +274,24 @@ impl Session {
         Ok(true)
     }
 
-    /// Does it run to its end before it returns a row? With RETURNING, or a writing WITH (PORTAL_ONE_RETURNING and
-    /// PORTAL_ONE_MOD_WITH in PostgreSQL's source). The text was lexed last.
-    fn writes(&self, text: &[u8], statement: &Statement) -> bool {
+    /// What it may change. `true`: its keys are asked for.
+    fn capture_piece(&mut self, text: &[u8], script: &Arc<Script>, statement: &Statement) -> Result<bool, Fault> {
+        self.captured_under(script.epoch);
+        let is_asked = matches!(statement.action, Action::Asked(_)) || !self.capture_text(text, script, statement)?;
+        if let Some(asked) = super::asked_of(statement).filter(|_| is_asked) {
+            self.capture_also(text, asked);
+        }
+        Ok(is_asked)
+    }
+
+    /// Does it run to its end before it returns a row, or says what its rows are? With RETURNING, or a writing WITH, and as a
+    /// utility (PORTAL_ONE_RETURNING, PORTAL_ONE_MOD_WITH and PORTAL_UTIL_SELECT in PostgreSQL's source). The text was lexed last.
+    fn is_late(&self, text: &[u8], statement: &Statement) -> bool {
         let tokens = self.tokens.list().get(statement.tokens.clone()).unwrap_or_default();
-        let is = |word: &[u8]| {
-            [&b"insert"[..], b"update", b"delete", b"merge"].iter().any(|verb| word.eq_ignore_ascii_case(verb))
-        };
-        let first = tokens.first().map(|token| token.text(text)).unwrap_or_default();
-        is(first) || first.eq_ignore_ascii_case(b"with") && tokens.iter().any(|token| is(token.text(text)))
+        let is = |token: &Token, words: &[&[u8]]| words.iter().any(|word| token.text(text).eq_ignore_ascii_case(word));
+        let Some(first) = tokens.first() else { return false };
+        let writes = || tokens.iter().any(|token| is(token, &[b"insert", b"update", b"delete", b"merge"]));
+        !is(first, &[b"select", b"values", b"table", b"(", b"with"]) || is(first, &[b"with"]) && writes()
     }
 
     fn close_unnamed(&mut self, out: &mut Out<'_>) {

@@ -10,7 +10,9 @@ use super::*;
 use crate::journal::Entry;
 use crate::protocol::postgres::analysis::schema::catalog;
 use crate::protocol::postgres::catalog::Key;
+use crate::protocol::postgres::lexer::LEXED;
 use crate::protocol::postgres::rig::{self, shared};
+use crate::protocol::postgres::shared::Schema;
 use crate::protocol::postgres::wire::{self, HEADER, Header, front};
 use crate::record::{Item, Record, TableId};
 
@@ -2037,4 +2039,72 @@ fn a_twin_is_parsed_with_the_types_that_its_statement_has_or_not_at_all() {
     // Under the schema that it was parsed with it is the same statement.
     let mut peers = prepared(text, None);
     assert!(peers.client(run).starts_with("CPBE"));
+}
+
+/// Bytes that are cut into tokens while a Query of so many asked statements goes to the server.
+fn lexed(statements: usize) -> usize {
+    let mut peers = Peers::over(rig::changed(|shared| shared.policy.statement_bytes_max = 1 << 20));
+    let text = "update acc set bal = 1 where bal = 2; ".repeat(statements);
+    let before = LEXED.get();
+    let mut sent = peers.query(&text);
+    for _ in 0..statements {
+        peers.turn();
+        sent.push_str(&kinds(&mut peers.to_server));
+    }
+    // Behind the last one its Sync waits for the keys.
+    assert_eq!(sent, "PBDE".repeat(statements) + "H");
+    LEXED.get() - before
+}
+
+#[test]
+fn a_query_in_pieces_is_cut_into_tokens_once_however_many_statements_it_has() {
+    let (few, many) = (lexed(150), lexed(300));
+    assert!(many <= 2 * few, "{few} bytes, then {many}");
+}
+
+#[test]
+fn a_query_in_pieces_lets_others_have_their_turn() {
+    let mut peers = Peers::over(rig::changed(|shared| shared.policy.statement_bytes_max = 1 << 20));
+    let sent = peers.query(&"update acc set bal = 1 where bal = 2; ".repeat(1000));
+    assert!(!sent.is_empty() && sent.len() <= 4 * 200, "{} messages at once", sent.len());
+}
+
+#[test]
+fn a_schema_change_in_a_piece_that_waits_for_the_journal_is_written_down_once() {
+    let mut peers = Peers::over(rig::changed(|shared| {
+        let mut catalog = catalog();
+        catalog.event_triggers.insert("watch".to_owned(), "ddl_command_end".to_owned());
+        (shared.catalog, shared.journal) = (Schema::new(catalog), rig::slow_journal());
+    }));
+    assert_eq!(peers.query("alter table part detach partition part_1 concurrently"), "CPBECS");
+    peers.server("3 1 2");
+    peers.row(&["public"]);
+    peers.server("CSELECT_1 3 ZI");
+    assert_eq!(kinds(&mut peers.to_server), "CPBECS", "it is counted ahead");
+    peers.server("3 1 2 CSELECT_0 3 ZI");
+    let mut sent = String::new();
+    for _ in 0..10 {
+        peers.shared.journal.sync_now();
+        peers.turn();
+        sent.push_str(&kinds(&mut peers.to_server));
+    }
+    assert!(sent.starts_with("PBDE"), "{sent}");
+    let items = |record: bytes::Bytes| {
+        Record::parse(record).expect("a record").items().filter(|item| matches!(item, Item::Ddl(..))).count()
+    };
+    assert_eq!(rig::records(&peers.shared.journal).into_iter().map(items).sum::<usize>(), 1);
+}
+
+#[test]
+fn comments_go_with_their_statements_in_pieces() {
+    let mut peers = Peers::new();
+    wire::query(
+        &mut peers.from_client,
+        b"/*+ hint */ update acc set bal = 1 where bal = 2 /* tag */; -- one\n ;; select /* in */ 2 -- two",
+    );
+    peers.turn();
+    let sent = peers.to_server.escape_ascii().to_string();
+    assert!(sent.contains("/*+ hint */ update acc set bal = 1 where bal = 2 RETURNING"), "{sent}");
+    assert!(sent.contains(" /* tag */\\x00"), "{sent}");
+    assert!(sent.contains("select /* in */ 2 -- two\\x00"), "{sent}");
 }
