@@ -104,10 +104,13 @@ impl Session {
     pub(super) fn refusal(&mut self, text: &[u8], script: &Script) -> Option<String> {
         let refuses = |statement: &Statement| self.shared.policy.refuses(&statement.action);
         let why = script.statements.iter().find_map(refuses).or_else(|| self.nameless(text, script))?;
-        let text = format!("tandem: this statement is refused while mirroring: {why}").replace('\'', "''");
-        Some(format!(
-            "DO $tandem$ BEGIN RAISE EXCEPTION USING ERRCODE = '0A000', MESSAGE = '{text}', HINT = 'see mirror.on_uncaptured, mirror.ddl and mirror.truncate in the configuration of tandem'; END $tandem$"
-        ))
+        Some(raised(&why))
+    }
+
+    /// The same in place of a function that is called by its oid.
+    pub(super) fn refused_call(&self) -> Option<String> {
+        let action = Action::Counted(Counted::because(super::front::FAST_PATH));
+        self.captures().then(|| self.shared.policy.refuses(&action))?.map(|why| raised(&why))
     }
 
     /// What PREPARE TRANSACTION wrote is owed until its name is gone: without the name it cannot be mirrored.
@@ -449,6 +452,14 @@ impl Session {
     pub(super) fn dirty_any(&mut self) {
         dirty_any(&self.shared.catalog.now(), &mut self.keys);
     }
+}
+
+/// A statement that raises an error.
+fn raised(why: &str) -> String {
+    let text = format!("tandem: this statement is refused while mirroring: {why}").replace('\'', "''");
+    format!(
+        "DO $tandem$ BEGIN RAISE EXCEPTION USING ERRCODE = '0A000', MESSAGE = '{text}', HINT = 'see mirror.on_uncaptured, mirror.ddl and mirror.truncate in the configuration of tandem'; END $tandem$"
+    )
 }
 
 /// Any table may have been written.

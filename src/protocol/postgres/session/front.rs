@@ -154,10 +154,7 @@ impl Session {
         let text = text_of(whole).map_err(Fault::Client)?;
         let Some(script) = self.plan(text)? else { return Ok(false) };
         if let Some(refusal) = self.refusal(text, &script) {
-            wire::query(out.to_server, refusal.as_bytes());
-            let (mark, undo) = (self.tickets.mark(), self.statements.remove_unnamed());
-            let (text, stretch) = (Bytes::new(), self.changes.stretch());
-            self.boundary(Expect::Query { script: None, at: 0, text, from: mark, upto: mark, stretch, undo });
+            self.put_refusal(&refusal, out);
             return Ok(true);
         }
         let statements = &script.statements;
@@ -196,6 +193,14 @@ impl Session {
         let stretch = self.changes.stretch_before(savepoints(&script.statements));
         self.boundary(Expect::Query { script: Some(script), at: 0, text, from, upto, stretch, undo });
         Ok(true)
+    }
+
+    /// The server raises an error in the place of what is refused.
+    fn put_refusal(&mut self, refusal: &str, out: &mut Out<'_>) {
+        wire::query(out.to_server, refusal.as_bytes());
+        let (mark, undo) = (self.tickets.mark(), self.statements.remove_unnamed());
+        let (text, stretch) = (Bytes::new(), self.changes.stretch());
+        self.boundary(Expect::Query { script: None, at: 0, text, from: mark, upto: mark, stretch, undo });
     }
 
     /// What it leaves. `Some`: it does not go as it is, but in pieces (`true`), or not now.
@@ -657,9 +662,16 @@ impl Session {
     }
 
     fn function(&mut self, whole: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
-        self.unknown_write("a function called by the fast path");
-        self.hot_cursor = true;
-        self.leave(Traces::ANY);
+        let oid = Fields::new(front::FUNCTION_CALL, &whole[HEADER..]).u32().map_err(Fault::Client)?;
+        if !LARGE_OBJECTS.contains(&oid) {
+            if let Some(refusal) = self.refused_call() {
+                self.put_refusal(&refusal, out);
+                return Ok(true);
+            }
+            self.unknown_write(FAST_PATH);
+            self.hot_cursor = true;
+            self.leave(Traces::ANY);
+        }
         if !self.asked_answered(out) || !self.append()? {
             return Ok(false);
         }
@@ -797,6 +809,14 @@ impl Session {
         true
     }
 }
+
+/// Built-in functions that work on large objects, which are not mirrored: what libpq's `lo_*` and drivers' large-object APIs call
+/// (`pg_proc.dat`).
+const LARGE_OBJECTS: &[u32] =
+    &[952, 953, 954, 955, 956, 957, 958, 964, 715, 764, 765, 767, 1004, 3170, 3171, 3172, 3457, 3458, 3459, 3460];
+
+/// What is said of any other.
+pub(super) const FAST_PATH: &str = "a function called by the fast path";
 
 /// The name of what raises an error in place of a statement that is refused.
 const REFUSAL: &[u8] = b"tandem refusal";

@@ -2108,3 +2108,31 @@ fn comments_go_with_their_statements_in_pieces() {
     assert!(sent.contains(" /* tag */\\x00"), "{sent}");
     assert!(sent.contains("select /* in */ 2 -- two\\x00"), "{sent}");
 }
+
+fn call_by_oid(peers: &mut Peers, oid: u32) -> String {
+    peers.client(|out| {
+        wire::message(out, front::FUNCTION_CALL, |b| {
+            b.put_u32(oid);
+            b.put_slice(&[0, 0, 0, 0, 0, 1]);
+        });
+    })
+}
+
+#[test]
+fn large_objects_that_are_read_by_the_fast_path_make_nothing_dirty() {
+    for refuse in [false, true] {
+        let mut peers = Peers::over(rig::changed(|shared| {
+            let on = if refuse { "refuse" } else { "dirty" };
+            shared.policy.live.change([("mirror.on_uncaptured", on)].into_iter()).expect("it can be changed");
+        }));
+        // loread
+        assert_eq!(call_by_oid(&mut peers, 954), "F");
+        assert_eq!(peers.server("V ZI"), "VZ");
+        assert!(peers.journaled().is_empty() && peers.session.is_idle(), "{:?}", peers.journaled());
+        // One of the user's.
+        assert_eq!(call_by_oid(&mut peers, 16_400), if refuse { "Q" } else { "F" });
+        assert_eq!(peers.has("acc dirty"), !refuse);
+        assert_eq!(peers.server(if refuse { "E0A000 ZI" } else { "V ZI" }), if refuse { "EZ" } else { "VZ" });
+        assert!(peers.session.is_idle());
+    }
+}
