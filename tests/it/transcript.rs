@@ -717,6 +717,12 @@ const SCRIPTS: &[&[M]] = &[
         "/* \u{e9} */ insert into odd.ser (v) values ('a') -- \u{fc}\n; /* b */ insert into odd.ser (v) values (nope) -- c",
     )],
     &[Q("/* a */ insert into odd.ser (v) values ('a') /* b */; -- c\n ;; /* d */ select v from odd.ser -- e")],
+    // All of a Query is read by the settings that were before it.
+    &[
+        Q(r"set standard_conforming_strings = off; insert into odd.ser (v) select 'a\nb'"),
+        Wait,
+        Q("select v, length(v) from odd.ser; reset standard_conforming_strings"),
+    ],
     // The server, reading a COPY, takes no Query.
     &[Q("copy odd.par from stdin"), Until(b'G'), Q("select 1")],
     &[Q("copy odd.par from stdin"), Q("insert into odd.ser (v) values ('x')")],

@@ -493,6 +493,9 @@ impl Session {
         self.expects.pop_front_if(|next| matches!(next, Expect::CopyEnd));
         self.copies_failed();
         let group = self.groups.pop_front().ok_or_else(|| out_of_turn(back::READY_FOR_QUERY))?;
+        // What it changed of the settings was reported before.
+        let answered = self.front_number();
+        self.dialect_moves.take_if(|of| *of < answered);
         self.shadow_ends(if shown { whole } else { &[] }, out);
         self.status = status;
         self.in_transaction = status == b'T' && self.groups.is_empty() && !self.open_started;

@@ -35,14 +35,13 @@ pub(super) fn nothing() -> Arc<Script> {
         .clone()
 }
 
-/// The plan of a text that is not analysed: it may write to any table, and commit.
-fn too_long(catalog: &Catalog) -> Arc<Script> {
-    let tables = catalog.tables();
-    let why = "a statement longer than limits.statement_bytes".to_owned();
+/// The plan of a text that is not analysed: it may write to any table, and commit. It is looked at anew whenever it runs.
+fn unread(why: &str, catalog: &Catalog) -> Arc<Script> {
+    let (tables, why) = (catalog.tables(), why.to_owned());
     let action = Action::Opaque(Counted { dirty: tables.map(|table| table.id).collect(), why, alone: true });
     let statements =
         vec![Statement { tokens: 0..0, params: 0, read: None, of_block: false, traces: Traces::ANY, action }];
-    Arc::new(Script { statements, epoch: catalog.epoch, exact: true, whole: true, behind: false })
+    Arc::new(Script { statements, epoch: catalog.epoch, exact: true, whole: true, behind: true })
 }
 
 impl Session {
@@ -52,7 +51,18 @@ impl Session {
             return Ok(Some(nothing()));
         }
         if text.len() > self.shared.policy.statement_bytes_max {
-            return Ok(Some(too_long(&self.shared.catalog.now())));
+            return Ok(Some(unread("a statement longer than limits.statement_bytes", &self.shared.catalog.now())));
+        }
+        if self.dialect_moves.is_some() && leans_on_dialect(text) {
+            // The server says what it changed before its next ReadyForQuery. Behind the change in one pipeline that is too late.
+            if !self.groups.is_empty() && !self.copy_in {
+                self.wait = Wait::Answers;
+                return Ok(None);
+            }
+            return Ok(Some(unread(
+                "a text behind a setting that says how texts are read",
+                &self.shared.catalog.now(),
+            )));
         }
         self.lex(text);
         let catalog = self.shared.catalog.now();
@@ -452,6 +462,11 @@ impl Session {
     pub(super) fn dirty_any(&mut self) {
         dirty_any(&self.shared.catalog.now(), &mut self.keys);
     }
+}
+
+/// May it be read otherwise under other settings? A backslash, or what is not ASCII.
+pub(super) fn leans_on_dialect(text: &[u8]) -> bool {
+    !text.is_ascii() || text.contains(&b'\\')
 }
 
 /// A statement that raises an error.

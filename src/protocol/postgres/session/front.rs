@@ -9,6 +9,7 @@ use crate::protocol::postgres::plan::{Action, CopyIn, Script, Statement, Traces}
 use crate::protocol::postgres::wire::{self, Fields, HEADER, Header, WireError, front};
 
 use super::back::{commits_by_itself, savepoints};
+use super::capture::leans_on_dialect;
 use super::counting::counts;
 use super::expect::{Effect, Expect, View};
 use super::pieces::Pieces;
@@ -185,6 +186,7 @@ impl Session {
         if let [statement] = &script.statements[..] {
             self.shadow_text(text, statement);
         }
+        script.statements.iter().for_each(|statement| self.note_dialect(text, statement));
         out.to_server.extend_from_slice(whole);
         let text = if needs_text { Bytes::copy_from_slice(text) } else { Bytes::new() };
         let upto = self.tickets.mark();
@@ -239,6 +241,15 @@ impl Session {
         // With the messages before it answered, it comes again.
         let status_is_known = self.groups.is_empty();
         if status_is_known && self.leans_on_its_query(script) {
+            return false;
+        }
+        // A server refuses what goes on behind a zero.
+        if text.contains(&0) {
+            return false;
+        }
+        // PostgreSQL has read it all before it runs any of it.
+        let moves = |statement: &Statement| self.moves_dialect(text, statement);
+        if script.statements.len() > 1 && leans_on_dialect(text) && script.statements.iter().any(moves) {
             return false;
         }
         let utf8 = self.utf8(text);
@@ -549,6 +560,11 @@ impl Session {
         out: &mut Out<'_>,
     ) -> Result<bool, Fault> {
         self.shadow_runs(&prepared.text, statement);
+        let is_utility = matches!(statement.action, Action::Pass) && statement.read.is_none();
+        if is_utility || self.dialect_touched || statement.traces.meets(Traces::SETTINGS) {
+            self.lex(&prepared.text);
+            self.note_dialect(&prepared.text, statement);
+        }
         let counts = counts(&statement.action) || self.hot_cursor && matches!(statement.action, Action::Fetch(_));
         // A statement of a transaction cannot commit, whatever it is.
         let commits = could_commit(&statement.action);

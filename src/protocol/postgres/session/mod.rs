@@ -207,6 +207,10 @@ pub struct Session {
     /// The same, asked for ahead of what may end its transaction.
     ahead: Option<Ahead>,
     wait: Wait,
+    /// A statement that may change the dialect is in the group of this number, of which nothing is known yet.
+    dialect_moves: Option<u64>,
+    /// One ran in the open transaction, which may take it back.
+    dialect_touched: bool,
     /// No unit begins any more.
     stopping: bool,
     holding: bool,
@@ -310,6 +314,8 @@ impl Session {
             counting: VecDeque::new(),
             ahead: None,
             wait: Wait::Nothing,
+            dialect_moves: None,
+            dialect_touched: false,
             stopping: false,
             holding: false,
             pieces: None,
@@ -678,6 +684,7 @@ impl Session {
         self.changes.transaction_over();
         self.unwritten_over(group.upto);
         self.hot_cursor &= !self.nothing_in_flight();
+        self.dialect_touched &= !self.nothing_in_flight();
         self.shadow_unit_over(group.failed);
         self.names_end();
         self.ahead_over();

@@ -94,7 +94,7 @@ fn needs_path(action: &Action) -> bool {
 }
 
 /// SET LOCAL ends with its transaction, and what is rolled back is undone.
-fn ends_settings(action: &Action) -> bool {
+pub(super) fn ends_settings(action: &Action) -> bool {
     matches!(action, Action::Commit { .. } | Action::Rollback { .. } | Action::PrepareTransaction { .. })
 }
 

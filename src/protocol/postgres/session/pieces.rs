@@ -277,6 +277,7 @@ impl Session {
     /// What it may change. `true`: its keys are asked for.
     fn capture_piece(&mut self, text: &[u8], script: &Arc<Script>, statement: &Statement) -> Result<bool, Fault> {
         self.captured_under(script.epoch);
+        self.note_dialect(text, statement);
         let is_asked = matches!(statement.action, Action::Asked(_)) || !self.capture_text(text, script, statement)?;
         if let Some(asked) = super::asked_of(statement).filter(|_| is_asked) {
             self.capture_also(text, asked);

@@ -2136,3 +2136,78 @@ fn large_objects_that_are_read_by_the_fast_path_make_nothing_dirty() {
         assert!(peers.session.is_idle());
     }
 }
+
+#[test]
+fn a_text_behind_a_setting_that_says_how_it_is_read_waits_for_what_the_server_says() {
+    let insert = r"insert into pair values (1, 'C:\\x', 2)";
+    for set in [
+        "set standard_conforming_strings = off",
+        "set local standard_conforming_strings to off",
+        "SET \"standard_conforming_strings\" = off",
+        "select set_config('standard_conforming_strings', 'off', false)",
+        "do 'begin set standard_conforming_strings = off; end'",
+        "reset all",
+    ] {
+        let mut peers = Peers::new();
+        let sent = peers.client(|out| {
+            wire::query(out, set.as_bytes());
+            wire::query(out, insert.as_bytes());
+        });
+        assert!(
+            !sent.contains("QQ") && peers.journaled().iter().all(|item| !item.starts_with("pair ")),
+            "{set}: {sent}"
+        );
+    }
+    // What is plain means the same.
+    let mut peers = Peers::new();
+    assert_eq!(
+        peers.client(|out| {
+            wire::query(out, b"set standard_conforming_strings = off");
+            wire::query(out, b"insert into pair values (1, 'x', 2)");
+        }),
+        "QQ"
+    );
+
+    for (before, after) in [("off", "on"), ("on", "off")] {
+        let mut peers = Peers::new();
+        peers.session.set_parameter(b"standard_conforming_strings", before.as_bytes());
+        peers.client(|out| {
+            wire::query(out, format!("set standard_conforming_strings = {after}").as_bytes());
+            wire::query(out, insert.as_bytes());
+        });
+        peers.session.set_parameter(b"standard_conforming_strings", after.as_bytes());
+        peers.server("CSET ZI");
+        assert_eq!(kinds(&mut peers.to_server), "Q");
+        // The grammar here reads no such escapes.
+        let expected = if after == "on" { br"C:\\x".escape_ascii().to_string() } else { "pair dirty".to_owned() };
+        let journaled = peers.journaled();
+        assert!(journaled.iter().any(|item| item.starts_with("pair") && item.contains(&expected)), "{journaled:?}");
+    }
+
+    // In one pipeline the server says nothing before the end.
+    let mut peers = Peers::new();
+    assert_eq!(
+        peers.client(|out| {
+            run(out, "set standard_conforming_strings = off");
+            run(out, insert);
+            wire::bare(out, front::SYNC);
+        }),
+        "PBEPBES"
+    );
+    assert!(peers.has("pair dirty"), "{:?}", peers.journaled());
+}
+
+#[test]
+fn a_query_that_changes_how_it_would_be_read_in_pieces_goes_as_it_is() {
+    let set = "set standard_conforming_strings = off";
+    for (text, whole) in [
+        (format!(r"{set}; update acc set note = 'a\b' where bal = 2"), true),
+        (format!(r"update acc set note = 'a\b' where bal = 2; {set}"), true),
+        (format!("{set}; update acc set note = 'ab' where bal = 2"), false),
+        (r"set work_mem = '1MB'; update acc set note = 'a\b' where bal = 2".to_owned(), false),
+    ] {
+        let mut peers = Peers::new();
+        assert_eq!(peers.query(&text) == "Q", whole, "{text}");
+        assert_eq!(peers.has("acc dirty"), whole, "{text}");
+    }
+}

@@ -7,15 +7,22 @@ use crate::protocol::postgres::evident;
 use crate::protocol::postgres::lexer::{Kind, Token};
 use crate::protocol::postgres::moving::sessions::Card;
 use crate::protocol::postgres::moving::{Form, Luggage, Parcel};
-use crate::protocol::postgres::plan::{Action, Statement, Traces};
+use crate::protocol::postgres::plan::{Action, SavepointVerb, Statement, Traces};
 use crate::protocol::postgres::wire::{self, Fields, back};
 use crate::record::{Backend, Side};
 
+use super::path::ends_settings;
 use super::statements::{Prepared, SqlPrepared};
 use super::{Out, Session, Wait};
 
 /// pg_type oids below are the same on every server (FirstNormalObjectId of access/transam.h).
 pub(super) const USER_OIDS: u32 = 16_384;
+
+/// Settings that say how the server reads a text, and what sets them under other names: SET NAMES, RESET ALL, DISCARD ALL.
+const DIALECT: &[&str] = &["standard_conforming_strings", "client_encoding", "backslash_quote", "names", "all"];
+
+/// Those that it reports.
+const DIALECT_REPORTED: &[&str] = &["standard_conforming_strings", "client_encoding"];
 
 impl Session {
     /// Where its server is, and where it tells what it leaves there. Without this it stays where it is for ever.
@@ -132,6 +139,55 @@ impl Session {
                 literals().for_each(|token| customs.guess(&content(token)));
                 values.iter().flatten().for_each(|value| customs.guess(value));
             }
+        }
+    }
+
+    /// May texts behind it be read otherwise? The text was lexed last.
+    pub(super) fn moves_dialect(&self, text: &[u8], statement: &Statement) -> bool {
+        let undoes = |action: &Action| {
+            ends_settings(action)
+                || matches!(action, Action::Savepoint(savepoint) if savepoint.verb == SavepointVerb::RollbackTo)
+        };
+        if self.dialect_touched && undoes(&statement.action) {
+            return true;
+        }
+        let tokens = self.tokens.list().get(statement.tokens.clone()).unwrap_or_default();
+        let is = |token: &Token, words: &[&str]| {
+            let word = token.text(text);
+            words.iter().any(|one| word.trim_ascii().eq_ignore_ascii_case(one.as_bytes()))
+        };
+        // What nobody could cut may do it.
+        let Some(first) = tokens.first() else { return matches!(statement.action, Action::Opaque(_)) };
+        if is(first, &["set", "reset", "discard"]) {
+            let bare = |token: &Token| String::from_utf8_lossy(token.text(text)).trim_matches('"').to_lowercase();
+            return tokens.iter().take(5).any(|token| DIALECT.contains(&&*bare(token)));
+        }
+        if !statement.traces.meets(Traces::SETTINGS) {
+            return false;
+        }
+        let content = |token: &Token| {
+            let content = evident::content(token.kind, token.text(text)).unwrap_or_default();
+            String::from_utf8_lossy(&content).to_lowercase()
+        };
+        match settings(tokens, text) {
+            Settings::Set => false,
+            Settings::Called(names) => {
+                names.iter().any(|token| token.kind == Kind::Param || DIALECT.contains(&&*content(token)))
+            }
+            Settings::Unknown { indirect: true } => true,
+            Settings::Block | Settings::Unknown { .. } => {
+                tokens.iter().filter(|token| token.kind.is_literal()).any(|token| {
+                    let content = content(token);
+                    DIALECT_REPORTED.iter().any(|name| content.contains(name))
+                })
+            }
+        }
+    }
+
+    /// A statement that is about to go, of a text that was lexed last, may change how texts behind it are read.
+    pub(super) fn note_dialect(&mut self, text: &[u8], statement: &Statement) {
+        if self.moves_dialect(text, statement) {
+            (self.dialect_moves, self.dialect_touched) = (Some(self.boundaries), true);
         }
     }
 
