@@ -473,6 +473,32 @@ async fn columns_that_clients_add_and_drop_while_a_table_is_copied_do_not_leave_
     equal(nodes, keyspace, &tandem.log());
 }
 
+/// What shows no time of its own is added to what is there and replaces nothing; where it expires as well, its table is left out.
+async fn newer_elements_stay(tandem: &Tandem, [old, new]: [&Node; 2]) {
+    let [mut origin, mut target] = [Cql::of(old, "made"), Cql::of(new, "made")];
+    for (table, options) in [("parts", ""), ("fading", " WITH default_time_to_live = 86400")] {
+        let sides = [&mut origin, &mut target];
+        let text = format!(
+            "CREATE TABLE {table} (k int PRIMARY KEY, v text, w text, s set<text>, m map<text, text>){options}"
+        );
+        sides.into_iter().for_each(|side| side.define(&text));
+        origin.run(&format!("INSERT INTO {table} (k, v, s, m) VALUES (1, 'old', {{'a'}}, {{'a': 'old', 'c': 'old'}})"));
+        target.run(&format!(
+            "UPDATE {table} SET v = 'new', w = 'only', s = s + {{'b'}}, m = m + {{'a': 'new', 'b': 'new'}} WHERE k = 1"
+        ));
+    }
+    // What is made up lies a second before the reading.
+    sleep(Duration::from_secs(2)).await;
+    let mut shows = |table: &str| target.rows(&format!("SELECT v, w, s, m FROM {table}"));
+    let report = walk(tandem, "backfill", &json!({ "tables": ["made.parts"], "on_conflict": "newer" })).await;
+    assert_eq!(report["state"], "Done", "{report:#}");
+    assert_eq!(shows("parts"), ["new|only|[a, b]|{a: new, b: new, c: old}"], "{report:#}");
+    let refused = walk(tandem, "backfill", &json!({ "tables": ["made.fading"], "on_conflict": "newer" })).await;
+    let why = refused["why"].as_str().unwrap_or_default();
+    assert!(refused["state"] == "Failed" && why.contains("something expires"), "{refused:#}");
+    assert!(shows("fading")[0].starts_with("new|only|["), "{:?}", shows("fading"));
+}
+
 /// What the origin's schema says of a keyspace, but for ids and what only one version has.
 pub(crate) fn schema_of(node: &Node, keyspace: &str) -> Vec<Vec<String>> {
     let mut cql = Cql::of(node, keyspace);
@@ -521,6 +547,7 @@ async fn a_target_without_tables_is_given_them_with_their_options_before_their_r
     assert!(read == 100 && equal == 100 && rest == [0; 4], "{report:#}");
     assert_eq!(schema_of(old, "made"), schema_of(new, "made"), "{}", tandem.log());
     newer_stays(&tandem, &mut Cql::of(new, "made")).await;
+    newer_elements_stay(&tandem, [old, new]).await;
     tandem.nothing_set_aside().await;
 }
 

@@ -383,6 +383,8 @@ impl<W: Walker> History<W> {
         let began = Instant::now();
         let outcome = match chunk.pass {
             Pass::Copy if !chunk.again => self.copy(&chunk, by, stop).await,
+            // What was left to the mirror is settled; what differs beside it may be newer.
+            Pass::Copy if chunk.compares.newer_stays => Ok(Outcome::Done(Landed::default())),
             _ => self.compare(&chunk, by, stop).await,
         };
         let outcome = match outcome {
@@ -394,17 +396,19 @@ impl<W: Walker> History<W> {
     }
 
     /// What an earlier attempt wrote may be gone on the primary since: then it is gone on the secondary too only if somebody
-    /// looks.
+    /// looks. Where newer stays, so does what only the secondary has.
     async fn copy(&self, chunk: &Chunk, by: By, stop: &CancellationToken) -> Result<Outcome, Error> {
         let copied = self.walker.copy(chunk, by).await?;
         match copied {
-            Outcome::Done(landed) if chunk.begun => match self.compare(chunk, By::Us, stop).await? {
-                Outcome::Done(Landed { mut differing, .. }) => {
-                    differing.extend(landed.differing);
-                    Ok(Outcome::Done(Landed { differing, ..landed }))
+            Outcome::Done(landed) if chunk.begun && !chunk.compares.newer_stays => {
+                match self.compare(chunk, By::Us, stop).await? {
+                    Outcome::Done(Landed { mut differing, .. }) => {
+                        differing.extend(landed.differing);
+                        Ok(Outcome::Done(Landed { differing, ..landed }))
+                    }
+                    other => Ok(other),
                 }
-                other => Ok(other),
-            },
+            }
             copied => Ok(copied),
         }
     }

@@ -774,6 +774,46 @@ fn a_table_that_cannot_be_read_is_left_out_by_name_and_the_others_are_copied() {
     }
 }
 
+#[test]
+fn what_is_newer_on_the_secondary_stays_whatever_the_copy_went_through() {
+    seeds::paused(async {
+        let shared = begun(1, Bend::Straight, Other::None);
+        let newer = Some(7);
+        {
+            let mut world = world(&shared);
+            world.faults = false;
+            let ahead = world.clock + 1_000_000;
+            world.secondary = (0..KEYS).map(|key| (key, (ahead, newer))).collect();
+        }
+        let (disk, paths, file) = (MemoryDisk::default(), Paths::in_memory(), Durable::in_memory("history"));
+        let mut process = Process::start(&shared, &disk, &paths, &file);
+        let request = Request { on_conflict: Conflict::Newer, verify: false, ..Request::new(Kind::Backfill) };
+        process.desk.start(request).await.expect("idle");
+        for _ in 0..2 {
+            sleep(Duration::from_millis(200)).await;
+            assert!(!world(&shared).copies.is_empty(), "something is under way");
+            process.kill(&shared).await;
+            process = Process::start(&shared, &disk, &paths, &file);
+        }
+        // A client's write that goes by state while its row is copied.
+        sleep(Duration::from_millis(100)).await;
+        let (from, to, _) = world(&shared).copies.values().next().cloned().expect("something is under way");
+        let key = (from..to).find(|key| live(&world(&shared).primary, *key).is_some()).expect("most are there");
+        let mut record = RecordBuf::default();
+        record.key(TABLE, &place(key), true);
+        record.touch(TABLE, Lane::new(Order::AtPlaces, part(key)));
+        let ticket = process.journal.begin(record.finish(Backend { id: 1, life: 1 })).expect("there is room");
+        ticket.end(journal::Outcome::Committed);
+        let report = process.ended(Kind::Backfill).await;
+        assert_eq!(report.state, State::Done, "{report:?}");
+        process.handle.settle(process.journal.appended()).await.expect("it runs");
+        let replaced: Vec<u64> =
+            (0..KEYS).filter(|key| live(&world(&shared).secondary, *key).is_none_or(|cell| cell.1 != newer)).collect();
+        assert_eq!(replaced, [key], "but for what a client wrote");
+        process.kill(&shared).await;
+    });
+}
+
 fn run(seed: u64, bend: Bend) -> (u64, u64) {
     seeds::paused(simulate(seed, bend))
 }

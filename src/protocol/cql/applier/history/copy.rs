@@ -49,6 +49,13 @@ const TRIES: u32 = 3;
 /// Before the second time; longer before the next.
 const PAUSE: Duration = Duration::from_millis(200);
 
+const NO_NEWER_ENDS: &str = "it has sets, maps, user types or rows of nothing but their key of which something expires: what is newer \
+    there cannot be told, say error or overwrite";
+const NO_NEWER_REFUSED: &str = "the target refuses rows of it, and to try them one by one would replace what is newer there: say error \
+    or overwrite";
+/// In microseconds, older than what any client wrote.
+const OLDEST: i64 = 1;
+
 pub(super) async fn copy(
     sides: &Sides,
     beside: &Beside,
@@ -66,12 +73,26 @@ pub(super) async fn copy(
     if landed.refused.len() > REFUSED_MAX {
         return Ok(Outcome::Refused(Vec::new(), format!("the target refuses more than {REFUSED_MAX} of its rows")));
     }
+    if chunk.compares.newer_stays
+        && let Some(why) = overwrites(&landed)
+    {
+        return Ok(Outcome::Refused(Vec::new(), why.to_owned()));
+    }
     if landed.crowd > 0 && chunk.is_divisible() {
         return Ok(Outcome::Dense);
     }
     // What is not written here brings nothing back.
     let settled = if is_left_to_mirror(table) { Some(BTreeSet::new()) } else { under_way.end() };
     Ok(beside_settled(landed, settled, (chunk, &table.shape)))
+}
+
+/// What is left to the mirror it makes equal as a whole, with what is newer on the secondary: why that is not to be.
+fn overwrites(landed: &Landed) -> Option<&'static str> {
+    match landed {
+        _ if landed.crowd > 0 || !landed.differing.is_empty() => Some(NO_NEWER_ENDS),
+        _ if !landed.refused.is_empty() => Some(NO_NEWER_REFUSED),
+        _ => None,
+    }
 }
 
 /// Nothing of the table is written here: all of its rows are left to the mirror.
@@ -101,14 +122,18 @@ fn beside_settled(
 pub(super) async fn copy_rows(sides: &Sides, table: &Table, chunk: &Chunk, terms: &Terms) -> Result<Landed, Error> {
     let shape = shape(table);
     let by_state = is_left_to_mirror(table);
-    let moment = terms.moment;
+    let moment = match chunk.compares.newer_stays {
+        // What shows no time of its own is newer than nothing.
+        true => Moment { newest: Some(OLDEST), ..terms.moment },
+        false => terms.moment,
+    };
     let lines = |moment| Lines::of(&shape, sides.to_primary.clone(), chunk, moment);
     let may_ask = !by_state && sides.to_primary.version() >= Version::V5;
     // Of collections no column tells what stays.
     let hidden = shape.regular().is_empty() || table.shape.columns().iter().any(|column| column.cells.has_parts());
     let (landed, batch) = (Landed::default(), Batch::default());
     let is_divisible = chunk.is_divisible();
-    let mut copy = Copy { shape: &shape, by_state, may_ask, is_divisible, terms, landed, left_bytes: 0, batch };
+    let mut copy = Copy { shape: &shape, by_state, may_ask, is_divisible, moment, terms, landed, left_bytes: 0, batch };
     let mut flight = Flight::new();
     let ended = async {
         let mut asks = may_ask && hidden;
@@ -145,6 +170,8 @@ struct Copy<'s> {
     /// The primary can be asked what stays.
     may_ask: bool,
     is_divisible: bool,
+    /// With which what has no time of its own is written.
+    moment: Moment,
     terms: &'s Terms,
     landed: Landed,
     left_bytes: usize,
@@ -252,7 +279,7 @@ impl<'s> Copy<'s> {
                 self.written(written)?;
             }
         }
-        flight.push(write(client.clone(), batch, self.terms.moment, self.terms.lease.clone()).boxed());
+        flight.push(write(client.clone(), batch, self.moment, self.terms.lease.clone()).boxed());
         Ok(())
     }
 
@@ -273,7 +300,7 @@ impl<'s> Copy<'s> {
         if is_first && found.statics.iter().any(|cell| cell.value.is_some()) {
             let place = Place { extent: Extent::Statics, ..Place::partition(found.partition.clone()) };
             let cells = self.leave(&forms.statics, &found.statics, stays.statics(), &place);
-            let fixes = diff::of_cells(&forms.statics, &cells, &vec![Cell::default(); cells.len()], self.terms.moment)?;
+            let fixes = diff::of_cells(&forms.statics, &cells, &vec![Cell::default(); cells.len()], self.moment)?;
             let statement = |fix| self.shape.names.statement(fix, &statics, &found.partition, None);
             let statements = fixes.iter().filter(|_| !self.by_state).map(statement).collect();
             self.batch.add(statements, place);
@@ -292,7 +319,7 @@ impl<'s> Copy<'s> {
             Some(Some(_)) => Some(End::Never),
             None => None,
         };
-        let fixes = diff::of_row(&forms.regular, Some(&cells), None, end, self.terms.moment)?;
+        let fixes = diff::of_row(&forms.regular, Some(&cells), None, end, self.moment)?;
         let regular = self.shape.regular();
         let statement = |fix| self.shape.names.statement(fix, &regular, &found.partition, Some(clustering));
         let statements = fixes.iter().filter(|_| !self.by_state).map(statement).collect();
