@@ -158,7 +158,8 @@ metrics! {
     HISTORY_ROWS_TOTAL = "tandem_history_rows_total", Kind::Counter;
     /// Bytes of history copied.
     HISTORY_BYTES_TOTAL = "tandem_history_bytes_total", Kind::Counter;
-    /// Chunks of history that ended. Labels: pass, end (done, alike: equal as a whole, moved, refused).
+    /// Chunks of history that ended. Labels: pass, end (done, alike: equal as a whole, moved, dense, unreadable, waits,
+    /// refused).
     HISTORY_CHUNKS_TOTAL = "tandem_history_chunks_total", Kind::Counter;
     /// Time of one chunk of history that was done. Label: pass.
     HISTORY_CHUNK_SECONDS = "tandem_history_chunk_seconds", Kind::Histogram(SECONDS);

@@ -21,10 +21,10 @@ use super::crew::{Crew, LEASE, millis};
 use super::job::{Job, Line, State, Wants};
 use super::lines::Lines;
 use super::meters;
-use super::report::{Pace, Report, doubted, report};
+use super::report::{Pace, Report, report};
 use super::request::{Kind, Request};
 use super::trust::Doubts;
-use super::walked::Sizes;
+use super::walked::{Sizes, Walked};
 use super::work::{Chunk, Outcome, Paid, Pass, Stage, Surveyed};
 
 mod memory;
@@ -360,7 +360,11 @@ impl Desk {
         report.next_unix = memory.page.standing.get(&kind).and_then(|standing| standing.next_unix);
         if !job.state.is_over() {
             let stuck = || memory.paid.why.clone().filter(|_| job.waits(&memory.paid));
-            report.why = report.why.or_else(|| memory.why()).or_else(stuck).or_else(|| doubted(job));
+            report.why = report
+                .why
+                .or_else(|| memory.why())
+                .or_else(stuck)
+                .or_else(|| job.tables.iter().find_map(Walked::waits_for));
             report.eta_seconds = memory.pace.eta(&report);
         }
         Some(report)
@@ -653,6 +657,7 @@ impl Desk {
             Outcome::Moved => job.survey_again(),
             Outcome::Dense => _ = job.halve(&chunk),
             Outcome::Unreadable(unread) => job.unreadable(&chunk, unread, Instant::now()),
+            Outcome::Waits(why) => job.waits_with(&chunk, why, Instant::now()),
             Outcome::Refused(keys, why) if keys.is_empty() => {
                 job.refuse(chunk.table, why);
             }

@@ -305,15 +305,9 @@ impl Job {
         let pass = self.pass;
         let walking = matches!(self.state, State::Copying | State::Verifying) && !self.paused;
         let (job, compares) = (self.number, self.compares());
-        // What is compared needs what clients wrote to be there: a table that waits for its own sake holds up no other.
-        let goes = |table: &&mut Walked| {
-            walking
-                && table.is_walked()
-                && table.aside.is_none()
-                && (pass == Pass::Copy || !paid.is_stuck(&table.labels))
-        };
+        let goes = |table: &&mut Walked| walking && table.is_walked() && table.aside.is_none();
         let mut tables = self.tables.iter_mut().filter(goes);
-        tables.find_map(|table| table.take(pass, paid.of(&table.labels))).map(|chunk| Chunk { job, compares, ..chunk })
+        tables.find_map(|table| table.take(pass, paid)).map(|chunk| Chunk { job, compares, ..chunk })
     }
 
     fn compares(&self) -> Compares {
@@ -377,6 +371,14 @@ impl Job {
         table.unreadable(why, lasts, now);
         if table.refused.is_none() {
             self.survey_again();
+        }
+    }
+
+    /// Nothing of the chunk can be done for now: its table is left alone for a while, which says nothing against it, and the
+    /// others go on.
+    pub(super) fn waits_with(&mut self, chunk: &Chunk, why: String, now: Instant) {
+        if let Some(table) = self.of(chunk) {
+            table.waits(why, now);
         }
     }
 

@@ -21,6 +21,7 @@ pub(super) fn ended(chunk: &Chunk, outcome: &Outcome) {
         Outcome::Moved => "moved",
         Outcome::Dense => "dense",
         Outcome::Unreadable(_) => "unreadable",
+        Outcome::Waits(_) => "waits",
         Outcome::Refused(..) => "refused",
     };
     metrics::HISTORY_CHUNKS_TOTAL.counter(&[pass, ("end", how)]).increment(1);

@@ -127,12 +127,6 @@ pub(super) fn report(job: &Job) -> Report {
     }
 }
 
-/// A table that cannot be walked over now.
-pub(super) fn doubted(job: &Job) -> Option<String> {
-    let (table, doubt) = job.tables.iter().find_map(|table| Some((table, table.doubt.as_ref()?)))?;
-    Some(format!("{}: {}: it is looked at again when the mirror has caught up", table.name, doubt.why))
-}
-
 /// What is done of a pass: of one that was not begun nothing, of an empty one all.
 fn share((done, all): (u64, u64), state: State) -> f64 {
     match state {

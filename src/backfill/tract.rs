@@ -108,13 +108,20 @@ impl Tract {
         }
     }
 
-    /// Units to be worked on, and whether they are looked at again.
-    pub(super) fn take(&mut self, step: u64, paid: Lsn) -> Option<((u64, u64), bool)> {
+    /// Units to be worked on, and whether they are looked at again. `begun`: also of those that were begun before.
+    pub(super) fn take(&mut self, step: u64, paid: Lsn, begun: bool) -> Option<((u64, u64), bool)> {
         if let Some(again) = self.again.iter_mut().find(|again| !again.taken && again.after <= paid.0) {
             again.taken = true;
             return Some(((again.from, again.to), true));
         }
-        let (from, to) = self.taken.gap(0, self.extent.units.min(self.reserved), step)?;
+        let below = self.extent.units.min(self.reserved);
+        let (from, to) = if begun {
+            self.taken.gap(0, below, step)?
+        } else {
+            let mut passed = self.taken.clone();
+            passed.add_all(&self.begun);
+            passed.gap(0, below, step)?
+        };
         self.taken.add(from, to);
         Some(((from, to), false))
     }

@@ -10,7 +10,7 @@ use crate::record::TableId;
 
 use super::counts::Counts;
 use super::tract::{FIRST_STEP, Sample, Tract};
-use super::work::{Chunk, Compares, Extent, Landed, Pass, Surveyed};
+use super::work::{Chunk, Compares, Extent, Landed, Paid, Pass, Surveyed};
 
 /// One table of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,9 @@ pub(super) struct Walked {
     /// It is not tried before.
     #[serde(skip)]
     pub(super) aside: Option<Instant>,
+    /// How often in a row the secondary took nothing of it for now, and what was said of that last.
+    #[serde(skip)]
+    pub(super) waited: Option<(u32, String)>,
     /// It was never looked at with success.
     #[serde(default)]
     pub(super) is_unseen: bool,
@@ -82,6 +85,8 @@ const UNREADABLE: u8 = 3;
 /// The same, where its server may only be short of something; and how long it is left alone, from the first time to the last.
 pub(super) const UNREADABLE_NOW: u8 = 12;
 pub(super) const UNREADABLE_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// How long a table that the secondary takes nothing of for now is left alone, from the first time to the last.
+const WAITING_PAUSES: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 /// How often differences are owed before they are called lasting.
 const TRIES: u8 = 3;
 /// Most units of a chunk.
@@ -119,6 +124,7 @@ impl Walked {
             unreadable: 0,
             unread: None,
             aside: None,
+            waited: None,
             is_unseen: true,
             extents: Vec::new(),
             copied_rows: 0,
@@ -189,6 +195,28 @@ impl Walked {
         }
     }
 
+    /// The secondary takes nothing of it for now: it is left alone for a while.
+    pub(super) fn waits(&mut self, why: String, now: Instant) {
+        // Another worker met the same.
+        if self.aside.is_some_and(|until| until > now) {
+            return;
+        }
+        let times = self.waited.take().map_or(0, |(times, _)| times);
+        if times == 0 {
+            tracing::warn!(table = self.name, why, "history: a table waits");
+        }
+        self.aside = Some(now + (WAITING_PAUSES.0 * 2_u32.saturating_pow(times)).min(WAITING_PAUSES.1));
+        self.waited = Some((times + 1, why));
+    }
+
+    /// Why nothing of it is done now, for people.
+    pub(super) fn waits_for(&self) -> Option<String> {
+        let doubt = self.doubt.as_ref().map(|doubt| &doubt.why);
+        let doubt = doubt.map(|why| format!("{why}: it is looked at again when the mirror has caught up"));
+        let waited = || self.waited.as_ref().map(|(_, why)| format!("it is tried again now and then: {why}"));
+        Some(format!("{}: {}", self.name, doubt.or_else(waited)?))
+    }
+
     pub(super) fn refuse(&mut self, why: String) {
         tracing::warn!(table = self.name, why, "history: a table is left out");
         self.refused = Some(why);
@@ -225,11 +253,18 @@ impl Walked {
         sum
     }
 
-    pub(super) fn take(&mut self, pass: Pass, paid: Lsn) -> Option<Chunk> {
+    pub(super) fn take(&mut self, pass: Pass, paid: &Paid) -> Option<Chunk> {
         let (table, step) = (self.table, self.step.max(1));
+        // What is compared needs what clients wrote to be there, also behind a copy that was begun before: a table that waits for
+        // its own sake holds up no other.
+        let is_stuck = paid.is_stuck(&self.labels);
+        if is_stuck && pass != Pass::Copy {
+            return None;
+        }
+        let paid = paid.of(&self.labels);
         let mut tracts = self.extents.iter_mut().enumerate();
         tracts.find_map(|(extent, tract)| {
-            let ((from, to), again) = tract.take(step, paid)?;
+            let ((from, to), again) = tract.take(step, paid, !is_stuck)?;
             let Extent { name, file, .. } = tract.extent.clone();
             let begun = tract.begun.meets(from, to);
             let (job, compares) = (0, Compares::default());
@@ -271,6 +306,7 @@ impl Walked {
             tract.done.add(chunk.from, chunk.to);
         }
         tract.begun.remove(chunk.from, chunk.to);
+        self.waited = None;
         if self.unread.is_some_and(|(extent, unit)| extent == chunk.extent && (chunk.from..chunk.to).contains(&unit)) {
             (self.unreadable, self.unread) = (0, None);
         }

@@ -235,6 +235,8 @@ pub enum Outcome {
     Dense,
     /// A side does not let us read it: again, in smaller parts; what cannot be parted leaves its table out.
     Unreadable(Unread),
+    /// The secondary takes nothing of its table for now: somebody has locked it, or its replicas are away. What the side says.
+    Waits(String),
     /// The secondary refuses rows of it: their keys, if that is what it refuses, or why nothing of it can be done.
     Refused(Vec<Box<[u8]>>, String),
 }

@@ -304,6 +304,18 @@ impl Handle {
         self.shows(|status| status.paid >= lsn || status.stuck.as_deref().is_some_and(is_beyond)).await
     }
 
+    /// Resolves when the table waits for what may take as long as it likes: why it does.
+    pub(in crate::mirror) async fn stuck(&self, table: TableId) -> String {
+        let holds = |status: &Status| status.stuck.as_deref().is_some_and(|stuck| stuck.tables.contains(&table));
+        let mut status = self.status.clone();
+        let why = status.wait_for(holds).await.ok().and_then(|status| Some(status.stuck.as_ref()?.why.clone()));
+        match why {
+            Some(why) => why,
+            // There will be no other status.
+            None => std::future::pending().await,
+        }
+    }
+
     /// Resolves when the status is so, or can no longer become so.
     async fn shows(&self, is_so: impl Fn(&Status) -> bool) -> Result<(), Error> {
         let mut status = self.status.clone();

@@ -744,6 +744,39 @@ async fn history_says_that_it_waits_for_a_locked_table_and_payments_go_on() {
 }
 
 #[tokio::test]
+async fn a_table_that_is_locked_on_the_target_holds_up_the_copy_of_no_other() {
+    let stage = stage("").await;
+    let says = async |what: &dyn Fn(&Value) -> bool| {
+        let report = async || stage.tandem.client().get("/v1/backfill").await.expect("it answers");
+        let said = until(async || Some(report().await).filter(what)).await;
+        assert!(said.is_some(), "{:#}\n{}", report().await, stage.tandem.log());
+    };
+    // As CREATE INDEX does, and a transaction that somebody forgot.
+    for lock in ["LOCK TABLE named IN SHARE MODE", "SELECT FROM named WHERE v > 1 LIMIT 1 FOR UPDATE"] {
+        let locker = connect(&stage.target.url("postgres")).await;
+        locker.batch_execute(&format!("BEGIN; {lock}")).await.expect("locked");
+        ask(&stage, "backfill", json!({ "tables": ["public.named", "public.plain"] })).await;
+        says(&|report| {
+            let copied = |name| {
+                let tables = report["tables"].as_array().into_iter().flatten();
+                tables.filter(|table| table["table"] == name).any(|table| table["done"] == 1.0)
+            };
+            let why = report["why"].as_str().unwrap_or_default();
+            copied("public.plain") && !copied("public.named") && why.contains("public.named: it is tried again")
+        })
+        .await;
+        sql(&stage.url(), "UPDATE named SET v = v + 1").await;
+        says(&|report| report["why"].as_str().is_some_and(|why| why.contains("waits for a lock on the secondary")))
+            .await;
+        locker.batch_execute("ROLLBACK").await.expect("ended");
+        let report = ended(&stage, "backfill").await;
+        assert_eq!((report["state"].as_str(), &counts(&report)[2..]), (Some("Done"), &[0; 4][..]), "{report:#}");
+    }
+    stage.assert_equal(&["named", "plain"]).await;
+    assert!(!stage.tandem.log().contains("mirror waits"), "{}", stage.tandem.log());
+}
+
+#[tokio::test]
 async fn a_table_that_cannot_be_read_is_left_out_with_what_the_server_says_and_the_others_are_copied() {
     let schema = "CREATE TABLE a_split (id int PRIMARY KEY, n int); CREATE TABLE whole (id int PRIMARY KEY, n int)";
     let stage = Stage::new(schema, "[[tables]]\nfrom = \"public.a_split\"\nfilter = \"100 / n > 0\"\n", &[]).await;

@@ -110,7 +110,7 @@ impl Memory {
                 landed.refused.into_iter().chain(landed.differing.into_iter().map(|one| one.key)).collect()
             }
             Outcome::Refused(keys, _) => keys,
-            Outcome::Moved | Outcome::Dense | Outcome::Unreadable(_) => Vec::new(),
+            Outcome::Moved | Outcome::Dense | Outcome::Unreadable(_) | Outcome::Waits(_) => Vec::new(),
         };
         let (table, jobs) = (chunk.table, &self.page.jobs);
         // Another one may have taken the place of its job, and not know the table yet.

@@ -1,5 +1,7 @@
 //! What a job makes of what it is told, step by step.
 
+use std::time::Duration;
+
 use super::super::walked::{DOUBTED, UNREADABLE_NOW, UNREADABLE_PAUSES};
 use super::super::work::Extent;
 use super::*;
@@ -139,6 +141,33 @@ fn a_table_that_could_not_be_looked_at_is_looked_at_again_behind_a_pause() {
     assert!(job.tables[0].doubt.is_none() && job.tables[0].aside.is_some());
     survey(&mut job, unread(), now);
     assert!(job.tables[0].doubt.is_some());
+}
+
+#[test]
+fn a_table_that_waits_is_tried_until_it_does_not_and_holds_up_no_other() {
+    let (mut now, other) = (Instant::now(), TableId(2));
+    let second = Surveyed { table: other, name: "other".into(), labels: vec![other], ..table(1, 2) };
+    let mut job = Job::new(1, Request::new(Kind::Backfill), 0);
+    job.surveyed(vec![table(1, 2), second], |_| true, (Lsn(0), Lsn(0)), now);
+    job.reserve();
+    for pause in [5, 10, 20, 40, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60] {
+        let chunk = job.take(&Lsn(0).into()).filter(|chunk| chunk.table == TableId(1)).expect("it is tried");
+        job.waits_with(&chunk, "lock timeout".to_owned(), now);
+        job.waits_with(&chunk, "lock timeout".to_owned(), now);
+        job.recall();
+        now += Duration::from_secs(pause - 1);
+        job.wake(now);
+        let meanwhile = job.take(&Lsn(0).into());
+        assert_eq!(meanwhile.map(|chunk| chunk.table), Some(other), "{pause}");
+        job.recall();
+        now += Duration::from_secs(1);
+        job.wake(now);
+    }
+    let said = job.tables[0].waits_for();
+    assert!(said.is_some_and(|said| said.contains("lock timeout")) && job.tables[0].refused.is_none());
+    let chunk = job.take(&Lsn(0).into()).expect("it is tried");
+    job.landed(&chunk, &Landed { rows: 2, ..Landed::default() }, sizes());
+    assert_eq!(job.tables[0].waits_for(), None);
 }
 
 #[test]

@@ -68,6 +68,9 @@ pub enum Error {
     /// A side is there, and does not let us read a chunk.
     #[error("{}", .0.why)]
     Unread(Unread),
+    /// The secondary is there, and cannot take rows of a chunk's table for now.
+    #[error("secondary: {0}")]
+    Waits(String),
     /// A worker did not do its chunk: somebody else does, at once.
     #[error(transparent)]
     Worker(#[from] Lost),
@@ -280,7 +283,7 @@ impl<W: Walker> History<W> {
         let now = Instant::now();
         let throttle = match &trouble {
             Trouble::Side(Error::Primary(_) | Error::Unread(_)) => Throttle::Primary,
-            Trouble::Side(Error::Secondary(_) | Error::Worker(_)) => Throttle::Secondary,
+            Trouble::Side(Error::Secondary(_) | Error::Waits(_) | Error::Worker(_)) => Throttle::Secondary,
             Trouble::Desk(_) => Throttle::Lag,
         };
         tracing::debug!(why = %trouble, "history waits");
@@ -389,6 +392,7 @@ impl<W: Walker> History<W> {
         };
         let outcome = match outcome {
             Err(Error::Unread(unread)) => Outcome::Unreadable(unread),
+            Err(error @ Error::Waits(_)) => Outcome::Waits(error.to_string()),
             outcome => outcome?,
         };
         self.handle.desk.put(chunk, timed(outcome, began));
@@ -453,7 +457,12 @@ impl<W: Walker> History<W> {
     /// Everything of the table that the primary showed until now is on the secondary.
     async fn caught_up(&self, table: TableId, stop: &CancellationToken) -> Result<(), Error> {
         let settled = timeout(SETTLE, self.handle.settle_of(table, self.handle.journal.appended()));
-        let why = match stop.run_until_cancelled(settled).await {
+        let settled = tokio::select! {
+            biased;
+            settled = stop.run_until_cancelled(settled) => settled,
+            why = self.handle.stuck(table) => return Err(Error::Waits(why)),
+        };
+        let why = match settled {
             Some(Ok(Ok(()))) => return Ok(()),
             Some(Err(_)) => format!("the mirror did not catch up within {} s", SETTLE.as_secs()),
             Some(Ok(Err(_))) | None => "the mirror ends".to_owned(),

@@ -66,6 +66,10 @@ enum Other {
     Unread {
         lasts: bool,
     },
+    /// The replicas of the secondary that it is on are away.
+    Away,
+    /// Nothing any more.
+    Well,
 }
 
 /// A timestamp, and a value or a tombstone.
@@ -205,6 +209,11 @@ impl Drop for Settling<'_> {
     }
 }
 
+fn suspected(key: u64) -> Suspect {
+    let difference = Difference { how: Differs::Extra, key: place(key), shown: key.to_string() };
+    Suspect { difference, print: 0, is_dated: true, times: 1 }
+}
+
 fn place(key: u64) -> Box<[u8]> {
     key.to_be_bytes().into()
 }
@@ -311,6 +320,10 @@ impl Walker for Hands {
 
     async fn copy(&self, chunk: &Chunk, by: By) -> Result<Outcome, Error> {
         if chunk.table == OTHER {
+            if world(&self.0).other == Other::Away {
+                self.delay(500).await;
+                return Err(Error::Waits("UNAVAILABLE".to_owned()));
+            }
             return self.read_other(chunk).map(|rows| Outcome::Done(Landed { rows, ..Landed::default() }));
         }
         let number = {
@@ -341,7 +354,10 @@ impl Walker for Hands {
 
     async fn compare(&self, chunk: &Chunk, _by: By) -> Result<Compared, Error> {
         if chunk.table == OTHER {
-            return self.read_other(chunk).map(|rows| Compared { rows, ..Compared::default() });
+            // What the mirror still owes shows.
+            let suspects =
+                if world(&self.0).other == Other::Refused { vec![suspected(chunk.from)] } else { Vec::new() };
+            return self.read_other(chunk).map(|rows| Compared { rows, suspects, ..Compared::default() });
         }
         let theirs = world(&self.0).secondary.clone();
         self.delay(10).await;
@@ -744,6 +760,54 @@ fn a_table_that_waits_for_a_change_that_is_refused_holds_up_the_history_of_no_ot
         let [other, table] = &report.tables[..] else { panic!("two tables") };
         assert_eq!((other.rows, table.rows > 100), (KEYS, true), "{report:?}");
         clients.shutdown().await;
+        process.kill(&shared).await;
+    });
+}
+
+#[test]
+fn what_was_begun_of_a_table_that_waits_for_a_refused_change_holds_up_no_other_after_a_restart() {
+    seeds::paused(async {
+        let shared = begun(1, Bend::Straight, Other::Refused);
+        world(&shared).faults = false;
+        let (disk, paths, file) = (MemoryDisk::default(), Paths::in_memory(), Durable::in_memory("history"));
+        let mut process = Process::start(&shared, &disk, &paths, &file);
+        let mut change = RecordBuf::default();
+        change.ddl(OTHER, b"TRUNCATE");
+        let ticket = process.journal.begin(change.finish(Backend { id: 1, life: 1 })).expect("there is room");
+        ticket.end(journal::Outcome::Committed);
+        process.desk.start(backfill(&[])).await.expect("idle");
+        sleep(Duration::from_millis(100)).await;
+        process.kill(&shared).await;
+        process = Process::start(&shared, &disk, &paths, &file);
+        // Less than the mirror is given to catch up.
+        sleep(Duration::from_secs(30)).await;
+        let report = process.desk.report(Kind::Backfill).expect("asked for");
+        let [other, table] = &report.tables[..] else { panic!("two tables") };
+        assert!(!report.state.is_over() && other.done < 1.0 && table.done == 1.0, "{report:?}");
+        process.kill(&shared).await;
+    });
+}
+
+#[test]
+fn a_table_whose_replicas_are_away_holds_up_the_copy_of_no_other_and_is_copied_when_they_are_back() {
+    seeds::paused(async {
+        let (shared, process, mut clients) = beside(Other::Away);
+        process.desk.start(backfill(&[])).await.expect("idle");
+        sleep(Duration::from_secs(5)).await;
+        clients.shutdown().await;
+        // It would be left out behind less, if it could not be read.
+        sleep(Duration::from_secs(3_600)).await;
+        let report = process.desk.report(Kind::Backfill).expect("asked for");
+        let [other, table] = &report.tables[..] else { panic!("two tables") };
+        assert_eq!((other.done, table.done), (0.0, 1.0), "{report:?}");
+        assert!(
+            report.why.as_deref().is_some_and(|why| why.contains("k.other") && why.contains("UNAVAILABLE")),
+            "{report:?}"
+        );
+        world(&shared).other = Other::Well;
+        let report = process.ended(Kind::Backfill).await;
+        assert_eq!((report.state, report.tables[0].rows), (State::Done, KEYS), "{report:?}");
+        equal(&shared);
         process.kill(&shared).await;
     });
 }

@@ -38,6 +38,10 @@ impl<C: Copier> Engine<C> {
             self.desk.hindered(Throttle::Schema, None);
             return Err(Some(now + self.config.pause_max));
         }
+        // At a state that lacks what a table owes nothing is walked over; the next payment may be whole.
+        if let Some(held) = self.held.first().filter(|_| errand == Errand::Walk) {
+            self.desk.hindered(Throttle::Schema, Some(format!("{}: {}", held.table, held.why)));
+        }
         Ok(errand)
     }
 

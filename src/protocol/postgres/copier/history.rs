@@ -34,7 +34,7 @@ use super::debt::{Arrays, BATCH_BYTES, batches};
 use super::link::{self, LOCK_CLASS, LOCK_WRITERS, Link, on_secondary};
 use super::pay::COUNT;
 use super::schema::{At, Home, Pair, STRETCH};
-use super::trouble::{Trouble, loading, of_the_table, unlocked};
+use super::trouble::{LOCKED, Trouble, loading, of_the_table, unlocked};
 
 mod alike;
 
@@ -372,6 +372,10 @@ impl Worker {
                 // S is as good as before, and so is what others did at it.
                 self.primary.simple("ROLLBACK TO tandem_read").await.map_err(Trouble::Primary)?;
                 Ok(Outcome::Unreadable(Unread { why, lasts: true }))
+            }
+            Err(Trouble::Locked(At::Secondary, _, why)) => {
+                self.primary.simple("ROLLBACK TO tandem_read").await.map_err(Trouble::Primary)?;
+                Ok(Outcome::Waits(why))
             }
             done => done,
         }
@@ -721,6 +725,7 @@ impl Writes {
         }
         match refused {
             None => Ok(()),
+            Some(error) if error.code == LOCKED => Err(Trouble::Locked(At::Secondary, vec![table], error.to_string())),
             Some(error) if of_the_table(&error.code) => Err(Trouble::Table(table, Box::new(error))),
             Some(error) => Err(Trouble::Secondary(error.into())),
         }

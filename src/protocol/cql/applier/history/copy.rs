@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use super::beside::Beside;
 use super::ring::tokens;
 use super::scan::{Forms, Found, Lines, Shape};
-use super::{GRACE_MIN, Terms, difference, lent, of_primary, of_secondary, shape, weight};
+use super::{GRACE_MIN, Terms, difference, lent, of_primary, shape, weight, written_on_secondary};
 use crate::backfill::crew::Lease;
 use crate::backfill::work::{Chunk, Differs, Landed, Outcome};
 use crate::mirror::replay::history::{By, Error};
@@ -381,7 +381,7 @@ async fn write(client: Client, batch: Batch, moment: Moment, lease: Lease) -> Wr
         let Err(error) = written else { return Written::Done };
         match Trouble::of_secondary(&error) {
             Trouble::Reject(_) => return Written::Refused(batch.places),
-            _ if tries == TRIES => return Written::Failed(of_secondary(error)),
+            _ if tries == TRIES => return Written::Failed(written_on_secondary(error)),
             _ => sleep(PAUSE * tries).await,
         }
     }

@@ -293,6 +293,11 @@ fn unread(side: &str, error: &client::Error) -> Option<Error> {
     Some(Error::Unread(Unread { why: format!("{side}: {error}"), lasts }))
 }
 
+/// Writing there failed. Where replicas are away, those of other keyspaces may be there.
+fn written_on_secondary(error: client::Error) -> Error {
+    if error.code() == Some(code::UNAVAILABLE) { Error::Waits(error.to_string()) } else { of_secondary(error) }
+}
+
 fn of_secondary(error: client::Error) -> Error {
     Error::Secondary(error.to_string())
 }
