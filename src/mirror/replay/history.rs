@@ -406,9 +406,9 @@ impl<W: Walker> History<W> {
         match copied {
             Outcome::Done(landed) if chunk.begun && !chunk.compares.newer_stays => {
                 match self.compare(chunk, By::Us, stop).await? {
-                    Outcome::Done(Landed { mut differing, .. }) => {
+                    Outcome::Done(Landed { mut differing, crowd, .. }) => {
                         differing.extend(landed.differing);
-                        Ok(Outcome::Done(Landed { differing, ..landed }))
+                        Ok(Outcome::Done(Landed { differing, crowd: landed.crowd + crowd, ..landed }))
                     }
                     other => Ok(other),
                 }

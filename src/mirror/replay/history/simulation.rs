@@ -68,6 +68,8 @@ enum Other {
     },
     /// The replicas of the secondary that it is on are away.
     Away,
+    /// More of one unit differs than is kept at once, until it is looked at again.
+    Crowded,
     /// Nothing any more.
     Well,
 }
@@ -354,6 +356,12 @@ impl Walker for Hands {
 
     async fn compare(&self, chunk: &Chunk, _by: By) -> Result<Compared, Error> {
         if chunk.table == OTHER {
+            let is_crowded = world(&self.0).other == Other::Crowded && (chunk.from..chunk.to).contains(&UNREAD);
+            if is_crowded && chunk.again {
+                world(&self.0).other = Other::Well;
+            } else if is_crowded {
+                return Ok(Compared { crowd: 1, ..Compared::default() });
+            }
             // What the mirror still owes shows.
             let suspects =
                 if world(&self.0).other == Other::Refused { vec![suspected(chunk.from)] } else { Vec::new() };
@@ -784,6 +792,23 @@ fn what_was_begun_of_a_table_that_waits_for_a_refused_change_holds_up_no_other_a
         let report = process.desk.report(Kind::Backfill).expect("asked for");
         let [other, table] = &report.tables[..] else { panic!("two tables") };
         assert!(!report.state.is_over() && other.done < 1.0 && table.done == 1.0, "{report:?}");
+        process.kill(&shared).await;
+    });
+}
+
+#[test]
+fn what_the_comparison_behind_a_copy_could_not_keep_is_looked_at_again() {
+    seeds::paused(async {
+        let shared = begun(1, Bend::Straight, Other::Crowded);
+        world(&shared).faults = false;
+        let (disk, paths, file) = (MemoryDisk::default(), Paths::in_memory(), Durable::in_memory("history"));
+        let mut process = Process::start(&shared, &disk, &paths, &file);
+        process.desk.start(Request { verify: false, ..backfill(&[]) }).await.expect("idle");
+        sleep(Duration::from_millis(100)).await;
+        process.kill(&shared).await;
+        process = Process::start(&shared, &disk, &paths, &file);
+        let report = process.ended(Kind::Backfill).await;
+        assert_eq!((report.state, world(&shared).other), (State::Done, Other::Well), "{report:?}");
         process.kill(&shared).await;
     });
 }
