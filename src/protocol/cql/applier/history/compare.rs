@@ -2,14 +2,15 @@
 //!
 //! Lines with another token stand alone. Of those with the same, what is in front on both sides is the same if its bytes
 //! are; otherwise lines wait for their counterpart, one from each side at a time, so that as many wait as differ. Nobody
-//! has to know how servers order rows within a partition.
+//! has to know how servers order rows within a partition. Where too much would wait (another order, or a wide partition of which
+//! a side lacks the beginning), what waits is suspected as it is, and looked at again row by row.
 //!
 //! What is asked for decides whether times count beside values ([`Compares`]).
 //!
 //! Two cells are the same if their bytes are: `-0.0` is not `0.0`, a NaN is itself, `1.0` is not `1.00`. A collection that
 //! is not frozen and empty is null, as it is for servers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::Bytes;
@@ -30,6 +31,10 @@ use crate::protocol::cql::text::schema;
 
 /// Rows that differ and are kept at once.
 const SUSPECTS_MAX: usize = 50_000;
+/// About the bytes of lines that wait for their counterparts.
+const WAITING_BYTES: usize = 8 << 20;
+/// What a line takes beside its bytes while it waits.
+const LINE_BYTES: usize = 256;
 /// Rows that are looked at again at once.
 const LOOKS: usize = 32;
 
@@ -39,27 +44,34 @@ pub(super) async fn compare(sides: &Sides, table: &Table, chunk: &Chunk, terms: 
     let moment = terms.moment;
     let theirs = Lines::of(&shape, sides.to_secondary.clone(), chunk, moment).await.map_err(read_on_secondary)?;
     let ours = Lines::of(&shape, sides.to_primary.clone(), chunk, moment).await.map_err(of_primary)?;
-    let (found, group) = (Compared::default(), Group::default());
-    let (compares, keys_bytes) = (chunk.compares, terms.keys_bytes);
-    let mut pair = Pair { shape: &shape, compares, ours, theirs, found, keys_bytes, kept_bytes: 0, group };
+    let mut pair =
+        Pair { ours, theirs, matched: Matched::new(&shape, chunk.compares, terms.keys_bytes, WAITING_BYTES) };
     while let Some(token) = pair.token().await? {
         pair.group(token).await?;
-        if pair.found.crowd > 0 && chunk.is_divisible() {
+        if pair.matched.found.crowd > 0 && chunk.is_divisible() {
             break;
         }
     }
-    Ok(pair.found)
+    Ok(pair.matched.into_compared())
 }
 
 struct Pair<'s> {
-    shape: &'s Shape,
-    compares: Compares,
     ours: Lines<'s>,
     theirs: Lines<'s>,
+    matched: Matched<'s>,
+}
+
+/// What both sides have shown so far, line by line.
+struct Matched<'s> {
+    shape: &'s Shape,
+    compares: Compares,
     found: Compared,
     keys_bytes: usize,
     kept_bytes: usize,
     group: Group,
+    waiting_max: usize,
+    /// Lines were not waited with to the end: the counterpart of one that is suspected may be suspected too.
+    was_too_much: bool,
 }
 
 /// What waits for its counterpart, of one token.
@@ -67,6 +79,8 @@ struct Pair<'s> {
 struct Group {
     /// By partition and clustering: ours, theirs.
     rows: HashMap<(Bytes, Bytes), [Option<Line>; 2]>,
+    /// About what they take.
+    rows_bytes: usize,
     /// The first line of each partition, which says what is static.
     firsts: HashMap<Bytes, [Option<Line>; 2]>,
 }
@@ -87,7 +101,7 @@ impl Pair<'_> {
             match (ours, theirs) {
                 (None, None) => break,
                 (Some(ours), Some(theirs)) if ours.bytes == theirs.bytes => {
-                    self.found.rows += 1;
+                    self.matched.found.rows += 1;
                     // Lines that are the same show the same static columns, wherever they are in their partition.
                     let _ = (self.ours.pop(), self.theirs.pop());
                 }
@@ -95,35 +109,77 @@ impl Pair<'_> {
                     let (here, there) = (ours.is_some(), theirs.is_some());
                     let ours = if here { self.ours.pop() } else { None };
                     let theirs = if there { self.theirs.pop() } else { None };
-                    ours.into_iter().for_each(|line| self.wait(line, 0, there));
-                    theirs.into_iter().for_each(|line| self.wait(line, 1, here));
+                    ours.into_iter().for_each(|line| self.matched.add(line, 0, there));
+                    theirs.into_iter().for_each(|line| self.matched.add(line, 1, here));
                 }
             }
         }
-        self.close();
+        self.matched.close();
         Ok(())
+    }
+}
+
+impl<'s> Matched<'s> {
+    fn new(shape: &'s Shape, compares: Compares, keys_bytes: usize, waiting_max: usize) -> Matched<'s> {
+        let (found, group) = (Compared::default(), Group::default());
+        Matched { shape, compares, found, keys_bytes, kept_bytes: 0, group, waiting_max, was_too_much: false }
+    }
+
+    fn into_compared(self) -> Compared {
+        let mut found = self.found;
+        if self.was_too_much {
+            let mut seen = HashSet::new();
+            found.suspects.retain(|suspect| seen.insert(suspect.difference.key.clone()));
+        }
+        found
     }
 
     /// `may_come`: the other side is not through with the token, so that the counterpart may be on its way. When it is through
     /// nothing waits: a partition of any size that only one side has passes by.
-    fn wait(&mut self, line: Line, side: usize, may_come: bool) {
+    fn add(&mut self, line: Line, side: usize, may_come: bool) {
         let key = self.shape.key(&line);
         if !self.shape.statics().is_empty() {
-            let firsts = self.group.firsts.entry(key.0.clone()).or_default();
-            firsts[side].get_or_insert_with(|| line.clone());
+            // What is kept is none of its page, which would be kept with it.
+            let firsts = self.group.firsts.entry(Bytes::copy_from_slice(&key.0)).or_default();
+            firsts[side].get_or_insert_with(|| line.kept());
         }
-        let waiting = self.group.rows.entry(key.clone()).or_default();
-        waiting[side] = Some(line);
-        if !may_come || matches!(waiting, [Some(_), Some(_)]) {
-            let [ours, theirs] = self.group.rows.remove(&key).unwrap_or_default();
-            self.row(ours.as_ref(), theirs.as_ref());
+        match self.group.rows.remove(&key) {
+            Some(mut both) => {
+                self.group.rows_bytes -= both.iter().flatten().map(waiting).sum::<usize>();
+                both[side] = Some(line);
+                self.row(both[0].as_ref(), both[1].as_ref());
+            }
+            None if may_come => self.wait(line.kept(), side),
+            None => {
+                let [ours, theirs] = if side == 0 { [Some(&line), None] } else { [None, Some(&line)] };
+                self.row(ours, theirs);
+            }
         }
     }
 
-    /// What still waits has no counterpart.
-    fn close(&mut self) {
-        let Group { rows, firsts } = std::mem::take(&mut self.group);
+    fn wait(&mut self, line: Line, side: usize) {
+        self.group.rows_bytes += waiting(&line);
+        let mut alone = [None, None];
+        let key = self.shape.key(&line);
+        alone[side] = Some(line);
+        self.group.rows.insert(key, alone);
+        if self.group.rows_bytes > self.waiting_max {
+            self.was_too_much = true;
+            self.no_more();
+        }
+    }
+
+    /// What waits is taken to have no counterpart.
+    fn no_more(&mut self) {
+        self.group.rows_bytes = 0;
+        let rows = std::mem::take(&mut self.group.rows);
         rows.values().for_each(|[ours, theirs]| self.row(ours.as_ref(), theirs.as_ref()));
+    }
+
+    /// All of the token was there.
+    fn close(&mut self) {
+        self.no_more();
+        let firsts = std::mem::take(&mut self.group.firsts);
         firsts.values().for_each(|[ours, theirs]| self.statics(ours.as_ref(), theirs.as_ref()));
     }
 
@@ -140,7 +196,7 @@ impl Pair<'_> {
         self.found.rows += u64::from(ours.is_some());
         let place = Place { extent: Extent::Row, partition, clustering };
         let (ours, theirs) = (ours.map(|(_, cells)| cells), theirs.map(|(_, cells)| cells));
-        self.found(&place, ours.as_deref(), theirs.as_deref());
+        self.differ(&place, ours.as_deref(), theirs.as_deref());
     }
 
     /// Static columns that differ count as a row.
@@ -155,11 +211,11 @@ impl Pair<'_> {
         let (ours, theirs) = (there(&ours), there(&theirs));
         let differ = differ(&self.compares, ours, theirs);
         self.found.rows += u64::from(differ.is_some_and(|how| how != Differs::Extra));
-        self.found(&place, ours, theirs);
+        self.differ(&place, ours, theirs);
     }
 
     /// What differs is kept, or only counted.
-    fn found(&mut self, place: &Place, ours: Option<&[Cell]>, theirs: Option<&[Cell]>) {
+    fn differ(&mut self, place: &Place, ours: Option<&[Cell]>, theirs: Option<&[Cell]>) {
         let Some(found) = suspect(self.shape.table(), &self.compares, place, ours, theirs) else { return };
         let is_ours = u64::from(found.difference.how != Differs::Extra);
         if is_old(&self.compares, ours, theirs) {
@@ -172,6 +228,11 @@ impl Pair<'_> {
         }
         self.found.rows -= is_ours;
     }
+}
+
+/// About what a line takes while it waits.
+fn waiting(line: &Line) -> usize {
+    line.bytes.len() + LINE_BYTES
 }
 
 /// Static columns that are all null are not there.
@@ -282,6 +343,34 @@ async fn look_at(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_partition_in_another_order_is_found_equal_in_bounded_memory() {
+        let column = |name, kind, place| schema::Column::described(name, kind, place, "int");
+        let columns = vec![column("k", "partition_key", 0), column("c", "clustering", 0)];
+        let shape = Shape::of(&schema::Table::new("shop", "t", columns));
+        let line = |c: u32| {
+            let values = [&7_i64.to_be_bytes()[..], &1_u32.to_be_bytes(), &c.to_be_bytes()];
+            let bytes: Vec<u8> =
+                values.iter().flat_map(|value| [&(value.len() as u32).to_be_bytes(), *value].concat()).collect();
+            Line { token: 7, bytes: bytes.into() }
+        };
+        const ROWS: u32 = 1_000;
+        for (waiting_max, suspected) in [(usize::MAX, 0), (100 * waiting(&line(0)), ROWS as usize)] {
+            let mut matched = Matched::new(&shape, Compares::default(), usize::MAX, waiting_max);
+            for c in 0..ROWS {
+                matched.add(line(c), 0, true);
+                matched.add(line(ROWS - 1 - c), 1, true);
+                assert!(matched.group.rows_bytes <= waiting_max);
+                assert_eq!(matched.group.rows_bytes, matched.group.rows.len() * waiting(&line(0)));
+            }
+            matched.close();
+            let found = matched.into_compared();
+            assert_eq!((found.rows, found.crowd), (u64::from(ROWS), 0));
+            // Each row once at most, and the look at it tells.
+            assert!(found.suspects.len() <= suspected, "{}", found.suspects.len());
+        }
+    }
 
     fn cell(value: &str, writetime: i64) -> Cell {
         Cell { value: Some(value.as_bytes().to_vec()), writetime: Some(writetime), ..Cell::default() }

@@ -108,6 +108,11 @@ pub(super) struct Line {
 }
 
 impl Line {
+    /// The same in memory of its own.
+    pub(super) fn kept(&self) -> Line {
+        Line { bytes: Bytes::copy_from_slice(&self.bytes), ..*self }
+    }
+
     fn values(&self) -> impl Iterator<Item = Option<&[u8]>> {
         let mut reader = Reader::new(&self.bytes);
         std::iter::from_fn(move || if reader.rest().is_empty() { None } else { reader.bytes("value").ok() })
