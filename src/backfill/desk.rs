@@ -22,7 +22,7 @@ use super::job::{Job, Line, State, Wants};
 use super::lines::Lines;
 use super::meters;
 use super::report::{Pace, Report, report};
-use super::request::{Kind, Request};
+use super::request::{Conflict, Kind, Request};
 use super::trust::Doubts;
 use super::walked::{Sizes, Walked};
 use super::work::{Chunk, Outcome, Paid, Pass, Stage, Surveyed};
@@ -176,6 +176,9 @@ const REST: u32 = 10;
 /// A state that lived shorter would be more handshake than work.
 const HOLD_MIN: Duration = Duration::from_millis(20);
 
+const UNDONE: &str =
+    "newer rows of the target would not stay: a backfill is done again and again, which `tandem backfill cancel` ends";
+
 impl Desk {
     /// What an earlier process began goes on.
     ///
@@ -256,7 +259,10 @@ impl Desk {
                 return Err(Refused::Busy(job.request.kind.as_str(), job.number));
             }
             let kind = request.kind;
-            memory.page.standing.remove(&kind);
+            if request.on_conflict == Conflict::Newer && memory.page.standing.contains_key(&kind) {
+                return Err(Refused::Nonsense(UNDONE));
+            }
+            // What is done once takes nothing away from what is done again and again.
             if request.every_seconds.is_some() {
                 let standing = Standing { request: request.clone(), rounds: 1, next_unix: None };
                 memory.page.standing.insert(kind, standing);
@@ -307,12 +313,17 @@ impl Desk {
         self.act(kind, |job| job.paused = false).await
     }
 
-    /// End it, and do not do it again; what is copied stays.
+    /// End it, and do not do it again; what is copied stays. What was asked for once beside it ends alone.
     ///
     /// # Errors
     /// There is none, or the disk refuses.
     pub async fn cancel(&self, kind: Kind) -> Result<(), Refused> {
-        let stood = self.lock().page.standing.remove(&kind).is_some();
+        let stood = {
+            let page = &mut self.lock().page;
+            let is_beside =
+                page.current().is_some_and(|job| job.request.kind == kind && job.request.every_seconds.is_none());
+            !is_beside && page.standing.remove(&kind).is_some()
+        };
         match self.act(kind, |job| job.cancel(unix_now())).await {
             Err(Refused::Idle(_)) if stood => {
                 self.lock().unsaved = true;

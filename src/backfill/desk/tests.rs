@@ -256,6 +256,31 @@ async fn what_is_done_again_and_again_has_its_next_time_behind_a_switch() {
 }
 
 #[tokio::test]
+async fn what_is_asked_for_once_leaves_what_is_done_again_and_again() {
+    for kind in [Kind::Verify, Kind::Backfill] {
+        let desk = Desk::in_memory();
+        let next = || desk.report(kind).and_then(|report| report.next_unix);
+        let fail = |desk: &Desk| desk.surveyed(Vec::new(), (Lsn(0), Lsn(0)));
+        // No such table: it is over.
+        let request = Request { tables: vec!["public.gone".to_owned()], ..Request::new(kind) };
+        desk.start(Request { every_seconds: Some(3_600), ..request.clone() }).await.expect("nothing is under way");
+        fail(&desk);
+        let due = next();
+        assert!(due.is_some());
+        desk.start(request.clone()).await.expect("nothing is under way");
+        fail(&desk);
+        assert_eq!(next(), due, "it was done beside it");
+        desk.start(request.clone()).await.expect("nothing is under way");
+        desk.cancel(kind).await.expect("it is under way");
+        assert_eq!(next(), due, "it ended alone");
+        let newer = Request { on_conflict: Conflict::Newer, ..request };
+        assert!(matches!(desk.start(newer).await, Err(Refused::Nonsense(_))));
+        desk.cancel(kind).await.expect("it stands");
+        assert_eq!(next(), None);
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_begun_is_not_shown_as_done() {
     let desk = Desk::in_memory();
     desk.start(Request::new(Kind::Verify)).await.expect("nothing is under way");
