@@ -571,9 +571,10 @@ impl Job {
         differing.filter(|(.., rows)| *rows > 0)
     }
 
-    /// Not all columns of the table are compared.
+    /// Not all columns of the table are compared, or not all of its rows.
     pub(super) fn is_partial(&self, table: TableId) -> bool {
-        self.tables.iter().any(|walked| walked.table == table && !walked.not_compared.is_empty())
+        let is_partial = |walked: &Walked| !walked.not_compared.is_empty() || walked.counts().skipped > 0;
+        self.tables.iter().any(|walked| walked.table == table && is_partial(walked))
     }
 
     /// A table's name, for people.

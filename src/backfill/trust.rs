@@ -44,7 +44,7 @@ impl Trust {
     pub(super) fn learn(&mut self, job: &Job) {
         for (table, name, differing) in job.verdicts() {
             let known = self.of(table, name);
-            // Of columns that were not compared nobody knows more than before.
+            // Of columns and rows that were not compared nobody knows more than before.
             let unverified = known.unverified && job.is_partial(table);
             (known.name, known.unverified, known.differing) = (name.to_owned(), unverified, differing);
             known.labels.extend(job.labels(table).map(|label| label.0));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::super::trust::Trust;
 use super::super::walked::{DOUBTED, UNREADABLE_NOW, UNREADABLE_PAUSES};
 use super::super::work::Extent;
 use super::*;
@@ -179,6 +180,21 @@ fn whose_rows_a_table_has_is_asked_when_it_can_be_looked_at() {
             job.surveyed(vec![found], |_| false, (Lsn(5), Lsn(5)), Instant::now());
         }
         assert_eq!(job.tables[0].refused.as_deref(), occupied.then_some(STRANGERS), "{first:?}");
+    }
+}
+
+#[test]
+fn a_table_of_which_rows_were_skipped_is_not_known_to_be_equal() {
+    for (skipped, unverified) in [(0, 0), (1, 1)] {
+        let mut trust = Trust::default();
+        trust.copied(TableId(1), "t", &[1]);
+        let mut job = begun(Kind::Verify, Surveyed { secondary: Vec::new(), ..table(1, 2) });
+        let chunk = job.take(&Lsn(0).into()).expect("there is one");
+        job.landed(&chunk, &Landed { rows: 2 - skipped, skipped, ..Landed::default() }, sizes());
+        walked(&mut job, &Surveyed { secondary: Vec::new(), ..table(1, 2) });
+        assert_eq!(job.state, State::Done);
+        trust.learn(&job);
+        assert_eq!(trust.doubts(None).unverified.len(), unverified, "{skipped}");
     }
 }
 
