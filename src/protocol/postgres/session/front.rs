@@ -294,7 +294,7 @@ impl Session {
         self.statements.remove_unnamed();
         // They were cut for its plan, and nothing else was since.
         let tokens = std::mem::take(&mut self.tokens);
-        self.pieces = Some(Pieces::new(Bytes::copy_from_slice(text), script, tokens));
+        self.pieces = Some(Box::new(Pieces::new(Bytes::copy_from_slice(text), script, tokens)));
         Ok(true)
     }
 

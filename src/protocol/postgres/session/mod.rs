@@ -214,7 +214,7 @@ pub struct Session {
     /// No unit begins any more.
     stopping: bool,
     holding: bool,
-    pieces: Option<Pieces>,
+    pieces: Option<Box<Pieces>>,
     /// COPY streams that were sent for and did not end, each with the number of its group.
     copies: VecDeque<(u64, CopyStream)>,
     /// The server reads a COPY stream.
