@@ -58,6 +58,13 @@ impl Dirty {
         Ok(Dirty { ledger: Ledger::open(file)? })
     }
 
+    /// A process begins, and its journal here. The file has only the first mark of each reason: where an earlier process
+    /// marked last is unknown, but for that it was no later than this.
+    pub(crate) fn begins(&self, at: Lsn) {
+        let raise = |kept: &mut Kept| kept.last_lsn = kept.last_lsn.max(at.0);
+        self.ledger.change(|book| (false, book.tables.values_mut().for_each(raise)));
+    }
+
     /// Mark a table, as of a journal position. Durable when it resolves.
     pub async fn mark(&self, table: TableId, reason: Reason, at: Lsn) -> Result<(), Error> {
         self.note(table, reason, at);
@@ -100,6 +107,15 @@ impl Dirty {
     /// Some table was marked at this position or behind it.
     pub(crate) fn is_marked_at(&self, at: Lsn) -> bool {
         self.ledger.look(|book| book.tables.values().any(|kept| kept.last_lsn >= at.0))
+    }
+
+    /// How far the journal was: the highest position that is named.
+    pub(crate) fn reached(&self) -> Lsn {
+        let highest = |book: &Book| {
+            let marks = book.tables.values().map(|kept| kept.last_lsn);
+            marks.chain(book.cleared.values().copied()).max()
+        };
+        Lsn(self.ledger.look(highest).unwrap_or(0))
     }
 
     /// How many tables.
@@ -161,8 +177,8 @@ impl Dirty {
 }
 
 impl Book {
-    /// True when the file must say it: a busy table is marked by every record, and a count is not worth a sync. The
-    /// position is kept in memory: after a restart the records above it are read, and mark it, again.
+    /// True when the file must say it: a busy table is marked by every record, and a count is not worth a sync. Nor is the
+    /// position: after a restart all marks count as made at its beginning ([`Dirty::begins`]).
     fn mark(&mut self, table: TableId, reason: Reason, at: Lsn) -> bool {
         let now = unix_now();
         let kept = self.tables.entry(table.0).or_insert_with(|| Kept {
@@ -230,6 +246,19 @@ mod tests {
         assert!(!dirty.repaired(T, Lsn(5)).await.expect("saved"));
         assert!(dirty.repaired(T, Lsn(6)).await.expect("saved"));
         assert!(dirty.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_walk_that_began_before_a_later_mark_does_not_clear_it_after_a_restart() {
+        let file = Durable::in_memory("dirty");
+        let dirty = reopened(&file);
+        for at in [100, 200] {
+            dirty.mark(T, Reason::Journal, Lsn(at)).await.expect("saved");
+        }
+        let dirty = reopened(&file);
+        dirty.begins(Lsn(300));
+        assert!(!dirty.repaired(T, Lsn(150)).await.expect("saved"));
+        assert!(dirty.repaired(T, Lsn(301)).await.expect("saved"), "it looked since");
     }
 
     #[tokio::test]

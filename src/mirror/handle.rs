@@ -218,6 +218,9 @@ impl Handle {
         (mending, self_repair): (Mending, bool),
     ) -> Handle {
         let (shown, status) = watch::channel(Status::default());
+        dirty.begins(journal.appended());
+        // A repair that was asked for before is done from now on, and answers what was marked before.
+        behind_marks(&journal, &dirty);
         Handle {
             parked,
             dirty,
