@@ -11,6 +11,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::journal::storage::free_bytes;
 use crate::record::Side;
 
 /// How bad a finding is. Ordered from harmless to bad.
@@ -129,14 +130,6 @@ fn is_writable(dir: &Path) -> bool {
     let Ok(path) = CString::new(dir.as_os_str().as_bytes()) else { return false };
     // SAFETY: the call reads the string, which outlives it.
     unsafe { libc::access(path.as_ptr(), libc::W_OK | libc::X_OK) == 0 }
-}
-
-fn free_bytes(dir: &Path) -> Option<u64> {
-    let path = CString::new(dir.as_os_str().as_bytes()).ok()?;
-    let mut disk = std::mem::MaybeUninit::<libc::statvfs>::uninit();
-    // SAFETY: the call reads the string and fills the struct, which is read only where it says that it did.
-    let disk = unsafe { (libc::statvfs(path.as_ptr(), disk.as_mut_ptr()) == 0).then(|| disk.assume_init()) }?;
-    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// What the journal has of its limit already.

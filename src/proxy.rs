@@ -34,7 +34,7 @@ use crate::config::{self, Config, Durability, Listen, Live, Mode, Wire};
 use crate::cutover::controller::{self, Controller, Defaults};
 use crate::cutover::gate::{Gate, Route};
 use crate::cutover::store::{self, InFile};
-use crate::journal::{self, Journal, Last, OpenError, Passed, Recovered};
+use crate::journal::{self, Journal, Last, Lsn, OpenError, Passed, Recovered};
 use crate::metrics::{self, Exporter};
 use crate::mirror::Handle;
 use crate::mirror::unwritten::lose;
@@ -203,7 +203,7 @@ impl Assembly {
                 None
             }
             Mode::Async | Mode::Sync => {
-                let (journal, recovered) = open_journal(&self.config)?;
+                let (journal, recovered) = open_journal(&self.config, reached(&self.config).await?)?;
                 self.state.journal = Some(journal);
                 Some(recovered)
             }
@@ -360,8 +360,8 @@ impl Assembly {
         let count = tables.len();
         tracing::error!(
             tables = count,
-            "writes may be missing from the journal: a power loss, a disk that failed, or a time without the mirror; \
-             what may have been written is dirty"
+            "writes may be missing from the journal: a power loss, a disk that failed or was changed, or a time without the \
+             mirror; what may have been written is dirty. If its disk failed before, verify every table all the same"
         );
         handle.mark_dirty(&tables, Reason::Lost).map_err(|error| Error::Failed(error.to_string()))?;
         journal.confirm_loss();
@@ -450,7 +450,18 @@ fn heed_folder(dir: &Path) {
     }
 }
 
-fn open_journal(config: &Config) -> Result<(Journal, Recovered), Error> {
+/// How far the journal was when what lies beside it was written; `None`: nothing does.
+async fn reached(config: &Config) -> Result<Option<Lsn>, Error> {
+    let dir = &config.journal.dir;
+    let reached = match config.wire {
+        Wire::Postgres => state::reached(dir),
+        Wire::Cql => replay::reached(dir),
+    };
+    let reached = reached.map_err(|error| Error::Setup(error.to_string()))?;
+    Ok(reached.max(InFile::in_dir(dir).since().await.map_err(in_control)?.map(Lsn)))
+}
+
+fn open_journal(config: &Config, beside: Option<Lsn>) -> Result<(Journal, Recovered), Error> {
     let durability = match config.journal.durability {
         config::Durability::Memory => journal::Durability::Memory,
         config::Durability::Os => journal::Durability::Os,
@@ -464,6 +475,7 @@ fn open_journal(config: &Config) -> Result<(Journal, Recovered), Error> {
     let options = journal::Options {
         durability,
         size_limit_bytes: config.journal.size_limit.0,
+        beside,
         on_sync: Some(Arc::new(move |sample: journal::SyncSample| seconds.record(sample.took.as_secs_f64()))),
         ..own
     };
@@ -479,9 +491,8 @@ fn pass_by(dir: &Path) -> Result<Option<Passed>, Error> {
     journal::pass_by(dir).or_else(|error| match error {
         OpenError::Locked(_) | OpenError::Newer { .. } => Err(Error::Setup(error.to_string())),
         error => {
-            let then = "before the mirror is turned on again, move the directory away and copy all history; if the target \
-                        answers clients by then, exchange [origin] and [target] first";
-            tracing::error!(%error, "the journal cannot be told that writes pass it by: {then}");
+            let then = "before the mirror is turned on again";
+            tracing::error!(%error, "the journal cannot be told that writes pass it by; {then}: {}", journal::BEGIN_ANEW);
             Ok(None)
         }
     })

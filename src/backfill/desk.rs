@@ -219,12 +219,21 @@ impl Desk {
         Ok(Desk { shared: Arc::new(shared) })
     }
 
+    /// The file of what is asked for and known, beside the journal.
+    pub(crate) const FILE: &str = "history";
+
+    /// How far the journal was when this file was written: the highest position that a walk remembers.
+    pub(crate) fn reached(file: Durable) -> Result<Lsn, durable::Error> {
+        let page: Page = file.load()?.unwrap_or_default();
+        Ok(page.jobs.values().chain(&page.mending).map(Job::reached).max().unwrap_or_default())
+    }
+
     /// In this directory, which exists, as `history` and `history-differences.jsonl`.
     ///
     /// # Errors
     /// As [`Desk::open`].
     pub fn in_dir(dir: &Path, options: Options) -> Result<Desk, durable::Error> {
-        Desk::open(Durable::in_dir(dir, "history"), Lines::in_dir(dir, DIFFERENCES_BYTES), options)
+        Desk::open(Durable::in_dir(dir, Desk::FILE), Lines::in_dir(dir, DIFFERENCES_BYTES), options)
     }
 
     /// A desk without a disk: for tests, and where nothing is ever asked for.

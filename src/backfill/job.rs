@@ -536,6 +536,15 @@ impl Job {
         }
     }
 
+    /// The highest position of the journal that it remembers.
+    pub(super) fn reached(&self) -> Lsn {
+        let of_table = |table: &Walked| {
+            let again = table.extents.iter().flat_map(|tract| &tract.again).map(|again| again.after);
+            again.chain(table.doubt.as_ref().map(|doubt| doubt.until)).fold(table.since, u64::max)
+        };
+        Lsn(self.tables.iter().map(of_table).chain(self.until).max().unwrap_or(0))
+    }
+
     /// Tables that this job found equal, no row skipped, every label of each, and since when nothing was missed; with [`TableId::NONE`], if
     /// that is so of all tables.
     pub(super) fn clean(&self) -> impl Iterator<Item = (TableId, Lsn)> {

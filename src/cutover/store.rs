@@ -208,6 +208,15 @@ impl InFile {
         InFile { file: Durable::in_dir(dir, FILE), turn: Arc::default() }
     }
 
+    /// Where in the journal the last flip was; `None`: nothing was ever written.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn since(&self) -> Result<Option<u64>, Error> {
+        let (revision, control) = self.load().await?;
+        Ok((revision != Revision::default()).then_some(control.since))
+    }
+
     /// Do it where blocking harms nobody. The turn goes along: dropping the future ends the waiting, not the doing.
     async fn aside<R: Send + 'static>(
         &self,

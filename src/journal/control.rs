@@ -5,6 +5,8 @@
 //! slot := magic u64, version u32, crc u32, id u64, sequence u64, trimmed u64, flags u64, end u64,
 //!         active u64, lost u64, then so many labels u64 of each
 //! ```
+//!
+//! `end` is where the log ends, of one that was closed cleanly; else to where it was durable (0: an older tandem wrote it).
 
 use std::io;
 use std::sync::Arc;
@@ -61,6 +63,8 @@ pub(super) struct Control {
     pub trimmed: u64,
     /// Closed cleanly: the log reaches exactly here. `None` while a journal is open.
     pub clean: Option<u64>,
+    /// The log reached at least here when this was written.
+    pub durable: u64,
     /// Labels announced in this window and the one before.
     pub active: Labels,
     /// Labels of earlier power losses that nobody confirmed to have handled.
@@ -114,7 +118,7 @@ fn encode(control: &Control) -> Vec<u8> {
     let flags =
         flag(control.clean.is_some(), CLEAN) | flag(control.active.all, ACTIVE_ALL) | flag(control.lost.all, LOST_ALL);
     let (active, lost) = (&control.active.list, &control.lost.list);
-    let fixed = [control.id, control.sequence, control.trimmed, flags, control.clean.unwrap_or(0)];
+    let fixed = [control.id, control.sequence, control.trimmed, flags, control.clean.unwrap_or(control.durable)];
     let mut out = Vec::with_capacity(SLOT);
     out.extend(MAGIC.to_le_bytes());
     out.extend(VERSION.to_le_bytes());
@@ -144,6 +148,7 @@ fn decode(slot: &[u8]) -> Option<Control> {
         sequence: u64_at(slot, 24),
         trimmed: u64_at(slot, 32),
         clean: (flags & CLEAN != 0).then(|| u64_at(slot, 48)),
+        durable: u64_at(slot, 48),
         active: Labels { list: labels(0, active), all: flags & ACTIVE_ALL != 0 },
         lost: Labels { list: labels(active, lost), all: flags & LOST_ALL != 0 },
     })

@@ -43,7 +43,7 @@ use tokio::time::Instant;
 
 pub use announce::Announcer;
 pub use control::Labels;
-pub use options::{Durability, OpenError, Options, SyncSample};
+pub use options::{BEGIN_ANEW, Durability, OpenError, Options, SyncSample};
 pub use recovery::{Last, Passed, Recovered, pass_by};
 
 use entry::{Draft, HEADER, OUTCOME};
@@ -108,6 +108,9 @@ pub enum Error {
     /// The disk failed; nothing more is accepted until a restart.
     #[error("the journal failed: {0}")]
     Broken(Arc<str>),
+    /// The disk gave back other bytes than were durable. Nothing behind them can be read.
+    #[error("its entry at position {0} is damaged, and this does not pass by itself: {BEGIN_ANEW}")]
+    Damaged(u64),
     /// The position was trimmed.
     #[error("position {0:?} was trimmed")]
     Trimmed(Lsn),

@@ -4,14 +4,20 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Lsn;
 use super::entry;
 use super::segment::PAGE;
+use super::storage::Storage;
 
 /// Records that fit the ring. One fits whatever goes on: readers' pins leave half of the ring to the appends, and a quarter
 /// is for outcomes.
 const RING_RECORDS: u64 = 4;
 /// Records that fit a segment. One that does not fit behind the others leaves the rest of its segment empty.
 const SEGMENT_RECORDS: u64 = 2;
+
+/// What to do with a log that cannot be read. What lies beside it says that there was one: see [`Options::beside`].
+pub const BEGIN_ANEW: &str = "with tandem stopped, move `control`, `ring` and `*.segment` out of its directory, and nothing else \
+    (`switch-control` says which side answers clients); start tandem: every table is dirty; then verify and repair all";
 
 /// What makes a record durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,6 +57,9 @@ pub struct Options {
     pub ring_bytes: u64,
     /// How long an announced label stays active at least when nobody announces it again.
     pub window: Duration,
+    /// How far the log was when files beside it were written that name positions; `None`: there are none. A log that ends
+    /// below went back, or is a new one: it goes on from there, and says that anything may be missing.
+    pub beside: Option<Lsn>,
     /// Called after each sync, on the thread that syncs: return quickly.
     pub on_sync: Option<Arc<dyn Fn(SyncSample) + Send + Sync>>,
 }
@@ -64,6 +73,7 @@ impl Default for Options {
             record_limit_bytes: 1 << 20,
             ring_bytes: 8 << 20,
             window: Duration::from_secs(600),
+            beside: None,
             on_sync: None,
         }
     }
@@ -90,9 +100,7 @@ pub enum OpenError {
     },
     /// Bytes that were synced are gone or changed.
     #[error(
-        "journal in {place} is damaged: {what}. Writes that were acknowledged may be missing from it: begin with an empty \
-         directory, then verify and repair every table. An empty one sends clients to the origin: if a switch was ever made, \
-         the log of the last start says which side is primary, and where it is the target, exchange [origin] and [target]"
+        "journal in {place} is damaged: {what}. Writes that were acknowledged may be missing from it: {BEGIN_ANEW}"
     )]
     Damaged {
         /// The directory.
@@ -129,6 +137,12 @@ impl Options {
     /// Size of a segment's file.
     pub(super) fn file_bytes(&self) -> u64 {
         self.segment_bytes + PAGE
+    }
+
+    /// The disk takes another segment and has one left: it may be another's too, such as a server's that ends when it
+    /// cannot write.
+    pub(super) fn leaves_room(&self, storage: &dyn Storage) -> bool {
+        storage.free_bytes().is_none_or(|free| free >= 2 * self.file_bytes())
     }
 
     pub(super) fn check(&self) -> Result<(), OpenError> {

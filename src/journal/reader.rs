@@ -100,7 +100,7 @@ impl Shared {
             match split(self.seed, from, buffer.into()) {
                 Ok(found) => return Ok(found),
                 Err(Stop::Short(need)) if need as u64 <= to - from => want = need,
-                Err(_) => return Err(Error::Broken(format!("no valid entry at position {from}").into())),
+                Err(_) => return Err(Error::Damaged(from)),
             }
         }
     }

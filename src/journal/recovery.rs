@@ -9,6 +9,9 @@
 //! 5. What was found is written and synced again (after a failed sync the kernel may show bytes that are not on the
 //!    disk), and only then is the ring used anew.
 //!
+//! A log that ends below what files beside it name (`Options::beside`) went back, or is another one; one that ends below what
+//! its control file says was durable is damaged: of both anything may be missing.
+//!
 //! When something may be missing, new positions begin above all that can have been handed out: the last segment's
 //! header was durable before anything behind it left the ring, so nothing lies beyond its capacity and one ring.
 
@@ -85,8 +88,8 @@ pub struct Recovered {
     /// Bytes of entries that were only in the ring.
     pub from_ring: u64,
     /// What was being written when something was lost, by label: dirty since then (promise 3). Told again at every open
-    /// until [`super::Journal::confirm_loss`]. All of them, where that they are dirty could not be written down, or writes
-    /// went [past the journal](pass_by). Act on this, not on `last`: the open that noticed may itself have been cut
+    /// until [`super::Journal::confirm_loss`]. All of them, where that they are dirty could not be written down, where writes
+    /// went [past the journal](pass_by), or where entries are gone that no power loss takes. Act on this, not on `last`: the open that noticed may itself have been cut
     /// short, and the next one then finds a clean end.
     pub active: Labels,
 }
@@ -176,6 +179,8 @@ struct Recovery<'a> {
     options: &'a Options,
     control: Control,
     file: control::File,
+    /// There was no journal.
+    is_new: bool,
     live: VecDeque<Segment>,
     free: Vec<Slot>,
     next_slot: u32,
@@ -208,8 +213,14 @@ pub(super) fn open(
         let full = tail.segment.base + tail.segment.capacity;
         recovery.jump(&mut tail, full.max(promised) + old_ring)?;
     }
+    let went_back = recovery.went_back(tail.end());
+    if let Some(reached) = went_back {
+        recovery.jump(&mut tail, reached)?;
+    }
     let appended = tail.end();
-    recovery.settle_control(last, left.is_some_and(|left| left.unmarked), appended)?;
+    let unmarked = left.is_some_and(|left| left.unmarked);
+    let anything = unmarked || went_back.is_some() || end < recovery.control.durable;
+    recovery.settle_control(last, anything, appended)?;
     let ring = recovery.fresh_ring(ring, appended)?;
     recovery.spare()?;
     recovery.control.clean = None;
@@ -240,6 +251,7 @@ impl<'a> Recovery<'a> {
             options,
             control: Control::default(),
             file,
+            is_new: false,
             live: VecDeque::new(),
             free: Vec::new(),
             next_slot: 1,
@@ -250,6 +262,7 @@ impl<'a> Recovery<'a> {
             Found::Control(control) => recovery.control = control,
             Found::Nothing if has_segments => return Err(recovery.damaged("the control file is gone")),
             Found::Nothing => {
+                recovery.is_new = true;
                 recovery.control = Control { id: control::random(), clean: Some(0), ..Control::default() };
                 recovery.write_control()?;
             }
@@ -362,6 +375,17 @@ impl<'a> Recovery<'a> {
         }
     }
 
+    /// To where the log reached when files beside it were written, if it does not, or if that was another one.
+    fn went_back(&self, end: u64) -> Option<u64> {
+        let reached = self.options.beside?.0;
+        if !self.is_new && reached <= end {
+            return None;
+        }
+        let then = "its files were removed or replaced, and what they held is lost: every table is dirty";
+        tracing::error!(place = self.storage.place(), end, reached, "the journal is not the one that its directory knows: {then}");
+        Some(reached.max(end))
+    }
+
     /// Write what was found, and sync it.
     fn settle(&mut self, tail: &mut Tail, rest: Vec<Vec<u8>>) -> Result<(), OpenError> {
         for entry in rest {
@@ -430,9 +454,11 @@ impl<'a> Recovery<'a> {
         Ok(Slot { number, blob })
     }
 
-    /// One spare to begin with: without it nothing that must cross into another segment is accepted.
+    /// One spare to begin with: without it nothing that must cross into another segment is accepted. It comes later where the
+    /// disk is full.
     fn spare(&mut self) -> Result<(), OpenError> {
-        if self.free.is_empty() && (self.live.len() as u64 + 1) < self.options.segments() {
+        let fits = (self.live.len() as u64 + 1) < self.options.segments();
+        if self.free.is_empty() && fits && self.options.leaves_room(self.storage) {
             let slot = self.create_slot()?;
             self.free.push(slot);
         }
@@ -440,13 +466,14 @@ impl<'a> Recovery<'a> {
     }
 
     /// From here on the segments alone hold everything: a crash before the new life begins finds a clean end.
-    fn settle_control(&mut self, last: Last, unmarked: bool, appended: u64) -> Result<(), OpenError> {
+    fn settle_control(&mut self, last: Last, anything: bool, appended: u64) -> Result<(), OpenError> {
         if last == Last::Lost {
             self.control.lost = self.control.lost.and(&self.control.active);
         }
-        self.control.lost.all |= unmarked;
+        self.control.lost.all |= anything;
         self.control.active = Labels::default();
         self.control.clean = Some(appended);
+        self.control.durable = appended;
         self.write_control()
     }
 

@@ -461,6 +461,93 @@ fn a_full_disk_refuses_before_a_record_is_accepted() {
 }
 
 #[test]
+fn the_last_room_of_a_disk_is_left_to_others() {
+    let disk = MemoryDisk::default();
+    let (journal, _) = open(&disk);
+    let (storage, spare) = (&journal.shared.storage, journal.status().spare);
+    for (segments, more) in [(0, 0), (1, 0), (2, 1)] {
+        disk.limit_space(None);
+        let used = {
+            disk.limit_space(Some(u64::MAX));
+            u64::MAX - storage.free_bytes().expect("limited")
+        };
+        disk.limit_space(Some(used + segments * small().file_bytes()));
+        journal.sync_now();
+        assert_eq!(journal.status().spare, spare + more, "room for {segments}");
+    }
+}
+
+#[test]
+fn a_disk_without_room_for_a_spare_segment_does_not_keep_a_journal_from_opening() {
+    let disk = MemoryDisk::default();
+    let (journal, _) = open(&disk);
+    while journal.begin(&[7; 1000]).is_ok() {
+        journal.sync_now();
+    }
+    let held = journal.appended();
+    drop(journal);
+    disk.limit_space(Some(0));
+    let (journal, recovered) = open(&disk);
+    assert_eq!((recovered.last, recovered.appended), (Last::Killed, held));
+    assert!(matches!(journal.begin(&[7; 1000]), Err(Error::Full)));
+}
+
+#[test]
+fn a_log_that_was_removed_beside_what_names_its_positions_begins_above_them_and_all_is_lost_promise_6() {
+    for (removed, reached) in [(true, 0), (true, 100_000), (false, 100_000)] {
+        let disk = MemoryDisk::default();
+        let at = if removed { 0 } else { close_after_one(&disk).0 };
+        let (journal, recovered) =
+            Journal::open_on(disk.storage(), Options { beside: Some(Lsn(reached)), ..small() }).expect("opens");
+        assert_eq!(recovered.appended, Lsn(reached.max(at)));
+        assert!(recovered.active.all);
+        let ticket = journal.begin(b"record").expect("room");
+        assert_eq!(ticket.lsn(), Lsn(reached.max(at)));
+        ticket.end(Outcome::Committed);
+        journal.sync_now();
+        assert!(read_all(&journal).iter().any(|entry| lsn(entry) == recovered.appended));
+        drop(journal);
+        let again = Options { beside: Some(Lsn(reached)), ..small() };
+        let (_, recovered) = Journal::open_on(disk.storage(), again).expect("opens");
+        assert!(recovered.last == Last::Killed && recovered.active.all, "told until it is confirmed");
+    }
+}
+
+#[test]
+fn a_log_as_long_as_what_lies_beside_it_knows_is_whole() {
+    let disk = MemoryDisk::default();
+    let at = close_after_one(&disk);
+    let (_, recovered) = Journal::open_on(disk.storage(), Options { beside: Some(at), ..small() }).expect("opens");
+    assert_eq!((recovered.last, recovered.appended), (Last::Clean, at));
+    assert!(recovered.active.is_empty());
+}
+
+/// Where it ends.
+fn close_after_one(disk: &MemoryDisk) -> Lsn {
+    let (journal, _) = open(disk);
+    journal.begin(b"record").expect("room").end(Outcome::Committed);
+    journal.close().now_or_never().expect("no threads").expect("closes");
+    journal.appended()
+}
+
+#[test]
+fn a_damaged_entry_that_was_durable_long_ago_leaves_no_table_trusted_promise_6() {
+    let disk = MemoryDisk::default();
+    let (journal, _) = open(&disk);
+    for _ in 0..12 {
+        journal.begin(&[7; 1000]).expect("room").end(Outcome::Committed);
+        journal.sync_now();
+    }
+    journal.confirm_loss();
+    journal.sync_now();
+    drop(journal);
+    assert!(disk.tamper("00000001.segment", |bytes| bytes[segment::PAGE as usize + 100] ^= 1));
+    let (_, recovered) = open(&disk);
+    assert_eq!(recovered.last, Last::Lost);
+    assert!(recovered.active.all);
+}
+
+#[test]
 fn a_failing_disk_fails_every_waiter_and_every_later_record() {
     let disk = MemoryDisk::default();
     let (journal, _) = open(&disk);

@@ -33,6 +33,9 @@ const SPARES_LIMIT: u64 = 4;
 /// How long the sync thread sleeps when nothing wakes it: windows must end, and what needs no sync is moved lazily.
 const NAP: Duration = Duration::from_secs(1);
 
+/// A disk that was filled up by a segment that it has no room for is asked again after this.
+const FULL_NAP: Duration = Duration::from_secs(30);
+
 /// What only the one who steps uses.
 pub(super) struct Stepper {
     pub file: control::File,
@@ -261,15 +264,16 @@ impl Shared {
 
     /// Write the control file, then use again what it says is not needed.
     fn write_control(&self, stepper: &mut Stepper) -> io::Result<()> {
-        let (trimmed, confirmed) = {
+        let (trimmed, moved, confirmed) = {
             let mut state = self.lock();
-            (state.trimmed.min(state.moved), std::mem::take(&mut state.loss_confirmed))
+            (state.trimmed.min(state.moved), state.moved, std::mem::take(&mut state.loss_confirmed))
         };
         let active = lock(&self.announced).list();
         if confirmed {
             stepper.control.lost = control::Labels::default();
         }
         stepper.control.trimmed = trimmed;
+        stepper.control.durable = moved;
         stepper.control.active = active.clone();
         stepper.file.write(&mut stepper.control)?;
         self.lock().forgotten = trimmed;
@@ -339,13 +343,18 @@ impl Shared {
     }
 
     fn fill_loop(&self) {
-        let mut told = false;
+        let (mut told, mut not_before) = (false, Instant::now());
         loop {
-            let made = self.fill_step();
+            let is_time = Instant::now() >= not_before;
+            let made = if is_time { self.fill_step() } else { Ok(false) };
+            // Our own refusal has cost nothing. The disk's came when it was full, for everybody.
+            if made.as_ref().is_err_and(|error| error.raw_os_error().is_some()) {
+                not_before = Instant::now() + FULL_NAP;
+            }
             if let (Err(error), false) = (&made, told) {
                 tracing::warn!(place = self.storage.place(), %error, "journal: no room for another segment, will retry");
             }
-            told = made.is_err();
+            told = made.is_err() || told && !is_time;
             let mut state = self.lock();
             if state.ending != Ending::Open {
                 return;
@@ -371,9 +380,16 @@ impl Shared {
         if state.ending != Ending::Open || state.spare() >= SPARES || files >= self.options.segments() {
             return Ok(false);
         }
-        let number = state.next_slot;
-        state.next_slot += 1;
         drop(state);
+        if !self.options.leaves_room(&*self.storage) {
+            let why = "the disk has less left than two segments, and the last one is for others";
+            return Err(io::Error::new(io::ErrorKind::StorageFull, why));
+        }
+        let number = {
+            let mut state = self.lock();
+            state.next_slot += 1;
+            state.next_slot - 1
+        };
         let blob = self.storage.create(&segment::name(number), self.options.file_bytes())?;
         let wakers = {
             let mut state = self.lock();

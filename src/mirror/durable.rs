@@ -72,6 +72,11 @@ impl Durable {
         self.bytes()?.map(|bytes| self.decode(&bytes)).transpose()
     }
 
+    /// A value was saved at some time.
+    pub fn exists(&self) -> Result<bool, Error> {
+        Ok(self.bytes()?.is_some())
+    }
+
     /// Durable when it returns. Blocks for two syncs.
     pub fn save<T: Serialize>(&self, value: &T) -> Result<(), Error> {
         self.put(self.encode(value)?)

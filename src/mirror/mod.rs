@@ -3,6 +3,7 @@
 //! one [`Handle`]; [`turning`] has an engine for each direction.
 
 pub mod backoff;
+mod beside;
 pub mod dirty;
 pub mod durable;
 pub mod handle;

@@ -52,7 +52,8 @@ impl Turn {
         handle.journal.unmarked(saved.is_err());
         self.again = saved.is_err().then(|| Instant::now() + AGAIN);
         if let (Err(error), Some(left_out)) = (&saved, saved.is_err().then(|| self.said.say()).flatten()) {
-            let then = "every table is dirty after the next start, unless they can be until then";
+            let then = "unless they can be until then, every table is dirty after the next start if the machine runs on and its disk \
+                stays mounted; else verify every table";
             tracing::error!(%error, left_out, "dirty marks could not be made durable: {then}");
         }
         saved.is_ok()

@@ -1,8 +1,11 @@
 //! A real directory. Records hold key values, so the directory and its files are for their owner alone (promise 13):
 //! a directory that is made here gets mode 0700, files 0600. One that is there keeps the mode that its owner gave it.
 
+use std::ffi::CString;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -86,6 +89,10 @@ impl Storage for Disk {
         Ok(Arc::new(file))
     }
 
+    fn free_bytes(&self) -> Option<u64> {
+        free_bytes(&self.path)
+    }
+
     fn open(&self, name: &str) -> io::Result<Arc<dyn Blob>> {
         Ok(Arc::new(self.file(name)?))
     }
@@ -126,6 +133,15 @@ fn make(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// What the disk of a directory has left for who is not its administrator; `None`: it does not say.
+pub(crate) fn free_bytes(dir: &Path) -> Option<u64> {
+    let path = CString::new(dir.as_os_str().as_bytes()).ok()?;
+    let mut disk = MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: the call reads the string and fills the struct, which is read only where it says that it did.
+    let disk = unsafe { (libc::statvfs(path.as_ptr(), disk.as_mut_ptr()) == 0).then(|| disk.assume_init()) }?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// How files are made: for their owner alone.

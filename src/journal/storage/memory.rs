@@ -100,6 +100,12 @@ impl MemoryDisk {
     }
 }
 
+impl State {
+    fn used(&self) -> u64 {
+        self.files.values().map(|file| lock(file).now.len() as u64).sum()
+    }
+}
+
 impl Life {
     /// Check that the process lives, and burn the fuse if the operation `costs`.
     fn enter(&self, costs: bool) -> io::Result<MutexGuard<'_, State>> {
@@ -136,7 +142,7 @@ impl Storage for Life {
 
     fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn Blob>> {
         let mut state = self.enter(true)?;
-        let used: u64 = state.files.values().map(|file| lock(file).now.len() as u64).sum();
+        let used = state.used();
         if state.space.is_some_and(|space| used + len > space) {
             return Err(io::Error::from_raw_os_error(libc::ENOSPC));
         }
@@ -144,6 +150,11 @@ impl Storage for Life {
         let contents = Arc::new(Mutex::new(Contents { now: zeros(), synced: zeros(), ..Contents::default() }));
         state.files.insert(name.into(), contents.clone());
         Ok(self.blob(contents))
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        let state = self.disk.lock();
+        state.space.map(|space| space.saturating_sub(state.used()))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn Blob>> {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use memmap2::MmapRaw;
 
 pub use disk::Disk;
+pub(crate) use disk::free_bytes;
 pub use memory::MemoryDisk;
 
 /// A directory of few files of fixed size, exclusively owned.
@@ -25,6 +26,9 @@ pub trait Storage: Send + Sync + 'static {
     /// Make (or replace) a file of `len` zero bytes, with blocks behind every one of them. Durable when it returns, the
     /// directory's entry too; a crash in between leaves no such file.
     fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn Blob>>;
+
+    /// Bytes that files which are made now can have; `None`: nobody knows.
+    fn free_bytes(&self) -> Option<u64>;
 
     /// Open a file.
     fn open(&self, name: &str) -> io::Result<Arc<dyn Blob>>;

@@ -39,6 +39,12 @@ impl Book {
         Ok(Book { ledger: Ledger::open(file)? })
     }
 
+    /// How far the journal was: behind the last record that is named, or where those that are done end.
+    pub fn reached(&self) -> Lsn {
+        let settled = |page: &Page| page.settled.last().map_or(0, |lsn| lsn.saturating_add(1));
+        self.ledger.look(|page| Lsn(page.released.max(settled(page))))
+    }
+
     /// This record is done for good.
     pub fn is_done(&self, lsn: Lsn) -> bool {
         self.ledger.look(|page| lsn.0 < page.released || page.settled.contains(&lsn.0))
@@ -116,5 +122,8 @@ mod tests {
         book.saved().await.expect("saved");
         let book = Book::open(file).expect("loads");
         assert!(book.is_done(Lsn(8)) && !book.is_done(Lsn(9)));
+        assert_eq!(book.reached(), Lsn(9));
+        book.settle(Lsn(12));
+        assert_eq!(book.reached(), Lsn(13));
     }
 }

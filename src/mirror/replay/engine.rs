@@ -25,6 +25,7 @@ use tracing::warn;
 use crate::backfill::Desk;
 use crate::journal::{self, Entry, Journal, Lsn};
 use crate::metrics;
+use crate::mirror::beside;
 use crate::mirror::dirty::Dirty;
 use crate::mirror::durable::{self, Durable};
 use crate::mirror::handle::{Handle, Mending, Pace, Phase, Status};
@@ -99,9 +100,9 @@ impl Paths {
     /// In this directory, which exists, as `mirror-book`, `mirror-parked`, `mirror-dirty`.
     pub fn in_dir(dir: &Path) -> Paths {
         Paths {
-            book: Durable::in_dir(dir, "mirror-book"),
+            book: Durable::in_dir(dir, beside::BOOK),
             parked: Durable::in_dir(dir, "mirror-parked"),
-            dirty: Durable::in_dir(dir, "mirror-dirty"),
+            dirty: Durable::in_dir(dir, beside::DIRTY),
         }
     }
 

@@ -37,4 +37,4 @@ mod window;
 pub use applier::{Applied, Applier, Certainty, Error, Job, Shown};
 pub use engine::{Config, Engine, Paths};
 pub use settled::Settled;
-pub use turn::ByReplay;
+pub use turn::{ByReplay, reached};

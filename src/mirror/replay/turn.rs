@@ -11,16 +11,26 @@ use tokio_util::task::TaskTracker;
 use crate::backfill::Desk;
 use crate::journal::{Journal, Lsn};
 use crate::mirror::Handle;
+use crate::mirror::beside;
 use crate::mirror::durable::{self, Durable};
 use crate::mirror::turning::{Directions, Turning};
 use crate::record::Side;
 
 use super::applier::{Applier, Error};
+use super::book::Book;
 use super::engine::{Config, Engine, Paths};
 use super::history::{History, Walker};
 
 /// Makes the hands of a direction, by its primary.
 type Make<A> = Box<dyn Fn(Side) -> A + Send + Sync>;
+
+/// How far the journal was when the files in this directory were written; `None`: there are none.
+///
+/// # Errors
+/// One of them cannot be read.
+pub fn reached(dir: &Path) -> Result<Option<Lsn>, durable::Error> {
+    beside::reached(dir, |book| Ok(Book::open(book)?.reached()))
+}
 
 /// Engines that replay writes.
 pub struct ByReplay<A> {
@@ -44,7 +54,7 @@ impl<A: Applier + Walker> ByReplay<A> {
     ) -> Result<Turning<ByReplay<A>>, durable::Error> {
         let paths = Paths::in_dir(dir);
         let handle = paths.handle(&config, journal, desk)?;
-        let back = Durable::in_dir(dir, "mirror-book-back");
+        let back = Durable::in_dir(dir, beside::BOOK_BACK);
         Ok(Turning::new(handle, ByReplay { config, make, forth: paths.book(), back }, tasks))
     }
 }

@@ -42,6 +42,11 @@ impl Book {
         Ok(Book { file, saved: page.clone(), page })
     }
 
+    /// How far the journal was: behind the last record that is named.
+    pub fn reached(&self) -> Lsn {
+        Lsn(self.page.ddl.keys().next_back().map_or(0, |lsn| lsn.saturating_add(1)))
+    }
+
     /// The secondary holds `payments`: schema changes that were meant for later ones have not happened. The records of
     /// those that have. Of no table, they are repeated if it is not known what was refused: twice they do no harm.
     pub async fn stand(&mut self, payments: u64) -> Result<Vec<Lsn>, Error> {

@@ -34,6 +34,7 @@ use crate::backfill::{self, Desk};
 use crate::journal::{self, Journal, Lsn};
 use crate::metrics;
 use crate::mirror::backoff::Backoff;
+use crate::mirror::beside;
 use crate::mirror::dirty::Dirty;
 use crate::mirror::durable::{self, Durable};
 use crate::mirror::handle::{Handle, Held, Mending, Pace, Phase, Status};
@@ -139,9 +140,9 @@ impl Paths {
     pub fn in_dir(dir: PathBuf, history: backfill::Options) -> Result<Paths, durable::Error> {
         Ok(Paths {
             desk: Desk::in_dir(&dir, history)?,
-            book: Durable::in_dir(&dir, "mirror-book"),
+            book: Durable::in_dir(&dir, beside::BOOK),
             parked: Durable::in_dir(&dir, "mirror-parked"),
-            dirty: Durable::in_dir(&dir, "mirror-dirty"),
+            dirty: Durable::in_dir(&dir, beside::DIRTY),
         })
     }
 

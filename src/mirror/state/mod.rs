@@ -18,4 +18,4 @@ mod model;
 mod simulation;
 
 pub use engine::{Config, Engine, Paths};
-pub use turn::ByState;
+pub use turn::{ByState, reached};

@@ -9,15 +9,25 @@ use tokio_util::task::TaskTracker;
 
 use crate::journal::{Journal, Lsn};
 use crate::mirror::Handle;
+use crate::mirror::beside;
 use crate::mirror::durable::{Durable, Error};
 use crate::mirror::turning::{Directions, Turning};
 use crate::record::Side;
 
+use super::book::Book;
 use super::copier::{self, Copier, Standing};
 use super::engine::{Config, Engine, Paths};
 
 /// Makes the hands of a direction, by its primary.
 type Make<C> = Box<dyn Fn(Side) -> C + Send + Sync>;
+
+/// How far the journal was when the files in this directory were written; `None`: there are none.
+///
+/// # Errors
+/// One of them cannot be read.
+pub fn reached(dir: &Path) -> Result<Option<Lsn>, Error> {
+    beside::reached(dir, |book| Ok(Book::open(book)?.reached()))
+}
 
 /// Engines that copy rows.
 pub struct ByState<C> {
@@ -41,7 +51,7 @@ impl<C: Copier + 'static> ByState<C> {
     ) -> Result<Turning<ByState<C>>, Error> {
         let paths = Paths::in_dir(dir.to_owned(), config.history.clone())?;
         let handle = paths.handle(&config, journal)?;
-        let back = Durable::in_dir(dir, "mirror-book-back");
+        let back = Durable::in_dir(dir, beside::BOOK_BACK);
         Ok(Turning::new(handle, ByState { config, make, forth: paths.book, back }, tasks))
     }
 }
@@ -84,9 +94,10 @@ mod tests {
 
     use super::*;
     use crate::mirror::Phase;
+    use crate::mirror::dirty::Dirty;
     use crate::mirror::handle::owe;
     use crate::mirror::state::copier::{Gone, Owed, Paid, Snapshot};
-    use crate::record::{Backend, RecordBuf, TableId};
+    use crate::record::{Backend, Reason, RecordBuf, TableId};
 
     /// Counts how often it was opened.
     struct Opens(Arc<AtomicU64>);
@@ -138,6 +149,18 @@ mod tests {
         tasks.close();
         tasks.wait().await;
         assert_eq!(turning.handle().status().phase, Phase::Stopped);
+    }
+
+    #[tokio::test]
+    async fn what_lies_beside_the_journal_tells_how_far_that_was() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        assert_eq!(reached(dir.path()).expect("loads"), None);
+        let file = |name| Durable::in_dir(dir.path(), name);
+        Book::open(file(beside::BOOK)).expect("absent").intend([(Lsn(1_000), false)], 1).await.expect("saved");
+        assert_eq!(reached(dir.path()).expect("loads"), Some(Lsn(1_001)));
+        let dirty = Dirty::open(file(beside::DIRTY)).expect("absent");
+        dirty.mark(TableId(1), Reason::Lost, Lsn(2_000)).await.expect("saved");
+        assert_eq!(reached(dir.path()).expect("loads"), Some(Lsn(2_000)));
     }
 
     /// The keys of each payment that a secondary has.
