@@ -30,7 +30,7 @@ struct Hangs;
 
 impl Copier for Hangs {
     async fn open(&mut self) -> Result<Standing, copier::Error> {
-        Ok(Standing { life: 1, payments: 0 })
+        Ok(Standing { life: 1, payments: 0, ..Standing::default() })
     }
 
     async fn gone<'a>(&'a mut self, _: &'a [Backend], _: &'a [Box<[u8]>]) -> Result<Gone, copier::Error> {

@@ -207,7 +207,7 @@ impl Copier for Hands {
         let world = world(&self.shared);
         self.snapshot = None;
         self.opened = Some(world.life);
-        Ok(Standing { life: 1, payments: world.counted() })
+        Ok(Standing { life: 1, payments: world.counted(), ..Standing::default() })
     }
 
     async fn gone(&mut self, _: &[Backend], _: &[Box<[u8]>]) -> Result<Gone, Error> {

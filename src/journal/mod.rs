@@ -55,6 +55,17 @@ use storage::{Disk, MemoryDisk, Storage};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Lsn(pub u64);
 
+/// A journal at a moment, see [`Journal::place`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The journal's name.
+    pub journal: u64,
+    /// Its opening's name.
+    pub life: u64,
+    /// Where it ended.
+    pub appended: Lsn,
+}
+
 /// How a unit ended on the primary. A ticket that is dropped without an outcome leaves the unit in doubt: the journal says
 /// so too, unless the process ended first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -316,6 +327,18 @@ impl Journal {
     /// Where this life of the journal began: whose record lies below and has no outcome will never get one.
     pub fn begun(&self) -> Lsn {
         Lsn(self.shared.lock().start)
+    }
+
+    /// Which journal this is, and how far. Kept elsewhere, it tells a copy of the directory that was brought back.
+    pub fn place(&self) -> Place {
+        Place { journal: self.shared.id, life: self.shared.life, appended: self.appended() }
+    }
+
+    /// This journal was further, at a place that was kept elsewhere, than it knows: what was written since is in another
+    /// copy of it. Of another journal nothing can be said.
+    pub fn was_further(&self, kept: Place) -> bool {
+        let end = if kept.life == self.shared.life { self.appended() } else { self.begun() };
+        kept.journal == self.shared.id && kept.appended > end
     }
 
     /// Where reading can begin: nothing below is kept.

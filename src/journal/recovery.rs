@@ -382,7 +382,12 @@ impl<'a> Recovery<'a> {
             return None;
         }
         let then = "its files were removed or replaced, and what they held is lost: every table is dirty";
-        tracing::error!(place = self.storage.place(), end, reached, "the journal is not the one that its directory knows: {then}");
+        tracing::error!(
+            place = self.storage.place(),
+            end,
+            reached,
+            "the journal is not the one that its directory knows: {then}"
+        );
         Some(reached.max(end))
     }
 
@@ -541,6 +546,7 @@ impl<'a> Recovery<'a> {
             drive,
             storage,
             id: self.control.id,
+            life: control::random(),
             seed,
             ring,
             state: Mutex::new(state),

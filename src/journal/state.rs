@@ -39,6 +39,8 @@ pub(super) struct Shared {
     pub drive: Drive,
     pub storage: Arc<dyn Storage>,
     pub id: u64,
+    /// Told apart from every other opening of it, of copies too.
+    pub life: u64,
     pub seed: u32,
     pub ring: Ring,
     pub state: Mutex<State>,

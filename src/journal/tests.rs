@@ -522,6 +522,26 @@ fn a_log_as_long_as_what_lies_beside_it_knows_is_whole() {
     assert!(recovered.active.is_empty());
 }
 
+#[test]
+fn a_copy_of_the_directory_that_was_brought_back_is_behind_the_place_that_was_kept() {
+    let (disk, mut place) = (MemoryDisk::default(), None);
+    for life in 0..3 {
+        let (journal, _) = open(&disk);
+        assert!(place.is_none_or(|place| !journal.was_further(place)), "life {life}");
+        journal.begin(b"record").expect("room").end(Outcome::Committed);
+        place = Some(journal.place());
+        assert!(!journal.was_further(journal.place()));
+    }
+    let kept = place.expect("there were three");
+    let (journal, _) = open(&MemoryDisk::default());
+    assert!(!journal.was_further(kept), "it is another one");
+    let further = Place { appended: Lsn(1), ..journal.place() };
+    assert!(journal.was_further(further));
+    journal.begin(b"as far by now").expect("room").end(Outcome::Committed);
+    assert!(!journal.was_further(further), "its own");
+    assert!(journal.was_further(Place { life: !further.life, ..further }), "it began behind");
+}
+
 /// Where it ends.
 fn close_after_one(disk: &MemoryDisk) -> Lsn {
     let (journal, _) = open(disk);

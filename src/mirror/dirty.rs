@@ -1,10 +1,14 @@
 //! The dirty ledger: tables known to differ, or not known to agree, and why. Only a payment of the whole table taken
 //! after the last mark, or an operator, clears one (promise 6).
 //!
+//! A write past the journal may be under way when its table is marked, and when whoever waits for its answer is gone: a table
+//! with such a mark is restless, and no payment or walk clears it that began before the primary's transactions of then were
+//! over ([`Dirty::calm`]), where the wire can tell.
+//!
 //! A mark is durable when [`Dirty::mark`] resolves, and so before the journal is trimmed beyond the record that made it.
 //! A table counts once however often it is marked, so the ledger is as large as the schema, never as large as traffic.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -26,6 +30,9 @@ struct Book {
     tables: BTreeMap<u64, Kept>,
     /// Marks of these tables by records below the position were cleared by an operator: reading them again is no news.
     cleared: BTreeMap<u64, u64>,
+    /// Somebody calls [`Dirty::calm`].
+    #[serde(skip)]
+    is_calmed: bool,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -35,7 +42,26 @@ struct Kept {
     first_unix: u64,
     last_unix: u64,
     last_lsn: u64,
+    #[serde(skip)]
+    rest: Rest,
 }
+
+/// Whether a write that a mark is about may still be under way.
+#[derive(Clone, Default)]
+enum Rest {
+    /// It is over, or in the journal.
+    #[default]
+    Calm,
+    /// Nobody has looked since.
+    Marked,
+    /// Somebody looks.
+    Asked,
+    /// One of these transactions may be it.
+    Awaits(BTreeSet<String>),
+}
+
+/// Writes that are in no journal: nobody else tells when they are over.
+const UNSEEN: [Reason; 2] = [Reason::Journal, Reason::Lost];
 
 /// A dirty table, as people see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,10 +85,46 @@ impl Dirty {
     }
 
     /// A process begins, and its journal here. The file has only the first mark of each reason: where an earlier process
-    /// marked last is unknown, but for that it was no later than this.
-    pub(crate) fn begins(&self, at: Lsn) {
-        let raise = |kept: &mut Kept| kept.last_lsn = kept.last_lsn.max(at.0);
-        self.ledger.change(|book| (false, book.tables.values_mut().for_each(raise)));
+    /// marked last is unknown, but for that it was no later than this. `is_calmed`: [`Dirty::calm`] is called.
+    pub(crate) fn begins(&self, at: Lsn, is_calmed: bool) {
+        self.ledger.change(|book| {
+            book.is_calmed = is_calmed;
+            for kept in book.tables.values_mut() {
+                kept.last_lsn = kept.last_lsn.max(at.0);
+                let is_unseen = UNSEEN.iter().any(|reason| kept.reasons.contains_key(&(*reason as u8)));
+                if is_calmed && is_unseen {
+                    kept.rest = Rest::Marked;
+                }
+            }
+            (false, ())
+        });
+    }
+
+    /// The primary is about to be asked which transactions are under way, for [`Dirty::calm`]. False: nobody wants to know.
+    pub(crate) fn asks(&self) -> bool {
+        self.ledger.change(|book| {
+            let restless = book.tables.values_mut().filter(|kept| !kept.is_calm());
+            let asked = restless.map(|kept| {
+                if matches!(kept.rest, Rest::Marked) {
+                    kept.rest = Rest::Asked;
+                }
+            });
+            (false, asked.count() > 0)
+        })
+    }
+
+    /// This table may be written to by what its mark is about.
+    pub(crate) fn awaits(&self, table: TableId) -> bool {
+        self.ledger.look(|book| book.tables.get(&table.0).is_some_and(|kept| !kept.is_calm()))
+    }
+
+    /// These transactions were under way on the primary behind [`Dirty::asks`]; the journal is here. True: of some table
+    /// what the marks are about is over, and they count as made now.
+    pub(crate) fn calm(&self, under_way: &BTreeSet<String>, at: Lsn) -> bool {
+        self.ledger.change(|book| {
+            let calmed = book.tables.values_mut().filter_map(|kept| kept.calm(under_way, at).then_some(())).count();
+            (false, calmed > 0)
+        })
     }
 
     /// Mark a table, as of a journal position. Durable when it resolves.
@@ -137,7 +199,7 @@ impl Dirty {
     /// [`Dirty::repaired`] without waiting: durable with the next [`Dirty::saved`].
     pub(crate) fn note_repaired(&self, table: TableId, cut: Lsn) -> bool {
         self.ledger.change(|book| {
-            let covered = book.tables.get(&table.0).is_some_and(|kept| kept.last_lsn < cut.0);
+            let covered = book.tables.get(&table.0).is_some_and(|kept| kept.last_lsn < cut.0 && kept.is_calm());
             if covered {
                 book.tables.remove(&table.0);
             }
@@ -186,7 +248,11 @@ impl Book {
             first_unix: now,
             last_unix: now,
             last_lsn: at.0,
+            rest: Rest::Calm,
         });
+        if self.is_calmed && UNSEEN.contains(&reason) {
+            kept.rest = Rest::Marked;
+        }
         kept.last_unix = now;
         kept.last_lsn = kept.last_lsn.max(at.0);
         let count = kept.reasons.entry(reason as u8).or_insert(0);
@@ -201,6 +267,28 @@ impl Kept {
         self.first_unix = self.first_unix.min(other.first_unix);
         self.last_unix = self.last_unix.max(other.last_unix);
         self.last_lsn = self.last_lsn.max(other.last_lsn);
+        if !(self.is_calm() && other.rest.is_calm()) {
+            self.rest = Rest::Marked;
+        }
+    }
+
+    fn is_calm(&self) -> bool {
+        self.rest.is_calm()
+    }
+
+    fn calm(&mut self, under_way: &BTreeSet<String>, at: Lsn) -> bool {
+        let left: BTreeSet<String> = match &self.rest {
+            Rest::Calm | Rest::Marked => return false,
+            Rest::Asked => under_way.clone(),
+            Rest::Awaits(those) => those.intersection(under_way).cloned().collect(),
+        };
+        if !left.is_empty() {
+            self.rest = Rest::Awaits(left);
+            return false;
+        }
+        self.rest = Rest::Calm;
+        self.last_lsn = self.last_lsn.max(at.0);
+        true
     }
 
     fn show(&self, table: TableId) -> DirtyTable {
@@ -212,6 +300,12 @@ impl Kept {
             last_unix: self.last_unix,
             last: Lsn(self.last_lsn),
         }
+    }
+}
+
+impl Rest {
+    fn is_calm(&self) -> bool {
+        matches!(self, Rest::Calm)
     }
 }
 
@@ -256,9 +350,43 @@ mod tests {
             dirty.mark(T, Reason::Journal, Lsn(at)).await.expect("saved");
         }
         let dirty = reopened(&file);
-        dirty.begins(Lsn(300));
+        dirty.begins(Lsn(300), false);
         assert!(!dirty.repaired(T, Lsn(150)).await.expect("saved"));
         assert!(dirty.repaired(T, Lsn(301)).await.expect("saved"), "it looked since");
+    }
+
+    #[tokio::test]
+    async fn what_was_written_past_the_journal_is_clean_when_its_transaction_was_over_before() {
+        let dirty = reopened(&Durable::in_memory("dirty"));
+        dirty.begins(Lsn(0), true);
+        let under_way = |those: &[&str]| those.iter().map(|one| (*one).to_owned()).collect::<BTreeSet<_>>();
+        dirty.mark(T, Reason::Journal, Lsn(5)).await.expect("saved");
+        assert!(!dirty.repaired(T, Lsn(9)).await.expect("saved"), "nobody looked");
+        assert!(dirty.asks() && !dirty.calm(&under_way(&["its", "another"]), Lsn(10)));
+        assert!(!dirty.calm(&under_way(&["its", "a later one"]), Lsn(11)));
+        assert!(!dirty.repaired(T, Lsn(12)).await.expect("saved") && dirty.awaits(T), "it may write yet");
+        assert!(dirty.calm(&under_way(&["a later one"]), Lsn(20)));
+        assert!(!dirty.repaired(T, Lsn(12)).await.expect("saved"), "that looked before");
+        assert!(dirty.repaired(T, Lsn(21)).await.expect("saved"));
+        dirty.mark(T, Reason::Journal, Lsn(22)).await.expect("saved");
+        assert!(dirty.asks());
+        dirty.note(T, Reason::Journal, Lsn(23));
+        assert!(!dirty.calm(&under_way(&[]), Lsn(24)) && dirty.awaits(T), "marked again since it was asked");
+        assert!(dirty.asks() && dirty.calm(&under_way(&[]), Lsn(25)) && !dirty.asks());
+        assert!(dirty.repaired(T, Lsn(26)).await.expect("saved"));
+        dirty.mark(T, Reason::Uncaptured, Lsn(30)).await.expect("saved");
+        assert!(dirty.repaired(T, Lsn(31)).await.expect("saved"), "its record said when it was over");
+    }
+
+    #[tokio::test]
+    async fn after_a_restart_what_was_under_way_is_waited_for_too() {
+        let file = Durable::in_memory("dirty");
+        reopened(&file).mark(T, Reason::Lost, Lsn(5)).await.expect("saved");
+        let dirty = reopened(&file);
+        dirty.begins(Lsn(7), true);
+        assert!(dirty.asks() && !dirty.repaired(T, Lsn(9)).await.expect("saved"));
+        assert!(dirty.calm(&BTreeSet::new(), Lsn(9)) && !dirty.asks());
+        assert!(dirty.repaired(T, Lsn(10)).await.expect("saved"));
     }
 
     #[tokio::test]

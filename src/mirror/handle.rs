@@ -218,7 +218,8 @@ impl Handle {
         (mending, self_repair): (Mending, bool),
     ) -> Handle {
         let (shown, status) = watch::channel(Status::default());
-        dirty.begins(journal.appended());
+        // By replay nobody asks the primary for its transactions.
+        dirty.begins(journal.appended(), mending == Mending::Whole);
         // A repair that was asked for before is done from now on, and answers what was marked before.
         behind_marks(&journal, &dirty);
         Handle {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
+use tandem::journal::{Lsn, Place};
 use tandem::mirror::state::copier::{Copier, Error, Owed, Paid};
 use tandem::mirror::state::keys::Key;
 use tandem::protocol::postgres::client::{Client, ServerConfig};
@@ -1424,6 +1425,48 @@ async fn one_applier_at_a_time() {
     assert_eq!(standing.payments, 1);
     let error = world.copier.pay(&owed("t", [1]), false).await.expect_err("fenced off");
     assert!(matches!(error, Error::Secondary(_)), "{error}");
+}
+
+#[tokio::test]
+async fn transactions_that_are_under_way_are_those_of_others_in_this_database() {
+    let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY)").await;
+    world.origin("CREATE DATABASE another").await;
+    world.origin("CREATE ROLE other LOGIN; GRANT ALL ON t TO other").await;
+    assert_eq!(world.copier.under_way().await.expect("asked").len(), 0);
+    let theirs = connect(&world.origin.url("postgres").replace("postgres@", "other@")).await;
+    let elsewhere = connect(&world.origin.url("another")).await;
+    for client in [&theirs, &elsewhere] {
+        client.batch_execute("BEGIN; SELECT 1").await.expect("begun");
+    }
+    let first = world.copier.under_way().await.expect("asked");
+    assert_eq!(first.len(), 1);
+    theirs.batch_execute("INSERT INTO t VALUES (1)").await.expect("inserted");
+    assert_eq!(world.copier.under_way().await.expect("asked"), first, "the same one");
+    theirs.batch_execute("COMMIT; BEGIN; SELECT 1").await.expect("begun");
+    let second = world.copier.under_way().await.expect("asked");
+    assert!(second.len() == 1 && second.is_disjoint(&first), "{first:?} {second:?}");
+}
+
+#[tokio::test]
+async fn where_the_journal_was_is_kept_with_the_payment_and_an_older_store_learns_to() {
+    let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY)").await;
+    world.target("ALTER TABLE tandem.payment DROP journal, DROP journal_life, DROP journal_end").await;
+    let mut place = None;
+    for number in 0..2 {
+        let standing = loop {
+            match world.copier.open().await {
+                Err(Error::Fenced(_)) => (),
+                other => break other.expect("opens"),
+            }
+        };
+        assert_eq!((standing.payments, standing.place), (number, place));
+        place = Some(Place { journal: u64::MAX - 1, life: 7, appended: Lsn(1 << 40) });
+        world.pay(&Owed { place, ..owed("t", [1]) }).await;
+    }
+    // Who does not own the store pays all the same.
+    world.target("ALTER TABLE tandem.payment DROP journal, DROP journal_life, DROP journal_end").await;
+    world.act_as_plain().await;
+    world.pay(&Owed { place, ..owed("t", [1]) }).await;
 }
 
 #[tokio::test]

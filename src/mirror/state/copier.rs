@@ -1,11 +1,12 @@
 //! What the engine asks of a wire: open a snapshot on the primary, make owed rows on the secondary equal to it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::future::Future;
 use std::time::Duration;
 
 use crate::backfill::work::{Stage, Surveyed};
 use crate::backfill::{Desk, Request};
+use crate::journal::Place;
 use crate::mirror::twins::Twins;
 use crate::record::{Backend, TableId};
 
@@ -28,6 +29,8 @@ pub struct Owed {
     /// Keys that are parked, by the table that they were refused of: owed under another name, or with their table, they may
     /// be well again, which only the wire can tell.
     pub parked: Vec<(TableId, Box<[u8]>)>,
+    /// To be kept by the secondary with the payment.
+    pub place: Option<Place>,
 }
 
 impl Owed {
@@ -38,12 +41,14 @@ impl Owed {
 }
 
 /// What a connect learned.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     /// Hash of the primary's life: changes with every restart, crash restart, failover.
     pub life: u64,
     /// How many payments the secondary holds. Less than remembered: it lost some, and their keys are owed again.
     pub payments: u64,
+    /// Where the journal was at the last of them, if the secondary keeps it.
+    pub place: Option<Place>,
 }
 
 /// A snapshot of the primary that exists: it was taken after the lock on the secondary, and its first query answered.
@@ -175,7 +180,7 @@ pub enum Error {
     Waits(Waiting),
 }
 
-/// The wire's hands. One owner; calls in this order: `open`, then any number of (`gone`, `survey`, \[`prepare`\] `snapshot`,
+/// The wire's hands. One owner; calls in this order: `open`, then any number of (`gone`, `under_way`, `survey`, \[`prepare`\] `snapshot`,
 /// `pay` \[`lend`\] \[`walk`\] | `release`), `beat` anywhere between.
 /// After any error but [`Error::Stale`] and [`Error::Waits`] only `open` may follow. Not cancel safe: a cancelled call needs `open` again.
 pub trait Copier: Send {
@@ -189,6 +194,11 @@ pub trait Copier: Send {
         backends: &'a [Backend],
         prepared: &'a [Box<[u8]>],
     ) -> impl Future<Output = Result<Gone, Error>> + Send + 'a;
+
+    /// The primary's transactions of others that may yet write, each by a name that no other one gets; outside S.
+    fn under_way(&mut self) -> impl Future<Output = Result<BTreeSet<String>, Error>> + Send {
+        async { Ok(BTreeSet::new()) }
+    }
 
     /// Begin the payment of these, before S, with the schema changes that come first: they may take hours, and S keeps the
     /// primary's VACUUM from its work. The next [`Copier::pay`] is of them, unless S is given up before.

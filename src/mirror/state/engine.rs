@@ -31,7 +31,7 @@ use tracing::{error, info, warn};
 
 use crate::backfill::desk::{self, Errand};
 use crate::backfill::{self, Desk};
-use crate::journal::{self, Journal, Lsn};
+use crate::journal::{self, Journal, Lsn, Place};
 use crate::metrics;
 use crate::mirror::backoff::Backoff;
 use crate::mirror::beside;
@@ -216,6 +216,8 @@ pub struct Engine<C> {
     backoff: Backoff,
     /// What the last connect and the payments since have shown. `payments` is at least what the book's floor says.
     standing: Option<Standing>,
+    /// What the secondary kept of a copy of the journal that was further: said, until it keeps another.
+    went_back: Option<Place>,
     status: watch::Sender<Status>,
     pace: watch::Receiver<Pace>,
     /// [`Handle::on_trial`].
@@ -322,6 +324,7 @@ impl<C: Copier> Engine<C> {
             book: Book::open(book)?,
             backoff: Backoff::new(config.retry_min, config.retry_max, config.seed),
             standing: None,
+            went_back: None,
             next_payment: now,
             next_gone: now,
             next_trim: now,
@@ -429,7 +432,9 @@ impl<C: Copier> Engine<C> {
             Some(standing) => standing,
             None => self.copier.open().await?,
         };
+        let place = standing.place;
         self.stand(standing).await?;
+        self.heed_place(place).await?;
         self.last_contact = Instant::now();
         let mut target = None;
         loop {
@@ -554,10 +559,27 @@ impl<C: Copier> Engine<C> {
         Ok(())
     }
 
+    /// The secondary was paid from further on in this journal than it reaches: its directory is an older copy of itself. What
+    /// was written since is owed by nobody, and what lies beside it may be believed of no table.
+    async fn heed_place(&mut self, place: Option<Place>) -> Result<(), Error> {
+        let news = place.filter(|place| self.journal.was_further(*place) && self.went_back != Some(*place));
+        let Some(place) = news else { return Ok(()) };
+        let found = self.copier.survey().await?;
+        let at = self.journal.appended();
+        let labels: HashSet<TableId> = found.iter().flat_map(|one| one.labels.iter().copied()).collect();
+        labels.iter().for_each(|table| self.dirty.note(*table, Reason::Lost, at));
+        self.dirty.saved().await?;
+        self.went_back = Some(place);
+        let then = "journal.dir is an older copy of itself (a backup, a snapshot of the machine): every table is dirty; compare both schemas too";
+        error!(at = at.0, was = place.appended.0, tables = labels.len(), "the journal was further than it is: {then}");
+        Ok(())
+    }
+
     /// One payment. Whatever goes wrong, its cut is owed again.
     async fn payment(&mut self) -> Result<(), Error> {
         let catching_up = self.behind();
         self.show(if catching_up { Phase::CatchingUp } else { Phase::Paying });
+        self.heed_writers().await?;
         let began = Instant::now();
         let mut cut = self.ledger.freeze();
         match self.pay(&mut cut).await {
@@ -598,6 +620,20 @@ impl<C: Copier> Engine<C> {
         }
     }
 
+    /// Look which of the writes past the journal are over: what is paid from now on, or begins to be compared, has them.
+    async fn heed_writers(&mut self) -> Result<(), Error> {
+        if !self.dirty.asks() {
+            return Ok(());
+        }
+        let under_way = self.copier.under_way().await?;
+        if self.dirty.calm(&under_way, self.journal.appended()) {
+            // The next cut lies behind.
+            behind_marks(&self.journal, &self.dirty);
+            self.advance(self.config.owed_keys_max).await?;
+        }
+        Ok(())
+    }
+
     /// Snapshot, collect, pay. The order of the calls is the proof of exactness, see [`Ledger`].
     async fn pay(&mut self, cut: &mut Cut) -> Result<Made, Error> {
         let payments = self.standing.as_ref().map_or(0, |standing| standing.payments);
@@ -625,7 +661,7 @@ impl<C: Copier> Engine<C> {
         let alike = exact && self.held.is_empty();
         let mut walk = alike && self.next_walk <= now && self.errand(now) == Ok(Errand::Walk);
         let mut lend = alike && self.may_lend();
-        cut.tell_parked(self.parked.keys());
+        cut.tell(self.parked.keys(), self.journal.place());
         let mut paid = self.copier.pay(cut.owed(), lend || walk).await?;
         self.put_off = in_doubt && self.put_off(cut, &mut paid);
         if self.set_aside(cut, &paid) {

@@ -33,7 +33,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::journal::{Entry, Lsn, Outcome};
+use crate::journal::{Entry, Lsn, Outcome, Place};
 use crate::record::{Backend, Item, Malformed, Reason, Record, TableId};
 
 use super::copier::{Gone, Owed, Renamed};
@@ -638,9 +638,10 @@ impl Cut {
         Cut { owing: rest, upto: self.upto }
     }
 
-    /// These keys are parked, see [`Owed::parked`].
-    pub fn tell_parked(&mut self, keys: Vec<(TableId, Box<[u8]>)>) {
+    /// These keys are parked, see [`Owed::parked`], and the journal is here.
+    pub fn tell(&mut self, keys: Vec<(TableId, Box<[u8]>)>, place: Place) {
         self.owing.owed.parked = keys;
+        self.owing.owed.place = Some(place);
     }
 
     /// What to pay.

@@ -248,7 +248,7 @@ impl Copier for Hands {
         self.snapshot = None;
         self.opened = Some((world.life, world.secondary_life));
         let life = if world.bend == Bend::HidesLives { 1 } else { world.life };
-        Ok(Standing { life, payments: world.payments.len() as u64 - 1 })
+        Ok(Standing { life, payments: world.payments.len() as u64 - 1, ..Standing::default() })
     }
 
     async fn gone(&mut self, backends: &[Backend], prepared: &[Box<[u8]>]) -> Result<Gone, Error> {

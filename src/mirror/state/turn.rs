@@ -105,7 +105,7 @@ mod tests {
     impl Copier for Opens {
         async fn open(&mut self) -> Result<Standing, copier::Error> {
             self.0.fetch_add(1, Ordering::Relaxed);
-            Ok(Standing { life: 1, payments: 0 })
+            Ok(Standing { life: 1, payments: 0, ..Standing::default() })
         }
 
         async fn gone<'a>(&'a mut self, _: &'a [Backend], _: &'a [Box<[u8]>]) -> Result<Gone, copier::Error> {
@@ -176,7 +176,7 @@ mod tests {
     impl Copier for Pays {
         async fn open(&mut self) -> Result<Standing, copier::Error> {
             let payments = self.payments.lock().expect("no test panics with it").len() as u64;
-            Ok(Standing { life: 1, payments })
+            Ok(Standing { life: 1, payments, ..Standing::default() })
         }
 
         async fn gone<'a>(&'a mut self, _: &'a [Backend], _: &'a [Box<[u8]>]) -> Result<Gone, copier::Error> {

@@ -53,6 +53,7 @@ impl<C: Copier> Engine<C> {
     /// Look where history lies.
     pub(super) async fn survey(&mut self) -> Result<(), Error> {
         self.provision(Stage::Tables).await?;
+        self.heed_writers().await?;
         let (began, asked) = (behind_marks(&self.journal, &self.dirty), Instant::now());
         let found = match self.copier.survey().await {
             Ok(found) => found,

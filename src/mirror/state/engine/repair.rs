@@ -18,7 +18,8 @@ impl<C: Copier> Engine<C> {
     /// A table is dirty that no open unit keeps so. The first repair is not waited for, only the next ones are: a table
     /// that is dirtied all the time is copied once in `repair_every`.
     pub(super) fn repairable(&self) -> bool {
-        self.config.self_repair && self.dirty_tables().any(|table| !self.ledger.may_dirty(table))
+        let may_repair = |table| !self.ledger.may_dirty(table) && !self.dirty.awaits(table);
+        self.config.self_repair && self.dirty_tables().any(may_repair)
     }
 
     /// Those that a payment can make equal: what is said of none is for an operator.

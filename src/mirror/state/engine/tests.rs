@@ -1,6 +1,6 @@
 //! What the loop does while it is paused, while something is locked, and while a schema change takes long.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::copier::Waiting;
@@ -16,7 +16,7 @@ struct Counts(Arc<AtomicU64>);
 
 impl Copier for Counts {
     async fn open(&mut self) -> Result<Standing, copier::Error> {
-        Ok(Standing { life: 1, payments: 0 })
+        Ok(Standing { life: 1, payments: 0, ..Standing::default() })
     }
 
     async fn gone<'a>(&'a mut self, _: &'a [Backend], _: &'a [Box<[u8]>]) -> Result<Gone, copier::Error> {
@@ -72,6 +72,10 @@ struct Pays {
     away: Arc<AtomicBool>,
     /// Whoever is asked about is gone.
     all_gone: bool,
+    /// What it keeps of the journal.
+    place: Option<Place>,
+    /// The primary's transactions.
+    under_way: Arc<std::sync::Mutex<BTreeSet<String>>>,
     seen: Arc<std::sync::Mutex<Seen>>,
 }
 
@@ -82,7 +86,7 @@ impl Copier for Pays {
         if self.away.load(Ordering::Relaxed) {
             return Err(copier::Error::Secondary("away".into()));
         }
-        Ok(Standing { life: 1, payments: 0 })
+        Ok(Standing { life: 1, place: self.place, ..Standing::default() })
     }
 
     async fn gone<'a>(&'a mut self, asked: &'a [Backend], _: &'a [Box<[u8]>]) -> Result<Gone, copier::Error> {
@@ -123,6 +127,10 @@ impl Copier for Pays {
             seen.whole = Some(owed.lost.contains(&TABLE));
         }
         Ok(paid)
+    }
+
+    async fn under_way(&mut self) -> Result<BTreeSet<String>, copier::Error> {
+        Ok(self.under_way.lock().expect("no panic").clone())
     }
 
     async fn survey(&mut self) -> Result<Vec<Surveyed>, copier::Error> {
@@ -172,6 +180,44 @@ struct Seen {
     paid: HashSet<Vec<u8>>,
     /// Schema changes that were repeated.
     changes: Vec<Vec<u8>>,
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_is_not_repaired_while_what_was_written_to_it_past_the_journal_is_under_way() {
+    let (journal, copier) = (Journal::in_memory(), Pays::default());
+    let (under_way, seen) = (copier.under_way.clone(), copier.seen.clone());
+    under_way.lock().expect("no panic").insert("its transaction".to_owned());
+    let config = Config { self_repair: true, ..Config::default() };
+    let every = config.repair_every;
+    let (engine, handle) = Engine::new(config, journal, copier, Paths::in_memory()).expect("files load");
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(engine.run(stop.clone()));
+    handle.mark_dirty(&[TABLE], Reason::Journal).expect("memory");
+    sleep(every * 3).await;
+    assert!(seen.lock().expect("no panic").whole.is_some(), "it was paid");
+    assert_eq!(handle.dirty().len(), 1, "and may differ since");
+    under_way.lock().expect("no panic").clear();
+    sleep(every * 2).await;
+    assert!(handle.dirty().is_empty());
+    stop.cancel();
+    running.await.expect("ends");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_copy_of_the_journal_leaves_no_table_trusted() {
+    let journal = Journal::in_memory();
+    let further = Place { life: 0, appended: Lsn(1_000), ..journal.place() };
+    for (place, dirty) in [(further, 1), (Place { appended: Lsn(0), ..further }, 0)] {
+        let copier = Pays { place: Some(place), ..Pays::default() };
+        let made = Engine::new(Config::default(), journal.clone(), copier, Paths::in_memory());
+        let (engine, handle) = made.expect("files load");
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(engine.run(stop.clone()));
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(handle.dirty().len(), dirty);
+        stop.cancel();
+        running.await.expect("ends");
+    }
 }
 
 /// Behind a backlog that fills the memory lies how the units before it ended; their backend is gone long since.

@@ -186,6 +186,11 @@ impl Arrays {
         Arrays(arrays)
     }
 
+    /// For a statement whose parameters are `int8`: the bits of these.
+    pub(in crate::protocol::postgres) fn numbers<const N: usize>(numbers: [u64; N]) -> Arrays {
+        Arrays(numbers.iter().map(|number| (key::oid::INT8, BytesMut::from(&number.to_be_bytes()[..]))).collect())
+    }
+
     /// For a statement without parameters.
     pub(in crate::protocol::postgres) fn none() -> Arrays {
         Arrays(Vec::new())

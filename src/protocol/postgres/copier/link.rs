@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use crate::journal::{Lsn, Place};
 use crate::mirror::state::copier::Error;
 use crate::protocol::postgres::client::{self, Client, ServerConfig};
 use crate::record::TableId;
@@ -48,6 +49,9 @@ pub(super) struct Link {
     pub(super) replica: bool,
     pub(super) search_path: String,
     pub(super) payments: u64,
+    /// Where the journal was at the last payment before this link, and whether the secondary can be told.
+    pub(super) place: Option<Place>,
+    pub(super) keeps_place: bool,
     pub(super) life: u64,
     /// S exists.
     pub(super) at_snapshot: bool,
@@ -122,8 +126,14 @@ const WISHES: &[&str] = &[
 /// `IF NOT EXISTS` asks for the right to make a schema even where it is there.
 pub(in crate::protocol::postgres) const STORE: &str = "DO 'BEGIN IF pg_catalog.to_regnamespace(''tandem'') IS NULL THEN CREATE SCHEMA tandem; END IF; END'; \
     CREATE TABLE IF NOT EXISTS tandem.payment (only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row), \
-    n bigint NOT NULL, owner_pid integer, owner_since timestamptz); INSERT INTO tandem.payment (n) VALUES (0) ON CONFLICT DO NOTHING; \
+    n bigint NOT NULL, owner_pid integer, owner_since timestamptz, journal bigint, journal_life bigint, journal_end bigint); INSERT INTO tandem.payment (n) VALUES (0) ON CONFLICT DO NOTHING; \
     CREATE TABLE IF NOT EXISTS tandem.contact (origin text, relation oid, strangers boolean NOT NULL, PRIMARY KEY (origin, relation))";
+
+/// Versions before had a store without a place for where the journal was; who may not add it goes on without.
+const KEEPS_PLACE: &str = "SELECT pg_catalog.count(*) = 3 FROM pg_catalog.pg_attribute WHERE NOT attisdropped \
+    AND attrelid = pg_catalog.to_regclass('tandem.payment') AND attname IN ('journal', 'journal_life', 'journal_end')";
+const ADD_PLACE: &str = "ALTER TABLE tandem.payment ADD COLUMN IF NOT EXISTS journal bigint, \
+    ADD COLUMN IF NOT EXISTS journal_life bigint, ADD COLUMN IF NOT EXISTS journal_end bigint";
 
 /// Whether nothing of [`STORE`] is missing.
 pub(in crate::protocol::postgres) const STORE_IS_THERE: &str = "SELECT pg_catalog.to_regclass('tandem.payment') IS NOT NULL AND pg_catalog.to_regclass('tandem.contact') IS NOT NULL";
@@ -134,6 +144,8 @@ pub(super) async fn open(primary: &ServerConfig, secondary: &ServerConfig, optio
     conn.simple(&silence_max(options)).await.map_err(on_secondary)?;
     take_locks(&mut conn).await?;
     let payments = counter(&mut conn).await.map_err(on_secondary)?;
+    let keeps_place = keeps_place(&mut conn).await.map_err(on_secondary)?;
+    let place = if keeps_place { place(&mut conn).await.map_err(on_secondary)? } else { None };
     // From here on no older applier can write: only now may the primary be looked at.
     let mut from = connect(primary).await.map_err(on_primary)?;
     from.simple(SETTINGS).await.map_err(on_primary)?;
@@ -158,6 +170,8 @@ pub(super) async fn open(primary: &ServerConfig, secondary: &ServerConfig, optio
         replica,
         search_path: if schemas.is_empty() { String::new() } else { search_path },
         payments,
+        place,
+        keeps_place,
         life,
         at_snapshot: false,
         repeated: None,
@@ -240,6 +254,22 @@ async fn counter(conn: &mut Client) -> Result<u64, client::Error> {
     let sql = "UPDATE tandem.payment SET owner_pid = pg_catalog.pg_backend_pid(), owner_since = pg_catalog.now() \
         RETURNING n";
     conn.simple(sql).await?.first().ok_or(client::Error::Value(0))?.parse(0)
+}
+
+async fn keeps_place(conn: &mut Client) -> Result<bool, client::Error> {
+    let there = conn.simple(KEEPS_PLACE).await?;
+    let there = there.first().ok_or(client::Error::Value(0))?.bool(0)?;
+    if there { Ok(true) } else { allowed(conn, ADD_PLACE).await }
+}
+
+async fn place(conn: &mut Client) -> Result<Option<Place>, client::Error> {
+    let rows = conn.simple("SELECT journal, journal_life, journal_end FROM tandem.payment").await?;
+    let row = rows.first().ok_or(client::Error::Value(0))?;
+    if row.text(0)?.is_none() {
+        return Ok(None);
+    }
+    let number = |at| Ok::<u64, client::Error>(row.parse::<i64>(at)?.cast_unsigned());
+    Ok(Some(Place { journal: number(0)?, life: number(1)?, appended: Lsn(number(2)?) }))
 }
 
 /// What names a life of the server (POSTGRES-CORNERS 5): a crash restart keeps the start time and resets statistics;

@@ -31,7 +31,7 @@ mod steps;
 mod trouble;
 mod whole;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +43,7 @@ use crate::mirror::state::copier::{Copier, Error, Gone, Owed, Paid, Snapshot, St
 use crate::mirror::twins::Twins;
 use crate::protocol::postgres::client::{Error as ClientError, Format, Param, ServerConfig};
 use crate::protocol::postgres::scope::Scope;
+use crate::protocol::postgres::switch::strangers::own;
 use crate::record::Backend;
 
 use hang::{Watch, unless_it_hangs};
@@ -94,6 +95,15 @@ impl Default for Options {
         }
     }
 }
+
+/// Transactions of this database, tandem's own left out, that may write: one that only reads is not told apart before it ends.
+/// By their locks, which every role may see; one that is prepared goes by its name.
+const UNDER_WAY: &str = "SELECT l.virtualtransaction FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
+    WHERE l.locktype = 'virtualxid' AND l.mode = 'ExclusiveLock' AND l.pid <> pg_catalog.pg_backend_pid() \
+    AND a.usesysid IS NOT NULL AND a.datname = pg_catalog.current_database() \
+    AND coalesce(a.backend_type, '') NOT IN ('autovacuum worker', 'parallel worker', 'walsender') \
+    AND NOT (a.usename = CURRENT_USER AND a.application_name IN ({OWN})) \
+    UNION ALL SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database()";
 
 /// Copies owed rows from one PostgreSQL to another.
 pub struct PgCopier {
@@ -243,6 +253,12 @@ impl Link {
         rows.iter().map(|row| row.parse(0).map_err(on_primary)).collect()
     }
 
+    async fn under_way(&mut self) -> Result<BTreeSet<String>, Error> {
+        self.heartbeat().await?;
+        let rows = self.primary.simple(&UNDER_WAY.replace("{OWN}", &own())).await.map_err(on_primary)?;
+        rows.iter().map(|row| row.string(0).map_err(on_primary)).collect()
+    }
+
     async fn prepared(&mut self) -> Result<HashSet<Box<[u8]>>, Error> {
         let rows = self.primary.simple("SELECT gid FROM pg_catalog.pg_prepared_xacts").await.map_err(on_primary)?;
         rows.iter().map(|row| Ok(row.get(0).map_err(on_primary)?.unwrap_or_default().into())).collect()
@@ -318,7 +334,7 @@ impl Copier for PgCopier {
         self.unlink();
         let mut link = link::open(&self.primary, &self.secondary, &self.options).await?;
         link.renames = std::mem::take(&mut self.renames);
-        let standing = Standing { life: link.life, payments: link.payments };
+        let standing = Standing { life: link.life, payments: link.payments, place: link.place };
         self.link = Some(link);
         Ok(standing)
     }
@@ -326,6 +342,11 @@ impl Copier for PgCopier {
     async fn gone<'a>(&'a mut self, backends: &'a [Backend], prepared: &'a [Box<[u8]>]) -> Result<Gone, Error> {
         let gone = self.ask_gone(backends, prepared).await;
         self.lose(gone)
+    }
+
+    async fn under_way(&mut self) -> Result<BTreeSet<String>, Error> {
+        let under_way = async { self.link()?.under_way().await }.await;
+        self.lose(under_way)
     }
 
     async fn prepare<'a>(&'a mut self, owed: &'a Owed) -> Result<(), Error> {

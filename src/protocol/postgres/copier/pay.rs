@@ -15,6 +15,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use crate::journal::Place;
 use crate::mirror::state::copier::{Owed, Paid};
 use crate::protocol::postgres::catalog::{Relation, quote};
 use crate::protocol::postgres::client::{self, DbError};
@@ -100,6 +101,10 @@ struct Payment<'p> {
 
 /// The number of the payment is on the secondary if the payment is.
 pub(super) const COUNT: &str = "UPDATE tandem.payment SET n = n + 1 RETURNING n";
+
+/// With it, where the journal was.
+const COUNT_AT: &str =
+    "UPDATE tandem.payment SET n = n + 1, journal = $1, journal_life = $2, journal_end = $3 RETURNING n";
 
 impl<'p> Payment<'p> {
     fn of(link: &'p mut Link, owed: &'p Owed, options: &'p Options) -> Payment<'p> {
@@ -194,7 +199,13 @@ impl<'p> Payment<'p> {
         if !std::mem::replace(&mut self.begun, true) {
             steps.put_statement(self.link, Step::Plain, "BEGIN", &Arrays::none());
         }
-        steps.put_statement(self.link, Step::Count, COUNT, &Arrays::none());
+        match self.owed.place.filter(|_| self.link.keeps_place) {
+            Some(Place { journal, life, appended }) => {
+                let numbers = Arrays::numbers([journal, life, appended.0]);
+                steps.put_statement(self.link, Step::Count, COUNT_AT, &numbers);
+            }
+            None => steps.put_statement(self.link, Step::Count, COUNT, &Arrays::none()),
+        }
         // One statement a table where foreign keys act: a table that points at itself must not lose half its rows.
         let batch_keys = if self.link.replica { options.batch_keys } else { usize::MAX };
         for id in order.iter().rev() {

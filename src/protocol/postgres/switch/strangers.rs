@@ -124,9 +124,13 @@ const PREPARED: &str = "SELECT gid, owner, \
 const OWN: &[&str] =
     &["tandem", "tandem check", copier::APPLICATION_NAME, shadow::link::APPLICATION_NAME, super::APPLICATION_NAME];
 
+/// [`OWN`], as SQL has it.
+pub(in crate::protocol::postgres) fn own() -> String {
+    OWN.iter().map(|name| super::literal(name)).collect::<Vec<_>>().join(", ")
+}
+
 fn sessions_sql(which: &str) -> String {
-    let own: Vec<_> = OWN.iter().map(|name| super::literal(name)).collect();
-    format!("{} {which} ORDER BY 5 DESC NULLS LAST, 1", SESSIONS.replace("{OWN}", &own.join(", ")))
+    format!("{} {which} ORDER BY 5 DESC NULLS LAST, 1", SESSIONS.replace("{OWN}", &own()))
 }
 
 /// Every session of others, idle or not.
