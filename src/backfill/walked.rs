@@ -63,7 +63,7 @@ pub(super) struct Walked {
 pub(super) struct Doubt {
     pub(super) why: String,
     /// What had been appended when it was seen last. Paid, it is looked at once more.
-    until: u64,
+    pub(super) until: u64,
     /// It was paid, and the look is due.
     is_ripe: bool,
     /// How often it was seen so.

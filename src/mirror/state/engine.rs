@@ -17,7 +17,7 @@
 //! A payment whose answer was lost needs no case of its own: its cut is owed again, and paying twice is harmless
 //! (promise 5). Schema changes are not harmless twice; [`super::book`] tells how they run once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -37,7 +37,7 @@ use crate::mirror::backoff::Backoff;
 use crate::mirror::beside;
 use crate::mirror::dirty::Dirty;
 use crate::mirror::durable::{self, Durable};
-use crate::mirror::handle::{Handle, Held, Mending, Pace, Phase, Status};
+use crate::mirror::handle::{Handle, Held, Mending, Pace, Phase, Status, behind_marks};
 use crate::mirror::parked::Parked;
 use crate::mirror::twins::Twins;
 use crate::record::{Malformed, Reason, TableId};
