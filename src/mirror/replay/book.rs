@@ -2,10 +2,12 @@
 //!
 //! Most records need nothing: what the journal still holds is done again, which ends as doing it once. What must not be
 //! done again once something behind it was done is written here first: barriers (a second TRUNCATE would take what came
-//! after the first), and records that were set aside. The journal keeps whole segments; how far records are done, a
-//! position in the midst of one, is here too.
+//! after the first), and records that were set aside. Nor may what stands before a barrier be done again behind it: a
+//! TRUNCATE leaves nothing that would hide an older write. A barrier had its table for itself, so all that stands before
+//! it and names the table was done. The journal keeps whole segments; how far records are done, a position in the midst
+//! of one, is here too.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +27,10 @@ struct Page {
     released: u64,
     /// Records above that must not be done again.
     settled: BTreeSet<u64>,
+    /// The newest of the barriers above, by table; 0 is that of all tables. Whatever stands before it and names the table
+    /// must not be done again.
+    #[serde(default)]
+    barriers: BTreeMap<u64, u64>,
     /// Tables that were looked at before anything was written to them, or of which records were applied.
     #[serde(default)]
     tables: BTreeSet<u64>,
@@ -45,14 +51,28 @@ impl Book {
         self.ledger.look(|page| Lsn(page.released.max(settled(page))))
     }
 
-    /// This record is done for good.
-    pub fn is_done(&self, lsn: Lsn) -> bool {
-        self.ledger.look(|page| lsn.0 < page.released || page.settled.contains(&lsn.0))
+    /// This record, which names these tables, is done for good.
+    pub fn is_done(&self, lsn: Lsn, tables: impl Iterator<Item = TableId>) -> bool {
+        self.ledger.look(|page| {
+            let passed = |table: TableId| page.barriers.get(&table.0).is_some_and(|barrier| lsn.0 < *barrier);
+            let is_passed = || !page.barriers.is_empty() && [TableId::NONE].into_iter().chain(tables).any(passed);
+            lsn.0 < page.released || page.settled.contains(&lsn.0) || is_passed()
+        })
     }
 
     /// This record must not be done again.
     pub fn settle(&self, lsn: Lsn) {
         self.ledger.change(|page| (page.settled.insert(lsn.0), ()));
+    }
+
+    /// What stands before this barrier and names its table must not be done again; without a table, nothing before it.
+    pub fn pass(&self, lsn: Lsn, table: TableId) {
+        self.ledger.change(|page| {
+            let newest = page.barriers.entry(table.0).or_default();
+            let news = lsn.0 > *newest;
+            *newest = lsn.0.max(*newest);
+            (news, ())
+        });
     }
 
     /// Everything below is done for good.
@@ -61,6 +81,8 @@ impl Book {
             let news = lsn.0 > page.released;
             page.released = page.released.max(lsn.0);
             page.settled = page.settled.split_off(&page.released);
+            let released = page.released;
+            page.barriers.retain(|_, barrier| *barrier > released);
             (news, ())
         });
     }
@@ -117,13 +139,37 @@ mod tests {
         book.settle(Lsn(7));
         book.saved().await.expect("saved");
         let book = Book::open(file.clone()).expect("loads");
-        assert!(book.is_done(Lsn(7)) && !book.is_done(Lsn(6)));
+        let is_done = |book: &Book, lsn| book.is_done(Lsn(lsn), [TableId(1)].into_iter());
+        assert!(is_done(&book, 7) && !is_done(&book, 6));
         book.release(Lsn(9));
         book.saved().await.expect("saved");
         let book = Book::open(file).expect("loads");
-        assert!(book.is_done(Lsn(8)) && !book.is_done(Lsn(9)));
+        assert!(is_done(&book, 8) && !is_done(&book, 9));
         assert_eq!(book.reached(), Lsn(9));
         book.settle(Lsn(12));
         assert_eq!(book.reached(), Lsn(13));
+    }
+
+    #[tokio::test]
+    async fn what_stands_before_a_barrier_of_one_of_its_tables_is_done_after_a_restart() {
+        let file = Durable::in_memory("book");
+        let book = Book::open(file.clone()).expect("absent");
+        let (emptied, other) = (TableId(1), TableId(2));
+        [3, 7, 5].into_iter().for_each(|lsn| book.pass(Lsn(lsn), emptied));
+        book.saved().await.expect("saved");
+        let book = Book::open(file.clone()).expect("loads");
+        let is_done = |lsn, tables: &[TableId]| book.is_done(Lsn(lsn), tables.iter().copied());
+        assert!(is_done(6, &[emptied]) && is_done(6, &[other, emptied]) && !is_done(6, &[other]));
+        assert!(!is_done(7, &[emptied]) && !is_done(8, &[emptied]));
+        book.pass(Lsn(9), TableId::NONE);
+        assert!(is_done(8, &[other]) && is_done(8, &[]) && !is_done(9, &[other]));
+        book.release(Lsn(9));
+        book.ledger.look(|page| assert!(page.barriers.is_empty()));
+    }
+
+    #[test]
+    fn what_an_older_version_wrote_is_read() {
+        let page: Page = serde_json::from_str(r#"{"released": 5, "settled": [7]}"#).expect("reads");
+        assert!(page.settled.contains(&7) && page.barriers.is_empty());
     }
 }

@@ -350,7 +350,7 @@ impl Core {
                 Item::Dirty(table, reason) => self.dirty.note(table, reason, waiting.ended()),
                 Item::Ddl(..) if !self.window.keeps(Rule::BarriersOnce) => continue,
                 Item::Ddl(table, _) => {
-                    self.book.settle(lsn);
+                    self.settle(lsn);
                     // Nobody knows when the primary did it: what was written down behind it may have been there before.
                     if waiting.certainty() == Certainty::Unknown && table != TableId::NONE {
                         self.dirty.note(table, Reason::Ddl, waiting.ended());
@@ -372,6 +372,18 @@ impl Core {
         let parked = parked_as(&waiting.record, lsn);
         let was_parked = !self.parked.is_empty() && self.parked.release(listed_under(&waiting.record), parked);
         news || was_parked
+    }
+
+    /// It must not be done again; nor, where it is a barrier, what stands before it, which was done when it had its table.
+    fn settle(&self, lsn: Lsn) {
+        self.book.settle(lsn);
+        for item in self.window.get(lsn).into_iter().flat_map(|waiting| waiting.record.items()) {
+            if let Item::Ddl(table, _) = item
+                && self.window.keeps(Rule::PassedOnce)
+            {
+                self.book.pass(lsn, table);
+            }
+        }
     }
 
     /// Not this time.
@@ -450,7 +462,7 @@ impl Core {
             error!(table = table.0, "a barrier was given up: its table is dirty, and what waited goes on");
             self.dirty.note(table, Reason::Ddl, waiting.ended());
         }
-        self.book.settle(lsn);
+        self.settle(lsn);
         self.closing.push(lsn);
     }
 
@@ -469,7 +481,7 @@ impl Core {
         if !self.parked.set_aside(rejected, self.bounds()) {
             self.refuse_tables(lsn);
         }
-        self.book.settle(lsn);
+        self.settle(lsn);
         self.closing.push(lsn);
     }
 
@@ -549,7 +561,7 @@ impl Core {
         };
         self.troubles.remove(&Trouble::Journal);
         for entry in entries {
-            if let Err(why) = self.window.read(entry, now, |lsn| self.book.is_done(lsn)) {
+            if let Err(why) = self.window.read(entry, now, |lsn, record| self.book.is_done(lsn, named(record))) {
                 return self.malformed(why, now);
             }
         }

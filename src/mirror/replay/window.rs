@@ -19,7 +19,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::journal::{Entry, Lsn, Outcome};
@@ -97,6 +96,8 @@ pub(super) enum Rule {
     Barriers,
     /// A barrier is not done again when something behind it was.
     BarriersOnce,
+    /// Nor is what stands before it.
+    PassedOnce,
     /// The journal keeps what is not done.
     KeepUndone,
     /// A unit that nobody answers is settled.
@@ -186,14 +187,23 @@ impl Window {
 
     /// Take one entry; a record that is `done` already is passed over. On an error nothing was taken, and reading stays
     /// where it is.
-    pub(super) fn read(&mut self, entry: Entry, now: Instant, done: impl Fn(Lsn) -> bool) -> Result<(), Malformed> {
+    pub(super) fn read(
+        &mut self,
+        entry: Entry,
+        now: Instant,
+        done: impl Fn(Lsn, &Record) -> bool,
+    ) -> Result<(), Malformed> {
         let at = match &entry {
             Entry::Record { lsn, .. } | Entry::Outcome { lsn, .. } | Entry::Dropped { lsn, .. } => *lsn,
         };
         self.next = at;
         match entry {
-            Entry::Record { lsn, payload } if !done(lsn) => self.record(lsn, payload, now)?,
-            Entry::Record { .. } => {}
+            Entry::Record { lsn, payload } => {
+                let record = Record::parse(payload)?;
+                if !done(lsn, &record) {
+                    self.record(lsn, record, now);
+                }
+            }
             other => self.ended(&other),
         }
         self.next = Lsn(at.0 + 1);
@@ -221,8 +231,7 @@ impl Window {
         }
     }
 
-    fn record(&mut self, lsn: Lsn, payload: Bytes, now: Instant) -> Result<(), Malformed> {
-        let mut record = Record::parse(payload)?;
+    fn record(&mut self, lsn: Lsn, mut record: Record, now: Instant) {
         // It may wait for long, and would keep what it was read with.
         record.detach();
         let bytes = RECORD + record.bytes() + CLAIM * claims::of(&record).count();
@@ -239,7 +248,6 @@ impl Window {
         if !self.keeps(Rule::OutcomeFirst) {
             self.fate(lsn, Certainty::Committed, lsn);
         }
-        Ok(())
     }
 
     /// What the entry says of an earlier record.
