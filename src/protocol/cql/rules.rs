@@ -6,6 +6,7 @@ crate::check::rules! {
     INDEX_MISSING: Error "index_missing" "the new primary has no index of it: statements that need it are refused there; CREATE INDEX, and wait until it is built";
     TYPE_DIFFERS: Error "type_differs" "the new primary's type has other fields, or in another order: values name none, so they change places or are refused; make it anew there, with its tables";
     CLUSTERING_ORDER_DIFFERS: Error "clustering_order_differs" "rows of a partition come in another order on the new primary: clients that take the first or the last of them get others; make the table anew there, WITH CLUSTERING ORDER BY";
+    TRIGGER_UNCAPTURED: Warning "trigger_uncaptured" "what a trigger (ITrigger) writes is not captured: it is on this side only, unless a trigger there wrote the same; compare the tables that it writes to";
     CLOCK_BEHIND: Error "clock_behind" "the new primary's clocks are behind what clients were given: its conditional statements would lose against older writes; set its clocks";
     LOGIN_FAILS: Error "login_fails" "this user cannot log in to the new primary with what the client said: name it in [[users]], and see that its role is there";
     FORCE_IMPOSSIBLE: Error "force_impossible" "CQL cannot give up the old primary: what is owed by state can be read only there";

@@ -180,7 +180,12 @@ impl Walk {
             let names = lacking.iter().filter(|(of, _)| *of == lack).map(|(_, name)| name.clone());
             check::each(rule, Some(to), names.collect())
         });
-        Ok(found.collect())
+        // What those of the old primary wrote is there, and what those of the new one write will not come back.
+        let triggers = [(from, &here), (to, &there)];
+        let triggers = triggers
+            .into_iter()
+            .flat_map(|(side, of)| check::each(rules::TRIGGER_UNCAPTURED, Some(side), of.triggered()));
+        Ok(found.chain(triggers).collect())
     }
 
     /// Sessions connect to where they will go. One that cannot in time does so when it comes through the gate.

@@ -9,7 +9,7 @@ use super::definitions::Lack;
 use super::tables::{Table, Tables, is_own};
 use super::text::schema::Cells;
 use super::topology::{Facts, Supported};
-use crate::check::{Finding, Report};
+use crate::check::{self, Finding, Report};
 use crate::config::{self, Config};
 use crate::record::Side;
 
@@ -27,6 +27,7 @@ crate::check::rules! {
     TTL_DIFFERS: Warning "ttl_differs" "default_time_to_live differs: writes without a TTL live for another time on the target";
     DELETES_FORGOTTEN: Note "deletes_forgotten" "gc_grace_seconds is 0: writes to a partition of it are replayed one after the other, and a write that is late for hours is compared instead";
     BY_STATE: Note "by_state" "counters and lists are read on the primary and written on the secondary: nobody else may write to this table on the target";
+    TRIGGER_UNCAPTURED: Warning "trigger_uncaptured" "what a trigger (ITrigger) writes is not captured: it stays on this side, and a write that is replayed here runs it once more; do its work in the application, or compare the tables that it writes to";
     BALLOTS_HIDDEN: Warning "ballots_hidden" "system.paxos may not be read: lightweight transactions are mirrored by state, which is slower and does not carry deletes that no read shows; GRANT SELECT ON system.paxos to tandem's role";
     CLOCK_SKEW: Warning "clock_skew" "a coordinator's clock is far from this machine's: lightweight transactions wait that long for timestamps that tandem gave; set the clocks (NTP)";
 }
@@ -51,6 +52,9 @@ pub async fn check(config: &Config) -> Report {
         if let (Ok(here), Ok(there)) = tokio::join!(origin.definitions(), target.definitions()) {
             let lacking = here.lacking(&there).into_iter();
             report.findings.extend(lacking.map(|(lack, what)| on(Side::Target, rule(lack), what)));
+            for (side, definitions) in [(Side::Origin, &here), (Side::Target, &there)] {
+                report.findings.extend(check::each(TRIGGER_UNCAPTURED, Some(side), definitions.triggered()));
+            }
         }
     }
     report

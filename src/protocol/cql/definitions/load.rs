@@ -7,6 +7,7 @@ use crate::protocol::cql::cluster::fields::Fields;
 use crate::protocol::cql::cluster::{column, each};
 use crate::protocol::cql::tables::is_own;
 use crate::protocol::cql::text::schema::{Column, Table};
+use crate::protocol::cql::wire::response::code;
 
 use super::{Defined, Definitions, Index, Keyspace, Map, Name, View, literal, map};
 
@@ -70,6 +71,14 @@ pub(in crate::protocol::cql) async fn load(client: &Client) -> Result<Definition
         all.indexes.insert(((keyspace, text(row, "table_name")), text(row, "index_name")), index);
     })
     .await?;
+    let triggers = theirs(client, "SELECT * FROM system_schema.triggers", |row, keyspace| {
+        all.triggers.insert(((keyspace, text(row, "table_name")), text(row, "trigger_name")));
+    });
+    match triggers.await {
+        // What knows no triggers has none.
+        Err(error) if error.code() == Some(code::INVALID) => {}
+        known => known?,
+    }
     all.options = known_options(client).await?;
     all.datacenters = datacenters(client).await?;
     Ok(all)

@@ -29,6 +29,8 @@ pub struct Definitions {
     pub(in crate::protocol::cql) indexes: BTreeMap<(Name, String), Index>,
     /// Materialized views.
     pub(in crate::protocol::cql) views: BTreeMap<Name, View>,
+    /// Triggers, by table and name.
+    pub(in crate::protocol::cql) triggers: BTreeSet<(Name, String)>,
     /// Columns of `system_schema.tables`: options of other names are not known there.
     pub(in crate::protocol::cql) options: BTreeSet<String>,
     pub(in crate::protocol::cql) datacenters: BTreeSet<String>,
@@ -86,6 +88,11 @@ impl Definitions {
         }
     }
 
+    /// What runs beside writes, as people call it.
+    pub fn triggered(&self) -> Vec<String> {
+        self.triggers.iter().map(|((keyspace, table), name)| format!("{keyspace}.{table}: {name}")).collect()
+    }
+
     /// Names and types of a type's fields, in order.
     pub(in crate::protocol::cql) fn fields(&self, keyspace: &str, name: &str) -> Option<&[(String, String)]> {
         self.types.get(&(keyspace.to_owned(), name.to_owned())).map(Vec::as_slice)
@@ -109,4 +116,16 @@ pub(in crate::protocol::cql) fn map(entries: &Map) -> String {
     let entries: Vec<String> =
         entries.iter().map(|(key, value)| format!("{}: {}", literal(key), literal(value))).collect();
     format!("{{{}}}", entries.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn triggers_are_named_with_their_tables() {
+        let table = ("shop".to_owned(), "orders".to_owned());
+        let triggers = BTreeSet::from([(table, "audit".to_owned())]);
+        assert_eq!(Definitions { triggers, ..Definitions::default() }.triggered(), ["shop.orders: audit"]);
+    }
 }

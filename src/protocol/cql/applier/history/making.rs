@@ -291,6 +291,7 @@ mod tests {
             indexes: BTreeMap::from([((name("t"), "i".to_owned()), plain), ((name("t"), "j".to_owned()), custom)]),
             views: BTreeMap::from([(name("By Bucket"), view), (name("whole"), whole)]),
             options: names(&["comment", "gc_grace_seconds", "memtable"]),
+            triggers: BTreeSet::new(),
             datacenters: names(&["east"]),
         }
     }
