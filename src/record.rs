@@ -20,7 +20,7 @@
 //! tag 7 WRITE    body = lane u64, varint length, opaque bytes    a write to be replayed; the wire encodes it
 //! tag 8 TOUCH    body = lane u64                     the write of this record also touches this
 //! tag 9 STAMP    body = i64; table = 0               the newest timestamp that the unit wrote with
-//! tag 10 LOOK    body = u8; table = 0                how hard to look for what the unit wrote; absent: 0
+//! tag 10 LOOK    body = u8; table = 0                how hard to look for what the unit wrote, and how it is decided; absent: 0
 //! ```
 
 use std::fmt;

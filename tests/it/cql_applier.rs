@@ -608,7 +608,7 @@ async fn a_write_in_doubt_of_a_client_that_was_not_seen_to_write_there_is_not_do
         rig.define("CREATE TABLE t (k int PRIMARY KEY, v int)").await;
         let (text, at) = ("INSERT INTO t (k, v) VALUES (1, 1)", micros());
         let mut body = rig.body(text, &[], at, seconds());
-        write::mark_untried(&mut body);
+        write::mark_once(&mut body);
         assert_eq!(rig.job(|record| record.write(rig.label("t"), Lane::ANY, &body), doubt).await, Applied::Done);
         assert!(rig.equal("SELECT k, v FROM t").is_empty());
         // The primary did let it.
@@ -617,7 +617,7 @@ async fn a_write_in_doubt_of_a_client_that_was_not_seen_to_write_there_is_not_do
         assert_eq!(rig.equal("SELECT k, v, writetime(v) FROM t"), [format!("1|1|{at}")]);
         // Where nobody can tell where it writes, somebody has to look.
         let mut body = rig.body("UPDATE t SET v = 3 WHERE k IN ?", &[], micros(), seconds());
-        write::mark_untried(&mut body);
+        write::mark_once(&mut body);
         let applied = rig.job(|record| record.write(rig.label("t"), Lane::ANY, &body), doubt).await;
         assert!(matches!(&applied, Applied::Reject(why) if why.contains("compare the table")), "{applied:?}");
     }

@@ -3,6 +3,10 @@
 //! A reading shows for certain what was acknowledged if whoever it asks always includes one of those who acknowledged. At
 //! `LOCAL_QUORUM` that holds for what was written with it, or with more. Drivers write with `LOCAL_ONE` unless they are
 //! told otherwise: what one replica has then, the others may not have yet. So a record says how hard to look.
+//!
+//! What Paxos decides is shown for certain by a reading of Paxos's own, which finishes what was begun: that of one datacenter
+//! knows nothing of what was decided by all, and the other way round. And a logged batch that no replica has comes when its log
+//! is replayed. So a record also says how it is decided. Both are one byte: the look in the lower half, this in the upper.
 
 use super::wire::primitive::Consistency;
 
@@ -31,9 +35,14 @@ impl Look {
         }
     }
 
-    /// As records say it; what an older or newer tandem wrote is looked at as hard as can be.
-    pub(super) fn of_u8(said: u8) -> Look {
-        match said {
+    /// As records say it, together with how it is decided.
+    pub(super) fn said(self, decided: Decided) -> u8 {
+        self as u8 | (decided as u8) << 4
+    }
+
+    /// Of what a record says; what an older or newer tandem wrote is looked at as hard as can be.
+    pub(super) fn of_said(said: u8) -> Look {
+        match said & 0xf {
             0 => Look::LocalQuorum,
             1 => Look::Quorum,
             _ => Look::All,
@@ -46,6 +55,50 @@ impl Look {
             Look::LocalQuorum => Consistency::LocalQuorum,
             Look::Quorum => Consistency::Quorum,
             Look::All => Consistency::All,
+        }
+    }
+}
+
+/// What decides whether a write that goes by state happens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Decided {
+    /// The replicas that get it, or the record does not say: older ones did not.
+    #[default]
+    Unsaid = 0,
+    /// Paxos of the coordinator's datacenter.
+    Local = 1,
+    /// Paxos of all of them.
+    Everywhere = 2,
+    /// The log of its batch.
+    Logged = 3,
+}
+
+impl Decided {
+    /// Of a conditional request; without a level it is decided by all.
+    pub(super) fn of(level: Option<Consistency>) -> Decided {
+        if level == Some(Consistency::LocalSerial) { Decided::Local } else { Decided::Everywhere }
+    }
+
+    /// Of what a record says.
+    pub(super) fn of_said(said: u8) -> Decided {
+        match said >> 4 {
+            1 => Decided::Local,
+            2 => Decided::Everywhere,
+            3 => Decided::Logged,
+            _ => Decided::Unsaid,
+        }
+    }
+
+    /// The levels of Paxos to read with first, each with whether replicas that are away are waited for. Where nobody said that it
+    /// has a say, another datacenter that is gone must not hold the mirror up.
+    pub(super) fn levels(self) -> &'static [(Consistency, bool)] {
+        use Consistency::{LocalSerial, Serial};
+        match self {
+            Decided::Unsaid => &[(LocalSerial, true), (Serial, false)],
+            Decided::Local => &[(LocalSerial, true)],
+            Decided::Everywhere => &[(Serial, true)],
+            Decided::Logged => &[],
         }
     }
 }
@@ -90,7 +143,18 @@ mod tests {
     #[test]
     fn a_record_says_it_in_a_byte() {
         for look in [Look::LocalQuorum, Look::Quorum, Look::All] {
-            assert_eq!(Look::of_u8(look as u8), look);
+            assert_eq!(Look::of_said(look as u8), look, "as older ones did");
+            for decided in [Decided::Unsaid, Decided::Local, Decided::Everywhere, Decided::Logged] {
+                let said = look.said(decided);
+                assert_eq!((Look::of_said(said), Decided::of_said(said)), (look, decided));
+            }
         }
+    }
+
+    #[test]
+    fn only_who_asked_all_datacenters_to_decide_waits_for_those_that_are_gone() {
+        let waits = |decided: Decided| decided.levels().contains(&(Consistency::Serial, true));
+        assert!(waits(Decided::of(None)) && waits(Decided::of(Some(Consistency::Serial))));
+        assert!(!waits(Decided::of(Some(Consistency::LocalSerial))) && !waits(Decided::Unsaid));
     }
 }

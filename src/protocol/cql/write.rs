@@ -6,7 +6,8 @@
 //! write := version u8 (1 or 2), form u8 (0 = one statement, 1 = a batch), BATCH message of protocol v5
 //! ```
 //!
-//! Version 2 says that nobody had seen its client write to one of its tables before: it may not be done again on the primary.
+//! Version 2 says that it may not be done again on the primary: nobody had seen its client write to one of its tables before, or
+//! it is not all that its client asked for.
 //!
 //! The message holds texts instead of prepared ids, values by place instead of by name, and always a timestamp, a
 //! `now_in_seconds` and, where names in it need one, a keyspace: nothing in it depends on the connection that it came by.
@@ -17,7 +18,7 @@ use super::wire::Version;
 use super::wire::request::{Batch, BatchKind, Parameters, Statement, put_batch};
 
 const VERSION: u8 = 1;
-const UNTRIED: u8 = 2;
+const ONCE: u8 = 2;
 
 /// The largest record: a write with what it touches. What Cassandra takes as a message (`native_transport_max_frame_size`), or
 /// as a mutation (half a segment of its commit log), is by default 16 MiB; so is what a journal can keep. A page less, and two
@@ -29,8 +30,9 @@ pub const RECORD_BYTES_MAX: usize = (16 << 20) - (4 << 10);
 pub struct Write<'a> {
     /// It was a batch. Otherwise there is one statement, to be executed alone.
     pub is_batch: bool,
-    /// Whether its client may write there was not seen before.
-    pub is_untried: bool,
+    /// It may not be done again where it was executed: whether its client may write there was not seen before, or half of what
+    /// its client wants whole would be there.
+    pub is_once: bool,
     /// The statements, all by text; consistency, timestamp, now in seconds and keyspace.
     pub batch: Batch<'a>,
 }
@@ -42,7 +44,7 @@ pub enum Malformed {
     #[error("a write is cut short")]
     Truncated,
     /// Written by a newer tandem.
-    #[error("a write has version {0}, this tandem reads versions up to {UNTRIED}")]
+    #[error("a write has version {0}, this tandem reads versions up to {ONCE}")]
     Version(u8),
     /// Its message cannot be read.
     #[error("a write cannot be read: {0}")]
@@ -53,11 +55,11 @@ impl<'a> Write<'a> {
     /// Read it back.
     pub fn parse(bytes: &'a [u8]) -> Result<Write<'a>, Malformed> {
         let (&[version, form], message) = bytes.split_first_chunk().ok_or(Malformed::Truncated)?;
-        if !(VERSION..=UNTRIED).contains(&version) {
+        if !(VERSION..=ONCE).contains(&version) {
             return Err(Malformed::Version(version));
         }
-        let is_untried = version == UNTRIED;
-        Ok(Write { is_batch: form == 1, is_untried, batch: Batch::parse(Version::V5, message)? })
+        let is_once = version == ONCE;
+        Ok(Write { is_batch: form == 1, is_once, batch: Batch::parse(Version::V5, message)? })
     }
 }
 
@@ -86,10 +88,10 @@ pub fn put_statements(
     put(out, true, kind, statements, parameters)
 }
 
-/// What was put here says that whether its client may write there was not seen before. See [`Write::is_untried`].
-pub fn mark_untried(write: &mut BytesMut) {
+/// What was put here says that it may not be done again on the primary. See [`Write::is_once`].
+pub fn mark_once(write: &mut BytesMut) {
     if let Some(version) = write.first_mut() {
-        *version = UNTRIED;
+        *version = ONCE;
     }
 }
 
@@ -140,15 +142,15 @@ mod tests {
     }
 
     #[test]
-    fn it_says_whether_its_client_was_seen_to_write_there() {
+    fn it_says_whether_it_may_be_done_again() {
         let mut out = BytesMut::new();
         put_statement(&mut out, statement(), &parameters()).expect("short");
-        assert!(!Write::parse(&out).expect("well-formed").is_untried);
+        assert!(!Write::parse(&out).expect("well-formed").is_once);
         let before = out.clone();
-        mark_untried(&mut out);
+        mark_once(&mut out);
         let write = Write::parse(&out).expect("well-formed");
-        assert!(write.is_untried);
-        assert_eq!(write, Write { is_untried: true, ..Write::parse(&before).expect("well-formed") });
+        assert!(write.is_once);
+        assert_eq!(write, Write { is_once: true, ..Write::parse(&before).expect("well-formed") });
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //! | a barrier | the schema change or TRUNCATE, then the wait until all nodes have it ([`barrier`]) |
 //!
 //! A write in doubt is done on the primary too, with the same timestamp: then it is on both. What nobody may repeat (its
-//! client may have no right to it, it is too old, or it was parked while others passed it) goes by the state of its partitions.
+//! client may have no right to it, it is a part of a batch, it is too old, or it was parked while others passed it) goes by the
+//! state of its partitions.
 
 mod barrier;
 mod history;
@@ -19,13 +20,16 @@ mod trouble;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::sleep;
 
 use crate::mirror::replay::{self as engine, Applied, Certainty, Job, Settled, Shown};
 use crate::record::{Item, Lane, Record, TableId};
 
 use super::client::Client;
 use super::cluster::Cluster;
-use super::look::Look;
+use super::look::{Decided, Look};
 use super::place::{self, Place, hash_of};
 use super::stamps::now_micros;
 use super::tables::Table;
@@ -53,6 +57,10 @@ pub type Copied = Arc<dyn Fn(TableId) -> bool + Send + Sync>;
 
 /// Hints are kept so long, so a write is delivered that late at most. A repeat after that may meet purged tombstones.
 const REPEATABLE: i64 = 3 * 3_600;
+
+/// By then a batch's log was replayed if it was written: every 10 s are those that are older than two write timeouts, by default
+/// 4 s (source: Cassandra's BatchlogManager).
+const BATCH_LOG: Duration = Duration::from_secs(20);
 
 /// How often a table that cannot be read is looked at before it is taken for one with rows: no write waits longer.
 const LOOKS: u32 = 3;
@@ -133,6 +141,12 @@ impl Applier {
 
     async fn do_all(&self, job: &Job) -> Result<(), Trouble> {
         let there = self.there().await?;
+        if job.certainty == Certainty::Unknown
+            && Decided::of_said(said(&job.record)) == Decided::Logged
+            && job.attempt == 1
+        {
+            sleep(BATCH_LOG).await;
+        }
         self.settled.touched_by(&job.record);
         // What is settled by state is read after everything else was done.
         for item in job.record.items() {
@@ -155,7 +169,7 @@ impl Applier {
                 | Item::Look(_) => {}
             }
         }
-        let (mut sides, occasion) = (None, Occasion::of(job, newest(&job.record), look(&job.record)));
+        let (mut sides, occasion) = (None, Occasion::of(job, newest(&job.record), Look::of_said(said(&job.record))));
         for item in job.record.items() {
             if let Item::Key { table, key, .. } = item {
                 let place = Place::decode(key).ok_or_else(|| Trouble::Reject("a place cannot be read".to_owned()))?;
@@ -204,7 +218,7 @@ impl Applier {
         let write = Write::parse(body).map_err(|error| Trouble::Reject(error.to_string()))?;
         let taken = self.texts.take_apart(&write);
         let mut written = written(&there.primary, &write, &taken, (is_doubtful(job), &*self.copied));
-        if is_untried(job, &write) && !strange(&there.primary, &write, &taken).is_empty() {
+        if is_once(job, &write) && !strange(&there.primary, &write, &taken).is_empty() {
             // The schema at hand may be older than the table; one that is gone has nothing to be looked for.
             there.primary.refresh().await;
             written = self::written(&there.primary, &write, &taken, (true, &*self.copied));
@@ -294,12 +308,13 @@ fn newest(record: &Record) -> Option<i64> {
     record.items().find_map(stamp)
 }
 
-fn look(record: &Record) -> Look {
-    let look = |item| match item {
-        Item::Look(look) => Some(Look::of_u8(look)),
+/// How hard to look, and how it is decided, in the wire's own measure.
+fn said(record: &Record) -> u8 {
+    let said = |item| match item {
+        Item::Look(said) => Some(said),
         _ => None,
     };
-    record.items().find_map(look).unwrap_or_default()
+    record.items().find_map(said).unwrap_or_default()
 }
 
 /// It may have been done, and others may have been done since.
@@ -307,9 +322,9 @@ fn is_doubtful(job: &Job) -> bool {
     job.late || job.certainty == Certainty::Unknown
 }
 
-/// In doubt, of a client that may have no right to it.
-fn is_untried(job: &Job, write: &Write<'_>) -> bool {
-    write.is_untried && job.certainty == Certainty::Unknown
+/// In doubt, and not to be done again: of a client that may have no right to it, or a part of what was asked for.
+fn is_once(job: &Job, write: &Write<'_>) -> bool {
+    write.is_once && job.certainty == Certainty::Unknown
 }
 
 /// Tables that it writes to and that the primary's schema, as far as it is at hand, lacks.
@@ -323,13 +338,13 @@ fn strange(primary: &Cluster, write: &Write<'_>, taken: &[Taken<'_>]) -> Vec<Tab
     taken.iter().flat_map(|statement| statement.parsed.modifications()).filter_map(lacks).collect()
 }
 
-/// Whether a write in doubt may not be done again: its client may have no right to it; or it is too long ago, so that it may
-/// meet what was purged (CQL-CORNERS C9); or it would double a list, on the primary too (C2).
+/// Whether a write in doubt may not be done again: its client may have no right to it; or it is but a part of a batch, whose rest
+/// goes by state and may not be there at all; or it is too long ago, so that it may meet what was purged (CQL-CORNERS C9); or it
+/// would double a list, on the primary too (C2).
 fn must_go_by_state(job: &Job, write: &Write<'_>, written: &[Written]) -> bool {
     let age = write.batch.parameters.now_in_seconds.map_or(0, |then| now_micros() / 1_000_000 - i64::from(then));
     let grace = |written: &Written| i64::from(written.table.gc_grace_seconds).min(REPEATABLE);
-    is_untried(job, write)
-        || is_doubtful(job) && written.iter().any(|written| written.has_lists || age >= grace(written))
+    is_once(job, write) || is_doubtful(job) && written.iter().any(|written| written.has_lists || age >= grace(written))
 }
 
 /// What each modification writes to, as far as tables are known. Its places are only told where somebody may need them.

@@ -10,10 +10,24 @@ use crate::journal::Lsn;
 use crate::mirror::replay::Applier as _;
 use crate::protocol::cql::client::Settings;
 use crate::protocol::cql::cluster::scripted::{Scripted, hurry};
+use crate::protocol::cql::look::Decided;
 use crate::protocol::cql::wire::primitive::Consistency;
 use crate::protocol::cql::wire::request::{Parameters, Statement, StatementText, Values};
 use crate::protocol::cql::write;
 use crate::record::{Backend, RecordBuf, Side};
+
+/// A write of a row, as a record has it.
+fn insert() -> (Lane, BytesMut) {
+    let parameters = Parameters {
+        timestamp: Some(now_micros()),
+        now_in_seconds: i32::try_from(now_micros() / 1_000_000).ok(),
+        ..Parameters::new(Consistency::LocalQuorum)
+    };
+    let text = StatementText::Text(b"INSERT INTO k.t (k, v) VALUES (1, 1)");
+    let mut body = BytesMut::new();
+    write::put_statement(&mut body, Statement { text, values: Values::Given(&[]) }, &parameters).expect("short");
+    (Lane::beside(hash_of([[0, 0, 0, 1]])), body)
+}
 
 /// Two clusters and an applier between them.
 struct Rig {
@@ -95,6 +109,58 @@ async fn a_schema_change_in_doubt_that_the_primary_never_does_is_not_done() {
     for text in ["CREATE TABLE k.u (k int PRIMARY KEY)", "DROP TABLE k.t", "ALTER TABLE k.t ADD w int"] {
         assert_eq!(rig.pass_in_doubt(text, Duration::from_secs(70)).await, Applied::Done, "{text}");
         assert_eq!(rig.secondary.node(0).done, [""; 0], "{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_datacenter_that_is_gone_holds_up_only_what_all_of_them_decided() {
+    hurry();
+    let rig = Rig::of(Scripted::start(1, &[("t", &["k", "v"])]).await).await;
+    let place = Place::partition(vec![vec![0; 4]]).encode().expect("short");
+    // What is not away is refused: these nodes show no rows.
+    for (lacks, waits) in [(Consistency::Serial, [false, false, true]), (Consistency::LocalSerial, [true, true, false])]
+    {
+        rig.primary.change(|script| script.lacks = Some(lacks));
+        for (decided, waits) in [Decided::Unsaid, Decided::Local, Decided::Everywhere].into_iter().zip(waits) {
+            let settled = rig.apply(Certainty::Unknown, |record| {
+                record.look(Look::default().said(decided));
+                record.key(TableId::of("k", "t"), &place, true);
+            });
+            let settled = settled.await;
+            assert_eq!(matches!(settled, Applied::Away(_)), waits, "{lacks:?}, {decided:?}: {settled:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logged_batch_in_doubt_is_looked_for_when_its_log_was_replayed() {
+    hurry();
+    let rig = Rig::of(Scripted::start(1, &[("t", &["k", "v"])]).await).await;
+    let place = Place::partition(vec![vec![0; 4]]).encode().expect("short");
+    for (certainty, waits) in [(Certainty::Unknown, true), (Certainty::Committed, false)] {
+        let began = tokio::time::Instant::now();
+        // These nodes show no rows: it is refused.
+        rig.apply(certainty, |record| {
+            record.look(Look::default().said(Decided::Logged));
+            record.key(TableId::of("k", "t"), &place, true);
+        })
+        .await;
+        assert_eq!(began.elapsed() >= BATCH_LOG, waits, "{certainty:?}: {:?}", began.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_not_be_done_again_in_doubt_is_not_done_on_the_primary() {
+    hurry();
+    for is_once in [false, true] {
+        let rig = Rig::of(Scripted::start(1, &[("t", &["k", "v"])]).await).await;
+        let (lane, mut body) = insert();
+        if is_once {
+            write::mark_once(&mut body);
+        }
+        let applied = rig.apply(Certainty::Unknown, |record| record.write(TableId::of("k", "t"), lane, &body)).await;
+        let done = rig.primary.node(0).done.len() + rig.secondary.node(0).done.len();
+        assert_eq!((applied == Applied::Done, done), if is_once { (false, 0) } else { (true, 2) }, "{applied:?}");
     }
 }
 

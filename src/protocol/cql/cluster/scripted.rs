@@ -14,6 +14,7 @@ use tokio::time::sleep;
 
 use super::{Address, Cluster, Settings};
 use crate::protocol::cql::wire::frame::{self, Envelope, From};
+use crate::protocol::cql::wire::primitive::Consistency;
 use crate::protocol::cql::wire::request;
 use crate::protocol::cql::wire::response::{
     ErrorKind, Metadata, Outcome, Response, ServerError, put_metadata, put_rows, put_supported,
@@ -47,6 +48,8 @@ pub(in crate::protocol::cql) struct Script {
     pub datacenter: &'static str,
     /// Tables of the keyspace `k` and their columns, all of type int: the first is the key.
     pub tables: BTreeMap<&'static str, Vec<&'static str>>,
+    /// Too few replicas are there for it.
+    pub lacks: Option<Consistency>,
     /// What it was asked to execute beside what tandem looks at.
     pub done: Vec<String>,
 }
@@ -141,6 +144,11 @@ impl Scripted {
             }
             Opcode::Query => {
                 let text = std::str::from_utf8(request::text(message).expect("a text")).expect("UTF-8");
+                // Behind the text and its length.
+                let level = message[4 + text.len()..].first_chunk().map(|code| u16::from_be_bytes(*code));
+                if let Some(consistency) = self.node(me).lacks.filter(|lacks| level == Some(lacks.code())) {
+                    return refusal(ErrorKind::Unavailable { consistency, required: 2, alive: 1 });
+                }
                 self.query(me, text).map_or_else(
                     || {
                         self.node(me).done.push(text.to_owned());
@@ -167,7 +175,7 @@ impl Scripted {
             _ if text.contains("FROM system_schema.tables") => {
                 let table = |name: &str| {
                     let mut row = words(&["k", name]);
-                    row.extend([id(7), vec![0; 4], vec![0; 4]]);
+                    row.extend([id(7), 864_000_i32.to_be_bytes().to_vec(), vec![0; 4]]);
                     row
                 };
                 rows(&TABLES, tables.keys().map(|name| table(name)).collect())

@@ -140,6 +140,10 @@ impl Session {
             }
             // In doubt: whoever applies it settles it.
             (Some(_), Outcome::Unknown) => self.to_client.push(bytes),
+            // It will be there, and a read may not show it yet: who settles it in doubt looks later and harder, and by Paxos first.
+            (Some(_), Outcome::Committed) if refused && writing.by_state && writing.decision.is_none() => {
+                self.to_client.push(bytes);
+            }
             (Some(ticket), Outcome::Committed) if writing.is_barrier => {
                 let (refreshed, answer) = (self.shared.side(self.side).refresh(), BytesMut::from(bytes));
                 match self.committed(ticket, None) {

@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use smallvec::{SmallVec, smallvec};
 
 use crate::protocol::cql::ballot::{Conditional, row_key};
-use crate::protocol::cql::look::Look;
+use crate::protocol::cql::look::{Decided, Look};
 use crate::protocol::cql::outcome::Kind;
 use crate::protocol::cql::place::{self, Extent, Place, hash_of};
 use crate::protocol::cql::stamps::{Stamps, now_micros};
@@ -88,6 +88,8 @@ pub(super) struct Captured {
     pub conditional: Option<Reach>,
     /// What it leaves instead if it is applied and its ballot is known.
     pub decision: Option<Decision>,
+    /// Something of it goes by state.
+    pub by_state: bool,
     /// What there was of conditional writes beside a plain one.
     pub seen: Seen,
     /// To which of its tables nobody saw this client write.
@@ -180,8 +182,8 @@ impl Ground<'_> {
             decision = if sorted.conditional { self.decision(&whole, &sorted)? } else { None };
         }
         let conditional = sorted.conditional.then_some(reach);
-        let kind = sorted.kind(request, pieces);
-        Ok(Captured { record, kind, instead, conditional, decision, seen, untried, is_barrier: false })
+        let (kind, by_state) = (sorted.kind(request, pieces), sorted.goes_by_state());
+        Ok(Captured { record, kind, instead, conditional, decision, by_state, seen, untried, is_barrier: false })
     }
 
     /// Whether a conditional write may be decided beside this plain one, above its timestamp.
@@ -227,7 +229,7 @@ impl Ground<'_> {
             key,
             since: now_micros(),
             write: Conditional::new(table, whole.body(&replayed, keyspace)?),
-            consistency: whole.parameters.consistency,
+            consistency: (whole.parameters.consistency, whole.by_paxos()),
         }))
     }
 
@@ -326,6 +328,7 @@ impl Ground<'_> {
             instead: None,
             conditional: None,
             decision: None,
+            by_state: false,
             seen: Seen::default(),
             untried: Untried::default(),
             is_barrier: true,
@@ -351,20 +354,31 @@ impl Whole<'_, '_> {
         }
         let (by_state, replayed): (Vec<&Found>, Vec<&Found>) =
             sorted.found.iter().partition(|found| sorted.conditional || found.way == Way::State);
-        if sorted.contested || !by_state.is_empty() {
+        if sorted.goes_by_state() {
+            let decided = match sorted.kind(self.request, self.pieces) {
+                Kind::Conditional => self.by_paxos(),
+                Kind::Logged => Decided::Logged,
+                _ => Decided::Unsaid,
+            };
             record.stamp(self.stamp);
-            put_look(record, self.parameters.consistency);
+            put_look(record, (self.parameters.consistency, decided));
         }
-        by_state.into_iter().for_each(|found| found.settle(record));
+        by_state.iter().for_each(|found| found.settle(record));
         if replayed.is_empty() {
             return Ok(());
         }
+        // Done again without the rest, a batch that never was there would be there by half.
+        let is_part = !by_state.is_empty();
         for (keyspace, replayed) in self.by_keyspace(&replayed) {
             let mut lanes: Vec<(TableId, Lane)> = replayed.iter().flat_map(|found| found.lanes()).collect();
             lanes.sort_unstable();
             lanes.dedup();
             if let Some(((table, lane), others)) = lanes.split_first() {
-                record.write(*table, *lane, &self.body(&replayed, keyspace)?);
+                let mut body = self.body(&replayed, keyspace)?;
+                if self.is_untried || is_part {
+                    write::mark_once(&mut body);
+                }
+                record.write(*table, *lane, &body);
                 others.iter().for_each(|(table, lane)| record.touch(*table, *lane));
             }
         }
@@ -372,6 +386,11 @@ impl Whole<'_, '_> {
             replayed.into_iter().for_each(|found| found.settle(record));
         }
         Ok(())
+    }
+
+    /// Which Paxos decides it.
+    fn by_paxos(&self) -> Decided {
+        Decided::of(self.parameters.serial_consistency)
     }
 
     /// A write has one keyspace for names without one, and a batch may have members that were prepared in others: each is a
@@ -415,9 +434,6 @@ impl Whole<'_, '_> {
                 let values = by_place.as_deref().map_or(statement.values, Values::Given);
                 write::put_statement(&mut body, Statement { values, ..statement }, &all)?;
             }
-        }
-        if self.is_untried {
-            write::mark_untried(&mut body);
         }
         Ok(body)
     }
@@ -507,11 +523,11 @@ pub(super) fn settle(record: &mut RecordBuf, table: TableId, place: &Place) {
     record.touch(table, Lane::new(order, hash_of(&place.partition)));
 }
 
-/// How hard to look for what was written with this level.
-pub(super) fn put_look(record: &mut RecordBuf, level: Consistency) {
-    let look = Look::at_write(level);
-    if look > Look::default() {
-        record.look(look as u8);
+/// How hard to look for what was written with this level, and decided so.
+pub(super) fn put_look(record: &mut RecordBuf, (level, decided): (Consistency, Decided)) {
+    let said = Look::at_write(level).said(decided);
+    if said > 0 {
+        record.look(said);
     }
 }
 
@@ -523,6 +539,11 @@ impl Sorted {
     fn add(&mut self, found: Found) {
         self.mirrored = true;
         self.found.push(found);
+    }
+
+    /// Something of it is settled where it writes.
+    fn goes_by_state(&self) -> bool {
+        self.conditional || self.contested || self.found.iter().any(|found| found.way == Way::State)
     }
 
     fn hashes(&self) -> Vec<u64> {

@@ -18,6 +18,7 @@ use crate::journal::{Outcome, Ticket};
 use crate::metrics;
 use crate::mirror::waits::Wait;
 use crate::protocol::cql::ballot::{Conditional, Question, Unread};
+use crate::protocol::cql::look::Decided;
 use crate::protocol::cql::place::Place;
 use crate::protocol::cql::stamps::now_micros;
 use crate::protocol::cql::wire::primitive::Consistency;
@@ -34,8 +35,8 @@ pub(in crate::protocol::cql) struct Decision {
     pub write: Conditional,
     /// Where that writes.
     pub lanes: Vec<(TableId, Lane)>,
-    /// With what level it was written.
-    pub consistency: Consistency,
+    /// With what level it was written, and how it was decided.
+    pub consistency: (Consistency, Decided),
     /// What of it goes by state all the same.
     pub places: Vec<(TableId, Place)>,
     /// The server's id of the table.

@@ -100,6 +100,8 @@ pub(in crate::protocol::cql) struct Writing {
     conditional: Option<Reach>,
     contest: Option<Contest>,
     decision: Option<Decision>,
+    /// Something of it goes by state.
+    by_state: bool,
     turns: Turns,
     tables: Vec<Writes>,
     /// To which of them nobody saw the client write.

@@ -16,6 +16,7 @@ use crate::cutover::gate::{Gate, Route};
 use crate::journal::storage::MemoryDisk;
 use crate::journal::{Entry, Journal, Lsn};
 use crate::protocol::cql::ballot::{Question, Unread};
+use crate::protocol::cql::look::Decided;
 use crate::protocol::cql::place::{Place, hash_of};
 use crate::protocol::cql::shadow::Watch;
 use crate::protocol::cql::stamps::{Stamps, now_micros};
@@ -425,6 +426,12 @@ fn in_words(item: &Item<'_>) -> String {
             format!("write {}{place}{order}: {}", name(*table), texts.join("; "))
         }
         Item::Stamp(_) => "stamped".to_owned(),
+        Item::Look(said) => match Decided::of_said(*said) {
+            Decided::Unsaid => format!("{item:?}"),
+            Decided::Local => "by LocalSerial".to_owned(),
+            Decided::Everywhere => "by Serial".to_owned(),
+            Decided::Logged => "logged".to_owned(),
+        },
         Item::Touch { table, lane } => {
             let order = match lane.order() {
                 Order::Beside => "",
@@ -565,7 +572,7 @@ fn lists_counters_and_conditional_statements_go_by_state() {
         [
             "stamped, wide Row [[0, 0, 0, 1]] [[0, 0, 0, 2]], touch wide at places",
             "stamped, counts Partition [[0, 0, 0, 3]] [], touch counts alone",
-            "stamped, t Partition [[0, 0, 0, 4]] [], touch t alone",
+            "stamped, by Serial, t Partition [[0, 0, 0, 4]] [], touch t alone",
         ]
     );
     let stamps: Vec<bool> = rig.sent().iter().map(|frame| parse(Version::V4, frame).2.is_some()).collect();
@@ -590,9 +597,13 @@ fn a_batch_is_replayed_but_for_what_goes_by_state() {
     request::put_batch(&mut message, Version::V4, BatchKind::Logged, &statements, &parameters).expect("short");
     let batch = Batch::parse(Version::V4, &message).expect("a batch");
     rig.ask(1, &Request::Batch(batch));
-    let row = "stamped, Look(2), wide Row [[0, 0, 0, 1]] [[0, 0, 0, 2]], touch wide at places";
+    let row = "stamped, logged, wide Row [[0, 0, 0, 1]] [[0, 0, 0, 2]], touch wide at places";
     let write = "write t: INSERT INTO t (k, v) VALUES (?, ?); DELETE FROM gone WHERE k = 7";
     assert_eq!(rig.journal(), [format!("{row}, {write}, touch gone alone")]);
+}
+
+fn text(text: &str) -> StatementText<'_> {
+    StatementText::Text(text.as_bytes())
 }
 
 /// A session that prepared `here` in `shop` and `there` in `other`, where it is now.
@@ -647,7 +658,7 @@ fn what_is_made_for_a_key_is_where_the_write_goes() {
     let mut rig = Rig::new(Version::V4, None);
     rig.query(1, "INSERT INTO ids (id, v) VALUES (uuid(), 'a') IF NOT EXISTS");
     let [record] = &rig.journal()[..] else { panic!("one record") };
-    assert!(record.starts_with("stamped, ids Partition [["), "{record}");
+    assert!(record.starts_with("stamped, by Serial, ids Partition [["), "{record}");
 }
 
 #[test]
@@ -876,7 +887,7 @@ async fn a_conditional_statement_that_was_applied_becomes_a_plain_one_with_its_b
     assert_eq!((rig.sent().len(), rig.shared.gate.inside()), (1, 2), "barriers and a flip wait too");
     rig.ballot(Ok(1_000)).await;
     assert_eq!((rig.sent().len(), rig.shared.gate.inside()), (1, 1));
-    let place = "stamped, t Partition [[0, 0, 0, 4]] [], touch t alone";
+    let place = "stamped, by Serial, t Partition [[0, 0, 0, 4]] [], touch t alone";
     let write = "write t: UPDATE t SET v = 'a' WHERE k = 4 ";
     assert_eq!(rig.journal(), [place, write, "Committed", "Aborted", "barrier t: TRUNCATE t"]);
     assert_eq!(rig.stamps(), [Some(1_000)]);
@@ -943,7 +954,7 @@ async fn without_its_ballot_a_conditional_statement_goes_by_state() {
         rig.query(1, "DELETE FROM t WHERE k = 4 IF EXISTS");
         rig.void(1);
         rig.ballot(Err(why)).await;
-        assert_eq!(rig.journal(), ["stamped, t Partition [[0, 0, 0, 4]] [], touch t alone", "Committed"]);
+        assert_eq!(rig.journal(), ["stamped, by Serial, t Partition [[0, 0, 0, 4]] [], touch t alone", "Committed"]);
         assert_eq!(rig.shared.gate.inside(), 0);
     }
 }
@@ -964,6 +975,39 @@ async fn without_its_ballot_a_decision_whose_commit_timed_out_is_in_doubt_and_wi
         rig.ballot(ballot).await;
         assert_eq!(rig.journal().last().map(String::as_str), Some(journal));
         assert_eq!(rig.shared.gate.inside(), 0);
+    }
+}
+
+#[test]
+fn a_decision_that_nobody_may_see_yet_is_in_doubt_where_it_goes_by_state_promise_3() {
+    let timeout = |write_type| ErrorKind::WriteTimeout {
+        consistency: Consistency::LocalQuorum,
+        received: 1,
+        block_for: 2,
+        write_type,
+        contentions: None,
+    };
+    let mut rig = Rig::new(Version::V4, None);
+    rig.query(1, "UPDATE wide SET l = l + ['x'] WHERE k = 1 AND c = 2 IF EXISTS");
+    rig.reply(1, &error(timeout(WriteType::Simple)));
+    assert_eq!(rig.journal().last().map(String::as_str), Some("in doubt"), "{:?}", rig.journal());
+    let insert = "INSERT INTO t (k, v) VALUES (1, 'a')";
+    let others = [("UPDATE wide SET l = l + ['x'] WHERE k = 1 AND c = 2", "in doubt"), (insert, "Committed")];
+    for (other, outcome) in others {
+        let mut rig = Rig::new(Version::V4, None);
+        rig.batch(1, BatchKind::Logged, &[insert, "INSERT INTO t (k) VALUES (2)", other].map(text));
+        rig.reply(1, &error(timeout(WriteType::Batch)));
+        assert_eq!(rig.journal().last().map(String::as_str), Some(outcome), "{other}: {:?}", rig.journal());
+    }
+}
+
+#[test]
+fn a_record_says_which_paxos_decides() {
+    for (level, said) in [(Consistency::LocalSerial, "by LocalSerial"), (Consistency::Serial, "by Serial")] {
+        let mut rig = Rig::new(Version::V4, None);
+        let parameters = Parameters { serial_consistency: Some(level), ..Parameters::new(Consistency::LocalQuorum) };
+        rig.ask(1, &Request::Query(Query { text: b"DELETE FROM t WHERE k = 4 IF EXISTS", parameters }));
+        assert_eq!(rig.journal(), [format!("stamped, {said}, t Partition [[0, 0, 0, 4]] [], touch t alone")]);
     }
 }
 
@@ -1035,7 +1079,7 @@ fn a_conditional_statement_that_was_not_applied_leaves_nothing_promise_2() {
     };
     Envelope::new(Version::V4, 1, Opcode::Result).put(&mut frame, put).expect("short");
     rig.session.server_sent(&mut frame).expect("goes on");
-    assert_eq!(rig.journal(), ["stamped, t Partition [[0, 0, 0, 4]] [], touch t alone", "Aborted"]);
+    assert_eq!(rig.journal(), ["stamped, by Serial, t Partition [[0, 0, 0, 4]] [], touch t alone", "Aborted"]);
     assert_eq!(rig.told().len(), 1);
 }
 
@@ -1372,15 +1416,35 @@ async fn a_record_says_whether_its_client_was_seen_to_write_to_its_tables() {
     rig.query(1, text);
     let taken = StatementText::Text(text.as_bytes());
     rig.batch(2, BatchKind::Logged, &[taken, StatementText::Text(b"INSERT INTO wide (k, c, v) VALUES (1, 1, 1)")]);
-    assert_eq!(rig.writes(|write| write.is_untried), [true, true, false, true], "{:?}", rig.journal());
+    assert_eq!(rig.writes(|write| write.is_once), [true, true, false, true], "{:?}", rig.journal());
 }
 
-#[tokio::test]
-async fn where_nobody_is_asked_who_they_are_everybody_may_write() {
+/// A session at a server that asks nobody who they are.
+fn open_to_all() -> Rig {
     let mut rig = Rig::new(Version::V5, None);
     rig.shared.gate.close();
     rig.shared.gate.open(Route { primary: Side::Target, mirror: true, epoch: 2 });
     rig.session.arrive(Side::Target);
+    rig
+}
+
+#[tokio::test]
+async fn a_part_of_a_batch_is_not_done_again_without_the_rest() {
+    let insert = "INSERT INTO shop.t (k, v) VALUES (1, 'a')";
+    let beside = [
+        ("INSERT INTO shop.wide (k, c) VALUES (1, 1)", vec![false]),
+        ("UPDATE shop.wide SET l = l + ['x'] WHERE k = 1 AND c = 2", vec![true]),
+    ];
+    for (other, is_once) in beside {
+        let mut rig = open_to_all();
+        rig.batch(1, BatchKind::Logged, &[insert, other].map(text));
+        assert_eq!(rig.writes(|write| write.is_once), is_once, "{:?}", rig.journal());
+    }
+}
+
+#[tokio::test]
+async fn where_nobody_is_asked_who_they_are_everybody_may_write() {
+    let mut rig = open_to_all();
     rig.query(1, "INSERT INTO t (k, v) VALUES (1, 1)");
-    assert_eq!(rig.writes(|write| write.is_untried), [false], "{:?}", rig.journal());
+    assert_eq!(rig.writes(|write| write.is_once), [false], "{:?}", rig.journal());
 }

@@ -58,7 +58,7 @@ impl Session {
                 return Ok(self.wait(halt));
             }
         };
-        let Captured { kind, instead, conditional, decision, untried, is_barrier, .. } = captured;
+        let Captured { kind, instead, conditional, decision, by_state, untried, is_barrier, .. } = captured;
         let Has { turns, alone, .. } = std::mem::take(&mut self.has);
         let begun = |reach: &Reach| Turns::begin(turns, reach.own().collect(), self.shared.before(self.side));
         let turns = conditional.as_ref().map(begun).unwrap_or_default();
@@ -69,6 +69,7 @@ impl Session {
             conditional,
             contest,
             decision,
+            by_state,
             turns,
             tables,
             untried,

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::mirror::replay::{Certainty, Job};
 use crate::protocol::cql::client::{Answer, Client, Error, Member, MemberText};
 use crate::protocol::cql::cluster::Cluster;
-use crate::protocol::cql::look::Look;
+use crate::protocol::cql::look::{Decided, Look};
 use crate::protocol::cql::place::{Extent, Place};
 use crate::protocol::cql::stamps::now_micros;
 use crate::protocol::cql::tables::Table;
@@ -26,9 +26,9 @@ use crate::protocol::cql::wire::response::code;
 use crate::protocol::cql::wire::{self, Version};
 use crate::record::Backend;
 
-use super::Sides;
 use super::quiet::{calm, linger};
 use super::trouble::Trouble;
+use super::{Sides, said};
 use diff::Moment;
 use expiry::Search;
 use rows::{Cell, Clustering, End, Form, Rows, columns, selectors};
@@ -87,6 +87,8 @@ pub(super) struct Occasion {
     allowed: Option<i64>,
     /// How the primary is read.
     pub(super) look: Look,
+    /// How that is decided.
+    decided: Decided,
 }
 
 impl Occasion {
@@ -98,7 +100,8 @@ impl Occasion {
         // Fewer replicas may have it than had to acknowledge it; and of what we owe ourselves nobody knows how it was written:
         // what a quorum lacks is not deleted from the other side while a replica has it.
         let look = if is_doubtful || is_ours { Look::All } else { look };
-        Occasion { is_doubtful, is_again: job.attempt > 1, newest, allowed, look }
+        let decided = Decided::of_said(said(&job.record));
+        Occasion { is_doubtful, is_again: job.attempt > 1, newest, allowed, look, decided }
     }
 }
 
@@ -154,12 +157,16 @@ impl<'s> Settler<'s> {
         let key = self.names.partition.first().map_or("*", String::as_str);
         let text = format!("SELECT {key} FROM {} WHERE {} LIMIT 1", self.names.table, relations(&self.names.partition));
         let values = bound(&place.partition);
-        let parameters = Parameters { values: Some(Values::Given(&values)), ..Parameters::new(Consistency::Serial) };
-        match self.sides.to_primary.query(&text, &parameters).await {
-            // Not every table can be asked so; then there was no Paxos either.
-            Err(error) if error.code() == Some(code::INVALID) => Ok(()),
-            other => other.map(drop).map_err(|error| Trouble::of_primary(&error)),
+        for (level, is_awaited) in self.occasion.decided.levels() {
+            let parameters = Parameters { values: Some(Values::Given(&values)), ..Parameters::new(*level) };
+            match self.sides.to_primary.query(&text, &parameters).await {
+                // Not every table can be asked so; then there was no Paxos either.
+                Err(error) if error.code() == Some(code::INVALID) => return Ok(()),
+                Err(error) if !is_awaited && are_away(&error) => {}
+                other => drop(other.map_err(|error| Trouble::of_primary(&error))?),
+            }
         }
+        Ok(())
     }
 
     async fn read(
