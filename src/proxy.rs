@@ -289,7 +289,8 @@ impl Assembly {
         let sides = cql::Sides::default();
         let desk = backfill::Desk::in_dir(&self.config.journal.dir, replay_history(&self.config));
         let desk = desk.map_err(|error| Error::Setup(error.to_string()))?;
-        let appliers = cql::appliers(&sides, &desk);
+        let barriers = cql::Barriers::default();
+        let appliers = cql::appliers(&sides, &desk, &barriers);
         let turning = replay::ByReplay::in_dir(
             &self.config.journal.dir,
             replay_config(&self.config),
@@ -306,6 +307,7 @@ impl Assembly {
             lost: lose(&handle),
             waits: (self.config.mirror.mode == Mode::Sync).then(|| handle.waits().clone()),
             watch: cql::Watch::new(&self.config.shadow, chosen.clone()),
+            barriers,
         };
         let repeater = cql::Repeater::new(&sides, &self.config.shadow, chosen);
         let setup = cql::Setup::over(sides, &self.config, gate.clone(), Some(mirroring), beside.clone()).await?;

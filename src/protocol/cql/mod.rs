@@ -39,6 +39,7 @@ pub use applier::Hands;
 pub use place::part_of;
 pub use pulse::Ping;
 pub use serve::{Front, serve};
+pub use session::Barriers;
 pub use setup::{Error as SetupError, Mirroring, Setup, Sides, appliers};
 pub use shadow::{Read, Repeater, Watch};
 pub use walk::Walk;

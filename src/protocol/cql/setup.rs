@@ -27,6 +27,7 @@ use super::client;
 use super::cluster::Cluster;
 use super::pulse::Ping;
 use super::serve::{Front, Logins};
+use super::session::Barriers;
 use super::session::policy::Policy;
 use super::session::shared::{Grounds, Parts, Shared, Synchronous};
 use super::shadow::Watch;
@@ -156,6 +157,8 @@ pub struct Mirroring {
     pub waits: Option<Waits>,
     /// Chooses reads that are repeated on the other side.
     pub watch: Watch,
+    /// What the mirror does on the primary has its place among the clients' writes: its appliers have the same.
+    pub barriers: Barriers,
 }
 
 impl Setup {
@@ -200,8 +203,9 @@ impl Setup {
         let floor: i64 = kept.load()?.unwrap_or_default();
         let ground = |side| Box::new(Ground(sides.clone(), side)) as Box<dyn Grounds>;
         let node = identity.host_id.0;
+        let barriers = mirroring.as_ref().map(|mirroring| mirroring.barriers.clone()).unwrap_or_default();
         let (journal, live, lost, waits, watch) = match mirroring {
-            Some(Mirroring { journal, live, lost, waits, watch }) => (Some(journal), live, lost, waits, watch),
+            Some(Mirroring { journal, live, lost, waits, watch, .. }) => (Some(journal), live, lost, waits, watch),
             None => (None, Live::new(config), Arc::new(|_: &[_], _| {}) as Lose, None, Watch::off()),
         };
         let shared = Arc::new(Shared::new(Parts {
@@ -219,6 +223,7 @@ impl Setup {
             lost,
             frame_bytes_max: config.limits.message_bytes.bytes().min(FRAME_BYTES_MAX),
             answer_timeout: config.limits.answer_timeout,
+            barriers,
         }));
         tasks.spawn(keep::told("keeping timestamps above a restart's", keep_stamps(shared.clone(), kept, stop)));
         let users = config.users.iter().map(|user| (user.name.clone(), user.password.clone())).collect();
@@ -276,9 +281,9 @@ impl Setup {
     }
 }
 
-/// The mirror's hands for each direction, by its primary.
-pub fn appliers(sides: &Sides, desk: &Desk) -> Box<dyn Fn(Side) -> Applier + Send + Sync> {
-    let (sides, desk) = (sides.clone(), desk.clone());
+/// The mirror's hands for each direction, by its primary. `barriers` are those of the clients.
+pub fn appliers(sides: &Sides, desk: &Desk, barriers: &Barriers) -> Box<dyn Fn(Side) -> Applier + Send + Sync> {
+    let (sides, desk, barriers) = (sides.clone(), desk.clone(), barriers.clone());
     let reach = move |side: Side| -> Reach {
         let sides = sides.clone();
         Arc::new(move || sides.get(side))
@@ -289,7 +294,7 @@ pub fn appliers(sides: &Sides, desk: &Desk) -> Box<dyn Fn(Side) -> Applier + Sen
         let quiet = quiet[usize::from(primary == Side::Origin)].clone();
         let desk = desk.clone();
         let copied: Copied = Arc::new(move |table| desk.has_seen(table));
-        Applier::new(reach(primary), reach(primary.other()), quiet, copied)
+        Applier::new(reach(primary), reach(primary.other()), quiet, copied).among(barriers.clone())
     })
 }
 

@@ -31,6 +31,7 @@ use super::client::Client;
 use super::cluster::Cluster;
 use super::look::{Decided, Look};
 use super::place::{self, Place, hash_of};
+use super::session::{Barriers, Writes};
 use super::stamps::now_micros;
 use super::tables::Table;
 use super::text::expr::{Expr, Value as Literals};
@@ -77,6 +78,8 @@ pub struct Applier {
     beside: Beside,
     /// Tables whose history was copied or compared.
     copied: Copied,
+    /// Writes and barriers of the primary's clients.
+    barriers: Barriers,
 }
 
 /// Tables by their labels, as of one look at the schema.
@@ -123,7 +126,14 @@ impl Applier {
             settled: Settled::default(),
             beside: Beside::default(),
             texts: Texts::default(),
+            barriers: Barriers::default(),
         }
+    }
+
+    /// What is done on the primary is done among its clients' writes.
+    #[must_use]
+    pub fn among(self, barriers: Barriers) -> Applier {
+        Applier { barriers, ..self }
     }
 
     async fn sides(&self) -> Result<Sides, Trouble> {
@@ -233,15 +243,22 @@ impl Applier {
         }
         if job.certainty == Certainty::Unknown {
             let sides = there.sides().await?;
-            // Done once more, it would be back behind a TRUNCATE (CQL-CORNERS C9).
             let tables: Vec<&Table> = written.iter().map(|written| &*written.table).collect();
+            // Until it is done: a client's TRUNCATE must not come between the look and what is done for it.
+            let writes = self.begin_on_primary(&tables)?;
+            // Done once more, it would be back behind a TRUNCATE (CQL-CORNERS C9).
             if let Some(then) = write.batch.parameters.now_in_seconds
                 && barrier::were_emptied(&sides, &tables, then).await?
             {
+                drop(writes);
                 return self.by_state(&sides, occasion, written).await;
             }
             let again = replay::execute(&sides.primary, &sides.to_primary, &write, &taken).await;
-            again.map_err(|error| Trouble::of_primary(&error))?;
+            if let Err(error) = again {
+                linger(&error, &sides.primary, false).await;
+                return Err(Trouble::of_primary(&error));
+            }
+            drop(writes);
         }
         let done = replay::execute(&there.secondary, &there.to_secondary, &write, &taken).await;
         if let Err(error) = done {
@@ -257,6 +274,16 @@ impl Applier {
             return Ok(());
         }
         self.by_state(&there.sides().await?, occasion, doubtful).await
+    }
+
+    /// A place among the writes to these tables, as a client's write has one.
+    fn begin_on_primary(&self, tables: &[&Table]) -> Result<Vec<Writes>, Trouble> {
+        let begin = |table: &&Table| {
+            // However long that takes: nobody has refused anything.
+            let closed = || Trouble::Away("primary: a client is changing or emptying the table".to_owned());
+            self.barriers.of(table.label).write().ok_or_else(closed)
+        };
+        tables.iter().map(begin).collect()
     }
 
     async fn by_state(&self, sides: &Sides, occasion: Occasion, written: Vec<Written>) -> Result<(), Trouble> {

@@ -132,6 +132,22 @@ async fn a_datacenter_that_is_gone_holds_up_only_what_all_of_them_decided() {
     }
 }
 
+/// What a client does to the table comes between no look at it and what is done for it.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_done_again_on_the_primary_while_a_client_empties_the_table() {
+    hurry();
+    let barriers = Barriers::default();
+    let mut rig = Rig::of(Scripted::start(1, &[("t", &["k", "v"])]).await).await;
+    rig.applier = rig.applier.among(barriers.clone());
+    let alone = barriers.of(TableId::of("k", "t")).alone().await;
+    let (lane, body) = insert();
+    let again = || rig.apply(Certainty::Unknown, |record| record.write(TableId::of("k", "t"), lane, &body));
+    let applied = again().await;
+    assert!(matches!(applied, Applied::Away(_)) && rig.primary.node(0).done.is_empty(), "{applied:?}");
+    drop(alone);
+    assert_eq!((again().await, rig.primary.node(0).done.len()), (Applied::Done, 1));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_logged_batch_in_doubt_is_looked_for_when_its_log_was_replayed() {
     hurry();

@@ -15,9 +15,10 @@ use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
 
 use crate::record::TableId;
 
-/// By table; one that was written to is never forgotten.
-#[derive(Default)]
-pub(super) struct Barriers(DashMap<TableId, Arc<Barrier>, RandomState>);
+/// By table; one that was written to is never forgotten. Clones are the same: what the mirror does on the primary has its place
+/// among the writes, too.
+#[derive(Clone, Default)]
+pub struct Barriers(Arc<DashMap<TableId, Arc<Barrier>, RandomState>>);
 
 /// What is under way on one table.
 #[derive(Default)]
@@ -40,7 +41,7 @@ pub(in crate::protocol::cql) struct Alone {
 
 impl Barriers {
     /// That of a table.
-    pub(super) fn of(&self, table: TableId) -> Arc<Barrier> {
+    pub(in crate::protocol::cql) fn of(&self, table: TableId) -> Arc<Barrier> {
         if let Some(known) = self.0.get(&table) {
             return known.clone();
         }
@@ -50,7 +51,7 @@ impl Barriers {
 
 impl Barrier {
     /// Begin a write. `None`: not now, see [`Barrier::opened`].
-    pub(super) fn write(self: &Arc<Barrier>) -> Option<Writes> {
+    pub(in crate::protocol::cql) fn write(self: &Arc<Barrier>) -> Option<Writes> {
         self.writes.fetch_add(1, SeqCst);
         // Dropped again, it tells whoever waits for it.
         let writes = Writes(self.clone());
@@ -71,7 +72,7 @@ impl Barrier {
     }
 
     /// Hold writes back and wait until none is under way. Cancel safe.
-    pub(super) async fn alone(self: Arc<Barrier>) -> Alone {
+    pub(in crate::protocol::cql) async fn alone(self: Arc<Barrier>) -> Alone {
         let turn = self.turn.clone().lock_owned().await;
         self.closed.store(true, SeqCst);
         let alone = Alone { barrier: self.clone(), _turn: turn };

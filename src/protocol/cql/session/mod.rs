@@ -55,7 +55,9 @@ use crate::record::Side;
 
 use acknowledgements::{Synced, Unacked};
 use allowed::{Allowed, Untried};
-use barriers::{Alone, Writes};
+use barriers::Alone;
+pub use barriers::Barriers;
+pub(in crate::protocol::cql) use barriers::Writes;
 pub(in crate::protocol::cql) use capture::random;
 use contests::Contest;
 use decision::Decision;

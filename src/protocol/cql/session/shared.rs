@@ -153,6 +153,7 @@ pub(in crate::protocol::cql) struct Parts {
     pub lost: Lose,
     pub frame_bytes_max: usize,
     pub answer_timeout: Duration,
+    pub barriers: Barriers,
 }
 
 impl Shared {
@@ -173,7 +174,7 @@ impl Shared {
             too_large: Line::default(),
             frame_bytes_max: parts.frame_bytes_max,
             answer_timeout: parts.answer_timeout,
-            barriers: Barriers::default(),
+            barriers: parts.barriers,
             contests: Contests::default(),
             destination: Destination::default(),
             afterwards: TaskTracker::new(),

@@ -169,6 +169,7 @@ fn shared_ahead(
         lost: Arc::new(|_, _| {}),
         frame_bytes_max: 1 << 20,
         answer_timeout: Duration::from_secs(10),
+        barriers: Barriers::default(),
     }))
 }
 
