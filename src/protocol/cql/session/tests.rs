@@ -450,7 +450,8 @@ fn in_words(item: &Item<'_>) -> String {
             let write = Write::parse(body).expect("a write");
             let first = write.batch.statements.iter().next().expect("one");
             let StatementText::Text(text) = first.text else { panic!("an id is no use to a stranger") };
-            format!("barrier {}: {}", name(*table), String::from_utf8_lossy(text))
+            let text = String::from_utf8_lossy(text);
+            if write.is_once { format!("noted: {text}") } else { format!("barrier {}: {text}", name(*table)) }
         }
         other => format!("{other:?}"),
     }
@@ -754,6 +755,16 @@ fn what_configuration_refuses_does_not_run_and_what_it_notes_leaves_a_dirty_tabl
     rig.wait();
     assert_eq!(rig.journal()[0], "dirty t ddl");
     assert!(rig.journal()[1].ends_with("uncaptured"), "{:?}", rig.journal());
+    set("mirror.ddl", "note");
+    let dropped = "DROP KEYSPACE old";
+    rig.void(1);
+    rig.query(3, dropped);
+    rig.wait();
+    rig.query(4, "ALTER TABLE t ADD w int");
+    rig.wait();
+    let mut noted = rig.journal();
+    noted.retain(|words| words.starts_with("noted") || words == "dirty t ddl");
+    assert_eq!(noted, ["dirty t ddl", &format!("noted: {dropped}"), "dirty t ddl"]);
 }
 
 #[test]
