@@ -20,11 +20,11 @@ pub(super) const DIRTY: &str = "mirror-dirty";
 /// How far the journal was when the files of this directory were written; `None`: there are none. What a book names is its
 /// engine's to tell.
 pub(super) fn reached(dir: &Path, of_book: fn(Durable) -> Result<Lsn, Error>) -> Result<Option<Lsn>, Error> {
-    let dirty = |file| Ok(Dirty::open(file)?.reached());
-    let files: [(_, fn(Durable) -> Result<Lsn, Error>); 4] =
-        [(BOOK, of_book), (BOOK_BACK, of_book), (DIRTY, dirty), (Desk::FILE, Desk::reached)];
-    files.into_iter().try_fold(None, |most, (name, reached)| {
+    let of = |name, reached: fn(Durable) -> Result<Lsn, Error>| {
         let file = Durable::in_dir(dir, name);
-        Ok(if file.exists()? { most.max(Some(reached(file)?)) } else { most })
-    })
+        Ok::<_, Error>(if file.exists()? { Some(reached(file)?) } else { None })
+    };
+    let dirty = |file| Ok(Dirty::open(file)?.reached());
+    let all = [of(BOOK, of_book)?, of(BOOK_BACK, of_book)?, of(DIRTY, dirty)?, of(Desk::FILE, Desk::reached)?];
+    Ok(all.into_iter().max().flatten())
 }
