@@ -117,7 +117,7 @@ pub fn machine(config: &Config) -> Vec<Finding> {
     let wrong = [
         (JOURNAL_DIRECTORY, !is_writable(existing)),
         (JOURNAL_IN_USE, is_locked(&dir.join("lock"))),
-        (DISK_SPACE, free.is_some_and(|free| free < config.journal.size_limit.0)),
+        (DISK_SPACE, free.is_some_and(|free| free < config.journal.size_limit.0.saturating_add(LEFT_TO_OTHERS))),
     ];
     wrong.into_iter().filter(|(_, wrong)| *wrong).map(|(rule, _)| found(rule)).collect()
 }
@@ -131,6 +131,9 @@ fn is_writable(dir: &Path) -> bool {
     // SAFETY: the call reads the string, which outlives it.
     unsafe { libc::access(path.as_ptr(), libc::W_OK | libc::X_OK) == 0 }
 }
+
+/// The journal makes no file where less than this is left behind it.
+const LEFT_TO_OTHERS: u64 = 33 << 20;
 
 /// What the journal has of its limit already.
 fn used_bytes(dir: &Path) -> u64 {

@@ -157,8 +157,8 @@ sections! {
         /// PostgreSQL: a table without a key: refuse (it is not mirrored, and named before a switch), or copy (all its rows, at most
         /// every 30 s while it is written, and once more while clients are held at a switch: for small tables).
         keyless: Keyless = Is("refuse");
-        /// A schema change: mirror, refuse, or note (it runs on the primary only, and its table is dirty; Cassandra: one of no
-        /// table, such as DROP KEYSPACE, is listed by `tandem parked`, and repeated if you retry it).
+        /// A schema change: mirror, refuse, or note (it runs on the primary only, and its table is dirty; one of no table, such
+        /// as DROP KEYSPACE or CREATE FUNCTION, leaves nothing but a line of the log).
         ddl: OnDdl = Is("mirror");
         /// TRUNCATE: mirror, refuse or note.
         truncate: OnDdl = Is("mirror");

@@ -62,8 +62,8 @@ pub struct Place {
     pub journal: u64,
     /// Its opening's name.
     pub life: u64,
-    /// Where it ended.
-    pub appended: Lsn,
+    /// To where it was durable.
+    pub reached: Lsn,
 }
 
 /// How a unit ended on the primary. A ticket that is dropped without an outcome leaves the unit in doubt: the journal says
@@ -331,14 +331,14 @@ impl Journal {
 
     /// Which journal this is, and how far. Kept elsewhere, it tells a copy of the directory that was brought back.
     pub fn place(&self) -> Place {
-        Place { journal: self.shared.id, life: self.shared.life, appended: self.appended() }
+        Place { journal: self.shared.id, life: self.shared.life, reached: self.durable() }
     }
 
     /// This journal was further, at a place that was kept elsewhere, than it knows: what was written since is in another
     /// copy of it. Of another journal nothing can be said.
     pub fn was_further(&self, kept: Place) -> bool {
-        let end = if kept.life == self.shared.life { self.appended() } else { self.begun() };
-        kept.journal == self.shared.id && kept.appended > end
+        let end = if kept.life == self.shared.life { self.appended() } else { Lsn(self.shared.found) };
+        kept.journal == self.shared.id && kept.reached > end
     }
 
     /// Where reading can begin: nothing below is kept.

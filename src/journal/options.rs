@@ -140,9 +140,11 @@ impl Options {
     }
 
     /// The disk takes another segment and has one left: it may be another's too, such as a server's that ends when it
-    /// cannot write.
-    pub(super) fn leaves_room(&self, storage: &dyn Storage) -> bool {
-        storage.free_bytes().is_none_or(|free| free >= 2 * self.file_bytes())
+    /// cannot write. But of the `files` that there are one alone would be full for ever: it takes two to go from one to the
+    /// other.
+    pub(super) fn leaves_room(&self, storage: &dyn Storage, files: u64) -> bool {
+        let needed = if files < 2 { 1 } else { 2 };
+        storage.free_bytes().is_none_or(|free| free >= needed * self.file_bytes())
     }
 
     pub(super) fn check(&self) -> Result<(), OpenError> {

@@ -181,6 +181,8 @@ struct Recovery<'a> {
     file: control::File,
     /// There was no journal.
     is_new: bool,
+    /// Where the log ends.
+    found: u64,
     live: VecDeque<Segment>,
     free: Vec<Slot>,
     next_slot: u32,
@@ -201,6 +203,7 @@ pub(super) fn open(
         ring.as_ref().filter(|_| left.is_some()).map_or(Vec::new(), |ring| ring_entries(ring, seed, in_segments));
     let from_ring: u64 = rest.iter().map(|entry| entry.len() as u64).sum();
     let end = in_segments + from_ring;
+    recovery.found = end;
 
     let promised = recovery.control.clean.or(left.map(|left| left.appended)).unwrap_or(end);
     let last = recovery.verdict(left, end, promised)?;
@@ -252,6 +255,7 @@ impl<'a> Recovery<'a> {
             control: Control::default(),
             file,
             is_new: false,
+            found: 0,
             live: VecDeque::new(),
             free: Vec::new(),
             next_slot: 1,
@@ -463,7 +467,7 @@ impl<'a> Recovery<'a> {
     /// disk is full.
     fn spare(&mut self) -> Result<(), OpenError> {
         let fits = (self.live.len() as u64 + 1) < self.options.segments();
-        if self.free.is_empty() && fits && self.options.leaves_room(self.storage) {
+        if self.free.is_empty() && fits && self.options.leaves_room(self.storage, self.live.len() as u64 + 1) {
             let slot = self.create_slot()?;
             self.free.push(slot);
         }
@@ -547,6 +551,7 @@ impl<'a> Recovery<'a> {
             storage,
             id: self.control.id,
             life: control::random(),
+            found: self.found,
             seed,
             ring,
             state: Mutex::new(state),

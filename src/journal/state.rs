@@ -41,6 +41,8 @@ pub(super) struct Shared {
     pub id: u64,
     /// Told apart from every other opening of it, of copies too.
     pub life: u64,
+    /// Where it ended when it was opened, before positions were passed over that may have been handed out.
+    pub found: u64,
     pub seed: u32,
     pub ring: Ring,
     pub state: Mutex<State>,

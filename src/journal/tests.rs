@@ -514,6 +514,35 @@ fn a_log_that_was_removed_beside_what_names_its_positions_begins_above_them_and_
 }
 
 #[test]
+fn a_snapshot_that_was_brought_back_behind_a_boot_is_behind_the_place_that_was_kept() {
+    let disk = MemoryDisk::default();
+    let at = close_after_one(&disk);
+    let (journal, _) = open(&disk);
+    let other = journal.place();
+    assert_eq!(other.reached, at);
+    drop(journal);
+    disk.power_loss(1);
+    let (journal, recovered) = open(&disk);
+    assert!(recovered.last == Last::Lost && journal.begun() > at, "positions are passed over");
+    assert!(!journal.was_further(other), "this was durable");
+    assert!(journal.was_further(Place { reached: Lsn(at.0 + 8), ..other }), "and this, elsewhere");
+}
+
+#[test]
+fn a_log_of_one_file_gets_a_second_one_while_there_is_room_for_that() {
+    let disk = MemoryDisk::default();
+    disk.limit_space(Some(1 << 20));
+    let (journal, _) = open(&disk);
+    assert_eq!(journal.status().spare, 1);
+    let used = (1 << 20) - journal.shared.storage.free_bytes().expect("limited");
+    drop(journal);
+    let disk = MemoryDisk::default();
+    disk.limit_space(Some(used));
+    let (journal, _) = open(&disk);
+    assert_eq!(journal.status().spare, 1, "the last room of the disk");
+}
+
+#[test]
 fn a_log_as_long_as_what_lies_beside_it_knows_is_whole() {
     let disk = MemoryDisk::default();
     let at = close_after_one(&disk);
@@ -535,7 +564,7 @@ fn a_copy_of_the_directory_that_was_brought_back_is_behind_the_place_that_was_ke
     let kept = place.expect("there were three");
     let (journal, _) = open(&MemoryDisk::default());
     assert!(!journal.was_further(kept), "it is another one");
-    let further = Place { appended: Lsn(1), ..journal.place() };
+    let further = Place { reached: Lsn(1), ..journal.place() };
     assert!(journal.was_further(further));
     journal.begin(b"as far by now").expect("room").end(Outcome::Committed);
     assert!(!journal.was_further(further), "its own");

@@ -381,7 +381,7 @@ impl Shared {
             return Ok(false);
         }
         drop(state);
-        if !self.options.leaves_room(&*self.storage) {
+        if !self.options.leaves_room(&*self.storage, files) {
             let why = "the disk has less left than two segments, and the last one is for others";
             return Err(io::Error::new(io::ErrorKind::StorageFull, why));
         }

@@ -60,6 +60,9 @@ enum Rest {
     Awaits(BTreeSet<String>),
 }
 
+/// With this the name of a prepared transaction begins, see [`Dirty::calm`].
+pub(crate) const PREPARED: &str = "prepared ";
+
 /// Writes that are in no journal: nobody else tells when they are over.
 const UNSEEN: [Reason; 2] = [Reason::Journal, Reason::Lost];
 
@@ -280,7 +283,13 @@ impl Kept {
         let left: BTreeSet<String> = match &self.rest {
             Rest::Calm | Rest::Marked => return false,
             Rest::Asked => under_way.clone(),
-            Rest::Awaits(those) => those.intersection(under_way).cloned().collect(),
+            Rest::Awaits(those) => {
+                // What is not under way any more may have been prepared, and goes by another name then.
+                let is_prepared = |one: &&String| one.starts_with(PREPARED);
+                let may_be_prepared = those.difference(under_way).any(|one| !is_prepared(&one));
+                let prepared = under_way.iter().filter(|one| may_be_prepared && is_prepared(one));
+                those.intersection(under_way).chain(prepared).cloned().collect()
+            }
         };
         if !left.is_empty() {
             self.rest = Rest::Awaits(left);
@@ -374,6 +383,11 @@ mod tests {
         assert!(!dirty.calm(&under_way(&[]), Lsn(24)) && dirty.awaits(T), "marked again since it was asked");
         assert!(dirty.asks() && dirty.calm(&under_way(&[]), Lsn(25)) && !dirty.asks());
         assert!(dirty.repaired(T, Lsn(26)).await.expect("saved"));
+        dirty.mark(T, Reason::Journal, Lsn(27)).await.expect("saved");
+        assert!(dirty.asks() && !dirty.calm(&under_way(&["7/120"]), Lsn(27)));
+        assert!(!dirty.calm(&under_way(&["prepared x", "7/121"]), Lsn(28)), "it may be that one");
+        assert!(!dirty.calm(&under_way(&["prepared x", "prepared y"]), Lsn(28)) && dirty.awaits(T));
+        assert!(dirty.calm(&under_way(&["prepared y"]), Lsn(28)) && dirty.repaired(T, Lsn(29)).await.expect("saved"));
         dirty.mark(T, Reason::Uncaptured, Lsn(30)).await.expect("saved");
         assert!(dirty.repaired(T, Lsn(31)).await.expect("saved"), "its record said when it was over");
     }

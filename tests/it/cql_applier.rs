@@ -92,7 +92,16 @@ impl Rig {
         build(&mut buf);
         let record = Record::parse(buf.finish(Backend { id: 1, life: 1 }).to_vec().into()).expect("well-formed");
         let (lsn, ended, handed) = (Lsn(1), Lsn(2), Lsn(2));
-        let job = Job { lsn, record, certainty: Certainty::Committed, late: false, attempt: 1, ended, handed };
+        let job = Job {
+            lsn,
+            record,
+            certainty: Certainty::Committed,
+            late: false,
+            attempt: 1,
+            ended,
+            handed,
+            seen: tokio::time::Instant::now(),
+        };
         let job = bend(job);
         // A busy node may answer too late: the engine comes again, too.
         let applied = until(async || match self.applier.apply(&job).await {

@@ -482,6 +482,9 @@ async fn newer_elements_stay(tandem: &Tandem, [old, new]: [&Node; 2]) {
             "CREATE TABLE {table} (k int PRIMARY KEY, v text, w text, s set<text>, m map<text, text>){options}"
         );
         sides.into_iter().for_each(|side| side.define(&text));
+        // An INSERT of a set deletes what was in it before.
+        target.run(&format!("INSERT INTO {table} (k, v, s) VALUES (2, 'loaded', {{'b'}})"));
+        origin.run(&format!("INSERT INTO {table} (k, v, s) VALUES (2, 'later', {{'a', 'b'}})"));
         origin.run(&format!("INSERT INTO {table} (k, v, s, m) VALUES (1, 'old', {{'a'}}, {{'a': 'old', 'c': 'old'}})"));
         target.run(&format!(
             "UPDATE {table} SET v = 'new', w = 'only', s = s + {{'b'}}, m = m + {{'a': 'new', 'b': 'new'}} WHERE k = 1"
@@ -489,10 +492,12 @@ async fn newer_elements_stay(tandem: &Tandem, [old, new]: [&Node; 2]) {
     }
     // What is made up lies a second before the reading.
     sleep(Duration::from_secs(2)).await;
-    let mut shows = |table: &str| target.rows(&format!("SELECT v, w, s, m FROM {table}"));
+    let mut shows = |table: &str| target.rows(&format!("SELECT v, w, s, m FROM {table} WHERE k = 1"));
     let report = walk(tandem, "backfill", &json!({ "tables": ["made.parts"], "on_conflict": "newer" })).await;
     assert_eq!(report["state"], "Done", "{report:#}");
     assert_eq!(shows("parts"), ["new|only|[a, b]|{a: new, b: new, c: old}"], "{report:#}");
+    assert_eq!(target.rows("SELECT v, s FROM parts WHERE k = 2"), ["later|[a, b]"], "an older delete takes nothing");
+    let mut shows = |table: &str| target.rows(&format!("SELECT v, w, s, m FROM {table} WHERE k = 1"));
     let refused = walk(tandem, "backfill", &json!({ "tables": ["made.fading"], "on_conflict": "newer" })).await;
     let why = refused["why"].as_str().unwrap_or_default();
     assert!(refused["state"] == "Failed" && why.contains("something expires"), "{refused:#}");

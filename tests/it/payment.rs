@@ -1460,7 +1460,7 @@ async fn where_the_journal_was_is_kept_with_the_payment_and_an_older_store_learn
             }
         };
         assert_eq!((standing.payments, standing.place), (number, place));
-        place = Some(Place { journal: u64::MAX - 1, life: 7, appended: Lsn(1 << 40) });
+        place = Some(Place { journal: u64::MAX - 1, life: 7, reached: Lsn(1 << 40) });
         world.pay(&Owed { place, ..owed("t", [1]) }).await;
     }
     // Who does not own the store pays all the same.

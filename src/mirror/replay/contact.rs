@@ -100,7 +100,16 @@ mod tests {
         [T, U].iter().for_each(|table| record.key(*table, b"k", false));
         let record = Record::parse(record.finish(Backend { id: 0, life: 0 }).to_vec().into()).expect("made above");
         let (certainty, late, attempt) = (Certainty::Committed, false, 1);
-        Job { lsn: Lsn(1), record, certainty, late, attempt, ended: Lsn(2), handed: Lsn(3) }
+        Job {
+            lsn: Lsn(1),
+            record,
+            certainty,
+            late,
+            attempt,
+            ended: Lsn(2),
+            handed: Lsn(3),
+            seen: tokio::time::Instant::now(),
+        }
     }
 
     #[tokio::test]

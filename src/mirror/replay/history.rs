@@ -19,6 +19,7 @@ mod simulation;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
@@ -47,6 +48,8 @@ const LOOKS: usize = 12;
 const IDLE: Duration = Duration::from_millis(100);
 /// A mirror that is not through after this has a reason that holds chunks up as well.
 const SETTLE: Duration = Duration::from_secs(60);
+/// Less is no reason to give up what was compared so far.
+const STUCK: Duration = Duration::from_secs(5);
 /// How long chunks under way may take when the mirror ends.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Pauses after a side was away or overloaded.
@@ -69,7 +72,7 @@ pub enum Error {
     #[error("{}", .0.why)]
     Unread(Unread),
     /// The secondary is there, and cannot take rows of a chunk's table for now.
-    #[error("secondary: {0}")]
+    #[error("{0}")]
     Waits(String),
     /// A worker did not do its chunk: somebody else does, at once.
     #[error(transparent)]
@@ -460,7 +463,7 @@ impl<W: Walker> History<W> {
         let settled = tokio::select! {
             biased;
             settled = stop.run_until_cancelled(settled) => settled,
-            why = self.handle.stuck(table) => return Err(Error::Waits(why)),
+            why = self.stuck(table) => return Err(Error::Waits(why)),
         };
         let why = match settled {
             Some(Ok(Ok(()))) => return Ok(()),
@@ -468,6 +471,17 @@ impl<W: Walker> History<W> {
             Some(Ok(Err(_))) | None => "the mirror ends".to_owned(),
         };
         Err(Error::Secondary(why))
+    }
+
+    /// Resolves when the table waits for what may take as long as it likes, and has for a while: why it does.
+    async fn stuck(&self, table: TableId) -> String {
+        loop {
+            self.handle.stuck(table).await;
+            sleep(STUCK).await;
+            if let Some(why) = self.handle.stuck(table).now_or_never() {
+                return why;
+            }
+        }
     }
 
     fn paid(&self) -> Paid {

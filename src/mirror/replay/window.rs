@@ -290,6 +290,7 @@ impl Window {
                 attempt: waiting.attempts,
                 ended: waiting.ended(),
                 handed: appended,
+                seen: waiting.seen,
             });
         }
         None

@@ -53,6 +53,9 @@ mod repair;
 mod settle;
 mod waits;
 
+/// Between two looks at the primary's transactions.
+const HEED_PAUSE: Duration = Duration::from_secs(1);
+
 /// How the engine behaves.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -218,6 +221,8 @@ pub struct Engine<C> {
     standing: Option<Standing>,
     /// What the secondary kept of a copy of the journal that was further: said, until it keeps another.
     went_back: Option<Place>,
+    /// When the primary is asked next which transactions are under way.
+    next_heed: Instant,
     status: watch::Sender<Status>,
     pace: watch::Receiver<Pace>,
     /// [`Handle::on_trial`].
@@ -325,6 +330,7 @@ impl<C: Copier> Engine<C> {
             backoff: Backoff::new(config.retry_min, config.retry_max, config.seed),
             standing: None,
             went_back: None,
+            next_heed: now,
             next_payment: now,
             next_gone: now,
             next_trim: now,
@@ -571,7 +577,7 @@ impl<C: Copier> Engine<C> {
         self.dirty.saved().await?;
         self.went_back = Some(place);
         let then = "journal.dir is an older copy of itself (a backup, a snapshot of the machine): every table is dirty; compare both schemas too";
-        error!(at = at.0, was = place.appended.0, tables = labels.len(), "the journal was further than it is: {then}");
+        error!(at = at.0, was = place.reached.0, tables = labels.len(), "the journal was further than it is: {then}");
         Ok(())
     }
 
@@ -622,9 +628,12 @@ impl<C: Copier> Engine<C> {
 
     /// Look which of the writes past the journal are over: what is paid from now on, or begins to be compared, has them.
     async fn heed_writers(&mut self) -> Result<(), Error> {
-        if !self.dirty.asks() {
+        // It is a look at every lock of the primary.
+        let now = Instant::now();
+        if now < self.next_heed || !self.dirty.asks() {
             return Ok(());
         }
+        self.next_heed = now + HEED_PAUSE;
         let under_way = self.copier.under_way().await?;
         if self.dirty.calm(&under_way, self.journal.appended()) {
             // The next cut lies behind.

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Version 2 says that it may not be done again on the primary: nobody had seen its client write to one of its tables before, or
-//! it is not all that its client asked for. Of a barrier it says that it stays on the primary (`mirror.ddl = "note"`).
+//! it is not all that its client asked for.
 //!
 //! The message holds texts instead of prepared ids, values by place instead of by name, and always a timestamp, a
 //! `now_in_seconds` and, where names in it need one, a keyspace: nothing in it depends on the connection that it came by.

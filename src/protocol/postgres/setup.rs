@@ -16,7 +16,7 @@ use crate::shadow::Handle;
 use crate::telemetry::Line;
 
 use super::cache::PlanCache;
-use super::catalog::{Catalog, load};
+use super::catalog::{Catalog, Setters, load};
 use super::client::{self, Client, Endpoint, Host, ServerConfig, TargetSession};
 use super::copier::{Options, PgCopier};
 use super::moving::sessions::Sessions;
@@ -175,6 +175,7 @@ async fn load_catalog(primary: Side, servers: &Servers, config: &Config) -> Resu
     let mut client = Client::connect(servers.of(primary)).await.map_err(|error| told(&error))?;
     open_to_writes(&mut client, primary, config).await?;
     let mut catalog = load(&mut client).await.map_err(|error| told(&error))?;
+    catalog.setters = Setters::load(&mut client, None).await.map_err(|error| told(&error))?;
     // A name that is spelt wrong must not have a table copied whole that was to be copied in part.
     let scope = Scope::of(config, primary);
     let mut flaws = scope.flaws(&catalog);

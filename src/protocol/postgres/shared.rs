@@ -22,7 +22,7 @@ use crate::shadow;
 use crate::telemetry::Line;
 
 use super::cache::PlanCache;
-use super::catalog::{Catalog, load};
+use super::catalog::{Catalog, Setters, load};
 use super::client::{self, Client, Endpoint, ServerConfig};
 use super::moving::sessions::Sessions;
 use super::plan::{Action, Ddl, Fetch};
@@ -245,7 +245,11 @@ impl Schema {
         if stop.is_cancelled() {
             return false;
         }
-        catalog.follow(&self.now());
+        let before = self.now();
+        catalog.follow(&before);
+        if catalog.setters.is_unknown() {
+            catalog.setters = before.setters.clone();
+        }
         self.inner.now.store(Arc::new(catalog));
         true
     }
@@ -308,7 +312,9 @@ impl Schema {
             None => client.insert(Client::connect(server).await?),
         };
         self.inner.host.store(Some(Arc::new((side, conn.endpoint().clone()))));
-        Ok(load(conn).await?)
+        let mut catalog = load(conn).await?;
+        catalog.setters = Setters::load(conn, Some(&self.now().setters)).await?;
+        Ok(catalog)
     }
 }
 

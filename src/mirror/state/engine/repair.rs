@@ -18,13 +18,17 @@ impl<C: Copier> Engine<C> {
     /// A table is dirty that no open unit keeps so. The first repair is not waited for, only the next ones are: a table
     /// that is dirtied all the time is copied once in `repair_every`.
     pub(super) fn repairable(&self) -> bool {
-        let may_repair = |table| !self.ledger.may_dirty(table) && !self.dirty.awaits(table);
-        self.config.self_repair && self.dirty_tables().any(may_repair)
+        self.config.self_repair && self.dirty_tables().any(|table| !self.ledger.may_dirty(table))
     }
 
-    /// Those that a payment can make equal: what is said of none is for an operator.
+    /// Those that a payment can make equal: what is said of none is for an operator, and what may be written to by what no
+    /// journal has is waited for.
     fn dirty_tables(&self) -> impl Iterator<Item = TableId> {
-        self.dirty.list().into_iter().map(|dirty| dirty.table).filter(|table| *table != TableId::NONE)
+        self.dirty
+            .list()
+            .into_iter()
+            .map(|dirty| dirty.table)
+            .filter(|table| *table != TableId::NONE && !self.dirty.awaits(*table))
     }
 
     /// A full journal is tried again with the next turn.

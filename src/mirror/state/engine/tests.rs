@@ -206,8 +206,8 @@ async fn a_table_is_not_repaired_while_what_was_written_to_it_past_the_journal_i
 #[tokio::test(start_paused = true)]
 async fn an_older_copy_of_the_journal_leaves_no_table_trusted() {
     let journal = Journal::in_memory();
-    let further = Place { life: 0, appended: Lsn(1_000), ..journal.place() };
-    for (place, dirty) in [(further, 1), (Place { appended: Lsn(0), ..further }, 0)] {
+    let further = Place { life: 0, reached: Lsn(1_000), ..journal.place() };
+    for (place, dirty) in [(further, 1), (Place { reached: Lsn(0), ..further }, 0)] {
         let copier = Pays { place: Some(place), ..Pays::default() };
         let made = Engine::new(Config::default(), journal.clone(), copier, Paths::in_memory());
         let (engine, handle) = made.expect("files load");

@@ -57,11 +57,6 @@ pub(super) async fn pass(sides: &Sides, job: &Job, table: TableId, body: &[u8]) 
             return Ok(());
         }
     }
-    if write.is_once && !job.late {
-        return Err(Trouble::Listed(
-            "it ran on the primary only (mirror.ddl = \"note\"): retry it to have it repeated".to_owned(),
-        ));
-    }
     if job.late && is_back(sides, &statement.parsed.body, (table, keyspace)).await? {
         return Ok(());
     }

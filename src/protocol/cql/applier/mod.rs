@@ -22,7 +22,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::sleep_until;
 
 use crate::mirror::replay::{self as engine, Applied, Certainty, Job, Settled, Shown};
 use crate::record::{Item, Lane, Record, TableId};
@@ -151,11 +151,8 @@ impl Applier {
 
     async fn do_all(&self, job: &Job) -> Result<(), Trouble> {
         let there = self.there().await?;
-        if job.certainty == Certainty::Unknown
-            && Decided::of_said(said(&job.record)) == Decided::Logged
-            && job.attempt == 1
-        {
-            sleep(BATCH_LOG).await;
+        if job.certainty == Certainty::Unknown && Decided::of_said(said(&job.record)) == Decided::Logged {
+            sleep_until(job.seen + BATCH_LOG).await;
         }
         self.settled.touched_by(&job.record);
         // What is settled by state is read after everything else was done.

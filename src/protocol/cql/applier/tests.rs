@@ -53,15 +53,11 @@ impl Rig {
     }
 
     async fn apply(&self, certainty: Certainty, build: impl FnOnce(&mut RecordBuf)) -> Applied {
-        self.apply_as(certainty, false, build).await
-    }
-
-    async fn apply_as(&self, certainty: Certainty, late: bool, build: impl FnOnce(&mut RecordBuf)) -> Applied {
         let mut buf = RecordBuf::default();
         build(&mut buf);
         let record = Record::parse(buf.finish(Backend { id: 1, life: 1 }).to_vec().into()).expect("well-formed");
-        let (lsn, ended, handed) = (Lsn(1), Lsn(2), Lsn(2));
-        self.applier.apply(&Job { lsn, record, certainty, late, attempt: 1, ended, handed }).await
+        let (lsn, ended, handed, seen) = (Lsn(1), Lsn(2), Lsn(2), tokio::time::Instant::now());
+        self.applier.apply(&Job { lsn, record, certainty, late: false, attempt: 1, ended, handed, seen }).await
     }
 
     /// A schema change that was sent so long ago, and whose answer nobody saw.
@@ -136,22 +132,6 @@ async fn a_datacenter_that_is_gone_holds_up_only_what_all_of_them_decided() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_schema_change_that_stays_on_the_primary_is_listed_and_repeated_if_an_operator_wants_it() {
-    hurry();
-    let rig = Rig::of(Scripted::start(1, &[("t", &["k", "v"])]).await).await;
-    let text = "CREATE FUNCTION k.f (a int) RETURNS NULL ON NULL INPUT RETURNS int LANGUAGE java AS 'return a;'";
-    let statement = Statement { text: StatementText::Text(text.as_bytes()), values: Values::Given(&[]) };
-    let mut body = BytesMut::new();
-    write::put_statement(&mut body, statement, &Parameters::new(Consistency::One)).expect("short");
-    write::mark_once(&mut body);
-    for late in [false, true] {
-        let applied = rig.apply_as(Certainty::Committed, late, |record| record.ddl(TableId::NONE, &body)).await;
-        assert_eq!(matches!(&applied, Applied::Listed(why) if why.contains("note")), !late, "{applied:?}");
-        assert_eq!(rig.secondary.node(0).done.len(), usize::from(late));
-    }
-}
-
 /// What a client does to the table comes between no look at it and what is done for it.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_done_again_on_the_primary_while_a_client_empties_the_table() {
@@ -207,8 +187,8 @@ fn what_fewer_replicas_may_have_than_had_to_acknowledge_it_is_looked_for_at_all_
         buf.key(TableId::of("k", "t"), b"place", true);
         let record = buf.finish(Backend { id: backend, life: 0 }).to_vec().into();
         let record = Record::parse(record).expect("well-formed");
-        let (lsn, ended, handed) = (Lsn(1), Lsn(2), Lsn(2));
-        let job = Job { lsn, record, certainty, late: false, attempt: 1, ended, handed };
+        let (lsn, ended, handed, seen) = (Lsn(1), Lsn(2), Lsn(2), tokio::time::Instant::now());
+        let job = Job { lsn, record, certainty, late: false, attempt: 1, ended, handed, seen };
         Occasion::of(&job, None, Look::LocalQuorum).look
     };
     assert_eq!(look(1, Certainty::Committed), Look::LocalQuorum);

@@ -354,8 +354,10 @@ impl Whole<'_, '_> {
         }
         let (by_state, replayed): (Vec<&Found>, Vec<&Found>) =
             sorted.found.iter().partition(|found| sorted.conditional || found.way == Way::State);
-        if sorted.goes_by_state() {
-            let decided = match sorted.kind(self.request, self.pieces) {
+        let kind = sorted.kind(self.request, self.pieces);
+        // In doubt what may not be done again goes by state, too.
+        if sorted.goes_by_state() || self.is_untried && kind == Kind::Logged {
+            let decided = match kind {
                 Kind::Conditional => self.by_paxos(),
                 Kind::Logged => Decided::Logged,
                 _ => Decided::Unsaid,

@@ -1,10 +1,7 @@
 //! What configuration says of writes that are not simply mirrored; it may change while clients are served.
 
-use bytes::BytesMut;
-
 use crate::config::{Live, OnDdl, OnFull, OnUncaptured};
 use crate::protocol::cql::text::statement::Class;
-use crate::protocol::cql::write;
 use crate::record::{Item, Reason, RecordBuf, TableId};
 
 /// See the module.
@@ -30,26 +27,18 @@ impl Policy {
         self.of(class).filter(|(_, on)| *on == OnDdl::Refuse).map(|(name, _)| name)
     }
 
-    /// One that runs on the primary only leaves a dirty table; what is of no one table is listed among what is parked, and may
-    /// be repeated from there.
+    /// One that runs on the primary only leaves a dirty table; what is of no table leaves a line of the log.
     pub(super) fn note(&self, class: Class, record: &mut RecordBuf) {
         if self.of(class).is_none_or(|(_, on)| on != OnDdl::Note) {
             return;
         }
-        let barrier = |item| match item {
-            Item::Ddl(table, body) => Some((table, BytesMut::from(body))),
-            _ => None,
-        };
-        let noted: Vec<(TableId, BytesMut)> = record.items().filter_map(barrier).collect();
+        let tables: Vec<TableId> = record.tables().filter(|table| *table != TableId::NONE).collect();
         record.clear();
-        for (table, mut body) in noted {
-            if table == TableId::NONE {
-                write::mark_once(&mut body);
-                record.ddl(table, &body);
-            } else {
-                record.dirty(table, Reason::Ddl);
-            }
+        if tables.is_empty() {
+            let then = "nothing remembers it: do it on the secondary by hand, if it shall have it";
+            tracing::warn!("a schema change of no table runs on the primary only (mirror.ddl = \"note\"): {then}");
         }
+        tables.into_iter().for_each(|table| record.dirty(table, Reason::Ddl));
     }
 
     /// The setting for which a write is refused that leaves this: nobody knows what it writes.

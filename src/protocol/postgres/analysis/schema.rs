@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::catalog::{Act, Catalog, Column, Events, ForeignKey, Hazards, Key, Kind as K, Relation};
+use super::super::catalog::{Act, Catalog, Column, Events, ForeignKey, Hazards, Key, Kind as K, Relation, Setters};
 use crate::record::TableId;
 
 fn column(attnum: i16, spec: &str) -> Column {
@@ -111,7 +111,7 @@ pub(crate) fn catalog() -> Catalog {
     b.view(33, "deep_view", &[32]);
     b.table(34, "remote", &["id int4"], &[]).kind = K::Foreign;
     b.0.user_functions = ["write_it", "balance_of", "become", "PlaceOrder", LONG_NAME].map(str::to_owned).into();
-    b.0.setters = ["become"].map(str::to_owned).into();
+    b.0.setters = Setters::of(&["become"]);
     b.0.calm_procedures = ["note_it"].map(str::to_owned).into();
     b.0.unsteady = [
         "now",

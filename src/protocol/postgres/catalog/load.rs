@@ -56,7 +56,6 @@ async fn read(conn: &mut Client) -> Result<Catalog, LoadError> {
     parents(conn, &mut relations).await?;
     catalog.foreign_keys = foreign_keys(conn, &relations).await?;
     catalog.user_functions = names(conn, FUNCTIONS).await?;
-    catalog.setters = setters(conn).await?;
     catalog.user_operators = names(conn, OPERATORS).await?;
     catalog.calm_procedures = calm_procedures(conn).await?;
     catalog.unsteady = unsteady(conn).await?;
@@ -127,38 +126,6 @@ async fn calm_procedures(conn: &mut Client) -> Result<HashSet<String>, Error> {
     Ok(calm)
 }
 
-/// Of an aggregate the names of what it calls. Code in C is believed to set nothing: there is much of it in extensions, and
-/// what it sets all the same the twins tell. Of other languages nobody here can read the source.
-const BODIES: &str = "WITH {HOT} SELECT p.proname, CASE WHEN p.prokind = 'a' THEN (SELECT pg_catalog.concat_ws(' ', \
-      a.aggtransfn, a.aggfinalfn, a.aggmtransfn, a.aggmfinalfn) FROM pg_catalog.pg_aggregate a WHERE a.aggfnoid = p.oid) \
-    WHEN l.lanname IN ('c', 'internal') THEN '' \
-    WHEN l.lanname IN ('sql', 'plpgsql') THEN coalesce(nullif(p.prosrc, ''), pg_catalog.pg_get_function_sqlbody(p.oid)) END \
-    FROM pg_catalog.pg_proc p JOIN hot USING (oid) JOIN pg_catalog.pg_language l ON l.oid = p.prolang";
-
-async fn setters(conn: &mut Client) -> Result<HashSet<String>, Error> {
-    let mut setters = HashSet::new();
-    let mut others = Vec::new();
-    for row in ask(conn, BODIES).await? {
-        match row.text(1)? {
-            Some(source) => others.push((row.string(0)?, source.to_owned())),
-            None => _ = setters.insert(row.string(0)?),
-        }
-    }
-    loop {
-        let known = others.len();
-        let mut found = Vec::new();
-        others.retain(|(name, source)| {
-            let sets = routine::could_set(source, |called| setters.contains(called));
-            found.extend(sets.then(|| name.clone()));
-            !sets
-        });
-        setters.extend(found);
-        if others.len() == known {
-            return Ok(setters);
-        }
-    }
-}
-
 /// Of an extension's functions the stable ones are believed to depend on data and settings only.
 const UNSTEADY: &str = "SELECT DISTINCT proname, provolatile = 'v' FROM pg_catalog.pg_proc \
     WHERE provolatile = 'v' OR provolatile = 's' AND oid < 16384";
@@ -174,7 +141,7 @@ async fn unsteady(conn: &mut Client) -> Result<HashSet<String>, Error> {
     Ok(names)
 }
 
-async fn ask(conn: &mut Client, sql: &str) -> Result<Vec<DataRow>, Error> {
+pub(super) async fn ask(conn: &mut Client, sql: &str) -> Result<Vec<DataRow>, Error> {
     let sql = sql.replace("{HOT}", HOT).replace("{COMPUTES}", COMPUTES);
     conn.simple(&sql.replace("{RELATIONS}", RELATIONS)).await
 }
@@ -845,25 +812,6 @@ mod tests {
             assert!(table(&catalog, "only_k").key.is_none());
             let proven = "DELETE FROM only_k; ALTER TABLE only_k VALIDATE CONSTRAINT only_k_k_not_null";
             assert!(table(&loaded(&server, proven).await, "only_k").key.is_some());
-        }
-    }
-
-    #[tokio::test]
-    async fn functions_that_may_set_something_are_found_whatever_calls_them() {
-        for server in Server::all() {
-            let schema = "CREATE FUNCTION sets(text) RETURNS text LANGUAGE sql AS $$SELECT set_config('app.tenant', $1, false)$$; \
-                CREATE FUNCTION calls(text) RETURNS text LANGUAGE plpgsql AS 'BEGIN RETURN public.sets($1); END'; \
-                CREATE FUNCTION adds(int, text) RETURNS int LANGUAGE sql AS $$SELECT $1 + length(calls($2))$$; \
-                CREATE AGGREGATE adding(text) (SFUNC = adds, STYPE = int, INITCOND = '0'); \
-                CREATE FUNCTION parsed() RETURNS text LANGUAGE sql RETURN sets('red'); \
-                CREATE AGGREGATE total(int) (SFUNC = int4pl, STYPE = int); CREATE TABLE t (v int); \
-                CREATE FUNCTION quick(int, int) RETURNS int LANGUAGE internal AS 'int4pl'; \
-                CREATE FUNCTION writes() RETURNS void LANGUAGE plpgsql AS 'BEGIN UPDATE t SET v = 1; END'";
-            let catalog = loaded(&server, schema).await;
-            let mut found: Vec<&str> = catalog.setters.iter().map(String::as_str).collect();
-            found.sort_unstable();
-            assert_eq!(found, ["adding", "adds", "calls", "parsed", "sets"]);
-            assert!(catalog.user_functions.contains("total") && catalog.user_functions.contains("writes"));
         }
     }
 

@@ -4,12 +4,14 @@
 
 mod load;
 pub mod routine;
+mod setters;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
 pub(in crate::protocol::postgres) use load::FIRST_NORMAL_OID;
 pub use load::{LoadError, load};
+pub use setters::Setters;
 
 use super::key::Layout;
 use crate::record::TableId;
@@ -32,8 +34,9 @@ pub struct Catalog {
     /// Names of functions, procedures, aggregates outside `pg_catalog` and `information_schema` (any schema),
     /// except those that are C-language members of an extension that is known not to write.
     pub user_functions: HashSet<String>,
-    /// Those of them that may set something for their session, whatever calls them.
-    pub setters: HashSet<String>,
+    /// Those of them that may set something for their session, whatever calls them. Not loaded with the others, see
+    /// [`Setters::load`].
+    pub setters: Arc<Setters>,
     /// Symbols of operators outside `pg_catalog` whose function is one of those.
     pub user_operators: HashSet<String>,
     /// Names of types, outside the system schemas, that a cast or a domain check could run a user function for.
@@ -374,9 +377,9 @@ impl Catalog {
     }
 
     /// What runs without being a table's.
-    fn code(&self) -> [&HashSet<String>; 7] {
-        let (functions, setters, types) = (&self.user_functions, &self.setters, &self.user_types);
-        [functions, setters, &self.user_operators, types, &self.plain_types, &self.calm_procedures, &self.unsteady]
+    fn code(&self) -> [&HashSet<String>; 6] {
+        let (functions, types) = (&self.user_functions, &self.user_types);
+        [functions, &self.user_operators, types, &self.plain_types, &self.calm_procedures, &self.unsteady]
     }
 
     /// The foreign keys from and to a table.

@@ -28,7 +28,7 @@ fn of_conflict(rest: &str) -> bool {
 /// Whether code with this source could set something that lasts longer than itself: it says SET or RESET itself, runs what
 /// only its arguments say, or calls what could (`sets`, by name). The SET of an UPDATE is none. A word in a comment or
 /// literal counts as well: the answer errs to the safe side.
-pub fn could_set(source: &str, sets: impl Fn(&str) -> bool) -> bool {
+pub fn could_set(source: &str, mut sets: impl FnMut(&str) -> bool) -> bool {
     source.contains('\\')
         || source.split(';').any(|statement| {
             let mut updates = false;

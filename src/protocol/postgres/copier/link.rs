@@ -269,7 +269,7 @@ async fn place(conn: &mut Client) -> Result<Option<Place>, client::Error> {
         return Ok(None);
     }
     let number = |at| Ok::<u64, client::Error>(row.parse::<i64>(at)?.cast_unsigned());
-    Ok(Some(Place { journal: number(0)?, life: number(1)?, appended: Lsn(number(2)?) }))
+    Ok(Some(Place { journal: number(0)?, life: number(1)?, reached: Lsn(number(2)?) }))
 }
 
 /// What names a life of the server (POSTGRES-CORNERS 5): a crash restart keeps the start time and resets statistics;

@@ -39,6 +39,7 @@ use tokio::time::Instant;
 
 use crate::backfill::work::{Stage, Surveyed};
 use crate::backfill::{Desk, Request};
+use crate::mirror::dirty::PREPARED;
 use crate::mirror::state::copier::{Copier, Error, Gone, Owed, Paid, Snapshot, Standing, WHOLE_BYTES_MAX};
 use crate::mirror::twins::Twins;
 use crate::protocol::postgres::client::{Error as ClientError, Format, Param, ServerConfig};
@@ -103,7 +104,7 @@ const UNDER_WAY: &str = "SELECT l.virtualtransaction FROM pg_catalog.pg_locks l 
     AND a.usesysid IS NOT NULL AND a.datname = pg_catalog.current_database() \
     AND coalesce(a.backend_type, '') NOT IN ('autovacuum worker', 'parallel worker', 'walsender') \
     AND NOT (a.usename = CURRENT_USER AND a.application_name IN ({OWN})) \
-    UNION ALL SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database()";
+    UNION ALL SELECT '{PREPARED}' || gid FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database()";
 
 /// Copies owed rows from one PostgreSQL to another.
 pub struct PgCopier {
@@ -255,7 +256,11 @@ impl Link {
 
     async fn under_way(&mut self) -> Result<BTreeSet<String>, Error> {
         self.heartbeat().await?;
-        let rows = self.primary.simple(&UNDER_WAY.replace("{OWN}", &own())).await.map_err(on_primary)?;
+        let rows = self
+            .primary
+            .simple(&UNDER_WAY.replace("{OWN}", &own()).replace("{PREPARED}", PREPARED))
+            .await
+            .map_err(on_primary)?;
         rows.iter().map(|row| row.string(0).map_err(on_primary)).collect()
     }
 

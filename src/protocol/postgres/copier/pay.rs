@@ -200,8 +200,8 @@ impl<'p> Payment<'p> {
             steps.put_statement(self.link, Step::Plain, "BEGIN", &Arrays::none());
         }
         match self.owed.place.filter(|_| self.link.keeps_place) {
-            Some(Place { journal, life, appended }) => {
-                let numbers = Arrays::numbers([journal, life, appended.0]);
+            Some(Place { journal, life, reached }) => {
+                let numbers = Arrays::numbers([journal, life, reached.0]);
                 steps.put_statement(self.link, Step::Count, COUNT_AT, &numbers);
             }
             None => steps.put_statement(self.link, Step::Count, COUNT, &Arrays::none()),

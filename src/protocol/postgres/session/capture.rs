@@ -605,6 +605,11 @@ impl<'a> BindParams<'a> {
         &self.values
     }
 
+    /// Some value is in binary.
+    pub(super) fn has_binary(&self) -> bool {
+        self.formats.chunks_exact(2).any(|code| code == [0, 1])
+    }
+
     /// Parameter formats and values, as they came.
     pub(super) fn values(&self) -> &'a [u8] {
         self.raw

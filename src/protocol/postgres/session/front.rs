@@ -12,8 +12,9 @@ use super::back::{commits_by_itself, savepoints};
 use super::capture::leans_on_dialect;
 use super::counting::counts;
 use super::expect::{Effect, Expect, View};
+use super::names::tables_of;
 use super::pieces::Pieces;
-use super::statements::{Portal, Prepared, Undo};
+use super::statements::{Portal, Prepared, Undo, names_one_table};
 use super::{Fault, Group, Out, Session, Wait};
 
 impl Session {
@@ -332,7 +333,8 @@ impl Session {
         let types: Arc<[u32]> = types.into();
         let (told, parsed) = (types.clone(), script.epoch);
         let is_inferred = self.groups.is_empty() && !self.carried_schema && !self.open_group.schema;
-        let prepared = Prepared { script, text, types, told, parsed, is_inferred, asked, twin: false, serial };
+        let prepared =
+            Prepared { script, text, types, told, parsed, is_inferred, is_binary: false, asked, twin: false, serial };
         if taken {
             self.expect(Expect::Parse { shown: true, undo: Undo::Nothing });
             wire::bare(out.to_server, front::FLUSH);
@@ -379,6 +381,9 @@ impl Session {
                 self.statements.put_portal(portal, Portal { statement: Some(prepared), binary: false, asked: false });
             return Ok(self.forward(whole, out, Expect::Bind { shown: true, undo }));
         }
+        if !prepared.is_binary && params.has_binary() {
+            self.statements.bound_in_binary(name);
+        }
         self.captured_under(prepared.script.epoch);
         self.leave_bound(&prepared, params.each());
         let evident = self.capture_bind(&prepared, &params)?;
@@ -413,6 +418,10 @@ impl Session {
             return Ok(Some(prepared));
         }
         let Some(script) = self.plan(&prepared.text)? else { return Ok(None) };
+        if names_one_table(&prepared.text) && !self.has_changed(&prepared, &script) {
+            // Whatever else has changed: its columns have the types that they had.
+            prepared.parsed = script.epoch;
+        }
         prepared.infer(script.epoch);
         let now = script.statements.first().and_then(super::asked_of).map(|asked| asked.suffix.as_str());
         let old = prepared.asked.as_ref().and_then(|script| super::asked_of(script.statements.first()?));
@@ -436,6 +445,13 @@ impl Session {
         let prepared = Prepared { script, asked, twin, ..prepared };
         self.statements.put(name, prepared.clone());
         Ok(Some(prepared))
+    }
+
+    /// A table that the statement writes to, by its plan of then or of now, is another one since it was parsed.
+    fn has_changed(&self, prepared: &Prepared, now: &Script) -> bool {
+        let catalog = self.shared.catalog.now();
+        let mut tables = now.statements.iter().chain(&prepared.script.statements).flat_map(tables_of);
+        tables.any(|table| catalog.changed_since(table, prepared.parsed))
     }
 
     /// Bind with our columns behind the client's: format codes must count them where the client gives one for each.

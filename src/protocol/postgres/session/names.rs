@@ -262,7 +262,7 @@ impl Names {
 }
 
 /// Tables that the statement's keys may be of, or that a hidden RETURNING would read.
-fn tables_of(statement: &Statement) -> impl Iterator<Item = TableId> {
+pub(super) fn tables_of(statement: &Statement) -> impl Iterator<Item = TableId> {
     let evident = match &statement.action {
         Action::Evident(evident) => evident.keys.as_slice(),
         _ => &[],

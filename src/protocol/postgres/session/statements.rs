@@ -27,6 +27,8 @@ pub(super) struct Prepared {
     pub(super) parsed: u64,
     /// Its server had the columns of that catalog then: no transaction of its own had changed any.
     pub(super) is_inferred: bool,
+    /// Values were bound to it in binary: they mean something only by the types that its server has.
+    pub(super) is_binary: bool,
     /// The text that the server has carries the RETURNING of this plan, which may be older than `script`.
     pub(super) asked: Option<Arc<Script>>,
     /// The server's text asks for the wrong key, or for none: a statement that asks rightly is bound in its place.
@@ -95,8 +97,14 @@ impl Prepared {
         epoch != self.parsed && !(0..params).all(is_known)
     }
 
-    /// The types to parse it by on another server, where only built-in ones are the same.
-    pub(super) fn portable(&self) -> Vec<u32> {
+    /// The types to parse it by on another server, whose columns may have others. What is bound as text means what they take it
+    /// for; what is bound in binary was made for those of here.
+    pub(super) fn elsewhere(&self, is_binary: bool) -> Vec<u32> {
+        if is_binary { self.portable() } else { self.types.to_vec() }
+    }
+
+    /// Those of here, as far as they are the same on another server, as the built-in ones are.
+    fn portable(&self) -> Vec<u32> {
         let declared = |at: usize| self.types.get(at).copied().unwrap_or(0);
         let told = self.told.iter().enumerate();
         told.map(|(at, &oid)| if is_open(declared(at)) && oid >= USER_OIDS { 0 } else { oid }).collect()
@@ -106,6 +114,18 @@ impl Prepared {
     pub(super) fn carries(&self) -> bool {
         self.asked.is_some() && !self.twin
     }
+}
+
+/// Does the text name no table but the one that it writes to? Then no other's columns give its parameters their types. Words are
+/// taken for more than they are: the answer errs to the safe side.
+pub(super) fn names_one_table(text: &[u8]) -> bool {
+    let mut words = text.split(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_').filter(|word| !word.is_empty());
+    let is = |word: &[u8], others: &[&str]| others.iter().any(|other| word.eq_ignore_ascii_case(other.as_bytes()));
+    let Some(first) = words.next().filter(|first| is(first, &["insert", "update", "delete"])) else { return false };
+    let froms = usize::from(is(first, &["delete"]));
+    let words: Vec<&[u8]> = words.collect();
+    let others = words.iter().filter(|word| is(word, &["from"])).count() > froms;
+    !others && !words.iter().any(|word| is(word, &["select", "table", "using", "with"]))
 }
 
 /// No type by which anything is read.
@@ -205,6 +225,22 @@ impl Statements {
         }
     }
 
+    /// Values are bound to this one in binary.
+    pub(super) fn bound_in_binary(&mut self, name: &[u8]) {
+        let found = if name.is_empty() { self.unnamed.as_mut() } else { self.named.get_mut(name) };
+        if let Some(statement) = found {
+            statement.is_binary = true;
+        }
+    }
+
+    /// All were parsed anew by another server, under a catalog of this epoch.
+    pub(super) fn moved(&mut self, epoch: u64) {
+        for statement in self.named.values_mut().chain(&mut self.unnamed) {
+            statement.told = statement.elsewhere(statement.is_binary).into();
+            (statement.parsed, statement.is_inferred) = (epoch, true);
+        }
+    }
+
     pub(super) fn put(&mut self, name: &[u8], statement: Prepared) -> Undo {
         if name.is_empty() {
             return Undo::Statement(Bytes::new(), self.unnamed.replace(statement));
@@ -297,4 +333,25 @@ fn restore<T>(of: &mut HashMap<Bytes, T>, name: Bytes, was: Option<T>) {
         Some(was) => of.insert(name, was),
         None => of.remove(&name),
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::names_one_table;
+
+    #[test]
+    fn only_a_text_that_surely_names_no_other_table_does_not() {
+        for (text, alone) in [
+            ("UPDATE acc SET bal = $2 WHERE id = $1", true),
+            ("delete from acc where id = $1", true),
+            ("INSERT INTO acc VALUES ($1, $2) ON CONFLICT (id) DO NOTHING", true),
+            ("UPDATE acc SET bal = $2 FROM other WHERE acc.id = other.id AND other.n = $1", false),
+            ("DELETE FROM acc USING other WHERE acc.id = other.id AND other.n = $1", false),
+            ("DELETE FROM acc WHERE id = (SELECT id FROM other WHERE n = $1)", false),
+            ("WITH w AS (SELECT 1) DELETE FROM acc", false),
+            ("", false),
+        ] {
+            assert_eq!(names_one_table(text.as_bytes()), alone, "{text}");
+        }
+    }
 }

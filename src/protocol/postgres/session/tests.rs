@@ -2036,6 +2036,21 @@ fn a_twin_is_parsed_with_the_types_that_its_statement_has_or_not_at_all() {
     widen(&peers);
     assert_eq!(peers.client(run), "BES");
     assert!(peers.has("acc dirty"), "{:?}", peers.journaled());
+    // What becomes of other tables takes nothing from it.
+    let mut peers = prepared(text, None);
+    let mut changed = catalog();
+    changed.user_functions.insert("new_one".to_owned());
+    let pair = Arc::make_mut(changed.relations.get_mut(&2).expect("it is there"));
+    pair.columns[2].typmod = 7;
+    peers.shared.catalog.replace(changed);
+    assert!(peers.client(run).starts_with("CPBE"));
+    // Another server, where it moved, took the types of its own columns for it.
+    let mut peers = prepared(text, None);
+    widen(&peers);
+    peers.session.moved(2);
+    assert_eq!(peers.client(|out| run_binary(out, "s", &[&[0; 8], &7_i64.to_be_bytes()])), "BES");
+    let keys = |item: &String| item.starts_with("acc ") && item != "acc dirty";
+    assert!(peers.journaled().iter().any(keys), "{:?}", peers.journaled());
     // Under the schema that it was parsed with it is the same statement.
     let mut peers = prepared(text, None);
     assert!(peers.client(run).starts_with("CPBE"));

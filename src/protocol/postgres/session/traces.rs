@@ -80,6 +80,7 @@ impl Session {
         self.hot_cursor = false;
         self.schema_stale = false;
         self.suspended.clear();
+        self.statements.moved(self.shared.catalog.now().epoch);
         // Whoever has a message passes again with it; whoever was called has nothing to do inside.
         self.pass = None;
     }
@@ -169,12 +170,16 @@ impl Session {
             let content = evident::content(token.kind, token.text(text)).unwrap_or_default();
             String::from_utf8_lossy(&content).to_lowercase()
         };
+        // A text may be long, and few speak of these; escapes may spell anything.
+        let mentions = |name: &&str| text.windows(name.len()).any(|part| part.eq_ignore_ascii_case(name.as_bytes()));
+        let may_spell = || text.contains(&b'\\') || DIALECT_REPORTED.iter().any(mentions);
         match settings(tokens, text) {
             Settings::Set => false,
             Settings::Called(names) => {
                 names.iter().any(|token| token.kind == Kind::Param || DIALECT.contains(&&*content(token)))
             }
             Settings::Unknown { indirect: true } => true,
+            Settings::Block | Settings::Unknown { .. } if !may_spell() => false,
             Settings::Block | Settings::Unknown { .. } => {
                 tokens.iter().filter(|token| token.kind.is_literal()).any(|token| {
                     let content = content(token);
@@ -238,7 +243,7 @@ impl Session {
     fn parcel(&mut self, name: Bytes, prepared: &Prepared) -> Parcel {
         let mut message = BytesMut::new();
         let mut none = BytesMut::new();
-        let (text, types) = (&prepared.text, prepared.portable());
+        let (text, types) = (&prepared.text, prepared.elsewhere(prepared.is_binary));
         self.lex(text);
         let out = &mut Out { to_server: &mut message, to_client: &mut none };
         match prepared.asked.as_ref().and_then(|script| self.splice(script)) {

@@ -122,18 +122,15 @@ fn beside_settled(
 pub(super) async fn copy_rows(sides: &Sides, table: &Table, chunk: &Chunk, terms: &Terms) -> Result<Landed, Error> {
     let shape = shape(table);
     let by_state = is_left_to_mirror(table);
-    let moment = match chunk.compares.newer_stays {
-        // What shows no time of its own is newer than nothing.
-        true => Moment { newest: Some(OLDEST), ..terms.moment },
-        false => terms.moment,
-    };
+    let (moment, newer_stays) = (terms.moment, chunk.compares.newer_stays);
     let lines = |moment| Lines::of(&shape, sides.to_primary.clone(), chunk, moment);
     let may_ask = !by_state && sides.to_primary.version() >= Version::V5;
     // Of collections no column tells what stays.
     let hidden = shape.regular().is_empty() || table.shape.columns().iter().any(|column| column.cells.has_parts());
     let (landed, batch) = (Landed::default(), Batch::default());
     let is_divisible = chunk.is_divisible();
-    let mut copy = Copy { shape: &shape, by_state, may_ask, is_divisible, moment, terms, landed, left_bytes: 0, batch };
+    let mut copy =
+        Copy { shape: &shape, by_state, may_ask, is_divisible, newer_stays, terms, landed, left_bytes: 0, batch };
     let mut flight = Flight::new();
     let ended = async {
         let mut asks = may_ask && hidden;
@@ -170,8 +167,7 @@ struct Copy<'s> {
     /// The primary can be asked what stays.
     may_ask: bool,
     is_divisible: bool,
-    /// With which what has no time of its own is written.
-    moment: Moment,
+    newer_stays: bool,
     terms: &'s Terms,
     landed: Landed,
     left_bytes: usize,
@@ -279,7 +275,7 @@ impl<'s> Copy<'s> {
                 self.written(written)?;
             }
         }
-        flight.push(write(client.clone(), batch, self.moment, self.terms.lease.clone()).boxed());
+        flight.push(write(client.clone(), batch, self.terms.moment, self.terms.lease.clone()).boxed());
         Ok(())
     }
 
@@ -300,7 +296,8 @@ impl<'s> Copy<'s> {
         if is_first && found.statics.iter().any(|cell| cell.value.is_some()) {
             let place = Place { extent: Extent::Statics, ..Place::partition(found.partition.clone()) };
             let cells = self.leave(&forms.statics, &found.statics, stays.statics(), &place);
-            let fixes = diff::of_cells(&forms.statics, &cells, &vec![Cell::default(); cells.len()], self.moment)?;
+            let fixes =
+                diff::of_cells(&forms.statics, &cells, &vec![Cell::default(); cells.len()], self.moment(&cells))?;
             let statement = |fix| self.shape.names.statement(fix, &statics, &found.partition, None);
             let statements = fixes.iter().filter(|_| !self.by_state).map(statement).collect();
             self.batch.add(statements, place);
@@ -319,12 +316,22 @@ impl<'s> Copy<'s> {
             Some(Some(_)) => Some(End::Never),
             None => None,
         };
-        let fixes = diff::of_row(&forms.regular, Some(&cells), None, end, self.moment)?;
+        let fixes = diff::of_row(&forms.regular, Some(&cells), None, end, self.moment(&cells))?;
         let regular = self.shape.regular();
         let statement = |fix| self.shape.names.statement(fix, &regular, &found.partition, Some(clustering));
         let statements = fixes.iter().filter(|_| !self.by_state).map(statement).collect();
         self.batch.add(statements, place);
         Ok(())
+    }
+
+    /// With what time of these cells is written what has none of its own. Where newer stays, it is as new as the others of its
+    /// row, so that no older delete takes it; and where none has one, it is newer than nothing.
+    fn moment(&self, cells: &[Cell]) -> Moment {
+        if !self.newer_stays {
+            return self.terms.moment;
+        }
+        let newest = cells.iter().filter_map(|cell| cell.writetime).max();
+        Moment { newest: newest.or(Some(OLDEST)), ..self.terms.moment }
     }
 
     /// What of these cells is to be written here; for the others, their place is left to the mirror: lists, and collections

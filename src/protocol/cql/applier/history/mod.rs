@@ -295,7 +295,11 @@ fn unread(side: &str, error: &client::Error) -> Option<Error> {
 
 /// Writing there failed. Where replicas are away, those of other keyspaces may be there.
 fn written_on_secondary(error: client::Error) -> Error {
-    if error.code() == Some(code::UNAVAILABLE) { Error::Waits(error.to_string()) } else { of_secondary(error) }
+    if error.code() == Some(code::UNAVAILABLE) {
+        Error::Waits(format!("secondary: {error}"))
+    } else {
+        of_secondary(error)
+    }
 }
 
 fn of_secondary(error: client::Error) -> Error {
