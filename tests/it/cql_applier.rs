@@ -100,7 +100,7 @@ impl Rig {
             attempt: 1,
             ended,
             handed,
-            seen: tokio::time::Instant::now(),
+            told: tokio::time::Instant::now(),
         };
         let job = bend(job);
         // A busy node may answer too late: the engine comes again, too.

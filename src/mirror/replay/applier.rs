@@ -36,8 +36,8 @@ pub struct Job {
     /// How far the journal was written when the job was handed out: whoever looks at the primary from now on sees what every unit
     /// that ended below this did.
     pub handed: Lsn,
-    /// When it was read from the journal: after it was sent to the primary, if only by a moment.
-    pub seen: Instant,
+    /// When the journal said how it ended, or that nobody knows.
+    pub told: Instant,
 }
 
 /// What came of a job. However it ends, nothing that was sent for it may still arrive later: where that cannot be known,

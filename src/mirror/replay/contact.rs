@@ -108,7 +108,7 @@ mod tests {
             attempt,
             ended: Lsn(2),
             handed: Lsn(3),
-            seen: tokio::time::Instant::now(),
+            told: tokio::time::Instant::now(),
         }
     }
 

@@ -56,6 +56,8 @@ pub(super) struct Waiting {
     pub(super) record: Record,
     /// When it was read.
     pub(super) seen: Instant,
+    /// When the journal said how it ended.
+    told: Instant,
     /// How often it was handed out.
     pub(super) attempts: u32,
     /// When it failed first.
@@ -235,7 +237,7 @@ impl Window {
         // It may wait for long, and would keep what it was read with.
         record.detach();
         let bytes = RECORD + record.bytes() + CLAIM * claims::of(&record).count();
-        let waiting = Waiting { record, seen: now, attempts: 0, failing_since: None, fate: None, bytes };
+        let waiting = Waiting { record, seen: now, told: now, attempts: 0, failing_since: None, fate: None, bytes };
         let claimed = claims::of(&waiting.record);
         #[cfg(test)]
         let claimed = bend(self.bent, claimed);
@@ -270,7 +272,7 @@ impl Window {
 
     fn fate(&mut self, lsn: Lsn, certainty: Certainty, at: Lsn) {
         let Some(waiting) = self.records.get_mut(&lsn).filter(|waiting| waiting.fate.is_none()) else { return };
-        waiting.fate = Some((certainty, at));
+        (waiting.fate, waiting.told) = (Some((certainty, at)), Instant::now());
         self.orphans.remove(&lsn);
         if self.claims.holds_all(lsn) {
             self.ready.push_back(lsn);
@@ -290,7 +292,7 @@ impl Window {
                 attempt: waiting.attempts,
                 ended: waiting.ended(),
                 handed: appended,
-                seen: waiting.seen,
+                told: waiting.told,
             });
         }
         None

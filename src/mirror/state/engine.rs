@@ -576,7 +576,8 @@ impl<C: Copier> Engine<C> {
         labels.iter().for_each(|table| self.dirty.note(*table, Reason::Lost, at));
         self.dirty.saved().await?;
         self.went_back = Some(place);
-        let then = "journal.dir is an older copy of itself (a backup, a snapshot of the machine): every table is dirty; compare both schemas too";
+        let then = "journal.dir is an older copy of itself (a backup, a snapshot of the machine), or lost its end in a power loss that \
+            journal.durability does not survive: every table is dirty; compare both schemas too";
         error!(at = at.0, was = place.reached.0, tables = labels.len(), "the journal was further than it is: {then}");
         Ok(())
     }

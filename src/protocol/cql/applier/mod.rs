@@ -152,7 +152,7 @@ impl Applier {
     async fn do_all(&self, job: &Job) -> Result<(), Trouble> {
         let there = self.there().await?;
         if job.certainty == Certainty::Unknown && Decided::of_said(said(&job.record)) == Decided::Logged {
-            sleep_until(job.seen + BATCH_LOG).await;
+            sleep_until(job.told + BATCH_LOG).await;
         }
         self.settled.touched_by(&job.record);
         // What is settled by state is read after everything else was done.

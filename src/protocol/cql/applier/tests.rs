@@ -56,8 +56,8 @@ impl Rig {
         let mut buf = RecordBuf::default();
         build(&mut buf);
         let record = Record::parse(buf.finish(Backend { id: 1, life: 1 }).to_vec().into()).expect("well-formed");
-        let (lsn, ended, handed, seen) = (Lsn(1), Lsn(2), Lsn(2), tokio::time::Instant::now());
-        self.applier.apply(&Job { lsn, record, certainty, late: false, attempt: 1, ended, handed, seen }).await
+        let (lsn, ended, handed, told) = (Lsn(1), Lsn(2), Lsn(2), tokio::time::Instant::now());
+        self.applier.apply(&Job { lsn, record, certainty, late: false, attempt: 1, ended, handed, told }).await
     }
 
     /// A schema change that was sent so long ago, and whose answer nobody saw.
@@ -187,8 +187,8 @@ fn what_fewer_replicas_may_have_than_had_to_acknowledge_it_is_looked_for_at_all_
         buf.key(TableId::of("k", "t"), b"place", true);
         let record = buf.finish(Backend { id: backend, life: 0 }).to_vec().into();
         let record = Record::parse(record).expect("well-formed");
-        let (lsn, ended, handed, seen) = (Lsn(1), Lsn(2), Lsn(2), tokio::time::Instant::now());
-        let job = Job { lsn, record, certainty, late: false, attempt: 1, ended, handed, seen };
+        let (lsn, ended, handed, told) = (Lsn(1), Lsn(2), Lsn(2), tokio::time::Instant::now());
+        let job = Job { lsn, record, certainty, late: false, attempt: 1, ended, handed, told };
         Occasion::of(&job, None, Look::LocalQuorum).look
     };
     assert_eq!(look(1, Certainty::Committed), Look::LocalQuorum);

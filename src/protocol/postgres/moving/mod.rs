@@ -35,7 +35,7 @@ pub(crate) struct Luggage {
 }
 
 /// A prepared statement on its way.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Parcel {
     /// Its name; empty: the unnamed one.
     pub(crate) name: Bytes,
@@ -46,7 +46,7 @@ pub(crate) struct Parcel {
 }
 
 /// How a statement came to be.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     /// A whole Parse message.
     Parse(Bytes),

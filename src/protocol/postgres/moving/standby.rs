@@ -14,7 +14,7 @@ use super::{Form, Luggage, Parcel};
 pub(crate) struct Standby {
     pub(crate) client: Client,
     state: State,
-    statements: HashMap<Bytes, u64>,
+    statements: HashMap<Bytes, Parcel>,
     /// What the server would not take, for people: a setting or a statement that it does not know.
     pub(crate) refused: Vec<String>,
 }
@@ -53,7 +53,8 @@ impl Standby {
             asked.push("a Close".to_owned());
         }
         for parcel in &luggage.statements {
-            if self.statements.insert(parcel.name.clone(), parcel.serial) != Some(parcel.serial) {
+            if self.statements.get(&parcel.name) != Some(parcel) {
+                self.statements.insert(parcel.name.clone(), parcel.clone());
                 self.put(parcel);
                 asked.push(format!("prepared statement {}", String::from_utf8_lossy(&parcel.name)));
             }
@@ -75,10 +76,8 @@ impl Standby {
 
     /// Names whose statement is another one now, or none.
     fn gone<'a>(&'a self, luggage: &'a Luggage) -> impl Iterator<Item = Bytes> + 'a {
-        let stays = |(name, serial): (&Bytes, &u64)| {
-            luggage.statements.iter().any(|parcel| parcel.name == *name && parcel.serial == *serial)
-        };
-        self.statements.iter().filter(move |&(name, serial)| !stays((name, serial))).map(|(name, _)| name.clone())
+        let stays = |known: &Parcel| luggage.statements.contains(known);
+        self.statements.values().filter(move |known| !stays(known)).map(|known| known.name.clone())
     }
 
     fn put(&mut self, parcel: &Parcel) {

@@ -22,7 +22,7 @@ use crate::record::{Reason, RecordBuf, TableId};
 use super::counting::{counts, runs_user_code};
 use super::expect::{Effect, Expect};
 use super::names::Whose;
-use super::statements::{Prepared, SqlPrepared};
+use super::statements::{Bound, Prepared, SqlPrepared};
 use super::{Fault, Session, Wait};
 
 /// The plan of a text that needs no attention.
@@ -605,9 +605,9 @@ impl<'a> BindParams<'a> {
         &self.values
     }
 
-    /// Some value is in binary.
-    pub(super) fn has_binary(&self) -> bool {
-        self.formats.chunks_exact(2).any(|code| code == [0, 1])
+    /// How they come.
+    pub(super) fn bound(&self) -> Bound {
+        if self.formats.chunks_exact(2).any(|code| code == [0, 1]) { Bound::Binary } else { Bound::Text }
     }
 
     /// Parameter formats and values, as they came.

@@ -14,7 +14,7 @@ use super::counting::counts;
 use super::expect::{Effect, Expect, View};
 use super::names::tables_of;
 use super::pieces::Pieces;
-use super::statements::{Portal, Prepared, Undo, names_one_table};
+use super::statements::{Bound, Portal, Prepared, Undo, names_one_table};
 use super::{Fault, Group, Out, Session, Wait};
 
 impl Session {
@@ -333,8 +333,18 @@ impl Session {
         let types: Arc<[u32]> = types.into();
         let (told, parsed) = (types.clone(), script.epoch);
         let is_inferred = self.groups.is_empty() && !self.carried_schema && !self.open_group.schema;
-        let prepared =
-            Prepared { script, text, types, told, parsed, is_inferred, is_binary: false, asked, twin: false, serial };
+        let prepared = Prepared {
+            script,
+            text,
+            types,
+            told,
+            parsed,
+            is_inferred,
+            bound: Bound::Never,
+            asked,
+            twin: false,
+            serial,
+        };
         if taken {
             self.expect(Expect::Parse { shown: true, undo: Undo::Nothing });
             wire::bare(out.to_server, front::FLUSH);
@@ -381,8 +391,8 @@ impl Session {
                 self.statements.put_portal(portal, Portal { statement: Some(prepared), binary: false, asked: false });
             return Ok(self.forward(whole, out, Expect::Bind { shown: true, undo }));
         }
-        if !prepared.is_binary && params.has_binary() {
-            self.statements.bound_in_binary(name);
+        if prepared.bound < params.bound() {
+            self.statements.bound(name, params.bound());
         }
         self.captured_under(prepared.script.epoch);
         self.leave_bound(&prepared, params.each());

@@ -296,7 +296,7 @@ impl Session {
         // Their oids are this server's own.
         let foreign = prepared.types.iter().any(|&oid| oid >= 16_384).then_some(Skip::Unsupported);
         let form = Form::Extended {
-            types: prepared.elsewhere(params.has_binary()).into(),
+            types: prepared.elsewhere(params.bound()).into(),
             values: Bytes::copy_from_slice(params.values()),
             results: Bytes::copy_from_slice(params.result_formats()),
         };

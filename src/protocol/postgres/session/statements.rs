@@ -11,6 +11,18 @@ use crate::protocol::postgres::plan::{Action, Script, Statement};
 
 use super::traces::USER_OIDS;
 
+/// How the values of a statement come, in ascending order of what that asks of types.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Bound {
+    /// None came.
+    #[default]
+    Never,
+    /// As text.
+    Text,
+    /// Some in binary.
+    Binary,
+}
+
 /// A statement that was parsed, by Parse.
 #[derive(Clone, Debug)]
 pub(super) struct Prepared {
@@ -27,8 +39,8 @@ pub(super) struct Prepared {
     pub(super) parsed: u64,
     /// Its server had the columns of that catalog then: no transaction of its own had changed any.
     pub(super) is_inferred: bool,
-    /// Values were bound to it in binary: they mean something only by the types that its server has.
-    pub(super) is_binary: bool,
+    /// How values were bound to it until now.
+    pub(super) bound: Bound,
     /// The text that the server has carries the RETURNING of this plan, which may be older than `script`.
     pub(super) asked: Option<Arc<Script>>,
     /// The server's text asks for the wrong key, or for none: a statement that asks rightly is bound in its place.
@@ -98,9 +110,9 @@ impl Prepared {
     }
 
     /// The types to parse it by on another server, whose columns may have others. What is bound as text means what they take it
-    /// for; what is bound in binary was made for those of here.
-    pub(super) fn elsewhere(&self, is_binary: bool) -> Vec<u32> {
-        if is_binary { self.portable() } else { self.types.to_vec() }
+    /// for; what is bound in binary, or may be, is made for those of here.
+    pub(super) fn elsewhere(&self, bound: Bound) -> Vec<u32> {
+        if bound == Bound::Text { self.types.to_vec() } else { self.portable() }
     }
 
     /// Those of here, as far as they are the same on another server, as the built-in ones are.
@@ -225,18 +237,18 @@ impl Statements {
         }
     }
 
-    /// Values are bound to this one in binary.
-    pub(super) fn bound_in_binary(&mut self, name: &[u8]) {
+    /// Values are bound to this one so.
+    pub(super) fn bound(&mut self, name: &[u8], bound: Bound) {
         let found = if name.is_empty() { self.unnamed.as_mut() } else { self.named.get_mut(name) };
         if let Some(statement) = found {
-            statement.is_binary = true;
+            statement.bound = statement.bound.max(bound);
         }
     }
 
     /// All were parsed anew by another server, under a catalog of this epoch.
     pub(super) fn moved(&mut self, epoch: u64) {
         for statement in self.named.values_mut().chain(&mut self.unnamed) {
-            statement.told = statement.elsewhere(statement.is_binary).into();
+            statement.told = statement.elsewhere(statement.bound).into();
             (statement.parsed, statement.is_inferred) = (epoch, true);
         }
     }

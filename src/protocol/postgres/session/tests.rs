@@ -11,6 +11,7 @@ use crate::journal::Entry;
 use crate::protocol::postgres::analysis::schema::catalog;
 use crate::protocol::postgres::catalog::Key;
 use crate::protocol::postgres::lexer::LEXED;
+use crate::protocol::postgres::moving::Form;
 use crate::protocol::postgres::rig::{self, shared};
 use crate::protocol::postgres::shared::Schema;
 use crate::protocol::postgres::wire::{self, HEADER, Header, front};
@@ -2051,6 +2052,20 @@ fn a_twin_is_parsed_with_the_types_that_its_statement_has_or_not_at_all() {
     assert_eq!(peers.client(|out| run_binary(out, "s", &[&[0; 8], &7_i64.to_be_bytes()])), "BES");
     let keys = |item: &String| item.starts_with("acc ") && item != "acc dirty";
     assert!(peers.journaled().iter().any(keys), "{:?}", peers.journaled());
+    // Until values came as text it goes there with the types that the client was told.
+    for (binary, goes) in [(None, true), (Some(true), true), (Some(false), false)] {
+        let mut peers = prepared(text, Some(&[701, 23]));
+        match binary {
+            Some(true) => _ = peers.client(|out| run_binary(out, "s", &[&[0; 8], &[0; 4]])),
+            Some(false) => _ = peers.client(|out| bind(out, "", "s", &["1", "2"])),
+            None => {}
+        }
+        let luggage = peers.session.luggage();
+        let sent = format!("{:?}", luggage.statements);
+        let has = |message: &Bytes| message.windows(types.len()).any(|some| some == types);
+        let told = luggage.statements.iter().any(|one| matches!(&one.form, Form::Parse(message) if has(message)));
+        assert_eq!(told, goes, "{binary:?}: {sent}");
+    }
     // Under the schema that it was parsed with it is the same statement.
     let mut peers = prepared(text, None);
     assert!(peers.client(run).starts_with("CPBE"));

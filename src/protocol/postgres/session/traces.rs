@@ -243,7 +243,7 @@ impl Session {
     fn parcel(&mut self, name: Bytes, prepared: &Prepared) -> Parcel {
         let mut message = BytesMut::new();
         let mut none = BytesMut::new();
-        let (text, types) = (&prepared.text, prepared.elsewhere(prepared.is_binary));
+        let (text, types) = (&prepared.text, prepared.elsewhere(prepared.bound));
         self.lex(text);
         let out = &mut Out { to_server: &mut message, to_client: &mut none };
         match prepared.asked.as_ref().and_then(|script| self.splice(script)) {

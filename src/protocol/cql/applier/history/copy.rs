@@ -296,8 +296,7 @@ impl<'s> Copy<'s> {
         if is_first && found.statics.iter().any(|cell| cell.value.is_some()) {
             let place = Place { extent: Extent::Statics, ..Place::partition(found.partition.clone()) };
             let cells = self.leave(&forms.statics, &found.statics, stays.statics(), &place);
-            let fixes =
-                diff::of_cells(&forms.statics, &cells, &vec![Cell::default(); cells.len()], self.moment(&cells))?;
+            let fixes = diff::of_cells(&forms.statics, &cells, &vec![Cell::default(); cells.len()], self.moment())?;
             let statement = |fix| self.shape.names.statement(fix, &statics, &found.partition, None);
             let statements = fixes.iter().filter(|_| !self.by_state).map(statement).collect();
             self.batch.add(statements, place);
@@ -316,7 +315,7 @@ impl<'s> Copy<'s> {
             Some(Some(_)) => Some(End::Never),
             None => None,
         };
-        let fixes = diff::of_row(&forms.regular, Some(&cells), None, end, self.moment(&cells))?;
+        let fixes = diff::of_row(&forms.regular, Some(&cells), None, end, self.moment())?;
         let regular = self.shape.regular();
         let statement = |fix| self.shape.names.statement(fix, &regular, &found.partition, Some(clustering));
         let statements = fixes.iter().filter(|_| !self.by_state).map(statement).collect();
@@ -324,14 +323,11 @@ impl<'s> Copy<'s> {
         Ok(())
     }
 
-    /// With what time of these cells is written what has none of its own. Where newer stays, it is as new as the others of its
-    /// row, so that no older delete takes it; and where none has one, it is newer than nothing.
-    fn moment(&self, cells: &[Cell]) -> Moment {
-        if !self.newer_stays {
-            return self.terms.moment;
-        }
-        let newest = cells.iter().filter_map(|cell| cell.writetime).max();
-        Moment { newest: newest.or(Some(OLDEST)), ..self.terms.moment }
+    /// With what time is written what has none of its own. Where newer stays, it is newer than nothing: what an older delete
+    /// takes of it is missing, and found; what it took from others would be found by nobody.
+    fn moment(&self) -> Moment {
+        let newest = if self.newer_stays { Some(OLDEST) } else { self.terms.moment.newest };
+        Moment { newest, ..self.terms.moment }
     }
 
     /// What of these cells is to be written here; for the others, their place is left to the mirror: lists, and collections
