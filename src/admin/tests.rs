@@ -18,41 +18,21 @@ use crate::cutover::steps::{self, Compared, Steps};
 use crate::cutover::store::InMemory;
 use crate::journal::Lsn;
 use crate::mirror::state;
-use crate::mirror::state::copier::{self, Copier, Gone, Owed, Paid, Snapshot, Standing};
-use crate::record::{Backend, Reason, Side};
+use crate::mirror::state::copier::Idle;
+use crate::record::{Reason, Side};
 
 static EXPORTER: LazyLock<Exporter> = LazyLock::new(|| crate::metrics::install().expect("once in this binary"));
 
 const ACCOUNTS: TableId = TableId(7);
 
 /// A wire whose secondary hangs as soon as it is written to.
-struct Hangs;
-
-impl Copier for Hangs {
-    async fn open(&mut self) -> Result<Standing, copier::Error> {
-        Ok(Standing { life: 1, payments: 0, ..Standing::default() })
-    }
-
-    async fn gone<'a>(&'a mut self, _: &'a [Backend], _: &'a [Box<[u8]>]) -> Result<Gone, copier::Error> {
-        Ok(Gone::default())
-    }
-
-    async fn snapshot(&mut self) -> Result<Snapshot, copier::Error> {
-        Ok(Snapshot { written: 0, flushed: 0 })
-    }
-
-    async fn pay<'a>(&'a mut self, _: &'a Owed, _: bool) -> Result<Paid, copier::Error> {
-        std::future::pending().await
-    }
-
-    async fn release(&mut self) -> Result<(), copier::Error> {
-        Ok(())
-    }
+fn hangs() -> Idle {
+    Idle { hangs: true, ..Idle::default() }
 }
 
 fn mirror() -> Handle {
     let config = state::Config::default();
-    let built = state::Engine::new(config, Journal::in_memory(), Hangs, state::Paths::in_memory());
+    let built = state::Engine::new(config, Journal::in_memory(), hangs(), state::Paths::in_memory());
     built.map(|(_, handle)| handle).expect("nothing to load")
 }
 
@@ -209,7 +189,7 @@ async fn the_lag_grows_while_the_mirror_hangs_in_a_payment_of_nothing() {
     let (journal, _) = Journal::open_on(storage, crate::journal::Options::default()).expect("it is new");
     let config = state::Config::default();
     let heartbeat = config.heartbeat;
-    let built = state::Engine::new(config, journal.clone(), Hangs, state::Paths::in_memory());
+    let built = state::Engine::new(config, journal.clone(), hangs(), state::Paths::in_memory());
     let (engine, mirror) = built.expect("nothing to load");
     let stop = CancellationToken::new();
     tokio::time::pause();

@@ -84,6 +84,28 @@ pub struct Surveyed {
     pub not_compared: Vec<String>,
 }
 
+#[cfg(test)]
+impl Surveyed {
+    /// A table of one file, the same on both sides, of which nothing is known but its units.
+    pub(crate) fn of(name: &str, file: u64, units: u64) -> Surveyed {
+        let extents = vec![Extent { name: "t".to_owned(), file, units }];
+        Surveyed {
+            table: TableId(1),
+            name: name.to_owned(),
+            part_of: None,
+            labels: vec![TableId(1)],
+            rows: units,
+            bytes: units,
+            primary: extents.clone(),
+            secondary: extents,
+            occupied: true,
+            refused: None,
+            unread: None,
+            not_compared: Vec::new(),
+        }
+    }
+}
+
 /// When what a table lacks on the secondary is made there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {

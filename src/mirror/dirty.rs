@@ -106,13 +106,14 @@ impl Dirty {
     /// The primary is about to be asked which transactions are under way, for [`Dirty::calm`]. False: nobody wants to know.
     pub(crate) fn asks(&self) -> bool {
         self.ledger.change(|book| {
-            let restless = book.tables.values_mut().filter(|kept| !kept.is_calm());
-            let asked = restless.map(|kept| {
+            let mut is_wanted = false;
+            for kept in book.tables.values_mut().filter(|kept| !kept.is_calm()) {
+                is_wanted = true;
                 if matches!(kept.rest, Rest::Marked) {
                     kept.rest = Rest::Asked;
                 }
-            });
-            (false, asked.count() > 0)
+            }
+            (false, is_wanted)
         })
     }
 
@@ -125,8 +126,9 @@ impl Dirty {
     /// what the marks are about is over, and they count as made now.
     pub(crate) fn calm(&self, under_way: &BTreeSet<String>, at: Lsn) -> bool {
         self.ledger.change(|book| {
-            let calmed = book.tables.values_mut().filter_map(|kept| kept.calm(under_way, at).then_some(())).count();
-            (false, calmed > 0)
+            let mut has_calmed = false;
+            book.tables.values_mut().for_each(|kept| has_calmed |= kept.calm(under_way, at));
+            (false, has_calmed)
         })
     }
 

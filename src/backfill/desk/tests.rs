@@ -4,28 +4,14 @@ use std::collections::BTreeSet;
 
 use super::owing::RECORD_BYTES;
 use super::*;
-use crate::backfill::work::{Difference, Differs, Extent, Landed};
+use crate::backfill::work::{Difference, Differs, Landed};
 use crate::journal::storage::MemoryDisk;
 use crate::journal::{Entry, Journal};
 use crate::record::{Item, Record};
 
 /// Of nine units, the same on both sides.
 fn table() -> Surveyed {
-    let extents = vec![Extent { name: "t".into(), file: 1, units: 9 }];
-    Surveyed {
-        table: TableId(1),
-        name: "public.t".into(),
-        part_of: None,
-        labels: vec![TableId(1)],
-        rows: 9,
-        bytes: 9,
-        primary: extents.clone(),
-        secondary: extents,
-        occupied: false,
-        refused: None,
-        unread: None,
-        not_compared: Vec::new(),
-    }
+    Surveyed { occupied: false, ..Surveyed::of("public.t", 1, 9) }
 }
 
 #[tokio::test]

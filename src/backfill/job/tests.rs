@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::super::trust::Trust;
 use super::super::walked::{DOUBTED, UNREADABLE_NOW, UNREADABLE_PAUSES};
-use super::super::work::Extent;
 use super::*;
 
 fn differences(count: u64) -> Vec<Difference> {
@@ -17,21 +16,7 @@ fn differences(count: u64) -> Vec<Difference> {
 
 /// A table of one extent, the same on both sides.
 fn table(file: u64, units: u64) -> Surveyed {
-    let extents = vec![Extent { name: "t".into(), file, units }];
-    Surveyed {
-        table: TableId(1),
-        name: "t".into(),
-        part_of: None,
-        labels: vec![TableId(1)],
-        rows: 1,
-        bytes: 1,
-        primary: extents.clone(),
-        secondary: extents,
-        occupied: true,
-        refused: None,
-        unread: None,
-        not_compared: Vec::new(),
-    }
+    Surveyed { rows: 1, bytes: 1, ..Surveyed::of("t", file, units) }
 }
 
 fn refused(why: &str) -> Surveyed {

@@ -271,3 +271,45 @@ pub struct Gone {
     /// Prepared transactions that are no longer there.
     pub prepared: Vec<Box<[u8]>>,
 }
+
+/// Hands that are owed nothing, for tests of what uses them.
+#[cfg(test)]
+#[derive(Clone, Default)]
+pub(crate) struct Idle {
+    /// How often they were opened.
+    pub(crate) opened: std::sync::Arc<std::sync::atomic::AtomicU64>,
+    /// How often they were let speak.
+    pub(crate) beats: std::sync::Arc<std::sync::atomic::AtomicU64>,
+    /// Their secondary hangs as soon as it is written to.
+    pub(crate) hangs: bool,
+}
+
+#[cfg(test)]
+impl Copier for Idle {
+    async fn open(&mut self) -> Result<Standing, Error> {
+        self.opened.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Ok(Standing { life: 1, payments: 0, ..Standing::default() })
+    }
+
+    async fn gone<'a>(&'a mut self, _: &'a [Backend], _: &'a [Box<[u8]>]) -> Result<Gone, Error> {
+        Ok(Gone::default())
+    }
+
+    async fn snapshot(&mut self) -> Result<Snapshot, Error> {
+        Ok(Snapshot { written: 0, flushed: 0 })
+    }
+
+    async fn pay<'a>(&'a mut self, _: &'a Owed, _: bool) -> Result<Paid, Error> {
+        assert!(self.hangs, "nothing is owed, or it is paused");
+        std::future::pending().await
+    }
+
+    async fn release(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn beat(&mut self) -> Result<(), Error> {
+        self.beats.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Ok(())
+    }
+}

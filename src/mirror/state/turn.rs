@@ -96,41 +96,15 @@ mod tests {
     use crate::mirror::Phase;
     use crate::mirror::dirty::Dirty;
     use crate::mirror::handle::owe;
-    use crate::mirror::state::copier::{Gone, Owed, Paid, Snapshot};
+    use crate::mirror::state::copier::{Gone, Idle, Owed, Paid, Snapshot};
     use crate::record::{Backend, Reason, RecordBuf, TableId};
-
-    /// Counts how often it was opened.
-    struct Opens(Arc<AtomicU64>);
-
-    impl Copier for Opens {
-        async fn open(&mut self) -> Result<Standing, copier::Error> {
-            self.0.fetch_add(1, Ordering::Relaxed);
-            Ok(Standing { life: 1, payments: 0, ..Standing::default() })
-        }
-
-        async fn gone<'a>(&'a mut self, _: &'a [Backend], _: &'a [Box<[u8]>]) -> Result<Gone, copier::Error> {
-            Ok(Gone::default())
-        }
-
-        async fn snapshot(&mut self) -> Result<Snapshot, copier::Error> {
-            Ok(Snapshot { written: 0, flushed: 0 })
-        }
-
-        async fn pay<'a>(&'a mut self, _: &'a Owed, _: bool) -> Result<Paid, copier::Error> {
-            panic!("nothing is owed");
-        }
-
-        async fn release(&mut self) -> Result<(), copier::Error> {
-            Ok(())
-        }
-    }
 
     #[tokio::test]
     async fn one_engine_at_a_time_and_hands_opened_ahead_are_opened_once() {
         let dir = tempfile::tempdir().expect("a temp folder");
-        let opens = [Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0))];
-        let counted = opens.clone();
-        let make = Box::new(move |primary| Opens(counted[usize::from(primary == Side::Target)].clone()));
+        let hands = [Idle::default(), Idle::default()];
+        let opens = hands.each_ref().map(|hands| hands.opened.clone());
+        let make = Box::new(move |primary: Side| hands[primary.index()].clone());
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let both = (stop.clone(), tasks.clone());
         let turning = ByState::in_dir(dir.path(), Config::default(), Journal::in_memory(), make, both);

@@ -248,6 +248,11 @@ impl Action {
             _ => false,
         }
     }
+
+    /// It undoes what stands behind a savepoint.
+    pub fn is_rollback_to(&self) -> bool {
+        matches!(self, Action::Savepoint(savepoint) if savepoint.verb == SavepointVerb::RollbackTo)
+    }
 }
 
 /// A statement that reads from a cursor.

@@ -5,53 +5,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::copier::Waiting;
 use super::*;
-use crate::backfill::work::{Extent, Landed, Outcome, Surveyed};
+use crate::backfill::work::{Landed, Outcome, Surveyed};
 use crate::backfill::{Kind, Request, State};
 use crate::mirror::handle::owe;
-use crate::mirror::state::copier::{Gone, Owed, Refused};
+use crate::mirror::state::copier::{Gone, Idle, Owed, Refused};
 use crate::record::{Backend, RecordBuf};
-
-/// Counts how often it was let speak.
-struct Counts(Arc<AtomicU64>);
-
-impl Copier for Counts {
-    async fn open(&mut self) -> Result<Standing, copier::Error> {
-        Ok(Standing { life: 1, payments: 0, ..Standing::default() })
-    }
-
-    async fn gone<'a>(&'a mut self, _: &'a [Backend], _: &'a [Box<[u8]>]) -> Result<Gone, copier::Error> {
-        Ok(Gone::default())
-    }
-
-    async fn snapshot(&mut self) -> Result<Snapshot, copier::Error> {
-        Ok(Snapshot { written: 0, flushed: 0 })
-    }
-
-    async fn pay<'a>(&'a mut self, _: &'a Owed, _: bool) -> Result<Paid, copier::Error> {
-        panic!("it pays nothing while it is paused");
-    }
-
-    async fn release(&mut self) -> Result<(), copier::Error> {
-        Ok(())
-    }
-
-    async fn beat(&mut self) -> Result<(), copier::Error> {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    }
-}
 
 #[tokio::test(start_paused = true)]
 async fn a_paused_engine_keeps_its_connections() {
-    let (beats, config) = (Arc::new(AtomicU64::new(0)), Config::default());
+    let (idle, config) = (Idle::default(), Config::default());
     let heartbeat = config.heartbeat;
-    let made = Engine::new(config, Journal::in_memory(), Counts(beats.clone()), Paths::in_memory());
+    let made = Engine::new(config, Journal::in_memory(), idle.clone(), Paths::in_memory());
     let (engine, handle) = made.expect("files load");
     handle.pause();
     let stop = CancellationToken::new();
     let running = tokio::spawn(engine.run(stop.clone()));
     sleep(heartbeat * 6 + heartbeat / 2).await;
-    assert_eq!(beats.load(Ordering::Relaxed), 6);
+    assert_eq!(idle.beats.load(Ordering::Relaxed), 6);
     stop.cancel();
     running.await.expect("ends");
 }
@@ -138,21 +108,7 @@ impl Copier for Pays {
             sleep(Duration::from_secs(2)).await;
             return Err(copier::Error::Stale("55P03 canceling statement due to lock timeout".into()));
         }
-        let extents = vec![Extent { name: "t".into(), file: 1, units: 9 }];
-        Ok(vec![Surveyed {
-            table: TableId(1),
-            name: "public.t".into(),
-            part_of: None,
-            labels: vec![TableId(1)],
-            rows: 9,
-            bytes: 9,
-            primary: extents.clone(),
-            secondary: extents,
-            occupied: true,
-            refused: None,
-            unread: None,
-            not_compared: self.not_compared.clone(),
-        }])
+        Ok(vec![Surveyed { not_compared: self.not_compared.clone(), ..Surveyed::of("public.t", 1, 9) }])
     }
 
     async fn walk<'a>(&'a mut self, desk: &'a Desk) -> Result<u64, copier::Error> {

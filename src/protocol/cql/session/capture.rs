@@ -175,14 +175,15 @@ impl Ground<'_> {
         let mut decision = None;
         let tables = sorted.found.iter().map(|found| found.table);
         let untried = self.allowed.map_or_else(Untried::new, |allowed| allowed.untried(tables));
+        let kind = sorted.kind(request, pieces);
         if sorted.mirrored {
             let is_untried = !untried.is_empty();
-            let whole = Whole { request, pieces, executed: &executed, parameters, stamp, is_untried };
+            let whole = Whole { request, pieces, executed: &executed, parameters, stamp, kind, is_untried };
             whole.write_down(&mut record, &sorted)?;
             decision = if sorted.conditional { self.decision(&whole, &sorted)? } else { None };
         }
         let conditional = sorted.conditional.then_some(reach);
-        let (kind, by_state) = (sorted.kind(request, pieces), sorted.goes_by_state());
+        let by_state = sorted.goes_by_state();
         Ok(Captured { record, kind, instead, conditional, decision, by_state, seen, untried, is_barrier: false })
     }
 
@@ -343,6 +344,7 @@ struct Whole<'r, 'a> {
     executed: &'r [Executed<'r>],
     parameters: &'r Parameters<'a>,
     stamp: i64,
+    kind: Kind,
     is_untried: bool,
 }
 
@@ -354,10 +356,9 @@ impl Whole<'_, '_> {
         }
         let (by_state, replayed): (Vec<&Found>, Vec<&Found>) =
             sorted.found.iter().partition(|found| sorted.conditional || found.way == Way::State);
-        let kind = sorted.kind(self.request, self.pieces);
         // In doubt what may not be done again goes by state, too.
-        if sorted.goes_by_state() || self.is_untried && kind == Kind::Logged {
-            let decided = match kind {
+        if sorted.goes_by_state() || self.is_untried && self.kind == Kind::Logged {
+            let decided = match self.kind {
                 Kind::Conditional => self.by_paxos(),
                 Kind::Logged => Decided::Logged,
                 _ => Decided::Unsaid,

@@ -100,6 +100,9 @@ pub struct DbError {
     pub is_raised: bool,
 }
 
+/// SQLSTATE of what a timeout or a CancelRequest ended.
+pub const QUERY_CANCELED: &str = "57014";
+
 /// Where the procedural languages report what a function says, by file of the server's source; PL/pgSQL reports much else
 /// in its own, and what it is told to from these functions.
 const RAISING_FILES: &[&str] = &["plpy", "plperl", "pltcl", "plv8", "plr", "pljava", "plrust"];

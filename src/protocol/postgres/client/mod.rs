@@ -33,7 +33,7 @@ pub use config::{
     ConfigError, DEFAULT_CONNECT_TIMEOUT, DEFAULT_MESSAGE_BYTES_MAX, DEFAULT_PORT, Endpoint, Host, ServerConfig,
     SslMode, TargetSession, Tls,
 };
-pub use error::{DbError, Error};
+pub use error::{DbError, Error, QUERY_CANCELED};
 pub use row::{DataRow, Values};
 pub use stream::dial;
 

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::protocol::postgres::client::{Client, DataRow, Error, Format, Param};
+use crate::protocol::postgres::client::{Client, DataRow, Error, Format, Param, QUERY_CANCELED};
 
 use super::customs::Customs;
 
@@ -102,8 +102,6 @@ fn parameter(names: &str) -> Param<'_> {
 
 /// Lifting the limits takes little, but has to be done within them.
 const UNBOUNDED_LOOKS: u32 = 3;
-/// SQLSTATE of what a timeout or a CancelRequest ended.
-const QUERY_CANCELED: &str = "57014";
 /// SQLSTATE of what `lock_timeout` ended.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// pg_type.oid of `text`.

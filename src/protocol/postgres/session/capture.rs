@@ -12,7 +12,7 @@ use crate::protocol::postgres::evident::{self, Arguments, NoParams, Param, Param
 use crate::protocol::postgres::key::{self, Returned};
 use crate::protocol::postgres::lexer::Tokens;
 use crate::protocol::postgres::plan::{
-    Action, Asked, CopyIn, Counted, Evident, EvidentKey, Fetch, SavepointVerb, Script, Statement, Traces,
+    Action, Asked, CopyIn, Counted, Evident, EvidentKey, Fetch, Script, Statement, Traces,
 };
 use crate::protocol::postgres::schema_change;
 use crate::protocol::postgres::shared::Shared;
@@ -254,9 +254,9 @@ impl Session {
             }
             Action::Cursor(_) => self.hot_cursor = true,
             Action::Commit { .. } | Action::Rollback { .. } if self.path_touched => self.path = None,
-            Action::Savepoint(savepoint) => {
+            action @ Action::Savepoint(_) => {
                 self.changes.cut();
-                if savepoint.verb == SavepointVerb::RollbackTo {
+                if action.is_rollback_to() {
                     self.path_unknown();
                     self.names = None;
                 }

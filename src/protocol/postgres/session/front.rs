@@ -391,8 +391,9 @@ impl Session {
                 self.statements.put_portal(portal, Portal { statement: Some(prepared), binary: false, asked: false });
             return Ok(self.forward(whole, out, Expect::Bind { shown: true, undo }));
         }
-        if prepared.bound < params.bound() {
-            self.statements.bound(name, params.bound());
+        let bound = params.bound();
+        if prepared.bound < bound {
+            self.statements.bound(name, bound);
         }
         self.captured_under(prepared.script.epoch);
         self.leave_bound(&prepared, params.each());

@@ -7,7 +7,8 @@
 
 use bytes::{BufMut, Bytes};
 
-use crate::protocol::postgres::wire::{self, Fields, HEADER, back, front};
+use crate::protocol::postgres::client::{DbError, QUERY_CANCELED};
+use crate::protocol::postgres::wire::{self, HEADER, front};
 
 use super::expect::{Effect, Expect, View};
 use super::{Out, Session, Wait};
@@ -60,8 +61,8 @@ impl Session {
         if !matches!(self.expects.iter().find(is_end), Some(Expect::Sync { shown: false })) {
             return false;
         }
-        let severity = field(whole, b'V').or_else(|| field(whole, b'S')).unwrap_or_default();
-        if matches!(severity, b"FATAL" | b"PANIC") {
+        let error = DbError::parse(whole.get(HEADER..).unwrap_or_default()).unwrap_or_default();
+        if matches!(&*error.severity, "FATAL" | "PANIC") {
             return false; // The last word of the server.
         }
         if !matches!(self.wait, Wait::Answers) {
@@ -72,10 +73,8 @@ impl Session {
             .iter()
             .take_while(|expect| !is_end(expect))
             .any(|expect| matches!(expect, Expect::Execute { view: View::Path | View::Names | View::Ahead, .. }));
-        let code = field(whole, b'C').unwrap_or_default();
-        if is_spared && self.status == b'I' && code != QUERY_CANCELED {
-            let code = String::from_utf8_lossy(code).into_owned();
-            tracing::warn!(code, "the server did not answer what it was asked ahead of a statement");
+        if is_spared && self.status == b'I' && error.code != QUERY_CANCELED {
+            tracing::warn!(code = error.code, "the server did not answer what it was asked ahead of a statement");
             self.unanswered = true;
         } else {
             self.refused = Some(Bytes::copy_from_slice(whole));
@@ -92,21 +91,6 @@ impl Session {
             self.boundary(Expect::Sync { shown: true });
         } else {
             self.discarding = true;
-        }
-    }
-}
-
-/// `ERRCODE_QUERY_CANCELED`: by a client's cancel request, or by `statement_timeout`.
-const QUERY_CANCELED: &[u8] = b"57014";
-
-/// A field of an ErrorResponse.
-fn field(whole: &[u8], of: u8) -> Option<&[u8]> {
-    let mut fields = Fields::new(back::ERROR_RESPONSE, whole.get(HEADER..)?);
-    loop {
-        let kind = fields.u8().ok()?;
-        let value = fields.cstr().ok()?;
-        if kind == of {
-            return Some(value);
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::sync::OnceLock;
 
-use crate::protocol::postgres::plan::{Action, SavepointVerb, Script, Statement};
+use crate::protocol::postgres::plan::{Action, Script, Statement};
 use crate::protocol::postgres::schema_change::SETTINGS;
 use crate::protocol::postgres::wire::{Fields, WireError, back};
 
@@ -102,7 +102,7 @@ pub(super) fn ends_settings(action: &Action) -> bool {
 /// path may name.
 pub(super) fn may_move_path(action: &Action) -> bool {
     match action {
-        Action::Savepoint(savepoint) => savepoint.verb == SavepointVerb::RollbackTo,
+        Action::Savepoint(_) => action.is_rollback_to(),
         Action::Setting | Action::Counted(_) | Action::Opaque(_) => true,
         Action::Fetch(fetch) => fetch.counted.is_some(),
         Action::Ddl(ddl) if ddl.makes_schema => true,

@@ -14,11 +14,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::protocol::postgres::catalog::routine;
+use crate::protocol::postgres::catalog::{FIRST_NORMAL_OID, routine};
 use crate::protocol::postgres::evident;
 use crate::protocol::postgres::lexer::{Dialect, Kind, Tokens};
 use crate::protocol::postgres::moving::standby::startup_parameters;
-use crate::protocol::postgres::plan::{Action, Read, SavepointVerb, Statement, Traces, Unfit, Words};
+use crate::protocol::postgres::plan::{Action, Read, Statement, Traces, Unfit, Words};
 use crate::protocol::postgres::shadow::{Asked, Asker, Form};
 use crate::record::TableId;
 use crate::shadow::{About, Skip, Slot};
@@ -129,7 +129,7 @@ impl Session {
     fn shadow_spoils(&mut self, statement: &Statement) {
         self.shadow.spoilt = true;
         // Which of the settings were made behind the savepoint nobody knows.
-        let goes_back = is_rollback_to(&statement.action) && self.shadow.touched;
+        let goes_back = statement.action.is_rollback_to() && self.shadow.touched;
         if goes_back || self.executes_setter(statement) {
             self.shadow.unknown = true;
             self.shadow.acted |= !goes_back;
@@ -294,7 +294,7 @@ impl Session {
         }
         let why = self.why_not(&read, (&prepared.text, &tokens), params.each());
         // Their oids are this server's own.
-        let foreign = prepared.types.iter().any(|&oid| oid >= 16_384).then_some(Skip::Unsupported);
+        let foreign = prepared.types.iter().any(|&oid| oid >= FIRST_NORMAL_OID).then_some(Skip::Unsupported);
         let form = Form::Extended {
             types: prepared.elsewhere(params.bound()).into(),
             values: Bytes::copy_from_slice(params.values()),
@@ -452,10 +452,6 @@ fn is_idle(expect: &Expect) -> bool {
 fn sets(statement: &Statement) -> bool {
     let writes = matches!(statement.action, Action::Evident(_) | Action::Asked(_) | Action::Truncate(_));
     statement.traces.meets(Traces::SETTINGS) && !writes
-}
-
-fn is_rollback_to(action: &Action) -> bool {
-    matches!(action, Action::Savepoint(savepoint) if savepoint.verb == SavepointVerb::RollbackTo)
 }
 
 /// The setting that a word of SQL stands for.

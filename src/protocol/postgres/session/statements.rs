@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::protocol::postgres::catalog::FIRST_NORMAL_OID;
 use crate::protocol::postgres::key::oid;
 use crate::protocol::postgres::plan::{Action, Script, Statement};
-
-use super::traces::USER_OIDS;
 
 /// How the values of a statement come, in ascending order of what that asks of types.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,7 +72,7 @@ impl Prepared {
             if told.len() <= index {
                 told.resize(index + 1, 0);
             }
-            if !is_declared && (is_open(told[index]) || told[index] >= USER_OIDS) {
+            if !is_declared && (is_open(told[index]) || told[index] >= FIRST_NORMAL_OID) {
                 told[index] = of;
             }
         }
@@ -91,7 +90,7 @@ impl Prepared {
         let [declared, told] = [declared, told].map(|types| types.get(index).copied().unwrap_or(0));
         match told {
             _ if !is_open(declared) => declared,
-            0 | oid::UNKNOWN | USER_OIDS.. => {
+            0 | oid::UNKNOWN | FIRST_NORMAL_OID.. => {
                 if self.is_old() {
                     UNREAD
                 } else {
@@ -119,7 +118,7 @@ impl Prepared {
     fn portable(&self) -> Vec<u32> {
         let declared = |at: usize| self.types.get(at).copied().unwrap_or(0);
         let told = self.told.iter().enumerate();
-        told.map(|(at, &oid)| if is_open(declared(at)) && oid >= USER_OIDS { 0 } else { oid }).collect()
+        told.map(|(at, &oid)| if is_open(declared(at)) && oid >= FIRST_NORMAL_OID { 0 } else { oid }).collect()
     }
 
     /// The text that the server has carries the RETURNING that the plan wants.
@@ -229,18 +228,20 @@ impl Statements {
         self.get(name).is_some() || std::str::from_utf8(name).is_ok_and(|name| self.sql.contains_key(name))
     }
 
+    fn get_mut(&mut self, name: &[u8]) -> Option<&mut Prepared> {
+        if name.is_empty() { self.unnamed.as_mut() } else { self.named.get_mut(name) }
+    }
+
     /// The server has described the parameters of this one, if its name still means it.
     pub(super) fn told(&mut self, name: &[u8], serial: u64, described: impl Iterator<Item = u32>) {
-        let found = if name.is_empty() { self.unnamed.as_mut() } else { self.named.get_mut(name) };
-        if let Some(statement) = found.filter(|statement| statement.serial == serial) {
+        if let Some(statement) = self.get_mut(name).filter(|statement| statement.serial == serial) {
             statement.is_told(described);
         }
     }
 
     /// Values are bound to this one so.
     pub(super) fn bound(&mut self, name: &[u8], bound: Bound) {
-        let found = if name.is_empty() { self.unnamed.as_mut() } else { self.named.get_mut(name) };
-        if let Some(statement) = found {
+        if let Some(statement) = self.get_mut(name) {
             statement.bound = statement.bound.max(bound);
         }
     }

@@ -3,20 +3,18 @@
 use bytes::{Bytes, BytesMut};
 
 use crate::cutover::gate::Pass;
+use crate::protocol::postgres::catalog::FIRST_NORMAL_OID;
 use crate::protocol::postgres::evident;
 use crate::protocol::postgres::lexer::{Kind, Token};
 use crate::protocol::postgres::moving::sessions::Card;
 use crate::protocol::postgres::moving::{Form, Luggage, Parcel};
-use crate::protocol::postgres::plan::{Action, SavepointVerb, Statement, Traces};
+use crate::protocol::postgres::plan::{Action, Statement, Traces};
 use crate::protocol::postgres::wire::{self, Fields, back};
 use crate::record::{Backend, Side};
 
 use super::path::ends_settings;
 use super::statements::{Prepared, SqlPrepared};
 use super::{Out, Session, Wait};
-
-/// pg_type oids below are the same on every server (FirstNormalObjectId of access/transam.h).
-pub(super) const USER_OIDS: u32 = 16_384;
 
 /// Settings that say how the server reads a text, and what sets them under other names: SET NAMES, RESET ALL, DISCARD ALL.
 const DIALECT: &[&str] = &["standard_conforming_strings", "client_encoding", "backslash_quote", "names", "all"];
@@ -145,11 +143,8 @@ impl Session {
 
     /// May texts behind it be read otherwise? The text was lexed last.
     pub(super) fn moves_dialect(&self, text: &[u8], statement: &Statement) -> bool {
-        let undoes = |action: &Action| {
-            ends_settings(action)
-                || matches!(action, Action::Savepoint(savepoint) if savepoint.verb == SavepointVerb::RollbackTo)
-        };
-        if self.dialect_touched && undoes(&statement.action) {
+        let undoes = ends_settings(&statement.action) || statement.action.is_rollback_to();
+        if self.dialect_touched && undoes {
             return true;
         }
         let tokens = self.tokens.list().get(statement.tokens.clone()).unwrap_or_default();
@@ -221,7 +216,7 @@ impl Session {
 
     /// Types of a client's Parse.
     pub(super) fn note_declared(&mut self, types: &[u32]) {
-        self.user_types |= types.iter().any(|&oid| oid >= USER_OIDS);
+        self.user_types |= types.iter().any(|&oid| oid >= FIRST_NORMAL_OID);
     }
 
     /// What goes along.
@@ -322,7 +317,7 @@ fn has_user_types(body: &[u8]) -> Result<bool, wire::WireError> {
         fields.cstr()?;
         // Table oid, column number; then the type's oid; size, modifier, format.
         fields.take(6)?;
-        if fields.u32()? >= USER_OIDS {
+        if fields.u32()? >= FIRST_NORMAL_OID {
             return Ok(true);
         }
         fields.take(8)?;
@@ -334,7 +329,7 @@ fn has_user_types(body: &[u8]) -> Result<bool, wire::WireError> {
 fn takes_user_types(body: &[u8]) -> Result<bool, wire::WireError> {
     let mut fields = Fields::new(back::PARAMETER_DESCRIPTION, body);
     for _ in 0..fields.u16()? {
-        if fields.u32()? >= USER_OIDS {
+        if fields.u32()? >= FIRST_NORMAL_OID {
             return Ok(true);
         }
     }

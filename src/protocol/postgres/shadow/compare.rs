@@ -10,6 +10,7 @@ use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 
+use crate::protocol::postgres::catalog::FIRST_NORMAL_OID;
 use crate::protocol::postgres::plan::{Read, Sorted};
 use crate::shadow::How;
 
@@ -88,14 +89,12 @@ fn other_type(primary: &Answer, secondary: &Answer) -> Option<Found> {
         return Some(Found::only(How::OtherType));
     }
     // User types have other oids on each server.
-    let same = |one: u32, other: u32| one == other || one.min(other) >= USER;
+    let same = |one: u32, other: u32| one == other || one.min(other) >= FIRST_NORMAL_OID;
     let differ = |(one, other): (&Described, &Described)| one.name != other.name || !same(one.type_oid, other.type_oid);
     let columns: Vec<usize> =
         here.iter().zip(there).enumerate().filter(|(_, pair)| differ(*pair)).map(|(at, _)| at).collect();
     (!columns.is_empty()).then(|| Found { columns, ..Found::only(How::OtherType) })
 }
-
-const USER: u32 = 16_384;
 
 struct Rows<'a> {
     question: &'a Question<'a>,

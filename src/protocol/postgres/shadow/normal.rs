@@ -4,6 +4,7 @@
 //! Binary forms are those of the types' send functions, text forms those of their output functions, under settings that
 //! are the same on both sides.
 
+use crate::protocol::postgres::catalog::FIRST_NORMAL_OID;
 use crate::protocol::postgres::wire::Fields;
 
 /// `pg_type.dat`.
@@ -26,8 +27,6 @@ mod oid {
     pub(super) const JSONB: u32 = 3802;
 }
 
-/// Types from here on have another oid on each server.
-const USER: u32 = 16_384;
 /// A value nested deeper is its bytes.
 const DEPTH_MAX: usize = 8;
 
@@ -100,7 +99,7 @@ fn form(out: &mut Vec<u8>, type_oid: u32, binary: bool, value: &[u8], depth: usi
         {
             array(out, value, depth)
         }
-        (USER.., true) if depth < DEPTH_MAX => {
+        (FIRST_NORMAL_OID.., true) if depth < DEPTH_MAX => {
             // What kind of type it is nobody told: its form does, because lengths inside must add up.
             array(out, value, depth).or_else(|| {
                 out.truncate(start);
@@ -217,7 +216,7 @@ fn record(out: &mut Vec<u8>, value: &[u8], depth: usize) -> Option<()> {
     let count = u16::try_from(fields.i32().ok()?).ok()?;
     for _ in 0..count {
         let type_oid = fields.u32().ok()?;
-        let shown = if type_oid < USER { type_oid } else { 0 };
+        let shown = if type_oid < FIRST_NORMAL_OID { type_oid } else { 0 };
         out.extend_from_slice(&shown.to_be_bytes());
         element_of(out, type_oid, fields.value().ok()?, depth);
     }

@@ -122,7 +122,11 @@ fn beside_settled(
 pub(super) async fn copy_rows(sides: &Sides, table: &Table, chunk: &Chunk, terms: &Terms) -> Result<Landed, Error> {
     let shape = shape(table);
     let by_state = is_left_to_mirror(table);
-    let (moment, newer_stays) = (terms.moment, chunk.compares.newer_stays);
+    let moment = terms.moment;
+    // Where newer stays, what shows no time of its own is newer than nothing: what an older delete takes of it is missing, and
+    // found; what it took from others would be found by nobody.
+    let newest = if chunk.compares.newer_stays { Some(OLDEST) } else { moment.newest };
+    let written = Moment { newest, ..moment };
     let lines = |moment| Lines::of(&shape, sides.to_primary.clone(), chunk, moment);
     let may_ask = !by_state && sides.to_primary.version() >= Version::V5;
     // Of collections no column tells what stays.
@@ -130,7 +134,7 @@ pub(super) async fn copy_rows(sides: &Sides, table: &Table, chunk: &Chunk, terms
     let (landed, batch) = (Landed::default(), Batch::default());
     let is_divisible = chunk.is_divisible();
     let mut copy =
-        Copy { shape: &shape, by_state, may_ask, is_divisible, newer_stays, terms, landed, left_bytes: 0, batch };
+        Copy { shape: &shape, by_state, may_ask, is_divisible, written, terms, landed, left_bytes: 0, batch };
     let mut flight = Flight::new();
     let ended = async {
         let mut asks = may_ask && hidden;
@@ -167,7 +171,8 @@ struct Copy<'s> {
     /// The primary can be asked what stays.
     may_ask: bool,
     is_divisible: bool,
-    newer_stays: bool,
+    /// With which what has no time of its own is written.
+    written: Moment,
     terms: &'s Terms,
     landed: Landed,
     left_bytes: usize,
@@ -296,7 +301,7 @@ impl<'s> Copy<'s> {
         if is_first && found.statics.iter().any(|cell| cell.value.is_some()) {
             let place = Place { extent: Extent::Statics, ..Place::partition(found.partition.clone()) };
             let cells = self.leave(&forms.statics, &found.statics, stays.statics(), &place);
-            let fixes = diff::of_cells(&forms.statics, &cells, &vec![Cell::default(); cells.len()], self.moment())?;
+            let fixes = diff::of_cells(&forms.statics, &cells, &vec![Cell::default(); cells.len()], self.written)?;
             let statement = |fix| self.shape.names.statement(fix, &statics, &found.partition, None);
             let statements = fixes.iter().filter(|_| !self.by_state).map(statement).collect();
             self.batch.add(statements, place);
@@ -315,19 +320,12 @@ impl<'s> Copy<'s> {
             Some(Some(_)) => Some(End::Never),
             None => None,
         };
-        let fixes = diff::of_row(&forms.regular, Some(&cells), None, end, self.moment())?;
+        let fixes = diff::of_row(&forms.regular, Some(&cells), None, end, self.written)?;
         let regular = self.shape.regular();
         let statement = |fix| self.shape.names.statement(fix, &regular, &found.partition, Some(clustering));
         let statements = fixes.iter().filter(|_| !self.by_state).map(statement).collect();
         self.batch.add(statements, place);
         Ok(())
-    }
-
-    /// With what time is written what has none of its own. Where newer stays, it is newer than nothing: what an older delete
-    /// takes of it is missing, and found; what it took from others would be found by nobody.
-    fn moment(&self) -> Moment {
-        let newest = if self.newer_stays { Some(OLDEST) } else { self.terms.moment.newest };
-        Moment { newest, ..self.terms.moment }
     }
 
     /// What of these cells is to be written here; for the others, their place is left to the mirror: lists, and collections
