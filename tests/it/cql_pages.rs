@@ -15,6 +15,11 @@ const QUERIES: &[(&str, usize)] = &[
     ("SELECT k, c FROM t WHERE k IN (1, 3)", 12),
     ("SELECT k, c FROM t PER PARTITION LIMIT 2", 8),
     ("SELECT k, c FROM t WHERE k = 1 ORDER BY c DESC", 6),
+    ("SELECT k, c FROM t WHERE v = 1", 6),
+    ("SELECT k, c FROM t WHERE c > 7 ALLOW FILTERING", 16),
+    ("SELECT k, max(c) FROM t GROUP BY k", 4),
+    ("SELECT k, max(c) FROM t WHERE k IN (0, 1, 2, 3) GROUP BY k, c", 24),
+    ("SELECT k, c FROM by_v WHERE v = 1", 6),
 ];
 
 /// One page, and where the next begins.
@@ -51,9 +56,12 @@ fn a_page_is_continued_by_any_version_in_any_protocol() {
     let nodes = pair_with("pages");
     for node in nodes {
         let mut cql = Cql::of(node, "pages");
-        cql.define("CREATE TABLE t (k int, c int, PRIMARY KEY (k, c))");
+        cql.define("CREATE TABLE t (k int, c int, v int, PRIMARY KEY (k, c))");
+        cql.define("CREATE INDEX ON t (v)");
+        let view = "SELECT * FROM t WHERE v IS NOT NULL AND k IS NOT NULL AND c IS NOT NULL";
+        cql.define(&format!("CREATE MATERIALIZED VIEW by_v AS {view} PRIMARY KEY (v, k, c)"));
         for n in 0..24 {
-            cql.run(&format!("INSERT INTO t (k, c) VALUES ({}, {n})", n / 6));
+            cql.run(&format!("INSERT INTO t (k, c, v) VALUES ({}, {n}, {})", n / 6, n % 4));
         }
     }
     let (mut begin, mut go_on) = (clients_of(nodes), clients_of(nodes));

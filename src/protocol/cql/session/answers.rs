@@ -20,7 +20,17 @@ use super::reach::Reach;
 use super::{Fault, Session, What, Writing};
 
 impl Session {
+    #[inline]
     pub(super) fn answer(&mut self, frame: Frame<'_>) -> Result<Next, Fault> {
+        if self.flights.arrive_bare(frame.header.stream) {
+            self.to_client.push(frame.bytes);
+            return Ok(Next::More);
+        }
+        self.looked_at(frame)
+    }
+
+    /// More than its bytes may count.
+    fn looked_at(&mut self, frame: Frame<'_>) -> Result<Next, Fault> {
         let header = frame.header;
         if header.stream < 0 && header.opcode == Opcode::Event {
             self.event(frame)?;

@@ -4,13 +4,17 @@
 //! later, and the client may use the id again before that: then a late answer would reach another request. Such an id
 //! is an orphan; a request that comes with it travels under a negative one, which clients never use and servers echo.
 
+mod table;
+
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
 use crate::cutover::gate::{Pass, Route, Slot};
 
+use self::table::{Bare, Table};
 use super::What;
 
 /// Most orphans of one connection: past it the server is given up.
@@ -32,7 +36,13 @@ pub(super) struct Flight {
 
 /// All of them.
 pub(super) struct Flights {
+    /// Those of which nothing but their bytes counts, and whose id is the client's own: most, and kept small, for what a
+    /// request costs here is the memory that is touched for it.
+    bare: Table,
+    /// The others.
     by_id: HashMap<i16, Flight, RandomState>,
+    /// What the times of the bare ones count from.
+    began: Instant,
     orphans: HashSet<i16, RandomState>,
     /// From the client's id to the server's, where they differ.
     moved: HashMap<i16, i16, RandomState>,
@@ -45,8 +55,9 @@ pub(super) struct Flights {
 impl Flights {
     /// None.
     pub(super) fn new() -> Flights {
-        let (by_id, orphans, moved) = Default::default();
-        Flights { by_id, orphans, moved, spare: SPARE_FIRST, together: None, sharing: 0 }
+        let (bare, by_id, orphans, moved) = Default::default();
+        let began = Instant::now();
+        Flights { bare, by_id, began, orphans, moved, spare: SPARE_FIRST, together: None, sharing: 0 }
     }
 
     /// The route of a request that needs no pass of its own: what one costs is most of what a request costs here. `None`:
@@ -72,16 +83,36 @@ impl Flights {
 
     /// The client waits for an answer with this id.
     pub(super) fn is_used(&self, client: i16) -> bool {
-        self.by_id.contains_key(&client) && !self.orphans.contains(&client) || self.moved.contains_key(&client)
+        self.bare.contains(client)
+            || !self.by_id.is_empty() && self.by_id.contains_key(&client) && !self.is_orphaned(client)
+            || !self.moved.is_empty() && self.moved.contains_key(&client)
+    }
+
+    fn is_orphaned(&self, id: i16) -> bool {
+        !self.orphans.is_empty() && self.orphans.contains(&id)
     }
 
     /// The id that the server will know this request by.
     pub(super) fn depart(&mut self, flight: Flight) -> i16 {
         let client = flight.client;
         self.sharing += u64::from(flight.pass.is_none());
-        let id = if self.orphans.contains(&client) { self.spare(client) } else { client };
-        self.by_id.insert(id, flight);
-        id
+        if self.is_orphaned(client) {
+            let id = self.spare(client);
+            self.by_id.insert(id, flight);
+            return id;
+        }
+        match (&flight.pass, &flight.what) {
+            (None, What::Plain | What::Unmirrored) => {
+                let is_unmirrored = matches!(flight.what, What::Unmirrored);
+                let since = flight.since.saturating_duration_since(self.began).as_millis();
+                let since_ms = u64::try_from(since).unwrap_or(u64::MAX);
+                self.bare.insert(Bare { id: client, is_unmirrored, since_ms });
+            }
+            _ => {
+                self.by_id.insert(client, flight);
+            }
+        }
+        client
     }
 
     fn spare(&mut self, client: i16) -> i16 {
@@ -92,12 +123,23 @@ impl Flights {
         self.spare
     }
 
+    /// An answer came of which nothing but its bytes counts.
+    #[inline]
+    pub(super) fn arrive_bare(&mut self, id: i16) -> bool {
+        let is_bare = !self.is_orphaned(id) && self.bare.remove(id).is_some();
+        self.sharing -= u64::from(is_bare);
+        is_bare
+    }
+
     /// An answer came. `None`: nobody waits for it any more.
     pub(super) fn arrive(&mut self, id: i16) -> Option<Flight> {
         if !self.orphans.is_empty() && self.orphans.remove(&id) {
             return None;
         }
-        let flight = self.by_id.remove(&id)?;
+        let flight = match self.bare.remove(id) {
+            Some(bare) => self.whole(bare),
+            None => self.by_id.remove(&id)?,
+        };
         self.sharing -= u64::from(flight.pass.is_none());
         if flight.client != id {
             self.moved.remove(&flight.client);
@@ -105,19 +147,32 @@ impl Flights {
         Some(flight)
     }
 
-    /// The answer of one of them means such a thing.
+    fn whole(&self, bare: Bare) -> Flight {
+        let what = if bare.is_unmirrored { What::Unmirrored } else { What::Plain };
+        let since = self.began + Duration::from_millis(bare.since_ms);
+        Flight { client: bare.id, pass: None, since, what }
+    }
+
+    /// The answer of one of them, if it is more than its bytes, means such a thing.
     pub(super) fn any(&self, mut is_such: impl FnMut(&What) -> bool) -> bool {
         self.by_id.values().any(|one| is_such(&one.what))
     }
 
     /// One of them was sent before this.
     pub(super) fn any_before(&self, before: Instant) -> bool {
-        self.by_id.values().any(|one| one.since < before)
+        self.sent_before(before).next().is_some()
+    }
+
+    fn sent_before(&self, before: Instant) -> impl Iterator<Item = i16> {
+        let began = self.began;
+        let since = move |bare: &Bare| began + Duration::from_millis(bare.since_ms);
+        let bare = self.bare.iter().filter(move |bare| since(bare) < before).map(|bare| bare.id);
+        bare.chain(self.by_id.iter().filter(move |(_, one)| one.since < before).map(|(id, _)| *id))
     }
 
     /// Those that were sent before this, which the proxy is going to answer.
     pub(super) fn overdue(&mut self, before: Instant) -> Vec<Flight> {
-        let late: Vec<i16> = self.by_id.iter().filter(|(_, one)| one.since < before).map(|(id, _)| *id).collect();
+        let late: Vec<i16> = self.sent_before(before).collect();
         late.into_iter().filter_map(|id| self.give_up(id)).collect()
     }
 
@@ -132,7 +187,9 @@ impl Flights {
         self.orphans.clear();
         self.moved.clear();
         self.sharing = 0;
-        self.by_id.drain().map(|(_, flight)| flight).collect()
+        let bare = std::mem::take(&mut self.bare);
+        let bare: Vec<Flight> = bare.iter().map(|bare| self.whole(*bare)).collect();
+        bare.into_iter().chain(self.by_id.drain().map(|(_, flight)| flight)).collect()
     }
 
     /// The server left too much unanswered.
@@ -142,19 +199,18 @@ impl Flights {
 
     /// Nothing is on its way.
     pub(super) fn is_empty(&self) -> bool {
-        self.by_id.is_empty()
+        self.len() == 0
     }
 
     /// How many are on their way.
     pub(super) fn len(&self) -> usize {
-        self.by_id.len()
+        self.bare.len() + self.by_id.len()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn flight(client: i16, since: Instant) -> Flight {
         Flight { client, pass: None, since, what: What::Plain }
@@ -175,6 +231,24 @@ mod tests {
         assert!(flights.arrive(7).is_none(), "the late one");
         assert_eq!(flights.arrive(-2).map(|one| one.client), Some(7));
         assert_eq!(flights.depart(flight(7, began)), 7, "the id is its own again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whatever_is_lost_is_handed_out_once() {
+        let began = Instant::now();
+        let mut flights = Flights::new();
+        for (client, what) in [(1, What::Plain), (2, What::Unmirrored), (3, What::Use)] {
+            flights.depart(Flight { what, ..flight(client, began) });
+        }
+        assert_eq!(flights.len(), 3);
+        assert!(!flights.any_before(began));
+        let mut lost = flights.lost();
+        lost.sort_by_key(|flight| flight.client);
+        assert!(matches!(
+            lost.iter().map(|flight| (flight.client, &flight.what)).collect::<Vec<_>>()[..],
+            [(1, What::Plain), (2, What::Unmirrored), (3, What::Use)]
+        ));
+        assert!(flights.is_empty() && flights.lost().is_empty());
     }
 
     #[tokio::test(start_paused = true)]

@@ -21,10 +21,11 @@ use super::known::{Habit, Known};
 use super::{Came, FLIGHTS_MAX, Fault, Halt, Has, QUIET, Session, What};
 
 impl Session {
+    #[inline]
     pub(super) fn request(&mut self, frame: Frame<'_>) -> Result<Next, Fault> {
-        let header = frame.header;
+        let header = &frame.header;
         if header.version != self.framing.version {
-            self.refuse_version(header);
+            self.refuse_version(frame.header);
             return Ok(Next::More);
         }
         if self.is_using || self.flights.is_used(header.stream) || self.flights.len() >= FLIGHTS_MAX {
@@ -36,9 +37,15 @@ impl Session {
                 Habit::Writes => What::Unmirrored,
                 Habit::Passes => What::Plain,
             };
-            self.send(frame.bytes, header, None, what);
+            self.send(frame.bytes, frame.header.stream, None, what);
             return Ok(Next::More);
         }
+        self.examined(frame)
+    }
+
+    /// It has to be looked at.
+    fn examined(&mut self, frame: Frame<'_>) -> Result<Next, Fault> {
+        let header = frame.header;
         let Some(pass) = self.has.pass.take().or_else(|| self.slot.try_enter()) else {
             let slot = self.slot.clone();
             let entering = async move { Came::Pass(slot.enter().await) };
@@ -344,13 +351,12 @@ impl Session {
     }
 
     pub(super) fn depart(&mut self, bytes: &[u8], header: Header, pass: Pass, what: What) {
-        self.send(bytes, header, Some(pass), what);
+        self.send(bytes, header.stream, Some(pass), what);
     }
 
-    fn send(&mut self, bytes: &[u8], header: Header, pass: Option<Pass>, what: What) {
-        let flight = Flight { client: header.stream, pass, since: self.now, what };
-        let id = self.flights.depart(flight);
-        if id == header.stream {
+    fn send(&mut self, bytes: &[u8], stream: i16, pass: Option<Pass>, what: What) {
+        let id = self.flights.depart(Flight { client: stream, pass, since: self.now, what });
+        if id == stream {
             self.to_server.push(bytes);
         } else {
             let mut renamed = BytesMut::from(bytes);
