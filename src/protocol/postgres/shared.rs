@@ -17,7 +17,7 @@ use crate::cutover::gate::Gate;
 use crate::journal::{self, Journal};
 use crate::metrics;
 use crate::mirror::unwritten::{Lose, Unwritten};
-use crate::record::{RecordBuf, Side, TableId};
+use crate::record::{Reason, RecordBuf, Side, TableId};
 use crate::shadow;
 use crate::telemetry::Line;
 
@@ -163,6 +163,15 @@ impl Shared {
         }
         Unwritten::to(tables.into_iter(), &self.lost)
     }
+
+    /// A schema change was not known for a while to who wrote meanwhile: what its triggers, rules or partitions did with their
+    /// writes nobody has seen.
+    pub fn missed_a_change(&self) {
+        tracing::warn!("a schema change became known too late to who wrote meanwhile: every table is dirty");
+        let catalog = self.catalog.now().clone();
+        let tables: Vec<TableId> = catalog.tables().map(|table| table.id).collect();
+        (self.lost)(&tables, Reason::Ddl);
+    }
 }
 
 /// The primary's schema as sessions see it, and the way to ask for a newer one.
@@ -176,6 +185,8 @@ struct Inner {
     /// Who stores a catalog holds it, so that a load which a switch has overtaken does not store another side's.
     storing: Mutex<()>,
     asked: AtomicU64,
+    /// The newest load that somebody did not wait for any longer after a schema change; 0: none.
+    missed: AtomicU64,
     /// The host that our own connection found to be the primary, and the side that it is on.
     host: ArcSwapOption<(Side, Endpoint)>,
     wake: Notify,
@@ -195,6 +206,7 @@ impl Schema {
             now: ArcSwap::from_pointee(catalog),
             storing: Mutex::default(),
             asked: AtomicU64::new(0),
+            missed: AtomicU64::new(0),
             host: ArcSwapOption::empty(),
             wake: Notify::new(),
             done: watch::Sender::new(0),
@@ -262,21 +274,50 @@ impl Schema {
 
     /// Resolves when a load that began after this call is in place: `true`; or after a bound: `false`.
     pub fn reloaded(&self) -> Pin<Box<dyn Future<Output = bool> + Send>> {
+        let (_, loaded) = self.ask();
+        Box::pin(loaded)
+    }
+
+    /// The same for who committed a schema change. If it is told so without waiting any longer, others write by a catalog that
+    /// does not know it: what they write is dirty once it does.
+    pub fn learned(&self) -> Pin<Box<dyn Future<Output = bool> + Send>> {
+        let ((want, loaded), inner) = (self.ask(), self.inner.clone());
+        Box::pin(async move {
+            let loaded = loaded.await;
+            if !loaded {
+                inner.missed.fetch_max(want, Ordering::SeqCst);
+            }
+            loaded
+        })
+    }
+
+    fn ask(&self) -> (u64, impl Future<Output = bool> + Send + use<>) {
         let want = self.inner.asked.fetch_add(1, Ordering::SeqCst) + 1;
         self.inner.wake.notify_one();
         let mut done = self.inner.done.subscribe();
-        Box::pin(async move {
+        let loaded = async move {
             let wait = done.wait_for(|&done| done >= want);
             let loaded = tokio::time::timeout(RELOAD_WAIT, wait).await.is_ok();
             if !loaded {
                 tracing::warn!("the catalog could not be loaded in time");
             }
             loaded
-        })
+        };
+        (want, loaded)
     }
 
-    /// Load anew whenever asked, and now and then by itself.
-    pub async fn run(self, side: Side, server: Arc<ServerConfig>, stop: CancellationToken) {
+    /// A load that began when so many were asked for is in place. `true`: others went on without it.
+    fn arrived(&self, asked: u64) -> bool {
+        self.inner.done.send_replace(asked);
+        let missed = self.inner.missed.load(Ordering::SeqCst);
+        // Who misses a later one meanwhile is told by the next.
+        let is_over = (1..=asked).contains(&missed);
+        is_over && self.inner.missed.compare_exchange(missed, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// Load anew whenever asked, and now and then by itself. `missed` is called behind a load that came too late for who had
+    /// [committed a schema change](Schema::learned).
+    pub async fn run(self, side: Side, server: Arc<ServerConfig>, missed: impl Fn(), stop: CancellationToken) {
         let mut client = None;
         loop {
             if stop.run_until_cancelled(self.wanted()).await.is_none() {
@@ -285,7 +326,9 @@ impl Schema {
             let asked = self.inner.asked.load(Ordering::SeqCst);
             match self.load(side, &server, &mut client).await.map(|catalog| self.store(catalog, &stop)) {
                 Ok(true) => {
-                    self.inner.done.send_replace(asked);
+                    if self.arrived(asked) {
+                        missed();
+                    }
                 }
                 // Another primary's is in place.
                 Ok(false) => return,
@@ -333,5 +376,19 @@ mod tests {
         let epoch = schema.now().epoch;
         assert!(!schema.store(catalog(), &follower));
         assert!(schema.now().relations.is_empty() && schema.now().epoch == epoch);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_load_that_came_too_late_for_a_schema_change_is_told_once() {
+        let schema = Schema::new(catalog());
+        let first = schema.learned();
+        assert!(!schema.arrived(1), "somebody waits for it, and gets it");
+        assert!(first.await);
+        assert!(!schema.learned().await, "nobody loads");
+        schema.stale();
+        assert!(!schema.arrived(1), "it began before the change");
+        assert!(schema.arrived(3));
+        assert!(!schema.reloaded().await);
+        assert!(!schema.arrived(5), "no schema change");
     }
 }

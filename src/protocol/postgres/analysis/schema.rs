@@ -105,7 +105,7 @@ pub(crate) fn catalog() -> Catalog {
     b.table(26, "lord", &["id int4", "v int4"], &[0]);
     b.table(27, "vassal", &["id int4", "lord int4"], &[0]).hazards =
         Hazards { triggers: true, fires: Events::DELETE, ..Hazards::default() };
-    b.view(30, "acc_view", &[1]).hazards.updatable_view = true;
+    b.view(30, "acc_view", &[1]);
     b.view(31, "trig_view", &[1]).hazards.instead_of = true;
     b.view(32, "bad_view", &[1]).hazards.user_functions = true;
     b.view(33, "deep_view", &[32]);

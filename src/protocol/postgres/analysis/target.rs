@@ -122,9 +122,10 @@ impl Named {
     fn view(&mut self, catalog: &Catalog, view: &Arc<Relation>) {
         let why = || format!("view {}.{}", view.schema, view.name);
         self.view.get_or_insert_with(why);
-        if view.hazards.instead_of || view.hazards.rules || !view.hazards.updatable_view {
+        if view.hazards.instead_of || view.hazards.rules {
             return; // What is written is the trigger's business: counts tell.
         }
+        // Whether PostgreSQL updates it by itself is not asked: who cannot be updated refuses, and then nothing is written.
         let mut seen = HashSet::from([view.oid]);
         let mut open: Vec<u32> = view.reads.clone();
         while let Some(oid) = open.pop() {

@@ -241,8 +241,6 @@ pub struct Hazards {
     pub blind: bool,
     /// A unique index takes for equal what the type's own equality tells apart: ON CONFLICT may mean a row with another key.
     pub loose: bool,
-    /// A view that PostgreSQL updates by itself.
-    pub updatable_view: bool,
 }
 
 impl Hazards {

@@ -44,15 +44,86 @@ pub fn could_set(source: &str, mut sets: impl FnMut(&str) -> bool) -> bool {
 const SETTING: &[&str] = &["discard", "execute", "reset", "set_config", "uescape"];
 
 /// Whether a BEFORE trigger with this source leaves these columns of the row as they are: the row is named only to
-/// be returned whole or for one of its other columns. `updated_at` triggers are of that kind. A row that is skipped
-/// (NULL) or left as it was (OLD) keeps its key too.
+/// be returned whole, to be compared, or for one of its other columns; or it is copied to a variable, of which the same is true.
+/// `updated_at` triggers are of that kind. A row that is skipped (NULL) or left as it was (OLD) keeps its key too.
 pub fn keeps(source: &str, columns: &[&str]) -> bool {
+    let copy = words(source).find_map(|(word, rest)| is_the_row(word).then(|| copy(source, word, rest)).flatten());
+    let is_row = |word: &str| is_the_row(word) || copy.is_some_and(|copy| copy.eq_ignore_ascii_case(word));
     !source.contains('\\')
         && words(source).all(|(word, rest)| match () {
-            () if word.eq_ignore_ascii_case("new") => is_returned(source, word) || other_column(rest, columns),
-            () if word.eq_ignore_ascii_case("return") => returns_the_row(rest),
+            () if is_the_row(word) && self::copy(source, word, rest).is_some_and(is_row) => true,
+            () if is_row(word) => {
+                // `_new record;` and `_new := NEW;` are all that may else be said of the copy.
+                let is_named = !is_the_row(word) && (is_declared(rest) || becomes_the_row(rest));
+                is_named || is_returned(source, word) || is_compared(source, word, rest) || other_column(rest, columns)
+            }
+            () if word.eq_ignore_ascii_case("return") => returns_the_row(rest, is_row),
             () => true,
         })
+}
+
+fn is_the_row(word: &str) -> bool {
+    word.eq_ignore_ascii_case("new")
+}
+
+/// The variable that takes the row, in `variable := NEW;`.
+fn copy<'s>(source: &'s str, word: &str, rest: &str) -> Option<&'s str> {
+    let before = before(source, word).trim_end();
+    let before = before.strip_suffix(":=").or_else(|| before.strip_suffix('='))?.trim_end();
+    let variable = last_word(before);
+    let begun = before.strip_suffix(variable)?.trim_end();
+    let ends = |word: &&str| last_word(begun).eq_ignore_ascii_case(word);
+    let begins = begun.ends_with(';') || ["begin", "then", "else", "loop"].iter().any(ends);
+    let is_name = variable.is_ascii() && variable.starts_with(|char: char| char.is_ascii_alphabetic() || char == '_');
+    (is_name && begins && rest.trim_start().starts_with(';')).then_some(variable)
+}
+
+fn before<'s>(source: &'s str, word: &str) -> &'s str {
+    let at = word.as_ptr() as usize - source.as_ptr() as usize;
+    source.get(..at).unwrap_or_default()
+}
+
+/// The word that a text ends with.
+fn last_word(text: &str) -> &str {
+    text.strip_prefix(text.trim_end_matches(is_part)).unwrap_or_default()
+}
+
+/// `record;`: the rest of a declaration.
+fn is_declared(rest: &str) -> bool {
+    let rest = rest.trim_start();
+    words(rest).next().is_some_and(|(word, behind)| {
+        word.len() + behind.len() == rest.len()
+            && word.eq_ignore_ascii_case("record")
+            && behind.trim_start().starts_with(';')
+    })
+}
+
+/// `:= NEW;`
+fn becomes_the_row(rest: &str) -> bool {
+    let rest = rest.trim_start();
+    rest.strip_prefix(":=").or_else(|| rest.strip_prefix('=')).is_some_and(|rest| {
+        let rest = rest.trim_start();
+        words(rest).next().is_some_and(|(word, behind)| {
+            let adjoins = word.len() + behind.len() == rest.len();
+            adjoins && is_the_row(word) && behind.trim_start().starts_with(';')
+        })
+    })
+}
+
+/// `NEW IS ..`, `.. DISTINCT FROM NEW`, `NEW.*`: nothing is assigned by these.
+fn is_compared(source: &str, word: &str, rest: &str) -> bool {
+    let next = rest.trim_start();
+    let is_asked = next.len() < rest.len()
+        && words(next).next().is_some_and(|(next_word, behind)| {
+            next_word.eq_ignore_ascii_case("is") && next_word.len() + behind.len() == next.len()
+        });
+    let before = before(source, word).trim_end();
+    let from = last_word(before);
+    let behind_distinct = || {
+        let before = before.strip_suffix(from).unwrap_or_default();
+        last_word(before.trim_end()).eq_ignore_ascii_case("distinct")
+    };
+    is_asked || rest.starts_with(".*") || from.eq_ignore_ascii_case("from") && behind_distinct()
 }
 
 /// Whether a trigger with this source writes nothing but its own row. `hot`: names of functions and types of the user's
@@ -114,18 +185,17 @@ fn is_odd(word: &str) -> bool {
 
 /// `RETURN` stands right before this word of the source.
 fn is_returned(source: &str, word: &str) -> bool {
-    let at = word.as_ptr() as usize - source.as_ptr() as usize;
-    let before = source[..at].trim_end();
-    before.len() < at
-        && before.len() >= 6
-        && before.is_char_boundary(before.len() - 6)
-        && before[before.len() - 6..].eq_ignore_ascii_case("return")
+    let before = before(source, word);
+    before.ends_with(char::is_whitespace) && last_word(before.trim_end()).eq_ignore_ascii_case("return")
 }
 
 /// `.column`, and not one of these.
 fn other_column(rest: &str, columns: &[&str]) -> bool {
     let Some(rest) = rest.strip_prefix('.') else { return false };
-    let rest = rest.strip_prefix('"').unwrap_or(rest);
+    if let Some(quoted) = rest.strip_prefix('"') {
+        let Some((column, behind)) = quoted.split_once('"') else { return false };
+        return !behind.starts_with('"') && !columns.iter().any(|key| key.eq_ignore_ascii_case(column));
+    }
     words(rest).next().is_some_and(|(column, behind)| {
         let adjoins = column.len() + behind.len() == rest.len();
         adjoins && !columns.iter().any(|key| key.eq_ignore_ascii_case(column))
@@ -133,21 +203,25 @@ fn other_column(rest: &str, columns: &[&str]) -> bool {
 }
 
 /// `NEW;`, `OLD;` or `NULL;`: no other record takes the row's place.
-fn returns_the_row(rest: &str) -> bool {
+fn returns_the_row(rest: &str, is_row: impl Fn(&str) -> bool) -> bool {
     let rest = rest.trim_start();
     words(rest).next().is_some_and(|(word, behind)| {
-        let known = ["new", "old", "null"].iter().any(|known| word.eq_ignore_ascii_case(known));
+        let known = is_row(word) || ["old", "null"].iter().any(|known| word.eq_ignore_ascii_case(known));
         known && word.len() + behind.len() == rest.len() && behind.trim_start().starts_with(';')
     })
 }
 
+/// Of a word.
+fn is_part(char: char) -> bool {
+    char.is_alphanumeric() || matches!(char, '_' | '$')
+}
+
 /// Words, each with what follows it.
 fn words(text: &str) -> impl Iterator<Item = (&str, &str)> {
-    let part = |char: char| char.is_alphanumeric() || matches!(char, '_' | '$');
     let mut rest = text;
     std::iter::from_fn(move || {
-        rest = rest.trim_start_matches(|char| !part(char));
-        let end = rest.find(|char| !part(char)).unwrap_or(rest.len());
+        rest = rest.trim_start_matches(|char| !is_part(char));
+        let end = rest.find(|char| !is_part(char)).unwrap_or(rest.len());
         let (word, behind) = rest.split_at(end);
         rest = behind;
         (!word.is_empty()).then_some((word, behind))
@@ -298,6 +372,13 @@ mod tests {
             "begin new.updated_at := now();\n new.\"v\" := 1; if tg_op = 'DELETE' then return old; end if; return\n new ; end",
             "BEGIN IF OLD.id = 3 THEN RETURN NULL; END IF; INSERT INTO log VALUES (OLD.id); RETURN NEW; END",
             "BEGIN SELECT max(at) INTO NEW.at FROM t; RETURN NEW; END",
+            // What diesel, Hasura and the like make.
+            "BEGIN IF (NEW IS DISTINCT FROM OLD AND NEW.updated_at IS NOT DISTINCT FROM OLD.updated_at) THEN \
+             NEW.updated_at := current_timestamp; END IF; RETURN NEW; END;",
+            "BEGIN IF row(NEW.*) IS DISTINCT FROM row(OLD.*) THEN NEW.v = 1; END IF; RETURN NEW; END",
+            "BEGIN IF OLD is  distinct\n FROM new THEN NEW.v = 1; END IF; RETURN NEW; END",
+            "DECLARE _new record; BEGIN _new := NEW; _new.\"updated_at\" = NOW(); RETURN _new; END;",
+            "BEGIN NEW.\"my-key\" := 1; RETURN NEW; END",
         ] {
             assert!(keeps(calm, &["id", "k"]), "{calm}");
         }
@@ -315,8 +396,15 @@ mod tests {
             "BEGIN f.new.k := 1; RETURN NEW; END",
             "BEGIN NEW.U&\"\\0069d\" := 1; RETURN NEW; END",
             "BEGIN RETURN (NEW); END",
+            "DECLARE _new record; BEGIN _new := NEW; _new.id = 1; RETURN _new; END;",
+            "DECLARE _new record; BEGIN _new := NEW; SELECT * INTO _new FROM t; RETURN _new; END;",
+            "DECLARE _new record; BEGIN _new := NEW; _new := other; RETURN _new; END;",
+            "DECLARE a record; b record; BEGIN a := NEW; b := NEW; b.id := 1; RETURN b; END;",
+            "DECLARE _new record; BEGIN _new := NEW; PERFORM put(_new); FETCH c INTO _new; RETURN _new; END;",
+            "BEGIN SELECT 1 INTO NEW FROM t WHERE v IS DISTINCT FROM 1; RETURN NEW; END",
+            "BEGIN NEW.\"i-d\" := 1; RETURN NEW; END",
         ] {
-            assert!(!keeps(hot, &["id", "k"]), "{hot}");
+            assert!(!keeps(hot, &["id", "k", "i-d"]), "{hot}");
         }
     }
 

@@ -519,7 +519,7 @@ impl Session {
         }
         let answer = if shown { whole } else { &[] };
         if committed {
-            self.learning = Some((self.shared.catalog.reloaded(), Bytes::copy_from_slice(answer)));
+            self.learning = Some((self.shared.catalog.learned(), Bytes::copy_from_slice(answer)));
         } else {
             out.to_client.extend_from_slice(answer);
         }

@@ -197,7 +197,10 @@ impl Walk {
         let stop = self.stop.child_token();
         let server = self.servers.of(primary).clone();
         let (shared, of, ends) = (self.shared.clone(), server.clone(), stop.clone());
-        let follow = move || shared.catalog.clone().run(primary, of.clone(), ends.clone());
+        let follow = move || {
+            let missed = shared.clone();
+            shared.catalog.clone().run(primary, of.clone(), move || missed.missed_a_change(), ends.clone())
+        };
         self.tasks.spawn(keep::kept("following the primary's schema", follow, stop.clone()));
         let (shared, ends) = (self.shared.clone(), stop.clone());
         let (asks, of, until) = (shared.clone(), server.clone(), stop.clone());
