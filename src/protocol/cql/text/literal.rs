@@ -112,9 +112,10 @@ fn varint(text: &[u8]) -> Result<Vec<u8>, NoBytes> {
     Ok(bytes[skipped..].to_vec())
 }
 
-/// Numeric addresses only: a server would look other names up.
+/// Numeric addresses only: a server would look other names up. One of IPv4 that is written as one of IPv6 is four bytes there,
+/// as Java's `InetAddress` has it.
 fn inet(text: &str) -> Result<Vec<u8>, NoBytes> {
-    match text.parse() {
+    match text.parse().map(|address: IpAddr| address.to_canonical()) {
         Ok(IpAddr::V4(address)) => Ok(address.octets().to_vec()),
         Ok(IpAddr::V6(address)) => Ok(address.octets().to_vec()),
         Err(_) => Err(NoBytes::Value),
@@ -172,6 +173,9 @@ mod tests {
             (Hex, "0xCaFe", "blob", vec![0xCA, 0xFE]),
             (Hex, "0x", "blob", vec![]),
             (String, "'127.0.0.1'", "inet", vec![127, 0, 0, 1]),
+            (String, "'::ffff:1.2.3.4'", "inet", vec![1, 2, 3, 4]),
+            (String, "'::FFFF:102:304'", "inet", vec![1, 2, 3, 4]),
+            (String, "'::1.2.3.4'", "inet", vec![0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4]),
             (
                 Uuid,
                 "01020304-0506-1708-090a-0b0c0d0e0f10",
