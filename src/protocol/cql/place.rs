@@ -9,8 +9,8 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::text::partition::{bytes, partitions};
-use super::text::schema::{self, Effect, Given, Table};
+use super::text::partition::{partitions, row};
+use super::text::schema::{self, Effect, Table};
 use super::text::statement::Modification;
 
 /// How much of a partition is meant.
@@ -74,15 +74,10 @@ pub fn written<'v>(
         let statics = |partition| Place { extent: Extent::Statics, ..Place::partition(partition) };
         return Some(keys.into_iter().map(statics).collect());
     }
-    let columns = effect.clustering.iter().zip(table.clustering());
-    let value = |(given, column): (&Given<'_>, _)| match given {
-        Given::One(value) => bytes(text, value, column, &bound),
-        _ => None,
-    };
-    let row: Option<Vec<Vec<u8>>> = columns.map(value).collect();
+    let row = row(text, modification, effect, table, &bound);
     let place = |partition| match &row {
-        Some(row) if !row.is_empty() => Place { extent: Extent::Row, partition, clustering: row.clone() },
-        _ => Place::partition(partition),
+        Some(row) => Place { extent: Extent::Row, partition, clustering: row.clone() },
+        None => Place::partition(partition),
     };
     Some(keys.into_iter().map(place).collect())
 }
@@ -170,7 +165,10 @@ mod tests {
             ("DELETE FROM t WHERE k = 1 AND c > 1", vec![all(1)]),
             ("DELETE FROM t WHERE k = 1", vec![all(1)]),
             ("UPDATE t SET s = 1 WHERE k = 1", vec![Place { extent: Extent::Statics, ..all(1) }]),
-            ("INSERT INTO t JSON '{\"k\": 1, \"c\": 2}'", vec![all(1)]),
+            ("INSERT INTO t JSON '{\"k\": 1, \"c\": 2}'", vec![row(1, 2)]),
+            ("INSERT INTO t JSON '{\"C\": \"2\", \"k\": 1, \"v\": 3}'", vec![row(1, 2)]),
+            ("INSERT INTO t JSON '{\"k\": 1, \"c\": 2.5}'", vec![all(1)]),
+            ("INSERT INTO t JSON '{\"k\": 1}'", vec![all(1)]),
         ];
         let bound = int(7);
         for (text, expected) in cases {

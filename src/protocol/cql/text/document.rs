@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::expr::Literal;
 use super::literal::encode;
-use super::schema::Table;
+use super::schema::Column;
 
 /// The columns that a document gives, by their names in the schema, and their values; `None` if it is no JSON object.
 pub fn columns(document: &[u8]) -> Option<Vec<(String, Value)>> {
@@ -22,14 +22,14 @@ fn column(name: &str) -> String {
     }
 }
 
-/// The bytes of the partition key's columns in order; `None` if the document lacks one, or its value is not read here.
-pub fn partition_key(document: &[u8], table: &Table) -> Option<Vec<Vec<u8>>> {
+/// The bytes of these columns in order; `None` if the document lacks one, or its value is not read here.
+pub fn key<'t>(document: &[u8], of: impl Iterator<Item = &'t Column>) -> Option<Vec<Vec<u8>>> {
     let given = columns(document)?;
-    let part = |name: &str, cql_type: &str| {
-        let (_, value) = given.iter().rev().find(|(column, _)| column == name)?;
-        bytes(value, cql_type)
+    let part = |column: &Column| {
+        let (_, value) = given.iter().rev().find(|(name, _)| *name == column.name)?;
+        bytes(value, &column.cql_type)
     };
-    table.partition_key().map(|column| part(&column.name, &column.cql_type)).collect()
+    of.map(part).collect()
 }
 
 /// A scalar's bytes. Strings are taken for most types, as the server does.
@@ -51,7 +51,7 @@ fn bytes(value: &Value, cql_type: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::schema::Column;
+    use super::super::schema::Table;
     use super::*;
 
     fn table() -> Table {
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn the_key_is_found_by_names_as_the_server_reads_them() {
-        let key = |document: &str| partition_key(document.as_bytes(), &table());
+        let key = |document: &str| key(document.as_bytes(), table().partition_key());
         let expected = Some(vec![vec![0, 0, 0, 5], b"it's".to_vec()]);
         assert_eq!(key(r#"{"A": 5, "\"B\"": "it's", "v": null}"#), expected);
         assert_eq!(key(r#"{"\"B\"": "it's", "a": "5"}"#), expected);

@@ -25,7 +25,7 @@ pub fn everything(text: &[u8]) {
         assert!(dropped.is_none_or(|text| matches!(parse(&text).body, Body::Schema(_))), "a drop stays a drop");
     }
     answers(text);
-    let _ = document::partition_key(text, &table());
+    let _ = document::key(text, table().partition_key());
 }
 
 fn table() -> Table {

@@ -1,4 +1,4 @@
-//! Which partitions an execution writes: the effect of a statement joined with the values at hand.
+//! Which partitions an execution writes, and which row: the effect of a statement joined with the values at hand.
 //!
 //! For lanes, for conditional statements of one partition passing one at a time, for keys that are dirty. Where a value
 //! is computed by the server or written in a way that is not read here, there is no answer and the caller must treat
@@ -7,7 +7,7 @@
 use super::expr::{Expr, Value};
 use super::literal::encode;
 use super::schema::{Column, Effect, Given, Source, Table};
-use super::statement::Modification;
+use super::statement::{Json, Modification};
 use super::{document, token};
 
 /// More partitions in one statement are not told apart.
@@ -26,16 +26,41 @@ pub fn partitions<'v>(
     bound: impl Fn(usize) -> Option<&'v [u8]>,
 ) -> Option<Vec<Key>> {
     if let Some(json) = &modification.json {
-        let document = match json.document.source() {
-            Source::Marker(number) => bound(number)?.to_vec(),
-            _ => token::unquoted(json.document.span.of(text)).into_bytes(),
-        };
-        return Some(vec![document::partition_key(&document, table)?]);
+        return Some(vec![document::key(&document(text, json, &bound)?, table.partition_key())?]);
     }
     let choices: Vec<Vec<Vec<u8>>> = (effect.key.iter().zip(table.partition_key()))
         .map(|(given, column)| choices(text, given, column, &bound))
         .collect::<Option<_>>()?;
     combined(&choices)
+}
+
+/// The clustering columns of the one row that is written; none, if it is not one, or not named in full.
+pub fn row<'v>(
+    text: &[u8],
+    modification: &Modification,
+    effect: &Effect<'_>,
+    table: &Table,
+    bound: impl Fn(usize) -> Option<&'v [u8]>,
+) -> Option<Vec<Vec<u8>>> {
+    let key: Vec<Vec<u8>> = match &modification.json {
+        Some(json) => document::key(&document(text, json, &bound)?, table.clustering())?,
+        None => {
+            let value = |(given, column): (&Given<'_>, _)| match given {
+                Given::One(value) => bytes(text, value, column, &bound),
+                _ => None,
+            };
+            effect.clustering.iter().zip(table.clustering()).map(value).collect::<Option<_>>()?
+        }
+    };
+    Some(key).filter(|key| !key.is_empty())
+}
+
+/// The document of an `INSERT JSON`.
+fn document<'v>(text: &[u8], json: &Json, bound: &impl Fn(usize) -> Option<&'v [u8]>) -> Option<Vec<u8>> {
+    match json.document.source() {
+        Source::Marker(number) => bound(number).map(<[u8]>::to_vec),
+        _ => Some(token::unquoted(json.document.span.of(text)).into_bytes()),
+    }
 }
 
 /// The values that a column may have.
