@@ -772,6 +772,15 @@ fn what_does_not_say_its_table_is_a_barrier_of_all() {
 }
 
 #[test]
+fn a_view_is_a_barrier_of_the_table_in_its_own_keyspace() {
+    let mut rig = Rig::new(Version::V4, None);
+    let text = "CREATE MATERIALIZED VIEW other.seen AS SELECT * FROM t WHERE v IS NOT NULL PRIMARY KEY (v, k)";
+    rig.query(1, text);
+    rig.wait();
+    assert_eq!(rig.journal(), [format!("barrier other.t: {text}")]);
+}
+
+#[test]
 fn a_barrier_is_of_the_keyspace_in_which_it_is_executed() {
     let mut rig = Rig::new(Version::V5, None);
     let parameters = Parameters { keyspace: Some("other"), ..Parameters::new(Consistency::LocalQuorum) };

@@ -84,7 +84,15 @@ impl Cursor<'_> {
 
     fn on_table(&mut self, schema: Schema) -> Result<Schema, Unknown> {
         self.expect("on")?;
-        Ok(Schema { table: Some(self.qualified_name()?), ..schema })
+        self.of_table(schema)
+    }
+
+    /// Without a keyspace it is in that of the view or the index, if that says one. (Source: `prepare` of Cassandra's
+    /// `CreateViewStatement` and `CreateIndexStatement`.)
+    fn of_table(&mut self, schema: Schema) -> Result<Schema, Unknown> {
+        let Name { keyspace, name } = self.qualified_name()?;
+        let keyspace = keyspace.or_else(|| schema.name.as_ref()?.keyspace.clone());
+        Ok(Schema { table: Some(Name { keyspace, name }), ..schema })
     }
 
     fn view(&mut self, schema: Schema) -> Result<Schema, Unknown> {
@@ -93,7 +101,7 @@ impl Cursor<'_> {
             self.advance();
         }
         self.expect("from")?;
-        Ok(Schema { name, table: Some(self.qualified_name()?), ..schema })
+        self.of_table(Schema { name, ..schema })
     }
 
     /// `ADD [IF NOT EXISTS] c int, d int`, or the columns in parentheses.

@@ -396,6 +396,11 @@ fn schema_changes_name_their_object() {
             "CREATE MATERIALIZED VIEW k.v AS SELECT a, b FROM k.t WHERE a IS NOT NULL PRIMARY KEY (a)",
             "Create View k.v of k.t",
         ),
+        (
+            "CREATE MATERIALIZED VIEW k.v AS SELECT * FROM t WHERE a IS NOT NULL PRIMARY KEY (a)",
+            "Create View k.v of k.t",
+        ),
+        ("CREATE INDEX k.i ON t (a)", "Create Index k.i of k.t"),
         ("DROP MATERIALIZED VIEW v", "Drop View v"),
         ("CREATE TYPE k.u (a int)", "Create Type k.u"),
         (
