@@ -476,6 +476,11 @@ async fn a_barrier_is_passed_once_and_a_repeat_of_it_too() {
         let body = rig.body("ALTER TABLE t DROP nothing", &[], micros(), now);
         let refused = rig.apply(|record| record.ddl(rig.label("t"), &body)).await;
         assert_eq!(refused, Applied::Done, "it is not there");
+        rig.primary.define("CREATE TYPE here (x int)");
+        rig.primary.define("ALTER TABLE t ADD d here");
+        let body = rig.body("ALTER TABLE t ADD d here", &[], micros(), now);
+        let refused = rig.apply(|record| record.ddl(rig.label("t"), &body)).await;
+        assert!(matches!(refused, Applied::Reject(_)), "its type is not there: {refused:?}");
         let body = rig.body("ALTER KEYSPACE nothing WITH durable_writes = true", &[], micros(), now);
         assert!(matches!(rig.apply(|record| record.ddl(TableId::NONE, &body)).await, Applied::Listed(_)));
     }
@@ -488,7 +493,8 @@ async fn a_refused_change_of_what_is_no_table_is_done_only_if_it_is_there_and_ho
         let keyspace = rig.keyspace;
         let pass = async |rig: &Rig, text: &str| {
             let body = rig.body(text, &[], micros(), seconds());
-            rig.apply(|record| record.ddl(TableId::NONE, &body)).await
+            let label = if text.starts_with("ALTER TABLE t ") { rig.label("t") } else { TableId::NONE };
+            rig.apply(|record| record.ddl(label, &body)).await
         };
         // Twice each: a crash repeats what was done last.
         for text in [
@@ -509,6 +515,9 @@ async fn a_refused_change_of_what_is_no_table_is_done_only_if_it_is_there_and_ho
             "CREATE TYPE nowhere.u (a int)",
             "ALTER TYPE other ADD y int",
             "CREATE INDEX ON t (nothing)",
+            // Of a table, but none of its columns.
+            "ALTER TABLE t WITH compaction = {'class': 'NoSuchStrategy'}",
+            "ALTER TABLE t ALTER nothing MASKED WITH DEFAULT",
             "CREATE CUSTOM INDEX ON t (a) USING 'NoSuchIndex'",
             "CREATE FUNCTION f (a int) RETURNS NULL ON NULL INPUT RETURNS int LANGUAGE cobol AS 'return a;'",
         ] {

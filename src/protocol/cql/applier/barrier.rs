@@ -1,13 +1,14 @@
 //! Schema changes and TRUNCATE: done again on the secondary, and waited for until all of its nodes have them.
 //!
 //! A schema change that is repeated is refused ("already exists", "not found"): then it is over if the secondary's table
-//! fits the primary's, because whatever made it so was this, or comes later in the journal.
+//! fits the primary's, because whatever made it so was this, or comes later in the journal. Of columns: if they are there, or
+//! gone, or the primary has it the other way round by now.
 //!
 //! One in doubt is done if the primary shows that it did it: it has the table or the column, or not; its nodes remember when they
 //! emptied a table and when they dropped a column. What it does not show it may still be doing: that is waited for. What shows nothing
 //! (options, fields of types) is left to an operator.
 //!
-//! What is no table ([`objects`]) holds nothing up.
+//! What is no table ([`objects`]), or only a table's options, holds nothing up.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,11 +82,13 @@ pub(super) async fn pass(sides: &Sides, job: &Job, table: TableId, body: &[u8]) 
     settled.map_err(|trouble| listed(&statement.parsed.body, trouble))
 }
 
-/// Nothing behind it waits for what is no table.
+/// Nothing behind it waits for what is no table, nor for options: no row needs them.
 fn listed(body: &Body, trouble: Trouble) -> Trouble {
     match (body, trouble) {
         (Body::Schema(Schema { action: Action::Drop, object: Object::Keyspace, .. }), trouble) => trouble,
-        (Body::Schema(schema), Trouble::Reject(why)) if schema.object != Object::Table => Trouble::Listed(why),
+        (Body::Schema(schema), Trouble::Reject(why)) if schema.object != Object::Table || schema.is_of_options() => {
+            Trouble::Listed(why)
+        }
         (_, trouble) => trouble,
     }
 }
@@ -163,12 +166,25 @@ fn is_over(schema: &Schema, label: TableId, primary: &Tables, secondary: &Tables
     let find = |tables: &Tables| tables.iter().find(|table| table.label == label).cloned();
     match (schema.action, find(primary), find(secondary)) {
         (Action::Drop, _, secondary) => secondary.is_none(),
-        (Action::Create | Action::Alter, Some(primary), Some(secondary)) => fits(&primary, &secondary),
+        (Action::Create, Some(primary), Some(secondary)) => fits(&primary, &secondary),
+        (Action::Alter, Some(primary), Some(secondary)) => {
+            fits(&primary, &secondary) && is_altered(schema, &primary, &secondary)
+        }
         // Later in the journal the primary dropped it.
         (Action::Alter, None, _) => true,
         (Action::Create, None, Some(_)) => true,
         (Action::Create, _, None) | (Action::Alter, Some(_), None) => false,
     }
+}
+
+/// Whether the secondary's columns are as a change would have them, or the primary's are not so any more. Of a change of the key's
+/// names the key tells; options do not show.
+fn is_altered(schema: &Schema, primary: &Table, secondary: &Table) -> bool {
+    let has = |table: &Table, column: &String| table.shape.column(column).is_some();
+    let dropped = schema.drop.iter().flat_map(|drop| &drop.columns);
+    !schema.is_of_options()
+        && schema.add.iter().all(|column| has(secondary, column) || !has(primary, column))
+        && dropped.into_iter().all(|column| !has(secondary, column) || has(primary, column))
 }
 
 /// The same key, and nothing that contradicts: columns may be missing on either side, for a later change to add or drop.
@@ -231,7 +247,7 @@ async fn shows(sides: &Sides, schema: &Schema, keyspace: Option<&str>, sent: i64
     };
     let tables = shown(&sides.primary).await?;
     let find = |name: &Name| tables.table(name.keyspace_or(keyspace)?, &name.name);
-    match (action, drop, add) {
+    match (action, drop, add.as_slice()) {
         (Action::Create, ..) => Ok(find(name).is_some()),
         (Action::Drop, ..) => Ok(find(name).is_none()),
         // One that is there again was dropped all the same.
@@ -240,7 +256,7 @@ async fn shows(sides: &Sides, schema: &Schema, keyspace: Option<&str>, sent: i64
             let at = dropped_at(sides, name, keyspace, drop).await?;
             Ok(drop.columns.iter().all(gone) || at.is_some_and(|at| latest(sides, at) >= sent))
         }
-        (Action::Alter, _, Some(add)) => Ok(find(name).is_some_and(|table| table.shape.column(add).is_some())),
+        (Action::Alter, _, [add, ..]) => Ok(find(name).is_some_and(|table| table.shape.column(add).is_some())),
         _ => Err(unknown()),
     }
 }
@@ -347,6 +363,10 @@ mod tests {
             ("ALTER KEYSPACE k WITH durable_writes = true", true),
             ("DROP KEYSPACE k", false),
             ("ALTER TABLE k.t ADD a int", false),
+            ("ALTER TABLE k.t DROP a", false),
+            ("ALTER TABLE k.t RENAME a TO b", false),
+            ("ALTER TABLE k.t WITH compaction = {'class': 'UnifiedCompactionStrategy'}", true),
+            ("ALTER TABLE k.t ALTER a MASKED WITH DEFAULT", true),
             ("TRUNCATE k.t", false),
         ] {
             let refused = listed(&parse(text.as_bytes()).body, Trouble::Reject(String::new()));
@@ -354,5 +374,40 @@ mod tests {
             let lost = Trouble::Lost(String::new());
             assert_eq!(listed(&parse(text.as_bytes()).body, lost.clone()), lost, "{text}");
         }
+    }
+
+    #[test]
+    fn a_refused_change_of_columns_is_over_only_if_the_secondary_has_them_so() {
+        let tables = |columns: &[&str]| {
+            let key = Column::described(columns[0], "partition_key", 0, "int");
+            let others = columns[1..].iter().map(|name| Column::described(name, "regular", -1, "int"));
+            let shape =
+                crate::protocol::cql::text::schema::Table::new("k", "t", [key].into_iter().chain(others).collect());
+            Tables::new([0; 16], [Table::new(shape, [7; 16], 864_000, 0)])
+        };
+        for (text, primary, secondary, expected) in [
+            ("ALTER TABLE k.t ADD b int", &["k", "a", "b"], &["k", "a"][..], false),
+            ("ALTER TABLE k.t ADD b int", &["k", "a", "b"], &["k", "b"], true),
+            ("ALTER TABLE k.t ADD a int, b int", &["k", "a", "b"], &["k", "a"], false),
+            ("ALTER TABLE k.t ADD c int", &["k", "a", "b"], &["k", "a"], true),
+            ("ALTER TABLE k.t DROP c", &["k", "a", "b"], &["k", "c"], false),
+            ("ALTER TABLE k.t DROP c", &["k", "a", "b"], &["k", "a"], true),
+            ("ALTER TABLE k.t DROP b", &["k", "a", "b"], &["k", "b"], true),
+            ("ALTER TABLE k.t RENAME j TO k", &["k", "a", "b"], &["j", "a"], false),
+            ("ALTER TABLE k.t RENAME j TO k", &["k", "a", "b"], &["k", "a"], true),
+            (
+                "ALTER TABLE k.t WITH compaction = {'class': 'UnifiedCompactionStrategy'}",
+                &["k", "a", "b"],
+                &["k"],
+                false,
+            ),
+        ] {
+            let Body::Schema(schema) = parse(text.as_bytes()).body else { panic!("{text}") };
+            let is_over = is_over(&schema, TableId::of("k", "t"), &tables(primary), &tables(secondary));
+            assert_eq!(is_over, expected, "{text} on {secondary:?}");
+        }
+        let Body::Schema(schema) = parse(b"ALTER TABLE k.t ADD b int").body else { panic!("a schema change") };
+        let is_over = is_over(&schema, TableId::of("k", "t"), &Tables::new([0; 16], []), &tables(&["k"]));
+        assert!(is_over, "the primary dropped it since");
     }
 }

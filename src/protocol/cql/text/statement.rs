@@ -387,8 +387,18 @@ pub struct Schema {
     pub tolerant: bool,
     /// `ALTER TABLE .. DROP ..`.
     pub drop: Option<ColumnDrop>,
-    /// The first column of `ALTER TABLE .. ADD ..`.
-    pub add: Option<String>,
+    /// The columns of `ALTER TABLE .. ADD ..`.
+    pub add: Vec<String>,
+    /// `ALTER TABLE .. RENAME ..`.
+    pub renames: bool,
+}
+
+impl Schema {
+    /// `ALTER TABLE` of what no row needs: options, masks.
+    pub fn is_of_options(&self) -> bool {
+        let is_of_columns = self.drop.is_some() || !self.add.is_empty() || self.renames;
+        (self.action, self.object) == (Action::Alter, Object::Table) && !is_of_columns
+    }
 }
 
 /// `CREATE`, `ALTER`, `DROP`.

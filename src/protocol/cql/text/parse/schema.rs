@@ -18,7 +18,8 @@ impl Cursor<'_> {
         let replace = self.take_all(&["or", "replace"]);
         let object = self.object()?;
         let tolerant = replace | self.tolerance();
-        let schema = Schema { action, object, name: None, table: None, tolerant, drop: None, add: None };
+        let (add, renames) = (Vec::new(), false);
+        let schema = Schema { action, object, name: None, table: None, tolerant, drop: None, add, renames };
         let schema = self.defined(schema)?;
         Ok(self.rest_is(Body::Schema(schema)))
     }
@@ -76,7 +77,7 @@ impl Cursor<'_> {
             (Object::Table, Action::Alter) => {
                 let name = Some(self.qualified_name()?);
                 let drop = self.column_drop()?;
-                Ok(Schema { name, drop, add: self.column_add()?, ..schema })
+                Ok(Schema { name, drop, add: self.column_add()?, renames: self.is(0, "rename"), ..schema })
             }
             _ => Ok(Schema { name: Some(self.qualified_name()?), ..schema }),
         }
@@ -104,16 +105,27 @@ impl Cursor<'_> {
         self.of_table(Schema { name, ..schema })
     }
 
-    /// `ADD [IF NOT EXISTS] c int, d int`, or the columns in parentheses.
-    fn column_add(&mut self) -> Result<Option<String>, Unknown> {
+    /// `ADD [IF NOT EXISTS] c int, d int STATIC`, or the columns in parentheses.
+    fn column_add(&mut self) -> Result<Vec<String>, Unknown> {
         if !self.take("add") {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         let _ = self.take_all(&["if", "not", "exists"]);
-        if self.is(0, "(") {
-            self.advance();
+        let _ = self.take("(");
+        let mut columns = Vec::new();
+        loop {
+            columns.push(self.name()?);
+            self.data_type()?;
+            // `STATIC`, `MASKED WITH f(x, y)`: a comma in there is none between columns.
+            let mut depth = 0_usize;
+            while !self.is_at_end() && !(depth == 0 && (self.is(0, ",") || self.is(0, ")"))) {
+                depth = if self.is(0, "(") { depth + 1 } else { depth.saturating_sub(usize::from(self.is(0, ")"))) };
+                self.advance();
+            }
+            if !self.take(",") {
+                return Ok(columns);
+            }
         }
-        self.name().map(Some)
     }
 
     /// `DROP [IF EXISTS] c`, `DROP (c, d)`, each with `USING TIMESTAMP`; not `DROP COMPACT STORAGE`.

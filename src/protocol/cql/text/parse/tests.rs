@@ -47,6 +47,9 @@ fn definition(schema: &Schema) -> String {
     out.extend(schema.table.as_ref().map(|table| format!(" of {}", named(table))));
     out.extend(schema.tolerant.then_some(" tolerant"));
     out.extend(schema.drop.as_ref().map(|drop| format!(" drops {}", drop.columns.join(","))));
+    out.extend((!schema.add.is_empty()).then(|| format!(" adds {}", schema.add.join(","))));
+    out.extend(schema.renames.then_some(" renames"));
+    out.extend(schema.is_of_options().then_some(" options"));
     out
 }
 
@@ -383,12 +386,19 @@ fn schema_changes_name_their_object() {
         ("ALTER SCHEMA k WITH durable_writes = false", "Alter Keyspace k.k"),
         ("CREATE TABLE k.t (a int PRIMARY KEY, b text STATIC) WITH comment = 'c'", "Create Table k.t"),
         ("DROP COLUMNFAMILY IF EXISTS t", "Drop Table t tolerant"),
-        ("ALTER TABLE k.t ADD b int", "Alter Table k.t"),
+        ("ALTER TABLE k.t ADD b int", "Alter Table k.t adds b"),
+        (
+            "ALTER TABLE t ADD IF NOT EXISTS (b map<int, text> STATIC, \"C\" text MASKED WITH mask_inner(1, null), d 'x.Y')",
+            "Alter Table t adds b,C,d",
+        ),
+        ("ALTER TABLE t ADD b frozen<tuple<int, int>>, c k.u;", "Alter Table t adds b,c"),
+        ("ALTER TABLE t WITH compaction = {'class': 'x'}", "Alter Table t options"),
+        ("ALTER TABLE t ALTER a MASKED WITH DEFAULT", "Alter Table t options"),
         ("ALTER TABLE k.t DROP b", "Alter Table k.t drops b"),
         ("ALTER TABLE IF EXISTS k.t DROP IF EXISTS (b, \"C\") USING TIMESTAMP 5", "Alter Table k.t tolerant drops b,C"),
-        ("ALTER TABLE t DROP COMPACT STORAGE", "Alter Table t"),
+        ("ALTER TABLE t DROP COMPACT STORAGE", "Alter Table t options"),
         ("ALTER TABLE t DROP compact", "Alter Table t drops compact"),
-        ("ALTER TABLE t RENAME a TO b", "Alter Table t"),
+        ("ALTER TABLE t RENAME IF EXISTS a TO b", "Alter Table t renames"),
         ("CREATE INDEX ON k.t (a)", "Create Index of k.t"),
         ("CREATE CUSTOM INDEX IF NOT EXISTS i ON t (a) USING 'sai'", "Create Index i of t tolerant"),
         ("DROP INDEX k.i", "Drop Index k.i"),
