@@ -36,6 +36,7 @@ use super::stamps::now_micros;
 use super::tables::Table;
 use super::text::expr::{Expr, Value as Literals};
 use super::text::schema::{self, Column, Effect, Source};
+use super::text::stamp::stamp;
 use super::text::statement::{Assignment, Modification, Operation, Verb};
 use super::wire::primitive::Value;
 use super::write::Write;
@@ -234,7 +235,7 @@ impl Applier {
             }
         }
         let parameters = write.batch.parameters;
-        let occasion = Occasion::of(job, parameters.timestamp, Look::at_write(parameters.consistency));
+        let occasion = Occasion::of(job, newest_of(&write, &taken), Look::at_write(parameters.consistency));
         if must_go_by_state(job, &write, &written) {
             return self.by_state(&there.sides().await?, occasion, written).await;
         }
@@ -330,6 +331,16 @@ fn newest(record: &Record) -> Option<i64> {
         _ => None,
     };
     record.items().find_map(stamp)
+}
+
+/// The newest timestamp of a write's modifications: what their texts say, or else the write's own.
+fn newest_of(write: &Write<'_>, taken: &[Taken<'_>]) -> Option<i64> {
+    let own = write.batch.parameters.timestamp;
+    let stamps = taken.iter().flat_map(|statement| {
+        let all = statement.parsed.modifications().iter();
+        all.map(|one| stamp(statement.text, &statement.parsed, one, |number| statement.bytes(number)).or(own))
+    });
+    stamps.max().unwrap_or(own)
 }
 
 /// How hard to look, and how it is decided, in the wire's own measure.
@@ -465,11 +476,7 @@ fn places(
     effect: &Effect<'_>,
     table: &Table,
 ) -> Option<Vec<Place>> {
-    let bound = |number: usize| match statement.values.get(number) {
-        Some(Value::Set(bytes)) => Some(bytes),
-        _ => None,
-    };
-    place::written(statement.text, modification, effect, &table.shape, bound)
+    place::written(statement.text, modification, effect, &table.shape, |number| statement.bytes(number))
 }
 
 impl engine::Applier for Applier {

@@ -15,7 +15,7 @@ use crate::protocol::cql::text::parse::parse;
 use crate::protocol::cql::text::statement::Statement as Parsed;
 use crate::protocol::cql::text::volatile::translations;
 use crate::protocol::cql::wire::Version;
-use crate::protocol::cql::wire::primitive::Consistency;
+use crate::protocol::cql::wire::primitive::{Consistency, Value};
 use crate::protocol::cql::wire::request::{Parameters, Statement, StatementText, Values};
 use crate::protocol::cql::write::Write;
 
@@ -31,6 +31,16 @@ pub(super) struct Taken<'a> {
     pub(super) values: Values<'a>,
     /// It was seen before, and has markers.
     comes_again: bool,
+}
+
+impl<'a> Taken<'a> {
+    /// What is bound to a marker; nothing is null, or not set.
+    pub(super) fn bytes(&self, number: usize) -> Option<&'a [u8]> {
+        match self.values.get(number) {
+            Some(Value::Set(bytes)) => Some(bytes),
+            _ => None,
+        }
+    }
 }
 
 /// Takes statements apart, and remembers those that have markers: they may come again.

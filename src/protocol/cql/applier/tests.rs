@@ -12,7 +12,7 @@ use crate::protocol::cql::client::Settings;
 use crate::protocol::cql::cluster::scripted::{Scripted, hurry};
 use crate::protocol::cql::look::Decided;
 use crate::protocol::cql::wire::primitive::Consistency;
-use crate::protocol::cql::wire::request::{Parameters, Statement, StatementText, Values};
+use crate::protocol::cql::wire::request::{BatchKind, Parameters, Statement, StatementText, Values};
 use crate::protocol::cql::write;
 use crate::record::{Backend, RecordBuf, Side};
 
@@ -226,4 +226,32 @@ async fn a_table_that_a_node_of_the_primary_shows_no_more_is_not_gone_while_anot
     assert!(matches!(applied, Applied::Retry(_)), "{applied:?}");
     rig.primary.node(1).tables.clear();
     assert_eq!(rig.settle().await, Applied::Done);
+}
+
+#[test]
+fn what_a_write_leaves_is_as_new_as_its_text_says() {
+    let newest = |texts: &[&str], values: &[(Option<&str>, Value<'_>)]| {
+        let parameters = Parameters { timestamp: Some(1_000), ..Parameters::new(Consistency::One) };
+        let statements: Vec<Statement<'_>> = (texts.iter())
+            .map(|text| {
+                let values = Values::Given(if text.contains('?') { values } else { &[] });
+                Statement { text: StatementText::Text(text.as_bytes()), values }
+            })
+            .collect();
+        let mut body = BytesMut::new();
+        write::put_statements(&mut body, BatchKind::Unlogged, &statements, &parameters).expect("short");
+        let write = Write::parse(&body).expect("well-formed");
+        newest_of(&write, &Texts::default().take_apart(&write))
+    };
+    let (plain, early) =
+        ("UPDATE t SET l = ['x'] WHERE k = 1", "UPDATE t USING TIMESTAMP 200 SET l = ['x'] WHERE k = 1");
+    assert_eq!(newest(&[plain], &[]), Some(1_000));
+    assert_eq!(newest(&[early], &[]), Some(200));
+    assert_eq!(newest(&[early, plain], &[]), Some(1_000));
+    let bound = 300_i64.to_be_bytes();
+    let text = "UPDATE t USING TIMESTAMP ? SET l = ['x'] WHERE k = 1";
+    assert_eq!(newest(&[early, text], &[(None, Value::Set(&bound))]), Some(300));
+    let batch =
+        "BEGIN BATCH USING TIMESTAMP 7 UPDATE t SET l = ['x'] WHERE k = 1; DELETE FROM t WHERE k = 2; APPLY BATCH";
+    assert_eq!(newest(&[batch], &[]), Some(7));
 }

@@ -20,6 +20,7 @@ use crate::protocol::cql::text::edit;
 use crate::protocol::cql::text::generate::{Generated, TimeUuids};
 use crate::protocol::cql::text::parse::parse;
 use crate::protocol::cql::text::schema::Effect;
+use crate::protocol::cql::text::stamp::stamp;
 use crate::protocol::cql::text::statement::{Body, Class, Modification, Name, Statement as Parsed};
 use crate::protocol::cql::text::volatile::{Dialect, literals, volatile_calls};
 use crate::protocol::cql::wire::primitive::Consistency;
@@ -260,6 +261,10 @@ impl Ground<'_> {
         // What cannot be said again cannot be replayed. A call that was replaced had no marker in it.
         let is_told = assigned.is_told();
         sorted.unknown |= matches!(statement.body, Body::Unknown(_));
+        let stamp_of = |modification| {
+            let bound = |number| assigned.bytes(number);
+            piece.known.is_stamped.then(|| stamp(executed.text(), statement, modification, bound)).flatten()
+        };
         for (modification, part) in statement.modifications().iter().zip(&plan.parts) {
             match part {
                 Part::NotMirrored => {}
@@ -273,6 +278,7 @@ impl Ground<'_> {
                         keyspace: of,
                         table,
                         way: if is_told { Way::Replay } else { Way::State },
+                        stamp: stamp_of(modification),
                         is_pinned: false,
                         parts: None,
                         places: None,
@@ -290,7 +296,8 @@ impl Ground<'_> {
                     let parts = key.map(|key| smallvec![hash_of(key)]).or_else(|| places.as_deref().map(parts));
                     let is_pinned = *is_pinned;
                     let keyspace = hash_of([&table.shape.keyspace]);
-                    sorted.add(Found { piece: at, keyspace, table: table.label, way, is_pinned, parts, places });
+                    let (table, stamp) = (table.label, stamp_of(modification));
+                    sorted.add(Found { piece: at, keyspace, table, way, stamp, is_pinned, parts, places });
                 }
             }
         }
@@ -355,7 +362,7 @@ impl Whole<'_, '_> {
             record.dirty(TableId::NONE, Reason::Uncaptured);
         }
         let (by_state, replayed): (Vec<&Found>, Vec<&Found>) =
-            sorted.found.iter().partition(|found| sorted.conditional || found.way == Way::State);
+            sorted.found.iter().partition(|found| sorted.is_by_state(found));
         // In doubt what may not be done again goes by state, too.
         if sorted.goes_by_state() || self.is_untried && self.kind == Kind::Logged {
             let decided = match self.kind {
@@ -363,7 +370,7 @@ impl Whole<'_, '_> {
                 Kind::Logged => Decided::Logged,
                 _ => Decided::Unsaid,
             };
-            record.stamp(self.stamp);
+            record.stamp(sorted.newest(self.stamp));
             put_look(record, (self.parameters.consistency, decided));
         }
         by_state.iter().for_each(|found| found.settle(record));
@@ -490,6 +497,8 @@ struct Found {
     keyspace: u64,
     table: TableId,
     way: Way,
+    /// What the text says in place of the frame's timestamp.
+    stamp: Option<i64>,
     is_pinned: bool,
     /// Its partitions, by hash, if they can be told.
     parts: Option<Parts>,
@@ -547,6 +556,17 @@ impl Sorted {
     /// Something of it is settled where it writes.
     fn goes_by_state(&self) -> bool {
         self.conditional || self.contested || self.found.iter().any(|found| found.way == Way::State)
+    }
+
+    /// It is settled where it writes, and not replayed.
+    fn is_by_state(&self, found: &Found) -> bool {
+        self.conditional || found.way == Way::State
+    }
+
+    /// The newest timestamp of what is settled where it writes: its text's, or the frame's.
+    fn newest(&self, of_frame: i64) -> i64 {
+        let settled = self.found.iter().filter(|found| self.contested || self.is_by_state(found));
+        settled.map(|found| found.stamp.unwrap_or(of_frame)).max().unwrap_or(of_frame)
     }
 
     fn hashes(&self) -> Vec<u64> {

@@ -365,6 +365,20 @@ impl Rig {
         self.writes(|write| write.batch.parameters.timestamp)
     }
 
+    /// With what the places in the journal were written, of each record.
+    fn newest(&self) -> Vec<i64> {
+        let journal = self.shared.journal.as_ref().expect("mirroring");
+        let (entries, _) = journal.read(Lsn::default(), 1 << 20).now_or_never().expect("in memory").expect("whole");
+        let stamp = |entry| {
+            let Entry::Record { payload, .. } = entry else { return None };
+            Record::parse(payload).expect("a record").items().find_map(|item| match item {
+                Item::Stamp(stamp) => Some(stamp),
+                _ => None,
+            })
+        };
+        entries.into_iter().filter_map(stamp).collect()
+    }
+
     /// Something of each write in the journal.
     fn writes<T>(&self, of: impl Fn(&Write<'_>) -> T) -> Vec<T> {
         let journal = self.shared.journal.as_ref().expect("mirroring");
@@ -578,6 +592,28 @@ fn lists_counters_and_conditional_statements_go_by_state() {
     );
     let stamps: Vec<bool> = rig.sent().iter().map(|frame| parse(Version::V4, frame).2.is_some()).collect();
     assert_eq!(stamps, [true, false, false], "neither counters nor Paxos take a stamp");
+}
+
+#[test]
+fn what_goes_by_state_is_as_new_as_its_text_says() {
+    let mut rig = Rig::new(Version::V4, None);
+    rig.prepare(b"id", "UPDATE wide USING TIMESTAMP ? SET l = l + ['x'] WHERE k = 1 AND c = 2");
+    rig.query(2, "UPDATE wide USING TIMESTAMP 200 SET l = l + ['x'] WHERE k = 1 AND c = 2");
+    rig.execute(3, b"id", &[(None, Value::Set(&300_i64.to_be_bytes()))]);
+    rig.query(
+        4,
+        "BEGIN BATCH UPDATE wide USING TIMESTAMP 5 SET l = l + ['x'] WHERE k = 1 AND c = 2; \
+         UPDATE wide USING TIMESTAMP 7 SET l = l + ['x'] WHERE k = 1 AND c = 3; APPLY BATCH",
+    );
+    let early = "UPDATE wide USING TIMESTAMP 11 SET l = ['x'] + l WHERE k = 1 AND c = 2";
+    rig.batch(5, BatchKind::Unlogged, &[early, "DELETE FROM t USING TIMESTAMP 3 WHERE k = 7"].map(text));
+    assert_eq!(rig.newest(), [200, 300, 7, 11]);
+    // What says none has the frame's.
+    let before = now_micros();
+    rig.execute(6, b"id", &[(None, Value::Unset)]);
+    rig.batch(7, BatchKind::Unlogged, &[early, "UPDATE wide SET l = l - ['x'] WHERE k = 1 AND c = 2"].map(text));
+    let newest = rig.newest();
+    assert!(newest.len() == 6 && newest[4..].iter().all(|stamp| *stamp >= before), "{newest:?}");
 }
 
 #[test]

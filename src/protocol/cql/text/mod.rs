@@ -22,6 +22,7 @@ pub mod partition;
 pub mod plain;
 pub mod schema;
 pub mod shape;
+pub mod stamp;
 pub mod statement;
 pub mod system;
 pub mod token;
