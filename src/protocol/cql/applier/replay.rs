@@ -107,7 +107,9 @@ pub(super) async fn execute(
 /// read at it there, and at `LOCAL_QUORUM`.
 fn parameters<'a>(client: &Client, of: &Parameters<'a>) -> Parameters<'a> {
     let consistency = match of.consistency {
-        Consistency::Any | Consistency::One | Consistency::LocalOne => Consistency::LocalQuorum,
+        Consistency::Any | Consistency::One | Consistency::LocalOne | Consistency::NodeLocal => {
+            Consistency::LocalQuorum
+        }
         Consistency::Two | Consistency::Three => Consistency::Quorum,
         // Of a write that Paxos did not decide: servers refuse these.
         Consistency::Serial | Consistency::LocalSerial => Consistency::LocalQuorum,

@@ -180,6 +180,33 @@ async fn what_may_not_be_done_again_in_doubt_is_not_done_on_the_primary() {
     }
 }
 
+/// By itself a client's level may be too low for who reads there behind a switch (CQL-CORNERS H3).
+#[tokio::test(start_paused = true)]
+async fn a_write_is_replayed_at_a_level_that_is_enough_to_be_read_at_local_quorum() {
+    use Consistency::*;
+    hurry();
+    let rig = Rig::of(Scripted::start(1, &[("t", &["k", "v"])]).await).await;
+    for given in Consistency::ALL {
+        let expected = match given {
+            Two | Three => Quorum,
+            Quorum | EachQuorum | All => given,
+            _ => LocalQuorum,
+        };
+        let parameters = Parameters { timestamp: Some(now_micros()), ..Parameters::new(given) };
+        let text = StatementText::Text(b"INSERT INTO k.t (k, v) VALUES (1, 1)");
+        let statement = Statement { text, values: Values::Given(&[]) };
+        let (mut single, mut batch) = (BytesMut::new(), BytesMut::new());
+        write::put_statement(&mut single, statement, &parameters).expect("short");
+        write::put_statements(&mut batch, BatchKind::Logged, &[statement, statement], &parameters).expect("short");
+        for body in [single, batch] {
+            let write = |record: &mut RecordBuf| record.write(TableId::of("k", "t"), Lane::ANY, &body);
+            assert_eq!(rig.apply(Certainty::Committed, write).await, Applied::Done, "{given:?}");
+            assert_eq!(rig.secondary.node(0).levels.pop(), Some(expected), "{given:?}");
+        }
+    }
+    assert_eq!((rig.secondary.node(0).done.len(), rig.primary.node(0).done.len()), (24, 0));
+}
+
 #[test]
 fn what_fewer_replicas_may_have_than_had_to_acknowledge_it_is_looked_for_at_all_of_them() {
     let look = |backend: u32, certainty| {

@@ -50,8 +50,9 @@ pub(in crate::protocol::cql) struct Script {
     pub tables: BTreeMap<&'static str, Vec<&'static str>>,
     /// Too few replicas are there for it.
     pub lacks: Option<Consistency>,
-    /// What it was asked to execute beside what tandem looks at.
+    /// What it was asked to execute beside what tandem looks at, a batch as one, and at which levels.
     pub done: Vec<String>,
+    pub levels: Vec<Consistency>,
 }
 
 /// In a test whose time is paused: it goes on, twenty times as fast as outside, so that what comes over sockets comes in time.
@@ -151,14 +152,30 @@ impl Scripted {
                 }
                 self.query(me, text).map_or_else(
                     || {
-                        self.node(me).done.push(text.to_owned());
-                        said(Response::Result(Outcome::Void))
+                        let level = level.and_then(Consistency::from_code).expect("a level");
+                        self.done(me, text.to_owned(), level)
                     },
                     |rows| (Opcode::Result, rows),
                 )
             }
+            Opcode::Batch => {
+                let batch = request::Batch::parse(VERSION, message).expect("a batch");
+                let text = |statement: request::Statement<'_>| match statement.text {
+                    request::StatementText::Text(text) => String::from_utf8_lossy(text).into_owned(),
+                    request::StatementText::Prepared(_) => panic!("nothing is prepared here"),
+                };
+                let texts: Vec<String> = batch.statements.iter().map(text).collect();
+                self.done(me, texts.join("; "), batch.parameters.consistency)
+            }
             _ => refusal(ErrorKind::Invalid),
         }
+    }
+
+    fn done(&self, me: usize, text: String, level: Consistency) -> (Opcode, BytesMut) {
+        let mut node = self.node(me);
+        node.done.push(text);
+        node.levels.push(level);
+        said(Response::Result(Outcome::Void))
     }
 
     fn query(&self, me: usize, text: &str) -> Option<BytesMut> {
