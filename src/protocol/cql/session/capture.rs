@@ -1,7 +1,7 @@
 //! From a request that writes to what the journal keeps of it, and to what goes to the primary in its place.
 //!
 //! Three things may be changed in what the client sent, and nothing else: a timestamp is added to the frame where there
-//! is none; a call that gives another value each time is replaced by the value; a prepared statement with such a call goes
+//! is none; a call, or a constant, that gives another value each time is replaced by the value; a prepared statement with such a call goes
 //! as text. What is written down is then exactly what the primary executes.
 
 use std::sync::Arc;
@@ -16,14 +16,16 @@ use crate::protocol::cql::outcome::Kind;
 use crate::protocol::cql::place::{self, Extent, Place, hash_of};
 use crate::protocol::cql::stamps::{Stamps, now_micros};
 use crate::protocol::cql::tables::{Table, Tables};
-use crate::protocol::cql::text::edit;
+use crate::protocol::cql::text::edit::{self, Edit};
 use crate::protocol::cql::text::generate::{Generated, TimeUuids};
+use crate::protocol::cql::text::now;
 use crate::protocol::cql::text::parse::parse;
 use crate::protocol::cql::text::schema::Effect;
 use crate::protocol::cql::text::stamp::stamp;
 use crate::protocol::cql::text::statement::{Body, Class, Modification, Name, Statement as Parsed};
+use crate::protocol::cql::text::token::Span;
 use crate::protocol::cql::text::volatile::{Dialect, literals, volatile_calls};
-use crate::protocol::cql::wire::primitive::Consistency;
+use crate::protocol::cql::wire::primitive::{Consistency, Value};
 use crate::protocol::cql::wire::request::{
     BatchKind, Execute, Parameters, Query, Request, Statement, StatementText, Values,
 };
@@ -239,7 +241,8 @@ impl Ground<'_> {
     /// keyspace in which it was: the session's, or the batch's, may be another one.
     fn executed<'k>(&self, piece: &'k Piece<'_>) -> Executed<'k> {
         let known = &piece.known;
-        if !known.is_volatile {
+        let times = if known.says_now { self.times(known) } else { Vec::new() };
+        if !known.is_volatile && times.is_empty() {
             return Executed::Same(known);
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
@@ -247,11 +250,22 @@ impl Ground<'_> {
             .map(|(_, kind)| Generated::new(kind, now, self.timeuuids, random()))
             .collect::<Vec<_>>();
         let mut edits = literals(&known.statement, self.dialect, &fresh);
+        let millis = now.as_millis().to_string();
+        edits.extend(times.into_iter().map(|span| Edit { span, text: millis.clone() }));
         if let Some(keyspace) = known.keyspace.as_deref().filter(|_| piece.is_prepared) {
             edits.extend(edit::qualified(&known.statement, keyspace));
         }
         let text = edit::apply(&known.text, edits);
         Executed::Made { statement: Box::new(parse(&text)), text }
+    }
+
+    /// Where the text of a statement says `'now'` and means the time.
+    fn times(&self, known: &Known) -> Vec<Span> {
+        let times = |part: &Part| match part {
+            Part::Mirrored { times, .. } => times.to_vec(),
+            Part::NotMirrored | Part::Stranger(_) => Vec::new(),
+        };
+        known.plan(self.tables).parts.iter().flat_map(times).collect()
     }
 
     fn sort(&self, at: usize, piece: &Piece<'_>, executed: &Executed<'_>, sorted: &mut Sorted) -> Result<(), Refused> {
@@ -285,11 +299,11 @@ impl Ground<'_> {
                     };
                     sorted.add(found);
                 }
-                Part::Mirrored { table, way, is_pinned, key } => {
+                Part::Mirrored { table, way, is_pinned, key, .. } => {
                     sorted.counters |= table.shape.has_counters();
                     let bound = |number: &usize| assigned.bytes(*number);
                     let key = key.as_ref().and_then(|markers| markers.iter().map(bound).collect::<Option<Key<'_>>>());
-                    let way = if is_told { *way } else { Way::State };
+                    let way = if is_told && !may_tell_time(piece, table) { *way } else { Way::State };
                     let by_state = way == Way::State || sorted.conditional || sorted.contested;
                     let all = || places(executed, modification, table, &assigned);
                     let places = (by_state || key.is_none()).then(all).flatten();
@@ -342,6 +356,14 @@ impl Ground<'_> {
             is_barrier: true,
         })
     }
+}
+
+/// Whether a document among what is written may have a time in it that each server reads as its own.
+fn may_tell_time(piece: &Piece<'_>, table: &Table) -> bool {
+    let is_bound = |(_, value)| matches!(value, Value::Set(bytes) if now::may_be_in(bytes));
+    piece.known.has_documents
+        && table.shape.may_hold_timestamps()
+        && (now::may_be_in(&piece.known.text) || piece.values.iter().any(is_bound))
 }
 
 /// A request, and how it is executed.

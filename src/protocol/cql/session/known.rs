@@ -15,10 +15,12 @@ use foldhash::fast::RandomState;
 
 use crate::protocol::cql::shadow::reading::{Unfit, fitness};
 use crate::protocol::cql::tables::{Table, Tables, is_own};
+use crate::protocol::cql::text::now;
 use crate::protocol::cql::text::parse::parse;
 use crate::protocol::cql::text::schema::{Effect, Mirroring, Source};
 use crate::protocol::cql::text::shape::shape;
 use crate::protocol::cql::text::statement::{Body, Class, Modification, Name, Statement};
+use crate::protocol::cql::text::token::Span;
 use crate::protocol::cql::text::volatile::{doubtful_calls, volatile_calls};
 use crate::protocol::cql::topology::Question;
 use crate::record::TableId;
@@ -41,6 +43,10 @@ pub(in crate::protocol::cql) struct Known {
     pub is_stamped: bool,
     /// It calls what nobody knows.
     pub is_doubtful: bool,
+    /// It has the constant `'now'`, which may be a time.
+    pub says_now: bool,
+    /// It writes what documents of JSON say.
+    pub has_documents: bool,
     plan: ArcSwapOption<Plan>,
     spoken: OnceLock<Spoken>,
 }
@@ -78,6 +84,8 @@ pub(in crate::protocol::cql) enum Part {
         is_pinned: bool,
         /// The markers that the partition key is bound to, if it is by nothing else.
         key: Option<Box<[usize]>>,
+        /// Where its text has a time that each server would read as its own.
+        times: Box<[Span]>,
     },
 }
 
@@ -105,6 +113,8 @@ impl Known {
             is_volatile,
             is_stamped: is_stamped(&statement),
             is_doubtful,
+            says_now: now::says_now(&text),
+            has_documents: now::has_documents(&statement),
             text,
             keyspace,
             statement,
@@ -181,13 +191,17 @@ impl Known {
             return Part::Stranger(Name { keyspace: keyspace.map(str::to_owned), name: name.name.clone() });
         };
         let effect = Effect::of(modification, &table.shape);
+        let (text, shape) = (&self.text, &table.shape);
+        let times = if self.says_now { now::times(text, modification, shape) } else { Vec::new() };
+        let says_more = self.says_now && now::is_doubtful(text, &self.statement, modification, shape, &times);
         let way = match effect.mirroring() {
-            _ if self.is_doubtful => Way::State,
+            _ if self.is_doubtful || says_more => Way::State,
             Mirroring::ListState | Mirroring::CounterState => Way::State,
             Mirroring::Replay | Mirroring::ReplayRising if table.gc_grace_seconds == 0 => Way::InOrder,
             Mirroring::Replay | Mirroring::ReplayRising => Way::Replay,
         };
-        Part::Mirrored { table: table.clone(), way, is_pinned: effect.is_pinned(), key: markers(&effect) }
+        let (is_pinned, key, times) = (effect.is_pinned(), markers(&effect), times.into());
+        Part::Mirrored { table: table.clone(), way, is_pinned, key, times }
     }
 }
 

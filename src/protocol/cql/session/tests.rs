@@ -565,6 +565,37 @@ fn both_sides_get_the_same_now() {
 }
 
 #[test]
+fn both_sides_read_the_same_time_where_a_text_says_now() {
+    let mut rig = Rig::new(Version::V4, None);
+    rig.prepare(b"id", "INSERT INTO times (at, v) VALUES ('Now', ?)");
+    rig.execute(2, b"id", &[(None, Value::Set(b"now"))]);
+    let (_, forwarded, _) = parse(Version::V4, &rig.sent()[0]);
+    let forwarded = String::from_utf8(forwarded).expect("UTF-8");
+    let millis = forwarded.strip_prefix("INSERT INTO \"shop\".times (at, v) VALUES (").expect("it is made");
+    let millis: i64 = millis.strip_suffix(", ?)").expect("the rest stays").parse().expect("a number");
+    assert!((now_micros() / 1_000 - millis).abs() < 60_000, "{forwarded}");
+    assert_eq!(rig.journal(), [format!("write times: {forwarded}")]);
+}
+
+#[test]
+fn what_may_be_read_as_another_time_on_each_side_goes_by_state() {
+    let mut rig = Rig::new(Version::V4, None);
+    rig.prepare(b"id", "INSERT INTO times JSON ?");
+    rig.execute(2, b"id", &[(None, Value::Set(b"{\"at\": 5, \"v\": \"nowhere\"}"))]);
+    rig.execute(3, b"id", &[(None, Value::Set(b"{\"at\": 5, \"v\": \"now\"}"))]);
+    rig.query(4, "UPDATE times SET v = 'now' WHERE at = 5");
+    rig.query(5, "UPDATE t SET v = 'now' WHERE k = 5");
+    let place = "times Partition [[0, 0, 0, 0, 0, 0, 0, 5]] [], touch times alone";
+    let journal = rig.journal();
+    assert!(journal[1].starts_with("stamped") && journal[1].ends_with(place), "{journal:?}");
+    assert!(journal[2].starts_with("stamped") && journal[2].ends_with(place), "{journal:?}");
+    assert_eq!(
+        [&journal[0], &journal[3]],
+        ["write times: INSERT INTO times JSON ?", "write t: UPDATE t SET v = 'now' WHERE k = 5"]
+    );
+}
+
+#[test]
 fn a_statement_that_nobody_prepared_here_is_prepared_again() {
     let mut rig = Rig::new(Version::V5, None);
     rig.execute(9, b"strange", &[]);

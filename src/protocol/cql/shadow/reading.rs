@@ -67,7 +67,7 @@ pub(in crate::protocol::cql) fn fitness(known: &Known) -> Result<&Select, Unfit>
     match keyspace {
         None => Err(Unfit::NotMirrored),
         Some(keyspace) if is_own(keyspace) => Err(Unfit::NotMirrored),
-        Some(_) if known.is_volatile || known.is_doubtful => Err(Unfit::Volatile),
+        Some(_) if known.is_volatile || known.is_doubtful || known.says_now => Err(Unfit::Volatile),
         Some(_) if select.orders.iter().any(|order| order.nearest.is_some()) => Err(Unfit::NotComparable),
         Some(_) => Ok(select),
     }

@@ -131,6 +131,19 @@ impl Table {
     }
 }
 
+impl Table {
+    /// A column has a timestamp in it, or a user type, which may have one.
+    pub fn may_hold_timestamps(&self) -> bool {
+        let is_plain = |word: &str| {
+            let is_of_others = ["frozen", "list", "set", "map", "tuple", "vector"].contains(&word);
+            let is_number = word.bytes().all(|byte| byte.is_ascii_digit());
+            is_number || is_of_others || word != "timestamp" && super::keyword::is_native_type(word.as_bytes())
+        };
+        let mut types = self.columns.iter().map(|column| column.cql_type.as_str());
+        !types.all(|of| of.split(|sign: char| !sign.is_alphanumeric() && sign != '_').all(is_plain))
+    }
+}
+
 /// Where a value comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
