@@ -44,6 +44,8 @@ async fn a_cluster_says_what_it_is_and_what_it_has() {
         assert_eq!(cluster.dialect().snake_case, cluster.release().starts_with('5'));
         assert_eq!(cluster.pick(), address(node));
         assert_eq!(cluster.hosts().len(), 1);
+        assert_eq!(cluster.zones().await.len(), 1, "it says its time zone");
+        assert!(cluster.masked().await.expect("it is asked").is_empty());
         let tables = cluster.tables();
         let table = tables.table("known", "t").expect("it is there");
         assert_eq!((table.gc_grace_seconds, table.default_ttl), (0, 60));

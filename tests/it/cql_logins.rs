@@ -33,7 +33,8 @@ fn guarded() -> (&'static [Cluster; 2], &'static Papers) {
             let tls = Tls { cert: papers.node.cert.clone(), key: papers.node.key.clone(), ca };
             Options { authentication: true, tls: Some(tls), ..Options::default() }
         };
-        let (mutual, simple) = (options(Some(papers.tandem.cert.clone())), options(None));
+        let (mutual, mut simple) = (options(Some(papers.tandem.cert.clone())), options(None));
+        simple.config.push("dynamic_data_masking_enabled: true".to_owned());
         let (old, new) = versions();
         let clusters = std::thread::scope(|scope| {
             let new = scope.spawn(move || cluster(&new, 1, &simple));
@@ -299,6 +300,33 @@ async fn clients_with_another_password_on_the_target_go_there_and_back() {
         tandem.switch_to(side).await;
         insert(&mut cql, "moved", k).unwrap_or_else(|failure| panic!("{side}: {failure:?}\n{}", tandem.log()));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_that_are_shown_masked_are_named_until_tandem_may_see_them() {
+    let (clusters, papers) = guarded();
+    for cluster in clusters {
+        prepare(cluster.contact(), &papers.to_node(ROOT), "masked");
+    }
+    direct(&clusters[0], "masked").define("CREATE TABLE people (k int PRIMARY KEY, v text)");
+    let mut new = direct(&clusters[1], "masked");
+    new.define("CREATE TABLE people (k int PRIMARY KEY, v text MASKED WITH DEFAULT)");
+    new.run("REVOKE UNMASK ON KEYSPACE masked FROM writer");
+    let office = office(clusters, papers);
+    let masked = |login: &str| {
+        let to = office.new.replace("cassandra:cassandra@", login);
+        let tandem = Tandem::configured("cql", "", &office.old, &to, "");
+        let file = tandem.dir().join("proxy.toml").display().to_string();
+        let output = cli(&["check", "--json", "--config", &file]);
+        let shown: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let all = shown["findings"].as_array().unwrap_or_else(|| panic!("{shown:#}"));
+        let named = all.iter().filter(|one| one["name"] == "masked_column");
+        named.map(|one| one["object"].as_str().expect("a name").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(masked("writer:writes@"), ["masked.people: v"]);
+    assert_eq!(masked("cassandra:cassandra@"), [""; 0]);
+    new.run("GRANT UNMASK ON TABLE people TO writer");
+    assert_eq!(masked("writer:writes@"), [""; 0]);
 }
 
 /// What makes some nodes run out of memory.

@@ -60,6 +60,9 @@ async fn every_kind_of_write_arrives_with_its_times_in_every_version() {
         "INSERT INTO decided (k, v, at) VALUES (1, 1, toTimestamp(now())) IF NOT EXISTS",
         "UPDATE decided SET v = 2 WHERE k = 1 IF v = 1",
         "UPDATE decided SET v = 3 WHERE k = 1 IF v = 1",
+        "INSERT INTO decided (k, v, at) VALUES (2, 1, 'now')",
+        "UPDATE decided SET at = 'Now' WHERE k = 3",
+        "INSERT INTO decided JSON '{\"k\": 4, \"at\": \"now\"}'",
         "BEGIN UNLOGGED BATCH INSERT INTO plain (k, v) VALUES (5, 'x'); INSERT INTO plain (k, v) VALUES (6, 'y') APPLY BATCH",
         "BEGIN BATCH INSERT INTO plain (k, v) VALUES (8, 'own') USING TIMESTAMP 5000 AND TTL 6000; \
          UPDATE plain SET w = 3 WHERE k = 8 APPLY BATCH",
@@ -91,6 +94,18 @@ async fn every_kind_of_write_arrives_with_its_times_in_every_version() {
         assert!(cql.rows("SELECT * FROM wide").is_empty());
         equal(&tandem, nodes, "kinds").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_says_its_own_time_is_not_above_a_later_delete() {
+    let (nodes, tandem) = stage("own_time").await;
+    let mut cql = through(&tandem, "own_time", 5, false);
+    cql.run("UPDATE wide USING TIMESTAMP 200 SET l = l + ['x'] WHERE k = 1 AND c = 1");
+    equal(&tandem, nodes, "own_time").await;
+    let above = Ask { at: Some(300), ..Ask::default() };
+    cql.query("DELETE FROM wide WHERE k = 1 AND c = 1", &above).expect("executed");
+    equal(&tandem, nodes, "own_time").await;
+    assert!(Cql::of(nodes[1], "own_time").rows("SELECT * FROM wide").is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

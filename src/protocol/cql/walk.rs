@@ -29,6 +29,7 @@ use crate::mirror::{Turning, durable};
 use crate::record::{Side, TableId};
 
 use super::applier::{Applier, occupied};
+use super::check::{columns_masked, zones_apart};
 use super::cluster::Cluster;
 use super::definitions::Lack;
 use super::rules;
@@ -115,6 +116,7 @@ impl Walk {
         let cluster = self.cluster(to)?;
         found.extend(differences(&self.shared.side(from).tables(), &cluster.tables(), to));
         found.extend(self.lacking(from, to).await?);
+        found.extend(self.told_otherwise().await?);
         // What the origin lacks of the target's rows, the mirror back brought it.
         if to == Side::Target {
             found.extend(self.unknown_history().await?);
@@ -186,6 +188,21 @@ impl Walk {
             .into_iter()
             .flat_map(|(side, of)| check::each(rules::TRIGGER_UNCAPTURED, Some(side), of.triggered()));
         Ok(found.chain(triggers).collect())
+    }
+
+    /// What nodes show tandem otherwise than it is, or read otherwise than the others.
+    async fn told_otherwise(&self) -> Result<Vec<Finding>, Error> {
+        let sides = [(Side::Origin, self.cluster(Side::Origin)?), (Side::Target, self.cluster(Side::Target)?)];
+        let mut found = Vec::new();
+        for (side, cluster) in &sides {
+            let masked = cluster.masked().await;
+            let masked = masked.map_err(|error| Error::Side { side: *side, why: error.to_string() })?;
+            found.extend(check::each(rules::MASKED_COLUMN, Some(*side), columns_masked(&masked)));
+        }
+        let [(_, origin), (_, target)] = &sides;
+        let (origin, target) = tokio::join!(origin.zones(), target.zones());
+        found.extend(zones_apart(rules::TIME_ZONE_DIFFERS, &origin, &target));
+        Ok(found)
     }
 
     /// Sessions connect to where they will go. One that cannot in time does so when it comes through the gate.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::client::Error;
-use super::cluster::Cluster;
+use super::cluster::{Cluster, Masked, Zone};
 use super::definitions::Lack;
 use super::tables::{Table, Tables, is_own};
 use super::text::schema::Cells;
@@ -28,6 +28,8 @@ crate::check::rules! {
     DELETES_FORGOTTEN: Note "deletes_forgotten" "gc_grace_seconds is 0: writes to a partition of it are replayed one after the other, and a write that is late for hours is compared instead";
     BY_STATE: Note "by_state" "counters and lists are read on the primary and written on the secondary: nobody else may write to this table on the target";
     TRIGGER_UNCAPTURED: Warning "trigger_uncaptured" "what a trigger (ITrigger) writes is not captured: it stays on this side, and a write that is replayed here runs it once more; do its work in the application, or compare the tables that it writes to";
+    MASKED_COLUMN: Error "masked_column" "a mask (MASKED WITH) hides the column's values from tandem's role, which would copy the mask in their place: GRANT UNMASK ON its keyspace to that role";
+    TIME_ZONE_DIFFERS: Warning "time_zone_differs" "nodes read timestamps as text that say no zone in their own time zone ('2026-01-01 10:00'): the same statement writes and finds other rows there; set the zone of their Java alike (-Duser.timezone=UTC), or have clients say it";
     BALLOTS_HIDDEN: Warning "ballots_hidden" "system.paxos may not be read: lightweight transactions are mirrored by state, which is slower and does not carry deletes that no read shows; GRANT SELECT ON system.paxos to tandem's role";
     CLOCK_SKEW: Warning "clock_skew" "a coordinator's clock is far from this machine's: lightweight transactions wait that long for timestamps that tandem gave; set the clocks (NTP)";
 }
@@ -48,6 +50,8 @@ pub async fn check(config: &Config) -> Report {
     }
     if let (Ok(origin), Ok(target)) = (&origin, &target) {
         protocols(&origin.facts(), &target.facts(), &mut report.findings);
+        let zones = tokio::join!(origin.zones(), target.zones());
+        report.findings.extend(zones_apart(TIME_ZONE_DIFFERS, &zones.0, &zones.1));
         tables(&origin.tables(), &target.tables(), &mut report.findings);
         if let (Ok(here), Ok(there)) = tokio::join!(origin.definitions(), target.definitions()) {
             let lacking = here.lacking(&there).into_iter();
@@ -74,12 +78,35 @@ async fn alone(side: Side, cluster: &Cluster, found: &mut Vec<Finding>) {
     if let Ok(false) = cluster.shows_ballots().await {
         found.push(on(side, BALLOTS_HIDDEN, "system.paxos"));
     }
+    if let Ok(masked) = cluster.masked().await {
+        found.extend(check::each(MASKED_COLUMN, Some(side), columns_masked(&masked)));
+    }
     for host in cluster.hosts().iter() {
         let skew = cluster.clock(&host.address).map_or(0, |offset| offset.micros());
         if skew.abs() > SKEW_MICROS {
             found.push(on(side, CLOCK_SKEW, format!("{}: {} ms", host.address, skew / 1_000)));
         }
     }
+}
+
+/// Columns as people call them.
+pub(super) fn columns_masked(masked: &Masked) -> Vec<String> {
+    let named = |((keyspace, table), columns): (&(String, String), &Vec<String>)| {
+        columns.iter().map(|column| format!("{keyspace}.{table}: {column}")).collect::<Vec<_>>()
+    };
+    masked.iter().flat_map(named).collect()
+}
+
+/// A finding, where nodes have not all one time zone.
+pub(super) fn zones_apart(
+    rule: &'static crate::check::Rule,
+    origin: &BTreeSet<Zone>,
+    target: &BTreeSet<Zone>,
+) -> Option<Finding> {
+    let told = |zones: &BTreeSet<Zone>| zones.iter().map(Zone::to_string).collect::<Vec<_>>().join(" and ");
+    let differ = origin.union(target).count() > 1;
+    let object = || format!("origin: {}; target: {}", told(origin), told(target));
+    differ.then(|| Finding { rule, side: None, object: object() })
 }
 
 fn rule(lack: Lack) -> &'static crate::check::Rule {

@@ -13,6 +13,7 @@ pub(super) mod clock;
 mod control;
 pub(in crate::protocol::cql) mod fields;
 mod hosts;
+mod masks;
 mod ring;
 mod schema;
 #[cfg(test)]
@@ -21,8 +22,9 @@ mod shunned;
 #[cfg(test)]
 mod tests;
 mod timeouts;
+mod zones;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -49,10 +51,12 @@ use super::text::volatile::Dialect;
 use super::topology::Facts;
 pub use clock::Offset;
 pub use hosts::Host;
+pub use masks::Masked;
 pub use ring::token;
 pub(in crate::protocol::cql) use schema::{column, each};
 use shunned::Shunned;
 pub use timeouts::Timeouts;
+pub use zones::Zone;
 
 /// How long a node that could not be reached is tried last.
 const SHUNNED: Duration = Duration::from_secs(5);
@@ -338,6 +342,21 @@ impl Cluster {
     /// No node can be asked.
     pub async fn definitions(&self) -> Result<Definitions, Error> {
         load(&self.client().await?).await
+    }
+
+    /// What of its tables is shown masked to tandem's role.
+    ///
+    /// # Errors
+    /// No node can be asked.
+    pub async fn masked(&self) -> Result<Masked, Error> {
+        masks::masked(&self.client().await?, &self.inner.settings.user).await
+    }
+
+    /// The time zones of its nodes: one, if they are set alike. Those that cannot be asked say nothing.
+    pub async fn zones(&self) -> BTreeSet<Zone> {
+        let hosts = self.hosts();
+        let asked = hosts.iter().map(|host| async move { zones::zone(&self.client_of(&host.address).await?).await });
+        join_all(asked).await.into_iter().filter_map(Result::ok).collect()
     }
 
     /// Wait until all nodes that are up have one schema, for as long as drivers wait.

@@ -35,7 +35,7 @@ use crate::backfill::crew::Lease;
 use crate::backfill::work::{Chunk, Difference, Differs, Extent, Outcome, Stage, Surveyed, Unread};
 use crate::mirror::replay::history::{By, Compared, Error, Provisioned, Suspect, Walker};
 use crate::protocol::cql::client::{self, Answer, Client};
-use crate::protocol::cql::cluster::Cluster;
+use crate::protocol::cql::cluster::{Cluster, Masked};
 use crate::protocol::cql::place::Place;
 use crate::protocol::cql::shown;
 use crate::protocol::cql::stamps::now_micros;
@@ -44,6 +44,7 @@ use crate::protocol::cql::text::schema;
 use crate::protocol::cql::wire::primitive::Consistency;
 use crate::protocol::cql::wire::request::Parameters;
 use crate::protocol::cql::wire::response::code;
+use crate::record::Side;
 
 use super::quiet::lingers;
 use super::state::LEVEL;
@@ -75,13 +76,18 @@ impl Walker for Applier {
         sides.primary.refresh().await;
         sides.secondary.refresh().await;
         let sizes = sizes(&sides.primary).await;
+        let masked = [
+            (sides.primary.side(), sides.primary.masked().await.map_err(of_primary)?),
+            (sides.secondary.side(), sides.secondary.masked().await.map_err(of_secondary)?),
+        ];
         let (here, there) = (sides.primary.tables(), sides.secondary.tables());
         let mut tables: Vec<&Arc<Table>> = here.iter().filter(|table| !is_own(&table.shape.keyspace)).collect();
         tables.sort_by_key(|table| (&table.shape.keyspace, &table.shape.name));
         let mut found = Vec::new();
         for table in tables {
             let other = there.table(&table.shape.keyspace, &table.shape.name);
-            let one = look(&sides, table, other.map(|other| &**other), &sizes).await?;
+            let refused = hindrance(&sides, table, other.map(|other| &**other), &masked);
+            let one = look(&sides, table, other.map(|other| &**other), (&sizes, refused)).await?;
             found.push(one);
         }
         Ok(found)
@@ -168,10 +174,14 @@ fn number(here: &Table, there: &Table) -> u64 {
     hasher.finish()
 }
 
-async fn look(sides: &Sides, table: &Table, other: Option<&Table>, sizes: &Sizes) -> Result<Surveyed, Error> {
+async fn look(
+    sides: &Sides,
+    table: &Table,
+    other: Option<&Table>,
+    (sizes, refused): (&Sizes, Option<String>),
+) -> Result<Surveyed, Error> {
     let name = format!("{}.{}", table.shape.keyspace, table.shape.name);
     let (rows, bytes) = sizes.get(&name).copied().unwrap_or_default();
-    let refused = hindrance(sides, table, other);
     let file = other.map_or(0, |other| number(table, other));
     let (mut is_occupied, mut unread) = (false, None);
     if refused.is_none() {
@@ -202,7 +212,7 @@ async fn look(sides: &Sides, table: &Table, other: Option<&Table>, sizes: &Sizes
 }
 
 /// Why a table cannot be walked over.
-fn hindrance(sides: &Sides, table: &Table, other: Option<&Table>) -> Option<String> {
+fn hindrance(sides: &Sides, table: &Table, other: Option<&Table>, masked: &[(Side, Masked); 2]) -> Option<String> {
     let Some(other) = other else {
         return Some("the target has no such table: make it there, or have it made (backfill.provision)".to_owned());
     };
@@ -212,6 +222,11 @@ fn hindrance(sides: &Sides, table: &Table, other: Option<&Table>) -> Option<Stri
         columns.chain(other.shape.columns().iter().filter(|c| table.shape.column(&c.name).is_none())).next()
     {
         return Some(format!("the column {} is not the same on both sides", column.name));
+    }
+    let name = (table.shape.keyspace.clone(), table.shape.name.clone());
+    let hidden = masked.iter().find_map(|(side, masked)| Some((side, masked.get(&name)?.first()?)));
+    if let Some((side, column)) = hidden {
+        return Some(format!("the {side} shows tandem's role the column {column} masked: GRANT UNMASK on it there"));
     }
     let strange = [&sides.primary, &sides.secondary].into_iter().find(|side| side.facts().partitioner != PARTITIONER);
     strange.map(|side| format!("only the Murmur3 partitioner is walked over, not {}", side.facts().partitioner))
