@@ -258,7 +258,7 @@ impl Assembly {
         let repeater = setup.repeater(handle.twins().clone(), &self.config);
         let repeating = shadow::Service::new(queue, repeater, handle.clone()).run(stop.clone());
         tasks.spawn(keep::told("repeating reads", repeating));
-        self.mark_lost(&recovered, &setup.tables(), &handle, &journal)?;
+        self.mark_lost(&recovered, &setup.tables(), |some| setup.with_taken_along(some), &handle, &journal)?;
         let mut walk = postgres::Walk::new(&setup, turning, &self.config, &control, (stop.clone(), tasks.clone()));
         walk.begin(&control).await.map_err(|error| Error::Setup(error.to_string()))?;
         let defaults = Defaults { max_hold: self.config.cutover.max_hold };
@@ -312,7 +312,7 @@ impl Assembly {
         let repeater = cql::Repeater::new(&sides, &self.config.shadow, chosen);
         let setup = cql::Setup::over(sides, &self.config, gate.clone(), Some(mirroring), beside.clone()).await?;
         handle.desk().crew().open(setup.judge());
-        self.mark_lost(&recovered, &setup.tables(), &handle, &journal)?;
+        self.mark_lost(&recovered, &setup.tables(), |some| some, &handle, &journal)?;
         let mut walk = cql::Walk::new(&setup, journal, turning, &self.config, &control);
         walk.begin(&control).await.map_err(|error| Error::Setup(error.to_string()))?;
         let repeating = shadow::Service::new(reads, repeater, handle.clone()).run(stop.clone());
@@ -341,11 +341,13 @@ impl Assembly {
         Box::new(move || board.as_ref().map(shadow::Board::findings).unwrap_or_default())
     }
 
-    /// Labels stay active until the loss is confirmed, also when the start that noticed it was itself interrupted.
+    /// Labels stay active until the loss is confirmed, also when the start that noticed it was itself interrupted. `concerned`
+    /// adds tables of which rows were written with those of the ones that are named.
     fn mark_lost(
         &self,
         recovered: &Recovered,
         tables: &[TableId],
+        concerned: impl FnOnce(Vec<TableId>) -> Vec<TableId>,
         handle: &Handle,
         journal: &Journal,
     ) -> Result<(), Error> {
@@ -355,7 +357,7 @@ impl Assembly {
         // Without a sync the disk may lack more than what was written of late.
         let all = recovered.active.all || self.config.journal.durability != Durability::Fsync;
         let active = |table: &&TableId| all || recovered.active.list.contains(&table.0);
-        let tables: Vec<TableId> = tables.iter().filter(active).copied().collect();
+        let tables = concerned(tables.iter().filter(active).copied().collect());
         if recovered.active.all || recovered.active.list.contains(&TableId::NONE.0) {
             tracing::error!("a schema change may not have been repeated on the secondary: compare both schemas");
         }

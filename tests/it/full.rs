@@ -11,6 +11,8 @@ async fn clients_go_on_when_the_journal_is_full_and_both_sides_are_equal_in_the_
     let (origin_url, target_url) = (origin.url("postgres"), target.url("postgres"));
     for url in [&origin_url, &target_url] {
         sql(url, "CREATE TABLE large (k text PRIMARY KEY); CREATE TABLE small (id int PRIMARY KEY)").await;
+        sql(url, "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE c (id int PRIMARY KEY, p int REFERENCES p ON DELETE CASCADE)").await;
+        sql(url, "INSERT INTO p VALUES (1), (2); INSERT INTO c VALUES (1, 1), (2, 2)").await;
     }
     target.stop(Stop::Fast).expect("it stops");
     let tandem = Tandem::start(&origin_url, &target_url, "[journal]\nsize_limit = \"128MB\"").await;
@@ -22,13 +24,15 @@ async fn clients_go_on_when_the_journal_is_full_and_both_sides_are_equal_in_the_
     for id in 0..200_i32 {
         client.execute("INSERT INTO small VALUES ($1)", &[&id]).await.expect("inserted");
     }
+    // What this takes along is in no journal either.
+    client.execute("DELETE FROM p WHERE id = 1", &[]).await.expect("deleted");
     let dirty = tandem.client().get("/v1/dirty").await.expect("it answers");
     let tables = dirty.as_array().expect("a list");
     let large = tables.iter().find(|entry| entry["table"] == "public.large").expect("it is dirty");
     assert!(large["reasons"]["journal"].as_u64() > Some(0), "{dirty}");
     target.start().expect("it comes back");
     tandem.settled().await;
-    for table in ["large", "small"] {
+    for table in ["large", "small", "p", "c"] {
         let query = format!("SELECT count(*), sum(hashtext(t::text)) FROM {table} t");
         assert_eq!(rows(&target_url, &query).await, rows(&origin_url, &query).await, "{table}: {}", tandem.log());
     }

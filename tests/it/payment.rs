@@ -1010,6 +1010,53 @@ async fn a_table_that_cannot_be_read_is_refused_when_it_is_owed_and_tried_again_
 }
 
 #[tokio::test]
+async fn a_table_whose_keys_are_owed_is_tried_again_after_a_while_too() {
+    let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY)").await;
+    world.origin("INSERT INTO t VALUES (1); CREATE ROLE blind LOGIN REPLICATION; GRANT ALL ON t TO blind").await;
+    world.origin("ALTER TABLE t ENABLE ROW LEVEL SECURITY").await;
+    let blind = world.origin.url("postgres").replace("postgres@", "blind@");
+    world.copier = PgCopier::new(blind.parse().expect("a URL"), config(&world.target), Options::default());
+    while let Err(error) = world.copier.open().await {
+        assert!(matches!(error, Error::Fenced(_)), "{error}");
+    }
+    for _ in 0..2 {
+        assert_eq!(world.pay(&owed("t", [1])).await.refused.len(), 1);
+    }
+    world.origin("ALTER ROLE blind BYPASSRLS").await;
+    let until = tokio::time::Instant::now() + Duration::from_secs(60);
+    while !world.pay(&owed("t", [1])).await.refused.is_empty() {
+        assert!(tokio::time::Instant::now() < until, "never tried again");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    world.assert_same("t").await;
+}
+
+/// Who went with them is known by their keys alone.
+#[tokio::test]
+async fn what_foreign_keys_took_along_over_a_table_that_is_left_out_is_told() {
+    let schema = |more: &str| {
+        format!(
+            "CREATE TABLE p (id int PRIMARY KEY{more}); CREATE TABLE m (id int PRIMARY KEY, p int REFERENCES p ON DELETE CASCADE); \
+             CREATE TABLE c (id int PRIMARY KEY, m int REFERENCES m ON DELETE CASCADE); \
+             CREATE TABLE q (id int PRIMARY KEY); CREATE TABLE n (id int PRIMARY KEY, q int REFERENCES q ON DELETE SET NULL{more}); \
+             CREATE TABLE d (id int PRIMARY KEY, n int REFERENCES n ON DELETE CASCADE, q int REFERENCES q)"
+        )
+    };
+    let mut world = World::with(&schema(", v int"), &schema("")).await;
+    for (parent, flagged, expected) in
+        [("p", true, &["m", "c"][..]), ("p", false, &[]), ("q", true, &["n", "d"]), ("c", true, &[])]
+    {
+        let mut all = Owed::default();
+        owe(&mut all, parent, flagged, [1]);
+        let mut bereft = world.pay(&all).await.bereft;
+        let mut expected: Vec<_> = expected.iter().map(|name| table(name)).collect();
+        bereft.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(bereft, expected, "{parent}");
+    }
+}
+
+#[tokio::test]
 async fn a_schema_change_whose_table_somebody_has_locked_comes_again() {
     let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY)").await;
     let change = "ALTER TABLE t ADD COLUMN v int";

@@ -117,7 +117,8 @@ impl Desk {
     fn debt(&self, table: TableId, keys: &[Box<[u8]>], allowed: Option<i64>) -> RecordBuf {
         let mut record = RecordBuf::default();
         for key in keys {
-            record.key(table, key, false);
+            // Nobody knows how they came to differ: where a row is gone, so may be others that pointed at it.
+            record.key(table, key, true);
             if let Some(part_of) = self.shared.options.part_of {
                 allowed.into_iter().for_each(|timestamp| record.stamp(timestamp));
                 record.touch(table, part_of(key).map_or(Lane::ANY, |part| Lane::new(Order::AtPlaces, part)));

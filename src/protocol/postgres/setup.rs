@@ -1,5 +1,6 @@
 //! From configuration to what sessions and the mirror run on.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
@@ -132,6 +133,13 @@ impl Setup {
     pub fn tables(&self) -> Vec<TableId> {
         let catalog = self.shared.catalog.now();
         catalog.tables().map(|table| table.id).collect()
+    }
+
+    /// These tables, and those whose rows foreign keys may have taken along with theirs.
+    pub fn with_taken_along(&self, tables: Vec<TableId>) -> Vec<TableId> {
+        let mut all: BTreeSet<TableId> = tables.iter().copied().collect();
+        all.extend(self.shared.catalog.now().taken_along(tables));
+        all.into_iter().collect()
     }
 
     /// What people call a table.

@@ -17,7 +17,7 @@ use crate::cutover::gate::Gate;
 use crate::journal::{self, Journal};
 use crate::metrics;
 use crate::mirror::unwritten::{Lose, Unwritten};
-use crate::record::{Reason, RecordBuf, Side, TableId};
+use crate::record::{Item, Reason, RecordBuf, Side, TableId};
 use crate::shadow;
 use crate::telemetry::Line;
 
@@ -146,7 +146,16 @@ impl Shared {
         }
     }
 
-    /// The journal did not take these keys: their tables are dirty, and again when the unit is over.
+    /// The tables that keys name, and those whose rows foreign keys take along: a payment finds these by the keys of the rows
+    /// that went, and no other way.
+    pub fn concerned(&self, keys: &RecordBuf) -> BTreeSet<TableId> {
+        let mut tables: BTreeSet<TableId> = keys.tables().collect();
+        let moved = keys.items().filter(|item| matches!(item, Item::Key { moved: true, .. })).map(|item| item.table());
+        tables.extend(self.catalog.now().taken_along(moved.collect::<BTreeSet<_>>()));
+        tables
+    }
+
+    /// The journal did not take these keys: the tables that they concern are dirty, and again when the unit is over.
     pub fn lose(&self, keys: &RecordBuf, error: &journal::Error) -> Unwritten {
         metrics::JOURNAL_REFUSED_TOTAL.counter(&[("wire", "postgres")]).increment(1);
         if *error == journal::Error::Full {
@@ -154,7 +163,7 @@ impl Shared {
         } else if let Some(left_out) = self.untaken.say() {
             tracing::error!(%error, left_out, "the journal did not take a record: its tables are dirty");
         }
-        let mut tables: BTreeSet<TableId> = keys.tables().collect();
+        let mut tables = self.concerned(keys);
         if tables.remove(&TableId::NONE)
             && let Some(left_out) = self.unrepeated.say()
         {

@@ -331,6 +331,13 @@ impl Catalog {
         reached
     }
 
+    /// [`Catalog::reached`] by label: those that hold rows.
+    pub fn taken_along(&self, with: impl IntoIterator<Item = TableId>) -> impl Iterator<Item = TableId> {
+        let oids = with.into_iter().filter_map(|table| self.by_id.get(&table).copied());
+        let reached = self.reached(oids).into_keys().filter_map(|oid| self.relations.get(&oid));
+        reached.filter(|table| table.kind == Kind::Table).map(|table| table.id)
+    }
+
     fn with_children(&self, oid: u32) -> Vec<u32> {
         let (mut all, mut at) = (vec![oid], 0);
         while let Some(table) = all.get(at).map(|oid| self.relations.get(oid)) {

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use crate::protocol::postgres::analysis::{analyze_behind, transaction_name};
-use crate::protocol::postgres::catalog::{Catalog, Kind};
+use crate::protocol::postgres::catalog::Catalog;
 use crate::protocol::postgres::evident::{self, Arguments, NoParams, Param, Params, Source};
 use crate::protocol::postgres::key::{self, Returned};
 use crate::protocol::postgres::lexer::Tokens;
@@ -485,14 +485,10 @@ pub(super) fn dirty_any(catalog: &Catalog, keys: &mut RecordBuf) {
 /// Rows of these tables were written, and nobody knows which. Where they were deleted or got other keys, foreign keys
 /// did what they do to rows that no payment finds.
 fn unknown_rows(tables: impl Iterator<Item = TableId>, moved: bool, catalog: &Catalog, keys: &mut RecordBuf) {
-    let mut oids = Vec::new();
-    for table in tables {
-        keys.dirty(table, Reason::Uncaptured);
-        oids.extend(catalog.by_id.get(&table));
-    }
+    let tables: Vec<TableId> = tables.collect();
+    tables.iter().for_each(|table| keys.dirty(*table, Reason::Uncaptured));
     if moved {
-        let reached = catalog.reached(oids).into_keys().filter_map(|oid| catalog.relations.get(&oid));
-        reached.filter(|table| table.kind == Kind::Table).for_each(|table| keys.dirty(table.id, Reason::Uncaptured));
+        catalog.taken_along(tables).for_each(|table| keys.dirty(table, Reason::Uncaptured));
     }
 }
 

@@ -560,7 +560,7 @@ impl Session {
                 match share {
                     Share::Part => {
                         let parts = &mut self.parts;
-                        record.tables().for_each(|table| {
+                        self.shared.concerned(record).into_iter().for_each(|table| {
                             if !parts.contains(&table) {
                                 parts.push(table)
                             }

@@ -776,6 +776,27 @@ fn parts_that_nothing_could_close_are_dirty() {
     assert!(peers.session.parts.is_empty());
 }
 
+#[test]
+fn what_foreign_keys_took_along_with_rows_that_the_journal_did_not_take_is_dirty_too() {
+    let marks: Arc<std::sync::Mutex<Vec<TableId>>> = Arc::default();
+    let seen = marks.clone();
+    let lost: crate::mirror::unwritten::Lose = Arc::new(move |tables, _| seen.lock().expect("no panic").extend(tables));
+    let mut peers = Peers::over(rig::changed(move |shared| shared.lost = lost));
+    let [lord, vassal] = ["lord", "vassal"].map(|name| TableId::of("public", name));
+    for (moved, of_lords, expected) in
+        [(true, true, &[lord, vassal][..]), (false, true, &[lord]), (true, false, &[vassal])]
+    {
+        let mut keys = RecordBuf::default();
+        keys.key(if of_lords { lord } else { vassal }, b"k", moved);
+        peers.session.unwritten(&keys, &journal::Error::Full);
+        let mut marked = std::mem::take(&mut *marks.lock().expect("no panic"));
+        let mut expected = expected.to_vec();
+        marked.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(marked, expected, "moved: {moved}");
+    }
+}
+
 /// Keys of the open unit, as one statement may name: so many.
 fn owe(session: &mut Session, keys: u32) {
     let table = TableId::of("public", "acc");
