@@ -112,7 +112,8 @@ pub enum Reason {
     Lost = 5,
     /// The primary's own statistics counted more writes than were captured: someone bypasses the proxy.
     Counts = 6,
-    /// The secondary refuses the whole table, or more of its keys than may be parked.
+    /// The secondary refuses the whole table, or more of its keys than may be parked; or one of which it is so took rows of it
+    /// along.
     Refused = 7,
     /// A read was answered differently on both sides, and it lasted.
     Shadow = 8,

@@ -95,6 +95,9 @@ pub struct Paid {
     pub settled: Vec<(TableId, Box<[u8]>)>,
     /// Tables that were owed whole and are too large for a payment: dirty, all else is exact.
     pub large: Vec<Large>,
+    /// Tables of which rows may have gone along with those of tables that were left out, and nobody knows which: dirty, all else is
+    /// exact.
+    pub bereft: Vec<TableId>,
     /// Tables that somebody has locked, and what cannot be paid without them: nothing of them was paid, all else is exact.
     pub waiting: Vec<Waiting>,
     /// Tables that got other names by the schema changes that were repeated, in their order.

@@ -72,6 +72,15 @@ impl<C: Copier> Engine<C> {
         for table in self.parked.paid(cut.owed(), paid, exact).await? {
             self.dirty.mark(table, Reason::Refused, here).await?;
         }
+        for &table in &paid.bereft {
+            if self.dirty.get(table).is_none() {
+                warn!(
+                    table = table.0,
+                    "rows of it may have gone with those of a table that the secondary refuses: dirty"
+                );
+            }
+            self.dirty.mark(table, Reason::Refused, here).await?;
+        }
         for large in &paid.large {
             warn!(table = large.name, why = large.why, "too large for one payment: dirty");
             self.dirty.mark(large.table, Reason::Large, here).await?;

@@ -142,7 +142,7 @@ pub(super) async fn close(link: &mut Link, debts: &mut Debts<'_>) -> Result<(), 
         let mut next: HashMap<TableId, Vec<Key>> = HashMap::new();
         for reference in &references {
             let Some(keys) = fresh.get(&reference.parent).filter(|keys| !keys.is_empty()) else { continue };
-            if link.poisoned.contains_key(&reference.child) {
+            if link.is_poisoned(reference.child) {
                 continue;
             }
             let found = point_at(link, reference, keys).await?;

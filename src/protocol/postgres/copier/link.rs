@@ -35,7 +35,21 @@ pub const APPLICATION_NAME: &str = "tandem mirror";
 pub(super) struct Poison {
     pub(super) why: String,
     /// When that was found.
-    pub(super) since: Instant,
+    since: Instant,
+    /// It is not tried again before so long.
+    pause: Duration,
+}
+
+/// How long a table that could not be read is not tried again: at first, and at most. A try that fails costs everybody a
+/// snapshot.
+const POISONED: Duration = Duration::from_secs(10);
+const POISONED_MAX: Duration = Duration::from_secs(600);
+
+impl Poison {
+    /// The table is left out, unless it is time to try; `asked`: somebody wants all of it.
+    pub(super) fn holds(&self, asked: bool) -> bool {
+        self.since.elapsed() < if asked { POISONED } else { self.pause }
+    }
 }
 
 /// Both connections, and what was learned through them.
@@ -59,7 +73,8 @@ pub(super) struct Link {
     pub(super) repeated: Option<Repeated>,
     /// The name under which S is exported.
     pub(super) exported: Option<String>,
-    /// Tables that the primary would not let us read, and why: left out when they are owed.
+    /// Tables that the primary would not let us read, and why: left out when they are owed, until it is time to try. One that was
+    /// paid since is none of them.
     pub(super) poisoned: HashMap<TableId, Poison>,
     /// Tables that the primary refused to read once: a schema change under way may be why, and not the table.
     pub(super) doubtful: HashSet<TableId>,
@@ -76,6 +91,18 @@ pub(super) struct Link {
 }
 
 impl Link {
+    /// The table could not be read, and is not to be tried now.
+    pub(super) fn is_poisoned(&self, table: TableId) -> bool {
+        self.poisoned.get(&table).is_some_and(|poison| poison.holds(false))
+    }
+
+    /// The table could not be read, once more.
+    pub(super) fn poison(&mut self, table: TableId, why: String) {
+        let twice = |earlier: &Poison| (earlier.pause * 2).min(POISONED_MAX);
+        let pause = self.poisoned.get(&table).map_or(POISONED, twice);
+        self.poisoned.insert(table, Poison { why, since: Instant::now(), pause });
+    }
+
     /// The search path of both connections, as SET takes it.
     pub(super) fn path(&self) -> String {
         if self.search_path.is_empty() { "''".to_owned() } else { self.search_path.clone() }

@@ -49,7 +49,7 @@ use crate::record::Backend;
 
 use hang::{Watch, unless_it_hangs};
 pub use link::{APPLICATION_NAME, LOCK_APPLIER, LOCK_CLASS, LOCK_WRITERS};
-use link::{Link, Poison, on_primary, on_secondary};
+use link::{Link, on_primary, on_secondary};
 pub(super) use link::{SETTINGS, STORE, STORE_IS_THERE};
 use renames::Renames;
 use trouble::Trouble;
@@ -195,12 +195,12 @@ impl PgCopier {
             Err(trouble) => trouble,
         };
         match &trouble {
-            Trouble::Unreadable(table, _) if link.doubtful.insert(*table) => (),
+            Trouble::Unreadable(table, _) if !link.poisoned.contains_key(table) && link.doubtful.insert(*table) => (),
             // Every row is owed already, or it is not the keys.
             Trouble::Unfit(table, _) if link.unfit.insert(*table) => (),
             Trouble::Locked(at, tables, _) => link.locks.met(*at, tables),
             Trouble::Unreadable(table, why) | Trouble::Unfit(table, why) => {
-                link.poisoned.insert(*table, Poison { why: why.clone(), since: Instant::now() });
+                link.poison(*table, why.clone());
             }
             _ => (),
         }

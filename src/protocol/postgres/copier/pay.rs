@@ -152,6 +152,7 @@ impl<'p> Payment<'p> {
         self.link.renames.learn(&self.owed.ddl, &self.link.schema);
         self.gather();
         refused.into_iter().for_each(|refused| self.refuse_change(refused));
+        self.tell_bereft();
         let doubted = self.owed.doubted.iter().map(|body| change::refused(None, body, change::IN_DOUBT.to_owned()));
         self.paid.refused.extend(doubted);
         self.leave_out_locked().await
@@ -251,6 +252,7 @@ impl<'p> Payment<'p> {
         self.paid.settled = self.owed.parked.iter().filter(|(table, key)| is_paid(table, key)).cloned().collect();
         self.paid.refused.append(&mut refused);
         self.link.paid(self.paid.payments);
+        self.debts.keys().for_each(|table| drop(self.link.poisoned.remove(table)));
         self.link.contacts.learn(met);
         Ok(())
     }

@@ -1,9 +1,8 @@
 //! What a payment owes, table by table: where owed keys, tables and partitions are paid, what is refused, and what is left out
 //! for now, being locked or too large.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::mirror::state::copier::{Large, Waiting};
 use crate::mirror::state::keys::{Key, Keys};
@@ -13,16 +12,13 @@ use crate::record::TableId;
 
 use super::super::closure::apart;
 use super::super::debt::{Debt, Debts, fits, refused_table, reorder};
-use super::super::link::{Link, Poison};
+use super::super::link::Link;
 use super::super::renames::{Meant, meant};
 use super::super::schema::{Home, Pair};
 use super::super::trouble::Trouble;
 use super::super::{Options, change, locks, piece};
 use super::Payment;
 use super::changes::RefusedChange;
-
-/// How long at least a table that could not be read is not tried again.
-const POISONED: Duration = Duration::from_secs(10);
 
 impl<'p> Payment<'p> {
     pub(super) fn gather(&mut self) {
@@ -66,17 +62,59 @@ impl<'p> Payment<'p> {
         self.link.renames.names(table)
     }
 
-    /// A table that could not be read is refused when it is owed. Owed whole, by a repair or an operator who has done
-    /// something about it, it is tried anew, unless it was just now.
+    /// A table that could not be read is refused when it is owed. It is tried anew after a while; owed whole, by a repair or an
+    /// operator who has done something about it, unless it was just now.
     fn refuse_poisoned(&mut self) {
-        for (table, Poison { why, since }) in self.link.poisoned.clone() {
+        for (table, poison) in self.link.poisoned.clone() {
             let Some(debt) = self.debts.get(&table) else { continue };
-            if debt.whole && since.elapsed() > POISONED {
-                self.link.poisoned.remove(&table);
-                continue;
+            if poison.holds(debt.whole) {
+                let name = self.link.schema.name(table);
+                self.refuse(table, name, poison.why);
             }
-            let name = self.link.schema.name(table);
-            self.refuse(table, name, why);
+        }
+    }
+
+    /// What foreign keys took along is found by the keys of the rows that went, over the tables between. Where one of these is
+    /// left out nobody finds it: the tables that it may be of are dirty, but for those that are none of ours.
+    pub(super) fn tell_bereft(&mut self) {
+        if !self.link.schema.primary.foreign_keys.iter().any(|fk| fk.acts()) {
+            return;
+        }
+        let flagged = self.owed.keys.iter().filter(|(_, keys)| keys.values().any(|&flagged| flagged));
+        let flagged = flagged.map(|(table, _)| *table).chain(self.owed.lost.iter().copied());
+        let flagged: Vec<TableId> = flagged.flat_map(|table| self.names(table)).collect();
+        let reached: BTreeSet<TableId> = self.link.schema.primary.taken_along(flagged.iter().copied()).collect();
+        let mut unseen: Vec<TableId> = Vec::new();
+        for table in flagged {
+            if self.is_left_out(table) {
+                unseen.push(table);
+            }
+        }
+        let mut bereft = BTreeSet::new();
+        for table in reached {
+            if self.is_left_out(table) {
+                unseen.push(table);
+                bereft.insert(table);
+            }
+        }
+        bereft.extend(self.link.schema.primary.taken_along(unseen));
+        for table in bereft {
+            let table = match self.link.schema.home(table) {
+                Home::Pair(pair, _) => pair.id,
+                Home::Refused(..) => table,
+                Home::Nowhere => continue,
+            };
+            if !self.paid.bereft.contains(&table) {
+                self.paid.bereft.push(table);
+            }
+        }
+    }
+
+    /// Nothing of it is paid, nor asked for.
+    fn is_left_out(&mut self, table: TableId) -> bool {
+        match self.link.schema.home(table) {
+            Home::Pair(pair, _) => self.is_refused(pair.id) || self.link.is_poisoned(pair.id),
+            Home::Refused(..) | Home::Nowhere => true,
         }
     }
 
@@ -115,7 +153,7 @@ impl<'p> Payment<'p> {
         let parted: Vec<_> =
             parted.flat_map(|(table, known)| meant(self.link, table).into_iter().map(move |it| (it, known))).collect();
         for (Meant { name, pair, .. }, known) in parted {
-            let is_left_out = self.is_refused(name) || self.link.poisoned.contains_key(&name);
+            let is_left_out = self.is_refused(name) || self.link.is_poisoned(name);
             if !pair.footprint.partitioned || pair.id != name || is_left_out {
                 continue;
             }
