@@ -9,6 +9,7 @@ use tandem::mirror::state::keys::Key;
 use tandem::protocol::postgres::client::{Client, ServerConfig};
 use tandem::protocol::postgres::copier::{Options, PgCopier};
 use tandem::protocol::postgres::key;
+use tandem::protocol::postgres::scope::Scope;
 use tandem::record::{Backend, TableId, put_varint};
 use tandem::sandbox::{Options as SandboxOptions, Postgres, Stop, binaries};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -799,6 +800,37 @@ async fn a_damaged_page_on_the_target_is_its_table_s_alone_promise_7() {
 }
 
 #[tokio::test]
+async fn a_table_whose_file_the_origin_lost_is_refused_alone_promise_7() {
+    let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY)").await;
+    world.origin("INSERT INTO t VALUES (1); INSERT INTO u VALUES (1)").await;
+    let path = rows(&world.origin.url("postgres"), "SELECT pg_relation_filepath('t')").await;
+    world.origin.stop(Stop::Fast).expect("it stops");
+    std::fs::remove_file(world.origin.data().join(&path[0])).expect("it is there");
+    world.origin.start().expect("it starts");
+    world.reopen(Options::default()).await;
+    let mut both = owed("t", [1]);
+    owe(&mut both, "u", false, [1]);
+    let paid = world.pay(&both).await;
+    let [refused] = &paid.refused[..] else { panic!("one is refused: {:?}", paid.refused) };
+    assert!(refused.table == table("t") && refused.key.is_none() && refused.why.contains("58P01"), "{refused:?}");
+    world.assert_same("u").await;
+}
+
+/// As functions in C raise it that name no class of errors.
+#[tokio::test]
+async fn a_row_that_a_trigger_of_the_secondary_refuses_with_an_internal_error_is_parked_alone() {
+    let schema = "CREATE TABLE t (id int PRIMARY KEY)";
+    let trigger = "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.id = 13 THEN \
+        RAISE 'no' USING ERRCODE = 'XX000'; END IF; RETURN NEW; END $$; \
+        CREATE TRIGGER g BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION f(); ALTER TABLE t ENABLE ALWAYS TRIGGER g";
+    let mut world = World::with(schema, &format!("{schema}; {trigger}")).await;
+    world.origin("INSERT INTO t SELECT generate_series(1, 20)").await;
+    let paid = world.pay(&owed("t", 1..=20)).await;
+    let [refused] = &paid.refused[..] else { panic!("one is refused: {:?}", paid.refused) };
+    assert_eq!((refused.shown.as_str(), paid.rows), ("13", 19));
+}
+
+#[tokio::test]
 async fn a_change_of_no_table_in_doubt_is_listed_and_not_repeated_promise_6() {
     let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY)").await;
     let (_, change) = ddl("", "CREATE VIEW v AS SELECT 1");
@@ -1054,6 +1086,21 @@ async fn what_foreign_keys_took_along_over_a_table_that_is_left_out_is_told() {
         expected.sort_unstable();
         assert_eq!(bereft, expected, "{parent}");
     }
+}
+
+#[tokio::test]
+async fn a_row_without_a_key_that_the_secondary_refuses_is_its_table_s_alone() {
+    let schema = |check: &str| format!("CREATE TABLE k (v int{check}); CREATE TABLE t (id int PRIMARY KEY)");
+    let mut world = World::with(&schema(""), &schema(" CHECK (v <> 13)")).await;
+    let mut scope = Scope::default();
+    scope.keyless = true;
+    world.reopen(Options { scope, ..Options::default() }).await;
+    world.origin("INSERT INTO k VALUES (12), (13); INSERT INTO t VALUES (1)").await;
+    let all = Owed { tables: vec![table("k")], ..owed("t", [1]) };
+    let paid = world.pay(&all).await;
+    let [refused] = &paid.refused[..] else { panic!("one is refused: {:?}", paid.refused) };
+    assert!(refused.table == table("k") && refused.key.is_none() && refused.why.contains("23514"), "{refused:?}");
+    world.assert_same("t").await;
 }
 
 #[tokio::test]

@@ -458,7 +458,7 @@ impl Worker {
 
     /// The secondary refuses rows of this chunk: which ones there are, or that it is no matter of rows.
     async fn refused(&mut self, chunk: &Chunk, pair: &Arc<Pair>, error: &DbError) -> Result<Outcome, Trouble> {
-        let by_rows = ["22", "23", "P0"].iter().any(|class| error.code.starts_with(class));
+        let by_rows = ["22", "23", "P0", "XX000"].iter().any(|class| error.code.starts_with(class));
         let mut keys = Vec::new();
         if by_rows {
             let check = self.put_read(&pair.stretch_keys_sql(&chunk.name), chunk, pair, pair.format()).await?;

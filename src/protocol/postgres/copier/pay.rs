@@ -291,14 +291,19 @@ impl<'p> Payment<'p> {
     async fn mend(&mut self, table: TableId, error: &DbError, round: usize) -> Result<(), Trouble> {
         self.roll_back().await?;
         let (read_at_once, pair) = match self.debts.get(&table) {
-            Some(debt) => (debt.whole && !debt.pair.footprint.local, debt.pair.clone()),
+            // Rows without a key are not told apart either.
+            Some(debt) => {
+                let pair = debt.pair.clone();
+                (pair.key.is_empty() || debt.whole && !pair.footprint.local, pair)
+            }
             None => return Err(Trouble::Secondary(error.clone().into())),
         };
         self.repeat_ddl_again().await?;
         if !self.debts.contains_key(&table) {
             return Ok(());
         }
-        let by_rows = error.code.starts_with("22") || error.code.starts_with("23") || error.code.starts_with("P0");
+        // What functions raise may be of a row: in PL/pgSQL, and in C where they name no other class.
+        let by_rows = ["22", "23", "P0", "XX000"].iter().any(|class| error.code.starts_with(class));
         if !by_rows || read_at_once || self.isolated.contains(&table) {
             self.refuse(table, pair.primary.sql(), error.to_string());
             return self.restore(&pair).await;

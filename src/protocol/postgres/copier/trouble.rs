@@ -54,8 +54,7 @@ impl Trouble {
                 "42P01" | "42703" | "42704" | "3F000" | "40001" | "57014" => Trouble::Stale(error.to_string()),
                 // Values that are none: of the wrong length they are called a broken protocol.
                 code if code.starts_with("22") || code == "08P01" => Trouble::Unfit(table, error.to_string()),
-                // Rows that are damaged on its disk.
-                "XX001" | "XX002" => Trouble::Unreadable(table, error.to_string()),
+                code if is_damage(code) => Trouble::Unreadable(table, error.to_string()),
                 code if !about_the_statement(code) => Trouble::Primary(client::Error::Db(error)),
                 _ => Trouble::Unreadable(table, error.to_string()),
             },
@@ -101,10 +100,16 @@ pub(super) fn about_the_statement(code: &str) -> bool {
     code == "55000" || classes.iter().any(|class| code.starts_with(class))
 }
 
-/// Met while a table of the secondary is written, the SQLSTATE speaks of that table alone: besides the statement and its rows of a
-/// file or an index of it that is damaged, or of a server that a foreign table of its triggers is on.
+/// Met while a table is read or written, the SQLSTATE speaks of a file or an index of it that is damaged or gone, or of a row that
+/// is: `XX000` is also what extensions raise who think of no other (PostGIS does).
+pub(super) fn is_damage(code: &str) -> bool {
+    ["XX000", "XX001", "XX002", "58P01", "58030"].contains(&code)
+}
+
+/// Met while a table of the secondary is written, the SQLSTATE speaks of that table alone: besides the statement and its rows of
+/// damage, or of a server that a foreign table of its triggers is on.
 pub(super) fn of_the_table(code: &str) -> bool {
-    about_the_statement(code) || ["XX001", "XX002", "58P01", "58030"].contains(&code) || code.starts_with("HV")
+    about_the_statement(code) || is_damage(code) || code.starts_with("HV")
 }
 
 pub(super) fn loading(error: LoadError, side: fn(client::Error) -> Trouble) -> Trouble {
@@ -132,11 +137,25 @@ mod tests {
             let error = DbError { code: code.into(), ..DbError::default() };
             Trouble::writing(TableId(1), client::Error::Db(Box::new(error)))
         };
-        for code in ["XX001", "XX002", "58P01", "58030", "HV00N", "23505"] {
+        for code in ["XX000", "XX001", "XX002", "58P01", "58030", "HV00N", "23505"] {
             assert!(matches!(trouble(code), Trouble::Table(TableId(1), _)), "{code}");
         }
-        for code in ["53100", "57P01", "XX000", "58000", "40001"] {
+        for code in ["53100", "57P01", "58000", "40001"] {
             assert!(matches!(trouble(code), Trouble::Secondary(_)), "{code}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_of_one_table_is_that_table_s_alone() {
+        let trouble = |code: &str| {
+            let error = DbError { code: code.into(), ..DbError::default() };
+            Trouble::reading_primary(TableId(1), client::Error::Db(Box::new(error)))
+        };
+        for code in ["XX000", "XX001", "XX002", "58P01", "58030", "42501"] {
+            assert!(matches!(trouble(code), Trouble::Unreadable(TableId(1), _)), "{code}");
+        }
+        for code in ["53100", "57P01", "58000"] {
+            assert!(matches!(trouble(code), Trouble::Primary(_)), "{code}");
         }
     }
 }
