@@ -9,7 +9,7 @@ use crate::support::load::Load;
 use crate::support::memory::Memory;
 use crate::support::stage::Stage;
 use crate::support::tandem::{Tandem, program};
-use crate::support::{connect, load, rows, sql};
+use crate::support::{connect, load, rows, sql, until};
 
 /// Clients of a round.
 const CLIENTS: u32 = 8;
@@ -88,6 +88,31 @@ async fn both_sides_are_equal_after_the_primary_lost_acknowledged_writes() {
         lost += now;
     }
     assert!(lost > 0, "the primary lost nothing {CRASHES} times: nothing was shown");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unlogged_table_is_dirty_behind_a_crash_of_either_side_and_equal_when_it_is_repaired() {
+    let schema = "CREATE UNLOGGED TABLE fast (id int PRIMARY KEY); CREATE TABLE other (id int PRIMARY KEY)";
+    let mut stage = Stage::new(schema, "[mirror]\nself_repair = false\nretention = \"1s\"", &[]).await;
+    for (round, crashes) in ["origin", "target", "neither"].into_iter().enumerate() {
+        let first = 10 * round;
+        sql(&stage.url(), &format!("INSERT INTO fast SELECT generate_series({first}, {first} + 9)")).await;
+        stage.tandem.settled().await;
+        match crashes {
+            "origin" => stage.origin.restart(Stop::Immediate).expect("it comes back"),
+            "target" => stage.target.restart(Stop::Immediate).expect("it comes back"),
+            _ => break,
+        }
+        let dirty = until(async || {
+            let dirty = stage.tandem.client().get("/v1/dirty").await.expect("it answers");
+            dirty.as_array().is_some_and(|list| !list.is_empty()).then_some(dirty)
+        });
+        let dirty = dirty.await.unwrap_or_else(|| panic!("nothing is dirty\n{}", stage.tandem.log()));
+        assert!(dirty[0]["table"] == "public.fast" && dirty[1].is_null(), "{dirty}");
+        stage.tandem.repair_all().await;
+        stage.assert_equal(&["fast", "other"]).await;
+    }
+    stage.assert_equal(&["fast", "other"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -33,6 +33,9 @@ struct Page {
     /// Those of them with changes of no table alone, of which it is not written down yet what was refused.
     #[serde(default)]
     unsettled: BTreeSet<u64>,
+    /// The lives of the primary and of the secondary that were seen last; 0: none.
+    #[serde(default)]
+    lives: (u64, u64),
 }
 
 impl Book {
@@ -62,6 +65,13 @@ impl Book {
         let lost = payments < self.page.floor;
         self.page.floor = self.page.floor.min(payments);
         lost.then(|| self.page.tables.iter().copied().map(TableId).collect())
+    }
+
+    /// These are the lives of the primary and of the secondary, 0 if one is not known: which of them is another than before.
+    /// Durable with the next save.
+    pub fn begins(&mut self, lives: (u64, u64)) -> (bool, bool) {
+        let began = |known: &mut u64, now| now != 0 && ![0, now].contains(&std::mem::replace(known, now));
+        (began(&mut self.page.lives.0, lives.0), began(&mut self.page.lives.1, lives.1))
     }
 
     /// The payment with this number is about to repeat the schema changes of these records, with whether they are of no table
@@ -131,6 +141,18 @@ mod tests {
         book.settle();
         book.intend([], 12).await.expect("saved");
         assert_eq!(open(&file).stand(11).await.expect("saved"), [Lsn(4)]);
+    }
+
+    #[tokio::test]
+    async fn a_life_that_ended_while_nobody_looked_is_noticed() {
+        let file = Durable::in_memory("book");
+        let mut book = open(&file);
+        assert_eq!(book.begins((7, 0)), (false, false), "nothing was known");
+        book.stand(0).await.expect("saved");
+        let mut book = open(&file);
+        assert_eq!(book.begins((7, 4)), (false, false));
+        assert_eq!(book.begins((8, 0)), (true, false));
+        assert_eq!(book.begins((8, 5)), (false, true));
     }
 
     #[tokio::test]

@@ -49,6 +49,10 @@ pub struct Standing {
     pub payments: u64,
     /// Where the journal was at the last of them, if the secondary keeps it.
     pub place: Option<Place>,
+    /// Tables of the primary that a crash of it empties.
+    pub volatile: Vec<TableId>,
+    /// Those of the secondary, and the hash of its life; 0: not known.
+    pub behind: (Vec<TableId>, u64),
 }
 
 /// A snapshot of the primary that exists: it was taken after the lock on the secondary, and its first query answered.

@@ -434,12 +434,12 @@ impl<C: Copier> Engine<C> {
         if self.standing.is_none() {
             self.show(Phase::Connecting);
         }
-        let standing = match self.opened.take() {
-            Some(standing) => standing,
-            None => self.copier.open().await?,
+        let (standing, ahead) = match self.opened.take() {
+            Some(standing) => (standing, true),
+            None => (self.copier.open().await?, false),
         };
         let place = standing.place;
-        self.stand(standing).await?;
+        self.stand(standing, ahead).await?;
         self.heed_place(place).await?;
         self.last_contact = Instant::now();
         let mut target = None;
@@ -519,8 +519,9 @@ impl<C: Copier> Engine<C> {
         }
     }
 
-    /// What a connect learned: owe again what either side has lost. Nothing before the rewind may fail.
-    async fn stand(&mut self, standing: Standing) -> Result<(), Error> {
+    /// What a connect learned: owe again what either side has lost. Nothing before the rewind may fail. `ahead`: it was learned
+    /// before this direction's turn, and its book is of an earlier one.
+    async fn stand(&mut self, standing: Standing, ahead: bool) -> Result<(), Error> {
         let before = self.standing.replace(standing.clone());
         let mut from = None;
         let mut marks = Vec::new();
@@ -546,6 +547,16 @@ impl<C: Copier> Engine<C> {
                 "the secondary lost payments that the journal no longer holds: tables are dirty"
             );
             marks.extend(tables.into_iter().map(|table| (table, Reason::Lost)));
+        }
+        // Where nothing would be lost nothing is written down.
+        let life = if standing.volatile.is_empty() { 0 } else { standing.life };
+        let (primary, secondary) = self.book.begins((life, standing.behind.1));
+        let emptied = [(primary, &standing.volatile), (secondary, &standing.behind.0)].into_iter();
+        let emptied = emptied.filter(|(began, _)| *began && !ahead).flat_map(|(_, tables)| tables);
+        let emptied: HashSet<TableId> = emptied.copied().collect();
+        if !emptied.is_empty() {
+            warn!(tables = emptied.len(), "a side began another life: tables that a crash of it empties are dirty");
+            marks.extend(emptied.into_iter().map(|table| (table, Reason::Lost)));
         }
         let copied = self.desk.stand(standing.payments);
         if !copied.is_empty() {

@@ -93,7 +93,7 @@ pub struct Relation {
     pub name: String,
     /// What it is.
     pub kind: Kind,
-    /// UNLOGGED: dirty after any crash of the primary.
+    /// UNLOGGED: dirty after any restart of its server.
     pub unlogged: bool,
     /// In order of `attnum`, dropped ones left out.
     pub columns: Vec<Column>,

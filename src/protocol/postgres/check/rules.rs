@@ -18,7 +18,7 @@ crate::check::rules! {
     EVENT_TRIGGER: Warning "event_trigger" "what it writes where a schema changes is not captured but counted: those tables become dirty and are repaired";
     LOGIN_TRIGGER: Warning "login_trigger" "what it writes when a client logs in is neither captured nor counted: exclude those tables, or write nothing there that matters on the other side";
     ROW_SECURITY: Warning "row_security" "keys of a table with row security are never asked for: statements that do not name them make it dirty";
-    UNLOGGED_TABLE: Warning "unlogged_table" "its rows are lost when the origin crashes, and it is dirty then: SET LOGGED if they matter";
+    UNLOGGED_TABLE: Warning "unlogged_table" "its rows are lost when a side where it is unlogged crashes, and it is dirty behind each of its restarts: SET LOGGED if they matter";
     FOREIGN_TABLE: Warning "foreign_table" "not mirrored: its rows are elsewhere; the target needs a foreign table of its own";
     MATERIALIZED_VIEW: Note "materialized_view" "not mirrored: REFRESH it on the target";
     TABLE_MISSING: Error "table_missing" "create it on the target: keys owed to it are parked until then";

@@ -18,6 +18,7 @@ use super::locks::Locks;
 use super::pay::Repeated;
 use super::renames::Renames;
 use super::schema::{Schema, operator_schemas};
+use super::volatile;
 
 /// First half of our advisory locks: `tand` in ASCII.
 pub const LOCK_CLASS: i32 = 0x7461_6e64;
@@ -67,6 +68,11 @@ pub(super) struct Link {
     pub(super) place: Option<Place>,
     pub(super) keeps_place: bool,
     pub(super) life: u64,
+    /// As [`Standing`] has them.
+    ///
+    /// [`Standing`]: crate::mirror::state::copier::Standing
+    pub(super) volatile: Vec<TableId>,
+    pub(super) behind: (Vec<TableId>, u64),
     /// S exists.
     pub(super) at_snapshot: bool,
     /// The secondary is inside the transaction of the next payment, whose schema changes are repeated.
@@ -180,6 +186,8 @@ pub(super) async fn open(primary: &ServerConfig, secondary: &ServerConfig, optio
     // Between payments we keep nothing there.
     from.simple("SET idle_session_timeout = 0").await.map_err(on_primary)?;
     let life = life(&mut from).await.map_err(on_primary)?;
+    let volatile = volatile::of_primary(&mut from, &options.scope).await.map_err(on_primary)?;
+    let behind = volatile::of_secondary(&mut conn, &options.scope).await.map_err(on_secondary)?;
     let mut schemas = operator_schemas(&mut from).await.map_err(on_primary)?;
     schemas.extend(operator_schemas(&mut conn).await.map_err(on_secondary)?);
     schemas.sort_unstable();
@@ -200,6 +208,8 @@ pub(super) async fn open(primary: &ServerConfig, secondary: &ServerConfig, optio
         place,
         keeps_place,
         life,
+        volatile,
+        behind,
         at_snapshot: false,
         repeated: None,
         exported: None,
@@ -301,7 +311,7 @@ async fn place(conn: &mut Client) -> Result<Option<Place>, client::Error> {
 
 /// What names a life of the server (POSTGRES-CORNERS 5): a crash restart keeps the start time and resets statistics;
 /// a failover changes the timeline; a restored copy has the same system id and another start.
-async fn life(conn: &mut Client) -> Result<u64, client::Error> {
+pub(super) async fn life(conn: &mut Client) -> Result<u64, client::Error> {
     let sql = "SELECT pg_catalog.concat_ws('/', s.system_identifier, \
         pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8), \
         pg_catalog.pg_postmaster_start_time(), b.stats_reset) \

@@ -29,6 +29,7 @@ mod rows;
 pub(super) mod schema;
 mod steps;
 mod trouble;
+mod volatile;
 mod whole;
 
 use std::collections::{BTreeSet, HashSet};
@@ -339,7 +340,13 @@ impl Copier for PgCopier {
         self.unlink();
         let mut link = link::open(&self.primary, &self.secondary, &self.options).await?;
         link.renames = std::mem::take(&mut self.renames);
-        let standing = Standing { life: link.life, payments: link.payments, place: link.place };
+        let standing = Standing {
+            life: link.life,
+            payments: link.payments,
+            place: link.place,
+            volatile: std::mem::take(&mut link.volatile),
+            behind: std::mem::take(&mut link.behind),
+        };
         self.link = Some(link);
         Ok(standing)
     }

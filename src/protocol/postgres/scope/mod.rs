@@ -109,7 +109,7 @@ impl Scope {
     }
 
     /// What the primary calls the secondary's table; `None`: nothing there can be it.
-    fn here(&self, name: &str) -> Option<String> {
+    pub fn here(&self, name: &str) -> Option<String> {
         match self.primary {
             Side::Origin => self.maps.to_origin(name),
             Side::Target => Some(self.maps.to_target(name)),
