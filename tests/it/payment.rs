@@ -556,6 +556,28 @@ async fn what_rewrites_a_table_under_the_snapshot_makes_it_stale() {
 }
 
 #[tokio::test]
+async fn columns_that_swapped_their_names_under_the_snapshot_make_it_stale() {
+    let schema = "CREATE TABLE t (id int PRIMARY KEY, a int, b int); \
+        CREATE TABLE m (id int PRIMARY KEY, a int, b int) PARTITION BY RANGE (id); \
+        CREATE TABLE m1 (b int, a int, id int NOT NULL); ALTER TABLE m ATTACH PARTITION m1 FOR VALUES FROM (0) TO (9)";
+    let mut world = World::new(schema).await;
+    world.origin("INSERT INTO t VALUES (1, 10, 20); INSERT INTO m VALUES (1, 10, 20)").await;
+    let whole = |name: &str| Owed { tables: vec![table(name)], ..Owed::default() };
+    for (name, all) in [("t", owed("t", [1])), ("t", whole("t")), ("m", owed("m", [1])), ("m", whole("m"))] {
+        world.pay(&all).await;
+        world.copier.snapshot().await.expect("S");
+        let to = |from: &str, to: &str| format!("ALTER TABLE {name} RENAME {from} TO {to}");
+        world.origin(&format!("BEGIN; {}; {}; {}; COMMIT", to("a", "c"), to("b", "a"), to("c", "b"))).await;
+        let error = world.copier.pay(&all, false).await.expect_err(name);
+        assert!(matches!(error, Error::Stale(_)), "{name}: {error}");
+        world.pay(&all).await;
+        let query = format!("SELECT a, b FROM {name}");
+        let [origin, target] = [&world.origin, &world.target].map(|server| server.url("postgres"));
+        assert_eq!(rows(&target, &query).await, rows(&origin, &query).await, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn a_foreign_key_that_came_behind_our_back_is_noticed() {
     let schema = "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE c (a int PRIMARY KEY, b int NOT NULL)";
     let mut world = World::new(schema).await;

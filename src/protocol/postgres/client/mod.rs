@@ -94,6 +94,8 @@ pub struct Client {
     cancel_key: Bytes,
     parameters: HashMap<String, String>,
     tag: Bytes,
+    /// The last RowDescription of [`Client::next_row_of_statement`].
+    columns: Bytes,
     status: u8,
     /// Syncs and Queries put since the start, and how many of them were answered by ReadyForQuery: `got <= put`.
     ready_put: u64,
@@ -176,6 +178,7 @@ impl Client {
             cancel_key: Bytes::new(),
             parameters: HashMap::new(),
             tag: Bytes::new(),
+            columns: Bytes::new(),
             status: b'I',
             ready_put: 0,
             ready_got: 0,
@@ -403,12 +406,30 @@ impl Client {
             let message = self.recv().await?;
             match message.kind {
                 back::DATA_ROW => return Ok(Some(DataRow(message.body))),
+                back::ROW_DESCRIPTION => self.columns = message.body,
                 back::COMMAND_COMPLETE => return Ok(None),
                 back::ERROR_RESPONSE => return Err(self.failed(&message.body).await),
                 back::READY_FOR_QUERY => return Err(unexpected(message.kind, "reading rows")),
                 _ => (),
             }
         }
+    }
+
+    /// Of which table, by oid, and which column there, by number, each column is of the rows of the last statement of
+    /// [`Client::put_described`]; 0 where it is of none.
+    ///
+    /// # Errors
+    /// The server did not say so as it should.
+    pub fn columns(&self) -> Result<Vec<(u32, i16)>, Error> {
+        let mut fields = Fields::new(back::ROW_DESCRIPTION, &self.columns);
+        let mut columns = Vec::new();
+        for _ in 0..fields.u16()? {
+            fields.cstr()?;
+            columns.push((fields.u32()?, fields.i16()?));
+            // Its type, that one's size and modifier, and the format.
+            fields.take(12)?;
+        }
+        Ok(columns)
     }
 
     /// Read on to ReadyForQuery, rows ignored.
@@ -620,6 +641,18 @@ impl Client {
     /// As [`Client::put_statement`], of a statement that stays prepared: for those that are put again and again with
     /// the same types of parameters. After an error each is parsed anew.
     pub fn put_prepared(&mut self, sql: &str, params: &[Param<'_>], results: Format) {
+        self.put_bound(sql, params, results);
+        self.put_execute();
+    }
+
+    /// The same; the server says before the rows what they are of, see [`Client::columns`].
+    pub fn put_described(&mut self, sql: &str, params: &[Param<'_>], results: Format) {
+        self.put_bound(sql, params, results);
+        wire::describe(&mut self.out, b'P', b"");
+        self.put_execute();
+    }
+
+    fn put_bound(&mut self, sql: &str, params: &[Param<'_>], results: Format) {
         let choice = self.prepared.choose(sql);
         for name in &choice.close {
             wire::close(&mut self.out, b'S', name.as_bytes());
@@ -629,7 +662,6 @@ impl Client {
             self.put_parse(&choice.name, sql, &types);
         }
         self.put_bind(&choice.name, params, results);
-        self.put_execute();
     }
 
     /// Put a Sync: the server answers it with ReadyForQuery.

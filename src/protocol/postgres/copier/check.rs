@@ -77,6 +77,20 @@ impl Check {
     }
 }
 
+/// The columns of the answer that was read are those that had their names when the catalog was read: two may have swapped them,
+/// and what the catalogs answer for S tells nothing of that.
+pub(super) fn columns(conn: &Client, pair: &Pair) -> Result<(), Trouble> {
+    let columns = conn.columns().map_err(Trouble::Primary)?;
+    let is_known = |(at, (table, number)): (usize, &(u32, i16))| {
+        let numbers = pair.footprint.numbers.get(table);
+        numbers.and_then(|numbers| *numbers.get(at)?).is_none_or(|known| known == *number)
+    };
+    if columns.iter().enumerate().all(is_known) {
+        return Ok(());
+    }
+    Err(Trouble::Stale("columns got other names".into()))
+}
+
 /// A schema change may have the server refuse the question itself: a partition that vanishes while it is looked at.
 pub(super) fn refused(error: client::Error) -> Trouble {
     match error.code() {

@@ -106,9 +106,9 @@ impl Request<'_> {
     fn put(&self, conn: &mut Client) {
         let format = self.pair.format();
         match &self.part {
-            Part::Keys(keys, sql) => conn.put_prepared(sql, &Arrays::of(&self.pair, keys).params(), format),
-            Part::Stretch(stretch) => conn.put_prepared(&stretch.sql, &stretch.params(), format),
-            Part::Whole => conn.put_prepared(&self.pair.read_whole_sql(), &[], format),
+            Part::Keys(keys, sql) => conn.put_described(sql, &Arrays::of(&self.pair, keys).params(), format),
+            Part::Stretch(stretch) => conn.put_described(&stretch.sql, &stretch.params(), format),
+            Part::Whole => conn.put_described(&self.pair.read_whole_sql(), &[], format),
         }
     }
 }

@@ -432,7 +432,8 @@ impl Worker {
             }
         }
         landed.bytes += batch.write(&mut self.secondary, pair, &mut into).await?;
-        if let Err(trouble) = check.read(&mut self.primary).await {
+        let held = check.read(&mut self.primary).await;
+        if let Err(trouble) = held.and_then(|()| check::columns(&self.primary, pair)) {
             return Err(self.undo(&mut into, trouble).await);
         }
         if self.is_dense(chunk, landed.rows) {
@@ -480,7 +481,7 @@ impl Worker {
         format: Format,
     ) -> Result<check::Check, Trouble> {
         let [from, to] = stretch(chunk);
-        self.primary.put_prepared(sql, &[Param::text(&from), Param::text(&to)], format);
+        self.primary.put_described(sql, &[Param::text(&from), Param::text(&to)], format);
         let check = check::put(&mut self.primary, [pair].into_iter());
         self.primary.send().await.map_err(Trouble::Primary)?;
         Ok(check)

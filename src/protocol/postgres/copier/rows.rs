@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::protocol::postgres::client::{self, SEND_BYTES};
-use crate::record::TableId;
 
+use super::check;
 use super::copy::{CopyOut, Part, Reader, Request};
 use super::debt::{Arrays, BATCH_BYTES, Debt, batches};
 use super::link::Link;
@@ -48,7 +48,7 @@ pub(super) async fn copy(
     steps: &mut Steps,
 ) -> Result<u64, Trouble> {
     let mut out = CopyOut::new(sql, pair.binary);
-    let streamed = stream(link, reader, pair.id, &mut out).await;
+    let streamed = stream(link, reader, pair, &mut out).await;
     if streamed.is_err() {
         out.give_up(&mut link.secondary);
     } else if out.end(&mut link.secondary) {
@@ -58,14 +58,15 @@ pub(super) async fn copy(
 }
 
 /// Rows of all answers that are this table's into a COPY.
-async fn stream(link: &mut Link, reader: &mut Reader<'_>, table: TableId, out: &mut CopyOut) -> Result<(), Trouble> {
-    while reader.next_is(table) {
-        while let Some(row) = next_row(link, out).await.map_err(|error| Trouble::reading_primary(table, error))? {
+async fn stream(link: &mut Link, reader: &mut Reader<'_>, pair: &Pair, out: &mut CopyOut) -> Result<(), Trouble> {
+    while reader.next_is(pair.id) {
+        while let Some(row) = next_row(link, out).await.map_err(|error| Trouble::reading_primary(pair.id, error))? {
             if out.row(&mut link.secondary, &row).map_err(Trouble::Primary)? {
                 out.close(&mut link.secondary);
                 send_to_secondary(link).await?;
             }
         }
+        check::columns(&link.primary, pair)?;
         reader.done(link).await?;
     }
     Ok(())

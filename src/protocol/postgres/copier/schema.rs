@@ -52,6 +52,8 @@ pub(in crate::protocol::postgres) struct Footprint {
     pub(super) heaps: Vec<(u32, String)>,
     /// All rows are in these.
     pub(super) local: bool,
+    /// The numbers of the columns that are copied, in the order of [`Pair::columns`], by oid.
+    pub(super) numbers: HashMap<u32, Vec<Option<i16>>>,
 }
 
 /// Changes with every change of a table's columns, key, constraints and foreign keys (those that point at it have
@@ -662,7 +664,7 @@ impl Schema {
             shared_columns(primary, &secondary).map_err(|name| no_column(&name, &self.scope.renamed(&root)))?;
         let key = self.key(primary, &secondary)?;
         let wide = !primary.key_columns().all(exact);
-        let footprint = self.footprint(primary);
+        let footprint = self.footprint(primary, &columns);
         let (id, primary) = (primary.id, Arc::clone(primary));
         Ok(Pair { id, primary, secondary, columns, filter, binary, key, wide, footprint })
     }
@@ -750,8 +752,9 @@ impl Schema {
             return None;
         }
         let key = self.key(&primary, &secondary).ok()?;
-        let (id, wide, footprint) = (primary.id, !primary.key_columns().all(exact), self.footprint(&primary));
         let (columns, filter, binary) = (Vec::new(), None, false);
+        let (id, wide) = (primary.id, !primary.key_columns().all(exact));
+        let footprint = self.footprint(&primary, &columns);
         Some((Pair { id, primary, secondary, columns, filter, binary, key, wide, footprint }, places))
     }
 
@@ -774,7 +777,7 @@ impl Schema {
         })
     }
 
-    fn footprint(&self, primary: &Relation) -> Footprint {
+    fn footprint(&self, primary: &Relation, columns: &[String]) -> Footprint {
         let tree = tree(&self.primary, primary.oid);
         let known = || tree.iter().filter_map(|oid| self.primary.relations.get(oid));
         let heaps = known().filter(|relation| relation.kind == Kind::Table);
@@ -782,7 +785,10 @@ impl Schema {
         let local = known().all(|relation| matches!(relation.kind, Kind::Table | Kind::Partitioned));
         let print = |&oid: &u32| (oid, self.prints.get(&oid).cloned().unwrap_or_default());
         let prints = tree.iter().map(print).collect();
-        Footprint { prints, partitioned: primary.kind == Kind::Partitioned, heaps, local }
+        let number = |of: &Relation, name: &String| find(of, name).map(|column| column.attnum);
+        let numbers = |of: &Arc<Relation>| (of.oid, columns.iter().map(|name| number(of, name)).collect());
+        let numbers = known().map(numbers).collect();
+        Footprint { prints, partitioned: primary.kind == Kind::Partitioned, heaps, local, numbers }
     }
 }
 
