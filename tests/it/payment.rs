@@ -1391,6 +1391,69 @@ async fn a_large_table_is_never_one_payment_however_it_came_to_be_owed() {
 }
 
 #[tokio::test]
+async fn a_large_partition_is_never_one_payment_either() {
+    let schema = "CREATE TABLE m (id int, at int, v text, PRIMARY KEY (id, at)) PARTITION BY RANGE (at); \
+        CREATE TABLE p (id int, at int, v text, PRIMARY KEY (id, at)); \
+        CREATE TABLE q PARTITION OF m FOR VALUES FROM (10) TO (20)";
+    let mut world = World::new(schema).await;
+    let attach = "ALTER TABLE m ATTACH PARTITION p FOR VALUES FROM (0) TO (10)";
+    world.origin(&format!("INSERT INTO p VALUES (1, 5, 'a'); {attach}; INSERT INTO m VALUES (2, 12, 'b')")).await;
+    world.reopen(Options { whole_bytes_max: 1, ..Options::default() }).await;
+    let mut all = Owed { tables: vec![table("p")], ddl: vec![ddl("m", attach)], ..Owed::default() };
+    all.keys.entry(table("q")).or_default().insert(dated(2, 12), false);
+    let paid = world.pay(&all).await;
+    let large: Vec<_> = paid.large.iter().map(|large| (large.table, large.owed.clone())).collect();
+    assert_eq!((large, paid.rows), (vec![(table("m"), vec![table("p")])], 1));
+    assert_eq!(all_of_m(&world.target).await, ["2|12|b"], "its key is paid");
+    world.reopen(Options::default()).await;
+    all.ddl.clear();
+    let paid = world.pay(&all).await;
+    assert_eq!((paid.large, paid.refused), (vec![], vec![]));
+    world.assert_same("m").await;
+}
+
+#[tokio::test]
+async fn a_large_table_of_the_target_that_is_owed_whole_is_emptied_at_once_not_row_by_row() {
+    let schema = "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE c (id int PRIMARY KEY REFERENCES t); \
+        CREATE TABLE held (id int PRIMARY KEY); CREATE TABLE holds (id int PRIMARY KEY REFERENCES held); \
+        CREATE TABLE m (id int PRIMARY KEY) PARTITION BY RANGE (id); \
+        CREATE TABLE m1 PARTITION OF m FOR VALUES FROM (0) TO (1000000); CREATE TABLE k (id int PRIMARY KEY, v int)";
+    let mut world = World::new(schema).await;
+    world.origin("INSERT INTO t VALUES (7, 'left'); INSERT INTO c VALUES (7); INSERT INTO k VALUES (1, 1)").await;
+    let fill = "INSERT INTO t SELECT i, 'old' FROM generate_series(1, 200000) i; INSERT INTO c VALUES (7), (8); \
+        INSERT INTO held SELECT generate_series(1, 100000); INSERT INTO holds VALUES (5); \
+        INSERT INTO m SELECT generate_series(1, 100000)";
+    world.target(fill).await;
+    world.reopen(Options { whole_bytes_max: 1 << 20, ..Options::default() }).await;
+    let mut all = Owed { tables: ["t", "c", "held", "m"].map(table).into(), ..Owed::default() };
+    owe(&mut all, "k", false, [1]);
+    let paid = world.pay(&all).await;
+    assert_eq!((paid.rows, paid.refused, paid.large), (3, vec![], vec![]));
+    for name in ["t", "c", "held", "m", "k"] {
+        world.assert_same(name).await;
+    }
+    // What a DELETE leaves is there until VACUUM. What points at one of them is not owed: its rows are deleted.
+    let kept =
+        "SELECT pg_relation_size('t') < 100000, pg_relation_size('m1') < 100000, pg_relation_size('held') > 1000000";
+    assert_eq!(rows(&world.target.url("postgres"), kept).await, ["t|t|t"]);
+}
+
+#[tokio::test]
+async fn a_large_table_that_may_not_be_emptied_at_once_has_its_rows_deleted() {
+    let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY)").await;
+    world.origin("INSERT INTO t VALUES (7)").await;
+    world.target("INSERT INTO t SELECT generate_series(1, 100000)").await;
+    world.reopen(Options { whole_bytes_max: 1 << 20, ..Options::default() }).await;
+    // A reader's lock is not in the way of a DELETE.
+    let mut reader = Client::connect(&config(&world.target)).await.expect("connects");
+    reader.simple("BEGIN; SELECT FROM t LIMIT 1").await.expect("it reads");
+    let paid = world.pay(&Owed { tables: vec![table("t")], ..Owed::default() }).await;
+    assert_eq!((paid.rows, paid.refused, paid.large), (1, vec![], vec![]));
+    world.assert_same("t").await;
+    reader.simple("COMMIT").await.expect("it is done");
+}
+
+#[tokio::test]
 async fn a_partition_that_leaves_a_table_that_is_locked_holds_up_no_other() {
     let others = "CREATE TABLE b (id int PRIMARY KEY, v int)";
     let target = "CREATE TABLE m (id int, at int, v text, PRIMARY KEY (id, at)) PARTITION BY RANGE (at); \

@@ -14,6 +14,7 @@ mod closure;
 mod contact;
 mod copy;
 pub(super) mod debt;
+mod empty;
 mod hang;
 mod hashes;
 mod history;

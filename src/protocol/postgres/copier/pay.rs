@@ -29,6 +29,7 @@ use super::closure::{close, parents_first};
 use super::contact;
 use super::copy::{FLIGHT_BYTES, Part, Reader, Request};
 use super::debt::{Arrays, Debt, Debts, batches};
+use super::empty::empty;
 use super::isolation::Isolation;
 use super::link::{Link, beside};
 use super::repeat::{Refusal, read_under};
@@ -185,6 +186,7 @@ impl<'p> Payment<'p> {
 
     async fn attempt(&mut self) -> Result<(), Trouble> {
         let met = contact::meet(self.link, &self.debts, &mut self.begun).await?;
+        let emptied = empty(self.link, &self.debts, self.options.whole_bytes_max, &mut self.begun).await?;
         let order = self.order();
         let mut steps = Steps::default();
         let (debts, options) = (&self.debts, self.options);
@@ -209,7 +211,7 @@ impl<'p> Payment<'p> {
         }
         // One statement a table where foreign keys act: a table that points at itself must not lose half its rows.
         let batch_keys = if self.link.replica { options.batch_keys } else { usize::MAX };
-        for id in order.iter().rev() {
+        for id in order.iter().rev().filter(|id| !emptied.contains(id)) {
             delete(self.link, &debts[id], &sorted[id], batch_keys, &mut steps).await?;
         }
         steps.put_sync(self.link);

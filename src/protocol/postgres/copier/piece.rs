@@ -96,11 +96,11 @@ const ORDERED: &[u32] = &[
 ];
 const TEXTS: &[u32] = &[oid::TEXT, oid::VARCHAR, oid::BPCHAR];
 
-/// Bytes of all partitions on the primary, with what belongs to them.
-pub(super) async fn bytes(link: &mut Link, pair: &Pair) -> Result<u64, Trouble> {
+/// Bytes of these tables of the pair on the primary, with what belongs to them.
+pub(super) async fn bytes(link: &mut Link, pair: &Pair, heaps: impl Iterator<Item = u32>) -> Result<u64, Trouble> {
     let sql = "SELECT coalesce(pg_catalog.sum(pg_catalog.pg_total_relation_size(o)), 0) \
         FROM pg_catalog.unnest($1::pg_catalog.oid[]) o";
-    let rows = ask(link, pair, sql, &array(pair.footprint.heaps.iter().map(|(oid, _)| *oid))).await?;
+    let rows = ask(link, pair, sql, &array(heaps)).await?;
     rows.first().ok_or(client::Error::Value(0)).and_then(|row| row.parse(0)).map_err(Trouble::Primary)
 }
 

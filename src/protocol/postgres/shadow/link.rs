@@ -24,6 +24,11 @@ pub(in crate::protocol::postgres) const APPLICATION_NAME: &str = "tandem shadow"
 /// A server that grants no connection within this is not asked.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 
+/// The catalog's rows are the state's, functions tell of now. System tables have no file here.
+const REWRITTEN: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.relkind IN ('r', 'm') \
+    AND c.relpersistence OPERATOR(pg_catalog.<>) 't' AND c.relfilenode OPERATOR(pg_catalog.<>) 0 \
+    AND c.relfilenode OPERATOR(pg_catalog.<>) coalesce(pg_catalog.pg_relation_filenode(c.oid), c.relfilenode))";
+
 /// Idle connections, by side and asker.
 pub(super) struct Pool {
     servers: Arc<Servers>,
@@ -212,6 +217,13 @@ impl Link {
         self.client().simple(&sql).await.map(drop).map_err(|error| Failed::of(&error))
     }
 
+    /// Some table has another file than at the state that was opened. If it was emptied (TRUNCATE is not safe there, as its
+    /// documentation says), it shows nothing of what it had. Whatever was prepared without a name is gone then.
+    pub(super) async fn is_rewritten(&mut self) -> Result<bool, Failed> {
+        let asked = self.client().simple(REWRITTEN).await.map_err(|error| Failed::of(&error))?;
+        asked.first().ok_or(Failed::Away)?.bool(0).map_err(|error| Failed::of(&error))
+    }
+
     /// What the client's session has set.
     pub(super) async fn set(&mut self, asked: &Asked, limit: Duration) -> Result<(), Failed> {
         self.put_settings(asked, limit, 0).await
@@ -306,5 +318,31 @@ impl Link {
             }
             answer.take(message.kind, message.body).map_err(|_| Failed::Writes)?;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::backends::Backends;
+    use super::*;
+    use crate::protocol::postgres::testing::Server;
+
+    #[tokio::test]
+    async fn a_table_that_was_emptied_behind_the_state_is_told_from_what_was_only_written_to() {
+        let server = Server::any();
+        let mut owner = Client::connect(&server.config()).await.expect("connects");
+        owner.simple("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)").await.expect("made");
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_export_snapshot()";
+        let name = owner.simple(begin).await.expect("begun")[0].string(0).expect("a name");
+        let client = Client::connect(&server.config()).await.expect("connects");
+        let backend = Backends::default().enter(Side::Origin, client.pid());
+        let asker = Arc::new(Asker { user: "postgres".to_owned(), params: Vec::new() });
+        let open = Some((client, backend));
+        let mut link = Link { open, idle: true, side: Side::Origin, asker, role: None, refused: None };
+        link.open_at(&name).await.expect("opened");
+        owner.simple("COMMIT; UPDATE t SET id = 2; CREATE TABLE new ()").await.expect("written");
+        assert_eq!(link.is_rewritten().await, Ok(false));
+        owner.simple("TRUNCATE t").await.expect("emptied");
+        assert_eq!(link.is_rewritten().await, Ok(true));
     }
 }

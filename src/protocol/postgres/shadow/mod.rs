@@ -164,12 +164,19 @@ impl Repeater {
             let misled = causal.is_quiet() && !self.is_what_was_told((asked, causal), &first);
             return if misled { Err(Skip::Unsupported) } else { Ok(Rechecked::InFlight) };
         };
+        // What was emptied since shows neither side's state, whoever emptied it: clients, or a payment.
+        if second.error.is_none() && there.is_rewritten().await.map_err(Failed::of_secondary)? {
+            return Ok(Rechecked::Moved);
+        }
         self.pool.give_back(there).await;
         // An error ended the transaction, and with it the state: it does not come by chance.
         if first.error.is_none() {
             let again = here.ask(asked, bytes).await.map_err(Failed::of_primary)?.0;
             if !matches!(self.compared((asked, causal), &first, &again), Ok(None)) {
                 return Ok(Rechecked::Noise);
+            }
+            if here.is_rewritten().await.map_err(Failed::of_primary)? {
+                return Ok(Rechecked::Moved);
             }
         }
         self.pool.give_back(here).await;

@@ -8,6 +8,7 @@ use crate::protocol::postgres::schema_change::{self, Manner};
 use crate::record::TableId;
 
 use super::super::debt::{Debt, Debts, refused_table};
+use super::super::empty::empty;
 use super::super::link::{Link, beside};
 use super::super::repeat::{Done, Refusal, read_under, repeat};
 use super::super::rows::delete;
@@ -131,8 +132,9 @@ impl<'p> Payment<'p> {
             self.kept.extend(self.cleared.extract_if(|table| is_large(table)));
             return Ok(false);
         }
+        let emptied = empty(self.link, &debts, self.options.whole_bytes_max, &mut self.begun).await?;
         let mut steps = Steps::default();
-        for debt in debts.values() {
+        for (_, debt) in debts.iter().filter(|(id, _)| !emptied.contains(id)) {
             delete(self.link, debt, &debt.sorted(), self.options.batch_keys, &mut steps).await?;
         }
         steps.put_sync(self.link);

@@ -13,6 +13,7 @@ use crate::record::TableId;
 use super::super::closure::apart;
 use super::super::debt::{Debt, Debts, fits, refused_table, reorder};
 use super::super::link::Link;
+use super::super::piece::Piece;
 use super::super::renames::{Meant, meant};
 use super::super::schema::{Home, Pair};
 use super::super::trouble::Trouble;
@@ -183,10 +184,10 @@ impl<'p> Payment<'p> {
                 pieces.extend(piece::of(self.link, &pair, part).await?);
             }
             self.owe_parked(&pair);
+            let owed = parts.iter().map(|part| part.id).collect();
             if pieces.len() == parts.len() {
-                self.debts.get_mut(&table).expect("found above").pieces = pieces;
+                self.owe_pieces(&pair, pieces, owed).await?;
             } else {
-                let owed = parts.iter().map(|part| part.id).collect();
                 self.owe_tree(&pair, owed, "a partition is owed whole, and its rows cannot be told there").await?;
             }
             piece::let_go(self.link).await?;
@@ -194,9 +195,22 @@ impl<'p> Payment<'p> {
         Ok(())
     }
 
+    /// All rows of these partitions are owed. More than a payment takes are compared, where that can be, and mended.
+    async fn owe_pieces(&mut self, pair: &Arc<Pair>, pieces: Vec<Piece>, owed: Vec<TableId>) -> Result<(), Trouble> {
+        let heaps: BTreeSet<u32> = pieces.iter().flat_map(|piece| &piece.heaps).map(|(oid, _)| *oid).collect();
+        let bytes = bytes_to_walk(self.link, pair, heaps.into_iter()).await?;
+        if bytes > self.options.whole_bytes_max {
+            let why = format!("partitions are owed whole; they have {} MiB", bytes >> 20);
+            self.paid.large.push(Large { table: pair.id, name: pair.primary.sql(), why, owed });
+        } else {
+            self.debts.entry(pair.id).or_insert_with(|| Debt::new(pair.clone())).pieces = pieces;
+        }
+        Ok(())
+    }
+
     /// All rows of a partitioned table are owed. More than a payment takes are compared, where that can be, and mended.
     async fn owe_tree(&mut self, pair: &Arc<Pair>, owed: Vec<TableId>, why: &str) -> Result<(), Trouble> {
-        let bytes = bytes_to_walk(self.link, pair).await?;
+        let bytes = bytes_to_walk(self.link, pair, all_of(pair)).await?;
         if bytes > self.options.whole_bytes_max {
             let (name, why) = (pair.primary.sql(), format!("{why}; the table has {} MiB", bytes >> 20));
             self.paid.large.push(Large { table: pair.id, name, why, owed });
@@ -270,7 +284,7 @@ pub(super) async fn large(
 ) -> Result<Vec<(TableId, u64)>, Trouble> {
     let mut large = Vec::new();
     for (&table, debt) in debts.iter().filter(|(_, debt)| debt.whole) {
-        let bytes = bytes_to_walk(link, &debt.pair).await?;
+        let bytes = bytes_to_walk(link, &debt.pair, all_of(&debt.pair)).await?;
         piece::let_go(link).await?;
         if bytes > options.whole_bytes_max {
             large.push((table, bytes));
@@ -279,11 +293,16 @@ pub(super) async fn large(
     Ok(large)
 }
 
-/// Of a table that can be compared, in all of its columns, and mended; of others there is no other way than to pay them whole.
-async fn bytes_to_walk(link: &mut Link, pair: &Pair) -> Result<u64, Trouble> {
+/// The tables that hold rows of the pair's on the primary.
+fn all_of(pair: &Pair) -> impl Iterator<Item = u32> {
+    pair.footprint.heaps.iter().map(|(oid, _)| *oid)
+}
+
+/// Of these tables of one that can be compared, in all of its columns, and mended; of others there is no other way than to pay them.
+async fn bytes_to_walk(link: &mut Link, pair: &Pair, heaps: impl Iterator<Item = u32>) -> Result<u64, Trouble> {
     let has_place = pair.footprint.local && !pair.key.is_empty();
     let can_be_walked = link.replica && has_place && pair.not_compared().is_empty();
-    if can_be_walked { piece::bytes(link, pair).await } else { Ok(0) }
+    if can_be_walked { piece::bytes(link, pair, heaps).await } else { Ok(0) }
 }
 
 /// Owe keys that were captured under the layout that the table has now, if it is given; of others nobody knows which rows they
