@@ -42,6 +42,7 @@ use crate::mirror::{replay, state};
 use crate::net::clients::HEARD_BEYOND;
 use crate::net::keep;
 use crate::net::pulse::{self, Ask, Pulses};
+use crate::protocol::postgres::logins::Logins;
 use crate::protocol::{cql, postgres};
 use crate::record::{Reason, Side, TableId};
 use crate::shadow;
@@ -242,19 +243,21 @@ impl Assembly {
         let control = known.control();
         gate.open(control.route(true));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let config = self.config.clone();
+        let (config, logins) = (self.config.clone(), Logins::new(journal.clone()));
+        let heeded = logins.clone();
         let turning = state::ByState::in_dir(
             &self.config.journal.dir,
             engine_config(&self.config),
             journal.clone(),
-            Box::new(move |primary| postgres::copier(&config, primary)),
+            Box::new(move |primary| postgres::copier(&config, primary, &heeded)),
             (stop.clone(), tasks.clone()),
         );
         let turning = turning.map_err(|error| Error::Setup(error.to_string()))?;
         let handle = turning.handle().clone();
         let (reads, queue) = self.board(&journal).open();
         let lost = (lose(&handle), reads);
-        let setup = postgres::Setup::new(&self.config, live, gate.clone(), Some(journal.clone()), lost).await?;
+        let setup =
+            postgres::Setup::new(&self.config, live, gate.clone(), Some((journal.clone(), logins)), lost).await?;
         let repeater = setup.repeater(handle.twins().clone(), &self.config);
         let repeating = shadow::Service::new(queue, repeater, handle.clone()).run(stop.clone());
         tasks.spawn(keep::told("repeating reads", repeating));

@@ -92,7 +92,8 @@ impl TableId {
 pub struct Backend {
     /// Process or connection id on the primary (PostgreSQL: `BackendKeyData`'s pid).
     pub id: u32,
-    /// Hash that names the primary's life (server start, timeline, crash restart) the backend belonged to; 0 = unknown.
+    /// Which of those that had this number, for numbers come again: of two the newer one's is higher (PostgreSQL: behind where
+    /// the journal stood when it logged in); 0 = unknown, and older than all that are known.
     pub life: u64,
 }
 

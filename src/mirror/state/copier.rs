@@ -195,7 +195,8 @@ pub trait Copier: Send {
     /// connection of an earlier applier is proven over.
     fn open(&mut self) -> impl Future<Output = Result<Standing, Error>> + Send;
 
-    /// Which of these units' executors can no longer change anything: backend gone, or two-phase transaction ended.
+    /// Which of these units' executors can no longer change anything: backend gone, also where another one has its number now, or
+    /// two-phase transaction ended.
     fn gone<'a>(
         &'a mut self,
         backends: &'a [Backend],

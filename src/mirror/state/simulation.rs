@@ -5,7 +5,7 @@
 //!
 //! Paste a failing seed into [`SEED`] to run it alone.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -31,6 +31,8 @@ const NAMED: TableId = TableId(1);
 const UNNAMED: TableId = TableId(2);
 const KEYS: u64 = 6;
 const RETENTION: Duration = Duration::from_secs(3);
+/// Sessions of it.
+const POOL: u32 = 30;
 
 #[derive(Clone, Default, Debug, PartialEq)]
 struct Rows {
@@ -65,6 +67,10 @@ enum Bend {
     Straight,
     /// It hides that the primary began another life.
     HidesLives,
+    /// It takes who has a number for who had it.
+    ForgetsLogins,
+    /// It takes whoever has a number for somebody new.
+    MistakesLogins,
     /// S is one commit older than everything that the engine reads.
     OldSnapshots,
     /// One payment in some leaves a key as it was, and does not say.
@@ -82,7 +88,11 @@ struct World {
     commits: Vec<Rows>,
     flushed: usize,
     life: u64,
-    alive: HashSet<u32>,
+    /// Numbers of processes, and who has them: they come again with each life of the primary, but no two at a time.
+    alive: HashMap<u32, Backend>,
+    last_number: u32,
+    /// Who had each number last.
+    logins: HashMap<u32, u64>,
     prepared: HashMap<Vec<u8>, Writes>,
     next: u64,
     /// Payments of the secondary, each as the state after it.
@@ -115,7 +125,9 @@ impl World {
             commits: vec![Rows::default()],
             flushed: 0,
             life: 1,
-            alive: HashSet::new(),
+            alive: HashMap::new(),
+            last_number: 0,
+            logins: HashMap::new(),
             prepared: HashMap::new(),
             next: 1,
             payments: vec![(Rows::default(), Instant::now())],
@@ -149,9 +161,30 @@ impl World {
     }
 
     fn backend(&mut self) -> Backend {
-        let id = u32::try_from(self.fresh()).expect("a short run");
-        self.alive.insert(id);
-        Backend { id, life: self.life }
+        self.last_number += 1;
+        let backend = Backend { id: self.last_number, life: self.fresh() };
+        self.alive.insert(backend.id, backend);
+        self.logins.insert(backend.id, backend.life);
+        backend
+    }
+
+    fn is_alive(&self, backend: Backend) -> bool {
+        self.alive.get(&backend.id) == Some(&backend)
+    }
+
+    fn is_over(&self, backend: Backend) -> bool {
+        let is_older = self.logins.get(&backend.id).is_some_and(|life| match self.bend {
+            Bend::ForgetsLogins => false,
+            Bend::MistakesLogins => true,
+            _ => *life > backend.life,
+        });
+        is_older || !self.alive.contains_key(&backend.id)
+    }
+
+    fn leave(&mut self, backend: Backend) {
+        if self.is_alive(backend) {
+            self.alive.remove(&backend.id);
+        }
     }
 
     fn primary(&self) -> &Rows {
@@ -186,6 +219,11 @@ impl World {
         self.commits.truncate(self.flushed + 1);
         self.life += 1;
         self.alive.clear();
+        // A pool is there at once, idle and for good.
+        let pool = std::mem::take(&mut self.last_number).min(POOL);
+        for _ in 0..pool {
+            self.backend();
+        }
         // Write positions are never used again for other contents while anything remembers them.
         let last = self.primary().clone();
         self.commits.push(last);
@@ -255,7 +293,7 @@ impl Copier for Hands {
         self.delay().await;
         self.check()?;
         let world = world(&self.shared);
-        let over = |backend: &&Backend| backend.life != world.life || !world.alive.contains(&backend.id);
+        let over = |backend: &&Backend| world.is_over(**backend);
         let ended = |name: &[u8]| !world.prepared.contains_key(name);
         Ok(Gone {
             backends: backends.iter().filter(over).copied().collect(),
@@ -399,13 +437,13 @@ impl Session {
     }
 
     fn leave(&self) {
-        world(&self.shared).alive.remove(&self.backend.id);
+        world(&self.shared).leave(self.backend);
     }
 
     /// Connected anew, after a crash of either.
     fn reconnect(&mut self) {
         let mut world = world(&self.shared);
-        if !world.alive.contains(&self.backend.id) {
+        if !world.is_alive(self.backend) {
             self.backend = world.backend();
         }
     }
@@ -481,8 +519,7 @@ impl Session {
 
     /// The primary's part, if it still knows the connection.
     fn connected(&self) -> bool {
-        let world = world(&self.shared);
-        world.alive.contains(&self.backend.id) && world.life == self.backend.life
+        world(&self.shared).is_alive(self.backend)
     }
 
     async fn commit(&self, tickets: Vec<Ticket>, writes: &Writes, process: u64) {
@@ -514,10 +551,10 @@ impl Session {
             let ms = world(&shared).roll(2000);
             sleep(Duration::from_millis(ms)).await;
             let mut world = world(&shared);
-            if world.alive.contains(&old.id) && world.roll(2) == 0 {
+            if world.is_alive(old) && world.roll(2) == 0 {
                 world.commit(&writes);
             }
-            world.alive.remove(&old.id);
+            world.leave(old);
         });
     }
 
@@ -695,7 +732,8 @@ fn the_secondary_is_exact_at_every_payment_and_equal_at_the_end_promises_2_to_6(
 
 #[test]
 fn a_bent_copier_is_caught() {
-    for bend in [Bend::HidesLives, Bend::OldSnapshots, Bend::DropsKeys, Bend::DropsTables, Bend::DropsDdl] {
+    let copies = [Bend::OldSnapshots, Bend::DropsKeys, Bend::DropsTables, Bend::DropsDdl];
+    for bend in [Bend::HidesLives, Bend::ForgetsLogins, Bend::MistakesLogins].into_iter().chain(copies) {
         let caught = seeds::caught(100, |seed| run(seed, bend));
         assert!(caught, "bend {}: 100 seeds saw nothing", bend as u8);
     }

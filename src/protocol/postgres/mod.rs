@@ -14,6 +14,7 @@ pub mod copy_stream;
 pub mod evident;
 pub mod key;
 pub mod lexer;
+pub mod logins;
 mod moving;
 pub mod plan;
 mod pulse;

@@ -20,7 +20,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::metrics;
 use crate::net::flow::{FAREWELL, offer, see_off};
-use crate::record::Side;
+use crate::record::{Backend, Side};
 
 use super::moving::Luggage;
 use super::session::{Fault, Out, Session};
@@ -188,14 +188,14 @@ pub(super) struct Arrived<S> {
     /// What the client must be told of its settings, before its next answer.
     pub(super) reports: BytesMut,
     /// It is another server, and this is its process.
-    pub(super) pid: Option<u32>,
+    pub(super) backend: Option<Backend>,
 }
 
 impl<S> Arrived<S> {
     /// The same server again, which said nothing.
     pub(super) fn back(server: S) -> Arrived<S> {
         let (unread, asides, reports) = (BytesMut::new(), BytesMut::new(), BytesMut::new());
-        Arrived { server, unread, asides, reports, pid: None }
+        Arrived { server, unread, asides, reports, backend: None }
     }
 }
 
@@ -327,14 +327,14 @@ where
     fn away(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<bool, End> {
         let Place::Away(detour) = &mut self.server else { return Ok(false) };
         let Poll::Ready(arrived) = detour.as_mut().poll(cx) else { return Ok(false) };
-        let Arrived { server, unread, asides, reports, pid } = arrived?;
+        let Arrived { server, unread, asides, reports, backend } = arrived?;
         self.server = Place::Here(server);
         self.from_server.extend_from_slice(&unread);
         self.to_client.extend_from_slice(&asides);
         self.session.reported(&reports);
         self.reports.extend_from_slice(&reports);
-        if let Some(pid) = pid {
-            self.session.moved(pid);
+        if let Some(backend) = backend {
+            self.session.moved(backend);
         }
         self.feed_server(&[], cx, scratch)?;
         if !self.from_client.is_empty() {

@@ -1,7 +1,6 @@
 //! What sessions share, without any server: a journal in memory, an open gate, the hand-built schema.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use crate::config::{Config, Live};
 use crate::cutover::gate::{Gate, Route};
@@ -14,6 +13,7 @@ use crate::shadow::{Board, Queue};
 
 use super::analysis::schema::catalog;
 use super::cache::PlanCache;
+use super::logins::Logins;
 use super::moving::sessions::Sessions;
 #[cfg(test)]
 use super::shadow::Asked;
@@ -55,13 +55,14 @@ pub(crate) fn shadowed() -> (Arc<Shared>, Board, Queue<Asked>) {
 }
 
 fn made() -> Shared {
+    let journal = Journal::in_memory();
     Shared {
         gate: Gate::new(Route { primary: Side::Origin, mirror: true, epoch: 1 }),
-        journal: Journal::in_memory(),
+        logins: Logins::new(journal.clone()),
+        journal,
         catalog: Schema::new(catalog()),
         plans: PlanCache::new(100),
         policy: policy(),
-        life: Arc::new(AtomicU64::new(1)),
         full: std::sync::atomic::AtomicBool::new(false),
         shadow: crate::shadow::Handle::off(),
         repeating: Default::default(),

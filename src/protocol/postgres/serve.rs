@@ -203,7 +203,8 @@ fn session(
     elsewhere: Option<String>,
     front: &Front,
 ) -> (Session, Arc<Card>) {
-    let mut session = Session::new(front.shared.clone(), started.pid);
+    let backend = front.shared.logins.enter(&home.endpoint, started.pid);
+    let mut session = Session::new(front.shared.clone(), backend);
     let raw = is_replication(&first.packet);
     if raw {
         session.pass_through();
@@ -351,7 +352,7 @@ mod tests {
         let config = rig::config();
         let front = Front {
             shared: rig::shared(),
-            servers: Arc::new(Servers::new(&config)),
+            servers: Arc::new(Servers::new(&config, None)),
             closes_types: false,
             tls: None,
             tls_required: false,

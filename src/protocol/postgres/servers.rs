@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::record::Side;
 
 use super::client::{ServerConfig, TargetSession};
+use super::logins::Logins;
 use super::moving::sessions::Card;
 use super::moving::standby::startup_parameters;
 use super::setup::server_config;
@@ -22,11 +23,11 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    pub(super) fn new(config: &Config) -> Servers {
+    pub(super) fn new(config: &Config, logins: Option<&Logins>) -> Servers {
         let password = |user: &crate::config::User| user.password.as_ref().map(|secret| secret.reveal().to_owned());
         Servers {
-            origin: Arc::new(server_config(&config.origin, config)),
-            target: Arc::new(server_config(&config.target, config)),
+            origin: Arc::new(server_config(&config.origin, config, logins)),
+            target: Arc::new(server_config(&config.target, config, logins)),
             users: config.users.iter().map(|user| (user.name.clone(), password(user))).collect(),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::config::{self, Config, ListenTls, Live, TypeOids};
@@ -20,6 +20,7 @@ use super::cache::PlanCache;
 use super::catalog::{Catalog, Setters, load};
 use super::client::{self, Client, Endpoint, Host, ServerConfig, TargetSession};
 use super::copier::{Options, PgCopier};
+use super::logins::Logins;
 use super::moving::sessions::Sessions;
 use super::pulse::Ping;
 use super::scope::{Scope, filter};
@@ -69,10 +70,10 @@ impl Setup {
         config: &Config,
         live: Live,
         gate: Gate,
-        journal: Option<Journal>,
+        journal: Option<(Journal, Logins)>,
         (lost, shadow): (Lose, Handle<Asked>),
     ) -> Result<Setup, Error> {
-        let servers = Arc::new(Servers::new(config));
+        let servers = Arc::new(Servers::new(config, journal.as_ref().map(|(_, logins)| logins)));
         let primary = gate.route().primary;
         let catalog = match &journal {
             Some(_) => load_catalog(primary, &servers, config).await?,
@@ -88,13 +89,17 @@ impl Setup {
                 Catalog::default()
             }
         };
+        let (journal, logins) = journal.unwrap_or_else(|| {
+            let none = Journal::in_memory();
+            (none.clone(), Logins::new(none))
+        });
         let shared = Shared {
             gate,
-            journal: journal.unwrap_or_else(Journal::in_memory),
+            journal,
             catalog: Schema::new(catalog),
             plans: PlanCache::new(config.limits.plan_cache),
             policy: policy(config, live),
-            life: Arc::new(AtomicU64::new(0)),
+            logins,
             full: AtomicBool::new(false),
             shadow,
             repeating: Backends::default(),
@@ -169,8 +174,9 @@ impl Setup {
 }
 
 /// The mirror's hands, from this side to the other one.
-pub fn copier(config: &Config, primary: Side) -> PgCopier {
-    let (origin, target) = (server_config(&config.origin, config), server_config(&config.target, config));
+pub fn copier(config: &Config, primary: Side, logins: &Logins) -> PgCopier {
+    let config_of = |server| server_config(server, config, Some(logins));
+    let (origin, target) = (config_of(&config.origin), config_of(&config.target));
     let options = Options { scope: Scope::of(config, primary), ..Options::default() };
     match primary {
         Side::Origin => PgCopier::new(origin, target, options),
@@ -217,7 +223,7 @@ fn policy(config: &Config, live: Live) -> Policy {
 }
 
 /// A cluster of the configuration as the client understands it.
-pub(crate) fn server_config(server: &config::Server, config: &Config) -> ServerConfig {
+pub(crate) fn server_config(server: &config::Server, config: &Config, logins: Option<&Logins>) -> ServerConfig {
     let hosts = server.hosts.iter().map(|address| {
         let host = match address.host.starts_with('/') {
             true => Host::Unix(address.host.clone().into()),
@@ -235,6 +241,7 @@ pub(crate) fn server_config(server: &config::Server, config: &Config) -> ServerC
         connect_timeout: config.limits.connect_timeout,
         // Of several hosts one is the primary.
         target_session: if server.hosts.len() > 1 { TargetSession::ReadWrite } else { TargetSession::Any },
+        logins: logins.cloned(),
         ..client::ServerConfig::default()
     }
 }

@@ -24,6 +24,7 @@ use crate::telemetry::Line;
 use super::cache::PlanCache;
 use super::catalog::{Catalog, Setters, load};
 use super::client::{self, Client, Endpoint, ServerConfig};
+use super::logins::Logins;
 use super::moving::sessions::Sessions;
 use super::plan::{Action, Ddl, Fetch};
 use super::shadow::{Asked, Backends};
@@ -41,8 +42,8 @@ pub struct Shared {
     pub plans: PlanCache,
     /// What configuration decides.
     pub policy: Policy,
-    /// Hash of the primary's life, told by the applier; 0 = not known yet.
-    pub life: Arc<AtomicU64>,
+    /// Which of the servers' processes are the newest of their numbers.
+    pub logins: Logins,
     /// Somebody waited for room in the journal and there was none.
     pub full: AtomicBool,
     /// Which reads are repeated on the secondary.
@@ -109,11 +110,6 @@ impl Policy {
 }
 
 impl Shared {
-    /// The primary's life as far as known.
-    pub fn life(&self) -> u64 {
-        self.life.load(Ordering::Relaxed)
-    }
-
     /// Processes of a side that work for clients of ours, or repeat what they read.
     pub(super) fn backends(&self, side: Side) -> HashSet<u32> {
         &self.sessions.pids() | &self.repeating.on(side)

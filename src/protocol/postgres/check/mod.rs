@@ -31,7 +31,7 @@ pub(super) use facts::{Facts, OURS, read};
 
 /// Look at both sides. One that cannot be reached is told, and the other looked at all the same.
 pub async fn check(config: &Config) -> Report {
-    let (source, target) = (server_config(&config.origin, config), server_config(&config.target, config));
+    let (source, target) = (server_config(&config.origin, config, None), server_config(&config.target, config, None));
     let (origin, mut target) = tokio::join!(read(&source), read(&target));
     let mut report = Report::default();
     for (side, facts) in [(Side::Origin, &origin), (Side::Target, &target)] {

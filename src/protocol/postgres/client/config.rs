@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use crate::net::tls::{SslMode, Tls};
+use crate::protocol::postgres::logins::Logins;
 
 /// Where PostgreSQL listens unless told otherwise.
 pub const DEFAULT_PORT: u16 = 5432;
@@ -82,6 +83,8 @@ pub struct ServerConfig {
     pub allow_cleartext: bool,
     /// A larger message from the server ends the connection.
     pub message_bytes_max: usize,
+    /// Where each login is written down.
+    pub logins: Option<Logins>,
 }
 
 impl ServerConfig {
@@ -121,6 +124,7 @@ impl Default for ServerConfig {
             keepalive: Some(Duration::from_secs(60)),
             allow_cleartext: false,
             message_bytes_max: DEFAULT_MESSAGE_BYTES_MAX,
+            logins: None,
         }
     }
 }

@@ -38,6 +38,7 @@ pub use row::{DataRow, Values};
 pub use stream::dial;
 
 use crate::net::socket::Socket;
+use crate::record::Backend;
 
 use super::wire::{self, CANCEL_REQUEST, Fields, Header, Message, VERSION_3_0, WireError, back, front};
 use prepared::Prepared;
@@ -91,6 +92,8 @@ pub struct Client {
     endpoint: Endpoint,
     attempt: Attempt,
     pid: u32,
+    /// The same as records name it.
+    backend: Backend,
     cancel_key: Bytes,
     parameters: HashMap<String, String>,
     tag: Bytes,
@@ -158,6 +161,10 @@ impl Client {
         let mut client = Client::over(stream, config.clone(), endpoint.clone(), attempt);
         client.ready_put = 1;
         client.start_up().await?;
+        client.backend = match &config.logins {
+            Some(logins) => logins.enter(endpoint, client.pid),
+            None => Backend { id: client.pid, life: 0 },
+        };
         match config.target_session {
             TargetSession::Any => {}
             TargetSession::ReadWrite => client.check_is("SHOW transaction_read_only", "off").await?,
@@ -175,6 +182,7 @@ impl Client {
             endpoint,
             attempt,
             pid: 0,
+            backend: Backend { id: 0, life: 0 },
             cancel_key: Bytes::new(),
             parameters: HashMap::new(),
             tag: Bytes::new(),
@@ -270,6 +278,11 @@ impl Client {
     /// The server's process that serves us.
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// The same as records name it.
+    pub fn backend(&self) -> Backend {
+        self.backend
     }
 
     /// The host that let us in.

@@ -151,14 +151,15 @@ impl PgCopier {
     }
 
     async fn ask_gone(&mut self, backends: &[Backend], prepared: &[Box<[u8]>]) -> Result<Gone, Error> {
+        let logins = self.primary.logins.clone();
         let link = self.link()?;
         link.heartbeat().await?;
         let mut gone = Gone::default();
         if !backends.is_empty() {
             let alive = link.alive(backends).await?;
-            // A backend of another life ended with it.
-            let over =
-                |backend: &&Backend| (backend.life != 0 && backend.life != link.life) || !alive.contains(&backend.id);
+            let (logins, endpoint) = (logins.as_ref(), link.primary.endpoint());
+            let succeeded = |backend: &Backend| logins.is_some_and(|logins| logins.is_over(endpoint, *backend));
+            let over = |backend: &&Backend| !alive.contains(&backend.id) || succeeded(backend);
             gone.backends = backends.iter().filter(over).copied().collect();
         }
         if !prepared.is_empty() {

@@ -170,7 +170,7 @@ impl Beyond<Socket> for Ties {
                 looked => looked.map_err(lost)?,
             }
             let Released { stream, unread, asides } = client.release();
-            Ok(Arrived { server: stream, unread, asides, reports: BytesMut::new(), pid: None })
+            Ok(Arrived { server: stream, unread, asides, reports: BytesMut::new(), backend: None })
         })
     }
 
@@ -265,13 +265,13 @@ async fn relocate(
         begin(&mut standby.client, &modes).await.map_err(|error| Stranded::Unreachable(error.to_string()))?;
     }
     let reports = standby::reports(&standby.client);
-    let (pid, key) = (standby.client.pid(), standby.client.cancel_key());
+    let (backend, key) = (standby.client.backend(), standby.client.cancel_key());
     let endpoint = standby.client.endpoint().clone();
-    card.moved(pid, Home { side: to, endpoint, key });
+    card.moved(backend.id, Home { side: to, endpoint, key });
     let Released { stream, unread, asides: more } = standby.client.release();
     // What it was told about its settings while they were brought over is in the reports.
     asides.extend_from_slice(&notifications(&more));
-    Ok(Arrived { server: stream, unread, asides, reports, pid: Some(pid) })
+    Ok(Arrived { server: stream, unread, asides, reports, backend: Some(backend) })
 }
 
 /// Say goodbye to the old server without waiting for it; what it told last is the client's.

@@ -13,6 +13,7 @@ use crate::net::tls::{self, SslMode, Tls};
 use crate::protocol::postgres::rig::{MESSAGE_BYTES_MAX, shared};
 use crate::protocol::postgres::shared::Shared;
 use crate::protocol::postgres::wire::{HEADER, back};
+use crate::record::Backend;
 
 /// What a pipe holds.
 const PIPE: usize = 4096;
@@ -62,7 +63,7 @@ impl Peers {
     fn new() -> Peers {
         let ((client, theirs), (ours, server)) = (duplex(PIPE), duplex(PIPE));
         let (shared, cancelled, stop) = (shared(), Cancelled::default(), CancellationToken::new());
-        let session = Session::new(shared.clone(), 7);
+        let session = Session::new(shared.clone(), Backend { id: 7, life: 1 });
         let relay = Box::new(Relay::new(theirs, ours, session, cancelled.clone(), stop.clone()));
         Peers { client, server, shared, cancelled, stop, relay: tokio::spawn(relay.run()) }
     }
@@ -323,7 +324,7 @@ where
     C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let session = Session::new(shared(), 7);
+    let session = Session::new(shared(), Backend { id: 7, life: 1 });
     tokio::spawn(Box::new(Relay::new(client, server, session, Cancelled::default(), stop.clone())).run())
 }
 
@@ -479,7 +480,7 @@ impl Beyond<DuplexStream> for Elsewhere {
 
     fn relocate(&mut self, _: DuplexStream, _: Side, _: Luggage) -> Detour<DuplexStream> {
         let server = self.0.lock().expect("no test panics with it").take().expect("it moves once");
-        Box::pin(async move { Ok(Arrived { pid: Some(9), ..Arrived::back(server) }) })
+        Box::pin(async move { Ok(Arrived { backend: Some(Backend { id: 9, life: 1 }), ..Arrived::back(server) }) })
     }
 }
 
@@ -504,7 +505,7 @@ async fn a_session_moves_with_its_next_unit_and_behind_what_the_old_server_began
     let endpoint = Endpoint { host: Host::Tcp("a".into()), port: 1 };
     let home = Home { side: Side::Origin, endpoint, key: Vec::new() };
     let card = Card::new(Who::default(), Box::default(), "UTF8".into(), (false, false), 7, home);
-    let mut session = Session::new(shared.clone(), 7);
+    let mut session = Session::new(shared.clone(), Backend { id: 7, life: 1 });
     session.belongs_to(Side::Origin, std::sync::Arc::new(card));
     let elsewhere = Elsewhere(std::sync::Arc::new(std::sync::Mutex::new(Some(there))));
     let relay = Box::new(Relay::new(theirs, ours, session, elsewhere, CancellationToken::new()));

@@ -278,14 +278,13 @@ pub struct Session {
 
 impl Session {
     /// A session whose start-up is over: `backend` is whom the server named, `status` its first ReadyForQuery.
-    pub fn new(shared: Arc<Shared>, backend_pid: u32) -> Session {
+    pub fn new(shared: Arc<Shared>, backend: Backend) -> Session {
         let slot = Arc::new(shared.gate.slot());
-        let life = shared.life();
         Session {
             shared,
             slot,
             pass: None,
-            backend: Backend { id: backend_pid, life },
+            backend,
             dialect: Dialect::default(),
             client_utf8: true,
             status: b'I',

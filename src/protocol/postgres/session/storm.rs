@@ -11,6 +11,7 @@ use bytes::BufMut;
 use super::*;
 use crate::protocol::postgres::rig::shared;
 use crate::protocol::postgres::wire::{self, Header, back, front};
+use crate::record::Backend;
 
 /// Scripts of one journal, which keeps what they write.
 const SCRIPTS: u32 = 500;
@@ -121,7 +122,7 @@ struct Storm {
 
 impl Storm {
     fn new(shared: Arc<Shared>) -> Storm {
-        let session = Session::new(shared, 7);
+        let session = Session::new(shared, Backend { id: 7, life: 1 });
         let (from_client, from_server, to_server, to_client) = Default::default();
         Storm { session, from_client, from_server, to_server, to_client, heard: 0, said: 0 }
     }

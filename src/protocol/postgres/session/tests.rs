@@ -15,7 +15,7 @@ use crate::protocol::postgres::moving::Form;
 use crate::protocol::postgres::rig::{self, shared};
 use crate::protocol::postgres::shared::Schema;
 use crate::protocol::postgres::wire::{self, HEADER, Header, front};
-use crate::record::{Item, Record, TableId};
+use crate::record::{Backend, Item, Record, TableId};
 
 pub(super) struct Peers {
     pub(super) session: Session,
@@ -32,7 +32,7 @@ impl Peers {
     }
 
     pub(super) fn over(shared: Arc<Shared>) -> Peers {
-        let session = Session::new(shared.clone(), 7);
+        let session = Session::new(shared.clone(), Backend { id: 7, life: 1 });
         let (from_client, from_server, to_server, to_client) = Default::default();
         Peers { session, shared, from_client, from_server, to_server, to_client }
     }
@@ -2069,7 +2069,7 @@ fn a_twin_is_parsed_with_the_types_that_its_statement_has_or_not_at_all() {
     // Another server, where it moved, took the types of its own columns for it.
     let mut peers = prepared(text, None);
     widen(&peers);
-    peers.session.moved(2);
+    peers.session.moved(Backend { id: 2, life: 2 });
     assert_eq!(peers.client(|out| run_binary(out, "s", &[&[0; 8], &7_i64.to_be_bytes()])), "BES");
     let keys = |item: &String| item.starts_with("acc ") && item != "acc dirty";
     assert!(peers.journaled().iter().any(keys), "{:?}", peers.journaled());

@@ -68,10 +68,10 @@ impl Session {
     }
 
     /// It has another server now, with all that it had.
-    pub fn moved(&mut self, pid: u32) {
+    pub fn moved(&mut self, backend: Backend) {
         self.wait = Wait::Nothing;
         self.side = self.pass.as_ref().map_or(self.side, |pass| Some(pass.route().primary));
-        self.backend = Backend { id: pid, life: self.shared.life() };
+        self.backend = backend;
         self.path = None;
         self.names = None;
         self.ahead = None;

@@ -701,7 +701,6 @@ impl Steps for Walk {
         if let Some(GivenUp { catalog, .. }) = without {
             self.shared.catalog.replace(catalog);
         }
-        self.shared.life.store(0, Ordering::Relaxed);
         self.follow(route.primary);
         self.mirror.flipped(route.primary);
         self.quiet = self.silenced.is_none() && !waits;
