@@ -733,6 +733,14 @@ async fn keys_follow_their_table_to_its_new_name() {
     let late = world.pay(&owed("t", [1, 2])).await;
     assert_eq!((late.rows, late.renamed), (2, vec![]));
     world.assert_same("u").await;
+    // Another process learns it from what was repeated before it.
+    world.origin("UPDATE u SET v = 11").await;
+    world.reopen(Options::default()).await;
+    let first = Owed { repeated: vec![ddl("t", changes[0])], ..Owed::default() };
+    let told: Vec<_> = world.pay(&first).await.renamed.iter().map(|one| (one.from, one.to, one.is_gone)).collect();
+    assert_eq!(told, [(table("t"), table("u"), true)]);
+    assert_eq!(world.pay(&owed("t", [1, 2])).await.rows, 2);
+    world.assert_same("u").await;
 }
 
 #[tokio::test]

@@ -24,6 +24,9 @@ pub struct Owed {
     pub lost: HashSet<TableId>,
     /// Schema changes to repeat first, in order, as the wire encoded them.
     pub ddl: Vec<(TableId, Box<[u8]>)>,
+    /// Schema changes that the secondary has from an earlier payment, whose records were read again: never repeated, but they
+    /// say what tables were called before.
+    pub repeated: Vec<(TableId, Box<[u8]>)>,
     /// Schema changes of no table of which nobody knows whether they happened: never repeated, but refused, so that they are listed.
     pub doubted: Vec<Box<[u8]>>,
     /// Keys that are parked, by the table that they were refused of: owed under another name, or with their table, they may
@@ -36,7 +39,8 @@ pub struct Owed {
 impl Owed {
     /// There is nothing to do on the secondary.
     pub fn is_nothing(&self) -> bool {
-        self.keys.is_empty() && self.tables.is_empty() && self.ddl.is_empty() && self.doubted.is_empty()
+        let changes = self.ddl.is_empty() && self.repeated.is_empty() && self.doubted.is_empty();
+        self.keys.is_empty() && self.tables.is_empty() && changes
     }
 }
 

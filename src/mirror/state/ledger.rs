@@ -36,7 +36,7 @@ use tokio::time::Instant;
 use crate::journal::{Entry, Lsn, Outcome, Place};
 use crate::record::{Backend, Item, Malformed, Reason, Record, TableId};
 
-use super::copier::{Gone, Owed, Renamed};
+use super::copier::{Gone, Owed, Renamed, names};
 use super::keys::{Key, Keys};
 
 /// What is owed, and how far the journal was read.
@@ -60,6 +60,8 @@ pub struct Ledger {
     repeated: HashSet<Lsn>,
     /// Where reading stood when [`Ledger::lost`] was called last.
     asked: Lsn,
+    /// Names that tables got while units were open, and where reading stood: those below may mean them by the old ones.
+    names: Vec<(Lsn, TableId, TableId)>,
 }
 
 /// A unit that may still change something.
@@ -108,6 +110,8 @@ impl Unit {
 struct Owing {
     owed: Owed,
     ddl: BTreeMap<Lsn, Vec<Ddl>>,
+    /// As [`Owed::repeated`].
+    repeated: BTreeMap<Lsn, Vec<Ddl>>,
     keys: usize,
     records: u64,
     oldest: Option<(Lsn, Instant)>,
@@ -316,6 +320,7 @@ impl Ledger {
                     self.ended.item(item);
                 }
                 self.ended.count(lsn, seen);
+                self.follow_names(lsn);
             } else if let Some(unit) = self.open.get_mut(&lsn).filter(|unit| unit.is_wanted()) {
                 let mut record = Record::parse(payload)?;
                 record.detach();
@@ -371,18 +376,30 @@ impl Ledger {
             match item {
                 Item::Dirty(..) if outcome == Some(Outcome::Aborted) => {}
                 // As of its end: a payment before that may not have seen what it did.
-                Item::Dirty(table, reason) => self.marks.push_back(Mark { table, reason, at }),
+                Item::Dirty(table, reason) => {
+                    let names = names(table, self.names.iter().filter(|it| lsn < it.0).map(|it| (it.1, it.2)));
+                    self.marks.extend(names.into_iter().map(|table| Mark { table, reason, at }));
+                }
                 Item::Ddl(table, body) => self.end_ddl(at, lsn, (table, body), outcome),
                 other => self.ended.item(other),
             }
         }
         self.ended.count(lsn, unit.seen);
+        self.follow_names(lsn);
+    }
+
+    /// A unit has ended that may be of before its tables got other names.
+    fn follow_names(&mut self, lsn: Lsn) {
+        let later = self.names.iter().filter(|(at, ..)| lsn < *at);
+        later.for_each(|(_, from, to)| self.ended.renamed(*from, *to));
     }
 
     fn end_ddl(&mut self, at: Lsn, lsn: Lsn, (table, body): (TableId, &[u8]), outcome: Option<Outcome>) {
         match outcome {
             Some(Outcome::Aborted) => {}
-            _ if self.repeated.contains(&lsn) => {}
+            _ if self.repeated.contains(&lsn) => {
+                self.ended.repeated.entry(lsn).or_default().push((table, body.into()));
+            }
             Some(Outcome::Committed) => self.ended.ddl.entry(lsn).or_default().push((table, body.into())),
             None | Some(Outcome::Unknown) if table == TableId::NONE => self.ended.doubt(body.into()),
             None | Some(Outcome::Unknown) => self.marks.push_back(Mark { table, reason: Reason::Ddl, at }),
@@ -431,6 +448,7 @@ impl Ledger {
         self.tables.extend(self.ended.owed.keys.keys().chain(&self.ended.owed.tables));
         let mut owing = std::mem::take(&mut self.aside).merge(std::mem::take(&mut self.ended));
         owing.owed.ddl = owing.ddl.values().flatten().cloned().collect();
+        owing.owed.repeated = owing.repeated.values().flatten().cloned().collect();
         Cut { owing, upto: self.next }
     }
 
@@ -471,12 +489,15 @@ impl Ledger {
         whole
     }
 
-    /// Tables got other names: what is owed under the old ones is owed under both.
+    /// Tables got other names: what is owed under the old ones is owed under both, also by units that have not ended yet.
     pub fn renamed(&mut self, renamed: &[Renamed]) {
         for Renamed { from, to, .. } in renamed {
             self.ended.renamed(*from, *to);
             self.aside.renamed(*from, *to);
+            self.names.push((self.next, *from, *to));
         }
+        let first = [self.open.keys().next(), self.left.keys().next()].into_iter().flatten().min();
+        self.names.retain(|(at, ..)| first.is_some_and(|first| first < at));
     }
 
     /// Something waits for a lock.
@@ -494,10 +515,10 @@ impl Ledger {
         (self.ended, self.aside) = (Owing::default(), Owing::default());
     }
 
-    /// The schema changes of these records are on the secondary, those of no others.
+    /// The schema changes of these records are on the secondary, those of no others: they are told, and not repeated.
     pub fn repeated(&mut self, records: impl IntoIterator<Item = Lsn>) {
         self.repeated = records.into_iter().collect();
-        self.ended.ddl.retain(|lsn, _| !self.repeated.contains(lsn));
+        self.ended.repeated.extend(self.ended.ddl.extract_if(.., |lsn, _| self.repeated.contains(lsn)));
     }
 
     /// An open unit says that this table is dirty.
@@ -609,8 +630,10 @@ impl Owing {
         newer.owed.doubted.into_iter().for_each(|change| self.doubt(change));
         self.owed.lost.extend(newer.owed.lost);
         self.owed.ddl.clear();
+        self.owed.repeated.clear();
         self.owed.parked.clear();
         self.ddl.extend(newer.ddl);
+        self.repeated.extend(newer.repeated);
         self.records += newer.records;
         if let Some((lsn, seen)) = newer.oldest {
             self.age(lsn, seen);
@@ -759,6 +782,52 @@ mod tests {
         let cut = script.ledger.freeze();
         assert_eq!(keys(&cut), [(b"k".to_vec(), true)]);
         assert_eq!((cut.keys(), cut.records(), cut.oldest()), (1, 3, Some(Lsn(0))));
+    }
+
+    #[test]
+    fn a_change_that_the_secondary_has_is_told_and_not_repeated() {
+        let mut script = Script::new();
+        let change = script.unit(|buf| buf.ddl(T, b"RENAME"));
+        script.ends(change, Outcome::Committed);
+        let cut = script.ledger.freeze();
+        assert_eq!((cut.owed().ddl.len(), cut.owed().repeated.len()), (1, 0));
+        // It was paid, and the answer was lost.
+        script.ledger.restore(cut);
+        script.ledger.repeated([change]);
+        let told = |cut: &Cut| (cut.owed().ddl.len(), cut.ddl_records().count(), cut.owed().repeated.clone());
+        let expected = (0, 0, vec![(T, b"RENAME"[..].into())]);
+        let cut = script.ledger.freeze();
+        assert_eq!(told(&cut), expected);
+        script.ledger.restore(cut);
+        assert_eq!(told(&script.ledger.freeze()), expected);
+        assert!(script.ledger.freeze().owed().is_nothing());
+        // After a restart it is read again.
+        script.ledger.rewind(Lsn(0));
+        script.at = 0;
+        let change = script.unit(|buf| buf.ddl(T, b"RENAME"));
+        script.ends(change, Outcome::Committed);
+        assert_eq!(told(&script.ledger.freeze()), expected);
+    }
+
+    #[test]
+    fn a_unit_that_ends_when_its_table_has_another_name_is_owed_by_both() {
+        let (mut script, to) = (Script::new(), TableId(2));
+        script.unit(|buf| {
+            buf.key(T, b"k", true);
+            buf.dirty(T, Reason::Uncaptured);
+        });
+        script.ledger.renamed(&[Renamed { from: T, to, name: "u".into(), is_gone: true }]);
+        let later = script.unit(|buf| buf.key(T, b"of another table", false));
+        script.ends(later, Outcome::Committed);
+        assert!(!script.ledger.freeze().owed().keys.contains_key(&to));
+        assert_eq!(script.gone(true, b"none"), 1);
+        let cut = script.ledger.freeze();
+        assert!([T, to].iter().all(|table| cut.owed().keys[table].get(&b"k"[..]) == Some(&true)));
+        let marks: Vec<TableId> = script.ledger.marks.iter().map(|mark| mark.table).collect();
+        assert_eq!(marks, [T, to]);
+        // Nobody is left who may mean it.
+        script.ledger.renamed(&[]);
+        assert!(script.ledger.names.is_empty());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::*;
 use crate::backfill::work::{Landed, Outcome, Surveyed};
 use crate::backfill::{Kind, Request, State};
 use crate::mirror::handle::owe;
-use crate::mirror::state::copier::{Gone, Idle, Owed, Refused};
+use crate::mirror::state::copier::{Gone, Idle, Owed, Refused, Renamed};
 use crate::record::{Backend, RecordBuf};
 
 #[tokio::test(start_paused = true)]
@@ -44,19 +44,24 @@ struct Pays {
     all_gone: bool,
     /// What it keeps of the journal.
     place: Option<Place>,
+    /// Its payments.
+    payments: u64,
     /// The primary's transactions.
     under_way: Arc<std::sync::Mutex<BTreeSet<String>>>,
     seen: Arc<std::sync::Mutex<Seen>>,
 }
 
 const TABLE: TableId = TableId(1);
+/// It gives the table another name.
+const RENAME: &[u8] = b"ALTER TABLE t RENAME TO u";
+const RENAMED: TableId = TableId(9);
 
 impl Copier for Pays {
     async fn open(&mut self) -> Result<Standing, copier::Error> {
         if self.away.load(Ordering::Relaxed) {
             return Err(copier::Error::Secondary("away".into()));
         }
-        Ok(Standing { life: 1, place: self.place, ..Standing::default() })
+        Ok(Standing { life: 1, place: self.place, payments: self.payments })
     }
 
     async fn gone<'a>(&'a mut self, asked: &'a [Backend], _: &'a [Box<[u8]>]) -> Result<Gone, copier::Error> {
@@ -88,7 +93,9 @@ impl Copier for Pays {
         seen.keys = seen.keys.max(owed.keys.values().map(HashMap::len).sum());
         let is_other = |table: &&TableId| **table != TABLE;
         seen.others += owed.keys.keys().filter(is_other).map(|table| owed.keys[table].len()).sum::<usize>();
-        let mut paid = Paid { refused, ..Paid::default() };
+        let renames = owed.repeated.iter().filter(|(_, body)| **body == *RENAME);
+        let renamed = renames.map(|_| Renamed { from: TABLE, to: RENAMED, name: "u".into(), is_gone: true }).collect();
+        let mut paid = Paid { refused, renamed, payments: self.payments, ..Paid::default() };
         let is_owed = owed.keys.contains_key(&TABLE) || owed.tables.contains(&TABLE);
         if is_owed && self.held.load(Ordering::Relaxed) {
             let (name, why) = ("t".to_owned(), "waits for a lock".to_owned());
@@ -210,6 +217,40 @@ async fn a_unit_whose_end_was_not_read_yet_is_not_over_because_its_backend_is_pr
         assert_eq!(seen.changes, [b"ALTER ..".to_vec()]);
     }
     assert!(handle.dirty().is_empty(), "{:?}", handle.dirty().list());
+    stop.cancel();
+    running.await.expect("ends");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_restart_a_table_is_known_by_the_name_that_it_had_before() {
+    let journal = Journal::in_memory();
+    let (mut unit, mut change) = (RecordBuf::default(), RecordBuf::default());
+    unit.key(TABLE, b"in doubt", false);
+    change.ddl(TABLE, RENAME);
+    drop(journal.begin(unit.finish(Backend { id: 5, life: 1 })).expect("there is room"));
+    let change = journal.begin(change.finish(Backend { id: 6, life: 1 })).expect("there is room");
+    // Killed when the payment that repeated it was made: the book says so, and nothing followed the table yet.
+    let paths = Paths::in_memory();
+    let mut book = Book::open(paths.book.clone()).expect("loads");
+    book.intend([(change.lsn(), false)], 1).await.expect("saved");
+    change.end(journal::Outcome::Committed);
+    let copier = Pays { all_gone: true, payments: 1, ..Pays::default() };
+    let seen = copier.seen.clone();
+    let (engine, handle) = Engine::new(Config::default(), journal.clone(), copier, paths).expect("files load");
+    handle.mark_dirty(&[TABLE], Reason::Journal).expect("memory");
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(engine.run(stop.clone()));
+    handle.settle(journal.appended()).await.expect("it runs");
+    let dirty: Vec<_> = handle.dirty().list().into_iter().map(|it| it.table).collect();
+    assert_eq!(dirty, [RENAMED]);
+    {
+        let seen = seen.lock().expect("no panic");
+        assert_eq!(
+            (seen.others, seen.changes.len()),
+            (1, 0),
+            "its key is owed by the new name, the change not repeated"
+        );
+    }
     stop.cancel();
     running.await.expect("ends");
 }

@@ -147,10 +147,12 @@ impl<'p> Payment<'p> {
 
     async fn begin_and_gather(&mut self) -> Result<(), Trouble> {
         let refused = self.begin_and_repeat_ddl().await?;
-        if self.link.schema_stale || !self.owed.ddl.is_empty() || self.owes_by_other_keys() {
+        let changed = !self.owed.ddl.is_empty() || !self.owed.repeated.is_empty();
+        if self.link.schema_stale || changed || self.owes_by_other_keys() {
             self.load().await?;
         }
-        self.link.renames.learn(&self.owed.ddl, &self.link.schema);
+        let changes = self.owed.repeated.iter().chain(&self.owed.ddl).map(|(_, body)| &body[..]);
+        self.link.renames.learn(changes, &self.link.schema);
         self.gather();
         refused.into_iter().for_each(|refused| self.refuse_change(refused));
         self.tell_bereft();

@@ -3,8 +3,9 @@
 //!
 //! So keys are owed under every name that their table may have by now. Nobody knows what came before the change and what
 //! behind it: where two tables have swapped their names, keys of either are owed to both, and one too many reads nothing,
-//! or one row more. The names are remembered for a while: a session may have looked at an older catalog, and a payment whose
-//! answer was lost comes again without its schema changes.
+//! or one row more. The names are remembered for a while: a session may have looked at an older catalog. What is forgotten with the
+//! process, and what a payment was to tell whose answer was lost, is learned again from the changes that were repeated, as long as the
+//! journal has them.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -39,12 +40,12 @@ struct Rename {
 
 impl Renames {
     /// Behind schema changes, and when both catalogs were read since.
-    pub(super) fn learn(&mut self, ddl: &[(TableId, Box<[u8]>)], schema: &Schema) {
+    pub(super) fn learn<'b>(&mut self, ddl: impl Iterator<Item = &'b [u8]>, schema: &Schema) {
         self.0.retain(|one| !one.told || one.at.elapsed() < KEPT);
-        if ddl.is_empty() {
+        let changes: Vec<Change> = ddl.filter_map(Change::of).collect();
+        if changes.is_empty() {
             return;
         }
-        let changes: Vec<Change> = ddl.iter().filter_map(|(_, body)| Change::of(body)).collect();
         let at = Instant::now();
         let tables = [&schema.primary, &schema.secondary].into_iter().flat_map(|catalog| catalog.relations.values());
         let tables: Vec<_> = tables.map(|table| (&*table.schema, &*table.name)).collect();
