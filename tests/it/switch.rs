@@ -174,6 +174,41 @@ async fn a_session_that_is_held_is_looked_at_like_one_that_is_idle() {
 }
 
 #[tokio::test]
+async fn who_listens_since_the_transaction_that_was_waited_for_hears_what_is_said_first() {
+    let stage = Stage::new(SCHEMA, "", &[]).await;
+    let (client, mut heard) = listener(&stage.url()).await;
+    client.batch_execute("BEGIN; LISTEN news").await.expect("begun");
+    let speaker = connect(&stage.url()).await;
+    let (ended, ()) = tokio::join!(stage.switch("target"), async {
+        stage.phase("draining").await;
+        // Held, it is the first that is done on the new primary.
+        let said = tokio::spawn(async move { speaker.batch_execute("NOTIFY news, 'first'").await });
+        stage.tandem.status_is("one is held", |status| status["units_held"] == 1).await;
+        client.batch_execute("COMMIT").await.expect("listens");
+        said.await.expect("no panics in it").expect("it was only held");
+    });
+    assert_eq!(ended["end"], "switched", "{ended:#}\n{}", stage.tandem.log());
+    assert_eq!(heard.recv().await.as_deref(), Some("first"), "{}", stage.tandem.log());
+}
+
+#[tokio::test]
+async fn who_cannot_move_since_the_transaction_that_was_waited_for_aborts_the_switch() {
+    let stage = Stage::new(SCHEMA, "", &[]).await;
+    for _ in 0..5 {
+        let client = connect(&stage.url()).await;
+        client.batch_execute("BEGIN; CREATE TEMP TABLE mine (id int)").await.expect("begun");
+        let (ended, ()) = tokio::join!(stage.switch("target"), async {
+            stage.phase("draining").await;
+            client.batch_execute("COMMIT").await.expect("it was waited for");
+        });
+        let why = ended["why"].as_str().unwrap_or_default();
+        assert!(ended["end"] == "aborted" && why.contains("cannot be moved: temporary tables"), "{ended:#}");
+        client.batch_execute("INSERT INTO mine VALUES (1); DROP TABLE mine").await.expect("it is still there");
+        stage.steady().await;
+    }
+}
+
+#[tokio::test]
 async fn a_role_and_a_transaction_that_was_chained_go_along() {
     let stage = Stage::new(SCHEMA, "", &[]).await;
     for server in [&stage.origin, &stage.target] {

@@ -21,9 +21,9 @@ use crate::protocol::postgres::wire::{self, front};
 use crate::record::Side;
 
 use super::Luggage;
-use super::sessions::{Call, Card, Home, Opening};
+use super::sessions::{Call, Card, Home, Opened, Opening};
 use super::standby::{self, Standby};
-use super::state;
+use super::state::{self, State};
 
 /// A server that says nothing for so long when a session is looked at is taken for gone.
 const LOOK_MAX: Duration = Duration::from_secs(10);
@@ -73,8 +73,8 @@ impl Ties {
             return Heed::Look;
         }
         // Whoever listens must do so on the new primary before anybody can speak there.
-        let listens = self.looked == number && self.card.moving().state.listens();
-        if (opens || listens) && self.opened != number {
+        let unheard = clean && self.card.moving().is_unheard();
+        if (opens || unheard) && self.opened != number {
             self.opened = number;
             return Heed::Open;
         }
@@ -130,7 +130,7 @@ impl Beyond<Socket> for Ties {
         match called.what {
             Call::Rest => {
                 self.seen = called.number;
-                self.card.moving().standby = Opening::Nothing;
+                self.card.moving().stands_by(Opening::Nothing);
                 Heed::Nothing
             }
             Call::Prepare(side) => self.heed_prepare(called.number, side, true, rest),
@@ -177,10 +177,14 @@ impl Beyond<Socket> for Ties {
     fn open(&mut self, luggage: Luggage) {
         let (front, card, number) = (self.front.clone(), self.card.clone(), self.opened);
         let (made, soon) = tokio::sync::oneshot::channel();
-        self.card.moving().standby = Opening::Soon(soon);
+        self.card.moving().stands_by(Opening::Soon(soon));
         tokio::spawn(async move {
-            let opened = open_ahead(&front, &card, &luggage).await;
+            let mut as_of = State::default();
+            let opened = open_ahead(&front, &card, &luggage, &mut as_of).await;
             let answer = opened.as_ref().map(|_| ()).map_err(Clone::clone);
+            if opened.is_ok() {
+                card.moving().follows(&made, &as_of);
+            }
             let _ = made.send(opened);
             front.shared.sessions.answer(&card, number, answer);
         });
@@ -204,30 +208,24 @@ fn adopt(server: Socket, front: &Front, card: &Card) -> Client {
 
 /// Read what the session has, on its own connection.
 async fn look(client: &mut Client, front: &Front, card: &Card) -> Result<(), Error> {
-    let traces = card.take_traces();
+    let look = card.look();
     let reading = state::read(client, &front.shared.sessions.customs, &card.who.user);
     let read = timeout(LOOK_MAX, reading).await.unwrap_or(Err(io::Error::from(io::ErrorKind::TimedOut).into()));
-    match read {
-        Ok(state) => card.moving().state = state,
-        Err(error) => {
-            card.leave(traces);
-            return Err(error);
-        }
-    }
-    Ok(())
+    read.map(|state| look.saw(state))
 }
 
 fn lost(error: Error) -> Stranded {
     Stranded::Lost(io::Error::other(error))
 }
 
-async fn open_ahead(front: &Front, card: &Card, luggage: &Luggage) -> Result<Box<Standby>, String> {
+/// A second connection with what the session has `as_of` now.
+async fn open_ahead(front: &Front, card: &Card, luggage: &Luggage, as_of: &mut State) -> Opened {
     let turns = front.shared.sessions.turns.clone();
     let _turn = turns.acquire_owned().await;
     let side = card.moving().home.side.other();
     let mut standby = open(front, card, side).await.map_err(|error| error.to_string())?;
-    let state = card.moving().state.clone();
-    standby.follow(&state, luggage).await.map_err(|error| error.to_string())?;
+    as_of.clone_from(&card.moving().state);
+    standby.follow(as_of, luggage).await.map_err(|error| error.to_string())?;
     match standby.refused.first() {
         None => Ok(standby),
         Some(what) => Err(what.clone()),
@@ -327,7 +325,7 @@ async fn arrive(to: Side, luggage: &Luggage, front: &Front, card: &Card) -> Resu
 }
 
 async fn take_standby(card: &Card) -> Option<Box<Standby>> {
-    let opening = std::mem::take(&mut card.moving().standby);
+    let opening = card.moving().take_standby();
     let standby = match opening {
         Opening::Nothing => None,
         Opening::Soon(soon) => timeout(MOVE_MAX, soon).await.ok()?.ok()?.ok(),
@@ -365,4 +363,54 @@ fn notifications(messages: &[u8]) -> BytesMut {
         rest = behind;
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::clients::Clients;
+    use crate::protocol::postgres::client::{Endpoint, Host};
+    use crate::protocol::postgres::moving::sessions::Who;
+    use crate::protocol::postgres::rig;
+    use crate::protocol::postgres::serve::Cancels;
+    use crate::protocol::postgres::servers::Servers;
+
+    fn front() -> Arc<Front> {
+        Arc::new(Front {
+            shared: rig::shared(),
+            servers: Arc::new(Servers::new(&rig::config())),
+            closes_types: false,
+            tls: None,
+            tls_required: false,
+            login_timeout: Duration::from_secs(60),
+            clients: Clients::new("postgres", 10),
+            cancels: Cancels::default(),
+            elsewhere: Arc::default(),
+        })
+    }
+
+    #[test]
+    fn what_came_of_the_transaction_that_the_fence_waited_for_is_known_before_the_flip() {
+        let front = front();
+        let endpoint = Endpoint { host: Host::Tcp("a".into()), port: 1 };
+        let home = Home { side: Side::Origin, endpoint, key: vec![1] };
+        let card = Card::new(Who::default(), Box::default(), "UTF8".into(), (false, false), 7, home);
+        let card = Arc::new(card);
+        let (sessions, mut ties) = (&front.shared.sessions, Ties::new(front.clone(), card.clone()));
+        let prepare = sessions.call(Call::Prepare(Side::Target));
+        assert!(matches!(ties.heed(Rest::Busy), Heed::Open));
+        sessions.answer(&card, prepare.number, Ok(()));
+        card.leave(Traces::CHANNELS);
+        assert!(matches!(ties.heed(Rest::Busy), Heed::Nothing));
+        // Its transaction ends, and with it the drain: who fences looks while its server is being asked.
+        assert!(matches!(ties.heed(Rest::Idle), Heed::Look));
+        let look = card.look();
+        assert!(card.is_doubtful());
+        let again = sessions.call_only(Call::Look(Side::Target), std::slice::from_ref(&card));
+        look.saw(State::listening(&["news"]));
+        assert!(card.is_doubtful() && !card.moving().was_looked_at(again.number));
+        assert!(matches!(ties.heed(Rest::Idle), Heed::Open), "it listens where its second connection does not");
+        assert!(matches!(ties.heed(Rest::Idle), Heed::Nothing));
+        assert!(card.moving().was_looked_at(again.number) && !card.moving().has_answered(again.number));
+    }
 }

@@ -3,6 +3,7 @@
 //! A session looks at one number when it has nothing else to do, and is woken when that number changes. What it left
 //! behind on its server is a byte on its card, written by the few statements that leave something.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -10,7 +11,7 @@ use std::task::Waker;
 
 use arc_swap::ArcSwap;
 use futures_util::task::AtomicWaker;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, oneshot};
 
 use crate::protocol::postgres::client::Endpoint;
 use crate::protocol::postgres::plan::Traces;
@@ -112,6 +113,8 @@ pub(crate) struct Card {
     waker: AtomicWaker,
     /// What it did since the last look at it.
     traces: AtomicU8,
+    /// What it had done when the look began that is under way: until that has ended nobody knows what came of it.
+    looking: AtomicU8,
     /// It asked for the last value of a sequence, once.
     last_value: AtomicBool,
     left: AtomicBool,
@@ -124,7 +127,9 @@ pub(crate) struct Moving {
     /// As of the last look.
     pub(crate) state: State,
     /// Opened ahead, or being opened.
-    pub(crate) standby: Opening,
+    standby: Opening,
+    /// The channels that it listens on.
+    heard: BTreeSet<Vec<u8>>,
     /// The call that was answered, and how.
     answer: (u64, Result<(), String>),
     /// The call after which the session was looked at, if it had to be.
@@ -138,7 +143,30 @@ pub(crate) enum Opening {
     #[default]
     Nothing,
     /// It comes, or is there.
-    Soon(tokio::sync::oneshot::Receiver<Result<Box<Standby>, String>>),
+    Soon(oneshot::Receiver<Opened>),
+}
+
+/// A second connection, or why there is none.
+pub(crate) type Opened = Result<Box<Standby>, String>;
+
+/// A look at a session that is under way. One that ends without an answer has seen nothing.
+pub(crate) struct Looking<'c>(&'c Card);
+
+impl Looking<'_> {
+    /// What the session has.
+    pub(crate) fn saw(self, state: State) {
+        self.0.moving().state = state;
+        // Behind the state: who finds no trace finds what came of it.
+        self.0.looking.store(0, Ordering::Release);
+    }
+}
+
+impl Drop for Looking<'_> {
+    fn drop(&mut self) {
+        let left = self.0.looking.load(Ordering::Relaxed);
+        self.0.leave(Traces::from_bits(left));
+        self.0.looking.store(0, Ordering::Release);
+    }
 }
 
 impl Card {
@@ -151,8 +179,14 @@ impl Card {
         home: Home,
     ) -> Card {
         let key = home.key.clone();
-        let moving =
-            Moving { home, state: State::default(), standby: Opening::Nothing, answer: (0, Ok(())), looked: 0 };
+        let moving = Moving {
+            home,
+            state: State::default(),
+            standby: Opening::Nothing,
+            heard: BTreeSet::new(),
+            answer: (0, Ok(())),
+            looked: 0,
+        };
         Card {
             who,
             packet,
@@ -163,6 +197,7 @@ impl Card {
             pid: AtomicU32::new(pid),
             waker: AtomicWaker::new(),
             traces: AtomicU8::new(0),
+            looking: AtomicU8::new(0),
             last_value: AtomicBool::new(false),
             left: AtomicBool::new(false),
             moving: Mutex::new(moving),
@@ -179,19 +214,31 @@ impl Card {
 
     /// The session runs something that leaves this behind.
     pub(crate) fn leave(&self, traces: Traces) {
-        self.traces.fetch_or(traces.bits(), Ordering::Relaxed);
+        self.traces.fetch_or(traces.bits(), Ordering::Release);
         if traces.meets(Traces::LAST_VALUE) {
             self.last_value.store(true, Ordering::Relaxed);
         }
     }
 
-    /// What it left since the last look, which is now.
-    pub(crate) fn take_traces(&self) -> Traces {
-        Traces::from_bits(self.traces.swap(0, Ordering::Relaxed))
+    /// A look begins. What was left before stays among [`Card::traces`] until it ends: a switch must not take a session for
+    /// known while its server is being asked.
+    pub(crate) fn look(&self) -> Looking<'_> {
+        self.looking.store(self.traces.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.traces.store(0, Ordering::Release);
+        Looking(self)
     }
 
+    /// What it left since the last look that has ended.
     pub(crate) fn traces(&self) -> Traces {
-        Traces::from_bits(self.traces.load(Ordering::Relaxed))
+        // In this order: they go from the one to the other, and away with the second.
+        let left = self.traces.load(Ordering::Acquire);
+        Traces::from_bits(left | self.looking.load(Ordering::Acquire))
+    }
+
+    /// It did something since the last look that could pin it to its server, or listens where its second connection does not.
+    pub(crate) fn is_doubtful(&self) -> bool {
+        let left = self.traces().meets(Traces::PINS | Traces::CHANNELS | Traces::LAST_VALUE);
+        !self.stays && !self.raw && (left || self.moving().is_unheard())
     }
 
     /// Why it cannot move, as of the last look.
@@ -279,7 +326,12 @@ impl Sessions {
 
     /// A session answers a call: its second connection is there, or why not.
     pub(crate) fn answer(&self, card: &Card, number: u64, answer: Result<(), String>) {
-        card.moving().answer = (number, answer);
+        let mut moving = card.moving();
+        // A connection that was opened for an earlier call may come later.
+        if number >= moving.answer.0 {
+            moving.answer = (number, answer);
+        }
+        drop(moving);
         self.answered.notify_waiters();
     }
 
@@ -316,6 +368,30 @@ async fn wait_or_look_again(answered: impl Future<Output = ()>) {
 }
 
 impl Moving {
+    /// It has another second connection from now on, or none.
+    pub(crate) fn stands_by(&mut self, standby: Opening) {
+        self.standby = standby;
+        self.heard.clear();
+    }
+
+    /// The second connection, for whoever moves to it.
+    pub(crate) fn take_standby(&mut self) -> Opening {
+        self.heard.clear();
+        std::mem::take(&mut self.standby)
+    }
+
+    /// The second connection has what the session had in this state, unless there is another one by now.
+    pub(crate) fn follows(&mut self, made: &oneshot::Sender<Opened>, state: &State) {
+        if !made.is_closed() {
+            self.heard.clone_from(state.channels());
+        }
+    }
+
+    /// It listens on channels that its second connection does not, and nobody could say why not.
+    pub(crate) fn is_unheard(&self) -> bool {
+        self.failure().is_none() && !self.state.channels().is_subset(&self.heard)
+    }
+
     /// It answered this call or a later one.
     pub(crate) fn has_answered(&self, number: u64) -> bool {
         self.answer.0 >= number
@@ -362,6 +438,48 @@ mod tests {
         assert!(futures_util::poll!(&mut waiting).is_pending());
         two.leave_for_good();
         waiting.await;
+    }
+
+    #[test]
+    fn what_a_session_left_counts_until_the_look_at_it_has_ended() {
+        let card = card();
+        card.leave(Traces::PINS);
+        let look = card.look();
+        assert!(card.is_doubtful(), "its server is being asked");
+        drop(look);
+        assert!(card.is_doubtful(), "its server did not say");
+        let look = card.look();
+        card.leave(Traces::CHANNELS);
+        look.saw(State::default());
+        assert_eq!(card.traces(), Traces::CHANNELS, "what came since");
+        card.look().saw(State::default());
+        assert_eq!((card.traces(), card.is_doubtful()), (Traces::NONE, false));
+    }
+
+    #[test]
+    fn whoever_listens_is_in_doubt_until_its_second_connection_does() {
+        let (sessions, card) = (Sessions::default(), card());
+        let open = || {
+            let (made, soon) = oneshot::channel();
+            card.moving().stands_by(Opening::Soon(soon));
+            made
+        };
+        let listening = State::listening(&["news"]);
+        card.look().saw(listening.clone());
+        assert!(card.is_doubtful());
+        let (late, made) = (open(), open());
+        card.moving().follows(&late, &listening);
+        assert!(card.is_doubtful(), "it was opened for an earlier call, and is nobody's");
+        card.moving().follows(&made, &listening);
+        assert!(!card.is_doubtful());
+        card.look().saw(State::listening(&["news", "weather"]));
+        assert!(card.is_doubtful());
+        // Whoever may not have one is a finding, and an operator's to ignore.
+        sessions.answer(&card, 2, Err("28P01".to_owned()));
+        sessions.answer(&card, 1, Ok(()));
+        assert!(!card.is_doubtful(), "the newer answer counts");
+        sessions.answer(&card, 3, Ok(()));
+        assert!(card.is_doubtful());
     }
 
     #[test]

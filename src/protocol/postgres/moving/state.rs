@@ -115,6 +115,17 @@ impl State {
         !self.channels.is_empty()
     }
 
+    /// What it listens on.
+    pub(crate) fn channels(&self) -> &BTreeSet<Vec<u8>> {
+        &self.channels
+    }
+
+    /// Of a session that listens on these.
+    #[cfg(test)]
+    pub(crate) fn listening(channels: &[&str]) -> State {
+        State { channels: channels.iter().map(|name| (*name).into()).collect(), ..State::default() }
+    }
+
     fn of(rows: &[DataRow], user: &str) -> Result<State, Error> {
         let mut state = State::default();
         for row in rows {

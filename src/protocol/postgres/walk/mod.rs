@@ -41,7 +41,6 @@ use super::catalog::{Catalog, FIRST_NORMAL_OID, Relation, load};
 use super::client::{Client, Error as ClientError, ServerConfig};
 use super::copier::PgCopier;
 use super::moving::sessions::{Call, Card, Moving};
-use super::plan::Traces;
 use super::scope::Scope;
 use super::setup::Setup;
 use super::shared::Shared;
@@ -457,16 +456,13 @@ impl Walk {
     /// Whoever did something since it was looked at, that could pin it to its server, is looked at again.
     async fn look_again(&self, to: Side) -> Result<(), Error> {
         let sessions = &self.shared.sessions;
-        let doubtful = |card: &Arc<Card>| {
-            !card.stays && !card.raw && card.traces().meets(Traces::PINS | Traces::CHANNELS | Traces::LAST_VALUE)
-        };
-        let doubtful: Vec<_> = sessions.all().into_iter().filter(doubtful).collect();
+        let doubtful: Vec<_> = sessions.all().into_iter().filter(|card| card.is_doubtful()).collect();
         let mut looked = 0;
         if !doubtful.is_empty() {
             let called = sessions.call_only(Call::Look(to), &doubtful);
             looked = called.number;
-            let listens = |moving: &Moving| !moving.state.listens() || moving.has_answered(called.number);
-            sessions.wait(doubtful, |moving| moving.was_looked_at(called.number) && listens(moving)).await;
+            let heard = |moving: &Moving| !moving.is_unheard() || moving.has_answered(called.number);
+            sessions.wait(doubtful, |moving| moving.was_looked_at(called.number) && heard(moving)).await;
         }
         if self.cutover.immovable == Immovable::Close {
             return Ok(());
