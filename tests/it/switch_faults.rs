@@ -3,6 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
+use ::tandem::sandbox::{Postgres, Stop};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -239,21 +240,73 @@ async fn what_was_switched_stays_switched_without_a_mirror() {
     assert!(refused.to_string().contains("mirror"), "{refused}");
 }
 
+const MOVER: &str = "CREATE ROLE mover LOGIN; GRANT pg_read_all_stats, pg_signal_backend TO mover; \
+    ALTER DATABASE postgres OWNER TO mover";
+
+/// Between servers on which its role may not be `replica`, with what else is said there.
+async fn between_as_mover((origin, on_origin): (Postgres, &str), (target, on_target): (Postgres, &str)) -> Stage {
+    for (server, more) in [(&origin, on_origin), (&target, on_target)] {
+        sql(&server.url("postgres"), &format!("{SCHEMA}; {MOVER}; {more}")).await;
+    }
+    let url = |server: &Postgres| server.url("postgres").replace("postgres@", "mover@");
+    let tandem = Tandem::start(&url(&origin), &url(&target), "").await;
+    Stage { tandem, origin, target }
+}
+
+/// A trigger that makes twice of what is inserted, silent on the target, on tables that are its own.
+async fn doubling() -> Stage {
+    let (origin, target) = pair();
+    let doubles = "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.bal := 2 * NEW.bal; RETURN NEW; END'; \
+        CREATE TRIGGER doubles BEFORE INSERT ON acc FOR EACH ROW EXECUTE FUNCTION f(); ALTER TABLE acc OWNER TO mover";
+    let silent = format!("{doubles}; ALTER TABLE acc DISABLE TRIGGER doubles");
+    between_as_mover((origin, doubles), (target, &silent)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_is_gone_for_good_is_given_up_behind_a_switch_that_failed_without_it() {
+    let mut stage = doubling().await;
+    sql(&stage.url(), "INSERT INTO acc (bal) VALUES (1)").await;
+    assert_eq!(stage.switch("target").await["end"], "switched", "{}", stage.tandem.log());
+    stage.steady().await;
+    stage.tandem.settled().await;
+    stage.target.stop(Stop::Kill).expect("it dies");
+    let locks = connect(&stage.origin.url("postgres")).await;
+    locks.batch_execute("BEGIN; LOCK TABLE acc IN SHARE UPDATE EXCLUSIVE MODE").await.expect("locked");
+    let request = json!({"to": "origin", "force": 0});
+    let ended = stage.ask_switch(&request).await;
+    assert_eq!((&ended["end"], &ended["phase"]), (&json!("aborted"), &json!("readying")), "{ended:#}");
+    locks.batch_execute("COMMIT").await.expect("released");
+    let ended = stage.ask_switch(&request).await;
+    assert_eq!(ended["end"], "switched", "{ended:#}\n{}", stage.tandem.log());
+    sql(&stage.url(), "INSERT INTO acc (bal) VALUES (10)").await;
+    assert_eq!(rows(&stage.origin.url("postgres"), "SELECT bal FROM acc ORDER BY 1").await, ["2", "20"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_that_is_not_its_own_to_silence_does_not_stop_the_mirror_of_the_next_process() {
+    let (origin, target) = pair();
+    let trigger = "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; \
+        CREATE TRIGGER does_nothing BEFORE INSERT ON acc FOR EACH ROW EXECUTE FUNCTION f(); GRANT ALL ON acc TO mover";
+    let mut stage = between_as_mover((origin, "ALTER TABLE acc OWNER TO mover"), (target, trigger)).await;
+    sql(&stage.url(), "INSERT INTO acc (bal) VALUES (1)").await;
+    stage.tandem.settled().await;
+    stage.target.freeze();
+    stage.tandem.client().post("/v1/switch", &json!({"to": "target"})).await.expect("taken");
+    let walks = until(async || Control::of_file(&stage.tandem).walks.then_some(())).await;
+    walks.expect("it is written before anything is done");
+    stage.tandem.kill();
+    stage.target.thaw();
+    stage.tandem.launch().await;
+    sql(&stage.url(), "INSERT INTO acc (bal) VALUES (2)").await;
+    stage.steady().await;
+    stage.assert_equal(&["acc"]).await;
+    assert!(stage.tandem.log().contains("it fires on what is mirrored"), "{}", stage.tandem.log());
+}
+
 /// Of a role that may not be `replica`.
 #[tokio::test]
 async fn a_dry_run_lets_no_mirror_write_where_triggers_still_fire() {
-    let (origin, target) = pair();
-    let schema = format!(
-        "{SCHEMA}; CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.bal := 2 * NEW.bal; RETURN NEW; END'; \
-         CREATE TRIGGER doubles BEFORE INSERT ON acc FOR EACH ROW EXECUTE FUNCTION f(); \
-         CREATE ROLE mover LOGIN; GRANT pg_read_all_stats, pg_signal_backend TO mover; \
-         ALTER TABLE acc OWNER TO mover; ALTER DATABASE postgres OWNER TO mover"
-    );
-    sql(&origin.url("postgres"), &schema).await;
-    sql(&target.url("postgres"), &format!("{schema}; ALTER TABLE acc DISABLE TRIGGER doubles")).await;
-    let url = |server: &tandem::sandbox::Postgres| server.url("postgres").replace("postgres@", "mover@");
-    let tandem = Tandem::start(&url(&origin), &url(&target), "").await;
-    let mut stage = Stage { tandem, origin, target };
+    let mut stage = doubling().await;
     sql(&stage.url(), "INSERT INTO acc (bal) VALUES (1)").await;
     let ended = stage.switch("target").await;
     assert_eq!(ended["end"], "switched", "{ended:#}\n{}", stage.tandem.log());

@@ -270,6 +270,12 @@ async fn who_does_not_own_the_tables_cannot_silence_them_and_may_not_be_replica(
     assert_eq!(asked(&origin, STATES).await, AS_MADE);
     assert_eq!(asked(&origin, "SELECT to_regnamespace('tandem') IS NULL").await, ["t"]);
     assert!(triggers::may_be_replica(&mut hand(&origin).await).await.expect("asked"));
+    // What it cannot have woken is told, and in nobody's way.
+    sql(&origin.url("postgres"), "ALTER TABLE t OWNER TO plain").await;
+    let firing = triggers::still_again(&mut conn, Bounds::default()).await.expect("silenced");
+    let firing: Vec<String> = firing.iter().map(ToString::to_string).collect();
+    assert_eq!(firing, ["p on public.part", "p on public.part_2"]);
+    assert_eq!(asked(&origin, STATES).await, [&AS_MADE[..3], &SILENT[3..]].concat());
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@
 //! | ready | [`sequences::advance`] and [`triggers::wake`] on `to`; [`triggers::hold_still`] on `from` |
 //! | flip | [`triggers::Held::commit`], before the mirror back writes its first row |
 //! | settle | [`triggers::still`] on `from`, where that commit was lost; [`barrier::raise`] on `from`; [`barrier::passed`] are those who write there all the same |
-//! | undo | [`triggers::still`] on `to`, before the mirror writes again; [`barrier::raise`] on `to` if it was up |
+//! | undo | [`triggers::still_again`] on `to`, before the mirror writes again; [`barrier::raise`] on `to` if it was up |
 //!
 //! Where the mirror's role may be `replica` ([`triggers::may_be_replica`]) no trigger is silenced; [`triggers::wake`] is
 //! called all the same, for what was silenced while it might not. A catalog of `to` that was read before that does not

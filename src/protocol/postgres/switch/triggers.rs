@@ -194,6 +194,17 @@ pub async fn still(conn: &mut Client, bounds: Bounds) -> Result<usize, Error> {
     apply(conn, &change, bounds).await
 }
 
+/// As [`still`], of a secondary whose triggers a walk that ended may have woken. Those that are not ours to alter it cannot have
+/// woken: they are as they were before it. Names of those that fire.
+///
+/// # Errors
+/// None was changed: a table was locked for longer than [`Bounds::lock`].
+pub async fn still_again(conn: &mut Client, bounds: Bounds) -> Result<Vec<Name>, Error> {
+    let (ours, others): (Vec<_>, Vec<_>) = read(conn).await?.into_iter().partition(|trigger| trigger.may_alter);
+    apply(conn, &silence(&ours), bounds).await?;
+    Ok(others.into_iter().filter(|trigger| trigger.state.fires()).map(|trigger| trigger.name).collect())
+}
+
 /// Triggers of an old primary, silenced in a transaction that is still open: the locks are had and nothing can refuse any
 /// more, but until [`Held::commit`] they are as they were. Dropped, the server rolls it back: a switch that ends before
 /// its flip lets no client write past a silent trigger.

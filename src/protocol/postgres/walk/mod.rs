@@ -86,7 +86,7 @@ pub struct Walk {
     leaving: HashSet<u32>,
     /// The old primary is gone for good: what is left of a switch without it.
     given_up: Option<GivenUp>,
-    /// Triggers may not be what they are while the primary is the primary.
+    /// Triggers of the secondary may not be silent.
     touched: bool,
     lost: lost::List,
     numbers: Numbers,
@@ -532,20 +532,21 @@ impl Walk {
 
     // ---- afterwards
 
-    /// The triggers of both sides as they are while this one is the primary.
-    async fn wake_and_silence(&self, primary: Side) -> Result<(), Error> {
-        let (other, bounds) = (primary.other(), Bounds::default());
-        let on = |side: Side| move |error: ClientError| switch::Error::from(error).on(side);
-        let (mut here, mut there) = (self.connect(primary, bounds).await?, self.connect(other, bounds).await?);
-        switch::alone(&mut here).await.map_err(on(primary))?;
-        switch::alone(&mut there).await.map_err(on(other))?;
-        let replica = triggers::may_be_replica(&mut here).await.map_err(on(primary))?;
-        let others = triggers::read(&mut there).await.map_err(on(other))?;
-        triggers::wake(&mut here, replica, &others, bounds).await.map_err(|error| error.on(primary))?;
-        if !triggers::may_be_replica(&mut there).await.map_err(on(other))? {
-            triggers::still(&mut there, bounds).await.map_err(|error| error.on(other))?;
+    /// The mirror may write to the secondary again, whose triggers the walk may have woken. Of the primary's it has changed none: what
+    /// silenced them was never committed. So nothing is asked of it: it may be why the walk ended, and gone for good. `false`: some
+    /// fire that are not ours to silence, as they did before the walk.
+    async fn silence_again(&self, secondary: Side) -> Result<bool, Error> {
+        let mut conn = self.connect(secondary, Bounds::default()).await?;
+        let on = |error: ClientError| switch::Error::from(error).on(secondary);
+        switch::alone(&mut conn).await.map_err(on)?;
+        if triggers::may_be_replica(&mut conn).await.map_err(on)? {
+            return Ok(true);
         }
-        Ok(())
+        let firing = triggers::still_again(&mut conn, Bounds::default()).await.map_err(|error| error.on(secondary))?;
+        for trigger in &firing {
+            tracing::warn!(%secondary, %trigger, "it fires on what is mirrored: its table is not tandem's role's to alter");
+        }
+        Ok(firing.is_empty())
     }
 
     /// What an old primary is after a switch: closed to others, as far as configured.
@@ -722,8 +723,8 @@ impl Steps for Walk {
             self.mirror.handle().pause();
             self.mirror.stop().await;
             if self.touched {
-                self.wake_and_silence(primary).await?;
-                (self.touched, self.quiet) = (false, true);
+                self.quiet |= self.silence_again(other).await?;
+                self.touched = false;
             }
             self.mirror.start(primary, self.since).await.map_err(|error| Error::Refused(error.to_string()))?;
         }
