@@ -271,6 +271,11 @@ impl Schema {
         true
     }
 
+    /// A load was asked for that is not in place: what it will find is not known.
+    pub fn is_stale(&self) -> bool {
+        self.inner.asked.load(Ordering::SeqCst) > *self.inner.done.borrow()
+    }
+
     /// Something changed: load anew soon.
     pub fn stale(&self) {
         self.inner.asked.fetch_add(1, Ordering::SeqCst);
@@ -349,7 +354,7 @@ impl Schema {
 
     /// Resolves when it is time to load anew. Whoever followed the primary before may have taken the bell, and not answered.
     async fn wanted(&self) {
-        if self.inner.asked.load(Ordering::SeqCst) <= *self.inner.done.borrow() {
+        if !self.is_stale() {
             let _ = tokio::time::timeout(RELOAD_EVERY, self.inner.wake.notified()).await;
         }
     }
@@ -395,5 +400,22 @@ mod tests {
         assert!(schema.arrived(3));
         assert!(!schema.reloaded().await);
         assert!(!schema.arrived(5), "no schema change");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_asked_for_is_stale_until_a_load_that_began_behind_it_is_there() {
+        let schema = Schema::new(catalog());
+        assert!(!schema.is_stale());
+        let learning = schema.reloaded();
+        assert!(schema.is_stale(), "a schema change was committed, and nobody has read it");
+        // The primary was switched meanwhile, and whoever follows the old one is gone: the new one's is read at once.
+        schema.replace(catalog());
+        schema.stale();
+        let began = tokio::time::Instant::now();
+        schema.wanted().await;
+        assert!(schema.is_stale() && began.elapsed() < RELOAD_EVERY);
+        let asked = schema.inner.asked.load(Ordering::SeqCst);
+        schema.inner.done.send_replace(asked);
+        assert!(!schema.is_stale() && learning.await);
     }
 }

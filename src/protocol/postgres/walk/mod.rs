@@ -667,6 +667,8 @@ impl Steps for Walk {
         }
         let from = to.other();
         self.mirror.stop().await;
+        // A schema change whose catalog nobody has read yet has no epoch, and the secondary has it by now.
+        let is_stale = self.shared.catalog.is_stale();
         let (epoch, scope) = (self.shared.catalog.now().epoch, self.scope.from(from));
         let ahead = self.ahead()?;
         let (old, new) = tokio::join!(sequences::read(&mut ahead.from), sequences::read(&mut ahead.to));
@@ -674,7 +676,7 @@ impl Steps for Walk {
         let mut new = new.map_err(|error| switch::Error::from(error).on(to))?;
         sequences::translate(&mut new, &scope);
         sequences::advance(&mut ahead.to, &sequences::plan(&old, &new)).await.map_err(|error| error.on(to))?;
-        if ahead.epoch != Some(epoch) {
+        if ahead.epoch != Some(epoch) || is_stale {
             ahead.catalog = load(&mut ahead.to).await.map_err(|error| switch::Error::from(error).on(to))?;
         }
         self.trade_triggers(to).await?;
@@ -698,6 +700,8 @@ impl Steps for Walk {
         if let Some(GivenUp { catalog, .. }) = without {
             self.shared.catalog.replace(catalog);
         }
+        // It was read before the flip: what follows the new primary reads it again at once.
+        self.shared.catalog.stale();
         self.follow(route.primary);
         self.mirror.flipped(route.primary);
         self.quiet = self.silenced.is_none() && !waits;
