@@ -2,11 +2,14 @@
 
 use ::tandem::protocol::postgres::wire::{self, Message, back};
 use ::tandem::sandbox::Stop;
-use tokio_postgres::{Client, SimpleQueryMessage};
+use bytes::BytesMut;
+use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
+use tokio_postgres::{Client, SimpleQueryMessage, Statement};
 
 use crate::support::raw::{M, Raw};
 use crate::support::stage::Stage;
-use crate::support::{connect, rows, sql, until};
+use crate::support::tandem::Tandem;
+use crate::support::{connect, pair, rows, sql, until};
 
 const SCHEMA: &str = "CREATE TABLE acc (id bigserial PRIMARY KEY, bal bigint NOT NULL)";
 
@@ -491,6 +494,77 @@ async fn a_primary_that_is_gone_for_good_is_given_up() {
     }
     let list = std::fs::read_to_string(stage.tandem.dir().join("tandem-data/switch-lost")).expect("it is kept");
     assert!(list.contains("acc"), "{list}");
+}
+
+/// A label of an enum, as a driver sends it that knows the type's oid.
+#[derive(Debug)]
+struct Mood(&'static str);
+
+impl ToSql for Mood {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        out.extend_from_slice(self.0.as_bytes());
+        Ok(IsNull::No)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
+
+/// Types that have other oids on each side. `force`: the origin hangs, and nobody ever looked at both.
+async fn of_other_oids(more: &str, force: bool, stays: bool) {
+    let (origin, target) = pair();
+    let types = ["CREATE TYPE mood AS ENUM ('so', 'la')", "CREATE TYPE size AS ENUM ('s', 'l')"];
+    for (server, [one, other]) in [(&origin, types), (&target, [types[1], types[0]])] {
+        sql(&server.url("postgres"), &format!("{one}; {other}; {SCHEMA}")).await;
+    }
+    let tandem = Tandem::start(&origin.url("postgres"), &target.url("postgres"), more).await;
+    let stage = Stage { tandem, origin, target };
+    let (typed, plain) = (connect(&stage.url()).await, connect(&stage.url()).await);
+    let asked = "SELECT inet_server_port()::text WHERE $1::mood = 'la'";
+    let feel = typed.prepare(asked).await.expect("prepared");
+    let port = async |client: &Client, feel: &Statement| {
+        let row = client.query_one(feel, &[&Mood("la")]).await;
+        row.map(|row| row.get::<_, String>(0))
+    };
+    assert_eq!(port(&typed, &feel).await.expect("answered"), stage.origin.port().to_string());
+    assert_eq!(one(&plain, "SELECT 1").await, "1");
+    stage.tandem.settled().await;
+    let ended = match force {
+        false => stage.switch("target").await,
+        true => {
+            stage.origin.freeze();
+            stage.ask_switch(&serde_json::json!({"to": "target", "force": 0})).await
+        }
+    };
+    assert_eq!(ended["end"], "switched", "{ended:#}\n{}", stage.tandem.log());
+    let there = stage.target.port().to_string();
+    match port(&typed, &feel).await {
+        Ok(port) => assert!(stays && port == there, "{more} {force}"),
+        Err(error) => {
+            let is_told = error.is_closed() || error.code().is_some_and(|code| code.code() == "57P01");
+            assert!(!stays && is_told, "{more} {force}: {error:?}\n{}", stage.tandem.log());
+            let again = connect(&stage.url()).await;
+            let feel = again.prepare(asked).await.expect("prepared");
+            assert_eq!(port(&again, &feel).await.expect("answered"), there);
+        }
+    }
+    assert_eq!(one(&plain, "SELECT inet_server_port()").await, there);
+    stage.origin.thaw();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_used_types_of_other_oids_is_closed_or_moved_as_configured() {
+    of_other_oids("", false, false).await;
+    of_other_oids("[cutover]\ntype_oids = \"keep\"\n", false, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_used_types_is_closed_or_moved_as_configured_when_the_primary_is_given_up() {
+    of_other_oids("", true, false).await;
+    of_other_oids("[cutover]\ntype_oids = \"keep\"\n", true, true).await;
 }
 
 /// The origin says nothing any more, and its connections stay open; how `--force` ends then.

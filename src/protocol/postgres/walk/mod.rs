@@ -339,8 +339,11 @@ impl Walk {
             terminate: self.cutover.strangers == Strangers::Terminate,
         };
         let report = findings::find(question).await;
-        let differ = report.findings.iter().any(|finding| finding.rule.name == "type_oid_differs");
-        self.shared.sessions.types_differ.store(differ, Ordering::Relaxed);
+        // Of sides that could not be asked nothing is known.
+        if report.unreachable.is_empty() {
+            let differ = report.findings.iter().any(|finding| finding.rule.name == "type_oid_differs");
+            self.shared.sessions.types_differ.store(differ, Ordering::Relaxed);
+        }
         let copied = |found: Finding| match scope.keyless && found.rule == switch::TABLE_WITHOUT_KEY {
             true => Finding { rule: rules::TABLE_COPIED_HELD, ..found },
             false => found,
@@ -585,6 +588,8 @@ impl Steps for Walk {
             Err(error) => return vec![Finding { rule: mirror::SIDE_FAILED, side: None, object: error.to_string() }],
         };
         if force.goes_on(&found) {
+            // Which oids the old primary gave to types nobody can ask any more.
+            self.shared.sessions.types_differ.store(true, Ordering::Relaxed);
             self.shared.sessions.call(Call::GiveUp(to));
         }
         found
