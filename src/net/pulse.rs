@@ -16,7 +16,7 @@ use crate::record::Side;
 /// From one answer to the next question.
 const EVERY: Duration = Duration::from_secs(1);
 /// A side that says nothing for so long does not answer. The connection is given up with it.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a wire asks a side something trivial.
 pub trait Ask: Send + Sync + 'static {

@@ -126,7 +126,7 @@ impl Setup {
 
     /// Something trivial to ask a side.
     pub fn ping(&self, side: Side) -> Ping {
-        Ping::to(self.servers.of(side))
+        Ping::to(side, self.servers.clone(), self.shared.catalog.clone())
     }
 
     /// What repeats reads on the secondary.
