@@ -14,7 +14,7 @@ use super::settings::{Address, Settings};
 /// # Errors
 /// [`Error::Io`], [`Error::Tls`].
 pub async fn open(settings: &Settings, address: &Address) -> Result<Socket, Error> {
-    let dial = || socket::dial(&address.host, address.port, Some(settings.keepalive));
+    let dial = || socket::dial(&address.host, address.port, settings.connect_timeout, Some(settings.keepalive));
     let tcp = dial().await?;
     if settings.tls.mode == SslMode::Disable {
         return Ok(Socket::Tcp(tcp));

@@ -44,7 +44,7 @@ pub(super) async fn open(config: &ServerConfig, endpoint: &Endpoint, attempt: At
         }
         Host::Tcp(name) => name,
     };
-    let mut tcp = socket::dial(name, endpoint.port, config.keepalive).await?;
+    let mut tcp = socket::dial(name, endpoint.port, config.connect_timeout, config.keepalive).await?;
     if attempt == Attempt::Plain || !offered(&mut tcp).await? {
         return match attempt {
             Attempt::Tls => Err(Error::Tls("the server has no TLS, and sslmode demands it".into())),
