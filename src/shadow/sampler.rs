@@ -135,7 +135,8 @@ fn is_wanted(settings: &Settings, about: &About<'_>) -> bool {
     let of_tables = settings.tables.is_empty() || about.tables.iter().any(|(_, name)| settings.tables.has(name));
     let of_client = || match about.client {
         _ if settings.clients.is_empty() => true,
-        client => client.is_some_and(|client| settings.clients.has(&client.to_string())),
+        // A listener of both families shows a client of IPv4 as ::ffff:10.0.0.5.
+        client => client.is_some_and(|client| settings.clients.has(&client.to_canonical().to_string())),
     };
     of_tables
         && settings.users.allow(about.user)

@@ -243,6 +243,10 @@ fn filters_choose_by_table_user_client_and_statement() {
         assert!(handle.sample(about).is_none(), "{key} = {takes_not}");
         stage.set(key, "");
     }
+    stage.set("shadow.clients", "10.0.0.*");
+    let mapped = || About { client: Some("::ffff:10.0.0.5".parse().expect("an address")), ..about() };
+    assert!(handle.sample(mapped).is_some(), "of IPv4, by a listener of both families");
+    stage.set("shadow.clients", "");
     stage.gate.open(Route { mirror: false, ..route(1) });
     assert!(handle.sample(about).is_none(), "nothing is mirrored");
     assert!(Handle::<u32>::off().sample(about).is_none());
