@@ -821,6 +821,17 @@ fn what_configuration_refuses_does_not_run_and_what_it_notes_leaves_a_dirty_tabl
     rig.wait();
     assert_eq!(rig.journal()[0], "dirty t ddl");
     assert!(rig.journal()[1].ends_with("uncaptured"), "{:?}", rig.journal());
+    rig.void(1);
+    rig.void(2);
+    set("mirror.ddl", "note");
+    let before = rig.journal().len();
+    rig.sent();
+    rig.query(3, "ALTER TABLE t ADD w int");
+    rig.wait();
+    rig.void(3);
+    rig.query(4, "CREATE TYPE u (a int)");
+    assert_eq!(rig.sent().len(), 2, "both run");
+    assert_eq!(rig.journal()[before..], ["dirty t ddl"], "the type has no table");
 }
 
 #[test]

@@ -227,20 +227,18 @@ impl Session {
                     self.changes.push(table, schema_change::encode(path, &self.settings, text));
                     ddl.parted.iter().skip(1).for_each(|&table| self.keys.dirty(table, Reason::Ddl));
                     ddl.rewritten.iter().for_each(|&table| self.keys.table(table));
-                    if let Some((schema, name)) = &ddl.fills {
-                        let schema = schema.clone().unwrap_or_else(|| super::path::first(path));
-                        self.keys.table(TableId::of(&schema, name));
+                    if let Some(table) = ddl.fills.as_ref().and_then(|made| self.label_of(made)) {
+                        self.keys.table(table);
                     }
                 } else {
                     let tables = if ddl.tables.is_empty() { &ddl.rewritten } else { &ddl.tables };
                     let noted: BTreeSet<_> = tables.iter().chain(&ddl.parted).collect();
                     noted.into_iter().for_each(|&table| self.keys.dirty(table, Reason::Ddl));
-                    if let (Some((None, name)), Some(path)) = (&ddl.fills, &self.path) {
-                        self.keys.dirty(TableId::of(&super::path::first(path), name), Reason::Ddl);
-                    }
+                    let made = ddl.fills.as_ref().map(|made| self.label_of(made));
+                    made.flatten().iter().for_each(|&table| self.keys.dirty(table, Reason::Ddl));
                     let unsaid = self.path.is_none() || !is_known;
                     let lost = tables.is_empty() && ddl.mirrorable && !ddl.commits && unsaid;
-                    if lost && self.shared.policy.mirror_ddl() {
+                    if made == Some(None) || lost && self.shared.policy.mirror_ddl() {
                         self.unknown_write("a schema change under a search_path that tandem does not know");
                     }
                 }
@@ -263,6 +261,12 @@ impl Session {
             }
             _ => {}
         }
+    }
+
+    /// The table that is made by this name. `None`: nobody knows in which schema.
+    fn label_of(&self, (schema, name): &(Option<String>, String)) -> Option<TableId> {
+        let schema = schema.clone().or_else(|| self.path.as_deref().map(super::path::first))?;
+        Some(TableId::of(&schema, name))
     }
 
     /// Keys of a statement whose parameters are bound. `false`: they cannot be read off.

@@ -29,9 +29,10 @@ fn query() -> &'static str {
 impl Session {
     /// `true`: the server was asked, the message comes again when it answered.
     pub(super) fn ask_path(&mut self, statements: &[Statement], out: &mut Out<'_>) -> bool {
-        let needed = statements.iter().any(|statement| needs_path(&statement.action));
+        let repeats = self.shared.policy.mirror_ddl();
+        let needed = statements.iter().any(|statement| needs_path(&statement.action, repeats));
         let is_known = self.path.is_some() && !self.path_aged;
-        if !needed || is_known || self.unanswered || !self.shared.policy.mirror_ddl() {
+        if !needed || is_known || self.unanswered {
             return false;
         }
         if !self.can_ask_first() {
@@ -48,13 +49,13 @@ impl Session {
 
     /// May a schema change in a Query run under a path that a statement before it in the same Query has set?
     pub(super) fn moves_path(&self, script: &Script) -> bool {
-        let mut moved = false;
+        let (mut moved, repeats) = (false, self.shared.policy.mirror_ddl());
         let meets = |statement: &Statement| {
-            let meets = moved && needs_path(&statement.action);
+            let meets = moved && needs_path(&statement.action, repeats);
             moved |= may_move_path(&statement.action) || self.path_touched && ends_settings(&statement.action);
             meets
         };
-        !script.whole && script.statements.iter().any(meets) && self.shared.policy.mirror_ddl()
+        !script.whole && script.statements.iter().any(meets)
     }
 
     /// The answer.
@@ -84,9 +85,11 @@ impl Session {
     }
 }
 
-/// Is it repeated under the session's path? A table that is not made there is dirty by its name, which has a schema.
-fn needs_path(action: &Action) -> bool {
+/// Is it repeated under the session's path? A table that is not made there is dirty by its name, which has a schema: where schema
+/// changes are noted the path says it.
+fn needs_path(action: &Action, repeats: bool) -> bool {
     match action {
+        Action::Ddl(ddl) if !repeats => matches!(ddl.fills, Some((None, _))) && !ddl.temporary,
         Action::Ddl(ddl) if ddl.commits => ddl.mirrorable && !ddl.parted.is_empty(),
         Action::Ddl(ddl) => (ddl.mirrorable || ddl.fills.is_some()) && !ddl.temporary,
         _ => false,

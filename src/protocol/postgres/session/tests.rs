@@ -536,6 +536,72 @@ fn a_schema_change_whose_path_nobody_knows_is_said() {
     assert!(peers.has("pair dirty"), "{:?}", peers.journaled());
 }
 
+fn with_setting(key: &str, value: &str) -> Peers {
+    Peers::over(rig::changed(|shared| {
+        shared.policy.live.change([(key, value)].into_iter()).expect("it can be changed");
+    }))
+}
+
+/// What fills it, and what its transaction writes into it, nobody else writes down.
+#[tokio::test]
+async fn a_table_whose_making_is_noted_is_dirty_by_its_name() {
+    let of = |schema: &str| format!("{:?}", TableId::of(schema, "x"));
+    let dirty = |peers: &Peers| -> Vec<String> {
+        let records = rig::records(&peers.shared.journal);
+        let items = records.iter().flat_map(|record| {
+            let record = Record::parse(record.clone()).expect("a record");
+            let tables = record.items().filter_map(|item| match item {
+                Item::Dirty(table, _) => Some(format!("{table:?}")),
+                _ => None,
+            });
+            tables.collect::<Vec<_>>()
+        });
+        items.collect()
+    };
+    for (text, answers) in [
+        ("create table x as select 1 as one", "CSELECT_1 ZI"),
+        ("select 1 as one into x", "CSELECT_1 ZI"),
+        ("begin; create table x (id int primary key); commit", "CBEGIN CCREATE_TABLE CCOMMIT ZI"),
+    ] {
+        let mut peers = with_setting("mirror.ddl", "note");
+        assert_eq!(peers.query(text), "CPBECS", "{text}: it is asked where new names go");
+        peers.server("3 1 2");
+        peers.row(&["shop, public"]);
+        peers.server("CSELECT_1 3 ZI");
+        assert_eq!(kinds(&mut peers.to_server), "Q", "{text}");
+        peers.server(answers);
+        assert_eq!(dirty(&peers), [of("shop")], "{text}");
+        assert!(peers.repeated().is_empty(), "{text}");
+    }
+    let mut peers = with_setting("mirror.ddl", "note");
+    assert_eq!(peers.query("create table public.x (id int primary key)"), "Q", "it says where");
+    assert_eq!(dirty(&peers), [of("public")]);
+    let mut peers = with_setting("mirror.ddl", "note");
+    assert_eq!(peers.query("create function f() returns int language sql as 'select 1'"), "Q");
+    assert_eq!(dirty(&peers), [""; 0], "it has no table");
+    // Nobody can ask in time.
+    let mut peers = with_setting("mirror.ddl", "note");
+    peers.session.path = Some("public".to_owned());
+    assert_eq!(peers.query("set search_path = x; create table x (id int); copy acc from stdin"), "Q");
+    peers.server("CSET CCREATE_TABLE G");
+    peers.copy(b"1\t1\tx\n");
+    assert!(peers.has("pair dirty"), "{:?}", peers.journaled());
+}
+
+#[tokio::test]
+async fn what_is_noted_leaves_its_table_dirty_and_what_is_refused_does_not_run() {
+    for (key, text) in [("mirror.truncate", "truncate acc"), ("mirror.ddl", "alter table acc add column x int")] {
+        let mut peers = with_setting(key, "note");
+        assert_eq!(peers.query(text), "Q", "{text}");
+        assert_eq!(peers.journaled(), ["acc dirty".to_owned()].into(), "{text}");
+        let mut peers = with_setting(key, "refuse");
+        let sent = peers.query(text);
+        assert_eq!(sent, "Q", "{text}: what raises an error goes in its place");
+        assert_eq!(peers.server("E0A000 ZI"), "EZ");
+        assert!(peers.journaled().is_empty() && peers.session.is_idle(), "{text}: {:?}", peers.journaled());
+    }
+}
+
 #[test]
 fn a_path_is_asked_for_when_what_may_set_it_was_answered() {
     let mut peers = Peers::new();
