@@ -56,6 +56,8 @@ const ORIGIN: &str = "
     CREATE DOMAIN above AS int; CREATE TYPE span AS RANGE (subtype = int); CREATE DOMAIN alike AS text NOT NULL CHECK (VALUE <> '');
     CREATE SEQUENCE numbers; CREATE COLLATION odd (provider = icu, locale = 'de');
     CREATE EXTENSION IF NOT EXISTS citext;
+    CREATE FUNCTION cypher(citext) RETURNS int LANGUAGE c AS '$libdir/citext', 'citext_hash';
+    ALTER EXTENSION citext ADD FUNCTION cypher(citext);
     CREATE TABLE keyless (v int); CREATE TABLE nullable (k int UNIQUE);
     CREATE TABLE late (id int PRIMARY KEY DEFERRABLE);
     CREATE UNLOGGED TABLE fast (id int PRIMARY KEY);
@@ -124,6 +126,7 @@ async fn every_planted_problem_is_found_by_name_and_can_be_ignored() {
         ("column_unknown", "public.shape.extra"),
         ("deferrable_key", "public.late (late_pkey)"),
         ("event_trigger", "noted"),
+        ("extension_functions", "citext"),
         ("extension_missing", "citext"),
         ("collation_missing", "public.odd"),
         ("domain_differs", "public.above: () -> (CHECK ((VALUE > 0)))"),

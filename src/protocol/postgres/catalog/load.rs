@@ -88,22 +88,46 @@ const SERVER: &str = "SELECT pg_catalog.current_setting('server_version_num'), \
     pg_catalog.pg_encoding_to_char(encoding) = 'UTF8' FROM pg_catalog.pg_database \
     WHERE datname = pg_catalog.current_database()";
 
-/// Functions that may write: everybody's, except C functions of extensions, and immutable ones in SQL, which write nothing
-/// themselves. Those compute (uuid-ossp, pgcrypto, PostGIS, citext, ..); the ones that are known to write are named here.
-/// Names count: citext has a `replace` of its own, in SQL, and PostGIS a `st_astext`.
+/// Functions that may write: everybody's, except those of extensions that compute ([`COMPUTES`]). Names count: citext has a
+/// `replace` of its own, in SQL, and PostGIS a `st_astext`.
 const HOT: &str = "hot AS (SELECT p.oid FROM pg_catalog.pg_proc p WHERE p.oid >= 16384 \
     AND p.prorettype NOT IN ('pg_catalog.trigger'::pg_catalog.regtype, 'pg_catalog.event_trigger'::pg_catalog.regtype) \
     AND NOT ({COMPUTES}))";
 
-/// A C function of an extension that is not known to write, or an immutable one in SQL of one, for a row of `pg_proc p`.
-const COMPUTES: &str = "p.prolang IN (SELECT oid FROM pg_catalog.pg_language \
-      WHERE lanname = 'c' OR lanname = 'sql' AND p.provolatile = 'i') AND EXISTS ( \
+/// Functions of extensions that write nothing themselves, for a row of `pg_proc p`: immutable ones in SQL; in C those that are
+/// not volatile, which is to promise it (CREATE FUNCTION, "volatility"), and volatile ones of [`COMPUTERS`]. Nobody can read
+/// what others do: Apache AGE's `cypher` and orafce's `dbms_sql` write.
+const COMPUTES: &str = "p.prolang IN (SELECT oid FROM pg_catalog.pg_language WHERE lanname IN ('c', 'sql')) AND EXISTS ( \
       SELECT FROM pg_catalog.pg_depend m JOIN pg_catalog.pg_extension e ON e.oid = m.refobjid \
       WHERE m.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND m.objid = p.oid AND m.deptype = 'e' \
-      AND m.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass \
-      AND e.extname NOT IN ('dblink', 'postgres_fdw', 'file_fdw', 'pg_background', 'pg_cron', 'pg_partman', \
-        'pg_repack', 'pg_squeeze', 'pglogical', 'adminpack', 'lo', 'http', 'pg_net', 'citus', 'timescaledb', \
-        'pgagent', 'pg_surgery', 'spi', 'refint', 'autoinc', 'insert_username', 'moddatetime', 'tablefunc', 'xml2'))";
+      AND m.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND e.extname NOT IN ({WRITERS}) \
+      AND (p.provolatile = 'i' OR p.prolang = (SELECT oid FROM pg_catalog.pg_language WHERE lanname = 'c') \
+        AND (p.provolatile = 's' OR e.extname IN ({COMPUTERS}))))";
+
+/// Extensions whose functions write, or run SQL text that they are given, whatever they say of themselves.
+const WRITERS: &str = "'citus', 'dblink', 'lo', 'pglogical', 'tablefunc', 'timescaledb', 'xml2'";
+
+/// Extensions whose volatile functions in C make a value, show or set something of the server or session, and write no row.
+const COMPUTERS: &str = "'address_standardizer', 'amcheck', 'fuzzystrmatch', 'hll', 'hypopg', 'isn', 'pageinspect', \
+    'pg_buffercache', 'pg_freespacemap', 'pg_hint_plan', 'pg_prewarm', 'pg_qualstats', 'pg_stat_kcache', \
+    'pg_stat_monitor', 'pg_stat_statements', 'pg_trgm', 'pg_uuidv7', 'pg_visibility', 'pg_wait_sampling', \
+    'pg_walinspect', 'pgaudit', 'pgcrypto', 'pgrowlocks', 'pgstattuple', 'postgis', 'postgis_raster', \
+    'postgis_sfcgal', 'sslinfo', 'tsm_system_rows', 'tsm_system_time', 'uuid-ossp'";
+
+/// The extensions with functions in C that may write.
+const UNCERTAIN: &str = "WITH {HOT} SELECT DISTINCT e.extname FROM hot JOIN pg_catalog.pg_proc p USING (oid) \
+    JOIN pg_catalog.pg_language l ON l.oid = p.prolang AND l.lanname = 'c' \
+    JOIN pg_catalog.pg_depend m ON m.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND m.objid = p.oid \
+      AND m.deptype = 'e' AND m.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass \
+    JOIN pg_catalog.pg_extension e ON e.oid = m.refobjid";
+
+/// The extensions whose functions in C are counted, for nobody can read what they write.
+///
+/// # Errors
+/// The server's, or the connection's.
+pub async fn uncertain_extensions(conn: &mut Client) -> Result<HashSet<String>, Error> {
+    names(conn, UNCERTAIN).await
+}
 
 const FUNCTIONS: &str = "WITH {HOT} SELECT DISTINCT proname FROM pg_catalog.pg_proc JOIN hot USING (oid)";
 
@@ -143,6 +167,7 @@ async fn unsteady(conn: &mut Client) -> Result<HashSet<String>, Error> {
 
 pub(super) async fn ask(conn: &mut Client, sql: &str) -> Result<Vec<DataRow>, Error> {
     let sql = sql.replace("{HOT}", HOT).replace("{COMPUTES}", COMPUTES);
+    let sql = sql.replace("{WRITERS}", WRITERS).replace("{COMPUTERS}", COMPUTERS);
     conn.simple(&sql.replace("{RELATIONS}", RELATIONS)).await
 }
 
@@ -784,6 +809,26 @@ mod tests {
 
     #[tokio::test]
     async fn the_key_is_unique_immediate_total_and_not_null() {
+    #[tokio::test]
+    async fn what_a_volatile_function_in_c_does_nobody_knows_but_of_few_extensions() {
+        for server in Server::all() {
+            let own = |name: &str, how: &str| {
+                format!(
+                    "CREATE FUNCTION {name}(citext) RETURNS int {how} LANGUAGE c AS '$libdir/citext', 'citext_hash'; \
+                     ALTER EXTENSION citext ADD FUNCTION {name}(citext);"
+                )
+            };
+            let (volatile, stable) = (own("cypher", "VOLATILE"), own("looks_up", "STABLE"));
+            let sql = format!("CREATE EXTENSION citext; CREATE EXTENSION pgcrypto; {stable}");
+            let hot = loaded(&server, &sql).await.user_functions;
+            let mut conn = Client::connect(&server.config()).await.expect("connects");
+            assert_eq!(uncertain_extensions(&mut conn).await.expect("asked"), HashSet::new());
+            assert!(!hot.contains("looks_up") && !hot.contains("gen_salt") && !hot.contains("citext_hash"), "{hot:?}");
+            assert!(loaded(&server, &volatile).await.user_functions.contains("cypher"));
+            assert_eq!(uncertain_extensions(&mut conn).await.expect("asked"), ["citext".to_owned()].into());
+        }
+    }
+
         for server in Server::all() {
             let catalog = loaded(
                 &server,

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
 pub(in crate::protocol::postgres) use load::FIRST_NORMAL_OID;
-pub use load::{LoadError, load};
+pub use load::{LoadError, load, uncertain_extensions};
 pub use setters::Setters;
 
 use super::key::Layout;
@@ -32,7 +32,7 @@ pub struct Catalog {
     /// By label.
     pub by_id: HashMap<TableId, u32>,
     /// Names of functions, procedures, aggregates outside `pg_catalog` and `information_schema` (any schema),
-    /// except those that are C-language members of an extension that is known not to write.
+    /// except those of extensions that compute, as far as anybody knows.
     pub user_functions: HashSet<String>,
     /// Those of them that may set something for their session, whatever calls them. Not loaded with the others, see
     /// [`Setters::load`].

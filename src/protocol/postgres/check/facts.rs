@@ -36,6 +36,8 @@ pub(in crate::protocol::postgres) struct Facts {
     pub(super) deferrable: BTreeSet<String>,
     pub(super) types: Types,
     pub(super) extensions: Named,
+    /// Extensions whose functions in C may write.
+    pub(super) uncertain: BTreeSet<String>,
     pub(super) sequences: Named,
     pub(super) collations: Named,
     pub(super) roles: Named,
@@ -195,6 +197,7 @@ async fn details(conn: &mut Client, facts: &mut Facts) -> Result<(), Failed> {
     facts.deferrable = named(conn, DEFERRABLE).await?.into_keys().collect();
     facts.types = types::read(conn).await?;
     facts.extensions = named(conn, EXTENSIONS).await?;
+    facts.uncertain = catalog::uncertain_extensions(conn).await?.into_iter().collect();
     facts.sequences = named(conn, SEQUENCES).await?;
     facts.collations = named(conn, &in_every_version(COLLATIONS)).await?;
     facts.roles = named(conn, ROLES).await?;

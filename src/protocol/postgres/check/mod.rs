@@ -92,6 +92,8 @@ fn alone(side: Side, facts: &Facts, found: &mut Vec<Finding>) {
     server::alone(side, facts, found);
     if side == Side::Origin {
         tables::origin(facts, found);
+        let uncertain = facts.uncertain.iter();
+        found.extend(uncertain.map(|name| on(side, rules::EXTENSION_FUNCTIONS, name)));
     }
 }
 

@@ -42,6 +42,7 @@ crate::check::rules! {
     TYPE_OID_DIFFERS: Note "type_oid_differs" "drivers remember oids by connection: clients that use this type should reconnect after the switch";
     EXTENSION_MISSING: Error "extension_missing" "CREATE EXTENSION on the target";
     EXTENSION_VERSION_DIFFERS: Note "extension_version_differs" "ALTER EXTENSION .. UPDATE, or know that both versions do the same";
+    EXTENSION_FUNCTIONS: Note "extension_functions" "nobody knows what its volatile functions in C write: a statement that calls one is counted, which costs two queries more, and with mirror.on_uncaptured = \"refuse\" it is refused";
     SEQUENCE_MISSING: Warning "sequence_missing" "create it on the target: after the switch clients ask it for numbers";
     COLLATION_MISSING: Warning "collation_missing" "create it on the target";
     LARGE_OBJECTS: Warning "large_objects" "large objects are in use and are not mirrored: copy them at the switch, or move them into bytea columns";
