@@ -32,6 +32,7 @@ fn catalog() -> Catalog {
         not_null: attnum == 1,
         has_default: false,
         binary_safe: true,
+        text_varies: false,
     };
     let columns = vec![column("aid", 1), column("bid", 2), column("abalance", 3)];
     let relation = Relation {

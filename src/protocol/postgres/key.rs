@@ -108,6 +108,13 @@ const SENT: &[(u32, &str)] = &[
     (1186, "interval_send"),
     (1560, "bit_send"),
     (1562, "varbit_send"),
+    // Ranges and multiranges of timestamp, timestamptz and date.
+    (3908, "range_send"),
+    (3910, "range_send"),
+    (3912, "range_send"),
+    (4533, "multirange_send"),
+    (4534, "multirange_send"),
+    (4535, "multirange_send"),
 ];
 
 fn send_function(oid: u32) -> Option<&'static str> {
@@ -141,14 +148,24 @@ impl Form {
         }
     }
 
+    /// Every session writes the column's values alike where [`Form::asked`] is asked.
+    pub fn askable(column: &Column) -> bool {
+        Form::of(column) != Form::Text || !column.text_varies
+    }
+
     /// The SQL expression that a hidden RETURNING asks for, `value` being the qualified column: text or bytea, so that
-    /// any format code that the client binds reads the same, and independent of the session's settings.
+    /// any format code that the client binds reads the same, and independent of the session's settings where the column is
+    /// [`Form::askable`].
     pub fn asked(column: &Column, value: &str) -> String {
         match Form::of(column) {
             Form::Int(_) | Form::Uuid | Form::Bool | Form::Numeric => format!("{value}::pg_catalog.text"),
             Form::Bytea => format!("{value}::pg_catalog.bytea"),
             Form::Binary => {
                 format!("pg_catalog.{}({value})", send_function(column.base_oid).unwrap_or("record_send"))
+            }
+            // Its cast to text may be somebody's own.
+            Form::Text if column.typtype == b'e' => {
+                format!("pg_catalog.convert_to(pg_catalog.textin(pg_catalog.enum_out({value})), 'UTF8')")
             }
             Form::Utf8 | Form::Text => format!("pg_catalog.convert_to({value}::pg_catalog.text, 'UTF8')"),
         }

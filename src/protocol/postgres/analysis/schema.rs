@@ -34,6 +34,7 @@ fn column(attnum: i16, spec: &str) -> Column {
         not_null: true,
         has_default: false,
         binary_safe: true,
+        text_varies: false,
     }
 }
 

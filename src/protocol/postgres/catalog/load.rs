@@ -60,7 +60,7 @@ async fn read(conn: &mut Client) -> Result<Catalog, LoadError> {
     catalog.calm_procedures = calm_procedures(conn).await?;
     catalog.unsteady = unsteady(conn).await?;
     catalog.user_types =
-        types.0.values().filter(|ty| ty.oid >= FIRST_NORMAL_OID && ty.hot).map(|ty| ty.name.clone()).collect();
+        types.by_oid.values().filter(|ty| ty.oid >= FIRST_NORMAL_OID && ty.hot).map(|ty| ty.name.clone()).collect();
     hazards(conn, &types, &catalog, &mut relations).await?;
     catalog.event_triggers = event_triggers(conn, &catalog, &relations).await?;
     let mut catalog = index(catalog, relations)?;
@@ -244,7 +244,7 @@ async fn columns(conn: &mut Client, types: &Types, relations: &mut HashMap<u32, 
 
 fn column(row: &DataRow, types: &Types) -> Result<Column, Error> {
     let type_oid = row.parse(3)?;
-    let ty = types.0.get(&type_oid).ok_or(Error::Value(3))?;
+    let ty = types.by_oid.get(&type_oid).ok_or(Error::Value(3))?;
     let (base_oid, domain_typmod) = types.base(type_oid);
     let typmod = row.parse(4)?;
     Ok(Column {
@@ -262,6 +262,7 @@ fn column(row: &DataRow, types: &Types) -> Result<Column, Error> {
         not_null: row.bool(8)?,
         has_default: row.bool(9)?,
         binary_safe: types.binary_safe(type_oid, 0),
+        text_varies: types.varying.contains(&type_oid),
     })
 }
 
@@ -326,7 +327,7 @@ async fn hazards(
     called(conn, relations).await?;
     blind(conn, relations).await?;
     for relation in relations.values_mut() {
-        let hot = |column: &Column| types.0.get(&column.type_oid).is_some_and(|ty| ty.hot);
+        let hot = |column: &Column| types.by_oid.get(&column.type_oid).is_some_and(|ty| ty.hot);
         relation.hazards.user_functions |= relation.columns.iter().any(hot);
     }
     spread(relations);
@@ -583,7 +584,11 @@ struct Type {
     fills: bool,
 }
 
-struct Types(HashMap<u32, Type>);
+struct Types {
+    by_oid: HashMap<u32, Type>,
+    /// Those that are or hold a type whose text is a matter of settings.
+    varying: HashSet<u32>,
+}
 
 async fn types(conn: &mut Client) -> Result<Types, Error> {
     let sql = "WITH {HOT} SELECT t.oid, t.typname, pg_catalog.quote_ident(n.nspname) || '.' || \
@@ -604,11 +609,12 @@ async fn types(conn: &mut Client) -> Result<Types, Error> {
         LEFT JOIN pg_catalog.pg_range r ON r.rngtypid = t.oid LEFT JOIN pg_catalog.pg_range m ON m.rngmultitypid = t.oid \
         LEFT JOIN pg_catalog.pg_proc s ON s.oid = t.typsend";
     let rows = ask(conn, &sql.replace("{CALLS}", CALLS)).await?;
-    let mut types = Types(rows.iter().map(read_type).collect::<Result<_, _>>()?);
+    let mut types = Types { by_oid: rows.iter().map(read_type).collect::<Result<_, _>>()?, varying: HashSet::new() };
     types.spread();
     Ok(types)
 }
 
+    types.varying = types.holding([&TIMES[..], &SET].concat());
 fn read_type(row: &DataRow) -> Result<(u32, Type), Error> {
     let oid = row.parse(0)?;
     let attributes = row.string(8)?;
@@ -632,12 +638,15 @@ fn read_type(row: &DataRow) -> Result<(u32, Type), Error> {
 /// date, time, timestamp, timestamptz, interval, timetz: catalog/pg_type.dat.
 const TIMES: [u32; 6] = [1082, 1083, 1114, 1184, 1186, 1266];
 
+/// Beside them, whose text depends on settings: bytea, float4, float8, money; regproc and its kin, by the search path.
+const SET: [u32; 15] = [17, 700, 701, 790, 24, 2202, 2203, 2204, 2205, 2206, 3734, 3769, 4089, 4096, 4191];
+
+        let (mut at, mut typmod) = (oid, -1);
+        while let Some(ty) = self.by_oid.get(&at).filter(|ty| ty.typtype == b'd') {
+            typmod = if typmod == -1 { ty.typmod } else { typmod };
 impl Types {
     /// A domain's base type and modifier, through domains over domains.
     fn base(&self, oid: u32) -> (u32, i32) {
-        let (mut at, mut typmod) = (oid, -1);
-        while let Some(ty) = self.0.get(&at).filter(|ty| ty.typtype == b'd') {
-            typmod = if typmod == -1 { ty.typmod } else { typmod };
             at = ty.base;
         }
         (at, typmod)
@@ -645,31 +654,36 @@ impl Types {
 
     /// See [`Catalog::plain_types`].
     fn plain(&self, catalog: &Catalog) -> HashSet<String> {
-        let filling: HashSet<&str> = self.0.values().filter(|ty| ty.fills).map(|ty| ty.name.as_str()).collect();
+        let filling: HashSet<&str> = self.by_oid.values().filter(|ty| ty.fills).map(|ty| ty.name.as_str()).collect();
         let of_table = |ty: &Type| ty.typtype == b'c' && catalog.by_name.contains_key(&ty.name);
         let plain =
-            self.0.values().filter(|ty| !filling.contains(ty.name.as_str()) && ty.element == 0 && !of_table(ty));
+            self.by_oid.values().filter(|ty| !filling.contains(ty.name.as_str()) && ty.element == 0 && !of_table(ty));
         plain.map(|ty| ty.name.clone()).collect()
     }
 
     /// See [`Catalog::timed_types`].
     fn timed(&self) -> HashSet<String> {
-        let mut timed: HashSet<u32> = TIMES.into();
+        let timed = self.holding(TIMES.into());
+        self.by_oid.values().filter(|ty| timed.contains(&ty.oid)).map(|ty| ty.name.clone()).collect()
+    }
+
+    /// These types, and all that hold values of one.
+    fn holding(&self, types: Vec<u32>) -> HashSet<u32> {
+        let mut all: HashSet<u32> = types.into_iter().collect();
         loop {
-            let holds = |ty: &&Type| !timed.contains(&ty.oid) && ty.parts().any(|oid| timed.contains(&oid));
-            let grown: Vec<u32> = self.0.values().filter(holds).map(|ty| ty.oid).collect();
+            let holds = |ty: &&Type| !all.contains(&ty.oid) && ty.parts().any(|oid| all.contains(&oid));
+            let grown: Vec<u32> = self.by_oid.values().filter(holds).map(|ty| ty.oid).collect();
             if grown.is_empty() {
-                break;
+                return all;
             }
-            timed.extend(grown);
+            all.extend(grown);
         }
-        self.0.values().filter(|ty| timed.contains(&ty.oid)).map(|ty| ty.name.clone()).collect()
     }
 
     /// Whether the binary form means the same on another server. `array_send` and `record_send` write the oids of
     /// what is inside; `regclass` and kin *are* oids; an extension's own format may differ between its versions.
     fn binary_safe(&self, oid: u32, depth: usize) -> bool {
-        let Some(ty) = self.0.get(&oid) else { return false };
+        let Some(ty) = self.by_oid.get(&oid) else { return false };
         if !ty.portable || depth > 16 {
             return false;
         }
@@ -685,13 +699,13 @@ impl Types {
 
     fn spread(&mut self) {
         loop {
-            let heats = |ty: &Type| !ty.hot && ty.parts().any(|oid| self.0.get(&oid).is_some_and(|part| part.hot));
-            let grown: Vec<u32> = self.0.values().filter(|ty| heats(ty)).map(|ty| ty.oid).collect();
+            let heats = |ty: &Type| !ty.hot && ty.parts().any(|oid| self.by_oid.get(&oid).is_some_and(|part| part.hot));
+            let grown: Vec<u32> = self.by_oid.values().filter(|ty| heats(ty)).map(|ty| ty.oid).collect();
             if grown.is_empty() {
                 return;
             }
             for oid in grown {
-                self.0.entry(oid).and_modify(|ty| ty.hot = true);
+                self.by_oid.entry(oid).and_modify(|ty| ty.hot = true);
             }
         }
     }
@@ -727,7 +741,7 @@ mod tests {
                  CREATE TYPE pair AS (a int4, b text); CREATE DOMAIN birth AS date; CREATE TYPE births AS (of birth); CREATE TYPE odd AS (m app.mood); \
                  CREATE DOMAIN app.uid AS uuid DEFAULT gen_random_uuid(); CREATE DOMAIN app.name AS text DEFAULT 'x'; \
                  CREATE TABLE t (gone int, id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY, m app.mood, dom dd, n numeric(10,2), \
-                   ms app.mood[], ns int4[], p pair, o odd, r int4range, c regclass, \
+                   ms app.mood[], ns int4[], p pair, o odd, r int4range, c regclass, span births[], \
                    g int8 GENERATED ALWAYS AS (id * 2) STORED, x text NOT NULL DEFAULT 'q'); \
                  ALTER TABLE t DROP COLUMN gone",
             )
@@ -762,12 +776,17 @@ mod tests {
             assert_eq!(column("m").type_sql, "app.mood");
             assert_eq!((column("dom").base_oid, column("dom").typmod), (1043, 11));
             assert!(column("g").generated && column("x").deterministic && column("x").has_default);
-            for (name, safe) in [
-                ("m", true),
-                ("ms", false),
+            for (name, varies) in
+                [("ns", false), ("p", false), ("c", true), ("id", false), ("span", true), ("m", false)]
+            {
+                assert_eq!(column(name).text_varies, varies, "{name}");
+            }
                 ("ns", true),
                 ("p", true),
                 ("o", false),
+            for (name, safe) in [
+                ("m", true),
+                ("ms", false),
                 ("r", true),
                 ("c", false),
                 ("n", true),
@@ -788,28 +807,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_collation_that_takes_different_bytes_for_equal_is_seen() {
-        for server in Server::all() {
-            let mut conn = Client::connect(&server.config()).await.expect("connects");
-            let icu = "CREATE COLLATION ci (provider = icu, locale = 'und', deterministic = false)";
-            match conn.simple(icu).await {
-                // A server that was built without ICU has no such collations.
-                Err(error) if error.code() == Some("0A000") => continue,
-                other => other.expect("a collation"),
-            };
-            let sql = "CREATE TABLE t (a text COLLATE ci, b text); CREATE TABLE u (a text PRIMARY KEY, b text UNIQUE); \
-                CREATE TABLE loose (a text PRIMARY KEY); CREATE UNIQUE INDEX ON loose (a COLLATE ci)";
-            let catalog = loaded(&server, sql).await;
-            assert!(!table(&catalog, "u").hazards.loose && table(&catalog, "loose").hazards.loose);
-            let t = table(&catalog, "t");
-            assert!(!t.columns[0].deterministic && t.columns[1].deterministic);
-            assert_eq!((&*t.columns[0].collation, &*t.columns[1].collation), ("public.ci", ""));
-        }
-    }
-
-    #[tokio::test]
-    async fn the_key_is_unique_immediate_total_and_not_null() {
-    #[tokio::test]
     async fn what_a_volatile_function_in_c_does_nobody_knows_but_of_few_extensions() {
         for server in Server::all() {
             let own = |name: &str, how: &str| {
@@ -829,6 +826,28 @@ mod tests {
         }
     }
 
+            let mut conn = Client::connect(&server.config()).await.expect("connects");
+            let icu = "CREATE COLLATION ci (provider = icu, locale = 'und', deterministic = false)";
+            match conn.simple(icu).await {
+    #[tokio::test]
+    async fn a_collation_that_takes_different_bytes_for_equal_is_seen() {
+        for server in Server::all() {
+                // A server that was built without ICU has no such collations.
+                Err(error) if error.code() == Some("0A000") => continue,
+                other => other.expect("a collation"),
+            };
+            let sql = "CREATE TABLE t (a text COLLATE ci, b text); CREATE TABLE u (a text PRIMARY KEY, b text UNIQUE); \
+                CREATE TABLE loose (a text PRIMARY KEY); CREATE UNIQUE INDEX ON loose (a COLLATE ci)";
+            let catalog = loaded(&server, sql).await;
+            assert!(!table(&catalog, "u").hazards.loose && table(&catalog, "loose").hazards.loose);
+            let t = table(&catalog, "t");
+            assert!(!t.columns[0].deterministic && t.columns[1].deterministic);
+            assert_eq!((&*t.columns[0].collation, &*t.columns[1].collation), ("public.ci", ""));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_key_is_unique_immediate_total_and_not_null() {
         for server in Server::all() {
             let catalog = loaded(
                 &server,

@@ -155,6 +155,8 @@ pub struct Column {
     pub has_default: bool,
     /// Binary format may be copied between servers: no oid of a user type inside.
     pub binary_safe: bool,
+    /// Sessions write its values as text in different ways: by DateStyle, extra_float_digits, search_path, ..
+    pub text_varies: bool,
 }
 
 /// The mirror's key: primary key, else a unique index that is valid, immediate, total, without expressions, all NOT NULL.
