@@ -408,7 +408,7 @@ fn bytea(text: &[u8], out: &mut Vec<u8>) -> Result<(), NotEvident> {
     }
 }
 
-fn bytea_hex(digits: &[u8], out: &mut Vec<u8>) -> Result<(), NotEvident> {
+pub(super) fn bytea_hex(digits: &[u8], out: &mut Vec<u8>) -> Result<(), NotEvident> {
     let mut rest = digits;
     while let Some((&first, tail)) = rest.split_first() {
         rest = tail;

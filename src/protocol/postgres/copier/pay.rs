@@ -148,7 +148,7 @@ impl<'p> Payment<'p> {
     async fn begin_and_gather(&mut self) -> Result<(), Trouble> {
         let refused = self.begin_and_repeat_ddl().await?;
         let changed = !self.owed.ddl.is_empty() || !self.owed.repeated.is_empty();
-        if self.link.schema_stale || changed || self.owes_by_other_keys() {
+        if self.link.schema_stale || changed || self.owes_what_is_new() {
             self.load().await?;
         }
         let changes = self.owed.repeated.iter().chain(&self.owed.ddl).map(|(_, body)| &body[..]);
@@ -166,12 +166,15 @@ impl<'p> Payment<'p> {
         self.link.secondary.simple("ROLLBACK").await.map(drop).map_err(Trouble::Secondary)
     }
 
-    /// Was anything captured under another key than the table's as far as known?
-    fn owes_by_other_keys(&self) -> bool {
-        self.owed.keys.iter().any(|(&table, keys)| {
-            let layout = self.link.schema.layout(table);
-            keys.keys().any(|key| Layout::of_key(key) != layout)
-        })
+    /// Was anything captured under another key than the table's as far as known, or of a table that is not?
+    fn owes_what_is_new(&self) -> bool {
+        let schema = &self.link.schema;
+        let is_new = |&table: &TableId| schema.primary.relation(table).is_none();
+        self.owed.tables.iter().any(is_new)
+            || self.owed.keys.iter().any(|(&table, keys)| {
+                let layout = schema.layout(table);
+                keys.keys().any(|key| Layout::of_key(key) != layout)
+            })
     }
 
     async fn load(&mut self) -> Result<(), Trouble> {

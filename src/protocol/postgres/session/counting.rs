@@ -7,7 +7,8 @@
 //! own in the extended protocol, so the client's unnamed statement and portal are left alone.
 //!
 //! In the same way it counts what was written to its own catalogs: a trigger that a DO block makes is known before the
-//! client learns that it is there.
+//! client learns that it is there. A table that such code makes, such as a partition for the row at hand, is dirty: nobody can
+//! count what is in it.
 //!
 //! CALL and DO outside a transaction may end it on their way. Before they run, a record says that every table is dirty;
 //! when the counts are there, a record that says which ones takes its place, and the first is ended as aborted. Nothing
@@ -21,6 +22,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use crate::protocol::postgres::catalog::Catalog;
+use crate::protocol::postgres::key;
 use crate::protocol::postgres::plan::{Action, Counted, Script, Statement};
 use crate::protocol::postgres::wire::{Fields, WireError, back};
 use crate::record::{Reason, TableId};
@@ -35,6 +37,9 @@ const NAME: &[u8] = b"tandem counts";
 
 /// The oid under which it is counted what was written to the server's own catalogs.
 const CATALOGS: u32 = 0;
+
+/// Where a row of the answer has an oid else: it names a table that the catalog does not have.
+const MADE: &[u8] = b"made";
 
 /// Catalogs of the server in which every row that is written is a schema that other writes must be captured by.
 const OF_CODE: [&str; 4] = ["pg_trigger", "pg_rewrite", "pg_proc", "pg_event_trigger"];
@@ -51,8 +56,14 @@ struct Written {
     file: u32,
 }
 
-/// Of the tables that a transaction wrote to, and of those with other files than the catalog knows.
-type Counts = HashMap<u32, Written>;
+/// What a transaction did to tables.
+#[derive(Debug, Default)]
+struct Counts {
+    /// Of those that it wrote to, and of those with other files than the catalog knows.
+    written: HashMap<u32, Written>,
+    /// Schema and name of those that the catalog does not have.
+    made: HashSet<(String, String)>,
+}
 
 /// Counts that were asked for ahead of a statement which may end its transaction.
 pub(super) struct Ahead {
@@ -73,6 +84,8 @@ pub(super) struct Counting {
     own: HashSet<TableId>,
     /// It empties those itself, or gives them other files.
     empties: bool,
+    /// The name of the table that it makes itself.
+    makes: Option<String>,
     /// Rows that its command tag claims.
     rows: u64,
     /// The provisional record right below the mark waits for the result.
@@ -129,9 +142,14 @@ impl Session {
         let mark = provisional.then(|| self.tickets.mark());
         let (catalog, before) = match self.ahead.take().filter(|_| provisional) {
             Some(ahead) => (ahead.catalog.clone(), ahead.files()),
-            None => (self.shared.catalog.now().clone(), Counts::new()),
+            None => (self.shared.catalog.now().clone(), Counts::default()),
         };
-        self.counting.push_back(Counting { catalog, before, own, empties, provisional: mark, ..Counting::default() });
+        let makes = match &statement.action {
+            Action::Ddl(ddl) => ddl.fills.as_ref().map(|(_, name)| name.clone()),
+            _ => None,
+        };
+        let counting = Counting { catalog, before, own, empties, makes, provisional: mark, ..Counting::default() };
+        self.counting.push_back(counting);
         if !provisional {
             self.put_count(false, out);
         }
@@ -147,17 +165,16 @@ impl Session {
         }
         let catalog = self.shared.catalog.now().clone();
         self.ask_first(NAME, count_sql(&catalog).as_bytes(), View::Ahead, out);
-        self.ahead = Some(Ahead { catalog, counts: Counts::new(), is_open: true });
+        self.ahead = Some(Ahead { catalog, counts: Counts::default(), is_open: true });
         true
     }
 
     /// A row of what was asked ahead.
     pub(super) fn ahead_row(&mut self, body: &[u8]) -> Result<(), WireError> {
-        let (oid, written) = read_row(body)?;
-        if let Some(ahead) = &mut self.ahead {
-            ahead.counts.insert(oid, written);
+        match &mut self.ahead {
+            Some(ahead) => ahead.counts.read_row(body),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// A unit is over. What was asked in it serves the next one.
@@ -181,11 +198,11 @@ impl Session {
 
     /// A row of counts.
     pub(super) fn count_row(&mut self, after: bool, body: &[u8]) -> Result<(), WireError> {
-        let (oid, written) = read_row(body)?;
-        if let Some(counting) = self.counting.front_mut() {
-            if after { &mut counting.after } else { &mut counting.before }.insert(oid, written);
+        match self.counting.front_mut() {
+            Some(counting) if after => counting.after.read_row(body),
+            Some(counting) => counting.before.read_row(body),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// The statement's own command tag.
@@ -198,12 +215,17 @@ impl Session {
     /// All counts of a statement are there: say which tables are dirty.
     pub(super) fn count_done(&mut self) {
         let Some(counting) = self.counting.pop_front() else { return };
-        if counting.of(&counting.after, CATALOGS).rows > counting.of(&counting.before, CATALOGS).rows {
+        let made = counting.made();
+        let changed = counting.of(&counting.after, CATALOGS).rows > counting.of(&counting.before, CATALOGS).rows;
+        if changed || !made.is_empty() {
             self.front_group().schema = true;
         }
         let (tables, emptied) = counting.dirty();
         for table in tables {
             self.keys.dirty(table, Reason::Uncaptured);
+        for table in made {
+            self.keys.dirty(table, Reason::Uncaptured);
+        }
         }
         if emptied && counting.provisional.is_some() {
             self.shared.catalog.stale(); // So that it is told once.
@@ -228,16 +250,52 @@ impl Session {
 impl Ahead {
     /// What the statement meets; rows that were counted are not compared with.
     fn files(self) -> Counts {
-        self.counts.into_iter().map(|(oid, written)| (oid, Written { rows: 0, ..written })).collect()
+        let files = self.counts.written.into_iter().map(|(oid, written)| (oid, Written { rows: 0, ..written }));
+        Counts { written: files.collect(), made: self.counts.made }
+    }
+}
+
+impl Counts {
+    fn read_row(&mut self, body: &[u8]) -> Result<(), WireError> {
+        let malformed = || WireError::Malformed(char::from(back::DATA_ROW));
+        let mut fields = Fields::new(back::DATA_ROW, body);
+        fields.u16()?;
+        let mut text = || -> Result<&str, WireError> {
+            fields.value()?.and_then(|text| std::str::from_utf8(text).ok()).ok_or_else(malformed)
+        };
+        let (first, second, third) = (text()?, text()?, text()?);
+        if first.as_bytes() == MADE {
+            let name = |hex: &str| from_hex(hex).ok_or_else(malformed);
+            self.made.insert((name(second)?, name(third)?));
+            return Ok(());
+        }
+        let number = |text: &str| text.parse::<u64>().map_err(|_| malformed());
+        let written = Written { rows: number(second)?, file: number(third)? as u32 };
+        self.written.insert(number(first)? as u32, written);
+        Ok(())
     }
 }
 
 impl Counting {
     /// The tables that are dirty, and whether some were emptied.
     fn dirty(&self) -> (Vec<TableId>, bool) {
+/// A text in hexadecimal digits of its UTF-8.
+fn from_hex(text: &str) -> Option<String> {
+    let mut bytes = Vec::new();
+    key::bytea_hex(text.as_bytes(), &mut bytes).ok()?;
+    String::from_utf8(bytes).ok()
+}
+
         let (mut written, mut emptied) = (HashMap::<TableId, u64>::new(), HashSet::new());
+    /// The tables that were made meanwhile, by others than the statement itself.
+    fn made(&self) -> Vec<TableId> {
+        let news = self.after.made.difference(&self.before.made);
+        let others = news.filter(|(_, name)| self.makes.as_ref() != Some(name));
+        others.map(|(schema, name)| TableId::of(schema, name)).collect()
+    }
+
         let mut deferred = false;
-        for oid in self.before.keys().chain(self.after.keys()) {
+        for oid in self.before.written.keys().chain(self.after.written.keys()) {
             let Some(relation) = self.catalog.relations.get(oid) else { continue };
             let (before, after) = (self.of(&self.before, *oid), self.of(&self.after, *oid));
             if after.rows > before.rows {
@@ -268,7 +326,7 @@ impl Counting {
     /// What the server does not tell is as the catalog has it.
     fn of(&self, counts: &Counts, oid: u32) -> Written {
         let known = || Written { rows: 0, file: file_of(&self.catalog, oid) };
-        counts.get(&oid).copied().unwrap_or_else(known)
+        counts.written.get(&oid).copied().unwrap_or_else(known)
     }
 }
 
@@ -281,16 +339,6 @@ fn rows_claimed(tag: &[u8]) -> Option<u64> {
 
 fn file_of(catalog: &Catalog, oid: u32) -> u32 {
     catalog.files.get(&oid).copied().unwrap_or(0)
-}
-
-fn read_row(body: &[u8]) -> Result<(u32, Written), WireError> {
-    let mut fields = Fields::new(back::DATA_ROW, body);
-    fields.u16()?;
-    let mut number = || -> Result<u64, WireError> {
-        let text = fields.value()?.and_then(|text| std::str::from_utf8(text).ok());
-        text.and_then(|text| text.parse().ok()).ok_or(WireError::Malformed(char::from(back::DATA_ROW)))
-    };
-    Ok((number()? as u32, Written { rows: number()?, file: number()? as u32 }))
 }
 
 fn count_sql(catalog: &Catalog) -> &str {
@@ -316,8 +364,30 @@ fn query(catalog: &Catalog) -> String {
          pg_catalog.unnest('{{{files}}}'::pg_catalog.oid[])) AS u (o, k)) AS t \
          WHERE t.n OPERATOR(pg_catalog.>) 0 OR t.f OPERATOR(pg_catalog.<>) t.k \
          UNION ALL SELECT '{CATALOGS}', s.n::pg_catalog.text, '0' FROM (SELECT {} AS n) AS s \
-         WHERE s.n OPERATOR(pg_catalog.>) 0",
-        catalog_rows()
+         WHERE s.n OPERATOR(pg_catalog.>) 0 UNION ALL {}",
+        catalog_rows(),
+        tables_made(&oids)
+    )
+}
+
+/// Tables that the catalog does not have, but for those of extensions, where this transaction has made some: their names in
+/// hexadecimal, for the client's encoding may not have them.
+fn tables_made(known: &str) -> String {
+    let name = |of: &str| format!("pg_catalog.encode(pg_catalog.convert_to({of}::pg_catalog.text, 'UTF8'), 'hex')");
+    format!(
+        "SELECT 'made', {}, {} FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n \
+         ON n.oid OPERATOR(pg_catalog.=) c.relnamespace WHERE (SELECT \
+         pg_catalog.pg_stat_get_xact_tuples_inserted('pg_catalog.pg_class'::pg_catalog.regclass) OPERATOR(pg_catalog.>) 0) \
+         AND c.relkind OPERATOR(pg_catalog.=) 'r' AND c.relpersistence OPERATOR(pg_catalog.<>) 't' \
+         AND n.nspname OPERATOR(pg_catalog.!~) '^pg_' \
+         AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{{information_schema,tandem}}'::pg_catalog.name[]) \
+         AND NOT EXISTS (SELECT FROM pg_catalog.unnest('{{{known}}}'::pg_catalog.oid[]) AS k (o) \
+         WHERE k.o OPERATOR(pg_catalog.=) c.oid) \
+         AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d \
+         WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass \
+         AND d.objid OPERATOR(pg_catalog.=) c.oid AND d.deptype OPERATOR(pg_catalog.=) 'e')",
+        name("n.nspname"),
+        name("c.relname")
     )
 }
 
@@ -348,7 +418,21 @@ fn catalog_rows() -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::rows_claimed;
+    use super::{from_hex, rows_claimed};
+
+    #[test]
+    fn a_name_comes_in_hexadecimal() {
+        for (hex, name) in [
+            ("", Some("")),
+            ("6f72646572", Some("order")),
+            ("c3a4", Some("ä")),
+            ("c3", None),
+            ("6f7", None),
+            ("6g", None),
+        ] {
+            assert_eq!(from_hex(hex).as_deref(), name, "{hex}");
+        }
+    }
 
     #[test]
     fn only_a_write_says_how_many_rows_it_wrote() {
