@@ -140,6 +140,11 @@ const UNSEEN: &str = "
     CREATE TABLE refers (id int PRIMARY KEY, root int REFERENCES root);
     CREATE SCHEMA shop;
     CREATE DOMAIN uid AS uuid DEFAULT gen_random_uuid();
+    CREATE TABLE moving (id int, day int, PRIMARY KEY (id, day)) PARTITION BY LIST (day);
+    CREATE TABLE moving_1 PARTITION OF moving FOR VALUES IN (1);
+    CREATE TABLE moving_2 PARTITION OF moving FOR VALUES IN (2);
+    CREATE FUNCTION renumber() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.id := NEW.id + 100; RETURN NEW; END $$;
+    CREATE TRIGGER renumber BEFORE INSERT ON moving FOR EACH ROW EXECUTE FUNCTION renumber();
 ";
 
 /// A temporary view is of tables that are mirrored, and bears the name of another one; a trigger of a temporary or a foreign
@@ -204,6 +209,145 @@ async fn what_is_written_by_way_of_temporary_and_foreign_tables_is_counted() {
     assert_eq!(dirty_after(tandem, &[]).await, ["public.audit"]);
 }
 
+/// What the name means decides whose rows were counted: one row that a trigger wrote instead looks like the statement's own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_is_written_in_place_of_the_named_one_is_counted() {
+    let schema = "
+        CREATE SCHEMA data; CREATE SCHEMA api; CREATE SCHEMA other;
+        CREATE TABLE data.orders (id int PRIMARY KEY, ref int, total int);
+        CREATE VIEW api.orders AS SELECT ref AS id, total FROM data.orders;
+        CREATE FUNCTION api.place() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO data.orders VALUES (NEW.id + 1000, NEW.id, NEW.total); RETURN NEW; END $$;
+        CREATE TRIGGER place INSTEAD OF INSERT ON api.orders FOR EACH ROW EXECUTE FUNCTION api.place();
+        CREATE TABLE data.noted (id int PRIMARY KEY, v int); CREATE TABLE other.noted (id int PRIMARY KEY, v int);
+        CREATE RULE elsewhere AS ON INSERT TO data.noted
+            DO INSTEAD INSERT INTO other.noted VALUES (NEW.id + 1000, NEW.v);
+        CREATE TABLE acc (id int PRIMARY KEY, v int);
+        CREATE FUNCTION stray() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN INSERT INTO public.acc VALUES (NEW.id + 1000, NEW.v); RETURN NULL; END $$;";
+    let stage = Stage::new(schema, "[mirror]\nself_repair = false", &[]).await;
+    let tandem = &stage.tandem;
+    let insert = "INSERT INTO orders (id, total) VALUES ($1, $2)";
+    for (script, dirty) in [
+        (&["SET search_path = api; INSERT INTO orders (id, total) VALUES (5, 10)"][..], &["data.orders"][..]),
+        (&["SET search_path = api, data", "INSERT INTO orders (id, total) VALUES (6, 10)"], &["data.orders"]),
+        (&["SET search_path = data, api", "INSERT INTO orders (id, total) VALUES (7, 10)"], &[]),
+        (&["INSERT INTO data.orders (id, total) VALUES (8, 10)"], &[]),
+        (&["SET search_path = data", "INSERT INTO noted VALUES (5, 1)"], &["other.noted"]),
+        (&["INSERT INTO other.noted VALUES (6, 1)"], &[]),
+        (
+            &[
+                "CREATE TEMP TABLE acc (id int, v int)",
+                "CREATE TRIGGER t AFTER INSERT ON acc FOR EACH ROW EXECUTE FUNCTION stray()",
+                "INSERT INTO acc VALUES (7, 7)",
+            ],
+            &["public.acc"],
+        ),
+    ] {
+        let client = connect(&tandem.url("postgres")).await;
+        for statement in script {
+            client.batch_execute(statement).await.expect(statement);
+        }
+        drop(client);
+        assert_eq!(dirty_after(tandem, &[]).await, dirty, "{script:?}");
+        tandem.repair_all().await;
+        stage.assert_equal(&["data.orders", "data.noted", "other.noted", "acc"]).await;
+    }
+    // Prepared once, it is run under either path.
+    let client = connect(&tandem.url("postgres")).await;
+    client.batch_execute("SET search_path = data, api").await.expect("set");
+    let prepared = client.prepare(insert).await.expect("prepared");
+    for (id, path, dirty) in [(20, "data, api", &[][..]), (21, "api", &["data.orders"]), (22, "data", &[])] {
+        client.batch_execute(&format!("SET search_path = {path}")).await.expect("set");
+        client.execute(&prepared, &[&id, &1]).await.expect("written");
+        assert_eq!(dirty_after(tandem, &[]).await, dirty, "{path}");
+        tandem.repair_all().await;
+        stage.assert_equal(&["data.orders"]).await;
+    }
+}
+
+/// No count says what is in a table that nobody knew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_code_makes_and_fills_is_dirty() {
+    let schema = "
+        CREATE TABLE ev (id int, day int, PRIMARY KEY (id, day)) PARTITION BY LIST (day);
+        CREATE TABLE ev_1 PARTITION OF ev FOR VALUES IN (1); CREATE TABLE ev_rest PARTITION OF ev DEFAULT;
+        CREATE FUNCTION pure(x int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN x + 1; END $$;
+        CREATE FUNCTION own() RETURNS void LANGUAGE plpgsql AS $$ BEGIN CREATE TEMP TABLE mine AS SELECT 1; END $$;
+        CREATE FUNCTION put(d int) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+            EXECUTE format('CREATE TABLE IF NOT EXISTS ev_%s PARTITION OF ev FOR VALUES IN (%s)', d, d);
+            INSERT INTO ev SELECT n, d FROM generate_series(1, 3) n; END $$;";
+    let stage = Stage::new(schema, "[mirror]\nself_repair = false", &[]).await;
+    let tandem = &stage.tandem;
+    for (statement, dirty) in [
+        ("SELECT put(2)", &["public.ev_2"][..]),
+        ("DO $$ BEGIN PERFORM put(3); COMMIT; PERFORM pure(1); END $$", &["public.ev_3"]),
+        ("BEGIN; CREATE TABLE told (id int PRIMARY KEY); INSERT INTO told VALUES (1); SELECT pure(1); COMMIT", &[]),
+        ("SELECT own()", &[]),
+    ] {
+        assert_eq!(dirty_after(tandem, &[statement]).await, dirty, "{statement}\n{}", tandem.log());
+        tandem.repair_all().await;
+        stage.assert_equal(&["ev"]).await;
+    }
+    stage.assert_equal(&["told"]).await;
+    let filled = "DO $$ BEGIN CREATE TABLE made (id int PRIMARY KEY); INSERT INTO made VALUES (1); END $$";
+    assert_eq!(dirty_after(tandem, &[filled]).await, ["public.made"]);
+}
+
+/// Each session writes dates as it likes, and a cast to text may be anybody's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_asked_for_in_no_sessions_own_words() {
+    let schema = "
+        CREATE TABLE spans (during tstzrange PRIMARY KEY, v int); CREATE TABLE days (ds date[] PRIMARY KEY, v int);
+        CREATE TYPE mood AS ENUM ('glad', 'sad'); CREATE TABLE moods (m mood PRIMARY KEY, v int);
+        CREATE FUNCTION shout(mood) RETURNS text IMMUTABLE LANGUAGE sql AS $$ SELECT 'loud' $$;
+        CREATE CAST (mood AS text) WITH FUNCTION shout(mood);";
+    let stage = Stage::new(schema, "[mirror]\nself_repair = false", &[]).await;
+    let client = connect(&stage.url()).await;
+    for statement in [
+        "SET datestyle = 'SQL, DMY'",
+        "SET timezone = 'Asia/Kolkata'",
+        "INSERT INTO spans SELECT tstzrange('2026-01-02', '2026-03-04'), 1",
+        "UPDATE spans SET v = 2",
+        "INSERT INTO moods SELECT 'glad', 1",
+        "UPDATE moods SET v = 2",
+        "INSERT INTO days SELECT ARRAY[date '2026-02-01'], 1",
+    ] {
+        client.batch_execute(statement).await.expect(statement);
+    }
+    assert_eq!(dirty_after(&stage.tandem, &[]).await, ["public.days"]);
+    stage.tandem.repair_all().await;
+    stage.assert_equal(&["spans", "moods", "days"]).await;
+}
+
+/// A RETURNING has the policies for SELECT apply as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_policies_of_a_partitioned_table_hide_are_written_as_without_tandem() {
+    let schema = "
+        DO $$ BEGIN CREATE ROLE tenant; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+        CREATE TABLE secured (id int, day int, v int, PRIMARY KEY (id, day)) PARTITION BY LIST (day);
+        CREATE TABLE secured_1 PARTITION OF secured FOR VALUES IN (1);
+        CREATE TABLE secured_2 PARTITION OF secured FOR VALUES IN (2);
+        INSERT INTO secured VALUES (1, 1, 0), (2, 2, 0);
+        ALTER TABLE secured ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY reads ON secured FOR SELECT USING (id = 1);
+        CREATE POLICY writes ON secured FOR UPDATE USING (true);
+        CREATE POLICY goes ON secured FOR DELETE USING (true);
+        GRANT SELECT, UPDATE, DELETE ON secured TO tenant;";
+    let (old, new) = binaries::oldest_and_newest().expect("PostgreSQL is installed");
+    for origin in [old, new] {
+        let stage = Stage::between([&origin, &newest()], schema, "[mirror]\nself_repair = false", &[]).await;
+        let client = connect(&stage.url()).await;
+        client.batch_execute("SET ROLE tenant").await.expect("a member of every role");
+        for statement in ["UPDATE secured SET v = 7", "DELETE FROM secured"] {
+            assert_eq!(client.execute(statement, &[]).await.expect(statement), 2, "{statement}");
+            assert_eq!(dirty_after(&stage.tandem, &[]).await, ["public.secured_1", "public.secured_2"], "{statement}");
+            stage.tandem.repair_all().await;
+            stage.assert_equal(&["secured"]).await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_transaction_makes_and_runs_at_once_is_counted() {
     let stage = Stage::new(UNSEEN, "[mirror]\nself_repair = false", &[]).await;
@@ -247,10 +391,13 @@ async fn rows_that_no_key_of_the_statement_names_arrive() {
         "SET search_path = shop; CREATE TABLE cart (id int PRIMARY KEY); INSERT INTO cart VALUES (7); RESET search_path",
         "ALTER TABLE acc ADD COLUMN u uid",
         "INSERT INTO acc VALUES (10, 1)",
+        "INSERT INTO moving VALUES (1, 1)",
+        "UPDATE moving SET day = 2 WHERE id = 101 AND day = 1",
     ] {
         client.batch_execute(statement).await.expect(statement);
     }
     assert_eq!(dirty_after(tandem, &[]).await, Vec::<String>::new());
+    assert_eq!(rows(&target_url, "SELECT id, day FROM moving").await, ["201|2"]);
     for table in ["docs", "root", "refers", "shop.cart", "acc"] {
         let all = format!("SELECT t::text FROM {table} t ORDER BY 1");
         assert_eq!(rows(&target_url, &all).await, rows(&origin_url, &all).await, "{table}");

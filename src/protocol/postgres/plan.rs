@@ -332,6 +332,21 @@ pub struct Evident {
     /// How to ask instead, when a value turns out not to parse; without it, the tables are dirty then. Its answer names
     /// every key, so its `also` is empty.
     pub fallback: Option<Box<Asked>>,
+    /// Whose rows these are.
+    pub meant: Meant,
+}
+
+/// What the name means that a write has for its target.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Meant {
+    /// The tables of its keys: rows that were counted there are its own.
+    #[default]
+    Tables,
+    /// One of these tables; or a view or foreign table of the same name, whose trigger or rule writes what it likes. The session
+    /// knows which.
+    Either(Vec<TableId>),
+    /// Something else, or it may: whatever was counted was written in secret.
+    Others,
 }
 
 /// One key of one table.

@@ -30,13 +30,20 @@ pub(super) struct Question<'a> {
 }
 
 impl Question<'_> {
-    /// One suffix that serves every table that could hold the rows; `None`: it would change what the statement does,
-    /// or the tables' keys differ.
-    pub(super) fn suffix(&self, scope: &Scope<'_>, holders: &[Arc<Relation>]) -> Option<Asked> {
+    /// One suffix that serves every table that could hold the rows of those that are named; `None`: it would change what the
+    /// statement does, or the tables' keys differ.
+    pub(super) fn suffix(
+        &self,
+        scope: &Scope<'_>,
+        named: &[Arc<Relation>],
+        holders: &[Arc<Relation>],
+    ) -> Option<Asked> {
         let first = holders.first()?;
         let key = first.key.as_ref()?;
-        let alike = holders.iter().all(|holder| same_key(first, holder) && !forbids(holder));
-        if !alike {
+        // The policies and rules that a statement meets are those of the table that it names.
+        let is_forbidden = named.iter().chain(holders).any(|table| forbids(table));
+        let are_alike = holders.iter().all(|holder| same_key(first, holder));
+        if is_forbidden || !are_alike || !first.key_columns().all(Form::askable) {
             return None;
         }
         let shown = self.returning.is_some_and(|clause| !clause.exprs.is_empty());

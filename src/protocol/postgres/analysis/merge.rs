@@ -10,7 +10,7 @@ use super::Scope;
 use super::ask::Question;
 use super::reach::MADE;
 use super::target::{Named, TEMPORARY, Target, holders, labels};
-use super::write::{Outcome, assigned, assigns_key, assigns_referenced};
+use super::write::{Outcome, assigned, assigns_key, assigns_referenced, changes_leaf};
 
 impl Scope<'_> {
     pub(super) fn merge(&mut self, merge: &MergeStmt) -> Outcome {
@@ -44,15 +44,15 @@ impl Scope<'_> {
         let updates = clauses.iter().filter(|clause| clause.command_type == CmdType::CmdUpdate as i32);
         let set: Vec<&str> = updates.flat_map(|clause| assigned(&clause.target_list)).collect();
         // Before 18 a re-keyed row's old key is not returned.
-        // Of a partitioned table without a key of its own any column may be the one that moves a row.
-        let moves = |table: &Arc<Relation>| table.kind == Kind::Partitioned && table.key.is_none() && !set.is_empty();
+        let moves = |table: &Arc<Relation>| table.kind == Kind::Partitioned && changes_leaf(&set, table);
         let rekeys = named.tables.iter().any(moves)
             || all.iter().any(|table| table.key.is_none() || table.hazards.before_update || assigns_key(&set, table));
         let referenced = |tables: &[Arc<Relation>]| assigns_referenced(self.catalog, &set, tables);
         let moved = deletes || rekeys || referenced(&all) || referenced(&named.tables);
         let question = Question { name, returning: merge.returning_clause.as_ref(), rekeys, moved };
-        let can = self.catalog.version >= 170_000 && (!rekeys || self.returns_old()) && named.behind.is_empty();
-        let mut outcome = match can.then(|| question.suffix(self, &all)).flatten() {
+        // A view of that name has no tableoid.
+        let can = self.catalog.version >= 170_000 && (!rekeys || self.returns_old()) && named.are_tables();
+        let mut outcome = match can.then(|| question.suffix(self, &named.tables, &all)).flatten() {
             Some(asked) => Outcome::asked(asked),
             None => Outcome::dirty(labels(&all), "MERGE whose rows cannot be asked for"),
         };

@@ -29,7 +29,7 @@ use pg_query::protobuf::{self, CommonTableExpr, RawStmt, SelectStmt, WithClause}
 
 use super::catalog::Catalog;
 use super::lexer::{Kind, Reading, Tokens};
-use super::plan::{Action, Counted, Evident, Made, Script, Statement, Traces};
+use super::plan::{Action, Counted, Evident, Made, Meant, Script, Statement, Traces};
 
 pub(super) use read::{has_many_looks, is_choosing, is_gathering, is_picking, is_strict, is_unsteady, words};
 
@@ -245,7 +245,7 @@ fn leftmost(mut select: &SelectStmt) -> &SelectStmt {
 }
 
 fn evident(keys: Vec<super::plan::EvidentKey>, counted: Option<Counted>) -> Action {
-    Action::Evident(Evident { keys, counted, fallback: None })
+    Action::Evident(Evident { keys, counted, fallback: None, meant: Meant::Tables })
 }
 
 #[cfg(test)]

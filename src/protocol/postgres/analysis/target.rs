@@ -7,6 +7,7 @@ use pg_query::protobuf::RangeVar;
 
 use super::super::catalog::{Catalog, Events, Kind, Relation};
 use super::super::key::Form;
+use super::super::plan::Meant;
 use crate::record::TableId;
 
 /// Why a write to what is named `pg_temp` is counted.
@@ -82,9 +83,18 @@ impl Named {
         all
     }
 
-    /// Could the name mean a view?
-    pub(super) fn is_view(&self) -> bool {
-        self.view.is_some()
+    /// Can the name mean nothing but tables whose rows are followed?
+    pub(super) fn are_tables(&self) -> bool {
+        self.view.is_none() && self.behind.is_empty() && self.foreign.is_empty()
+    }
+
+    /// Whose rows a statement writes that names this.
+    pub(super) fn meant(&self) -> Meant {
+        match () {
+            () if self.tables.iter().any(|table| table.hazards.instead_of) => Meant::Others,
+            () if self.are_tables() => Meant::Tables,
+            () => Meant::Either(labels(&self.tables)),
+        }
     }
 
     /// Why hidden writes must be counted where this happens to the rows, if at all. `moved`: foreign keys may act.

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use super::super::catalog::{Catalog, Relation};
+use super::super::catalog::{Catalog, Key, Relation};
 use super::super::lexer::{Dialect, Tokens};
-use super::super::plan::{Action, Asked, Counted, EvidentKey, Operand};
+use super::super::plan::{Action, Asked, Counted, EvidentKey, Meant, Operand};
 use super::schema::catalog;
 use super::*;
 use crate::record::TableId;
@@ -26,7 +26,12 @@ impl Describe<'_> {
         match action {
             Action::Evident(evident) => {
                 let asks = evident.fallback.as_ref().map_or("", |_| " ?");
-                format!("evident {}{}{asks}", self.keys(&evident.keys), self.counted(evident.counted.as_ref()))
+                let meant = match &evident.meant {
+                    Meant::Tables => String::new(),
+                    Meant::Either(tables) => format!(" or not {}", self.labels(tables)),
+                    Meant::Others => " others".to_owned(),
+                };
+                format!("evident {}{}{asks}{meant}", self.keys(&evident.keys), self.counted(evident.counted.as_ref()))
             }
             Action::Asked(asked) => self.asked(asked),
             Action::Counted(counted) => format!("counted{}", self.counted(Some(counted))),
@@ -261,6 +266,105 @@ fn a_merge_that_may_move_a_row_to_another_partition_asks_for_both_keys() {
         let mut catalog = Catalog { version, ..catalog() };
         change(&mut catalog, 10, |root| root.key = None);
         assert!(plan_on(&catalog, merge).ends_with(plan), "{}", plan_on(&catalog, merge));
+    }
+}
+
+/// PostgreSQL deletes it in its leaf and inserts it into the other one.
+#[test]
+fn a_row_that_goes_to_another_partition_may_get_a_key_from_a_trigger_there() {
+    let moves = "update part set day = 3 where id = 1 and day = 2";
+    let new = "asked [RETURNING \"part\".tableoid::pg_catalog.text, \"part\".\"id\"::pg_catalog.text, \
+               \"part\".\"day\"::pg_catalog.text] {part_1,part_2} moved also part_1,part_2(1,2)!";
+    for (version, plan) in [(150_000, new), (180_000, "moved rekeys")] {
+        let mut catalog = Catalog { version, ..catalog() };
+        for leaf in [11, 12] {
+            change(&mut catalog, leaf, |leaf| leaf.hazards.before_insert = true);
+        }
+        assert!(plan_on(&catalog, moves).ends_with(plan), "{}", plan_on(&catalog, moves));
+        let stays = "update part set v = 'x' where id = 1 and day = 2";
+        assert_eq!(plan_on(&catalog, stays), "evident part_1,part_2(1,2) ?");
+    }
+    // Its leaves have keys without the column that says where a row is.
+    let mut catalog = catalog();
+    change(&mut catalog, 10, |root| root.key = None);
+    for (leaf, id) in [(11, 0), (12, 1)] {
+        change(&mut catalog, leaf, |leaf| leaf.key = Some(Key::new("leaf_pkey".to_owned(), vec![id], &leaf.columns)));
+    }
+    let moves = "update part set day = 3 where id = 1";
+    assert_eq!(plan_on(&catalog, moves), "evident part_1,part_2(1)!");
+    change(&mut catalog, 12, |leaf| leaf.hazards.before_insert = true);
+    assert!(plan_on(&catalog, moves).contains("asked"), "{}", plan_on(&catalog, moves));
+}
+
+#[test]
+fn a_key_that_each_session_writes_in_another_way_is_not_asked_for() {
+    let mut catalog = catalog();
+    // An array of dates.
+    let key = |acc: &mut Relation, base: u32, varies: bool| {
+        (acc.columns[0].base_oid, acc.columns[0].text_varies) = (base, varies);
+    };
+    change(&mut catalog, 1, |acc| key(acc, 1182, true));
+    let update = "update acc set note = 'x' where bal = 1";
+    let dirty = "counted counted<keys that cannot be asked for on public.acc> dirty={acc} alone";
+    assert_eq!(plan_on(&catalog, update), dirty);
+    change(&mut catalog, 1, |acc| key(acc, 1007, false));
+    assert!(plan_on(&catalog, update).contains("convert_to(\"acc\".\"id\"::pg_catalog.text, 'UTF8')"));
+    // The server sends a range of dates as bytes, and an enum's label without a cast that may be the user's.
+    change(&mut catalog, 1, |acc| key(acc, 3912, true));
+    assert!(plan_on(&catalog, update).contains("pg_catalog.range_send(\"acc\".\"id\")"));
+    change(&mut catalog, 1, |acc| {
+        key(acc, 16_500, false);
+        acc.columns[0].typtype = b'e';
+    });
+    assert!(plan_on(&catalog, update).contains("textin(pg_catalog.enum_out(\"acc\".\"id\"))"));
+}
+
+/// Its partitions bear neither, and what a statement that names the root meets is the root's.
+#[test]
+fn a_partitioned_table_with_policies_or_rules_is_not_asked() {
+    for (secured, why) in [(true, "row security on public.part"), (false, "rules on public.part")] {
+        let mut catalog = Catalog { version: 180_000, ..catalog() };
+        change(&mut catalog, 10, |root| {
+            (root.hazards.row_security, root.hazards.rules) = (secured, !secured);
+        });
+        for text in ["update part set v = 'x'", "delete from part where v = 'x'", "insert into part (v) values ('x')"] {
+            let plan = plan_on(&catalog, text);
+            let counted = if secured { why } else { "rule on public.part" };
+            assert!(plan.starts_with(&format!("counted counted<{counted}> dirty={{part_1,part_2}}")), "{plan}");
+        }
+        let merge = "merge into part using pair on part.id = pair.a when matched then delete";
+        assert!(plan_on(&catalog, merge).contains(" dirty={part_1,part_2}"), "{}", plan_on(&catalog, merge));
+        let named = "update part set v = 'x' where id = 1 and day = 2";
+        assert!(plan_on(&catalog, named).starts_with("evident part_1,part_2(1,2)"), "{}", plan_on(&catalog, named));
+        assert!(!plan_on(&catalog, named).contains('?'), "it has no question to fall back on");
+    }
+}
+
+#[test]
+fn rows_of_a_write_are_its_own_where_its_name_means_its_table() {
+    let insert = "insert into acc (id) values (1)";
+    let mut catalog = catalog();
+    assert_eq!(plan_on(&catalog, insert), "evident acc(1) ?");
+    change(&mut catalog, 31, |view| (view.schema, view.name) = ("api".to_owned(), "acc".to_owned()));
+    catalog.by_name.entry("acc".to_owned()).or_default().push(31);
+    assert_eq!(plan_on(&catalog, insert), "evident acc(1) counted<view api.acc> or not {acc}");
+    assert_eq!(plan_on(&catalog, "insert into public.acc (id) values (1)"), "evident acc(1) ?");
+    let with = format!("with w as ({insert}) insert into pair values (1, 'x', 2)");
+    assert!(plan_on(&catalog, &with).ends_with(" others"), "{}", plan_on(&catalog, &with));
+    change(&mut catalog, 6, |ruled| ruled.hazards.instead_of = true);
+    assert!(plan_on(&catalog, "insert into ruled values (1, 2)").ends_with(" others"));
+}
+
+/// A view may bear the name of a table, and has no `tableoid`.
+#[test]
+fn a_merge_into_what_may_be_a_view_is_not_asked() {
+    let mut catalog = Catalog { version: 180_000, ..catalog() };
+    catalog.by_name.entry("acc".to_owned()).or_default().push(31);
+    change(&mut catalog, 31, |view| (view.schema, view.name) = ("api".to_owned(), "acc".to_owned()));
+    for name in ["acc", "public.acc"] {
+        let merge = format!("merge into {name} t using pair on t.id = pair.a when matched then update set note = 'x'");
+        let plan = plan_on(&catalog, &merge);
+        assert_eq!(plan.starts_with("asked"), name == "public.acc", "{plan}");
     }
 }
 

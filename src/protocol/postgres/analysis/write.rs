@@ -10,7 +10,7 @@ use pg_query::protobuf::{
 
 use super::super::catalog::{Catalog, Column, Events, Kind, Relation};
 use super::super::key::Form;
-use super::super::plan::{Action, Asked, Counted, Evident, EvidentKey, Operand};
+use super::super::plan::{Action, Asked, Counted, Evident, EvidentKey, Meant, Operand};
 use super::ask::Question;
 use super::operand::string;
 use super::reach::{MADE, Reach};
@@ -46,6 +46,8 @@ pub(super) struct Outcome {
     /// It is not given them.
     keyless: bool,
     opaque: bool,
+    /// What the target's name means.
+    meant: Meant,
 }
 
 impl Outcome {
@@ -69,6 +71,7 @@ impl Outcome {
         self.counted = self.counted.or_else(|| named.counted(catalog, events, moved));
         self.acts |= moved && !named.reached(catalog).is_empty();
         self.keyless |= !self.dirty.is_empty();
+        self.meant = named.meant();
         self
     }
 
@@ -95,6 +98,9 @@ impl Outcome {
         self.keyless |= other.keyless;
         self.opaque |= other.opaque;
         self.several = true;
+        if (&self.meant, &other.meant) != (&Meant::Tables, &Meant::Tables) {
+            self.meant = Meant::Others;
+        }
     }
 
     /// What the session must do.
@@ -113,7 +119,7 @@ impl Outcome {
             ask if !self.keys.is_empty() => {
                 let fallback = ask.filter(|_| !self.several);
                 let fallback = fallback.map(|ask| Box::new(Asked { counted: counted.clone(), ..ask }));
-                Action::Evident(Evident { keys: self.keys, counted, fallback })
+                Action::Evident(Evident { keys: self.keys, counted, fallback, meant: self.meant })
             }
             _ => counted.map_or(Action::Pass, Action::Counted),
         }
@@ -270,12 +276,11 @@ impl Scope<'_> {
     }
 
     fn rekeys_table(&self, write: &Write<'_>, table: &Arc<Relation>) -> bool {
-        // A partitioned table's own key contains its partition columns; without one, any column may move a row.
-        let leaves = table.kind == Kind::Partitioned && table.key.is_none() && !write.assigned.is_empty();
         let holders = holders(self.catalog, table, write.below);
         // A BEFORE UPDATE trigger may assign the key, whatever SET says.
         let trigger = write.updates && holders.iter().any(|holder| holder.hazards.before_update);
-        leaves || trigger || holders.iter().any(|holder| assigns_key(&write.assigned, holder))
+        let moves = table.kind == Kind::Partitioned && changes_leaf(&write.assigned, table);
+        moves || trigger || holders.iter().any(|holder| assigns_key(&write.assigned, holder))
     }
 
     /// What the transaction has made may change which rows a write to the table concerns.
@@ -316,7 +321,7 @@ impl Scope<'_> {
             | Events::UPDATE.only_if(write.updates)
             | Events::DELETE.only_if(write.deletes);
         let moved = write.deletes || named.tables.iter().any(|table| self.moves(write, table));
-        outcome.behind(self.catalog, &named, events, moved || write.updates && named.is_view())
+        outcome.behind(self.catalog, &named, events, moved || write.updates && !named.are_tables())
     }
 
     /// An UPDATE may give rows other keys, or other values that are referred to.
@@ -331,7 +336,10 @@ impl Scope<'_> {
         rows: &impl Fn(&Self, &Arc<Relation>) -> Option<Vec<Row>>,
     ) -> Option<Vec<EvidentKey>> {
         let holders = holders(self.catalog, table, write.below);
-        if holders.len() > LEAVES_MAX || !holders.iter().all(|holder| can_be_evident(write, holder)) {
+        // A row that goes to another leaf is inserted there, and what fires before that may give it another key.
+        let goes = write.updates && table.kind == Kind::Partitioned && self.rekeys_table(write, table);
+        let inserts = write.inserts || goes;
+        if holders.len() > LEAVES_MAX || !holders.iter().all(|holder| can_be_evident(write, inserts, holder)) {
             return None;
         }
         // A row that changes its leaf leaves its key behind in the old one; all leaves are owed, so that is covered.
@@ -356,8 +364,8 @@ impl Scope<'_> {
         let question =
             Question { name: write.name, returning: write.returning, rekeys: rekeys && self.returns_old(), moved };
         // A view of that name has no tableoid. Before 18 only UPDATE finds old keys elsewhere.
-        let answers = named.behind.is_empty() && !named.is_view() && (!rekeys || self.returns_old() || !write.inserts);
-        let ask = answers.then(|| question.suffix(self, &all)).flatten();
+        let answers = named.are_tables() && (!rekeys || self.returns_old() || !write.inserts);
+        let ask = answers.then(|| question.suffix(self, &named.tables, &all)).flatten();
         if unknown.is_empty() {
             // A fallback that cannot tell old keys is none.
             outcome.ask = ask.filter(|_| !rekeys || self.returns_old());
@@ -371,7 +379,7 @@ impl Scope<'_> {
             }
             None => {
                 outcome.dirty.extend(labels(&unknown));
-                outcome.unknown.get_or_insert_with(|| cannot_ask(&unknown));
+                outcome.unknown.get_or_insert_with(|| cannot_ask(&named.tables, &unknown));
             }
         }
     }
@@ -459,21 +467,22 @@ fn groups(holders: &[Arc<Relation>]) -> Vec<Vec<Arc<Relation>>> {
     groups
 }
 
-fn can_be_evident(write: &Write<'_>, holder: &Relation) -> bool {
-    let moved_by_trigger =
-        (write.inserts && holder.hazards.before_insert) || (write.updates && holder.hazards.before_update);
+fn can_be_evident(write: &Write<'_>, inserts: bool, holder: &Relation) -> bool {
+    let moved_by_trigger = (inserts && holder.hazards.before_insert) || (write.updates && holder.hazards.before_update);
     holder.key.is_some() && !moved_by_trigger && holder.key_columns().all(Form::evident)
 }
 
-fn cannot_ask(tables: &[Arc<Relation>]) -> String {
-    let Some(table) = tables.first() else { return "no table".to_owned() };
-    let why = match () {
-        () if tables.iter().any(|table| table.key.is_none()) => "no usable key",
-        () if tables.iter().any(|table| table.hazards.row_security) => "row security",
-        () if tables.iter().any(|table| table.hazards.rules) => "rules",
-        () => "keys that cannot be asked for",
-    };
-    format!("{why} on {}.{}", table.schema, table.name)
+/// Why the holders of rows of the tables that are named are not asked for their keys.
+fn cannot_ask(named: &[Arc<Relation>], holders: &[Arc<Relation>]) -> String {
+    let keyless = holders.iter().find(|holder| holder.key.is_none());
+    let any = |is: fn(&Relation) -> bool| named.iter().chain(holders).find(|table| is(table));
+    let because = |why: &str, table: &Relation| format!("{why} on {}.{}", table.schema, table.name);
+    keyless
+        .map(|table| because("no usable key", table))
+        .or_else(|| any(|table| table.hazards.row_security).map(|table| because("row security", table)))
+        .or_else(|| any(|table| table.hazards.rules).map(|table| because("rules", table)))
+        .or_else(|| holders.first().map(|table| because("keys that cannot be asked for", table)))
+        .unwrap_or_else(|| "no table".to_owned())
 }
 
 /// The VALUES of an INSERT, if that is all there is.
@@ -522,6 +531,12 @@ pub(super) fn assigns_referenced(catalog: &Catalog, set: &[&str], tables: &[Arc<
 
 pub(super) fn assigns_key(set: &[&str], table: &Relation) -> bool {
     table.key_columns().any(|column| assigns(set, column))
+}
+
+/// An UPDATE of a partitioned table that sets these may take a row to another leaf: the table's own key contains its partition
+/// columns; without one, any column may be one of them.
+pub(super) fn changes_leaf(set: &[&str], root: &Relation) -> bool {
+    if root.key.is_none() { !set.is_empty() } else { assigns_key(set, root) }
 }
 
 /// A target column without subscript or field.

@@ -390,9 +390,12 @@ async fn triggers_and_rules(
         relation.hazards.before_update |= before && bits & UPDATE != 0;
         relation.hazards.instead_of |= bits & INSTEAD != 0;
     }
-    let sql = "SELECT ev_class FROM pg_catalog.pg_rewrite WHERE rulename <> '_RETURN' AND ev_enabled IN ('O', 'A')";
+    let sql = "SELECT ev_class, is_instead FROM pg_catalog.pg_rewrite \
+        WHERE rulename <> '_RETURN' AND ev_enabled IN ('O', 'A')";
     for row in ask(conn, sql).await? {
-        relations.entry(row.parse(0)?).and_modify(|relation| relation.hazards.rules = true);
+        let Some(relation) = relations.get_mut(&row.parse(0)?) else { continue };
+        relation.hazards.rules = true;
+        relation.hazards.instead_of |= row.bool(1)?;
     }
     Ok(())
 }
@@ -611,10 +614,10 @@ async fn types(conn: &mut Client) -> Result<Types, Error> {
     let rows = ask(conn, &sql.replace("{CALLS}", CALLS)).await?;
     let mut types = Types { by_oid: rows.iter().map(read_type).collect::<Result<_, _>>()?, varying: HashSet::new() };
     types.spread();
+    types.varying = types.holding([&TIMES[..], &SET].concat());
     Ok(types)
 }
 
-    types.varying = types.holding([&TIMES[..], &SET].concat());
 fn read_type(row: &DataRow) -> Result<(u32, Type), Error> {
     let oid = row.parse(0)?;
     let attributes = row.string(8)?;
@@ -641,12 +644,12 @@ const TIMES: [u32; 6] = [1082, 1083, 1114, 1184, 1186, 1266];
 /// Beside them, whose text depends on settings: bytea, float4, float8, money; regproc and its kin, by the search path.
 const SET: [u32; 15] = [17, 700, 701, 790, 24, 2202, 2203, 2204, 2205, 2206, 3734, 3769, 4089, 4096, 4191];
 
-        let (mut at, mut typmod) = (oid, -1);
-        while let Some(ty) = self.by_oid.get(&at).filter(|ty| ty.typtype == b'd') {
-            typmod = if typmod == -1 { ty.typmod } else { typmod };
 impl Types {
     /// A domain's base type and modifier, through domains over domains.
     fn base(&self, oid: u32) -> (u32, i32) {
+        let (mut at, mut typmod) = (oid, -1);
+        while let Some(ty) = self.by_oid.get(&at).filter(|ty| ty.typtype == b'd') {
+            typmod = if typmod == -1 { ty.typmod } else { typmod };
             at = ty.base;
         }
         (at, typmod)
@@ -781,12 +784,12 @@ mod tests {
             {
                 assert_eq!(column(name).text_varies, varies, "{name}");
             }
-                ("ns", true),
-                ("p", true),
-                ("o", false),
             for (name, safe) in [
                 ("m", true),
                 ("ms", false),
+                ("ns", true),
+                ("p", true),
+                ("o", false),
                 ("r", true),
                 ("c", false),
                 ("n", true),
@@ -826,12 +829,12 @@ mod tests {
         }
     }
 
-            let mut conn = Client::connect(&server.config()).await.expect("connects");
-            let icu = "CREATE COLLATION ci (provider = icu, locale = 'und', deterministic = false)";
-            match conn.simple(icu).await {
     #[tokio::test]
     async fn a_collation_that_takes_different_bytes_for_equal_is_seen() {
         for server in Server::all() {
+            let mut conn = Client::connect(&server.config()).await.expect("connects");
+            let icu = "CREATE COLLATION ci (provider = icu, locale = 'und', deterministic = false)";
+            match conn.simple(icu).await {
                 // A server that was built without ICU has no such collations.
                 Err(error) if error.code() == Some("0A000") => continue,
                 other => other.expect("a collation"),

@@ -233,7 +233,7 @@ pub struct Hazards {
     pub deferred: bool,
     /// Rules other than a view's ON SELECT.
     pub rules: bool,
-    /// INSTEAD OF triggers.
+    /// INSTEAD OF triggers, or rules DO INSTEAD: other rows are written than those that a statement names.
     pub instead_of: bool,
     /// Row level security is on.
     pub row_security: bool,

@@ -12,7 +12,7 @@ use crate::protocol::postgres::evident::{self, Arguments, NoParams, Param, Param
 use crate::protocol::postgres::key::{self, Returned};
 use crate::protocol::postgres::lexer::Tokens;
 use crate::protocol::postgres::plan::{
-    Action, Asked, CopyIn, Counted, Evident, EvidentKey, Fetch, Script, Statement, Traces,
+    Action, Asked, CopyIn, Counted, Evident, EvidentKey, Fetch, Meant, Script, Statement, Traces,
 };
 use crate::protocol::postgres::schema_change;
 use crate::protocol::postgres::shared::Shared;
@@ -543,7 +543,7 @@ pub(super) fn returned(
 
 fn also(asked: &Asked, source: Source<'_>, params: &impl Params, catalog: &Catalog, keys: &mut RecordBuf) {
     for each in &asked.also {
-        let one = Evident { keys: vec![each.clone()], counted: None, fallback: None };
+        let one = Evident { keys: vec![each.clone()], counted: None, fallback: None, meant: Meant::Tables };
         if one.keys(source, params, keys).is_err() {
             dirty_key(each, catalog, keys);
         }

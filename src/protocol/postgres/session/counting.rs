@@ -137,7 +137,10 @@ impl Session {
         if self.skipping {
             return;
         }
-        let own = own(&statement.action);
+        let own = match &statement.action {
+            Action::Evident(evident) if !self.writes_own(evident) => HashSet::new(),
+            action => own(action),
+        };
         let empties = matches!(statement.action, Action::Truncate(_) | Action::Ddl(_));
         let mark = provisional.then(|| self.tickets.mark());
         let (catalog, before) = match self.ahead.take().filter(|_| provisional) {
@@ -220,12 +223,12 @@ impl Session {
         if changed || !made.is_empty() {
             self.front_group().schema = true;
         }
-        let (tables, emptied) = counting.dirty();
-        for table in tables {
-            self.keys.dirty(table, Reason::Uncaptured);
         for table in made {
             self.keys.dirty(table, Reason::Uncaptured);
         }
+        let (tables, emptied) = counting.dirty();
+        for table in tables {
+            self.keys.dirty(table, Reason::Uncaptured);
         }
         if emptied && counting.provisional.is_some() {
             self.shared.catalog.stale(); // So that it is told once.
@@ -276,9 +279,6 @@ impl Counts {
     }
 }
 
-impl Counting {
-    /// The tables that are dirty, and whether some were emptied.
-    fn dirty(&self) -> (Vec<TableId>, bool) {
 /// A text in hexadecimal digits of its UTF-8.
 fn from_hex(text: &str) -> Option<String> {
     let mut bytes = Vec::new();
@@ -286,7 +286,7 @@ fn from_hex(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-        let (mut written, mut emptied) = (HashMap::<TableId, u64>::new(), HashSet::new());
+impl Counting {
     /// The tables that were made meanwhile, by others than the statement itself.
     fn made(&self) -> Vec<TableId> {
         let news = self.after.made.difference(&self.before.made);
@@ -294,6 +294,9 @@ fn from_hex(text: &str) -> Option<String> {
         others.map(|(schema, name)| TableId::of(schema, name)).collect()
     }
 
+    /// The tables that are dirty, and whether some were emptied.
+    fn dirty(&self) -> (Vec<TableId>, bool) {
+        let (mut written, mut emptied) = (HashMap::<TableId, u64>::new(), HashSet::new());
         let mut deferred = false;
         for oid in self.before.written.keys().chain(self.after.written.keys()) {
             let Some(relation) = self.catalog.relations.get(oid) else { continue };

@@ -1,7 +1,8 @@
 //! Where a hidden RETURNING would fail in this session though the client's own statement works: its role may write a
 //! table and not read it (42501), or a temporary table bears the name and has other columns (42703).
 //!
-//! And where the keys in a text are not those of the rows that it writes: a temporary table or view bears the name.
+//! And where the keys in a text are not those of the rows that it writes: a temporary table or view bears the name, or a view of
+//! another schema, which the session's path finds first.
 //!
 //! The server is asked by a hidden query before the first statement that could meet this, and again after whatever may
 //! have changed the answer. Such a statement goes as it came, and what it wrote is counted.
@@ -13,8 +14,8 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use crate::protocol::postgres::catalog::{Catalog, Relation};
-use crate::protocol::postgres::plan::{Action, Counted, Ddl, Evident, Fetch, Script, Statement};
+use crate::protocol::postgres::catalog::{Catalog, Kind, Relation};
+use crate::protocol::postgres::plan::{Action, Counted, Ddl, Evident, Fetch, Meant, Script, Statement};
 use crate::protocol::postgres::wire::{Fields, WireError, back};
 use crate::record::TableId;
 
@@ -37,6 +38,8 @@ pub(super) struct Names {
     closed: HashSet<TableId>,
     /// Names of its temporary tables, and of what is like a table.
     temporary: HashSet<String>,
+    /// Of the tables that share their name with a view or foreign table, those that the name alone means.
+    visible: HashSet<TableId>,
 }
 
 /// Whose table a schema change is of.
@@ -56,14 +59,18 @@ impl Session {
             return false;
         }
         let catalog = self.shared.catalog.now().clone();
-        let fresh = self.names.as_ref().is_some_and(|names| names.epoch == catalog.epoch);
-        !fresh && self.ask_names_now(&catalog, out)
+        let is_either = script.statements.iter().any(is_either);
+        let is_fresh = |names: &Names| names.epoch == catalog.epoch && !(is_either && names.aged);
+        !self.names.as_ref().is_some_and(is_fresh) && self.ask_names_now(&catalog, out)
     }
 
     /// The same before a prepared statement runs once more: a temporary name may be there since it was prepared.
     pub(super) fn ask_names_again(&mut self, script: &Script, out: &mut Out<'_>) -> bool {
-        let is_evident = |statement: &Statement| matches!(statement.action, Action::Evident(_));
-        self.odd_names && script.statements.iter().any(is_evident) && self.ask_names(script, out)
+        let is_meant = |statement: &Statement| match statement.action {
+            Action::Evident(_) => self.odd_names || is_either(statement),
+            _ => false,
+        };
+        script.statements.iter().any(is_meant) && self.ask_names(script, out)
     }
 
     /// The same before a schema change that may be of a temporary table.
@@ -117,10 +124,12 @@ impl Session {
         let (kind, name) = (fields.value()?, fields.value()?);
         let name = String::from_utf8_lossy(name.unwrap_or_default()).into_owned();
         let Some(names) = &mut self.names else { return Ok(()) };
-        if kind == Some(b"t") {
-            names.temporary.insert(name);
-        } else if let Ok(label) = name.parse() {
-            names.closed.insert(TableId(label));
+        let label = name.parse().map(TableId);
+        match (kind, label) {
+            (Some(b"t"), _) => drop(names.temporary.insert(name)),
+            (Some(b"s"), Ok(label)) => drop(names.visible.insert(label)),
+            (_, Ok(label)) => drop(names.closed.insert(label)),
+            _ => {}
         }
         Ok(())
     }
@@ -177,14 +186,17 @@ impl Session {
         Arc::new(Script { statements: script.statements.iter().map(plain).collect(), ..(*script).clone() })
     }
 
-    /// A prepared script as it is in this session now, where a temporary table or view has come to bear a name in it. `None`: as it
-    /// was.
+    /// A prepared script as it is in this session now, where a temporary table or view has come to bear a name in it, or the name
+    /// means a view. `None`: as it was.
     pub(super) fn heeded(&self, script: &Script) -> Option<Arc<Script>> {
-        if !self.odd_names {
+        if !self.odd_names && !script.statements.iter().any(is_either) {
             return None;
         }
         let company = Company::of(script);
-        let is_hidden = |statement: &Statement| self.is_hidden(statement, company);
+        let is_hidden = |statement: &Statement| match &statement.action {
+            Action::Evident(evident) if is_either(statement) && !self.writes_own(evident) => true,
+            _ => self.odd_names && self.is_hidden(statement, company),
+        };
         if !script.statements.iter().any(is_hidden) {
             return None;
         }
@@ -197,7 +209,7 @@ impl Session {
 
     fn is_doubtful(&self, statement: &Statement) -> bool {
         let named = self.odd_names && matches!(statement.action, Action::Evident(_) | Action::Execute { .. });
-        named || asked_of(statement).is_some_and(|asked| asked.rights || self.odd_names)
+        named || is_either(statement) || asked_of(statement).is_some_and(|asked| asked.rights || self.odd_names)
     }
 
     /// What was answered is of use unless something in the same text may change it.
@@ -214,6 +226,18 @@ impl Session {
             return true;
         }
         company.makes_temporary || self.hides(tables_of(statement))
+    }
+
+    /// The rows that it writes are of the tables of its keys, as far as is known.
+    pub(super) fn writes_own(&self, evident: &Evident) -> bool {
+        match &evident.meant {
+            Meant::Tables => true,
+            Meant::Either(tables) => self.names.as_ref().is_some_and(|names| {
+                let is_fresh = names.epoch == self.shared.catalog.now().epoch && !names.aged;
+                is_fresh && tables.iter().any(|table| names.visible.contains(table))
+            }),
+            Meant::Others => false,
+        }
     }
 
     /// As far as is known.
@@ -244,10 +268,16 @@ impl Company {
     }
 }
 
+/// Its name may mean a table, or something else that bears it.
+fn is_either(statement: &Statement) -> bool {
+    matches!(&statement.action, Action::Evident(Evident { meant: Meant::Either(_), .. }))
+}
+
 /// Its keys are owed, for it may write them all the same; what it writes instead, the server counts.
 fn hidden(evident: &Evident, statement: &Statement) -> Statement {
     let counted = counted(evident.counted.as_ref(), "a temporary table or view bears the name");
-    let action = Action::Evident(Evident { fallback: None, counted: Some(counted), ..evident.clone() });
+    let meant = Meant::Others;
+    let action = Action::Evident(Evident { fallback: None, counted: Some(counted), meant, ..evident.clone() });
     Statement { action, ..statement.clone() }
 }
 
@@ -292,7 +322,8 @@ fn family(table: TableId, catalog: &Catalog) -> impl Iterator<Item = (TableId, &
 }
 
 /// Tables that somebody may write and not read, and that this role may not read, by label; temporary tables. By name:
-/// a table may have been made anew since the catalog was loaded.
+/// a table may have been made anew since the catalog was loaded. And, of tables that share their name with something else, those
+/// that the name alone means: by oid, for one that was made anew is none that we know.
 fn query(catalog: &Catalog, utf8: bool) -> String {
     let mut sql = String::from(
         "SELECT 't', c.relname::pg_catalog.text FROM pg_catalog.pg_class AS c \
@@ -315,7 +346,26 @@ fn query(catalog: &Catalog, utf8: bool) -> String {
             rows.join(", ")
         );
     }
+    let rows: Vec<String> = shared(catalog).map(|table| format!("('{}', {})", table.id.0, table.oid)).collect();
+    if !rows.is_empty() {
+        let _ = write!(
+            sql,
+            " UNION ALL SELECT 's', v.label FROM (VALUES {}) AS v (label, oid) \
+             WHERE pg_catalog.pg_table_is_visible(v.oid::pg_catalog.oid)",
+            rows.join(", ")
+        );
+    }
     sql
+}
+
+/// The tables that share their name with a view or foreign table.
+fn shared(catalog: &Catalog) -> impl Iterator<Item = &Arc<Relation>> {
+    let is_other = |relation: &&Arc<Relation>| matches!(relation.kind, Kind::View | Kind::Foreign);
+    catalog.by_name.values().filter(|oids| oids.len() > 1).flat_map(move |oids| {
+        let all: Vec<_> = oids.iter().filter_map(|oid| catalog.relations.get(oid)).collect();
+        let (others, tables): (Vec<_>, Vec<_>) = all.into_iter().partition(is_other);
+        if others.is_empty() { Vec::new() } else { tables }
+    })
 }
 
 /// A string that reads the same whatever `standard_conforming_strings` is.

@@ -1832,6 +1832,61 @@ fn a_statement_that_was_prepared_before_a_temporary_name_hid_its_table_is_counte
     }
 }
 
+/// A view of another schema bears the name of `acc`, and what its trigger writes is not what the text names.
+#[test]
+fn a_write_to_a_name_that_may_mean_a_view_has_rows_of_its_own_where_the_session_says_so() {
+    let with_view = || {
+        rig::changed(|shared| {
+            let mut catalog = catalog();
+            let view = Arc::make_mut(catalog.relations.get_mut(&31).expect("a view"));
+            (view.schema, view.name) = ("api".to_owned(), "acc".to_owned());
+            catalog.by_name.entry("acc".to_owned()).or_default().push(31);
+            shared.catalog = Schema::new(catalog);
+        })
+    };
+    let acc = TableId::of("public", "acc").0.to_string();
+    let insert = "insert into acc (id) values (5)";
+    for is_table in [true, false] {
+        for extended in [false, true] {
+            let mut peers = Peers::over(with_view());
+            let asked = match extended {
+                true => peers.client(|out| wire::parse(out, b"i", insert.as_bytes(), &[])),
+                false => peers.query(insert),
+            };
+            assert_eq!(asked, "CPBECS", "it is asked what the name means");
+            peers.server("3 1 2");
+            if is_table {
+                peers.row(&["s", &acc]);
+            }
+            peers.server("CSELECT_1 3 ZI");
+            if extended {
+                assert_eq!(kinds(&mut peers.to_server), "P");
+                peers.server("1");
+                let sent = peers.client(|out| {
+                    bind(out, "", "i", &[]);
+                    wire::execute(out, b"", 0);
+                    wire::bare(out, front::SYNC);
+                });
+                assert!(sent.starts_with("BCPBEC"), "{sent}");
+                peers.server("2 3 1 2 CSELECT_0 3 CINSERT_0_1 3 1 2");
+            } else {
+                assert!(kinds(&mut peers.to_server).starts_with("CPBEC"));
+                peers.server("3 1 2 CSELECT_0 3 1 2 n CINSERT_0_1 3 1 2");
+            }
+            peers.row(&["1", "1", "0"]);
+            peers.server("CSELECT_1 3");
+            peers.server("3 3 ZI");
+            let journaled = peers.journaled();
+            assert!(peers.has("acc \\"), "{journaled:?}");
+            assert_eq!(peers.has("acc dirty"), !is_table, "extended {extended}: {journaled:?}");
+            // Where the path may be another one it is asked again.
+            peers.session.names_may_differ();
+            let sent = peers.query(insert);
+            assert!(sent.ends_with("CPBECS"), "{sent}");
+        }
+    }
+}
+
 #[test]
 fn a_setting_in_the_same_text_makes_nothing_dirty() {
     let mut peers = Peers::new();
