@@ -37,7 +37,9 @@ const KEEP_BYTES: usize = 64 * 1024;
 const ABANDONED: Duration = Duration::from_secs(2);
 
 thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
+    /// One of a thread, taken for each poll: what a panic leaves in it is dropped with it.
+    #[allow(clippy::vec_box, reason = "taken and put back for each poll, and not small")]
+    static SCRATCH: RefCell<Vec<Box<Scratch>>> = const { RefCell::new(Vec::new()) };
 }
 
 struct Scratch {
@@ -289,7 +291,18 @@ where
     /// Relay until one side ends. Returns when the server can no longer act for the client, or its connection is lost.
     /// Boxed, because a future holds its arguments twice.
     pub(super) async fn run(mut self: Box<Self>) {
-        let end = poll_fn(|cx| SCRATCH.with_borrow_mut(|scratch| self.poll(cx, scratch))).await;
+        let end = poll_fn(|cx| {
+            let mut scratch = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
+            let polled = self.poll(cx, &mut scratch);
+            if polled.is_ready() {
+                // Of messages before one that ended it: they are nobody else's.
+                scratch.to_server.clear();
+                scratch.to_client.clear();
+            }
+            SCRATCH.with_borrow_mut(|kept| kept.push(scratch));
+            polled
+        })
+        .await;
         self.session.server_closed();
         Box::pin(self.say_goodbye(&end)).await;
     }

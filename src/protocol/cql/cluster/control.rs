@@ -103,8 +103,12 @@ fn address((host, port): (IpAddr, i32)) -> Address {
     Address { host: host.to_string(), port: u16::try_from(port).unwrap_or_default() }
 }
 
-/// Never ends.
-pub(super) async fn keep(inner: Arc<Inner>, mut control: Control) {
+/// Never ends. Without a connection it makes one.
+pub(super) async fn keep(inner: Arc<Inner>, control: Option<Control>) {
+    let mut control = match control {
+        Some(control) => control,
+        None => regain(&inner).await,
+    };
     loop {
         let why = control.follow(&inner).await;
         tracing::warn!(side = %inner.side, host = %control.client.address(), %why, "the control connection is lost");

@@ -165,8 +165,12 @@ impl Cluster {
         let control = control::attach(&inner).await?;
         inner.measure().await;
         let stop = CancellationToken::new();
-        let follow = keep::told("following a cluster's schema and nodes", control::keep(inner.clone(), control));
-        let clocks = keep::told("looking at a cluster's clocks", control::watch_clocks(inner.clone()));
+        let (followed, mut control) = (inner.clone(), Some(control));
+        let follow = move || control::keep(followed.clone(), control.take());
+        let follow = keep::kept("following a cluster's schema and nodes", follow, stop.clone());
+        let measured = inner.clone();
+        let clocks = move || control::watch_clocks(measured.clone());
+        let clocks = keep::kept("looking at a cluster's clocks", clocks, stop.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(follow));
         tokio::spawn(stop.clone().run_until_cancelled_owned(clocks));
         Ok(Cluster { inner, _stop: stop.drop_guard() })

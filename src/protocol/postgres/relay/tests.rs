@@ -237,6 +237,51 @@ async fn a_client_that_leaves_while_its_unit_waits_is_served_to_the_end() {
     peers.ended().await;
 }
 
+/// A client whose connection has a bug.
+struct Panics;
+
+impl AsyncRead for Panics {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        panic!("a bug")
+    }
+}
+
+impl AsyncWrite for Panics {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_panics_takes_nobody_along() {
+    let stop = CancellationToken::new();
+    let panicked = relay(Panics, duplex(PIPE).0, &stop).await;
+    assert!(panicked.is_err_and(|error| error.is_panic()));
+    let mut peers = Peers::new();
+    peers.ask("select 1").await;
+    assert_eq!(message(&mut peers.server).await, (front::QUERY, b"select 1\0".to_vec()));
+    peers.server.write_all(&answer("SELECT 1")).await.expect("sent");
+    assert_eq!([message(&mut peers.client).await.0, message(&mut peers.client).await.0], *b"CZ");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_lay_before_rubbish_goes_to_nobody_elses_server() {
+    let mut rude = Peers::new();
+    rude.client.write_all(&[&query("select 2")[..], b"Q\x00\x00\x00\x03"].concat()).await.expect("sent");
+    assert_eq!(message(&mut rude.client).await.0, back::ERROR_RESPONSE);
+    let mut peers = Peers::new();
+    peers.ask("select 1").await;
+    assert_eq!(message(&mut peers.server).await, (front::QUERY, b"select 1\0".to_vec()));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_client_hears_the_last_words_of_the_server_and_its_end() {
     let mut peers = Peers::new();
