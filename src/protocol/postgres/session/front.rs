@@ -33,9 +33,6 @@ impl Session {
             }
             let rest = &input[at..];
             let Some(header) = Header::peek(rest).map_err(Fault::Client)? else { return Ok(at) };
-            if !self.enter(header.kind) {
-                return Ok(at);
-            }
             if header.kind == front::COPY_DATA {
                 out.to_server.extend_from_slice(&rest[..HEADER]);
                 at += HEADER;
@@ -45,6 +42,10 @@ impl Session {
             let Some(whole) = rest.get(..header.size) else {
                 return self.shared.check_size(header).map(|()| at).map_err(Fault::Client);
             };
+            // Only now: a client that stops in the middle of a message keeps no switch waiting.
+            if !self.enter(header.kind) {
+                return Ok(at);
+            }
             self.message.get_or_insert(self.tickets.mark());
             if !self.front(header.kind, whole, out)? {
                 return Ok(at);

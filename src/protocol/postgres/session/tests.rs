@@ -2383,3 +2383,18 @@ fn a_query_that_changes_how_it_would_be_read_in_pieces_goes_as_it_is() {
         assert_eq!(peers.has("acc dirty"), whole, "{text}");
     }
 }
+
+#[test]
+fn a_message_that_is_not_all_there_keeps_no_switch_waiting() {
+    let mut peers = Peers::new();
+    let mut message = BytesMut::new();
+    wire::query(&mut message, b"insert into acc values (1, 1, '')");
+    for half in [HEADER, message.len() / 2] {
+        let sent = peers.from_client.len();
+        assert_eq!(peers.client(|out| out.put_slice(&message[sent..half])), "");
+        assert_eq!(peers.shared.gate.inside(), 0);
+    }
+    let sent = peers.from_client.len();
+    assert_eq!(peers.client(|out| out.put_slice(&message[sent..])), "Q");
+    assert_eq!(peers.shared.gate.inside(), 1);
+}
