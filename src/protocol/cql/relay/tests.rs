@@ -316,6 +316,37 @@ async fn what_a_client_wrote_that_broke_off_ends_as_its_server_says_promise_3() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_takes_nothing_is_given_up_when_what_it_was_asked_is_overdue() {
+    let (connected, late) = oneshot::channel();
+    let (mut client, _deaf) = beside(4 << 10, &CancellationToken::new(), Late(vec![late]));
+    let text = format!("SELECT v FROM t WHERE k = '{}'", "x".repeat(20 << 10));
+    let parameters = Parameters::new(Consistency::One);
+    let asked = |stream| {
+        let query = Request::Query(Query { text: text.as_bytes(), parameters });
+        framed(stream, Opcode::Query, |out| query.put(out, V4.version))
+    };
+    // More than is read ahead of a server that does not take it.
+    for stream in 0..13 {
+        client.write_all(&asked(stream)).await.expect("it reads");
+    }
+    let mut told = 0;
+    while told < 13 {
+        let mut head = [0; 9];
+        timeout(LONG, client.read_exact(&mut head)).await.expect("in bounded time").expect("an answer");
+        let rest = u32::from_be_bytes([head[5], head[6], head[7], head[8]]) as usize;
+        client.read_exact(&mut vec![0; rest]).await.expect("all of it");
+        assert_eq!(head[4], 0, "an error");
+        told += 1;
+    }
+    client.write_all(&read(7)).await.expect("it reads");
+    let (mut next, theirs) = duplex(4 << 10);
+    connected.send(theirs).expect("it is waited for");
+    let mut seen = read(7);
+    timeout(LONG, next.read_exact(&mut seen)).await.expect("in bounded time").expect("it is asked");
+    assert_eq!(seen, read(7));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_client_asks_while_it_does_not_read_is_asked_when_it_does() {
     let (mut client, mut server) = between(2 * BACKLOG_BYTES, &CancellationToken::new());
     let page = answer(1, 3 * BACKLOG_BYTES + READ_BYTES);

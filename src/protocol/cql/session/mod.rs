@@ -408,8 +408,10 @@ impl Session {
         let Some(before) = now.checked_sub(self.shared.answer_timeout) else { return false };
         // Where it is may never be known again.
         let mut is_lost = false;
+        // Nor does a server that takes nothing ever make room for what the client asks next.
+        let is_stuck = !self.to_server.is_empty();
         for flight in self.flights.overdue(before) {
-            is_lost |= matches!(flight.what, What::Use);
+            is_lost |= is_stuck || matches!(flight.what, What::Use);
             self.answer_for_server(flight);
         }
         self.flights.leave();
