@@ -404,6 +404,8 @@ impl Assembly {
                     }
                 }
             });
+            // A name that is just being resolved keeps nobody from the end here either.
+            runtime.shutdown_background();
         };
         thread::Builder::new().name(format!("worker-{number}")).spawn(serve).map_err(setup("starting a worker"))
     }
