@@ -317,7 +317,16 @@ fn timed_out(_: tokio::time::error::Elapsed) -> startup::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+    use std::path::{Path, PathBuf};
+
+    use tokio::task::JoinHandle;
+    use tokio::time::Instant;
+    use tokio_rustls::TlsConnector;
+
     use super::*;
+    use crate::config::Config;
+    use crate::net::tls::{self, SslMode, Tls};
     use crate::protocol::postgres::rig;
 
     #[test]
@@ -347,12 +356,11 @@ mod tests {
         assert!(task <= 512 && session <= 2_048, "{task} bytes of task and {session} bytes of session");
     }
 
-    #[tokio::test]
-    async fn clients_that_say_nothing_do_not_hold_up_the_end() {
-        let config = rig::config();
-        let front = Front {
+    /// A front before servers that are not there.
+    fn front() -> Front {
+        Front {
             shared: rig::shared(),
-            servers: Arc::new(Servers::new(&config, None)),
+            servers: Arc::new(Servers::new(&rig::config(), None)),
             closes_types: false,
             tls: None,
             tls_required: false,
@@ -360,11 +368,127 @@ mod tests {
             clients: Clients::new("postgres", 10),
             cancels: Cancels::default(),
             elsewhere: Arc::default(),
-        };
+        }
+    }
+
+    async fn served(front: Front, stop: &CancellationToken) -> (SocketAddr, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
+        (address, tokio::spawn(serve(listener, Arc::new(front), stop.clone())))
+    }
+
+    /// An origin that asks everybody for SASL.
+    async fn asking() -> Arc<Servers> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        tokio::spawn(async move {
+            let mut asked = Vec::new();
+            while let Ok((mut client, _)) = listener.accept().await {
+                startup::first(&mut client).await.expect("a first message");
+                let mut out = BytesMut::new();
+                wire::message(&mut out, wire::back::AUTHENTICATION, |b| {
+                    b.extend_from_slice(b"\0\0\0\x0aSCRAM-SHA-256\0\0");
+                });
+                client.write_all(&out).await.expect("it reads");
+                asked.push(client);
+            }
+        });
+        let text = format!(
+            "[[listen]]\nwire = \"postgres\"\naddress = \"127.0.0.1:1\"\n[origin]\nurl = \
+             \"postgres://a@127.0.0.1:{port}/d?sslmode=disable\"\n[target]\nurl = \"postgres://a@h:2/d\"\n"
+        );
+        Arc::new(Servers::new(&Config::from_text("proxy.toml", &text, []).expect("valid")))
+    }
+
+    /// A first message with this code.
+    fn first_message(code: i32, fields: &str) -> Vec<u8> {
+        let len = i32::try_from(8 + fields.len()).expect("short");
+        [&len.to_be_bytes()[..], &code.to_be_bytes(), fields.as_bytes()].concat()
+    }
+
+    fn startup_message() -> Vec<u8> {
+        first_message(wire::VERSION_3_0, "user\0a\0database\0d\0\0")
+    }
+
+    #[tokio::test]
+    async fn each_step_of_a_login_has_its_time_and_no_more() {
+        const STEP: Duration = Duration::from_millis(200);
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(serve(listener, Arc::new(front), stop.clone()));
+        let front = Front { login_timeout: STEP, servers: asking().await, ..front() };
+        let (address, _serving) = served(front, &stop).await;
+        let steps =
+            [(Vec::new(), &b""[..]), (first_message(SSL_REQUEST, ""), b"N"), (startup_message(), b"R\0\0\0\x17")];
+        for (said, heard) in steps {
+            let began = Instant::now();
+            let mut client = TcpStream::connect(address).await.expect("it listens");
+            client.write_all(&said).await.expect("it reads");
+            let mut told = Vec::new();
+            let ended = timeout(Duration::from_secs(60), client.read_to_end(&mut told)).await.expect("it is cut off");
+            assert!(ended.is_ok() && told.starts_with(heard), "{}", told.escape_ascii());
+            assert!(began.elapsed() >= STEP);
+        }
+    }
+
+    /// A certificate that is its own authority, and what shows it: files.
+    fn paper(folder: &Path, name: &str) -> (PathBuf, PathBuf) {
+        let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        let (cert, key) = (folder.join(format!("{name}.crt")), folder.join(format!("{name}.key")));
+        std::fs::write(&cert, issued.cert.pem()).expect("written");
+        std::fs::write(&key, issued.signing_key.serialize_pem()).expect("written");
+        (cert, key)
+    }
+
+    #[tokio::test]
+    async fn a_client_without_tls_is_refused_where_it_is_required_and_told_what_to_do() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (cert, key) = paper(folder.path(), "own");
+        let acceptor = tls::acceptor(&cert, &key, None, &[]).expect("it fits");
+        let stop = CancellationToken::new();
+        let front = Front { tls: Some(acceptor), tls_required: true, servers: asking().await, ..front() };
+        let (address, _serving) = served(front, &stop).await;
+        let mut plain = TcpStream::connect(address).await.expect("it listens");
+        plain.write_all(&startup_message()).await.expect("it reads");
+        let mut told = Vec::new();
+        plain.read_to_end(&mut told).await.expect("the end");
+        let told = String::from_utf8_lossy(&told).into_owned();
+        assert!(told.starts_with('E') && told.contains("\0C28000\0"), "{told:?}");
+        assert!(told.contains("\0Hset sslmode=require\0"), "{told:?}");
+        let trust = Tls { mode: SslMode::VerifyFull, root_cert: Some(cert), client_cert: None };
+        assert_eq!(logs_in(address, &trust).await.expect("it is let in"), wire::back::AUTHENTICATION);
+    }
+
+    #[tokio::test]
+    async fn a_client_must_show_a_certificate_that_the_authority_signed_where_one_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [own, known, foreign] = ["own", "known", "foreign"].map(|name| paper(folder.path(), name));
+        let acceptor = tls::acceptor(&own.0, &own.1, Some(&known.0), &[]).expect("it fits");
+        let stop = CancellationToken::new();
+        let front = Front { tls: Some(acceptor), tls_required: true, servers: asking().await, ..front() };
+        let (address, _serving) = served(front, &stop).await;
+        let showing = |client_cert| Tls { mode: SslMode::VerifyFull, root_cert: Some(own.0.clone()), client_cert };
+        for stranger in [None, Some(foreign)] {
+            assert!(logs_in(address, &showing(stranger)).await.is_err(), "it is refused before it says who it is");
+        }
+        let let_in = logs_in(address, &showing(Some(known))).await;
+        assert_eq!(let_in.expect("it is let in"), wire::back::AUTHENTICATION);
+    }
+
+    /// Log in over TLS: the type of the first answer.
+    async fn logs_in(address: SocketAddr, with: &Tls) -> io::Result<u8> {
+        let mut plain = TcpStream::connect(address).await?;
+        plain.write_all(&first_message(SSL_REQUEST, "")).await?;
+        assert_eq!(plain.read_u8().await?, b'S');
+        let connector = TlsConnector::from(tls::client(with).expect("it fits"));
+        let mut client = connector.connect("localhost".try_into().expect("a name"), plain).await?;
+        client.write_all(&startup_message()).await?;
+        client.flush().await?;
+        client.read_u8().await
+    }
+
+    #[tokio::test]
+    async fn clients_that_say_nothing_do_not_hold_up_the_end() {
+        let stop = CancellationToken::new();
+        let (address, serving) = served(front(), &stop).await;
         let mut silent = TcpStream::connect(address).await.expect("it listens");
         let mut begun = TcpStream::connect(address).await.expect("it listens");
         begun.write_all(&[&[0, 0, 0, 8][..], &SSL_REQUEST.to_be_bytes()].concat()).await.expect("it reads");
