@@ -1,9 +1,16 @@
 //! A journal without room: clients go on, tables are dirty, and it heals by itself (promises 6 and 7).
 
-use ::tandem::sandbox::{Stop, free_port};
+use std::time::Duration;
 
+use ::tandem::protocol::postgres::wire;
+use ::tandem::sandbox::{Stop, free_port};
+use bytes::BytesMut;
+use tokio::time::timeout;
+use tokio_postgres::{NoTls, error::SqlState};
+
+use crate::support::raw::{M, Raw};
 use crate::support::tandem::{Tandem, program};
-use crate::support::{connect, pair, rows, sql};
+use crate::support::{connect, pair, rows, sql, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_go_on_when_the_journal_is_full_and_both_sides_are_equal_in_the_end() {
@@ -36,6 +43,88 @@ async fn clients_go_on_when_the_journal_is_full_and_both_sides_are_equal_in_the_
         let query = format!("SELECT count(*), sum(hashtext(t::text)) FROM {table} t");
         assert_eq!(rows(&target_url, &query).await, rows(&origin_url, &query).await, "{table}: {}", tandem.log());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_leaves_or_cancels_while_it_waits_for_room_leaves_nothing_behind() {
+    let (origin, mut target) = pair();
+    let (origin_url, target_url) = (origin.url("postgres"), target.url("postgres"));
+    for url in [&origin_url, &target_url] {
+        sql(url, "CREATE TABLE large (k text PRIMARY KEY); CREATE TABLE small (id int PRIMARY KEY, v int)").await;
+        sql(url, "INSERT INTO small VALUES (1, 0), (2, 0), (3, 0)").await;
+    }
+    target.stop(Stop::Fast).expect("it stops");
+    let more = "[journal]\nsize_limit = \"128MB\"\non_full = \"block\"\n[mirror]\nself_repair = false";
+    let tandem = Tandem::start(&origin_url, &target_url, more).await;
+    fill(&tandem, &origin_url).await;
+    // One that waits with a transaction open, and a lock.
+    let port = tandem.port;
+    let waiting = tokio::task::spawn_blocking(move || {
+        let mut raw = Raw::connect(port);
+        raw.run(&[M::Q("BEGIN"), M::Wait, M::Q("UPDATE small SET v = 1 WHERE id = 1")]);
+        let mut commit = BytesMut::new();
+        wire::query(&mut commit, b"COMMIT");
+        raw.send(&commit);
+        raw
+    });
+    let waiting = waiting.await.expect("no panic");
+    tandem.status_is("waiting", |status| status["journal"]["waiting"].as_u64() == Some(1)).await;
+    let other = connect(&tandem.url("postgres")).await;
+    let read = timeout(Duration::from_secs(60), other.query("SELECT v FROM small WHERE id = 1", &[])).await;
+    assert_eq!(read.expect("nobody who reads waits").expect("read").len(), 1);
+    drop(waiting);
+    // What commits nothing needs no room.
+    for sql in ["BEGIN", "UPDATE small SET v = 2 WHERE id = 1", "ROLLBACK"] {
+        timeout(Duration::from_secs(60), other.batch_execute(sql)).await.expect("the lock is gone").expect("it runs");
+    }
+    tandem.status_is("waiting no more", |status| status["journal"]["waiting"].as_u64() == Some(0)).await;
+    // One that is cancelled.
+    let stop = other.cancel_token();
+    let writing = tokio::spawn(async move {
+        let written = other.execute("UPDATE small SET v = 3 WHERE id = 2", &[]).await;
+        (other, written)
+    });
+    tandem.status_is("waiting", |status| status["journal"]["waiting"].as_u64() == Some(1)).await;
+    stop.cancel_query(NoTls).await.expect("it is heard");
+    let (other, written) = timeout(Duration::from_secs(60), writing).await.expect("it ends").expect("no panic");
+    assert_eq!(written.expect_err("it is cancelled").code(), Some(&SqlState::QUERY_CANCELED), "{}", tandem.log());
+    assert_eq!(other.query("SELECT", &[]).await.expect("the session goes on").len(), 1);
+    assert_eq!(rows(&origin_url, "SELECT id, v FROM small ORDER BY id").await, ["1|0", "2|0", "3|0"]);
+    target.start().expect("it comes back");
+    tandem.nothing_set_aside().await;
+    for table in ["large", "small"] {
+        let query = format!("SELECT count(*), sum(hashtext(t::text)) FROM {table} t");
+        assert_eq!(rows(&target_url, &query).await, rows(&origin_url, &query).await, "{table}: {}", tandem.log());
+    }
+}
+
+/// Write more and more, until there is no room for the smallest record either. Who waits for room at last gives up.
+async fn fill(tandem: &Tandem, origin: &str) {
+    // Keys of two kilobytes, which only the server knows.
+    let many = |count: u32, name: &str| {
+        format!(
+            "INSERT INTO large SELECT repeat('k', 2000) || '{name}' || clock_timestamp() || n FROM generate_series(1, {count}) n"
+        )
+    };
+    for write in [many(5_000, "many"), many(1, "one"), "UPDATE small SET v = v WHERE id = 3".to_owned()] {
+        let (client, connection) = tokio_postgres::connect(&tandem.url("postgres"), NoTls).await.expect("it listens");
+        let connection = tokio::spawn(connection);
+        let writing = tokio::spawn(async move { while client.batch_execute(&write).await.is_ok() {} });
+        let mut looks = 0;
+        let full = until(async || {
+            let status = tandem.client().get("/v1/status").await.expect("it answers");
+            let waits = status["journal"]["waiting"].as_u64() > Some(0) && status["journal"]["full"] == true;
+            looks = if waits { looks + 1 } else { 0 };
+            (looks > 10).then_some(())
+        });
+        full.await.unwrap_or_else(|| panic!("there is room: {}", tandem.log()));
+        connection.abort();
+        writing.await.expect("no panic");
+        tandem.status_is("left alone", |status| status["journal"]["waiting"].as_u64() == Some(0)).await;
+    }
+    let open = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'INSERT INTO large%'";
+    let gone = until(async || (rows(origin, open).await == ["0"]).then_some(()));
+    gone.await.expect("what waited is rolled back");
 }
 
 /// What clients write meanwhile is in no journal.

@@ -2,7 +2,7 @@
 //!
 //! Reads go into a buffer of the thread; what a connection keeps is what a peer did not take at once, and a frame that is
 //! not all there or has to wait. Nothing is read from one side while the other has not taken what came before, so memory
-//! is bounded by a read and a frame in each direction. Where others wait for what the server has done for a client that
+//! is bounded by a read and a frame in each direction, and a read more of a client that waits: so it is noticed that it hung up. Where others wait for what the server has done for a client that
 //! takes nothing, they are not made to wait for the client: its server is read further, to a larger bound, and beyond that
 //! the client has hung up.
 
@@ -38,6 +38,8 @@ const BACKLOG_BYTES: usize = 256 * 1024;
 const AWAITED_BYTES: usize = 8 << 20;
 /// How long a client may take nothing while they do.
 const STALL: Duration = Duration::from_secs(2);
+/// How long a request may wait whose client hung up, before it is dropped: it would be written over what is newer.
+const ABANDONED: Duration = Duration::from_secs(2);
 /// How often requests without an answer are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -95,6 +97,8 @@ pub(super) struct Relay<C, S, B> {
     stopping: bool,
     /// It sends no more.
     client_ended: bool,
+    /// And something of it waits: how long that may go on.
+    lingering: Option<Pin<Box<Sleep>>>,
     /// Nor does it hear anything.
     client_gone: bool,
     /// What was written and not flushed yet: TLS keeps some.
@@ -150,6 +154,7 @@ where
             stop: Box::pin(stop.cancelled_owned()),
             stopping: false,
             client_ended: false,
+            lingering: None,
             client_gone: false,
             unflushed: (false, false),
             stall: Stall::default(),
@@ -201,13 +206,14 @@ where
             // Who was not read for want of room will not wake us either.
             let after = self.full();
             moved |= (before.0 && !after.0) || (before.1 && !after.1);
+            moved |= self.linger(moved, cx);
             // When all is done: what was sent just now has to be woken for too.
             if !moved && !self.look_for_overdue(cx) {
                 break;
             }
         }
         // What the server does for a client that has left it does all the same: who waits for that waits on.
-        if self.client_ended && self.session.is_answered() {
+        if self.client_ended && self.lingering.is_none() && self.session.is_answered() {
             return Err(End::Client);
         }
         if self.stopping && self.session.is_idle() && self.session.to_client.is_empty() {
@@ -216,6 +222,21 @@ where
         self.session.to_client.rest();
         self.session.to_server.rest();
         Ok(())
+    }
+
+    /// What waits of a client that sends no more goes on if it may soon, and else never. `true`: it is dropped.
+    fn linger(&mut self, moved: bool, cx: &mut Context<'_>) -> bool {
+        if moved || !self.client_ended || !self.session.is_waiting() {
+            self.lingering = None;
+            return false;
+        }
+        let lingering = self.lingering.get_or_insert_with(|| Box::pin(sleep(ABANDONED)));
+        if lingering.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        self.lingering = None;
+        self.drop_waiting();
+        true
     }
 
     /// Whether it was time to look.
@@ -319,13 +340,14 @@ where
 
     fn read_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let before = self.from_client.len();
-        // What waited may go on; and a client that waits is not read, nor is any at the end: it would never come.
+        // What waited may go on; and a client that waits is hardly read, nor is any at the end: it would never come.
         if !self.session.is_halted() {
             self.session.client_sent(&mut self.from_client)?;
         }
         let moved = self.from_client.len() < before;
         let is_full = self.full() != (false, false);
-        if self.session.is_halted() || is_full || self.client_ended || self.stopping {
+        let is_ahead = self.session.is_halted();
+        if is_ahead && !self.reads_ahead() || is_full || self.client_ended || self.stopping {
             return Ok(moved);
         }
         match fill(&mut self.client, &mut self.from_client, cx, |input| self.session.client_sent(input)) {
@@ -345,6 +367,11 @@ where
             }
             Err(end) => Err(end),
         }
+    }
+
+    /// Whether there is room for another read of a client that waits, behind the frame that does.
+    fn reads_ahead(&self) -> bool {
+        self.from_client.len() < self.session.first_bytes(&self.from_client) + READ_BYTES
     }
 
     fn write_server(&mut self, cx: &mut Context<'_>) {
@@ -375,8 +402,13 @@ where
     /// What it asked for and was not sent is not sent any more.
     fn lose_client(&mut self) {
         (self.client_ended, self.client_gone) = (true, true);
-        self.from_client.clear();
+        self.drop_waiting();
         self.session.to_client.ready().clear();
+    }
+
+    fn drop_waiting(&mut self) {
+        self.from_client.clear();
+        self.session.client_left();
     }
 }
 

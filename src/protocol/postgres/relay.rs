@@ -2,8 +2,8 @@
 //!
 //! Buffers belong to the thread, not to the connection: an idle client costs a few hundred bytes. Only what a peer does
 //! not take at once, or a message that is cut or must wait, is kept with the connection, and given back when it is gone.
-//! Nothing is read from one side while the other side has not taken what came before: memory is bounded by the sizes of
-//! one read and one message.
+//! Nothing is read from one side while the other side has not taken what came before, but for one read ahead of a client
+//! that waits, which is how it is noticed that it hung up: memory is bounded by the sizes of a few reads and one message.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -15,6 +15,7 @@ use std::time::Duration;
 use ::metrics::{Counter, Histogram};
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -33,7 +34,8 @@ mod tests;
 const READ_BYTES: usize = 32 * 1024;
 /// Buffers that a burst made larger than this are given back.
 const KEEP_BYTES: usize = 64 * 1024;
-/// How long a statement may go on whose client hung up, before it is cancelled: what was sent whole usually ends by then.
+/// How long a statement may go on whose client hung up, before it is cancelled: what was sent whole usually ends by then. And
+/// how long one may wait that was not forwarded, before it is dropped: whoever hung up may never have it run hours later.
 const ABANDONED: Duration = Duration::from_secs(2);
 
 thread_local! {
@@ -172,6 +174,8 @@ pub(super) enum Heed {
     Open,
     /// Pass the gate: another primary may be behind it.
     Move,
+    /// Cancel what it waits for, if no server knows of that; and say whether that was so.
+    Cancel(oneshot::Sender<bool>),
     /// End.
     Leave(Stranded),
 }
@@ -233,6 +237,8 @@ pub(super) struct Relay<C, S, B> {
     /// Held back while the client asks nothing: some drivers do not expect them while they only listen.
     reports: BytesMut,
     client_gone: bool,
+    /// The client sends no more, while something of it waits: how long that may go on.
+    lingering: Option<Pin<Box<Sleep>>>,
     /// The client left inside a message: end the stream to the server when what was forwarded is written.
     close_server: bool,
     patience: Option<Pin<Box<Sleep>>>,
@@ -281,6 +287,7 @@ where
             unflushed: (false, false),
             reports: BytesMut::new(),
             client_gone: false,
+            lingering: None,
             close_server: false,
             patience: None,
             stop: Box::pin(stop.cancelled_owned()),
@@ -311,7 +318,7 @@ where
         loop {
             match self.step(cx, scratch) {
                 Ok(true) => {}
-                Ok(false) => match self.heed(cx) {
+                Ok(false) => match self.heed(cx, scratch) {
                     Ok(true) => {}
                     Ok(false) => return self.hurry(cx),
                     Err(end) => return Poll::Ready(end),
@@ -364,7 +371,7 @@ where
     }
 
     /// What the session is called to when there is nothing else to do. `Ok(true)`: go on.
-    fn heed(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+    fn heed(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<bool, End> {
         self.beyond.register(cx.waker());
         if matches!(self.server, Place::Away(_)) {
             return Ok(false);
@@ -380,7 +387,25 @@ where
                 Ok(true)
             }
             Heed::Move => Ok(self.session.pass_idle()),
+            Heed::Cancel(asked) => {
+                // Whoever gave up waiting for an answer asks the server.
+                let cancelled = !asked.is_closed() && self.cancel(cx, scratch)?;
+                let _ = asked.send(cancelled);
+                Ok(true)
+            }
         }
+    }
+
+    /// `Ok(true)`: the client waited for what no server knows of, and is told that it is cancelled.
+    fn cancel(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<bool, End> {
+        let mut out = Out { to_server: &mut scratch.to_server, to_client: &mut scratch.to_client };
+        let Some(answered) = self.session.cancel(&self.from_client, &mut out) else { return Ok(false) };
+        let _ = self.from_client.split_to(answered);
+        self.send(cx, scratch)?;
+        if !self.from_client.is_empty() && self.session.wants_client() {
+            self.feed_client(&[], cx, scratch)?;
+        }
+        Ok(true)
     }
 
     /// Whether anything of the session is on its way. What came of a message that is not whole yet, or that waits for the
@@ -463,14 +488,27 @@ where
     }
 
     fn read_client(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<bool, End> {
-        if self.client_gone || !self.session.wants_client() || !self.to_server.is_empty() {
+        if self.lingering.is_some() {
+            return Ok(self.linger(cx));
+        }
+        let waits = !self.session.wants_client();
+        if self.client_gone || !self.to_server.is_empty() || waits && !self.reads_ahead() {
             return Ok(false);
         }
         let mut read = std::mem::take(&mut scratch.read);
         let result = match poll_read(&mut self.client, &mut read, cx) {
             Poll::Pending => Ok(false),
+            Poll::Ready(Ok(0)) if waits => {
+                self.lingering = Some(Box::pin(sleep(ABANDONED)));
+                Ok(true)
+            }
             Poll::Ready(Ok(0)) => {
                 self.client_left(None);
+                Ok(true)
+            }
+            Poll::Ready(Ok(len)) if waits => {
+                scratch.inward.read(len);
+                self.from_client.extend_from_slice(&read[..len]);
                 Ok(true)
             }
             Poll::Ready(Ok(len)) => {
@@ -488,13 +526,34 @@ where
         result
     }
 
+    /// Is there room for another read of a client that waits, behind the message that does?
+    fn reads_ahead(&self) -> bool {
+        let kept = self.from_client.len();
+        let header = wire::Header::peek(&self.from_client).ok().flatten();
+        let whole = header.map(|header| header.size).filter(|&size| size <= kept && !self.session.inside_message());
+        kept < whole.unwrap_or_default() + READ_BYTES
+    }
+
+    /// A client that sends no more is gone when all that it sent went on, or has waited for too long. `true`: it is.
+    fn linger(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(lingering) = &mut self.lingering else { return false };
+        let gone = self.session.wants_client() || lingering.as_mut().poll_ready(cx);
+        if gone {
+            self.client_left(None);
+        }
+        gone
+    }
+
     fn feed_client(&mut self, input: &[u8], cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<(), End> {
         if !self.reports.is_empty() {
             self.to_client.unsplit(std::mem::take(&mut self.reports));
         }
         let mut out = Out { to_server: &mut scratch.to_server, to_client: &mut scratch.to_client };
-        let session = &mut self.session;
+        let (session, before) = (&mut self.session, self.from_client.len());
         feed(&mut self.from_client, input, |bytes| session.client(bytes, &mut out))?;
+        if let Some(lingering) = self.lingering.as_mut().filter(|_| self.from_client.len() < before) {
+            lingering.as_mut().reset(Instant::now() + ABANDONED);
+        }
         self.send(cx, scratch)
     }
 
@@ -520,7 +579,8 @@ where
         Ok(())
     }
 
-    /// The client is gone: tell the server, in order, behind what was forwarded.
+    /// The client is gone: tell the server, in order, behind what was forwarded. What waits is not forwarded any more, and
+    /// nobody was told anything of it.
     fn client_left(&mut self, error: Option<io::Error>) {
         if self.client_gone {
             return;
@@ -528,9 +588,10 @@ where
         if let Some(error) = error {
             tracing::debug!(%error, "client hung up");
         }
-        self.client_gone = true;
+        (self.client_gone, self.lingering) = (true, None);
         self.from_client.clear();
         self.to_client.clear();
+        self.session.client_left();
         if self.session.inside_message() {
             // Nothing may be put inside a message: the end of the stream says it.
             self.close_server = true;

@@ -42,6 +42,28 @@ pub(crate) fn slow_journal() -> Journal {
     Journal::open_on(storage, crate::journal::Options::default()).expect("it is new").0
 }
 
+/// The same, and it takes few records before each of those; clients wait for room in it.
+#[cfg(test)]
+pub(crate) fn narrow(shared: &mut Shared) {
+    let storage = crate::journal::storage::MemoryDisk::default().storage();
+    let options = crate::journal::Options {
+        segment_bytes: 64 << 10,
+        record_limit_bytes: 4 << 10,
+        ring_bytes: 16 << 10,
+        ..crate::journal::Options::default()
+    };
+    shared.journal = Journal::open_on(storage, options).expect("it is new").0;
+    shared.policy.live.change([("journal.on_full", "block")].into_iter()).expect("it can be changed");
+}
+
+/// Until it takes nothing more.
+#[cfg(test)]
+pub(crate) fn fill(journal: &Journal) {
+    for size in [2_000, 100, 1] {
+        while journal.begin(&vec![7; size]).is_ok() {}
+    }
+}
+
 /// The same, and every read is chosen to be repeated.
 #[cfg(test)]
 pub(crate) fn shadowed() -> (Arc<Shared>, Board, Queue<Asked>) {

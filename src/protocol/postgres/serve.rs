@@ -286,13 +286,17 @@ fn cancel_packet(key: &[u8]) -> Vec<u8> {
     [&len.to_be_bytes()[..], &CANCEL_REQUEST.to_be_bytes(), key].concat()
 }
 
-/// A CancelRequest goes to the server that the session has now. An unknown key goes nowhere.
+/// A CancelRequest goes to the session, which may wait for what no server knows of; or else to the server that it has now. An
+/// unknown key goes nowhere.
 async fn cancel(first: &First, front: &Arc<Front>) -> Result<(), startup::Error> {
     let key = first.packet.get(8..).unwrap_or_default();
     let Some(card) = front.cancels.0.get(key).and_then(|entry| entry.value().upgrade()) else {
         tracing::debug!("a cancel request for no session of ours");
         return Ok(());
     };
+    if card.cancel().await {
+        return Ok(());
+    }
     let home = card.moving().home.clone();
     front.send_cancel(&home).await.map_err(startup::Error::Io)
 }

@@ -316,6 +316,56 @@ async fn what_a_client_wrote_that_broke_off_ends_as_its_server_says_promise_3() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_that_waits_for_longer_than_its_client_is_there_is_never_sent() {
+    for is_broken in [false, true] {
+        let (session, gate) = gated(V4);
+        let (mut client, mut server) = around(4 << 10, &CancellationToken::new(), session, Nowhere);
+        client.write_all(&read(1)).await.expect("it reads");
+        server.read_exact(&mut read(1)).await.expect("it is asked");
+        gate.close();
+        client.write_all(&read(2)).await.expect("it reads");
+        match is_broken {
+            true => drop(client),
+            false => client.shutdown().await.expect("closed"),
+        }
+        sleep(2 * ABANDONED).await;
+        assert_eq!((gate.held(), gate.inside()), (0, 1), "what is on its way is waited for, and nothing else");
+        gate.open(gate.route());
+        sleep(SWEEP).await;
+        server.write_all(&answer(1, 0)).await.expect("it is still there");
+        let mut more = Vec::new();
+        timeout(LONG, server.read_to_end(&mut more)).await.expect("it leaves").expect("the end");
+        assert!(more.is_empty(), "it was asked: {}", more.escape_ascii());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waits_for_a_moment_is_sent_though_its_client_has_left() {
+    let (session, gate) = gated(V4);
+    let (mut client, mut server) = around(4 << 10, &CancellationToken::new(), session, Nowhere);
+    gate.close();
+    client.write_all(&read(2)).await.expect("it reads");
+    client.shutdown().await.expect("closed");
+    sleep(ABANDONED / 2).await;
+    gate.open(gate.route());
+    let mut asked = read(2);
+    timeout(LONG, server.read_exact(&mut asked)).await.expect("in bounded time").expect("it is asked");
+    assert_eq!(asked, read(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_waits_is_read_no_further_than_to_notice_that_it_leaves() {
+    let (session, gate) = gated(V4);
+    let (mut client, _server) = around(4 << 10, &CancellationToken::new(), session, Nowhere);
+    gate.close();
+    let (chunk, mut sent) = (read(2), 0);
+    while sent < 64 << 20 && timeout(LONG, client.write_all(&chunk)).await.is_ok() {
+        sent += chunk.len();
+    }
+    assert!(sent < 2 * READ_BYTES, "{sent} bytes were taken of a client that waits");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_takes_nothing_is_given_up_when_what_it_was_asked_is_overdue() {
     let (connected, late) = oneshot::channel();
     let (mut client, _deaf) = beside(4 << 10, &CancellationToken::new(), Late(vec![late]));

@@ -105,6 +105,15 @@ impl Inbound {
         }
     }
 
+    /// How long the first frame of `input` is: 0 if it is not all there, or lies elsewhere.
+    pub(in crate::protocol::cql) fn first_bytes(&self, input: &[u8]) -> usize {
+        if self.segments.is_some() || !self.put_off.is_empty() {
+            return 0;
+        }
+        let first = Frames::new(input, self.from, self.limit).next();
+        first.and_then(Result::ok).map_or(0, |frame| frame.bytes.len())
+    }
+
     /// Drop the frame that [`offer`](Inbound::offer) refused, if it has this size and is all there, so that what follows it
     /// can be offered: its stream id.
     pub(in crate::protocol::cql) fn skip(

@@ -129,6 +129,8 @@ pub(in crate::protocol::cql) enum Halt {
     Until(BoxFuture<'static, Came>),
     /// For the other side: the gate opened on another primary.
     Move(Side),
+    /// For nothing: the client is gone.
+    Left,
 }
 
 /// What a wait brought.
@@ -361,6 +363,22 @@ impl Session {
     /// Whether more of the client is wanted.
     pub(super) fn is_halted(&self) -> bool {
         self.halt.is_some()
+    }
+
+    /// Something of the client's waits.
+    pub(super) fn is_waiting(&self) -> bool {
+        !matches!(self.halt, None | Some(Halt::Left))
+    }
+
+    /// The client is gone. What waits is not sent any more, and holds nobody up.
+    pub(super) fn client_left(&mut self) {
+        self.halt = Some(Halt::Left);
+        self.has = Has::default();
+    }
+
+    /// How long the frame is that is first in what the client sent, if it is all there.
+    pub(super) fn first_bytes(&self, kept: &[u8]) -> usize {
+        self.client_in.first_bytes(kept)
     }
 
     /// The side that this session must go to before it can go on.

@@ -122,6 +122,9 @@ impl Beyond<Socket> for Ties {
     }
 
     fn heed(&mut self, rest: Rest) -> Heed {
+        if let Some(asked) = self.card.cancel_asked() {
+            return Heed::Cancel(asked);
+        }
         let sessions = &self.front.shared.sessions;
         if sessions.number() == self.seen {
             return Heed::Nothing;

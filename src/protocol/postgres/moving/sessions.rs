@@ -8,10 +8,12 @@ use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures_util::task::AtomicWaker;
 use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::time::timeout;
 
 use crate::protocol::postgres::client::Endpoint;
 use crate::protocol::postgres::plan::Traces;
@@ -24,6 +26,8 @@ use super::state::State;
 /// So many sessions open or fill their second connection at once: more would not log in sooner, and would take the
 /// servers' processors from clients.
 const AT_ONCE: usize = 16;
+/// A session that does not say in this time whether it cancelled something has no time to: its server is asked.
+const CANCEL_WAIT: Duration = Duration::from_secs(1);
 
 /// What sessions are called to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +122,10 @@ pub(crate) struct Card {
     /// It asked for the last value of a sequence, once.
     last_value: AtomicBool,
     left: AtomicBool,
+    /// Somebody wants what it does to be cancelled, and waits to hear whether it could do that itself.
+    cancel: Mutex<Option<oneshot::Sender<bool>>>,
+    /// That is so: one load for a session of which nobody wants that.
+    cancel_asked: AtomicBool,
     pub(crate) moving: Mutex<Moving>,
 }
 
@@ -200,6 +208,8 @@ impl Card {
             looking: AtomicU8::new(0),
             last_value: AtomicBool::new(false),
             left: AtomicBool::new(false),
+            cancel: Mutex::default(),
+            cancel_asked: AtomicBool::new(false),
             moving: Mutex::new(moving),
         }
     }
@@ -258,6 +268,24 @@ impl Card {
         self.pid.store(pid, Ordering::Relaxed);
         self.last_value.store(false, Ordering::Relaxed);
         self.moving().home = home;
+    }
+
+    /// Ask the session to cancel what its client waits for. `false`: its server has to be asked, which works on it, if anybody does.
+    /// Cancel safe.
+    pub(crate) async fn cancel(&self) -> bool {
+        let (asked, cancelled) = oneshot::channel();
+        *self.cancel.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
+        self.cancel_asked.store(true, Ordering::Release);
+        self.waker.wake();
+        matches!(timeout(CANCEL_WAIT, cancelled).await, Ok(Ok(true)))
+    }
+
+    /// Somebody asked for that.
+    pub(crate) fn cancel_asked(&self) -> Option<oneshot::Sender<bool>> {
+        if !self.cancel_asked.load(Ordering::Relaxed) || !self.cancel_asked.swap(false, Ordering::Acquire) {
+            return None;
+        }
+        self.cancel.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// The session is over.
@@ -364,7 +392,7 @@ impl Sessions {
 
 /// A session that leaves says nothing.
 async fn wait_or_look_again(answered: impl Future<Output = ()>) {
-    let _ = tokio::time::timeout(std::time::Duration::from_millis(50), answered).await;
+    let _ = timeout(Duration::from_millis(50), answered).await;
 }
 
 impl Moving {

@@ -1,7 +1,9 @@
 //! Peers that are slow, rude or gone, over in-memory pipes and paused time.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
+use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -10,7 +12,7 @@ use tokio_rustls::{TlsConnector, client, server};
 
 use super::*;
 use crate::net::tls::{self, SslMode, Tls};
-use crate::protocol::postgres::rig::{MESSAGE_BYTES_MAX, shared};
+use crate::protocol::postgres::rig::{self, MESSAGE_BYTES_MAX, shared};
 use crate::protocol::postgres::shared::Shared;
 use crate::protocol::postgres::wire::{HEADER, back};
 use crate::record::Backend;
@@ -24,7 +26,7 @@ const LONG: Duration = Duration::from_secs(3600);
 struct Peers {
     client: DuplexStream,
     server: DuplexStream,
-    shared: std::sync::Arc<Shared>,
+    shared: Arc<Shared>,
     cancelled: Cancelled,
     stop: CancellationToken,
     relay: JoinHandle<()>,
@@ -32,16 +34,25 @@ struct Peers {
 
 /// How often a statement was cancelled, and whether its primary is given up.
 #[derive(Clone, Default)]
-struct Cancelled(std::sync::Arc<AtomicUsize>, std::sync::Arc<AtomicBool>);
+struct Cancelled(Arc<AtomicUsize>, Arc<AtomicBool>, Arc<Asked>);
+
+/// Who wants what a client waits for to be cancelled.
+#[derive(Default)]
+struct Asked(Mutex<Option<oneshot::Sender<bool>>>, AtomicWaker);
 
 impl<S: Send + 'static> Beyond<S> for Cancelled {
     fn cancel(&mut self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn register(&self, _: &Waker) {}
+    fn register(&self, waker: &Waker) {
+        self.2.1.register(waker);
+    }
 
     fn heed(&mut self, rest: Rest) -> Heed {
+        if let Some(asked) = self.2.0.lock().expect("no panic").take() {
+            return Heed::Cancel(asked);
+        }
         match rest == Rest::Busy && self.1.load(Ordering::Relaxed) {
             true => Heed::Leave(Stranded::GivenUp),
             false => Heed::Nothing,
@@ -61,11 +72,46 @@ impl<S: Send + 'static> Beyond<S> for Cancelled {
 
 impl Peers {
     fn new() -> Peers {
+        Peers::over(shared())
+    }
+
+    fn over(shared: Arc<Shared>) -> Peers {
         let ((client, theirs), (ours, server)) = (duplex(PIPE), duplex(PIPE));
-        let (shared, cancelled, stop) = (shared(), Cancelled::default(), CancellationToken::new());
+        let (cancelled, stop) = (Cancelled::default(), CancellationToken::new());
         let session = Session::new(shared.clone(), Backend { id: 7, life: 1 });
         let relay = Box::new(Relay::new(theirs, ours, session, cancelled.clone(), stop.clone()));
         Peers { client, server, shared, cancelled, stop, relay: tokio::spawn(relay.run()) }
+    }
+
+    /// A client that waits for room in a journal which has none, in autocommit.
+    async fn without_room() -> Peers {
+        let mut peers = Peers::over(rig::changed(rig::narrow));
+        peers.ask("insert into acc values (1, 1, '')").await;
+        peers.rested().await;
+        peers.shared.journal.sync_now();
+        assert_eq!(peers.server_sees(1).await, b"Q");
+        peers.server.write_all(&answer("INSERT 0 1")).await.expect("sent");
+        peers.rested().await;
+        peers.shared.journal.sync_now();
+        assert_eq!([message(&mut peers.client).await.0, message(&mut peers.client).await.0], *b"CZ");
+        rig::fill(&peers.shared.journal);
+        peers.ask("insert into acc values (2, 1, '')").await;
+        peers.rested().await;
+        assert_eq!(peers.shared.journal.status().waiting, 1, "there is no room");
+        peers
+    }
+
+    /// Whatever could move has moved.
+    async fn rested(&self) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    /// Somebody wants what the client waits for to be cancelled. Was it?
+    async fn cancel(&self) -> bool {
+        let (asked, cancelled) = oneshot::channel();
+        *self.cancelled.2.0.lock().expect("no panic") = Some(asked);
+        self.cancelled.2.1.wake();
+        timeout(LONG, cancelled).await.expect("it answers").unwrap_or(false)
     }
 
     async fn ask(&mut self, text: &str) {
@@ -224,17 +270,103 @@ async fn a_statement_whose_client_left_lets_the_gate_go_when_its_primary_is_give
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_leaves_while_its_unit_waits_is_served_to_the_end() {
+async fn a_client_that_leaves_while_its_unit_waits_for_a_moment_is_served_to_the_end() {
     let mut peers = Peers::new();
     peers.shared.gate.close();
     peers.ask("insert into acc values (1, 1, '')").await;
     peers.client.shutdown().await.expect("closed");
-    assert!(timeout(LONG, peers.server.read_u8()).await.is_err(), "the gate is closed");
+    assert!(timeout(ABANDONED / 2, peers.server.read_u8()).await.is_err(), "the gate is closed");
     peers.shared.gate.open(peers.shared.gate.route());
     assert_eq!(peers.server_sees(2).await, b"QX");
     peers.server.write_all(&answer("INSERT 0 1")).await.expect("sent");
     peers.server.shutdown().await.expect("closed");
     peers.ended().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_unit_that_waits_for_longer_than_its_client_is_there_never_runs() {
+    let mut held = Peers::new();
+    held.shared.gate.close();
+    held.ask("insert into acc values (1, 1, '')").await;
+    for (mut peers, is_broken) in
+        [(held, false), (Peers::without_room().await, false), (Peers::without_room().await, true)]
+    {
+        match is_broken {
+            true => drop(std::mem::replace(&mut peers.client, duplex(1).0)),
+            false => peers.client.shutdown().await.expect("closed"),
+        }
+        assert_eq!(peers.server_sees(1).await, b"X");
+        assert_eq!(peers.shared.gate.held() + peers.shared.journal.status().waiting, 0, "nobody waits any more");
+        peers.shared.gate.open(peers.shared.gate.route());
+        peers.shared.journal.sync_now();
+        peers.rested().await;
+        peers.server.shutdown().await.expect("closed");
+        assert_eq!(rest_of(&mut peers.server).await, b"");
+        peers.ended().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_waits_is_read_no_further_than_to_notice_that_it_leaves() {
+    let mut peers = Peers::new();
+    peers.shared.gate.close();
+    let chunk = query("insert into acc values (1, 1, '')");
+    let sent = taken(&mut peers.client, &chunk, 64 << 20).await;
+    assert!(sent < 4 * READ_BYTES, "{sent} bytes were taken of a client that waits");
+    // All of them go on, in order, when it need not wait any more.
+    peers.shared.gate.open(peers.shared.gate.route());
+    for _ in 0..sent / chunk.len() {
+        let (kind, body) = message(&mut peers.server).await;
+        assert_eq!((kind, &body[..]), (front::QUERY, &chunk[HEADER..]));
+        peers.server.write_all(&answer("INSERT 0 1")).await.expect("sent");
+        assert_eq!([message(&mut peers.client).await.0, message(&mut peers.client).await.0], *b"CZ");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_before_the_gate_is_cancelled_without_the_server() {
+    let mut peers = Peers::new();
+    assert!(!peers.cancel().await, "nothing waits");
+    peers.shared.gate.close();
+    let mut extended = BytesMut::new();
+    wire::parse(&mut extended, b"", b"insert into acc values (1, 1, '')", &[]);
+    wire::bare(&mut extended, front::FLUSH);
+    wire::bare(&mut extended, front::SYNC);
+    for asked in [query("insert into acc values (1, 1, '')"), extended] {
+        peers.client.write_all(&asked).await.expect("sent");
+        peers.rested().await;
+        assert!(peers.cancel().await);
+        let (kind, body) = message(&mut peers.client).await;
+        assert_eq!(kind, back::ERROR_RESPONSE);
+        let text = String::from_utf8_lossy(&body).into_owned();
+        assert!(text.contains("\0C57014\0Mcanceling statement due to user request\0"), "{text:?}");
+        assert_eq!(message(&mut peers.client).await, (back::READY_FOR_QUERY, b"I".to_vec()));
+    }
+    assert!(!peers.cancel().await, "nothing waits any more");
+    peers.shared.gate.open(peers.shared.gate.route());
+    peers.ask("select 1").await;
+    assert_eq!(message(&mut peers.server).await, (front::QUERY, b"select 1\0".to_vec()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_room_is_cancelled_by_an_error_of_the_server_and_what_it_works_on_by_itself() {
+    let mut peers = Peers::without_room().await;
+    assert!(peers.cancel().await);
+    assert_eq!(peers.server_sees(6).await, b"CPBECS");
+    let mut failed = BytesMut::new();
+    for kind in [back::CLOSE_COMPLETE, back::PARSE_COMPLETE, back::BIND_COMPLETE] {
+        wire::bare(&mut failed, kind);
+    }
+    wire::error_response(&mut failed, "ERROR", "57014", "canceling statement due to user request", None);
+    wire::message(&mut failed, back::READY_FOR_QUERY, |b| b.extend_from_slice(b"I"));
+    peers.server.write_all(&failed).await.expect("sent");
+    assert_eq!(peers.server_sees(1).await, b"S", "so that the client hears how it stands");
+    assert!(!peers.cancel().await, "it is the server's");
+    peers.server.write_all(&failed[failed.len() - 6..]).await.expect("sent");
+    assert_eq!([message(&mut peers.client).await.0, message(&mut peers.client).await.0], *b"EZ");
+    assert_eq!(peers.shared.gate.inside(), 0);
+    peers.ask("select 1").await;
+    assert_eq!(peers.server_sees(1).await, b"Q");
 }
 
 /// A client whose connection has a bug.
@@ -506,7 +638,7 @@ async fn pair() -> (TcpStream, TcpStream) {
 
 /// The other side: a server that waits for its session.
 #[derive(Clone, Default)]
-struct Elsewhere(std::sync::Arc<std::sync::Mutex<Option<DuplexStream>>>);
+struct Elsewhere(Arc<Mutex<Option<DuplexStream>>>);
 
 impl Beyond<DuplexStream> for Elsewhere {
     fn cancel(&mut self) {}
@@ -551,8 +683,8 @@ async fn a_session_moves_with_its_next_unit_and_behind_what_the_old_server_began
     let home = Home { side: Side::Origin, endpoint, key: Vec::new() };
     let card = Card::new(Who::default(), Box::default(), "UTF8".into(), (false, false), 7, home);
     let mut session = Session::new(shared.clone(), Backend { id: 7, life: 1 });
-    session.belongs_to(Side::Origin, std::sync::Arc::new(card));
-    let elsewhere = Elsewhere(std::sync::Arc::new(std::sync::Mutex::new(Some(there))));
+    session.belongs_to(Side::Origin, Arc::new(card));
+    let elsewhere = Elsewhere(Arc::new(Mutex::new(Some(there))));
     let relay = Box::new(Relay::new(theirs, ours, session, elsewhere, CancellationToken::new()));
     let relay = tokio::spawn(relay.run());
 

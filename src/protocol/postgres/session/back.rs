@@ -398,7 +398,8 @@ impl Session {
                         | View::Ahead
                         | View::Path
                         | View::Names
-                        | View::Cursor),
+                        | View::Cursor
+                        | View::Cancelled),
                     ..
                 } => {
                     self.asking -= 1;
@@ -522,6 +523,9 @@ impl Session {
             self.learning = Some((self.shared.catalog.learned(), Bytes::copy_from_slice(answer)));
         } else {
             out.to_client.extend_from_slice(answer);
+        }
+        if self.nothing_in_flight() && matches!(self.wait, Wait::Room(_)) {
+            self.wait = Wait::Nothing; // What it was for may be rolled back. If not, it comes again and waits again.
         }
         Ok(true)
     }

@@ -83,6 +83,8 @@ pub(super) enum View {
     Names,
     /// A hidden query: which cursor bears a name.
     Cursor,
+    /// A hidden statement that fails, in the place of what was cancelled.
+    Cancelled,
     /// Hidden columns at the end are keys. `piece` as above; `binary`: the hidden columns come in binary format.
     Asked { script: Arc<Script>, at: usize, piece: bool, binary: bool, portal: Bytes },
     /// The rows behind the client's row limit: only their keys are of use, nobody sees them.

@@ -42,6 +42,10 @@ impl Session {
             let Some(whole) = rest.get(..header.size) else {
                 return self.shared.check_size(header).map(|()| at).map_err(Fault::Client);
             };
+            if self.discards(header.kind, out) {
+                at += header.size;
+                continue;
+            }
             // Only now: a client that stops in the middle of a message keeps no switch waiting.
             if !self.enter(header.kind) {
                 return Ok(at);
@@ -695,7 +699,8 @@ impl Session {
         }
         // What is of another group commits, whatever becomes of the COPY.
         let copies = self.copies.iter().any(|&(group, _)| group == self.boundaries);
-        let commits = !self.in_transaction && !copies && !self.undoing;
+        self.drop_failed();
+        let commits = !self.in_transaction && !copies && !self.undoing && !self.is_failed();
         if commits && (!self.asked_answered(out) || !self.append()?) {
             self.hurried = matches!(self.wait, Wait::Keys);
             return Ok(false);
@@ -738,7 +743,7 @@ impl Session {
             // what lay before it.
             self.keys.clear();
             self.parts.clear();
-        } else if !self.in_transaction && !self.append()? {
+        } else if !self.in_transaction && !self.is_failed() && !self.append()? {
             return Ok(false);
         }
         self.copies.pop_front();

@@ -4,16 +4,88 @@
 //! Its error is not the client's, whose statement runs all the same, with the answer unknown. But where it ended the client's
 //! transaction, or somebody cancelled it, it stands for the client's statement, which does not run: nobody is told of a
 //! failure and has his write committed.
+//!
+//! A statement that waits, and of which the server does not know, is cancelled in the same way: one that fails goes in its
+//! place, so that the server's transaction is what it would be behind a cancel of its own. Before the gate nothing goes to a
+//! server, and no transaction is open: there the answer is ours.
 
 use bytes::{BufMut, Bytes};
 
 use crate::protocol::postgres::client::{DbError, QUERY_CANCELED};
-use crate::protocol::postgres::wire::{self, HEADER, front};
+use crate::protocol::postgres::wire::{self, HEADER, Header, back, front};
 
 use super::expect::{Effect, Expect, View};
 use super::{Out, Session, Wait};
 
+/// The name of the statement that fails in the place of what was cancelled.
+const CANCELLED: &[u8] = b"tandem cancelled";
+/// What PostgreSQL says of a statement that it cancels for its client.
+const CANCELED: &str = "canceling statement due to user request";
+
 impl Session {
+    /// What the client waits for is to be cancelled. `waiting`: what it sent and was not taken. `Some`: it was, and so many of
+    /// these bytes are answered. `None`: it is the server's to cancel, which works on it, or nobody does.
+    pub fn cancel(&mut self, waiting: &[u8], out: &mut Out<'_>) -> Option<usize> {
+        let waits = matches!(self.wait, Wait::Gate(_) | Wait::Room(_) | Wait::Announced(_) | Wait::Catalog(_));
+        // Of what is behind others in a pipeline, the first is meant.
+        let is_next = self.groups.is_empty() && self.copies.is_empty() && self.learning.is_none();
+        if !waits || !is_next || self.inside_message() {
+            return None;
+        }
+        if self.pieces.is_some() {
+            let is_open = self.pass.is_some() && (self.open_started || self.status == b'T');
+            return is_open.then(|| self.cancel_there(out))?;
+        }
+        let header = Header::peek(waiting).ok().flatten().filter(|header| header.size <= waiting.len())?;
+        if self.pass.is_none() {
+            return self.cancel_here(header.kind, out).then_some(header.size);
+        }
+        // A Sync that ends nothing commits nothing.
+        if header.kind == front::SYNC && !self.open_started { None } else { self.cancel_there(out) }
+    }
+
+    /// No server has anything of its unit. `false`: it is nothing that could be cancelled.
+    fn cancel_here(&mut self, kind: u8, out: &mut Out<'_>) -> bool {
+        let is_whole = matches!(kind, front::QUERY | front::FUNCTION_CALL);
+        let is_part = matches!(kind, front::PARSE | front::BIND | front::DESCRIBE | front::EXECUTE | front::CLOSE);
+        if self.status != b'I' || self.open_started || !is_whole && !is_part {
+            return false;
+        }
+        wire::error_response(out.to_client, "ERROR", QUERY_CANCELED, CANCELED, None);
+        if is_whole {
+            wire::message(out.to_client, back::READY_FOR_QUERY, |b| b.put_u8(self.status));
+        }
+        self.discarding = is_part;
+        self.wait = Wait::Nothing;
+        (self.message, self.refused, self.reloaded, self.unanswered) = (None, None, false, false);
+        true
+    }
+
+    /// The server fails in its place, and the message comes again.
+    fn cancel_there(&mut self, out: &mut Out<'_>) -> Option<usize> {
+        if !self.can_ask_first() {
+            return None;
+        }
+        let fails = format!(
+            "DO $tandem$ BEGIN RAISE EXCEPTION USING ERRCODE = '{QUERY_CANCELED}', MESSAGE = '{CANCELED}'; END $tandem$"
+        );
+        self.ask_first(CANCELLED, fails.as_bytes(), View::Cancelled, out);
+        Some(0)
+    }
+
+    /// Behind what was cancelled before the gate, up to its Sync, nothing means anything; and the Sync is answered here.
+    pub(super) fn discards(&mut self, kind: u8, out: &mut Out<'_>) -> bool {
+        let is_ours = self.discarding && self.pass.is_none() && self.nothing_in_flight();
+        if !is_ours || kind == front::TERMINATE {
+            return false;
+        }
+        if kind == front::SYNC {
+            self.discarding = false;
+            wire::message(out.to_client, back::READY_FOR_QUERY, |b| b.put_u8(self.status));
+        }
+        true
+    }
+
     /// Can a hidden query go ahead of the message at hand? Not into a failed transaction, and not between messages whose
     /// answers are not there.
     pub(super) fn can_ask_first(&self) -> bool {
@@ -86,7 +158,7 @@ impl Session {
     /// The error of a query of ours answers the message at hand, which does not run.
     pub(super) fn refuse(&mut self, kind: u8, error: &[u8], out: &mut Out<'_>) {
         out.to_client.extend_from_slice(error);
-        if kind == front::QUERY {
+        if matches!(kind, front::QUERY | front::FUNCTION_CALL) {
             wire::bare(out.to_server, front::SYNC);
             self.boundary(Expect::Sync { shown: true });
         } else {

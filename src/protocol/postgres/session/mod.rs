@@ -118,7 +118,7 @@ enum Wait {
     Parse(Bytes, Prepared),
     /// Every ReadyForQuery that is still to come.
     Answers,
-    /// Nothing that could come: no unit begins any more.
+    /// Nothing that could come: no unit begins any more, or nobody is left who could say more of this one.
     End,
     /// Room in the journal.
     Room(Awaited),
@@ -379,8 +379,8 @@ impl Session {
 
     /// May more be taken from the server now?
     pub fn wants_server(&self) -> bool {
-        // Rows bring keys, which have no place until the journal has.
-        let full = matches!(self.wait, Wait::Room(_) | Wait::Announced(_));
+        // Rows bring keys, which have no place until the journal has. Other answers need none: a client is told what there is.
+        let full = self.asking > 0 && matches!(self.wait, Wait::Room(_) | Wait::Announced(_));
         !self.holding && self.learning.is_none() && !full
     }
 
@@ -398,6 +398,11 @@ impl Session {
     /// Begin no unit any more: what is under way ends, a transaction when its client ends it.
     pub fn stop(&mut self) {
         self.stopping = true;
+    }
+
+    /// The client is gone. What waits is not forwarded, and the server rolls back what was not committed.
+    pub fn client_left(&mut self) {
+        self.wait = Wait::End;
     }
 
     /// Drive what the session waits for. `true`: something changed, feed it again.
@@ -668,6 +673,10 @@ impl Session {
 
     /// A large transaction does not pile up in memory: its keys go to the journal as they come.
     fn spill(&mut self) {
+        if matches!(self.wait, Wait::End) {
+            // Nothing commits any more: of whatever did, the keys went to the journal before.
+            return self.keys.clear();
+        }
         // What is waited for must not be replaced by another wait, and none may begin anew.
         let waits = matches!(self.wait, Wait::Parse(..) | Wait::Room(_) | Wait::Announced(_));
         if self.keys.bytes() >= self.shared.policy.spill_bytes && !waits {
@@ -710,6 +719,19 @@ impl Session {
         self.names_end();
         if self.chained && self.nothing_in_flight() && self.keys.is_empty() && self.changes.is_empty() {
             self.pass = None;
+        }
+    }
+
+    /// Does the end of what is open at the server commit nothing? It skips it, or it is in a failed transaction.
+    fn is_failed(&self) -> bool {
+        self.skipping || self.status == b'E' && self.nothing_in_flight()
+    }
+
+    /// What the server skips to the end of, outside a transaction, it has rolled back: what follows does not wait for its keys.
+    fn drop_failed(&mut self) {
+        if self.skipping && self.status == b'I' && !self.in_block {
+            self.keys.clear();
+            self.parts.clear();
         }
     }
 

@@ -261,7 +261,8 @@ impl Session {
     }
 
     fn last_piece(&mut self, out: &mut Out<'_>) -> Result<bool, Fault> {
-        if !self.in_transaction && (!self.asked_answered(out) || !self.append()?) {
+        self.drop_failed();
+        if !self.in_transaction && !self.is_failed() && (!self.asked_answered(out) || !self.append()?) {
             return Ok(true);
         }
         // A simple Query leaves neither an unnamed statement nor an unnamed portal.

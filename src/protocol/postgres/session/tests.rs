@@ -2398,3 +2398,123 @@ fn a_message_that_is_not_all_there_keeps_no_switch_waiting() {
     assert_eq!(peers.client(|out| out.put_slice(&message[sent..])), "Q");
     assert_eq!(peers.shared.gate.inside(), 1);
 }
+
+/// A session on a journal without room, inside a transaction that wrote or not.
+fn without_room(is_open: bool) -> Peers {
+    let mut peers = Peers::over(rig::changed(rig::narrow));
+    peers.query("insert into acc values (1, 1, '')");
+    // It waits for its table, and for its record.
+    for _ in 0..2 {
+        peers.shared.journal.sync_now();
+        peers.turn();
+        if kinds(&mut peers.to_server) == "Q" {
+            wire::message(&mut peers.from_server, wire::back::COMMAND_COMPLETE, |b| wire::cstr(b, b"INSERT 0 1"));
+            wire::message(&mut peers.from_server, wire::back::READY_FOR_QUERY, |b| b.put_u8(b'I'));
+            peers.turn();
+        }
+    }
+    peers.shared.journal.sync_now();
+    peers.turn();
+    assert_eq!(kinds(&mut peers.to_client), "CZ");
+    rig::fill(&peers.shared.journal);
+    if is_open {
+        assert_eq!(peers.query("begin"), "Q");
+        assert_eq!(peers.server("CBEGIN ZT"), "CZ");
+        assert_eq!(peers.query("insert into acc values (2, 1, '')"), "Q");
+        assert_eq!(peers.server("CINSERT_0_1 ZT"), "CZ");
+    }
+    peers
+}
+
+impl Peers {
+    /// Somebody wants what the client waits for to be cancelled. What goes to the server for that, if it is done.
+    fn cancel(&mut self) -> Option<String> {
+        let mut out = Out { to_server: &mut self.to_server, to_client: &mut self.to_client };
+        let answered = self.session.cancel(&self.from_client, &mut out)?;
+        let _ = self.from_client.split_to(answered);
+        self.turn();
+        Some(kinds(&mut self.to_server))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_waits_for_room_is_cancelled_and_its_transaction_has_failed() {
+    let mut peers = without_room(true);
+    assert_eq!(peers.query("commit"), "", "it waits");
+    assert_eq!(peers.cancel().as_deref(), Some("CPBECS"));
+    assert_eq!(peers.server("3 1 2 E57014 ZE"), "E");
+    assert_eq!(kinds(&mut peers.to_server), "S");
+    assert_eq!(peers.server("ZE"), "Z");
+    assert_eq!(peers.shared.gate.inside(), 1, "its transaction is open");
+    assert_eq!(peers.query("rollback"), "Q", "which commits nothing, and waits for nothing");
+    assert_eq!(peers.server("CROLLBACK ZI"), "CZ");
+    assert_eq!(peers.shared.gate.inside(), 0);
+    assert_eq!(peers.query("select 1"), "Q");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sync_that_waits_for_room_is_cancelled_and_commits_nothing() {
+    let mut peers = without_room(false);
+    let sent = peers.client(|out| {
+        wire::parse(out, b"", b"insert into acc values ($1, 1, '')", &[]);
+        bind(out, "", "", &["5"]);
+        wire::execute(out, b"", 0);
+        wire::bare(out, front::SYNC);
+    });
+    assert_eq!(sent, "PBE");
+    assert_eq!(peers.cancel().as_deref(), Some("CPBECH"), "in the same group");
+    assert_eq!(peers.server("1 2 CINSERT_0_1 3 1 2 E57014"), "12CE");
+    assert_eq!(kinds(&mut peers.to_server), "S");
+    let next = peers.client(|out| {
+        wire::close(out, b'S', b"s");
+        wire::bare(out, front::SYNC);
+    });
+    assert_eq!(next, "CS", "what is behind it waits for nothing");
+    assert_eq!(peers.server("ZI 3 ZI"), "Z3Z");
+    assert_eq!(peers.shared.gate.inside(), 0);
+    assert!(!peers.has("acc 5"), "{:?}", peers.journaled());
+    assert_eq!(peers.query("select 1"), "Q");
+}
+
+#[tokio::test(start_paused = true)]
+async fn pieces_that_wait_for_room_are_cancelled_as_one_statement() {
+    let mut peers = without_room(false);
+    assert_eq!(peers.query("update acc set bal = 1 where bal = 2"), "PBDE".to_owned() + "H", "its keys are asked for");
+    assert_eq!(peers.server("1 2 T"), "");
+    let oid = catalog().by_name["acc"][0].to_string();
+    peers.row(&[&oid, "41"]);
+    assert_eq!(peers.server("CUPDATE_1"), "", "it waits");
+    assert_eq!(peers.cancel().as_deref(), Some("CPBECH"));
+    assert_eq!(peers.server("3 1 2 E57014"), "E");
+    assert_eq!(kinds(&mut peers.to_server), "CCS");
+    peers.server("ZI");
+    assert_eq!(kinds(&mut peers.to_server), "CCS", "what the server skipped");
+    peers.server("3 3 ZI");
+    assert_eq!(peers.shared.gate.inside(), 0);
+    assert!(!peers.has("acc 41"), "{:?}", peers.journaled());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancel_means_the_first_of_a_pipeline_and_its_answer_comes_though_the_next_one_waits() {
+    let mut peers = without_room(false);
+    let sent = peers.client(|out| {
+        wire::query(out, b"select 1");
+        wire::query(out, b"insert into acc values (5, 1, '')");
+    });
+    assert_eq!(sent, "Q");
+    assert_eq!(peers.cancel(), None, "the server works on it");
+    assert_eq!(peers.server("E57014 ZI"), "EZ");
+    assert!(peers.cancel().is_some(), "now it is the next one's turn");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_waits_for_room_ends_with_the_error_of_its_server() {
+    let mut peers = without_room(false);
+    assert_eq!(peers.query("copy acc from stdin"), "Q");
+    assert_eq!(peers.server("G"), "G");
+    assert_eq!(peers.copy(b"41\t1\tx\n"), "d", "its end waits");
+    assert_eq!(peers.cancel(), None, "it is the server's");
+    assert_eq!(peers.server("E57014 ZI"), "EZ");
+    assert_eq!(kinds(&mut peers.to_server), "c", "which means nothing any more");
+    assert_eq!(peers.query("select 1"), "Q");
+}
