@@ -401,7 +401,7 @@ mod tests {
             "[[listen]]\nwire = \"postgres\"\naddress = \"127.0.0.1:1\"\n[origin]\nurl = \
              \"postgres://a@127.0.0.1:{port}/d?sslmode=disable\"\n[target]\nurl = \"postgres://a@h:2/d\"\n"
         );
-        Arc::new(Servers::new(&Config::from_text("proxy.toml", &text, []).expect("valid")))
+        Arc::new(Servers::new(&Config::from_text("proxy.toml", &text, []).expect("valid"), None))
     }
 
     /// A first message with this code.

@@ -61,7 +61,7 @@ impl Copier for Pays {
         if self.away.load(Ordering::Relaxed) {
             return Err(copier::Error::Secondary("away".into()));
         }
-        Ok(Standing { life: 1, place: self.place, payments: self.payments })
+        Ok(Standing { life: 1, place: self.place, payments: self.payments, ..Standing::default() })
     }
 
     async fn gone<'a>(&'a mut self, asked: &'a [Backend], _: &'a [Box<[u8]>]) -> Result<Gone, copier::Error> {

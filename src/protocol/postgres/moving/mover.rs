@@ -381,7 +381,7 @@ mod tests {
     fn front() -> Arc<Front> {
         Arc::new(Front {
             shared: rig::shared(),
-            servers: Arc::new(Servers::new(&rig::config())),
+            servers: Arc::new(Servers::new(&rig::config(), None)),
             closes_types: false,
             tls: None,
             tls_required: false,
