@@ -547,6 +547,8 @@ pub struct Ddl {
     /// Schema (where it is written) and name of a table that it creates: owed whole, for what it was filled with and what
     /// the same transaction writes into it before any catalog knows it.
     pub fills: Option<(Option<String>, String)>,
+    /// `CREATE TABLE IF NOT EXISTS`: it makes and fills nothing where the table is there.
+    pub unless_there: bool,
     /// Some of the tables concerned may be gone behind it.
     pub drops: bool,
     /// It concerns only temporary objects.

@@ -358,7 +358,10 @@ impl Scope<'_> {
             N::CreateStmt(create) => {
                 let parents: Vec<_> = create.inh_relations.iter().filter_map(range_var).collect();
                 let parents = parents.into_iter().flat_map(|name| self.concerned(name)).collect();
-                created(mirrored("CREATE TABLE", parents), create.relation.as_ref())
+                match created(mirrored("CREATE TABLE", parents), create.relation.as_ref()) {
+                    Action::Ddl(ddl) => Action::Ddl(Ddl { unless_there: create.if_not_exists, ..ddl }),
+                    other => other,
+                }
             }
             N::AlterTableStmt(alter) => self.alter_table(alter),
             N::DropStmt(drop) => self.drop(drop),
@@ -472,7 +475,8 @@ impl Scope<'_> {
         for other in commands.iter().filter_map(|command| partition(command)) {
             tables.extend(self.concerned(other));
         }
-        let rewrites = commands.iter().any(|command| self.rewrites(command, user.is_some()));
+        let anew = commands.iter().filter(|command| !self.is_added_already(command, &tables));
+        let rewrites = anew.into_iter().any(|command| self.rewrites(command, user.is_some()));
         let named = user.filter(|_| commands.iter().any(|command| evaluates(command)));
         let counted = named.or_else(|| {
             let calls = tables.iter().find(|table| table.hazards.user_functions)?;
@@ -521,6 +525,18 @@ impl Scope<'_> {
             AlterTableType::AtAddColumn => user || !self.plain_column(command),
             _ => false,
         }
+    }
+
+    /// `ADD COLUMN IF NOT EXISTS` of a column that all these tables have: what applications run at each start.
+    fn is_added_already(&self, command: &AlterTableCmd, tables: &[Arc<Relation>]) -> bool {
+        let adds = kind(command) == AlterTableType::AtAddColumn && command.missing_ok;
+        let Some(NodeEnum::ColumnDef(column)) = command.def.as_deref().and_then(|def| def.node.as_ref()) else {
+            return false;
+        };
+        let has = |table: &Arc<Relation>| {
+            !self.is_altered(table) && table.columns.iter().any(|one| one.name == column.colname)
+        };
+        adds && !tables.is_empty() && tables.iter().all(has)
     }
 
     /// A new column whose value in old rows is NULL or a constant. The type of `serial` is none, and a domain that the

@@ -132,6 +132,8 @@ struct Write<'a> {
     returning: Option<&'a ReturningClause>,
     /// Columns that it assigns in rows that exist.
     assigned: Vec<&'a str>,
+    /// Those of them that get what they have: see [`given`].
+    given: Vec<&'a str>,
     deletes: bool,
     inserts: bool,
     updates: bool,
@@ -172,6 +174,7 @@ impl Scope<'_> {
             name,
             returning: insert.returning_clause.as_ref(),
             assigned: updates.map(|clause| assigned(&clause.target_list)).unwrap_or_default(),
+            given: updates.map(given).unwrap_or_default(),
             deletes: false,
             inserts: true,
             updates: updates.is_some(),
@@ -224,6 +227,7 @@ impl Scope<'_> {
             name,
             returning: update.returning_clause.as_ref(),
             assigned: assigned(&update.target_list),
+            given: Vec::new(),
             deletes: false,
             inserts: false,
             updates: true,
@@ -255,6 +259,7 @@ impl Scope<'_> {
             name,
             returning: delete.returning_clause.as_ref(),
             assigned: Vec::new(),
+            given: Vec::new(),
             deletes: true,
             inserts: false,
             updates: false,
@@ -279,8 +284,12 @@ impl Scope<'_> {
         let holders = holders(self.catalog, table, write.below);
         // A BEFORE UPDATE trigger may assign the key, whatever SET says.
         let trigger = write.updates && holders.iter().any(|holder| holder.hazards.before_update);
-        let moves = table.kind == Kind::Partitioned && changes_leaf(&write.assigned, table);
-        moves || trigger || holders.iter().any(|holder| assigns_key(&write.assigned, holder))
+        // An index that takes for equal what is not may have met another key.
+        let loose = table.hazards.loose || holders.iter().any(|holder| holder.hazards.loose);
+        let anew: Vec<&str> =
+            write.assigned.iter().copied().filter(|column| loose || !write.given.contains(column)).collect();
+        let moves = table.kind == Kind::Partitioned && changes_leaf(&anew, table);
+        moves || trigger || holders.iter().any(|holder| assigns_key(&anew, holder))
     }
 
     /// What the transaction has made may change which rows a write to the table concerns.
@@ -513,6 +522,36 @@ pub(super) fn assigned(list: &[Node]) -> Vec<&str> {
         .collect()
 }
 
+/// The columns of `ON CONFLICT (column) DO UPDATE SET column = EXCLUDED.column`: the row that is there has what was given, or there
+/// would be no conflict. Many ORMs assign all columns so.
+fn given(clause: &OnConflictClause) -> Vec<&str> {
+    let infer = clause.infer.as_deref().map(|infer| infer.index_elems.as_slice()).unwrap_or_default();
+    let arbiters: Vec<&str> = infer
+        .iter()
+        .filter_map(|node| match node.node.as_ref() {
+            Some(NodeEnum::IndexElem(elem))
+                if elem.expr.is_none() && elem.collation.is_empty() && elem.opclass.is_empty() =>
+            {
+                Some(elem.name.as_str())
+            }
+            _ => None,
+        })
+        .collect();
+    let targets = clause.target_list.iter().filter_map(|node| match node.node.as_ref() {
+        Some(NodeEnum::ResTarget(target)) if target.indirection.is_empty() => Some(target),
+        _ => None,
+    });
+    let given = targets.filter(|target| target.val.as_deref().and_then(excluded) == Some(&*target.name));
+    given.map(|target| &*target.name).filter(|name| arbiters.contains(name)).collect()
+}
+
+/// `EXCLUDED.column`
+fn excluded(node: &Node) -> Option<&str> {
+    let Some(NodeEnum::ColumnRef(reference)) = node.node.as_ref() else { return None };
+    let [relation, column] = reference.fields.as_slice() else { return None };
+    (string(relation)? == "excluded").then(|| string(column)).flatten()
+}
+
 /// An UPDATE that sets these may give the column another value: a generated one is computed from any others.
 pub(super) fn assigns(set: &[&str], column: &Column) -> bool {
     set.contains(&column.name.as_str()) || column.generated && !set.is_empty()
@@ -566,7 +605,10 @@ fn conflicts_on_key(clause: &OnConflictClause, table: &Relation) -> bool {
     let mut wanted = keys.clone();
     wanted.sort_unstable();
     let by_columns = infer.conname.is_empty() && columns == wanted && infer.where_clause.is_none();
-    let kept = !assigns_key(&assigned(&clause.target_list), table);
+    let given = given(clause);
+    let mut anew = assigned(&clause.target_list);
+    anew.retain(|column| !given.contains(column));
+    let kept = !assigns_key(&anew, table);
     (by_name || by_columns) && kept && !table.hazards.before_update && !table.hazards.loose
 }
 

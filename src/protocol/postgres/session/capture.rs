@@ -12,7 +12,7 @@ use crate::protocol::postgres::evident::{self, Arguments, NoParams, Param, Param
 use crate::protocol::postgres::key::{self, Returned};
 use crate::protocol::postgres::lexer::Tokens;
 use crate::protocol::postgres::plan::{
-    Action, Asked, CopyIn, Counted, Evident, EvidentKey, Fetch, Meant, Script, Statement, Traces,
+    Action, Asked, CopyIn, Counted, Ddl, Evident, EvidentKey, Fetch, Meant, Script, Statement, Traces,
 };
 use crate::protocol::postgres::schema_change;
 use crate::protocol::postgres::shared::Shared;
@@ -222,19 +222,20 @@ impl Session {
                 self.path_aged = true;
                 let is_known = self.whose(ddl) == Whose::Everybodys;
                 let repeats = ddl.mirrorable && is_known;
+                let fills = ddl.fills.as_ref().filter(|made| !self.is_there(ddl, made));
                 if let (true, Some(path)) = (self.shared.policy.mirror_ddl() && repeats, &self.path) {
                     let table = ddl.parted.first().or(ddl.tables.first()).copied().unwrap_or(TableId::NONE);
                     self.changes.push(table, schema_change::encode(path, &self.settings, text));
                     ddl.parted.iter().skip(1).for_each(|&table| self.keys.dirty(table, Reason::Ddl));
                     ddl.rewritten.iter().for_each(|&table| self.keys.table(table));
-                    if let Some(table) = ddl.fills.as_ref().and_then(|made| self.label_of(made)) {
+                    if let Some(table) = fills.and_then(|made| self.label_of(made)) {
                         self.keys.table(table);
                     }
                 } else {
                     let tables = if ddl.tables.is_empty() { &ddl.rewritten } else { &ddl.tables };
                     let noted: BTreeSet<_> = tables.iter().chain(&ddl.parted).collect();
                     noted.into_iter().for_each(|&table| self.keys.dirty(table, Reason::Ddl));
-                    let made = ddl.fills.as_ref().map(|made| self.label_of(made));
+                    let made = fills.map(|made| self.label_of(made));
                     made.flatten().iter().for_each(|&table| self.keys.dirty(table, Reason::Ddl));
                     let unsaid = self.path.is_none() || !is_known;
                     let lost = tables.is_empty() && ddl.mirrorable && !ddl.commits && unsaid;
@@ -261,6 +262,14 @@ impl Session {
             }
             _ => {}
         }
+    }
+
+    /// A table that is made if there is none is there, and what this transaction has done before has not changed that.
+    fn is_there(&self, ddl: &Ddl, made: &(Option<String>, String)) -> bool {
+        ddl.unless_there
+            && self.changes.is_empty()
+            && !self.made.any()
+            && self.label_of(made).is_some_and(|table| self.shared.catalog.now().by_id.contains_key(&table))
     }
 
     /// The table that is made by this name. `None`: nobody knows in which schema.

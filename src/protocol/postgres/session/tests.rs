@@ -518,6 +518,28 @@ async fn a_schema_change_says_what_it_was_read_under() {
 }
 
 #[tokio::test]
+async fn a_table_that_is_made_only_if_there_is_none_is_owed_whole_only_then() {
+    for (text, owed) in [
+        ("create table if not exists acc (id int)", false),
+        ("create table if not exists fresh (id int)", true),
+        ("create table acc (id int)", true),
+        ("drop table acc; create table if not exists acc (id int)", true),
+        ("alter table acc add column if not exists bal timestamptz default now()", false),
+        ("alter table acc add column if not exists at timestamptz default now()", true),
+    ] {
+        let mut peers = Peers::new();
+        peers.session.path = Some("public".to_owned());
+        peers.query(text);
+        peers.server("CDONE CDONE ZI");
+        let owes = rig::records(&peers.shared.journal).into_iter().any(|record| {
+            let record = Record::parse(record).expect("a record");
+            record.items().any(|item| matches!(item, Item::Table(_)))
+        });
+        assert_eq!(owes, owed, "{text}");
+    }
+}
+
+#[tokio::test]
 async fn a_path_that_the_server_did_not_tell_is_asked_for_again() {
     let mut peers = Peers::new();
     peers.session.path = Some("public".to_owned());
