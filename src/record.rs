@@ -76,6 +76,8 @@ pub struct TableId(pub u64);
 impl TableId {
     /// The label of what names no table.
     pub const NONE: TableId = TableId(0);
+    /// What people read where it is dirty: schema changes may be missing.
+    pub const NONE_SHOWN: &str = "(schema changes)";
 
     /// FNV-1a over `schema`, a zero byte, `table`.
     pub fn of(schema: &str, table: &str) -> TableId {

@@ -113,7 +113,7 @@ pub(super) fn dirty(state: &State) -> Result<Vec<DirtyTable>, Refused> {
     Ok(tables
         .map(|dirty| DirtyTable {
             id: id(dirty.table),
-            table: (state.names)(dirty.table).unwrap_or_else(|| id(dirty.table)),
+            table: name(state, dirty.table),
             reasons: dirty.reasons.iter().map(|(reason, count)| (reason.as_str(), *count)).collect(),
             first_unix: dirty.first_unix,
             last_unix: dirty.last_unix,
@@ -123,7 +123,7 @@ pub(super) fn dirty(state: &State) -> Result<Vec<DirtyTable>, Refused> {
 
 pub(super) async fn act_on_dirty(state: &State, asked: &DirtyAction) -> Result<Done, Refused> {
     let mirror = mirror(state)?;
-    let named = |table: &TableId| id(*table) == asked.table || (state.names)(*table).as_ref() == Some(&asked.table);
+    let named = |table: &TableId| id(*table) == asked.table || name(state, *table) == asked.table;
     let table = mirror.dirty().list().into_iter().map(|dirty| dirty.table).find(named);
     let table = table.ok_or_else(|| Refused(StatusCode::NOT_FOUND, format!("{} is not dirty", asked.table)))?;
     match asked.action {
@@ -133,6 +133,14 @@ pub(super) async fn act_on_dirty(state: &State, asked: &DirtyAction) -> Result<D
             done(mirror.clear_dirty(table).await.map(|()| None))
         }
     }
+}
+
+/// The table's name; what is said of none is said of schema changes.
+fn name(state: &State, table: TableId) -> String {
+    if table == TableId::NONE {
+        return TableId::NONE_SHOWN.to_owned();
+    }
+    (state.names)(table).unwrap_or_else(|| id(table))
 }
 
 fn mirror(state: &State) -> Result<&Handle, Refused> {

@@ -23,7 +23,8 @@ pub(super) const DIRTY_EXAMPLES: &str = "\
 Examples:
   tandem dirty list                           which tables may differ, and why
   tandem dirty repair public.accounts         copy the whole table again
-  tandem dirty repair all";
+  tandem dirty repair all
+  tandem dirty clear '(schema changes)'       a full journal did not take one: compare both schemas first";
 
 #[derive(Debug, Args)]
 pub(super) struct Parked {
@@ -71,6 +72,11 @@ enum DirtyAction {
         /// As listed, or `all`.
         table: String,
     },
+    /// Take a mark away without that: you have compared both sides, and all is well.
+    Clear {
+        /// As listed.
+        table: String,
+    },
 }
 
 pub(super) async fn parked(command: Parked, output: &Output) -> Result<(), Failure> {
@@ -99,10 +105,8 @@ pub(super) async fn dirty(command: Dirty, output: &Output) -> Result<(), Failure
             let list = client.get("/v1/dirty").await?;
             output.print(&list, |list| lines(list, &["/table", "/reasons"], "no table is dirty"));
         }
-        DirtyAction::Repair { table } => {
-            let asked = Asked { client: &client, path: "/v1/dirty", name: "table", action: "repair" };
-            asked.of(&table, output).await?;
-        }
+        DirtyAction::Repair { table } => on_dirty(&client, "repair").of(&table, output).await?,
+        DirtyAction::Clear { table } => on_dirty(&client, "clear").of(&table, output).await?,
     }
     Ok(())
 }
@@ -126,6 +130,10 @@ enum Became {
 
 fn on_parked<'a>(client: &'a Client, action: &'static str) -> Asked<'a> {
     Asked { client, path: "/v1/parked", name: "id", action }
+}
+
+fn on_dirty<'a>(client: &'a Client, action: &'static str) -> Asked<'a> {
+    Asked { client, path: "/v1/dirty", name: "table", action }
 }
 
 impl Asked<'_> {
@@ -190,6 +198,7 @@ impl Asked<'_> {
                     "discard: {count} forgotten{gone}; those rows differ from now on: `tandem repair --table TABLE` when nothing refuses them any more"
                 )
             }
+            false if self.action == "clear" => format!("clear: {count} done{gone}"),
             false => {
                 format!("{}: {count} done{gone}; `tandem status` shows when the mirror has caught up", self.action)
             }

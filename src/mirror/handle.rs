@@ -500,7 +500,8 @@ impl Handle {
         // Who walks looks for marks by itself.
         if self.self_repair && self.mending == Mending::Whole {
             // Full or broken, as the caller knows: the engine tries again at its heartbeat.
-            let _ = tables.iter().try_for_each(|table| self.repair(*table).map(drop));
+            let mut tables = tables.iter().filter(|table| **table != TableId::NONE);
+            let _ = tables.try_for_each(|table| self.repair(*table).map(drop));
         }
     }
 }

@@ -865,7 +865,7 @@ async fn a_row_that_a_trigger_of_the_secondary_refuses_with_an_internal_error_is
 async fn a_change_of_no_table_in_doubt_is_listed_and_not_repeated_promise_6() {
     let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY)").await;
     let (_, change) = ddl("", "CREATE VIEW v AS SELECT 1");
-    let paid = world.pay(&Owed { doubted: vec![change.clone()], ..Owed::default() }).await;
+    let paid = world.pay(&Owed { doubted: vec![(TableId::NONE, change.clone())], ..Owed::default() }).await;
     let [refused] = &paid.refused[..] else { panic!("one is listed: {:?}", paid.refused) };
     assert_eq!((refused.name.as_str(), refused.key.as_ref()), ("view public.v", Some(&change)));
     assert!(refused.why.contains("nobody knows"), "{refused:?}");

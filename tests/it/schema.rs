@@ -108,6 +108,12 @@ async fn a_schema_change_of_which_nobody_knows_whether_it_was_committed_makes_it
     stage.tandem.caught_up().await;
     let dirty = stage.tandem.client().get("/v1/dirty").await.expect("it answers");
     assert_eq!(dirty[0]["table"], "public.a", "{dirty:#}");
+    until_refused(&stage.tandem, &["ALTER TABLE (\"public\".\"a\")"]).await;
+    let admin = stage.tandem.client();
+    let parked = admin.get("/v1/parked").await.expect("it answers");
+    admin.post("/v1/parked", &json!({ "action": "retry", "id": parked[0]["id"] })).await.expect("taken");
+    until_refused(&stage.tandem, &[]).await;
+    assert_eq!(rows(&stage.target.url("postgres"), "SELECT count(x) FROM a").await, ["0"]);
     drop(client);
 }
 

@@ -27,8 +27,8 @@ pub struct Owed {
     /// Schema changes that the secondary has from an earlier payment, whose records were read again: never repeated, but they
     /// say what tables were called before.
     pub repeated: Vec<(TableId, Box<[u8]>)>,
-    /// Schema changes of no table of which nobody knows whether they happened: never repeated, but refused, so that they are listed.
-    pub doubted: Vec<Box<[u8]>>,
+    /// Schema changes of which nobody knows whether they happened: never repeated, but refused, so that they are listed.
+    pub doubted: Vec<(TableId, Box<[u8]>)>,
     /// Keys that are parked, by the table that they were refused of: owed under another name, or with their table, they may
     /// be well again, which only the wire can tell.
     pub parked: Vec<(TableId, Box<[u8]>)>,
@@ -49,6 +49,8 @@ impl Owed {
 pub struct Standing {
     /// Hash of the primary's life: changes with every restart, crash restart, failover.
     pub life: u64,
+    /// Hash that names the server which lives: changes with every failover, and stays where the same one is started again.
+    pub timeline: u64,
     /// How many payments the secondary holds. Less than remembered: it lost some, and their keys are owed again.
     pub payments: u64,
     /// Where the journal was at the last of them, if the secondary keeps it.

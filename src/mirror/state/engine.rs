@@ -525,15 +525,18 @@ impl<C: Copier> Engine<C> {
         let before = self.standing.replace(standing.clone());
         let mut from = None;
         let mut marks = Vec::new();
-        if before.as_ref().is_some_and(|before| before.life != standing.life) {
-            let (oldest, mut schemas) = self.retention.lost_by_primary();
-            from = oldest;
-            if schemas.extract_if(.., |table| *table == TableId::NONE).count() > 0 {
-                error!(
-                    "the primary may have lost schema changes of no table that the secondary has: compare both schemas"
-                );
+        let mut unsure = Vec::new();
+        if let Some(before) = before.as_ref().filter(|before| before.life != standing.life) {
+            let (mut oldest, mut changes) = self.retention.lost_by_primary();
+            if before.timeline != standing.timeline {
+                // Another server took its place, which may lack what the old one had flushed.
+                (oldest, changes) = (Some(self.journal.trimmed()), self.book.changes().collect());
             }
-            marks.extend(schemas.into_iter().map(|table| (table, Reason::Ddl)));
+            (from, unsure) = (oldest, changes);
+            if !unsure.is_empty() {
+                let changes = unsure.len();
+                error!(changes, "the primary may have lost schema changes that the secondary has: they are parked");
+            }
             info!(owed_from = ?oldest, "the primary began another life: what it may have lost is owed again");
         }
         if before.is_some_and(|before| before.payments > standing.payments) {
@@ -565,6 +568,7 @@ impl<C: Copier> Engine<C> {
         }
         if let Some(from) = from {
             self.ledger.rewind(from);
+            self.ledger.unsure(unsure);
             self.scouted = None;
         }
         let at = self.journal.appended();

@@ -23,10 +23,9 @@
 //!
 //! Schema changes are different: committed or aborted is not the same to them, and they must run once. They are owed in
 //! the order of their records, which is the order of the locks that they held, when the journal says *committed*. One
-//! whose unit was proven over without an answer has an unknown outcome and is neither repeated nor forgotten: its table
-//! is marked dirty with reason `ddl`. If it aborted, the next payment of the whole table clears that; if it committed,
-//! the copier finds other columns and refuses the table until somebody repeats the change there. One of no table is parked: no
-//! payment would show what became of it.
+//! whose unit was proven over without an answer has an unknown outcome and is neither repeated nor forgotten: it is parked,
+//! for no payment shows what became of an index or a constraint, and its table is marked dirty with reason `ddl`. If other
+//! columns came of it, the copier refuses the table until somebody repeats the change there.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
@@ -58,6 +57,8 @@ pub struct Ledger {
     tables: HashSet<TableId>,
     /// Schema changes that the secondary has already, by record: read again, they are not owed again.
     repeated: HashSet<Lsn>,
+    /// Schema changes that the primary may have lost, by record: read again, they are in doubt, whatever was said of their end.
+    unsure: HashSet<Lsn>,
     /// Where reading stood when [`Ledger::lost`] was called last.
     asked: Lsn,
     /// Names that tables got while units were open, and where reading stood: those below may mean them by the old ones.
@@ -395,14 +396,19 @@ impl Ledger {
     }
 
     fn end_ddl(&mut self, at: Lsn, lsn: Lsn, (table, body): (TableId, &[u8]), outcome: Option<Outcome>) {
+        let sure = !self.unsure.contains(&lsn);
         match outcome {
             Some(Outcome::Aborted) => {}
-            _ if self.repeated.contains(&lsn) => {
+            _ if sure && self.repeated.contains(&lsn) => {
                 self.ended.repeated.entry(lsn).or_default().push((table, body.into()));
             }
-            Some(Outcome::Committed) => self.ended.ddl.entry(lsn).or_default().push((table, body.into())),
-            None | Some(Outcome::Unknown) if table == TableId::NONE => self.ended.doubt(body.into()),
-            None | Some(Outcome::Unknown) => self.marks.push_back(Mark { table, reason: Reason::Ddl, at }),
+            Some(Outcome::Committed) if sure => self.ended.ddl.entry(lsn).or_default().push((table, body.into())),
+            _ => {
+                self.ended.doubt((table, body.into()));
+                if table != TableId::NONE {
+                    self.marks.push_back(Mark { table, reason: Reason::Ddl, at });
+                }
+            }
         }
     }
 
@@ -512,7 +518,14 @@ impl Ledger {
         self.parts.clear();
         self.parts_bytes = 0;
         self.left.clear();
+        // The secondary may have lost those too: until it was asked, none is there.
+        self.repeated.clear();
         (self.ended, self.aside) = (Owing::default(), Owing::default());
+    }
+
+    /// The primary may have lost the schema changes of these records, which are read again.
+    pub fn unsure(&mut self, records: impl IntoIterator<Item = Lsn>) {
+        self.unsure.extend(records);
     }
 
     /// The schema changes of these records are on the secondary, those of no others: they are told, and not repeated.
@@ -569,7 +582,7 @@ impl Owing {
         }
     }
 
-    fn doubt(&mut self, change: Box<[u8]>) {
+    fn doubt(&mut self, change: Ddl) {
         if !self.owed.doubted.contains(&change) {
             self.owed.doubted.push(change);
         }
@@ -696,11 +709,6 @@ impl Cut {
     pub fn ddl_records(&self) -> impl Iterator<Item = (Lsn, bool)> {
         let alone = |changes: &[Ddl]| changes.iter().all(|(table, _)| *table == TableId::NONE);
         self.owing.ddl.iter().map(move |(lsn, changes)| (*lsn, alone(changes)))
-    }
-
-    /// The tables that those change.
-    pub fn ddl_tables(&self) -> Vec<TableId> {
-        self.owing.owed.ddl.iter().map(|(table, _)| *table).collect()
     }
 }
 
@@ -1099,6 +1107,64 @@ mod tests {
         script.ledger.restore(cut);
         script.ledger.repeated([units[0]]);
         assert_eq!(script.ledger.freeze().owed().ddl, [(T, vec![2].into())]);
+    }
+
+    #[test]
+    fn a_schema_change_of_which_nobody_knows_is_listed_whether_it_is_of_a_table_or_not_promise_6() {
+        let mut script = Script::new();
+        for (table, outcome) in [(T, Some(Outcome::Unknown)), (TableId::NONE, Some(Outcome::Unknown)), (T, None)] {
+            let unit = script.unit(|buf| buf.ddl(table, b"change"));
+            match outcome {
+                Some(outcome) => script.ends(unit, outcome),
+                None => assert_eq!(script.gone(true, b""), 1),
+            }
+            let cut = script.ledger.freeze();
+            assert_eq!(cut.owed().doubted, [(table, b"change"[..].into())]);
+            assert!(cut.owed().ddl.is_empty());
+        }
+        let marked: Vec<_> = script.ledger.marks.iter().map(|mark| (mark.table, mark.reason)).collect();
+        assert_eq!(marked, [(T, Reason::Ddl); 2]);
+    }
+
+    /// Two committed changes that the secondary has, read again from the first on; asked in between, or not yet.
+    fn read_again(ask: impl FnOnce(&mut Ledger, [Lsn; 2])) -> Cut {
+        let mut script = Script::new();
+        let entries = [0, 1, 2, 3_u64].map(|at| {
+            let lsn = Lsn(at);
+            if at >= 2 {
+                return Entry::Outcome { lsn, of: Lsn(at - 2), outcome: Outcome::Committed };
+            }
+            let mut buf = RecordBuf::default();
+            buf.ddl(T, &[at as u8]);
+            Entry::Record { lsn, payload: Bytes::copy_from_slice(buf.finish(ME)) }
+        });
+        let now = script.now;
+        let read = |ledger: &mut Ledger| {
+            entries.clone().into_iter().for_each(|entry| ledger.read(entry, now).expect("well formed"));
+        };
+        read(&mut script.ledger);
+        drop(script.ledger.freeze());
+        script.ledger.repeated([Lsn(0), Lsn(1)]);
+        script.ledger.rewind(Lsn(0));
+        ask(&mut script.ledger, [Lsn(0), Lsn(1)]);
+        read(&mut script.ledger);
+        script.ledger.freeze()
+    }
+
+    #[test]
+    fn a_schema_change_that_the_secondary_lost_is_owed_again_though_it_could_not_be_asked_at_once() {
+        let changes = |cut: Cut| cut.owed().ddl.iter().map(|(_, body)| body[0]).collect::<Vec<_>>();
+        assert_eq!(changes(read_again(|_, _| {})), [0, 1]);
+        assert_eq!(changes(read_again(|ledger, [first, _]| ledger.repeated([first]))), [1]);
+    }
+
+    #[test]
+    fn a_schema_change_that_the_primary_may_have_lost_is_listed_though_the_secondary_has_it() {
+        let cut = read_again(|ledger, [first, second]| {
+            ledger.unsure([second]);
+            ledger.repeated([first, second]);
+        });
+        assert_eq!((cut.owed().ddl.len(), &cut.owed().doubted[..]), (0, &[(T, [1].into())][..]));
     }
 
     #[test]

@@ -11,7 +11,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::journal::Lsn;
-use crate::record::TableId;
 
 /// More are merged with their neighbours: the bound of promise 12, at the cost of a coarser release.
 const PAYMENTS_MAX: usize = 4096;
@@ -30,8 +29,8 @@ pub struct Payment {
     pub oldest: Lsn,
     /// When it was made.
     pub at: Instant,
-    /// Tables whose schema it changed.
-    pub ddl: Vec<TableId>,
+    /// Records whose schema changes it repeated.
+    pub ddl: Vec<Lsn>,
 }
 
 /// The payments kept, oldest first: numbers and times grow from front to back, positions need not.
@@ -80,13 +79,14 @@ impl Retention {
         self.payments.iter().rev().take(count).map(|payment| payment.oldest).filter(near).min()
     }
 
-    /// The primary began another life: everything kept is owed again from here on, and these tables' schemas may differ.
-    pub fn lost_by_primary(&mut self) -> (Option<Lsn>, Vec<TableId>) {
+    /// The primary began another life: everything kept is owed again from here on, and it may lack the schema changes of these
+    /// records, if it is the same server: what that had flushed it has.
+    pub fn lost_by_primary(&mut self) -> (Option<Lsn>, Vec<Lsn>) {
         let oldest = self.oldest();
         let undone = self.payments.drain(..).filter(|payment| payment.written > self.flushed);
-        let tables = undone.flat_map(|payment| payment.ddl).collect();
+        let changes = undone.flat_map(|payment| payment.ddl).collect();
         self.flushed = 0;
-        (oldest, tables)
+        (oldest, changes)
     }
 
     /// The secondary holds `payments`: later ones are owed again from here on.

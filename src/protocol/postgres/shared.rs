@@ -54,7 +54,7 @@ pub struct Shared {
     pub(super) sessions: Sessions,
     /// Called with tables whose writes the journal did not take.
     pub lost: Lose,
-    /// The log's line for what it did not take, and for what names no table among that.
+    /// The log's line for what it did not take, and for schema changes among that.
     pub(super) untaken: Line,
     pub(super) unrepeated: Line,
 }
@@ -151,7 +151,8 @@ impl Shared {
         tables
     }
 
-    /// The journal did not take these keys: the tables that they concern are dirty, and again when the unit is over.
+    /// The journal did not take these keys: the tables that they concern are dirty, and again when the unit is over. A schema
+    /// change among them is said of no table: its own is well again when its rows are, without the change.
     pub fn lose(&self, keys: &RecordBuf, error: &journal::Error) -> Unwritten {
         metrics::JOURNAL_REFUSED_TOTAL.counter(&[("wire", "postgres")]).increment(1);
         if *error == journal::Error::Full {
@@ -160,11 +161,12 @@ impl Shared {
             tracing::error!(%error, left_out, "the journal did not take a record: its tables are dirty");
         }
         let mut tables = self.concerned(keys);
-        if tables.remove(&TableId::NONE)
-            && let Some(left_out) = self.unrepeated.say()
-        {
-            let what = "what names no table, such as a schema change, is lost with it";
-            tracing::error!(left_out, "{what}: compare both schemas");
+        tables.remove(&TableId::NONE);
+        if keys.items().any(|item| matches!(item, Item::Ddl(..))) {
+            tables.insert(TableId::NONE);
+            if let Some(left_out) = self.unrepeated.say() {
+                tracing::error!(left_out, "a schema change is lost with it: compare both schemas, then clear the mark");
+            }
         }
         Unwritten::to(tables.into_iter(), &self.lost)
     }

@@ -137,7 +137,7 @@ impl<C: Copier> Engine<C> {
             standing.payments = number;
         }
         if let Some(oldest) = cut.oldest() {
-            let ddl = cut.ddl_tables();
+            let ddl = cut.ddl_records().map(|(lsn, _)| lsn).collect();
             self.retention.push(Payment { number, written: snapshot.written, oldest, at: now, ddl });
         }
         self.retention.flushed(snapshot.flushed);

@@ -89,7 +89,7 @@ impl Copier for Pays {
             shown: String::new(),
             why: "nobody knows".into(),
         };
-        let refused = owed.doubted.iter().map(|body| in_doubt(body)).collect();
+        let refused = owed.doubted.iter().map(|(_, body)| in_doubt(body)).collect();
         seen.keys = seen.keys.max(owed.keys.values().map(HashMap::len).sum());
         let is_other = |table: &&TableId| **table != TABLE;
         seen.others += owed.keys.keys().filter(is_other).map(|table| owed.keys[table].len()).sum::<usize>();

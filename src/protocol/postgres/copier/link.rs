@@ -73,6 +73,7 @@ pub(super) struct Link {
     /// [`Standing`]: crate::mirror::state::copier::Standing
     pub(super) volatile: Vec<TableId>,
     pub(super) behind: (Vec<TableId>, u64),
+    pub(super) timeline: u64,
     /// S exists.
     pub(super) at_snapshot: bool,
     /// The secondary is inside the transaction of the next payment, whose schema changes are repeated.
@@ -185,7 +186,7 @@ pub(super) async fn open(primary: &ServerConfig, secondary: &ServerConfig, optio
     from.simple(&silence_max(options)).await.map_err(on_primary)?;
     // Between payments we keep nothing there.
     from.simple("SET idle_session_timeout = 0").await.map_err(on_primary)?;
-    let life = life(&mut from).await.map_err(on_primary)?;
+    let (life, timeline) = life(&mut from).await.map_err(on_primary)?;
     let volatile = volatile::of_primary(&mut from, &options.scope).await.map_err(on_primary)?;
     let behind = volatile::of_secondary(&mut conn, &options.scope).await.map_err(on_secondary)?;
     let mut schemas = operator_schemas(&mut from).await.map_err(on_primary)?;
@@ -210,6 +211,7 @@ pub(super) async fn open(primary: &ServerConfig, secondary: &ServerConfig, optio
         life,
         volatile,
         behind,
+        timeline,
         at_snapshot: false,
         repeated: None,
         exported: None,
@@ -310,16 +312,18 @@ async fn place(conn: &mut Client) -> Result<Option<Place>, client::Error> {
 }
 
 /// What names a life of the server (POSTGRES-CORNERS 5): a crash restart keeps the start time and resets statistics;
-/// a failover changes the timeline; a restored copy has the same system id and another start.
-pub(super) async fn life(conn: &mut Client) -> Result<u64, client::Error> {
+/// a failover changes the timeline; a restored copy has the same system id and another start. With it, what names the timeline.
+pub(super) async fn life(conn: &mut Client) -> Result<(u64, u64), client::Error> {
     let sql = "SELECT pg_catalog.concat_ws('/', s.system_identifier, \
-        pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8), \
-        pg_catalog.pg_postmaster_start_time(), b.stats_reset) \
+        pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8)), \
+        pg_catalog.concat_ws('/', pg_catalog.pg_postmaster_start_time(), b.stats_reset) \
         FROM pg_catalog.pg_control_system() s, pg_catalog.pg_stat_bgwriter b";
     let rows = conn.simple(sql).await?;
-    let text = rows.first().ok_or(client::Error::Value(0))?.string(0)?;
+    let row = rows.first().ok_or(client::Error::Value(0))?;
+    let (timeline, start) = (row.string(0)?, row.string(1)?);
     // The label's hash serves as well; 0 means unknown.
-    Ok(TableId::of("life", &text).0.max(1))
+    let life = TableId::of("life", &format!("{timeline}/{start}")).0.max(1);
+    Ok((life, TableId::of("timeline", &timeline).0))
 }
 
 pub(super) fn on_primary(error: client::Error) -> Error {

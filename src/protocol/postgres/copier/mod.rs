@@ -344,6 +344,7 @@ impl Copier for PgCopier {
         link.renames = std::mem::take(&mut self.renames);
         let standing = Standing {
             life: link.life,
+            timeline: link.timeline,
             payments: link.payments,
             place: link.place,
             volatile: std::mem::take(&mut link.volatile),

@@ -156,9 +156,19 @@ impl<'p> Payment<'p> {
         self.gather();
         refused.into_iter().for_each(|refused| self.refuse_change(refused));
         self.tell_bereft();
-        let doubted = self.owed.doubted.iter().map(|body| change::refused(None, body, change::IN_DOUBT.to_owned()));
-        self.paid.refused.extend(doubted);
+        self.list_doubted();
         self.leave_out_locked().await
+    }
+
+    /// Nobody knows whether these happened: they are listed, and their tables are paid like any other.
+    fn list_doubted(&mut self) {
+        let schema = &self.link.schema;
+        let ours = self.owed.doubted.iter().filter(|(table, _)| !schema.excludes(*table));
+        let listed = ours.map(|(table, body)| {
+            let name = (*table != TableId::NONE).then(|| schema.name(*table));
+            change::refused(name.as_deref(), body, change::IN_DOUBT.to_owned())
+        });
+        self.paid.refused.extend(listed);
     }
 
     async fn roll_back(&mut self) -> Result<(), Trouble> {

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use crate::protocol::postgres::plan::{Savepoint, SavepointVerb};
-use crate::record::{Reason, RecordBuf, TableId};
+use crate::record::{RecordBuf, TableId};
 
 use super::Session;
 
@@ -151,17 +151,9 @@ impl Session {
         self.tickets.undo(&undone);
     }
 
-    /// Nobody knows which changes of the transaction were undone: their tables are dirty. What is of no table has none, and is kept
-    /// to be told as what it is.
+    /// Nobody knows which changes of the transaction were undone.
     fn doubt_changes(&mut self) {
-        let keys = &mut self.keys;
-        self.changes.pending.retain_mut(|change| {
-            change.doubtful = change.table == TableId::NONE;
-            if !change.doubtful {
-                keys.dirty(change.table, Reason::Ddl);
-            }
-            change.doubtful
-        });
+        self.changes.pending.iter_mut().for_each(|change| change.doubtful = true);
         self.tickets.doubt_changes();
     }
 }

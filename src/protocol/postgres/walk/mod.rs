@@ -754,6 +754,7 @@ fn is_theirs(table: &Relation) -> bool {
 fn name_of(catalog: &Catalog, table: TableId) -> String {
     match catalog.relation(table) {
         Some(relation) => relation.sql(),
+        None if table == TableId::NONE => TableId::NONE_SHOWN.to_owned(),
         None => format!("table {:016x}", table.0),
     }
 }
