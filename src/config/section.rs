@@ -136,7 +136,8 @@ sections! {
         durability: Durability = Is("fsync");
         /// Most disk space it takes.
         size_limit: Size = Is("4GB");
-        /// What happens when that is used up: block (clients wait) or dirty (tables written become dirty).
+        /// What happens when that is used up: block (clients wait) or dirty (tables written become dirty). Where only the end of
+        /// an open transaction can make room, PostgreSQL's clients wait for half a second, then it is dirty.
         on_full: OnFull = Is("dirty");
     }
 

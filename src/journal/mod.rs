@@ -360,6 +360,16 @@ impl Journal {
         self.shared.kick(&mut state);
     }
 
+    /// Whoever trims says what is in its way: the open unit whose record is here, and nothing that it can do itself.
+    pub fn hold_up_at(&self, at: Option<Lsn>) {
+        self.shared.held_up.store(at.map_or(u64::MAX, |at| at.0), Ordering::Relaxed);
+    }
+
+    /// No room comes before the open unit whose record is here has ended, as far as whoever trims has said.
+    pub fn held_up_at(&self) -> Option<Lsn> {
+        Some(Lsn(self.shared.held_up.load(Ordering::Relaxed))).filter(|at| at.0 != u64::MAX)
+    }
+
     /// The number of the window that runs. Who announced a label in it need not do so again before the next.
     pub fn window(&self) -> u64 {
         self.shared.window.load(Ordering::Relaxed)

@@ -562,6 +562,7 @@ impl<'a> Recovery<'a> {
             announced: Mutex::new(Announced::new()),
             window: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
+            held_up: AtomicU64::new(u64::MAX),
             stepper: Mutex::new(Stepper { file: self.file, control: self.control, buffer: Vec::new() }),
             options,
         })

@@ -59,6 +59,8 @@ pub(super) struct Shared {
     pub stepper: Mutex<Stepper>,
     /// How many wait for room.
     pub waiting: AtomicU64,
+    /// [`super::Journal::held_up_at`]; `u64::MAX`: nowhere.
+    pub held_up: AtomicU64,
 }
 
 /// Somebody waits for room.

@@ -219,16 +219,20 @@ impl Parked {
         self.ledger.saved().await.map(|()| dirty)
     }
 
-    /// Entries refused by inexact payments, which are ordinary ones from now on.
-    pub(crate) fn take_provisional(&self) -> Vec<Entry> {
-        let taken = |entry: &mut Entry| {
-            entry.provisional = false;
-            entry.clone()
-        };
+    /// Entries refused by inexact payments.
+    pub(crate) fn provisional(&self) -> Vec<Entry> {
+        let is = |entry: &&Entry| entry.provisional && entry.change().is_none();
+        self.ledger.look(|entries| entries.0.values().filter(is).cloned().collect())
+    }
+
+    /// It is tried once more: an ordinary entry from now on.
+    pub(crate) fn tried(&self, entry: &Entry) {
         self.ledger.change(|entries| {
-            let provisional = entries.0.values_mut().filter(|entry| entry.provisional && entry.change().is_none());
-            (false, provisional.map(taken).collect())
-        })
+            if let Some(entry) = entries.0.get_mut(&(entry.table, entry.key.clone())) {
+                entry.provisional = false;
+            }
+            (false, ())
+        });
     }
 }
 

@@ -725,6 +725,7 @@ impl<C: Copier> Engine<C> {
 
     /// Publish the phase and what the ledger says. While a cut is out nothing of it counts as paid.
     fn show(&self, phase: Phase) {
+        self.journal.hold_up_at(self.ledger.first_open().filter(|open| self.is_held_up_by(*open)));
         self.status.send_modify(|status| {
             status.phase = phase;
             status.paid = self.ledger.paid();

@@ -152,8 +152,7 @@ impl Ledger {
 
     /// Everything below is paid. A cut that is out counts as paid: its owner knows better.
     pub fn paid(&self) -> Lsn {
-        let open = self.open.keys().next().copied();
-        [open, self.oldest_ended().map(|(lsn, _)| lsn)].into_iter().flatten().min().unwrap_or(self.next)
+        [self.first_open(), self.oldest_ended().map(|(lsn, _)| lsn)].into_iter().flatten().min().unwrap_or(self.next)
     }
 
     fn oldest_ended(&self) -> Option<(Lsn, Instant)> {
@@ -195,6 +194,11 @@ impl Ledger {
         let open = self.open.values().next().map(|unit| unit.seen);
         let ended = self.oldest_ended().map(|(_, seen)| seen);
         [open, ended].into_iter().flatten().min()
+    }
+
+    /// The record of the oldest open unit.
+    pub fn first_open(&self) -> Option<Lsn> {
+        self.open.keys().next().copied()
     }
 
     /// When the oldest open unit was read.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use crate::journal::Lsn;
 use crate::mirror::handle::owe;
 use crate::mirror::parked;
 use crate::record::{Reason, RecordBuf, TableId};
@@ -34,7 +35,7 @@ impl<C: Copier> Engine<C> {
         self.book.note(None, paid.tables.iter().copied());
         self.keep(cut, snapshot, paid.payments, now);
         if exact {
-            self.owe_provisional()?;
+            self.owe_provisional();
         }
         self.stale = 0;
         self.backoff.reset();
@@ -145,21 +146,24 @@ impl<C: Copier> Engine<C> {
         self.book.note(floor, self.ledger.take_tables());
     }
 
-    /// What inexact payments parked is tried once more, now that nothing unpaid can be in its way.
-    fn owe_provisional(&mut self) -> Result<(), Error> {
-        for entry in self.parked.take_provisional() {
-            let mut record = RecordBuf::default();
+    /// What inexact payments parked is tried once more, now that nothing unpaid can be in its way. What a full journal does
+    /// not take is tried behind the next payment: this one's trim may make the room.
+    pub(super) fn owe_provisional(&self) {
+        for entry in self.parked.provisional() {
             if let Some(key) = &entry.key {
+                let mut record = RecordBuf::default();
                 record.key(entry.table(), key, true);
-                owe(&self.journal, &mut record)?;
+                if owe(&self.journal, &mut record).is_err() {
+                    return;
+                }
             }
+            self.parked.tried(&entry);
         }
-        Ok(())
     }
 
     /// Give up the part of the journal that nobody needs; at most once a second, because the book is synced first.
     pub(super) async fn trim(&mut self, now: Instant) -> Result<(), Error> {
-        let needed = self.retention.oldest().map_or(self.ledger.paid(), |oldest| oldest.min(self.ledger.paid()));
+        let needed = self.needed();
         let kept = self.on_trial.load(Ordering::Relaxed);
         if kept || now < self.next_trim || needed <= self.journal.trimmed() {
             return Ok(());
@@ -170,5 +174,15 @@ impl<C: Copier> Engine<C> {
         self.dirty.trimmed(forgotten);
         self.journal.trim(needed);
         Ok(())
+    }
+
+    /// Below it nobody needs the journal.
+    fn needed(&self) -> Lsn {
+        self.retention.oldest().map_or(self.ledger.paid(), |oldest| oldest.min(self.ledger.paid()))
+    }
+
+    /// Nothing is left to be trimmed before this open unit.
+    pub(super) fn is_held_up_by(&self, open: Lsn) -> bool {
+        self.needed() == open && open <= self.journal.trimmed()
     }
 }

@@ -7,6 +7,7 @@ use super::super::copier::Waiting;
 use super::*;
 use crate::backfill::work::{Landed, Outcome, Surveyed};
 use crate::backfill::{Kind, Request, State};
+use crate::journal::storage::MemoryDisk;
 use crate::mirror::handle::owe;
 use crate::mirror::state::copier::{Gone, Idle, Owed, Refused, Renamed};
 use crate::record::{Backend, RecordBuf};
@@ -309,6 +310,67 @@ async fn a_schema_change_of_no_table_in_doubt_is_listed_until_somebody_decides_p
     handle.settle(journal.appended()).await.expect("it runs");
     assert!(handle.parked().is_empty());
     assert_eq!(seen.lock().expect("no panic").changes, [b"CREATE VIEW v ..".to_vec()]);
+    stop.cancel();
+    running.await.expect("ends");
+}
+
+#[tokio::test]
+async fn what_was_parked_for_its_neighbours_is_tried_again_though_the_journal_is_full_at_first() {
+    let options = journal::Options {
+        size_limit_bytes: 3 * (16_384 + 4_096),
+        segment_bytes: 16_384,
+        record_limit_bytes: 2_000,
+        ring_bytes: 8_192,
+        ..journal::Options::default()
+    };
+    let (journal, _) = Journal::open_on(MemoryDisk::default().storage(), options).expect("opens");
+    journal.sync_now();
+    let made = Engine::new(Config::default(), journal.clone(), Pays::default(), Paths::in_memory());
+    let (engine, handle) = made.expect("files load");
+    let refuse = |key: &[u8]| Refused {
+        table: TABLE,
+        name: "t".into(),
+        key: Some(key.into()),
+        shown: String::new(),
+        why: "23505 unique".into(),
+    };
+    let inexact = Paid { refused: vec![refuse(b"a"), refuse(b"b")], ..Paid::default() };
+    handle.parked().paid(&Owed::default(), &inexact, false).await.expect("memory");
+    while owe(&journal, &mut written()).is_ok() {
+        journal.sync_now();
+    }
+    let full = journal.appended();
+    engine.owe_provisional();
+    assert_eq!((handle.parked().provisional().len(), journal.appended()), (2, full));
+    journal.trim(full);
+    journal.sync_now();
+    engine.owe_provisional();
+    assert!(handle.parked().provisional().is_empty());
+    let owed = handle.owed().await.expect("it can be read");
+    let keys: Vec<_> = owed.into_iter().filter(|(table, _)| *table == TABLE).filter_map(|(_, key)| key).collect();
+    assert_eq!(keys, [b"a"[..].into(), b"b"[..].into()] as [Box<[u8]>; 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_journal_is_held_up_by_an_open_unit_when_all_else_is_paid_and_not_by_lag() {
+    let (journal, copier) = (Journal::in_memory(), Pays::default());
+    let away = copier.away.clone();
+    away.store(true, Ordering::Relaxed);
+    let config = Config { retention: Duration::ZERO, ..Config::default() };
+    let (engine, handle) = Engine::new(config, journal.clone(), copier, Paths::in_memory()).expect("files load");
+    owe(&journal, &mut written()).expect("there is room");
+    let open = journal.begin(written().finish(Backend { id: 5, life: 1 })).expect("there is room");
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(engine.run(stop.clone()));
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(journal.held_up_at(), None, "the secondary is away");
+    away.store(false, Ordering::Relaxed);
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(journal.held_up_at(), Some(open.lsn()));
+    open.end(journal::Outcome::Committed);
+    handle.settle(journal.appended()).await.expect("it runs");
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(journal.held_up_at(), None);
     stop.cancel();
     running.await.expect("ends");
 }

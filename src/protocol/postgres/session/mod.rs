@@ -664,11 +664,23 @@ impl Session {
     }
 
     /// Resolves with `true` when there is room. A disk that is a moment behind is waited for by any policy; a journal
-    /// that stays full is waited for only where configuration says so (promise 7).
+    /// that stays full is waited for only where configuration says so (promise 7), and not where an open unit holds it up:
+    /// that may be this one, or wait for a lock of this one.
     fn room(&self, bytes: usize) -> Awaited {
-        let (journal, bytes) = (self.shared.journal.clone(), bytes.min(RECORD_MAX));
-        let patience = if self.shared.policy.block_when_full() { Duration::MAX } else { FULL_WAIT };
-        Box::pin(async move { matches!(tokio::time::timeout(patience, journal.room(bytes)).await, Ok(Ok(()))) })
+        let (shared, bytes) = (self.shared.clone(), bytes.min(RECORD_MAX));
+        Box::pin(async move {
+            let journal = &shared.journal;
+            loop {
+                let held_up = journal.held_up_at();
+                if let Ok(room) = tokio::time::timeout(FULL_WAIT, journal.room(bytes)).await {
+                    return room.is_ok();
+                }
+                let stays = held_up.is_some() && held_up == journal.held_up_at();
+                if stays || !shared.policy.block_when_full() {
+                    return false;
+                }
+            }
+        })
     }
 
     /// A large transaction does not pile up in memory: its keys go to the journal as they come.

@@ -928,6 +928,28 @@ fn what_the_journal_did_not_take_is_dirty_before_it_is_written_and_when_its_unit
     assert_eq!(marked(), 4, "nobody knows more of it than that its server is gone");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_full_journal_that_an_open_unit_holds_up_is_waited_for_by_no_policy() {
+    let journal = rig::slow_journal();
+    while let Ok(ticket) = journal.begin(&[0; 1000]) {
+        ticket.end(Outcome::Committed);
+        journal.sync_now();
+    }
+    let shared = rig::changed(|shared| {
+        shared.journal = journal.clone();
+        shared.policy.live.change([("journal.on_full", "block")].into_iter()).expect("it can be changed");
+    });
+    let mut room = Session::new(shared.clone(), 7).room(1000);
+    assert!(tokio::time::timeout(FULL_WAIT * 100, &mut room).await.is_err(), "the mirror may catch up");
+    journal.hold_up_at(Some(journal::Lsn(0)));
+    assert_eq!(tokio::time::timeout(FULL_WAIT * 3, &mut room).await, Ok(false));
+    journal.hold_up_at(None);
+    let mut room = Session::new(shared.clone(), 8).room(1000);
+    assert!(tokio::time::timeout(FULL_WAIT * 100, &mut room).await.is_err());
+    shared.policy.live.change([("journal.on_full", "dirty")].into_iter()).expect("it can be changed");
+    assert_eq!(tokio::time::timeout(FULL_WAIT * 3, &mut room).await, Ok(false), "whoever waits already hears of it");
+}
+
 #[test]
 fn a_schema_change_that_the_journal_did_not_take_is_said_of_no_table_too() {
     let marks: Arc<std::sync::Mutex<BTreeSet<u64>>> = Arc::default();
