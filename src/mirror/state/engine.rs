@@ -541,7 +541,8 @@ impl<C: Copier> Engine<C> {
         }
         if before.is_some_and(|before| before.payments > standing.payments) {
             let oldest = self.retention.lost_by_secondary(standing.payments);
-            from = [from, oldest].into_iter().flatten().min();
+            // One of them may have been no payment of ours yet: its answer was lost, and what it repeated was called repeated.
+            from = [from, oldest, Some(self.ledger.paid())].into_iter().flatten().min();
             warn!(payments = standing.payments, owed_from = ?oldest, "the secondary lost payments: they are owed again");
         }
         if let Some(tables) = self.book.lost(standing.payments) {

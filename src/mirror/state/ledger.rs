@@ -815,6 +815,7 @@ mod tests {
         assert!(script.ledger.freeze().owed().is_nothing());
         // After a restart it is read again.
         script.ledger.rewind(Lsn(0));
+        script.ledger.repeated([change]);
         script.at = 0;
         let change = script.unit(|buf| buf.ddl(T, b"RENAME"));
         script.ends(change, Outcome::Committed);

@@ -939,12 +939,12 @@ async fn a_full_journal_that_an_open_unit_holds_up_is_waited_for_by_no_policy() 
         shared.journal = journal.clone();
         shared.policy.live.change([("journal.on_full", "block")].into_iter()).expect("it can be changed");
     });
-    let mut room = Session::new(shared.clone(), 7).room(1000);
+    let mut room = Session::new(shared.clone(), Backend { id: 7, life: 1 }).room(1000);
     assert!(tokio::time::timeout(FULL_WAIT * 100, &mut room).await.is_err(), "the mirror may catch up");
     journal.hold_up_at(Some(journal::Lsn(0)));
     assert_eq!(tokio::time::timeout(FULL_WAIT * 3, &mut room).await, Ok(false));
     journal.hold_up_at(None);
-    let mut room = Session::new(shared.clone(), 8).room(1000);
+    let mut room = Session::new(shared.clone(), Backend { id: 8, life: 1 }).room(1000);
     assert!(tokio::time::timeout(FULL_WAIT * 100, &mut room).await.is_err());
     shared.policy.live.change([("journal.on_full", "dirty")].into_iter()).expect("it can be changed");
     assert_eq!(tokio::time::timeout(FULL_WAIT * 3, &mut room).await, Ok(false), "whoever waits already hears of it");
