@@ -930,15 +930,9 @@ fn what_the_journal_did_not_take_is_dirty_before_it_is_written_and_when_its_unit
 
 #[tokio::test(start_paused = true)]
 async fn a_full_journal_that_an_open_unit_holds_up_is_waited_for_by_no_policy() {
-    let journal = rig::slow_journal();
-    while let Ok(ticket) = journal.begin(&[0; 1000]) {
-        ticket.end(Outcome::Committed);
-        journal.sync_now();
-    }
-    let shared = rig::changed(|shared| {
-        shared.journal = journal.clone();
-        shared.policy.live.change([("journal.on_full", "block")].into_iter()).expect("it can be changed");
-    });
+    let shared = rig::changed(rig::narrow);
+    let journal = shared.journal.clone();
+    rig::fill(&journal);
     let mut room = Session::new(shared.clone(), Backend { id: 7, life: 1 }).room(1000);
     assert!(tokio::time::timeout(FULL_WAIT * 100, &mut room).await.is_err(), "the mirror may catch up");
     journal.hold_up_at(Some(journal::Lsn(0)));
