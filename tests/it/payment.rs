@@ -88,6 +88,16 @@ impl World {
         panic!("stale five times");
     }
 
+    /// All of `t` is refused with this error, and `u` is paid all the same.
+    async fn assert_refused_beside_another(&mut self, code: &str) {
+        let mut both = owed("t", [1]);
+        owe(&mut both, "u", false, [1]);
+        let paid = self.pay(&both).await;
+        let [refused] = &paid.refused[..] else { panic!("one is refused: {:?}", paid.refused) };
+        assert!(refused.table == table("t") && refused.key.is_none() && refused.why.contains(code), "{refused:?}");
+        self.assert_same("u").await;
+    }
+
     async fn assert_same(&self, table: &str) {
         let query = format!("SELECT t::text FROM {table} t ORDER BY 1");
         let (origin, target) = (self.origin.url("postgres"), self.target.url("postgres"));
@@ -822,12 +832,7 @@ async fn a_damaged_page_on_the_target_is_its_table_s_alone_promise_7() {
     std::fs::write(&file, vec![0xa5; usize::try_from(len).expect("small")]).expect("damaged");
     world.target.start().expect("it starts");
     world.reopen(Options::default()).await;
-    let mut both = owed("t", [1]);
-    owe(&mut both, "u", false, [1]);
-    let paid = world.pay(&both).await;
-    let [refused] = &paid.refused[..] else { panic!("one is refused: {:?}", paid.refused) };
-    assert!(refused.table == table("t") && refused.key.is_none() && refused.why.contains("XX001"), "{refused:?}");
-    world.assert_same("u").await;
+    world.assert_refused_beside_another("XX001").await;
 }
 
 #[tokio::test]
@@ -839,12 +844,7 @@ async fn a_table_whose_file_the_origin_lost_is_refused_alone_promise_7() {
     std::fs::remove_file(world.origin.data().join(&path[0])).expect("it is there");
     world.origin.start().expect("it starts");
     world.reopen(Options::default()).await;
-    let mut both = owed("t", [1]);
-    owe(&mut both, "u", false, [1]);
-    let paid = world.pay(&both).await;
-    let [refused] = &paid.refused[..] else { panic!("one is refused: {:?}", paid.refused) };
-    assert!(refused.table == table("t") && refused.key.is_none() && refused.why.contains("58P01"), "{refused:?}");
-    world.assert_same("u").await;
+    world.assert_refused_beside_another("58P01").await;
 }
 
 /// As functions in C raise it that name no class of errors.

@@ -11,6 +11,7 @@ use crate::record::Side;
 use super::client::is_by_certificate;
 use super::link::{Error, Kept, Link, plain};
 use super::session::framing::Framing;
+use super::text::edit::quoted;
 use super::topology::Supported;
 use super::wire::compress::Compression;
 use super::wire::primitive::{Consistency, Reader};
@@ -354,7 +355,7 @@ where
         answer_authenticator(server, version, &token).await?;
     }
     if let Some(keyspace) = &luggage.keyspace {
-        let text = format!("USE \"{}\"", keyspace.replace('"', "\"\""));
+        let text = format!("USE {}", quoted(keyspace));
         let query = Query { text: text.as_bytes(), parameters: Parameters::new(Consistency::One) };
         server.ask(version, Opcode::Query, |out| query.put(out, version)).await?;
     }

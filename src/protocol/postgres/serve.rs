@@ -268,6 +268,22 @@ fn parameter<'a>(packet: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
 }
 
 impl Front {
+    /// Before servers that are not there.
+    #[cfg(test)]
+    pub(super) fn nowhere() -> Front {
+        Front {
+            shared: super::rig::shared(),
+            servers: Arc::new(Servers::new(&super::rig::config(), None)),
+            closes_types: false,
+            tls: None,
+            tls_required: false,
+            login_timeout: Duration::from_secs(3_600),
+            clients: Clients::new("postgres", 10),
+            cancels: Cancels::default(),
+            elsewhere: Arc::default(),
+        }
+    }
+
     /// Cancel what a session's server does for it.
     pub(super) async fn send_cancel(&self, home: &Home) -> io::Result<()> {
         let config = ServerConfig { hosts: vec![home.endpoint.clone()], ..(**self.servers.of(home.side)).clone() };
@@ -331,7 +347,6 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::net::tls::{self, SslMode, Tls};
-    use crate::protocol::postgres::rig;
 
     #[test]
     fn a_session_that_says_no_to_replication_is_an_ordinary_one() {
@@ -358,21 +373,6 @@ mod tests {
     fn an_idle_client_holds_no_more_than_its_session() {
         let (task, session) = (returned(one), size_of::<LoggedIn>());
         assert!(task <= 512 && session <= 2_048, "{task} bytes of task and {session} bytes of session");
-    }
-
-    /// A front before servers that are not there.
-    fn front() -> Front {
-        Front {
-            shared: rig::shared(),
-            servers: Arc::new(Servers::new(&rig::config(), None)),
-            closes_types: false,
-            tls: None,
-            tls_required: false,
-            login_timeout: Duration::from_secs(3_600),
-            clients: Clients::new("postgres", 10),
-            cancels: Cancels::default(),
-            elsewhere: Arc::default(),
-        }
     }
 
     async fn served(front: Front, stop: &CancellationToken) -> (SocketAddr, JoinHandle<()>) {
@@ -418,7 +418,7 @@ mod tests {
     async fn each_step_of_a_login_has_its_time_and_no_more() {
         const STEP: Duration = Duration::from_millis(200);
         let stop = CancellationToken::new();
-        let front = Front { login_timeout: STEP, servers: asking().await, ..front() };
+        let front = Front { login_timeout: STEP, servers: asking().await, ..Front::nowhere() };
         let (address, _serving) = served(front, &stop).await;
         let steps =
             [(Vec::new(), &b""[..]), (first_message(SSL_REQUEST, ""), b"N"), (startup_message(), b"R\0\0\0\x17")];
@@ -448,7 +448,7 @@ mod tests {
         let (cert, key) = paper(folder.path(), "own");
         let acceptor = tls::acceptor(&cert, &key, None, &[]).expect("it fits");
         let stop = CancellationToken::new();
-        let front = Front { tls: Some(acceptor), tls_required: true, servers: asking().await, ..front() };
+        let front = Front { tls: Some(acceptor), tls_required: true, servers: asking().await, ..Front::nowhere() };
         let (address, _serving) = served(front, &stop).await;
         let mut plain = TcpStream::connect(address).await.expect("it listens");
         plain.write_all(&startup_message()).await.expect("it reads");
@@ -467,7 +467,7 @@ mod tests {
         let [own, known, foreign] = ["own", "known", "foreign"].map(|name| paper(folder.path(), name));
         let acceptor = tls::acceptor(&own.0, &own.1, Some(&known.0), &[]).expect("it fits");
         let stop = CancellationToken::new();
-        let front = Front { tls: Some(acceptor), tls_required: true, servers: asking().await, ..front() };
+        let front = Front { tls: Some(acceptor), tls_required: true, servers: asking().await, ..Front::nowhere() };
         let (address, _serving) = served(front, &stop).await;
         let showing = |client_cert| Tls { mode: SslMode::VerifyFull, root_cert: Some(own.0.clone()), client_cert };
         for stranger in [None, Some(foreign)] {
@@ -492,7 +492,7 @@ mod tests {
     #[tokio::test]
     async fn clients_that_say_nothing_do_not_hold_up_the_end() {
         let stop = CancellationToken::new();
-        let (address, serving) = served(front(), &stop).await;
+        let (address, serving) = served(Front::nowhere(), &stop).await;
         let mut silent = TcpStream::connect(address).await.expect("it listens");
         let mut begun = TcpStream::connect(address).await.expect("it listens");
         begun.write_all(&[&[0, 0, 0, 8][..], &SSL_REQUEST.to_be_bytes()].concat()).await.expect("it reads");

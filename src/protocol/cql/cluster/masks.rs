@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use crate::protocol::cql::client::{Answer, Client, Error};
 use crate::protocol::cql::definitions::literal;
 use crate::protocol::cql::tables::is_own;
+use crate::protocol::cql::text::edit::quoted;
 use crate::protocol::cql::wire::primitive::Consistency;
 use crate::protocol::cql::wire::request::Parameters;
 use crate::protocol::cql::wire::response::{Outcome, code};
@@ -70,7 +71,6 @@ async fn sees(client: &Client, user: &str, (keyspace, table): (&str, &str)) -> R
     if user.is_empty() {
         return Ok(false);
     }
-    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
     let (table, user) = (format!("{}.{}", quoted(keyspace), quoted(table)), literal(user));
     match client.query(&format!("LIST UNMASK PERMISSION ON TABLE {table} OF {user}"), &one()).await {
         Ok(answer) => Ok(has_rows(&answer)),

@@ -16,9 +16,10 @@
 //! No timestamp of one side is compared with one of the other. Where a value has none to be read (a collection's elements, a
 //! counter), the same value twice counts as the same version, and nothing is told by the early look.
 
-use crate::protocol::cql::applier::rows::{Cell, cells, quoted, selectors};
+use crate::protocol::cql::applier::rows::{Cell, cells, selectors};
 use crate::protocol::cql::client::{Answer, Error};
 use crate::protocol::cql::place::Place;
+use crate::protocol::cql::text::edit::quoted;
 use crate::protocol::cql::text::schema::{Cells, Column, Role, Table};
 use crate::protocol::cql::wire::primitive::Value;
 use crate::protocol::cql::wire::request::Bound;

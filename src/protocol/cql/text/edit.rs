@@ -38,9 +38,14 @@ pub fn drop_at(drop: &ColumnDrop, micros: i64) -> Edit {
 /// The tables that modifications name without a keyspace, with this one: for a statement that goes elsewhere than where it
 /// was prepared. Types and functions in it are of its table's keyspace, as they were.
 pub fn qualified(statement: &Statement, keyspace: &str) -> Vec<Edit> {
-    let text = format!("\"{}\".", keyspace.replace('"', "\"\""));
+    let text = format!("{}.", quoted(keyspace));
     let bare = statement.modifications().iter().filter(|one| one.table.keyspace.is_none());
     bare.map(|one| Edit { span: at(one.table_at), text: text.clone() }).collect()
+}
+
+/// A name as a text must have it, whatever it is.
+pub fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 fn at(place: usize) -> Span {

@@ -6,6 +6,7 @@
 //!
 //! Independent of the wire: types are their `[option]` bytes, values their bytes.
 
+use super::edit;
 use super::expr::{Expr, Value};
 use super::literal::{NoBytes, encode};
 use super::parse::parse;
@@ -482,7 +483,7 @@ fn pk_indexes(filters: &[Filter], places: Places) -> Vec<usize> {
 fn quoted(name: &str) -> String {
     let plain = name.starts_with(|first: char| first.is_ascii_lowercase())
         && name.chars().all(|char| char.is_ascii_lowercase() || char.is_ascii_digit() || char == '_');
-    if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+    if plain { name.to_owned() } else { edit::quoted(name) }
 }
 
 fn null_key(name: &str) -> String {

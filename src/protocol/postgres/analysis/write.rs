@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use pg_query::NodeEnum;
 use pg_query::protobuf::{
-    AExprKind, BoolExprType, ColumnRef, DeleteStmt, InsertStmt, Node, OnConflictAction, OnConflictClause,
-    OverridingKind, RangeVar, ReturningClause, SelectStmt, UpdateStmt, WithClause,
+    AExprKind, BoolExprType, ColumnRef, DeleteStmt, IndexElem, InsertStmt, Node, OnConflictAction, OnConflictClause,
+    OverridingKind, RangeVar, ResTarget, ReturningClause, SelectStmt, UpdateStmt, WithClause,
 };
 
 use super::super::catalog::{Catalog, Column, Events, Kind, Relation};
@@ -132,8 +132,8 @@ struct Write<'a> {
     returning: Option<&'a ReturningClause>,
     /// Columns that it assigns in rows that exist.
     assigned: Vec<&'a str>,
-    /// Those of them that get what they have: see [`given`].
-    given: Vec<&'a str>,
+    /// Those of them that may get another value: see [`anew`].
+    anew: Vec<&'a str>,
     deletes: bool,
     inserts: bool,
     updates: bool,
@@ -174,7 +174,7 @@ impl Scope<'_> {
             name,
             returning: insert.returning_clause.as_ref(),
             assigned: updates.map(|clause| assigned(&clause.target_list)).unwrap_or_default(),
-            given: updates.map(given).unwrap_or_default(),
+            anew: updates.map(anew).unwrap_or_default(),
             deletes: false,
             inserts: true,
             updates: updates.is_some(),
@@ -227,7 +227,7 @@ impl Scope<'_> {
             name,
             returning: update.returning_clause.as_ref(),
             assigned: assigned(&update.target_list),
-            given: Vec::new(),
+            anew: assigned(&update.target_list),
             deletes: false,
             inserts: false,
             updates: true,
@@ -242,7 +242,8 @@ impl Scope<'_> {
         // Before 18 the server returns new keys only: the old ones must be in the text.
         if outcome.must_ask && !self.returns_old() && self.rekeys(&write) {
             let Write { name, .. } = write;
-            let plain = Write { name, returning: None, assigned: Vec::new(), updates: false, ..write };
+            let plain =
+                Write { name, returning: None, assigned: Vec::new(), anew: Vec::new(), updates: false, ..write };
             let old = self.rows_written(&plain, |scope, table| scope.pinned(condition, name, table));
             if old.must_ask || old.keys.is_empty() {
                 outcome = outcome.without_answer();
@@ -259,7 +260,7 @@ impl Scope<'_> {
             name,
             returning: delete.returning_clause.as_ref(),
             assigned: Vec::new(),
-            given: Vec::new(),
+            anew: Vec::new(),
             deletes: true,
             inserts: false,
             updates: false,
@@ -286,10 +287,9 @@ impl Scope<'_> {
         let trigger = write.updates && holders.iter().any(|holder| holder.hazards.before_update);
         // An index that takes for equal what is not may have met another key.
         let loose = table.hazards.loose || holders.iter().any(|holder| holder.hazards.loose);
-        let anew: Vec<&str> =
-            write.assigned.iter().copied().filter(|column| loose || !write.given.contains(column)).collect();
-        let moves = table.kind == Kind::Partitioned && changes_leaf(&anew, table);
-        moves || trigger || holders.iter().any(|holder| assigns_key(&anew, holder))
+        let set = if loose { &write.assigned } else { &write.anew };
+        let moves = table.kind == Kind::Partitioned && changes_leaf(set, table);
+        moves || trigger || holders.iter().any(|holder| assigns_key(set, holder))
     }
 
     /// What the transaction has made may change which rows a write to the table concerns.
@@ -522,27 +522,29 @@ pub(super) fn assigned(list: &[Node]) -> Vec<&str> {
         .collect()
 }
 
-/// The columns of `ON CONFLICT (column) DO UPDATE SET column = EXCLUDED.column`: the row that is there has what was given, or there
-/// would be no conflict. Many ORMs assign all columns so.
-fn given(clause: &OnConflictClause) -> Vec<&str> {
-    let infer = clause.infer.as_deref().map(|infer| infer.index_elems.as_slice()).unwrap_or_default();
-    let arbiters: Vec<&str> = infer
-        .iter()
-        .filter_map(|node| match node.node.as_ref() {
-            Some(NodeEnum::IndexElem(elem))
-                if elem.expr.is_none() && elem.collation.is_empty() && elem.opclass.is_empty() =>
-            {
-                Some(elem.name.as_str())
-            }
-            _ => None,
-        })
-        .collect();
+/// The columns that ON CONFLICT DO UPDATE assigns, but for those of `(column) .. SET column = EXCLUDED.column`: the row that is
+/// there has what was given, or there would be no conflict. Many ORMs assign all columns so.
+fn anew(clause: &OnConflictClause) -> Vec<&str> {
+    let by_default = |elem: &&IndexElem| elem.collation.is_empty() && elem.opclass.is_empty();
+    let arbiters: Vec<&str> = arbiters(clause).filter(by_default).map(|elem| &*elem.name).collect();
+    let is_given = |target: &ResTarget| {
+        let given = target.val.as_deref().and_then(excluded);
+        target.indirection.is_empty() && given == Some(&*target.name) && arbiters.contains(&&*target.name)
+    };
     let targets = clause.target_list.iter().filter_map(|node| match node.node.as_ref() {
-        Some(NodeEnum::ResTarget(target)) if target.indirection.is_empty() => Some(target),
+        Some(NodeEnum::ResTarget(target)) => Some(target),
         _ => None,
     });
-    let given = targets.filter(|target| target.val.as_deref().and_then(excluded) == Some(&*target.name));
-    given.map(|target| &*target.name).filter(|name| arbiters.contains(name)).collect()
+    targets.filter(|target| !is_given(target)).map(|target| &*target.name).collect()
+}
+
+/// The columns that an ON CONFLICT names for its index.
+fn arbiters(clause: &OnConflictClause) -> impl Iterator<Item = &IndexElem> {
+    let elems = clause.infer.iter().flat_map(|infer| &infer.index_elems);
+    elems.filter_map(|node| match node.node.as_ref() {
+        Some(NodeEnum::IndexElem(elem)) if elem.expr.is_none() => Some(&**elem),
+        _ => None,
+    })
 }
 
 /// `EXCLUDED.column`
@@ -592,23 +594,13 @@ fn conflicts_on_key(clause: &OnConflictClause, table: &Relation) -> bool {
     let keys = key_names(table);
     let Some(infer) = clause.infer.as_deref() else { return false };
     let by_name = table.key.as_ref().is_some_and(|key| key.name == infer.conname);
-    let mut columns: Vec<&str> = infer
-        .index_elems
-        .iter()
-        .filter_map(|node| match node.node.as_ref() {
-            Some(NodeEnum::IndexElem(elem)) if elem.expr.is_none() => Some(elem.name.as_str()),
-            _ => None,
-        })
-        .collect();
+    let mut columns: Vec<&str> = arbiters(clause).map(|elem| &*elem.name).collect();
     columns.sort_unstable();
     columns.dedup();
     let mut wanted = keys.clone();
     wanted.sort_unstable();
     let by_columns = infer.conname.is_empty() && columns == wanted && infer.where_clause.is_none();
-    let given = given(clause);
-    let mut anew = assigned(&clause.target_list);
-    anew.retain(|column| !given.contains(column));
-    let kept = !assigns_key(&anew, table);
+    let kept = !assigns_key(&anew(clause), table);
     (by_name || by_columns) && kept && !table.hazards.before_update && !table.hazards.loose
 }
 

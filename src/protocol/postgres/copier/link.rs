@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::journal::{Lsn, Place};
-use crate::mirror::state::copier::Error;
+use crate::mirror::state::copier::{Error, Standing};
 use crate::protocol::postgres::client::{self, Client, ServerConfig};
 use crate::record::TableId;
 
@@ -64,16 +64,8 @@ pub(super) struct Link {
     pub(super) replica: bool,
     pub(super) search_path: String,
     pub(super) payments: u64,
-    /// Where the journal was at the last payment before this link, and whether the secondary can be told.
-    pub(super) place: Option<Place>,
+    /// The secondary can be told where the journal is.
     pub(super) keeps_place: bool,
-    pub(super) life: u64,
-    /// As [`Standing`] has them.
-    ///
-    /// [`Standing`]: crate::mirror::state::copier::Standing
-    pub(super) volatile: Vec<TableId>,
-    pub(super) behind: (Vec<TableId>, u64),
-    pub(super) timeline: u64,
     /// S exists.
     pub(super) at_snapshot: bool,
     /// The secondary is inside the transaction of the next payment, whose schema changes are repeated.
@@ -172,7 +164,11 @@ const ADD_PLACE: &str = "ALTER TABLE tandem.payment ADD COLUMN IF NOT EXISTS jou
 /// Whether nothing of [`STORE`] is missing.
 pub(in crate::protocol::postgres) const STORE_IS_THERE: &str = "SELECT pg_catalog.to_regclass('tandem.payment') IS NOT NULL AND pg_catalog.to_regclass('tandem.contact') IS NOT NULL";
 
-pub(super) async fn open(primary: &ServerConfig, secondary: &ServerConfig, options: &Options) -> Result<Link, Error> {
+pub(super) async fn open(
+    primary: &ServerConfig,
+    secondary: &ServerConfig,
+    options: &Options,
+) -> Result<(Link, Standing), Error> {
     let mut conn = connect(secondary).await.map_err(on_secondary)?;
     let replica = prepare_secondary(&mut conn).await.map_err(on_secondary)?;
     conn.simple(&silence_max(options)).await.map_err(on_secondary)?;
@@ -198,7 +194,8 @@ pub(super) async fn open(primary: &ServerConfig, secondary: &ServerConfig, optio
     from.simple(&set).await.map_err(on_primary)?;
     conn.simple(&set).await.map_err(on_secondary)?;
     let contacts = Contacts::load(&mut from, &mut conn).await?;
-    Ok(Link {
+    let standing = Standing { life, timeline, payments, place, volatile, behind };
+    let link = Link {
         primary: from,
         secondary: conn,
         schema: Schema::new().within(options.scope.clone()),
@@ -206,12 +203,7 @@ pub(super) async fn open(primary: &ServerConfig, secondary: &ServerConfig, optio
         replica,
         search_path: if schemas.is_empty() { String::new() } else { search_path },
         payments,
-        place,
         keeps_place,
-        life,
-        volatile,
-        behind,
-        timeline,
         at_snapshot: false,
         repeated: None,
         exported: None,
@@ -225,7 +217,8 @@ pub(super) async fn open(primary: &ServerConfig, secondary: &ServerConfig, optio
         history: History::default(),
         contacts,
         renames: Renames::default(),
-    })
+    };
+    Ok((link, standing))
 }
 
 /// The secondary may be an old primary that is read-only by default: the mirror writes there all the same.

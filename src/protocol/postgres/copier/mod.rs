@@ -340,16 +340,8 @@ impl Link {
 impl Copier for PgCopier {
     async fn open(&mut self) -> Result<Standing, Error> {
         self.unlink();
-        let mut link = link::open(&self.primary, &self.secondary, &self.options).await?;
+        let (mut link, standing) = link::open(&self.primary, &self.secondary, &self.options).await?;
         link.renames = std::mem::take(&mut self.renames);
-        let standing = Standing {
-            life: link.life,
-            timeline: link.timeline,
-            payments: link.payments,
-            place: link.place,
-            volatile: std::mem::take(&mut link.volatile),
-            behind: std::mem::take(&mut link.behind),
-        };
         self.link = Some(link);
         Ok(standing)
     }

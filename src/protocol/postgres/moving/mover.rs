@@ -371,30 +371,12 @@ fn notifications(messages: &[u8]) -> BytesMut {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::clients::Clients;
     use crate::protocol::postgres::client::{Endpoint, Host};
     use crate::protocol::postgres::moving::sessions::Who;
-    use crate::protocol::postgres::rig;
-    use crate::protocol::postgres::serve::Cancels;
-    use crate::protocol::postgres::servers::Servers;
-
-    fn front() -> Arc<Front> {
-        Arc::new(Front {
-            shared: rig::shared(),
-            servers: Arc::new(Servers::new(&rig::config(), None)),
-            closes_types: false,
-            tls: None,
-            tls_required: false,
-            login_timeout: Duration::from_secs(60),
-            clients: Clients::new("postgres", 10),
-            cancels: Cancels::default(),
-            elsewhere: Arc::default(),
-        })
-    }
 
     #[test]
     fn what_came_of_the_transaction_that_the_fence_waited_for_is_known_before_the_flip() {
-        let front = front();
+        let front = Arc::new(Front::nowhere());
         let endpoint = Endpoint { host: Host::Tcp("a".into()), port: 1 };
         let home = Home { side: Side::Origin, endpoint, key: vec![1] };
         let card = Card::new(Who::default(), Box::default(), "UTF8".into(), (false, false), 7, home);

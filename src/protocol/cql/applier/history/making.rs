@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 
 use crate::backfill::work::Stage;
-use crate::protocol::cql::applier::state::rows::quoted;
 use crate::protocol::cql::definitions::{Defined, Definitions, Index, Keyspace, Map, Name, View, literal, map};
+use crate::protocol::cql::text::edit::quoted;
 use crate::protocol::cql::text::schema::{Role, Table};
 
 /// What people are told that a view is.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::protocol::cql::text::edit::quoted;
 use crate::protocol::cql::text::schema::{Cells, Column, Role, Table};
 use crate::protocol::cql::wire::Error;
 use crate::protocol::cql::wire::primitive::Reader;
@@ -141,11 +142,6 @@ pub(in crate::protocol::cql) fn selectors(clustering: &[String], columns: &[&Col
         }
     }
     selectors
-}
-
-/// A name as a text must have it, whatever it is.
-pub(in crate::protocol::cql) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// The elements of a set, or the keys and values of a map one after the other.

@@ -1,7 +1,8 @@
 //! The statements that write what differs.
 
 use super::diff::Fix;
-use super::rows::{Clustering, quoted};
+use super::rows::Clustering;
+use crate::protocol::cql::text::edit::quoted;
 use crate::protocol::cql::text::schema::{Column, Table};
 use crate::protocol::cql::wire::primitive::Value;
 use crate::protocol::cql::wire::request::Bound;
