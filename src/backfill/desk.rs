@@ -166,7 +166,7 @@ struct Shared {
     changed: Notify,
     memory: Mutex<Memory>,
     /// Held while the file is written: operators and the mirror save, and what is older must not come behind.
-    saving: tokio::sync::Mutex<()>,
+    saving: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Most bytes of rows that a verify found to differ and keeps by key.
@@ -214,7 +214,7 @@ impl Desk {
             crew: Crew::default(),
             changed: Notify::new(),
             memory: Mutex::new(memory),
-            saving: tokio::sync::Mutex::default(),
+            saving: Arc::default(),
         };
         Ok(Desk { shared: Arc::new(shared) })
     }
@@ -553,6 +553,11 @@ impl Desk {
         memory.page.current().and_then(|job| Some((job.request.clone(), job.makes()?)))
     }
 
+    /// Nothing is to be made for anybody who is under way or holds.
+    pub fn makes_nothing(&self) -> bool {
+        self.lock().page.current().is_none_or(|job| !job.request.provision)
+    }
+
     /// It was made, but for these.
     pub fn made(&self, stage: Stage, unmade: Vec<String>, lacks: Vec<String>) {
         let mut memory = self.lock();
@@ -615,15 +620,19 @@ impl Desk {
     }
 
     async fn save(&self) -> Result<(), durable::Error> {
-        let _saving = self.shared.saving.lock().await;
+        let turn = self.shared.saving.clone().lock_owned().await;
         let page = {
             let mut memory = self.lock();
             std::mem::take(&mut memory.unsaved).then(|| memory.kept())
         };
         let Some(page) = page else { return Ok(()) };
-        let saved = self.shared.file.save_aside(&page).await;
-        self.lock().unsaved |= saved.is_err();
-        saved
+        // Who asked may have gone: an operator's request ends with their connection.
+        let desk = self.clone();
+        let then = move |saved: bool| {
+            desk.lock().unsaved |= !saved;
+            drop(turn);
+        };
+        self.shared.file.save_then(&page, then).await
     }
 
     // What workers do.

@@ -52,6 +52,9 @@ enum ParkedAction {
     Discard {
         /// As listed, or `all`.
         id: String,
+        /// Do not ask.
+        #[arg(long, short)]
+        yes: bool,
     },
 }
 
@@ -74,9 +77,20 @@ enum DirtyAction {
     },
     /// Take a mark away without that: you have compared both sides, and all is well.
     Clear {
-        /// As listed.
+        /// As listed; one at a time.
+        #[arg(value_parser = one_table)]
         table: String,
+        /// Do not ask.
+        #[arg(long, short)]
+        yes: bool,
     },
+}
+
+fn one_table(text: &str) -> Result<String, String> {
+    match text {
+        "all" => Err("marks are cleared one by one, each when both sides were compared there".to_owned()),
+        table => Ok(table.to_owned()),
+    }
 }
 
 pub(super) async fn parked(command: Parked, output: &Output) -> Result<(), Failure> {
@@ -93,7 +107,11 @@ pub(super) async fn parked(command: Parked, output: &Output) -> Result<(), Failu
             output.print(found, fields);
         }
         ParkedAction::Retry { id } => on_parked(&client, "retry").of(&id, output).await?,
-        ParkedAction::Discard { id } => on_parked(&client, "discard").of(&id, output).await?,
+        ParkedAction::Discard { id, yes } => {
+            let what = if id == "all" { "everything that is parked" } else { &id };
+            sure(yes, &format!("{what} is forgotten, and the sides differ there from now on"), output)?;
+            on_parked(&client, "discard").of(&id, output).await?;
+        }
     }
     Ok(())
 }
@@ -106,9 +124,20 @@ pub(super) async fn dirty(command: Dirty, output: &Output) -> Result<(), Failure
             output.print(&list, |list| lines(list, &["/table", "/reasons"], "no table is dirty"));
         }
         DirtyAction::Repair { table } => on_dirty(&client, "repair").of(&table, output).await?,
-        DirtyAction::Clear { table } => on_dirty(&client, "clear").of(&table, output).await?,
+        DirtyAction::Clear { table, yes } => {
+            sure(yes, &format!("{table} is no longer said to differ, and nothing compares it"), output)?;
+            on_dirty(&client, "clear").of(&table, output).await?;
+        }
     }
     Ok(())
+}
+
+/// Whoever sits at a terminal says so.
+fn sure(yes: bool, then: &str, output: &Output) -> Result<(), Failure> {
+    match yes || output.confirm(&format!("{then}: go on?")) {
+        true => Ok(()),
+        false => Err(Failure::Refused("nothing was done".to_owned())),
+    }
 }
 
 /// What is to be done with entries of one list.
@@ -195,7 +224,7 @@ impl Asked<'_> {
             }
             false if self.action == "discard" => {
                 format!(
-                    "discard: {count} forgotten{gone}; those rows differ from now on: `tandem repair --table TABLE` when nothing refuses them any more"
+                    "discard: {count} forgotten{gone}; the sides differ there from now on: rows come back with `tandem repair --table TABLE` when nothing refuses them any more, schema changes and TRUNCATE are yours to repeat"
                 )
             }
             false if self.action == "clear" => format!("clear: {count} done{gone}"),

@@ -164,6 +164,10 @@ async fn may_lose(to: Side, walk: &Walk, client: &Client, output: &Output) -> Re
     let begun: Report = parse(client.post("/v1/switch", &json(&request)).await?)?;
     let ended = Watch::new(client, output, &begun).until_ended(interrupts()).await?;
     let more = ended.findings.iter().find(|finding| finding.name == "more_keys_lost");
+    if more.is_none() && ended.end == End::Refused && !walk.dry_run {
+        output.tell(&findings::text(&ended.findings));
+        return Err(Failure::Refused("the switch is refused, with and without --force: see above".to_owned()));
+    }
     let owed = more.and_then(|more| more.object.split(' ').next()?.parse().ok()).unwrap_or(0);
     if walk.dry_run {
         return Ok(owed);

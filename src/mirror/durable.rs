@@ -85,8 +85,30 @@ impl Durable {
     /// [`Durable::save`], the syncs on a thread of their own. Cancelled, the value may be saved or not; one save at a
     /// time is the caller's affair.
     pub async fn save_aside<T: Serialize>(&self, value: &T) -> Result<(), Error> {
-        let (file, bytes) = (self.clone(), self.encode(value)?);
-        self.aside(move || file.put(bytes)).await
+        self.save_then(value, |_| ()).await
+    }
+
+    /// [`Durable::save_aside`], and then tell whether it was saved, also where nobody waits for it any more: a turn that goes
+    /// along is over when the file is written.
+    pub async fn save_then<T: Serialize>(
+        &self,
+        value: &T,
+        then: impl FnOnce(bool) + Send + 'static,
+    ) -> Result<(), Error> {
+        let bytes = match self.encode(value) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                then(false);
+                return Err(error);
+            }
+        };
+        let file = self.clone();
+        self.aside(move || {
+            let saved = file.put(bytes);
+            then(saved.is_ok());
+            saved
+        })
+        .await
     }
 
     /// Run what blocks on the disk elsewhere. What blocks on none is run here, so that simulations stay in order.

@@ -170,6 +170,11 @@ pub enum Error {
     /// Nothing parked is called so.
     #[error("no parked key has the id {0}; `tandem parked list` shows those there are")]
     NotParked(String),
+    /// What is said of no table is not mended by copying one.
+    #[error(
+        "no table is meant: compare both schemas, make what is lacking, then `tandem dirty clear '(schema changes)'`"
+    )]
+    NoTable,
     /// The table is not dirty.
     #[error("the table is not dirty")]
     NotDirty,
@@ -448,6 +453,9 @@ impl Handle {
         if self.mending == Mending::Walked {
             self.desk.mend([table]);
             return Ok(None);
+        }
+        if table == TableId::NONE {
+            return Err(Error::NoTable);
         }
         let mut record = RecordBuf::default();
         record.table(table);

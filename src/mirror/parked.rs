@@ -199,19 +199,31 @@ impl Parked {
             .look(|entries| entries.0.keys().filter_map(|(table, key)| Some((TableId(*table), key.clone()?))).collect())
     }
 
-    /// A payment of `owed` went through: park what it refused, take out what it made equal. Durable when it resolves. The answer
-    /// names the tables that must be dirty: refused whole, or with more refused keys than may be kept.
+    /// A payment of `owed` went through: park what it refused, take out what it made equal. What no record owed is tried once
+    /// more, so that one does: the secondary may lose this payment. Durable when it resolves. The answer names the tables that
+    /// must be dirty: refused whole, or with more refused keys than may be kept.
     pub(crate) async fn paid(&self, owed: &Owed, paid: &Paid, exact: bool) -> Result<Vec<TableId>, Error> {
         let Paid { refused, settled, .. } = paid;
         let settled: HashSet<(u64, &[u8])> = settled.iter().map(|(table, key)| (table.0, &key[..])).collect();
         let is_settled = |(table, key): &Id| key.as_ref().is_some_and(|key| settled.contains(&(*table, &key[..])));
         let dirty = self.ledger.change(|entries| {
             let before = entries.0.len();
-            let renamed = |id: &Id| paid.names(TableId(id.0)).iter().any(|name| covers(owed, &(name.0, id.1.clone())));
-            let covers = |id: &Id| if paid.renamed.is_empty() { covers(owed, id) } else { renamed(id) };
-            let says = |id: &Id| is_settled(id) || covers(id);
-            entries.0.retain(|id, _| !says(id) || refused.iter().any(|refused| is(refused, id)));
-            let left = entries.0.len() < before;
+            let by_names = |owes: fn(&Owed, &Id) -> bool, id: &Id| match paid.renamed.is_empty() {
+                true => owes(owed, id),
+                false => paid.names(TableId(id.0)).iter().any(|name| owes(owed, &(name.0, id.1.clone()))),
+            };
+            let says = |id: &Id| is_settled(id) || by_names(covers, id);
+            let mut again = false;
+            entries.0.retain(|id, entry| {
+                if !says(id) || refused.iter().any(|refused| is(refused, id)) {
+                    return true;
+                }
+                let keep = !owed.coarse.is_empty() && !by_names(is_recorded, id);
+                entry.provisional |= keep;
+                again |= keep;
+                keep
+            });
+            let left = entries.0.len() < before || again;
             let renamed = paid.renamed.iter().filter(|renamed| entries.renamed(renamed)).count() > 0;
             let dirty = refused.iter().filter_map(|refused| entries.park(refused, !exact, self.max)).collect();
             (left || renamed || !refused.is_empty(), dirty)
@@ -335,13 +347,18 @@ fn fresh(refused: &Refused, now: u64, provisional: bool) -> Entry {
 }
 
 /// The payment said something about this entry. A table refused whole is well again only when it was paid whole.
-fn covers(owed: &Owed, (table, key): &Id) -> bool {
+fn covers(owed: &Owed, id: &Id) -> bool {
+    is_recorded(owed, id) || owed.coarse.contains(&TableId(id.0))
+}
+
+/// A record says so.
+fn is_recorded(owed: &Owed, (table, key): &Id) -> bool {
     let table = TableId(*table);
     if table == TableId::NONE && key.is_some() {
         return owed.ddl.iter().any(|(_, body)| Some(body) == key.as_ref());
     }
     let named = key.as_ref().is_some_and(|key| owed.keys.get(&table).is_some_and(|keys| keys.contains_key(&key[..])));
-    named || owed.tables.contains(&table)
+    named || owed.whole().any(|whole| whole == (table, false))
 }
 
 fn is(refused: &Refused, (table, key): &Id) -> bool {
@@ -390,6 +407,18 @@ mod tests {
         assert_eq!(parked.len(), 1);
         parked.paid(&owing(b"k"), &paid(&[]), true).await.expect("saved");
         assert!(open(&file, 9).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_key_that_went_with_a_table_that_no_record_owed_whole_is_tried_once_more_so_that_one_does() {
+        let parked = open(&Durable::in_memory("parked"), 9);
+        parked.paid(&owing(b"k"), &paid(&[refused(b"k")]), true).await.expect("saved");
+        let whole = Owed { tables: vec![T], coarse: [T].into(), ..Owed::default() };
+        parked.paid(&whole, &paid(&[]), true).await.expect("saved");
+        let [again] = &parked.provisional()[..] else { panic!("the secondary may lose it: {:?}", parked.list()) };
+        parked.tried(again);
+        parked.paid(&Owed { coarse: HashSet::new(), ..whole }, &paid(&[]), true).await.expect("saved");
+        assert!(parked.is_empty());
     }
 
     #[tokio::test]

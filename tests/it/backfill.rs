@@ -912,9 +912,7 @@ async fn a_backfill_does_not_take_what_is_built_for_one_that_was_cancelled_for_i
     let holder = connect(&url).await;
     holder.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").await.expect("a snapshot");
     ask(&stage, "backfill", json!({ "provision": true, "tables": ["public.old"] })).await;
-    let building = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%INDEX CONCURRENTLY%old_n%' AND pid <> pg_backend_pid() \
-        AND state = 'active'";
-    until(async || (rows(&url, building).await == ["1"]).then_some(())).await.expect("it is being built");
+    until(async || (rows(&url, BUILDS_OLD).await == ["1"]).then_some(())).await.expect("it is being built");
     client.post("/v1/backfill", &json!({ "action": "cancel" })).await.expect("under way");
     ask(&stage, "backfill", json!({ "provision": true, "tables": ["public.new"] })).await;
     let is_made = until(async || (rows(&url, "SELECT to_regclass('new')").await == ["new"]).then_some(()));
@@ -925,8 +923,29 @@ async fn a_backfill_does_not_take_what_is_built_for_one_that_was_cancelled_for_i
     let made = "SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid \
         WHERE c.relname IN ('old_n', 'new_n') AND i.indisvalid";
     assert_eq!(rows(&url, made).await, ["new_n"]);
-    assert_eq!(rows(&url, building).await, ["0"]);
+    assert_eq!(rows(&url, BUILDS_OLD).await, ["0"]);
 }
+
+#[tokio::test]
+async fn what_is_built_for_a_backfill_that_is_cancelled_is_given_up() {
+    let stage = Stage::new("CREATE SCHEMA s", "", &[]).await;
+    let tables = "CREATE TABLE old (id int PRIMARY KEY, n int); CREATE INDEX old_n ON old (n)";
+    sql(&stage.origin.url("postgres"), tables).await;
+    let (url, client) = (stage.target.url("postgres"), stage.tandem.client());
+    let holder = connect(&url).await;
+    holder.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").await.expect("a snapshot");
+    ask(&stage, "backfill", json!({ "provision": true, "tables": ["public.old"] })).await;
+    let is_building = async || rows(&url, BUILDS_OLD).await == ["1"];
+    until(async || is_building().await.then_some(())).await.expect("it is being built");
+    client.post("/v1/backfill", &json!({ "action": "cancel" })).await.expect("under way");
+    let is_over = until(async || (!is_building().await).then_some(())).await;
+    is_over.unwrap_or_else(|| panic!("it goes on\n{}", stage.tandem.log()));
+    holder.batch_execute("COMMIT").await.expect("over");
+}
+
+/// Counts who builds the index of `old`.
+const BUILDS_OLD: &str = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%INDEX CONCURRENTLY%old_n%' \
+    AND pid <> pg_backend_pid() AND state = 'active'";
 
 /// What a switch would find of history, by name and object.
 async fn doubts(stage: &Stage) -> Vec<(String, String)> {

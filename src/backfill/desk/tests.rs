@@ -54,6 +54,47 @@ async fn a_chunk_outlives_its_job(is_followed: bool) {
     assert_eq!((next.from, desk.report(Kind::Backfill).map(|report| report.rows)), (0, Some(0)));
 }
 
+#[tokio::test]
+async fn who_asks_and_leaves_gives_no_turn_back_while_the_file_is_written() {
+    let dir = tempfile::tempdir().expect("a temp folder");
+    let desk = Desk::in_dir(dir.path(), Options::default()).expect("empty");
+    desk.start(Request::new(Kind::Verify)).await.expect("nothing is under way");
+    for _ in 0..200 {
+        {
+            let mut pause = std::pin::pin!(desk.pause(Kind::Verify));
+            assert!(futures_util::poll!(pause.as_mut()).is_pending(), "the file is written elsewhere");
+        }
+        desk.resume(Kind::Verify).await.expect("written one after the other");
+    }
+    let again = Desk::in_dir(dir.path(), Options::default()).expect("whole");
+    assert_eq!(
+        again.report(Kind::Verify).map(|report| report.state),
+        desk.report(Kind::Verify).map(|report| report.state)
+    );
+}
+
+#[tokio::test]
+async fn what_nobody_heard_was_not_written_is_written_with_the_next() {
+    let dir = tempfile::tempdir().expect("a temp folder");
+    let lost = dir.path().join("gone");
+    std::fs::create_dir(&lost).expect("made");
+    let desk = Desk::in_dir(&lost, Options::default()).expect("empty");
+    desk.start(Request::new(Kind::Verify)).await.expect("nothing is under way");
+    std::fs::remove_dir_all(&lost).expect("removed");
+    {
+        let mut pause = std::pin::pin!(desk.pause(Kind::Verify));
+        assert!(futures_util::poll!(pause.as_mut()).is_pending(), "the file is written elsewhere");
+    }
+    drop(desk.shared.saving.lock().await);
+    std::fs::create_dir(&lost).expect("made");
+    desk.save().await.expect("there is a folder");
+    let again = Desk::in_dir(&lost, Options::default()).expect("whole");
+    assert_eq!(
+        again.report(Kind::Verify).map(|report| report.state),
+        desk.report(Kind::Verify).map(|report| report.state)
+    );
+}
+
 /// Keys of rows that differ.
 fn differing(count: u64) -> Vec<Difference> {
     let key = |n: u64| [&[7; 12], &n.to_be_bytes()[..]].concat().into();

@@ -71,7 +71,7 @@ fn wire(text: &str) -> Result<Wire, String> {
 }
 
 /// The two servers of a wire, and what the demo must be able to do with them. Dropped, they are gone.
-trait Pair: Sized {
+trait Pair: Sized + Send + 'static {
     /// What they speak.
     const WIRE: Wire;
     /// The table in which a difference is planted, as tandem calls it.
@@ -151,11 +151,14 @@ fn perform<P: Pair>(command: &Demo, output: &Output) -> Result<(), Failure> {
     let progress = Progress::new(output);
     let report = runtime.block_on(async {
         tokio::select! {
-            report = play::<P>(command, &progress) => report,
+            biased;
             // Everything is dropped on the way out: servers, processes, files.
             _ = tokio::signal::ctrl_c() => Err(Failure::Refused("interrupted".to_owned())),
+            report = play::<P>(command, &progress) => report,
         }
     });
+    // Servers that are being started are not waited for: the sandbox ends them with the process.
+    runtime.shutdown_background();
     progress.end();
     let report = report?;
     let value = serde_json::to_value(&report).map_err(|error| Failure::Refused(error.to_string()))?;
@@ -202,7 +205,9 @@ async fn play<P: Pair>(command: &Demo, progress: &Progress) -> Result<Report, Fa
 async fn build<P: Pair>(command: &Demo, progress: &Progress) -> Result<Stage<P>, Failure> {
     let sandbox = Sandbox::new(command.keep)?;
     progress.now(format!("starting two servers of {}", P::WIRE));
-    let pair = tokio::task::block_in_place(|| P::start(&sandbox))?;
+    let servers = sandbox.clone();
+    let pair = tokio::task::spawn_blocking(move || P::start(&servers)).await;
+    let pair = pair.map_err(|error| Failure::Refused(format!("the start failed: {error}")))??;
     pair.fill().await?;
     let mut stage = Stage { tandem: Tandem::new(&sandbox, P::WIRE, &pair.config())?, pair };
     stage.tandem.start().await?;

@@ -50,11 +50,6 @@ impl Book {
         Lsn(self.page.ddl.keys().next_back().map_or(0, |lsn| lsn.saturating_add(1)))
     }
 
-    /// The records whose schema changes the secondary may have.
-    pub fn changes(&self) -> impl Iterator<Item = Lsn> {
-        self.page.ddl.keys().copied().map(Lsn)
-    }
-
     /// The secondary holds `payments`: schema changes that were meant for later ones have not happened. The records of
     /// those that have. Of no table, they are repeated if it is not known what was refused: twice they do no harm.
     pub async fn stand(&mut self, payments: u64) -> Result<Vec<Lsn>, Error> {

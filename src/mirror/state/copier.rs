@@ -22,6 +22,8 @@ pub struct Owed {
     /// Those of them whose rows may have been deleted or re-keyed while nobody kept their keys: all rows that point at them are
     /// owed too.
     pub lost: HashSet<TableId>,
+    /// Those of them that no record owes whole: there were too many keys. If the payment is lost, only those keys are owed again.
+    pub coarse: HashSet<TableId>,
     /// Schema changes to repeat first, in order, as the wire encoded them.
     pub ddl: Vec<(TableId, Box<[u8]>)>,
     /// Schema changes that the secondary has from an earlier payment, whose records were read again: never repeated, but they
@@ -41,6 +43,11 @@ impl Owed {
     pub fn is_nothing(&self) -> bool {
         let changes = self.ddl.is_empty() && self.repeated.is_empty() && self.doubted.is_empty();
         self.keys.is_empty() && self.tables.is_empty() && changes
+    }
+
+    /// The tables of which every row is owed, and whether no record owes it whole.
+    pub(crate) fn whole(&self) -> impl Iterator<Item = (TableId, bool)> {
+        self.tables.iter().map(|table| (*table, self.coarse.contains(table)))
     }
 }
 
@@ -238,6 +245,9 @@ pub trait Copier: Send {
         let _ = (request, stage);
         async { Ok(Some(vec!["this wire makes no tables".to_owned()])) }
     }
+
+    /// Nothing is to be made any more: what is being made is given up.
+    fn make_nothing(&mut self) {}
 
     /// Which of these schema changes of no table, which the secondary refused, are of no more interest, outside S: what they make
     /// is there, or is no longer on the primary.

@@ -451,6 +451,9 @@ impl<C: Copier> Engine<C> {
                     return self.trim(Instant::now()).await;
                 }
             }
+            if self.desk.makes_nothing() {
+                self.copier.make_nothing();
+            }
             let now = Instant::now();
             match self.step(now) {
                 Step::Pay => self.payment().await?,
@@ -525,18 +528,18 @@ impl<C: Copier> Engine<C> {
         let before = self.standing.replace(standing.clone());
         let mut from = None;
         let mut marks = Vec::new();
-        let mut unsure = Vec::new();
+        let (mut unsure, mut unsure_below) = (Vec::new(), Lsn::default());
         if let Some(before) = before.as_ref().filter(|before| before.life != standing.life) {
-            let (mut oldest, mut changes) = self.retention.lost_by_primary();
+            let (mut oldest, changes) = self.retention.lost_by_primary();
             if before.timeline != standing.timeline {
-                // Another server took its place, which may lack what the old one had flushed.
-                (oldest, changes) = (Some(self.journal.trimmed()), self.book.changes().collect());
-            }
-            (from, unsure) = (oldest, changes);
-            if !unsure.is_empty() {
-                let changes = unsure.len();
+                // Another server took its place, which may lack what the old one had flushed, paid or not.
+                (oldest, unsure_below) = (Some(self.journal.trimmed()), self.journal.appended());
+                warn!("another server is the primary: it may lack schema changes of the last one, which are parked");
+            } else if !changes.is_empty() {
+                let changes = changes.len();
                 error!(changes, "the primary may have lost schema changes that the secondary has: they are parked");
             }
+            (from, unsure) = (oldest, changes);
             info!(owed_from = ?oldest, "the primary began another life: what it may have lost is owed again");
         }
         if before.is_some_and(|before| before.payments > standing.payments) {
@@ -569,7 +572,7 @@ impl<C: Copier> Engine<C> {
         }
         if let Some(from) = from {
             self.ledger.rewind(from);
-            self.ledger.unsure(unsure);
+            self.ledger.unsure(unsure_below, unsure);
             self.scouted = None;
         }
         let at = self.journal.appended();

@@ -57,8 +57,9 @@ pub struct Ledger {
     tables: HashSet<TableId>,
     /// Schema changes that the secondary has already, by record: read again, they are not owed again.
     repeated: HashSet<Lsn>,
-    /// Schema changes that the primary may have lost, by record: read again, they are in doubt, whatever was said of their end.
-    unsure: HashSet<Lsn>,
+    /// Schema changes that the primary may have lost, all below and these by record: read again, they are in doubt, whatever was
+    /// said of their end.
+    unsure: (Lsn, HashSet<Lsn>),
     /// Where reading stood when [`Ledger::lost`] was called last.
     asked: Lsn,
     /// Names that tables got while units were open, and where reading stood: those below may mean them by the old ones.
@@ -400,7 +401,7 @@ impl Ledger {
     }
 
     fn end_ddl(&mut self, at: Lsn, lsn: Lsn, (table, body): (TableId, &[u8]), outcome: Option<Outcome>) {
-        let sure = !self.unsure.contains(&lsn);
+        let sure = lsn >= self.unsure.0 && !self.unsure.1.contains(&lsn);
         match outcome {
             Some(Outcome::Aborted) => {}
             _ if sure && self.repeated.contains(&lsn) => {
@@ -474,7 +475,7 @@ impl Ledger {
         for (table, keys) in &self.ended.owed.keys {
             keys.iter().for_each(|(key, &moved)| cut.owing.key(*table, key, moved));
         }
-        self.ended.owed.tables.iter().for_each(|&table| cut.owing.table(table));
+        self.ended.owed.whole().for_each(|(table, coarse)| cut.owing.whole(table, coarse));
         cut.owing.owed.lost.extend(&self.ended.owed.lost);
         let sent = self.open.values().filter(|unit| !unit.part);
         sent.flat_map(Unit::items).for_each(|item| cut.owing.item(item));
@@ -527,9 +528,10 @@ impl Ledger {
         (self.ended, self.aside) = (Owing::default(), Owing::default());
     }
 
-    /// The primary may have lost the schema changes of these records, which are read again.
-    pub fn unsure(&mut self, records: impl IntoIterator<Item = Lsn>) {
-        self.unsure.extend(records);
+    /// The primary may have lost the schema changes of all records below, and of these, which are read again.
+    pub fn unsure(&mut self, below: Lsn, records: impl IntoIterator<Item = Lsn>) {
+        self.unsure.0 = self.unsure.0.max(below);
+        self.unsure.1.extend(records);
     }
 
     /// The schema changes of these records are on the secondary, those of no others: they are told, and not repeated.
@@ -593,8 +595,15 @@ impl Owing {
     }
 
     fn table(&mut self, table: TableId) {
+        self.whole(table, false);
+    }
+
+    fn whole(&mut self, table: TableId, coarse: bool) {
         if !self.owed.tables.contains(&table) {
             self.owed.tables.push(table);
+            self.owed.coarse.extend(coarse.then_some(table));
+        } else if !coarse {
+            self.owed.coarse.remove(&table);
         }
     }
 
@@ -605,7 +614,7 @@ impl Owing {
         if keys.values().any(|&moved| moved) {
             self.owed.lost.insert(table);
         }
-        self.table(table);
+        self.whole(table, true);
     }
 
     fn renamed(&mut self, from: TableId, to: TableId) {
@@ -613,7 +622,7 @@ impl Owing {
             self.key(to, &key, moved);
         }
         if self.owed.tables.contains(&from) {
-            self.table(to);
+            self.whole(to, self.owed.coarse.contains(&from));
         }
         if self.owed.lost.contains(&from) {
             self.owed.lost.insert(to);
@@ -633,6 +642,7 @@ impl Owing {
 
     /// Both; `self` is the older and usually the larger one.
     fn merge(mut self, newer: Owing) -> Owing {
+        newer.owed.whole().for_each(|(table, coarse)| self.whole(table, coarse));
         for (table, keys) in newer.owed.keys {
             let mine = self.owed.keys.entry(table).or_default();
             for (key, moved) in keys {
@@ -643,7 +653,6 @@ impl Owing {
                 *flag |= moved;
             }
         }
-        newer.owed.tables.into_iter().for_each(|table| self.table(table));
         newer.owed.doubted.into_iter().for_each(|change| self.doubt(change));
         self.owed.lost.extend(newer.owed.lost);
         self.owed.ddl.clear();
@@ -671,6 +680,7 @@ impl Cut {
         rest.owed.keys = owed.keys.extract_if(|table, _| taken(table)).collect();
         rest.owed.tables = owed.tables.extract_if(.., |table| taken(table)).collect();
         rest.owed.lost = owed.lost.extract_if(|table| taken(table)).collect();
+        rest.owed.coarse = owed.coarse.extract_if(|table| taken(table)).collect();
         rest.keys = rest.owed.keys.values().map(HashMap::len).sum();
         // Nobody knows which of them. A part that is taken out again and again must not count all that was paid meanwhile.
         rest.records = rest.records.min((rest.keys + rest.owed.tables.len()) as u64);
@@ -1166,7 +1176,7 @@ mod tests {
     #[test]
     fn a_schema_change_that_the_primary_may_have_lost_is_listed_though_the_secondary_has_it() {
         let cut = read_again(|ledger, [first, second]| {
-            ledger.unsure([second]);
+            ledger.unsure(Lsn(0), [second]);
             ledger.repeated([first, second]);
         });
         assert_eq!((cut.owed().ddl.len(), &cut.owed().doubted[..]), (0, &[(T, [1].into())][..]));

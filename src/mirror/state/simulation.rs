@@ -109,10 +109,12 @@ struct World {
     /// Schema changes that the mirror may not repeat, for it heard of no end of theirs, or the primary may have lost them: it
     /// lists them. Any other must arrive.
     doubtful: BTreeSet<u64>,
-    /// Those that the secondary had when a failover of the primary lost them, which the mirror can see.
+    /// Those that a failover of the primary lost, which the mirror can see.
     undone: BTreeSet<u64>,
-    /// The life in which the mirror saw the primary last.
-    seen: u64,
+    /// The life in which the mirror saw the primary last, and the timeline.
+    seen: (u64, u64),
+    /// All whose records may be written.
+    planned: BTreeSet<u64>,
     /// Every payment must be exact, parked keys apart.
     strict: bool,
     compared: u64,
@@ -144,7 +146,8 @@ impl World {
             faults: true,
             doubtful: BTreeSet::new(),
             undone: BTreeSet::new(),
-            seen: 0,
+            seen: (0, 0),
+            planned: BTreeSet::new(),
             committed: vec![Instant::now()],
             timeline: 1,
             strict: true,
@@ -243,10 +246,8 @@ impl World {
         self.commits.truncate(kept);
         self.committed.truncate(kept);
         let left = &self.commits[kept - 1].schema;
-        let (secondary, _) = self.payments.last().expect("begins with one");
-        let is_undone = |change: &u64| !left.contains(change) && secondary.schema.contains(change);
-        if moved && self.seen == self.life {
-            self.undone.extend(before.iter().copied().filter(is_undone));
+        if moved && self.seen.0 == self.life {
+            self.undone.extend(before.iter().copied().filter(|change| !left.contains(change)));
         }
         // Those that are left may have been paid with others.
         self.doubtful.extend(left.iter().copied());
@@ -317,7 +318,12 @@ impl Copier for Hands {
         }
         self.snapshot = None;
         self.opened = Some((world.life, world.secondary_life));
-        world.seen = world.life;
+        if ![0, world.timeline].contains(&world.seen.1) {
+            // Who wrote them may have been on the new server already: the mirror cannot tell.
+            let planned = world.planned.clone();
+            world.doubtful.extend(planned);
+        }
+        world.seen = (world.life, world.timeline);
         let life = if world.bend == Bend::HidesLives { 1 } else { world.life };
         let (timeline, payments) = (world.timeline, world.payments.len() as u64 - 1);
         Ok(Standing { life, timeline, payments, ..Standing::default() })
@@ -556,6 +562,7 @@ impl Session {
             let change = world.fresh();
             record.ddl(NAMED, &change.to_le_bytes());
             writes.schema = Some(change);
+            world.planned.insert(change);
         }
         let fate = world.roll(14);
         (writes, record, fate, world.process)
@@ -655,7 +662,7 @@ impl Proxy {
         world.process += 1;
         // It may not have seen that the primary began another life.
         world.undone.clear();
-        world.seen = 0;
+        world.seen = (0, 0);
     }
 }
 

@@ -115,14 +115,15 @@ impl<C: Copier> Engine<C> {
         Ok(())
     }
 
-    /// Tables copied whole are clean, unless they were marked after the cut or an open unit may still change them.
+    /// Tables copied whole are clean, unless they were marked after the cut or an open unit may still change them. What only a
+    /// want of room had copied is not: nothing owes it again if the secondary loses it.
     async fn record_repairs(&mut self, cut: &Cut, paid: &Paid) -> Result<(), Error> {
         let whole = |table: &&TableId| {
             !paid.refused.iter().any(|refused| refused.key.is_none() && refused.table == **table)
                 && !paid.large.iter().any(|large| large.table == **table || large.owed.contains(table))
         };
-        let is_table = |table: &&TableId| **table != TableId::NONE;
-        for &owed in cut.owed().tables.iter().filter(is_table).filter(|table| !self.ledger.may_dirty(**table)) {
+        let recorded = cut.owed().whole().filter(|(table, coarse)| *table != TableId::NONE && !coarse);
+        for (owed, _) in recorded.filter(|(table, _)| !self.ledger.may_dirty(*table)) {
             for table in paid.names(owed).iter().filter(whole) {
                 if !self.ledger.may_dirty(*table) && self.dirty.repaired(*table, cut.upto).await? {
                     info!(table = table.0, "table repaired");

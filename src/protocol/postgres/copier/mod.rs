@@ -393,6 +393,15 @@ impl Copier for PgCopier {
         self.lose(made)
     }
 
+    fn make_nothing(&mut self) {
+        let building = self.building.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if building.take().is_some()
+            && let Some(link) = &mut self.link
+        {
+            link.schema_stale = true;
+        }
+    }
+
     async fn survey(&mut self) -> Result<Vec<Surveyed>, Error> {
         let surveyed = async {
             let link = self.link()?;

@@ -500,18 +500,39 @@ pub(super) struct Building {
     stage: Stage,
     /// Names of what could not be.
     work: Pin<Box<dyn Future<Output = Result<Vec<String>, client::Error>> + Send>>,
-    /// Its connection, once it has one.
+    /// Its connection, once it has one and while it is at work.
     conn: Arc<OnceLock<CancelToken>>,
 }
 
 impl Building {
-    /// Nobody waits for it any more. The server would go on with what it is told last, and hold on to its name.
-    async fn abandon(self) {
-        drop(self.work);
-        let Some(conn) = self.conn.get() else { return };
-        if let Err(error) = conn.cancel().await {
-            tracing::warn!(%error, "what is built on the secondary for a backfill that was cancelled could not be stopped");
+    /// Nobody waits for it any more, and another one is about to be built.
+    async fn abandon(mut self) {
+        self.work = std::future::pending().boxed();
+        cancel(std::mem::take(&mut self.conn)).await;
+    }
+
+    /// It is built.
+    fn ended(mut self) {
+        self.conn = Arc::default();
+    }
+}
+
+/// The server would go on with what it is told last, and hold on to its name and its lock.
+impl Drop for Building {
+    fn drop(&mut self) {
+        let conn = std::mem::take(&mut self.conn);
+        if conn.get().is_some()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(cancel(conn));
         }
+    }
+}
+
+async fn cancel(conn: Arc<OnceLock<CancelToken>>) {
+    let Some(conn) = conn.get() else { return };
+    if let Err(error) = conn.cancel().await {
+        tracing::warn!(%error, "what is built on the secondary for a backfill that was cancelled could not be stopped");
     }
 }
 
@@ -528,7 +549,7 @@ pub(super) async fn provision(
     }
     if let Some(ours) = building {
         let Ok(built) = timeout(LOOK, ours.work.as_mut()).await else { return Ok(None) };
-        *building = None;
+        building.take().into_iter().for_each(Building::ended);
         link.schema_stale = true;
         return built.map(Some).map_err(on_secondary);
     }
