@@ -211,6 +211,8 @@ pub struct Handle {
     pub(in crate::mirror) nudges: Arc<Notify>,
     /// The engine is of a direction that may not come true: it trims nothing that the other one may need.
     pub(in crate::mirror) on_trial: Arc<AtomicBool>,
+    /// How many parts of a walk over history write to the secondary beside the engine.
+    pub(in crate::mirror) writing: watch::Sender<usize>,
 }
 
 impl Handle {
@@ -241,6 +243,7 @@ impl Handle {
             twins: Twins::default(),
             nudges: Arc::default(),
             on_trial: Arc::default(),
+            writing: watch::Sender::default(),
         }
     }
 
@@ -351,6 +354,25 @@ impl Handle {
             }
             usual
         });
+    }
+
+    /// Resolves when no walk over history writes to the secondary beside the engine; workers are told to give back what they copy.
+    /// Only while the mirror is hurried or paused: then nothing of it begins. Cancel safe.
+    pub async fn history_rests(&self) {
+        let mut writing = self.writing.subscribe();
+        // The sender is ours: it does not end before us.
+        let ended = async { drop(writing.wait_for(|parts| *parts == 0).await) };
+        tokio::join!(self.desk.crew().recall(), ended);
+    }
+
+    /// Who writes to the secondary for a walk over history, for people.
+    pub fn history_writers(&self) -> Vec<String> {
+        let mut workers = self.desk.crew().copying();
+        let ours = *self.writing.borrow() > workers.len();
+        workers.sort_unstable();
+        workers.dedup();
+        let workers = workers.into_iter().map(|name| format!("worker {name}"));
+        workers.chain(ours.then(|| "tandem itself".to_owned())).collect()
     }
 
     /// Keys of the records that the last payments paid, at most `max` of the newest ones.

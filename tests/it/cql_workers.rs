@@ -8,7 +8,7 @@ use tandem::protocol::cql::stamps::now_micros;
 use tokio::time::sleep;
 
 use crate::support::cassandra::pair_with;
-use crate::support::cql::Cql;
+use crate::support::cql::{Cql, Dial};
 use crate::support::cql_load::{Load, SCHEMA, difference, missing};
 use crate::support::history::counts;
 use crate::support::tandem::{Tandem, Worker};
@@ -127,6 +127,63 @@ async fn history_is_copied_by_workers_of_which_one_is_killed_and_so_is_tandem() 
     let said: Value = serde_json::from_str(&said).expect("JSON");
     assert!(said["rows"].as_u64() > Some(0) && said["compared"].as_u64() > Some(0), "{said}");
     refusals(&tandem).await;
+}
+
+/// A worker that has a part of a walk of this kind, and does nothing more. Its name is nobody else's.
+async fn hangs_amid(tandem: &Tandem, kind: &str, keyspace: &str) -> Worker {
+    let path = format!("/v1/{kind}");
+    let hangs = Worker::start(tandem, kind, &[]);
+    let under_way = async || {
+        let report = tandem.client().get(&path).await.unwrap_or_default();
+        worker(&report, kind).and_then(|worker| worker["under_way"].as_u64()) > Some(0) && !is_over(&report)
+    };
+    let found = until(async || {
+        // Refused while the one before is under way.
+        let request = json!({ "action": "start", "tables": [format!("{keyspace}.plain")], "on_conflict": "overwrite" });
+        let _ = tandem.client().post(&path, &request).await;
+        if !under_way().await {
+            return None;
+        }
+        hangs.signal("STOP");
+        sleep(Duration::from_millis(100)).await;
+        if under_way().await {
+            return Some(());
+        }
+        hangs.signal("CONT");
+        None
+    });
+    found.await.unwrap_or_else(|| panic!("it has never a part of it\n{}", tandem.log()));
+    hangs
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_hangs_holds_no_switch_up_promise_10() {
+    let keyspace = "hung";
+    let nodes = pair_with(keyspace);
+    for node in nodes {
+        Cql::of(node, keyspace).define("CREATE TABLE plain (k bigint PRIMARY KEY, v text, w int)");
+    }
+    let tandem = Tandem::start_cql(nodes[0].address(), nodes[1].address(), "[backfill]\nworkers = 1\n").await;
+    let dial = Dial { keyspace: Some(keyspace.to_owned()), ..Dial::default() };
+    let mut client = Cql::dial(tandem.address(), &dial).expect("a login");
+    for some in (0..ROWS).collect::<Vec<_>>().chunks(100) {
+        let each: Vec<String> =
+            some.iter().map(|k| format!("INSERT INTO plain (k, v, w) VALUES ({k}, 'row {k}', {k})")).collect();
+        client.run(&format!("BEGIN UNLOGGED BATCH {}; APPLY BATCH", each.join("; ")));
+    }
+    tandem.settled().await;
+    let mut worker = hangs_amid(&tandem, "verify", keyspace).await;
+    if let Err(said) = tandem.switch_once("target").await {
+        panic!("{said}\n{}", tandem.log());
+    }
+    worker.kill();
+    // What it copies may yet arrive: that is waited for before clients are held.
+    let mut worker = hangs_amid(&tandem, "backfill", keyspace).await;
+    tandem.client().post("/v1/backfill", &json!({ "action": "cancel" })).await.expect("it is under way");
+    if let Err(said) = tandem.switch_once("origin").await {
+        panic!("{said}\n{}", tandem.log());
+    }
+    worker.kill();
 }
 
 /// Who may not work is told why, and who has nothing to do ends if that was asked for.

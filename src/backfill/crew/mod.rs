@@ -20,6 +20,7 @@
 //! - A chunk is lost when its lease is over *and* everything that was sent within it: `linger`, the servers' own timeout.
 //!   Until then it counts as being copied, also when the walk is to end ([`Crew::recall`]).
 //! - What a worker says later is refused.
+//! - Of a comparison nothing can arrive: it is lost at the end of its lease, and forgotten as soon as nobody waits for it.
 //! - A process that comes after one that lent waits as long before it begins (`Desk::lends`). What was being done then is done
 //!   again, and compared behind that, so what still arrived meanwhile is found.
 //!
@@ -43,7 +44,7 @@ use crate::metrics;
 use crate::mirror::dirty::unix_now;
 
 pub use lease::{Asked, Lease};
-use message::{Compared, Copied, Done, Join, Joined, Pair, Task, Work};
+use message::{Compared, Copied, Doing, Done, Join, Joined, Pair, Task, Work};
 
 /// A worker that says nothing for so long has lost its chunks.
 pub const LEASE: Duration = Duration::from_secs(10);
@@ -122,6 +123,7 @@ struct Lent {
     worker: u64,
     until: Instant,
     linger: Duration,
+    doing: Doing,
     /// Its lease is not prolonged.
     is_recalled: bool,
     /// `None`, or closed: nobody waits for it any more.
@@ -339,7 +341,7 @@ impl Crew {
         })
     }
 
-    /// Have what is lent given back. Resolves when nothing of it is under way; nothing more may be lent meanwhile.
+    /// Have copies that are lent given back. Resolves when nothing of them is under way; nothing more may be lent meanwhile.
     pub async fn recall(&self) {
         loop {
             let changed = self.shared.changed.notified();
@@ -347,8 +349,12 @@ impl Crew {
                 let mut now = self.lock();
                 let at = Instant::now();
                 now.loans.retain(|_, lent| lent.is_awaited() || lent.over() > at);
-                now.loans.values_mut().for_each(|lent| lent.is_recalled = true);
-                now.loans.values().map(|lent| lent.over().max(at + LOOK)).min()
+                let copies = now.loans.values_mut().filter(|lent| lent.doing == Doing::Copy);
+                let recalled = copies.map(|lent| {
+                    lent.is_recalled = true;
+                    lent.over().max(at + LOOK)
+                });
+                recalled.min()
             };
             let Some(over) = over else { return };
             tokio::select! {
@@ -356,6 +362,13 @@ impl Crew {
                 () = changed => {}
             }
         }
+    }
+
+    /// Who has each copy that is lent, by name.
+    pub fn copying(&self) -> Vec<String> {
+        let now = self.lock();
+        let copies = now.loans.values().filter(|lent| lent.doing == Doing::Copy);
+        copies.filter_map(|lent| now.workers.get(&lent.worker)).map(|worker| worker.name.clone()).collect()
     }
 
     /// All workers, those that are gone too.
@@ -506,8 +519,9 @@ impl Seat {
         let (number, at) = (now.next(), Instant::now());
         let waited_ms = millis(at.saturating_duration_since(since));
         // Before the worker can know of it.
-        let (until, linger) = (at + LEASE, self.linger);
-        let lent = Lent { worker, until, linger, is_recalled: false, answer: Some(sender) };
+        let (until, doing) = (at + LEASE, task.doing);
+        let linger = if doing == Doing::Copy { self.linger } else { Duration::ZERO };
+        let lent = Lent { worker, until, linger, doing, is_recalled: false, answer: Some(sender) };
         now.loans.insert(number, lent);
         if answer.send(Work { loan: number, waited_ms, task }).is_err() {
             now.loans.remove(&number);
@@ -591,6 +605,11 @@ impl Loan {
 impl Drop for Loan {
     fn drop(&mut self) {
         self.answer.close();
+        let mut now = self.crew.lock();
+        if now.loans.get(&self.number).is_some_and(|lent| lent.doing == Doing::Compare) {
+            now.loans.remove(&self.number);
+        }
+        drop(now);
         self.crew.shared.changed.notify_waiters();
     }
 }

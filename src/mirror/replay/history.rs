@@ -10,6 +10,9 @@
 //! showed before, nobody wrote to the row meanwhile, and what the secondary shows should have been the same. A row that
 //! never stands still is not called different, but skipped (promise 8).
 //!
+//! Comparisons write nothing: where the mirror is to end, they are dropped amid their work. What is being copied ends first, and a
+//! switch waits for that before it holds clients.
+//!
 //! Dirty tables are walked over without being asked, if that is configured and their history was copied or compared before:
 //! what was never copied is for a backfill to copy.
 
@@ -50,7 +53,7 @@ const IDLE: Duration = Duration::from_millis(100);
 const SETTLE: Duration = Duration::from_secs(60);
 /// Less is no reason to give up what was compared so far.
 const STUCK: Duration = Duration::from_secs(5);
-/// How long chunks under way may take when the mirror ends.
+/// How long what is being copied may take when the mirror ends.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Pauses after a side was away or overloaded.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
@@ -58,6 +61,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from
 const MARKS: Duration = Duration::from_secs(1);
 /// Between two walks over tables that nobody asked for; longer, up to the second, while they leave dirty what they found dirty.
 const REPAIRS: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
+
+const ENDS: &str = "the mirror ends";
 
 /// Why something could not be done now.
 #[derive(Debug, thiserror::Error)]
@@ -164,6 +169,22 @@ pub trait Walker: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<Option<Suspect>>, Error>> + Send;
 }
 
+/// While it is there, a walk writes to the secondary.
+struct Writing(watch::Sender<usize>);
+
+impl Writing {
+    fn begin(handle: &Handle) -> Writing {
+        handle.writing.send_modify(|parts| *parts += 1);
+        Writing(handle.writing.clone())
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.0.send_modify(|parts| *parts -= 1);
+    }
+}
+
 /// The task that walks.
 pub(super) struct History<W> {
     handle: Handle,
@@ -197,7 +218,7 @@ impl<W: Walker> History<W> {
         History { handle: handle.clone(), book, walker, backoff, repairs }
     }
 
-    /// Walk until told to stop; chunks that are under way are finished, if that does not take too long. Dropping the
+    /// Walk until told to stop; what is being copied is finished, if that does not take too long. Dropping the
     /// future is as safe as a crash: what was not reported is done again.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let crew = self.crew().clone();
@@ -241,7 +262,7 @@ impl<W: Walker> History<W> {
             self.mend(now);
         }
         match self.errand(now) {
-            Ok(Errand::Survey) => self.survey().await,
+            Ok(Errand::Survey) => self.survey(stop).await,
             Ok(Errand::Walk) => self.walk(stop).await,
             Err(later) if self.handle.self_repair => {
                 let marks = now + MARKS;
@@ -294,11 +315,11 @@ impl<W: Walker> History<W> {
         Rest::Failed(now + self.backoff.pause())
     }
 
-    async fn survey(&mut self) -> Result<Rest, Trouble> {
+    async fn survey(&mut self, stop: &CancellationToken) -> Result<Rest, Trouble> {
         self.provision(Stage::Tables).await?;
         let end = || behind_marks(&self.handle.journal, &self.handle.dirty);
         let began = end();
-        let mut found = self.walker.survey().await?;
+        let mut found = read(self.walker.survey(), stop).await?;
         let is_seen = |one: &&mut Surveyed| one.refused.is_none() && one.unread.is_none();
         found.iter_mut().filter(is_seen).for_each(|one| self.meet(one));
         // Before anything is copied.
@@ -318,6 +339,7 @@ impl<W: Walker> History<W> {
     async fn provision(&self, at: Stage) -> Result<(), Error> {
         let desk = &self.handle.desk;
         let Some((request, stage)) = desk.makes().filter(|(_, stage)| *stage == at) else { return Ok(()) };
+        let _writing = Writing::begin(&self.handle);
         let Provisioned { unmade, lacks } = self.walker.provision(&request, stage).await?;
         desk.made(stage, unmade, lacks);
         Ok(())
@@ -391,7 +413,7 @@ impl<W: Walker> History<W> {
             Pass::Copy if !chunk.again => self.copy(&chunk, by, stop).await,
             // What was left to the mirror is settled; what differs beside it may be newer.
             Pass::Copy if chunk.compares.newer_stays => Ok(Outcome::Done(Landed::default())),
-            _ => self.compare(&chunk, by, stop).await,
+            _ => read(self.compare(&chunk, by), stop).await,
         };
         let outcome = match outcome {
             Err(Error::Unread(unread)) => Outcome::Unreadable(unread),
@@ -405,10 +427,12 @@ impl<W: Walker> History<W> {
     /// What an earlier attempt wrote may be gone on the primary since: then it is gone on the secondary too only if somebody
     /// looks. Where newer stays, so does what only the secondary has.
     async fn copy(&self, chunk: &Chunk, by: By, stop: &CancellationToken) -> Result<Outcome, Error> {
+        let writing = Writing::begin(&self.handle);
         let copied = self.walker.copy(chunk, by).await?;
+        drop(writing);
         match copied {
             Outcome::Done(landed) if chunk.begun && !chunk.compares.newer_stays => {
-                match self.compare(chunk, By::Us, stop).await? {
+                match read(self.compare(chunk, By::Us), stop).await? {
                     Outcome::Done(Landed { mut differing, crowd, .. }) => {
                         differing.extend(landed.differing);
                         Ok(Outcome::Done(Landed { differing, crowd: landed.crowd + crowd, ..landed }))
@@ -421,7 +445,7 @@ impl<W: Walker> History<W> {
     }
 
     /// Both sides at a causal point.
-    async fn compare(&self, chunk: &Chunk, by: By, stop: &CancellationToken) -> Result<Outcome, Error> {
+    async fn compare(&self, chunk: &Chunk, by: By) -> Result<Outcome, Error> {
         let Compared { mut rows, mut suspects, crowd, left_out, moved } = self.walker.compare(chunk, by).await?;
         if moved {
             return Ok(Outcome::Moved);
@@ -437,7 +461,7 @@ impl<W: Walker> History<W> {
             if suspects.iter().any(|suspect| suspect.times >= TIMES) {
                 sleep(AGAIN).await;
             }
-            self.caught_up(chunk.table, stop).await?;
+            self.caught_up(chunk.table).await?;
             let looks = self.walker.look(chunk, &suspects).await?;
             let mut restless = Vec::new();
             for (before, now) in suspects.iter().zip(looks) {
@@ -458,17 +482,17 @@ impl<W: Walker> History<W> {
     }
 
     /// Everything of the table that the primary showed until now is on the secondary.
-    async fn caught_up(&self, table: TableId, stop: &CancellationToken) -> Result<(), Error> {
+    async fn caught_up(&self, table: TableId) -> Result<(), Error> {
         let settled = timeout(SETTLE, self.handle.settle_of(table, self.handle.journal.appended()));
         let settled = tokio::select! {
             biased;
-            settled = stop.run_until_cancelled(settled) => settled,
+            settled = settled => settled,
             why = self.stuck(table) => return Err(Error::Waits(why)),
         };
         let why = match settled {
-            Some(Ok(Ok(()))) => return Ok(()),
-            Some(Err(_)) => format!("the mirror did not catch up within {} s", SETTLE.as_secs()),
-            Some(Ok(Err(_))) | None => "the mirror ends".to_owned(),
+            Ok(Ok(())) => return Ok(()),
+            Err(_) => format!("the mirror did not catch up within {} s", SETTLE.as_secs()),
+            Ok(Err(_)) => ENDS.to_owned(),
         };
         Err(Error::Secondary(why))
     }
@@ -508,6 +532,11 @@ impl<W: Walker> History<W> {
     }
 }
 
+/// What only reads is dropped where the mirror is to end: nothing of it can arrive later.
+async fn read<T>(reads: impl Future<Output = Result<T, Error>>, stop: &CancellationToken) -> Result<T, Error> {
+    stop.run_until_cancelled(reads).await.unwrap_or_else(|| Err(Error::Secondary(ENDS.to_owned())))
+}
+
 async fn resting(rest: Rest, changed: impl Future<Output = ()>, pace: &mut watch::Receiver<Pace>) {
     let until = match rest {
         Rest::No => return,
@@ -538,7 +567,20 @@ enum Trouble {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::task::JoinHandle;
+
     use super::*;
+    use crate::backfill::crew::message::{Doing, Done, Join, Pair, Seen, Task, Work};
+    use crate::backfill::crew::{LEASE, Lost};
+    use crate::backfill::lines::Lines;
+    use crate::backfill::work::Extent;
+    use crate::backfill::{self, Desk, Kind};
+    use crate::journal::Journal;
+    use crate::mirror::durable::Durable;
+    use crate::mirror::replay::engine::{Config, Paths};
+    use crate::record::Side;
 
     /// At which look it is called different, if the looks show this.
     fn found_at(is_dated: bool, prints: &[u64]) -> Option<usize> {
@@ -567,5 +609,143 @@ mod tests {
     fn where_no_times_show_the_same_values_may_have_come_back() {
         assert_eq!(found_at(false, &[1, 1, 1, 1]), Some(3));
         assert_eq!(found_at(false, &[1, 1, 1, 2, 2, 2, 1]), None);
+    }
+
+    const LINGER: Duration = Duration::from_secs(3);
+    const SOON: Duration = Duration::from_millis(500);
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// A chunk takes so long here, and with a worker as long as that likes.
+    struct Slow {
+        ours: Duration,
+        begun: AtomicUsize,
+    }
+
+    impl Slow {
+        async fn work(&self, chunk: &Chunk, (by, doing): (By, Doing)) -> Result<(), Lost> {
+            self.begun.fetch_add(1, Ordering::Relaxed);
+            let By::Worker(seat) = by else {
+                sleep(self.ours).await;
+                return Ok(());
+            };
+            let task = Task { doing, primary: Side::Origin, chunk: chunk.clone(), read: 0, schema: 0 };
+            let loan = seat.lend(task).expect("it waits");
+            match doing {
+                Doing::Copy => loan.copied().await.map(drop),
+                Doing::Compare => loan.compared().await.map(drop),
+            }
+        }
+    }
+
+    impl Walker for Slow {
+        async fn survey(&self) -> Result<Vec<Surveyed>, Error> {
+            Ok(vec![Surveyed {
+                table: TableId(1),
+                name: "k.t".to_owned(),
+                part_of: None,
+                labels: vec![TableId(1)],
+                rows: 1_000,
+                bytes: 1_000,
+                primary: vec![Extent { name: "k.t".to_owned(), file: 1, units: 1_000 }],
+                secondary: Vec::new(),
+                occupied: false,
+                refused: None,
+                unread: None,
+                not_compared: Vec::new(),
+            }])
+        }
+
+        async fn copy(&self, chunk: &Chunk, by: By) -> Result<Outcome, Error> {
+            self.work(chunk, (by, Doing::Copy)).await?;
+            Ok(Outcome::Done(Landed::default()))
+        }
+
+        async fn compare(&self, chunk: &Chunk, by: By) -> Result<Compared, Error> {
+            self.work(chunk, (by, Doing::Compare)).await?;
+            Ok(Compared::default())
+        }
+
+        fn linger(&self) -> Duration {
+            LINGER
+        }
+
+        async fn look(&self, _: &Chunk, suspects: &[Suspect]) -> Result<Vec<Option<Suspect>>, Error> {
+            Ok(vec![None; suspects.len()])
+        }
+    }
+
+    struct Walk {
+        handle: Handle,
+        stop: CancellationToken,
+        task: JoinHandle<()>,
+        worker: u64,
+        lent: Work,
+    }
+
+    /// A walk of this kind, amid a chunk here and one that a worker has.
+    async fn walk(kind: Kind, ours: Duration) -> Walk {
+        let options = backfill::Options { workers: 1, chunk_rows: 10, ..backfill::Options::default() };
+        let desk = Desk::open(Durable::in_memory("history"), Lines::in_memory(1 << 20), options).expect("in memory");
+        desk.serves(Side::Origin);
+        desk.crew().open(Box::new(|_| Ok(())));
+        let seen = || Seen { cluster: "c".to_owned(), nodes: Vec::new() };
+        let join = Join {
+            name: "w".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            connections: 1,
+            sides: Pair { origin: seen(), target: seen() },
+        };
+        let worker = desk.crew().join(&join).expect("it may").worker;
+        let asks = desk.crew().clone();
+        let taken = tokio::spawn(async move { asks.take(worker).await.expect("known") });
+        desk.crew().waits().await;
+        desk.start(Request::new(kind)).await.expect("nothing is under way");
+        let paths = Paths::in_memory();
+        let handle = paths.handle(&Config::default(), Journal::in_memory(), desk).expect("in memory");
+        let (walker, stop) = (Arc::new(Slow { ours, begun: AtomicUsize::new(0) }), CancellationToken::new());
+        let history = History::new(&handle, Book::open(paths.book()).expect("in memory"), walker.clone());
+        let task = tokio::spawn(history.run(stop.clone()));
+        let lent = taken.await.expect("no panic").expect("lent");
+        while walker.begun.load(Ordering::Relaxed) < 2 {
+            sleep(AGAIN).await;
+        }
+        Walk { handle, stop, task, worker, lent }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_compared_here_or_by_a_worker_ends_at_once_with_the_mirror() {
+        let walk = walk(Kind::Verify, LONG).await;
+        timeout(SOON, walk.handle.history_rests()).await.expect("nothing is written");
+        assert_eq!(walk.handle.history_writers(), [""; 0]);
+        walk.stop.cancel();
+        timeout(SOON, walk.task).await.expect("at once").expect("no panic");
+        let crew = walk.handle.desk.crew();
+        assert_eq!(crew.beat(walk.worker, &[walk.lent.loan]).expect("known"), [0_u64; 0], "it is to stop");
+        assert_eq!(crew.report()[0].under_way, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_copied_is_waited_for_by_who_asks_and_named() {
+        let walk = walk(Kind::Backfill, LONG).await;
+        walk.handle.hurry();
+        timeout(LEASE + 2 * LINGER, walk.handle.history_rests()).await.expect_err("ours goes on");
+        assert_eq!(walk.handle.history_writers(), ["tandem itself"], "the lease of the other is over");
+        walk.task.abort();
+        assert!(walk.task.await.is_err());
+        timeout(SOON, walk.handle.history_rests()).await.expect("nobody writes any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_is_told_to_give_back_what_it_copies_before_a_switch_holds_clients() {
+        let walk = walk(Kind::Backfill, SOON / 10).await;
+        walk.handle.hurry();
+        timeout(SOON, walk.handle.history_rests()).await.expect_err("it copies");
+        assert_eq!(walk.handle.history_writers(), ["worker w"]);
+        let crew = walk.handle.desk.crew();
+        assert_eq!(crew.beat(walk.worker, &[walk.lent.loan]).expect("known"), [0_u64; 0], "it is to stop");
+        crew.put(walk.worker, walk.lent.loan, Done::Failed { why: "the lease is over".to_owned() }).expect("in time");
+        timeout(SOON, walk.handle.history_rests()).await.expect("it is given back");
+        walk.stop.cancel();
+        timeout(SOON, walk.task).await.expect("at once").expect("no panic");
     }
 }

@@ -11,5 +11,6 @@ crate::check::rules! {
     TIME_ZONE_DIFFERS: Warning "time_zone_differs" "nodes read timestamps as text that say no zone in their own time zone: clients that send such texts mean another time on the new primary; set the zone of their Java alike (-Duser.timezone=UTC)";
     CLOCK_BEHIND: Error "clock_behind" "the new primary's clocks are behind what clients were given: its conditional statements would lose against older writes; set its clocks";
     LOGIN_FAILS: Error "login_fails" "this user cannot log in to the new primary with what the client said: name it in [[users]], and see that its role is there";
+    HISTORY_WRITES: Error "history_writes" "it has a part of a walk over history that it may still write, and clients would be held until it has not: wait until the chunk is given back, or its lease is over; a worker that hangs can be killed";
     FORCE_IMPOSSIBLE: Error "force_impossible" "CQL cannot give up the old primary: what is owed by state can be read only there";
 }

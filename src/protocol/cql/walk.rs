@@ -2,7 +2,7 @@
 //!
 //! | step | sessions | clusters | mirror |
 //! | --- | --- | --- | --- |
-//! | prepare | each user's login is tried on the other side; each session connects to it; what was prepared is prepared there | both schemas alike, clocks not behind | not behind, nothing parked, nothing dirty; the way back opened |
+//! | prepare | each user's login is tried on the other side; each session connects to it; what was prepared is prepared there | both schemas alike, clocks not behind | not behind, nothing parked, nothing dirty; the way back opened; no history being copied |
 //! | quiesce | every request is answered: the gate saw to it | | |
 //! | apply | | | replays up to the end; what was in doubt is settled |
 //! | ready | | | ends; the one of the other direction begins, paused |
@@ -45,6 +45,8 @@ const MIRROR_OPEN: Duration = Duration::from_secs(5);
 /// How long sessions that connect ahead are waited for, and how often they are looked at.
 const AHEAD_OPEN: Duration = Duration::from_secs(3);
 const AHEAD_LOOK: Duration = Duration::from_millis(20);
+/// How long what a walk over history copies is waited for: longer than a worker's lease.
+const HISTORY_RESTS: Duration = Duration::from_secs(20);
 /// A clock may be behind the newest stamp by this: the next conditional statement waits so long, once.
 const CLOCK_MICROS: i64 = 500_000;
 /// Tables that are asked at the same time whether they have rows.
@@ -135,7 +137,13 @@ impl Walk {
         self.known = Some(known);
         tokio::join!(self.open_ahead(to), warm::warm(&self.shared.statements, &cluster));
         // The less is owed at the fence, the shorter clients wait.
-        self.mirror.handle().hurry();
+        let handle = self.mirror.handle();
+        handle.hurry();
+        // The mirror's end waits for it, and clients would.
+        if timeout(HISTORY_RESTS, handle.history_rests()).await.is_err() {
+            let writers = handle.history_writers().into_iter();
+            found.extend(writers.map(|object| Finding { rule: rules::HISTORY_WRITES, side: None, object }));
+        }
         Ok(found)
     }
 }

@@ -162,14 +162,20 @@ impl Tandem {
     pub(crate) async fn switch_to(&self, side: &str) {
         let mut last = String::new();
         let switched = until(async || {
-            let mut command = tokio::process::Command::from(program());
-            command.args(["switch", side, "--yes", "--admin", &self.admin]);
-            command.args(OF_OTHERS.iter().flat_map(|name| ["--ignore", name]));
-            let output = command.output().await.expect("the binary runs");
-            last = String::from_utf8_lossy(&output.stdout).into_owned();
-            output.status.success().then_some(())
+            let asked = self.switch_once(side).await;
+            asked.map_err(|said| last = said).ok()
         });
         switched.await.unwrap_or_else(|| panic!("no switch to {side}: {last}\n{}", self.log()));
+    }
+
+    /// The same, asked once; else what was said.
+    pub(crate) async fn switch_once(&self, side: &str) -> Result<(), String> {
+        let mut command = tokio::process::Command::from(program());
+        command.args(["switch", side, "--yes", "--admin", &self.admin]);
+        command.args(OF_OTHERS.iter().flat_map(|name| ["--ignore", name]));
+        let output = command.output().await.expect("the binary runs");
+        let said = || String::from_utf8_lossy(&output.stdout).into_owned();
+        output.status.success().then_some(()).ok_or_else(said)
     }
 
     /// The admin API.
@@ -321,10 +327,15 @@ impl Worker {
 
     /// Ctrl-C; the exit code, and what it printed.
     pub(crate) fn interrupt(&mut self) -> (Option<i32>, String) {
-        let pid = self.child.as_ref().expect("it runs").id().to_string();
-        assert!(Command::new("kill").args(["-s", "INT", &pid]).status().expect("kill runs").success());
+        self.signal("INT");
         let code = self.ended();
         (code, self.file("out"))
+    }
+
+    /// A signal by name.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.as_ref().expect("it runs").id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().expect("kill runs").success());
     }
 
     /// Wait until it ends; the exit code. Blocks.
