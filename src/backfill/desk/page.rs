@@ -120,8 +120,14 @@ impl Page {
         }
     }
 
-    /// When the next round is due, in seconds since the epoch.
-    pub(super) fn due(&self) -> Option<u64> {
+    /// When the next round is due, in seconds since the epoch. However the clock was set, that is no further than from one to the
+    /// next.
+    pub(super) fn due(&mut self) -> Option<u64> {
+        let now = unix_now();
+        for standing in self.standing.values_mut() {
+            let latest = now.saturating_add(standing.request.every_seconds.unwrap_or_default());
+            standing.next_unix = standing.next_unix.map(|next| next.min(latest));
+        }
         self.standing.values().filter_map(|standing| standing.next_unix).min()
     }
 }

@@ -283,6 +283,21 @@ async fn what_is_done_again_and_again_has_its_next_time_behind_a_switch() {
 }
 
 #[tokio::test]
+async fn a_clock_that_was_set_back_puts_off_what_is_done_again_and_again_by_one_round_at_most() {
+    let desk = Desk::in_memory();
+    let tables = vec!["public.gone".to_owned()];
+    let request = Request { tables, every_seconds: Some(60), ..Request::new(Kind::Verify) };
+    desk.start(request).await.expect("nothing is under way");
+    // No such table: it is over.
+    desk.surveyed(Vec::new(), (Lsn(0), Lsn(0)));
+    let later = unix_now() + 7_200;
+    desk.lock().page.standing.values_mut().for_each(|standing| standing.next_unix = Some(later));
+    assert!(desk.errand(Instant::now(), Duration::ZERO).is_err());
+    let next = desk.report(Kind::Verify).and_then(|report| report.next_unix);
+    assert!(next.is_some_and(|next| next <= unix_now() + 60), "{next:?}");
+}
+
+#[tokio::test]
 async fn what_is_asked_for_once_leaves_what_is_done_again_and_again() {
     for kind in [Kind::Verify, Kind::Backfill] {
         let desk = Desk::in_memory();

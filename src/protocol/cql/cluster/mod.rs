@@ -26,7 +26,7 @@ mod zones;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -45,7 +45,6 @@ use super::ballot::{Question, Unread};
 use super::client::{self, Address, Client, Error, Settings};
 use super::definitions::{Definitions, load};
 use super::session::shared::Grounds;
-use super::stamps::now_micros;
 use super::tables::Tables;
 use super::text::volatile::Dialect;
 use super::topology::Facts;
@@ -71,7 +70,7 @@ const UNDER_WAY: Duration = Duration::from_secs(1);
 /// How long a node that may be down is reached for.
 const REACH: Duration = Duration::from_secs(2);
 /// How long replicas are taken to be away that did not all answer.
-const AWAY_MICROS: i64 = 10_000_000;
+const AWAY: Duration = Duration::from_secs(10);
 
 /// A cluster. Dropped, its connections end.
 pub struct Cluster {
@@ -99,8 +98,8 @@ struct Inner {
     clients: Mutex<HashMap<Address, Slot>>,
     clocks: Mutex<HashMap<Address, Offset>>,
     turn: AtomicUsize,
-    /// Until when, in microseconds, replicas are taken to be away.
-    away_until: AtomicI64,
+    /// Until when replicas are taken to be away.
+    away_until: Mutex<Option<Instant>>,
 }
 
 /// The connection to a node. Whoever finds none makes it, while others wait.
@@ -160,7 +159,7 @@ impl Cluster {
             clients: Mutex::default(),
             clocks: Mutex::default(),
             turn: AtomicUsize::new(0),
-            away_until: AtomicI64::new(0),
+            away_until: Mutex::default(),
         });
         let control = control::attach(&inner).await?;
         inner.measure().await;
@@ -316,12 +315,12 @@ impl Cluster {
 
     /// Not all replicas of a partition answered, which may have taken long: for a while they need not be asked again.
     pub fn replicas_are_away(&self) {
-        self.inner.away_until.store(now_micros() + AWAY_MICROS, Ordering::Relaxed);
+        *lock(&self.inner.away_until) = Some(Instant::now() + AWAY);
     }
 
     /// Whether all replicas may answer, as far as is known.
     pub fn has_all_replicas(&self) -> bool {
-        self.inner.away_until.load(Ordering::Relaxed) < now_micros()
+        lock(&self.inner.away_until).is_none_or(|until| until < Instant::now())
     }
 
     /// The ballot of a conditional write that was answered: microseconds, as its timestamp. Bounded in time.

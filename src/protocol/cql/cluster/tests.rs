@@ -35,6 +35,18 @@ async fn nobody_waits_for_a_node_that_hangs_while_others_serve_however_long_it_d
     assert!(longest < Duration::from_secs(1), "{longest:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn replicas_that_were_away_are_asked_again_by_a_clock_that_nobody_sets() {
+    hurry();
+    let nodes = Scripted::start(1, &[]).await;
+    let cluster = nodes.enter(Settings::default(), Side::Target).await;
+    assert!(cluster.has_all_replicas());
+    cluster.replicas_are_away();
+    assert!(!cluster.has_all_replicas());
+    sleep(AWAY + MOMENT).await;
+    assert!(cluster.has_all_replicas());
+}
+
 /// Clients would be taken there in between, and wait.
 #[tokio::test(start_paused = true)]
 async fn a_node_that_cannot_be_reached_is_tried_last_until_it_can_be() {
