@@ -8,7 +8,8 @@
 //!
 //! Partitions that share a place share that bound. Where clocks differ, a ballot may be below that of another
 //! partition: then it is not found, and its write goes by state. Doubts are kept by partition: what became of one tells
-//! nothing of another.
+//! nothing of another. None of them ends by time: servers forget an accepted proposal after three hours or `gc_grace_seconds`, but
+//! only with `paxos_state_purging: legacy`, and who finds it with a SERIAL read and does not finish it begins that anew.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -45,8 +46,15 @@ impl Left {
     }
 
     fn doubt(&mut self, partition: u64) {
-        if !self.is_full() {
-            self.doubted.insert(partition);
+        if self.is_full() {
+            return;
+        }
+        self.doubted.insert(partition);
+        if self.is_full() {
+            tracing::warn!(
+                "lightweight transactions on more than {DOUBTED_MAX} partitions were not answered: all that share their \
+                 place go by state until tandem is started again"
+            );
         }
     }
 
