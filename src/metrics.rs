@@ -197,6 +197,8 @@ metrics! {
     BALLOTS_UNREAD_TOTAL = "tandem_ballots_unread_total", Kind::Counter;
     /// Lightweight transactions that waited for clocks in vain: a node's is behind timestamps that were given to clients.
     CLOCKS_BEHIND_TOTAL = "tandem_clocks_behind_total", Kind::Counter;
+    /// How far the clock of a node is from this machine's, the furthest of them. Label: side.
+    CLOCKS_APART_SECONDS = "tandem_clocks_apart_seconds", Kind::Gauge;
     /// Reads that were repeated on the secondary and compared. Labels: wire, table (the first that it reads), verdict (match,
     /// in_flight: alike when both sides were asked again, noise: the primary differs with itself, mismatch).
     SHADOW_READS_TOTAL = "tandem_shadow_reads_total", Kind::Counter;

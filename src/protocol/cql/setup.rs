@@ -137,6 +137,10 @@ impl Grounds for Ground {
         self.0.get(self.1).map_or(0, |cluster| cluster.ahead())
     }
 
+    fn apart(&self) -> i64 {
+        self.0.get(self.1).map_or(0, |cluster| cluster.apart())
+    }
+
     fn ballot(&self, question: Question) -> BoxFuture<'static, Result<i64, Unread>> {
         match self.0.get(self.1) {
             Some(cluster) => Grounds::ballot(&cluster, question),

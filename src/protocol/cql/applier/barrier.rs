@@ -287,8 +287,8 @@ async fn was_emptied(sides: &Sides, table: &Table, sent: i64) -> Result<Option<b
 
 /// Whether the primary emptied one of these tables, or made it anew, since this second of our clock, as far as clocks can
 /// tell: else it did.
-pub(super) async fn were_emptied(sides: &Sides, tables: &[&Table], since: i32) -> Result<bool, Trouble> {
-    let since = i64::from(since) * 1_000_000;
+pub(super) async fn were_emptied(sides: &Sides, tables: &[&Table], since: i64) -> Result<bool, Trouble> {
+    let since = since.saturating_mul(1_000_000);
     if tables.is_empty() {
         return Ok(false);
     }

@@ -236,7 +236,8 @@ impl Applier {
         }
         let parameters = write.batch.parameters;
         let occasion = Occasion::of(job, newest_of(&write, &taken), Look::at_write(parameters.consistency));
-        if must_go_by_state(job, &write, &written) {
+        let then = forwarded(&write, &there.primary);
+        if must_go_by_state(job, then, (&write, &written)) {
             return self.by_state(&there.sides().await?, occasion, written).await;
         }
         if job.certainty == Certainty::Unknown {
@@ -245,7 +246,7 @@ impl Applier {
             // Until it is done: a client's TRUNCATE must not come between the look and what is done for it.
             let writes = self.begin_on_primary(&tables)?;
             // Done once more, it would be back behind a TRUNCATE (CQL-CORNERS C9).
-            if let Some(then) = write.batch.parameters.now_in_seconds
+            if let Some(then) = then
                 && barrier::were_emptied(&sides, &tables, then).await?
             {
                 drop(writes);
@@ -373,11 +374,17 @@ fn strange(primary: &Cluster, write: &Write<'_>, taken: &[Taken<'_>]) -> Vec<Tab
     taken.iter().flat_map(|statement| statement.parsed.modifications()).filter_map(lacks).collect()
 }
 
+/// In which second it was forwarded, by our clock.
+fn forwarded(write: &Write<'_>, primary: &Cluster) -> Option<i64> {
+    // It was noted by the clocks of the primary.
+    write.batch.parameters.now_in_seconds.map(|then| i64::from(then) - primary.apart() / 1_000_000)
+}
+
 /// Whether a write in doubt may not be done again: its client may have no right to it; or it is but a part of a batch, whose rest
 /// goes by state and may not be there at all; or it is too long ago, so that it may meet what was purged (CQL-CORNERS C9); or it
 /// would double a list, on the primary too (C2).
-fn must_go_by_state(job: &Job, write: &Write<'_>, written: &[Written]) -> bool {
-    let age = write.batch.parameters.now_in_seconds.map_or(0, |then| now_micros() / 1_000_000 - i64::from(then));
+fn must_go_by_state(job: &Job, then: Option<i64>, (write, written): (&Write<'_>, &[Written])) -> bool {
+    let age = then.map_or(0, |then| now_micros() / 1_000_000 - then);
     let grace = |written: &Written| i64::from(written.table.gc_grace_seconds).min(REPEATABLE);
     is_once(job, write) || is_doubtful(job) && written.iter().any(|written| written.has_lists || age >= grace(written))
 }

@@ -47,6 +47,17 @@ impl Offset {
     }
 }
 
+/// How far clocks are apart is known no better than how long requests are on their way: below this it says nothing.
+const SECOND: i64 = 1_000_000;
+
+/// How far these clocks are from ours, in microseconds: in the middle of them, and 0 where that is no second.
+pub(super) fn apart<'c>(clocks: impl Iterator<Item = &'c Offset> + Clone) -> i64 {
+    let least = clocks.clone().map(|offset| offset.least).min().unwrap_or_default();
+    let most = clocks.map(|offset| offset.most).max().unwrap_or_default();
+    let middle = least.midpoint(most);
+    if middle.abs() > SECOND { middle } else { 0 }
+}
+
 /// Ask the node several times.
 pub(super) async fn measure(client: &Client) -> Result<Offset, Error> {
     let mut found = ask(client).await?;
@@ -93,5 +104,14 @@ mod tests {
         assert_eq!(first.and(second), Offset { least: 4_800, most: 6_000 });
         let set = Offset::of(3_000, 1_000, 3_100);
         assert_eq!(first.and(set), set);
+    }
+
+    #[test]
+    fn clocks_are_apart_by_the_middle_of_them_if_that_is_more_than_a_second() {
+        let around = |seconds: i64| Offset { least: seconds * SECOND - 500, most: seconds * SECOND + 500 };
+        assert_eq!(apart([].iter()), 0);
+        assert_eq!(apart([around(1), around(0)].iter()), 0);
+        assert_eq!(apart([around(100)].iter()), 100 * SECOND);
+        assert_eq!(apart([around(-100), around(-90)].iter()), -95 * SECOND);
     }
 }

@@ -26,7 +26,7 @@ mod zones;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +37,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config;
+use crate::metrics;
 use crate::net::keep;
 use crate::net::socket::Socket;
 use crate::record::Side;
@@ -97,6 +98,8 @@ struct Inner {
     shunned: Shunned,
     clients: Mutex<HashMap<Address, Slot>>,
     clocks: Mutex<HashMap<Address, Offset>>,
+    /// [`clock::apart`], for who cannot wait.
+    apart: AtomicI64,
     turn: AtomicUsize,
     /// Until when replicas are taken to be away.
     away_until: Mutex<Option<Instant>>,
@@ -158,6 +161,7 @@ impl Cluster {
             shunned: Shunned::default(),
             clients: Mutex::default(),
             clocks: Mutex::default(),
+            apart: AtomicI64::new(0),
             turn: AtomicUsize::new(0),
             away_until: Mutex::default(),
         });
@@ -313,6 +317,12 @@ impl Cluster {
         lock(&self.inner.clocks).values().map(|offset| offset.most).max().unwrap_or_default()
     }
 
+    /// How far the clocks of its nodes are from ours, in microseconds: in the middle of them, and 0 where that is no second. Never
+    /// waits.
+    pub fn apart(&self) -> i64 {
+        self.inner.apart.load(Ordering::Relaxed)
+    }
+
     /// Not all replicas of a partition answered, which may have taken long: for a while they need not be asked again.
     pub fn replicas_are_away(&self) {
         *lock(&self.inner.away_until) = Some(Instant::now() + AWAY);
@@ -405,6 +415,10 @@ impl Grounds for Arc<Cluster> {
 
     fn ahead(&self) -> i64 {
         Cluster::ahead(self)
+    }
+
+    fn apart(&self) -> i64 {
+        Cluster::apart(self)
     }
 
     fn ballot(&self, question: Question) -> BoxFuture<'static, Result<i64, Unread>> {
@@ -549,6 +563,13 @@ impl Inner {
         let hosts = self.hosts.load_full();
         // One that hangs keeps nobody from asking the others.
         join_all(hosts.iter().map(|host| self.measure_one(&host.address))).await;
+        let (apart, furthest) = {
+            let clocks = lock(&self.clocks);
+            let furthest = clocks.values().map(|offset| offset.micros().abs()).max().unwrap_or_default();
+            (clock::apart(clocks.values()), furthest)
+        };
+        self.apart.store(apart, Ordering::Relaxed);
+        metrics::CLOCKS_APART_SECONDS.gauge(&[("side", self.side.as_str())]).set(furthest as f64 / 1e6);
     }
 
     async fn measure_one(&self, address: &Address) {

@@ -126,6 +126,8 @@ pub(super) struct Ground<'a> {
     pub timeuuids: &'a TimeUuids,
     /// What the primary calls its functions.
     pub dialect: Dialect,
+    /// How far the primary's clocks are from ours, in microseconds.
+    pub apart: i64,
     /// Conditional writes.
     pub contests: &'a Contests,
     /// Where the client was seen to write, if it may matter who it is.
@@ -181,7 +183,8 @@ impl Ground<'_> {
         let kind = sorted.kind(request, pieces);
         if sorted.mirrored {
             let is_untried = !untried.is_empty();
-            let whole = Whole { request, pieces, executed: &executed, parameters, stamp, kind, is_untried };
+            let executed = &executed;
+            let whole = Whole { request, pieces, executed, parameters, stamp, apart: self.apart, kind, is_untried };
             whole.write_down(&mut record, &sorted)?;
             decision = if sorted.conditional { self.decision(&whole, &sorted)? } else { None };
         }
@@ -373,6 +376,7 @@ struct Whole<'r, 'a> {
     executed: &'r [Executed<'r>],
     parameters: &'r Parameters<'a>,
     stamp: i64,
+    apart: i64,
     kind: Kind,
     is_untried: bool,
 }
@@ -449,7 +453,8 @@ impl Whole<'_, '_> {
             Some(Statement { text: StatementText::Text(executed.text()), values: piece.values })
         };
         let statements: Vec<Statement<'_>> = pieces(replayed).into_iter().filter_map(statement).collect();
-        let now = i32::try_from(now_micros() / 1_000_000).unwrap_or(i32::MAX);
+        // A TTL begins with the coordinator's second, which is to be that of the replay.
+        let now = i32::try_from((now_micros() + self.apart) / 1_000_000).unwrap_or(i32::MAX);
         let all = Parameters {
             timestamp: Some(self.stamp),
             now_in_seconds: Some(self.parameters.now_in_seconds.unwrap_or(now)),

@@ -300,6 +300,7 @@ impl Session {
             stamps: &self.shared.stamps,
             timeuuids: &self.shared.timeuuids,
             dialect: side.dialect(),
+            apart: side.apart(),
             contests: &self.shared.contests,
             allowed: side.asks_who().then_some(&self.allowed),
             is_fresh: self.has.schema,

@@ -53,6 +53,9 @@ pub(in crate::protocol::cql) trait Grounds: Send + Sync {
     /// How far they may be ahead of it, in microseconds; negative: they are behind.
     fn ahead(&self) -> i64;
 
+    /// How far they are from it, in microseconds: in the middle of them, and 0 where that is no second.
+    fn apart(&self) -> i64;
+
     /// The ballot of a conditional write that was answered. Bounded in time.
     fn ballot(&self, question: Question) -> BoxFuture<'static, Result<i64, Unread>>;
 }

@@ -109,6 +109,10 @@ impl Grounds for Still {
         self.2
     }
 
+    fn apart(&self) -> i64 {
+        self.2
+    }
+
     fn ballot(&self, question: Question) -> BoxFuture<'static, Result<i64, Unread>> {
         assert_eq!((question.table, &question.key[..]), ([7; 16], &[0, 0, 0, 4][..]));
         let (say, said) = oneshot::channel();
@@ -979,6 +983,18 @@ async fn a_conditional_statement_that_was_applied_becomes_a_plain_one_with_its_b
     let write = "write t: UPDATE t SET v = 'a' WHERE k = 4 ";
     assert_eq!(rig.journal(), [place, write, "Committed", "Aborted", "barrier t: TRUNCATE t"]);
     assert_eq!(rig.stamps(), [Some(1_000)]);
+}
+
+#[test]
+fn a_ttl_begins_with_the_second_of_the_coordinators_clock() {
+    let ballots = Ballots::default();
+    let shared = shared_ahead(Some(Journal::in_memory()), &ballots, |_| Watch::off(), 100_000_000);
+    let mut rig = Rig::with(shared, ballots, Framing { version: Version::V4, compression: None });
+    let seconds = || now_micros() / 1_000_000 + 100;
+    let before = seconds();
+    rig.query(1, "INSERT INTO t (k, v) VALUES (4, 'a') USING TTL 60");
+    let noted = rig.writes(|write| write.batch.parameters.now_in_seconds);
+    assert!(matches!(noted[..], [Some(second)] if (before..=seconds()).contains(&i64::from(second))), "{noted:?}");
 }
 
 #[tokio::test]
