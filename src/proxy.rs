@@ -491,7 +491,8 @@ fn open_journal(config: &Config, beside: Option<Lsn>) -> Result<(Journal, Recove
     let opened = Journal::open(&config.journal.dir, options).map_err(|error| Error::Setup(error.to_string()))?;
     let recovered = &opened.1;
     let (trimmed, appended, from_ring) = (recovered.trimmed.0, recovered.appended.0, recovered.from_ring);
-    tracing::info!(last = ?recovered.last, trimmed, appended, from_ring, "journal open");
+    let id = format!("{:016x}", opened.0.place().journal);
+    tracing::info!(id, last = ?recovered.last, trimmed, appended, from_ring, "journal open");
     Ok(opened)
 }
 

@@ -42,7 +42,7 @@ pub enum Phase {
     CatchingUp,
     /// An operator said so.
     Paused,
-    /// Another applier holds the lock on the secondary; tries again.
+    /// Another applier holds the lock on the secondary, or it answers others' clients; tries again.
     Fenced,
     /// The secondary is away, see [`Status::error`]; tries again.
     Away,

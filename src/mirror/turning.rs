@@ -87,7 +87,7 @@ impl<D: Directions> Turning<D> {
     /// Open the hands of this direction, which [`Turning::start`] will use. They write nothing by themselves.
     ///
     /// # Errors
-    /// A side that does not answer, or another applier that holds its lock.
+    /// A side that does not answer, or another applier that keeps it off.
     pub async fn open_ahead(&mut self, primary: Side) -> Result<(), D::Refused> {
         self.ahead = None;
         self.ahead = Some((primary, self.directions.open(primary).await?));

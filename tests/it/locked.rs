@@ -76,7 +76,7 @@ async fn a_table_that_is_locked_on_the_target_waits_and_no_other_does() {
 async fn a_schema_change_of_a_table_that_is_locked_on_the_target_says_what_waits_for_it() {
     let stage = stage().await;
     b_is_mirrored(&stage, 1).await;
-    let mirrors = "SELECT pid FROM pg_stat_activity WHERE application_name = 'tandem mirror' ORDER BY 1";
+    let mirrors = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'tandem mirror%' ORDER BY 1";
     let before = rows(&stage.target.url("postgres"), mirrors).await;
     let reader = connect(&stage.target.url("postgres")).await;
     reader.batch_execute("BEGIN; SELECT FROM a").await.expect("it reads");
@@ -96,7 +96,7 @@ async fn a_schema_change_of_a_table_that_is_locked_on_the_target_says_what_waits
 }
 
 /// Transactions of the mirror that keep the origin's VACUUM from its work.
-const PINNED: &str = "SELECT FROM pg_stat_activity WHERE application_name = 'tandem mirror' AND backend_xmin IS NOT NULL \
+const PINNED: &str = "SELECT FROM pg_stat_activity WHERE application_name LIKE 'tandem mirror%' AND backend_xmin IS NOT NULL \
     AND xact_start < clock_timestamp() - interval '2 s'";
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1670,7 +1670,7 @@ async fn who_is_gone_is_told_from_who_is_there() {
     let alive = Client::connect(&origin).await.expect("connects");
     let gone = Client::connect(&origin).await.expect("connects");
     let unheard = Client::connect(&config(&world.origin)).await.expect("connects");
-    let mirror = "SELECT pid FROM pg_stat_activity WHERE application_name = 'tandem mirror' \
+    let mirror = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'tandem mirror%' \
         ORDER BY backend_start DESC";
     let mirror = rows(&world.origin.url("postgres"), mirror).await[0].parse().expect("a number");
     let before = |id: u32| Backend { id, life: 0 };
@@ -1755,7 +1755,7 @@ async fn one_side_may_be_slow_while_the_other_waits_in_its_transaction() {
 async fn an_empty_payment_says_something_to_the_secondary() {
     let mut world = World::new("CREATE TABLE t (id int PRIMARY KEY)").await;
     world.reopen(Options { heartbeat: Duration::ZERO, ..Options::default() }).await;
-    let heard = "SELECT state_change FROM pg_stat_activity WHERE application_name = 'tandem mirror'";
+    let heard = "SELECT state_change FROM pg_stat_activity WHERE application_name LIKE 'tandem mirror%'";
     let before = rows(&world.target.url("postgres"), heard).await;
     assert_eq!(before.len(), 1);
     world.pay(&Owed::default()).await;

@@ -3,6 +3,7 @@
 
 use std::process::Command;
 
+use ::tandem::protocol::postgres::copier::{LOCK_CLASS, LOCK_WRITERS};
 use ::tandem::sandbox::Stop;
 
 use crate::support::load::Load;
@@ -195,6 +196,65 @@ async fn of_two_tandems_on_one_target_one_pays_and_the_other_takes_over_promise_
     second.settled().await;
     assert_eq!(second.terminate(), Some(0));
     stage.assert_kept(&done).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_tandem_keeps_off_the_target_that_the_first_one_switched_to_promises_5_and_9() {
+    let schema = "CREATE TABLE acc (id int PRIMARY KEY, bal int NOT NULL)";
+    let mut stage = Stage::new(schema, "[mirror]\nretry_max = \"1s\"", &[]).await;
+    let (origin, target) = (stage.origin.url("postgres"), stage.target.url("postgres"));
+    sql(&stage.url(), "INSERT INTO acc VALUES (1, 0)").await;
+    let second = Tandem::start(&origin, &target, "[mirror]\nretry_max = \"200ms\"").await;
+    second.mirror_is("fenced").await;
+    // It owes this row.
+    sql(&second.url("postgres"), "UPDATE acc SET bal = bal").await;
+    let switch = |to| serde_json::json!({ "to": to, "ignore": ["another_tandem", "bypassing"] });
+    let refused = stage.ask_switch(&serde_json::json!({ "to": "target" })).await;
+    assert!(refused["end"] == "refused" && refused["findings"].to_string().contains("another_tandem"), "{refused:#}");
+
+    assert_eq!(stage.ask_switch(&switch("target")).await["end"], "switched", "{}", stage.tandem.log());
+    sql(&stage.url(), "UPDATE acc SET bal = 100").await;
+    let kept_off = |status: &serde_json::Value| {
+        let why = status["mirror"]["error"].as_str().unwrap_or_default();
+        status["mirror"]["phase"] == "fenced" && why.contains("answers clients of another tandem")
+    };
+    second.status_is("kept off", kept_off).await;
+    stage.steady().await;
+    stage.assert_equal(&["acc"]).await;
+    stage.tandem.kill();
+    let tries = || second.log().matches("answers clients of another tandem").count();
+    let before = tries();
+    until(async || (tries() > before + 1).then_some(())).await.expect("it tries again");
+    second.status_is("kept off", kept_off).await;
+    assert_eq!(rows(&target, "SELECT bal FROM acc").await, ["100"]);
+
+    stage.tandem.launch().await;
+    stage.steady().await;
+    stage.assert_equal(&["acc"]).await;
+    assert_eq!(stage.ask_switch(&switch("origin")).await["end"], "switched", "{}", stage.tandem.log());
+    stage.steady().await;
+    stage.tandem.kill();
+    // The target is a secondary again.
+    second.mirror_pays().await;
+    assert_eq!(rows(&target, "SELECT bal FROM acc").await, ["100"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_else_applies_to_the_new_primary_ends_the_walk_and_the_mark_goes_with_it_promise_10() {
+    let stage = Stage::new("CREATE TABLE acc (id int PRIMARY KEY, bal int NOT NULL)", "", &[]).await;
+    sql(&stage.url(), "INSERT INTO acc VALUES (1, 0)").await;
+    stage.tandem.settled().await;
+    let target = stage.target.url("postgres");
+    let other = connect(&target).await;
+    let lock = format!("SELECT pg_advisory_lock_shared({LOCK_CLASS}, {LOCK_WRITERS})");
+    other.batch_execute(&lock).await.expect("locked");
+    let ended = stage.switch("target").await;
+    assert!(ended["end"] == "aborted" && ended["why"].to_string().contains("another applier"), "{ended:#}");
+    stage.steady().await;
+    assert_eq!(rows(&target, "SELECT journal FROM tandem.primary_of").await, Vec::<String>::new());
+    drop(other);
+    stage.assert_equal(&["acc"]).await;
+    assert_eq!(stage.switch("target").await["end"], "switched", "{}", stage.tandem.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

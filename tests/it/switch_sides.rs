@@ -6,11 +6,15 @@ use std::time::Duration;
 
 use tandem::check::Severity;
 use tandem::cutover::steps;
+use tandem::journal::Journal;
+use tandem::mirror::state::copier::{Copier, Error};
 use tandem::protocol::postgres::client::{Client, ServerConfig};
+use tandem::protocol::postgres::copier::{self, PgCopier};
 use tandem::protocol::postgres::key;
+use tandem::protocol::postgres::logins::Logins;
 use tandem::protocol::postgres::scope::Scope;
 use tandem::protocol::postgres::switch::{
-    self, Bounds, barrier, findings, newest, reverse, sequences, strangers, triggers,
+    self, Bounds, barrier, findings, mark, newest, reverse, sequences, strangers, triggers,
 };
 use tandem::record::{Side, TableId};
 use tandem::sandbox::{Options, Postgres, binaries};
@@ -24,6 +28,11 @@ fn config(server: &Postgres) -> ServerConfig {
 /// As another role than the superuser.
 fn config_of(server: &Postgres, role: &str) -> ServerConfig {
     server.url("postgres").replace("postgres@", &format!("{role}@")).parse().expect("a URL")
+}
+
+/// As a tandem with a journal of its own.
+fn config_with_journal(server: &Postgres) -> ServerConfig {
+    ServerConfig { logins: Some(Logins::new(Journal::in_memory())), ..config(server) }
 }
 
 async fn hand(server: &Postgres) -> Client {
@@ -388,6 +397,76 @@ async fn a_connection_whose_process_vanished_without_a_word_holds_up_no_switch()
     let mut vanished = hand(&origin).await;
     switch::alone(&mut hand(&origin).await).await.expect("it is ended");
     assert!(vanished.simple("SELECT 1").await.is_err());
+}
+
+#[tokio::test]
+async fn a_walk_of_another_tandem_is_not_ended_however_long_it_says_nothing() {
+    let (origin, _target) = pair();
+    let (ours, theirs) = (config_with_journal(&origin), config_with_journal(&origin));
+    let mut walking = switch::connect(&theirs, Bounds::default()).await.expect("connects");
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    let mut looking = switch::connect(&ours, Bounds::default()).await.expect("connects");
+    switch::alone(&mut looking).await.expect("none of ours is there");
+    walking.simple("SELECT 1").await.expect("it is left alone");
+    let who = switch::walked(&mut looking).await.expect("asked").expect("it is told");
+    assert!(who.contains(&walking.pid().to_string()), "{who}");
+    let here = strangers::tandems(&mut looking).await.expect("asked");
+    let theirs = theirs.logins.as_ref().expect("it has one").journal();
+    assert_eq!(here, [format!("journal {theirs:016x}, from 127.0.0.1")], "it is not another to itself");
+}
+
+#[tokio::test]
+async fn two_connections_that_want_to_be_alone_do_not_wait_for_each_other() {
+    let (origin, _target) = pair();
+    let ours = config_with_journal(&origin);
+    let mut first = switch::connect(&ours, Bounds::default()).await.expect("connects");
+    let mut second = switch::connect(&ours, Bounds::default()).await.expect("connects");
+    let both = async { tokio::join!(switch::alone(&mut first), switch::alone(&mut second)) };
+    let (first, second) = tokio::time::timeout(Duration::from_secs(60), both).await.expect("they resolve");
+    first.expect("it was there first");
+    second.expect("the first is done");
+}
+
+#[tokio::test]
+async fn a_side_that_is_anothers_primary_is_marked_by_nobody_else_until_that_one_lets_go() {
+    let (origin, target) = pair();
+    let mut conn = hand(&target).await;
+    // Nothing is there, not even tandem's schema.
+    assert_eq!(mark::other(&mut conn, Some(7)).await.expect("asked"), None);
+    mark::clear(&mut conn, 7).await.expect("there is none");
+    let journal = u64::MAX - 1;
+    for epoch in [2, 4] {
+        mark::set(&mut conn, journal, epoch).await.expect("marked");
+        assert_eq!(mark::other(&mut conn, Some(journal)).await.expect("asked"), None);
+    }
+    for journal in [Some(7), None] {
+        let why = mark::other(&mut conn, journal).await.expect("asked").expect("another's");
+        assert!(why.contains("fffffffffffffffe, since its epoch 4"), "{why}");
+    }
+    let refused = mark::set(&mut conn, 7, 9).await.expect_err("another's");
+    assert!(refused.to_string().contains("fffffffffffffffe"), "{refused}");
+    mark::clear(&mut conn, 7).await.expect("nothing of its own");
+    let fenced = proved(config(&target), config(&origin)).await;
+    assert!(
+        fenced.iter().any(|(name, _, why)| *name == "reverse_fenced" && why.contains("fffffffffffffffe")),
+        "{fenced:?}"
+    );
+
+    let (from, to) = (config_with_journal(&origin), config_with_journal(&target));
+    let mut copier = PgCopier::new(from.clone(), to.clone(), copier::Options::default());
+    let error = copier.open().await.expect_err("another's primary");
+    assert!(matches!(&error, Error::Fenced(why) if why.contains("DELETE FROM tandem.primary_of")), "{error}");
+    // It took no lock that others would wait for, and a control state that says so is believed.
+    let own = to.logins.as_ref().expect("it has one").journal();
+    mark::renew(&mut conn, own, 3).await.expect("marked");
+    copier.open().await.expect("its own is not in its way");
+    drop(copier);
+    mark::renew(&mut conn, journal, 4).await.expect("marked");
+    mark::clear(&mut conn, journal).await.expect("cleared");
+    let mut second = PgCopier::new(from, to, copier::Options::default());
+    while let Err(error) = second.open().await {
+        assert!(matches!(&error, Error::Fenced(why) if why.contains("applier")), "{error}");
+    }
 }
 
 #[tokio::test]

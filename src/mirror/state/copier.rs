@@ -189,8 +189,8 @@ pub enum Error {
     /// The secondary is away or refuses: retry after a pause, with a new [`Copier::open`].
     #[error("secondary: {0}")]
     Secondary(String),
-    /// Another applier holds the lock.
-    #[error("another applier holds the lock on the secondary: {0}")]
+    /// Another applier holds the lock, or the secondary is the primary of others.
+    #[error("kept off the secondary: {0}")]
     Fenced(String),
     /// The schema changed under the snapshot: take a new one, nothing was written.
     #[error("schema changed under the snapshot: {0}")]

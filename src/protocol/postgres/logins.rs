@@ -30,6 +30,11 @@ impl Logins {
         Logins { journal, newest: Arc::default() }
     }
 
+    /// The name of the journal, which tells one tandem from another.
+    pub fn journal(&self) -> u64 {
+        self.journal.place().journal
+    }
+
     /// The server has let somebody in, as this process.
     pub fn enter(&self, endpoint: &Endpoint, id: u32) -> Backend {
         let life = self.journal.appended().0 + 1;

@@ -30,6 +30,9 @@ use super::shadow::{Asked, Backends, Repeater};
 use super::shared::{Policy, Schema, Shared};
 use super::switch::barrier;
 
+/// What the servers call connections of ours that only ask.
+const APPLICATION_NAME: &str = "tandem";
+
 /// What all listeners of the process serve with.
 pub struct Setup {
     /// What sessions share.
@@ -237,13 +240,13 @@ pub(crate) fn server_config(server: &config::Server, config: &Config, logins: Op
         password: server.password.as_ref().map(|secret| secret.reveal().to_owned()),
         database: server.database.clone(),
         tls: server.tls(),
-        params: vec![("application_name".to_owned(), "tandem".to_owned())],
         connect_timeout: config.limits.connect_timeout,
         // Of several hosts one is the primary.
         target_session: if server.hosts.len() > 1 { TargetSession::ReadWrite } else { TargetSession::Any },
         logins: logins.cloned(),
         ..client::ServerConfig::default()
     }
+    .called(APPLICATION_NAME)
 }
 
 fn acceptor(tls: &ListenTls) -> Result<tls::Acceptor, Error> {

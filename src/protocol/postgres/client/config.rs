@@ -94,14 +94,22 @@ impl ServerConfig {
         ServerConfig { hosts: std::iter::once(host).chain(others).cloned().collect(), ..self.clone() }
     }
 
-    /// The same for a connection of tandem's own that writes, called `name` by the server. It may also where the
+    /// The same for a connection of tandem's own that writes, [`ServerConfig::called`] `name`. It may also where the
     /// database is read-only by default, as an old primary is after a switch: a setting of the start-up message counts
     /// more than one of the database. A standby is refused all the same.
     pub fn for_writing(&self, name: &str) -> ServerConfig {
-        let mut config = ServerConfig { target_session: TargetSession::ReadWrite, ..self.clone() };
-        config.set_param("application_name", name);
+        let mut config = ServerConfig { target_session: TargetSession::ReadWrite, ..self.clone() }.called(name);
         config.set_param("default_transaction_read_only", "off");
         config
+    }
+
+    /// The same for a connection of tandem's own: what the server calls it says whose it is, where there is a journal.
+    pub fn called(mut self, name: &str) -> ServerConfig {
+        match &self.logins {
+            Some(logins) => self.set_param("application_name", &format!("{name}/{:016x}", logins.journal())),
+            None => self.set_param("application_name", name),
+        }
+        self
     }
 
     fn set_param(&mut self, name: &str, value: &str) {

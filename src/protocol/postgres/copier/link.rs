@@ -9,6 +9,8 @@ use tokio::time::{Instant, sleep};
 use crate::journal::{Lsn, Place};
 use crate::mirror::state::copier::{Error, Standing};
 use crate::protocol::postgres::client::{self, Client, ServerConfig};
+use crate::protocol::postgres::logins::Logins;
+use crate::protocol::postgres::switch::mark;
 use crate::record::TableId;
 
 use super::Options;
@@ -172,7 +174,12 @@ pub(super) async fn open(
     let mut conn = connect(secondary).await.map_err(on_secondary)?;
     let replica = prepare_secondary(&mut conn).await.map_err(on_secondary)?;
     conn.simple(&silence_max(options)).await.map_err(on_secondary)?;
+    let journal = secondary.logins.as_ref().map(Logins::journal);
+    // Who may not write takes no lock from those who may.
+    not_of_others(&mut conn, journal).await?;
     take_locks(&mut conn).await?;
+    // Whoever let go of the lock to switch to this side has marked it before.
+    not_of_others(&mut conn, journal).await?;
     let payments = counter(&mut conn).await.map_err(on_secondary)?;
     let keeps_place = keeps_place(&mut conn).await.map_err(on_secondary)?;
     let place = if keeps_place { place(&mut conn).await.map_err(on_secondary)? } else { None };
@@ -264,6 +271,14 @@ async fn take_locks(conn: &mut Client) -> Result<(), Error> {
     }
 }
 
+/// The secondary answers no clients of another tandem.
+async fn not_of_others(conn: &mut Client, journal: Option<u64>) -> Result<(), Error> {
+    match mark::other(conn, journal).await.map_err(on_secondary)? {
+        Some(why) => Err(Error::Fenced(why)),
+        None => Ok(()),
+    }
+}
+
 async fn holder(conn: &mut Client) -> String {
     let sql = format!(
         "SELECT a.pid, coalesce(a.application_name, ''), coalesce(a.client_addr::pg_catalog.text, 'local') \
@@ -275,7 +290,8 @@ async fn holder(conn: &mut Client) -> String {
         let (pid, name, from) = (row.string(0).ok()?, row.string(1).ok()?, row.string(2).ok()?);
         Some(format!("process {pid} ({name}) from {from}"))
     });
-    told.unwrap_or_else(|| "it is not visible to this role".into())
+    let told = told.unwrap_or_else(|| "not visible to this role".into());
+    format!("another applier holds the lock: {told}")
 }
 
 async fn counter(conn: &mut Client) -> Result<u64, client::Error> {

@@ -105,7 +105,7 @@ const UNDER_WAY: &str = "SELECT l.virtualtransaction FROM pg_catalog.pg_locks l 
     WHERE l.locktype = 'virtualxid' AND l.mode = 'ExclusiveLock' AND l.pid <> pg_catalog.pg_backend_pid() \
     AND a.usesysid IS NOT NULL AND a.datname = pg_catalog.current_database() \
     AND coalesce(a.backend_type, '') NOT IN ('autovacuum worker', 'parallel worker', 'walsender') \
-    AND NOT (a.usename = CURRENT_USER AND a.application_name IN ({OWN})) \
+    AND NOT (a.usename = CURRENT_USER AND pg_catalog.split_part(a.application_name, '/', 1) IN ({OWN})) \
     UNION ALL SELECT '{PREPARED}' || gid FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database()";
 
 /// Copies owed rows from one PostgreSQL to another.

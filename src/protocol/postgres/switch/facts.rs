@@ -58,6 +58,7 @@ pub(super) struct Facts {
     pub(super) barrier: Standing,
     pub(super) open: Open,
     pub(super) others: Vec<Session>,
+    pub(super) tandems: Vec<String>,
     pub(super) may_see_stats: bool,
     pub(super) may_signal: bool,
     pub(super) replica: bool,
@@ -161,6 +162,7 @@ pub(super) async fn read(conn: &mut Client, ours: &HashSet<u32>) -> Result<Facts
         barrier: barrier::look(conn).await?,
         open: strangers::open(conn, &HashSet::new()).await?,
         others: strangers::all(conn, ours).await?,
+        tandems: strangers::tandems(conn).await?,
         replica: triggers::may_be_replica(conn).await?,
     })
 }

@@ -101,7 +101,7 @@ fn compare(question: Question<'_>, old: &Known, new: &Known, read_only: bool) ->
     row_security(scope, old, new, &mut found);
     called(old, new, &mut found);
     switched_triggers(old, new, &there, &mut found);
-    strangers(question, old, &mut found);
+    strangers(question, old, new, &mut found);
     rights(question, old, &mut found);
     sessions(old, new, read_only, &mut found);
     found.list.sort_by(|one, other| (one.rule.name, &one.object).cmp(&(other.rule.name, &other.object)));
@@ -325,12 +325,14 @@ fn switched_triggers(old: &Facts, new: &Facts, there: &HashSet<&String>, found: 
     }
 }
 
-fn strangers(question: Question<'_>, old: &Facts, found: &mut Found) {
+fn strangers(question: Question<'_>, old: &Facts, new: &Facts, found: &mut Found) {
     let long = old.open.sessions.iter().filter(|one| one.age.is_some_and(|age| age > question.max_hold));
     found.on_old(rules::LONG_TRANSACTION, long.map(|one| one.to_string()));
     let long = old.open.prepared.iter().filter(|one| one.age > question.max_hold);
     found.on_old(rules::PREPARED_TRANSACTION, long.map(|one| one.to_string()));
     found.on_old(rules::BYPASSING, old.others.iter().map(|one| one.to_string()));
+    found.on_old(rules::ANOTHER_TANDEM, &old.tandems);
+    found.on_new(rules::ANOTHER_TANDEM, new.tandems.iter().filter(|there| !old.tandems.contains(there)));
 }
 
 fn rights(question: Question<'_>, old: &Facts, found: &mut Found) {

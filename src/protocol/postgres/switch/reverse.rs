@@ -22,10 +22,11 @@ use crate::protocol::postgres::client::{self, Client, Format, ServerConfig};
 use crate::protocol::postgres::copier::debt::Arrays;
 use crate::protocol::postgres::copier::schema::{Home, Pair, Schema, operator_schemas};
 use crate::protocol::postgres::copier::{LOCK_APPLIER, LOCK_CLASS, LOCK_WRITERS, STORE, STORE_IS_THERE};
+use crate::protocol::postgres::logins::Logins;
 use crate::protocol::postgres::scope::Scope;
 use crate::record::Side;
 
-use super::{Bounds, Error, SCHEMA, connect, literal, rules, together};
+use super::{Bounds, Error, SCHEMA, connect, literal, mark, rules, together};
 
 /// Tables that are asked about at once: their statements fit any socket's buffers.
 const TABLES_AT_ONCE: usize = 20;
@@ -37,14 +38,15 @@ const TABLES_AT_ONCE: usize = 20;
 /// A side that does not answer.
 pub async fn prove(
     from: Side,
-    old: &ServerConfig,
+    old_server: &ServerConfig,
     new: &ServerConfig,
     (scope, bounds): (&Scope, Bounds),
 ) -> Result<Vec<Finding>, steps::Error> {
-    let (old, new) = tokio::join!(connect(old, bounds), connect(new, bounds));
+    let (old, new) = tokio::join!(connect(old_server, bounds), connect(new, bounds));
     let mut old = old.map_err(|error| Error::from(error).on(from))?;
     let mut new = new.map_err(|error| Error::from(error).on(from.other()))?;
-    let mut found = store(from, &mut old).await.map_err(|error| Error::from(error).on(from))?;
+    let journal = old_server.logins.as_ref().map(Logins::journal);
+    let mut found = store(from, journal, &mut old).await.map_err(|error| Error::from(error).on(from))?;
     found.extend(tables(from, scope, &mut old, &mut new).await?);
     if found.iter().all(|found| found.rule != rules::REVERSE_STORE) {
         found.extend(probe(from, &mut old, &mut new).await?);
@@ -59,7 +61,7 @@ fn finding(rule: &'static Rule, side: Side, object: impl Into<String>) -> Findin
 }
 
 /// What an applier does first on its secondary, in a transaction that is rolled back.
-async fn store(from: Side, old: &mut Client) -> Result<Vec<Finding>, client::Error> {
+async fn store(from: Side, journal: Option<u64>, old: &mut Client) -> Result<Vec<Finding>, client::Error> {
     let there = old.simple(STORE_IS_THERE).await?;
     let there = there.first().ok_or(client::Error::Value(0))?.bool(0)?;
     let store = if there { "SELECT" } else { STORE };
@@ -72,7 +74,9 @@ async fn store(from: Side, old: &mut Client) -> Result<Vec<Finding>, client::Err
         Ok(rows) => {
             let locks = rows.last().ok_or(client::Error::Value(0))?;
             let held = !(locks.bool(0)? && locks.bool(1)?);
-            Ok(held.then(|| finding(rules::REVERSE_FENCED, from, "advisory locks")).into_iter().collect())
+            let held = held.then(|| "advisory locks".to_owned());
+            let marked = mark::other(old, journal).await?;
+            Ok(held.into_iter().chain(marked).map(|why| finding(rules::REVERSE_FENCED, from, why)).collect())
         }
         Err(client::Error::Db(error)) => Ok(vec![finding(rules::REVERSE_STORE, from, error.to_string())]),
         Err(error) => Err(error),

@@ -65,12 +65,13 @@ crate::check::rules! {
     LONG_TRANSACTION: Error "long_transaction" "it is open for longer than clients may be held, and the switch waits for it: end it, or try later";
     PREPARED_TRANSACTION: Error "prepared_transaction" "it is prepared for longer than clients may be held, and the switch waits for it: COMMIT PREPARED or ROLLBACK PREPARED";
     BYPASSING: Warning "bypassing" "a session that does not come through tandem: what it writes after the switch is on the old primary only, and it may do so for as long as it is connected: end it before the switch (pg_terminate_backend)";
+    ANOTHER_TANDEM: Error "another_tandem" "a tandem with another journal is connected: its clients would go on with the old primary, and it mirrors nothing once the other side answers. Stop it";
     MAY_NOT_SEE_STATS: Warning "may_not_see_stats" "GRANT pg_read_all_stats to tandem's role: without it nobody can be told what sessions of others do";
     MAY_NOT_TERMINATE: Warning "may_not_terminate" "strangers in the way shall be terminated: GRANT pg_signal_backend to tandem's role";
     MAY_NOT_SET_READ_ONLY: Warning "may_not_set_read_only" "the old primary shall refuse late writers: tandem's role must own the database there (be a member of its owner's role)";
 
     REVERSE_STORE: Error "reverse_store" "tandem cannot keep its own tables there, so nothing could be mirrored back: GRANT CREATE ON DATABASE to its role";
-    REVERSE_FENCED: Error "reverse_fenced" "an applier holds tandem's locks on the old primary: stop the other tandem";
+    REVERSE_FENCED: Error "reverse_fenced" "the old primary could not be mirrored to: another tandem applies there, or it answers another one's clients: stop that one";
     REVERSE_TABLE: Error "reverse_table" "its rows could not be mirrored back after the switch";
     REVERSE_LOST: Error "reverse_lost" "a value written on the new primary did not arrive on the old one as it was";
 }

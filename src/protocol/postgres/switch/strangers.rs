@@ -113,14 +113,14 @@ const SESSIONS: &str = "SELECT * FROM (SELECT a.pid, coalesce(a.usename, ''), co
     FROM pg_catalog.pg_stat_activity a WHERE a.pid <> pg_catalog.pg_backend_pid() AND a.usesysid IS NOT NULL \
     AND a.datid = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) \
     AND coalesce(a.backend_type, '') NOT IN ('autovacuum worker', 'parallel worker', 'walsender') \
-    AND NOT (a.usename = CURRENT_USER AND a.application_name IN ({OWN}))) s";
+    AND NOT (a.usename = CURRENT_USER AND pg_catalog.split_part(a.application_name, '/', 1) IN ({OWN}))) s";
 
 /// Asked behind the sessions: who prepares in between is seen as one or the other.
 const PREPARED: &str = "SELECT gid, owner, \
     (1000 * EXTRACT(epoch FROM pg_catalog.clock_timestamp() - prepared))::pg_catalog.int8 \
     FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database() ORDER BY prepared";
 
-/// What tandem's own connections of its own role are called, but those of clients' sessions.
+/// What tandem's own connections of its own role are called, but those of clients' sessions. Behind a `/` comes whose they are.
 const OWN: &[&str] =
     &["tandem", "tandem check", copier::APPLICATION_NAME, shadow::link::APPLICATION_NAME, super::APPLICATION_NAME];
 
@@ -131,6 +131,22 @@ pub(in crate::protocol::postgres) fn own() -> String {
 
 fn sessions_sql(which: &str) -> String {
     format!("{} {which} ORDER BY 5 DESC NULLS LAST, 1", SESSIONS.replace("{OWN}", &own()))
+}
+
+/// Other tandems at work in this database, by the names of their journals, and from where. They may have another role.
+const TANDEMS: &str = "SELECT name, pg_catalog.min(host) FROM (SELECT pg_catalog.split_part(application_name, '/', 2) AS name, \
+    pg_catalog.host(client_addr) AS host FROM pg_catalog.pg_stat_activity \
+    WHERE datname = pg_catalog.current_database() AND application_name ~ '^tandem( mirror| switch)?/[0-9a-f]{16}$') s \
+    WHERE name <> pg_catalog.split_part(pg_catalog.current_setting('application_name'), '/', 2) GROUP BY name ORDER BY name";
+
+/// Other tandems that are connected here, for people.
+pub async fn tandems(conn: &mut Client) -> Result<Vec<String>, ClientError> {
+    let rows = conn.simple(TANDEMS).await?;
+    let told = |row: &DataRow| {
+        let from = row.text(1)?.map_or_else(String::new, |host| format!(", from {host}"));
+        Ok(format!("journal {}{from}", row.string(0)?))
+    };
+    rows.iter().map(told).collect()
 }
 
 /// Every session of others, idle or not.

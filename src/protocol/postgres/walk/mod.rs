@@ -6,7 +6,7 @@
 //! | quiesce | who did something since says again what cannot move | nothing of others is open | |
 //! | apply | | | hurries, pays up to the end; tables without a key are copied, where the configuration says so |
 //! | verify | | the newest rows compared | names them |
-//! | ready | | sequences, triggers | ends; the one of the other direction begins |
+//! | ready | | marked as the new primary, sequences, triggers | ends; the one of the other direction begins |
 //! | flip | | the catalog is the new primary's | |
 //! | settle | whoever is idle moves | the old primary refuses writes | |
 
@@ -45,7 +45,7 @@ use super::scope::Scope;
 use super::setup::Setup;
 use super::shared::Shared;
 use super::switch::newest::Comparison;
-use super::switch::{self, Bounds, barrier, findings, reverse, sequences, strangers, triggers};
+use super::switch::{self, Bounds, barrier, findings, mark, reverse, sequences, strangers, triggers};
 use super::{bypass, servers::Servers};
 use numbers::Numbers;
 
@@ -60,6 +60,8 @@ const PINNED_LOOK: Duration = Duration::from_millis(200);
 const REPEATED: Duration = Duration::from_secs(2);
 /// How long the lock of the mirror back may be held by what is ending.
 const LOCK_GONE: Duration = Duration::from_secs(5);
+/// How long the mirror towards the new primary, which was told to end, may take to be gone there. Clients are held.
+const APPLIERS_GONE: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_millis(20);
 /// Whoever is in the way of the fence for so long is terminated, where the configuration says so.
 const GRACE: Duration = Duration::from_millis(200);
@@ -92,6 +94,8 @@ pub struct Walk {
     numbers: Numbers,
     /// Triggers of the old primary that the flip silences; the mirror back waits for it.
     silenced: Option<triggers::Held>,
+    /// The secondary may be marked as the primary that a walk was to make of it.
+    marked: bool,
     /// Nothing on the secondary acts on what the mirror writes. Until that is known of an old primary, the mirror is paused.
     quiet: bool,
     /// What follows the primary: its catalog, and writers that bypass tandem.
@@ -167,6 +171,7 @@ impl Walk {
             lost: lost::List::in_dir(&config.journal.dir),
             numbers: Numbers::default(),
             silenced: None,
+            marked: false,
             quiet: control.epoch == 1,
             followers: None,
             stop,
@@ -179,7 +184,7 @@ impl Walk {
     /// # Errors
     /// A file of the mirror cannot be read.
     pub async fn begin(&mut self, control: &Control) -> Result<(), durable::Error> {
-        self.touched = control.walk.is_some();
+        (self.touched, self.marked) = (control.walk.is_some(), control.walk.is_some());
         self.follow(control.primary);
         if !self.quiet {
             // Until `settle` has seen to the triggers of the old primary.
@@ -234,7 +239,8 @@ impl Walk {
         let known = Known::of(self.mirror.handle());
         let mut found = self.mirror_findings(&known);
         let mut conn = self.connect(to, bounds).await?;
-        switch::alone(&mut conn).await.map_err(|error| switch::Error::from(error).on(to))?;
+        switch::alone(&mut conn).await.map_err(|error| error.on(to))?;
+        self.nobody_else_walks(&mut conn, to).await?;
         // Sessions of clients connect there now, and what they set up must be able to write.
         barrier::lift(&mut conn).await.map_err(|error| error.on(to))?;
         found.extend(self.server_findings(from, max_hold).await?);
@@ -250,6 +256,14 @@ impl Walk {
         // The less is owed at the fence, the shorter clients wait.
         self.mirror.handle().hurry();
         Ok(found)
+    }
+
+    /// Two tandems that switch at once would undo each other's work.
+    async fn nobody_else_walks(&self, conn: &mut Client, to: Side) -> Result<(), Error> {
+        match switch::walked(conn).await.map_err(|error| switch::Error::from(error).on(to))? {
+            Some(who) => Err(Error::Refused(format!("{to}: another tandem is at a switch here: {who}"))),
+            None => Ok(()),
+        }
     }
 
     async fn open(&self, mut to_conn: Client, to: Side, known: Known, bounds: Bounds) -> Result<Ahead, Error> {
@@ -396,7 +410,8 @@ impl Walk {
     async fn look_without(&mut self, to: Side, lose: u64) -> Result<Vec<Finding>, Error> {
         let bounds = Bounds::default();
         let mut conn = self.connect(to, bounds).await?;
-        switch::alone(&mut conn).await.map_err(|error| switch::Error::from(error).on(to))?;
+        switch::alone(&mut conn).await.map_err(|error| error.on(to))?;
+        self.nobody_else_walks(&mut conn, to).await?;
         barrier::lift(&mut conn).await.map_err(|error| error.on(to))?;
         let catalog = load(&mut conn).await.map_err(|error| switch::Error::from(error).on(to))?;
         let owed = self.mirror.handle().owed().await.map_err(|error| Error::Refused(error.to_string()))?;
@@ -416,10 +431,13 @@ impl Walk {
     /// The mirror ends with what it has paid; what is owed is written down, and its tables are dirty.
     async fn lose(&mut self) -> Result<Lsn, Error> {
         let refused = |error: &dyn std::fmt::Display| Error::Refused(error.to_string());
+        let (journal, epoch) = (self.name(), self.epoch + 1);
         self.mirror.handle().pause();
+        let Some(given_up) = &mut self.given_up else { return Err(Error::Refused("nothing was prepared".into())) };
+        self.marked = true;
+        mark::set(&mut given_up.to, journal, epoch).await.map_err(|error| refused(&error))?;
         // It may be waiting for the old primary, and clients are held.
         self.mirror.abandon().await;
-        let Some(given_up) = &mut self.given_up else { return Err(Error::Refused("nothing was prepared".into())) };
         // Older rows must not come in behind those that clients write there.
         switch::unwritten(&mut given_up.to).await.map_err(|error| refused(&error))?;
         let end = self.journal.appended();
@@ -517,7 +535,7 @@ impl Walk {
         }
         let bounds = Bounds::default();
         let mut conn = self.connect(old, bounds).await?;
-        switch::alone(&mut conn).await.map_err(|error| switch::Error::from(error).on(old))?;
+        switch::alone(&mut conn).await.map_err(|error| error.on(old))?;
         let replica = triggers::may_be_replica(&mut conn).await;
         if !replica.map_err(|error| switch::Error::from(error).on(old))? {
             triggers::still(&mut conn, bounds).await.map_err(|error| error.on(old))?;
@@ -541,7 +559,7 @@ impl Walk {
     async fn silence_again(&self, secondary: Side) -> Result<bool, Error> {
         let mut conn = self.connect(secondary, Bounds::default()).await?;
         let on = |error: ClientError| switch::Error::from(error).on(secondary);
-        switch::alone(&mut conn).await.map_err(on)?;
+        switch::alone(&mut conn).await.map_err(|error| error.on(secondary))?;
         if triggers::may_be_replica(&mut conn).await.map_err(on)? {
             return Ok(true);
         }
@@ -552,13 +570,38 @@ impl Walk {
         Ok(firing.is_empty())
     }
 
+    /// The name of the journal, which tells one tandem from another.
+    fn name(&self) -> u64 {
+        self.journal.place().journal
+    }
+
+    /// The primary says whose it is: it may be one from before marks were made, or of a journal that was begun anew.
+    async fn mark(&self, primary: Side) -> Result<(), Error> {
+        let mut conn = self.connect(primary, Bounds::default()).await?;
+        match mark::renew(&mut conn, self.name(), self.epoch).await {
+            Err(ClientError::Db(error)) => {
+                tracing::warn!(%primary, %error, "it cannot be marked as the primary: see that no other tandem mirrors there");
+                Ok(())
+            }
+            done => done.map_err(|error| switch::Error::from(error).on(primary)),
+        }
+    }
+
+    /// The other side may be written by whichever tandem holds its lock.
+    async fn unmark(&self, secondary: Side) -> Result<(), Error> {
+        let mut conn = self.connect(secondary, Bounds::default()).await?;
+        switch::alone(&mut conn).await.map_err(|error| error.on(secondary))?;
+        let cleared = mark::clear(&mut conn, self.name()).await;
+        cleared.map_err(|error| switch::Error::from(error).on(secondary))
+    }
+
     /// What an old primary is after a switch: closed to others, as far as configured.
     async fn bar(&self, old: Side) -> Result<(), Error> {
         if self.cutover.old_primary == OldPrimary::Watch {
             return Ok(());
         }
         let mut conn = self.connect(old, Bounds::default()).await?;
-        switch::alone(&mut conn).await.map_err(|error| switch::Error::from(error).on(old))?;
+        switch::alone(&mut conn).await.map_err(|error| error.on(old))?;
         let standing = barrier::look(&mut conn).await.map_err(|error| switch::Error::from(error).on(old))?;
         if !standing.is_up() && !standing.may_change {
             // It was a finding before, and a walk that waited for it would never end.
@@ -670,7 +713,9 @@ impl Steps for Walk {
         if self.given_up.is_some() {
             return self.ready_without(to).await;
         }
-        let from = to.other();
+        let (from, journal, epoch) = (to.other(), self.name(), self.epoch + 1);
+        self.marked = true;
+        mark::set(&mut self.ahead()?.to, journal, epoch).await.map_err(|error| error.on(to))?;
         self.mirror.stop().await;
         // A schema change whose catalog nobody has read yet has no epoch, and the secondary has it by now.
         let is_stale = self.shared.catalog.is_stale();
@@ -685,6 +730,10 @@ impl Steps for Walk {
             ahead.catalog = load(&mut ahead.to).await.map_err(|error| switch::Error::from(error).on(to))?;
         }
         self.trade_triggers(to).await?;
+        // Who applied there before it was marked.
+        let gone = timeout(APPLIERS_GONE, switch::unwritten(&mut self.ahead()?.to)).await;
+        let gone = gone.map_err(|_| Error::Refused(format!("{to}: another applier holds tandem's locks there")))?;
+        gone.map_err(|error| switch::Error::from(error).on(to))?;
         // It opens, and pays nothing before the flip: should the walk end here, the old primary goes on being written to.
         let end = self.journal.appended();
         self.mirror.ready(to, end).await.map_err(|error| Error::Refused(error.to_string()))?;
@@ -692,7 +741,7 @@ impl Steps for Walk {
     }
 
     fn flip(&mut self, route: Route, since: Lsn) {
-        (self.since, self.epoch) = (since, route.epoch);
+        (self.since, self.epoch, self.marked) = (since, route.epoch, false);
         self.leaving = self.shared.sessions.pids();
         // First: a catalog of the old primary that is being loaded now must not take the new one's place.
         self.followers.iter().for_each(CancellationToken::cancel);
@@ -717,8 +766,10 @@ impl Steps for Walk {
         // Whoever is idle moves now; the others do with their next unit.
         self.shared.sessions.call(Call::Move(primary));
         self.mirror.close_ahead();
+        self.mark(primary).await?;
         self.silence(primary.other()).await?;
         self.resume();
+        self.unmark(primary.other()).await?;
         self.bar(primary.other()).await
     }
 
@@ -738,6 +789,12 @@ impl Steps for Walk {
             self.mirror.start(primary, self.since).await.map_err(|error| Error::Refused(error.to_string()))?;
         }
         self.resume();
+        if self.marked {
+            // As long as the mark is there our own mirror alone gets the lock back.
+            let _ = timeout(MIRROR_OPEN, mirror::opened(self.mirror.handle())).await;
+            self.unmark(other).await?;
+            self.marked = false;
+        }
         if self.epoch > 1 {
             self.bar(other).await?;
         }
