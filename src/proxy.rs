@@ -65,6 +65,10 @@ pub enum Error {
 /// Clients that wait to be accepted; the system's own limit (`net.core.somaxconn`) may be lower.
 const BACKLOG: i32 = 4_096;
 
+/// How long what works beside the clients has for its end. All of it is to end sooner, also where a server hangs; a cut is as
+/// safe as the second signal.
+const TASKS_END: Duration = Duration::from_secs(30);
+
 /// Run until SIGTERM or Ctrl-C; a second one ends the process at once.
 pub fn run(mut config: Config) -> Result<(), Error> {
     let level = telemetry::install(&config.log).map_err(|error| Error::Setup(error.to_string()))?;
@@ -177,7 +181,9 @@ impl Assembly {
         let ended = tokio::task::spawn_blocking(|| workers.into_iter().try_for_each(thread::JoinHandle::join)).await;
         mirror.stop.cancel();
         mirror.tasks.close();
-        mirror.tasks.wait().await;
+        if tokio::time::timeout(TASKS_END, mirror.tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = mirror.tasks.len(), "what works beside the clients does not end, and is cut off");
+        }
         let closed = self.close_journal().await;
         self.stop.cancel();
         signals.abort();

@@ -1,10 +1,11 @@
 //! The origin fails over to a standby that has not received everything.
 
 use ::tandem::sandbox::{Options, Sandbox, Stop, binaries};
+use tokio_postgres::NoTls;
 
 use crate::support::stage::Stage;
 use crate::support::tandem::Tandem;
-use crate::support::{load, load::Load, rows, server_with, sql};
+use crate::support::{load, load::Load, rows, server, server_with, sql, until};
 
 /// What the old primary acknowledged and the standby never had is gone on the origin; the target, which may have it,
 /// follows the origin that there is.
@@ -42,4 +43,37 @@ async fn both_sides_are_equal_after_a_failover_of_the_origin_that_lost_writes() 
     assert!(done.lost > 0, "the failover was seen");
     let stage = Stage { tandem, origin: standby, target };
     stage.assert_equal(load::TABLES).await;
+}
+
+/// A machine whose kernel lives answers for a server that does nothing any more: nobody is told that it is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_of_an_origin_that_hangs_is_followed() {
+    let (mut origin, target) = (server("origin"), server("target"));
+    let schema = "CREATE TABLE acc (id int PRIMARY KEY)";
+    for server in [&origin, &target] {
+        sql(&server.url("postgres"), schema).await;
+    }
+    let sandbox = Sandbox::new(false).expect("a temp folder");
+    let standby = origin.start_standby(&sandbox, "standby").expect("a standby");
+    let ports = (origin.port(), standby.port());
+    let hosts = format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/postgres?sslmode=disable", ports.0, ports.1);
+    let limits = "[limits]\nlogin_timeout = \"5s\"\nconnect_timeout = \"2s\"";
+    let tandem = Tandem::start(&hosts, &target.url("postgres"), limits).await;
+    sql(&tandem.url("postgres"), "INSERT INTO acc VALUES (1)").await;
+    tandem.settled().await;
+    let received = "SELECT count(*) FROM acc";
+    until(async || (rows(&standby.url("postgres"), received).await == ["1"]).then_some(())).await.expect("it streams");
+    origin.freeze();
+    sql(&standby.url("postgres"), "SELECT pg_promote()").await;
+    let client = until(async || {
+        let (client, connection) = tokio_postgres::connect(&tandem.url("postgres"), NoTls).await.ok()?;
+        tokio::spawn(connection);
+        Some(client)
+    });
+    let client = client.await.unwrap_or_else(|| panic!("new clients stay with the host that hangs:\n{}", tandem.log()));
+    client.batch_execute("INSERT INTO acc VALUES (2)").await.expect("it is the primary");
+    tandem.settled().await;
+    for server in [&standby, &target] {
+        assert_eq!(rows(&server.url("postgres"), "SELECT id FROM acc ORDER BY id").await, ["1", "2"]);
+    }
 }

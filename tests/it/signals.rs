@@ -3,9 +3,10 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use crate::support::tandem::Tandem;
-use crate::support::{connect, pair, until};
+use crate::support::{connect, pair, sql, until};
 
 #[tokio::test]
 async fn a_hangup_changes_nothing_and_the_log_says_what_does() {
@@ -66,4 +67,20 @@ async fn a_start_that_waits_for_a_server_ends_when_it_is_told_to() {
     tandem.signal("TERM");
     assert_eq!(tandem.ended_soon().await, Some(0), "{}", tandem.log());
     assert!(tandem.log().contains("before the start was over"), "{}", tandem.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_hangs_does_not_hold_up_the_end() {
+    let (origin, target) = pair();
+    let limits = "[limits]\ndrain_timeout = \"2s\"";
+    let mut tandem = Tandem::start(&origin.url("postgres"), &target.url("postgres"), limits).await;
+    sql(&tandem.url("postgres"), "CREATE TABLE acc (id int PRIMARY KEY)").await;
+    tandem.settled().await;
+    origin.freeze();
+    // All that follow it have asked it something then, and wait for the answer.
+    tandem.status_is("stuck", |status| status["mirror"]["phase"] == "paying").await;
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    tandem.signal("TERM");
+    assert_eq!(tandem.ended_soon().await, Some(0), "{}", tandem.log());
+    assert!(!tandem.log().contains("is cut off"), "nobody had to be left behind: {}", tandem.log());
 }

@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics;
@@ -20,6 +21,8 @@ use super::shared::Shared;
 
 /// How often the primary is asked.
 const EVERY: Duration = Duration::from_secs(10);
+/// How long it may take to answer.
+const LOOK: Duration = Duration::from_secs(30);
 
 const COUNTS: &str = "SELECT relid, n_tup_ins, n_tup_upd + n_tup_del FROM pg_catalog.pg_stat_user_tables";
 
@@ -87,10 +90,12 @@ pub async fn run(shared: Arc<Shared>, side: Side, server: Arc<ServerConfig>, sto
     let (mut watch, mut client) = (Watch::default(), None);
     let mut named = HashSet::new();
     while stop.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
-        let now = match counts(&shared, side, &server, &mut client).await {
-            Ok(now) => now,
-            Err(error) => {
-                tracing::debug!(%error, "the primary's counts cannot be read");
+        let asked = timeout(LOOK, counts(&shared, side, &server, &mut client));
+        let now = match stop.run_until_cancelled(asked).await {
+            Some(Ok(Ok(now))) => now,
+            None => return,
+            Some(why) => {
+                tracing::debug!(?why, "the primary's counts cannot be read");
                 client = None;
                 continue;
             }

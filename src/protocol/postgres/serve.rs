@@ -111,8 +111,12 @@ async fn login(
     server.write_all(&first.packet).await?;
     server.flush().await?;
     let primary = front.servers.of(side).hosts.len() > 1;
-    let started =
-        timeout(front.login_timeout, startup::relay(&mut client, &mut server, primary)).await.map_err(timed_out)??;
+    let relayed = timeout(front.login_timeout, startup::relay(&mut client, &mut server, primary)).await;
+    if relayed.is_err() && primary {
+        // The client, perhaps; or else a host that hangs, and another one is the primary.
+        front.shared.catalog.stale();
+    }
+    let started = relayed.map_err(timed_out)??;
     metrics::CLIENTS_TOTAL.counter(&[("wire", "postgres")]).increment(1);
     let (mut session, card) =
         session(&first, &started, Home { side, endpoint, key: started.key.clone() }, elsewhere, front);

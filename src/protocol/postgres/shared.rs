@@ -23,7 +23,7 @@ use crate::telemetry::Line;
 
 use super::cache::PlanCache;
 use super::catalog::{Catalog, Setters, load};
-use super::client::{self, Client, Endpoint, ServerConfig};
+use super::client::{self, Client, Endpoint, ServerConfig, Watch};
 use super::logins::Logins;
 use super::moving::sessions::Sessions;
 use super::plan::{Action, Ddl, Fetch};
@@ -205,6 +205,8 @@ const RELOAD_WAIT: Duration = Duration::from_secs(5);
 /// Schema changes that bypass the proxy are seen within this.
 const RELOAD_EVERY: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(500);
+/// A host that says nothing for so long, nor lets anybody in, is left: another one may be the primary by now.
+const HANGS: Duration = Duration::from_secs(10);
 
 impl Schema {
     /// Start with a loaded catalog.
@@ -336,7 +338,8 @@ impl Schema {
                 return;
             }
             let asked = self.inner.asked.load(Ordering::SeqCst);
-            match self.load(side, &server, &mut client).await.map(|catalog| self.store(catalog, &stop)) {
+            let Some(loaded) = stop.run_until_cancelled(self.load(side, &server, &mut client)).await else { return };
+            match loaded.map(|catalog| self.store(catalog, &stop)) {
                 Ok(true) => {
                     if self.arrived(asked) {
                         missed();
@@ -367,9 +370,17 @@ impl Schema {
             None => client.insert(Client::connect(server).await?),
         };
         self.inner.host.store(Some(Arc::new((side, conn.endpoint().clone()))));
-        let mut catalog = load(conn).await?;
-        catalog.setters = Setters::load(conn, Some(&self.now().setters)).await?;
-        Ok(catalog)
+        let watch = Watch::new(conn, HANGS);
+        let loaded = async {
+            let mut catalog = load(conn).await?;
+            catalog.setters = Setters::load(conn, Some(&self.now().setters)).await?;
+            Ok(catalog)
+        };
+        tokio::select! {
+            biased;
+            loaded = loaded => loaded,
+            error = watch.hangs() => Err(error.into()),
+        }
     }
 }
 

@@ -28,6 +28,11 @@ impl Server {
         Server(Postgres::start_new(&sandbox, installation, "server", &options).expect("a server"))
     }
 
+    /// SIGSTOP: it answers nothing any more, and hangs up on nobody.
+    pub(crate) fn freeze(&self) {
+        self.0.freeze();
+    }
+
     /// By its socket, where everybody is trusted.
     pub(crate) fn config(&self) -> ServerConfig {
         ServerConfig {

@@ -21,6 +21,9 @@ pub enum Error {
     /// The time for one host was over.
     #[error("no connection within {0:?}")]
     Timeout(std::time::Duration),
+    /// It says nothing to a question, and lets nobody in: [`super::Watch`].
+    #[error("it does not answer for {0:?}, not even a new connection")]
+    Hangs(std::time::Duration),
     /// The socket.
     #[error("{0}")]
     Io(#[from] io::Error),

@@ -14,6 +14,7 @@
 mod auth;
 mod config;
 mod error;
+mod hang;
 mod prepared;
 mod row;
 mod stream;
@@ -34,6 +35,7 @@ pub use config::{
     SslMode, TargetSession, Tls,
 };
 pub use error::{DbError, Error, QUERY_CANCELED};
+pub use hang::Watch;
 pub use row::{DataRow, Values};
 pub use stream::dial;
 

@@ -9,8 +9,8 @@ use crate::net::socket::{self, Socket};
 use crate::net::tls;
 use crate::protocol::postgres::wire::SSL_REQUEST;
 
-use super::Error;
 use super::config::{Endpoint, Host, ServerConfig, SslMode};
+use super::{Error, tls_may_matter};
 
 /// What to do about TLS on one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +69,13 @@ pub async fn dial(config: &ServerConfig) -> Result<(Socket, Endpoint), Error> {
             let opened = tokio::time::timeout(config.connect_timeout, open(config, endpoint, attempt)).await;
             match opened.unwrap_or(Err(Error::Timeout(config.connect_timeout))) {
                 Ok(stream) => return Ok((stream, endpoint.clone())),
-                Err(why) => last = Error::Connect { host: endpoint.clone(), why: Box::new(why) },
+                Err(why) => {
+                    let other_way = tls_may_matter(&why);
+                    last = Error::Connect { host: endpoint.clone(), why: Box::new(why) };
+                    if !other_way {
+                        break;
+                    }
+                }
             }
         }
     }
@@ -87,5 +93,42 @@ async fn offered(tcp: &mut TcpStream) -> Result<bool, Error> {
         b'S' => Ok(true),
         b'N' => Ok(false),
         other => Err(Error::Unexpected { kind: char::from(other), doing: "asking for TLS" }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_host_that_hangs_is_not_tried_again_without_tls() {
+        let [hangs, answers] = [
+            TcpListener::bind("127.0.0.1:0").await.expect("a port"),
+            TcpListener::bind("127.0.0.1:0").await.expect("a port"),
+        ];
+        let endpoint = |listener: &TcpListener| Endpoint {
+            host: Host::Tcp("127.0.0.1".into()),
+            port: listener.local_addr().expect("bound").port(),
+        };
+        let hosts = vec![endpoint(&hangs), endpoint(&answers)];
+        let config = ServerConfig { hosts, connect_timeout: Duration::from_secs(1), ..ServerConfig::default() };
+        assert_eq!(config.tls.mode, SslMode::Prefer);
+        let answering = async {
+            let (mut tcp, _) = answers.accept().await.expect("it is the next one");
+            tcp.read_exact(&mut [0; 8]).await.expect("a question");
+            tcp.write_all(b"N").await.expect("it reads");
+        };
+        let (dialed, ()) = tokio::join!(dial(&config), answering);
+        assert_eq!(dialed.expect("the second host").1, config.hosts[1]);
+        let mut tries = 0;
+        // The kernel has taken them all.
+        while tokio::time::timeout(Duration::from_millis(10), hangs.accept()).await.is_ok() {
+            tries += 1;
+        }
+        assert_eq!(tries, 1);
     }
 }

@@ -91,6 +91,27 @@ async fn the_first_host_that_will_do_is_taken() {
 }
 
 #[tokio::test]
+async fn who_is_silent_hangs_only_if_nobody_is_let_in_either() {
+    let [hangs, answers] = <[Server; 2]>::try_from(Server::all()).unwrap_or_else(|_| panic!("two versions"));
+    let mut config = hangs.config();
+    // That another host answers says nothing of this one.
+    config.hosts.extend(answers.config().hosts);
+    let mut client = Client::connect(&config).await.expect("the first host");
+    let bound = Duration::from_secs(3);
+    let watch = Watch::new(&client, bound);
+    tokio::select! {
+        done = client.simple("SELECT pg_sleep(5)") => drop(done.expect("it takes its time")),
+        error = watch.hangs() => panic!("{error}"),
+    }
+    hangs.freeze();
+    let watch = Watch::new(&client, bound);
+    tokio::select! {
+        _ = client.simple("SELECT 1") => panic!("it is frozen"),
+        error = watch.hangs() => assert!(matches!(error, Error::Hangs(_)), "{error}"),
+    }
+}
+
+#[tokio::test]
 async fn tls_is_as_strict_as_configured() {
     let signed = rcgen::generate_simple_self_signed(vec!["elsewhere.example".into()]).expect("a certificate");
     let (cert, key) = (signed.cert.pem(), signed.signing_key.serialize_pem());

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::journal::{Lsn, Place};
 use crate::mirror::state::copier::{Error, Standing};
-use crate::protocol::postgres::client::{self, Client, ServerConfig};
+use crate::protocol::postgres::client::{self, Client, ServerConfig, Watch};
 use crate::protocol::postgres::logins::Logins;
 use crate::protocol::postgres::switch::mark;
 use crate::record::TableId;
@@ -106,7 +106,38 @@ impl Link {
 
     /// The search path of both connections, as SET takes it.
     pub(super) fn path(&self) -> String {
-        if self.search_path.is_empty() { "''".to_owned() } else { self.search_path.clone() }
+        path(&self.search_path).to_owned()
+    }
+}
+
+fn path(search_path: &str) -> &str {
+    if search_path.is_empty() { "''" } else { search_path }
+}
+
+/// Resolves when a side hangs.
+pub(super) fn hangs(
+    primary: &Client,
+    secondary: &Client,
+    bound: Duration,
+) -> impl Future<Output = Error> + Send + use<> {
+    let (primary, secondary) = (Watch::new(primary, bound), Watch::new(secondary, bound));
+    async move {
+        tokio::select! {
+            error = primary.hangs() => on_primary(error),
+            error = secondary.hangs() => on_secondary(error),
+        }
+    }
+}
+
+/// Do the work, unless the server that it asks hangs: given up, its connections are in no known state.
+pub(super) async fn unless<T>(
+    hangs: impl Future<Output = Error>,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    tokio::select! {
+        biased;
+        done = work => done,
+        error = hangs => Err(error),
     }
 }
 
@@ -172,43 +203,39 @@ pub(super) async fn open(
     options: &Options,
 ) -> Result<(Link, Standing), Error> {
     let mut conn = connect(secondary).await.map_err(on_secondary)?;
-    let replica = prepare_secondary(&mut conn).await.map_err(on_secondary)?;
-    conn.simple(&silence_max(options)).await.map_err(on_secondary)?;
-    let journal = secondary.logins.as_ref().map(Logins::journal);
-    // Who may not write takes no lock from those who may.
-    not_of_others(&mut conn, journal).await?;
-    take_locks(&mut conn).await?;
-    // Whoever let go of the lock to switch to this side has marked it before.
-    not_of_others(&mut conn, journal).await?;
-    let payments = counter(&mut conn).await.map_err(on_secondary)?;
-    let keeps_place = keeps_place(&mut conn).await.map_err(on_secondary)?;
-    let place = if keeps_place { place(&mut conn).await.map_err(on_secondary)? } else { None };
+    let watch = Watch::new(&conn, options.hang_max);
+    let entered = enter(&mut conn, secondary, options);
+    let (replica, payments, keeps_place, place) = unless(async { on_secondary(watch.hangs().await) }, entered).await?;
     // From here on no older applier can write: only now may the primary be looked at.
     let mut from = connect(primary).await.map_err(on_primary)?;
-    from.simple(SETTINGS).await.map_err(on_primary)?;
-    from.simple(&silence_max(options)).await.map_err(on_primary)?;
-    // Between payments we keep nothing there.
-    from.simple("SET idle_session_timeout = 0").await.map_err(on_primary)?;
-    let (life, timeline) = life(&mut from).await.map_err(on_primary)?;
-    let volatile = volatile::of_primary(&mut from, &options.scope).await.map_err(on_primary)?;
-    let behind = volatile::of_secondary(&mut conn, &options.scope).await.map_err(on_secondary)?;
-    let mut schemas = operator_schemas(&mut from).await.map_err(on_primary)?;
-    schemas.extend(operator_schemas(&mut conn).await.map_err(on_secondary)?);
-    schemas.sort_unstable();
-    schemas.dedup();
-    let search_path = if schemas.is_empty() { "''".to_owned() } else { schemas.join(", ") };
-    let set = format!("SET search_path = {search_path}");
-    from.simple(&set).await.map_err(on_primary)?;
-    conn.simple(&set).await.map_err(on_secondary)?;
-    let contacts = Contacts::load(&mut from, &mut conn).await?;
-    let standing = Standing { life, timeline, payments, place, volatile, behind };
+    let sides = hangs(&from, &conn, options.hang_max);
+    let learned = async {
+        from.simple(SETTINGS).await.map_err(on_primary)?;
+        from.simple(&silence_max(options)).await.map_err(on_primary)?;
+        // Between payments we keep nothing there.
+        from.simple("SET idle_session_timeout = 0").await.map_err(on_primary)?;
+        let (life, timeline) = life(&mut from).await.map_err(on_primary)?;
+        let volatile = volatile::of_primary(&mut from, &options.scope).await.map_err(on_primary)?;
+        let behind = volatile::of_secondary(&mut conn, &options.scope).await.map_err(on_secondary)?;
+        let mut schemas = operator_schemas(&mut from).await.map_err(on_primary)?;
+        schemas.extend(operator_schemas(&mut conn).await.map_err(on_secondary)?);
+        schemas.sort_unstable();
+        schemas.dedup();
+        let search_path = schemas.join(", ");
+        let set = format!("SET search_path = {}", path(&search_path));
+        from.simple(&set).await.map_err(on_primary)?;
+        conn.simple(&set).await.map_err(on_secondary)?;
+        let contacts = Contacts::load(&mut from, &mut conn).await?;
+        Ok((Standing { life, timeline, payments, place, volatile, behind }, search_path, contacts))
+    };
+    let (standing, search_path, contacts) = unless(sides, learned).await?;
     let link = Link {
         primary: from,
         secondary: conn,
         schema: Schema::new().within(options.scope.clone()),
         schema_stale: true,
         replica,
-        search_path: if schemas.is_empty() { String::new() } else { search_path },
+        search_path,
         payments,
         keeps_place,
         at_snapshot: false,
@@ -226,6 +253,26 @@ pub(super) async fn open(
         renames: Renames::default(),
     };
     Ok((link, standing))
+}
+
+/// The locks on the secondary, and what it tells of payments.
+async fn enter(
+    conn: &mut Client,
+    secondary: &ServerConfig,
+    options: &Options,
+) -> Result<(bool, u64, bool, Option<Place>), Error> {
+    let replica = prepare_secondary(conn).await.map_err(on_secondary)?;
+    conn.simple(&silence_max(options)).await.map_err(on_secondary)?;
+    let journal = secondary.logins.as_ref().map(Logins::journal);
+    // Who may not write takes no lock from those who may.
+    not_of_others(conn, journal).await?;
+    take_locks(conn).await?;
+    // Whoever let go of the lock to switch to this side has marked it before.
+    not_of_others(conn, journal).await?;
+    let payments = counter(conn).await.map_err(on_secondary)?;
+    let keeps_place = keeps_place(conn).await.map_err(on_secondary)?;
+    let place = if keeps_place { place(conn).await.map_err(on_secondary)? } else { None };
+    Ok((replica, payments, keeps_place, place))
 }
 
 /// The secondary may be an old primary that is read-only by default: the mirror writes there all the same.

@@ -15,7 +15,6 @@ mod contact;
 mod copy;
 pub(super) mod debt;
 mod empty;
-mod hang;
 mod hashes;
 mod history;
 mod isolation;
@@ -49,9 +48,8 @@ use crate::protocol::postgres::scope::Scope;
 use crate::protocol::postgres::switch::strangers::own;
 use crate::record::Backend;
 
-use hang::{Watch, unless_it_hangs};
 pub use link::{APPLICATION_NAME, LOCK_APPLIER, LOCK_CLASS, LOCK_WRITERS};
-use link::{Link, on_primary, on_secondary};
+use link::{Link, on_primary, on_secondary, unless};
 pub(super) use link::{SETTINGS, STORE, STORE_IS_THERE};
 use renames::Renames;
 use trouble::Trouble;
@@ -72,8 +70,9 @@ pub struct Options {
     /// Both servers end a transaction of ours that is silent for this long; whole milliseconds. A payment shows thrice
     /// as often that it is alive, so only an applier that hangs is hit.
     pub silence_max: Duration,
-    /// A payment is given up when the secondary has not moved for so long, nor answered a new connection: its snapshot
-    /// would keep the primary's VACUUM from its work. One that answers may take as long as it wants.
+    /// A side that has not moved for so long, nor answered a new connection, is given up: a snapshot that waits for it would keep
+    /// the primary's VACUUM from its work, and another host may be the primary by now. One that answers may take as long as it
+    /// wants.
     pub hang_max: Duration,
     /// Which tables are paid, and as what.
     pub scope: Scope,
@@ -130,10 +129,15 @@ impl PgCopier {
         self.link.as_mut().ok_or_else(|| Error::Primary("not connected: open first".into()))
     }
 
-    /// Looks at the secondary while S is open.
-    fn watch(&self) -> Option<Watch> {
-        let link = self.link.as_ref()?;
-        Some(Watch::new(&self.secondary, &link.secondary, self.options.hang_max))
+    /// Resolves when a side hangs.
+    fn hangs(&self) -> impl Future<Output = Error> + Send + use<> {
+        let sides = self.link.as_ref().map(|link| link::hangs(&link.primary, &link.secondary, self.options.hang_max));
+        async move {
+            match sides {
+                Some(sides) => sides.await,
+                None => std::future::pending().await,
+            }
+        }
     }
 
     /// After an error that leaves a connection in no known state, only an open helps.
@@ -347,17 +351,17 @@ impl Copier for PgCopier {
     }
 
     async fn gone<'a>(&'a mut self, backends: &'a [Backend], prepared: &'a [Box<[u8]>]) -> Result<Gone, Error> {
-        let gone = self.ask_gone(backends, prepared).await;
+        let gone = unless(self.hangs(), self.ask_gone(backends, prepared)).await;
         self.lose(gone)
     }
 
     async fn under_way(&mut self) -> Result<BTreeSet<String>, Error> {
-        let under_way = async { self.link()?.under_way().await }.await;
+        let under_way = unless(self.hangs(), async { self.link()?.under_way().await }).await;
         self.lose(under_way)
     }
 
     async fn prepare<'a>(&'a mut self, owed: &'a Owed) -> Result<(), Error> {
-        let options = self.options.clone();
+        let (options, hangs) = (self.options.clone(), self.hangs());
         let prepared = async {
             let link = self.link()?;
             link.used = Instant::now();
@@ -368,28 +372,29 @@ impl Copier for PgCopier {
                 Err(trouble) => Err(link.give_up(trouble).await?),
             }
         };
-        let done = prepared.await;
+        let done = unless(hangs, prepared).await;
         self.lose_unless_stale(done)
     }
 
     async fn snapshot(&mut self) -> Result<Snapshot, Error> {
-        let snapshot = async { self.link()?.begin_snapshot().await }.await;
+        let snapshot = unless(self.hangs(), async { self.link()?.begin_snapshot().await }).await;
         self.lose(snapshot)
     }
 
     async fn pay<'a>(&'a mut self, owed: &'a Owed, keep: bool) -> Result<Paid, Error> {
-        let done = unless_it_hangs(self.watch(), self.pay_at_snapshot(owed, keep)).await;
+        let done = unless(self.hangs(), self.pay_at_snapshot(owed, keep)).await;
         self.lose_unless_stale(done)
     }
 
     async fn provision<'a>(&'a mut self, request: &'a Request, stage: Stage) -> Result<Option<Vec<String>>, Error> {
+        let hangs = self.hangs();
         let made = async {
             let building = self.building.get_mut().unwrap_or_else(PoisonError::into_inner);
             let link = self.link.as_mut().ok_or_else(|| Error::Primary("not connected: open first".into()))?;
             link.used = Instant::now();
             provision::provision(link, building, &self.secondary, (request, stage)).await
         };
-        let made = made.await;
+        let made = unless(hangs, made).await;
         self.lose(made)
     }
 
@@ -403,6 +408,7 @@ impl Copier for PgCopier {
     }
 
     async fn survey(&mut self) -> Result<Vec<Surveyed>, Error> {
+        let hangs = self.hangs();
         let surveyed = async {
             let link = self.link()?;
             link.used = Instant::now();
@@ -411,13 +417,13 @@ impl Copier for PgCopier {
                 Err(trouble) => Err(link.give_up(trouble).await?),
             }
         };
-        let done = surveyed.await;
+        let done = unless(hangs, surveyed).await;
         self.lose_unless_stale(done)
     }
 
     async fn walk<'a>(&'a mut self, desk: &'a Desk) -> Result<u64, Error> {
         let servers = (self.primary.clone(), self.secondary.clone());
-        let watch = self.watch();
+        let hangs = self.hangs();
         let walked = async {
             let link = self.link()?;
             let walked = history::walk(link, desk, (&servers.0, &servers.1)).await;
@@ -431,40 +437,39 @@ impl Copier for PgCopier {
                 Err(trouble) => Err(link.give_up(trouble).await?),
             }
         };
-        let done = unless_it_hangs(watch, walked).await;
+        let done = unless(hangs, walked).await;
         self.lose_unless_stale(done)
     }
 
     async fn moot<'a>(&'a mut self, changes: &'a [Box<[u8]>]) -> Result<Vec<bool>, Error> {
-        let asked = async { change::moot(self.link()?, changes).await };
-        let asked = asked.await;
+        let asked = unless(self.hangs(), async { change::moot(self.link()?, changes).await }).await;
         self.lose(asked)
     }
 
     async fn lend<'a>(&'a mut self, twins: &'a Twins, hold: Duration) -> Result<(), Error> {
-        let watch = self.watch();
+        let hangs = self.hangs();
         let lent = async {
             let link = self.link()?;
             link.used = Instant::now();
             link.lend(twins, hold).await
         };
-        let lent = unless_it_hangs(watch, lent).await;
+        let lent = unless(hangs, lent).await;
         self.lose(lent)
     }
 
     async fn beat(&mut self) -> Result<(), Error> {
-        let watch = self.watch();
+        let hangs = self.hangs();
         let beaten = async {
             let link = self.link()?;
             link.hold().await?;
             link.heartbeat().await
         };
-        let beaten = unless_it_hangs(watch, beaten).await;
+        let beaten = unless(hangs, beaten).await;
         self.lose(beaten)
     }
 
     async fn release(&mut self) -> Result<(), Error> {
-        let released = async { self.link()?.end_snapshot_and_beat().await }.await;
+        let released = unless(self.hangs(), async { self.link()?.end_snapshot_and_beat().await }).await;
         self.lose(released)
     }
 }

@@ -228,7 +228,8 @@ async fn open_ahead(front: &Front, card: &Card, luggage: &Luggage, as_of: &mut S
     let side = card.moving().home.side.other();
     let mut standby = open(front, card, side).await.map_err(|error| error.to_string())?;
     as_of.clone_from(&card.moving().state);
-    standby.follow(as_of, luggage).await.map_err(|error| error.to_string())?;
+    let followed = timeout(MOVE_MAX, standby.follow(as_of, luggage)).await;
+    followed.map_err(|_| "the new primary does not answer")?.map_err(|error| error.to_string())?;
     match standby.refused.first() {
         None => Ok(standby),
         Some(what) => Err(what.clone()),
