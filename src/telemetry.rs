@@ -93,6 +93,15 @@ pub fn filter(level: &str) -> Result<EnvFilter, Error> {
 mod tests {
     use super::*;
 
+    #[tokio::test(start_paused = true)]
+    async fn a_line_that_may_come_often_is_said_once_a_minute_with_how_many_were_left_out() {
+        let line = Line::default();
+        let said: Vec<u64> = (0..100).filter_map(|_| line.say()).collect();
+        assert_eq!(said, [0]);
+        tokio::time::advance(LINES_EVERY).await;
+        assert_eq!((line.say(), line.say()), (Some(99), None));
+    }
+
     #[test]
     fn a_level_is_a_word_or_words_by_module() {
         assert!(filter("info").is_ok());

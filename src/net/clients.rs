@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::socket::keep_alive;
 use crate::metrics;
+use crate::telemetry::{Line, Seldom};
 
 /// After a client could not be accepted: out of file descriptors, and those who are here will leave some.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -24,6 +25,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let sessions = TaskTracker::new();
+    let mut refused = Seldom::default();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((client, _)) => {
@@ -34,7 +36,9 @@ where
                 drop(sessions.spawn(one(client)));
             }
             Err(error) => {
-                tracing::warn!(%error, "a client could not be accepted");
+                if let Some(left_out) = refused.say() {
+                    tracing::warn!(%error, left_out, "a client could not be accepted");
+                }
                 sleep(PAUSE).await;
             }
         }
@@ -50,6 +54,8 @@ pub struct Clients {
     wire: &'static str,
     max: usize,
     connected: Arc<AtomicUsize>,
+    /// The log's line for one that cannot be taken to its server: while that is away each is one.
+    pub(crate) unreached: Arc<Line>,
 }
 
 /// A client that is connected until this is dropped.
@@ -68,7 +74,7 @@ pub const HEARD_BEYOND: usize = 64;
 impl Clients {
     /// None yet, of this wire; at most so many are welcome.
     pub fn new(wire: &'static str, max: usize) -> Clients {
-        Clients { wire, max, connected: Arc::default() }
+        Clients { wire, max, connected: Arc::default(), unreached: Arc::default() }
     }
 
     /// One more.

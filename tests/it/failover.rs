@@ -77,3 +77,16 @@ async fn a_failover_of_an_origin_that_hangs_is_followed() {
         assert_eq!(rows(&server.url("postgres"), "SELECT id FROM acc ORDER BY id").await, ["1", "2"]);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_cannot_be_taken_to_their_server_are_one_line_of_the_log() {
+    let (mut origin, target) = (server("origin"), server("target"));
+    let tandem = Tandem::start(&origin.url("postgres"), &target.url("postgres"), "").await;
+    origin.stop(Stop::Kill).expect("it dies");
+    let refused = "tandem_clients_refused_total{wire=\"postgres\",reason=\"refused\"}";
+    for _ in 0..100 {
+        tokio_postgres::connect(&tandem.url("postgres"), NoTls).await.err().expect("nobody is there");
+    }
+    assert_eq!(tandem.count(refused).await, 100);
+    assert_eq!(tandem.log().matches("the primary cannot be reached").count(), 1, "{}", tandem.log());
+}

@@ -108,7 +108,9 @@ async fn login(
         let (mut server, answer) = match front.logins.begin(side, &startup).await {
             Ok(begun) => begun,
             Err(error @ (Error::Io(_) | Error::Timeout(_))) => {
-                tracing::warn!(%side, %error, "a client could not be taken to its server");
+                if let Some(left_out) = front.clients.unreached.say() {
+                    tracing::warn!(%side, %error, left_out, "a client could not be taken to its server");
+                }
                 metrics::CLIENTS_REFUSED_TOTAL.counter(&[("wire", "cql"), ("reason", "unreachable")]).increment(1);
                 let text = format!("tandem cannot reach a node of the {side}");
                 client

@@ -193,7 +193,9 @@ async fn reach(
             Ok(Some(dialed))
         }
         Err(error) => {
-            tracing::warn!(%error, "the primary cannot be reached");
+            if let Some(left_out) = front.clients.unreached.say() {
+                tracing::warn!(%error, left_out, "the primary cannot be reached");
+            }
             let hint = Some("tandem itself runs; see its log and `tandem status`");
             refuse(client, "08006", "tandem cannot reach the primary", hint).await.map(|()| None)
         }

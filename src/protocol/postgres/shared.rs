@@ -19,7 +19,7 @@ use crate::metrics;
 use crate::mirror::unwritten::{Lose, Unwritten};
 use crate::record::{Item, Reason, RecordBuf, Side, TableId};
 use crate::shadow;
-use crate::telemetry::Line;
+use crate::telemetry::{Line, Seldom};
 
 use super::cache::PlanCache;
 use super::catalog::{Catalog, Setters, load};
@@ -332,7 +332,7 @@ impl Schema {
     /// Load anew whenever asked, and now and then by itself. `missed` is called behind a load that came too late for who had
     /// [committed a schema change](Schema::learned).
     pub async fn run(self, side: Side, server: Arc<ServerConfig>, missed: impl Fn(), stop: CancellationToken) {
-        let mut client = None;
+        let (mut client, mut failed) = (None, Seldom::default());
         loop {
             if stop.run_until_cancelled(self.wanted()).await.is_none() {
                 return;
@@ -348,7 +348,9 @@ impl Schema {
                 // Another primary's is in place.
                 Ok(false) => return,
                 Err(error) => {
-                    tracing::warn!(%error, "the primary's catalog cannot be loaded");
+                    if let Some(left_out) = failed.say() {
+                        tracing::warn!(%error, left_out, "the primary's catalog cannot be loaded");
+                    }
                     client = None;
                     tokio::time::sleep(RETRY).await;
                     self.inner.wake.notify_one();
