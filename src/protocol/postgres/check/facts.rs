@@ -1,9 +1,10 @@
 //! What one side says of itself: read once, compared later.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::protocol::postgres::catalog::{self, Catalog};
-use crate::protocol::postgres::client::{Client, Error, ServerConfig};
+use crate::protocol::postgres::client::{Client, Error, ServerConfig, Watch};
 
 use super::privileges::{self, Privileges};
 use super::types::{self, Types};
@@ -162,14 +163,27 @@ const ROLE_RIGHTS: &str = "SELECT CASE WHEN pg_catalog.to_regnamespace('tandem')
     THEN pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE') \
     ELSE pg_catalog.has_schema_privilege('tandem', 'CREATE') END, pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')";
 
+/// A side that says nothing for so long, nor lets anybody in, is told as one that cannot be reached.
+const HANGS: Duration = Duration::from_secs(30);
+
 /// Ask a side everything.
 pub(in crate::protocol::postgres) async fn read(server: &ServerConfig) -> Result<Facts, Failed> {
     let mut conn = Client::connect(&server.for_writing("tandem check")).await?;
-    let mut facts = identity(&mut conn).await?;
-    if facts.is_known() {
-        details(&mut conn, &mut facts).await?;
-    }
+    let watch = Watch::new(&conn, HANGS);
+    let facts = tokio::select! {
+        biased;
+        facts = ask(&mut conn) => facts?,
+        error = watch.hangs() => return Err(error.into()),
+    };
     conn.close().await;
+    Ok(facts)
+}
+
+async fn ask(conn: &mut Client) -> Result<Facts, Failed> {
+    let mut facts = identity(conn).await?;
+    if facts.is_known() {
+        details(conn, &mut facts).await?;
+    }
     Ok(facts)
 }
 
