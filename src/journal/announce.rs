@@ -16,6 +16,10 @@ use super::Journal;
 use super::control::{LABELS, Labels};
 use super::state::remember;
 
+/// The label of who may write under any, and says under which when that is known. It makes no other label an announced one: see
+/// [`super::Journal::is_announced`].
+pub const ANY: u64 = u64::MAX;
+
 /// Labels that somebody announced in the window that runs: those need not be looked for again. Of one session.
 #[derive(Default)]
 pub struct Announcer {
@@ -49,9 +53,12 @@ impl Announcer {
 }
 
 pub(super) struct Announced {
+    /// At most [`LABELS`].
     labels: HashMap<u64, Label>,
-    /// Too many to list, and the file says so: every label is active until the journal is opened again.
-    all: bool,
+    /// [`ANY`].
+    any: Option<Label>,
+    /// Labels that are not listed, because there are too many.
+    more: Option<Label>,
     window: u64,
     since: Instant,
     wakers: Vec<Waker>,
@@ -63,34 +70,50 @@ struct Label {
     durable: bool,
 }
 
+impl Label {
+    /// Nobody needs it any more. One that is not written down yet is waited for.
+    fn is_over(&self, window: u64) -> bool {
+        self.window != window && self.durable
+    }
+}
+
+/// Announce what stands alone. `None`: it is new.
+fn note(label: &mut Option<Label>, window: u64) -> Option<bool> {
+    let known = label.as_ref().map(|label| label.durable);
+    *label = Some(Label { window, durable: known == Some(true) });
+    known
+}
+
 impl Announced {
     pub(super) fn new() -> Announced {
-        Announced { labels: HashMap::new(), all: false, window: 0, since: Instant::now(), wakers: Vec::new() }
+        let (labels, since) = (HashMap::new(), Instant::now());
+        Announced { labels, any: None, more: None, window: 0, since, wakers: Vec::new() }
     }
 
     /// `Some(true)`: durable already; `Some(false)`: being made so; `None`: new, the control file must be written.
     pub(super) fn announce(&mut self, label: u64) -> Option<bool> {
-        if self.all {
-            return Some(true);
+        if label == ANY {
+            return note(&mut self.any, self.window);
         }
         if let Some(known) = self.labels.get_mut(&label) {
             known.window = self.window;
             return Some(known.durable);
         }
-        // One more than fits is what makes the list say "all".
-        if self.labels.len() <= LABELS {
-            self.labels.insert(label, Label { window: self.window, durable: false });
+        if self.labels.len() == LABELS {
+            return note(&mut self.more, self.window);
         }
+        self.labels.insert(label, Label { window: self.window, durable: false });
         None
     }
 
     pub(super) fn is_durable(&self, label: u64) -> bool {
-        self.all || self.labels.get(&label).is_some_and(|label| label.durable)
+        let known = if label == ANY { self.any.as_ref() } else { self.labels.get(&label).or(self.more.as_ref()) };
+        known.is_some_and(|label| label.durable)
     }
 
-    /// Announced in this window or the one before; true of every label when they are too many to list.
+    /// Announced by itself in this window or the one before; true of every label when they are too many to list.
     pub(super) fn is_known(&self, label: u64) -> bool {
-        self.all || self.labels.contains_key(&label) || self.labels.len() > LABELS
+        self.labels.contains_key(&label) || self.more.is_some()
     }
 
     /// The number of the window that runs.
@@ -104,12 +127,15 @@ impl Announced {
 
     pub(super) fn list(&self) -> Labels {
         let list = Labels::new(self.labels.keys().copied().collect());
-        Labels { all: list.all || self.all, ..list }
+        Labels { all: self.any.is_some() || self.more.is_some(), ..list }
     }
 
     /// The control file holds `list` now.
     pub(super) fn written(&mut self, list: &Labels) -> Vec<Waker> {
-        self.all |= list.all;
+        // Either of them stands for all.
+        for label in [&mut self.any, &mut self.more].into_iter().flatten() {
+            label.durable |= list.all;
+        }
         for label in &list.list {
             if let Some(label) = self.labels.get_mut(label) {
                 label.durable = true;
@@ -127,11 +153,15 @@ impl Announced {
         if self.since.elapsed() < length {
             return false;
         }
+        let window = self.window;
         let before = self.labels.len();
-        // One that is not written down yet is waited for.
-        self.labels.retain(|_, label| label.window == self.window || !label.durable);
+        self.labels.retain(|_, label| !label.is_over(window));
+        let mut dropped = self.labels.len() < before;
+        for label in [&mut self.any, &mut self.more] {
+            dropped |= label.take_if(|label| label.is_over(window)).is_some();
+        }
         self.window += 1;
         self.since = Instant::now();
-        self.labels.len() < before
+        dropped
     }
 }

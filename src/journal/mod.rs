@@ -41,7 +41,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-pub use announce::Announcer;
+pub use announce::{ANY, Announcer};
 pub use control::Labels;
 pub use options::{BEGIN_ANEW, Durability, OpenError, Options, SyncSample};
 pub use recovery::{Last, Passed, Recovered, pass_by};
@@ -397,7 +397,7 @@ impl Journal {
         self.shared.drive == Drive::Inline
     }
 
-    /// Was this label announced in the window that runs, or in the one before?
+    /// Was this label announced in the window that runs, or in the one before? That [`ANY`] was says nothing of it.
     pub fn is_announced(&self, label: u64) -> bool {
         lock(&self.shared.announced).is_known(label)
     }

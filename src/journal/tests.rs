@@ -729,7 +729,34 @@ fn more_labels_than_can_be_listed_stand_for_all() {
     let (journal, _) = open(&disk);
     (0..=control::LABELS as u64 + 5).for_each(|label| assert!(!journal.announce(label)));
     journal.sync_now();
-    assert!(journal.announce(u64::MAX));
+    assert!(journal.announce(1 << 32));
+    disk.power_loss(1);
+    assert!(open(&disk).1.active.all);
+}
+
+#[test]
+fn what_stands_for_all_labels_leaves_after_a_window_as_each_of_them_does() {
+    for many in [control::LABELS as u64 + 5, 0] {
+        let disk = MemoryDisk::default();
+        let options = Options { window: Duration::ZERO, ..small() };
+        let (journal, _) = Journal::open_on(disk.storage(), options).expect("opens");
+        (0..many).for_each(|label| assert!(!journal.announce(label)));
+        assert!(!journal.announce(ANY));
+        assert_eq!(journal.is_announced(1 << 32), many > 0, "they are too many to tell");
+        (0..4).for_each(|_| journal.sync_now());
+        assert!(!journal.is_announced(1 << 32) && !journal.is_announced(1));
+        disk.power_loss(1);
+        assert!(open(&disk).1.active.is_empty());
+    }
+}
+
+#[test]
+fn who_may_write_under_any_label_announces_none_and_may_have_lost_all() {
+    let disk = MemoryDisk::default();
+    let (journal, _) = open(&disk);
+    assert!(!journal.announce(ANY));
+    journal.sync_now();
+    assert!(journal.announce(ANY) && !journal.is_announced(1));
     disk.power_loss(1);
     assert!(open(&disk).1.active.all);
 }

@@ -85,6 +85,11 @@ async fn a_table_that_somebody_writes_past_tandem_is_repaired_promise_6() {
     let stage = stage("").await;
     let (client, stranger) = (connect(&stage.url()).await, connect(&stage.origin.url("postgres")).await);
     client.batch_execute("INSERT INTO watched VALUES (1, 'a')").await.expect("through tandem");
+    noticed(&stage, &stranger).await;
+}
+
+/// What is written past tandem from now on is.
+async fn noticed(stage: &Stage, stranger: &tokio_postgres::Client) {
     let target = stage.target.url("postgres");
     // Whatever the moment of the first comparison: sooner or later one row comes behind it.
     for id in 0.. {
@@ -96,6 +101,19 @@ async fn a_table_that_somebody_writes_past_tandem_is_repaired_promise_6() {
         assert!(id < 400, "never noticed:\n{}", stage.tandem.log());
     }
     assert!(stage.tandem.log().contains("past tandem"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn code_that_commits_on_its_way_is_no_stranger_and_hides_none() {
+    let stage = stage("").await;
+    let (client, stranger) = (connect(&stage.url()).await, connect(&stage.origin.url("postgres")).await);
+    // Longer than from one look at the primary's counts to the next, of which the first is behind its first row.
+    let slowly = "DO $$ BEGIN FOR n IN 1..50 LOOP
+        INSERT INTO noted (what) VALUES ('by DO'); COMMIT; PERFORM pg_sleep(0.5); END LOOP; END $$";
+    client.batch_execute(slowly).await.expect("it runs");
+    stage.assert_equal(TABLES).await;
+    assert!(!stage.tandem.log().contains("past tandem"), "{}", stage.tandem.log());
+    noticed(&stage, &stranger).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,10 +3,13 @@
 //! The primary counts the rows written to each table, by whomever. Where they become more though nobody wrote to the
 //! table through tandem for a whole window of the journal (`journal/announce.rs`), which is far longer than a backend
 //! keeps its counts to itself, somebody else writes: the table is named, and dirty. A table that is written on both ways
-//! is not told apart: what a statement through tandem counts there is not known exactly enough.
+//! is not told apart: what a statement through tandem counts there is not known exactly enough. Nor is anything while a CALL or
+//! DO through tandem that may write anywhere is under way, or ended since the last look: only its own counts say to which tables
+//! it wrote, and these are announced then. A database that runs one every ten seconds is not looked at.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -39,6 +42,37 @@ impl Count {
     fn since(self, last: Count) -> Option<Count> {
         let inserted = self.inserted.checked_sub(last.inserted)?;
         Some(Count { inserted, changed: self.changed.checked_sub(last.changed)? })
+    }
+}
+
+/// Units that may write to any table and are counted behind it.
+#[derive(Debug, Default)]
+pub(super) struct Uncounted {
+    begun: AtomicU64,
+    over: AtomicU64,
+}
+
+/// One of them, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Anywhere(Arc<Uncounted>);
+
+impl Uncounted {
+    pub(super) fn begin(self: &Arc<Uncounted>) -> Anywhere {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        Anywhere(self.clone())
+    }
+
+    /// Is one under way, or over since the last look, which left how many were over in `seen`?
+    fn may_have_written(&self, seen: &mut u64) -> bool {
+        let over = self.over.load(Ordering::SeqCst);
+        let before = std::mem::replace(seen, over);
+        over != before || over != self.begun.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Anywhere {
+    fn drop(&mut self) {
+        self.0.over.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -88,7 +122,7 @@ fn reached(table: u32, acted: bool, catalog: &Catalog, captured: &impl Fn(TableI
 /// Ask until stopped. What the primary does not answer is asked again.
 pub async fn run(shared: Arc<Shared>, side: Side, server: Arc<ServerConfig>, stop: CancellationToken) {
     let (mut watch, mut client) = (Watch::default(), None);
-    let mut named = HashSet::new();
+    let (mut named, mut seen) = (HashSet::new(), 0);
     while stop.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
         let asked = timeout(LOOK, counts(&shared, side, &server, &mut client));
         let now = match stop.run_until_cancelled(asked).await {
@@ -105,7 +139,9 @@ pub async fn run(shared: Arc<Shared>, side: Side, server: Arc<ServerConfig>, sto
         }
         let catalog = shared.catalog.now().clone();
         let mut written = Vec::new();
-        for (table, rows) in watch.compare(now, &catalog, |table| shared.journal.is_announced(table.0)) {
+        let anywhere = shared.uncounted.may_have_written(&mut seen);
+        let captured = |table: TableId| anywhere || shared.journal.is_announced(table.0);
+        for (table, rows) in watch.compare(now, &catalog, captured) {
             if named.insert(table.id) {
                 let table = table.sql();
                 tracing::warn!(table, rows, "somebody writes to this table past tandem: it is dirty");
@@ -154,6 +190,21 @@ mod tests {
         assert!(names(watch.compare(counts(0, 1), &catalog, nobody)).is_empty(), "a server that forgot its counts");
         let pair = TableId::of("public", "pair");
         assert_eq!(names(watch.compare(counts(1, 9), &catalog, |table| table == pair)), [("acc".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn what_may_be_of_a_unit_that_writes_anywhere_is_nobodys_until_it_is_over_and_looked_at_once_more() {
+        let (units, mut seen) = (Arc::<Uncounted>::default(), 0);
+        assert!(!units.may_have_written(&mut seen));
+        let (first, second) = (units.begin(), units.begin());
+        assert!(units.may_have_written(&mut seen));
+        drop(first);
+        assert!(units.may_have_written(&mut seen) && units.may_have_written(&mut seen), "one is under way");
+        drop(second);
+        assert!(units.may_have_written(&mut seen), "it may have been counted behind the last look");
+        assert!(!units.may_have_written(&mut seen));
+        drop(units.begin());
+        assert!(units.may_have_written(&mut seen) && !units.may_have_written(&mut seen));
     }
 
     #[test]

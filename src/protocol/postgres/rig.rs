@@ -89,6 +89,7 @@ fn made() -> Shared {
         shadow: crate::shadow::Handle::off(),
         repeating: Default::default(),
         sessions: Sessions::default(),
+        uncounted: Default::default(),
         lost: Arc::new(|_, _| {}),
         untaken: Default::default(),
         unrepeated: Default::default(),

@@ -107,6 +107,7 @@ impl Setup {
             shadow,
             repeating: Backends::default(),
             sessions: Sessions::default(),
+            uncounted: Arc::default(),
             lost,
             untaken: Line::default(),
             unrepeated: Line::default(),

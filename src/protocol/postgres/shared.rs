@@ -21,6 +21,7 @@ use crate::record::{Item, Reason, RecordBuf, Side, TableId};
 use crate::shadow;
 use crate::telemetry::{Line, Seldom};
 
+use super::bypass::Uncounted;
 use super::cache::PlanCache;
 use super::catalog::{Catalog, Setters, load};
 use super::client::{self, Client, Endpoint, ServerConfig, Watch};
@@ -52,6 +53,8 @@ pub struct Shared {
     pub(super) repeating: Backends,
     /// All of them, for the day on which they move.
     pub(super) sessions: Sessions,
+    /// Units of which nobody knows yet what they write.
+    pub(super) uncounted: Arc<Uncounted>,
     /// Called with tables whose writes the journal did not take.
     pub lost: Lose,
     /// The log's line for what it did not take, and for schema changes among that.

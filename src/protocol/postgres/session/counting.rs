@@ -21,6 +21,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use crate::protocol::postgres::bypass::Anywhere;
 use crate::protocol::postgres::catalog::Catalog;
 use crate::protocol::postgres::key;
 use crate::protocol::postgres::plan::{Action, Counted, Script, Statement};
@@ -90,6 +91,8 @@ pub(super) struct Counting {
     rows: u64,
     /// The provisional record right below the mark waits for the result.
     provisional: Option<Mark>,
+    /// What it writes is not known yet, and may be counted.
+    _anywhere: Option<Anywhere>,
 }
 
 /// Hidden writes that a statement may do; `None`: it does none.
@@ -151,7 +154,17 @@ impl Session {
             Action::Ddl(ddl) => ddl.fills.as_ref().map(|(_, name)| name.clone()),
             _ => None,
         };
-        let counting = Counting { catalog, before, own, empties, makes, provisional: mark, ..Counting::default() };
+        let anywhere = provisional.then(|| self.shared.uncounted.begin());
+        let counting = Counting {
+            catalog,
+            before,
+            own,
+            empties,
+            makes,
+            provisional: mark,
+            _anywhere: anywhere,
+            ..Counting::default()
+        };
         self.counting.push_back(counting);
         if !provisional {
             self.put_count(false, out);

@@ -55,7 +55,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use crate::cutover::gate::{Pass, Slot};
-use crate::journal::{self, Announcer, Outcome};
+use crate::journal::{self, ANY, Announcer, Outcome};
 use crate::mirror::unwritten::Unwritten;
 use crate::record::{Backend, Item, RecordBuf, Side, TableId};
 
@@ -622,10 +622,10 @@ impl Session {
         false
     }
 
-    /// As [`Session::announce`], for a statement that may write to any table.
+    /// As [`Session::announce`], for a statement that may write to any table, and is counted: those that it wrote to are
+    /// announced with what the counts say.
     fn announce_any(&mut self) -> bool {
-        let catalog = self.shared.catalog.now().clone();
-        self.announce(catalog.tables().map(|table| table.id))
+        self.announce(std::iter::once(TableId(ANY)))
     }
 
     /// The schema changed since `keys` were captured: what they say of tables that it concerns may be too little, since

@@ -1537,6 +1537,8 @@ fn what_may_commit_on_its_way_is_counted_by_files_that_were_asked_for_ahead() {
         let mut peers = Peers::new();
         assert_eq!(peers.query("call nothing()"), "CPBECS");
         assert!(counted_ahead(&mut peers, &[&["1", "5", "70"]]).starts_with("PBDECPBEC"));
+        let announced = |peers: &Peers, table| peers.shared.journal.is_announced(TableId::of("public", table).0);
+        assert!(!announced(&peers, "acc") && !announced(&peers, "pair"), "it is not known what it writes");
         peers.server("1 2 n CCALL 3 1 2");
         peers.row(&["1", "0", file]);
         peers.server("CSELECT_1 3");
@@ -1545,6 +1547,7 @@ fn what_may_commit_on_its_way_is_counted_by_files_that_were_asked_for_ahead() {
         assert_eq!((records.len() == 2, &peers.outcomes()[..1]), (dirty, "A"), "all tables, until it is known which");
         assert_eq!(peers.outcomes(), if dirty { "AC" } else { "A" });
         assert!(peers.session.ahead.is_none());
+        assert_eq!((announced(&peers, "acc"), announced(&peers, "pair")), (dirty, false));
     }
 }
 
