@@ -411,6 +411,13 @@ impl Desk {
         self.lock().page.seen.contains(&table.0)
     }
 
+    /// All tables of which [`Desk::has_seen`] is so.
+    pub fn seen(&self) -> Vec<TableId> {
+        let tables =
+            |page: &Page| page.seen.iter().copied().map(TableId).filter(|table| *table != TableId::NONE).collect();
+        tables(&self.lock().page)
+    }
+
     /// What holds the job up that is under way.
     pub(super) fn throttle(&self) -> Option<Throttle> {
         self.lock().throttled

@@ -174,7 +174,7 @@ async fn clients_do_not_notice_that_the_target_is_frozen_promise_7() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_tandems_on_one_target_one_pays_and_the_other_takes_over_promise_5() {
+async fn of_two_tandems_on_one_target_one_pays_and_the_other_takes_over_promises_5_and_6() {
     let mut stage = Stage::of_load().await;
     let mut second = Tandem::start(&stage.origin.url("postgres"), &stage.target.url("postgres"), "").await;
     second.mirror_is("fenced").await;
@@ -196,6 +196,14 @@ async fn of_two_tandems_on_one_target_one_pays_and_the_other_takes_over_promise_
     second.settled().await;
     assert_eq!(second.terminate(), Some(0));
     stage.assert_kept(&done).await;
+    // Nobody knows what the second left unpaid: all that the first had paid was dirty, and is copied.
+    let (first, second) = (stage.tandem.log(), second.log());
+    assert!(first.contains("paid from another journal:") && first.contains("table repaired"), "{first}");
+    assert!(second.contains("paid from another journal before:"), "{second}");
+    stage.tandem.kill();
+    stage.tandem.launch().await;
+    stage.tandem.settled().await;
+    assert_eq!(stage.tandem.log().matches("paid from another journal").count(), 1, "said once");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,8 @@
 //! crash the counter says whether it did. The numbers of payments whose records were trimmed are remembered too: a
 //! secondary that has fewer has lost what nobody can owe again, and every table that was ever owed is dirty.
 //!
-//! One journal, one secondary: the numbers mean nothing if another journal's applier pays in between.
+//! One journal, one secondary: the numbers mean nothing once another journal's applier has paid in between, which the secondary
+//! tells ([`Book::stranger`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,6 +37,9 @@ struct Page {
     /// The lives of the primary and of the secondary that were seen last; 0: none.
     #[serde(default)]
     lives: (u64, u64),
+    /// This journal has paid here.
+    #[serde(default)]
+    ours: bool,
 }
 
 impl Book {
@@ -65,6 +69,25 @@ impl Book {
         let lost = payments < self.page.floor;
         self.page.floor = self.page.floor.min(payments);
         lost.then(|| self.page.tables.iter().copied().map(TableId).collect())
+    }
+
+    /// Another journal's applier has paid since, and the secondary holds `payments`: which of ours are among them its counter does
+    /// not say. The records of schema changes of which nobody knows whether they happened, and all tables that were ever owed;
+    /// `None`: this journal has paid nothing here. Durable with the next save.
+    pub fn stranger(&mut self, payments: u64) -> Option<(Vec<Lsn>, Vec<TableId>)> {
+        let Page { floor, tables, ddl, unsettled, ours, .. } = &mut self.page;
+        if !*ours && *floor == 0 && tables.is_empty() && ddl.is_empty() {
+            return None;
+        }
+        *floor = payments.min(*floor);
+        ddl.values_mut().for_each(|number| *number = payments);
+        let in_doubt = ddl.keys().filter(|lsn| !unsettled.contains(lsn)).copied().map(Lsn).collect();
+        Some((in_doubt, tables.iter().copied().map(TableId).collect()))
+    }
+
+    /// A payment was made. Durable with the next save.
+    pub fn paid(&mut self) {
+        self.page.ours = true;
     }
 
     /// These are the lives of the primary and of the secondary, 0 if one is not known: which of them is another than before.
@@ -141,6 +164,24 @@ mod tests {
         book.settle();
         book.intend([], 12).await.expect("saved");
         assert_eq!(open(&file).stand(11).await.expect("saved"), [Lsn(4)]);
+    }
+
+    #[tokio::test]
+    async fn behind_another_journals_payments_the_counter_says_nothing() {
+        let file = Durable::in_memory("book");
+        let mut book = open(&file);
+        assert_eq!(book.stranger(150), None, "nothing was paid here yet");
+        book.paid();
+        book.note(Some(100), [TableId(1)]);
+        book.intend([(Lsn(4), false), (Lsn(5), true)], 101).await.expect("saved");
+        let mut book = open(&file);
+        assert_eq!(book.stranger(90), Some((vec![Lsn(4)], vec![TableId(1)])));
+        assert_eq!(
+            book.stand(90).await.expect("saved"),
+            [Lsn(4)],
+            "it is not repeated, and what is of no table may be"
+        );
+        assert_eq!(open(&file).lost(90), None, "said once");
     }
 
     #[tokio::test]

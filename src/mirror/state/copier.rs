@@ -36,13 +36,15 @@ pub struct Owed {
     pub parked: Vec<(TableId, Box<[u8]>)>,
     /// To be kept by the secondary with the payment.
     pub place: Option<Place>,
+    /// The secondary names another journal: the payment is made though nothing is owed, and names this one.
+    pub claims: bool,
 }
 
 impl Owed {
     /// There is nothing to do on the secondary.
     pub fn is_nothing(&self) -> bool {
         let changes = self.ddl.is_empty() && self.repeated.is_empty() && self.doubted.is_empty();
-        self.keys.is_empty() && self.tables.is_empty() && changes
+        self.keys.is_empty() && self.tables.is_empty() && changes && !self.claims
     }
 
     /// The tables of which every row is owed, and whether no record owes it whole.

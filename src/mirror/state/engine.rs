@@ -219,8 +219,8 @@ pub struct Engine<C> {
     backoff: Backoff,
     /// What the last connect and the payments since have shown. `payments` is at least what the book's floor says.
     standing: Option<Standing>,
-    /// What the secondary kept of a copy of the journal that was further: said, until it keeps another.
-    went_back: Option<Place>,
+    /// What the secondary kept of a copy of the journal that was further, or of another journal: said, until it keeps another.
+    told: Option<Place>,
     /// When the primary is asked next which transactions are under way.
     next_heed: Instant,
     status: watch::Sender<Status>,
@@ -329,7 +329,7 @@ impl<C: Copier> Engine<C> {
             book: Book::open(book)?,
             backoff: Backoff::new(config.retry_min, config.retry_max, config.seed),
             standing: None,
-            went_back: None,
+            told: None,
             next_heed: now,
             next_payment: now,
             next_gone: now,
@@ -548,6 +548,12 @@ impl<C: Copier> Engine<C> {
             from = [from, oldest, Some(self.ledger.paid())].into_iter().flatten().min();
             warn!(payments = standing.payments, owed_from = ?oldest, "the secondary lost payments: they are owed again");
         }
+        let stranger = self.heed_stranger(&standing, ahead);
+        if let Some((owed, changes, tables)) = &stranger {
+            from = [from, Some(*owed)].into_iter().flatten().min();
+            unsure.extend(changes);
+            marks.extend(tables.iter().map(|table| (*table, Reason::Lost)));
+        }
         if let Some(tables) = self.book.lost(standing.payments) {
             warn!(
                 tables = tables.len(),
@@ -565,7 +571,7 @@ impl<C: Copier> Engine<C> {
             warn!(tables = emptied.len(), "a side began another life: tables that a crash of it empties are dirty");
             marks.extend(emptied.into_iter().map(|table| (table, Reason::Lost)));
         }
-        let copied = self.desk.stand(standing.payments);
+        let copied = self.desk.stand(if stranger.is_some() { 0 } else { standing.payments });
         if !copied.is_empty() {
             warn!(tables = copied.len(), "the secondary lost rows of history: tables are dirty");
             marks.extend(copied.into_iter().map(|table| (table, Reason::Lost)));
@@ -584,17 +590,49 @@ impl<C: Copier> Engine<C> {
         Ok(())
     }
 
+    /// Another journal's applier paid the secondary last. If this journal's had paid there before, nobody knows what is left of that,
+    /// nor what the other one still owes: where this one is owed from, its schema changes that are in doubt, and the tables that
+    /// may differ.
+    fn heed_stranger(&mut self, standing: &Standing, ahead: bool) -> Option<(Lsn, Vec<Lsn>, HashSet<TableId>)> {
+        let place = standing.place.filter(|place| self.is_stranger(*place) && self.told != Some(*place))?;
+        self.told = Some(place);
+        if ahead {
+            // Clients wrote there since: what this direction paid before counts no more.
+            return None;
+        }
+        let other = format!("{:016x}", place.journal);
+        let Some((changes, tables)) = self.book.stranger(standing.payments) else {
+            let then = "what that one still owes is paid by nobody; tables may differ that are not copied or compared";
+            warn!(other, "the secondary was paid from another journal before: {then}");
+            return None;
+        };
+        let tables: HashSet<TableId> = tables.into_iter().chain(self.desk.seen()).collect();
+        let owed = self.retention.lost_by_secondary(0).unwrap_or(Lsn(u64::MAX)).min(self.ledger.paid());
+        let then = "what that one still owes is paid by nobody; tables are dirty, schema changes in doubt are parked";
+        error!(
+            other,
+            tables = tables.len(),
+            changes = changes.len(),
+            "the secondary was paid from another journal: {then}"
+        );
+        Some((owed, changes, tables))
+    }
+
+    fn is_stranger(&self, place: Place) -> bool {
+        place.journal != self.journal.place().journal
+    }
+
     /// The secondary was paid from further on in this journal than it reaches: its directory is an older copy of itself. What
     /// was written since is owed by nobody, and what lies beside it may be believed of no table.
     async fn heed_place(&mut self, place: Option<Place>) -> Result<(), Error> {
-        let news = place.filter(|place| self.journal.was_further(*place) && self.went_back != Some(*place));
+        let news = place.filter(|place| self.journal.was_further(*place) && self.told != Some(*place));
         let Some(place) = news else { return Ok(()) };
         let found = self.copier.survey().await?;
         let at = self.journal.appended();
         let labels: HashSet<TableId> = found.iter().flat_map(|one| one.labels.iter().copied()).collect();
         labels.iter().for_each(|table| self.dirty.note(*table, Reason::Lost, at));
         self.dirty.saved().await?;
-        self.went_back = Some(place);
+        self.told = Some(place);
         let then = "journal.dir is an older copy of itself (a backup, a snapshot of the machine), or lost its end in a power loss that \
             journal.durability does not survive: every table is dirty; compare both schemas too";
         error!(at = at.0, was = place.reached.0, tables = labels.len(), "the journal was further than it is: {then}");
@@ -690,7 +728,8 @@ impl<C: Copier> Engine<C> {
         let alike = exact && self.held.is_empty();
         let mut walk = alike && self.next_walk <= now && self.errand(now) == Ok(Errand::Walk);
         let mut lend = alike && self.may_lend();
-        cut.tell(self.parked.keys(), self.journal.place());
+        let claims = self.standing.as_ref().and_then(|standing| standing.place).is_some_and(|at| self.is_stranger(at));
+        cut.tell(self.parked.keys(), self.journal.place(), claims);
         let mut paid = self.copier.pay(cut.owed(), lend || walk).await?;
         self.put_off = in_doubt && self.put_off(cut, &mut paid);
         if self.set_aside(cut, &paid) {

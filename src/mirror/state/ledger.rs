@@ -688,10 +688,10 @@ impl Cut {
         Cut { owing: rest, upto: self.upto }
     }
 
-    /// These keys are parked, see [`Owed::parked`], and the journal is here.
-    pub fn tell(&mut self, keys: Vec<(TableId, Box<[u8]>)>, place: Place) {
-        self.owing.owed.parked = keys;
-        self.owing.owed.place = Some(place);
+    /// These keys are parked, see [`Owed::parked`], and the journal is here; `claims`: see [`Owed::claims`].
+    pub fn tell(&mut self, keys: Vec<(TableId, Box<[u8]>)>, place: Place, claims: bool) {
+        let owed = &mut self.owing.owed;
+        (owed.parked, owed.place, owed.claims) = (keys, Some(place), claims);
     }
 
     /// What to pay.

@@ -137,7 +137,9 @@ impl<C: Copier> Engine<C> {
     fn keep(&mut self, cut: &Cut, snapshot: &Snapshot, number: u64, now: Instant) {
         if let Some(standing) = &mut self.standing {
             standing.payments = number;
+            standing.place = standing.place.map(|_| self.journal.place());
         }
+        self.book.paid();
         if let Some(oldest) = cut.oldest() {
             let ddl = cut.ddl_records().map(|(lsn, _)| lsn).collect();
             self.retention.push(Payment { number, written: snapshot.written, oldest, at: now, ddl });

@@ -83,6 +83,7 @@ impl Copier for Pays {
         let mut seen = self.seen.lock().expect("no panic");
         seen.paid.extend(owed.keys.values().flat_map(HashMap::keys).map(|key| key.to_vec()));
         seen.changes.extend(owed.ddl.iter().map(|(_, body)| body.to_vec()));
+        seen.claims += u64::from(owed.claims);
         let in_doubt = |body: &[u8]| Refused {
             table: TableId::NONE,
             name: "view v".into(),
@@ -144,6 +145,8 @@ struct Seen {
     paid: HashSet<Vec<u8>>,
     /// Schema changes that were repeated.
     changes: Vec<Vec<u8>>,
+    /// Payments that say whose they are.
+    claims: u64,
 }
 
 #[tokio::test(start_paused = true)]
@@ -182,6 +185,70 @@ async fn an_older_copy_of_the_journal_leaves_no_table_trusted() {
         stop.cancel();
         running.await.expect("ends");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn behind_payments_from_another_journal_no_table_is_trusted_and_no_schema_change_counts_as_made_promise_6() {
+    for (paid_before, payments) in [(true, 150), (true, 90), (false, 150)] {
+        let journal = Journal::in_memory();
+        let mut change = RecordBuf::default();
+        change.ddl(TableId::NONE, b"CREATE VIEW v ..");
+        change.ddl(TABLE, b"ALTER ..");
+        let change = journal.begin(change.finish(Backend { id: 6, life: 1 })).expect("there is room");
+        let paths = Paths::in_memory();
+        if paid_before {
+            // Killed before its payment was committed; then another journal's applier counted on.
+            let mut book = Book::open(paths.book.clone()).expect("loads");
+            book.note(Some(95), [RENAMED]);
+            book.intend([(change.lsn(), false)], 101).await.expect("saved");
+        }
+        change.end(journal::Outcome::Committed);
+        let place = Some(Place { journal: !journal.place().journal, ..journal.place() });
+        let copier = Pays { place, payments, ..Pays::default() };
+        let (away, seen) = (copier.away.clone(), copier.seen.clone());
+        let config = Config::default();
+        let heartbeat = config.heartbeat;
+        let (engine, handle) = Engine::new(config, journal.clone(), copier, paths).expect("files load");
+        let stop = CancellationToken::new();
+        // The change was read before anybody could be asked.
+        away.store(true, Ordering::Relaxed);
+        let running = tokio::spawn(engine.run(stop.clone()));
+        sleep(Duration::from_secs(1)).await;
+        away.store(false, Ordering::Relaxed);
+        handle.settle(journal.appended()).await.expect("it runs");
+        sleep(heartbeat * 3).await;
+        let dirty: Vec<TableId> = handle.dirty().list().into_iter().map(|it| it.table).collect();
+        let parked = handle.parked().list().len();
+        {
+            let seen = seen.lock().expect("no panic");
+            if paid_before {
+                assert_eq!((parked, seen.changes.len(), dirty), (2, 0, vec![TABLE, RENAMED]));
+            } else {
+                assert_eq!((parked, seen.changes.len(), dirty), (0, 2, Vec::new()), "the first start there");
+            }
+            assert_eq!(seen.claims, 1, "then it is this journal's");
+        }
+        stop.cancel();
+        running.await.expect("ends");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secondary_that_others_paid_before_is_claimed_though_nothing_is_owed() {
+    let journal = Journal::in_memory();
+    let place = Some(Place { journal: !journal.place().journal, ..journal.place() });
+    let copier = Pays { place, ..Pays::default() };
+    let seen = copier.seen.clone();
+    let config = Config::default();
+    let heartbeat = config.heartbeat;
+    let (engine, handle) = Engine::new(config, journal, copier, Paths::in_memory()).expect("files load");
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(engine.run(stop.clone()));
+    sleep(heartbeat * 3).await;
+    assert_eq!(seen.lock().expect("no panic").claims, 1);
+    assert!(handle.dirty().is_empty());
+    stop.cancel();
+    running.await.expect("ends");
 }
 
 /// Behind a backlog that fills the memory lies how the units before it ended; their backend is gone long since.
