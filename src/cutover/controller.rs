@@ -281,7 +281,7 @@ impl<S: Store, T: Steps> Controller<S, T> {
     /// Clients were held as long as allowed.
     async fn late(&mut self) -> Result<(), Error> {
         let Machine { stage, control, .. } = self.desk.machine;
-        if matches!(stage, Stage::Draining | Stage::Quiescing) {
+        if matches!(stage, Stage::Draining | Stage::Quiescing | Stage::Applying) {
             // Before the gate opens: afterwards others are inside too. There is a reserve for it.
             let named = timeout(self.desk.reserve().min(HINDRANCES), self.steps.hindrances(control.primary)).await;
             self.desk.hindered(named.unwrap_or_default());

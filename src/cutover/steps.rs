@@ -81,7 +81,7 @@ pub trait Steps: Send {
     /// transactions are over.
     fn quiesce(&mut self, from: Side) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// What is still in the way of `quiesce` or of the drain: units with their age and shape, for people. No row values.
+    /// What is still in the way of the drain, of `quiesce` or of `apply`: units with their age and shape, for people. No row values.
     fn hindrances(&mut self, from: Side) -> impl Future<Output = Vec<String>> + Send;
 
     /// Read the end position of the journal, and wait until the mirror has paid everything below.

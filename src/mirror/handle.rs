@@ -104,6 +104,8 @@ pub struct Status {
     pub dirty: usize,
     /// What the last payments paid was appended from here on.
     pub recent: Lsn,
+    /// Processes of the primary that may yet end units without an outcome, or have the numbers of those: the first few.
+    pub undecided: Vec<u32>,
     /// Records that are being replayed now.
     pub in_flight: usize,
     /// Tables that wait: for somebody's lock; by replay because the secondary refuses a schema change or a TRUNCATE.

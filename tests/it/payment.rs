@@ -1673,8 +1673,20 @@ async fn who_is_gone_is_told_from_who_is_there() {
     let mirror = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'tandem mirror%' \
         ORDER BY backend_start DESC";
     let mirror = rows(&world.origin.url("postgres"), mirror).await[0].parse().expect("a number");
+    let background = "SELECT pid FROM pg_stat_activity WHERE usesysid IS NULL LIMIT 1";
+    let background = rows(&world.origin.url("postgres"), background).await[0].parse().expect("a number");
+    let elsewhere = ServerConfig { database: "template1".to_owned(), ..config(&world.origin) };
+    let elsewhere = Client::connect(&elsewhere).await.expect("connects");
     let before = |id: u32| Backend { id, life: 0 };
-    let asked = [alive.backend(), unheard.backend(), gone.backend(), before(alive.pid()), before(mirror)];
+    let asked = [
+        alive.backend(),
+        unheard.backend(),
+        gone.backend(),
+        before(alive.pid()),
+        before(mirror),
+        before(background),
+        elsewhere.backend(),
+    ];
     gone.close().await;
     let expected = &asked[2..];
     loop {
@@ -1711,11 +1723,15 @@ async fn a_crash_of_the_primary_is_another_life() {
     assert!(status.success());
     let life = loop {
         match world.copier.open().await {
-            Ok(standing) if standing.life != first.life => break standing.life,
+            Ok(standing) if standing.life != first.life => break standing,
             _ => (),
         }
     };
-    assert_ne!(life, first.life);
+    assert_eq!((life.timeline, life.started), (first.timeline, first.started));
+    world.origin.restart(Stop::Fast).expect("it comes back");
+    let restarted = open(&mut world.copier).await;
+    assert_eq!(restarted.timeline, first.timeline);
+    assert!(![first.started, 0].contains(&restarted.started));
 }
 
 #[tokio::test]

@@ -300,9 +300,14 @@ async fn strangers_are_waited_for_and_told_without_their_values() {
     let url = format!("{}?application_name=shop", origin.url("postgres").replace("postgres@", "app@"));
     let stranger = connect(&url).await;
     strangers::quiesce(&mut conn, &nobody, strangers::Patience::default()).await.expect("quiet");
+    // But the mirror may wait for the end of one that does nothing.
+    let pid = strangers::all(&mut conn, &nobody).await.expect("asked").first().expect("listed").pid;
+    let found = strangers::hindrances(&mut conn, &nobody, &[pid, 4_000_000]).await.expect("asked");
+    assert!(found.len() == 2 && found[0].contains("of app (shop), idle: writes of a process"), "{found:?}");
+    assert!(found[1].starts_with("process 4000000: writes"), "{found:?}");
 
     stranger.batch_execute("BEGIN; INSERT INTO t VALUES (4711, 'secret')").await.expect("begun");
-    let found = strangers::hindrances(&mut conn, &HashSet::new()).await.expect("asked");
+    let found = strangers::hindrances(&mut conn, &nobody, &[pid]).await.expect("asked");
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(
         found[0].contains("of app (shop), idle in transaction for ")
@@ -311,7 +316,6 @@ async fn strangers_are_waited_for_and_told_without_their_values() {
     );
 
     // One that tandem knows is not a stranger.
-    let pid = strangers::all(&mut conn, &nobody).await.expect("asked").first().expect("listed").pid;
     strangers::quiesce(&mut conn, &HashSet::from([pid]), strangers::Patience::default()).await.expect("ours");
 
     let mut waiting = Box::pin(strangers::quiesce(&mut conn, &nobody, strangers::Patience::default()));

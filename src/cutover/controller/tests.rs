@@ -307,6 +307,14 @@ async fn a_unit_that_does_not_end_is_named_and_clients_go_on_in_time_promise_10(
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_the_mirror_waits_for_is_named_too() {
+    let rig = Setup::does("apply", Does::Hangs).start().await;
+    let ended = rig.walk(Request { max_hold_ms: Some(1_000), ..to_target() }).await;
+    assert_eq!((ended.end, ended.phase), (End::Aborted, Phase::Applying));
+    assert_eq!(ended.hindrances, ["a unit of 3 s: UPDATE"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn naming_what_hinders_takes_no_longer_than_clients_may_be_held() {
     let rig = Setup::does("hindrances", Does::Hangs).start().await;
     let _inside = rig.gate.slot().try_enter().expect("open");

@@ -40,6 +40,20 @@ struct Page {
     /// This journal has paid here.
     #[serde(default)]
     ours: bool,
+    /// The primary that was seen last.
+    #[serde(default)]
+    primary: Primary,
+}
+
+/// As of [`super::copier::Standing`]; zeros: none.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Primary {
+    timeline: u64,
+    started: u64,
+    /// Where the journal stood when it answered.
+    answered: u64,
+    /// As [`Book::meets`] tells.
+    gone: u64,
 }
 
 impl Book {
@@ -51,7 +65,8 @@ impl Book {
 
     /// How far the journal was: behind the last record that is named.
     pub fn reached(&self) -> Lsn {
-        Lsn(self.page.ddl.keys().next_back().map_or(0, |lsn| lsn.saturating_add(1)))
+        let behind = self.page.ddl.keys().next_back().map_or(0, |lsn| lsn.saturating_add(1));
+        Lsn(behind.max(self.page.primary.answered))
     }
 
     /// The secondary holds `payments`: schema changes that were meant for later ones have not happened. The records of
@@ -97,6 +112,23 @@ impl Book {
         (began(&mut self.page.lives.0, lives.0), began(&mut self.page.lives.1, lives.1))
     }
 
+    /// This server is the primary, and was started then; 0: not known. Who logged in to it with the journal below the position that is
+    /// returned is gone: it was started since. Of another server nothing is said: both may have
+    /// answered for a while. Durable with the next save.
+    pub fn meets(&mut self, timeline: u64, started: u64) -> Lsn {
+        let known = &mut self.page.primary;
+        if started != 0 && known.started != started {
+            known.gone = if known.timeline == timeline { known.answered } else { 0 };
+            (known.timeline, known.started) = (timeline, started);
+        }
+        Lsn(known.gone)
+    }
+
+    /// The primary answered when the journal was durable to here. In the file with the next save, and no reason for one.
+    pub fn answered(&mut self, at: Lsn) {
+        self.page.primary.answered = at.0;
+    }
+
     /// The payment with this number is about to repeat the schema changes of these records, with whether they are of no table
     /// alone. What the one before was refused of is written down.
     pub async fn intend(&mut self, records: impl IntoIterator<Item = (Lsn, bool)>, number: u64) -> Result<(), Error> {
@@ -128,6 +160,8 @@ impl Book {
     }
 
     async fn save(&mut self) -> Result<(), Error> {
+        let answered = self.page.primary.answered;
+        self.saved.primary.answered = answered;
         if self.page != self.saved {
             self.file.save_aside(&self.page).await?;
             self.saved = self.page.clone();
@@ -182,6 +216,25 @@ mod tests {
             "it is not repeated, and what is of no table may be"
         );
         assert_eq!(open(&file).lost(90), None, "said once");
+    }
+
+    #[tokio::test]
+    async fn who_logged_in_to_a_primary_that_was_started_since_is_gone() {
+        let file = Durable::in_memory("book");
+        let mut book = open(&file);
+        assert_eq!(book.meets(1, 7), Lsn(0));
+        book.answered(Lsn(40));
+        assert_eq!(book.meets(1, 7), Lsn(0), "connected anew");
+        assert_eq!(book.meets(1, 0), Lsn(0), "not known");
+        book.intend([(Lsn(4), false)], 10).await.expect("saved");
+        book.answered(Lsn(50));
+        book.trim(Lsn(0)).await.expect("nothing to be saved");
+        let mut book = open(&file);
+        assert_eq!((book.meets(1, 8), book.reached()), (Lsn(40), Lsn(40)));
+        book.answered(Lsn(60));
+        assert_eq!(book.meets(2, 9), Lsn(0), "another server, on which some may have been before");
+        book.answered(Lsn(70));
+        assert_eq!(book.meets(2, 10), Lsn(70));
     }
 
     #[tokio::test]

@@ -60,6 +60,8 @@ pub struct Standing {
     pub life: u64,
     /// Hash that names the server which lives: changes with every failover, and stays where the same one is started again.
     pub timeline: u64,
+    /// Hash of when the primary was started: stays where only its processes crashed; 0: not known.
+    pub started: u64,
     /// How many payments the secondary holds. Less than remembered: it lost some, and their keys are owed again.
     pub payments: u64,
     /// Where the journal was at the last of them, if the secondary keeps it.

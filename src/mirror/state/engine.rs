@@ -221,6 +221,8 @@ pub struct Engine<C> {
     standing: Option<Standing>,
     /// What the secondary kept of a copy of the journal that was further, or of another journal: said, until it keeps another.
     told: Option<Place>,
+    /// Who logged in to the primary with the journal below is gone.
+    gone_below: Lsn,
     /// When the primary is asked next which transactions are under way.
     next_heed: Instant,
     status: watch::Sender<Status>,
@@ -330,6 +332,7 @@ impl<C: Copier> Engine<C> {
             backoff: Backoff::new(config.retry_min, config.retry_max, config.seed),
             standing: None,
             told: None,
+            gone_below: Lsn::default(),
             next_heed: now,
             next_payment: now,
             next_gone: now,
@@ -561,6 +564,7 @@ impl<C: Copier> Engine<C> {
             );
             marks.extend(tables.into_iter().map(|table| (table, Reason::Lost)));
         }
+        self.gone_below = self.book.meets(standing.timeline, standing.started);
         // Where nothing would be lost nothing is written down.
         let life = if standing.volatile.is_empty() { 0 } else { standing.life };
         let (primary, secondary) = self.book.begins((life, standing.behind.1));
@@ -711,7 +715,9 @@ impl<C: Copier> Engine<C> {
         }
         // What took long is not thrown away: it would take as long again, and meet the next one that is ending.
         let patient = began.elapsed() < PREPARED;
+        let durable = self.journal.durable();
         let snapshot = self.copier.snapshot().await?;
+        self.book.answered(durable);
         let exact = self.advance(self.config.owed_keys_max / 4).await?;
         let in_doubt = self.ledger.schema_in_doubt();
         self.doubted = if in_doubt { self.doubted.saturating_add(1) } else { 0 };
@@ -777,6 +783,9 @@ impl<C: Copier> Engine<C> {
             status.lag_since = self.ledger.oldest_seen();
             status.parked = self.parked.len();
             status.dirty = self.dirty.len();
+            if self.ledger.first_open().is_none() {
+                status.undecided.clear();
+            }
         });
     }
 }

@@ -16,6 +16,7 @@ use super::copier::{Copier, Error, Gone, Large, Owed, Paid, Refused, Snapshot, S
 use super::engine::{Config, Engine, Paths};
 use crate::dice::Dice;
 use crate::journal::{Journal, Outcome, Ticket};
+use crate::mirror::handle::owe;
 use crate::mirror::parked::Parked;
 use crate::mirror::{Handle, Phase};
 use crate::record::{Backend, Reason, RecordBuf, TableId};
@@ -33,6 +34,8 @@ const KEYS: u64 = 6;
 const RETENTION: Duration = Duration::from_secs(3);
 /// Sessions of it.
 const POOL: u32 = 30;
+/// When those logged in whom tandem has not let in.
+const OTHERS: u64 = u64::MAX;
 
 #[derive(Clone, Default, Debug, PartialEq)]
 struct Rows {
@@ -71,6 +74,8 @@ enum Bend {
     ForgetsLogins,
     /// It takes whoever has a number for somebody new.
     MistakesLogins,
+    /// It takes every connection for one to a primary that was started since.
+    MistakesStarts,
     /// S is one commit older than everything that the engine reads.
     OldSnapshots,
     /// One payment in some leaves a key as it was, and does not say.
@@ -93,8 +98,13 @@ struct World {
     /// Numbers of processes, and who has them: they come again with each life of the primary, but no two at a time.
     alive: HashMap<u32, Backend>,
     last_number: u32,
-    /// Who had each number last.
+    /// Who had each number last, of those that tandem let in.
     logins: HashMap<u32, u64>,
+    journal: Journal,
+    /// How often the primary was started.
+    started: u64,
+    /// Where the journal stood when the mirror asked for a snapshot last, and when for one before, which it got.
+    asked: (u64, u64),
     timeline: u64,
     prepared: HashMap<Vec<u8>, Writes>,
     next: u64,
@@ -128,7 +138,7 @@ fn world(shared: &Shared) -> MutexGuard<'_, World> {
 }
 
 impl World {
-    fn new(seed: u64, bend: Bend) -> World {
+    fn new(seed: u64, bend: Bend, journal: Journal) -> World {
         World {
             dice: Dice(seed),
             commits: vec![Rows::default()],
@@ -137,6 +147,9 @@ impl World {
             alive: HashMap::new(),
             last_number: 0,
             logins: HashMap::new(),
+            journal,
+            started: 1,
+            asked: (0, 0),
             prepared: HashMap::new(),
             next: 1,
             payments: vec![(Rows::default(), Instant::now())],
@@ -176,7 +189,7 @@ impl World {
 
     fn backend(&mut self) -> Backend {
         self.last_number += 1;
-        let backend = Backend { id: self.last_number, life: self.fresh() };
+        let backend = Backend { id: self.last_number, life: self.journal.appended().0 + 1 };
         self.alive.insert(backend.id, backend);
         self.logins.insert(backend.id, backend.life);
         backend
@@ -253,10 +266,22 @@ impl World {
         self.doubtful.extend(left.iter().copied());
         self.life += 1;
         self.alive.clear();
-        // A pool is there at once, idle and for good.
+        self.started += 1;
+        // No two logins with one number are at one place of the journal.
+        owe(&self.journal, &mut RecordBuf::default()).expect("there is room");
+        if moved {
+            self.asked = (0, 0);
+        }
+        // A pool is there at once, idle and for good, and so are others, whom tandem has not let in.
         let pool = std::mem::take(&mut self.last_number).min(POOL);
-        for _ in 0..pool {
-            self.backend();
+        for number in 1..=pool {
+            let is_known = self.logins.get(&number).is_some_and(|life| *life <= self.asked.1);
+            if is_known && self.roll(2) == 0 {
+                self.last_number = number;
+                self.alive.insert(number, Backend { id: number, life: OTHERS });
+            } else {
+                self.backend();
+            }
         }
         // Write positions are never used again for other contents while anything remembers them.
         let last = self.primary().clone();
@@ -325,8 +350,9 @@ impl Copier for Hands {
         }
         world.seen = (world.life, world.timeline);
         let life = if world.bend == Bend::HidesLives { 1 } else { world.life };
+        let started = if world.bend == Bend::MistakesStarts { world.fresh() } else { world.started };
         let (timeline, payments) = (world.timeline, world.payments.len() as u64 - 1);
-        Ok(Standing { life, timeline, payments, ..Standing::default() })
+        Ok(Standing { life, timeline, started, payments, ..Standing::default() })
     }
 
     async fn gone(&mut self, backends: &[Backend], prepared: &[Box<[u8]>]) -> Result<Gone, Error> {
@@ -347,11 +373,13 @@ impl Copier for Hands {
     }
 
     async fn snapshot(&mut self) -> Result<Snapshot, Error> {
+        let asked = world(&self.shared).journal.durable().0;
         self.delay().await;
         self.check()?;
         assert!(self.snapshot.is_none(), "one snapshot at a time");
         let taken = {
-            let world = world(&self.shared);
+            let mut world = world(&self.shared);
+            world.asked = (asked, world.asked.0);
             let newest = world.commits.len() - 1;
             let at = newest.saturating_sub(usize::from(world.bend == Bend::OldSnapshots));
             self.snapshot = Some(world.commits[at].clone());
@@ -663,6 +691,9 @@ impl Proxy {
         // It may not have seen that the primary began another life.
         world.undone.clear();
         world.seen = (0, 0);
+        // Nor is it on the disk of each moment when the primary answered.
+        world.alive.retain(|_, backend| backend.life != OTHERS);
+        world.asked = (0, 0);
     }
 }
 
@@ -683,8 +714,8 @@ fn config(seed: u64) -> Config {
 }
 
 async fn simulate(seed: u64, bend: Bend) -> u64 {
-    let shared = Arc::new(Mutex::new(World::new(seed, bend)));
     let journal = Journal::in_memory();
+    let shared = Arc::new(Mutex::new(World::new(seed, bend, journal.clone())));
     let config = config(seed);
     world(&shared).strict = config.owed_keys_max > 100;
     let stop = CancellationToken::new();
@@ -799,7 +830,8 @@ fn the_secondary_is_exact_at_every_payment_and_equal_at_the_end_promises_2_to_6(
 #[test]
 fn a_bent_copier_is_caught() {
     let copies = [Bend::OldSnapshots, Bend::DropsKeys, Bend::DropsTables, Bend::DropsDdl];
-    for bend in [Bend::HidesLives, Bend::ForgetsLogins, Bend::MistakesLogins].into_iter().chain(copies) {
+    let lives = [Bend::HidesLives, Bend::ForgetsLogins, Bend::MistakesLogins, Bend::MistakesStarts];
+    for bend in lives.into_iter().chain(copies) {
         let caught = seeds::caught(100, |seed| run(seed, bend));
         assert!(caught, "bend {}: 100 seeds saw nothing", bend as u8);
     }

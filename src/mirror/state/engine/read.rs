@@ -8,9 +8,15 @@ use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use crate::journal::{self, Lsn};
+use crate::record::Backend;
 
 use super::super::copier::Copier;
 use super::{Engine, Error};
+
+/// Of how many processes [`Status::undecided`] tells.
+///
+/// [`Status::undecided`]: crate::mirror::handle::Status::undecided
+const UNDECIDED: usize = 10;
 
 /// How often the copier may say that we are alive while we do something else. What a server takes for silence is longer.
 const BEAT: Duration = Duration::from_secs(1);
@@ -95,14 +101,24 @@ impl<C: Copier> Engine<C> {
         let lost_after = self.lost_after(*self.pace.borrow());
         let since = now - lost_after;
         let (backends, prepared) = self.ledger.lost(since);
-        let gone = self.copier.gone(&backends, &prepared).await?;
+        let mut gone = self.copier.gone(&backends, &prepared).await?;
+        let (below, asked) = (self.gone_below, backends.len());
+        let is_gone = |backend: &Backend| backend.life != 0 && backend.life <= below.0;
+        let (before, left): (Vec<Backend>, Vec<Backend>) = backends.into_iter().partition(is_gone);
+        let mut undecided: Vec<u32> =
+            left.iter().filter(|backend| !gone.backends.contains(backend)).map(|backend| backend.id).collect();
+        undecided.sort_unstable();
+        undecided.dedup();
+        undecided.truncate(UNDECIDED);
+        self.status.send_if_modified(|status| std::mem::replace(&mut status.undecided, undecided.clone()) != undecided);
+        gone.backends.extend(before);
         // An outcome that was written meanwhile says more than the proof, and so does the record that makes a part more than a
         // part, or names what it became. What is not read yet may hold them: behind a backlog the proof is asked for again.
         let written = self.journal.appended();
         self.advance(self.config.owed_keys_max).await?;
         if self.ledger.next() >= written || self.scout(written).await? {
             let ended = self.ledger.gone(&gone, since);
-            debug!(asked = backends.len(), ended, "units without an outcome");
+            debug!(asked, ended, "units without an outcome");
         }
         self.next_gone = Instant::now() + lost_after;
         self.last_contact = Instant::now();

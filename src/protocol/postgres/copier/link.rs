@@ -214,7 +214,7 @@ pub(super) async fn open(
         from.simple(&silence_max(options)).await.map_err(on_primary)?;
         // Between payments we keep nothing there.
         from.simple("SET idle_session_timeout = 0").await.map_err(on_primary)?;
-        let (life, timeline) = life(&mut from).await.map_err(on_primary)?;
+        let Life { life, timeline, started } = life(&mut from).await.map_err(on_primary)?;
         let volatile = volatile::of_primary(&mut from, &options.scope).await.map_err(on_primary)?;
         let behind = volatile::of_secondary(&mut conn, &options.scope).await.map_err(on_secondary)?;
         let mut schemas = operator_schemas(&mut from).await.map_err(on_primary)?;
@@ -226,7 +226,7 @@ pub(super) async fn open(
         from.simple(&set).await.map_err(on_primary)?;
         conn.simple(&set).await.map_err(on_secondary)?;
         let contacts = Contacts::load(&mut from, &mut conn).await?;
-        Ok((Standing { life, timeline, payments, place, volatile, behind }, search_path, contacts))
+        Ok((Standing { life, timeline, started, payments, place, volatile, behind }, search_path, contacts))
     };
     let (standing, search_path, contacts) = unless(sides, learned).await?;
     let link = Link {
@@ -367,19 +367,28 @@ async fn place(conn: &mut Client) -> Result<Option<Place>, client::Error> {
     Ok(Some(Place { journal: number(0)?, life: number(1)?, reached: Lsn(number(2)?) }))
 }
 
+/// Hashes, as [`Standing`] has them.
+pub(super) struct Life {
+    pub(super) life: u64,
+    timeline: u64,
+    started: u64,
+}
+
 /// What names a life of the server (POSTGRES-CORNERS 5): a crash restart keeps the start time and resets statistics;
-/// a failover changes the timeline; a restored copy has the same system id and another start. With it, what names the timeline.
-pub(super) async fn life(conn: &mut Client) -> Result<(u64, u64), client::Error> {
+/// a failover changes the timeline; a restored copy has the same system id and another start. Statistics are reset by hand, too.
+pub(super) async fn life(conn: &mut Client) -> Result<Life, client::Error> {
     let sql = "SELECT pg_catalog.concat_ws('/', s.system_identifier, \
         pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8)), \
-        pg_catalog.concat_ws('/', pg_catalog.pg_postmaster_start_time(), b.stats_reset) \
+        pg_catalog.concat_ws('/', pg_catalog.pg_postmaster_start_time(), b.stats_reset), \
+        pg_catalog.pg_postmaster_start_time() \
         FROM pg_catalog.pg_control_system() s, pg_catalog.pg_stat_bgwriter b";
     let rows = conn.simple(sql).await?;
     let row = rows.first().ok_or(client::Error::Value(0))?;
     let (timeline, start) = (row.string(0)?, row.string(1)?);
     // The label's hash serves as well; 0 means unknown.
     let life = TableId::of("life", &format!("{timeline}/{start}")).0.max(1);
-    Ok((life, TableId::of("timeline", &timeline).0))
+    let started = TableId::of("started", &row.string(2)?).0.max(1);
+    Ok(Life { life, timeline: TableId::of("timeline", &timeline).0, started })
 }
 
 pub(super) fn on_primary(error: client::Error) -> Error {

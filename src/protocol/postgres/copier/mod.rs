@@ -252,11 +252,14 @@ impl Link {
         Ok(())
     }
 
-    // Outside any transaction: inside one, pg_stat_activity is frozen.
+    // Outside any transaction: inside one, pg_stat_activity is frozen. What a process is some roles may not see; whose database it is
+    // in, and that it is of no role, all do.
     async fn alive(&mut self, backends: &[Backend]) -> Result<HashSet<u32>, Error> {
         let pids: Vec<String> = backends.iter().map(|backend| backend.id.to_string()).collect();
         let pids = format!("{{{}}}", pids.join(","));
-        let sql = "SELECT pid FROM pg_catalog.pg_stat_activity WHERE pid = ANY ($1::pg_catalog.int8[])";
+        let sql = "SELECT pid FROM pg_catalog.pg_stat_activity WHERE pid = ANY ($1::pg_catalog.int8[]) \
+            AND usesysid IS NOT NULL AND datname = pg_catalog.current_database() \
+            AND coalesce(backend_type, 'client backend') = 'client backend'";
         let rows = self.primary.query(sql, &[Param::text(&pids)], Format::Text).await.map_err(on_primary)?;
         rows.iter().map(|row| row.parse(0).map_err(on_primary)).collect()
     }

@@ -24,7 +24,7 @@ pub(super) async fn of_secondary(conn: &mut Client, scope: &Scope) -> Result<(Ve
         return Ok((tables, 0));
     }
     match life(conn).await {
-        Ok((life, _)) => Ok((tables, life)),
+        Ok(known) => Ok((tables, known.life)),
         Err(Error::Db(error)) => {
             tracing::warn!(%error, "crashes of the secondary are not noticed: verify its UNLOGGED tables behind one");
             Ok((tables, 0))

@@ -248,9 +248,26 @@ pub async fn terminate(conn: &mut Client, session: &Session) -> Result<(), Error
 }
 
 /// What keeps a server from being quiet, for people: everything that is open but tandem's own connections, of which those
-/// in `own` do not show it. Sessions of tandem's clients are among it, for they may be what the drain waits for.
-pub async fn hindrances(conn: &mut Client, own: &HashSet<u32>) -> Result<Vec<String>, ClientError> {
-    Ok(open(conn, own).await?.lines())
+/// in `own` do not show it. Sessions of tandem's clients are among it, for they may be what the drain waits for. And what the
+/// mirror waits for: the processes of `undecided` units, also where they seem to do nothing.
+///
+/// # Errors
+/// The server.
+pub async fn hindrances(conn: &mut Client, own: &HashSet<u32>, undecided: &[u32]) -> Result<Vec<String>, ClientError> {
+    let open = open(conn, own).await?;
+    let mut lines = open.lines();
+    let is_told = |pid: &u32| open.sessions.iter().any(|session| session.pid == *pid);
+    let untold: Vec<u32> = undecided.iter().filter(|pid| !is_told(pid)).copied().collect();
+    if !untold.is_empty() {
+        let all = all(conn, &HashSet::new()).await?;
+        let shown = |pid: u32| {
+            let session = all.iter().find(|session| session.pid == pid);
+            session.map_or_else(|| format!("process {pid}"), Session::to_string)
+        };
+        let why = "writes of a process of this number have no outcome: the mirror waits for its end";
+        lines.extend(untold.into_iter().map(|pid| format!("{}: {why}", shown(pid))));
+    }
+    Ok(lines)
 }
 
 /// A statement as people may see it: its words and names, `?` for every literal, cut where it becomes long. What cannot

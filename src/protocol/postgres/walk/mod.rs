@@ -665,9 +665,13 @@ impl Steps for Walk {
     }
 
     async fn hindrances(&mut self, from: Side) -> Vec<String> {
+        if self.given_up.is_some() {
+            return Vec::new();
+        }
+        let undecided = self.mirror.handle().status().undecided;
         let asked = async {
             let mut conn = self.connect(from, Bounds::default()).await.ok()?;
-            strangers::hindrances(&mut conn, &self.shared.repeating.on(from)).await.ok()
+            strangers::hindrances(&mut conn, &self.shared.repeating.on(from), &undecided).await.ok()
         };
         asked.await.unwrap_or_default()
     }
