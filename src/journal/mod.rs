@@ -397,6 +397,13 @@ impl Journal {
         self.shared.drive == Drive::Inline
     }
 
+    /// What lies at this position and behind it takes three quarters of the files that there may be.
+    pub fn is_filled_from(&self, from: Lsn) -> bool {
+        let state = self.shared.lock();
+        let kept = state.live.iter().filter(|segment| segment.end.is_none_or(|end| end > from.0)).count();
+        4 * (kept + state.cuts.len()) as u64 >= 3 * self.shared.options.segments()
+    }
+
     /// Was this label announced in the window that runs, or in the one before? That [`ANY`] was says nothing of it.
     pub fn is_announced(&self, label: u64) -> bool {
         lock(&self.shared.announced).is_known(label)

@@ -352,6 +352,20 @@ fn a_full_journal_refuses_records_takes_outcomes_and_has_room_again_after_a_trim
 }
 
 #[test]
+fn what_fills_the_files_from_a_position_on_is_told() {
+    let (journal, _) = open(&MemoryDisk::default());
+    journal.sync_now();
+    while journal.status().segments < 5 {
+        assert!(!journal.is_filled_from(Lsn(0)), "of six");
+        journal.begin(&[0; 1900]).expect("there is room").end(Outcome::Committed);
+        journal.sync_now();
+    }
+    assert!(journal.is_filled_from(Lsn(0)) && !journal.is_filled_from(journal.appended()));
+    let trimmed = read_all(&journal).iter().map(lsn).find(|lsn| lsn.0 > small().segment_bytes).expect("it is longer");
+    assert!(!journal.is_filled_from(trimmed), "the first file is kept, and not for it");
+}
+
+#[test]
 fn a_ring_full_of_unsynced_records_refuses_until_the_next_sync() {
     let (journal, _) = open(&MemoryDisk::default());
     while let Ok(ticket) = journal.begin(&[7; 500]) {

@@ -165,6 +165,8 @@ pub struct Waiting {
     pub why: String,
     /// The names under which it is owed.
     pub owed: Vec<TableId>,
+    /// Tables of which rows may have gone along with rows of it: by what it owes they are found, and by nothing else.
+    pub along: Vec<TableId>,
 }
 
 /// A table that one payment does not take.

@@ -516,6 +516,22 @@ impl Ledger {
         self.aside.oldest.is_some()
     }
 
+    /// The first record of what waits for a lock, if nothing else is unpaid before it.
+    pub fn held_by_aside(&self) -> Option<Lsn> {
+        self.aside.oldest.map(|(lsn, _)| lsn).filter(|lsn| *lsn <= self.paid())
+    }
+
+    /// The tables that owe what waits for a lock.
+    pub fn aside_tables(&self) -> HashSet<TableId> {
+        let owed = &self.aside.owed;
+        owed.keys.keys().chain(&owed.tables).chain(&owed.lost).copied().collect()
+    }
+
+    /// What waits for a lock is owed no more.
+    pub fn give_up_aside(&mut self) {
+        self.aside = Owing::default();
+    }
+
     /// Read again from `from`: what was paid above it may have been lost.
     pub fn rewind(&mut self, from: Lsn) {
         self.next = from.min(self.paid());

@@ -239,7 +239,8 @@ impl World {
         let (before, keys) = (owed.tables.len(), owed.keys.remove(&locked));
         owed.tables.retain(|table| *table != locked);
         let is_owed = keys.is_some() || owed.tables.len() < before;
-        let waiting = Waiting { name: format!("{locked:?}"), why: "locked".into(), owed: vec![locked] };
+        let waiting =
+            Waiting { name: format!("{locked:?}"), why: "locked".into(), owed: vec![locked], along: Vec::new() };
         (owed, is_owed.then_some(waiting).into_iter().collect())
     }
 

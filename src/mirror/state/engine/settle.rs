@@ -34,6 +34,7 @@ impl<C: Copier> Engine<C> {
         self.forget_made(now).await?;
         self.book.note(None, paid.tables.iter().copied());
         self.keep(cut, snapshot, paid.payments, now);
+        self.make_room(paid).await?;
         if exact {
             self.owe_provisional();
         }
@@ -147,6 +148,26 @@ impl<C: Copier> Engine<C> {
         self.retention.flushed(snapshot.flushed);
         let floor = self.retention.release(self.config.retention, now);
         self.book.note(floor, self.ledger.take_tables());
+    }
+
+    /// What waits for a lock must not keep the journal until it is full, and every table that is written to dirty: its tables are,
+    /// and with them those that only it could name.
+    async fn make_room(&mut self, paid: &Paid) -> Result<(), Error> {
+        if !self.ledger.held_by_aside().is_some_and(|from| self.journal.is_filled_from(from)) {
+            return Ok(());
+        }
+        let mut tables = self.ledger.aside_tables();
+        tables.extend(paid.waiting.iter().flat_map(|waiting| waiting.owed.iter().chain(&waiting.along)));
+        tables.remove(&TableId::NONE);
+        let here = self.journal.appended();
+        tables.iter().for_each(|table| self.dirty.note(*table, Reason::Journal, here));
+        for waiting in &paid.waiting {
+            let then = "the journal must not fill: it is dirty, with the tables whose rows go along with its";
+            warn!(table = waiting.name, why = waiting.why, "waits for too long: {then}");
+        }
+        self.dirty.saved().await?;
+        self.ledger.give_up_aside();
+        Ok(())
     }
 
     /// What inexact payments parked is tried once more, now that nothing unpaid can be in its way. What a full journal does

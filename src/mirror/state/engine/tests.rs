@@ -53,6 +53,8 @@ struct Pays {
 }
 
 const TABLE: TableId = TableId(1);
+/// Its rows go along with the table's.
+const ALONG: TableId = TableId(3);
 /// It gives the table another name.
 const RENAME: &[u8] = b"ALTER TABLE t RENAME TO u";
 const RENAMED: TableId = TableId(9);
@@ -101,7 +103,7 @@ impl Copier for Pays {
         let is_owed = owed.keys.contains_key(&TABLE) || owed.tables.contains(&TABLE);
         if is_owed && self.held.load(Ordering::Relaxed) {
             let (name, why) = ("t".to_owned(), "waits for a lock".to_owned());
-            paid.waiting.push(Waiting { name, why, owed: vec![TABLE] });
+            paid.waiting.push(Waiting { name, why, owed: vec![TABLE], along: vec![ALONG] });
         } else if owed.tables.contains(&TABLE) {
             seen.whole = Some(owed.lost.contains(&TABLE));
         }
@@ -350,6 +352,49 @@ async fn what_a_locked_table_owes_is_bounded_and_others_are_paid_promise_12() {
     sleep(Duration::from_secs(10)).await;
     assert_eq!(seen.lock().expect("no panic").whole, Some(true), "rows of it may have been deleted");
     assert_eq!(handle.status().lag_records, 0);
+    stop.cancel();
+    running.await.expect("ends");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_lock_does_not_fill_the_journal_promise_6() {
+    let options = journal::Options {
+        size_limit_bytes: 4 * (16_384 + 4_096),
+        segment_bytes: 16_384,
+        record_limit_bytes: 2_000,
+        ring_bytes: 8_192,
+        ..journal::Options::default()
+    };
+    let (journal, _) = Journal::open_on(MemoryDisk::default().storage(), options).expect("opens");
+    journal.sync_now();
+    let copier = Pays::default();
+    let (locked, seen) = (copier.held.clone(), copier.seen.clone());
+    locked.store(true, Ordering::Relaxed);
+    let config = Config { retention: Duration::ZERO, self_repair: true, ..Config::default() };
+    let (engine, handle) = Engine::new(config, journal.clone(), copier, Paths::in_memory()).expect("files load");
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(engine.run(stop.clone()));
+    let mut record = RecordBuf::default();
+    record.key(TABLE, b"k", true);
+    let first = owe(&journal, &mut record).expect("there is room");
+    let size = journal.status().limit_bytes;
+    let (mut had_room, mut marked) = (true, BTreeSet::new());
+    while journal.appended().0 < 3 * size {
+        had_room &= owe(&journal, &mut written()).is_ok();
+        sleep(Duration::from_millis(20)).await;
+        journal.sync_now();
+        marked.extend(handle.dirty().list().into_iter().map(|it| (it.table, it.reasons[0].0)));
+        if journal.appended().0 < size / 4 {
+            assert!(marked.is_empty() && journal.trimmed() <= first, "it may be over in time");
+        }
+    }
+    assert!(had_room, "others go on");
+    assert!(journal.trimmed().0 > 2 * size);
+    assert_eq!(marked, [(TABLE, Reason::Journal), (ALONG, Reason::Journal)].into());
+    locked.store(false, Ordering::Relaxed);
+    sleep(Duration::from_secs(60)).await;
+    assert!(handle.dirty().is_empty(), "{:?}", handle.dirty().list());
+    assert!(seen.lock().expect("no panic").whole.is_some(), "it is copied");
     stop.cancel();
     running.await.expect("ends");
 }

@@ -88,8 +88,7 @@ pub(super) fn apart(link: &mut Link, debts: &mut Debts<'_>) -> HashSet<TableId> 
         });
         return apart;
     }
-    let is_flagged = |debt: &Debt<'_>| debt.lost || debt.flagged().next().is_some();
-    let mut flagged: HashSet<TableId> = debts.iter().filter(|(_, debt)| is_flagged(debt)).map(|(id, _)| *id).collect();
+    let mut flagged: HashSet<TableId> = debts.iter().filter(|(_, debt)| debt.lost_rows()).map(|(id, _)| *id).collect();
     grow(&mut flagged, &references, |r, flagged| flagged.contains(&r.parent).then_some(r.child));
     grow(&mut apart, &references, |r, apart| {
         (apart.contains(&r.child) && flagged.contains(&r.parent)).then_some(r.parent)
@@ -122,7 +121,7 @@ fn grow(
 /// Close what is owed over foreign keys.
 pub(super) async fn close(link: &mut Link, debts: &mut Debts<'_>) -> Result<(), Trouble> {
     let acting = !link.replica;
-    if !acting && debts.values().all(|debt| !debt.lost && debt.flagged().next().is_none()) {
+    if !acting && !debts.values().any(Debt::lost_rows) {
         return Ok(());
     }
     let references = references(&mut link.schema, acting);

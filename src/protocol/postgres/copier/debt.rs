@@ -86,6 +86,11 @@ impl<'a> Debt<'a> {
         self.all().filter(|(_, flagged)| *flagged).map(|(key, _)| key)
     }
 
+    /// Rows of it may have been deleted or re-keyed.
+    pub(super) fn lost_rows(&self) -> bool {
+        self.lost || self.flagged().next().is_some()
+    }
+
     /// Flag every key; those to which that is news.
     pub(super) fn flag_all(&mut self) -> Vec<Key> {
         let unflagged = |(key, _): &(&[u8], bool)| self.flag(key) == Some(false);

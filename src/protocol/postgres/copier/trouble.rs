@@ -80,7 +80,7 @@ impl Trouble {
             Trouble::Behind(table, change) => {
                 let name = if table == TableId::NONE { change.clone() } else { schema.name(table) };
                 let why = format!("{change} waits for a lock on the secondary, and all other tables wait for it");
-                (copier::Error::Waits(Waiting { name, why, owed: Vec::new() }), true)
+                (copier::Error::Waits(Waiting { name, why, owed: Vec::new(), along: Vec::new() }), true)
             }
             Trouble::Primary(error) => (on_primary(error), false),
             Trouble::Secondary(error) => (on_secondary(error), false),

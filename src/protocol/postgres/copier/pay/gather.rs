@@ -98,16 +98,23 @@ impl<'p> Payment<'p> {
                 bereft.insert(table);
             }
         }
-        bereft.extend(self.link.schema.primary.taken_along(unseen));
-        for table in bereft {
-            let table = match self.link.schema.home(table) {
-                Home::Pair(pair, _) => pair.id,
-                Home::Refused(..) => table,
-                Home::Nowhere => continue,
-            };
-            if !self.paid.bereft.contains(&table) {
-                self.paid.bereft.push(table);
-            }
+        let bereft = bereft.into_iter().filter_map(|table| self.place_of(table)).collect::<BTreeSet<_>>();
+        let along = self.taken_along(unseen);
+        self.paid.bereft.extend(&bereft | &along);
+    }
+
+    /// Tables of ours of which rows may have gone along with rows of these.
+    fn taken_along(&mut self, with: impl IntoIterator<Item = TableId>) -> BTreeSet<TableId> {
+        let along: Vec<TableId> = self.link.schema.primary.taken_along(with).collect();
+        along.into_iter().filter_map(|table| self.place_of(table)).collect()
+    }
+
+    /// Where it is paid; `None`: it is none of ours.
+    fn place_of(&mut self, table: TableId) -> Option<TableId> {
+        match self.link.schema.home(table) {
+            Home::Pair(pair, _) => Some(pair.id),
+            Home::Refused(..) => Some(table),
+            Home::Nowhere => None,
         }
     }
 
@@ -133,12 +140,19 @@ impl<'p> Payment<'p> {
                 if !apart.contains(&pair.id) || self.is_refused(pair.id) {
                     continue;
                 }
-                let fresh =
-                    || Waiting { name: pair.primary.sql(), why: self.link.locks.why(pair.id), owed: Vec::new() };
+                let fresh = || {
+                    let why = self.link.locks.why(pair.id);
+                    Waiting { name: pair.primary.sql(), why, owed: Vec::new(), along: Vec::new() }
+                };
                 let names = &mut waiting.entry(pair.id).or_insert_with(fresh).owed;
                 if !names.contains(&owed) {
                     names.push(owed);
                 }
+            }
+        }
+        for (id, waiting) in &mut waiting {
+            if self.debts.get(id).is_some_and(Debt::lost_rows) {
+                waiting.along = self.taken_along([*id]).into_iter().collect();
             }
         }
         self.debts.retain(|id, _| !apart.contains(id));
