@@ -1,5 +1,6 @@
 //! Payments between two real servers: an old origin, a new target.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -1214,6 +1215,8 @@ async fn what_points_at_a_deleted_row_is_found_when_its_table_is_no_longer_locke
         let paid = world.pay(&all).await;
         let waiting: Vec<_> = paid.waiting.iter().flat_map(|one| &one.owed).copied().collect();
         assert!(waiting.contains(&table("p")), "{role}: {:?}", paid.waiting);
+        let along: HashSet<TableId> = paid.waiting.iter().flat_map(|one| &one.along).copied().collect();
+        assert_eq!(along, ["c", "d", "g", "h"].map(table).into(), "{role}: they are dirty if it is given up");
         world.assert_same("o").await;
         // What was paid is owed no longer.
         let keys = all.keys.into_iter().filter(|(id, _)| waiting.contains(id)).collect();
@@ -1649,7 +1652,13 @@ async fn where_the_journal_was_is_kept_with_the_payment_and_an_older_store_learn
         };
         assert_eq!((standing.payments, standing.place), (number, place));
         place = Some(Place { journal: u64::MAX - 1, life: 7, reached: Lsn(1 << 40) });
-        world.pay(&Owed { place, ..owed("t", [1]) }).await;
+        // The second one owes nothing, and says whose it is all the same.
+        let owed = if number == 0 { owed("t", [1]) } else { Owed { claims: true, ..Owed::default() } };
+        world.pay(&Owed { place, ..owed }).await;
+        assert_eq!(
+            rows(&world.target.url("postgres"), "SELECT n FROM tandem.payment").await,
+            [(number + 1).to_string()]
+        );
     }
     // Who does not own the store pays all the same.
     world.target("ALTER TABLE tandem.payment DROP journal, DROP journal_life, DROP journal_end").await;
