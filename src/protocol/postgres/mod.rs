@@ -12,6 +12,7 @@ pub mod client;
 pub mod copier;
 pub mod copy_stream;
 pub mod evident;
+mod grammar;
 pub mod key;
 pub mod lexer;
 pub mod logins;

@@ -21,28 +21,22 @@ mod write;
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use pg_query::NodeEnum;
-use pg_query::protobuf::{self, CommonTableExpr, RawStmt, SelectStmt, WithClause};
+use pg_query::protobuf::{CommonTableExpr, RawStmt, SelectStmt, WithClause};
 
 use super::catalog::Catalog;
-use super::lexer::{Kind, Reading, Tokens};
+use super::grammar;
+use super::lexer::{Kind, Reading, Token, Tokens};
 use super::plan::{Action, Counted, Evident, Made, Meant, Script, Statement, Traces};
 
 pub(super) use read::{has_many_looks, is_choosing, is_gathering, is_picking, is_strict, is_unsteady, words};
 
 use reach::Reach;
 
-/// More words and operators than this may nest deeper than a worker's stack: parsed on a stack of their own.
-const INLINE_TOKENS: usize = 1000;
-
 /// More than this is not parsed at all: counted.
 const TOKENS_MAX: usize = 2_000_000;
-
-/// Stack that the grammar's own tree takes for one nested operator, generously.
-const STACK_PER_TOKEN: usize = 1024;
 
 /// What to do with a text. Never fails: what is not understood is [`Action::Opaque`].
 pub fn analyze(text: &[u8], tokens: &Tokens, catalog: &Catalog) -> Script {
@@ -52,22 +46,24 @@ pub fn analyze(text: &[u8], tokens: &Tokens, catalog: &Catalog) -> Script {
 /// The same, behind what the session's transaction has made. In one text, too, what is behind a schema change may run
 /// what that made.
 pub fn analyze_behind(text: &[u8], tokens: &Tokens, catalog: &Catalog, made: &Made) -> Script {
-    let mut exact = tokens.reading() != Reading::Plain;
-    let parsed = parse(text, tokens);
-    let whole = parsed.is_err();
-    let statements = match parsed {
-        Ok(parsed) => {
+    let analyzed = readable(text, tokens).and_then(|readable| {
+        let nests = |token: &&Token| match token.kind {
+            Kind::Ident => true,
+            Kind::Op => !matches!(token.text(text), b"," | b"." | b";" | b")" | b"]"),
+            _ => false,
+        };
+        let analyzed = grammar::with_stack(tokens.list().iter().filter(nests).count(), || {
+            let tree = grammar::parse(&readable).ok_or("a text that does not parse")?;
             let mut scope =
                 Scope { catalog, tokens, text, exact: false, span: 0..0, uses: OnceCell::new(), made: made.clone() };
-            let list = parsed.stmts.iter().filter_map(|raw| scope.statement(raw)).collect();
-            exact |= scope.exact;
-            list
-        }
-        Err(why) => {
-            exact = true;
-            vec![opaque(tokens, why)]
-        }
-    };
+            let statements = tree.stmts.iter().filter_map(|raw| scope.statement(raw)).collect();
+            Ok((statements, scope.exact))
+        });
+        analyzed.unwrap_or(Err("a text too large to parse"))
+    });
+    let whole = analyzed.is_err();
+    let (statements, by_literals) = analyzed.unwrap_or_else(|why| (vec![opaque(tokens, why)], true));
+    let exact = by_literals || tokens.reading() != Reading::Plain;
     Script { statements, epoch: catalog.epoch, exact, whole, behind: made.any() }
 }
 
@@ -76,25 +72,12 @@ fn opaque(tokens: &Tokens, why: &str) -> Statement {
     Statement { tokens: 0..tokens.list().len(), params: 0, read: None, of_block: false, traces: Traces::ANY, action }
 }
 
-fn parse(text: &[u8], tokens: &Tokens) -> Result<protobuf::ParseResult, &'static str> {
-    if tokens.reading() == Reading::Unreadable || tokens.list().len() > TOKENS_MAX {
-        return Err("a text that the proxy cannot read");
-    }
-    let readable = readable(text, tokens)?;
-    let nesting = tokens.list().iter().filter(|token| matches!(token.kind, Kind::Ident | Kind::Op)).count();
-    if nesting <= INLINE_TOKENS {
-        return grammar(&readable);
-    }
-    let stack = (8 << 20) + nesting * STACK_PER_TOKEN;
-    std::thread::scope(|scope| {
-        let worker = std::thread::Builder::new().stack_size(stack).spawn_scoped(scope, || grammar(&readable));
-        worker.ok().and_then(|worker| worker.join().ok()).unwrap_or(Err("a text too large to parse"))
-    })
-}
-
 /// The text as UTF-8 with every token in its place: in other encodings the contents of literals and comments are
 /// blotted out, and names that are not ASCII cannot be read.
 fn readable<'a>(text: &'a [u8], tokens: &Tokens) -> Result<std::borrow::Cow<'a, str>, &'static str> {
+    if tokens.reading() == Reading::Unreadable || tokens.list().len() > TOKENS_MAX {
+        return Err("a text that the proxy cannot read");
+    }
     if tokens.is_ascii() {
         return std::str::from_utf8(text).map(Into::into).map_err(|_| "a text that the proxy cannot read");
     }
@@ -109,21 +92,14 @@ fn readable<'a>(text: &'a [u8], tokens: &Tokens) -> Result<std::borrow::Cow<'a, 
     Ok(blotted.into())
 }
 
-/// PostgreSQL's grammar. Its wrapper asserts some tree shapes while collecting names that nobody here uses.
-fn grammar(text: &str) -> Result<protobuf::ParseResult, &'static str> {
-    match catch_unwind(AssertUnwindSafe(|| pg_query::parse(text, 0))) {
-        Ok(Ok(result)) => Ok(result.protobuf),
-        Ok(Err(_)) | Err(_) => Err("a text that does not parse"),
-    }
-}
-
 /// The name in a PREPARE TRANSACTION, whatever kind of literal it is.
 pub fn transaction_name(statement: &[u8]) -> Option<String> {
-    let parsed = grammar(std::str::from_utf8(statement).ok()?).ok()?;
-    match parsed.stmts.first()?.stmt.as_ref()?.node.as_ref()? {
-        NodeEnum::TransactionStmt(transaction) => Some(transaction.gid.clone()),
-        _ => None,
-    }
+    grammar::look(std::str::from_utf8(statement).ok()?, |tree| {
+        match tree.stmts.first()?.stmt.as_ref()?.node.as_ref()? {
+            NodeEnum::TransactionStmt(transaction) => Some(transaction.gid.clone()),
+            _ => None,
+        }
+    })
 }
 
 /// What an analysis looks at: one text, one catalog, and the statement at hand.

@@ -220,12 +220,30 @@ fn depth_does_not_end_the_process() {
         ("-", "1", "", 9_000),
         ("(select ", "1", ")", 5_000),
         ("case when true then ", "1", " end", 5_000),
-        ("'a'||", "'b'", "", 900),
+        ("'a'||", "'b'", "", 4_000),
     ] {
         let text = format!("select {}{middle}{}", open.repeat(count), close.repeat(count));
         let plan = plan_on(&catalog, &text);
         assert!(plan.starts_with("pass") || plan.starts_with("opaque"), "{open}: {plan}");
     }
+}
+
+#[test]
+fn a_statement_is_understood_however_deep_its_tree_is() {
+    let catalog = catalog();
+    let joins: String = (1..100).map(|at| format!(" join acc a{at} on a{at}.id = a.id")).collect();
+    for text in [
+        format!("select {}1 from acc", "bal+".repeat(60)),
+        format!("select {}1 from acc", "bal+".repeat(400)),
+        ["select id from acc"; 200].join(" union all "),
+        format!("select {}1{}", "(select ".repeat(100), ")".repeat(100)),
+        format!("select 1 from acc a{joins}"),
+    ] {
+        assert_eq!(plan_on(&catalog, &text), "pass", "{} bytes: {}", text.len(), &text[..40]);
+    }
+    let update = format!("update acc set note = {}'x' where id = 1", "note||".repeat(60));
+    assert_eq!(plan_on(&catalog, &update), plan_on(&catalog, "update acc set note = note||'x' where id = 1"));
+    assert!(plan_on(&catalog, &update).starts_with("evident acc(1)"), "{}", plan_on(&catalog, &update));
 }
 
 fn change(catalog: &mut Catalog, oid: u32, change: impl FnOnce(&mut Relation)) {

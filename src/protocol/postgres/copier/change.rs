@@ -6,11 +6,12 @@
 use std::collections::HashSet;
 
 use pg_query::NodeEnum;
-use pg_query::protobuf::{Node, ObjectType, RangeVar};
+use pg_query::protobuf::{Node, ObjectType, ParseResult, RangeVar};
 
 use crate::mirror::state::copier::{Error, Refused};
 use crate::protocol::postgres::catalog::quote;
 use crate::protocol::postgres::client::{self, Client, Format, Param};
+use crate::protocol::postgres::grammar;
 use crate::protocol::postgres::schema_change::{self, Manner};
 use crate::protocol::postgres::session::first_schema;
 use crate::record::TableId;
@@ -76,8 +77,11 @@ impl Kind {
 
 impl Made {
     fn of(path: &str, sql: &str) -> Option<Made> {
-        let parsed = pg_query::parse(sql, 0).ok()?;
-        let [statement] = &parsed.protobuf.stmts[..] else { return None };
+        grammar::look(sql, |tree| Made::of_tree(path, tree))
+    }
+
+    fn of_tree(path: &str, tree: &ParseResult) -> Option<Made> {
+        let [statement] = &tree.stmts[..] else { return None };
         let in_path = |schema: &str| if schema.is_empty() { first_schema(path) } else { schema.to_owned() };
         let named = |kind, name: &RangeVar, replaces| {
             Some(Made { kind, schema: in_path(&name.schemaname), name: name.relname.clone(), replaces })
@@ -160,23 +164,26 @@ pub(super) fn makes(sql: &str) -> bool {
 
 /// It changes something of a table that must be there, and drops nothing: that this is gone is no sign that it was done before.
 pub(super) fn only_alters(sql: &str) -> bool {
-    let Ok(parsed) = pg_query::parse(sql, 0) else { return false };
-    let [statement] = &parsed.protobuf.stmts[..] else { return false };
-    let node = statement.stmt.as_ref().and_then(|node| node.node.as_ref());
-    let Some(NodeEnum::AlterTableStmt(alter)) = node else { return false };
     let drops = |node: &Node| {
         let Some(NodeEnum::AlterTableCmd(command)) = &node.node else { return true };
         command.subtype().as_str_name().starts_with("AT_Drop")
             || command.subtype().as_str_name().starts_with("AT_Detach")
     };
-    !alter.cmds.iter().any(drops)
+    let alters = grammar::look(sql, |tree| {
+        let [statement] = &tree.stmts[..] else { return None };
+        let NodeEnum::AlterTableStmt(alter) = statement.stmt.as_ref()?.node.as_ref()? else { return None };
+        Some(!alter.cmds.iter().any(drops))
+    });
+    alters.unwrap_or(false)
 }
 
 /// It may change the key of a table.
 pub(super) fn may_change_keys(sql: &str) -> bool {
-    let Ok(parsed) = pg_query::parse(sql, 0) else { return true };
-    let node = parsed.protobuf.stmts.first().and_then(|one| one.stmt.as_ref()?.node.as_ref());
-    matches!(node, Some(NodeEnum::AlterTableStmt(_)))
+    let may = grammar::look(sql, |tree| {
+        let node = tree.stmts.first().and_then(|one| one.stmt.as_ref()?.node.as_ref());
+        Some(matches!(node, Some(NodeEnum::AlterTableStmt(_))))
+    });
+    may.unwrap_or(true)
 }
 
 /// A value of an enum that is added, or gets another name.
@@ -190,12 +197,13 @@ pub(super) struct Labeled {
 
 impl Labeled {
     pub(super) fn of(sql: &str) -> Option<Labeled> {
-        let parsed = pg_query::parse(sql, 0).ok()?;
-        let [statement] = &parsed.protobuf.stmts[..] else { return None };
-        let NodeEnum::AlterEnumStmt(alter) = statement.stmt.as_ref()?.node.as_ref()? else { return None };
-        let name = alter.type_name.iter().filter_map(string).map(quote).collect::<Vec<_>>().join(".");
-        let was = Some(alter.old_val.clone()).filter(|was| !was.is_empty());
-        Some(Labeled { name, was, is: alter.new_val.clone() })
+        grammar::look(sql, |tree| {
+            let [statement] = &tree.stmts[..] else { return None };
+            let NodeEnum::AlterEnumStmt(alter) = statement.stmt.as_ref()?.node.as_ref()? else { return None };
+            let name = alter.type_name.iter().filter_map(string).map(quote).collect::<Vec<_>>().join(".");
+            let was = Some(alter.old_val.clone()).filter(|was| !was.is_empty());
+            Some(Labeled { name, was, is: alter.new_val.clone() })
+        })
     }
 
     /// The values that the enum has; the change's names must mean what they meant to its session.

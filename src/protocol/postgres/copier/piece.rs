@@ -12,10 +12,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pg_query::NodeEnum;
-use pg_query::protobuf::{AlterTableStmt, AlterTableType, Node, ObjectType};
+use pg_query::protobuf::{AlterTableStmt, AlterTableType, Node, ObjectType, RawStmt};
 
 use crate::protocol::postgres::catalog::{Catalog, Relation, quote};
 use crate::protocol::postgres::client::{self, Client, DataRow, Format, Param};
+use crate::protocol::postgres::grammar;
 use crate::protocol::postgres::key::oid;
 use crate::record::TableId;
 
@@ -169,16 +170,15 @@ fn array(oids: impl Iterator<Item = u32>) -> String {
 
 /// A schema change may take a partition from its table; if it succeeds, was that partition there for sure?
 pub(super) fn takes_away(sql: &str) -> Option<bool> {
-    let parsed = pg_query::parse(sql, 0).ok()?;
-    let mut statements = parsed.protobuf.stmts.iter();
-    statements.find_map(|statement| match statement.stmt.as_ref()?.node.as_ref()? {
+    let of = |statement: &RawStmt| match statement.stmt.as_ref()?.node.as_ref()? {
         NodeEnum::DropStmt(drop) => {
             let tables = [ObjectType::ObjectTable, ObjectType::ObjectSchema].contains(&drop.remove_type());
             tables.then_some(!drop.missing_ok)
         }
         NodeEnum::AlterTableStmt(alter) => detaches(alter).then_some(!alter.missing_ok),
         _ => None,
-    })
+    };
+    grammar::look(sql, |tree| tree.stmts.iter().find_map(of))
 }
 
 fn detaches(alter: &AlterTableStmt) -> bool {
@@ -188,11 +188,11 @@ fn detaches(alter: &AlterTableStmt) -> bool {
 
 /// It ends a DETACH CONCURRENTLY that was cut off.
 pub(super) fn finalizes(sql: &str) -> bool {
-    let Ok(parsed) = pg_query::parse(sql, 0) else { return false };
-    parsed.protobuf.stmts.iter().any(|statement| {
+    let is = |statement: &RawStmt| {
         let node = statement.stmt.as_ref().and_then(|node| node.node.as_ref());
         matches!(node, Some(NodeEnum::AlterTableStmt(alter)) if alters(alter, AlterTableType::AtDetachPartitionFinalize))
-    })
+    };
+    grammar::look(sql, |tree| Some(tree.stmts.iter().any(is))).unwrap_or(false)
 }
 
 fn alters(alter: &AlterTableStmt, kind: AlterTableType) -> bool {

@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pg_query::NodeEnum;
-use pg_query::protobuf::{ObjectType, RangeVar};
+use pg_query::protobuf::{ObjectType, ParseResult, RangeVar};
 use tokio::time::Instant;
 
 use crate::mirror::state::copier::{Renamed, names};
+use crate::protocol::postgres::grammar;
 use crate::protocol::postgres::schema_change;
 use crate::protocol::postgres::session::schemas;
 use crate::record::TableId;
@@ -127,10 +128,13 @@ enum Change {
 impl Change {
     fn of(body: &[u8]) -> Option<Change> {
         let (manner, sql) = schema_change::decode(body)?;
-        let parsed = pg_query::parse(sql, 0).ok()?;
-        let [statement] = &parsed.protobuf.stmts[..] else { return None };
+        grammar::look(sql, |tree| Change::of_tree(manner.path, tree))
+    }
+
+    fn of_tree(path: &str, tree: &ParseResult) -> Option<Change> {
+        let [statement] = &tree.stmts[..] else { return None };
         let within = |table: &RangeVar| match &*table.schemaname {
-            "" => schemas(manner.path),
+            "" => schemas(path),
             schema => vec![schema.to_owned()],
         };
         match statement.stmt.as_ref()?.node.as_ref()? {

@@ -7,6 +7,7 @@
 use serde_json::Value;
 
 use crate::protocol::postgres::catalog::Catalog;
+use crate::protocol::postgres::grammar;
 use crate::record::TableId;
 
 use super::Scope;
@@ -19,11 +20,12 @@ impl Scope {
             return None;
         }
         let labelled = primary.relation(table).map(|relation| relation.shown());
-        let mut named = Vec::new();
-        if let Some(tree) = pg_query::parse(sql, 0).ok().and_then(|parsed| serde_json::to_value(parsed.protobuf).ok()) {
-            collect(&tree, &mut named);
-        }
-        let named = named.into_iter().map(|(schema, name)| match schema {
+        let named = grammar::look(sql, |tree| {
+            let mut named = Vec::new();
+            collect(&serde_json::to_value(tree).ok()?, &mut named);
+            Some(named)
+        });
+        let named = named.into_iter().flatten().map(|(schema, name)| match schema {
             Some(schema) => format!("{schema}.{name}"),
             None => resolved(primary, path, &name),
         });

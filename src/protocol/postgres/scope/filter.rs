@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use pg_query::NodeEnum;
-use pg_query::protobuf::{ParseResult, SelectStmt};
+use pg_query::protobuf::SelectStmt;
 use serde_json::Value;
 
 use crate::protocol::postgres::catalog::{Catalog, Relation, quote};
 use crate::protocol::postgres::client::{Client, Error};
+use crate::protocol::postgres::grammar;
 use crate::record::Side;
 
 use super::{Rows, Scope, roots};
@@ -18,14 +19,16 @@ use super::{Rows, Scope, roots};
 /// It is no single expression over columns of its own row.
 pub fn columns(filter: &str) -> Result<Vec<String>, String> {
     // Alone it must be an expression as well, or it could end the parentheses that it is put into.
-    let alone = select(&format!("SELECT {filter}"));
-    if !alone.is_some_and(|select| is_bare(&select) && select.target_list.len() == 1) {
+    if !is_single(&format!("SELECT {filter}")) {
         return Err("its filter is no expression of SQL".to_owned());
     }
-    let parsed = parse(&format!("SELECT FROM t WHERE ({filter})")).ok_or("its filter is no expression of SQL")?;
-    let tree = serde_json::to_value(&parsed).map_err(|_| "its filter cannot be looked into")?;
-    let mut names = BTreeSet::new();
-    collect(&tree, &mut names)?;
+    // Texts come from the configuration; what the grammar makes of them is its own affair.
+    let names = grammar::look(&format!("SELECT FROM t WHERE ({filter})"), |tree| {
+        let mut names = BTreeSet::new();
+        let looked = serde_json::to_value(tree).map_err(|_| "its filter cannot be looked into".to_owned());
+        Some(looked.and_then(|tree| collect(&tree, &mut names)).map(|()| names))
+    });
+    let names = names.ok_or("its filter is no expression of SQL")??;
     match names.is_empty() {
         true => Err("its filter names no column: use mirror.exclude to leave a table out".to_owned()),
         false => Ok(names.into_iter().collect()),
@@ -57,18 +60,14 @@ fn of_row(column: &Value) -> Result<String, String> {
     name.map(str::to_owned).ok_or_else(|| "its filter has a `*`".to_owned())
 }
 
-/// Texts come from the configuration; what the grammar makes of them is its own affair.
-fn parse(text: &str) -> Option<ParseResult> {
-    pg_query::parse(text, 0).ok().map(|parsed| parsed.protobuf)
-}
-
-fn select(text: &str) -> Option<SelectStmt> {
-    let parsed = parse(text)?;
-    let [statement] = &parsed.stmts[..] else { return None };
-    match statement.stmt.as_ref()?.node.as_ref()? {
-        NodeEnum::SelectStmt(select) => Some((**select).clone()),
-        _ => None,
-    }
+/// It selects one thing, and does nothing else.
+fn is_single(text: &str) -> bool {
+    let is_single = grammar::look(text, |tree| {
+        let [statement] = &tree.stmts[..] else { return None };
+        let NodeEnum::SelectStmt(select) = statement.stmt.as_ref()?.node.as_ref()? else { return None };
+        Some(is_bare(select) && select.target_list.len() == 1)
+    });
+    is_single.unwrap_or(false)
 }
 
 /// Nothing but what it selects.

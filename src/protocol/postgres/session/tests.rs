@@ -2293,6 +2293,16 @@ fn a_query_in_pieces_is_cut_into_tokens_once_however_many_statements_it_has() {
 }
 
 #[test]
+fn a_read_with_a_deep_tree_makes_nothing_dirty() {
+    let mut peers = Peers::over(rig::changed(|shared| shared.policy.statement_bytes_max = 1 << 20));
+    for text in [format!("select {}1 from acc", "bal+".repeat(60)), ["select id from acc"; 200].join(" union all ")] {
+        assert_eq!(peers.query(&text), "Q");
+        peers.server("CSELECT_1 ZI");
+    }
+    assert!(peers.journaled().is_empty(), "{:?}", peers.journaled());
+}
+
+#[test]
 fn a_query_in_pieces_lets_others_have_their_turn() {
     let mut peers = Peers::over(rig::changed(|shared| shared.policy.statement_bytes_max = 1 << 20));
     let sent = peers.query(&"update acc set bal = 1 where bal = 2; ".repeat(1000));
