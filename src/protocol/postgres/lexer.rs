@@ -216,6 +216,13 @@ fn fold(value: u64) -> u64 {
     (wide as u64) ^ ((wide >> 64) as u64)
 }
 
+/// An identifier of this length is cut by the server, an operator refused: NAMEDATALEN.
+const NAME_MAX: usize = 64;
+
+/// A run of operator characters of this length is not read. PostgreSQL's scanner, which is here as well, goes through the whole
+/// run for each operator that it takes off its front.
+const RUN_MAX: usize = 1024;
+
 const IDENT_START: u8 = 1;
 const IDENT_REST: u8 = 2;
 const SPACE: u8 = 4;
@@ -301,7 +308,7 @@ impl Lexer<'_> {
             } else if byte == b'$' {
                 self.dollar(start)?;
             } else if is(byte, OPERATOR) {
-                self.operator(start);
+                self.operator(start)?;
             } else if is(byte, SELF) {
                 self.punctuation(start, byte);
             } else {
@@ -384,7 +391,7 @@ impl Lexer<'_> {
         self.at = start + len;
         self.push(Kind::Ident, start);
         let word = &self.text[start..self.at];
-        if len >= 64 || (self.dialect.encoding != Encoding::Utf8 && !word.is_ascii()) {
+        if len >= NAME_MAX || (self.dialect.encoding != Encoding::Utf8 && !word.is_ascii()) {
             self.odd(); // Truncated or folded by rules of the server's encoding.
         }
         let from = self.out.shape.len();
@@ -515,23 +522,26 @@ impl Lexer<'_> {
         }
     }
 
-    fn operator(&mut self, start: usize) {
+    fn operator(&mut self, start: usize) -> Option<()> {
         let rest = &self.text[start..];
-        let mut len = rest.iter().position(|&byte| !is(byte, OPERATOR)).unwrap_or(rest.len());
+        let run = rest.iter().take(RUN_MAX).position(|&byte| !is(byte, OPERATOR));
+        let run = run.or((rest.len() < RUN_MAX).then_some(rest.len()))?;
         // A comment inside ends it.
-        if let Some(comment) = rest[..len].windows(2).position(|pair| pair == b"/*" || pair == b"--") {
-            len = comment;
+        let mut len = rest[..run].windows(2).position(|pair| pair == b"/*" || pair == b"--").unwrap_or(run);
+        // SQL's own operators end before trailing signs, so that `a=-1` means what it says.
+        let is_sign = |at: usize| matches!(rest[at], b'+' | b'-');
+        if len > 1 && is_sign(len - 1) && !rest[..len - 1].iter().any(|byte| b"~!@#^&|`?%".contains(byte)) {
+            while len > 1 && is_sign(len - 1) {
+                len -= 1;
+            }
         }
-        // SQL's own operators end before a trailing sign, so that `a=-1` means what it says.
-        while len > 1
-            && matches!(rest[len - 1], b'+' | b'-')
-            && !rest[..len - 1].iter().any(|byte| b"~!@#^&|`?%".contains(byte))
-        {
-            len -= 1;
+        if len >= NAME_MAX {
+            return None; // An error.
         }
         self.at = start + len.max(1);
         self.push(Kind::Op, start);
         self.out.shape.extend_from_slice(&self.text[start..self.at]);
+        Some(())
     }
 
     fn punctuation(&mut self, start: usize, byte: u8) {

@@ -53,6 +53,15 @@ fn what_cannot_be_read_says_so() {
 }
 
 #[test]
+fn an_operator_as_long_as_nobody_has_is_not_read() {
+    assert_eq!(cut(&"@".repeat(63)).len(), 1);
+    for (piece, times) in [("@", 64), ("+", 100_000), ("=/**/", 100_000), ("@-", 100_000), ("+ ", 100_000)] {
+        let is_read = piece == "+ ";
+        assert_eq!(lex(&piece.repeat(times)).reading() != Reading::Unreadable, is_read, "{piece} {times} times");
+    }
+}
+
+#[test]
 fn a_backslash_without_standard_strings_is_not_read() {
     let mut tokens = Tokens::default();
     let old = Dialect { standard_strings: false, ..Dialect::default() };
