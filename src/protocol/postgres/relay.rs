@@ -492,7 +492,8 @@ where
             return Ok(self.linger(cx));
         }
         let waits = !self.session.wants_client();
-        if self.client_gone || !self.to_server.is_empty() || waits && !self.reads_ahead() {
+        let has_room = if waits { self.reads_ahead() } else { !self.session.is_owed_much() };
+        if self.client_gone || !self.to_server.is_empty() || !has_room {
             return Ok(false);
         }
         let mut read = std::mem::take(&mut scratch.read);

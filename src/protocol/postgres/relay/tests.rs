@@ -13,6 +13,7 @@ use tokio_rustls::{TlsConnector, client, server};
 use super::*;
 use crate::net::tls::{self, SslMode, Tls};
 use crate::protocol::postgres::rig::{self, MESSAGE_BYTES_MAX, shared};
+use crate::protocol::postgres::session::OWED_MAX;
 use crate::protocol::postgres::shared::Shared;
 use crate::protocol::postgres::wire::{HEADER, back};
 use crate::record::Backend;
@@ -208,6 +209,37 @@ async fn a_server_that_does_not_read_holds_the_client_up_and_not_the_memory() {
     wire::message(&mut data, front::COPY_DATA, |b| b.extend_from_slice(b"41\t1\tx\n"));
     let sent = taken(&mut peers.client, &data, 64 << 20).await;
     assert!(sent < 4 * READ_BYTES, "{sent} bytes were taken for a server that reads nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_asks_on_without_an_answer_is_read_no_further_than_what_it_may_be_owed() {
+    let Peers { mut client, server, relay, .. } = Peers::new();
+    let (mut asked, mut answers) = tokio::io::split(server);
+    let seen = Arc::new(AtomicUsize::new(0));
+    let counted = seen.clone();
+    let reading = tokio::spawn(async move {
+        let mut read = [0; PIPE];
+        while let Ok(len @ 1..) = asked.read(&mut read).await {
+            counted.fetch_add(len, Ordering::Relaxed);
+        }
+    });
+    let mut syncs = BytesMut::new();
+    (0..1000).for_each(|_| wire::bare(&mut syncs, front::SYNC));
+    let sent = taken(&mut client, &syncs, HEADER * 1_000_000).await;
+    let owed = seen.load(Ordering::Relaxed) / HEADER;
+    assert!(owed < 2 * OWED_MAX, "{owed} answers are owed");
+    // It is read on when they come.
+    let mut ready = BytesMut::new();
+    wire::message(&mut ready, back::READY_FOR_QUERY, |b| b.extend_from_slice(b"I"));
+    let mut told = vec![0; owed * ready.len()];
+    let all = ready.repeat(owed);
+    let (written, read) = tokio::join!(answers.write_all(&all), client.read_exact(&mut told));
+    written.and(read.map(|_| ())).expect("it relays");
+    syncs.rotate_left(sent % HEADER);
+    let more = taken(&mut client, &syncs, HEADER * 1_000_000).await;
+    assert!(more > sent / 2, "{more} bytes more, behind {sent}");
+    relay.abort();
+    reading.abort();
 }
 
 #[tokio::test(start_paused = true)]

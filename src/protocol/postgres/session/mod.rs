@@ -155,6 +155,10 @@ struct Suspended {
     open: bool,
 }
 
+/// Answers that a session may be owed before it takes more of its client. A server keeps back a fraction of them, so that it
+/// goes on without being told to hurry.
+pub(super) const OWED_MAX: usize = 16 * 1024;
+
 /// One client's session.
 pub struct Session {
     shared: Arc<Shared>,
@@ -370,6 +374,11 @@ impl Session {
     /// May more be taken from the client now?
     pub fn wants_client(&self) -> bool {
         matches!(self.wait, Wait::Nothing) && self.pieces.is_none() && self.learning.is_none()
+    }
+
+    /// Are so many answers on their way that more is to be asked when some of them came?
+    pub fn is_owed_much(&self) -> bool {
+        self.expects.len() >= OWED_MAX
     }
 
     /// Was a message forwarded in part?

@@ -162,7 +162,7 @@ impl Session {
         let mut moved = false;
         for _ in 0..PIECES_AT_ONCE {
             let Some(pieces) = self.pieces.as_ref().filter(|pieces| !pieces.synced) else { return Ok(moved) };
-            if !matches!(self.wait, Wait::Nothing) {
+            if !matches!(self.wait, Wait::Nothing) || self.is_owed_much() {
                 return Ok(moved);
             }
             let next = pieces.next;
