@@ -292,6 +292,11 @@ impl RecordBuf {
         self.items.len()
     }
 
+    /// How much memory it keeps.
+    pub fn held(&self) -> usize {
+        self.items.capacity()
+    }
+
     /// Forget everything, keep the memory.
     pub fn clear(&mut self) {
         self.items.clear();

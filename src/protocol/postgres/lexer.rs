@@ -181,6 +181,11 @@ impl Tokens {
         self.utf8
     }
 
+    /// How much memory it keeps.
+    pub fn held(&self) -> usize {
+        self.list.capacity() * size_of::<Token>() + self.shape.capacity()
+    }
+
     /// Cut a text. What was in here is forgotten.
     pub fn lex(&mut self, text: &[u8], dialect: Dialect) {
         #[cfg(test)]

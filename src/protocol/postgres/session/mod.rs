@@ -159,6 +159,9 @@ struct Suspended {
 /// goes on without being told to hurry.
 pub(super) const OWED_MAX: usize = 16 * 1024;
 
+/// Buffers that a large statement made larger than this are given back when its unit is over.
+const KEEP_BYTES: usize = 64 * 1024;
+
 /// One client's session.
 pub struct Session {
     shared: Arc<Shared>,
@@ -730,7 +733,20 @@ impl Session {
             self.is_captured = false;
             self.statements.transaction_over();
             self.pass = None;
+            self.give_back();
         }
+    }
+
+    /// What a large unit needed an idle session does not keep.
+    fn give_back(&mut self) {
+        if self.tokens.held() > KEEP_BYTES {
+            self.tokens = Tokens::default();
+        }
+        if self.keys.held() > KEEP_BYTES {
+            self.keys = RecordBuf::default();
+        }
+        self.expects.shrink_to(KEEP_BYTES / size_of::<Expect>());
+        self.groups.shrink_to(KEEP_BYTES / size_of::<Group>());
     }
 
     /// COMMIT AND CHAIN ended a unit, and nothing ran in the next: it passes the gate when it begins.

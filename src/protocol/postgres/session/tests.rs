@@ -2293,6 +2293,29 @@ fn a_query_in_pieces_is_cut_into_tokens_once_however_many_statements_it_has() {
 }
 
 #[test]
+fn a_large_statement_leaves_no_large_buffers_behind() {
+    let mut peers = Peers::over(rig::changed(|shared| {
+        shared.policy.statement_bytes_max = 1 << 20;
+        shared.policy.spill_bytes = 1 << 20;
+    }));
+    let rows: Vec<String> = (0..20_000).map(|id| format!("({id},1,'')")).collect();
+    peers.query(&format!("insert into acc values {}", rows.join(",")));
+    let held = |peers: &Peers| {
+        let session = &peers.session;
+        [session.tokens.held(), session.keys.held(), session.expects.capacity() * size_of::<Expect>()]
+    };
+    assert!(held(&peers)[0] > 1 << 20, "{:?}", held(&peers));
+    peers.server("CINSERT_0_20000 ZI");
+    assert!(held(&peers).iter().all(|&held| held <= KEEP_BYTES), "{:?}", held(&peers));
+    for _ in 0..10_000 {
+        peers.client(|out| wire::bare(out, front::SYNC));
+    }
+    assert!(held(&peers)[2] > KEEP_BYTES, "{:?}", held(&peers));
+    peers.server(&"ZI ".repeat(10_000));
+    assert!(held(&peers).iter().all(|&held| held <= KEEP_BYTES), "{:?}", held(&peers));
+}
+
+#[test]
 fn a_read_with_a_deep_tree_makes_nothing_dirty() {
     let mut peers = Peers::over(rig::changed(|shared| shared.policy.statement_bytes_max = 1 << 20));
     for text in [format!("select {}1 from acc", "bal+".repeat(60)), ["select id from acc"; 200].join(" union all ")] {
