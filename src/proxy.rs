@@ -601,9 +601,10 @@ impl From<postgres::SetupError> for Error {
     fn from(error: postgres::SetupError) -> Error {
         match error {
             postgres::SetupError::Primary(..) => Error::Unreachable(error.to_string()),
-            postgres::SetupError::Tables(..) | postgres::SetupError::Closed(..) | postgres::SetupError::Tls(_) => {
-                Error::Setup(error.to_string())
-            }
+            postgres::SetupError::Tables(..)
+            | postgres::SetupError::Closed(..)
+            | postgres::SetupError::OneDatabase(_)
+            | postgres::SetupError::Tls(_) => Error::Setup(error.to_string()),
         }
     }
 }
@@ -612,7 +613,9 @@ impl From<cql::SetupError> for Error {
     fn from(error: cql::SetupError) -> Error {
         match error {
             cql::SetupError::Side(..) | cql::SetupError::First(..) => Error::Unreachable(error.to_string()),
-            cql::SetupError::Tls(_) | cql::SetupError::Durable(_) => Error::Setup(error.to_string()),
+            cql::SetupError::OneCluster(_) | cql::SetupError::Tls(_) | cql::SetupError::Durable(_) => {
+                Error::Setup(error.to_string())
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use ::tandem::sandbox::{Options, Postgres, Sandbox, binaries, free_port};
 
-use crate::support::tandem::cli;
+use crate::support::tandem::{Tandem, cli};
 use crate::support::{connect, pair, server_with, sql};
 
 /// Runs `tandem check --json` on two databases; the exit code and what it printed.
@@ -271,6 +271,16 @@ async fn one_server_for_both_sides_is_told() {
     let elsewhere = server.url("postgres").replace("127.0.0.1", "localhost");
     let (_, report) = check(&server.url("postgres"), &elsewhere, &[]);
     assert!(found(&report).iter().any(|(name, _)| name == "same_database"));
+}
+
+#[tokio::test]
+async fn one_database_under_two_names_is_not_mirrored_into_itself() {
+    let server = crate::support::server("both");
+    let elsewhere = server.url("postgres").replace("127.0.0.1", "localhost");
+    let mut tandem = Tandem::configured("postgres", "", &server.url("postgres"), &elsewhere, "");
+    tandem.spawn();
+    assert_eq!(tandem.ended_soon().await, Some(2), "{}", tandem.log());
+    assert!(tandem.log().contains("one and the same database under two names"), "{}", tandem.log());
 }
 
 #[tokio::test]

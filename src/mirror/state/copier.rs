@@ -198,6 +198,9 @@ pub enum Error {
     /// Another applier holds the lock, or the secondary is the primary of others.
     #[error("kept off the secondary: {0}")]
     Fenced(String),
+    /// Both sides are one, under two names: nothing may be paid there.
+    #[error("{0}")]
+    OneDatabase(&'static str),
     /// The schema changed under the snapshot: take a new one, nothing was written.
     #[error("schema changed under the snapshot: {0}")]
     Stale(String),

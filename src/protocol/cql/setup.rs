@@ -53,6 +53,8 @@ pub struct Setup {
     clients: Clients,
 }
 
+const ONE_CLUSTER: &str = "[origin] and [target] are one and the same cluster under two names";
+
 /// Why CQL cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -62,6 +64,9 @@ pub enum Error {
     /// At the first start both sides must be there: what they say of themselves makes what clients are told.
     #[error("{0}: {1}; at the first start both sides must be there")]
     First(Side, String),
+    /// What is mirrored would be written twice.
+    #[error("{ONE_CLUSTER}: {0} is a node of both; correct the configuration")]
+    OneCluster(client::Address),
     /// A certificate or key cannot be used.
     #[error("[[listen]] TLS: {0}")]
     Tls(String),
@@ -101,7 +106,7 @@ impl Sides {
         self.place(side).cluster.store(Some(Arc::new(cluster)));
     }
 
-    fn missed(&self, side: Side, error: &client::Error) {
+    fn missed(&self, side: Side, error: &dyn std::fmt::Display) {
         self.place(side).away.store(Some(Arc::new(error.to_string())));
     }
 }
@@ -181,7 +186,11 @@ impl Setup {
         let primary = gate.route().primary;
         sides.set(primary, reach(config, primary).await.map_err(|error| Error::Side(primary, error))?);
         let secondary = primary.other();
-        let other = reach(config, secondary).await;
+        let other = match reach_another(config, &sides, secondary).await {
+            Ok(Ok(other)) => Ok(other),
+            Ok(Err(node)) => return Err(Error::OneCluster(node)),
+            Err(error) => Err(error),
+        };
         let dir = &config.journal.dir;
         // Without mirroring there is no journal that makes it.
         std::fs::create_dir_all(dir).map_err(|source| durable::Error::Io { path: dir.clone(), source })?;
@@ -306,13 +315,35 @@ async fn reach(config: &Config, side: Side) -> Result<Cluster, client::Error> {
     Cluster::connect(config.server(side), side, &config.limits).await
 }
 
+/// A side that is not the cluster of the other one; else a node that both have.
+async fn reach_another(
+    config: &Config,
+    sides: &Sides,
+    side: Side,
+) -> Result<Result<Cluster, client::Address>, client::Error> {
+    let cluster = reach(config, side).await?;
+    let common = match sides.get(side.other()) {
+        Some(other) => cluster.node_also_in(&other).await?,
+        None => None,
+    };
+    Ok(common.map_or(Ok(cluster), Err))
+}
+
 async fn keep_reaching(config: Config, sides: Sides, side: Side) {
+    let mut told = false;
     loop {
         sleep(AGAIN).await;
-        match reach(&config, side).await {
-            Ok(cluster) => {
+        match reach_another(&config, &sides, side).await {
+            Ok(Ok(cluster)) => {
                 tracing::info!(%side, "the side that was away is there");
                 return sides.set(side, cluster);
+            }
+            Ok(Err(node)) => {
+                let error = Error::OneCluster(node);
+                sides.missed(side, &error);
+                if !std::mem::replace(&mut told, true) {
+                    tracing::error!(%side, %error, "nothing is mirrored");
+                }
             }
             Err(error) => sides.missed(side, &error),
         }
@@ -357,3 +388,6 @@ async fn keep_stamps(shared: Arc<Shared>, kept: Durable, stop: CancellationToken
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,7 @@ pub mod copier;
 pub mod copy_stream;
 pub mod evident;
 mod grammar;
+mod identity;
 pub mod key;
 pub mod lexer;
 pub mod logins;

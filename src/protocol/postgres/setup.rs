@@ -19,7 +19,8 @@ use crate::telemetry::Line;
 use super::cache::PlanCache;
 use super::catalog::{Catalog, Setters, load};
 use super::client::{self, Client, Endpoint, Host, ServerConfig, TargetSession};
-use super::copier::{Options, PgCopier};
+use super::copier::{APPLICATION_NAME, Options, PgCopier};
+use super::identity;
 use super::logins::Logins;
 use super::moving::sessions::Sessions;
 use super::pulse::Ping;
@@ -32,6 +33,9 @@ use super::switch::barrier;
 
 /// What the servers call connections of ours that only ask.
 const APPLICATION_NAME: &str = "tandem";
+
+/// How long a start looks at the side that no client waits for.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// What all listeners of the process serve with.
 pub struct Setup {
@@ -62,6 +66,9 @@ pub enum Error {
          default_transaction_read_only = off; DELETE FROM tandem.barrier; ALTER DATABASE .. RESET default_transaction_read_only"
     )]
     Closed(Side, String),
+    /// What is mirrored would be deleted.
+    #[error("{0}: correct the configuration")]
+    OneDatabase(&'static str),
     /// A certificate or key cannot be used.
     #[error("[[listen]] TLS: {0}")]
     Tls(String),
@@ -79,7 +86,13 @@ impl Setup {
         let servers = Arc::new(Servers::new(config, journal.as_ref().map(|(_, logins)| logins)));
         let primary = gate.route().primary;
         let catalog = match &journal {
-            Some(_) => load_catalog(primary, &servers, config).await?,
+            Some(_) => {
+                let (catalog, one) = tokio::join!(load_catalog(primary, &servers, config), are_one(primary, &servers));
+                if one {
+                    return Err(Error::OneDatabase(identity::ONE_DATABASE));
+                }
+                catalog?
+            }
             None => {
                 // One that is away, or hangs, is no reason not to serve: clients are told so one by one.
                 let look = async {
@@ -206,6 +219,16 @@ async fn load_catalog(primary: Side, servers: &Servers, config: &Config) -> Resu
     }
     catalog.epoch = 1;
     Ok(catalog)
+}
+
+/// Both sides are one database. The mirror asks again whenever it connects: a side that is away keeps nobody from the start.
+async fn are_one(primary: Side, servers: &Servers) -> bool {
+    let look = async {
+        let (here, there) = (servers.of(primary), servers.of(primary.other()).for_writing(APPLICATION_NAME));
+        let (mut here, mut there) = tokio::try_join!(Client::connect(here), Client::connect(&there))?;
+        identity::are_found_one(&mut here, &mut there).await
+    };
+    matches!(tokio::time::timeout(LOOK, look).await, Ok(Ok(true)))
 }
 
 /// Who starts with another directory than that of the switch would send clients to where nothing was written since.

@@ -14,6 +14,7 @@ use crate::config::{self, Config};
 use crate::record::Side;
 
 crate::check::rules! {
+    SAME_CLUSTER: Error "same_cluster" "origin and target are one and the same cluster: correct the configuration";
     NO_COMMON_PROTOCOL: Error "no_common_protocol" "the clusters speak no version of the protocol in common: no client could be moved";
     PROTOCOL_OF_ONE_SIDE: Note "protocol_of_one_side" "only one cluster speaks it: clients are told that there is none";
     OLD_PROTOCOL: Warning "old_protocol" "it does not speak v5: TTLs are counted from when a write is replayed, and may end later there";
@@ -49,6 +50,9 @@ pub async fn check(config: &Config) -> Report {
         }
     }
     if let (Ok(origin), Ok(target)) = (&origin, &target) {
+        if let Ok(Some(node)) = origin.node_also_in(target).await {
+            report.findings.push(on(Side::Target, SAME_CLUSTER, format!("node {node}")));
+        }
         protocols(&origin.facts(), &target.facts(), &mut report.findings);
         let zones = tokio::join!(origin.zones(), target.zones());
         report.findings.extend(zones_apart(TIME_ZONE_DIFFERS, &zones.0, &zones.1));

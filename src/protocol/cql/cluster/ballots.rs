@@ -147,6 +147,7 @@ mod tests {
         let host = |port| Host {
             address: Address { host: "node".to_owned(), port },
             id: [0; 16],
+            peer: None,
             datacenter: String::new(),
             release: String::new(),
             schema: None,

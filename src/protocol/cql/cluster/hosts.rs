@@ -20,6 +20,8 @@ pub struct Host {
     pub address: Address,
     /// Its id.
     pub id: [u8; 16],
+    /// What other nodes call it by, where that is told.
+    pub peer: Option<IpAddr>,
     /// Where it is.
     pub datacenter: String,
     /// What it is.
@@ -28,6 +30,18 @@ pub struct Host {
     pub schema: Option<[u8; 16]>,
     /// Where its ranges end; none where the partitioner's tokens are no numbers of 64 bits.
     pub tokens: Vec<i64>,
+}
+
+impl Host {
+    /// They are one node. One that began with a copy of another one's files has its id, and is elsewhere.
+    fn is(&self, other: &Host) -> bool {
+        self.id == other.id && self.peer.zip(other.peer).is_none_or(|(here, there)| here == there)
+    }
+}
+
+/// A node that is in both of these clusters, which are one then.
+pub(super) fn in_both(one: &[Host], other: &[Host]) -> Option<Address> {
+    other.iter().find(|node| one.iter().any(|host| host.is(node))).map(|node| node.address.clone())
 }
 
 /// All nodes: the one that is asked, then those that it knows of.
@@ -56,6 +70,7 @@ fn host(row: &Fields<'_, '_>, address: Address) -> Option<Host> {
     Some(Host {
         address,
         id: row.uuid("host_id")?,
+        peer: row.inet("broadcast_address").or_else(|| row.inet("peer")),
         datacenter: row.text("data_center")?.to_owned(),
         release: row.text("release_version")?.to_owned(),
         schema: row.uuid("schema_version"),
@@ -107,11 +122,27 @@ mod tests {
         Host {
             address: Address { host: name.to_owned(), port: 9042 },
             id: [0; 16],
+            peer: None,
             datacenter: datacenter.to_owned(),
             release: "4.1.9".to_owned(),
             schema: schema.map(|byte| [byte; 16]),
             tokens: Vec::new(),
         }
+    }
+
+    #[test]
+    fn a_node_is_known_by_its_id_unless_it_says_to_be_elsewhere() {
+        let node = |id, peer: Option<&str>| Host {
+            id: [id; 16],
+            peer: peer.map(|address| address.parse().expect("an address")),
+            ..host("a", "east", None)
+        };
+        let both = |one, other| in_both(&[node(9, None), one], &[node(8, None), other]).is_some();
+        assert!(both(node(1, None), node(1, None)));
+        assert!(both(node(1, Some("10.0.0.1")), node(1, Some("10.0.0.1"))));
+        assert!(both(node(1, Some("10.0.0.1")), node(1, None)));
+        assert!(!both(node(1, Some("10.0.0.1")), node(1, Some("10.0.0.2"))), "it began with a copy of its files");
+        assert!(!both(node(1, Some("10.0.0.1")), node(2, Some("10.0.0.1"))), "an address that was another's");
     }
 
     #[test]

@@ -233,6 +233,16 @@ impl Cluster {
         self.inner.hosts.load_full()
     }
 
+    /// A node that the other one has too, in any datacenter: they are one cluster.
+    ///
+    /// # Errors
+    /// No node of one can be asked.
+    pub async fn node_also_in(&self, other: &Cluster) -> Result<Option<Address>, Error> {
+        let nodes = async |cluster: &Cluster| hosts::load(&cluster.client().await?).await;
+        let (ours, theirs) = tokio::try_join!(nodes(self), nodes(other))?;
+        Ok(hosts::in_both(&ours, &theirs))
+    }
+
     /// What is the same for all connections.
     pub fn settings(&self) -> &Settings {
         &self.inner.settings

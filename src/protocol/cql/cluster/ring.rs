@@ -78,6 +78,7 @@ mod tests {
         let host = |name: &str, tokens: &[i64]| Host {
             address: Address { host: name.to_owned(), port: 9042 },
             id: [0; 16],
+            peer: None,
             datacenter: String::new(),
             release: String::new(),
             schema: None,

@@ -217,13 +217,19 @@ impl Scripted {
         let datacenter = self.node(node).datacenter;
         let told = ["one", datacenter, "rack1", "org.apache.cassandra.dht.Murmur3Partitioner", "4.1.9", "3.4.6"];
         let told = told.iter().map(|text| text.as_bytes().to_vec());
-        [id(node), self.schema(node)].into_iter().chain(told).collect()
+        [self.host_id(node), self.schema(node)].into_iter().chain(told).collect()
     }
 
     fn peer(&self, node: usize) -> Vec<Vec<u8>> {
         let (address, port) = (vec![127, 0, 0, 1], i32::from(self.0[node].address.port).to_be_bytes().to_vec());
         let datacenter = self.node(node).datacenter.as_bytes().to_vec();
-        vec![id(node), self.schema(node), datacenter, b"4.1.9".to_vec(), address.clone(), address, port]
+        vec![self.host_id(node), self.schema(node), datacenter, b"4.1.9".to_vec(), address.clone(), address, port]
+    }
+
+    /// No node of another cluster has it.
+    fn host_id(&self, node: usize) -> Vec<u8> {
+        let port = self.0[node].address.port.to_be_bytes();
+        [vec![0; 14], port.to_vec()].concat()
     }
 
     /// Nodes with the same tables say the same.

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use crate::journal::{Lsn, Place};
 use crate::mirror::state::copier::{Error, Standing};
 use crate::protocol::postgres::client::{self, Client, ServerConfig, Watch};
+use crate::protocol::postgres::identity;
 use crate::protocol::postgres::logins::Logins;
 use crate::protocol::postgres::switch::mark;
 use crate::record::TableId;
@@ -210,6 +211,9 @@ pub(super) async fn open(
     let mut from = connect(primary).await.map_err(on_primary)?;
     let sides = hangs(&from, &conn, options.hang_max);
     let learned = async {
+        if identity::are_one(&mut from, &mut conn, LOCK_APPLIER).await.map_err(on_primary)? {
+            return Err(Error::OneDatabase(identity::ONE_DATABASE));
+        }
         from.simple(SETTINGS).await.map_err(on_primary)?;
         from.simple(&silence_max(options)).await.map_err(on_primary)?;
         // Between payments we keep nothing there.
