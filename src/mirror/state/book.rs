@@ -48,12 +48,17 @@ struct Page {
 /// As of [`super::copier::Standing`]; zeros: none.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Primary {
+    #[serde(default)]
+    identity: u64,
     timeline: u64,
     started: u64,
     /// Where the journal stood when it answered.
     answered: u64,
     /// As [`Book::meets`] tells.
     gone: u64,
+    /// As [`Book::follows`] tells.
+    #[serde(default)]
+    unsure: u64,
 }
 
 impl Book {
@@ -110,6 +115,24 @@ impl Book {
     pub fn begins(&mut self, lives: (u64, u64)) -> (bool, bool) {
         let began = |known: &mut u64, now| now != 0 && ![0, now].contains(&std::mem::replace(known, now));
         (began(&mut self.page.lives.0, lives.0), began(&mut self.page.lives.1, lives.1))
+    }
+
+    /// The primary that was seen last is another database than this one. Of 0 nobody knows.
+    pub fn is_of_another(&self, identity: u64) -> bool {
+        ![0, identity].contains(&self.page.primary.identity) && identity != 0
+    }
+
+    /// This is the primary, at this timeline, and the journal is here. Below the position that is returned the primary may have lost
+    /// schema changes, for it was another server when it was seen before; whether that is news. Before [`Book::meets`]. Durable
+    /// with the next save.
+    pub fn follows(&mut self, identity: u64, timeline: u64, here: Lsn) -> (Lsn, bool) {
+        let known = &mut self.page.primary;
+        let moved = ![0, timeline].contains(&known.timeline);
+        if moved {
+            known.unsure = here.0;
+        }
+        known.identity = identity;
+        (Lsn(known.unsure), moved)
     }
 
     /// This server is the primary, and was started then; 0: not known. Who logged in to it with the journal below the position that is
@@ -247,6 +270,25 @@ mod tests {
         assert_eq!(book.begins((7, 4)), (false, false));
         assert_eq!(book.begins((8, 0)), (true, false));
         assert_eq!(book.begins((8, 5)), (false, true));
+    }
+
+    #[tokio::test]
+    async fn a_failover_and_another_primary_are_told_from_what_was_written_down() {
+        let file = Durable::in_memory("book");
+        let mut book = open(&file);
+        assert!(!book.is_of_another(7), "none was known");
+        assert_eq!(book.follows(7, 1, Lsn(3)), (Lsn(0), false), "none was known");
+        book.meets(1, 1);
+        book.stand(1).await.expect("saved");
+        let mut book = open(&file);
+        assert_eq!((book.is_of_another(8), book.is_of_another(7), book.is_of_another(0)), (true, false, false));
+        assert_eq!(book.follows(7, 1, Lsn(4)), (Lsn(0), false));
+        assert_eq!(open(&file).follows(7, 2, Lsn(5)), (Lsn(5), true));
+        let mut book = open(&file);
+        assert_eq!(book.follows(7, 2, Lsn(6)), (Lsn(6), true), "whoever was told may have died of it");
+        book.meets(2, 2);
+        book.stand(1).await.expect("saved");
+        assert_eq!(open(&file).follows(7, 2, Lsn(7)), (Lsn(6), false));
     }
 
     #[tokio::test]

@@ -62,6 +62,8 @@ pub struct Standing {
     pub timeline: u64,
     /// Hash of when the primary was started: stays where only its processes crashed; 0: not known.
     pub started: u64,
+    /// Hash that names the database: stays through failovers to copies of its files, and is another for any other copy. 0: not known.
+    pub identity: u64,
     /// How many payments the secondary holds. Less than remembered: it lost some, and their keys are owed again.
     pub payments: u64,
     /// Where the journal was at the last of them, if the secondary keeps it.

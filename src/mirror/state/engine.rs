@@ -192,6 +192,11 @@ impl Paths {
 enum Error {
     #[error(transparent)]
     Copier(#[from] copier::Error),
+    #[error(
+        "the primary is another database than the one that this journal is of: correct its url. If it took the place of that one (an \
+         upgrade, a copy that was not made of its files), begin with an empty journal.dir and verify every table"
+    )]
+    Another,
     #[error("journal: {0}")]
     Journal(#[from] journal::Error),
     #[error("journal at {at:?}: {why}; nothing behind it is mirrored until it can be read")]
@@ -441,6 +446,10 @@ impl<C: Copier> Engine<C> {
             Some(standing) => (standing, true),
             None => (self.copier.open().await?, false),
         };
+        // Its absent rows would be deleted on the secondary. What was opened ahead is of another turn than the book.
+        if !ahead && self.book.is_of_another(standing.identity) {
+            return Err(Error::Another);
+        }
         let place = standing.place;
         self.stand(standing, ahead).await?;
         self.heed_place(place).await?;
@@ -531,19 +540,23 @@ impl<C: Copier> Engine<C> {
         let before = self.standing.replace(standing.clone());
         let mut from = None;
         let mut marks = Vec::new();
-        let (mut unsure, mut unsure_below) = (Vec::new(), Lsn::default());
+        let (unsure_below, moved) = self.book.follows(standing.identity, standing.timeline, self.journal.appended());
+        let (mut unsure, unsure_below) = (Vec::new(), if ahead { Lsn::default() } else { unsure_below });
+        if moved && !ahead {
+            // Another server took its place, which may lack what the old one had flushed, paid or not.
+            warn!("another server is the primary: it may lack schema changes of the last one, which are parked");
+        }
+        if moved || before.is_none() && unsure_below > self.journal.trimmed() {
+            from = Some(self.journal.trimmed());
+        }
         if let Some(before) = before.as_ref().filter(|before| before.life != standing.life) {
-            let (mut oldest, changes) = self.retention.lost_by_primary();
-            if before.timeline != standing.timeline {
-                // Another server took its place, which may lack what the old one had flushed, paid or not.
-                (oldest, unsure_below) = (Some(self.journal.trimmed()), self.journal.appended());
-                warn!("another server is the primary: it may lack schema changes of the last one, which are parked");
-            } else if !changes.is_empty() {
+            let (oldest, changes) = self.retention.lost_by_primary();
+            if !moved && !changes.is_empty() {
                 let changes = changes.len();
                 error!(changes, "the primary may have lost schema changes that the secondary has: they are parked");
             }
-            (from, unsure) = (oldest, changes);
-            info!(owed_from = ?oldest, "the primary began another life: what it may have lost is owed again");
+            (from, unsure) = ([from, oldest].into_iter().flatten().min(), changes);
+            info!(owed_from = ?from, "the primary began another life: what it may have lost is owed again");
         }
         if before.is_some_and(|before| before.payments > standing.payments) {
             let oldest = self.retention.lost_by_secondary(standing.payments);

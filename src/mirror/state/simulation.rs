@@ -691,7 +691,7 @@ impl Proxy {
         world.process += 1;
         // It may not have seen that the primary began another life.
         world.undone.clear();
-        world.seen = (0, 0);
+        world.seen.0 = 0;
         // Nor is it on the disk of each moment when the primary answered.
         world.alive.retain(|_, backend| backend.life != OTHERS);
         world.asked = (0, 0);

@@ -2,6 +2,7 @@
 
 use super::client::{self, Client};
 use super::copier::LOCK_CLASS;
+use crate::record::TableId;
 
 /// Held shared on a side for as long as it is asked whether the other one has it too: an applier's locks are in nobody's way.
 const LOCK_ASKED: i32 = 3;
@@ -27,6 +28,14 @@ pub(super) async fn are_found_one(here: &mut Client, there: &mut Client) -> Resu
     let lock = format!("SELECT pg_catalog.pg_try_advisory_lock_shared({LOCK_CLASS}, {LOCK_ASKED})");
     there.simple(&lock).await?;
     are_one(here, there, LOCK_ASKED).await
+}
+
+/// Names the database: the same for whoever took its place with a copy of its files.
+pub(super) async fn of(conn: &mut Client) -> Result<u64, client::Error> {
+    let sql = "SELECT pg_catalog.concat_ws('/', s.system_identifier, d.oid) \
+        FROM pg_catalog.pg_control_system() s, pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()";
+    let named = conn.simple(sql).await?.first().ok_or(client::Error::Value(0))?.string(0)?;
+    Ok(TableId::of("database", &named).0.max(1))
 }
 
 #[cfg(test)]

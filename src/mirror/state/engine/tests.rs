@@ -47,6 +47,8 @@ struct Pays {
     place: Option<Place>,
     /// Its payments.
     payments: u64,
+    /// The primary's database and timeline.
+    primary: (u64, u64),
     /// The primary's transactions.
     under_way: Arc<std::sync::Mutex<BTreeSet<String>>>,
     seen: Arc<std::sync::Mutex<Seen>>,
@@ -64,7 +66,8 @@ impl Copier for Pays {
         if self.away.load(Ordering::Relaxed) {
             return Err(copier::Error::Secondary("away".into()));
         }
-        Ok(Standing { life: 1, place: self.place, payments: self.payments, ..Standing::default() })
+        let ((identity, timeline), payments, place) = (self.primary, self.payments, self.place);
+        Ok(Standing { life: 1, timeline, identity, place, payments, ..Standing::default() })
     }
 
     async fn gone<'a>(&'a mut self, asked: &'a [Backend], _: &'a [Box<[u8]>]) -> Result<Gone, copier::Error> {
@@ -485,6 +488,50 @@ async fn the_journal_is_held_up_by_an_open_unit_when_all_else_is_paid_and_not_by
     assert_eq!(journal.held_up_at(), None);
     stop.cancel();
     running.await.expect("ends");
+}
+
+/// An engine with hands between these, until all that the journal has is paid or `refuses`.
+async fn process(journal: &Journal, paths: &Paths, copier: Pays, refuses: bool) -> Handle {
+    let (engine, handle) = Engine::new(Config::default(), journal.clone(), copier, paths.clone()).expect("files load");
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(engine.run(stop.clone()));
+    match refuses {
+        true => {
+            let mut status = handle.watch();
+            status.wait_for(|status| status.phase == Phase::Failed).await.expect("it runs");
+        }
+        false => handle.settle(journal.appended()).await.expect("it runs"),
+    }
+    // As it ends if it is killed.
+    running.abort();
+    handle
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failover_between_two_processes_parks_schema_changes_that_it_may_have_lost() {
+    let (journal, paths) = (Journal::in_memory(), Paths::in_memory());
+    let at = |timeline, payments| Pays { primary: (7, timeline), payments, ..Pays::default() };
+    let mut record = RecordBuf::default();
+    record.ddl(TableId(7), b"CREATE INDEX ..");
+    let change = journal.begin(record.finish(Backend { id: 5, life: 1 })).expect("there is room");
+    change.end(journal::Outcome::Committed);
+    assert_eq!(process(&journal, &paths, at(1, 0), false).await.parked().len(), 0);
+    assert_eq!(process(&journal, &paths, at(1, 1), false).await.parked().len(), 0, "it is the same");
+    assert_eq!(process(&journal, &paths, at(2, 1), false).await.parked().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_primary_between_two_processes_is_not_paid_from() {
+    let (journal, paths) = (Journal::in_memory(), Paths::in_memory());
+    owe(&journal, &mut written()).expect("there is room");
+    process(&journal, &paths, Pays { primary: (7, 1), ..Pays::default() }, false).await;
+    let (other, snapshots) = (Pays { primary: (8, 1), ..Pays::default() }, Arc::new(AtomicU64::new(0)));
+    let handle = process(&journal, &paths, Pays { snapshots: snapshots.clone(), ..other }, true).await;
+    let said = handle.status().error.expect("it says why");
+    assert!(said.contains("another database"), "{said}");
+    assert_eq!(snapshots.load(Ordering::Relaxed), 0);
+    // Put right, it goes on.
+    process(&journal, &paths, Pays { primary: (7, 1), ..Pays::default() }, false).await;
 }
 
 fn verify(handle: &Handle) -> backfill::Report {

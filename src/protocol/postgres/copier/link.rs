@@ -219,6 +219,7 @@ pub(super) async fn open(
         // Between payments we keep nothing there.
         from.simple("SET idle_session_timeout = 0").await.map_err(on_primary)?;
         let Life { life, timeline, started } = life(&mut from).await.map_err(on_primary)?;
+        let identity = identity::of(&mut from).await.map_err(on_primary)?;
         let volatile = volatile::of_primary(&mut from, &options.scope).await.map_err(on_primary)?;
         let behind = volatile::of_secondary(&mut conn, &options.scope).await.map_err(on_secondary)?;
         let mut schemas = operator_schemas(&mut from).await.map_err(on_primary)?;
@@ -230,7 +231,7 @@ pub(super) async fn open(
         from.simple(&set).await.map_err(on_primary)?;
         conn.simple(&set).await.map_err(on_secondary)?;
         let contacts = Contacts::load(&mut from, &mut conn).await?;
-        Ok((Standing { life, timeline, started, payments, place, volatile, behind }, search_path, contacts))
+        Ok((Standing { life, timeline, identity, started, payments, place, volatile, behind }, search_path, contacts))
     };
     let (standing, search_path, contacts) = unless(sides, learned).await?;
     let link = Link {
