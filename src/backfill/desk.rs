@@ -4,7 +4,7 @@
 //! for how long; workers take chunks and report them. The lock is held for moments and never across an await; what must
 //! reach the disk does so between two snapshots.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -486,6 +486,28 @@ impl Desk {
             }
             memory.page.ordered();
         }
+    }
+
+    /// Writes to these tables, by all of their labels, were left out of what is mirrored: what was known of their history is no longer
+    /// so. Durable when it resolves.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub async fn leave_out(&self, labels: &BTreeSet<TableId>) -> Result<(), durable::Error> {
+        let forgot = {
+            let mut memory = self.lock();
+            let forgot = memory.page.leave_out(labels);
+            memory.unsaved |= forgot;
+            forgot
+        };
+        if forgot {
+            tracing::warn!(
+                labels = labels.len(),
+                "writes to tables that are left out: their history counts as unknown"
+            );
+            self.save().await?;
+        }
+        Ok(())
     }
 
     /// The secondary's payment counter, as a new connection found it. What it may have lost is copied again; the tables

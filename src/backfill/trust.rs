@@ -62,6 +62,13 @@ impl Trust {
         doubtful.map(|(table, of)| (TableId(table), of.labels)).collect()
     }
 
+    /// Nothing is said of these tables any more; whether anything was.
+    pub(super) fn leave_out(&mut self, labels: &BTreeSet<TableId>) -> bool {
+        let known = self.0.len();
+        self.0.retain(|table, _| !labels.contains(&TableId(*table)));
+        self.0.len() < known
+    }
+
     /// What speaks against a switch now. What the job that is under way has found so far counts as well.
     pub(super) fn doubts(&self, current: Option<&Job>) -> Doubts {
         let mut now = self.clone();

@@ -1059,6 +1059,35 @@ async fn excluded_tables_stay_where_they_are() {
 }
 
 #[tokio::test]
+async fn a_table_that_was_excluded_for_a_while_is_of_unknown_history_if_it_was_written() {
+    let mut stage = stage("").await;
+    assert_eq!(walk(&stage, "backfill", public()).await["state"], "Done", "{}", stage.tandem.log());
+    let config = stage.tandem.dir().join("proxy.toml");
+    let all = std::fs::read_to_string(&config).expect("it is there");
+    let some = format!("{all}[mirror]\nexclude = [\"public.plain\", \"public.parts\", \"public.child\"]\n");
+    for text in [&some, &all] {
+        stage.tandem.terminate();
+        std::fs::write(&config, text).expect("written");
+        stage.tandem.launch().await;
+        if text == &some {
+            let client = connect(&stage.url()).await;
+            for write in ["UPDATE plain SET v = 'here' WHERE id < 9", "UPDATE parts SET v = v + 1 WHERE id = 4"] {
+                client.batch_execute(write).await.expect(write);
+            }
+            stage.tandem.caught_up().await;
+            stage.tandem.repair_all().await;
+        }
+    }
+    let looked = stage.ask_switch(&json!({ "to": "target", "dry_run": true })).await;
+    let found = looked["findings"].as_array().expect("a list").iter();
+    let found = found.filter(|one| one["name"] == "history_unknown");
+    let found: Vec<&str> = found.filter_map(|one| one["object"].as_str()).collect();
+    assert!(found.contains(&"public.plain"), "{looked:#}\n{}", stage.tandem.log());
+    assert!(found.iter().any(|name| name.starts_with("public.parts")), "{looked:#}");
+    assert!(!found.contains(&"public.child"), "nobody wrote it: {looked:#}");
+}
+
+#[tokio::test]
 async fn metrics_tell_of_a_walk_what_its_report_tells() {
     let stage = stage("").await;
     sql(&stage.target.url("postgres"), "INSERT INTO named VALUES ('stranger', 1)").await;

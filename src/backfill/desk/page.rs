@@ -85,6 +85,14 @@ impl Page {
         }
     }
 
+    /// What was known of tables with these labels is not known any more; whether anything was.
+    pub(super) fn leave_out(&mut self, labels: &BTreeSet<TableId>) -> bool {
+        let known = self.seen.len();
+        self.seen.retain(|label| !labels.contains(&TableId(*label)));
+        let trusted = self.trust.leave_out(labels);
+        trusted || self.seen.len() < known
+    }
+
     /// Rows of the table were copied.
     pub(super) fn came(&mut self, table: TableId, name: &str, labels: Vec<u64>) {
         self.seen.extend(labels.iter().copied());

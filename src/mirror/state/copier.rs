@@ -123,6 +123,8 @@ pub struct Paid {
     pub bereft: Vec<TableId>,
     /// Tables that somebody has locked, and what cannot be paid without them: nothing of them was paid, all else is exact.
     pub waiting: Vec<Waiting>,
+    /// Labels of tables that were owed and are left out by configuration, with those of their parts: nothing of them was paid.
+    pub left_out: BTreeSet<TableId>,
     /// Tables that got other names by the schema changes that were repeated, in their order.
     pub renamed: Vec<Renamed>,
 }

@@ -28,6 +28,8 @@ impl<C: Copier> Engine<C> {
     ) -> Result<(), Error> {
         let now = Instant::now();
         self.follow_renamed(paid).await?;
+        // Before a mark is taken for answered: whoever wants the table again must not find it trusted.
+        self.desk.leave_out(&paid.left_out).await?;
         self.record_refused(cut, paid, exact).await?;
         self.book.settle();
         self.record_repairs(cut, paid).await?;
@@ -127,7 +129,8 @@ impl<C: Copier> Engine<C> {
         for (owed, _) in recorded.filter(|(table, _)| !self.ledger.may_dirty(*table)) {
             for table in paid.names(owed).iter().filter(whole) {
                 if !self.ledger.may_dirty(*table) && self.dirty.repaired(*table, cut.upto).await? {
-                    info!(table = table.0, "table repaired");
+                    let left_out = paid.left_out.contains(table);
+                    info!(table = table.0, left_out, "table repaired");
                 }
             }
         }

@@ -631,6 +631,14 @@ impl Schema {
         }
     }
 
+    /// All labels of the primary's table that is left out by configuration, its own and those of its parts; else none.
+    pub(super) fn left_out(&self, id: TableId) -> Vec<TableId> {
+        let root = self.primary.relation(id).map(|relation| topmost(&self.primary, relation));
+        let Some(root) = root.filter(|root| self.scope.excludes(&root.shown())) else { return Vec::new() };
+        let tables = self.primary.relations.values();
+        tables.filter(|table| topmost(&self.primary, table).oid == root.oid).map(|table| table.id).collect()
+    }
+
     fn pair(&mut self, relation: &Arc<Relation>) -> Result<Arc<Pair>, String> {
         if let Some(known) = self.pairs.get(&relation.id) {
             return known.clone();

@@ -266,7 +266,7 @@ impl<'p> Payment<'p> {
     fn home(&mut self, table: TableId) -> Option<Meant> {
         match self.link.schema.home(table) {
             Home::Pair(pair, places) => return Some(Meant { name: table, pair, places }),
-            Home::Nowhere => (),
+            Home::Nowhere => self.paid.left_out.extend(self.link.schema.left_out(table)),
             Home::Refused(name, why) => self.paid.refused.push(refused_table(table, name, why)),
         }
         None
