@@ -603,6 +603,7 @@ impl From<postgres::SetupError> for Error {
             postgres::SetupError::Primary(..) => Error::Unreachable(error.to_string()),
             postgres::SetupError::Tables(..)
             | postgres::SetupError::Closed(..)
+            | postgres::SetupError::Exchanged(..)
             | postgres::SetupError::OneDatabase(_)
             | postgres::SetupError::Tls(_) => Error::Setup(error.to_string()),
         }

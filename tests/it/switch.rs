@@ -67,9 +67,19 @@ async fn a_tandem_that_lost_its_directory_does_not_send_clients_to_the_side_that
     assert_eq!(stage.tandem.ended(), Some(2), "{}", stage.tandem.log());
     let log = stage.tandem.log();
     assert!(log.contains("the origin refuses writes") && log.contains("exchange [origin] and [target]"), "{log}");
-    // With the directory of the switch it goes on.
+    // With the directory of the switch, and the sides exchanged, neither.
     std::fs::remove_dir_all(&dir).ok();
     std::fs::rename(&kept, &dir).expect("moved back");
+    let config = stage.tandem.dir().join("proxy.toml");
+    let text = std::fs::read_to_string(&config).expect("it is there");
+    let exchanged = text.replace("[origin]", "[other]").replace("[target]", "[origin]").replace("[other]", "[target]");
+    std::fs::write(&config, exchanged).expect("written");
+    stage.tandem.spawn();
+    assert_eq!(stage.tandem.ended(), Some(2), "{}", stage.tandem.log());
+    let log = stage.tandem.log();
+    assert!(log.contains("the target refuses writes") && log.contains("put them back"), "{log}");
+    // As it was it goes on.
+    std::fs::write(&config, text).expect("written");
     stage.tandem.launch().await;
     connect(&stage.url()).await.batch_execute("INSERT INTO acc (bal) VALUES (2)").await.expect("written");
     stage.steady().await;

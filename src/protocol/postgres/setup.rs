@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::config::{self, Config, ListenTls, Live, TypeOids};
-use crate::cutover::gate::Gate;
+use crate::cutover::gate::{Gate, Route};
 use crate::journal::Journal;
 use crate::mirror::Twins;
 use crate::mirror::unwritten::Lose;
@@ -66,6 +66,13 @@ pub enum Error {
          default_transaction_read_only = off; DELETE FROM tandem.barrier; ALTER DATABASE .. RESET default_transaction_read_only"
     )]
     Closed(Side, String),
+    /// A switch closed it to writes, and the control state, which knows of switches, says that it answers.
+    #[error(
+        "the {0} refuses writes: a switch of tandem made the other side answer, and {1} says that the {0} does. If [origin] and [target] \
+         were exchanged in proxy.toml, put them back: the directory belongs to the sides as they were. If {1} is an older copy of \
+         itself, exchange them, begin with an empty directory, and verify every table"
+    )]
+    Exchanged(Side, String),
     /// What is mirrored would be deleted.
     #[error("{0}: correct the configuration")]
     OneDatabase(&'static str),
@@ -84,10 +91,11 @@ impl Setup {
         (lost, shadow): (Lose, Handle<Asked>),
     ) -> Result<Setup, Error> {
         let servers = Arc::new(Servers::new(config, journal.as_ref().map(|(_, logins)| logins)));
-        let primary = gate.route().primary;
+        let route = gate.route();
+        let primary = route.primary;
         let catalog = match &journal {
             Some(_) => {
-                let (catalog, one) = tokio::join!(load_catalog(primary, &servers, config), are_one(primary, &servers));
+                let (catalog, one) = tokio::join!(load_catalog(route, &servers, config), are_one(primary, &servers));
                 if one {
                     return Err(Error::OneDatabase(identity::ONE_DATABASE));
                 }
@@ -97,7 +105,7 @@ impl Setup {
                 // One that is away, or hangs, is no reason not to serve: clients are told so one by one.
                 let look = async {
                     match Client::connect(servers.of(primary)).await {
-                        Ok(mut client) => open_to_writes(&mut client, primary, config).await,
+                        Ok(mut client) => open_to_writes(&mut client, route, config).await,
                         Err(_) => Ok(()),
                     }
                 };
@@ -201,10 +209,11 @@ pub fn copier(config: &Config, primary: Side, logins: &Logins) -> PgCopier {
     }
 }
 
-async fn load_catalog(primary: Side, servers: &Servers, config: &Config) -> Result<Catalog, Error> {
+async fn load_catalog(route: Route, servers: &Servers, config: &Config) -> Result<Catalog, Error> {
+    let primary = route.primary;
     let told = |error: &dyn std::fmt::Display| Error::Primary(primary, error.to_string());
     let mut client = Client::connect(servers.of(primary)).await.map_err(|error| told(&error))?;
-    open_to_writes(&mut client, primary, config).await?;
+    open_to_writes(&mut client, route, config).await?;
     let mut catalog = load(&mut client).await.map_err(|error| told(&error))?;
     catalog.setters = Setters::load(&mut client, None).await.map_err(|error| told(&error))?;
     // A name that is spelt wrong must not have a table copied whole that was to be copied in part.
@@ -232,9 +241,12 @@ async fn are_one(primary: Side, servers: &Servers) -> bool {
 }
 
 /// Who starts with another directory than that of the switch would send clients to where nothing was written since.
-async fn open_to_writes(client: &mut Client, primary: Side, config: &Config) -> Result<(), Error> {
+async fn open_to_writes(client: &mut Client, route: Route, config: &Config) -> Result<(), Error> {
     match barrier::look(client).await {
-        Ok(standing) if standing.is_up() => Err(Error::Closed(primary, config.journal.dir.display().to_string())),
+        Ok(standing) if standing.is_up() => {
+            let dir = config.journal.dir.display().to_string();
+            Err(if route.epoch > 1 { Error::Exchanged(route.primary, dir) } else { Error::Closed(route.primary, dir) })
+        }
         // Without the right to see it, nothing is known.
         Ok(_) | Err(_) => Ok(()),
     }
