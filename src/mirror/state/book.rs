@@ -122,17 +122,15 @@ impl Book {
         ![0, identity].contains(&self.page.primary.identity) && identity != 0
     }
 
-    /// This is the primary, at this timeline, and the journal is here. Below the position that is returned the primary may have lost
-    /// schema changes, for it was another server when it was seen before; whether that is news. Before [`Book::meets`]. Durable
-    /// with the next save.
-    pub fn follows(&mut self, identity: u64, timeline: u64, here: Lsn) -> (Lsn, bool) {
+    /// This is the primary, at this timeline, and the journal is here; `None`: what was known is of another turn. Below the position
+    /// that is returned the primary may have lost schema changes, for it was another server when it was seen before; whether that
+    /// is news. Before [`Book::meets`]. Durable with the next save.
+    pub fn follows(&mut self, identity: u64, timeline: u64, here: Option<Lsn>) -> (Lsn, bool) {
         let known = &mut self.page.primary;
-        let moved = ![0, timeline].contains(&known.timeline);
-        if moved {
-            known.unsure = here.0;
-        }
+        let moved = here.filter(|_| ![0, timeline].contains(&known.timeline));
+        known.unsure = moved.map_or(known.unsure, |here| here.0);
         known.identity = identity;
-        (Lsn(known.unsure), moved)
+        (Lsn(known.unsure), moved.is_some())
     }
 
     /// This server is the primary, and was started then; 0: not known. Who logged in to it with the journal below the position that is
@@ -142,8 +140,9 @@ impl Book {
         let known = &mut self.page.primary;
         if started != 0 && known.started != started {
             known.gone = if known.timeline == timeline { known.answered } else { 0 };
-            (known.timeline, known.started) = (timeline, started);
+            known.started = started;
         }
+        known.timeline = timeline;
         Lsn(known.gone)
     }
 
@@ -277,18 +276,18 @@ mod tests {
         let file = Durable::in_memory("book");
         let mut book = open(&file);
         assert!(!book.is_of_another(7), "none was known");
-        assert_eq!(book.follows(7, 1, Lsn(3)), (Lsn(0), false), "none was known");
+        assert_eq!(book.follows(7, 1, Some(Lsn(3))), (Lsn(0), false), "none was known");
         book.meets(1, 1);
         book.stand(1).await.expect("saved");
         let mut book = open(&file);
         assert_eq!((book.is_of_another(8), book.is_of_another(7), book.is_of_another(0)), (true, false, false));
-        assert_eq!(book.follows(7, 1, Lsn(4)), (Lsn(0), false));
-        assert_eq!(open(&file).follows(7, 2, Lsn(5)), (Lsn(5), true));
+        assert_eq!(book.follows(7, 1, Some(Lsn(4))), (Lsn(0), false));
+        assert_eq!(open(&file).follows(7, 2, Some(Lsn(5))), (Lsn(5), true));
         let mut book = open(&file);
-        assert_eq!(book.follows(7, 2, Lsn(6)), (Lsn(6), true), "whoever was told may have died of it");
+        assert_eq!(book.follows(7, 2, Some(Lsn(6))), (Lsn(6), true), "whoever was told may have died of it");
         book.meets(2, 2);
         book.stand(1).await.expect("saved");
-        assert_eq!(open(&file).follows(7, 2, Lsn(7)), (Lsn(6), false));
+        assert_eq!(open(&file).follows(7, 2, Some(Lsn(7))), (Lsn(6), false));
     }
 
     #[tokio::test]

@@ -540,16 +540,17 @@ impl<C: Copier> Engine<C> {
         let before = self.standing.replace(standing.clone());
         let mut from = None;
         let mut marks = Vec::new();
-        let (unsure_below, moved) = self.book.follows(standing.identity, standing.timeline, self.journal.appended());
-        let (mut unsure, unsure_below) = (Vec::new(), if ahead { Lsn::default() } else { unsure_below });
-        if moved && !ahead {
+        let mut unsure = Vec::new();
+        let here = (!ahead).then(|| self.journal.appended());
+        let (unsure_below, moved) = self.book.follows(standing.identity, standing.timeline, here);
+        if moved {
             // Another server took its place, which may lack what the old one had flushed, paid or not.
             warn!("another server is the primary: it may lack schema changes of the last one, which are parked");
         }
         if moved || before.is_none() && unsure_below > self.journal.trimmed() {
             from = Some(self.journal.trimmed());
         }
-        if let Some(before) = before.as_ref().filter(|before| before.life != standing.life) {
+        if before.as_ref().is_some_and(|before| before.life != standing.life) {
             let (oldest, changes) = self.retention.lost_by_primary();
             if !moved && !changes.is_empty() {
                 let changes = changes.len();

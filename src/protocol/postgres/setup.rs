@@ -19,7 +19,7 @@ use crate::telemetry::Line;
 use super::cache::PlanCache;
 use super::catalog::{Catalog, Setters, load};
 use super::client::{self, Client, Endpoint, Host, ServerConfig, TargetSession};
-use super::copier::{APPLICATION_NAME, Options, PgCopier};
+use super::copier::{Options, PgCopier};
 use super::identity;
 use super::logins::Logins;
 use super::moving::sessions::Sessions;
