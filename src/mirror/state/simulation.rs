@@ -24,7 +24,7 @@ use crate::seeds;
 
 /// Paste a failing seed here: `Some(seed)`.
 const SEED: Option<u64> = None;
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 1000;
 
 /// Its keys are captured.
 const NAMED: TableId = TableId(1);
