@@ -451,7 +451,10 @@ fn apply(world: &mut World, rows: &mut Rows, at: &Rows, owed: &Owed) -> (Vec<Ref
         refused.push(refuse(None, "other columns"));
     }
     let whole = !refused.is_empty();
-    for (&table, key) in owed.keys.iter().flat_map(|(table, keys)| keys.keys().map(move |key| (table, key))) {
+    // In order: a seed means the same each time.
+    let keys: BTreeSet<(TableId, &[u8])> =
+        owed.keys.iter().flat_map(|(table, keys)| keys.keys().map(move |key| (*table, &key[..]))).collect();
+    for (table, key) in keys {
         if whole && table == NAMED {
             continue;
         }
@@ -459,7 +462,7 @@ fn apply(world: &mut World, rows: &mut Rows, at: &Rows, owed: &Owed) -> (Vec<Ref
             continue;
         }
         if world.fails(2) {
-            refused.push(refuse(Some(key[..].into()), "check constraint"));
+            refused.push(Refused { table, ..refuse(Some(key.into()), "check constraint") });
         } else {
             rows.set(table, key, at.rows.get(&(table, key.to_vec())).copied());
         }
