@@ -480,7 +480,7 @@ pub enum Code {
 }
 
 /// What runs in a session of which the catalog does not know: its transaction made it, or may have.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Made {
     any: bool,
     lasting: bool,

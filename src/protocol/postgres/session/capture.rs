@@ -4,11 +4,9 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
-
 use crate::protocol::postgres::analysis::{analyze_behind, transaction_name};
 use crate::protocol::postgres::catalog::Catalog;
-use crate::protocol::postgres::evident::{self, Arguments, NoParams, Param, Params, Source};
+use crate::protocol::postgres::evident::{self, NoParams, Param, Params, Source};
 use crate::protocol::postgres::key::{self, Returned};
 use crate::protocol::postgres::lexer::Tokens;
 use crate::protocol::postgres::plan::{
@@ -20,9 +18,9 @@ use crate::protocol::postgres::wire::{Fields, WireError, back, front};
 use crate::record::{Reason, RecordBuf, TableId};
 
 use super::counting::{counts, runs_user_code};
-use super::expect::{Effect, Expect};
+use super::execute::Executed;
 use super::names::Whose;
-use super::statements::{Bound, Prepared, SqlPrepared};
+use super::statements::{Bound, Prepared};
 use super::{Fault, Session, Wait};
 
 /// The plan of a text that needs no attention.
@@ -76,7 +74,7 @@ impl Session {
     }
 
     /// The plan of a text that was cut into tokens, as the session's transaction has to have it.
-    fn plan_of(&self, text: &[u8], tokens: &Tokens, catalog: &Catalog) -> Arc<Script> {
+    pub(super) fn plan_of(&self, text: &[u8], tokens: &Tokens, catalog: &Catalog) -> Arc<Script> {
         if self.made.any() {
             return Arc::new(analyze_behind(text, tokens, catalog, &self.made));
         }
@@ -84,6 +82,7 @@ impl Session {
     }
 
     pub(super) fn lex(&mut self, text: &[u8]) {
+        self.executed = Executed::default();
         self.tokens.lex(text, self.dialect);
     }
 
@@ -164,11 +163,11 @@ impl Session {
             }
             Action::Execute { name, args } => {
                 let (name, args) = (name.clone(), args.clone());
-                let meant = self.prepared_as(&name, script, text);
+                let meant = self.prepared_as(&name, script, statement, text);
                 if meant.is_empty() {
                     self.unknown_write("EXECUTE of a statement that tandem did not see prepared");
                 }
-                meant.into_iter().for_each(|one| self.capture_execute(text, &args, one));
+                meant.iter().for_each(|one| self.capture_execute(text, &args, one));
             }
             Action::CopyIn(copy) => {
                 self.copy_expected(copy);
@@ -191,7 +190,7 @@ impl Session {
     }
 
     /// Actions whose keys do not depend on values.
-    fn capture_other(&mut self, action: &Action, text: &[u8]) {
+    pub(super) fn capture_other(&mut self, action: &Action, text: &[u8]) {
         self.made.note(action);
         match action {
             // The server could not be asked: nobody knows the keys.
@@ -290,7 +289,7 @@ impl Session {
             Action::CopyIn(copy) => self.counted_blind(copy),
             Action::Evident(evident) => {
                 if needs_text(evident) {
-                    self.tokens.lex(&prepared.text, self.dialect);
+                    self.lex(&prepared.text);
                 }
                 let source = Source { text: &prepared.text, tokens: &self.tokens, utf8: self.client_utf8 };
                 let read = evident.keys(source, params, &mut self.keys);
@@ -350,82 +349,6 @@ impl Session {
         self.counted(asked.counted.as_ref());
     }
 
-    /// Every statement that a name of SQL may mean when what was sent so far has run: the one it means now, those that
-    /// are being prepared, and those of the script itself. Keys too many do no harm.
-    fn prepared_as(&self, name: &str, script: &Script, text: &[u8]) -> Vec<SqlPrepared> {
-        let of_script = |script: &Script, text: &dyn Fn() -> Bytes| {
-            let each = script.statements.iter().filter_map(|statement| match &statement.action {
-                Action::Prepare { name: other, inner, types } if other == name => {
-                    Some(SqlPrepared { inner: inner.clone(), types: types.clone(), text: text(), serial: 0 })
-                }
-                _ => None,
-            });
-            each.collect::<Vec<_>>()
-        };
-        let mut meant: Vec<_> = self.statements.sql(name).cloned().into_iter().collect();
-        meant.extend(self.statements.get(name.as_bytes()).and_then(|parsed| {
-            let inner = Arc::new(parsed.script.statements.first()?.clone());
-            Some(SqlPrepared { inner, types: parsed.told.to_vec(), text: parsed.text.clone(), serial: 0 })
-        }));
-        for expect in &self.expects {
-            match expect {
-                Expect::Query { script: Some(script), text, .. } => meant.extend(of_script(script, &|| text.clone())),
-                Expect::Execute { effect: Effect::Prepared { name: other, inner, types, text }, .. }
-                    if other == name =>
-                {
-                    let (inner, types, text) = (inner.clone(), types.clone(), text.clone());
-                    meant.push(SqlPrepared { inner, types, text, serial: 0 });
-                }
-                _ => {}
-            }
-        }
-        meant.extend(of_script(script, &|| Bytes::copy_from_slice(text)));
-        meant
-    }
-
-    /// SQL-level EXECUTE.
-    fn capture_execute(
-        &mut self,
-        text: &[u8],
-        args: &[Option<crate::protocol::postgres::plan::Operand>],
-        meant: SqlPrepared,
-    ) {
-        let SqlPrepared { inner, types, text: prepared_text, .. } = meant;
-        let mut tokens = Tokens::default();
-        tokens.lex(&prepared_text, self.dialect);
-        // The schema may have changed since it was prepared.
-        let now = self.plan_of(&prepared_text, &tokens, &self.shared.catalog.now());
-        let anew = now.statements.iter().find_map(|statement| match &statement.action {
-            Action::Prepare { inner: other, types, .. } if other.tokens == inner.tokens => {
-                Some((other.clone(), types.clone()))
-            }
-            // By Parse.
-            _ if statement.tokens == inner.tokens => Some((Arc::new(statement.clone()), types.clone())),
-            _ => None,
-        });
-        let (inner, types) = anew.unwrap_or((inner, types));
-        match &inner.action {
-            Action::Evident(evident) => {
-                let source = Source { text: &prepared_text, tokens: &tokens, utf8: self.client_utf8 };
-                let own = Source { text, tokens: &self.tokens, utf8: self.client_utf8 };
-                let arguments = Arguments { source: own, args, types: &types };
-                if evident.keys_executed(source, arguments, &NoParams, &mut self.keys).is_err() {
-                    self.dirty_evident(evident);
-                }
-                self.counted(evident.counted.as_ref());
-                // Its rows are those of a temporary table, or of what a temporary view is of.
-                if self.hides(evident.keys.iter().flat_map(|key| &key.tables).map(|table| table.id)) {
-                    self.dirty_any();
-                }
-            }
-            other => self.capture_other(&other.clone(), &prepared_text),
-        }
-        self.hot_cursor |= runs_user_code(&inner.action);
-        if counts(&inner.action) {
-            self.dirty_any();
-        }
-    }
-
     /// Keys that cannot be read off a statement that must go as it is.
     pub(super) fn capture_unread(&mut self, statement: &Statement) {
         if let Action::Evident(evident) = &statement.action {
@@ -434,7 +357,7 @@ impl Session {
         }
     }
 
-    fn dirty_evident(&mut self, evident: &Evident) {
+    pub(super) fn dirty_evident(&mut self, evident: &Evident) {
         evident.keys.iter().for_each(|key| self.dirty_key(key));
     }
 
@@ -448,7 +371,7 @@ impl Session {
     }
 
     /// Tables that the plan knows to be dirty; others the server counts.
-    fn counted(&mut self, counted: Option<&Counted>) {
+    pub(super) fn counted(&mut self, counted: Option<&Counted>) {
         let Some(counted) = counted else { return };
         counted.dirty.iter().for_each(|&table| self.keys.dirty(table, Reason::Uncaptured));
     }

@@ -28,6 +28,7 @@
 mod back;
 mod capture;
 mod counting;
+mod execute;
 mod expect;
 mod front;
 mod hidden;
@@ -67,6 +68,7 @@ use super::shared::Shared;
 use super::wire::WireError;
 
 use counting::{Ahead, Counting};
+use execute::Executed;
 use expect::Expect;
 pub(in crate::protocol::postgres) use path::{first as first_schema, schemas};
 use pieces::Pieces;
@@ -245,6 +247,8 @@ pub struct Session {
     front_rest: (usize, u8),
     back_rest: usize,
     tokens: Tokens,
+    /// What its EXECUTEs mean.
+    executed: Executed,
     raw: bool,
     /// What unqualified names mean in this session, for schema changes; `None`: ask.
     path: Option<String>,
@@ -338,6 +342,7 @@ impl Session {
             front_rest: (0, 0),
             back_rest: 0,
             tokens: Tokens::default(),
+            executed: Executed::default(),
             raw: false,
             gave_up: false,
             path: None,
@@ -747,6 +752,7 @@ impl Session {
         }
         self.expects.shrink_to(KEEP_BYTES / size_of::<Expect>());
         self.groups.shrink_to(KEEP_BYTES / size_of::<Group>());
+        self.executed = Executed::default();
     }
 
     /// COMMIT AND CHAIN ended a unit, and nothing ran in the next: it passes the gate when it begins.

@@ -2292,6 +2292,36 @@ fn a_query_in_pieces_is_cut_into_tokens_once_however_many_statements_it_has() {
     assert!(many <= 2 * few, "{few} bytes, then {many}");
 }
 
+/// Bytes that are cut into tokens for a Query that prepares a statement and executes it so often.
+fn lexed_to_execute(times: usize) -> usize {
+    let mut peers = Peers::over(rig::changed(|shared| shared.policy.statement_bytes_max = 1 << 20));
+    let executes: String = (100..100 + times).map(|id| format!("; execute p({id})")).collect();
+    let before = LEXED.get();
+    assert_eq!(peers.query(&format!("prepare p as insert into acc values ($1, 1, ''){executes}")), "Q");
+    let cut = LEXED.get() - before;
+    assert_eq!(peers.journaled().len(), times, "{:?}", peers.journaled());
+    cut
+}
+
+#[test]
+fn a_query_that_prepares_is_cut_into_tokens_as_often_however_many_times_it_executes() {
+    let (few, many) = (lexed_to_execute(150), lexed_to_execute(300));
+    assert!(many <= 2 * few, "{few} bytes, then {many}");
+}
+
+#[test]
+fn an_execute_means_what_was_prepared_last_before_it() {
+    let mut peers = Peers::new();
+    peers.query("prepare p as insert into pair values ($1, 1)");
+    peers.server("CPREPARE ZI");
+    let text = "execute p(1); deallocate p; prepare p as insert into acc values ($1, 1, ''); execute p(2); \
+                deallocate p; prepare p as delete from acc where id = $1; execute p(3)";
+    assert_eq!(peers.query(text), "Q");
+    let found: Vec<_> = peers.journaled().into_iter().collect();
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(found[0].starts_with("acc ") && found[1].starts_with("acc ") && found[2].starts_with("pair "), "{found:?}");
+}
+
 #[test]
 fn a_large_statement_leaves_no_large_buffers_behind() {
     let mut peers = Peers::over(rig::changed(|shared| {
