@@ -18,7 +18,6 @@ use crate::protocol::postgres::wire::{Fields, WireError, back, front};
 use crate::record::{Reason, RecordBuf, TableId};
 
 use super::counting::{counts, runs_user_code};
-use super::execute::Executed;
 use super::names::Whose;
 use super::statements::{Bound, Prepared};
 use super::{Fault, Session, Wait};
@@ -82,7 +81,7 @@ impl Session {
     }
 
     pub(super) fn lex(&mut self, text: &[u8]) {
-        self.executed = Executed::default();
+        self.executed = None;
         self.tokens.lex(text, self.dialect);
     }
 

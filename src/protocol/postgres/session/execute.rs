@@ -111,7 +111,7 @@ impl Session {
     }
 
     fn prepared_here(&mut self, name: &str, script: &Script, execute: &Statement, text: &[u8]) -> Option<SqlPrepared> {
-        let own = self.executed.own.get_or_insert_with(|| Own::of(script));
+        let own = self.executed.get_or_insert_default().own.get_or_insert_with(|| Own::of(script));
         let all = own.prepares.get(name)?;
         let is_before =
             |at: &usize| script.statements.get(*at).is_some_and(|one| one.tokens.end <= execute.tokens.start);
@@ -124,8 +124,8 @@ impl Session {
 
     /// What such a statement writes. The schema may have changed since it was prepared.
     pub(super) fn capture_execute(&mut self, text: &[u8], args: &[Option<Operand>], meant: &SqlPrepared) {
-        let at = self.planned_now(&meant.text);
-        let planned = &self.executed.texts[at];
+        let mut executed = self.executed.take().unwrap_or_default();
+        let planned = self.planned_now(&mut executed.texts, &meant.text);
         let (inner, types) =
             planned.statement(&meant.inner, &meant.types).unwrap_or((meant.inner.clone(), meant.types.clone()));
         match &inner.action {
@@ -148,27 +148,30 @@ impl Session {
         if counts(&inner.action) {
             self.dirty_any();
         }
+        self.executed = Some(executed);
     }
 
-    /// Which of the planned texts this one is, planned now if it was not behind what is made by now.
-    fn planned_now(&mut self, text: &Bytes) -> usize {
+    /// The one of the planned texts that this is, planned now if it was not behind what is made by now.
+    fn planned_now<'a>(&self, texts: &'a mut Vec<Planned>, text: &Bytes) -> &'a Planned {
         let catalog = self.shared.catalog.now();
-        let known = self.executed.texts.iter().position(|one| one.is_of(text));
         let is_now = |one: &Planned| one.script.epoch == catalog.epoch && one.made == self.made;
-        if let Some(at) = known.filter(|&at| is_now(&self.executed.texts[at])) {
-            return at;
-        }
-        let mut tokens = Tokens::default();
-        match known {
-            Some(at) => tokens = self.executed.texts.swap_remove(at).tokens,
-            None => tokens.lex(text, self.dialect),
-        }
-        let script = self.plan_of(text, &tokens, &catalog);
-        if self.executed.texts.len() >= TEXTS_MAX {
-            self.executed.texts.clear();
-        }
-        self.executed.texts.push(Planned { text: text.clone(), tokens, made: self.made.clone(), script });
-        self.executed.texts.len() - 1
+        let at = match texts.iter().position(|one| one.is_of(text)) {
+            Some(at) if is_now(&texts[at]) => at,
+            known => {
+                let mut tokens = Tokens::default();
+                match known {
+                    Some(at) => tokens = texts.swap_remove(at).tokens,
+                    None => tokens.lex(text, self.dialect),
+                }
+                let script = self.plan_of(text, &tokens, &catalog);
+                if texts.len() >= TEXTS_MAX {
+                    texts.clear();
+                }
+                texts.push(Planned { text: text.clone(), tokens, made: self.made.clone(), script });
+                texts.len() - 1
+            }
+        };
+        &texts[at]
     }
 }
 

@@ -247,8 +247,8 @@ pub struct Session {
     front_rest: (usize, u8),
     back_rest: usize,
     tokens: Tokens,
-    /// What its EXECUTEs mean.
-    executed: Executed,
+    /// What the EXECUTEs of those tokens mean.
+    executed: Option<Box<Executed>>,
     raw: bool,
     /// What unqualified names mean in this session, for schema changes; `None`: ask.
     path: Option<String>,
@@ -342,7 +342,7 @@ impl Session {
             front_rest: (0, 0),
             back_rest: 0,
             tokens: Tokens::default(),
-            executed: Executed::default(),
+            executed: None,
             raw: false,
             gave_up: false,
             path: None,
@@ -752,7 +752,7 @@ impl Session {
         }
         self.expects.shrink_to(KEEP_BYTES / size_of::<Expect>());
         self.groups.shrink_to(KEEP_BYTES / size_of::<Group>());
-        self.executed = Executed::default();
+        self.executed = None;
     }
 
     /// COMMIT AND CHAIN ended a unit, and nothing ran in the next: it passes the gate when it begins.
