@@ -229,12 +229,6 @@ impl Assembly {
             return Err(Error::Setup(why.to_owned()));
         }
         let (gate, journal, live) = (self.state.gate.clone(), self.state.journal.clone(), self.state.live.clone());
-        let mirror = |serving| Mirror {
-            serving,
-            tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
-            switching: CancellationToken::new(),
-        };
         let store = InFile::in_dir(&self.config.journal.dir);
         let Some((journal, recovered)) = journal.zip(recovered) else {
             // What was switched stays switched, with a mirror or without.
@@ -243,7 +237,10 @@ impl Assembly {
             let setup =
                 postgres::Setup::new(&self.config, live, gate, None, (Arc::new(|_, _| {}), shadow::Handle::off()))
                     .await?;
-            return Ok(mirror(Serving::Postgres(setup)));
+            let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+            tasks.spawn(keep::told("finding the primary", setup.seek(stop.clone())));
+            let serving = Serving::Postgres(setup);
+            return Ok(Mirror { serving, tasks, stop, switching: CancellationToken::new() });
         };
         let known = controller::recover(store).await.map_err(in_control)?;
         let control = known.control();

@@ -90,3 +90,25 @@ async fn clients_that_cannot_be_taken_to_their_server_are_one_line_of_the_log() 
     assert_eq!(tandem.count(refused).await, 100);
     assert_eq!(tandem.log().matches("the primary cannot be reached").count(), 1, "{}", tandem.log());
 }
+
+/// Nothing reads the primary's schema then, which is how it is known otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_find_the_primary_behind_a_standby_where_nothing_is_mirrored() {
+    let (mut origin, target) = (server("origin"), server("target"));
+    let sandbox = Sandbox::new(false).expect("a temp folder");
+    let standby = origin.start_standby(&sandbox, "standby").expect("a standby");
+    let third = origin.start_standby(&sandbox, "third").expect("a standby");
+    let [first, second, last] = [standby.port(), origin.port(), third.port()];
+    let hosts = format!("postgres://postgres@127.0.0.1:{first},127.0.0.1:{second},127.0.0.1:{last}/postgres");
+    let tandem = Tandem::start(&hosts, &target.url("postgres"), "[mirror]\nmode = \"off\"").await;
+    sql(&tandem.url("postgres"), "CREATE TABLE acc (id int PRIMARY KEY)").await;
+    origin.stop(Stop::Kill).expect("it dies");
+    sql(&third.url("postgres"), "SELECT pg_promote()").await;
+    let client = until(async || {
+        let (client, connection) = tokio_postgres::connect(&tandem.url("postgres"), NoTls).await.ok()?;
+        tokio::spawn(connection);
+        Some(client)
+    });
+    let client = client.await.unwrap_or_else(|| panic!("nobody finds the new primary:\n{}", tandem.log()));
+    client.batch_execute("CREATE TABLE more (id int PRIMARY KEY)").await.expect("it is the primary");
+}

@@ -1,10 +1,10 @@
 //! The switch and the way back, on real servers.
 
 use ::tandem::protocol::postgres::wire::{self, Message, back};
-use ::tandem::sandbox::Stop;
+use ::tandem::sandbox::{Sandbox, Stop};
 use bytes::BytesMut;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
-use tokio_postgres::{Client, SimpleQueryMessage, Statement};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage, Statement};
 
 use crate::support::raw::{M, Raw};
 use crate::support::stage::Stage;
@@ -742,4 +742,43 @@ async fn newcomers_are_held_and_cancels_go_through_while_clients_are_held() {
     assert_eq!(ended["end"], "switched", "{ended:#}\n{}", stage.tandem.log());
     assert_eq!(newcomer, stage.target.port().to_string());
     assert_eq!(sleeping.await.expect("ends").as_deref(), Some("57014"));
+}
+
+/// The target's database may have another name, and its standby may be named first: who comes while clients are held, or
+/// afterwards, is let in where the primary is.
+#[tokio::test(flavor = "multi_thread")]
+async fn newcomers_find_the_new_primary_whatever_its_database_is_called_and_whichever_host_it_is() {
+    let (origin, mut target) = pair();
+    sql(&target.url("postgres"), "CREATE DATABASE moved").await;
+    sql(&origin.url("postgres"), SCHEMA).await;
+    sql(&target.url("moved"), SCHEMA).await;
+    let sandbox = Sandbox::new(false).expect("a temp folder");
+    let standby = target.start_standby(&sandbox, "standby").expect("a standby");
+    let hosts = format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/moved", standby.port(), target.port());
+    let tandem = Tandem::start(&origin.url("postgres"), &hosts, "").await;
+    let stage = Stage { tandem, origin, target };
+    let url = stage.url();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let newcomers = tokio::spawn(async move {
+        let come = async {
+            loop {
+                let (client, connection) = tokio_postgres::connect(&url, NoTls).await.expect("let in");
+                tokio::spawn(connection);
+                client.batch_execute("INSERT INTO acc (bal) VALUES (1)").await.expect("written");
+            }
+        };
+        tokio::select! {
+            () = come => {}
+            _ = stopped => {}
+        }
+    });
+    for (to, database) in [("target", "moved"), ("origin", "postgres"), ("target", "moved")] {
+        let ended = stage.switch(to).await;
+        assert_eq!(ended["end"], "switched", "{ended:#}\n{}", stage.tandem.log());
+        assert_eq!(one(&connect(&stage.url()).await, "SELECT current_database()").await, database);
+        stage.steady().await;
+    }
+    assert!(!newcomers.is_finished(), "one was turned away\n{}", stage.tandem.log());
+    stop.send(()).expect("they still come");
+    newcomers.await.expect("all were let in");
 }

@@ -17,14 +17,14 @@ use crate::net::socket::Socket;
 use crate::net::tls::Acceptor;
 use crate::record::Side;
 
-use super::client::{self, Endpoint, ServerConfig};
+use super::client::{self, Endpoint, ServerConfig, SslMode};
 use super::moving::mover::Ties;
 use super::moving::sessions::{Card, Home, Who};
 use super::relay::Relay;
 use super::servers::Servers;
 use super::session::Session;
 use super::shared::Shared;
-use super::startup::{self, First, Started};
+use super::startup::{self, Demands, First, Started};
 use super::wire::{self, CANCEL_REQUEST, GSSENC_REQUEST, SSL_REQUEST};
 
 /// The first byte of a TLS record of type handshake: direct TLS, without SSLRequest.
@@ -108,12 +108,19 @@ async fn login(
     let Some((mut server, endpoint)) = reach(&mut client, &first, front, side, is_too_many).await? else {
         return Ok(None);
     };
-    server.write_all(&first.packet).await?;
+    let config = front.servers.of(side);
+    // The mirrored database may have another name there.
+    match elsewhere.is_none() && config.database != front.servers.of(Side::Origin).database {
+        true => server.write_all(&startup::with_database(&first.packet, &config.database)).await?,
+        false => server.write_all(&first.packet).await?,
+    }
     server.flush().await?;
-    let primary = front.servers.of(side).hosts.len() > 1;
-    let relayed = timeout(front.login_timeout, startup::relay(&mut client, &mut server, primary)).await;
-    if relayed.is_err() && primary {
-        // The client, perhaps; or else a host that hangs, and another one is the primary.
+    let primary = config.hosts.len() > 1;
+    let demands =
+        Demands { primary, sealed: client.is_private() && config.tls.mode != SslMode::Disable && !is_near(&server) };
+    let relayed = timeout(front.login_timeout, startup::relay(&mut client, &mut server, demands)).await;
+    if primary && matches!(relayed, Err(_) | Ok(Err(startup::Error::Standby))) {
+        // The client, perhaps; or else a host that hangs, or was demoted, and another one is the primary.
         front.shared.catalog.stale();
     }
     let started = relayed.map_err(timed_out)??;
@@ -125,6 +132,11 @@ async fn login(
     front.cancels.enter(started.key, &card);
     let ties = Ties::new(front.clone(), card);
     Ok(Some(Box::new(Relay::new(client, server, session, ties, stop))))
+}
+
+/// Nobody on the way to it can read along.
+fn is_near(server: &Socket) -> bool {
+    server.is_private() || server.peer().is_some_and(|peer| peer.ip().is_loopback())
 }
 
 /// The first messages: encryption, then a cancel, which is done here, or what begins a session.

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::config::{self, Config, ListenTls, Live, TypeOids};
 use crate::cutover::gate::{Gate, Route};
 use crate::journal::Journal;
@@ -93,7 +95,7 @@ impl Setup {
         let servers = Arc::new(Servers::new(config, journal.as_ref().map(|(_, logins)| logins)));
         let route = gate.route();
         let primary = route.primary;
-        let catalog = match &journal {
+        let (catalog, host) = match &journal {
             Some(_) => {
                 let (catalog, one) = tokio::join!(load_catalog(route, &servers, config), are_one(primary, &servers));
                 if one {
@@ -104,15 +106,16 @@ impl Setup {
             None => {
                 // One that is away, or hangs, is no reason not to serve: clients are told so one by one.
                 let look = async {
-                    match Client::connect(servers.of(primary)).await {
-                        Ok(mut client) => open_to_writes(&mut client, route, config).await,
-                        Err(_) => Ok(()),
-                    }
+                    let Ok(mut client) = Client::connect(servers.of(primary)).await else { return Ok(None) };
+                    open_to_writes(&mut client, route, config).await?;
+                    Ok(Some(client.endpoint().clone()))
                 };
-                tokio::time::timeout(config.limits.connect_timeout, look).await.unwrap_or(Ok(()))?;
-                Catalog::default()
+                let host = tokio::time::timeout(config.limits.connect_timeout, look).await.unwrap_or(Ok(None))?;
+                (Catalog::default(), host)
             }
         };
+        let schema = Schema::new(catalog);
+        host.iter().for_each(|host| schema.found(primary, host));
         let (journal, logins) = journal.unwrap_or_else(|| {
             let none = Journal::in_memory();
             (none.clone(), Logins::new(none))
@@ -120,7 +123,7 @@ impl Setup {
         let shared = Shared {
             gate,
             journal,
-            catalog: Schema::new(catalog),
+            catalog: schema,
             plans: PlanCache::new(config.limits.plan_cache),
             policy: policy(config, live),
             logins,
@@ -147,6 +150,12 @@ impl Setup {
     /// A side, with tandem's own credentials.
     pub fn server(&self, side: Side) -> Arc<ServerConfig> {
         self.servers.of(side).clone()
+    }
+
+    /// Know which of several hosts is the primary, where nothing follows its schema: with `mirror.mode = "off"`.
+    pub fn seek(&self, stop: CancellationToken) -> impl Future<Output = ()> + Send + use<> {
+        let (primary, schema) = (self.shared.gate.route().primary, self.shared.catalog.clone());
+        schema.seek(primary, self.servers.of(primary).clone(), stop)
     }
 
     /// Something trivial to ask a side.
@@ -209,7 +218,8 @@ pub fn copier(config: &Config, primary: Side, logins: &Logins) -> PgCopier {
     }
 }
 
-async fn load_catalog(route: Route, servers: &Servers, config: &Config) -> Result<Catalog, Error> {
+/// The primary's, and the host that it was read on.
+async fn load_catalog(route: Route, servers: &Servers, config: &Config) -> Result<(Catalog, Option<Endpoint>), Error> {
     let primary = route.primary;
     let told = |error: &dyn std::fmt::Display| Error::Primary(primary, error.to_string());
     let mut client = Client::connect(servers.of(primary)).await.map_err(|error| told(&error))?;
@@ -222,12 +232,13 @@ async fn load_catalog(route: Route, servers: &Servers, config: &Config) -> Resul
     if primary == Side::Origin && !scope.is_plain() {
         flaws.extend(filter::refused(&mut client, &scope, &catalog).await.map_err(|error| told(&error))?);
     }
+    let host = client.endpoint().clone();
     client.close().await;
     if let Some((table, why)) = flaws.into_iter().next() {
         return Err(Error::Tables(table, why));
     }
     catalog.epoch = 1;
-    Ok(catalog)
+    Ok((catalog, Some(host)))
 }
 
 /// Both sides are one database. The mirror asks again whenever it connects: a side that is away keeps nobody from the start.

@@ -241,6 +241,11 @@ impl Schema {
         }
     }
 
+    /// A connection of our own was let in there: it is the primary.
+    pub(super) fn found(&self, side: Side, host: &Endpoint) {
+        self.inner.host.store(Some(Arc::new((side, host.clone()))));
+    }
+
     /// A connection of one's own to that host: the one that is kept, or a new one, which is kept then.
     ///
     /// # Errors
@@ -362,6 +367,27 @@ impl Schema {
         }
     }
 
+    /// Look for the host that is the primary whenever somebody met another one, and read nothing there: for whoever captures
+    /// nothing.
+    pub async fn seek(self, side: Side, server: Arc<ServerConfig>, stop: CancellationToken) {
+        let mut failed = Seldom::default();
+        while stop.run_until_cancelled(self.inner.wake.notified()).await.is_some() {
+            match stop.run_until_cancelled(Client::connect(&server)).await {
+                None => return,
+                Some(Ok(conn)) => {
+                    self.found(side, conn.endpoint());
+                    conn.close().await;
+                }
+                Some(Err(error)) => {
+                    if let Some(left_out) = failed.say() {
+                        tracing::warn!(%error, left_out, "no host is known to be the primary");
+                    }
+                }
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
     /// Resolves when it is time to load anew. Whoever followed the primary before may have taken the bell, and not answered.
     async fn wanted(&self) {
         if !self.is_stale() {
@@ -374,7 +400,7 @@ impl Schema {
             Some(conn) => conn,
             None => client.insert(Client::connect(server).await?),
         };
-        self.inner.host.store(Some(Arc::new((side, conn.endpoint().clone()))));
+        self.found(side, conn.endpoint());
         let watch = Watch::new(conn, HANGS);
         let loaded = async {
             let mut catalog = load(conn).await?;

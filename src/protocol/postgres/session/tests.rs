@@ -2323,6 +2323,17 @@ fn an_execute_means_what_was_prepared_last_before_it() {
 }
 
 #[test]
+fn what_an_execute_writes_is_planned_with_the_trigger_that_its_query_made() {
+    let mut peers = Peers::new();
+    peers.session.path = Some("public".to_owned());
+    let text = "prepare p as insert into acc values ($1, 1, ''); execute p(6); \
+                create trigger t after insert on acc for each row execute function f(); execute p(7)";
+    assert_eq!(peers.query(text), "Q");
+    let found = peers.journaled();
+    assert!(found.iter().any(|one| one.starts_with("acc dirty")), "{found:?}");
+}
+
+#[test]
 fn a_large_statement_leaves_no_large_buffers_behind() {
     let mut peers = Peers::over(rig::changed(|shared| {
         shared.policy.statement_bytes_max = 1 << 20;

@@ -749,17 +749,21 @@ impl Steps for Walk {
         self.leaving = self.shared.sessions.pids();
         // First: a catalog of the old primary that is being loaded now must not take the new one's place.
         self.followers.iter().for_each(CancellationToken::cancel);
+        let schema = &self.shared.catalog;
+        // Who waits at the gate logs in the moment it opens.
         if let Some(ahead) = self.ahead.take() {
-            self.shared.catalog.replace(ahead.catalog);
+            schema.found(route.primary, ahead.to.endpoint());
+            schema.replace(ahead.catalog);
         }
         // The mirror back waits until the old primary is there again and has been told.
         let without = self.given_up.take();
         let waits = without.is_some();
-        if let Some(GivenUp { catalog, .. }) = without {
-            self.shared.catalog.replace(catalog);
+        if let Some(GivenUp { to, catalog, .. }) = without {
+            schema.found(route.primary, to.endpoint());
+            schema.replace(catalog);
         }
         // It was read before the flip: what follows the new primary reads it again at once.
-        self.shared.catalog.stale();
+        schema.stale();
         self.follow(route.primary);
         self.mirror.flipped(route.primary);
         self.quiet = self.silenced.is_none() && !waits;
